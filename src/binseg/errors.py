@@ -1,0 +1,72 @@
+"""Every error that binseg raises for a user, and nothing else.
+
+    BinsegError            one clear line: what we got, what we accept, what to do
+    ├── UsageError         an option, a recipe or a name that we don't accept (exit code 2)
+    ├── DataError          a dataset as a whole: pairs, splits, manifests
+    │   └── PictureError   one picture or mask file that can't be read or used
+    ├── BundleError        a model folder that is truncated, edited, foreign or too new
+    ├── TrainingError      training can't go on: diverged, nothing to learn, interrupted
+    ├── OutputError        an answer that can't be written: disk full, no permission
+    └── MissingExtraError  an optional part isn't installed; names the exact extra
+
+A broken promise of our own code is an `assert`, never one of these.
+"""
+
+__all__ = [
+    "BinsegError",
+    "BundleError",
+    "DataError",
+    "MissingExtraError",
+    "OutputError",
+    "PictureError",
+    "TrainingError",
+    "UsageError",
+]
+
+
+class BinsegError(Exception):
+    """Anything that a user can mend; its text is one line, shown without a traceback."""
+
+    exit_code: int = 1
+
+
+class UsageError(BinsegError):
+    """An option, a recipe or a name that binseg doesn't accept."""
+
+    exit_code = 2
+
+
+class DataError(BinsegError):
+    """A dataset that can't be used as it is."""
+
+
+class PictureError(DataError):
+    """One picture or mask that can't be read or used; the text names the file."""
+
+
+class BundleError(BinsegError):
+    """A bundle that is truncated, edited, foreign, or of a format that we don't know."""
+
+
+class TrainingError(BinsegError):
+    """Training that can't start or can't go on."""
+
+
+class OutputError(BinsegError):
+    """A result that can't be written."""
+
+
+class MissingExtraError(BinsegError):
+    """An optional part that isn't installed.
+
+    Args:
+        package: the import that failed, as users know it (`wandb`).
+        extra: the extra of binseg that brings it (`wandb`).
+        purpose: what it is needed for, a few words.
+    """
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed: "
+            f'pip install "binseg[{extra}]"'
+        )

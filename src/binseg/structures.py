@@ -1,0 +1,237 @@
+"""The nouns: frozen, keyword-only records that pass between the rooms. Pixels stay numpy arrays.
+
+Shape letters used in names everywhere: H, W height and width; C channels; N, B batch.
+`mask` is always bool, `probability` a float32 in [0, 1], `logits` neither.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num
+
+__all__ = [
+    "Box",
+    "Counts",
+    "Fit",
+    "ImageScores",
+    "Intensity",
+    "Placement",
+    "Prediction",
+    "Preprocessing",
+    "Record",
+    "Report",
+    "Ring",
+    "Sample",
+    "Shape",
+    "Size",
+    "Split",
+]
+
+Split = Literal["train", "val", "test"]
+Fit = Literal["squash", "pad", "tile"]
+Intensity = Literal["dtype", "percentile"]
+Size = Literal["original", "model"]
+"""At which size pixels were counted: the picture's own, or the model's input."""
+Ring = tuple[tuple[float, float], ...]
+"""A closed line of (x, y) corners in pixels of the original picture; the last joins the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One annotated object: the even-odd union of its rings, so that an inner ring is a hole."""
+
+    rings: tuple[Ring, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One line of a dataset. Ids are unique; a group never spans two splits."""
+
+    id: str
+    image_path: Path
+    mask_path: Path | None = None
+    shapes: tuple[Shape, ...] | None = None
+    """Polygons instead of a mask file; an empty tuple says that nothing is in the picture."""
+    page: int | None = None
+    """The page of a multi-page file (image and mask alike), from 0."""
+    group: str | None = None
+    split: Split | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Any further columns of a manifest (breed, source); reports slice by them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
+
+    id: str
+    image_HWC: Num[np.ndarray, "H W C"]
+    mask_HW: Bool[np.ndarray, "H W"] | None
+    valid_HW: Bool[np.ndarray, "H W"]
+    """False where a pixel counts neither for nor against (ignore labels)."""
+
+    def __post_init__(self) -> None:
+        assert self.image_HWC.shape[:2] == self.valid_HW.shape
+        assert self.mask_HW is None or self.mask_HW.shape == self.valid_HW.shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How any picture becomes a model input; it travels in the bundle, and there is no other."""
+
+    height: int = 256
+    width: int = 256
+    fit: Fit = "squash"
+    """squash: resize to height x width; pad: keep the aspect, pad the rest; tile: native
+    resolution in overlapping tiles of height x width."""
+    overlap: float = 0.25
+    """Share of a tile that overlaps its neighbour (fit: tile only)."""
+    channels: int = 3
+    intensity: Intensity = "dtype"
+    """dtype: divide by the largest value of the pixel type; percentile: stretch each picture so
+    that its 0.5 and 99.5 percentiles become 0 and 1."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle of whole pixels: rows top..top+height, columns left..left+width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a region of an original picture sits in one model input; geometry knows its inverse.
+
+    The pixels of `source` (in the original; for tiles it may reach past the edge, where the
+    picture is mirrored) are resized to the size of `target` and put there, inside an input of
+    `height` x `width`; what is outside `target` is padding and never comes back.
+    """
+
+    source: Box
+    target: Box
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says about one picture, at the picture's own size."""
+
+    probability_HW: Float32[np.ndarray, "H W"]
+    threshold: float
+    bundle_id: str
+    image_HWC: Num[np.ndarray, "H W C"] | None = None
+    """The picture as it was read, for overlays; None where it was too large to keep."""
+
+    @property
+    def probability(self) -> Float32[np.ndarray, "H W"]:
+        """The probability of foreground, float32 in [0, 1], at the original size."""
+        return self.probability_HW
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "H W"]:
+        """True where the probability is above the threshold."""
+        return self.probability_HW > self.threshold
+
+    def __repr__(self) -> str:
+        height, width = self.probability_HW.shape
+        return (
+            f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
+            f"threshold {self.threshold:g}, bundle {self.bundle_id})"
+        )
+
+    def _repr_png_(self) -> bytes:
+        """The mask as notebooks show it: white on black."""
+        from PIL import Image
+
+        out = io.BytesIO()
+        Image.fromarray(self.mask).save(out, format="PNG")
+        return out.getvalue()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Pixels of one image (or, added up, of many) by truth and answer; ignored pixels are in none.
+
+    >>> Counts(tp=1, fp=2, fn=3, tn=4) + Counts(tp=1, fp=0, fn=0, tn=9)
+    Counts(tp=2, fp=2, fn=3, tn=13)
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            tp=self.tp + other.tp,
+            fp=self.fp + other.fp,
+            fn=self.fn + other.fn,
+            tn=self.tn + other.tn,
+        )
+
+    @property
+    def num_valid(self) -> int:
+        """All pixels that were counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """One image's line in a report: what was counted, and the scores that follow from it."""
+
+    id: str
+    counts: Mapping[Size, Counts]
+    scores: Mapping[Size, Mapping[str, float]]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How good a model is on one split: per image and pooled, with the rules that were used."""
+
+    title: str
+    bundle_id: str
+    split: str
+    threshold: float
+    border: str
+    """What became of the border class of trimaps, or "none" where there is none."""
+    images: tuple[ImageScores, ...]
+    mean: Mapping[Size, Mapping[str, float]]
+    """Average over images of each score: every image weighs the same."""
+    pooled: Mapping[Size, Mapping[str, float]]
+    """Scores of the added-up counts: every pixel weighs the same."""
+    num_empty_truth: int
+    """Images whose truth holds no foreground; the empty-mask rule decided their scores."""
+    notes: tuple[str, ...] = ()
+    """Sentences that must be read with the numbers: the empty-mask rule, what was ignored."""
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        names = list(self.mean["original"])
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        rows = "".join(
+            f"<tr><th>{label}, {size} size</th>"
+            + "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
+            + "</tr>"
+            for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled))
+            for size in table
+        )
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            f"<h3>{escape(self.title)}</h3><p>{len(self.images)} images, threshold "
+            f"{self.threshold:g}, border: {escape(self.border)}</p>"
+            f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{notes}</ul>"
+        )
