@@ -1,0 +1,43 @@
+"""Typed recipes: read, checked whole, changed from the command line, written back."""
+
+from binseg.config.loading import (
+    dump_recipe,
+    load_recipe,
+    recipe_names,
+    recipe_schema,
+    recipe_text,
+)
+from binseg.config.names import closest
+from binseg.config.recipe import (
+    About,
+    AugmentConfig,
+    DataConfig,
+    InputConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+    SplitConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "About",
+    "AugmentConfig",
+    "DataConfig",
+    "InputConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "ScheduleConfig",
+    "SplitConfig",
+    "TrainConfig",
+    "closest",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_names",
+    "recipe_schema",
+    "recipe_text",
+]

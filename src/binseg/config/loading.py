@@ -1,0 +1,198 @@
+"""Recipes from files, names and `--set`: every problem in one message, with the nearest name."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from binseg.config.names import closest
+from binseg.config.recipe import Recipe
+from binseg.errors import UsageError
+
+__all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
+
+MAX_RECIPE_BYTES = 1_000_000
+
+
+def load_recipe(
+    source: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    sections: Mapping[str, Mapping[str, object]] | None = None,
+) -> Recipe:
+    """Read a recipe by file or name, then apply changes, then check everything at once.
+
+    Args:
+        source: a path ending in .yaml or .yml, the name of a shipped recipe, or None for defaults.
+        overrides: changes as `section.key=value`, the value read as YAML; they win over all.
+        sections: changes as nested mappings, `{"train": {"epochs": 3}}`; they win over the file.
+
+    Raises:
+        UsageError: one line with every problem: unknown keys with the nearest name, wrong values.
+
+    >>> load_recipe(overrides=["train.epochs=3", "model.name=unet"]).train.epochs
+    3
+    """
+    label = "the command line" if source is None else str(source)
+    tree: dict[str, Any] = {} if source is None else _parse(recipe_text(source), label)
+    _merge(tree, sections or {})
+    for override in overrides:
+        _merge(tree, _parse_override(override))
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(_describe(detail) for detail in error.errors())
+        raise UsageError(f"recipe ({label}): {problems}") from None
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with binseg."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in _shelf().iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def recipe_text(source: str | Path) -> str:
+    """Return the YAML text of a recipe, given its file or its name.
+
+    Raises:
+        UsageError: there is no such file or name, or it isn't text.
+    """
+    name = str(source)
+    if not name.endswith((".yaml", ".yml")):
+        if name not in recipe_names():
+            raise UsageError(
+                f"unknown recipe {name!r}: {closest(name, recipe_names())} "
+                "(or a path ending in .yaml)"
+            )
+        return (_shelf() / f"{name}.yaml").read_text("utf-8")
+    path = Path(name)
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise UsageError(f"{path}: larger than 1 MB; that is not a recipe")
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file in UTF-8; a recipe is YAML text") from None
+    except OSError as error:
+        raise UsageError(f"{path}: can't read the recipe ({error.strerror})") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe_schema() -> str:
+    """Return the JSON schema of recipes, for editors that complete and check YAML."""
+    return json.dumps(Recipe.model_json_schema(), indent=2)
+
+
+def _shelf() -> Traversable:
+    return resources.files("binseg.config") / "recipes"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without anchors: nobody needs them here, and nested ones exhaust memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            raise UsageError(
+                "YAML aliases (*name) are not accepted in recipes; write the value out"
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
+# YAML 1.1 reads 1e-3 as text; recipes are full of such numbers, so read them as YAML 1.2 does.
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _parse(text: str, label: str) -> dict[str, Any]:
+    """Parse YAML text into the nested mapping that a recipe is."""
+    try:
+        tree = yaml.load(text, Loader=_PlainLoader)
+    except UsageError as error:
+        raise UsageError(f"{label}: {error}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = (
+            " ".join(str(error).split()) if not isinstance(error, RecursionError) else "too deep"
+        )
+        raise UsageError(f"{label}: not valid YAML: {reason}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UsageError(f"{label}: a recipe is a mapping of sections, got {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    """Turn `a.b=c` into `{"a": {"b": c}}`."""
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(
+            f"--set {override!r}: write it as section.key=value, for example train.epochs=20"
+        )
+    try:
+        leaf = yaml.load(value, Loader=_PlainLoader)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {override!r}: {value!r} is not a YAML value") from None
+    for key in reversed(keys):
+        leaf = {key: leaf}
+    assert isinstance(leaf, dict)
+    return leaf
+
+
+def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
+    """Lay nested changes over a tree that we own; leaves replace leaves."""
+    for key, value in changes.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            _merge(below, value)
+        elif isinstance(value, Mapping):
+            tree[key] = {}
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _describe(detail: ErrorDetails) -> str:
+    """Say one problem in words: where, what we got, what is accepted."""
+    where = ".".join(str(part) for part in detail["loc"]) or "recipe"
+    if detail["type"] == "extra_forbidden":
+        accepted = _fields_at(detail["loc"][:-1])
+        return f"{where}: unknown key; {closest(str(detail['loc'][-1]), accepted)}"
+    if detail["type"] == "value_error":
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+    message = detail["msg"][:1].lower() + detail["msg"][1:]
+    if detail["type"] == "literal_error":
+        choices = (
+            str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
+        )
+        hint = closest(str(detail["input"]), choices.split(", "))
+        return f"{where}: got {detail['input']!r}; {hint}"
+    return f"{where}: {message} (got {detail['input']!r})"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the accepted keys of the section at a place in the recipe."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        kind = section.model_fields[str(part)].annotation
+        assert isinstance(kind, type)
+        assert issubclass(kind, BaseModel)
+        section = kind
+    return list(section.model_fields)

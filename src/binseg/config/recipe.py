@@ -1,0 +1,275 @@
+"""A recipe: everything that decides what a training run gives, as typed, frozen data.
+
+Each field is documented under it; `binseg recipes schema` prints the same as JSON schema.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from binseg.structures import Fit, Intensity, Preprocessing
+
+__all__ = [
+    "About",
+    "AugmentConfig",
+    "DataConfig",
+    "InputConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "Recipe",
+    "ScheduleConfig",
+    "SplitConfig",
+    "TrainConfig",
+]
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Option = bool | int | float | str | list[int] | list[float] | None
+DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]
+Border = Literal["foreground", "background", "ignore"]
+
+
+class Section(BaseModel):
+    """What all parts of a recipe share: frozen, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class About(Section):
+    """What a recipe is for; read by people, used by nothing."""
+
+    summary: str = ""
+    """One sentence."""
+    source: str = ""
+    """Where it comes from: the report, tutorial or paper."""
+    expected: str = ""
+    """The figure that the source states, or that we measured, with its protocol."""
+    cost: str = ""
+    """Time or memory that it takes, with the machine."""
+
+
+class SplitConfig(Section):
+    """Which pictures train, which choose the model, which test it."""
+
+    method: Literal["auto", "official", "file", "ratio", "kfold"] = "auto"
+    """auto takes the official split where the data set has one, else the manifest's, else ratio."""
+    ratios: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
+    """Shares of train, val and test for `ratio`; they must add up to 1."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Number of folds for `kfold`."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which fold validates, from 0."""
+    file: str | None = None
+    """A CSV file with the columns id, split for `file` (a run's split.csv has them)."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of ratio and k-fold splits."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if abs(sum(self.ratios) - 1.0) > 1e-6:
+            raise ValueError(f"ratios add up to {sum(self.ratios):g}; they must add up to 1")
+        if self.ratios[0] == 0 or self.ratios[1] == 0:
+            raise ValueError("ratios for train and val must be above 0")
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"fold {self.fold} does not exist: the last of {self.folds} is {self.folds - 1}"
+            )
+        if self.method == "file" and self.file is None:
+            raise ValueError("method: file needs file: PATH.csv")
+        return self
+
+
+class DataConfig(Section):
+    """Where the pictures are, and how the numbers in their masks are to be read."""
+
+    path: str | None = None
+    """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
+    kind: DataKind = "auto"
+    """auto looks at what is there and says what it took."""
+    border: Border = "foreground"
+    """What the border class of a trimap (value 3) counts as."""
+    foreground: list[int] | None = None
+    """Mask values that are foreground; needed where the masks' values are ambiguous."""
+    ignore: list[int] | None = None
+    """Mask values that count neither for nor against."""
+    threshold: int | None = None
+    """Values above this are foreground: for soft or JPEG-compressed masks."""
+    page_group: Annotated[int, Field(gt=0)] = 10
+    """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
+    download: bool = False
+    """Fetch the data set to `path` where it is absent (oxford-pet only)."""
+    split: SplitConfig = SplitConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.threshold is not None and self.foreground is not None:
+            raise ValueError("give either foreground or threshold, not both")
+        both = set(self.foreground or []) & set(self.ignore or [])
+        if both:
+            raise ValueError(f"mask values {sorted(both)} are in both foreground and ignore")
+        return self
+
+
+class InputConfig(Section):
+    """What the model sees: size, fit, channels and normalisation; travels in the bundle."""
+
+    size: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Height and width of the model's input in pixels."""
+    fit: Fit = "squash"
+    """squash: resize to size x size; pad: keep the aspect and pad; tile: native-size patches."""
+    overlap: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.25
+    """Share of a tile that overlaps its neighbour (fit: tile)."""
+    channels: Annotated[int, Field(ge=1, le=64)] = 3
+    """Channels of the input; grey pictures are repeated, colour ones averaged to fit 1 or 3."""
+    intensity: Intensity = "dtype"
+    """dtype: divide by the pixel type's maximum; percentile: stretch each picture."""
+    mean: list[float] = [0.485, 0.456, 0.406]
+    """Subtracted from values in [0, 1]; one number per channel, or one for all."""
+    std: list[float] = [0.229, 0.224, 0.225]
+    """Divides after the mean; one number per channel, or one for all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("mean", "std"):
+            # The default three numbers stand for the RGB means of ImageNet; any other channel
+            # count takes their average, so that `channels: 1` alone is a complete setting.
+            given = len(getattr(self, name))
+            if given not in (1, 3, self.channels):
+                raise ValueError(f"{name} has {given} numbers; give 1 or {self.channels}")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        return self
+
+    def preprocessing(self) -> Preprocessing:
+        """The same facts in the form that travels in the bundle."""
+        return Preprocessing(
+            height=self.size,
+            width=self.size,
+            fit=self.fit,
+            overlap=self.overlap,
+            channels=self.channels,
+            intensity=self.intensity,
+            mean=_per_channel(self.mean, self.channels),
+            std=_per_channel(self.std, self.channels),
+        )
+
+
+def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
+    """One value a channel: as given, or the average of what was given, repeated."""
+    if len(values) == channels:
+        return tuple(values)
+    return (sum(values) / len(values),) * channels
+
+
+class ModelConfig(Section):
+    """Which network; `binseg models` lists the names and options."""
+
+    name: str = "resnet34-unet"
+    """A name of the zoo."""
+    options: dict[str, Option] = {}
+    """Changes to the named model's own defaults (dropout, norm, ...)."""
+    encoder_weights: str | None = None
+    """File or https address of published encoder weights (torchvision names, safetensors or a
+    plain state dict); none means from scratch."""
+    encoder_sha256: str | None = None
+    """The file's SHA-256; needed for an address."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.encoder_weights and "://" in self.encoder_weights and not self.encoder_sha256:
+            raise ValueError("encoder_weights from an address needs encoder_sha256")
+        return self
+
+
+class LossConfig(Section):
+    """What training minimises."""
+
+    name: str = "bce-dice"
+    """A name of the losses: bce, dice, bce-dice, ..."""
+    options: dict[str, float] = {}
+    """Changes to the loss's own defaults (smooth, gamma, weights)."""
+
+
+class OptimizerConfig(Section):
+    """How the weights move."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate; the peak where a schedule warms up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD only."""
+
+
+class ScheduleConfig(Section):
+    """How the learning rate changes over the run."""
+
+    name: Literal["none", "cosine", "onecycle", "step", "multistep", "plateau"] = "cosine"
+    """cosine, step and multistep move once an epoch unless per_step; onecycle moves each step."""
+    per_step: bool = True
+    """cosine: move each step (smooth) instead of each epoch (as report D)."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Linear rise from 1 % of the rate over this many epochs, before any schedule."""
+    step_epochs: Positive = 10
+    """step: epochs between drops."""
+    milestones: list[int] = [20, 40]
+    """multistep: epochs at which the rate drops."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """step, multistep, plateau: what the rate is multiplied with."""
+    patience: Annotated[int, Field(ge=0)] = 2
+    """plateau: epochs of the validation loss without improvement before a drop."""
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """onecycle: share of the run in which the rate rises."""
+
+
+class AugmentConfig(Section):
+    """What is done to training pictures (and, moved alike, to their masks)."""
+
+    preset: Literal["none", "mild", "report-a", "report-b", "report-c", "report-d"] = "mild"
+    """A named set of random changes; `binseg augment` shows what it does."""
+    albumentations: str | None = None
+    """Your own saved Albumentations pipeline (JSON or YAML), used instead of the preset."""
+
+
+class TrainConfig(Section):
+    """The run itself."""
+
+    epochs: Positive = 40
+    batch_size: Positive = 16
+    accumulate: Positive = 1
+    """Batches whose gradients are added up before a step."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto takes bf16 where the processor or GPU computes in it, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the moving average of the weights that is validated and shipped; 0 is off."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a better validation score before stopping; 0 is off."""
+    monitor: Literal["dice", "loss"] = "dice"
+    """Validation figure that chooses the best epoch."""
+    threshold: Literal["tune"] | Share = "tune"
+    """Decision threshold: tuned on the validation split, or a fixed probability."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches; 0 is fastest, and any number gives the same run."""
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+    """Beside metrics.csv, which is always written."""
+
+
+class Recipe(Section):
+    """One training run, whole: `binseg train RECIPE.yaml`."""
+
+    about: About = About()
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()

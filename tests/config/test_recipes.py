@@ -1,0 +1,93 @@
+"""Recipes: read whole, refused whole, written back unchanged."""
+
+import pytest
+
+from binseg.config import dump_recipe, load_recipe, recipe_names
+from binseg.errors import UsageError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_each_shipped_recipe_survives_being_written_and_read(name, tmp_path):
+    """A dumped recipe reads back equal, and every shipped one says what it is."""
+    recipe = load_recipe(name)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe), "utf-8")
+    assert load_recipe(path) == recipe
+    assert recipe.about.summary
+    assert recipe.about.source
+    assert recipe.about.expected
+
+
+def test_all_problems_come_in_one_line_with_the_nearest_name():
+    """Four mistakes give one message of one line that names all four and mends the typos."""
+    with pytest.raises(UsageError) as caught:
+        load_recipe(
+            overrides=["train.epoch=3", "input.fit=sqash", "train.batch_size=0", "optimiser.lr=1"]
+        )
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "did you mean epochs?" in message
+    assert "did you mean squash?" in message
+    assert "train.batch_size" in message
+    assert "did you mean optimizer?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "needle"),
+    [
+        ("- a list", "mapping"),
+        ("train: [1, 2]", "train"),
+        ("train: {epochs: 3", "not valid YAML"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("train: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("input: {std: [0.0]}", "above 0"),
+        ("input: {mean: [0.1, 0.2]}", "give 1 or 3"),
+        ("data: {foreground: [1], threshold: 3}", "not both"),
+        ("data: {split: {method: file}}", "needs file"),
+        ("data: {split: {fold: 7}}", "does not exist"),
+        ("model: {encoder_weights: 'https://x/y.pt'}", "encoder_sha256"),
+        ("optimizer: {lr: .inf}", "optimizer.lr"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_line(text, needle, tmp_path):
+    """Whatever is wrong with a recipe file is told in one line that points at it."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path)
+    assert needle in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_win_over_sections_which_win_over_the_file(tmp_path):
+    """The order is file, flags, --set; a changed leaf leaves its neighbours alone."""
+    path = tmp_path / "r.yaml"
+    path.write_text("train: {epochs: 1, batch_size: 2, seed: 5}", "utf-8")
+    recipe = load_recipe(
+        path, sections={"train": {"epochs": 10, "batch_size": 20}}, overrides=["train.epochs=100"]
+    )
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.seed) == (100, 20, 5)
+
+
+def test_exponents_are_numbers_as_in_yaml_1_2():
+    """`1e-3` is a number, although YAML 1.1 reads it as text."""
+    assert load_recipe(overrides=["optimizer.lr=1e-3"]).optimizer.lr == pytest.approx(0.001)
+
+
+def test_unknown_recipe_and_missing_file_and_binary_file_are_usage_errors(tmp_path):
+    """A name that is not shipped, a file that is absent and one that is not text exit with 2."""
+    binary = tmp_path / "b.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\x01")
+    for source in ("dem", tmp_path / "absent.yaml", binary):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(source)
+        assert caught.value.exit_code == 2
+
+
+def test_a_single_channel_recipe_is_complete_with_the_default_normalisation():
+    """`channels: 1` alone gives one mean and one std; three given numbers stay as they are."""
+    grey = load_recipe(overrides=["input.channels=1"]).input.preprocessing()
+    assert grey.mean == pytest.approx((0.449,))
+    assert len(grey.std) == 1
+    colour = load_recipe().input.preprocessing()
+    assert colour.mean == (0.485, 0.456, 0.406)
