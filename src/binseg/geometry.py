@@ -1,0 +1,293 @@
+"""The only resizer and tile planner: how a picture gets into a model's input, and the way back.
+
+Pictures are resized with Pillow's bilinear filter, which widens as it shrinks (antialias); masks
+take the nearest pixel and are never mixed. Pillow works channel by channel on 8-bit integers
+(modes L and RGB) or on floats (mode F): 8-bit pictures take the integer path, which is several
+times faster and, as it rounds after each of its two passes, differs from the float path by rounding
+alone (one grey level). Where the size doesn't change, pixels are copied bit by bit.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num
+from PIL import Image
+
+from binseg.structures import Box, Placement, Preprocessing
+
+__all__ = ["blend", "place", "place_mask", "plan", "resize_image", "resize_mask", "restore"]
+
+_BILINEAR = Image.Resampling.BILINEAR
+_RGB_PIXELS = 1 << 24
+"""Above this, colours go through Pillow one at a time, which takes a quarter of the memory."""
+_WINDOW_FLOOR = 1e-3
+"""Least weight of a tile's rim: a corner pixel that one tile alone covers must keep its value."""
+
+
+def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
+    """Say which regions of a picture become which model inputs.
+
+    Args:
+        height: rows of the picture.
+        width: columns of the picture.
+        preprocessing: the input's size, the fit and (for tiles) the overlap.
+
+    Returns:
+        One placement for squash and pad; for tile a grid, row by row, whose sources have exactly
+        the input's size, cover every pixel and stay inside the picture wherever it is large enough.
+    """
+    assert height > 0, height
+    assert width > 0, width
+    into = (preprocessing.height, preprocessing.width)
+    whole = Box(top=0, left=0, height=height, width=width)
+    if preprocessing.fit == "squash":
+        target = Box(top=0, left=0, height=into[0], width=into[1])
+        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
+    if preprocessing.fit == "pad":
+        target = _centred(height, width, *into)
+        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
+    full = Box(top=0, left=0, height=into[0], width=into[1])
+    return tuple(
+        Placement(
+            source=Box(top=top, left=left, height=into[0], width=into[1]),
+            target=full,
+            height=into[0],
+            width=into[1],
+        )
+        for top in _starts(height, into[0], preprocessing.overlap)
+        for left in _starts(width, into[1], preprocessing.overlap)
+    )
+
+
+def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
+    """The largest box of the picture's aspect in the middle of the input, at least one pixel."""
+    scale = min(into_height / height, into_width / width)
+    target_height = min(into_height, max(1, round(height * scale)))
+    target_width = min(into_width, max(1, round(width * scale)))
+    return Box(
+        top=(into_height - target_height) // 2,
+        left=(into_width - target_width) // 2,
+        height=target_height,
+        width=target_width,
+    )
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by at least the share asked.
+
+    >>> _starts(100, 40, 0.25)
+    [0, 30, 60]
+    >>> _starts(30, 40, 0.25)
+    [-5]
+    """
+    if length <= tile:
+        return [-((tile - length) // 2)]
+    step = max(1, math.floor(tile * (1 - overlap)))
+    last = math.ceil((length - tile) / step)
+    return [round(index * (length - tile) / last) for index in range(last + 1)]
+
+
+def place(
+    image_HWC: Num[np.ndarray, "H W C"], placement: Placement
+) -> Num[np.ndarray, "height width C"]:
+    """Make one model input of a picture: cut out, resize, put in the middle of zeros.
+
+    Args:
+        image_HWC: the whole picture, uint8, uint16 or float32.
+        placement: one of its placements; past the picture's edge it is mirrored.
+
+    Returns:
+        An input of the placement's height and width, of the picture's type.
+    """
+    source, target = placement.source, placement.target
+    region_HWC = _cut(image_HWC, source)
+    fitted_HWC = resize_image(region_HWC, target.height, target.width)
+    if (target.height, target.width) == (placement.height, placement.width):
+        return fitted_HWC
+    out_HWC = np.zeros((placement.height, placement.width, image_HWC.shape[2]), image_HWC.dtype)
+    out_HWC[_slices(target)] = fitted_HWC
+    return out_HWC
+
+
+def place_mask(
+    mask_HW: Bool[np.ndarray, "H W"], placement: Placement
+) -> Bool[np.ndarray, "height width"]:
+    """Put a mask where `place` puts its picture: nearest pixel, and False outside the picture.
+
+    Padding and what lies past the picture's edge (where `place` mirrors) are both False, so that
+    the placed mask of valid pixels never counts a pixel that doesn't exist.
+    """
+    source, target = placement.source, placement.target
+    height, width = mask_HW.shape
+    rows = _nearest(source.height, target.height) + source.top
+    columns = _nearest(source.width, target.width) + source.left
+    inside_rows = (rows >= 0) & (rows < height)
+    inside_columns = (columns >= 0) & (columns < width)
+    fitted_HW = mask_HW[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
+    out_HW = np.zeros((placement.height, placement.width), np.bool_)
+    out_HW[_slices(target)] = fitted_HW & inside_rows[:, None] & inside_columns
+    return out_HW
+
+
+def restore(
+    map_HW: Float32[np.ndarray, "height width"], placement: Placement
+) -> Float32[np.ndarray, "source_height source_width"]:
+    """Bring a model's answer back to the size of the placement's source.
+
+    Args:
+        map_HW: one float per pixel of the model's input; padding is cut off.
+        placement: how that input was made.
+
+    Returns:
+        Bilinear values (antialiased where the source is smaller) at the source's size.
+    """
+    assert map_HW.shape == (placement.height, placement.width), map_HW.shape
+    inner_HW1 = map_HW[_slices(placement.target)][:, :, None]
+    source = placement.source
+    return resize_image(inner_HW1.astype(np.float32, copy=False), source.height, source.width)[
+        :, :, 0
+    ]
+
+
+def blend(
+    maps: Iterable[Float32[np.ndarray, "height width"]],
+    placements: Sequence[Placement],
+    height: int,
+    width: int,
+) -> Float32[np.ndarray, "H W"]:
+    """Join the answers to all inputs of one picture into one map at the picture's size.
+
+    Args:
+        maps: the model's answers **at the input's size**, one a placement (this function restores
+            them); an iterator is fine, so that they need not be in memory together.
+        placements: the placements, in the same order.
+        height: rows of the picture.
+        width: columns of the picture.
+
+    Returns:
+        Where tiles overlap, their average weighted with a Hann window, which fades each tile out
+        towards its rim and so leaves no seam; with one placement, its restored map unchanged.
+    """
+    if len(placements) == 1:
+        (only,) = maps
+        return np.ascontiguousarray(
+            _inside(restore(only, placements[0]), placements[0].source, height, width)[0]
+        )
+    total_HW = np.zeros((height, width), np.float32)
+    weight_HW = np.zeros((height, width), np.float32)
+    for map_HW, placement in zip(maps, placements, strict=True):
+        source = placement.source
+        part_HW, where = _inside(restore(map_HW, placement), source, height, width)
+        window_HW, _ = _inside(_window(source.height, source.width), source, height, width)
+        total_HW[where] += part_HW * window_HW
+        weight_HW[where] += window_HW
+    assert weight_HW.min() > 0, "the placements leave pixels uncovered"
+    total_HW /= weight_HW
+    return total_HW
+
+
+def _inside(
+    region_HW: Float32[np.ndarray, "h w"], source: Box, height: int, width: int
+) -> tuple[Float32[np.ndarray, "h2 w2"], tuple[slice, slice]]:
+    """The part of a region that lies in the picture, and where in the picture it is."""
+    top, left = max(source.top, 0), max(source.left, 0)
+    bottom = min(source.top + source.height, height)
+    right = min(source.left + source.width, width)
+    part_HW = region_HW[
+        top - source.top : bottom - source.top, left - source.left : right - source.left
+    ]
+    return part_HW, (slice(top, bottom), slice(left, right))
+
+
+def _window(height: int, width: int) -> Float32[np.ndarray, "h w"]:
+    def hann(length: int) -> Float32[np.ndarray, " n"]:
+        wave = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
+        return np.asarray(np.maximum(wave, _WINDOW_FLOOR), np.float32)
+
+    return np.asarray(hann(height)[:, None] * hann(width))
+
+
+def resize_image(
+    image_HWC: Num[np.ndarray, "H W C"], height: int, width: int
+) -> Num[np.ndarray, "height width C"]:
+    """Resize a picture, bilinear and antialiased; the type stays, and an equal size is a copy.
+
+    Args:
+        image_HWC: uint8, uint16 or float32, any number of channels.
+        height: new rows.
+        width: new columns.
+    """
+    assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
+    if image_HWC.shape[:2] == (height, width):
+        return image_HWC.copy()
+    channels = image_HWC.shape[2]
+    if (
+        channels == 3
+        and image_HWC.dtype == np.uint8
+        and image_HWC.shape[0] * image_HWC.shape[1] <= _RGB_PIXELS
+    ):
+        whole = Image.fromarray(np.ascontiguousarray(image_HWC))
+        return np.array(whole.resize((width, height), _BILINEAR))
+    out_HWC = np.empty((height, width, channels), image_HWC.dtype)
+    for channel in range(channels):
+        out_HWC[:, :, channel] = _resize_plane(image_HWC[:, :, channel], height, width)
+    return out_HWC
+
+
+def _resize_plane(
+    plane_HW: Num[np.ndarray, "H W"], height: int, width: int
+) -> Num[np.ndarray, "height width"]:
+    if plane_HW.dtype == np.uint8:
+        plane = Image.fromarray(np.ascontiguousarray(plane_HW))
+        return np.asarray(plane.resize((width, height), _BILINEAR))
+    # Pillow's 16-bit modes lack a proper bilinear filter, so those go through floats, which hold
+    # every uint16 exactly.
+    plane = Image.fromarray(np.ascontiguousarray(plane_HW, dtype=np.float32))
+    resized_HW = np.asarray(plane.resize((width, height), _BILINEAR))
+    if plane_HW.dtype == np.uint16:
+        return np.asarray(np.rint(resized_HW))
+    return resized_HW
+
+
+def resize_mask(
+    mask_HW: Num[np.ndarray, "H W"] | Bool[np.ndarray, "H W"], height: int, width: int
+) -> Num[np.ndarray, "height width"] | Bool[np.ndarray, "height width"]:
+    """Resize a mask or a map of labels by taking the nearest pixel; no value is ever made up."""
+    rows, columns = _nearest(mask_HW.shape[0], height), _nearest(mask_HW.shape[1], width)
+    return np.asarray(mask_HW[rows[:, None], columns])
+
+
+def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
+    """Which old pixel holds the centre of each new one; whole numbers, so nothing is off by one.
+
+    >>> _nearest(4, 2).tolist(), _nearest(2, 4).tolist()
+    ([1, 3], [0, 0, 1, 1])
+    """
+    centres = (2 * np.arange(new_length, dtype=np.int64) + 1) * length
+    return np.asarray(centres // (2 * new_length))
+
+
+def _cut(image_HWC: Num[np.ndarray, "H W C"], source: Box) -> Num[np.ndarray, "h w C"]:
+    """The source's pixels, mirrored past the edges (the edge pixel itself comes twice)."""
+    height, width = image_HWC.shape[:2]
+    bottom, right = source.top + source.height, source.left + source.width
+    if source.top >= 0 and source.left >= 0 and bottom <= height and right <= width:
+        return image_HWC[_slices(source)]
+    rows = _mirrored(source.top, source.height, height)
+    columns = _mirrored(source.left, source.width, width)
+    return np.asarray(image_HWC[rows[:, None], columns])
+
+
+def _mirrored(start: int, count: int, length: int) -> Num[np.ndarray, " count"]:
+    """Indices start..start+count folded into 0..length-1, as numpy's symmetric padding does.
+
+    >>> _mirrored(-2, 7, 3).tolist(), _mirrored(-1, 3, 1).tolist()
+    ([1, 0, 0, 1, 2, 2, 1], [0, 0, 0])
+    """
+    folded = np.arange(start, start + count, dtype=np.int64) % (2 * length)
+    return np.asarray(np.minimum(folded, 2 * length - 1 - folded))
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))

@@ -1,0 +1,38 @@
+"""The only reader and writer of image files.
+
+    reading.py   the public readers: a file, bytes or a Pillow image becomes an array
+    raster.py    JPEG, PNG, WebP, BMP and still GIF
+    tiff.py      TIFF: pages, many channels, 16 and 32 bits
+    pixels.py    what the decoders share: facts of a picture, limits, turning, broken files
+    writing.py   masks, pictures and probabilities to files
+
+What a file holds decides how it is read, never its name.
+"""
+
+from binseg.imageio.pixels import MAX_PIXELS, PictureInfo
+from binseg.imageio.reading import (
+    PICTURE_SUFFIXES,
+    decode_image,
+    from_pil,
+    num_pages,
+    probe,
+    read_image,
+    read_labels,
+)
+from binseg.imageio.writing import write_mask, write_probability, write_rgb, write_rgba
+
+__all__ = [
+    "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
+    "PictureInfo",
+    "decode_image",
+    "from_pil",
+    "num_pages",
+    "probe",
+    "read_image",
+    "read_labels",
+    "write_mask",
+    "write_probability",
+    "write_rgb",
+    "write_rgba",
+]

@@ -1,0 +1,302 @@
+"""TIFF through tifffile: one page at a time, any number of channels, 1 to 64 bits."""
+
+import logging
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import numpy as np
+import tifffile
+from jaxtyping import Num, Shaped
+from PIL import Image
+
+from binseg.errors import PictureError
+from binseg.imageio.pixels import (
+    PictureInfo,
+    check_size,
+    finite_float32,
+    swaps_sides,
+    turn,
+)
+
+__all__ = ["TiffPicture", "is_tiff", "open_tiff"]
+
+# tifffile reports odd tags to its log; without any handler Python would print those to stderr.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_SOFTWARE, _ORIENTATION = 305, 274
+_MOST_LEVELS = 32
+"""Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
+_MOST_CHANNELS = 16
+"""As many pages may be the channels of one picture, where the file's metadata says so."""
+_JPEG = (6, 7)
+"""Compressions whose colours the decoder already turned into RGB."""
+_KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
+
+Layout = Literal["page", "page a channel", "page a row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiffPicture:
+    """One picture of a TIFF file whose tags were read; its pixels are still packed."""
+
+    name: str
+    pages: tuple[tifffile.TiffPage, ...]
+    """One, unless the layout spreads the picture over several."""
+    layout: Layout
+    kind: str
+    bits: int
+    """Bits a sample."""
+    num_pages: int
+    orientation: int
+
+    @property
+    def page(self) -> tifffile.TiffPage:
+        """The (first) page, which has the tags."""
+        return self.pages[0]
+
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels (alpha among them) before any turn."""
+        samples, _, height, width, contiguous = self.page.shaped
+        if self.layout == "page a channel":
+            return height, width, len(self.pages)
+        if self.layout == "page a row":
+            return len(self.pages), height, width
+        return height, width, samples * contiguous
+
+    def info(self) -> PictureInfo:
+        """The facts of the picture as `image` gives it."""
+        height, width, _ = self.stored_shape()
+        if swaps_sides(self.orientation):
+            height, width = width, height
+        channels, dtype = self._colours(), "uint8"
+        if self.kind in ("PALETTE", "SEPARATED"):
+            channels = 3
+        else:
+            assert self.page.dtype is not None, "open_tiff refuses those"
+            dtype = _given_dtype(self.page.dtype, self.bits)
+        return PictureInfo(
+            height=height,
+            width=width,
+            channels=channels,
+            dtype=dtype,
+            mode=self.kind,
+            format="TIFF",
+            num_pages=self.num_pages,
+            turned=self.orientation != 1,
+        )
+
+    def image(self) -> Num[np.ndarray, "H W C"]:
+        """The pixels, turned: uint8, uint16 or float32."""
+        pixels_HWC = self._pixels()
+        if self.kind == "PALETTE":
+            image_HWC = self._palette()[pixels_HWC[:, :, 0]]
+        else:
+            image_HWC = self._stretched(pixels_HWC)
+        return turn(image_HWC, self.orientation)
+
+    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
+        """The raw values, turned; numbers must be whole, colours 8-bit."""
+        pixels_HWC = self._pixels()
+        channels = pixels_HWC.shape[2]
+        if channels not in (1, 3):
+            raise PictureError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
+        if pixels_HWC.dtype == np.bool_:
+            pixels_HWC = pixels_HWC.astype(np.uint8)
+        if pixels_HWC.dtype.kind == "f":
+            pixels_HWC = _whole(pixels_HWC, name=self.name)
+        if channels == 1:
+            return turn(pixels_HWC[:, :, 0], self.orientation)
+        if pixels_HWC.min() < 0 or pixels_HWC.max() > 255:
+            raise PictureError(f"{self.name}: colours above 255; save the mask as 8-bit RGB")
+        return turn(pixels_HWC.astype(np.uint8, copy=False), self.orientation)
+
+    def _colours(self) -> int:
+        """Channels without alpha."""
+        _, _, channels = self.stored_shape()
+        # 1 and 2 mean alpha; 0 is a channel of unknown meaning (near infrared), which is kept.
+        alphas = sum(1 for extra in self.page.extrasamples if int(extra) in (1, 2))
+        return max(1, channels - alphas) if self.layout == "page" else channels
+
+    def _pixels(self) -> Shaped[np.ndarray, "H W C"]:
+        """The picture, channels last, without alpha: numbers as stored, colours as RGB."""
+        stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
+        if self.layout == "page a channel":
+            pixels_HWC = np.stack([one[0, :, :, 0] for one in stored], axis=2)
+        elif self.layout == "page a row":
+            pixels_HWC = np.stack([one[0, :, :, 0] for one in stored])
+        else:
+            pixels_HWC = np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
+        if self.kind == "SEPARATED":
+            return _rgb_of_cmyk(pixels_HWC)
+        pixels_HWC = pixels_HWC[:, :, : self._colours()]
+        if self.kind == "YCBCR" and int(self.page.compression) not in _JPEG:
+            colours = Image.fromarray(np.ascontiguousarray(pixels_HWC), mode="YCbCr")
+            return np.asarray(colours.convert("RGB"))
+        if self.kind == "MINISWHITE" and not self._means_as_stored():
+            if pixels_HWC.dtype == np.bool_:
+                return ~pixels_HWC
+            return np.asarray((2**self.bits - 1) - pixels_HWC, pixels_HWC.dtype)
+        return pixels_HWC
+
+    def _means_as_stored(self) -> bool:
+        """Whether white-is-zero is to be ignored.
+
+        tifffile (and scikit-image through it) writes arrays of bools as they are, True as 1, yet
+        marks them as white-is-zero, and ignores the mark when it reads them: a mask from there
+        would come out inverted. Other programs mean the mark.
+        """
+        software = self.page.tags.get(_SOFTWARE)
+        by_tifffile = software is not None and str(software.value).startswith("tifffile")
+        if self.page.dtype is None or self.page.dtype.kind not in "bu":
+            return True  # negative numbers and fractions have no white to start from
+        return self.bits == 1 and by_tifffile
+
+    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+        """To uint8, uint16 or float32; odd depths (4, 12 bits) fill the range of their type."""
+        if _given_dtype(pixels_HWC.dtype, self.bits) == "float32":
+            return finite_float32(pixels_HWC, name=self.name)
+        if pixels_HWC.dtype == np.bool_:
+            return pixels_HWC.astype(np.uint8) * np.uint8(255)
+        most, full = 2**self.bits - 1, np.iinfo(pixels_HWC.dtype).max
+        if most >= full:  # above it where 16-bit inks became 8-bit RGB
+            return pixels_HWC
+        stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
+        return np.asarray(stretched[pixels_HWC])
+
+    def _palette(self) -> Num[np.ndarray, "colours 3"]:
+        colours = np.asarray(self.page.colormap).T
+        # The standard has 16-bit colours; files with 8-bit numbers in them are common.
+        return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def is_tiff(head: bytes) -> bool:
+    """Tell TIFF and BigTIFF by their first bytes."""
+    return head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+
+def open_tiff(handle: IO[bytes], *, name: str, page: int | None, any_page: bool) -> TiffPicture:
+    """Read the tags of one picture.
+
+    Args:
+        handle: the file, open.
+        name: what messages call it.
+        page: which page, from 0; None where it must be the only one.
+        any_page: take the first page where `page` is None, however many there are.
+
+    Raises:
+        PictureError: it is damaged, too large, of a kind that we don't read, or lacks that page.
+    """
+    handle.seek(0)
+    file = tifffile.TiffFile(handle, _multifile=False)
+    real = _real_pages(file)
+    hidden = _hidden_pages(file)
+    layout = _layout(file, len(real))
+    num_pages = len(real) if layout == "page" else 1
+    if hidden > len(real):
+        raise PictureError(
+            f"{name}: an ImageJ stack of {hidden} pictures under one page; save it as BigTIFF, or "
+            "as one file a picture"
+        )
+    if page is None and num_pages > 1 and not any_page:
+        raise PictureError(
+            f"{name}: a stack of {num_pages} pages; name one of them, 0 to {num_pages - 1}"
+        )
+    number = 0 if page is None else page
+    if not 0 <= number < num_pages:
+        raise PictureError(f"{name}: there is no page {number}; its pages are 0 to {num_pages - 1}")
+    chosen = [real[number]] if layout == "page" else real
+    pages = tuple(_page(file, index) for index in chosen)
+    tag = pages[0].tags.get(_ORIENTATION)
+    orientation = int(tag.value) if tag is not None else 1
+    picture = TiffPicture(
+        name=name,
+        pages=pages,
+        layout=layout,
+        kind=_KINDS.get(int(pages[0].photometric), ""),
+        bits=int(pages[0].bitspersample),
+        num_pages=num_pages,
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+    )
+    _check(picture)
+    return picture
+
+
+def _real_pages(file: tifffile.TiffFile) -> list[int]:
+    """The pages that are pictures of their own, not smaller copies of another."""
+    count = len(file.pages)
+    if count == 1 or count > _MOST_LEVELS:
+        return list(range(count))
+    return [index for index in range(count) if not _page(file, index).is_reduced] or [0]
+
+
+def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
+    page = file.pages[index]
+    # Reading a series leaves frames behind: pages that borrow most tags from the first one.
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
+
+
+def _hidden_pages(file: tifffile.TiffFile) -> int:
+    """How many pictures ImageJ says there are; beyond 4 GB it gives all of them one page."""
+    metadata = file.imagej_metadata if file.is_imagej else None
+    return int((metadata or {}).get("images", 1))
+
+
+def _layout(file: tifffile.TiffFile, num_pages: int) -> Layout:
+    """Tell the channels of one picture from a stack of pictures, by what the writer noted.
+
+    ImageJ and OME files name their axes: C Y X is one picture with a page a channel. tifffile,
+    handed an array of height x width x channels without a word on it, writes a page for each *row*,
+    and notes the array's shape.
+    """
+    if num_pages == 1:
+        return "page"
+    if num_pages <= _MOST_CHANNELS and (file.is_imagej or file.is_ome):
+        return "page a channel" if file.series[0].axes == "CYX" else "page"
+    if file.is_shaped and _page(file, 0).ndim == 2:
+        shape = file.series[0].shape
+        narrow = len(shape) == 3 and shape[2] <= _MOST_CHANNELS < min(shape[:2])
+        return "page a row" if narrow and shape[0] == num_pages else "page"
+    return "page"
+
+
+def _check(picture: TiffPicture) -> None:
+    """Refuse what can't be decoded into a picture."""
+    name, page, kind = picture.name, picture.page, picture.kind
+    if not kind:
+        raise PictureError(f"{name}: TIFF colours of kind {page.photometric}; save it as RGB")
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise PictureError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
+    _, depth, _, _, _ = page.shaped
+    if depth != 1:
+        raise PictureError(f"{name}: a page with {depth} layers; save it as one page a layer")
+    height, width, channels = picture.stored_shape()
+    if (kind == "SEPARATED" and channels < 4) or (kind == "YCBCR" and channels != 3):
+        raise PictureError(f"{name}: {channels} channels of kind {kind}; save it as RGB")
+    if kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u":
+        raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
+    if kind == "YCBCR" and page.dtype.itemsize > 1:
+        raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
+    check_size(name, height=height, width=width, channels=channels, itemsize=page.dtype.itemsize)
+
+
+def _given_dtype(stored: np.dtype[np.generic], bits: int) -> str:
+    if stored.kind == "b" or (stored.kind == "u" and bits <= 8):
+        return "uint8"
+    return "uint16" if stored.kind == "u" and bits <= 16 else "float32"
+
+
+def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W 3"]:
+    inks_HW4 = pixels_HWC[:, :, :4]
+    if inks_HW4.dtype != np.uint8:
+        inks_HW4 = (inks_HW4 >> 8 * (inks_HW4.dtype.itemsize - 1)).astype(np.uint8)
+    inks = Image.fromarray(np.ascontiguousarray(inks_HW4), mode="CMYK")
+    return np.asarray(inks.convert("RGB"))
+
+
+def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H W C"]:
+    """Labels that were saved as floats, as integers again."""
+    finite = finite_float32(values, name=name)
+    rounded = np.rint(finite)
+    if (rounded != finite).any() or np.abs(rounded).max() > 2**24:
+        raise PictureError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")
+    return np.asarray(rounded, np.int32)

@@ -1,0 +1,336 @@
+"""Files as bytes: atomic writes, hashes, the cache folder, locks and downloads."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import platformdirs
+import requests
+
+from binseg.errors import DataError, OutputError
+from binseg.progress import SILENT, Progress, Task
+
+__all__ = [
+    "atomic_path",
+    "cache_dir",
+    "download",
+    "locked",
+    "sha256_of",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+_ADVICE = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.ENOTDIR: "a part of that path is a file, choose another",
+    errno.EEXIST: "a part of that path is a file, choose another",  # as mkdir puts it
+    errno.EISDIR: "that is a folder, name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+_CHUNK = 1 << 18
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the answer
+_TRIES = 5  # in a row without a single new byte
+_RETRY_WAIT = 1.0  # seconds, doubled with each try
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    what = error.strerror or " ".join(str(error).split())
+    advice = _ADVICE.get(error.errno or 0, "nothing was changed there")
+    return OutputError(f"can't write {_shown(path)}: {what}; {advice}")
+
+
+def _shown(path: Path) -> str:
+    """The path on one line, whatever is in its name."""
+    return str(path).replace("\n", "\\n").replace("\r", "\\r")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside `path` that becomes `path` when the block ends well.
+
+    Readers see the old file or the new one, never a half; missing folders are made. When the
+    block fails, the temporary file goes and whatever was at `path` stays.
+
+    Raises:
+        OutputError: the operating system refused, in the block or at its end.
+    """
+    path = Path(path)
+    # Replacing a link would cut it off from the file that it names, so that file is replaced.
+    final = Path(os.path.realpath(path))
+    # The suffix stays, since writers choose the format by it; the rest is short enough for any
+    # file system that took the name itself.
+    temporary = final.with_name(f".tmp-{secrets.token_hex(6)}{final.suffix}")
+    try:
+        _refuse_special(final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        yield temporary
+        _sync(temporary)
+        temporary.replace(final)
+        _sync(final.parent)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # it is gone, or its folder never came to be
+            temporary.unlink()
+
+
+def _refuse_special(path: Path) -> None:
+    """Only plain files are replaced: a rename would swap a device or a folder for a file."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is not a plain file")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows can't open folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole UTF-8 file, with plain newlines, or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Write indented JSON, or nothing; NaN and infinities are refused, as JSON has none."""
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file, in pieces; lower-case hex.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    return _digest(path, "sha256")
+
+
+def _digest(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
+    try:
+        with Path(path).open("rb") as handle:
+            return hashlib.file_digest(
+                handle, lambda: hashlib.new(algorithm, usedforsecurity=False)
+            ).hexdigest()
+    except OSError as error:
+        raise DataError(f"can't read {_shown(Path(path))}: {error.strerror or error}") from error
+
+
+def cache_dir() -> Path:
+    """Name the folder for what can be made again: $BINSEG_CACHE, else the system's own place."""
+    named = os.environ.get("BINSEG_CACHE")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("binseg")
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float = 3600.0) -> Iterator[None]:
+    """Hold `path`.lock, so that one process at a time makes what is at `path`.
+
+    The lock goes when its process ends, however it ends; the empty lock file may stay.
+
+    Args:
+        path: what is protected; it need not exist.
+        timeout: seconds after which waiting for the other process is given up.
+
+    Raises:
+        OutputError: the lock file can't be made, or the wait was too long.
+    """
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(lock_path)
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout as error:
+        raise OutputError(
+            f"another process has held {_shown(lock_path)} for {timeout:g} s; "
+            "wait for it or stop it, then try again"
+        ) from error
+    except OSError as error:
+        raise _output_error(lock_path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    progress: Progress = SILENT,
+) -> Path:
+    """Fetch a file, going on where an earlier try stopped, and check it before it gets its name.
+
+    Pieces gather in `path`.part. What an earlier call left there is used only where a checksum can
+    prove the whole; a file that is already at `path` is checked and kept.
+
+    Args:
+        url: an http or https address.
+        path: where the file shall be.
+        sha256: expected hash, hex.
+        md5: expected hash, hex, for old data sets that publish no better one.
+        progress: is told the bytes.
+
+    Raises:
+        DataError: the server refused, the line kept breaking, or the hash is wrong.
+        OutputError: the disk refused; what had come stays for the next try.
+    """
+    wanted: list[tuple[Literal["sha256", "md5"], str]] = []
+    if sha256 is not None:
+        wanted.append(("sha256", sha256.lower()))
+    if md5 is not None:
+        wanted.append(("md5", md5.lower()))
+    part = path.with_name(path.name + ".part")
+    with locked(path):
+        if path.exists():
+            _check_hashes(path, wanted, advice="move it away and run again to fetch it anew")
+            return path
+        if not wanted:
+            part.unlink(missing_ok=True)
+        resumed = part.exists()
+        _fetch(url, part, label=path.name, progress=progress)
+        try:
+            _check_hashes(part, wanted, advice=f"{url} gave something else, or the file changed")
+        except DataError:
+            part.unlink()
+            if not resumed:
+                raise
+            # The first half may have been of an older version, so once more from the start.
+            progress.say(f"{path.name}: the resumed file is wrong, fetching it from the start")
+            _fetch(url, part, label=path.name, progress=progress)
+            try:
+                _check_hashes(part, wanted, advice=f"{url} gives something else")
+            except DataError:
+                part.unlink()
+                raise
+        try:
+            _sync(part)
+            part.replace(path)
+        except OSError as error:
+            raise _output_error(path, error) from error
+    return path
+
+
+def _check_hashes(
+    path: Path, wanted: list[tuple[Literal["sha256", "md5"], str]], *, advice: str
+) -> None:
+    for algorithm, expected in wanted:
+        found = _digest(path, algorithm)
+        if found != expected:
+            raise DataError(
+                f"{_shown(path)}: its {algorithm} is {found}, expected {expected}; {advice}"
+            )
+
+
+def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
+    """Fill `part` to the end, trying again as long as new bytes come."""
+    failures = 0
+    with requests.Session() as session:
+        while True:
+            before = _size(part)
+            try:
+                _fetch_once(session, url, part, label=label, progress=progress)
+            except (requests.ConnectionError, requests.Timeout, _BrokenOffError) as error:
+                failures = 0 if _size(part) > before else failures + 1
+                if failures >= _TRIES:
+                    raise DataError(
+                        f"can't fetch {url}: {_reason(error)}; what has come is kept in "
+                        f"{_shown(part)}, run again to go on"
+                    ) from error
+                time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
+            except requests.RequestException as error:
+                raise DataError(
+                    f"can't fetch {url}: {_reason(error)}; check the address"
+                ) from error
+            else:
+                return
+
+
+class _BrokenOffError(Exception):
+    """The answer ended early, or the server has trouble: worth another try."""
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch_once(
+    session: requests.Session, url: str, part: Path, *, label: str, progress: Progress
+) -> None:
+    have = _size(part)
+    # Without "identity" a server may zip the answer, and then byte positions mean nothing.
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+        if answer.status_code == 416:
+            if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+                return  # nothing was missing
+            part.unlink()
+            raise _BrokenOffError("the server's file is shorter than what was fetched before")
+        if answer.status_code >= 500:
+            raise _BrokenOffError(f"the server says {answer.status_code} {answer.reason}")
+        answer.raise_for_status()
+        goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        )
+        start = have if goes_on else 0
+        if answer.status_code == 206 and not goes_on:
+            part.unlink()
+            raise _BrokenOffError("the server sent another part than the one asked for")
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length is not None and length.isdigit() else None
+        with progress.task(f"fetch {label}", total=total) as task:
+            task.advance(start)
+            _save(answer, part, start=start, task=task)
+        if total is not None and _size(part) != total:
+            raise _BrokenOffError(f"it broke off after {_size(part)} of {total} bytes")
+
+
+def _save(answer: requests.Response, part: Path, *, start: int, task: Task) -> None:
+    """Append to `part`, or begin it anew where the server sent the whole."""
+    try:
+        # requests' own errors are OSErrors too; they are told apart below.
+        with part.open("ab" if start else "wb") as handle:
+            for piece in answer.iter_content(_CHUNK):
+                handle.write(piece)
+                task.advance(len(piece))
+    except requests.exceptions.ChunkedEncodingError as error:
+        raise _BrokenOffError(_reason(error)) from error
+    except requests.RequestException:
+        raise
+    except OSError as error:
+        raise _output_error(part, error) from error
