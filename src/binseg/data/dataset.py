@@ -1,0 +1,89 @@
+"""A dataset: its records, how its masks are read, and what was found out on the way."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from binseg.config.recipe import DataKind
+from binseg.data.masks import MaskRule
+from binseg.errors import DataError
+from binseg.storage import sha256_of
+from binseg.structures import Record, Split
+
+__all__ = ["SPLITS", "Dataset", "name_some"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+def name_some(names: Iterable[object], *, limit: int = 5) -> str:
+    """Write the first few names and how many more there are, for a one-line message.
+
+    >>> name_some(["a", "b", "c"], limit=2)
+    'a, b and 1 more'
+    """
+    known = [str(name) for name in names]
+    rest = len(known) - limit
+    shown = ", ".join(known[:limit])
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """All records of one place, with the one rule that reads their masks."""
+
+    kind: DataKind
+    root: Path
+    records: tuple[Record, ...]
+    rule: MaskRule
+    notes: tuple[str, ...] = ()
+    """Sentences for the user: what was taken for what, what was ignored."""
+
+    def __post_init__(self) -> None:
+        num_of = Counter(record.id for record in self.records)
+        twice = [id_ for id_, num in num_of.items() if num > 1]
+        if twice:
+            raise DataError(
+                f"{self.root}: {len(twice)} names stand for more than one picture "
+                f"({name_some(twice)}); give each picture a name of its own"
+            )
+
+    def of_split(self, split: str) -> tuple[Record, ...]:
+        """Give the records of one split, in their order; a split without records is an error.
+
+        Raises:
+            DataError: naming the splits that exist.
+        """
+        chosen = tuple(record for record in self.records if record.split == split)
+        if not chosen:
+            sizes = {name: sum(r.split == name for r in self.records) for name in SPLITS}
+            there = ", ".join(f"{name} ({num})" for name, num in sizes.items() if num)
+            raise DataError(
+                f"{self.root}: there is no split {split!r}; "
+                + (f"there are {there}" if there else "the pictures have not been split yet")
+            )
+        return chosen
+
+    def fingerprint(self) -> str:
+        """Hash ids and file contents: equal for equal data wherever it lies, in any order.
+
+        Returns:
+            64 hexadecimal digits (SHA-256).
+
+        Raises:
+            DataError: a file that can't be read any more.
+        """
+        paths = {p for r in self.records for p in (r.image_path, r.mask_path) if p is not None}
+        ordered = sorted(paths)
+        # Hashing and reading both release the interpreter, so threads share the work.
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            content_of = dict(zip(ordered, pool.map(sha256_of, ordered), strict=True))
+        whole = hashlib.sha256()
+        for record in sorted(self.records, key=lambda r: r.id):
+            mask = content_of[record.mask_path] if record.mask_path else ""
+            rings = [shape.rings for shape in record.shapes] if record.shapes is not None else None
+            facts = (record.id, content_of[record.image_path], mask, record.page, rings)
+            whole.update(repr(facts).encode())
+        return whole.hexdigest()

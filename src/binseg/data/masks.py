@@ -1,0 +1,301 @@
+"""What the numbers in mask files mean: detected, said, and from then on held to strictly."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from binseg.config.recipe import Border, DataConfig, DataKind
+from binseg.errors import DataError, PictureError
+from binseg.imageio import read_labels
+from binseg.progress import SILENT, Progress, track
+from binseg.structures import Record
+
+__all__ = ["MaskRule", "RuleKind", "detect_rule"]
+
+RuleKind = Literal["values", "threshold", "trimap", "polygons"]
+Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
+
+_NUM_SCANNED = 64
+"""Masks looked at to find out what the values mean; all, where these show no foreground."""
+_TRIMAP = frozenset({1, 2, 3})
+"""Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
+_COLOUR = 0x010101
+"""A grey level times this is the same grey as a colour 0xRRGGBB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRule:
+    """How a mask file's values become foreground, background, and pixels that don't count."""
+
+    kind: RuleKind
+    foreground: frozenset[int] | None = None
+    """Values that are foreground; None for `threshold` and `polygons`."""
+    background: frozenset[int] | None = None
+    """Values that are background; None: every value that is nothing else."""
+    ignore: frozenset[int] = frozenset()
+    """Values that count neither for nor against."""
+    threshold: int | None = None
+    """Values above this are foreground (kind `threshold`)."""
+    colour: bool = False
+    """Values are colours 0xRRGGBB; grey masks count as grey colours."""
+    border: Border | None = None
+    """What the border class of a trimap counts as; None where there is no such class."""
+
+    def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+        """Read one mask's values.
+
+        Args:
+            labels: raw values (H, W), or colours (H, W, 3).
+
+        Returns:
+            mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
+
+        Raises:
+            PictureError: a value that the rule doesn't know; the text doesn't name the file.
+        """
+        assert self.kind != "polygons", "polygons have no values"
+        values_HW = _coloured(labels) if self.colour else _grey(labels)
+        valid_HW = ~_is_in(values_HW, self.ignore)
+        if self.threshold is not None:
+            return (values_HW > self.threshold) & valid_HW, valid_HW
+        assert self.foreground is not None
+        mask_HW = _is_in(values_HW, self.foreground)
+        if self.background is not None:
+            known_HW = mask_HW | ~valid_HW | _is_in(values_HW, self.background)
+            if not known_HW.all():
+                strange = sorted(_values_of(values_HW[~known_HW]))
+                raise PictureError(
+                    f"the mask holds {self._name(strange)}, but the data set's masks were read as "
+                    f"{self.describe()}; mend the file or set data.foreground, data.ignore"
+                )
+        return mask_HW, valid_HW
+
+    def describe(self) -> str:
+        """Say the rule in one phrase, as it is told to the user and written into reports."""
+        if self.kind == "polygons":
+            return "outlines, filled (a ring inside a ring is a hole)"
+        ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""
+        if self.threshold is not None:
+            return f"values above {self.threshold} are foreground{ignored}"
+        assert self.foreground is not None
+        if self.border is not None:
+            return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
+        background = "all else" if self.background is None else self._name(self.background)
+        return f"{self._name(self.foreground)} foreground, {background} background{ignored}"
+
+    def _name(self, values: Iterable[int]) -> str:
+        return _name_values(values, colour=self.colour)
+
+
+def detect_rule(
+    records: Sequence[Record],
+    config: DataConfig,
+    progress: Progress = SILENT,
+    *,
+    kind: DataKind = "auto",
+) -> MaskRule:
+    """Find out what mask values mean, from the options and from up to 64 masks.
+
+    Args:
+        records: the whole data set; those with a mask file are looked at, evenly spaced.
+        config: `foreground`, `ignore`, `threshold`, which settle what is ambiguous, and `border`.
+        progress: told when many files have to be read.
+        kind: the kind of data set that the source found; `oxford-pet` always has trimaps.
+
+    Raises:
+        DataError: ambiguous values, naming the option that settles them; or masks that are all
+            empty.
+    """
+    if any(record.shapes is not None for record in records):
+        return _rule_of_outlines(records, config)
+    masked = [record for record in records if record.mask_path is not None]
+    if not masked:
+        raise DataError("no picture has a mask; binseg needs masks to learn from or to score with")
+    step = max(1, -(-len(masked) // _NUM_SCANNED))
+    found = _scan(masked[::step], progress)
+    rule = _rule_for(found, config, kind)
+    if rule is None or not _shows_foreground(found, rule):
+        found = _scan(masked, progress)
+        rule = _rule_for(found, config, kind)
+    if rule is None or not _shows_foreground(found, rule):
+        there = _name_values(found.values, colour=found.colour)
+        raise DataError(
+            f"all {len(masked)} masks are empty: they hold only {there}"
+            + (f", read as {rule.describe()}" if rule and config.foreground else "")
+            + "; are these the right files, or does data.foreground need another value?"
+        )
+    return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What the scanned masks hold between them."""
+
+    values: frozenset[int]
+    colour: bool
+    lossy: bool
+
+
+def _scan(records: Sequence[Record], progress: Progress) -> _Found:
+    greys: set[int] = set()
+    colours: set[int] = set()
+    lossy = False
+    broken: list[PictureError] = []
+    watched = track(records, progress=progress, label="looking at masks", total=len(records))
+    for record in watched:
+        assert record.mask_path is not None
+        try:
+            labels = read_labels(record.mask_path, page=record.page)
+        except PictureError as error:
+            # One broken file doesn't hide what the others mean; reading the samples will name it.
+            broken.append(error)
+            continue
+        lossy |= record.mask_path.suffix.lower() in {".jpg", ".jpeg"}
+        if _is_colour(labels):
+            colours |= _values_of(_coloured(labels))
+        else:
+            greys |= _values_of(_grey(labels))
+    if len(broken) == len(records):
+        raise broken[0]
+    if colours:
+        colours |= {value * _COLOUR for value in greys}
+    return _Found(values=frozenset(colours or greys), colour=bool(colours), lossy=lossy)
+
+
+def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | None:
+    """Give the rule for the values found; None where they show background only."""
+    ignore = frozenset(config.ignore or ())
+    if config.threshold is not None:
+        if found.colour:
+            raise DataError("data.threshold can't be used: the masks hold colours, not grey levels")
+        return MaskRule(kind="threshold", threshold=config.threshold, ignore=ignore)
+    if config.foreground is not None:
+        chosen = frozenset(config.foreground)
+        return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
+    values = found.values - ignore
+    if kind == "oxford-pet" or (values == _TRIMAP and not found.colour):
+        return _trimap(config.border, ignore)
+    # Without 0 and with one value only, as in masks that are full, that value is foreground.
+    others = values - {0}
+    if len(others) > 1 or min(values, default=0) < 0:
+        raise DataError(_ambiguous(found, values))
+    if not others:
+        return None
+    return MaskRule(
+        kind="values",
+        foreground=others,
+        background=frozenset({0}),
+        ignore=ignore,
+        colour=found.colour,
+    )
+
+
+def _trimap(border: Border, ignore: frozenset[int]) -> MaskRule:
+    foreground, background = {1}, {2}
+    if border == "foreground":
+        foreground.add(3)
+    elif border == "background":
+        background.add(3)
+    else:
+        ignore |= {3}
+    return MaskRule(
+        kind="trimap",
+        foreground=frozenset(foreground),
+        background=frozenset(background),
+        ignore=ignore,
+        border=border,
+    )
+
+
+def _rule_of_outlines(records: Sequence[Record], config: DataConfig) -> MaskRule:
+    if config.threshold is not None or config.ignore is not None:
+        raise DataError("data.threshold and data.ignore are for mask files; this data has outlines")
+    if not any(record.shapes for record in records):
+        raise DataError(f"none of the {len(records)} pictures has an outline: nothing to learn")
+    return MaskRule(kind="polygons")
+
+
+def _shows_foreground(found: _Found, rule: MaskRule) -> bool:
+    if rule.threshold is not None:
+        threshold = rule.threshold
+        return any(value > threshold and value not in rule.ignore for value in found.values)
+    assert rule.foreground is not None
+    return not rule.foreground.isdisjoint(found.values)
+
+
+def _ambiguous(found: _Found, values: frozenset[int]) -> str:
+    """Say what was found and the option that settles it, with an example that fits."""
+    names = _name_values(values, colour=found.colour)
+    if found.colour:
+        return (
+            f"the masks hold {len(values)} colours ({names}): which is foreground? "
+            f"Say it, for example data.foreground: [0x{max(values):06X}]"
+        )
+    if found.lossy or len(values) > 32:
+        why = ", blurred by JPEG" if found.lossy else ""
+        return (
+            f"the masks hold {len(values)} grey levels ({names}){why}: where does foreground "
+            "begin? Say it, for example data.threshold: 127 (or data.threshold: 0 if every value "
+            "above 0 is an object)"
+        )
+    if len(values - {0, 255}) > 0 and {0, 255} <= values:
+        return (
+            f"the masks hold the values {names}: 255 may be foreground or `ignore`. Say it, for "
+            f"example data.foreground: [{min(values - {0})}] with data.ignore: [255]"
+        )
+    return (
+        f"the masks hold the values {names}: which are foreground? Say it, for example "
+        f"data.foreground: [{max(values) if len(values) == 2 else min(values - {0})}] (and "
+        "data.ignore: [255] for values that don't count; data.threshold: 0 if all above 0 are "
+        "foreground)"
+    )
+
+
+def _name_values(values: Iterable[int], *, colour: bool) -> str:
+    known = sorted(values)
+    names = [f"0x{value:06X}" if colour else str(value) for value in known]
+    if len(names) > 8:
+        return f"{', '.join(names[:4])}, ... {names[-1]}"
+    return ", ".join(names) or "nothing"
+
+
+def _is_colour(labels: Labels) -> bool:
+    if labels.ndim == 2:
+        return False
+    red_HW, green_HW, blue_HW = np.moveaxis(labels, 2, 0)
+    return not (np.array_equal(red_HW, green_HW) and np.array_equal(red_HW, blue_HW))
+
+
+def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
+    if _is_colour(labels):
+        raise PictureError(
+            "the mask is in colour, but the data set's masks were read as grey; "
+            "save it like the others"
+        )
+    return labels if labels.ndim == 2 else labels[..., 0]
+
+
+def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
+    """Pack colours into 0xRRGGBB, so that one number stands for one colour."""
+    if labels.ndim == 2:
+        return labels.astype(np.int64) * _COLOUR
+    wide = labels.astype(np.int64)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
+    if values.dtype == np.uint8:
+        # Counting is ten times faster than sorting, and most masks are 8-bit.
+        return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    return set(np.unique(values).tolist())
+
+
+def _is_in(
+    values_HW: Integer[np.ndarray, "H W"], chosen: frozenset[int]
+) -> Bool[np.ndarray, "H W"]:
+    if not chosen:
+        return np.zeros(values_HW.shape, dtype=bool)
+    return np.isin(values_HW, sorted(chosen))

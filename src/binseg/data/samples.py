@@ -1,0 +1,56 @@
+"""A record becomes a sample: the picture's pixels, its truth, and which pixels count."""
+
+import numpy as np
+
+from binseg.data.masks import MaskRule
+from binseg.data.polygons import rasterise
+from binseg.errors import PictureError
+from binseg.imageio import read_image, read_labels
+from binseg.structures import Record, Sample
+
+__all__ = ["read_sample"]
+
+
+def read_sample(record: Record, rule: MaskRule) -> Sample:
+    """Read one record's picture and truth at their own size.
+
+    Args:
+        record: where they are.
+        rule: how the values of its mask are read.
+
+    Raises:
+        PictureError: a file that can't be read, a mask of another size than its picture, or a
+            mask value that the rule doesn't know; the text names the file.
+    """
+    image_HWC = read_image(record.image_path, page=record.page)
+    height, width = image_HWC.shape[:2]
+    everywhere_HW = np.ones((height, width), dtype=bool)
+    if record.shapes is not None:
+        mask_HW = rasterise(record.shapes, height, width)
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=everywhere_HW)
+    if record.mask_path is None:
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=everywhere_HW)
+    labels = read_labels(record.mask_path, page=record.page)
+    if labels.shape[:2] != (height, width):
+        raise PictureError(_sizes_differ(record, labels.shape[:2], (height, width)))
+    try:
+        mask_HW, valid_HW = rule.apply(labels)
+    except PictureError as error:
+        raise PictureError(f"{_where(record)}: {error}") from None
+    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def _where(record: Record) -> str:
+    page = "" if record.page is None else f" (page {record.page})"
+    return f"{record.mask_path}{page}"
+
+
+def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+    text = (
+        f"{_where(record)}: the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
+        f"picture {record.image_path.name} is {of_image[0]}x{of_image[1]}"
+    )
+    if of_mask == of_image[::-1]:
+        # Cameras store a turned picture with an EXIF note; drawing tools often drop that note.
+        return f"{text}; one of them is turned: does only one carry an EXIF orientation?"
+    return f"{text}; make them the same size (masks without interpolation)"

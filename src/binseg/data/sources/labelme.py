@@ -1,0 +1,134 @@
+"""labelme annotations: one JSON beside each picture."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import name_some
+from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
+from binseg.data.sources.listing import Findings, ignored_note, inside, list_folder
+from binseg.errors import DataError
+from binseg.imageio import PICTURE_SUFFIXES
+from binseg.structures import Record, Ring, Shape
+
+__all__ = ["is_labelme", "read_labelme"]
+
+_NUM_CORNERS = 128
+"""Corners of a polygon that stands for a circle: off by less than 0.1 % of its radius."""
+_NO_AREA = {"point", "line", "linestrip", "points"}
+
+
+def is_labelme(path: Path) -> bool:
+    """Tell whether a folder's first JSON file is labelme's."""
+    if not path.is_dir():
+        return False
+    files = [file for file in list_folder(path).others if file.suffix.lower() == ".json"]
+    return bool(files) and has_keys(files[0], "shapes")
+
+
+def read_labelme(path: Path, config: DataConfig) -> Findings:
+    """Read a folder of labelme files; every label is foreground.
+
+    Polygons, rectangles and circles are filled; points and lines have no area and are left out.
+
+    Raises:
+        DataError: up to 10 problems at once: missing pictures, unreadable outlines, other sizes.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: give the folder of labelme's .json files")
+    if config.foreground is not None:
+        raise DataError(
+            "data.foreground is for values of mask files or COCO categories, not labelme"
+        )
+    listing = list_folder(path)
+    files = [file for file in listing.others if file.suffix.lower() == ".json"]
+    records: list[Record] = []
+    problems: list[str] = []
+    skipped: Counter[str] = Counter()
+    for file in files:
+        try:
+            records.append(_record(file, path, skipped))
+        except ValueError as error:
+            problems.append(f"{file.relative_to(path).as_posix()}: {error}")
+    if problems:
+        raise DataError(f"{path}: {name_some(problems, limit=10)}")
+    labels = sorted({shape.label for r in records for shape in r.shapes or ()})
+    used = {record.image_path for record in records}
+    alone = [p.relative_to(path).as_posix() for p in listing.pictures if p not in used]
+    notes = [f"foreground: all labels ({name_some(labels, limit=10)})"]
+    if skipped:
+        told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
+        notes.append(f"left out, because they have no area: {told}")
+    if alone:
+        notes.append(f"{len(alone)} pictures have no .json and are left out: {name_some(alone)}")
+    others = [file for file in listing.others if file not in files]
+    return Findings(
+        records=tuple(sorted(records, key=lambda record: record.id)),
+        notes=(*notes, *ignored_note(others, path)),
+    )
+
+
+def _record(file: Path, root: Path, skipped: Counter[str]) -> Record:
+    content = read_json(file)
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise ValueError("not labelme: `shapes` must be a list of objects")
+    picture = _picture(file, root, content.get("imagePath"))
+    if wrong := size_problem(picture, content.get("imageHeight"), content.get("imageWidth")):
+        raise ValueError(wrong)
+    rings = [(_ring(shape, skipped), str(shape.get("label", ""))) for shape in shapes]
+    return Record(
+        id=file.relative_to(root).with_suffix("").as_posix(),
+        image_path=picture,
+        shapes=tuple(Shape(rings=(ring,), label=label) for ring, label in rings if ring),
+    )
+
+
+def _picture(file: Path, root: Path, name: object) -> Path:
+    """Find the picture: where the file says, beside it by that name, or by the file's own."""
+    candidates: list[Path | None] = []
+    if isinstance(name, str) and name:
+        # labelme on Windows writes backslashes.
+        posix = PureWindowsPath(name).as_posix() if "\\" in name else name
+        candidates += [
+            _inside_root(file.parent, posix, root),
+            inside(file.parent, Path(posix).name),
+        ]
+    candidates += [file.with_suffix(suffix) for suffix in sorted(PICTURE_SUFFIXES)]
+    for path in candidates:
+        if path is not None and path.is_file():
+            return path
+    raise ValueError(f"its picture {name or file.stem} is not there")
+
+
+def _inside_root(folder: Path, name: str, root: Path) -> Path | None:
+    """Give the path that a name in `folder` stands for; None where it leads out of `root`."""
+    relative = folder.relative_to(root) / name
+    return inside(root, str(relative))
+
+
+def _ring(shape: Mapping[str, Any], skipped: Counter[str]) -> Ring:
+    kind = shape.get("shape_type") or "polygon"
+    if kind in _NO_AREA:
+        skipped[str(kind)] += 1
+        return ()
+    try:
+        points = ring_of(shape.get("points"))
+    except ValueError as error:
+        raise ValueError(f"a {kind} {error}") from None
+    if kind == "polygon" and len(points) >= 3:
+        return points
+    if kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
+        return ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+    if kind == "circle" and len(points) == 2:
+        (x, y), edge = points
+        radius = math.dist((x, y), edge)
+        turns = [2 * math.pi * corner / _NUM_CORNERS for corner in range(_NUM_CORNERS)]
+        return tuple((x + radius * math.cos(t), y + radius * math.sin(t)) for t in turns)
+    raise ValueError(
+        f"a {kind} with {len(points)} points can't be filled; polygon, rectangle and circle can"
+    )

@@ -1,0 +1,88 @@
+"""What lies in a folder: pictures and other files, with hidden ones left out."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from binseg.data.dataset import name_some
+from binseg.errors import DataError
+from binseg.imageio import PICTURE_SUFFIXES
+from binseg.structures import Record
+
+__all__ = ["Findings", "Listing", "ignored_note", "inside", "list_folder", "subfolders"]
+
+_MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What a source found: the records, and sentences for the user."""
+
+    records: tuple[Record, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files under one folder, sorted."""
+
+    pictures: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def list_folder(folder: Path, *, deep: bool = True) -> Listing:
+    """List a folder's files, and those of the folders in it unless not `deep`.
+
+    Raises:
+        DataError: a folder that can't be read.
+    """
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if deep and not _is_hidden(name)]
+        for name in names:
+            if not _is_hidden(name):
+                path = Path(parent, name)
+                (pictures if path.suffix.lower() in PICTURE_SUFFIXES else others).append(path)
+    return Listing(pictures=tuple(sorted(pictures)), others=tuple(sorted(others)))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """List the folders directly in a folder, without hidden ones.
+
+    Raises:
+        DataError: a folder that can't be read.
+    """
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
+    except OSError as error:
+        _refuse(error)
+
+
+def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
+    """Say which files were ignored because they are no pictures; nothing where there are none."""
+    names = [path.relative_to(root).as_posix() for path in files]
+    if not names:
+        return ()
+    return (f"ignored {len(names)} files that are not pictures: {name_some(names)}",)
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """Give the path of a name that a file of this folder holds; None where it leads out of it.
+
+    Links are not followed: a folder of links to pictures elsewhere is the user's own doing, a
+    `..` in a file that came with the data is not.
+    """
+    path = Path(os.path.normpath(folder / name.strip()))
+    home = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve would follow the links)
+    return path if Path(os.path.abspath(path)).is_relative_to(home) else None  # noqa: PTH100
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _MADE_BY_SYSTEMS
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"{error.filename}: the folder can't be read: {error.strerror}") from None

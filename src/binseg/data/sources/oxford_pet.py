@@ -1,0 +1,157 @@
+"""Oxford-IIIT Pet in its official layout: read from a folder, or downloaded when asked for."""
+
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from binseg.data.dataset import name_some
+from binseg.data.sources.listing import Findings, list_folder
+from binseg.errors import DataError, OutputError
+from binseg.progress import SILENT, Progress
+from binseg.storage import download, locked
+from binseg.structures import Record, Split
+
+__all__ = ["MD5_OF", "OXFORD_URL", "download_oxford_pet", "is_oxford_pet", "read_oxford_pet"]
+
+OXFORD_URL = "https://thor.robots.ox.ac.uk/datasets/pets"
+MD5_OF: Mapping[str, str] = {
+    "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+    "annotations.tar.gz": "95a8c909bbe2e81eed6a22bccdf3f68f",
+}
+_SPECIES = {"1": "cat", "2": "dog"}
+
+
+def is_oxford_pet(root: Path) -> bool:
+    """Tell whether a folder has the data set's layout, whole or with one list only."""
+    return (root / "annotations" / "trimaps").is_dir() and (root / "images").is_dir()
+
+
+def read_oxford_pet(root: Path) -> Findings:
+    """Read the official lists; either of them alone works, for its own splits.
+
+    The test list is the test split; of `trainval.txt`, in file order, every tenth picture from
+    the first on validates and the rest trains (the 9:1 split of the source reports).
+
+    Raises:
+        DataError: no list, a list that can't be read, or listed files that are missing.
+    """
+    records: list[Record] = []
+    lists: list[str] = []
+    for name in ("trainval.txt", "test.txt"):
+        path = root / "annotations" / name
+        if path.is_file():
+            lists.append(name)
+            for index, words in enumerate(_lines(path)):
+                records.append(_record(root, words, _split(name, index)))
+    if not lists:
+        raise DataError(
+            f"{root}: annotations/ has neither trainval.txt nor test.txt; at least one of the "
+            "official lists is needed"
+        )
+    _refuse_missing(root, records)
+    notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} pictures"]
+    if len(lists) == 1:
+        only = "train and val" if lists == ["trainval.txt"] else "test"
+        notes.append(f"only {lists[0]} is there: the splits are {only}")
+    return Findings(records=tuple(records), notes=tuple(notes))
+
+
+def download_oxford_pet(
+    root: Path,
+    *,
+    progress: Progress = SILENT,
+    base_url: str = OXFORD_URL,
+    md5_of: Mapping[str, str] = MD5_OF,
+) -> None:
+    """Fetch and unpack the official archives into `root`; what was fetched is resumed.
+
+    Args:
+        root: the data set's folder, made where absent.
+        progress: told about both archives.
+        base_url: where the archives lie.
+        md5_of: the archives' names and checksums.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{root}: the folder can't be made: {error.strerror}") from None
+    with locked(root / ".download"):
+        for name, md5 in md5_of.items():
+            folder = root / name.removesuffix(".tar.gz")
+            if folder.is_dir():
+                continue
+            progress.say(f"fetching {base_url}/{name} into {root}")
+            archive = download(
+                f"{base_url}/{name}", root / name, sha256=None, md5=md5, progress=progress
+            )
+            _unpack(archive, folder)
+            archive.unlink()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack beside the goal and rename, so that a folder that is there is whole."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary,
+            tarfile.open(archive) as tar,
+        ):
+            tar.extractall(temporary, filter=_only_data)
+            unpacked = Path(temporary) / folder.name
+            if not unpacked.is_dir():
+                raise DataError(f"{archive}: the archive holds no folder {folder.name}/")
+            unpacked.rename(folder)
+    except (tarfile.TarError, EOFError) as error:
+        raise DataError(f"{archive}: the archive can't be unpacked: {error}") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from None
+
+
+def _only_data(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    # The official archive carries a Mac's ._NAME files beside the trimaps.
+    if Path(member.name).name.startswith("._"):
+        return None
+    return tarfile.data_filter(member, path)
+
+
+def _split(list_name: str, index: int) -> Split:
+    if list_name == "test.txt":
+        return "test"
+    return "val" if index % 10 == 0 else "train"
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
+    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _record(root: Path, words: Sequence[str], split: Split) -> Record:
+    """Read `NAME CLASS SPECIES BREED`; where only the name is given, cats bear a capital."""
+    name = words[0]
+    breed = name.rpartition("_")[0] or name
+    species = _SPECIES.get(words[2]) if len(words) > 2 else None
+    return Record(
+        id=name,
+        image_path=root / "images" / f"{name}.jpg",
+        mask_path=root / "annotations" / "trimaps" / f"{name}.png",
+        split=split,
+        columns={"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")},
+    )
+
+
+def _refuse_missing(root: Path, records: Iterable[Record]) -> None:
+    # Two listings instead of a look at each of 14,780 files.
+    images = {path.name for path in list_folder(root / "images").pictures}
+    trimaps = {path.name for path in list_folder(root / "annotations" / "trimaps").pictures}
+    wanted = [(record.image_path, images) for record in records]
+    wanted += [(r.mask_path, trimaps) for r in records if r.mask_path is not None]
+    missing = [
+        path.relative_to(root).as_posix() for path, names in wanted if path.name not in names
+    ]
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
+        )

@@ -1,0 +1,260 @@
+"""A generator of pictures with truth: small, seeded, and not to be solved by grey levels alone.
+
+Objects with soft outlines and a striped skin lie on a mottled ground; both take their colours from
+the same distribution. Bars hide parts of the objects, patches without stripes look like objects and
+are none, and light falls from one side. So a threshold on grey (`binseg.data.otsu`) fails, while
+a small network that sees texture and shading learns it within minutes on a CPU.
+"""
+
+import re
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from binseg.errors import OutputError, UsageError
+from binseg.imageio import write_mask, write_rgb
+from binseg.progress import SILENT, Progress
+from binseg.storage import cache_dir, locked, write_text
+
+__all__ = ["SyntheticSpec", "draw_synthetic", "is_synthetic", "make_synthetic", "parse_synthetic"]
+
+_VERSION = 1
+"""Part of the cache's key: raise it whenever the pictures change."""
+_LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSpec:
+    """Which pictures: the same numbers give the same pictures, whatever `num` is."""
+
+    num: int = 240
+    size: int = 128
+    seed: int = 0
+
+
+def is_synthetic(path: str) -> bool:
+    """Tell whether a data path names the generator; `./synthetic` is a folder."""
+    return re.match(r"synthetic(:|$)", path) is not None
+
+
+def parse_synthetic(path: str) -> SyntheticSpec:
+    """Read `synthetic` or `synthetic:num=240,size=128,seed=0`, in any order, any left out.
+
+    >>> parse_synthetic("synthetic:num=60,seed=3")
+    SyntheticSpec(num=60, size=128, seed=3)
+    """
+    known = [field.name for field in fields(SyntheticSpec)]
+    given: dict[str, int] = {}
+    for part in filter(None, path.partition(":")[2].split(",")):
+        name, _, number = (text.strip() for text in part.partition("="))
+        if name not in known or not number.isdecimal() or name in given:
+            raise UsageError(
+                f"data.path {path!r}: can't read {part!r}; write synthetic:num=240,size=128,seed=0"
+            )
+        low, high = _LIMITS[name]
+        if not low <= int(number) <= high:
+            raise UsageError(f"data.path {path!r}: {name} must be {low} to {high}")
+        given[name] = int(number)
+    return SyntheticSpec(**given)
+
+
+def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
+    """Give the folder of these pictures; drawn on the first call, found there afterwards.
+
+    Returns:
+        A folder with `images/`, `masks/` and the lists train.txt (70 %), val.txt, test.txt.
+    """
+    name = f"synthetic-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
+    folder = cache_dir() / name
+    if folder.is_dir():
+        return folder
+    with locked(folder):
+        # Another process may have drawn them while this one waited.
+        if not folder.is_dir():
+            _make(spec, folder, progress)
+    return folder
+
+
+def _make(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
+    """Draw beside the goal and rename, so that a folder that is there is whole."""
+    temporary: Path | None = None
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        _write_all(spec, temporary, progress)
+        temporary.rename(folder)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: the pictures can't be written: {error.strerror}; BINSEG_CACHE names "
+            "another place"
+        ) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    names = [f"{index:05d}" for index in range(spec.num)]
+
+    def draw(index: int) -> None:
+        image_HW3, mask_HW = draw_synthetic(index, size=spec.size, seed=spec.seed)
+        write_rgb(folder / "images" / f"{names[index]}.png", image_HW3)
+        write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
+
+    # Threads: most of the time goes into waiting for the disk, file by file.
+    with (
+        progress.task("drawing synthetic pictures", total=spec.num) as task,
+        ThreadPoolExecutor(max_workers=8) as pool,
+    ):
+        for _ in pool.map(draw, range(spec.num)):
+            task.advance()
+    num_held = max(1, round(spec.num * 0.15))
+    num_train = spec.num - 2 * num_held
+    parts = {
+        "train": names[:num_train],
+        "val": names[num_train : num_train + num_held],
+        "test": names[num_train + num_held :],
+    }
+    for split, listed in parts.items():
+        write_text(folder / f"{split}.txt", "".join(f"{name}\n" for name in listed))
+
+
+def draw_synthetic(
+    index: int, *, size: int, seed: int
+) -> tuple[UInt8[np.ndarray, "S S 3"], Bool[np.ndarray, "S S"]]:
+    """Draw one picture and its truth; `index` and `seed` decide every pixel.
+
+    Args:
+        index: which picture of the series.
+        size: height and width in pixels.
+        seed: which series.
+    """
+    random = np.random.default_rng([_VERSION, seed, index])
+    ground = random.uniform(0.25, 0.75, 3)
+    image_HW3 = ground + _mottle(random, size, ((4, 0.09), (11, 0.06), (29, 0.04)))
+    mask_HW = np.zeros((size, size), dtype=bool)
+    for _ in range(random.integers(0, 3)):
+        away_HW = _blob(random, size)
+        patch = _colour_unlike(random, ground) + _mottle(random, size, ((9, 0.06),))
+        image_HW3 = np.where((away_HW < 1)[..., None], patch, image_HW3)
+    for _ in range(random.integers(1, 4)):
+        away_HW = _blob(random, size)
+        inside_HW = away_HW < 1
+        skin_HW3 = _skin(random, size, away_HW, _colour_unlike(random, ground))
+        image_HW3 = np.where(inside_HW[..., None], skin_HW3, image_HW3)
+        mask_HW |= inside_HW
+    for _ in range(random.integers(0, 3)):
+        bar_HW = _bar(random, size)
+        colour = random.uniform(0.1, 0.9, 3) + _mottle(random, size, ((9, 0.04),))
+        image_HW3 = np.where(bar_HW[..., None], colour, image_HW3)
+        mask_HW &= ~bar_HW
+    image_HW3 = image_HW3 * _light(random, size)[..., None]
+    image_HW3 += random.normal(0, 0.025, image_HW3.shape)
+    return (image_HW3.clip(0, 1) * 255).round().astype(np.uint8), mask_HW
+
+
+def _skin(
+    random: np.random.Generator,
+    size: int,
+    away_HW: Float[np.ndarray, "S S"],
+    colour: Float[np.ndarray, "3"],
+) -> Float[np.ndarray, "S S 3"]:
+    """Stripes bent by noise, darker towards the outline, as on a round body."""
+    y_HW, x_HW = _grid(size)
+    angle, waves = random.uniform(0, np.pi), random.uniform(14, 22)
+    along_HW = x_HW * np.cos(angle) + y_HW * np.sin(angle) + 0.05 * _noise(random, size, 5)[0]
+    stripes_HW = 0.14 * np.sin(2 * np.pi * waves * along_HW)
+    shade_HW = 1.08 - 0.3 * np.minimum(away_HW, 1) ** 4
+    skin_HW3: Float[np.ndarray, "S S 3"] = (colour + stripes_HW[..., None]) * shade_HW[..., None]
+    return skin_HW3
+
+
+def _blob(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+    """Give the distance from a random soft star's centre, 1 on its outline."""
+    y_HW, x_HW = _grid(size)
+    centre_y, centre_x = random.uniform(0.15, 0.85, 2)
+    radius = random.uniform(0.13, 0.27)
+    away_HW = (x_HW - centre_x) + 1j * (y_HW - centre_y)
+    length_HW = np.abs(away_HW)
+    # Powers of a unit number turn k times as fast: cos(k angle) without a cosine a pixel.
+    turn_HW = away_HW / np.maximum(length_HW, 1e-9)
+    square_HW = turn_HW * turn_HW
+    cube_HW = square_HW * turn_HW
+    outline_HW = np.ones((size, size))
+    for lobes, power_HW in ((2, square_HW), (3, cube_HW), (5, cube_HW * square_HW)):
+        strength, phase = random.uniform(0, 0.5 / lobes), random.uniform(0, 2 * np.pi)
+        outline_HW += strength * (power_HW * np.exp(1j * phase)).real
+    relative_HW: Float[np.ndarray, "S S"] = length_HW / (radius * outline_HW)
+    return relative_HW
+
+
+def _bar(random: np.random.Generator, size: int) -> Bool[np.ndarray, "S S"]:
+    y_HW, x_HW = _grid(size)
+    angle = random.uniform(0, np.pi)
+    y, x = random.uniform(0.2, 0.8, 2)
+    across_HW = (x_HW - x) * np.cos(angle) + (y_HW - y) * np.sin(angle)
+    bar_HW: Bool[np.ndarray, "S S"] = np.abs(across_HW) < random.uniform(0.015, 0.035)
+    return bar_HW
+
+
+def _light(random: np.random.Generator, size: int) -> Float[np.ndarray, "S S"]:
+    y_HW, x_HW = _grid(size)
+    angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0.2, 0.8)
+    along_HW = (x_HW - 0.5) * np.cos(angle) + (y_HW - 0.5) * np.sin(angle)
+    light_HW: Float[np.ndarray, "S S"] = 1 + strength * along_HW
+    return light_HW
+
+
+def _colour_unlike(
+    random: np.random.Generator, ground: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "3"]:
+    """Draw from the ground's own distribution, but no colour that can't be told from it."""
+    for _ in range(20):
+        colour = random.uniform(0.25, 0.75, 3)
+        if np.abs(colour - ground).max() > 0.12:
+            break
+    return colour
+
+
+def _mottle(
+    random: np.random.Generator, size: int, octaves: tuple[tuple[int, float], ...]
+) -> Float[np.ndarray, "S S 3"]:
+    total_CHW = sum(strength * _noise(random, size, cells, 3) for cells, strength in octaves)
+    return np.moveaxis(np.asarray(total_CHW), 0, 2)
+
+
+def _noise(
+    random: np.random.Generator, size: int, cells: int, num: int = 1
+) -> Float[np.ndarray, "N S S"]:
+    """Smooth noise: random numbers on a coarse grid, blended in between."""
+    spread = _spread(size, cells)
+    noise_NHW: Float[np.ndarray, "N S S"] = (
+        spread @ random.normal(0, 1, (num, cells, cells)) @ spread.T
+    )
+    return noise_NHW
+
+
+@lru_cache(maxsize=32)
+def _spread(size: int, cells: int) -> Float[np.ndarray, "size cells"]:
+    at = np.linspace(0, cells - 1, size)
+    lower = np.minimum(at.astype(np.int64), cells - 2)
+    share = at - lower
+    share = share * share * (3 - 2 * share)
+    spread = np.zeros((size, cells))
+    spread[np.arange(size), lower] = 1 - share
+    spread[np.arange(size), lower + 1] = share
+    return spread
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]]:
+    line = (np.arange(size) + 0.5) / size
+    y_HW, x_HW = np.meshgrid(line, line, indexing="ij")
+    return y_HW, x_HW

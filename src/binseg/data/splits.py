@@ -1,0 +1,240 @@
+"""Which pictures train, which choose the model, which test it; groups are never torn apart."""
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from binseg.config.recipe import SplitConfig
+from binseg.data.dataset import SPLITS, Dataset, name_some
+from binseg.errors import DataError
+from binseg.storage import write_text
+from binseg.structures import Record, Split
+
+__all__ = ["assign_splits", "parse_split", "read_split", "write_split"]
+
+_OTHER_NAMES: Mapping[str, Split] = {
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
+
+
+def parse_split(name: str) -> Split | None:
+    """Read a split's name as people write it; None where it is none.
+
+    >>> parse_split("Validation"), parse_split("trian")
+    ('val', None)
+    """
+    lower = name.strip().lower()
+    return lower if lower in SPLITS else _OTHER_NAMES.get(lower)
+
+
+def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
+    """Give every record a split; the order of the records changes nothing.
+
+    Args:
+        dataset: records, with or without a split of their own.
+        config: the method, its seed and shares.
+
+    Returns:
+        The same data set with every split filled in, and a note that says how.
+
+    Raises:
+        DataError: a group in two splits, records without a split, too few groups.
+    """
+    has_own = any(record.split is not None for record in dataset.records)
+    method = config.method
+    if method == "auto":
+        method = "official" if has_own else "ratio"
+    if method == "official":
+        split_of, note = _official(dataset, config)
+    elif method == "file":
+        split_of, note = _from_file(dataset, Path(config.file or ""))
+    elif method == "ratio":
+        split_of = _by_ratio(dataset.records, config.ratios, seed=config.seed)
+        told = " / ".join(f"{share:g}" for share in config.ratios)
+        note = f"split by ratio {told}, seed {config.seed}"
+        if has_own:
+            note += "; the data's own split is NOT used"
+    else:
+        split_of, note = _by_fold(dataset, config)
+    records = tuple(replace(record, split=split_of[record.id]) for record in dataset.records)
+    _refuse_torn_groups(records, dataset.root)
+    sizes = Counter(record.split for record in records)
+    counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+    return replace(dataset, records=records, notes=(*dataset.notes, f"{note}: {counts}"))
+
+
+def write_split(path: Path, dataset: Dataset) -> None:
+    """Write id, split and group of every record as CSV, sorted by id."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "split", "group"])
+    for record in sorted(dataset.records, key=lambda r: r.id):
+        assert record.split is not None
+        writer.writerow([record.id, record.split, record.group or ""])
+    write_text(path, text.getvalue())
+
+
+def read_split(path: Path) -> dict[str, Split]:
+    """Read a split file: which split each id is in.
+
+    Raises:
+        DataError: every problem in the file (up to 5), with its line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the split file can't be read: {_reason(error)}") from None
+    reader = csv.DictReader(io.StringIO(text))
+    if not {"id", "split"} <= set(reader.fieldnames or ()):
+        columns = name_some(reader.fieldnames or ["none"])
+        raise DataError(f"{path}: needs the columns id, split; it has {columns}")
+    split_of: dict[str, Split] = {}
+    problems: list[str] = []
+    for row in reader:
+        id_, name = row["id"] or "", row["split"] or ""
+        split = parse_split(name)
+        if split is None:
+            problems.append(f"line {reader.line_num}: {name!r} is not train, val or test")
+        elif split_of.setdefault(id_, split) != split:
+            problems.append(f"line {reader.line_num}: {id_} is also in {split_of[id_]}")
+    if problems:
+        raise DataError(f"{path}: {name_some(problems)}")
+    return split_of
+
+
+def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], str]:
+    records = dataset.records
+    missing = [record.id for record in records if record.split is None]
+    if len(missing) == len(records):
+        raise DataError(
+            f"{dataset.root}: the data has no split of its own; use data.split.method: ratio, "
+            "kfold or file"
+        )
+    if missing:
+        raise DataError(
+            f"{dataset.root}: {len(missing)} pictures have no split while others have one "
+            f"({name_some(missing)}); give each one, or use data.split.method: ratio"
+        )
+    split_of = {record.id: record.split for record in records if record.split is not None}
+    note = "split as the data has it"
+    train = [record for record in records if record.split == "train"]
+    if "val" in split_of.values() or len({_group(record) for record in train}) < 2:
+        return split_of, note
+    # A data set that comes as train and test needs something to choose the model by, and that
+    # must not be its test split.
+    shares = (config.ratios[0], config.ratios[1], 0.0)
+    split_of |= _by_ratio(train, shares, seed=config.seed)
+    share = shares[1] / sum(shares)
+    return split_of, f"{note}; it has no val, so {share:.0%} of its train became val"
+
+
+def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split], str]:
+    split_of = read_split(path)
+    ids = {record.id for record in dataset.records}
+    missing = sorted(ids - split_of.keys())
+    if missing:
+        raise DataError(
+            f"{path}: has no line for {len(missing)} of {len(ids)} pictures of {dataset.root} "
+            f"({name_some(missing)}); is it the split of this data?"
+        )
+    strange = sorted(split_of.keys() - ids)
+    note = f"split from {path}"
+    if strange:
+        note += f" ({len(strange)} of its ids are not in the data: {name_some(strange)})"
+    return split_of, note
+
+
+def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], str]:
+    kept: dict[str, Split] = {r.id: "test" for r in dataset.records if r.split == "test"}
+    free = [record for record in dataset.records if record.id not in kept]
+    members = _groups(free, seed=config.seed)
+    if len(members) < config.folds:
+        raise DataError(
+            f"{dataset.root}: {len(members)} groups of pictures can't make {config.folds} folds; "
+            "use a smaller data.split.folds"
+        )
+    goals = [len(free) / config.folds] * config.folds
+    split_of = dict(kept)
+    for records, fold in zip(members, _deal(members, goals), strict=True):
+        split_of |= {r.id: "val" if fold == config.fold else "train" for r in records}
+    note = f"split by fold {config.fold} of {config.folds}, seed {config.seed}"
+    return split_of, f"{note}; the data's own test is kept" if kept else note
+
+
+def _by_ratio(
+    records: Sequence[Record], shares: tuple[float, float, float], *, seed: int
+) -> dict[str, Split]:
+    members = _groups(records, seed=seed)
+    if len(members) < 2:
+        raise DataError(
+            f"{len(members)} group of pictures can't be split into train and val; at least 2 are "
+            "needed, and 3 for a test (groups stay whole)"
+        )
+    if len(members) == 2:
+        shares = (shares[0], shares[1], 0.0)
+    goals = [share / sum(shares) * len(records) for share in shares]
+    # A split that was not asked for gets nothing.
+    names = [name for name, goal in zip(SPLITS, goals, strict=True) if goal > 0]
+    dealt = _deal(members, [goal for goal in goals if goal > 0])
+    return {
+        record.id: names[place]
+        for group, place in zip(members, dealt, strict=True)
+        for record in group
+    }
+
+
+def _deal(members: Sequence[Sequence[Record]], goals: Sequence[float]) -> list[int]:
+    """Deal groups to where most is missing; where there are enough groups, no place stays empty."""
+    missing = list(goals)
+    empty = list(range(len(goals)))
+    places: list[int] = []
+    for num_dealt, group in enumerate(members):
+        must_fill = len(members) - num_dealt <= len(empty)
+        place = max(empty if must_fill else range(len(goals)), key=lambda i: missing[i])
+        missing[place] -= len(group)
+        if place in empty:
+            empty.remove(place)
+        places.append(place)
+    return places
+
+
+def _groups(records: Iterable[Record], *, seed: int) -> list[list[Record]]:
+    """Give the groups shuffled by the seed, then largest first, whatever the records' order."""
+    members: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: r.id):
+        members[_group(record)].append(record)
+    ordered = [members[name] for name in sorted(members)]
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    # Large groups first, while there is room everywhere; equal ones keep their shuffled order.
+    return sorted((ordered[i] for i in order), key=len, reverse=True)
+
+
+def _group(record: Record) -> str:
+    # A picture without a group is alone in its own; the mark keeps it apart from named groups.
+    return f"group {record.group}" if record.group is not None else f"id {record.id}"
+
+
+def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
+    splits_of: dict[str, set[Split | None]] = defaultdict(set)
+    for record in records:
+        if record.group is not None:
+            splits_of[record.group].add(record.split)
+    torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
+    if torn:
+        raise DataError(
+            f"{root}: {len(torn)} groups are in more than one split ({name_some(torn)}); a group "
+            "holds pictures that resemble one another and must stay in one"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or "it is not UTF-8 text"

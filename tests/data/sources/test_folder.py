@@ -1,0 +1,177 @@
+"""Folders of pictures and masks, in every layout that is understood."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from binseg.config.recipe import DataConfig, SplitConfig
+from binseg.data import Dataset, assign_splits, open_dataset, read_sample
+from binseg.errors import DataError
+
+Save = Callable[..., Path]
+Fill = Callable[..., Path]
+
+MASK = np.array([[0, 255]] * 3, np.uint8)
+
+
+def opened(root: Path, **options: object) -> Dataset:
+    return open_dataset(DataConfig.model_validate({"path": str(root), **options}))
+
+
+def ids(dataset: Dataset) -> list[str]:
+    return [record.id for record in dataset.records]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("images", "masks"), ("img", "labels"), ("Imgs", "GT"), ("image", "annotations")],
+)
+def test_two_folders(fill: Fill, tmp_path: Path, images: str, masks: str) -> None:
+    """Folders under the names that people use pair by stem; the notes say which were taken."""
+    data = opened(fill(tmp_path, "b", "a", images=images, masks=masks))
+    assert ids(data) == ["a", "b"]
+    assert data.kind == "folder"
+    assert any(f"{images}/ + {masks}/" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("ending", ["_mask", "-mask", "_label", "_gt", "_segmentation", "_MASK"])
+def test_endings_of_masks(save: Save, tmp_path: Path, ending: str) -> None:
+    """A mask may add its ending to its picture's name, in a folder of its own or beside it."""
+    for place in ("apart/images", "beside"):
+        save(tmp_path / place / "x_1.jpg", np.zeros((3, 2, 3), np.uint8))
+    for place in ("apart/masks", "beside"):
+        save(tmp_path / place / f"x_1{ending}.png", MASK)
+    for layout in ("apart", "beside"):
+        data = opened(tmp_path / layout)
+        assert ids(data) == ["x_1"]
+        mask_path = data.records[0].mask_path
+        assert mask_path is not None
+        assert mask_path.stem == f"x_1{ending}"
+
+
+def test_a_picture_that_is_called_mask_pairs_with_its_namesake(fill: Fill, tmp_path: Path) -> None:
+    """An equal name goes before a stripped one."""
+    assert ids(opened(fill(tmp_path, "gas_mask", "gas"))) == ["gas", "gas_mask"]
+
+
+def test_deeper_folders_pair_by_their_path(fill: Fill, tmp_path: Path) -> None:
+    """Pictures in folders of images/ pair with those in the same folders of masks/."""
+    assert ids(opened(fill(tmp_path, "day1/a", "day2/a"))) == ["day1/a", "day2/a"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_ready_made_splits(fill: Fill, tmp_path: Path, inside: bool) -> None:
+    """train/, valid/, test/ (around or inside images/ and masks/) are the official split."""
+    for split in ("train", "valid", "test"):
+        if inside:
+            fill(tmp_path, f"{split}/1", f"{split}/2")
+        else:
+            fill(tmp_path, "1", "2", images=f"{split}/images", masks=f"{split}/masks")
+    data = assign_splits(opened(tmp_path), SplitConfig(method="official"))
+    assert [r.id for r in data.of_split("val")] == ["valid/1", "valid/2"]
+    assert [r.id for r in data.of_split("test")] == ["test/1", "test/2"]
+
+
+def test_a_split_without_masks_is_left_out_and_said(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """A test folder of pictures alone, as competitions give, is left out and said."""
+    fill(tmp_path, "1", images="train/images", masks="train/masks")
+    save(tmp_path / "test" / "images" / "9.png")
+    data = opened(tmp_path)
+    assert ids(data) == ["train/1"]
+    assert "test/ holds no pictures with masks: left out" in data.notes
+
+
+def test_lists_beside_the_folders_are_the_split(fill: Fill, tmp_path: Path) -> None:
+    """train.txt, val.txt and test.txt with a name a line, ending or not, are the split."""
+    fill(tmp_path, "a", "b", "c")
+    for split, name in (("train", "a.png"), ("val", "b"), ("test", "c")):
+        (tmp_path / f"{split}.txt").write_text(f"{name}\n")
+    assert [r.split for r in opened(tmp_path).records] == ["train", "val", "test"]
+    (tmp_path / "val.txt").write_text("b\nd\n")
+    with pytest.raises(DataError, match=r"1 pictures that aren't there \(d\)"):
+        opened(tmp_path)
+    (tmp_path / "val.txt").write_text("b\na\n")
+    with pytest.raises(DataError, match="a is also listed for train"):
+        opened(tmp_path)
+
+
+def test_whatever_has_no_partner_is_named(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """Both ways: pictures without mask and masks without picture, five names and the count."""
+    fill(tmp_path, "a")
+    for number in range(7):
+        save(tmp_path / "images" / f"lone{number}.png")
+    save(tmp_path / "masks" / "ghost_mask.png")
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path)
+    text = str(caught.value)
+    assert "7 pictures have no mask (lone0.png, lone1.png, lone2.png, lone3.png, lone4.png" in text
+    assert "and 2 more" in text
+    assert "1 masks have no picture (ghost_mask.png)" in text
+    assert "\n" not in text
+
+
+def test_one_name_for_two_pictures_is_refused(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """a.jpg beside a.png could both be the mask's picture."""
+    fill(tmp_path, "a")
+    save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(DataError, match=r"two pictures \(a\.jpg and a\.png\)"):
+        opened(tmp_path)
+
+
+def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> None:
+    """images/ and img/ side by side: nobody knows which is meant."""
+    fill(tmp_path, "a")
+    fill(tmp_path, "a", images="img")
+    with pytest.raises(DataError, match=r"images/ and img/ could each be the folder of pictures"):
+        opened(tmp_path)
+
+
+def test_other_files_are_ignored_and_said(fill: Fill, tmp_path: Path) -> None:
+    """Files that are no pictures are named in a note; hidden ones silently left."""
+    fill(tmp_path, "a")
+    (tmp_path / "images" / "notes.txt").write_text("x")
+    (tmp_path / "images" / ".DS_Store").write_text("x")
+    (tmp_path / "masks" / "Thumbs.db").write_text("x")
+    data = opened(tmp_path)
+    assert "ignored 1 files that are not pictures: images/notes.txt" in data.notes
+
+
+def test_stacks_become_pages_in_blocks(save: Save, tmp_path: Path) -> None:
+    """Two loose stacks pair by ending; each page is a record, blocks of pages are groups."""
+    pages = np.zeros((7, 4, 6), np.uint8)
+    masks = pages.copy()
+    masks[:, 0] = 255
+    save(tmp_path / "training.tif", pages)
+    save(tmp_path / "training_groundtruth.tif", masks)
+    data = opened(tmp_path, page_group=3)
+    assert [r.page for r in data.records] == list(range(7))
+    assert [r.group for r in data.records] == [f"training-block{i // 3:04d}" for i in range(7)]
+    assert any("blocks of 3" in note for note in data.notes)
+    sample = read_sample(data.records[6], data.rule)
+    assert sample.mask_HW is not None
+    assert sample.mask_HW.sum() == 6
+
+
+def test_stacks_of_other_lengths_are_refused(save: Save, tmp_path: Path) -> None:
+    """A stack whose mask has fewer pages can't be paired."""
+    save(tmp_path / "a.tif", np.zeros((5, 4, 6), np.uint8))
+    save(tmp_path / "a_mask.tif", np.zeros((4, 4, 6), np.uint8))
+    with pytest.raises(DataError, match=r"a\.tif has 5 pages, but its mask a_mask\.tif has 4"):
+        opened(tmp_path)
+
+
+def test_real_stack(mitochondria: Path) -> None:
+    """The EPFL stack is 100 pages, in ten blocks that no split tears."""
+    data = assign_splits(opened(mitochondria), SplitConfig())
+    assert len(data.records) == 100
+    assert len({(r.group, r.split) for r in data.records}) == 10
+    assert data.rule.foreground == frozenset({255})
+
+
+def test_real_nuclei(nuclei: Path) -> None:
+    """Half of the Data Science Bowl pairs without a word too much."""
+    data = opened(nuclei)
+    assert len(data.records) == 332
+    assert data.notes[1] == "pictures and masks from images/ + masks/"

@@ -1,0 +1,129 @@
+"""labelme annotations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from binseg.config.recipe import DataConfig
+from binseg.data import Dataset, open_dataset, read_sample
+from binseg.errors import DataError
+
+Save = Callable[..., Path]
+SQUARE = [[1, 1], [5, 1], [5, 5], [1, 5]]
+
+
+@pytest.fixture
+def write(save: Save, tmp_path: Path) -> Callable[..., Path]:
+    """Write a picture of 30 x 40 and its labelme file with these shapes."""
+
+    def writing(*shapes: dict[str, Any], name: str = "a", **changes: Any) -> Path:
+        save(tmp_path / f"{name}.png", np.zeros((30, 40), np.uint8))
+        content = {
+            "version": "5.0",
+            "shapes": list(shapes),
+            "imagePath": f"{name}.png",
+            "imageHeight": 30,
+            "imageWidth": 40,
+            **changes,
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return writing
+
+
+Write = Callable[..., Path]
+
+
+def opened(root: Path, **options: object) -> Dataset:
+    return open_dataset(DataConfig.model_validate({"path": str(root), **options}))
+
+
+def mask(data: Dataset) -> np.ndarray:
+    mask_HW = read_sample(data.records[0], data.rule).mask_HW
+    assert mask_HW is not None
+    return mask_HW
+
+
+def test_polygons_rectangles_and_circles(write: Write) -> None:
+    """The three kinds with an area are filled."""
+    data = opened(
+        write(
+            {"label": "a", "points": SQUARE, "shape_type": "polygon"},
+            {"label": "b", "points": [[12, 9], [10, 6]], "shape_type": "rectangle"},
+            {"label": "c", "points": [[25, 15], [25, 25]], "shape_type": "circle"},
+        )
+    )
+    circle = np.pi * 10**2
+    assert mask(data).sum() == pytest.approx(16 + 6 + circle, rel=0.02)
+    assert any("all labels (a, b, c)" in note for note in data.notes)
+
+
+def test_shapes_without_area_are_left_out_and_said(write: Write) -> None:
+    """Points and lines can't be filled."""
+    data = opened(
+        write(
+            {"label": "a", "points": SQUARE},
+            {"label": "tip", "points": [[1, 1]], "shape_type": "point"},
+            {"label": "way", "points": [[1, 1], [2, 2]], "shape_type": "line"},
+        )
+    )
+    assert mask(data).sum() == 16
+    assert "left out, because they have no area: 1 line, 1 point" in data.notes
+
+
+def test_pictures_without_json_are_left_out_and_said(write: Write, save: Save) -> None:
+    """Whether they are empty or unfinished nobody knows."""
+    root = write({"label": "a", "points": SQUARE})
+    save(root / "new.png")
+    data = opened(root)
+    assert len(data.records) == 1
+    assert "1 pictures have no .json and are left out: new.png" in data.notes
+
+
+@pytest.mark.parametrize(
+    "path", ["..\\elsewhere\\a.png", "../../../a.png", "C:\\x\\a.png", "", None]
+)
+def test_foreign_paths_fall_back_to_the_picture_beside(write: Write, path: str | None) -> None:
+    """Files labelled on another machine name folders of that machine."""
+    assert len(opened(write({"label": "a", "points": SQUARE}, imagePath=path)).records) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"points": [[1, 1], [2, 2]]}, "a polygon with 2 points can't be filled"),
+        ({"points": SQUARE, "shape_type": "mask"}, "a mask with 4 points can't be filled"),
+        ({"points": [["x", 1]]}, "a polygon holds something that is no number"),
+        ({"points": 7}, "a polygon is not a list of points"),
+    ],
+)
+def test_unreadable_shapes_name_the_file(write: Write, shape: dict[str, Any], message: str) -> None:
+    """An outline that can't be filled is an error, not a hole in the truth."""
+    with pytest.raises(DataError, match=rf"a\.json: {message}"):
+        opened(write({"label": "a", **shape}))
+
+
+def test_files_are_checked(write: Write, tmp_path: Path) -> None:
+    """Another size and a missing picture are named."""
+    write({"label": "a", "points": SQUARE}, imageHeight=31)
+    with pytest.raises(DataError, match=r"a\.png is 30x40, its outlines are for 31x40"):
+        opened(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"a\.json: its picture a\.png is not there"):
+        opened(tmp_path)
+    (tmp_path / "a.json").write_text('{"shapes": 3}')
+    with pytest.raises(DataError, match="`shapes` must be a list"):
+        opened(tmp_path)
+
+
+def test_value_options_are_refused(write: Write) -> None:
+    """Options for mask values have no meaning here."""
+    root = write({"label": "a", "points": SQUARE})
+    for option in ({"foreground": [1]}, {"ignore": [2]}, {"threshold": 3}):
+        with pytest.raises(DataError, match="mask files"):
+            opened(root, **option)
