@@ -1,0 +1,134 @@
+"""The small parts that encoders and decoders share: convolutions, norms, upsampling, joining."""
+
+import math
+from collections import OrderedDict
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from binseg.models.skeleton import resize
+
+__all__ = ["Join", "Norm", "Up", "conv_block", "conv_unit", "join_maps", "norm_layer", "up_layer"]
+
+Norm = Literal["batch", "group", "none"]
+Up = Literal["transpose", "bilinear", "nearest"]
+Join = Literal["pad", "resize-skip", "resize-up"]
+
+
+def norm_layer(norm: Norm, channels: int) -> nn.Module:
+    """The normalisation that goes behind a convolution; `none` leaves maps as they are."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        # 32 groups as in the paper (arXiv 1803.08494), or fewer, so that each has some channels:
+        # over one channel of a small map there is nothing to average.
+        groups = math.gcd(32, channels)
+        while groups > 1 and channels // groups < 4:
+            groups //= 2
+        return nn.GroupNorm(groups, channels)
+    assert norm == "none"
+    return nn.Identity()
+
+
+def conv_unit(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    norm: Norm,
+    bias: bool,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays (at stride 1)."""
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
+    )
+    parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
+    if norm != "none":
+        parts["norm"] = norm_layer(norm, out_channels)
+    parts["relu"] = nn.ReLU(inplace=True)
+    if dropout > 0:
+        parts["dropout"] = nn.Dropout(dropout)
+    return nn.Sequential(parts)
+
+
+def conv_block(
+    in_channels: int,
+    out_channels: int,
+    *,
+    num_convs: int = 2,
+    norm: Norm,
+    bias: bool,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """A U-Net's block: 3x3 convolutions in a row, dropout between them."""
+    widths = [in_channels] + [out_channels] * num_convs
+    return nn.Sequential(
+        *(
+            conv_unit(
+                widths[index],
+                widths[index + 1],
+                norm=norm,
+                bias=bias,
+                dropout=dropout if index + 1 < num_convs else 0.0,
+            )
+            for index in range(num_convs)
+        )
+    )
+
+
+def up_layer(up: Up, in_channels: int, out_channels: int) -> nn.Module:
+    """Double height and width: a transposed 2x2 convolution, or 1x1 convolution and interpolation.
+
+    The 1x1 convolution comes before the interpolation: the same function as behind it, on a
+    quarter of the pixels.
+    """
+    if up == "transpose":
+        return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(in_channels, out_channels, 1),
+            up=nn.Upsample(scale_factor=2, mode=up)
+            if up == "nearest"
+            else nn.Upsample(scale_factor=2, mode=up, align_corners=False),
+        )
+    )
+
+
+def fit_by_padding(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zero-pad all around (or crop all around) to `size`, the odd pixel to the right and below."""
+    height, width = maps_BChw.shape[-2:]
+    if (height, width) == size:
+        return maps_BChw
+    top, left = max(0, height - size[0]) // 2, max(0, width - size[1]) // 2
+    cropped = maps_BChw[..., top : top + size[0], left : left + size[1]]
+    missing_y = max(0, size[0] - height)
+    missing_x = max(0, size[1] - width)
+    if missing_y == 0 and missing_x == 0:
+        return cropped
+    left, top = missing_x // 2, missing_y // 2
+    return functional.pad(cropped, (left, missing_x - left, top, missing_y - top))
+
+
+def join_maps(
+    up_BChw: Tensor, skip_BChw: Tensor | None, *, rule: Join, size: tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """Bring an upsampled map and its skip (or, without one, the map alone) to one size.
+
+    Args:
+        up_BChw: the upsampled map.
+        skip_BChw: the encoder's map of this level, if there is one.
+        rule: `pad` fits the upsampled map to the skip with zeros; `resize-up` does so
+            bilinearly; `resize-skip` resizes the skip to the upsampled map.
+        size: height and width to aim at where there is no skip (`resize-skip` leaves the map).
+    """
+    if rule == "resize-skip":
+        if skip_BChw is None:
+            return up_BChw, None
+        return up_BChw, resize(skip_BChw, (up_BChw.shape[-2], up_BChw.shape[-1]))
+    if skip_BChw is not None:
+        size = (skip_BChw.shape[-2], skip_BChw.shape[-1])
+    fitted = fit_by_padding(up_BChw, size) if rule == "pad" else resize(up_BChw, size)
+    return fitted, skip_BChw

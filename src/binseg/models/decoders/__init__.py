@@ -1,0 +1,1 @@
+"""Decoders: feature maps to one map for the head."""

@@ -1,0 +1,84 @@
+"""The one shape of all networks here: an encoder, a decoder and a head, for pictures of any size.
+
+Shape letters: B batch, C channels, H, W height and width of the input; a feature map's own
+height and width are h, w.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Decoder", "Encoder", "EncoderDecoder", "crop_to", "pad_to_minimum", "resize"]
+
+
+class Encoder(nn.Module):
+    """Turns images into feature maps, finest first; what decoders need to know is on it."""
+
+    channels: tuple[int, ...]
+    """Channels of each feature map."""
+    strides: tuple[int, ...]
+    """Input pixels per feature pixel, in each map; the last is the least input that makes sense."""
+
+
+class Decoder(nn.Module):
+    """Turns an encoder's feature maps and the size of its input into one map for the head."""
+
+    out_channels: int
+    """Channels of the map that goes to the head."""
+
+
+def pad_to_minimum(images_BCHW: Tensor, minimum: int) -> Tensor:
+    """Repeat the right and lower edge pixels until both sides are at least `minimum`."""
+    height, width = images_BCHW.shape[-2:]
+    if height >= minimum and width >= minimum:
+        return images_BCHW
+    padding = (0, max(0, minimum - width), 0, max(0, minimum - height))
+    return functional.pad(images_BCHW, padding, mode="replicate")
+
+
+def crop_to(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Keep the upper left corner of `size`; maps of that size come back as they are."""
+    if maps_BChw.shape[-2:] == size:
+        return maps_BChw
+    return maps_BChw[..., : size[0], : size[1]]
+
+
+def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly where the size differs.
+
+    One-pixel maps are spread out instead: the same numbers, and exporters stumble over
+    interpolation to and from a single pixel.
+    """
+    if maps_BChw.shape[-2:] == size:
+        return maps_BChw
+    if maps_BChw.shape[-2:] == (1, 1):
+        return maps_BChw.expand(-1, -1, *size)
+    return functional.interpolate(maps_BChw, size=size, mode="bilinear", align_corners=False)
+
+
+class EncoderDecoder(nn.Module):
+    """An image-to-logits network made of ready parts; the answer has the input's size.
+
+    Inputs smaller than the encoder's last stride are padded by repeating their edge, and the logits
+    are cropped back, so that 1 x 1 works as well as 572 x 572.
+
+    Args:
+        encoder: images to feature maps.
+        decoder: feature maps to one map, at the input's size or below it.
+        head: that map to logits; where they are smaller than the input, they are resized.
+    """
+
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
+        """Logits of foreground, one per input pixel."""
+        height, width = images_BCHW.shape[-2:]
+        padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
+        size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])
+        features = self.encoder(padded_BCHW)
+        logits_B1HW = resize(self.head(self.decoder(features, size)), size)
+        return crop_to(logits_B1HW, (height, width))
