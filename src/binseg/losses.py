@@ -1,0 +1,385 @@
+"""What training minimises: a dict of losses on logits, alike in what they take and promise.
+
+Every loss takes `logits_B1HW`, `target_B1HW` (0 or 1) and `valid_B1HW`, computes in float32
+whatever the logits are, and gives one finite number. Ignored pixels (valid False) have no weight
+and no gradient: whatever stands there, even nan, changes nothing. "Per image" losses are averaged
+over the images that have a valid pixel.
+
+A new loss is a function here and an entry in `LOSSES`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from binseg.errors import UsageError
+
+__all__ = ["LOSSES", "Knob", "Loss", "LossEntry", "build_loss"]
+
+
+class Loss(Protocol):
+    """A number to minimise."""
+
+    def __call__(
+        self,
+        logits_B1HW: Float[Tensor, "B 1 H W"],
+        target_B1HW: Float[Tensor, "B 1 H W"],
+        valid_B1HW: Bool[Tensor, "B 1 H W"],
+    ) -> Float[Tensor, ""]:
+        """Compare logits with the truth where it is valid; a scalar in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pixels:
+    """One batch with its ignored pixels made harmless: logits and target are 0 there."""
+
+    logits_BN: Float[Tensor, "B N"]
+    target_BN: Float[Tensor, "B N"]
+    weight_BN: Float[Tensor, "B N"]
+    """1 where valid, 0 where ignored."""
+
+    @property
+    def probability_BN(self) -> Float[Tensor, "B N"]:
+        """Sigmoid of the logits, 0 where ignored."""
+        return self.logits_BN.sigmoid() * self.weight_BN
+
+    def mean_over_pixels(self, values_BN: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
+        """Average over all valid pixels of the batch; 0 where there are none."""
+        return (values_BN * self.weight_BN).sum() / self.weight_BN.sum().clamp(min=1)
+
+    def mean_over_images(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+        """Average over the images that have a valid pixel; 0 where there are none."""
+        seen_B = self.weight_BN.amax(dim=1)
+        return (values_B * seen_B).sum() / seen_B.sum().clamp(min=1)
+
+
+def _pixels(logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor) -> _Pixels:
+    assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
+    assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
+    assert valid_B1HW.dtype == torch.bool, "valid is bool"
+    # Filled, not multiplied: 0 x nan is nan, and its gradient too.
+    return _Pixels(
+        logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
+        target_BN=target_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
+        weight_BN=valid_B1HW.float().flatten(1),
+    )
+
+
+# --- the losses ---------------------------------------------------------------------------------
+
+
+def _bce(logits: Tensor, target: Tensor, valid: Tensor, *, foreground_weight: float) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    bce_BN = functional.binary_cross_entropy_with_logits(
+        pixels.logits_BN, pixels.target_BN, reduction="none"
+    )
+    return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
+
+
+def _dice(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    probability_BN = pixels.probability_BN
+    overlap_B = (probability_BN * pixels.target_BN).sum(dim=1)
+    areas_B = (probability_BN + pixels.target_BN).sum(dim=1)
+    return pixels.mean_over_images(1 - (2 * overlap_B + smooth) / (areas_B + smooth))
+
+
+def _bce_dice(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    *,
+    bce_weight: float,
+    dice_weight: float,
+    smooth: float,
+) -> Tensor:
+    bce = _bce(logits, target, valid, foreground_weight=1.0)
+    return bce_weight * bce + dice_weight * _dice(logits, target, valid, smooth=smooth)
+
+
+def _jaccard(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Tensor:
+    # Jaccard is Tversky with both errors at full weight.
+    return _tversky(logits, target, valid, alpha=1.0, beta=1.0, smooth=smooth)
+
+
+def _tversky(
+    logits: Tensor, target: Tensor, valid: Tensor, *, alpha: float, beta: float, smooth: float
+) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    probability_BN = pixels.probability_BN
+    hit_B = (probability_BN * pixels.target_BN).sum(dim=1)
+    extra_B = probability_BN.sum(dim=1) - hit_B
+    missed_B = pixels.target_BN.sum(dim=1) - hit_B
+    index_B = (hit_B + smooth) / (hit_B + alpha * extra_B + beta * missed_B + smooth)
+    return pixels.mean_over_images(1 - index_B)
+
+
+def _focal(logits: Tensor, target: Tensor, valid: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    signed_BN = pixels.logits_BN * (2 * pixels.target_BN - 1)  # above 0 where the answer is right
+    # (1 - p)^gamma through its logarithm: a power of 0 has no finite gradient for gamma below 1.
+    doubt_BN = (gamma * functional.logsigmoid(-signed_BN)).exp()
+    side_BN = alpha * pixels.target_BN + (1 - alpha) * (1 - pixels.target_BN)
+    return pixels.mean_over_pixels(-side_BN * doubt_BN * functional.logsigmoid(signed_BN))
+
+
+def _lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    errors_BN = 1 - pixels.logits_BN * (2 * pixels.target_BN - 1)
+    # Ignored pixels get an error below 0: they sort behind all that count, and weigh nothing.
+    errors_BN = errors_BN.masked_fill(pixels.weight_BN == 0, -1.0)
+    errors_BN, order_BN = errors_BN.sort(dim=1, descending=True)
+    with torch.no_grad():
+        truth_BN = pixels.target_BN.gather(1, order_BN)
+        area_B1 = truth_BN.sum(dim=1, keepdim=True)
+        intersection_BN = area_B1 - truth_BN.cumsum(dim=1)
+        union_BN = area_B1 + (1 - truth_BN).cumsum(dim=1)
+        loss_BN = 1 - intersection_BN / union_BN  # Jaccard loss if the first k were all wrong
+        steps_BN = loss_BN.diff(dim=1, prepend=torch.zeros_like(area_B1))
+    return pixels.mean_over_images((errors_BN.relu() * steps_BN).sum(dim=1))
+
+
+def _boundary(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    *,
+    width: float,
+    border_weight: float,
+    smooth: float,
+) -> Tensor:
+    pixels = _pixels(logits, target, valid)
+    border_BN = _border_band(target, valid, int(width)).flatten(1)
+    weight_BN = (1 + border_weight * border_BN) * pixels.weight_BN
+    bce_BN = functional.binary_cross_entropy_with_logits(
+        pixels.logits_BN, pixels.target_BN, reduction="none"
+    )
+    bce_B = (bce_BN * weight_BN).sum(dim=1) / weight_BN.sum(dim=1).clamp(min=1)
+    probability_BN = pixels.probability_BN
+    overlap_B = (weight_BN * probability_BN * pixels.target_BN).sum(dim=1)
+    areas_B = (weight_BN * (probability_BN + pixels.target_BN)).sum(dim=1)
+    dice_B = 1 - (2 * overlap_B + smooth) / (areas_B + smooth)
+    return pixels.mean_over_images(bce_B + dice_B)
+
+
+@torch.no_grad()
+def _border_band(target_B1HW: Tensor, valid_B1HW: Tensor, width: int) -> Tensor:
+    """1 where valid foreground and valid background both lie within `width` pixels, else 0.
+
+    For a binary mask this is its morphological gradient, dilation minus erosion.
+    """
+    near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
+    # Comparing keeps the ignored pixels' values out, nan or not.
+    foreground_B1HW = (valid_B1HW & (target_B1HW > 0.5)).float()
+    background_B1HW = (valid_B1HW & (target_B1HW <= 0.5)).float()
+    band_B1HW: Tensor = near(foreground_B1HW) * near(background_B1HW)
+    return band_B1HW
+
+
+# --- the dict -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """One option of a loss: what it does, its default, and which numbers it takes."""
+
+    meaning: str
+    default: float
+    low: float = 0.0
+    high: float = math.inf
+    whole: bool = False
+    """Only whole numbers."""
+
+    def check(self, value: object, *, loss: str, name: str) -> float:
+        """Give the value as a number, or say what the option takes."""
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if (
+            number is None
+            or not math.isfinite(number)
+            or not self.low <= number <= self.high
+            or (self.whole and number != int(number))
+        ):
+            raise UsageError(f"loss {loss}: {name} is {value!r}; it takes {self.domain}")
+        return float(number)
+
+    @property
+    def domain(self) -> str:
+        """The numbers that it takes, in words."""
+        kind = "a whole number" if self.whole else "a number"
+        if math.isinf(self.high):
+            return f"{kind}, {self.low:g} or more"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEntry:
+    """One line of `LOSSES`: what a loss is, where it comes from, and how it is built."""
+
+    name: str
+    summary: str
+    source: str
+    knobs: Mapping[str, Knob]
+    function: Callable[..., Tensor]
+
+    @property
+    def defaults(self) -> Mapping[str, float]:
+        """Every option with its default."""
+        return {name: knob.default for name, knob in self.knobs.items()}
+
+    def build(self, options: Mapping[str, float]) -> Loss:
+        """Build the loss with these changes to its defaults.
+
+        Raises:
+            UsageError: an option that it doesn't have, or a number that it doesn't take.
+        """
+        for name in options:
+            if name not in self.knobs:
+                raise UsageError(
+                    f"loss {self.name} has no option {name!r}{_nearest(name, self.knobs)}; "
+                    f"it has {', '.join(self.knobs) or 'none'}"
+                )
+        checked = {
+            name: knob.check(options.get(name, knob.default), loss=self.name, name=name)
+            for name, knob in self.knobs.items()
+        }
+        return partial(self.function, **checked)
+
+
+_SMOOTH = Knob(
+    meaning="added above and below the fraction, in pixels; keeps empty masks finite",
+    default=1.0,
+    low=1e-6,
+)
+
+_ENTRIES = (
+    LossEntry(
+        name="bce",
+        summary="binary cross-entropy, averaged over all valid pixels",
+        source="reports A, C and D",
+        knobs={
+            "foreground_weight": Knob(
+                meaning="weight of foreground pixels; above 1 finds more and errs more",
+                default=1.0,
+            )
+        },
+        function=_bce,
+    ),
+    LossEntry(
+        name="dice",
+        summary="1 - soft Dice, per image",
+        source="Milletari et al., V-Net (3DV 2016); report A's smooth 1",
+        knobs={"smooth": _SMOOTH},
+        function=_dice,
+    ),
+    LossEntry(
+        name="bce-dice",
+        summary="bce + dice: steady gradients of the one, the other's eye for small objects",
+        source="reports A and B",
+        knobs={
+            "bce_weight": Knob(meaning="what bce is multiplied with", default=1.0),
+            "dice_weight": Knob(meaning="what dice is multiplied with", default=1.0),
+            "smooth": _SMOOTH,
+        },
+        function=_bce_dice,
+    ),
+    LossEntry(
+        name="jaccard",
+        summary="1 - soft IoU, per image",
+        source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
+        knobs={"smooth": _SMOOTH},
+        function=_jaccard,
+    ),
+    LossEntry(
+        name="lovasz",
+        summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
+        source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section 3.1",
+        knobs={},
+        function=_lovasz,
+    ),
+    LossEntry(
+        name="focal",
+        summary="cross-entropy that fades for pixels already right, over all valid pixels",
+        source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
+        knobs={
+            "alpha": Knob(
+                meaning="weight of foreground; background has 1 - alpha", default=0.25, high=1.0
+            ),
+            "gamma": Knob(meaning="how fast easy pixels fade; 0 is weighted bce", default=2.0),
+        },
+        function=_focal,
+    ),
+    LossEntry(
+        name="tversky",
+        summary="Dice with its own weight for extra and for missed pixels, per image",
+        source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)",
+        knobs={
+            "alpha": Knob(meaning="weight of extra pixels (false positives)", default=0.3),
+            "beta": Knob(meaning="weight of missed pixels (false negatives)", default=0.7),
+            "smooth": _SMOOTH,
+        },
+        function=_tversky,
+    ),
+    LossEntry(
+        name="boundary",
+        summary="bce + dice with extra weight along the object's border, per image",
+        source=(
+            "border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
+            "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
+            "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)"
+        ),
+        knobs={
+            "width": Knob(
+                meaning="pixels on either side of the border that weigh more",
+                default=3.0,
+                low=1.0,
+                high=64.0,
+                whole=True,
+            ),
+            "border_weight": Knob(
+                meaning="weight of border pixels beyond the 1 of all others", default=5.0
+            ),
+            "smooth": _SMOOTH,
+        },
+        function=_boundary,
+    ),
+)
+
+LOSSES: Mapping[str, LossEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Every loss by the name it has in recipes."""
+
+
+def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
+    """Build a loss by name, with changes to its own defaults.
+
+    Args:
+        name: a key of `LOSSES`.
+        options: changes to that loss's defaults.
+
+    Raises:
+        UsageError: an unknown name or option, or a number that the option doesn't take.
+
+    >>> loss = build_loss("dice", {"smooth": 1e-6})
+    >>> target = torch.tensor([[[[1.0, 0.0]]]])
+    >>> loss(100 * (2 * target - 1), target, torch.ones_like(target, dtype=torch.bool)).item()
+    0.0
+    """
+    if name not in LOSSES:
+        raise UsageError(
+            f"unknown loss {name!r}{_nearest(name, LOSSES)}; there are {', '.join(LOSSES)}"
+        )
+    return LOSSES[name].build(options or {})
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    """A question with the nearest known name, or nothing where none is near."""
+    near = get_close_matches(str(name).lower(), list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

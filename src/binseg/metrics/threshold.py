@@ -1,0 +1,123 @@
+"""The decision threshold: the one with the best mean per-image Dice, from validation pictures only.
+
+Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
+probability by 1024 loses nothing, so that a histogram of ceil(1024 p) knows, for each of them, just
+the pixels that `probability > threshold` will call foreground. Memory is one histogram, whatever
+the number and size of the pictures.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from binseg.errors import DataError
+from binseg.metrics.scores import score_table
+
+__all__ = ["NUM_THRESHOLDS", "ThresholdChoice", "counts_above", "tune_threshold"]
+
+NUM_THRESHOLDS = 1024
+_TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdChoice:
+    """The threshold that was chosen, and the whole curve it was chosen from."""
+
+    threshold: float
+    dice: float
+    """Mean per-image Dice at that threshold, on the pictures that chose it."""
+    thresholds_T: Float64[np.ndarray, " T"]
+    dice_T: Float64[np.ndarray, " T"]
+    """Mean per-image Dice at each of `thresholds_T`."""
+    num_images: int
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """Pairs of threshold and mean Dice, for JSON and plots."""
+        return list(zip(self.thresholds_T.tolist(), self.dice_T.tolist(), strict=True))
+
+    @property
+    def dice_at_half(self) -> float:
+        """What a threshold of 0.5 would have given."""
+        return float(self.dice_T[NUM_THRESHOLDS // 2])
+
+
+def counts_above(
+    probability_HW: Float32[np.ndarray, "H W"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    valid_HW: Bool[np.ndarray, "H W"],
+) -> Int64[np.ndarray, "T 4"]:
+    """Count tp, fp, fn, tn of one image at each of the thresholds 0/1024, 1/1024 .. 1023/1024."""
+    assert probability_HW.shape == truth_HW.shape == valid_HW.shape, "arrays are of one size"
+    probability_N = probability_HW[valid_HW]
+    assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
+        "probabilities are in [0, 1], and none is nan"
+    )
+    # p > k/1024 exactly where ceil(1024 p) > k.
+    bins_N = np.ceil(probability_N * np.float32(NUM_THRESHOLDS)).astype(np.int64)
+    truth_N = truth_HW[valid_HW]
+    tp_T, fn_T = _above_and_below(bins_N[truth_N])
+    fp_T, tn_T = _above_and_below(bins_N[~truth_N])
+    return np.stack([tp_T, fp_T, fn_T, tn_T], axis=1)
+
+
+def _above_and_below(
+    bins_N: Int64[np.ndarray, " N"],
+) -> tuple[Int64[np.ndarray, " T"], Int64[np.ndarray, " T"]]:
+    """How many bins are above, and how many at or below, each threshold's number."""
+    below_T = np.cumsum(np.bincount(bins_N, minlength=NUM_THRESHOLDS + 1))[:NUM_THRESHOLDS]
+    return len(bins_N) - below_T, below_T
+
+
+def tune_threshold(
+    answers: Iterable[
+        tuple[
+            Float32[np.ndarray, "H W"],
+            Bool[np.ndarray, "H W"],
+            Bool[np.ndarray, "H W"],
+        ]
+    ],
+) -> ThresholdChoice:
+    """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
+
+    Args:
+        answers: probability_HW, truth_HW and valid_HW of each validation picture, one at a time;
+            pictures without a valid pixel are passed over.
+
+    Raises:
+        DataError: no picture has a valid pixel.
+    """
+    total_T = np.zeros(NUM_THRESHOLDS)
+    num_images = 0
+    for probability_HW, truth_HW, valid_HW in answers:
+        if valid_HW.any():
+            total_T += score_table(counts_above(probability_HW, truth_HW, valid_HW))["dice"]
+            num_images += 1
+    if num_images == 0:
+        raise DataError(
+            "a threshold can't be chosen: no validation picture has a pixel that isn't ignored; "
+            "check the split, or give a fixed threshold"
+        )
+    dice_T = total_T / num_images
+    best = _middle_of_plateau(dice_T)
+    return ThresholdChoice(
+        threshold=best / NUM_THRESHOLDS,
+        dice=float(dice_T[best]),
+        thresholds_T=np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS,
+        dice_T=dice_T,
+        num_images=num_images,
+    )
+
+
+def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
+    """The middle of the longest run of best values; of two equal runs, the one nearer to 0.5."""
+    best_T = dice_T >= dice_T.max() - _TIE
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], best_T, [False]])))
+    runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))  # start, end + 1
+    start, end = max(
+        runs, key=lambda run: (run[1] - run[0], -abs((run[0] + run[1]) // 2 - len(dice_T) // 2))
+    )
+    middle: int = (start + end) // 2
+    return middle

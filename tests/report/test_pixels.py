@@ -1,0 +1,114 @@
+"""Pictures for the eye, overlays, cut-outs and error maps, pixel by pixel."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from binseg.report import cutout, error_map, for_display, overlay
+from binseg.report.errors import ERROR_COLOURS
+
+
+def picture(channels: int = 3, dtype: str = "uint8", top: float = 255) -> np.ndarray:
+    return (np.random.default_rng(0).random((20, 30, channels)) * top).astype(dtype)
+
+
+def square() -> np.ndarray:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[5:15, 5:20] = True
+    return mask
+
+
+def test_rgb_bytes_are_shown_as_they_are() -> None:
+    """An 8-bit RGB picture isn't changed, and isn't the same array either."""
+    image = picture()
+    shown = for_display(image)
+    assert np.array_equal(shown, image)
+    shown[:] = 0
+    assert image.any()
+
+
+@given(
+    channels=st.integers(1, 6),
+    kind=st.sampled_from([("uint8", 255), ("uint16", 65535), ("float32", 1.0), ("float32", 1e4)]),
+)
+def test_any_picture_can_be_shown(channels: int, kind: tuple[str, float]) -> None:
+    """Any number of channels and any type become 8-bit RGB of the same size, dark to bright."""
+    dtype, top = kind
+    shown = for_display(picture(channels, dtype, top))
+    assert shown.shape == (20, 30, 3)
+    assert shown.dtype == np.uint8
+    assert shown.max() - shown.min() > 100
+
+
+def test_stretch_ignores_a_hot_pixel() -> None:
+    """One pixel a hundred times as bright as the rest doesn't turn the rest black."""
+    image = picture(1, "uint16", 600)
+    image[0, 0] = 65535
+    assert np.median(for_display(image)) > 80
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_flat_and_nan_pictures_can_be_shown(value: float) -> None:
+    """A picture of one value, or of none, is shown flat, without a warning."""
+    shown = for_display(np.full((4, 5, 1), value, dtype=np.float32))
+    assert len(np.unique(shown)) == 1
+
+
+def test_overlay_paints_inside_and_outlines() -> None:
+    """Far from the mask nothing changes; inside, the colour is mixed in; the edge is the colour."""
+    image, mask = picture(), square()
+    painted = overlay(image, mask, colour=(255, 0, 0), strength=0.5)
+    assert np.array_equal(painted[:3], image[:3])
+    assert painted[10, 10] == pytest.approx(image[10, 10] * 0.5 + (127.5, 0, 0), abs=1)
+    assert np.array_equal(painted[5, 10], (255, 0, 0))
+    assert np.array_equal(image, picture()), "the picture itself is left alone"
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_overlay_of_empty_and_full_masks(share: int) -> None:
+    """An empty mask paints nothing; a full one paints all, and the picture's edge is no outline."""
+    image = picture()
+    painted = overlay(image, np.full((20, 30), bool(share)), colour=(0, 0, 255), strength=0.5)
+    expected = image * (1 - 0.5 * share) + np.array((0, 0, 127.5)) * share
+    assert painted == pytest.approx(expected, abs=1)
+
+
+def test_cutout_is_transparent_outside() -> None:
+    """The mask becomes the alpha, 0 or 255; colours stay."""
+    image, mask = picture(), square()
+    cut = cutout(image, mask)
+    assert cut.shape == (20, 30, 4)
+    assert np.array_equal(cut[:, :, :3], image)
+    assert np.array_equal(cut[:, :, 3], mask * 255)
+
+
+def test_cutout_can_be_soft() -> None:
+    """A probability becomes an alpha in between."""
+    alpha = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
+    cut = cutout(picture(), alpha)
+    assert cut[:, :, 3] == pytest.approx(alpha * 255, abs=0.51)
+
+
+def test_error_map_colours_what_it_says() -> None:
+    """Missed pixels lean to the colour of missed, extra ones to extra, ignored to ignored."""
+    truth = np.array([[True, True, False, False, True]])
+    prediction = np.array([[True, False, True, False, False]])
+    valid = np.array([[True, True, True, True, False]])
+    grey = np.full((1, 5, 1), 100, dtype=np.uint8)
+    found = error_map(grey, truth, prediction, valid)[0].astype(int)
+    colours = {name: np.array(colour) for name, colour in ERROR_COLOURS.items()}
+    nearest = [
+        min(colours, key=lambda name: np.abs(colours[name] - pixel).sum()) for pixel in found
+    ]
+    assert nearest[1:3] == ["missed", "extra"]
+    assert nearest[4] == "ignored"
+    assert len(set(found[0])) == len(set(found[3])) == 1, "right pixels are grey"
+    assert found[0, 0] > found[3, 0], "and brighter where an object was found"
+
+
+def test_error_colours_differ_in_brightness() -> None:
+    """Found, missed and extra can be told apart in a grey print too."""
+    weights = np.array([0.299, 0.587, 0.114])
+    brightness = sorted(float(weights @ colour) for colour in ERROR_COLOURS.values())
+    assert np.diff(brightness).min() > 2
