@@ -1,0 +1,151 @@
+"""The torch runtime: a live `nn.Module`, in training or from a bundle, as a backend."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from binseg.bundle import Bundle
+from binseg.bundle.lines import one_line
+from binseg.errors import BundleError, UsageError
+from binseg.models.zoo import build_model
+
+__all__ = ["TorchBackend", "open_torch"]
+
+
+class TorchBackend:
+    """A torch module as a backend.
+
+    The module may be in the middle of its training: each call switches it to evaluation (batch
+    norm, dropout) and puts every layer back as it was; its weights, their layout and the random
+    numbers are never touched.
+
+    Args:
+        model: gives logits (N, 1, H, W) for inputs (N, C, H, W), and is on `device` already.
+        device: where the inputs are sent: "cpu", "cuda".
+        precision: fp32, or bf16 for autocast.
+    """
+
+    def __init__(self, model: nn.Module, *, device: str = "cpu", precision: str = "fp32") -> None:
+        assert precision in {"fp32", "bf16"}, precision
+        self.precision = precision
+        self._model = model
+        self._device = torch.device(device)
+
+    @property
+    def name(self) -> str:
+        """The runtime and where it runs."""
+        return f"torch {self._device}"
+
+    def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
+        """The logits of a batch of normalised inputs."""
+        inputs = torch.from_numpy(inputs_NCHW).to(self._device, memory_format=torch.channels_last)
+        # Inside a Lightning step an outer autocast may be on: this one overrules it either way,
+        # and caches no casts, which would be inference tensors that training can't use.
+        autocast = torch.autocast(
+            self._device.type,
+            dtype=torch.bfloat16,
+            enabled=self.precision == "bf16",
+            cache_enabled=False,
+        )
+        with _evaluating(self._model), torch.inference_mode(), autocast:
+            logits_N1HW = self._model(inputs)
+        num, _, height, width = inputs_NCHW.shape
+        assert logits_N1HW.shape == (num, 1, height, width), tuple(logits_N1HW.shape)
+        result: np.ndarray = logits_N1HW[:, 0].float().cpu().numpy()
+        return result
+
+
+def open_torch(bundle: Bundle, *, device: str, precision: str) -> TorchBackend:
+    """Build a bundle's network and load its weights.
+
+    Args:
+        bundle: the model.
+        device: auto, cpu or cuda.
+        precision: fp32 or bf16.
+
+    Raises:
+        UsageError: cuda is asked for and absent.
+        BundleError: the weights don't fit the architecture on the card.
+    """
+    place = _choose_device(device)
+    # This model is ours alone, so its weights may lie channels last as well: measured three times
+    # faster in fp32 than channels-last inputs alone, with equal bits.
+    model = _load_model(bundle).eval()
+    model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchBackend(model, device=place, precision=precision)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch every layer to evaluation, and back to what each of them was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _choose_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device cuda: this torch sees no CUDA GPU; take --device cpu, or install a CUDA build"
+        )
+    return device
+
+
+def _load_model(bundle: Bundle) -> nn.Module:
+    """The card's network with the bundle's weights.
+
+    It is drawn up on the meta device first, where it costs neither time nor memory: a card that
+    claims a network of terabytes is refused before anything of that size is made.
+    """
+    weights = bundle.weights()
+    with torch.device("meta"):
+        model = _build(bundle)
+    expected = model.state_dict()
+    _check_fit(bundle, expected, weights)
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    if any(True for name, _ in model.named_buffers() if name not in expected):
+        # Buffers that the state dict leaves out must be computed for real.
+        model = _build(bundle)
+        model.load_state_dict(tensors)
+    else:
+        model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def _build(bundle: Bundle) -> nn.Module:
+    architecture = bundle.card.architecture
+    try:
+        return build_model(
+            architecture.name, in_channels=architecture.in_channels, options=architecture.options
+        )
+    except UsageError as error:
+        raise BundleError(f"{bundle.path}: the card's architecture is unknown: {error}") from None
+
+
+def _check_fit(
+    bundle: Bundle, expected: Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
+) -> None:
+    """Compare names, shapes and types of the weights with those of the network."""
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is not in the network" for name in weights if name not in expected]
+    for name in expected.keys() & weights.keys():
+        want = (tuple(expected[name].shape), str(expected[name].dtype).removeprefix("torch."))
+        got = (weights[name].shape, weights[name].dtype.name)
+        if want != got:
+            problems.append(f"{name} is {got[1]} {got[0]}, the network has {want[1]} {want[0]}")
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise BundleError(
+            f"{bundle.path}: the weights don't fit the card's architecture "
+            f"{bundle.card.architecture.name}: {one_line(problems[0])}{more}"
+        )

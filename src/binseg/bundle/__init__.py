@@ -1,0 +1,28 @@
+"""The shipped artefact: one folder or zip with card, weights, golden sample and hashes.
+
+    name/
+    ├── card.json              what the model is: architecture, preprocessing, threshold, scores
+    ├── weights.safetensors    the state dict, by name
+    ├── golden.safetensors     a sample input and the probability that it must give
+    └── SHA256SUMS             hashes of all of them; `sha256sum -c SHA256SUMS` checks by hand
+
+Loading never guesses and never unpickles: what is missing, cut short, edited, foreign or of a
+newer format is one `BundleError`. The hashes find damage and mix-ups; they don't prove who made a
+bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
+"""
+
+from binseg.bundle.card import Architecture, Card, DataFacts, Threshold
+from binseg.bundle.reader import Bundle, Golden, read_bundle
+from binseg.bundle.writer import pack_zip, write_bundle
+
+__all__ = [
+    "Architecture",
+    "Bundle",
+    "Card",
+    "DataFacts",
+    "Golden",
+    "Threshold",
+    "pack_zip",
+    "read_bundle",
+    "write_bundle",
+]
