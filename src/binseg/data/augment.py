@@ -224,6 +224,8 @@ def _turn(preset: Preset, images: torch.Tensor, targets: torch.Tensor, draw: _Dr
     images, targets = images.clone(), targets.clone()
     for quarter in (1, 2, 3):
         rows = (quarters == quarter).nonzero()[:, 0].to(images.device)
+        if len(rows) == 0:  # nothing to turn, and oblong pictures have no such turn
+            continue
         images[rows] = torch.rot90(images[rows], quarter, (-2, -1))
         targets[rows] = torch.rot90(targets[rows], quarter, (-2, -1))
     return images, targets

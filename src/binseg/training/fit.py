@@ -1,0 +1,246 @@
+"""The one function that trains a network, on Lightning's Trainer."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from binseg.config.recipe import Recipe
+from binseg.data.augment import build_augment
+from binseg.data.cache import PixelCache
+from binseg.errors import TrainingError
+from binseg.losses import build_loss
+from binseg.progress import SILENT, Progress
+from binseg.training.averaging import MovingAverage
+from binseg.training.batches import TrainingBatches
+from binseg.training.callbacks import Books, Watch, read_best
+from binseg.training.checkpoints import LAST, WholeFiles
+from binseg.training.interrupts import hearing_interrupts
+from binseg.training.loggers import open_loggers
+from binseg.training.module import SegmentationModule
+from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.validation import validate
+
+__all__ = ["FitResult", "fit"]
+
+THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    # Lightning advises more loader processes; a batch here is one indexing of an array.
+    (".*does not have many workers", UserWarning),
+    # Lightning 2.6 uses a name that torch 2.13 is about to retire.
+    (".*treespec, LeafSpec", FutureWarning),
+    # Python 3.12 warns of any fork beside threads; loader processes only index arrays.
+    (".*use of fork\\(\\) may lead to deadlocks", DeprecationWarning),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a run has learnt."""
+
+    best_state: dict[str, np.ndarray]
+    """The weights of the best epoch, by the model's own names."""
+    best_epoch: int
+    """From 1."""
+    history: list[dict[str, float]]
+    """One row an epoch, as in metrics.csv."""
+    precision: str
+    seconds: float
+    """Of all epochs, those before a resume included."""
+
+
+def fit(
+    model: nn.Module,
+    *,
+    recipe: Recipe,
+    train: PixelCache,
+    val: PixelCache,
+    folder: Path,
+    progress: Progress = SILENT,
+    resume: bool = False,
+) -> FitResult:
+    """Train a network as the recipe says; its weights change in place.
+
+    Args:
+        model: with its first weights; the caller seeds those.
+        recipe: everything else that decides the result.
+        train: what it learns from.
+        val: what chooses the best epoch.
+        folder: gets metrics.csv, best.safetensors and last.ckpt.
+        progress: hears of steps and epochs.
+        resume: go on from the folder's last.ckpt.
+
+    Raises:
+        TrainingError: nothing to learn, the loss diverged, the run was interrupted, or it can't
+            be resumed.
+        OutputError: the folder can't be written.
+    """
+    _check_learnable(train, val, progress)
+    config = recipe.train
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device, progress)
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = build_loss(recipe.loss.name, recipe.loss.options)
+    batches = TrainingBatches(
+        train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        device=device,
+    )
+    module = SegmentationModule(
+        model,
+        recipe=recipe,
+        loss=loss,
+        augment=build_augment(recipe.augment),
+        batches=batches,
+        progress=progress,
+    )
+    average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
+    score = partial(
+        validate,
+        cache=val,
+        loss=loss,
+        preprocessing=recipe.input.preprocessing(),
+        device=device,
+        precision=precision,
+        batch_size=config.batch_size,
+    )
+    with (
+        _quiet(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        hearing_interrupts() as stop_asked,
+        progress.task("training", total=config.epochs * len(batches)) as task,
+    ):
+        watch = Watch(task, steps_per_epoch=len(batches), stop_asked=stop_asked)
+        module.batch_arrived = watch.batch_arrived
+        books = Books(
+            folder=folder,
+            recipe=recipe,
+            progress=progress,
+            watch=watch,
+            shipped=average.model if average else model,
+            score=score,
+        )
+        trainer = _trainer(
+            recipe,
+            device=device,
+            precision=precision,
+            callbacks=[watch, *([average] if average else []), books],
+            loggers=open_loggers(config.loggers, folder, progress),
+        )
+        _run(trainer, module, books, checkpoint=folder / LAST if resume else None)
+    return FitResult(
+        best_state=read_best(folder),
+        best_epoch=books.best_epoch,
+        history=books.history,
+        precision=precision,
+        seconds=sum(row["seconds"] for row in books.history),
+    )
+
+
+def _check_learnable(train: PixelCache, val: PixelCache, progress: Progress) -> None:
+    """Refuse masks that are all alike, which no loss can tell from success."""
+    for value, name in ((1, "foreground"), (0, "background")):
+        if not _holds(train, value):
+            raise TrainingError(
+                f"nothing to learn: no training mask has a {name} pixel; check data.foreground, "
+                "data.threshold and data.border, and look at the masks with binseg check"
+            )
+    if not _holds(val, 1):
+        progress.say(
+            "no validation mask has a foreground pixel: the validation Dice only tells how clean "
+            "the background stays; check the split"
+        )
+
+
+def _holds(cache: PixelCache, value: int) -> bool:
+    return any(bool((target_HW == value).any()) for target_HW in cache.targets_NHW)
+
+
+def _trainer(
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    precision: str,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+) -> Trainer:
+    return Trainer(
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+        devices=1,
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        max_epochs=recipe.train.epochs,
+        accumulate_grad_batches=recipe.train.accumulate,
+        callbacks=callbacks,
+        logger=loggers or False,
+        # All pictures have one size, so that cuDNN's search for the fastest kernels pays.
+        benchmark=device.type == "cuda",
+        plugins=[WholeFiles()],
+        # What follows is done by our own callbacks, through the predictor and `storage`.
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def _run(
+    trainer: Trainer, module: SegmentationModule, books: Books, *, checkpoint: Path | None
+) -> None:
+    """Let Lightning train, and turn what stops it into one line."""
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning turns Ctrl-C into SystemExit after its own clean-up.
+        done = len(books.history)
+        if done == 0:
+            raise TrainingError("interrupted before the first epoch's end: start again") from None
+        raise TrainingError(
+            f"interrupted in epoch {done + 1}; everything up to epoch {done} is kept: "
+            "go on with --resume"
+        ) from None
+    except torch.OutOfMemoryError:
+        raise TrainingError(_out_of_memory(module.recipe)) from None
+    except RuntimeError as problem:
+        if "DataLoader worker" not in str(problem):
+            raise
+        reason = str(problem).splitlines()[0]
+        raise TrainingError(
+            f"a loader process died ({reason}); set train.workers to 0, which gives the same run"
+        ) from None
+
+
+def _out_of_memory(recipe: Recipe) -> str:
+    config = recipe.train
+    half = config.batch_size // 2
+    advice = (
+        f"set train.batch_size to {half} and train.accumulate to {config.accumulate * 2}"
+        if half
+        else f"set input.size below {recipe.input.size}"
+    )
+    return f"the GPU's memory is too small for batches of {config.batch_size}; {advice}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's chatter: it speaks to people who write training loops."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message, category in THIRD_PARTY_WARNINGS:
+                warnings.filterwarnings("ignore", message=message, category=category)
+            yield
+    finally:
+        logger.setLevel(level)

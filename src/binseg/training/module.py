@@ -1,0 +1,201 @@
+"""One training step: augmented pixels in, loss out, with the figures that a run shows."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from binseg.config.recipe import Recipe
+from binseg.data.augment import Augment, generator_for
+from binseg.errors import TrainingError
+from binseg.losses import Loss
+from binseg.progress import Progress
+from binseg.training.batches import Batch, TrainingBatches
+from binseg.training.checkpoints import check_same_recipe
+from binseg.training.optimizers import build_optimizer
+from binseg.training.schedules import Schedule, build_schedule
+
+__all__ = ["SegmentationModule", "diverged"]
+
+IGNORE = 2
+"""The target value of pixels that count neither for nor against."""
+CUDA_LOOK = 20
+"""On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+
+
+class Tensors(NamedTuple):
+    """A batch as the model and the loss take it."""
+
+    images_BCHW: torch.Tensor
+    target_B1HW: torch.Tensor
+    valid_B1HW: torch.Tensor
+
+
+class SegmentationModule(LightningModule):
+    """A network with its loss, augmentation, optimiser and schedule."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        recipe: Recipe,
+        loss: Loss,
+        augment: Augment,
+        batches: TrainingBatches,
+        progress: Progress,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+        self.schedule: Schedule | None = None
+        self.batch_arrived: Callable[[], None] = lambda: None
+        """Called when the loader has given a batch, before anything is done with it."""
+        self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
+        """Of the latest step that was looked at; the Dice is the epoch's so far."""
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        preprocessing = recipe.input.preprocessing()
+        shape = (1, preprocessing.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape), persistent=False)
+        self._loss = loss
+        self._augment = augment
+        self._batches = batches
+        self._progress = progress
+        self._first_epoch = 0
+        self._step = 0
+        self._sums = torch.zeros(3)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Give the logits of normalised images."""
+        logits: torch.Tensor = self.model(images_BCHW)
+        return logits
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Give Lightning the batches; validation goes through the predictor instead."""
+        return self._batches.loader(epoch=self._first_epoch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resume must agree with."""
+        checkpoint["binseg"] = {
+            "recipe": self.recipe.model_dump_json(),
+            "epochs": self.current_epoch + 1,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the recipe, and start the loader at the right epoch."""
+        check_same_recipe(checkpoint["binseg"]["recipe"], self.recipe, self._progress)
+        self._first_epoch = checkpoint["binseg"]["epochs"]
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's averages."""
+        self._sums = torch.zeros(3, device=self.device)
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Loss and hard Dice per image, averaged over the pictures of the epoch so far."""
+        loss, dice, num = self._sums.tolist()
+        return {"loss": loss / num, "dice": dice / num} if num else dict(self.figures)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Tell the watch that the loader has done its part."""
+        del dataloader_idx
+        self.batch_arrived()
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensors:
+        """Augment and normalise the batch, on the device where it now is."""
+        del dataloader_idx
+        self._step = batch.step
+        with torch.no_grad():
+            # A view with the channels last in memory, which is how the network wants it.
+            images = batch.inputs_BHWC.permute(0, 3, 1, 2).float().div_(255.0)
+            images, targets = self._augment(
+                images,
+                batch.targets_BHW,
+                seed=self.recipe.train.seed,
+                epoch=self.current_epoch,
+                step=batch.step,
+            )
+            images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+            targets = targets[:, None]
+            return Tensors(images, (targets == 1).float(), targets != IGNORE)
+
+    def training_step(self, batch: Tensors, batch_idx: int) -> torch.Tensor:
+        """Give the loss of a batch."""
+        self._seed_dropout()
+        logits_B1HW = self(batch.images_BCHW)
+        loss = self._loss(logits_B1HW, batch.target_B1HW, batch.valid_B1HW)
+        self._measure(loss.detach(), logits_B1HW.detach(), batch)
+        if self.device.type == "cpu" or batch_idx % CUDA_LOOK == 0:
+            self.figures = {"loss": loss.item(), "dice": self.averages["dice"], "lr": self._lr()}
+            if not math.isfinite(self.figures["loss"]):
+                raise diverged("the training loss", self.recipe, self.current_epoch + 1)
+        return loss
+
+    def _lr(self) -> float:
+        """The rate that the coming step of the optimiser uses."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return float(optimizer.param_groups[0]["lr"])
+
+    def _seed_dropout(self) -> None:
+        """Let the step alone decide what the network draws (dropout), as a resume needs."""
+        train = self.recipe.train
+        # The augmentation's own stream is (seed, epoch, step); the last number keeps them apart.
+        generator = generator_for(seed=train.seed + 1, epoch=self.current_epoch, step=self._step)
+        torch.manual_seed(generator.initial_seed())
+
+    def _measure(self, loss: torch.Tensor, logits: torch.Tensor, batch: Tensors) -> None:
+        """Add the batch to the epoch's averages, without waiting for the device."""
+        answer = (logits > 0) & batch.valid_B1HW
+        truth = (batch.target_B1HW > 0.5) & batch.valid_B1HW
+        both = (answer & truth).sum(dim=(1, 2, 3))
+        total = answer.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3))
+        dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
+        num = len(dice)
+        self._sums += torch.stack([loss.float() * num, dice.sum(), dice.new_tensor(num)])
+
+    def configure_optimizers(self) -> Any:
+        """Give Lightning the optimiser, and the schedule that moves after each of its steps."""
+        optimizer = build_optimizer(self.model, self.recipe.optimizer)
+        self.schedule = build_schedule(
+            optimizer,
+            self.recipe.schedule,
+            epochs=self.recipe.train.epochs,
+            steps_per_epoch=-(-len(self._batches) // self.recipe.train.accumulate),
+        )
+        return [optimizer], [{"scheduler": self.schedule, "interval": "step"}]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm.
+
+        Lightning's own clipping refuses fused optimisers, for the sake of fp16's gradient scaling,
+        which bf16 doesn't have.
+        """
+        del optimizer, gradient_clip_val, gradient_clip_algorithm
+        limit = self.recipe.train.gradient_clip
+        if limit > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+
+
+def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
+    """The one line that tells that numbers went bad, the likely cause, and what to change."""
+    causes = [f"lower optimizer.lr (now {recipe.optimizer.lr:g})"]
+    if recipe.train.gradient_clip == 0 or recipe.train.gradient_clip > 1:
+        causes.append("set train.gradient_clip to 1")
+    if recipe.train.precision != "fp32":
+        causes.append("set train.precision to fp32")
+    return TrainingError(
+        f"{what} became infinite or not a number in epoch {epoch}: training diverged, most "
+        f"likely from too large steps; {' or '.join(causes)}; the best weights so far are kept"
+    )

@@ -1,0 +1,172 @@
+"""How the learning rate moves: one closed formula of the step count for each schedule.
+
+A rate that follows from the step alone is right after any resume, and warm-up goes with all of
+them. Only `plateau` has a memory: the validation losses that it was told.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from binseg.config.recipe import ScheduleConfig
+
+__all__ = ["Schedule", "build_schedule"]
+
+WARMUP_START = 0.01
+"""Warm-up rises from this share of the rate."""
+ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
+"""torch's OneCycleLR: first rate and last rate as shares of the peak."""
+ONECYCLE_MOMENTUM = (0.85, 0.95)
+"""torch's OneCycleLR: momentum (Adam: first beta) at the peak of the rate, and at both ends."""
+PLATEAU_THRESHOLD = 1e-4
+"""torch's ReduceLROnPlateau: what counts as better, relative to the best."""
+
+Curve = Callable[[int], float]
+
+
+class Schedule(LRScheduler):
+    """Sets rate = base rate * curve(step) * drops, where drops come from `observe` (plateau)."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        curve: Curve,
+        momentum: Curve | None = None,
+        plateau: ScheduleConfig | None = None,
+    ) -> None:
+        self._curve = curve
+        self._momentum = momentum
+        self._plateau = plateau
+        self._best = math.inf
+        self._num_bad = 0
+        self._drops = 1.0
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """Give the rates of this step (torch calls it from `step`)."""
+        if self._momentum is not None:
+            self._set_momentum(self._momentum(self.last_epoch))
+        factor = self._curve(self.last_epoch) * self._drops
+        return [base * factor for base in self.base_lrs]
+
+    def _set_momentum(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (value, *group["betas"][1:])
+            else:
+                group["momentum"] = value
+
+    def observe(self, val_loss: float) -> None:
+        """Hear an epoch's validation loss; `plateau` lowers the rate when it stops falling."""
+        if self._plateau is None:
+            return
+        if val_loss < self._best * (1 - PLATEAU_THRESHOLD):
+            self._best, self._num_bad = val_loss, 0
+        else:
+            self._num_bad += 1
+        if self._num_bad > self._plateau.patience:
+            self._drops *= self._plateau.factor
+            self._num_bad = 0
+            for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+                group["lr"] = lr
+            self._last_lr = self.get_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resume needs: plain numbers, no functions."""
+        return {
+            "last_epoch": self.last_epoch,
+            "step_count": self._step_count,
+            "best": self._best,
+            "num_bad": self._num_bad,
+            "drops": self._drops,
+            "last_lr": [float(lr) for lr in self._last_lr],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off; the optimiser restores its own rates."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict["step_count"]
+        self._best = state_dict["best"]
+        self._num_bad = state_dict["num_bad"]
+        self._drops = state_dict["drops"]
+        self._last_lr = list(state_dict["last_lr"])
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
+) -> Schedule:
+    """Build the schedule of a recipe; `step()` is to be called after every optimiser step."""
+    total = epochs * steps_per_epoch
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
+    shape = _shape(config, total=total, warmup=warmup, steps_per_epoch=steps_per_epoch)
+
+    def curve(step: int) -> float:
+        if step < warmup:
+            return WARMUP_START + (1 - WARMUP_START) * step / warmup
+        return shape(step)
+
+    momentum = None
+    if config.name == "onecycle":
+        low, high = ONECYCLE_MOMENTUM
+
+        def momentum(step: int) -> float:
+            return _one_cycle(
+                step - warmup, total - warmup, rise=config.rise, values=(high, low, high)
+            )
+
+    return Schedule(
+        optimizer,
+        curve=curve,
+        momentum=momentum,
+        plateau=config if config.name == "plateau" else None,
+    )
+
+
+def _shape(config: ScheduleConfig, *, total: int, warmup: int, steps_per_epoch: int) -> Curve:
+    """Give the factor of the rate at each step after warm-up."""
+
+    def cosine(step: int) -> float:
+        at = step if config.per_step else step // steps_per_epoch * steps_per_epoch
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, at - warmup) / (total - warmup))))
+
+    def one_cycle(step: int) -> float:
+        values = (ONECYCLE_START, 1.0, ONECYCLE_END)
+        return _one_cycle(step - warmup, total - warmup, rise=config.rise, values=values)
+
+    def steps(step: int) -> float:
+        return float(config.factor ** (step // steps_per_epoch // config.step_epochs))
+
+    def multistep(step: int) -> float:
+        passed = sum(step // steps_per_epoch >= milestone for milestone in config.milestones)
+        return float(config.factor**passed)
+
+    def constant(step: int) -> float:
+        del step
+        return 1.0
+
+    shapes: dict[str, Curve] = {
+        "none": constant,
+        "plateau": constant,
+        "cosine": cosine,
+        "onecycle": one_cycle,
+        "step": steps,
+        "multistep": multistep,
+    }
+    return shapes[config.name]
+
+
+def _one_cycle(step: int, total: int, *, rise: float, values: tuple[float, float, float]) -> float:
+    """Go from the first value to the second and on to the third, in half cosines."""
+    first, middle, third = values
+    top = rise * total - 1
+    if step <= top and top > 0:
+        return _half_cosine(first, middle, max(0, step) / top)
+    return _half_cosine(middle, third, min(1.0, (step - top) / max(total - 1 - top, 1e-9)))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))

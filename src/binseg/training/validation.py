@@ -1,0 +1,79 @@
+"""Scores after an epoch: the model as it would ship, through the predictor that `evaluate` uses."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from binseg import metrics
+from binseg.backends.torch_backend import TorchBackend
+from binseg.data.cache import PixelCache
+from binseg.losses import Loss
+from binseg.predictor import Predictor
+from binseg.structures import Counts, Preprocessing
+
+__all__ = ["ValidationScores", "validate"]
+
+THRESHOLD = 0.5
+"""Of the probability, while training; the shipped threshold is tuned on the best weights."""
+CHUNK = 64
+"""Inputs that are predicted and counted at a time, so that memory doesn't grow with the data."""
+EPSILON = 1e-7
+"""Probabilities are kept this far from 0 and 1 when they become logits again for the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationScores:
+    """What an epoch is chosen by."""
+
+    loss: float
+    dice: float
+    """Mean over pictures; the tiles of one picture are counted together."""
+
+
+def validate(
+    model: nn.Module,
+    cache: PixelCache,
+    *,
+    loss: Loss,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+) -> ValidationScores:
+    """Predict all inputs of the cache at the model's size, and score them."""
+    predictor = Predictor(
+        backend=TorchBackend(model, device=str(device), precision=precision),
+        preprocessing=preprocessing,
+        threshold=THRESHOLD,
+        bundle_id="training",
+        batch_size=batch_size,
+    )
+    losses: list[float] = []
+    sizes: list[int] = []
+    counts: dict[int, list[Counts]] = defaultdict(list)
+    for start in range(0, len(cache), CHUNK):
+        rows = slice(start, start + CHUNK)
+        targets_NHW = np.array(cache.targets_NHW[rows])  # torch warns of read-only arrays
+        probability_NHW = predictor.probability_of_inputs(np.asarray(cache.inputs_NHWC[rows]))
+        losses.append(_loss(loss, probability_NHW, targets_NHW))
+        sizes.append(len(targets_NHW))
+        for row, probability_HW, target_HW in zip(
+            cache.record_of_N[rows], probability_NHW, targets_NHW, strict=True
+        ):
+            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
+            counts[int(row)].append(counted)
+    dice = [metrics.dice(metrics.pool(of_picture)) for of_picture in counts.values()]
+    return ValidationScores(
+        loss=float(np.average(losses, weights=sizes)), dice=float(np.nanmean(dice))
+    )
+
+
+def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> float:
+    """The training loss of a chunk; on the CPU, where the predictor's answers are."""
+    probability = torch.from_numpy(probability_NHW)[:, None]
+    targets = torch.from_numpy(targets_NHW)[:, None]
+    with torch.no_grad():
+        return float(loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != 2))

@@ -1,0 +1,227 @@
+import dataclasses
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from binseg import preprocess, storage
+from binseg.data import MaskRule, cache
+from binseg.data.cache import open_cache
+from binseg.data.samples import read_sample
+from binseg.errors import DataError, OutputError
+from binseg.structures import Preprocessing, Record
+
+SMALL = Preprocessing(height=8, width=8)
+TILES = Preprocessing(height=4, width=4, fit="tile")
+
+
+@pytest.fixture
+def records(fill: Callable[..., Path], tmp_path: Path) -> list[Record]:
+    names = ("a", "b", "c")
+    root = fill(tmp_path / "data", *names)
+    return [
+        Record(
+            id=name,
+            image_path=root / "images" / f"{name}.png",
+            mask_path=root / "masks" / f"{name}.png",
+        )
+        for name in names
+    ]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the records that were decoded."""
+    seen: list[str] = []
+
+    def read(record: Record, rule: MaskRule) -> Any:
+        seen.append(record.id)
+        return read_sample(record, rule)
+
+    monkeypatch.setattr(cache, "read_sample", read)
+    return seen
+
+
+def caches(folder: Path) -> list[Path]:
+    return [path for path in (folder / "pixels").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("preprocessing", [SMALL, TILES], ids=["squash", "tile"])
+def test_a_cache_holds_what_preprocessing_gives(
+    records: list[Record], rule: MaskRule, tmp_path: Path, preprocessing: Preprocessing
+) -> None:
+    """Rows are `prepare` and `prepare_truth` of each record in order, whatever the fit."""
+    got = open_cache(records, rule, preprocessing, folder=tmp_path)
+    inputs, targets, owners = [], [], []
+    for index, record in enumerate(records):
+        sample = read_sample(record, rule)
+        assert sample.mask_HW is not None
+        some, placements = preprocess.prepare(sample.image_HWC, preprocessing)
+        inputs.append(some)
+        targets.append(preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements))
+        owners += [index] * len(some)
+    assert np.array_equal(got.inputs_NHWC, np.concatenate(inputs))
+    assert np.array_equal(got.targets_NHW, np.concatenate(targets))
+    assert got.record_of_N.tolist() == owners
+    assert len(got) == len(owners)
+    assert got.num_bytes == got.inputs_NHWC.size + got.targets_NHW.size
+
+
+def test_pictures_are_decoded_once(
+    records: list[Record], rule: MaskRule, tmp_path: Path, decoded: list[str]
+) -> None:
+    """The second run decodes nothing."""
+    first = open_cache(records, rule, SMALL, folder=tmp_path)
+    assert sorted(decoded) == ["a", "b", "c"]
+    second = open_cache(records, rule, SMALL, folder=tmp_path)
+    assert len(decoded) == 3
+    assert np.array_equal(first.inputs_NHWC, second.inputs_NHWC)
+
+
+def test_mean_and_std_share_a_cache(
+    records: list[Record], rule: MaskRule, tmp_path: Path, decoded: list[str]
+) -> None:
+    """Normalisation is done later, so that changing it decodes nothing."""
+    open_cache(records, rule, SMALL, folder=tmp_path)
+    other = dataclasses.replace(SMALL, mean=(0.5,) * 3, std=(0.5,) * 3)
+    open_cache(records, rule, other, folder=tmp_path)
+    assert len(decoded) == 3
+
+
+def test_whatever_decides_the_pixels_decides_the_cache(
+    records: list[Record], rule: MaskRule, tmp_path: Path, save: Callable[..., Path]
+) -> None:
+    """Another size, rule, order or file content never meets old pixels."""
+    open_cache(records, rule, SMALL, folder=tmp_path)
+    open_cache(records, rule, TILES, folder=tmp_path)
+    inverse = dataclasses.replace(rule, foreground=rule.background, background=rule.foreground)
+    open_cache(records, inverse, SMALL, folder=tmp_path)
+    open_cache(records[::-1], rule, SMALL, folder=tmp_path)
+    save(records[0].image_path, np.full((4, 6, 3), 200, np.uint8))
+    changed = open_cache(records, rule, SMALL, folder=tmp_path)
+    assert len(caches(tmp_path)) == 5
+    assert (changed.inputs_NHWC[0] == 200).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "grown", "gone", "facts"])
+def test_a_broken_cache_is_built_again_and_told(
+    records: list[Record], rule: MaskRule, tmp_path: Path, listener: Any, damage: str
+) -> None:
+    """A file of the wrong size, or a missing one, costs one line and the decoding."""
+    before = np.array(open_cache(records, rule, SMALL, folder=tmp_path).inputs_NHWC)
+    path = caches(tmp_path)[0] / ("facts.json" if damage == "facts" else "inputs.npy")
+    if damage == "gone":
+        path.unlink()
+    elif damage == "grown":
+        path.write_bytes(path.read_bytes() + b"\0")
+    else:
+        path.write_bytes(path.read_bytes()[:-9])
+    again = open_cache(records, rule, SMALL, folder=tmp_path, progress=listener)
+    assert np.array_equal(again.inputs_NHWC, before)
+    assert any("is broken" in line and "building it again" in line for line in listener.lines)
+
+
+def test_unreadable_records_are_named_together(
+    fill: Callable[..., Path], rule: MaskRule, tmp_path: Path
+) -> None:
+    """Ten are named and the rest counted, and no cache is left."""
+    names = [f"p{number:02d}" for number in range(14)]
+    root = fill(tmp_path / "data", *names)
+    records = [
+        Record(
+            id=name,
+            image_path=root / "images" / f"{name}.png",
+            mask_path=root / "masks" / f"{name}.png",
+        )
+        for name in names
+    ]
+    for name in names[1:13]:
+        (root / "images" / f"{name}.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"^12 of 14 records .*p01.*p10.* and 2 more$") as caught:
+        open_cache(records, rule, SMALL, folder=tmp_path)
+    assert "p11" not in str(caught.value)
+    assert caches(tmp_path) == []
+
+
+def test_absent_files_and_masks_are_named(
+    records: list[Record], rule: MaskRule, tmp_path: Path
+) -> None:
+    """A picture that is gone, or one without truth, is a DataError with its name."""
+    records[0].image_path.unlink()
+    bare = dataclasses.replace(records[1], mask_path=None)
+    with pytest.raises(DataError, match=r"2 of 3 .*a\.png.*b: it has no mask"):
+        open_cache([records[0], bare, records[2]], rule, SMALL, folder=tmp_path)
+
+
+def test_an_empty_split_is_refused(rule: MaskRule, tmp_path: Path) -> None:
+    """No records is a mistake of the split, and said so."""
+    with pytest.raises(DataError, match="the split is empty"):
+        open_cache([], rule, SMALL, folder=tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    records: list[Record], rule: MaskRule, tmp_path: Path
+) -> None:
+    """What can't be written is an OutputError; no half cache stays."""
+    big = dataclasses.replace(SMALL, height=64, width=64)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="can't write the pixel cache"):
+            open_cache(records, rule, big, folder=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert caches(tmp_path) == []
+    assert len(open_cache(records, rule, big, folder=tmp_path)) == 3
+
+
+def test_a_killed_builders_remains_are_ignored(
+    records: list[Record], rule: MaskRule, tmp_path: Path
+) -> None:
+    """A half-built folder of a run that was killed is swept away."""
+    whole = open_cache(records, rule, SMALL, folder=tmp_path)
+    place = caches(tmp_path)[0]
+    place.rename(place.with_suffix(".building"))
+    (place.with_suffix(".building") / "inputs.npy").write_bytes(b"half")
+    again = open_cache(records, rule, SMALL, folder=tmp_path)
+    assert again.inputs_NHWC.shape == whole.inputs_NHWC.shape
+    assert caches(tmp_path) == [place]
+
+
+def test_two_runs_build_one_cache(
+    records: list[Record],
+    rule: MaskRule,
+    tmp_path: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that comes while another builds waits for it, and decodes nothing itself."""
+    locked, waiting = storage.locked, threading.Barrier(2)
+
+    @contextmanager
+    def together(path: Path) -> Iterator[None]:
+        waiting.wait(timeout=10)
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(storage, "locked", together)
+    results: list[Any] = []
+
+    def build() -> None:
+        results.append(open_cache(records, rule, SMALL, folder=tmp_path))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    assert sorted(decoded) == ["a", "b", "c"]

@@ -1,0 +1,75 @@
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from binseg.config.recipe import Recipe
+from binseg.errors import OutputError, TrainingError
+from binseg.training.checkpoints import WholeFiles, check_same_recipe
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    """Tensors and plain values survive; nothing else is allowed in."""
+    path = tmp_path / "last.ckpt"
+    WholeFiles().save_checkpoint({"binseg": {"epochs": 1}, "x": torch.ones(2)}, path)
+    assert torch.equal(WholeFiles().load_checkpoint(path)["x"], torch.ones(2))
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    """A write that fails half-way is one line, and the old file stays whole."""
+    path = tmp_path / "last.ckpt"
+    WholeFiles().save_checkpoint({"binseg": {"epochs": 1}}, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="can't write"):
+            WholeFiles().save_checkpoint({"binseg": {}, "x": torch.ones(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, heard)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+class Evil:
+    """Would run code if it were unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("unpickled",))
+
+
+def test_torn_foreign_and_hostile_files_are_refused(tmp_path: Path) -> None:
+    """Anything but a whole checkpoint of ours is one line, and no code in it runs."""
+    path = tmp_path / "last.ckpt"
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        WholeFiles().load_checkpoint(path)
+    WholeFiles().save_checkpoint({"binseg": {}, "x": torch.ones(5000)}, path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(TrainingError, match="torn or no checkpoint") as caught:
+        WholeFiles().load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    torch.save({"binseg": Evil()}, path)
+    with pytest.raises(TrainingError, match="torn or no checkpoint"):
+        WholeFiles().load_checkpoint(path)
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(TrainingError, match="no checkpoint of binseg"):
+        WholeFiles().load_checkpoint(path)
+
+
+def test_a_run_goes_on_with_its_own_settings(recipe: Callable[..., Recipe], listen: Any) -> None:
+    """Settings that decide the result must be as before; the machine's may change."""
+    before = recipe().model_dump_json()
+    listener = listen()
+    check_same_recipe(before, recipe(train__workers=3, train__early_stopping=2), listener)
+    assert listener.lines == []
+    with pytest.raises(TrainingError, match=r"optimizer.lr was 0.01 and is 0.5"):
+        check_same_recipe(before, recipe(optimizer__lr=0.5), listener)
+    check_same_recipe(before, recipe(train__epochs=9), listener)
+    assert "9 epochs instead of 2" in listener.lines[0]
