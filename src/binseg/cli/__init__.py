@@ -1,0 +1,75 @@
+"""The command line: `binseg VERB`. One module a verb; nothing heavy is imported before it runs."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from binseg.cli import augment, check, demo, evaluate, models, predict, recipes, train
+from binseg.cli.console import Settings
+from binseg.cli.shell import Shell, exit_code_of
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="binseg",
+    cls=Shell,
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "[bold]First steps[/bold]\n\n"
+        "binseg demo\n\n"
+        "binseg check --data my_folder/\n\n"
+        "binseg train --data my_folder/ --out runs/first\n\n"
+        "binseg evaluate runs/first --split test\n\n"
+        "binseg predict runs/first photo.jpg --out predicted/"
+    ),
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"binseg {version('binseg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing on the way; only answers and errors.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and stop."
+        ),
+    ] = False,
+) -> None:
+    """From a folder of pictures with masks to a model that finds one kind of thing."""
+    context.obj = Settings(quiet=quiet)
+
+
+check.add_to(app)
+train.add_to(app)
+evaluate.add_to(app)
+predict.add_to(app)
+augment.add_to(app)
+models.add_to(app)
+recipes.add_to(app)
+demo.add_to(app)
+
+
+def main() -> None:
+    """Run the command line; ends in SystemExit with the exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:  # before or after the verb itself
+        sys.exit(130)
+    except OSError as error:
+        sys.exit(exit_code_of(error))

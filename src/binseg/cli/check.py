@@ -1,0 +1,55 @@
+"""`binseg check`: what is in a dataset, and what is wrong with it."""
+
+from typing import Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import Border, Json, Recipe, Set, nested, register
+
+__all__ = ["add_to", "check"]
+
+EXAMPLES = (
+    "binseg check --data my_folder/",
+    "binseg check --data my_folder/ --strict --json",
+    "binseg check --data masks.csv --set 'data.foreground=[1, 2]'",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    register(app, check, name="check", examples=EXAMPLES)
+
+
+def check(
+    context: typer.Context,
+    *,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
+        ),
+    ],
+    recipe: Recipe = None,
+    border: Border = None,
+    set_: Set = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    json_: Json = False,
+) -> None:
+    """Look at every picture and mask; exit code 1 if something is wrong."""
+    from binseg.cli.tables import check_tables
+    from binseg.config import load_recipe
+    from binseg.workflows.check import check as run
+
+    whole = load_recipe(
+        recipe, overrides=set_ or (), sections=nested(data__path=data, data__border=border)
+    )
+    result = run(whole.data, progress=progress_of(context))
+    if json_:
+        write_json_answer(result.as_dict())
+    else:
+        show(*check_tables(result))
+    if result.failed(strict=strict):
+        raise typer.Exit(1)

@@ -1,0 +1,42 @@
+"""`binseg demo`: the whole line in a few minutes, on pictures made on the spot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import Json, register
+
+__all__ = ["add_to", "demo"]
+
+EXAMPLES = ("binseg demo", "binseg demo --out runs/demo --json")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    register(app, demo, name="demo", examples=EXAMPLES)
+
+
+def demo(
+    context: typer.Context,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for everything it makes.")
+    ] = Path("runs/demo"),
+    json_: Json = False,
+) -> None:
+    """Train a small model on synthetic pictures, score it, and set Otsu's method beside it."""
+    from binseg.cli.tables import demo_table, report_items
+    from binseg.workflows.demo import demo as run
+
+    result = run(out, progress=progress_of(context))
+    if json_:
+        write_json_answer(result.as_dict())
+        return
+    show(
+        *report_items(result.evaluation),
+        demo_table(result),
+        f"gallery: {result.gallery_path}",
+        f"one predicted mask: {result.mask_path}",
+    )

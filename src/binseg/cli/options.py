@@ -1,0 +1,66 @@
+"""Options that several verbs share, so that one name means one thing everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Border", "Data", "Device", "Json", "Recipe", "Run", "Set", "nested", "register"]
+
+from collections.abc import Callable
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
+    ),
+]
+Border = Annotated[
+    str | None,
+    typer.Option(
+        "--border",
+        metavar="RULE",
+        help="Trimaps: the border counts as foreground, background or ignore.",
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="NAME", help="A recipe of `binseg recipes`, or a YAML file."),
+]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle (folder or .zip).")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change any setting of the recipe (repeatable): --set schedule.name=none.",
+    ),
+]
+
+
+def nested(**flags: object) -> dict[str, dict[str, object]]:
+    """Turn flags `section__key=value` into a recipe's sections; flags not given are left out.
+
+    >>> nested(train__epochs=3, train__seed=None)
+    {'train': {'epochs': 3}}
+    """
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in flags.items():
+        section, _, key = name.partition("__")
+        if value is not None:
+            sections.setdefault(section, {})[key] = value
+    return sections
+
+
+def register(
+    app: typer.Typer, function: Callable[..., None], *, name: str, examples: tuple[str, ...]
+) -> None:
+    """Add a verb with its examples below its help."""
+    lines = ("[bold]Examples[/bold]", *examples)
+    app.command(name, epilog="\n\n".join(lines), no_args_is_help=False)(function)

@@ -1,0 +1,87 @@
+"""The shell around all verbs: every failure becomes one line on stderr and an exit code.
+
+0: done; 1: it failed; 2: an option or a recipe that we don't accept; 130: stopped by Ctrl-C.
+`BINSEG_DEBUG=1` shows tracebacks.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from binseg.cli.console import message
+from binseg.errors import BinsegError
+
+__all__ = ["Shell", "exit_code_of"]
+
+ISSUES = "https://github.com/binseg/binseg/issues"
+
+
+class Shell(TyperGroup):
+    """A group of verbs that turns errors into lines, the same for `binseg` and for tests."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run the command line; ends in SystemExit unless `standalone_mode` is off."""
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except typer.TyperException as error:
+            code = _say_usage(error)
+        except typer.Abort:
+            code = _fail("stopped", 130)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb and translate what it raises."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(_fail("stopped by Ctrl-C", 130)) from None
+        except Exception as error:  # noqa: BLE001 - the one place where everything ends
+            raise typer.Exit(exit_code_of(error)) from None
+
+
+def exit_code_of(error: Exception) -> int:
+    """Tell the user what went wrong, in one line, and return the exit code."""
+    if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, BinsegError):
+        # Training tells an interrupt in words of its own (how to go on); it stays an interrupt.
+        interrupted = isinstance(error.__context__, KeyboardInterrupt | SystemExit)
+        return _fail(str(error), 130 if interrupted else error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has had enough (`| head`); Python must not complain at exit.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        return 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory: lower --batch-size or --size, or use smaller pictures", 1)
+    traceback.print_exception(error)
+    return _fail(f"this is a bug, not your mistake; please report the lines above at {ISSUES}", 1)
+
+
+def _say_usage(error: typer.TyperException) -> int:
+    """Say what is wrong with the command line, and where its help is."""
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(text)  # empty where the help has been printed already
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "binseg"
+    return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
+
+
+def _fail(line: str, code: int) -> int:
+    message(f"binseg: {line}")
+    return code

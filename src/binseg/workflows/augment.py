@@ -1,0 +1,109 @@
+"""A sheet of real samples before and after augmentation, with the outlines of their masks."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from binseg.config import Recipe
+from binseg.data.augment import Augment, build_augment
+from binseg.data.dataset import Dataset
+from binseg.data.samples import read_sample
+from binseg.data.sources import open_dataset
+from binseg.errors import DataError
+from binseg.imageio import write_rgb
+from binseg.preprocess import prepare, prepare_truth
+from binseg.progress import SILENT, Progress
+from binseg.report import for_display, overlay
+from binseg.structures import Record
+
+__all__ = ["draw_sheet"]
+
+GAP = 4
+WHITE = 255
+
+
+def draw_sheet(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    num_samples: int = 4,
+    num_variants: int = 5,
+    progress: Progress = SILENT,
+) -> None:
+    """Draw what a recipe's augmentation does: a row a sample, the unchanged one first.
+
+    Args:
+        recipe: its data, input size, augmentation and seed are used.
+        out: the PNG to write.
+        num_samples: rows.
+        num_variants: changed versions in each row.
+        progress: told what was found.
+
+    Raises:
+        DataError: no picture with a mask.
+    """
+    dataset = open_dataset(recipe.data, progress=progress)
+    chosen = _spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
+    if not chosen:
+        raise DataError(f"{dataset.root}: no picture has a mask; there is nothing to show")
+    pairs = [_prepared(record, dataset, recipe) for record in chosen]
+    inputs_NHWC = np.stack([inputs_HWC for inputs_HWC, _ in pairs])
+    targets_NHW = np.stack([target_HW for _, target_HW in pairs])
+    columns = [_drawn(inputs_NHWC, targets_NHW)]
+    augment = build_augment(recipe.augment)
+    for variant in range(num_variants):
+        changed = _augmented(augment, inputs_NHWC, targets_NHW, recipe.train.seed, variant)
+        columns.append(_drawn(*changed))
+    write_rgb(Path(out), _sheet(columns))
+
+
+def _spread(records: list[Record], num: int) -> list[Record]:
+    """Take `num` records, evenly over the list."""
+    places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
+    return [records[place] for place in places]
+
+
+def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Make a sample what the model sees; of tiles, the one with the most foreground."""
+    sample = read_sample(record, dataset.rule)
+    assert sample.mask_HW is not None
+    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing())
+    targets_NHW = prepare_truth(sample.mask_HW, sample.valid_HW, placements)
+    best = int((targets_NHW == 1).sum(axis=(1, 2)).argmax())
+    return inputs_NHWC[best], targets_NHW[best]
+
+
+def _augmented(
+    augment: Augment, inputs_NHWC: np.ndarray, targets_NHW: np.ndarray, seed: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change the samples as training would in some epoch."""
+    images = torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2).float() / 255
+    images, targets = augment(images, torch.from_numpy(targets_NHW), seed=seed, epoch=epoch, step=0)
+    changed_NHWC = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return changed_NHWC, targets.numpy()
+
+
+def _drawn(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarray]:
+    """Draw each mask's outline over its picture."""
+    return [
+        overlay(for_display(np.ascontiguousarray(image_HWC)), target_HW == 1, strength=0.0)
+        for image_HWC, target_HW in zip(inputs_NHWC, targets_NHW, strict=True)
+    ]
+
+
+def _sheet(columns: list[list[np.ndarray]]) -> np.ndarray:
+    """Put pictures in a grid, with a wider gap after the unchanged ones."""
+    height, width, _ = columns[0][0].shape
+    num_rows = len(columns[0])
+    sheet_HW3 = np.full(
+        (num_rows * (height + GAP) + GAP, len(columns) * (width + GAP) + 3 * GAP, 3),
+        WHITE,
+        dtype=np.uint8,
+    )
+    for number, column in enumerate(columns):
+        left = GAP + number * (width + GAP) + (GAP if number else 0)
+        for row, picture in enumerate(column):
+            top = GAP + row * (height + GAP)
+            sheet_HW3[top : top + height, left : left + width] = picture
+    return sheet_HW3

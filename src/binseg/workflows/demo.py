@@ -1,0 +1,72 @@
+"""The whole line on pictures made on the spot: train, score, and set Otsu's method beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from binseg.config import Recipe, load_recipe
+from binseg.data.otsu import otsu_dice
+from binseg.predictor import load
+from binseg.progress import SILENT, Progress
+from binseg.workflows.evaluate import evaluate_split
+from binseg.workflows.evaluation_data import Known, choose_data, data_config
+from binseg.workflows.predict import predict_files
+from binseg.workflows.run_folder import RunFolder
+from binseg.workflows.scoring import Evaluation
+from binseg.workflows.train import train
+
+__all__ = ["DemoResult", "demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo made."""
+
+    folder: Path
+    evaluation: Evaluation
+    """On the test split."""
+    otsu_dice: float
+    """Mean Dice of Otsu's threshold on the same pictures, told each time which side to take."""
+    gallery_path: Path
+    mask_path: Path
+    seconds: float
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "folder": str(self.folder),
+            "seconds": round(self.seconds, 1),
+            "otsu_dice": self.otsu_dice,
+            "gallery": str(self.gallery_path),
+            "mask": str(self.mask_path),
+            "test": self.evaluation.as_dict(),
+        }
+
+
+def demo(
+    out: str | Path, *, recipe: Recipe | None = None, progress: Progress = SILENT
+) -> DemoResult:
+    """Train a small model on synthetic pictures, score it, predict one picture.
+
+    Args:
+        out: folder for everything; absent or empty.
+        recipe: instead of the recipe `demo`.
+        progress: told how far it is.
+    """
+    trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
+    run = RunFolder(path=trained.folder)
+    test_folder = run.path / "test"
+    evaluation = evaluate_split(run.path, split="test", out=test_folder, progress=progress)
+    predictor = load(run.path)
+    known = Known.of(predictor)
+    test = choose_data(data_config(known), split="test", known=known)
+    predicted = predict_files(
+        predictor, [test.records[0].image_path], out=run.path / "predicted", overlay=True
+    )
+    return DemoResult(
+        folder=run.path,
+        evaluation=evaluation,
+        otsu_dice=otsu_dice(test.records, test.rule),
+        gallery_path=test_folder / "gallery.png",
+        mask_path=predicted.written[0].mask,
+        seconds=trained.seconds,
+    )

@@ -1,0 +1,189 @@
+"""Which pictures an evaluation may use, so that what trained a model never tests it.
+
+A run's split.csv rules over everything else: a picture that it knows is in the split that it
+names. Pictures that it doesn't know count by the data's own official split, and without one they
+are scored only when all are asked for.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from binseg.bundle import Card
+from binseg.config import DataConfig, Recipe, closest, load_recipe
+from binseg.data.dataset import Dataset
+from binseg.data.sources import open_dataset
+from binseg.data.splits import assign_splits
+from binseg.errors import DataError, UsageError
+from binseg.predictor import Predictor
+from binseg.progress import SILENT, Progress
+from binseg.structures import Split
+from binseg.workflows.run_folder import RunFolder
+
+__all__ = ["SPLITS", "Known", "check_split_name", "choose_data", "data_config"]
+
+SPLITS = ("train", "val", "test", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What is known about where a model comes from."""
+
+    run: RunFolder | None
+    card: Card | None
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "Known":
+        """Find the run and the card that a predictor comes from."""
+        bundle = predictor.bundle
+        return cls(run=RunFolder.find(bundle.path) if bundle else None, card=predictor.card)
+
+    def recipe(self) -> Recipe | None:
+        """The recipe that the model was trained by."""
+        if self.run is not None:
+            return self.run.recipe()
+        if self.card is None or not self.card.recipe:
+            return None
+        return load_recipe(sections=cast("Mapping[str, Mapping[str, object]]", self.card.recipe))
+
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the data that the model was trained on."""
+        return self.card.data.fingerprint if self.card else None
+
+
+def check_split_name(split: str) -> None:
+    """Refuse a split that doesn't exist.
+
+    Raises:
+        UsageError: naming those that do.
+
+    >>> check_split_name("val")
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: {closest(split, list(SPLITS))}")
+
+
+def data_config(
+    known: Known,
+    path: str | Path | None = None,
+    *,
+    sections: Mapping[str, Mapping[str, object]] | None = None,
+    overrides: Sequence[str] = (),
+) -> DataConfig:
+    """Say where the pictures are and how their masks are read.
+
+    Args:
+        known: the model's origin; its data and its reading of masks are the default.
+        path: other pictures; their masks are read as in training unless changed.
+        sections: changes, as `load_recipe` takes them.
+        overrides: changes as `data.key=value`.
+
+    Raises:
+        UsageError: no data, or a change of anything but `data`.
+    """
+    for override in overrides:
+        if not override.strip().startswith("data."):
+            raise UsageError(
+                f"--set {override!r}: only data.* can be changed here, "
+                "for example data.foreground=[1]"
+            )
+    recipe = known.recipe()
+    tree = {} if recipe is None else recipe.data.model_dump(mode="json")
+    if path is not None and not _is_same(path, tree.get("path")):
+        own = ("border", "foreground", "ignore", "threshold", "page_group")
+        tree = {key: value for key, value in tree.items() if key in own} | {"path": str(path)}
+    tree |= (sections or {}).get("data", {})
+    if tree.get("path") is None:
+        raise UsageError("which pictures? Give --data PATH")
+    return load_recipe(sections={"data": tree}, overrides=overrides).data
+
+
+def _is_same(path: str | Path, recorded: object) -> bool:
+    if not isinstance(recorded, str):
+        return False
+    return str(path) == recorded or Path(path).resolve() == Path(recorded).resolve()
+
+
+def choose_data(
+    config: DataConfig, *, split: str, known: Known, progress: Progress = SILENT
+) -> Dataset:
+    """Open a data set and keep the pictures of one split that have a truth to compare with.
+
+    Args:
+        config: where and how.
+        split: train, val, test or all.
+        known: what trained the model; it decides the split of every picture that it knows.
+        progress: told what was found.
+
+    Returns:
+        A data set of these pictures alone; its last notes say how they were chosen.
+
+    Raises:
+        DataError: none is left, saying why.
+    """
+    check_split_name(split)
+    dataset = open_dataset(config, progress=progress)
+    dataset, notes = _with_splits(dataset, config, known)
+    sizes = Counter[str](record.split or "none" for record in dataset.records)
+    chosen = [r for r in dataset.records if split in {"all", r.split}]
+    if not chosen:
+        for note in notes:
+            progress.say(note)
+        there = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+        raise DataError(
+            f"{dataset.root}: no picture is in split {split!r} ({there or 'none has a split'}); "
+            "--split all scores every picture"
+        )
+    with_truth = tuple(r for r in chosen if r.mask_path is not None or r.shapes is not None)
+    if not with_truth:
+        raise DataError(f"{dataset.root}: no picture of split {split!r} has a mask to score with")
+    if len(with_truth) < len(chosen):
+        notes.append(f"{len(chosen) - len(with_truth)} pictures without a mask are left out.")
+    if split == "all" and sizes["train"]:
+        notes.append(f"{sizes['train']} of these pictures trained the model.")
+    for note in notes:
+        progress.say(note)
+    return replace(dataset, records=with_truth, notes=tuple(notes))
+
+
+def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:
+    """Give every record the split that it may be used in; None where nothing says one."""
+    run_splits: Mapping[str, Split] = known.run.splits() if known.run is not None else {}
+    if not run_splits:
+        return _without_run(dataset, config, known)
+    num_known = sum(record.id in run_splits for record in dataset.records)
+    records = tuple(
+        replace(record, split=run_splits.get(record.id, record.split)) for record in dataset.records
+    )
+    notes = []
+    num_other = len(records) - num_known
+    if num_known:
+        notes.append(f"Split: as in the run's split.csv ({num_known} pictures).")
+        if num_other == 0 and dataset.fingerprint() != known.fingerprint():
+            notes.append(
+                "The files differ from those that the run was trained on, though their names "
+                "are the same."
+            )
+    if num_other:
+        own = any(r.split for r in dataset.records if r.id not in run_splits)
+        notes.append(
+            f"{num_other} pictures are unknown to the run: "
+            + ("the data's own split holds for them." if own else "they are in no split.")
+        )
+    return replace(dataset, records=records), notes
+
+
+def _without_run(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:
+    """A model without its run's folder: the same data is split anew in the same way."""
+    if known.card is None:
+        divided = assign_splits(dataset, config.split)
+        return divided, [f"Split: {divided.notes[-1]}."]
+    recipe = known.recipe()
+    if recipe is not None and dataset.fingerprint() == known.fingerprint():
+        divided = assign_splits(dataset, recipe.data.split)
+        return divided, [f"Split: as in training, {divided.notes[-1]}."]
+    if any(record.split for record in dataset.records):
+        return dataset, ["Split: the data's own; this is not the data of the training."]
+    return dataset, ["This is not the data of the training, and it has no split of its own."]

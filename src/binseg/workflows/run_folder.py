@@ -1,0 +1,189 @@
+"""The folder of one training run: what is in it, under which names, and who may write there.
+
+recipe.yaml       every setting, resolved
+environment.json  python, packages, processor, threads, data fingerprint
+split.csv         which picture trained, which validated, which is left to test
+metrics.csv       one line an epoch
+curves.png        the same, drawn
+bundle/           the model that ships
+val/              the shipped model's scores on the validation split
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from binseg.config import Recipe, dump_recipe, load_recipe
+from binseg.errors import BundleError, UsageError
+from binseg.storage import write_json, write_text
+from binseg.structures import Split
+
+__all__ = ["RunFolder", "environment", "next_run_path"]
+
+PACKAGES = (
+    "binseg",
+    "imagecodecs",
+    "kornia",
+    "lightning",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "tifffile",
+    "torch",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """One run's folder; the names of what it holds are here and nowhere else."""
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        """Every setting of the run, resolved."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment_path(self) -> Path:
+        """Versions, processor and threads, and the data's fingerprint."""
+        return self.path / "environment.json"
+
+    @property
+    def split_path(self) -> Path:
+        """Which picture is in which split."""
+        return self.path / "split.csv"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One line an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves_path(self) -> Path:
+        """Loss and Dice over the epochs, as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def bundle_path(self) -> Path:
+        """The model that ships."""
+        return self.path / "bundle"
+
+    @classmethod
+    def create(cls, path: str | Path) -> "RunFolder":
+        """Take a folder for a new run; a folder that holds anything is never written into.
+
+        Raises:
+            UsageError: there is something at `path` already.
+        """
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; choose another folder with --out")
+        if folder.is_dir() and any(folder.iterdir()):
+            way_on = (
+                ", or add --resume to go on with the run in it"
+                if cls(path=folder).recipe_path.is_file()
+                else ""
+            )
+            raise UsageError(f"{folder} is not empty; choose another folder with --out{way_on}")
+        return cls(path=folder)
+
+    @classmethod
+    def find(cls, path: str | Path) -> "RunFolder | None":
+        """Return the run that a path belongs to (itself, or its bundle), or None."""
+        given = Path(path)
+        for candidate in (given, given.parent):
+            run = cls(path=candidate)
+            if run.recipe_path.is_file() and run.split_path.is_file():
+                is_its_bundle = given.resolve() == run.bundle_path.resolve()
+                if candidate == given or is_its_bundle:
+                    return run
+        return None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Return the run at a path.
+
+        Raises:
+            BundleError: there is no run there.
+        """
+        run = cls.find(path)
+        if run is None:
+            raise BundleError(
+                f"{path} is not the folder of a run (no recipe.yaml and split.csv in it); "
+                "give the folder that `binseg train --out` wrote"
+            )
+        return run
+
+    def recipe(self) -> Recipe:
+        """Read back every setting of the run."""
+        return load_recipe(self.recipe_path)
+
+    def data_fingerprint(self) -> str | None:
+        """Return the fingerprint of the data that the run took, if it was recorded."""
+        try:
+            recorded = json.loads(self.environment_path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        value = recorded.get("data_fingerprint") if isinstance(recorded, dict) else None
+        return value if isinstance(value, str) else None
+
+    def splits(self) -> dict[str, Split]:
+        """Return which split each picture of the run is in, by id."""
+        from binseg.data.splits import read_split
+
+        return read_split(self.split_path)
+
+    def write_start(self, recipe: Recipe, facts: Mapping[str, object]) -> None:
+        """Write what is known before the first epoch; `facts` join the environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.recipe_path, dump_recipe(recipe))
+        write_json(self.environment_path, {**environment(), **facts})
+
+
+def environment() -> dict[str, object]:
+    """Return where a run took place: python, packages, processor, threads."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "packages": packages,
+    }
+
+
+def _cpu_name() -> str:
+    """Return the processor's name; only Linux hides it in a file."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def next_run_path(model: str, *, root: str | Path = "runs") -> Path:
+    """Return the folder for the next unnamed run: runs/001-unet, runs/002-unet, ..."""
+    folder = Path(root)
+    taken = (
+        [int(match[0]) for entry in folder.iterdir() if (match := re.match(r"\d+", entry.name))]
+        if folder.is_dir()
+        else []
+    )
+    return folder / f"{max(taken, default=0) + 1:03d}-{model}"

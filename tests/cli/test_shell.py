@@ -1,0 +1,188 @@
+"""The shell: help that is quick, failures that are one line, exit codes that mean something."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from binseg.cli import app
+from binseg.cli.progress import LiveProgress, PlainProgress
+from binseg.cli.shell import Shell
+from binseg.errors import DataError, MissingExtraError, UsageError
+
+VERBS = ("check", "train", "evaluate", "predict", "augment", "models", "recipes", "demo")
+HEAVY = {"torch", "numpy", "lightning", "matplotlib", "PIL", "scipy", "yaml"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Return what a fresh interpreter has imported after running some code."""
+    listing = "\nimport sys; print('\\nMODULES', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + listing], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def test_importing_binseg_is_cheap() -> None:
+    """`import binseg` brings neither torch nor numpy."""
+    assert not modules_after("import binseg") & HEAVY
+
+
+def test_help_of_every_verb_imports_nothing_heavy() -> None:
+    """Help is printed without torch, numpy or recipes, so it takes a blink."""
+    code = (
+        "from binseg.cli import app\n"
+        f"for verb in {VERBS}: app([verb, '--help'], standalone_mode=False)"
+    )
+    assert not modules_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_examples(verb: str) -> None:
+    """Every verb's help ends with commands to copy."""
+    result = CliRunner().invoke(app, [verb, "--help"])
+    assert result.exit_code == 0
+    assert f"binseg {verb}" in result.stdout.rpartition("Examples")[2]
+
+
+def test_version() -> None:
+    """--version says name and number, and nothing else happens."""
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("binseg ")
+
+
+def failing(error: BaseException) -> typer.Typer:
+    """Make an app whose only verb fails."""
+    broken = typer.Typer(cls=Shell, pretty_exceptions_enable=False)
+
+    @broken.command()
+    def fail() -> None:
+        raise error
+
+    @broken.command()
+    def other() -> None: ...
+
+    return broken
+
+
+def full_disk() -> OSError:
+    """What writing to a full disk raises."""
+    return OSError(28, "No space left on device", "/data/mask.png")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("no\npictures"), 1, "binseg: no pictures"),
+        (UsageError("no such split"), 2, "binseg: no such split"),
+        (full_disk(), 1, "binseg: /data/mask.png: no space left on device"),
+        (KeyboardInterrupt(), 130, "binseg: stopped by Ctrl-C"),
+        (
+            MissingExtraError("wandb", extra="wandb", purpose="logging"),
+            1,
+            "binseg: logging needs the package wandb, which is not installed: "
+            'pip install "binseg[wandb]"',
+        ),
+    ],
+)
+def test_failure_is_one_line(error: BaseException, code: int, line: str) -> None:
+    """What a user can mend is one line on stderr, with an exit code of its kind."""
+    result = CliRunner().invoke(failing(error), ["fail"])
+    assert result.exit_code == code
+    assert result.stderr == f"{line}\n"
+    assert result.stdout == ""
+
+
+def test_bug_shows_traceback() -> None:
+    """What we did not foresee is shown whole, and called a bug."""
+    result = CliRunner().invoke(failing(RuntimeError("surprise")), ["fail"])
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "RuntimeError: surprise" in result.stderr
+    assert "this is a bug" in result.stderr.splitlines()[-1]
+
+
+def test_debug_shows_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BINSEG_DEBUG=1 shows where a user's error was raised."""
+    monkeypatch.setenv("BINSEG_DEBUG", "1")
+    result = CliRunner().invoke(failing(DataError("no pictures")), ["fail"])
+    assert "Traceback" in result.stderr
+
+
+def test_wrong_verb_names_the_nearest() -> None:
+    """A typo in a verb is a usage error with a hint, on one line."""
+    result = CliRunner().invoke(app, ["evalute"])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert "evaluate" in result.stderr
+
+
+def test_models_as_json() -> None:
+    """`binseg models --json` is pure JSON with the parameters of report D's U-Net."""
+    result = CliRunner().invoke(app, ["models", "--json"])
+    models = {line["name"]: line["num_parameters"] for line in json.loads(result.stdout)}
+    assert models["unet"] == 31_037_633
+
+
+def test_recipes_list_show_schema() -> None:
+    """Recipes are listed, shown as YAML that loads again, and described as a JSON schema."""
+    runner = CliRunner()
+    listed = json.loads(runner.invoke(app, ["recipes", "list", "--json"]).stdout)
+    assert "demo" in {line["name"] for line in listed}
+    assert "demo" in runner.invoke(app, ["recipes"]).stdout
+    assert "synthetic" in runner.invoke(app, ["recipes", "show", "demo"]).stdout
+    assert json.loads(runner.invoke(app, ["recipes", "schema"]).stdout)["title"] == "Recipe"
+
+
+def test_plain_progress_is_brief(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a log, a thousand quick steps leave no line; a fact leaves one."""
+    progress = PlainProgress()
+    with progress.task("counting", total=1000) as task:
+        for _ in range(1000):
+            task.advance(1, loss=0.5)
+    progress.say("done")
+    assert capsys.readouterr().err == "done\n"
+
+
+def test_plain_progress_tells_long_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a log, long work says how far it is, now and then."""
+    monkeypatch.setattr("binseg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with PlainProgress().task("counting", total=2) as task:
+        task.advance(1, loss=0.25)
+    assert "counting: 1/2" in capsys.readouterr().err
+
+
+def test_live_progress_nests() -> None:
+    """Bars may be opened inside each other, and facts said between."""
+    progress = LiveProgress()
+    with progress.task("outer", total=2) as outer, progress.task("inner", total=None) as inner:
+        inner.advance(1, loss=0.5)
+        progress.say("a fact")
+        outer.advance()
+
+
+def test_smoke_in_a_real_process(discs: Path, tmp_path: Path) -> None:
+    """A real process checks a real folder, and fails by exit code and one line elsewhere."""
+    binseg = [sys.executable, "-m", "binseg"]
+    good = subprocess.run(
+        [*binseg, "check", "--data", str(discs), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(good.stdout)["facts"]["pictures"] == "16"
+    bad = subprocess.run(
+        [*binseg, "check", "--data", str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bad.returncode == 1
+    assert "Traceback" not in bad.stderr

@@ -1,0 +1,99 @@
+"""What tests of several rooms share: a tiny data set, and one run trained on it."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NUM_PICTURES = 16
+TINY = (
+    "model.name=unet",
+    "model.options={width: 4, depth: 2}",
+    "input.size=32",
+    "train.epochs=1",
+    "train.batch_size=6",
+    "train.device=cpu",
+    "train.precision=fp32",
+    "optimizer.lr=0.02",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache."""
+    before = os.environ.get("BINSEG_CACHE")
+    os.environ["BINSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["BINSEG_CACHE"]
+    else:
+        os.environ["BINSEG_CACHE"] = before
+
+
+def draw_disc(seed: int, *, height: int = 36, width: int = 44) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a bright disc on dark noise: a picture (H, W, 3) and its mask (H, W)."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    top, left = random.uniform(10, height - 10), random.uniform(10, width - 10)
+    mask_HW = (rows - top) ** 2 + (columns - left) ** 2 < random.uniform(6, 10) ** 2
+    noise = random.integers(0, 80, (height, width, 3))
+    image_HW3 = np.where(mask_HW[:, :, None], noise + 150, noise).astype(np.uint8)
+    return image_HW3, mask_HW
+
+
+def write_pairs(folder: Path, seeds: Sequence[int]) -> Path:
+    """Write pictures and 0/255 masks as a folder pair; names tell the seeds."""
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        image_HW3, mask_HW = draw_disc(seed)
+        Image.fromarray(image_HW3).save(folder / "images" / f"disc{seed:03d}.png")
+        Image.fromarray(mask_HW.astype(np.uint8) * 255).save(
+            folder / "masks" / f"disc{seed:03d}.png"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures with masks; read only."""
+    return write_pairs(tmp_path_factory.mktemp("discs"), range(NUM_PICTURES))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Settings of a network that trains in a second, as values of --set."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def write_discs() -> Callable[[Path, Sequence[int]], Path]:
+    """A function that writes a folder of pictures with masks, one for each seed."""
+    return write_pairs
+
+
+@pytest.fixture(scope="session")
+def train_output(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """Folder, stdout and stderr of `binseg train --json`; read only."""
+    import torch
+    from typer.testing import CliRunner
+
+    from binseg.cli import app
+
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    result = CliRunner().invoke(
+        app, ["train", "--data", str(discs), "--out", str(out), "--json", *settings]
+    )
+    assert result.exit_code == 0, result.stderr
+    return out, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="session")
+def trained(train_output: tuple[Path, str, str]) -> Path:
+    """The folder of a run trained on `discs` by the command line; read only."""
+    return train_output[0]

@@ -1,0 +1,189 @@
+"""Runs: their folders, going on after a stop, and what a check and a demo give."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import binseg
+from binseg.config import Recipe, load_recipe
+from binseg.errors import BundleError, DataError, TrainingError, UsageError
+from binseg.workflows.augment import draw_sheet
+from binseg.workflows.catalogue import list_models, list_recipes
+from binseg.workflows.demo import demo
+from binseg.workflows.run_folder import RunFolder, environment, next_run_path
+from binseg.workflows.train import resume_training, train
+
+Write = Callable[[Path, Sequence[int]], Path]
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Recipe, Path], None]:
+    """A function that trains until a step of the workflow, named by its function, and stops."""
+
+    def train_until(step: str, recipe: Recipe, out: Path) -> None:
+        def stop(*_: object, **__: object) -> None:
+            raise TrainingError("stopped here")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(f"binseg.workflows.train.{step}", stop)
+            with pytest.raises(TrainingError, match="stopped here"):
+                train(recipe, out=out)
+
+    return train_until
+
+
+Stop = Callable[[str, Recipe, Path], None]
+
+
+def test_a_run_is_found_by_folder_and_bundle(trained: Path, tmp_path: Path) -> None:
+    """Its folder and the bundle in it lead to the run; a file beside them doesn't."""
+    assert RunFolder.find(trained) == RunFolder(path=trained)
+    assert RunFolder.find(trained / "bundle") == RunFolder(path=trained)
+    assert RunFolder.find(trained / "val") is None
+    assert RunFolder.find(tmp_path) is None
+    with pytest.raises(BundleError, match="not the folder of a run"):
+        RunFolder.open(tmp_path)
+
+
+def test_recipe_is_read_back_equal(trained: Path, discs: Path, tiny: tuple[str, ...]) -> None:
+    """The recipe in a run is the one that it was trained by."""
+    given = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
+    assert RunFolder.open(trained).recipe() == given
+
+
+def test_numbers_of_runs_go_on(tmp_path: Path) -> None:
+    """The next number is above the highest, whatever gaps there are."""
+    assert next_run_path("unet", root=tmp_path / "none") == tmp_path / "none" / "001-unet"
+    for name in ("001-a", "007-b", "notes"):
+        (tmp_path / name).mkdir()
+    assert next_run_path("unet", root=tmp_path).name == "008-unet"
+
+
+def test_environment_is_plain_data() -> None:
+    """What is recorded of the machine can be written as JSON and names torch's version."""
+    facts = json.loads(json.dumps(environment()))
+    assert facts["packages"]["torch"]
+    assert facts["cpu"]
+
+
+def test_one_seed_gives_identical_bundles(
+    trained: Path, discs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Two runs with one seed have the same weights, and so the same id."""
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
+    result = train(recipe, out=tmp_path / "again")
+    assert result.report.bundle_id == binseg.load(trained).bundle_id
+    first, second = (p / "bundle" / "weights.safetensors" for p in (trained, tmp_path / "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_stopped_run_goes_on(
+    discs: Path, tiny: tuple[str, ...], tmp_path: Path, stop_at: Stop
+) -> None:
+    """A run that stopped after its first epoch ends as if it hadn't."""
+    overrides = [*tiny, "train.epochs=2"]
+    recipe = load_recipe(overrides=overrides, sections={"data": {"path": str(discs)}})
+    whole = train(recipe, out=tmp_path / "whole")
+    stop_at("draw_curves", recipe, tmp_path / "stopped")
+    resumed = resume_training(tmp_path / "stopped")
+    assert resumed.report.mean == whole.report.mean
+    assert resumed.best_epoch == whole.best_epoch
+    with pytest.raises(UsageError, match="finished"):
+        resume_training(tmp_path / "stopped")
+
+
+def test_a_run_stopped_before_its_first_epoch_starts_anew(
+    discs: Path, tiny: tuple[str, ...], tmp_path: Path, stop_at: Stop
+) -> None:
+    """Nothing was learnt, so nothing is lost: --resume just starts."""
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
+    stop_at("fit", recipe, tmp_path / "run")
+    assert resume_training(tmp_path / "run").best_epoch == 1
+
+
+def test_resume_refuses_changed_data(
+    write_discs: Write, tiny: tuple[str, ...], tmp_path: Path, stop_at: Stop
+) -> None:
+    """Half a run on one data set and half on another is no run."""
+    data = write_discs(tmp_path / "data", range(8))
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(data)}})
+    stop_at("fit", recipe, tmp_path / "run")
+    write_discs(data, [8])
+    with pytest.raises(DataError, match="has changed"):
+        resume_training(tmp_path / "run")
+
+
+def test_a_split_without_foreground_is_refused(
+    write_discs: Write, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Empty masks in all of val: scores would be empty talk, and no folder is made."""
+    data = write_discs(tmp_path / "data", range(6))
+    (data / "train.txt").write_text("".join(f"disc{n:03d}\n" for n in range(4)), "utf-8")
+    (data / "val.txt").write_text("disc004\ndisc005\n", "utf-8")
+    for name in ("disc004.png", "disc005.png"):
+        Image.fromarray(np.zeros((36, 44), np.uint8)).save(data / "masks" / name)
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(data)}})
+    with pytest.raises(DataError, match="val inputs has a foreground"):
+        train(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fixed_threshold_is_kept(discs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """A recipe's own threshold is shipped, and the card says that nobody tuned it."""
+    recipe = load_recipe(
+        overrides=[*tiny, "train.threshold=0.3"], sections={"data": {"path": str(discs)}}
+    )
+    train(recipe, out=tmp_path / "run")
+    card = binseg.load(tmp_path / "run").card
+    assert card is not None
+    assert card.threshold.value == 0.3
+    assert card.threshold.method == "fixed by the recipe"
+
+
+def test_python_check(discs: Path) -> None:
+    """A sound folder has facts and no findings."""
+    result = binseg.check(str(discs))
+    assert not result.findings
+    assert not result.failed(strict=True)
+    assert dict(result.facts)["sizes"] == "36x44 (16)"
+
+
+def test_check_of_nothing_is_a_finding(tmp_path: Path) -> None:
+    """A data set that can't be opened is one finding, with the reason."""
+    result = binseg.check(str(tmp_path / "nowhere"))
+    assert result.failed()
+    assert "nowhere" in result.findings[0].text
+
+
+def test_demo_end_to_end(tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """The demo trains, scores its test split, says what Otsu scores, and leaves pictures."""
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": "synthetic:num=12,size=32"}})
+    result = demo(tmp_path / "demo", recipe=recipe)
+    assert 0 < result.otsu_dice < 1
+    assert result.gallery_path.is_file()
+    assert result.mask_path.is_file()
+    assert result.evaluation.report.split == "test"
+    assert json.loads(json.dumps(result.as_dict()))["otsu_dice"] == result.otsu_dice
+
+
+def test_sheet_shows_the_unchanged_first(discs: Path, tmp_path: Path) -> None:
+    """With preset none every column is the same."""
+    recipe = load_recipe(
+        overrides=["augment.preset=none", "input.size=16"], sections={"data": {"path": str(discs)}}
+    )
+    draw_sheet(recipe, out=tmp_path / "sheet.png", num_samples=2, num_variants=1)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        sheet = np.asarray(picture)
+    assert np.array_equal(sheet[4:20, 4:20], sheet[4:20, 28:44])
+
+
+def test_catalogue_knows_models_and_recipes() -> None:
+    """Every recipe's model is in the list of models."""
+    names = {line.name for line in list_models()}
+    assert {line.model for line in list_recipes()} <= names
+    assert os.sep not in "".join(names)
