@@ -14,18 +14,18 @@ def _prediction() -> Prediction:
     return Prediction(probability_HW=probability_HW, threshold=0.5, bundle_id="abc")
 
 
-def test_a_mask_is_what_lies_above_the_threshold():
+def test_a_mask_is_what_lies_above_the_threshold() -> None:
     """A pixel exactly at the threshold is background: the rule is `>`, everywhere."""
     assert _prediction().mask.tolist() == [[False, False, True]]
 
 
-def test_a_prediction_shows_itself_as_a_picture_of_its_mask():
+def test_a_prediction_shows_itself_as_a_picture_of_its_mask() -> None:
     """The PNG of a notebook has the mask's size and its pixels."""
     shown = Image.open(io.BytesIO(_prediction()._repr_png_()))
     assert np.asarray(shown).tolist() == [[False, False, True]]
 
 
-def test_a_report_shows_itself_as_a_table_with_its_rules():
+def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:
     """The HTML holds each score, the border rule and the notes, with markup escaped."""
     counts = Counts(tp=1, fp=0, fn=0, tn=3)
     scores = {"dice": 0.75}
@@ -48,7 +48,7 @@ def test_a_report_shows_itself_as_a_table_with_its_rules():
     assert "test &lt;split&gt;" in html
 
 
-def test_every_public_name_resolves_and_is_listed():
+def test_every_public_name_resolves_and_is_listed() -> None:
     """`binseg.__all__`, its lazy homes and `dir` name the same things."""
     for name in binseg.__all__:
         assert getattr(binseg, name) is not None

@@ -8,7 +8,7 @@ The uint8 inputs are what the cache stores and what prediction computes: the sam
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import PictureError
 from binseg.geometry import place, place_mask, plan
@@ -24,7 +24,7 @@ _PERCENTILE_VALUES = 1 << 22
 
 
 def to_unit(
-    image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, *, name: str = "the picture"
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the picture"
 ) -> Float32[np.ndarray, "H W channels"]:
     """Bring a picture to the model's channels and to [0, 1], at its own size.
 
@@ -32,7 +32,8 @@ def to_unit(
     any other number of channels must match. `intensity` says what becomes 0 and 1.
 
     Args:
-        image_HWC: uint8, uint16 or float32 (float64 is taken too, at float32's precision).
+        image_HWC: uint8, uint16 or float32 (bool and float64 are taken too); other shapes and
+            types are refused.
         preprocessing: the model's channels and intensity.
         name: what error messages call the picture.
 
@@ -45,7 +46,7 @@ def to_unit(
 
 
 def prepare(
-    image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, *, name: str = "the picture"
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the picture"
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
     """Make all model inputs of a picture, and say where each came from.
 
@@ -67,7 +68,7 @@ def prepare(
 
 
 def prepare_batches(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: Shaped[np.ndarray, "..."],
     preprocessing: Preprocessing,
     *,
     batch_size: int,
@@ -126,7 +127,7 @@ def normalise(
 
 
 def _accept(
-    image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, name: str
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
 ) -> Num[np.ndarray, "H W C"]:
     """Refuse what can't become an input; give the rest as uint8, uint16 or float32."""
     if image_HWC.ndim != 3 or 0 in image_HWC.shape:

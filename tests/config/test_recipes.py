@@ -1,5 +1,7 @@
 """Recipes: read whole, refused whole, written back unchanged."""
 
+from pathlib import Path
+
 import pytest
 
 from binseg.config import dump_recipe, load_recipe, recipe_names
@@ -7,7 +9,7 @@ from binseg.errors import UsageError
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_each_shipped_recipe_survives_being_written_and_read(name, tmp_path):
+def test_each_shipped_recipe_survives_being_written_and_read(name: str, tmp_path: Path) -> None:
     """A dumped recipe reads back equal, and every shipped one says what it is."""
     recipe = load_recipe(name)
     path = tmp_path / "recipe.yaml"
@@ -18,7 +20,7 @@ def test_each_shipped_recipe_survives_being_written_and_read(name, tmp_path):
     assert recipe.about.expected
 
 
-def test_all_problems_come_in_one_line_with_the_nearest_name():
+def test_all_problems_come_in_one_line_with_the_nearest_name() -> None:
     """Four mistakes give one message of one line that names all four and mends the typos."""
     with pytest.raises(UsageError) as caught:
         load_recipe(
@@ -49,7 +51,7 @@ def test_all_problems_come_in_one_line_with_the_nearest_name():
         ("optimizer: {lr: .inf}", "optimizer.lr"),
     ],
 )
-def test_bad_recipes_are_refused_in_one_line(text, needle, tmp_path):
+def test_bad_recipes_are_refused_in_one_line(text: str, needle: str, tmp_path: Path) -> None:
     """Whatever is wrong with a recipe file is told in one line that points at it."""
     path = tmp_path / "bad.yaml"
     path.write_text(text, "utf-8")
@@ -59,7 +61,7 @@ def test_bad_recipes_are_refused_in_one_line(text, needle, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_overrides_win_over_sections_which_win_over_the_file(tmp_path):
+def test_overrides_win_over_sections_which_win_over_the_file(tmp_path: Path) -> None:
     """The order is file, flags, --set; a changed leaf leaves its neighbours alone."""
     path = tmp_path / "r.yaml"
     path.write_text("train: {epochs: 1, batch_size: 2, seed: 5}", "utf-8")
@@ -69,12 +71,12 @@ def test_overrides_win_over_sections_which_win_over_the_file(tmp_path):
     assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.seed) == (100, 20, 5)
 
 
-def test_exponents_are_numbers_as_in_yaml_1_2():
+def test_exponents_are_numbers_as_in_yaml_1_2() -> None:
     """`1e-3` is a number, although YAML 1.1 reads it as text."""
     assert load_recipe(overrides=["optimizer.lr=1e-3"]).optimizer.lr == pytest.approx(0.001)
 
 
-def test_unknown_recipe_and_missing_file_and_binary_file_are_usage_errors(tmp_path):
+def test_unknown_recipe_and_missing_file_and_binary_file_are_usage_errors(tmp_path: Path) -> None:
     """A name that is not shipped, a file that is absent and one that is not text exit with 2."""
     binary = tmp_path / "b.yaml"
     binary.write_bytes(b"\xff\xfe\x00\x01")
@@ -84,7 +86,7 @@ def test_unknown_recipe_and_missing_file_and_binary_file_are_usage_errors(tmp_pa
         assert caught.value.exit_code == 2
 
 
-def test_a_single_channel_recipe_is_complete_with_the_default_normalisation():
+def test_a_single_channel_recipe_is_complete_with_the_default_normalisation() -> None:
     """`channels: 1` alone gives one mean and one std; three given numbers stay as they are."""
     grey = load_recipe(overrides=["input.channels=1"]).input.preprocessing()
     assert grey.mean == pytest.approx((0.449,))

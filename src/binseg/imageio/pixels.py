@@ -1,5 +1,6 @@
 """What all decoders share: the facts of a picture, size limits, turning, and broken files."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from binseg.errors import PictureError
 
 __all__ = [
     "MAX_PIXELS",
+    "Handle",
     "PictureInfo",
     "broken_files",
     "check_size",
@@ -24,6 +26,9 @@ __all__ = [
     "swaps_sides",
     "turn",
 ]
+
+Handle = io.BufferedReader | io.BytesIO
+"""An open file, or one in memory."""
 
 MAX_PIXELS = 400_000_000
 """Largest picture that is read whole; a small file can claim any size and fill the memory."""

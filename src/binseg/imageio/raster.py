@@ -4,7 +4,6 @@ import threading
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import IO
 
 import imagecodecs
 import numpy as np
@@ -18,6 +17,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import PictureError
 from binseg.imageio.pixels import (
+    Handle,
     PictureInfo,
     check_size,
     finite_float32,
@@ -60,7 +60,7 @@ class Raster:
     """A file whose header was read; its pixels are still packed."""
 
     name: str
-    handle: IO[bytes]
+    handle: Handle
     picture: ImageFile.ImageFile
     format: str
     bits: int
@@ -150,7 +150,7 @@ def raster_format(head: bytes) -> str | None:
     return None
 
 
-def open_raster(handle: IO[bytes], *, name: str, format_: str) -> Raster:
+def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
     """Read a picture's header.
 
     Raises:
@@ -201,7 +201,7 @@ def _only_pixels(data: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _late_exif(handle: IO[bytes]) -> bytes | None:
+def _late_exif(handle: Handle) -> bytes | None:
     """Find a PNG's EXIF block behind the pixels, where Pillow sees it only after decoding."""
     back = handle.tell()
     handle.seek(8)

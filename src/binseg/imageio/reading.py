@@ -4,14 +4,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Num, Shaped
 from PIL import Image
 
 from binseg.errors import PictureError
-from binseg.imageio.pixels import PictureInfo, broken_files, one_line, turn
+from binseg.imageio.pixels import Handle, PictureInfo, broken_files, one_line, turn
 from binseg.imageio.raster import Raster, image_of, open_raster, raster_format
 from binseg.imageio.tiff import TiffPicture, is_tiff, open_tiff
 
@@ -115,7 +114,7 @@ def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[Handle]:
     name = one_line(path)
     try:
         handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
@@ -132,7 +131,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _decoder(
-    handle: IO[bytes], *, name: str, page: int | None, any_page: bool
+    handle: Handle, *, name: str, page: int | None, any_page: bool
 ) -> Raster | TiffPicture:
     """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
     head = handle.read(32)

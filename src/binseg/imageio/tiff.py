@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import tifffile
@@ -11,6 +11,7 @@ from PIL import Image
 
 from binseg.errors import PictureError
 from binseg.imageio.pixels import (
+    Handle,
     PictureInfo,
     check_size,
     finite_float32,
@@ -174,7 +175,7 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
-def open_tiff(handle: IO[bytes], *, name: str, page: int | None, any_page: bool) -> TiffPicture:
+def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffPicture:
     """Read the tags of one picture.
 
     Args:

@@ -1,0 +1,211 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from binseg.errors import PictureError
+from binseg.geometry import place, plan
+from binseg.preprocess import normalise, prepare, prepare_batches, prepare_truth, to_unit
+from binseg.structures import Fit, Intensity, Preprocessing
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
+FITS: list[Fit] = ["squash", "pad", "tile"]
+
+
+def settings_of(
+    fit: Fit = "squash", channels: int = 3, intensity: Intensity = "dtype"
+) -> Preprocessing:
+    return Preprocessing(
+        height=32, width=24, fit=fit, channels=channels, intensity=intensity,
+        mean=(0.5,) * channels, std=(0.25,) * channels,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("image_HWC", "expected"),
+    [
+        (RGB, RGB / 255),
+        ((RGB * np.uint16(257)), RGB / 255),
+        ((RGB / 255).astype(np.float32), RGB / 255),
+        (RGB / 255, RGB / 255),
+        (RGB > 99, (RGB > 99) * 1.0),
+    ],
+    ids=["uint8", "uint16", "float32", "float64", "bool"],
+)
+def test_dtype_intensity_divides_by_the_largest_value(
+    image_HWC: np.ndarray, expected: np.ndarray
+) -> None:
+    """One picture in five types gives one answer."""
+    unit_HWC = to_unit(image_HWC, settings_of())
+    assert unit_HWC.dtype == np.float32
+    np.testing.assert_allclose(unit_HWC, expected, atol=1e-6)
+
+
+def test_grey_is_repeated_and_colour_becomes_luma() -> None:
+    """Grey fits a colour model; colour fits a grey one through ITU-R 601, as Pillow's L."""
+    grey = to_unit(RGB[:, :, :1], settings_of())
+    assert (grey == grey[:, :, :1]).all()
+    luma = to_unit(RGB, settings_of(channels=1))
+    pillow = np.asarray(Image.fromarray(RGB).convert("L"))
+    assert np.abs(luma[:, :, 0] * 255 - pillow).max() <= 1.0
+
+
+@pytest.mark.parametrize(("have", "want"), [(5, 3), (3, 5), (2, 1), (4, 3), (1, 5)])
+def test_other_channel_counts_are_refused(have: int, want: int) -> None:
+    """Nothing is dropped or made up; the message names the setting."""
+    for call in (to_unit, prepare):
+        with pytest.raises(PictureError, match=r"a\.tif: .*input\.channels"):
+            call(np.zeros((4, 4, have), np.uint8), settings_of(channels=want), name="a.tif")
+
+
+def test_equal_channel_counts_are_kept() -> None:
+    """Five channels fit a model of five."""
+    image_HW5 = RNG.integers(0, 256, (9, 9, 5), dtype=np.uint8)
+    np.testing.assert_allclose(to_unit(image_HW5, settings_of(channels=5)), image_HW5 / 255)
+    inputs_NHWC, _ = prepare(image_HW5, settings_of(channels=5))
+    assert inputs_NHWC.shape == (1, 32, 24, 5)
+
+
+@pytest.mark.parametrize(
+    ("image_HWC", "says"),
+    [
+        (np.full((4, 4, 3), 200.0, np.float32), "percentile"),
+        (np.full((4, 4, 3), -0.5, np.float32), "percentile"),
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN"),
+        (np.zeros((4, 4, 3), np.int64), "int64"),
+        (np.zeros((4, 4), np.uint8), "shape"),
+        (np.zeros((0, 4, 3), np.uint8), "shape"),
+        (np.zeros((4, 4, 3), np.complex64), "complex64"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(image_HWC: np.ndarray, says: str) -> None:
+    """One line that says what was given and what is taken."""
+    with pytest.raises(PictureError, match=says) as caught:
+        prepare(image_HWC, settings_of())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", [1.0, 37.0, 1e-3])
+def test_percentiles_make_scale_and_offset_irrelevant(scale: float) -> None:
+    """A camera's gain and offset change nothing, and outliers are clipped."""
+    values = RNG.normal(size=(60, 60, 1)).astype(np.float32)
+    unit = to_unit(values, settings_of(intensity="percentile", channels=1))
+    other = to_unit(values * scale + 5, settings_of(intensity="percentile", channels=1))
+    np.testing.assert_allclose(unit, other, atol=1e-3)
+    low, high = np.percentile(values, [0.5, 99.5])
+    np.testing.assert_allclose(unit, np.clip((values - low) / (high - low), 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_constant_pictures_and_specks_are_safe(dtype: type[np.generic]) -> None:
+    """No division by zero: constant is 0, and a lone bright pixel on black stays visible."""
+    percentile = settings_of(intensity="percentile")
+    constant: np.ndarray = np.full((30, 30, 3), 7, dtype)
+    assert (to_unit(constant, percentile) == 0).all()
+    speck = constant.copy()
+    speck[3, 4] = 200
+    unit = to_unit(speck, percentile)
+    assert unit[3, 4].tolist() == [1, 1, 1]
+    assert unit.sum() == 3
+
+
+def test_percentiles_of_large_pictures_come_from_every_few_pixels() -> None:
+    """The sample's percentiles are those of the whole, nearly."""
+    ramp = np.broadcast_to(np.arange(3000, dtype=np.uint16)[:, None, None], (3000, 2000, 1))
+    unit = to_unit(ramp, settings_of(intensity="percentile", channels=1))
+    assert abs(unit[1500, 0, 0] - 0.5) < 0.002
+    assert abs(float(unit[750, 0, 0]) - (750 - 15) / (3000 - 30)) < 0.002
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("intensity", ["dtype", "percentile"])
+@pytest.mark.parametrize("have", [1, 3])
+@pytest.mark.parametrize("want", [1, 3])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_prepare_is_to_unit_then_place(
+    fit: Fit, intensity: Intensity, have: int, want: int, dtype: type[np.generic]
+) -> None:
+    """The quick ways give the plain way's numbers, but for rounding (two levels where mixed)."""
+    top = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype.__name__]
+    image_HWC: np.ndarray = (RGB[:, :, :have] / 255 * top).astype(dtype)
+    preprocessing = settings_of(fit, want, intensity)
+    inputs_NHWC, placements = prepare(image_HWC, preprocessing)
+    assert inputs_NHWC.dtype == np.uint8
+    assert inputs_NHWC.shape == (len(placements), 32, 24, want)
+    assert placements == plan(40, 56, preprocessing)
+    unit_HWC = to_unit(image_HWC, preprocessing)
+    for input_HWC, placement in zip(inputs_NHWC, placements, strict=True):
+        exact = place(unit_HWC, placement) * 255
+        quick = dtype == np.uint8 and intensity == "dtype"
+        assert np.abs(input_HWC - exact).max() <= (1.51 if quick else 0.501)
+
+
+def test_the_usual_case_is_pillows_resize() -> None:
+    """An 8-bit colour picture, squashed, is what Pillow's antialiased bilinear gives."""
+    inputs_NHWC, _ = prepare(RGB, settings_of())
+    expected = Image.fromarray(RGB).resize((24, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(inputs_NHWC[0], np.asarray(expected))
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("intensity", ["dtype", "percentile"])
+def test_batches_are_prepare_in_pieces(fit: Fit, intensity: Intensity) -> None:
+    """Tiles made a few at a time are the same tiles."""
+    preprocessing = settings_of(fit, intensity=intensity)
+    inputs_NHWC, placements = prepare(RGB, preprocessing)
+    batches = list(prepare_batches(RGB, preprocessing, batch_size=2))
+    np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches]), inputs_NHWC)
+    assert sum((some for _, some in batches), ()) == placements
+    assert all(len(some) <= 2 for _, some in batches)
+
+
+def test_padding_is_black_and_ignored() -> None:
+    """What isn't picture is 0 in the input and 2 in the target."""
+    mask_HW = np.ones((10, 40), bool)
+    valid_HW = np.ones((10, 40), bool)
+    valid_HW[:, :20] = False
+    white = np.full((10, 40, 3), 255, np.uint8)
+    inputs_NHWC, placements = prepare(white, settings_of("pad"))
+    (targets_HW,) = prepare_truth(mask_HW, valid_HW, placements)
+    assert targets_HW.dtype == np.uint8
+    padding = inputs_NHWC[0, :, :, 0] == 0
+    assert (targets_HW[padding] == 2).all()
+    assert (targets_HW[~padding][: padding.sum()].reshape(-1, 24)[:, :12] == 2).all()
+    assert (targets_HW[~padding].reshape(-1, 24)[:, 12:] == 1).all()
+
+
+def test_pixels_past_the_edge_are_ignored() -> None:
+    """A small picture in a large tile is mirrored for the network's eye only."""
+    mask_HW = np.ones((4, 6), bool)
+    _, placements = prepare(np.zeros((4, 6, 3), np.uint8), settings_of("tile"))
+    (targets_HW,) = prepare_truth(mask_HW, mask_HW, placements)
+    assert (targets_HW == 1).sum() == 24
+    assert (targets_HW == 2).sum() == 32 * 24 - 24
+
+
+def test_background_is_zero() -> None:
+    """Valid and not foreground is 0."""
+    empty_HW = np.zeros((4, 6), bool)
+    _, placements = prepare(np.zeros((4, 6, 3), np.uint8), settings_of())
+    assert (prepare_truth(empty_HW, ~empty_HW, placements) == 0).all()
+
+
+def test_normalise_is_the_textbook_formula_channels_first() -> None:
+    """(x / 255 - mean) / std in float32, contiguous, one number per channel."""
+    preprocessing = Preprocessing()
+    inputs_NHWC = RNG.integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
+    out_NCHW = normalise(inputs_NHWC, preprocessing)
+    expected = (inputs_NHWC / 255 - preprocessing.mean) / preprocessing.std
+    assert out_NCHW.dtype == np.float32
+    assert out_NCHW.flags.c_contiguous
+    np.testing.assert_allclose(out_NCHW, expected.transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_the_picture_is_never_modified() -> None:
+    """Arguments come back as they were."""
+    for image_HWC in (RGB.copy(), RGB.astype(np.float32) / 255):
+        before = image_HWC.copy()
+        prepare(image_HWC, settings_of("tile"))[0][:] = 0
+        prepare(image_HWC, settings_of(intensity="percentile"))
+        to_unit(image_HWC, settings_of())[:] = 0
+        np.testing.assert_array_equal(image_HWC, before)
