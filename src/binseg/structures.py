@@ -15,21 +15,32 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num
 
 __all__ = [
+    "Averages",
     "Box",
+    "Calibration",
     "Counts",
+    "Figure",
+    "Finding",
     "Fit",
     "ImageScores",
     "Intensity",
+    "Interval",
+    "ObjectCounts",
+    "Outline",
     "Placement",
     "Prediction",
     "Preprocessing",
     "Record",
+    "ReliabilityBin",
     "Report",
     "Ring",
     "Sample",
+    "Severity",
     "Shape",
     "Size",
+    "Slice",
     "Split",
+    "Sweep",
 ]
 
 Split = Literal["train", "val", "test"]
@@ -37,6 +48,8 @@ Fit = Literal["squash", "pad", "tile"]
 Intensity = Literal["dtype", "percentile"]
 Size = Literal["original", "model"]
 """At which size pixels were counted: the picture's own, or the model's input."""
+Severity = Literal["error", "warning", "note"]
+"""error: scores or training are wrong; warning: probably a mistake; note: worth knowing."""
 Ring = tuple[tuple[float, float], ...]
 """A closed line of (x, y) corners in pixels of the original picture; the last joins the first."""
 
@@ -64,6 +77,22 @@ class Record:
     split: Split | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Any further columns of a manifest (breed, source); reports slice by them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing about a dataset that is wrong, or worth knowing, with the pictures it concerns."""
+
+    severity: Severity
+    code: str
+    """The kind of finding, a stable word for programs: leak, empty-mask."""
+    text: str
+    ids: tuple[str, ...] = ()
+    """Records, or names of files that became no record."""
+    files: tuple[str, ...] = ()
+    """The files, relative to the dataset's folder."""
+    advice: str = ""
+    """What to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +218,56 @@ class Counts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95% interval: where a figure would mostly lie with other images of the same kind."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"[{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A number and how far it can be trusted; None where one image or group tells nothing."""
+
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """How near one image's predicted outline is to the true one (`metrics.OUTLINE_RULE`)."""
+
+    boundary_iou: float
+    boundary_f1: float
+    surface_dice: float
+    hd95: float
+    """In the report's unit, as is `assd`."""
+    assd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectCounts:
+    """Objects of one image (or, added up, of many): connected pixels, matched above IoU 0.5."""
+
+    num_true: int
+    num_predicted: int
+    num_matched: int
+    sum_iou: float
+    """Of the matched pairs."""
+
+    def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
+        return ObjectCounts(
+            num_true=self.num_true + other.num_true,
+            num_predicted=self.num_predicted + other.num_predicted,
+            num_matched=self.num_matched + other.num_matched,
+            sum_iou=self.sum_iou + other.sum_iou,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageScores:
     """One image's line in a report: what was counted, and the scores that follow from it."""
 
@@ -196,6 +275,70 @@ class ImageScores:
     counts: Mapping[Size, Counts]
     scores: Mapping[Size, Mapping[str, float]]
     columns: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    outline: Outline | None = None
+    """At original size, as are `objects` and `brier`; None where it wasn't measured."""
+    objects: ObjectCounts | None = None
+    brier: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What each threshold would score at original size: to look at, never to choose from."""
+
+    thresholds: tuple[float, ...]
+    mean_dice: tuple[float, ...]
+    """Mean over images; the next four are of pooled pixels."""
+    dice: tuple[float, ...]
+    iou: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    average_precision: float
+    """Area below precision over recall of the pooled pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """The pixels whose probability is in (low, high]: what was said, and what was so."""
+
+    low: float
+    high: float
+    num_pixels: int
+    mean_probability: float
+    """0 where there is no pixel, as is `share`."""
+    share: float
+    """Of these pixels, how many are foreground."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Do probabilities mean what they say? Over all valid pixels, at original size."""
+
+    brier: Figure
+    ece: Figure
+    """Expected calibration error: |said - so|, averaged over `bins` by their pixels."""
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The images that share something, and how well they are segmented."""
+
+    by: str
+    """"object size", "foreground share", or a column of the data set."""
+    value: str
+    num_images: int
+    dice: Figure
+    """Mean over these images, original size."""
+
+    @property
+    def is_small(self) -> bool:
+        """Fewer than ten images: the mean says little, and its interval is too narrow."""
+        return self.num_images < 10
+
+
+Averages = Mapping[str, Mapping[Size, Mapping[str, Interval | None]]]
+"""Intervals by "mean" or "pooled", then by size, then by score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +350,7 @@ class Report:
     split: str
     threshold: float
     border: str
-    """What became of the border class of trimaps, or "none" where there is none."""
+    """What became of the border class of trimaps, or "none"."""
     images: tuple[ImageScores, ...]
     mean: Mapping[Size, Mapping[str, float]]
     """Average over images of each score: every image weighs the same."""
@@ -217,6 +360,24 @@ class Report:
     """Images whose truth holds no foreground; the empty-mask rule decided their scores."""
     notes: tuple[str, ...] = ()
     """Sentences that must be read with the numbers: the empty-mask rule, what was ignored."""
+    intervals: Averages = field(default_factory=dict)
+    """95% intervals of `mean` and `pooled`; empty where none were asked for."""
+    drawn: Literal["image", "group"] = "image"
+    """What the bootstrap of all intervals draws: images, or whole groups of them."""
+    num_missed: int = 0
+    """Images with an object of which nothing was found."""
+    num_false_alarms: int = 0
+    """Images without an object in which something was found."""
+    outline: Mapping[str, Figure] = field(default_factory=dict)
+    """Means over images of boundary_iou, boundary_f1, surface_dice, hd95, assd; original size."""
+    tolerance: float = 2.0
+    """Of boundary_f1 and surface_dice, in `unit`."""
+    unit: Literal["px", "mm"] = "px"
+    objects: Mapping[str, Figure] = field(default_factory=dict)
+    """Of the pooled objects: precision, recall, f1, pq, sq, rq; original size."""
+    calibration: Calibration | None = None
+    sweep: Sweep | None = None
+    slices: tuple[Slice, ...] = ()
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""

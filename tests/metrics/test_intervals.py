@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from binseg.metrics import Interval, bootstrap_interval, report_intervals, score_image, summarise
-from binseg.metrics import intervals as module
+from binseg.metrics import (
+    Interval,
+    bootstrap_interval,
+    draws,
+    report_intervals,
+    score_image,
+    summarise,
+)
 from binseg.structures import Counts, Report
 
 
@@ -44,7 +50,7 @@ def test_draws_in_pieces_are_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     """Bounding the memory changes no number."""
     values = np.random.default_rng(0).random(30)
     whole = bootstrap_interval(values)
-    monkeypatch.setattr(module, "_CELLS", 100)
+    monkeypatch.setattr(draws, "_CELLS", 100)
     assert bootstrap_interval(values) == whole
 
 

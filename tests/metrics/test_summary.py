@@ -1,6 +1,7 @@
 """Reports: means, pooled scores, notes, and their JSON and CSV forms."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from binseg.errors import DataError
 from binseg.metrics import (
     EMPTY_RULE,
     SCORES,
+    assemble,
     image_rows,
     report_intervals,
     report_rows,
@@ -100,31 +102,37 @@ def test_order_changes_nothing(seed: int) -> None:
 
 def test_json_holds_everything() -> None:
     """The JSON form survives a round trip and holds averages, intervals, rule and every image."""
-    report = report_of([image("a", HIT, breed="cat"), image("b", MISS)])
+    report = assemble(report_of([image("a", HIT, breed="cat"), image("b", MISS)]))
     found = report_to_json_dict(report)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert again["mean"]["original"]["dice"] == 0.5
     assert again["intervals"]["level"] == 0.95
     assert again["intervals"]["mean"]["original"]["dice"] == [0.0, 1.0]
-    assert again["images"][0] == {
-        "id": "a",
-        "columns": {"breed": "cat"},
-        "counts": {"original": vars(HIT), "model": vars(HIT)},
-        "scores": {"original": {**report.images[0].scores["original"]}}
-        | {"model": {**report.images[0].scores["model"]}},
-    }
+    line = again["images"][0]
+    assert (line["id"], line["columns"]) == ("a", {"breed": "cat"})
+    assert line["counts"] == {"original": vars(HIT), "model": vars(HIT)}
+    assert line["scores"]["model"] == report.images[0].scores["model"]
     assert EMPTY_RULE in again["notes"][0]
 
 
 def test_json_says_what_was_drawn() -> None:
     """Intervals by group say so; one group has none; without draws there are none at all."""
-    report = report_of([image("a", HIT), image("b", MISS)])
-    grouped = report_to_json_dict(report, groups={"a": "p", "b": "p"})["intervals"]
+    images = [
+        replace(image(name, counts), group="p") for name, counts in {"a": HIT, "b": MISS}.items()
+    ]
+    grouped = report_to_json_dict(assemble(report_of(images)))["intervals"]
     assert isinstance(grouped, dict)
     assert grouped["method"] == "percentile bootstrap by group"
     assert grouped["mean"]["original"]["dice"] is None
-    assert report_to_json_dict(report, draws=0)["intervals"] is None
+    assert report_to_json_dict(assemble(report_of(images), draws=0))["intervals"] is None
+
+
+def test_what_was_missed_is_counted() -> None:
+    """An object of which nothing is found, and something found where nothing is, are told."""
+    missed, alarm = Counts(tp=0, fp=0, fn=3, tn=7), Counts(tp=0, fp=2, fn=0, tn=8)
+    report = report_of([image("a", missed), image("b", alarm), image("c", MISS), image("d", HIT)])
+    assert (report.num_missed, report.num_false_alarms) == (1, 1)
 
 
 def test_table_rows() -> None:

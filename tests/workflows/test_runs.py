@@ -145,6 +145,15 @@ def test_a_fixed_threshold_is_kept(discs: Path, tiny: tuple[str, ...], tmp_path:
     assert card.threshold.method == "fixed by the recipe"
 
 
+def test_tiles_train_and_score(discs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    """Patches of native size make a whole run, whose two sizes are one."""
+    overrides = [*tiny, "input.fit=tile", "input.size=24", "input.channels=1"]
+    recipe = load_recipe(overrides=overrides, sections={"data": {"path": str(discs)}})
+    report = train(recipe, out=tmp_path / "run").report
+    assert report.mean["original"] == report.mean["model"]
+    assert binseg.evaluate(tmp_path / "run", split="val").mean == report.mean
+
+
 def test_python_check(discs: Path) -> None:
     """A sound folder has facts and no findings."""
     result = binseg.check(str(discs))

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from binseg.cli import augment, check, demo, evaluate, models, predict, recipes, train
+from binseg.cli import (
+    augment,
+    check,
+    compare,
+    demo,
+    evaluate,
+    models,
+    predict,
+    recipes,
+    train,
+)
 from binseg.cli.console import Settings
 from binseg.cli.shell import Shell, exit_code_of
 
@@ -58,6 +68,7 @@ def _options(
 check.add_to(app)
 train.add_to(app)
 evaluate.add_to(app)
+compare.add_to(app)
 predict.add_to(app)
 augment.add_to(app)
 models.add_to(app)

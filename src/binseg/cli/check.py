@@ -1,5 +1,6 @@
 """`binseg check`: what is in a dataset, and what is wrong with it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ __all__ = ["add_to", "check"]
 
 EXAMPLES = (
     "binseg check --data my_folder/",
+    "binseg check --data my_folder/ --html check.html",
     "binseg check --data my_folder/ --strict --json",
     "binseg check --data masks.csv --set 'data.foreground=[1, 2]'",
 )
@@ -36,6 +38,10 @@ def check(
     border: Border = None,
     set_: Set = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write the findings with their pictures."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Look at every picture and mask; exit code 1 if something is wrong."""
@@ -46,7 +52,7 @@ def check(
     whole = load_recipe(
         recipe, overrides=set_ or (), sections=nested(data__path=data, data__border=border)
     )
-    result = run(whole.data, progress=progress_of(context))
+    result = run(whole.data, page=html, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
     else:

@@ -1,18 +1,33 @@
 """`binseg evaluate`: how good a model is, on one split."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import Border, Data, Device, Json, Run, Set, nested, register
+from binseg.cli.options import (
+    Border,
+    Data,
+    Device,
+    FlipsOption,
+    Json,
+    Run,
+    Set,
+    With,
+    nested,
+    register,
+)
+
+if TYPE_CHECKING:
+    from binseg.predictor import Flips
 
 __all__ = ["add_to", "evaluate"]
 
 EXAMPLES = (
     "binseg evaluate runs/first",
     "binseg evaluate runs/first --split val --json",
+    "binseg evaluate runs/first --by breed --tolerance 3",
     "binseg evaluate runs/first --data other_folder/ --split all --out scores/",
 )
 
@@ -38,8 +53,30 @@ def evaluate(
             help="Folder for report, table and pictures; RUN/SPLIT if left out.",
         ),
     ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="Score each value of this column of the data by itself (repeatable).",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            metavar="DISTANCE",
+            help="How far an outline may be off for boundary F1; pixels, or mm with --spacing.",
+        ),
+    ] = 2.0,
+    spacing: Annotated[
+        float | None,
+        typer.Option("--spacing", metavar="MM", help="Millimetres per pixel; distances in mm."),
+    ] = None,
     border: Border = None,
     set_: Set = None,
+    with_: With = None,
+    flips: FlipsOption = "none",
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -50,16 +87,19 @@ def evaluate(
     from binseg.workflows.evaluation_data import Known, check_split_name, data_config
 
     check_split_name(split)
-    predictor = load(run, device=device or "auto")
+    predictor = load([run, *(with_ or ())], device=device or "auto", flips=cast("Flips", flips))
     config = data_config(
         Known.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
     )
-    folder = out or report_folder(run, split=split, data=data)
+    folder = out or report_folder(run, split=split, data=data, others=with_ or (), flips=flips)
     evaluation = evaluate_split(
         predictor,
         data=config,
         split=split,
         out=folder,
+        by=by or (),
+        tolerance=tolerance,
+        spacing=spacing,
         progress=progress_of(context),
     )
     if json_:

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Border", "Data", "Device", "Json", "Recipe", "Run", "Set", "nested", "register"]
+__all__ = [
+    "Border",
+    "Data",
+    "Device",
+    "FlipsOption",
+    "Json",
+    "Recipe",
+    "Run",
+    "Set",
+    "With",
+    "nested",
+    "register",
+]
 
 from collections.abc import Callable
 
@@ -26,6 +38,22 @@ Border = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+FlipsOption = Annotated[
+    str,
+    typer.Option(
+        "--flips",
+        metavar="KIND",
+        help="Average over mirror images too: none, horizontal (2x the time) or all (4x).",
+    ),
+]
+With = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        metavar="RUN",
+        help="A further model (repeatable): all answer together, as the mean of probabilities.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
 Recipe = Annotated[
     str | None,

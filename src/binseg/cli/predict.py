@@ -1,18 +1,22 @@
 """`binseg predict`: masks for pictures."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Device, Json, Run, register
+from binseg.cli.options import Device, FlipsOption, Json, Run, With, register
+
+if TYPE_CHECKING:
+    from binseg.predictor import Flips
 
 __all__ = ["add_to", "predict"]
 
 EXAMPLES = (
     "binseg predict runs/first photo.jpg",
     "binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay",
+    "binseg predict runs/first photo.jpg --with runs/second --flips horizontal",
     "binseg predict runs/first product.jpg --cutout --threshold 0.7",
 )
 
@@ -48,6 +52,8 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace masks of an earlier run.")
     ] = False,
+    with_: With = None,
+    flips: FlipsOption = "none",
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -56,7 +62,7 @@ def predict(
     from binseg.workflows.predict import predict_files
 
     result = predict_files(
-        load(run, device=device or "auto"),
+        load([run, *(with_ or ())], device=device or "auto", flips=cast("Flips", flips)),
         inputs,
         out=out,
         overlay=overlay,

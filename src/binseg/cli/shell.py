@@ -18,8 +18,6 @@ from binseg.errors import BinsegError
 
 __all__ = ["Shell", "exit_code_of"]
 
-ISSUES = "https://github.com/binseg/binseg/issues"
-
 
 class Shell(TyperGroup):
     """A group of verbs that turns errors into lines, the same for `binseg` and for tests."""
@@ -68,7 +66,7 @@ def exit_code_of(error: Exception) -> int:
     if isinstance(error, MemoryError):
         return _fail("out of memory: lower --batch-size or --size, or use smaller pictures", 1)
     traceback.print_exception(error)
-    return _fail(f"this is a bug, not your mistake; please report the lines above at {ISSUES}", 1)
+    return _fail("this is a bug, not your mistake; please report it with the lines above", 1)
 
 
 def _say_usage(error: typer.TyperException) -> int:

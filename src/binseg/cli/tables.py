@@ -10,14 +10,24 @@ from rich.text import Text
 from binseg.metrics import report_rows
 
 if TYPE_CHECKING:
+    from binseg.structures import Figure, Report
     from binseg.workflows.catalogue import ModelLine, RecipeLine
     from binseg.workflows.check import CheckResult
+    from binseg.workflows.compare import CompareResult
     from binseg.workflows.demo import DemoResult
     from binseg.workflows.scoring import Evaluation
 
-__all__ = ["check_tables", "demo_table", "models_table", "recipes_table", "report_items"]
+__all__ = [
+    "check_tables",
+    "compare_items",
+    "demo_table",
+    "models_table",
+    "recipes_table",
+    "report_items",
+]
 
-SHOWN_SCORES = ("dice", "iou", "precision", "recall")
+SHOWN_SCORES = ("dice", "iou", "mean_iou", "precision", "recall")
+SHOWN_SLICES = 8
 SHOWN_IDS = 5
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -29,21 +39,103 @@ def _table(title: str | None, *heads: str) -> Table:
 
 
 def report_items(evaluation: "Evaluation") -> list[object]:
-    """Draw a report: the averages with their 95% intervals, and the notes to read with them."""
+    """Draw a report: the averages with their 95% intervals, the rest, and what to read with it."""
     report = evaluation.report
     shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
-    table = _table(f"{report.title}: {shape}{border}", "average", "size", *SHOWN_SCORES)
-    for row in report_rows(report, intervals=evaluation.intervals()):
+    head = f"boundary F1, {report.tolerance:g} {report.unit}"
+    names = [name.replace("_", " ") for name in SHOWN_SCORES]
+    table = _table(f"{report.title}: {shape}{border}", "average", "size", *names, head)
+    for row in report_rows(report, intervals=report.intervals):
         cells = [_with_interval(row, name) for name in SHOWN_SCORES]
-        table.add_row(str(row["average"]), str(row["size"]), *cells)
-    return [table, *(f"- {note}" for note in report.notes)]
+        is_measured = (row["average"], row["size"]) == ("mean over images", "original")
+        boundary = _figure(report.outline["boundary_f1"]) if is_measured else ""
+        table.add_row(str(row["average"]), str(row["size"]), *cells, boundary)
+    notes = [f"- {note}" for note in report.notes]
+    return [table, _further_scores(report), *_slices(report), *notes]
 
 
 def _with_interval(row: dict[str, str | float], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     text = f"{row[name]:.4f}"
     return text if low == "" else f"{text} [{low:.3f}, {high:.3f}]"
+
+
+def _figure(figure: "Figure", digits: int = 4) -> str:
+    found = figure.interval
+    text = f"{figure.value:.{digits}f}"
+    if found is None:
+        return text
+    return f"{text} [{found.low:.{digits - 1}f}, {found.high:.{digits - 1}f}]"
+
+
+def _further_scores(report: "Report") -> Table:
+    """Draw outlines, objects and calibration in one row each."""
+    table = _table("outlines, objects, probabilities (original size)", "", "", "", "", "")
+    table.show_header = False
+    outline, objects = report.outline, report.objects
+    table.add_row(
+        "outline",
+        f"boundary IoU {_figure(outline['boundary_iou'])}",
+        f"HD95 {_figure(outline['hd95'], 2)} {report.unit}",
+        f"mean distance {_figure(outline['assd'], 2)} {report.unit}",
+        f"missed {report.num_missed}, false alarms {report.num_false_alarms}",
+    )
+    table.add_row(
+        "objects",
+        f"panoptic quality {_figure(objects['pq'])}",
+        f"precision {_figure(objects['precision'])}",
+        f"recall {_figure(objects['recall'])}",
+        f"F1 {_figure(objects['f1'])}",
+    )
+    if report.calibration is not None and report.sweep is not None:
+        table.add_row(
+            "probability",
+            f"Brier {_figure(report.calibration.brier)}",
+            f"calibration error {_figure(report.calibration.ece)}",
+            f"average precision {report.sweep.average_precision:.4f}",
+            "",
+        )
+    return table
+
+
+def _slices(report: "Report") -> list[object]:
+    """Draw the parts of the data, the worst of each kind first."""
+    if not report.slices:
+        return []
+    table = _table("slices (mean Dice, original size)", "by", "part", "images", "dice")
+    table.columns[2].justify = "right"
+    for kind in dict.fromkeys(one.by for one in report.slices):
+        parts = [one for one in report.slices if one.by == kind]
+        for one in sorted(parts, key=lambda part: part.dice.value)[:SHOWN_SLICES]:
+            few = ", too few to tell" if one.is_small else ""
+            table.add_row(kind, one.value, str(one.num_images), _figure(one.dice) + few)
+        if len(parts) > SHOWN_SLICES:
+            table.add_row("", f"and {len(parts) - SHOWN_SLICES} better ones", "", "")
+    return [table]
+
+
+def compare_items(result: "CompareResult") -> list[object]:
+    """Draw two models side by side, and say whether the difference is noise."""
+    table = _table(
+        f"{result.num_images} images of {result.split}",
+        "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
+    )  # fmt: skip
+    for one in result.differences:
+        interval = (
+            "" if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
+        )
+        table.add_row(
+            one.name.replace("_", " "),
+            f"{one.mean_a:.4f}",
+            f"{one.mean_b:.4f}",
+            f"{one.difference:+.4f}",
+            interval,
+            f"{one.p:.2g}",
+            f"{one.num_better} / {one.num_worse}",
+        )
+    names = (f"A: {result.title_a}", f"B: {result.title_b}")
+    return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
 
 def demo_table(result: "DemoResult") -> Table:

@@ -16,6 +16,7 @@ EXAMPLES = (
     "binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4",
     "binseg train --recipe report-d-unet --data oxford-iiit-pet/ --out runs/d",
     "binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99",
+    "binseg train --data my_folder/ --logger tensorboard --logger wandb",
     "binseg train --out runs/first --resume",
 )
 
@@ -57,6 +58,14 @@ def train(
     border: Border = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")] = None,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--logger",
+            metavar="NAME",
+            help="Beside metrics.csv: tensorboard, wandb or mlflow (repeatable).",
+        ),
+    ] = None,
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the stopped run in --out.")
@@ -79,6 +88,7 @@ def train(
         train__batch_size=batch_size,
         train__device=device,
         train__seed=seed,
+        train__loggers=logger or None,
         optimizer__lr=lr,
         input__size=size,
     )

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from binseg.structures import Counts
+from binseg.structures import Counts, ImageScores, Size
 
-__all__ = ["as_array", "count", "pool"]
+__all__ = ["as_array", "count", "pool", "scored_images"]
 
 
 def count(
@@ -51,3 +51,8 @@ def as_array(counts: Sequence[Counts]) -> Int64[np.ndarray, "N 4"]:
     """Put the counts of N images in rows of tp, fp, fn, tn."""
     rows = [(one.tp, one.fp, one.fn, one.tn) for one in counts]
     return np.array(rows, dtype=np.int64).reshape(len(rows), 4)
+
+
+def scored_images(images: Sequence[ImageScores], size: Size) -> list[ImageScores]:
+    """Keep the images that have a valid pixel at this size: the others say nothing."""
+    return [one for one in images if one.counts[size].num_valid]

@@ -5,31 +5,36 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from binseg.errors import DataError
-from binseg.metrics.counts import pool
+from binseg.metrics.counts import pool, scored_images
 from binseg.metrics.scores import EMPTY_RULE, SCORES, score_all
 from binseg.structures import Counts, ImageScores, Report, Size
 
-__all__ = ["score_image", "scored_images", "summarise"]
+__all__ = ["score_image", "summarise"]
 
 
 def score_image(
     id: str,
     counts: Mapping[Size, Counts],
     columns: Mapping[str, str] | None = None,
+    *,
+    group: str | None = None,
 ) -> ImageScores:
     """Score what was counted in one image, at each size.
+
+    Args:
+        id: the image's name.
+        counts: its pixels, at each size.
+        columns: what else is known of it.
+        group: images of one group are drawn together for intervals.
 
     >>> one = score_image("cat", {"original": Counts(tp=3, fp=1, fn=1, tn=5)})
     >>> one.scores["original"]["dice"]
     0.75
     """
     scores: dict[Size, dict[str, float]] = {size: score_all(each) for size, each in counts.items()}
-    return ImageScores(id=id, counts=dict(counts), scores=scores, columns=dict(columns or {}))
-
-
-def scored_images(images: Sequence[ImageScores], size: Size) -> list[ImageScores]:
-    """Keep the images that have a valid pixel at this size: the others say nothing."""
-    return [one for one in images if one.counts[size].num_valid]
+    return ImageScores(
+        id=id, counts=dict(counts), scores=scores, columns=dict(columns or {}), group=group
+    )
 
 
 def summarise(
@@ -80,6 +85,8 @@ def summarise(
         mean=mean,
         pooled={size: score_all(each) for size, each in total.items()},
         num_empty_truth=num_empty,
+        num_missed=sum(_is_missed(one.counts[first]) for one in scored[first]),
+        num_false_alarms=sum(_is_false_alarm(one.counts[first]) for one in scored[first]),
         notes=(
             f"{EMPTY_RULE} {_tell_empty(num_empty, len(scored[first]))}",
             _warn_of_accuracy(total[first]),
@@ -91,6 +98,14 @@ def summarise(
 
 def _is_empty(counts: Counts) -> bool:
     return counts.tp + counts.fn == 0
+
+
+def _is_missed(counts: Counts) -> bool:
+    return counts.fn > 0 and counts.tp + counts.fp == 0
+
+
+def _is_false_alarm(counts: Counts) -> bool:
+    return counts.fp > 0 and _is_empty(counts)
 
 
 def _tell_empty(num_empty: int, num_images: int) -> str:

@@ -1,29 +1,22 @@
 """A `Report` as plain data: one JSON object, rows of a table, and one CSV row per image."""
 
-from collections.abc import Hashable, Mapping
+from dataclasses import asdict
 
-from binseg.metrics.intervals import Interval, report_intervals
+from binseg.metrics.objects import OBJECT_MEANINGS
 from binseg.metrics.scores import MEANINGS, SCORES
-from binseg.structures import Report, Size
+from binseg.metrics.surface import OUTLINE_MEANINGS
+from binseg.structures import Averages, Figure, ImageScores, Interval, Report, Sweep
 
 __all__ = ["image_rows", "report_rows", "report_to_json_dict"]
 
-Intervals = Mapping[str, Mapping[Size, Mapping[str, Interval | None]]]
 _AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}
+_SWEEP_STEP = 8  # of 1,024 thresholds, every eighth goes into the file
+_CURVES = ("thresholds", "mean_dice", "dice", "iou", "precision", "recall")
 
 
-def report_to_json_dict(
-    report: Report, *, groups: Mapping[str, Hashable] | None = None, draws: int = 1000
-) -> dict[str, object]:
-    """Turn a report into what `json.dumps` takes, with 95% intervals on every average.
-
-    Args:
-        report: what `summarise` gave.
-        groups: the group of each image by its id, drawn whole for the intervals.
-        draws: of the bootstrap; 0 leaves the intervals out.
-    """
-    intervals = report_intervals(report, groups=groups, draws=draws) if draws else None
-    unit = "image" if groups is None else "group"
+def report_to_json_dict(report: Report) -> dict[str, object]:
+    """Turn a report into what `json.dumps` takes; a figure is {"value", "interval"}."""
+    calibration = report.calibration
     return {
         "title": report.title,
         "bundle": report.bundle_id,
@@ -32,50 +25,88 @@ def report_to_json_dict(
         "border": report.border,
         "num_images": len(report.images),
         "num_empty_truth": report.num_empty_truth,
+        "num_missed": report.num_missed,
+        "num_false_alarms": report.num_false_alarms,
         "mean": {size: dict(scores) for size, scores in report.mean.items()},
         "pooled": {size: dict(scores) for size, scores in report.pooled.items()},
-        "intervals": _intervals_to_dict(intervals, unit=unit, draws=draws),
-        "meanings": dict(MEANINGS),
-        "notes": list(report.notes),
-        "images": [
+        "intervals": _intervals_to_dict(report),
+        "outline": {
+            "tolerance": report.tolerance,
+            "unit": report.unit,
+            "scores": {name: _figure(one) for name, one in report.outline.items()},
+        },
+        "objects": {name: _figure(one) for name, one in report.objects.items()},
+        "calibration": None
+        if calibration is None
+        else {
+            "brier": _figure(calibration.brier),
+            "ece": _figure(calibration.ece),
+            "bins": [asdict(one) for one in calibration.bins],
+        },
+        "sweep": None if report.sweep is None else _sweep_to_dict(report.sweep),
+        "slices": [
             {
-                "id": one.id,
-                "columns": dict(one.columns),
-                "counts": {
-                    size: {"tp": each.tp, "fp": each.fp, "fn": each.fn, "tn": each.tn}
-                    for size, each in one.counts.items()
-                },
-                "scores": {size: dict(scores) for size, scores in one.scores.items()},
+                "by": one.by,
+                "value": one.value,
+                "num_images": one.num_images,
+                "is_small": one.is_small,
+                "dice": _figure(one.dice),
             }
-            for one in report.images
+            for one in report.slices
         ],
+        "meanings": {**MEANINGS, **OUTLINE_MEANINGS}
+        | {f"objects_{name}": text for name, text in OBJECT_MEANINGS.items()},
+        "notes": list(report.notes),
+        "images": [_image_to_dict(one) for one in report.images],
     }
 
 
-def _intervals_to_dict(
-    intervals: Intervals | None, *, unit: str, draws: int
-) -> dict[str, object] | None:
-    if intervals is None:
+def _image_to_dict(one: ImageScores) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "group": one.group,
+        "columns": dict(one.columns),
+        "counts": {size: asdict(each) for size, each in one.counts.items()},
+        "scores": {size: dict(scores) for size, scores in one.scores.items()},
+        "outline": None if one.outline is None else asdict(one.outline),
+        "objects": None if one.objects is None else asdict(one.objects),
+        "brier": one.brier,
+    }
+
+
+def _sweep_to_dict(sweep: Sweep) -> dict[str, object]:
+    curves = {name: list(getattr(sweep, name)[::_SWEEP_STEP]) for name in _CURVES}
+    return {"average_precision": sweep.average_precision, **curves}
+
+
+def _figure(figure: Figure) -> dict[str, object]:
+    return {"value": figure.value, "interval": _interval(figure.interval)}
+
+
+def _interval(found: Interval | None) -> list[float] | None:
+    return None if found is None else [found.low, found.high]
+
+
+def _intervals_to_dict(report: Report) -> dict[str, object] | None:
+    if not report.intervals:
         return None
     averages = {
         average: {
-            size: {
-                name: None if found is None else [found.low, found.high]
-                for name, found in scores.items()
-            }
+            size: {name: _interval(found) for name, found in scores.items()}
             for size, scores in sizes.items()
         }
-        for average, sizes in intervals.items()
+        for average, sizes in report.intervals.items()
     }
-    return {"level": 0.95, "method": f"percentile bootstrap by {unit}", "draws": draws} | averages
+    method = f"percentile bootstrap by {report.drawn}"
+    return {"level": 0.95, "method": method, **averages}
 
 
 def report_rows(
-    report: Report, *, intervals: Intervals | None = None
+    report: Report, *, intervals: Averages | None = None
 ) -> list[dict[str, str | float]]:
     """List the averages of a report, one row for each kind and size, as tables and CSV show them.
 
-    With `intervals` (of `report_intervals`) each score has two more columns, NAME_low and
+    With `intervals` (a report's own) each score has two more columns, NAME_low and
     NAME_high; they are empty where there is only one image or group.
     """
     rows: list[dict[str, str | float]] = []
@@ -93,14 +124,16 @@ def report_rows(
 
 
 def image_rows(report: Report) -> list[dict[str, str | float]]:
-    """List the images of a report, one CSV row each: id, columns, then counts and scores per size.
+    """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
 
-    The model's size has the prefix `model_`; a manifest's own columns have `column_`, so that a
-    column named "dice" can't hide the score.
+    The model's size has the prefix `model_`, objects have `objects_`; a manifest's own columns have
+    `column_`, so that a column named "dice" can't hide the score.
     """
     rows: list[dict[str, str | float]] = []
     for one in report.images:
         row: dict[str, str | float] = {"id": one.id}
+        if one.group is not None:
+            row["group"] = one.group
         row |= {f"column_{name}": value for name, value in one.columns.items()}
         for size, counts in one.counts.items():
             prefix = "" if size == "original" else f"{size}_"
@@ -111,6 +144,11 @@ def image_rows(report: Report) -> list[dict[str, str | float]]:
                 f"{prefix}fn": counts.fn,
                 f"{prefix}tn": counts.tn,
             }
+        row |= asdict(one.outline) if one.outline is not None else {}
+        if one.objects is not None:
+            row |= {f"objects_{name}": value for name, value in asdict(one.objects).items()}
+        if one.brier is not None:
+            row["brier"] = one.brier
         rows.append(row)
     _fill_columns(rows)
     return rows

@@ -1,9 +1,9 @@
 """The decision threshold: the one with the best mean per-image Dice, from validation pictures only.
 
 Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
-probability by 1024 loses nothing, so that a histogram of ceil(1024 p) knows, for each of them, just
-the pixels that `probability > threshold` will call foreground. Memory is one histogram, whatever
-the number and size of the pictures.
+probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels
+that `probability > threshold` will call foreground. Memory is one histogram, whatever the number
+and size of the pictures.
 """
 
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from binseg.errors import DataError
+from binseg.metrics.histogram import histogram
 from binseg.metrics.scores import score_table
 
 __all__ = ["NUM_THRESHOLDS", "ThresholdChoice", "counts_above", "tune_threshold"]
@@ -50,25 +51,7 @@ def counts_above(
     valid_HW: Bool[np.ndarray, "H W"],
 ) -> Int64[np.ndarray, "T 4"]:
     """Count tp, fp, fn, tn of one image at each of the thresholds 0/1024, 1/1024 .. 1023/1024."""
-    assert probability_HW.shape == truth_HW.shape == valid_HW.shape, "arrays are of one size"
-    probability_N = probability_HW[valid_HW]
-    assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
-        "probabilities are in [0, 1], and none is nan"
-    )
-    # p > k/1024 exactly where ceil(1024 p) > k.
-    bins_N = np.ceil(probability_N * np.float32(NUM_THRESHOLDS)).astype(np.int64)
-    truth_N = truth_HW[valid_HW]
-    tp_T, fn_T = _above_and_below(bins_N[truth_N])
-    fp_T, tn_T = _above_and_below(bins_N[~truth_N])
-    return np.stack([tp_T, fp_T, fn_T, tn_T], axis=1)
-
-
-def _above_and_below(
-    bins_N: Int64[np.ndarray, " N"],
-) -> tuple[Int64[np.ndarray, " T"], Int64[np.ndarray, " T"]]:
-    """How many bins are above, and how many at or below, each threshold's number."""
-    below_T = np.cumsum(np.bincount(bins_N, minlength=NUM_THRESHOLDS + 1))[:NUM_THRESHOLDS]
-    return len(bins_N) - below_T, below_T
+    return histogram(probability_HW, truth_HW, valid_HW, num_bins=NUM_THRESHOLDS).counts()
 
 
 def tune_threshold(

@@ -1,45 +1,29 @@
-"""The doctor: looks at every picture and mask of a data set and says what is wrong with it."""
+"""Examine a data set: what is in it, what is wrong with it, and a page to look at."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+from jaxtyping import UInt8
 
 from binseg.config import DataConfig
 from binseg.data.dataset import SPLITS, Dataset
-from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
-from binseg.data.sources import open_dataset
-from binseg.data.splits import assign_splits
-from binseg.errors import DataError, PictureError
+from binseg.doctor import Look, examine, ranked, take_in
+from binseg.errors import PictureError
+from binseg.geometry import resize_image, resize_mask
+from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Record
+from binseg.report import for_display, overlay
+from binseg.report.doctor_page import pictures_shown, write_doctor_page
+from binseg.structures import Finding, Record
 
-__all__ = ["CheckResult", "Finding", "check"]
+__all__ = ["CheckResult", "check"]
 
-Severity = Literal["error", "warning", "note"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-TINY_SIDE = 16
-"""Pictures with a shorter side than this hold next to nothing to learn from."""
-LONG_ASPECT = 8.0
-"""Squashing a picture that is longer than this many times its width loses its shape."""
-RARE_SHARE = 0.001
-"""Foreground below this share of all pixels: plain losses tend to learn that there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that is wrong, or worth knowing, with the pictures that it concerns."""
-
-    severity: Severity
-    code: str
-    text: str
-    ids: tuple[str, ...] = ()
+THUMB_SIDE = 296
+"""Longer side of the page's pictures: sharp on a phone's screen at half that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +34,9 @@ class CheckResult:
     facts: tuple[tuple[str, str], ...]
     """Label and text: kind, sizes, channels, splits, foreground."""
     findings: tuple[Finding, ...]
+    """The worst first."""
+    shares: tuple[float, ...] = ()
+    """Of foreground among the pixels that count, one a readable mask."""
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""
@@ -57,110 +44,92 @@ class CheckResult:
         return any(finding.severity in bad for finding in self.findings)
 
     def as_dict(self) -> dict[str, object]:
-        """The facts and findings as plain data."""
+        """The facts, the findings and the histogram of shares in 20 bins, as plain data."""
+        counts, _ = np.histogram(self.shares, bins=20, range=(0.0, 1.0))
         return {
             "path": self.path,
             "facts": dict(self.facts),
+            "foreground_histogram": counts.tolist(),
             "findings": [asdict(finding) for finding in self.findings],
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Look:
-    """What one picture showed."""
-
-    record: Record
-    height: int
-    width: int
-    channels: int
-    dtype: str
-    picture_hash: str
-    mask_hash: str | None
-    foreground: float | None
-    """Share of the valid pixels; None without a mask."""
-    num_valid: int
-
-
-def check(data: DataConfig | str | Path, *, progress: Progress = SILENT) -> CheckResult:
+def check(
+    data: DataConfig | str | Path, *, page: str | Path | None = None, progress: Progress = SILENT
+) -> CheckResult:
     """Look at every picture and mask of a data set.
 
     Args:
         data: where it is and how its masks are read.
+        page: where to write the findings with their pictures, as one HTML file.
         progress: told of every picture.
 
     Returns:
         Facts and findings; a data set that can't be opened at all is one finding.
+
+    Raises:
+        OutputError: the page can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
+    intake = take_in(config, progress=progress)
+    if intake.dataset is None:
+        result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
+    else:
+        seen = examine(intake.dataset, progress=progress)
+        result = CheckResult(
+            path=str(config.path),
+            facts=tuple(_facts(intake.dataset, seen.looks)),
+            findings=ranked([*intake.findings, *seen.findings]),
+            shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
+        )
+    if page is not None:
+        write_doctor_page(
+            Path(page),
+            title=result.path,
+            facts=result.facts,
+            findings=result.findings,
+            shares=result.shares,
+            thumbs=_thumbs(intake.dataset, result.findings, progress),
+        )
+        progress.say(f"page: {page}")
+    return result
+
+
+def _thumbs(
+    dataset: Dataset | None, findings: Sequence[Finding], progress: Progress
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Draw the pictures that the page shows, with their masks where these can be read."""
+    if dataset is None:
+        return {}
+    known = {record.id: record for record in dataset.records}
+    wanted = [known[id_] for id_ in pictures_shown(findings) if id_ in known]
+    thumbs = {}
+    for record in track(wanted, progress=progress, label="drawing", total=len(wanted)):
+        thumb = _thumb(record, dataset)
+        if thumb is not None:
+            thumbs[record.id] = thumb
+    return thumbs
+
+
+def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"] | None:
+    mask_HW = None
     try:
-        dataset = open_dataset(config, progress=progress)
-    except DataError as error:
-        finding = Finding(severity="error", code="unusable", text=str(error))
-        return CheckResult(path=str(config.path), facts=(), findings=(finding,))
-    dataset, findings = _split(dataset, config)
-    looks: list[_Look] = []
-    for look in track(
-        _look_at_all(dataset), progress=progress, label="looking", total=len(dataset.records)
-    ):
-        if isinstance(look, Finding):
-            findings.append(look)
-        else:
-            looks.append(look)
-    for examine in EXAMINATIONS:
-        findings += examine(looks)
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return CheckResult(
-        path=str(config.path), facts=tuple(_facts(dataset, looks)), findings=tuple(findings)
-    )
+        sample = read_sample(record, dataset.rule)
+        image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
+    except PictureError:
+        try:
+            image_HWC = read_image(record.image_path, page=record.page)
+        except PictureError:
+            return None  # the finding says why there is nothing to see
+    scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
+    small_HW3 = resize_image(for_display(image_HWC), height, width)
+    if mask_HW is None:
+        return small_HW3
+    return overlay(small_HW3, resize_mask(mask_HW, height, width), strength=0.25)
 
 
-def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]]:
-    """Split the data as training would, so that leaks between splits can be seen."""
-    try:
-        return assign_splits(dataset, config.split), []
-    except DataError as error:
-        return dataset, [Finding(severity="error", code="split", text=str(error))]
-
-
-def _look_at_all(dataset: Dataset) -> Iterator[_Look | Finding]:
-    """Look at the pictures on a few threads, with only a few decoded at a time."""
-    step = 64
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for start in range(0, len(dataset.records), step):
-            records = dataset.records[start : start + step]
-            yield from pool.map(lambda record: _look_at(record, dataset.rule), records)
-
-
-def _look_at(record: Record, rule: MaskRule) -> _Look | Finding:
-    try:
-        sample = read_sample(record, rule)
-    except PictureError as error:
-        return Finding(severity="error", code="unreadable", text=str(error), ids=(record.id,))
-    num_valid = int(sample.valid_HW.sum())
-    foreground = None
-    if sample.mask_HW is not None:
-        foreground = float((sample.mask_HW & sample.valid_HW).sum() / max(num_valid, 1))
-    return _Look(
-        record=record,
-        height=sample.image_HWC.shape[0],
-        width=sample.image_HWC.shape[1],
-        channels=sample.image_HWC.shape[2],
-        dtype=sample.image_HWC.dtype.name,
-        picture_hash=_hash(sample.image_HWC),
-        mask_hash=None if sample.mask_HW is None else _hash(sample.mask_HW),
-        foreground=foreground,
-        num_valid=num_valid,
-    )
-
-
-def _hash(array: np.ndarray) -> str:
-    """Hash pixels, not files: a picture saved twice in other formats is still the same."""
-    return blake2b(
-        np.ascontiguousarray(array).data, digest_size=16, person=str(array.shape)[:16].encode()
-    ).hexdigest()
-
-
-def _facts(dataset: Dataset, looks: Sequence[_Look]) -> Iterator[tuple[str, str]]:
+def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
     """Say what is in the data set, in a few lines."""
     yield "kind", dataset.kind
     yield "pictures", str(len(dataset.records))
@@ -187,118 +156,6 @@ def _facts(dataset: Dataset, looks: Sequence[_Look]) -> Iterator[tuple[str, str]
 
 def _spread(values: Sequence[str]) -> str:
     """Name the most frequent values with their numbers."""
-    counts: dict[str, int] = defaultdict(int)
-    for value in values:
-        counts[value] += 1
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{value} ({num})" for value, num in ranked[:4])
-    return shown + (f" and {len(ranked) - 4} others" if len(ranked) > 4 else "")
-
-
-def _masks(looks: Sequence[_Look]) -> Iterator[Finding]:
-    """Masks that are absent, empty, full, or nothing but ignored pixels."""
-    kinds: tuple[tuple[Severity, str, str, Callable[[_Look], bool]], ...] = (
-        (
-            "warning",
-            "no-mask",
-            "pictures have no mask: they can neither train nor test",
-            lambda look: look.foreground is None,
-        ),
-        (
-            "warning",
-            "all-ignored",
-            "masks hold only ignored pixels: they teach nothing",
-            lambda look: look.num_valid == 0,
-        ),
-        (
-            "note",
-            "empty-mask",
-            "masks are empty: right where the object is absent; a forgotten mask otherwise",
-            lambda look: look.foreground == 0 and look.num_valid > 0,
-        ),
-        (
-            "warning",
-            "full-mask",
-            "masks are full: are foreground and background exchanged?",
-            lambda look: look.foreground == 1,
-        ),
-    )
-    for severity, code, text, holds in kinds:
-        ids = tuple(look.record.id for look in looks if holds(look))
-        if ids:
-            yield Finding(severity=severity, code=code, text=f"{len(ids)} {text}", ids=ids)
-    shares = [look.foreground for look in looks if look.foreground is not None]
-    if shares and 0 < np.mean(shares) < RARE_SHARE:
-        yield Finding(
-            severity="warning",
-            code="rare-foreground",
-            text=f"foreground is {np.mean(shares):.3%} of the pixels: take `fit: tile` or a larger "
-            "size so that it isn't lost, and a loss with Dice in it",
-        )
-
-
-def _shapes(looks: Sequence[_Look]) -> Iterator[Finding]:
-    """Pictures too small or too long, and a mix of channels or pixel types."""
-    tiny = tuple(x.record.id for x in looks if min(x.height, x.width) < TINY_SIDE)
-    if tiny:
-        text = f"{len(tiny)} pictures are smaller than {TINY_SIDE} pixels on a side"
-        yield Finding(severity="warning", code="tiny", text=text, ids=tiny)
-    long = tuple(
-        x.record.id for x in looks if max(x.height, x.width) > LONG_ASPECT * min(x.height, x.width)
-    )
-    if long:
-        text = (
-            f"{len(long)} pictures are more than {LONG_ASPECT:g} times as long as wide: "
-            "take `fit: pad` or `fit: tile`"
-        )
-        yield Finding(severity="warning", code="long", text=text, ids=long)
-    for code, kinds in (
-        ("mixed-channels", {x.channels for x in looks}),
-        ("mixed-types", {x.dtype for x in looks}),
-    ):
-        if len(kinds) > 1:
-            names = ", ".join(str(kind) for kind in sorted(kinds, key=str))
-            text = f"pictures differ in {code.removeprefix('mixed-')}: {names}"
-            yield Finding(severity="note", code=code, text=text)
-
-
-def _duplicates(looks: Sequence[_Look]) -> Iterator[Finding]:
-    """The same picture twice, and above all in two splits."""
-    same: dict[str, list[_Look]] = defaultdict(list)
-    for look in looks:
-        same[look.picture_hash].append(look)
-    for twins in same.values():
-        if len(twins) < 2:
-            continue
-        ids = tuple(look.record.id for look in twins)
-        splits = sorted({look.record.split for look in twins if look.record.split is not None})
-        if len(splits) > 1:
-            text = f"one picture is in {' and '.join(splits)}: scores on it mean nothing"
-            yield Finding(severity="error", code="leak", text=text, ids=ids)
-        elif len({look.mask_hash for look in twins}) > 1:
-            text = "one picture has different masks under different names"
-            yield Finding(severity="warning", code="contradiction", text=text, ids=ids)
-        else:
-            text = f"one picture is there {len(twins)} times"
-            yield Finding(severity="warning", code="duplicate", text=text, ids=ids)
-
-
-def _shared_masks(looks: Sequence[_Look]) -> Iterator[Finding]:
-    """One mask under several pictures: paired by mistake, or copied in place of drawing."""
-    same: dict[str, list[_Look]] = defaultdict(list)
-    for look in looks:
-        if look.mask_hash is not None and look.foreground not in (None, 0.0, 1.0):
-            same[look.mask_hash].append(look)
-    for sharers in same.values():
-        if len({look.picture_hash for look in sharers}) > 1:
-            ids = tuple(look.record.id for look in sharers)
-            text = f"{len(ids)} different pictures have exactly the same mask"
-            yield Finding(severity="warning", code="shared-mask", text=text, ids=ids)
-
-
-EXAMINATIONS: tuple[Callable[[Sequence[_Look]], Iterator[Finding]], ...] = (
-    _masks,
-    _shapes,
-    _duplicates,
-    _shared_masks,
-)
+    frequent = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{value} ({num})" for value, num in frequent[:4])
+    return shown + (f" and {len(frequent) - 4} others" if len(frequent) > 4 else "")

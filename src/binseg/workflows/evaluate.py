@@ -1,9 +1,13 @@
 """How good a model is on one split: scores per image and pooled, tables and pictures."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from binseg.config import DataConfig
+from binseg.data.dataset import Dataset
+from binseg.errors import DataError
+from binseg.metrics import OutlineRule
 from binseg.predictor import Predictor, load
 from binseg.progress import SILENT, Progress
 from binseg.structures import Report
@@ -15,11 +19,14 @@ __all__ = ["evaluate", "evaluate_split", "report_folder"]
 
 
 def evaluate(
-    model: str | Path | Predictor,
+    model: str | Path | Sequence[str | Path] | Predictor,
     *,
     data: DataConfig | str | Path | None = None,
     split: str = "test",
     out: str | Path | None = None,
+    by: Sequence[str] = (),
+    tolerance: float = 2.0,
+    spacing: float | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Report:
@@ -29,45 +36,64 @@ def evaluate(
     that trained the model is scored as `test`.
 
     Args:
-        model: the folder of a run, a bundle, or a predictor.
+        model: the folder of a run, a bundle, several of them as an ensemble, or a predictor.
         data: where the pictures are; a run knows its own. A path's masks are read as in training.
         split: train, val, test or all.
         out: folder for report.json, per_image.csv, gallery.png and histogram.png; None writes
             nothing.
+        by: columns of the data to slice the scores by, beside those of few values.
+        tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
+            in mm where `spacing` is given.
+        spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
         progress: told how far it is.
 
     Raises:
-        UsageError: an unknown split, or no data.
+        UsageError: an unknown split or column, or no data.
         BundleError: a model that can't be loaded.
-        DataError: no picture to score.
+        DataError: no picture to score, or one that a member of the ensemble was trained on.
     """
     return evaluate_split(
-        model, data=data, split=split, out=out, device=device, progress=progress
+        model,
+        data=data,
+        split=split,
+        out=out,
+        by=by,
+        tolerance=tolerance,
+        spacing=spacing,
+        device=device,
+        progress=progress,
     ).report
 
 
 def evaluate_split(
-    model: str | Path | Predictor,
+    model: str | Path | Sequence[str | Path] | Predictor,
     *,
     data: DataConfig | str | Path | None = None,
     split: str = "test",
     out: str | Path | None = None,
+    by: Sequence[str] = (),
+    tolerance: float = 2.0,
+    spacing: float | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Evaluation:
-    """Do what `evaluate` does, and say too which images belong together."""
+    """Do what `evaluate` does, for those who hand its report on as plain data."""
     check_split_name(split)
+    outline = OutlineRule(tolerance=tolerance, spacing=spacing)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     known = Known.of(predictor)
     config = data if isinstance(data, DataConfig) else data_config(known, data)
     dataset = choose_data(config, split=split, known=known, progress=progress)
-    name = predictor.card.name if predictor.card is not None else "model"
+    for member in predictor.members[1:]:
+        _check_member(member, config, dataset, split)
     evaluation = score_dataset(
         predictor,
         dataset,
         split=split,
-        title=f"{name}, {split} of {config.path}",
+        title=f"{predictor.name}, {split} of {config.path}",
+        by=by,
+        outline=outline,
         progress=progress,
     )
     if out is not None:
@@ -75,11 +101,45 @@ def evaluate_split(
     return evaluation
 
 
-def report_folder(model: str | Path, *, split: str, data: str | Path | None = None) -> Path:
-    """Say where a report goes that nobody named a folder for: into the run, by split and data."""
+def _check_member(member: Predictor, config: DataConfig, dataset: Dataset, split: str) -> None:
+    """Refuse to score an ensemble on pictures that one of its members was trained on.
+
+    Raises:
+        DataError: naming a picture.
+    """
+    own = choose_data(config, split=split, known=Known.of(member))
+    known = {record.id for record in own.records}
+    strange = [record.id for record in dataset.records if record.id not in known]
+    if strange:
+        where = member.bundle.path if member.bundle else member.name
+        raise DataError(
+            f"{len(strange)} pictures (for example {strange[0]}) are in split {split!r} of the "
+            f"first model, but not of {where}; an ensemble can only be scored on pictures that "
+            "no member was trained on"
+        )
+
+
+def report_folder(
+    model: str | Path,
+    *,
+    split: str,
+    data: str | Path | None = None,
+    others: Sequence[str | Path] = (),
+    flips: str = "none",
+) -> Path:
+    """Say where a report goes that nobody named a folder for: into the run, by split and data.
+
+    Args:
+        model: the first model.
+        split: what was scored.
+        data: pictures other than the run's own.
+        others: further members of an ensemble.
+        flips: as `load` takes them; anything but none has a folder of its own.
+    """
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation")
-    if data is None:
-        return home / split
     # A path's last part names the data; `synthetic:num=60` holds what file names shouldn't.
-    return home / f"{split}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(data).resolve().stem)}"
+    parts = [split, *([Path(data).resolve().stem] if data is not None else [])]
+    parts += [f"with-{Path(other).resolve().name}" for other in others]
+    parts += [f"flips-{flips}"] if flips != "none" else []
+    return home / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts)

@@ -150,7 +150,7 @@ def choose_data(
 
 def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:
     """Give every record the split that it may be used in; None where nothing says one."""
-    run_splits: Mapping[str, Split] = known.run.splits() if known.run is not None else {}
+    run_splits: Mapping[str, Split | None] = known.run.splits() if known.run is not None else {}
     if not run_splits:
         return _without_run(dataset, config, known)
     num_known = sum(record.id in run_splits for record in dataset.records)

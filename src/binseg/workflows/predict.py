@@ -144,7 +144,7 @@ def predict_files(
     out = Path(out)
     kinds = _Kinds(overlay=overlay, cutout=cutout, probability=probability)
     if threshold is not None:
-        predictor = _with_threshold(predictor, threshold)
+        predictor = predictor.with_threshold(threshold)
     pictures, failures = _find_pictures(inputs, out)
     stems = _name_answers(pictures, out, kinds, progress)
     _refuse_overwriting(pictures, stems, kinds, overwrite=overwrite)
@@ -158,17 +158,6 @@ def predict_files(
         except PictureError as error:
             failures.append(_failure(picture.path, error))
     return PredictResult(written=tuple(written), failures=tuple(failures))
-
-
-def _with_threshold(predictor: Predictor, threshold: float) -> Predictor:
-    return Predictor(
-        backend=predictor.backend,
-        preprocessing=predictor.preprocessing,
-        threshold=threshold,
-        bundle_id=predictor.bundle_id,
-        batch_size=predictor.batch_size,
-        bundle=predictor.bundle,
-    )
 
 
 def _failure(source: str | Path, error: PictureError | str) -> Failure:

@@ -136,8 +136,8 @@ class RunFolder:
         value = recorded.get("data_fingerprint") if isinstance(recorded, dict) else None
         return value if isinstance(value, str) else None
 
-    def splits(self) -> dict[str, Split]:
-        """Return which split each picture of the run is in, by id."""
+    def splits(self) -> dict[str, Split | None]:
+        """Return which split each picture of the run is in, by id; None where it was left out."""
         from binseg.data.splits import read_split
 
         return read_split(self.split_path)

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +17,16 @@ from binseg.data.samples import read_sample
 from binseg.errors import OutputError
 from binseg.geometry import blend
 from binseg.metrics import (
-    Interval,
+    OutlineRule,
+    ProbabilityTally,
+    Reliability,
+    assemble,
+    check_columns,
     count,
+    count_objects,
     image_rows,
-    report_intervals,
+    measure_outline,
+    measure_reliability,
     report_to_json_dict,
     score_image,
     summarise,
@@ -30,7 +36,16 @@ from binseg.preprocess import prepare, prepare_truth
 from binseg.progress import SILENT, Progress, track
 from binseg.report import GalleryItem, draw_gallery, draw_histogram
 from binseg.storage import write_json, write_text
-from binseg.structures import Counts, ImageScores, Placement, Record, Report, Sample, Size
+from binseg.structures import (
+    Averages,
+    Counts,
+    ImageScores,
+    Placement,
+    Record,
+    Report,
+    Sample,
+    Size,
+)
 
 __all__ = ["Evaluation", "predict_at_both_sizes", "read_ahead", "score_dataset", "write_report"]
 
@@ -42,19 +57,17 @@ NUM_GALLERY = 9
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A report, and which of its images belong together."""
+    """A report, as Python and the shell hand it on."""
 
     report: Report
-    groups: Mapping[str, str] | None
-    """The group of each image by its id; intervals draw whole groups. None: no groups."""
 
-    def intervals(self) -> dict[str, dict[Size, dict[str, Interval | None]]]:
-        """The 95% intervals of all averages."""
-        return report_intervals(self.report, groups=self.groups)
+    def intervals(self) -> Averages:
+        """The 95% intervals of all averages; whole groups are drawn where there are any."""
+        return self.report.intervals
 
     def as_dict(self) -> dict[str, object]:
         """The report as plain data, with its intervals."""
-        return report_to_json_dict(self.report, groups=self.groups)
+        return report_to_json_dict(self.report)
 
 
 def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
@@ -77,6 +90,8 @@ def score_dataset(
     *,
     split: str,
     title: str,
+    by: Sequence[str] = (),
+    outline: OutlineRule | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Predict every picture of a data set and compare it with its truth.
@@ -86,12 +101,17 @@ def score_dataset(
         dataset: pictures that all have a truth.
         split: what to call them in the report.
         title: what to call the report.
+        by: columns to slice the scores by, beside those of few values.
+        outline: tolerance of the outline scores, 2 pixels if left out.
         progress: told of every picture.
 
     Raises:
         PictureError: a picture or mask that can't be read, by name.
+        UsageError: no picture has such a column.
     """
-    images = []
+    check_columns(by, {name for record in dataset.records for name in record.columns})
+    outline = outline or OutlineRule()
+    images, reliabilities, tally = [], [], ProbabilityTally()
     samples = track(
         read_ahead(dataset.records, dataset.rule),
         progress=progress,
@@ -99,38 +119,60 @@ def score_dataset(
         total=len(dataset.records),
     )
     for record, sample in zip(dataset.records, samples, strict=True):
-        images.append(_score_sample(predictor, record, sample))
-    report = summarise(
+        image, reliability = _score_sample(predictor, record, sample, outline=outline, tally=tally)
+        images.append(image)
+        if sample.valid_HW.any():
+            reliabilities.append(reliability)
+    counted = summarise(
         images,
         title=title,
         bundle_id=predictor.bundle_id,
         split=split,
         threshold=predictor.threshold,
         border=dataset.rule.border or "none",
-        notes=(*_notes(dataset, predictor), *dataset.notes),
     )
-    return Evaluation(report=report, groups=_groups(dataset))
+    report = assemble(counted, rule=outline, reliabilities=reliabilities, tally=tally, by=by)
+    notes = (*report.notes, *_notes(dataset, predictor), *dataset.notes)
+    return Evaluation(report=replace(report, notes=notes))
 
 
-def _score_sample(predictor: Predictor, record: Record, sample: Sample) -> ImageScores:
-    """Count one picture at its own size, and at the model's where that is another one."""
+def _score_sample(
+    predictor: Predictor,
+    record: Record,
+    sample: Sample,
+    *,
+    outline: OutlineRule,
+    tally: ProbabilityTally,
+) -> tuple[ImageScores, Reliability]:
+    """Measure one picture at its own size; count it at the model's too, where that is another."""
     assert sample.mask_HW is not None
     truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
-    counts: dict[Size, Counts]
-    if predictor.preprocessing.fit == "tile":
-        # Tiles are cut at the picture's own scale: both sizes are one.
-        same = count(predictor.predict(sample.image_HWC).mask, truth_HW, valid_HW)
-        counts = {"original": same, "model": same}
+    if not predictor.has_one_input:
+        # Tiles are cut at the picture's own scale, and an ensemble may have no size of its own.
+        probability_HW = predictor.predict(sample.image_HWC).probability
+        mask_HW = probability_HW > predictor.threshold
+        at_model_size = count(mask_HW, truth_HW, valid_HW)
     else:
         probability_HW, probability_hw, placement = predict_at_both_sizes(
             predictor, sample.image_HWC
         )
+        mask_HW = probability_HW > predictor.threshold
         target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
-        counts = {
-            "original": count(probability_HW > predictor.threshold, truth_HW, valid_HW),
-            "model": count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2),
-        }
-    return score_image(record.id, counts, record.columns)
+        at_model_size = count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2)
+    tally.add(probability_HW, truth_HW, valid_HW)
+    reliability = measure_reliability(probability_HW, truth_HW, valid_HW)
+    counts: dict[Size, Counts] = {
+        "original": count(mask_HW, truth_HW, valid_HW),
+        "model": at_model_size,
+    }
+    counted = score_image(record.id, counts, record.columns, group=record.group)
+    image = replace(
+        counted,
+        outline=measure_outline(mask_HW, truth_HW, valid_HW, rule=outline),
+        objects=count_objects(mask_HW, truth_HW, valid_HW),
+        brier=reliability.brier,
+    )
+    return image, reliability
 
 
 def predict_at_both_sizes(
@@ -151,7 +193,7 @@ def predict_at_both_sizes(
 
 def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
     """Say what must be read with the numbers of this data set."""
-    notes = [f"Masks: {dataset.rule.describe()}."]
+    notes = [*predictor.remarks, f"Masks: {dataset.rule.describe()}."]
     if dataset.rule.border is not None:
         notes.append(
             "The border rule moves the score of trimaps more than most models do: a perfect mask "
@@ -165,13 +207,6 @@ def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
             f"border = {dataset.rule.border}."
         )
     return notes
-
-
-def _groups(dataset: Dataset) -> dict[str, str] | None:
-    """The group of each picture, a picture without one being its own; None if none has one."""
-    if not any(record.group for record in dataset.records):
-        return None
-    return {r.id: f"id {r.id}" if r.group is None else f"group {r.group}" for r in dataset.records}
 
 
 def write_report(

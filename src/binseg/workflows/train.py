@@ -14,9 +14,10 @@ from binseg.backends.torch_backend import TorchBackend
 from binseg.bundle import Architecture, Card, DataFacts, Golden, Threshold, write_bundle
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache, open_cache
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, name_some
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
+from binseg.doctor import quick_checks
 from binseg.errors import DataError, UsageError
 from binseg.losses import build_loss
 from binseg.metrics import tune_threshold
@@ -83,6 +84,7 @@ def train(recipe: Recipe, *, out: str | Path, progress: Progress = SILENT) -> Tr
     dataset = _open_data(recipe, progress)
     dataset = assign_splits(dataset, recipe.data.split)
     progress.say(dataset.notes[-1])
+    _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
     return _run(recipe, run, dataset, resume=False, progress=progress)
 
 
@@ -129,6 +131,24 @@ def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
     if recipe.data.path is None:
         raise UsageError("which pictures? Give --data PATH (or `synthetic`), or data.path")
     return open_dataset(recipe.data, progress=progress)
+
+
+def _look_for_leaks(dataset: Dataset, progress: Progress, *, allowed: bool) -> None:
+    """Run the doctor's quick part; pictures of one split in another are refused, or told.
+
+    Raises:
+        DataError: leaks that the recipe doesn't allow, with the first pictures named.
+    """
+    findings = quick_checks(dataset)
+    for finding in findings:
+        progress.say(f"{finding.text} ({name_some(finding.ids)})")
+    leaks = [finding for finding in findings if finding.severity == "error"]
+    if leaks and not allowed:
+        raise DataError(
+            f"{dataset.root}: {leaks[0].text} ({name_some(leaks[0].ids)})"
+            + (f" and {len(leaks) - 1} more leaks" if len(leaks) > 1 else "")
+            + "; see `binseg check`, mend the splits, or set data.allow_leaks: true"
+        )
 
 
 def _run(

@@ -1,40 +1,34 @@
-"""The one way from a picture to a probability, for Python, the shell, training and evaluation.
+"""One model with its preprocessing and threshold: pictures in, predictions out."""
 
-    picture -> prepare -> batches -> normalise -> backend -> sigmoid -> blend -> Prediction
-
-Batches only save time: a picture's probability doesn't depend on what it is batched with, beyond
-the last bits of float32 that a runtime may round differently for another batch size.
-"""
-
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from html import escape
-from pathlib import Path
+from typing import Literal, Self, get_args
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
-from PIL import Image
 
-from binseg.backends import Backend, open_backend
-from binseg.bundle import Bundle, Card, read_bundle
+from binseg.backends import Backend
+from binseg.bundle import Bundle, Card
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.geometry import blend, plan
-from binseg.imageio import from_pil, read_image
-from binseg.imageio.pixels import orientation_of_exif, turn
+from binseg.predictor.images import ImageLike, pixels_of
 from binseg.preprocess import normalise, prepare_batches
 from binseg.structures import Prediction, Preprocessing
 
-__all__ = ["GoldenCheck", "ImageLike", "Predictor", "load", "verify_golden"]
+__all__ = ["Flips", "Predictor", "mean_of", "sigmoid"]
 
-ImageLike = str | Path | np.ndarray | Image.Image
-"""A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
-bool, or floats in [0, 1]), or a PIL image."""
+Flips = Literal["none", "horizontal", "all"]
+"""Which mirror images of an input are predicted too and averaged: none, left-right (twice the
+time), or left-right, upside-down and both (four times)."""
+_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (2,)),
+    "all": ((), (2,), (1,), (1, 2)),
+}
 
 _KEPT_PIXELS = 64_000_000
 """Larger pictures don't stay in their Prediction."""
-_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25}
-"""Largest difference of a golden probability. fp32 differs between processors by their order of
-summing alone; bf16 keeps 8 bits of each number, which undecided pixels feel most."""
 
 
 class Predictor:
@@ -47,6 +41,7 @@ class Predictor:
         bundle_id: goes into every prediction.
         batch_size: largest number of inputs given to the backend at once.
         bundle: where the model comes from; None for one that is in training.
+        flips: which mirror images are averaged.
     """
 
     def __init__(
@@ -58,17 +53,54 @@ class Predictor:
         bundle_id: str,
         batch_size: int = 8,
         bundle: Bundle | None = None,
+        flips: Flips = "none",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: give 1 or more")
-        if not 0 <= threshold <= 1:
-            raise UsageError(f"threshold {threshold:g}: give a probability from 0 to 1")
+        if flips not in get_args(Flips):
+            raise UsageError(f"flips {flips!r}: give one of {', '.join(get_args(Flips))}")
+        _check_threshold(threshold)
         self.backend = backend
         self.preprocessing = preprocessing
         self.threshold = threshold
         self.bundle_id = bundle_id
         self.batch_size = batch_size
         self.bundle = bundle
+        self.flips = flips
+
+    @property
+    def name(self) -> str:
+        """What reports call the model."""
+        name = self.card.name if self.card else "model"
+        return name if self.flips == "none" else f"{name}, flips {self.flips}"
+
+    @property
+    def members(self) -> "tuple[Predictor, ...]":
+        """The single models that answer."""
+        return (self,)
+
+    @property
+    def has_one_input(self) -> bool:
+        """Whether a picture becomes exactly one input, of one size for all members."""
+        return self.preprocessing.fit != "tile"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences that must be read with its scores."""
+        if self.flips == "none" or self.card is None:
+            return ()
+        return ("The threshold was chosen without the flips that are averaged here.",)
+
+    def with_threshold(self, threshold: float) -> Self:
+        """Return the same model with another threshold.
+
+        Raises:
+            UsageError: a threshold outside [0, 1].
+        """
+        _check_threshold(threshold)
+        other = copy(self)
+        other.threshold = threshold
+        return other
 
     @property
     def card(self) -> Card | None:
@@ -89,7 +121,19 @@ class Predictor:
             UsageError: something that isn't a picture.
             PictureError: a picture that can't be read, or doesn't fit the model's channels.
         """
-        image_HWC, name = _read(image, page)
+        image_HWC, name = pixels_of(image, page)
+        height, width = image_HWC.shape[:2]
+        return Prediction(
+            probability_HW=self._probability_of_image(image_HWC, name),
+            threshold=self.threshold,
+            bundle_id=self.bundle_id,
+            image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
+        )
+
+    def _probability_of_image(
+        self, image_HWC: Num[np.ndarray, "H W C"], name: str
+    ) -> Float32[np.ndarray, "H W"]:
+        """The probability at the picture's own size; errors call the picture `name`."""
         height, width = image_HWC.shape[:2]
         batches = prepare_batches(
             image_HWC, self.preprocessing, batch_size=self.batch_size, name=name
@@ -98,12 +142,7 @@ class Predictor:
         probability_HW = blend(maps, plan(height, width, self.preprocessing), height, width)
         # Interpolation and the window's weights may leave [0, 1] by a rounding error.
         np.clip(probability_HW, 0.0, 1.0, out=probability_HW)
-        return Prediction(
-            probability_HW=probability_HW,
-            threshold=self.threshold,
-            bundle_id=self.bundle_id,
-            image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
-        )
+        return probability_HW
 
     def predict_many(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Predict pictures one after the other, as they are asked for; memory stays flat.
@@ -131,11 +170,22 @@ class Predictor:
         probability_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
         for start in range(0, len(inputs_NHWC), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            logits_BHW = self.backend.logits(normalise(inputs_NHWC[batch], shape))
+            probability_NHW[batch] = self._mean_over_flips(inputs_NHWC[batch])
+        return probability_NHW
+
+    def _mean_over_flips(
+        self, inputs_BHWC: UInt8[np.ndarray, "B height width channels"]
+    ) -> Float32[np.ndarray, "B height width"]:
+        """Predict every mirror image, turn the answers back, and average them."""
+        views = []
+        for axes in _AXES[self.flips]:
+            logits_BHW = self.backend.logits(
+                normalise(np.flip(inputs_BHWC, axes), self.preprocessing)
+            )
             if not np.isfinite(logits_BHW).all():
                 raise self._not_finite()
-            probability_NHW[batch] = sigmoid(logits_BHW)
-        return probability_NHW
+            views.append(np.flip(sigmoid(logits_BHW), axes))
+        return views[0] if len(views) == 1 else mean_of(views)
 
     def _not_finite(self) -> BundleError | TrainingError:
         how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"
@@ -162,73 +212,20 @@ class Predictor:
         return f"<table>{lines}</table>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoldenCheck:
-    """How near a runtime comes to the golden sample of a bundle."""
-
-    largest_difference: float
-    """Of any pixel's probability."""
-    tolerance: float
-    passed: bool
-
-
-def load(
-    path: str | Path,
-    *,
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 8,
-) -> Predictor:
-    """Open a model to predict with.
-
-    Args:
-        path: a bundle's folder, its zip, or a run's folder.
-        backend: auto or torch.
-        device: auto, cpu or cuda.
-        precision: auto (fp32, as the scores were taken), fp32 or bf16 (faster on processors that
-            compute in it; undecided pixels may change sides).
-        batch_size: largest number of inputs computed at once.
-
-    Raises:
-        BundleError: missing, damaged, edited, foreign, or of a newer format.
-        UsageError: an unknown backend, device or precision.
-        MissingExtraError: the runtime isn't installed.
-
-    >>> load("runs/none")
-    Traceback (most recent call last):
-    binseg.errors.BundleError: runs/none: there is no such bundle; ...
-    """
-    bundle = read_bundle(path)
-    return Predictor(
-        backend=open_backend(bundle, name=backend, device=device, precision=precision),
-        preprocessing=bundle.card.preprocessing,
-        threshold=bundle.card.threshold.value,
-        bundle_id=bundle.card.id,
-        batch_size=batch_size,
-        bundle=bundle,
-    )
+def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
+    """Average probabilities."""
+    total = maps[0].copy()
+    for one in maps[1:]:
+        total += one
+    total /= np.float32(len(maps))
+    # The sum of float32 may pass 1 by a rounding error.
+    clipped: np.ndarray = np.clip(total, 0.0, 1.0, out=total)
+    return clipped
 
 
-def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:
-    """Compute a bundle's golden sample again and compare: does it work on this machine?
-
-    It isn't run at each load, because it takes as long as a prediction.
-
-    Args:
-        predictor: any runtime of the bundle's model.
-        bundle: holds the sample.
-
-    Raises:
-        BundleError: the golden sample is damaged.
-    """
-    golden = bundle.golden()
-    probability_NHW = predictor.probability_of_inputs(golden.input_NHWC)
-    difference = float(np.abs(probability_NHW - golden.probability_NHW).max())
-    tolerance = _TOLERANCES[predictor.backend.precision]
-    return GoldenCheck(
-        largest_difference=difference, tolerance=tolerance, passed=difference <= tolerance
-    )
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold {threshold:g}: give a probability from 0 to 1")
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -241,42 +238,3 @@ def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shap
     power = np.exp(-np.abs(logits))
     result: np.ndarray = np.where(logits >= 0, np.float32(1), power) / (np.float32(1) + power)
     return result
-
-
-def _read(image: object, page: int | None) -> tuple[Num[np.ndarray, "H W C"], str]:
-    """The pixels, and what errors call them."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image), page=page), str(image)
-    if page is not None:
-        raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
-    if isinstance(image, Image.Image):
-        return _turned(image), "the PIL image"
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or 0 in image.shape:
-            raise UsageError(
-                f"got an array of shape {image.shape}; predict takes one picture of height x "
-                "width or height x width x channels, none of them 0 (predict_many takes several)"
-            )
-        image_HWC = image[:, :, None] if image.ndim == 2 else image
-        if image_HWC.dtype == np.bool_:
-            image_HWC = image_HWC.astype(np.uint8) * np.uint8(255)
-        return image_HWC, "the array"
-    raise UsageError(
-        f"got {_kind(image)}; predict takes a path, a numpy array (height x width, or height x "
-        "width x channels) or a PIL image"
-    )
-
-
-def _turned(image: Image.Image) -> Num[np.ndarray, "H W C"]:
-    """The pixels as `read_image` would give them: the model learnt from turned pictures.
-
-    Pillow keeps the EXIF block of a picture that it hasn't turned, and updates it when it has.
-    """
-    exif = image.info.get("exif")
-    found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
-    return turn(from_pil(image), found if isinstance(found, int) else 1)
-
-
-def _kind(image: object) -> str:
-    kind = type(image)
-    return f"a {kind.__module__}.{kind.__qualname__}".replace("builtins.", "")

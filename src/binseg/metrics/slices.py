@@ -1,0 +1,112 @@
+"""How good a model is on parts of the data: small and large objects, one breed, one microscope."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from binseg.config.names import closest
+from binseg.errors import UsageError
+from binseg.metrics.counts import scored_images
+from binseg.metrics.draws import group_labels
+from binseg.metrics.intervals import bootstrap_interval
+from binseg.structures import Counts, Figure, ImageScores, Slice
+
+__all__ = ["BY_SHARE", "BY_SIZE", "FEW_VALUES", "check_columns", "slice_images"]
+
+BY_SIZE = "object size"
+BY_SHARE = "foreground share"
+FEW_VALUES = 20
+"""Columns of at most as many values make slices unasked."""
+
+
+def slice_images(
+    images: Sequence[ImageScores], *, by: Iterable[str] = (), draws: int = 1000, seed: int = 0
+) -> tuple[Slice, ...]:
+    """Split the images by object size, foreground share and columns; score each part by itself.
+
+    Sizes and shares are those of the truth at original size, in three parts with as many images
+    each; images without an object are a part of their own. Columns with 2 to 20 values are taken
+    unasked; images without a value are the part "". Shares are left out unasked where they make
+    the same parts as sizes.
+
+    Args:
+        images: of a report.
+        by: further columns, whatever the number of their values.
+        draws: of the bootstrap that finds the intervals.
+        seed: of the draws.
+
+    Raises:
+        UsageError: no image has such a column.
+    """
+    scored = scored_images(images, "original")
+    names = list(dict.fromkeys(name for one in scored for name in one.columns))
+    asked = set(by)
+    check_columns(asked, names)
+    by_size, by_share = _thirds(scored, _area, "{:,.0f} px"), _thirds(scored, _share, "{:.1%}")
+    parts = [(BY_SIZE, value, kept) for value, kept in by_size]
+    # Where all pictures have one size, both say the same.
+    if BY_SHARE in asked or [kept for _, kept in by_size] != [kept for _, kept in by_share]:
+        parts += [(BY_SHARE, value, kept) for value, kept in by_share]
+    for name in names:
+        values = sorted({one.columns.get(name, "") for one in scored})
+        if name in asked or 2 <= len(values) <= FEW_VALUES:
+            parts += [
+                (name, value, [one for one in scored if one.columns.get(name, "") == value])
+                for value in values
+            ]
+    return tuple(_slice(by, value, kept, draws, seed) for by, value, kept in parts if kept)
+
+
+def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse to slice by what no image has.
+
+    Args:
+        asked: columns, or "object size" and "foreground share", which are always there.
+        names: of the columns that some image has.
+
+    Raises:
+        UsageError: naming those that can be asked for.
+    """
+    known = {*names, BY_SIZE, BY_SHARE}
+    for name in asked:
+        if name not in known:
+            raise UsageError(
+                f"no picture has a column {name!r} to slice by: {closest(name, known)}"
+            )
+
+
+def _slice(by: str, value: str, kept: Sequence[ImageScores], draws: int, seed: int) -> Slice:
+    dice_N = [one.scores["original"]["dice"] for one in kept]
+    groups = group_labels(kept)
+    interval = bootstrap_interval(dice_N, groups=groups, draws=draws, seed=seed) if draws else None
+    figure = Figure(value=float(np.mean(dice_N)), interval=interval)
+    return Slice(by=by, value=value, num_images=len(kept), dice=figure)
+
+
+def _area(counts: Counts) -> float:
+    return counts.tp + counts.fn
+
+
+def _share(counts: Counts) -> float:
+    return (counts.tp + counts.fn) / counts.num_valid
+
+
+def _thirds(
+    images: Sequence[ImageScores], measure: Callable[[Counts], float], form: str
+) -> list[tuple[str, list[ImageScores]]]:
+    """Cut at the terciles of a measure; equal values stay together, whatever the order."""
+    value_N = np.array([measure(one.counts["original"]) for one in images])
+    there_N = value_N > 0
+    parts = [("no object", ~there_N)]
+    if there_N.any():
+        low, high = np.quantile(value_N[there_N], [1 / 3, 2 / 3], method="inverted_cdf")
+        low_text, high_text = form.format(low), form.format(high)
+        parts += [
+            (f"small: up to {low_text}", there_N & (value_N <= low)),
+            (f"medium: up to {high_text}", (value_N > low) & (value_N <= high)),
+            (f"large: above {high_text}", value_N > high),
+        ]
+    return [
+        (name, [one for one, kept in zip(images, kept_N, strict=True) if kept])
+        for name, kept_N in parts
+    ]

@@ -1,0 +1,28 @@
+"""The one way from a picture to a probability, for Python, the shell, training and evaluation.
+
+    picture -> prepare -> batches -> normalise -> backend -> sigmoid -> blend -> Prediction
+
+Batches only save time: a picture's probability doesn't depend on what it is batched with, beyond
+the last bits of float32 that a runtime may round differently for another batch size.
+
+single.py     one model with its preprocessing and threshold
+ensemble.py   several, as the mean of their probabilities
+opening.py    from files; the golden sample that proves them
+images.py     what `predict` takes, as pixels
+"""
+
+from binseg.predictor.ensemble import Ensemble
+from binseg.predictor.images import ImageLike
+from binseg.predictor.opening import GoldenCheck, load, verify_golden
+from binseg.predictor.single import Flips, Predictor, sigmoid
+
+__all__ = [
+    "Ensemble",
+    "Flips",
+    "GoldenCheck",
+    "ImageLike",
+    "Predictor",
+    "load",
+    "sigmoid",
+    "verify_golden",
+]

@@ -1,0 +1,103 @@
+"""From a bundle's files to a predictor, and the proof that it answers as it should."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from binseg.backends import open_backend
+from binseg.bundle import Bundle, read_bundle
+from binseg.predictor.ensemble import Ensemble
+from binseg.predictor.single import Flips, Predictor
+
+__all__ = ["GoldenCheck", "load", "verify_golden"]
+
+_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25}
+"""Largest difference of a golden probability. fp32 differs between processors by their order of
+summing alone; bf16 keeps 8 bits of each number, which undecided pixels feel most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCheck:
+    """How near a runtime comes to the golden sample of a bundle."""
+
+    largest_difference: float
+    """Of any pixel's probability."""
+    tolerance: float
+    passed: bool
+
+
+def load(
+    path: str | Path | Sequence[str | Path],
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 8,
+    flips: Flips = "none",
+) -> Predictor:
+    """Open a model to predict with, or several that answer together.
+
+    Args:
+        path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
+        backend: auto or torch.
+        device: auto, cpu or cuda.
+        precision: auto (fp32, as the scores were taken), fp32 or bf16 (faster on processors that
+            compute in it; undecided pixels may change sides).
+        batch_size: largest number of inputs computed at once.
+        flips: none, horizontal or all: mirror images that are predicted too and averaged.
+
+    Raises:
+        BundleError: missing, damaged, edited, foreign, or of a newer format.
+        UsageError: an unknown backend, device or precision.
+        MissingExtraError: the runtime isn't installed.
+
+    >>> load("runs/none")
+    Traceback (most recent call last):
+    binseg.errors.BundleError: runs/none: there is no such bundle; ...
+    """
+    if not isinstance(path, str | Path):
+        members = [
+            load(
+                one,
+                backend=backend,
+                device=device,
+                precision=precision,
+                batch_size=batch_size,
+                flips=flips,
+            )
+            for one in path
+        ]
+        return members[0] if len(members) == 1 else Ensemble(members)
+    bundle = read_bundle(path)
+    return Predictor(
+        backend=open_backend(bundle, name=backend, device=device, precision=precision),
+        preprocessing=bundle.card.preprocessing,
+        threshold=bundle.card.threshold.value,
+        bundle_id=bundle.card.id,
+        batch_size=batch_size,
+        bundle=bundle,
+        flips=flips,
+    )
+
+
+def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:
+    """Compute a bundle's golden sample again and compare: does it work on this machine?
+
+    It isn't run at each load, because it takes as long as a prediction.
+
+    Args:
+        predictor: any runtime of the bundle's model.
+        bundle: holds the sample.
+
+    Raises:
+        BundleError: the golden sample is damaged.
+    """
+    golden = bundle.golden()
+    probability_NHW = predictor.probability_of_inputs(golden.input_NHWC)
+    difference = float(np.abs(probability_NHW - golden.probability_NHW).max())
+    tolerance = _TOLERANCES[predictor.backend.precision]
+    return GoldenCheck(
+        largest_difference=difference, tolerance=tolerance, passed=difference <= tolerance
+    )
