@@ -278,3 +278,22 @@ def test_a_saved_albumentations_pipeline_works(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(UsageError, match="no Albumentations pipeline"):
         build_augment(AugmentConfig(albumentations=str(tmp_path / "bad.json")))
+
+
+def test_a_saved_pipeline_of_report_b_moves_image_and_mask_alike(tmp_path: Path) -> None:
+    """Report B's own changes, through Albumentations: aligned, labels unmixed, seeded."""
+    a = pytest.importorskip("albumentations")
+    shift = {"translate_percent": (-0.1, 0.1), "scale": (0.8, 1.2), "rotate": (-15, 15)}
+    pipeline = a.Compose(
+        [a.HorizontalFlip(p=0.5), a.VerticalFlip(p=0.2), a.RandomRotate90(p=0.3), a.Affine(**shift)]
+    )
+    a.save(pipeline, tmp_path / "b.yaml", data_format="yaml")
+    apply = build_augment(AugmentConfig(albumentations=str(tmp_path / "b.yaml")))
+    targets = blobs()
+    moved, labels = apply((targets.float() / 2)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
+    assert not torch.equal(labels, targets)
+    assert set(np.unique(labels.numpy())) <= {0, 1, 2}
+    agree = ((moved[:, 0] - labels / 2).abs() < 0.3).float().mean()
+    assert agree > 0.97
+    again, _ = apply((targets.float() / 2)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
+    assert torch.equal(moved, again)

@@ -178,3 +178,94 @@ def test_no_split_file(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
         read_split(tmp_path / "x.csv")
+
+
+def stack(num: int, *, name: str = "stack", page_group: int = 10) -> list[Record]:
+    """One record a page, in blocks as `folder` makes them."""
+    return [
+        Record(
+            id=f"{name}-page{page:04d}",
+            image_path=Path(f"{name}.tif"),
+            page=page,
+            group=f"{name}-block{page // page_group:04d}",
+        )
+        for page in range(num)
+    ]
+
+
+def block(**options: object) -> SplitConfig:
+    return SplitConfig.model_validate({"method": "block", "ratios": (0.8, 0.2, 0.0), **options})
+
+
+def pages_of(data: Dataset, split: str | None) -> list[int]:
+    return sorted(r.page for r in data.records if r.split == split and r.page is not None)
+
+
+def test_block_takes_the_first_pages_to_train_with_a_gap() -> None:
+    """100 pages at 80/20 with a gap of 5: 0-74 train, 80-99 validate, 75-79 are left out."""
+    done = assign_splits(dataset(reversed(stack(100))), block(gap=5))
+    assert pages_of(done, "train") == list(range(75))
+    assert pages_of(done, None) == list(range(75, 80))
+    assert pages_of(done, "val") == list(range(80, 100))
+    assert done.notes[-1].endswith("75 train, 20 val, 5 left out (gap of 5 pages)")
+
+
+def test_block_with_a_test_has_two_gaps() -> None:
+    """Val loses its pages near to test, train those near to val; test keeps all."""
+    done = assign_splits(dataset(stack(100)), block(ratios=(0.6, 0.2, 0.2), gap=3))
+    assert pages_of(done, "train") == list(range(57))
+    assert pages_of(done, "val") == list(range(60, 77))
+    assert pages_of(done, "test") == list(range(80, 100))
+
+
+def test_block_cuts_several_stacks_in_their_order() -> None:
+    """Of five stacks the last validates; the first page of one is no neighbour of another's."""
+    records = [r for name in "abcde" for r in stack(20, name=name)]
+    done = assign_splits(dataset(records), block(gap=5))
+    assert {r.image_path.stem for r in done.of_split("val")} == {"e"}
+    assert len(done.of_split("train")) == 80
+
+
+@given(st.integers(2, 60), st.integers(1, 12), st.integers(0, 4), st.booleans())
+def test_a_gap_lies_between_any_two_splits(
+    num: int, page_group: int, gap: int, by_ratio: bool
+) -> None:
+    """However a stack is split, pages of two splits are more than the gap apart."""
+    config = ratio(gap=gap) if by_ratio else block(gap=gap)
+    try:
+        done = assign_splits(dataset(stack(num, page_group=page_group)), config)
+    except DataError as error:
+        assert "can't be split" in str(error) or "leaves nothing of" in str(error)  # noqa: PT017
+        return
+    of_page = {r.page: r.split for r in done.records if r.page is not None}
+    for page, split in of_page.items():
+        near = {of_page.get(page + step) for step in range(-gap, gap + 1)} - {None}
+        assert split is None or near == {split}
+
+
+def test_block_never_leaves_a_split_empty() -> None:
+    """Three groups make three splits, whatever the shares; two groups can't."""
+    done = assign_splits(dataset(stack(30)), block(ratios=(0.98, 0.01, 0.01)))
+    assert Counter(r.split for r in done.records) == {"train": 10, "val": 10, "test": 10}
+    with pytest.raises(DataError, match=r"2 groups .* lower data\.page_group"):
+        assign_splits(dataset(stack(20)), block(ratios=(0.98, 0.01, 0.01)))
+
+
+def test_a_gap_that_cannot_be_is_refused() -> None:
+    """Without stacks a gap means nothing; one as wide as the training pages leaves none."""
+    with pytest.raises(DataError, match="no multi-page stack"):
+        assign_splits(dataset(record(i) for i in range(9)), block(gap=1))
+    with pytest.raises(DataError, match="leaves nothing of train"):
+        assign_splits(dataset(stack(20)), block(gap=10))
+
+
+def test_left_out_pages_come_back_from_the_file(tmp_path: Path) -> None:
+    """A split file says `none` of the pages in the gap, and reading it gives the same split."""
+    done = assign_splits(dataset(stack(30)), block(gap=2))
+    write_split(tmp_path / "split.csv", done)
+    again = assign_splits(
+        dataset(stack(30)), SplitConfig(method="file", file=str(tmp_path / "split.csv"))
+    )
+    assert splits_of(again) == splits_of(done)
+    assert list(splits_of(done).values()).count(None) == 2
+    assert again.notes[-1].endswith("18 train, 10 val, 2 left out")

@@ -291,6 +291,15 @@ def test_a_missing_logger_does_not_stop_the_run(
     assert len(result.history) == 1
 
 
+def test_batch_norm_on_one_value_is_one_line(run: Run, pixels: Callable[..., PixelCache]) -> None:
+    """A single picture shrunk to one pixel can't train batch norm, and the line says what can."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 1, 16), nn.BatchNorm2d(1), nn.Upsample(size=(16, 16), mode="nearest")
+    )
+    with pytest.raises(TrainingError, match=r"raise train\.batch_size or input\.size"):
+        run(model=model, train=pixels(1))
+
+
 def test_an_unwritable_folder_is_one_line(run: Run, tmp_path: Path) -> None:
     """A file where the folder should be is an OutputError, before anything is trained."""
     (tmp_path / "file").write_text("")

@@ -1,11 +1,12 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from binseg.training import loggers
-from binseg.training.loggers import open_loggers
+from binseg.training.loggers import running_loggers
 
 
 def test_a_missing_tracker_is_told_with_its_extra(
@@ -18,7 +19,8 @@ def test_a_missing_tracker_is_told_with_its_extra(
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", absent)
     listener = listen()
-    assert open_loggers(["wandb"], tmp_path, listener) == []
+    with running_loggers(["wandb"], tmp_path, listener) as opened:
+        assert opened == []
     assert 'pip install "binseg[wandb]"' in listener.lines[0]
     assert "goes on without" in listener.lines[0]
 
@@ -33,7 +35,8 @@ def test_a_failing_tracker_is_told(
 
     monkeypatch.setitem(loggers.LOGGERS, "mlflow", broken)
     listener = listen()
-    assert open_loggers(["mlflow"], tmp_path, listener) == []
+    with running_loggers(["mlflow"], tmp_path, listener) as opened:
+        assert opened == []
     assert listener.lines == [
         "the logger mlflow doesn't start (no route to host); training goes on without it"
     ]
@@ -46,5 +49,17 @@ def test_every_tracker_opens_or_is_told(
     """Whatever is installed here, each name gives a logger or one line."""
     monkeypatch.setitem(sys.modules, name, None)
     listener = listen()
-    opened = open_loggers([name], tmp_path, listener)
-    assert len(opened) + len(listener.lines) == 1
+    with running_loggers([name], tmp_path, listener) as opened:
+        assert len(opened) + len(listener.lines) == 1
+
+
+def test_a_trackers_run_is_finished(
+    listen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wandb began is ended, also when training fails, so that the next run is its own."""
+    finished: list[bool] = []
+    run = SimpleNamespace(finish=lambda: finished.append(True))
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda folder: SimpleNamespace(experiment=run))
+    with pytest.raises(ValueError, match="stop"), running_loggers(["wandb"], tmp_path, listen()):
+        raise ValueError("stop")
+    assert finished == [True]

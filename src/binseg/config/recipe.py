@@ -54,10 +54,12 @@ class About(Section):
 class SplitConfig(Section):
     """Which pictures train, which choose the model, which test it."""
 
-    method: Literal["auto", "official", "file", "ratio", "kfold"] = "auto"
-    """auto takes the official split where the data set has one, else the manifest's, else ratio."""
+    method: Literal["auto", "official", "file", "ratio", "block", "kfold"] = "auto"
+    """auto takes the official split where the data set has one, else the manifest's, else ratio.
+    ratio deals groups at random; block takes the first ones to train, the next to val, the last to
+    test, by name and page: right for stacks and videos."""
     ratios: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
-    """Shares of train, val and test for `ratio`; they must add up to 1."""
+    """Shares of train, val and test for `ratio` and `block`; they must add up to 1."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Number of folds for `kfold`."""
     fold: Annotated[int, Field(ge=0)] = 0
@@ -66,6 +68,8 @@ class SplitConfig(Section):
     """A CSV file with the columns id, split for `file` (a run's split.csv has them)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of ratio and k-fold splits."""
+    gap: Annotated[int, Field(ge=0)] = 0
+    """Pages of a stack left out between two splits: neighbours are nearly the same picture."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,6 +105,8 @@ class DataConfig(Section):
     """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
     download: bool = False
     """Fetch the data set to `path` where it is absent (oxford-pet only)."""
+    allow_leaks: bool = False
+    """Train although pictures of one split come back in another; the scores will flatter."""
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")

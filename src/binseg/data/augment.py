@@ -12,6 +12,7 @@ for resampling each picture once per change, and they draw from torch's global g
 (seed, epoch, step) alone decide, so that a resumed run sees the same pictures.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -313,6 +314,8 @@ def _blur(preset: Preset, images: torch.Tensor, draw: _Draw) -> torch.Tensor:
 
 def load_pipeline(path: Path) -> Any:
     """Load a pipeline that `albumentations.save` wrote, as JSON or YAML."""
+    # Else each import asks the package index for a newer version.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     try:
         import albumentations
     except ModuleNotFoundError as problem:

@@ -1,4 +1,7 @@
-"""Which pictures train, which choose the model, which test it; groups are never torn apart."""
+"""Which pictures train, which choose the model, which test it; groups are never torn apart.
+
+A record without a split is left out on purpose: a page of a stack in the gap between two splits.
+"""
 
 import csv
 import io
@@ -24,6 +27,8 @@ _OTHER_NAMES: Mapping[str, Split] = {
     "dev": "val",
     "testing": "test",
 }
+_LEFT_OUT = "none"
+"""What a split file says of a picture in no split."""
 
 
 def parse_split(name: str) -> Split | None:
@@ -44,31 +49,43 @@ def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
         config: the method, its seed and shares.
 
     Returns:
-        The same data set with every split filled in, and a note that says how.
+        The same data set with every split filled in, and a note that says how. Pages in the gap
+        between two splits have none.
 
     Raises:
-        DataError: a group in two splits, records without a split, too few groups.
+        DataError: a group in two splits, records without a split, too few groups, a gap that
+            leaves nothing.
     """
     has_own = any(record.split is not None for record in dataset.records)
     method = config.method
     if method == "auto":
         method = "official" if has_own else "ratio"
+    split_of: Mapping[str, Split | None]
     if method == "official":
         split_of, note = _official(dataset, config)
     elif method == "file":
         split_of, note = _from_file(dataset, Path(config.file or ""))
-    elif method == "ratio":
-        split_of = _by_ratio(dataset.records, config.ratios, seed=config.seed)
+    elif method == "kfold":
+        split_of, note = _by_fold(dataset, config)
+    else:
         told = " / ".join(f"{share:g}" for share in config.ratios)
-        note = f"split by ratio {told}, seed {config.seed}"
+        if method == "ratio":
+            split_of = _by_ratio(dataset.records, config.ratios, seed=config.seed)
+            note = f"split by ratio {told}, seed {config.seed}"
+        else:
+            split_of = _by_block(dataset.records, config.ratios)
+            note = f"split by block {told}, in the order of names and pages"
         if has_own:
             note += "; the data's own split is NOT used"
-    else:
-        split_of, note = _by_fold(dataset, config)
     records = tuple(replace(record, split=split_of[record.id]) for record in dataset.records)
     _refuse_torn_groups(records, dataset.root)
+    if config.gap:
+        records = _with_gap(records, config.gap, root=dataset.root)
     sizes = Counter(record.split for record in records)
     counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+    if sizes[None]:
+        counts += f", {sizes[None]} left out"
+        counts += f" (gap of {config.gap} pages)" if config.gap else ""
     return replace(dataset, records=records, notes=(*dataset.notes, f"{note}: {counts}"))
 
 
@@ -78,13 +95,12 @@ def write_split(path: Path, dataset: Dataset) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "split", "group"])
     for record in sorted(dataset.records, key=lambda r: r.id):
-        assert record.split is not None
-        writer.writerow([record.id, record.split, record.group or ""])
+        writer.writerow([record.id, record.split or _LEFT_OUT, record.group or ""])
     write_text(path, text.getvalue())
 
 
-def read_split(path: Path) -> dict[str, Split]:
-    """Read a split file: which split each id is in.
+def read_split(path: Path) -> dict[str, Split | None]:
+    """Read a split file: which split each id is in; None where it was left out (`none`).
 
     Raises:
         DataError: every problem in the file (up to 5), with its line.
@@ -97,15 +113,17 @@ def read_split(path: Path) -> dict[str, Split]:
     if not {"id", "split"} <= set(reader.fieldnames or ()):
         columns = name_some(reader.fieldnames or ["none"])
         raise DataError(f"{path}: needs the columns id, split; it has {columns}")
-    split_of: dict[str, Split] = {}
+    split_of: dict[str, Split | None] = {}
     problems: list[str] = []
     for row in reader:
         id_, name = row["id"] or "", row["split"] or ""
         split = parse_split(name)
-        if split is None:
+        if split is None and name.strip().lower() != _LEFT_OUT:
             problems.append(f"line {reader.line_num}: {name!r} is not train, val or test")
         elif split_of.setdefault(id_, split) != split:
-            problems.append(f"line {reader.line_num}: {id_} is also in {split_of[id_]}")
+            problems.append(
+                f"line {reader.line_num}: {id_} is also in {split_of[id_] or _LEFT_OUT}"
+            )
     if problems:
         raise DataError(f"{path}: {name_some(problems)}")
     return split_of
@@ -137,7 +155,7 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
     return split_of, f"{note}; it has no val, so {share:.0%} of its train became val"
 
 
-def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split], str]:
+def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split | None], str]:
     split_of = read_split(path)
     ids = {record.id for record in dataset.records}
     missing = sorted(ids - split_of.keys())
@@ -192,6 +210,69 @@ def _by_ratio(
     }
 
 
+def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> dict[str, Split]:
+    """Cut the groups, in the order of names and pages, where the shares say."""
+    members: dict[str, list[Record]] = {}
+    for record in sorted(records, key=_place):
+        members.setdefault(_group(record), []).append(record)
+    names = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
+    if len(members) < len(names):
+        raise DataError(
+            f"{len(members)} groups of pictures can't be split into {', '.join(names)}; groups "
+            "stay whole: lower data.page_group"
+        )
+    groups = list(members.values())
+    middles = np.cumsum([len(group) for group in groups]) - [len(group) / 2 for group in groups]
+    ends = np.cumsum([share for share in shares if share > 0]) * len(records)
+    split_of: dict[str, Split] = {}
+    place, num_here = 0, 0
+    for number, (group, middle) in enumerate(zip(groups, middles, strict=True)):
+        # A group belongs to where its middle lies, but no split stays empty.
+        must_go_on = len(groups) - number < len(names) - place
+        is_past = middle > ends[place] or must_go_on
+        if num_here and place + 1 < len(names) and is_past:
+            place, num_here = place + 1, 0
+        split_of |= {record.id: names[place] for record in group}
+        num_here += 1
+    return split_of
+
+
+def _place(record: Record) -> tuple[str, int, str]:
+    """Where a record stands: pages in their order within their stack, the rest by name."""
+    stack = record.id if record.page is None else str(record.image_path)
+    return stack, record.page or 0, record.id
+
+
+def _with_gap(records: Sequence[Record], gap: int, *, root: Path) -> tuple[Record, ...]:
+    """Leave out the pages of train that are near to val or test, and those of val near to test."""
+    pages: dict[tuple[Path, Split | None], set[int]] = defaultdict(set)
+    for record in records:
+        if record.page is not None:
+            pages[record.image_path, record.split].add(record.page)
+    if not pages:
+        raise DataError(
+            f"{root}: data.split.gap is {gap}, but there is no multi-page stack in this data; "
+            "set it to 0"
+        )
+    near_to: Mapping[Split | None, tuple[Split, ...]] = {"train": ("val", "test"), "val": ("test",)}
+
+    def is_near(record: Record) -> bool:
+        if record.page is None:
+            return False
+        around = range(record.page - gap, record.page + gap + 1)
+        others = [pages[record.image_path, split] for split in near_to.get(record.split, ())]
+        return any(page in of_split for of_split in others for page in around)
+
+    kept = tuple(replace(r, split=None) if is_near(r) else r for r in records)
+    for split in ("train", "val"):
+        if not any(record.split == split for record in kept):
+            raise DataError(
+                f"{root}: a gap of {gap} pages leaves nothing of {split}; lower data.split.gap, "
+                "or use data.split.method: block, which has fewer seams"
+            )
+    return kept
+
+
 def _deal(members: Sequence[Sequence[Record]], goals: Sequence[float]) -> list[int]:
     """Deal groups to where most is missing; where there are enough groups, no place stays empty."""
     missing = list(goals)
@@ -224,9 +305,9 @@ def _group(record: Record) -> str:
 
 
 def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
-    splits_of: dict[str, set[Split | None]] = defaultdict(set)
+    splits_of: dict[str, set[Split]] = defaultdict(set)
     for record in records:
-        if record.group is not None:
+        if record.group is not None and record.split is not None:
             splits_of[record.group].add(record.split)
     torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:

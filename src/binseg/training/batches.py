@@ -4,6 +4,7 @@ The order of an epoch is a permutation that (seed, epoch) decide. The sampler, i
 hands out whole batches of row numbers, so that the number of loader workers changes nothing.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -96,6 +97,13 @@ class _CachedBatches(Dataset[Batch]):
         )
 
 
+def _hear_no_interrupts(worker: int) -> None:
+    """Let the main process alone decide what Ctrl-C means, and let it end its workers."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class TrainingBatches:
     """The batches of a run, and the loader that gives them.
 
@@ -128,6 +136,7 @@ class TrainingBatches:
             batch_size=None,
             sampler=self._sampler,
             num_workers=self._workers,
+            worker_init_fn=_hear_no_interrupts,
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda" and not self._dataset.on_device,
         )

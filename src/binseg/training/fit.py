@@ -25,7 +25,7 @@ from binseg.training.batches import TrainingBatches
 from binseg.training.callbacks import Books, Watch, read_best
 from binseg.training.checkpoints import LAST, WholeFiles
 from binseg.training.interrupts import hearing_interrupts
-from binseg.training.loggers import open_loggers
+from binseg.training.loggers import running_loggers
 from binseg.training.module import SegmentationModule
 from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.validation import validate
@@ -35,11 +35,22 @@ __all__ = ["FitResult", "fit"]
 THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # Lightning advises more loader processes; a batch here is one indexing of an array.
     (".*does not have many workers", UserWarning),
+    # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
+    ("This DataLoader will create", UserWarning),
     # Lightning 2.6 uses a name that torch 2.13 is about to retire.
     (".*treespec, LeafSpec", FutureWarning),
     # Python 3.12 warns of any fork beside threads; loader processes only index arrays.
     (".*use of fork\\(\\) may lead to deadlocks", DeprecationWarning),
 )
+
+
+ADVICE = {
+    "DataLoader worker": "a loader process died, most likely for lack of memory; set train.workers "
+    "to 0, which gives the same run",
+    "more than 1 value per channel": "batch norm can't learn from batches of one picture that the "
+    "network shrinks to one pixel; raise train.batch_size or input.size",
+}
+"""What torch says, and what a user can do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +129,7 @@ def fit(
         _quiet(),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         hearing_interrupts() as stop_asked,
+        running_loggers(config.loggers, folder, progress) as loggers,
         progress.task("training", total=config.epochs * len(batches)) as task,
     ):
         watch = Watch(task, steps_per_epoch=len(batches), stop_asked=stop_asked)
@@ -135,7 +147,7 @@ def fit(
             device=device,
             precision=precision,
             callbacks=[watch, *([average] if average else []), books],
-            loggers=open_loggers(config.loggers, folder, progress),
+            loggers=loggers,
         )
         _run(trainer, module, books, checkpoint=folder / LAST if resume else None)
     return FitResult(
@@ -182,6 +194,7 @@ def _trainer(
         accumulate_grad_batches=recipe.train.accumulate,
         callbacks=callbacks,
         logger=loggers or False,
+        log_every_n_steps=1,  # else Lightning warns of short epochs; nothing is logged by step
         # All pictures have one size, so that cuDNN's search for the fastest kernels pays.
         benchmark=device.type == "cuda",
         plugins=[WholeFiles()],
@@ -211,13 +224,11 @@ def _run(
         ) from None
     except torch.OutOfMemoryError:
         raise TrainingError(_out_of_memory(module.recipe)) from None
-    except RuntimeError as problem:
-        if "DataLoader worker" not in str(problem):
+    except (RuntimeError, ValueError) as problem:
+        advice = [text for part, text in ADVICE.items() if part in str(problem)]
+        if not advice:
             raise
-        reason = str(problem).splitlines()[0]
-        raise TrainingError(
-            f"a loader process died ({reason}); set train.workers to 0, which gives the same run"
-        ) from None
+        raise TrainingError(advice[0]) from None
 
 
 def _out_of_memory(recipe: Recipe) -> str:

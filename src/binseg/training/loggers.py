@@ -1,7 +1,8 @@
 """Experiment trackers beside metrics.csv; one that doesn't work is told, and training goes on."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
@@ -9,35 +10,49 @@ from lightning.pytorch.loggers import Logger
 from binseg.errors import MissingExtraError
 from binseg.progress import Progress
 
-__all__ = ["open_loggers"]
+__all__ = ["running_loggers"]
 
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
 
 
-def open_loggers(names: Sequence[str], folder: Path, progress: Progress) -> list[Logger]:
-    """Open the trackers of a recipe.
+@contextlib.contextmanager
+def running_loggers(
+    names: Sequence[str], folder: Path, progress: Progress
+) -> Iterator[list[Logger]]:
+    """Open the trackers of a recipe, and close what they began.
 
     Args:
         names: of `LOGGERS`.
         folder: the run's; what trackers write on this machine goes there.
         progress: hears which are missing or fail.
     """
-    opened = []
-    for name in names:
-        try:
-            logger = LOGGERS[name](folder)
-            # Reading the property is what starts the tracker: better here than inside the Trainer.
-            _ = getattr(logger, "experiment", None)
-        except ModuleNotFoundError:
-            missing = MissingExtraError(name, extra=name, purpose=f"the logger {name}")
-            progress.say(f"{missing}; training goes on without it")
-        except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
-            reason = " ".join(str(problem).split())
-            progress.say(f"the logger {name} doesn't start ({reason}); training goes on without it")
-        else:
-            opened.append(logger)
-    return opened
+    opened = [logger for name in names if (logger := _open(name, folder, progress)) is not None]
+    try:
+        yield opened
+    finally:
+        for logger in opened:
+            # wandb alone keeps its run open, and would file the process's next training under it.
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if finish is not None:
+                finish()
+
+
+def _open(name: str, folder: Path, progress: Progress) -> Logger | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        logger = LOGGERS[name](folder)
+        # Reading the property is what starts the tracker: better here than inside the Trainer.
+        _ = getattr(logger, "experiment", None)
+    except ModuleNotFoundError:
+        missing = MissingExtraError(name, extra=name, purpose=f"the logger {name}")
+        progress.say(f"{missing}; training goes on without it")
+    except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
+        reason = " ".join(str(problem).split())
+        progress.say(f"the logger {name} doesn't start ({reason}); training goes on without it")
+    else:
+        return logger
+    return None
 
 
 def _tensorboard(folder: Path) -> Logger:
@@ -56,7 +71,11 @@ def _wandb(folder: Path) -> Logger:
 def _mlflow(folder: Path) -> Logger:
     from lightning.pytorch.loggers import MLFlowLogger
 
-    where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+    where = os.environ.get("MLFLOW_TRACKING_URI")
+    if where is None:
+        # mlflow-skinny has no database, and plain files only for those who insist.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        where = (folder / "mlruns").resolve().as_uri()
     return MLFlowLogger(experiment_name=PROJECT, run_name=folder.name, tracking_uri=where)
 
 

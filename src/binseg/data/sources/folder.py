@@ -194,7 +194,7 @@ def _stack_note(records: Sequence[Record], page_group: int) -> tuple[str, ...]:
         return ()
     return (
         f"{num_pages} pages of stacks, kept together in blocks of {page_group}; pages at the "
-        "seam of two blocks still resemble each other",
+        "seam of two blocks still resemble each other (data.split.gap leaves some out)",
     )
 
 
