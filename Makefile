@@ -1,39 +1,42 @@
 # Every target does the set-up it needs. `make demo` and `make test` work from a bare clone.
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup demo test lint docs check slow clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: .*## /\t/' | expand -t 10
 
-setup: $(READY)  ## create .venv and install the pinned packages
+setup: .venv/.dev  ## create .venv and install the pinned packages
 
-$(READY): pyproject.toml constraints.txt
+.venv/.train: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "binseg needs Python 3.11 or newer: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  --group dev -e '.[train]'
+	$(BIN)/python -m pip install $(PIP_FLAGS) pip
+	$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[train]'
 	touch $@
 
-demo: $(READY)   ## train, evaluate and predict on pictures that binseg draws itself
+.venv/.dev: .venv/.train
+	$(BIN)/python -m pip install $(PIP_FLAGS) --group dev -e '.[all]'
+	touch $@
+
+demo: .venv/.train ## train, evaluate and predict on pictures that binseg draws itself
 	$(BIN)/binseg demo --out runs/demo
 
-test: $(READY)   ## the quick tests
+test: .venv/.dev   ## the quick tests
 	$(BIN)/python -m pytest -n 2
 
-slow: $(READY)   ## the tests that take minutes
+slow: .venv/.dev   ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: $(READY)   ## style, types and import layers
+lint: .venv/.dev   ## style, types and import layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)   ## the documentation, without warnings
+docs: .venv/.dev   ## the documentation, without warnings
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/sphinx-build -n -W --keep-going -q docs docs/_build/html
 
