@@ -1,0 +1,27 @@
+"""The doctor: what is wrong with a data set, before a model learns it.
+
+intake.py       opening what can be opened of data that is partly wrong
+looks.py        one look at each picture: a few numbers, then its pixels are gone
+likeness.py     pictures that are nearly the same
+alignment.py    masks that lie beside their object
+outlines.py     masks unlike all others
+neighbours.py   patches of one source, told by their names
+leaks.py        findings on what is in two places
+verdicts.py     findings on masks and pictures
+examination.py  all of it together, and the quick part that training runs
+"""
+
+from binseg.doctor.examination import LEAKS, Examination, examine, quick_checks, ranked
+from binseg.doctor.intake import Intake, take_in
+from binseg.doctor.looks import Look
+
+__all__ = [
+    "LEAKS",
+    "Examination",
+    "Intake",
+    "Look",
+    "examine",
+    "quick_checks",
+    "ranked",
+    "take_in",
+]
