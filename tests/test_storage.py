@@ -266,7 +266,7 @@ def test_download_fetches_checks_and_tells(server: Server, tmp_path: Path) -> No
     assert path.read_bytes() == BODY
     assert told.num == len(BODY)
     assert told.totals == [len(BODY)]
-    assert not path.with_name("file.bin.part").exists()
+    assert list(path.parent.iterdir()) == [path], "neither a part nor a lock stays"
     download(server.url, path, sha256=SHA256)
     assert len(server.asked) == 1
 
@@ -367,6 +367,8 @@ def test_addresses_that_lead_nowhere(
     with pytest.raises(DataError, match=re.escape(url)) as caught:
         download(url, tmp_path / "file", sha256=SHA256)
     assert "\n" not in str(caught.value)
+    assert ".part" not in str(caught.value), "nothing has come"
+    assert "object at" not in str(caught.value)
 
 
 def test_a_full_disk_while_downloading_keeps_what_came(

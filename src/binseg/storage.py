@@ -150,7 +150,7 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, timeout: float = 3600.0) -> Iterator[None]:
+def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterator[None]:
     """Hold `path`.lock, so that one process at a time makes what is at `path`.
 
     The lock goes when its process ends, however it ends; the empty lock file may stay.
@@ -158,6 +158,8 @@ def locked(path: Path, *, timeout: float = 3600.0) -> Iterator[None]:
     Args:
         path: what is protected; it need not exist.
         timeout: seconds after which waiting for the other process is given up.
+        tidy: remove the lock file when the block ends well; only where whoever waited for it then
+            finds that nothing is left to do.
 
     Raises:
         OutputError: the lock file can't be made, or the wait was too long.
@@ -178,6 +180,9 @@ def locked(path: Path, *, timeout: float = 3600.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+    if tidy:
+        with contextlib.suppress(OSError):  # it is gone, or others hold it
+            lock_path.unlink()
 
 
 def download(
@@ -210,7 +215,7 @@ def download(
     if md5 is not None:
         wanted.append(("md5", md5.lower()))
     part = path.with_name(path.name + ".part")
-    with locked(path):
+    with locked(path, tidy=True):
         if path.exists():
             _check_hashes(path, wanted, advice="move it away and run again to fetch it anew")
             return path
@@ -262,9 +267,9 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
             except (requests.ConnectionError, requests.Timeout, _BrokenOffError) as error:
                 failures = 0 if _size(part) > before else failures + 1
                 if failures >= _TRIES:
+                    kept = f"; what has come is kept in {_shown(part)}" if _size(part) else ""
                     raise DataError(
-                        f"can't fetch {url}: {_reason(error)}; what has come is kept in "
-                        f"{_shown(part)}, run again to go on"
+                        f"can't fetch {url}: {_reason(error)}{kept}; run again to go on"
                     ) from error
                 time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
             except requests.RequestException as error:
@@ -280,7 +285,20 @@ class _BrokenOffError(Exception):
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Say in a few words what went wrong; the libraries' own texts are nests of objects."""
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server says {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout):
+        return "the server doesn't answer"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the server's certificate can't be trusted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy can't be reached"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the line broke"
+    if isinstance(error, requests.ConnectionError):
+        return "the server can't be reached; is there a network?"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _size(path: Path) -> int:

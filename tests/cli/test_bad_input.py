@@ -304,6 +304,18 @@ def check_nothing(desk: Desk) -> Argv:
     return ["check"]
 
 
+def check_of_no_folder(desk: Desk) -> Argv:
+    return ["check", "--data", desk.here / "nowhere"]
+
+
+def pack_to_a_folder(desk: Desk) -> Argv:
+    return ["pack", desk.run, "--out", desk.out]
+
+
+def pack_over_a_file(desk: Desk) -> Argv:
+    return ["pack", desk.run, "--out", desk.write("taken.zip", "mine")]
+
+
 def sheet_of_nothing(desk: Desk) -> Argv:
     return ["augment", "--data", desk.here / "nowhere", "--out", desk.out / "sheet.png"]
 
@@ -360,6 +372,9 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (out_through_a_file, 1, "disc001.png"),
     (animation, 1, "moving.webp"),
     (check_nothing, 2, "--data"),
+    (check_of_no_folder, 1, "nowhere"),
+    (pack_to_a_folder, 2, ".zip"),
+    (pack_over_a_file, 2, "taken.zip exists"),
     (sheet_of_nothing, 1, "nowhere"),
 ]
 

@@ -14,7 +14,18 @@ from binseg.cli.progress import LiveProgress, PlainProgress
 from binseg.cli.shell import Shell
 from binseg.errors import DataError, MissingExtraError, UsageError
 
-VERBS = ("check", "train", "evaluate", "predict", "augment", "models", "recipes", "demo")
+VERBS = (
+    "check",
+    "train",
+    "evaluate",
+    "compare",
+    "predict",
+    "pack",
+    "augment",
+    "models",
+    "recipes",
+    "demo",
+)
 HEAVY = {"torch", "numpy", "lightning", "matplotlib", "PIL", "scipy", "yaml"}
 
 
@@ -47,6 +58,12 @@ def test_help_has_examples(verb: str) -> None:
     result = CliRunner().invoke(app, [verb, "--help"])
     assert result.exit_code == 0
     assert f"binseg {verb}" in result.stdout.rpartition("Examples")[2]
+
+
+def test_help_shows_no_type_for_switches() -> None:
+    """A switch takes no value, so help names none."""
+    for argv in (["--help"], ["train", "--help"], ["recipes", "--help"]):
+        assert "bool" not in CliRunner().invoke(app, argv).stdout
 
 
 def test_version() -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import binseg
 from binseg.bundle import read_bundle
 from binseg.cli import app
+from binseg.errors import DataError
 
 Write = Callable[[Path, Sequence[int]], Path]
 
@@ -45,6 +46,7 @@ def test_train_leaves_a_whole_run(trained: Path) -> None:
         "val/gallery.png",
         "val/histogram.png",
     }
+    assert not names & {"last.ckpt", "best.safetensors"}, "the bundle has all that is needed"
 
 
 def test_train_answers_in_pure_json(train_output: tuple[Path, str, str]) -> None:
@@ -98,6 +100,48 @@ def test_evaluate_shows_a_table(trained: Path, tmp_path: Path) -> None:
     shown = run("evaluate", trained, "--out", tmp_path / "test")
     for text in ("mean over images", "pooled pixels", "original", "model", "Empty masks", "dice"):
         assert text in shown
+    assert max(map(len, shown.splitlines())) < 200, "rules are a short line each"
+    assert shown.index("Calibration") < shown.index("mean over images"), "what counts comes last"
+    assert "slices" not in shown
+
+
+def test_pack_gives_one_file_that_is_the_model(trained: Path, tmp_path: Path) -> None:
+    """The zip has the id of the run's bundle, and its size is told."""
+    path = tmp_path / "model.zip"
+    told = json.loads(run("pack", trained, "--out", path, "--json"))
+    id_ = read_bundle(trained).card.id
+    assert told == {"path": str(path), "id": id_, "bytes": path.stat().st_size}
+    assert read_bundle(path).card.id == id_
+    assert id_ in run("pack", trained, "--out", tmp_path / "again.zip")
+
+
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_download_is_a_switch(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--download fetches Oxford-IIIT Pet into the folder that --data names."""
+    asked: list[Path] = []
+
+    def fetch(root: Path, **_: object) -> None:
+        asked.append(root)
+        raise DataError("no network here")
+
+    monkeypatch.setattr("binseg.data.sources.download_oxford_pet", fetch)
+    goal = tmp_path / "pet"
+    more = ["--out", tmp_path / "run"] if verb == "train" else []
+    run(verb, "--data", goal, "--download", *more, code=1)
+    assert asked[:1] == [goal]
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_train_suggests_what_works(
+    write_discs: Write, tiny: tuple[str, ...], tmp_path: Path, *, has_test: bool
+) -> None:
+    """`evaluate --split test` is suggested only where there is a test split."""
+    data = write_discs(tmp_path / "data", range(6))
+    shares = "[0.5, 0.25, 0.25]" if has_test else "[0.5, 0.5, 0.0]"
+    settings = [p for s in (*tiny, f"data.split.ratios={shares}") for p in ("--set", s)]
+    shown = run("train", "--data", data, "--out", tmp_path / "run", *settings)
+    assert ("--split test" in shown) is has_test
+    assert ("--split all" in shown) is not has_test
 
 
 def test_predict_equals_python(trained: Path, discs: Path, tmp_path: Path) -> None:

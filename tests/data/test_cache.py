@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import resource
 import signal
 import threading
@@ -14,7 +15,7 @@ from binseg import preprocess, storage
 from binseg.data import MaskRule, cache
 from binseg.data.cache import open_cache
 from binseg.data.samples import read_sample
-from binseg.errors import DataError, OutputError
+from binseg.errors import DataError, OutputError, UsageError
 from binseg.structures import Preprocessing, Record
 
 SMALL = Preprocessing(height=8, width=8)
@@ -225,3 +226,50 @@ def test_two_runs_build_one_cache(
         thread.join()
     assert len(results) == 2
     assert sorted(decoded) == ["a", "b", "c"]
+
+
+def test_old_caches_make_room_but_none_in_use_goes(
+    records: list[Record],
+    rule: MaskRule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beyond the limit, the cache unused for longest goes first; one that is mapped stays."""
+
+    def place_of(size: int) -> Path:
+        before = set(caches(tmp_path))
+        open_cache(records, rule, Preprocessing(height=size, width=size), folder=tmp_path)
+        (new,) = set(caches(tmp_path)) - before
+        return new
+
+    (tmp_path / "pixels").mkdir()
+    used = open_cache(records, rule, SMALL, folder=tmp_path)
+    (in_use,) = caches(tmp_path)
+    older, old = place_of(9), place_of(10)
+    for age, place in enumerate((old, older, in_use), start=1):
+        os.utime(place, (1e9 - age, 1e9 - age))
+    num_bytes = sum(path.stat().st_size for path in [*in_use.iterdir(), *old.iterdir()])
+    monkeypatch.setenv("BINSEG_CACHE_GB", str(2.2 * num_bytes / 1e9))
+    open_cache(records, rule, Preprocessing(height=11, width=11), folder=tmp_path)
+    assert older.is_dir(), "all fits"
+    monkeypatch.setenv("BINSEG_CACHE_GB", "0")
+    with storage.locked(old):
+        open_cache(records, rule, SMALL, folder=tmp_path)
+        assert in_use.stat().st_mtime > 1e9, "opening it is using it"
+        assert set(caches(tmp_path)) == {in_use, old}, "another process is opening `old`"
+    del used
+    place_of(12)
+    assert in_use not in caches(tmp_path)
+    assert len(caches(tmp_path)) == 1
+    assert not old.exists()
+
+
+def test_a_strange_limit_is_refused(
+    records: list[Record], rule: MaskRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that is no number is a usage error before anything is decoded."""
+    for text in ("many", "-1", "nan"):
+        monkeypatch.setenv("BINSEG_CACHE_GB", text)
+        with pytest.raises(UsageError, match="BINSEG_CACHE_GB"):
+            open_cache(records, rule, SMALL, folder=tmp_path)
+    assert not (tmp_path / "pixels").exists()

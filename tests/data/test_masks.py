@@ -71,8 +71,21 @@ def test_values_of_1_and_2_are_a_trimap_only_for_the_pet_set(
     """Without a 3 nobody knows which of 1 and 2 is the object, except in Oxford's own layout."""
     records = of_masks(values(1, 2))
     assert detect_rule(records, DataConfig(), kind="oxford-pet").kind == "trimap"
-    with pytest.raises(DataError, match=r"hold the values 1, 2.*data\.foreground: \[2\]"):
+    with pytest.raises(DataError, match=r"hold the values 1, 2.*data\.foreground=\[2\]"):
         detect_rule(records, DataConfig())
+    with pytest.raises(DataError) as caught:
+        detect_rule(records, DataConfig())
+    assert "threshold" not in str(caught.value), "above 0 is everything"
+
+
+def test_a_stray_value_is_named_with_its_file(of_masks: Callable[..., list[Record]]) -> None:
+    """A lone 7 among masks of 0 and 255 is a slip: 255 stays the object, and the file is named."""
+    records = of_masks(values(0, 255), values(0, 7, 255), values(0, 255))
+    with pytest.raises(
+        DataError, match=r"7 is in one mask only \(1\.png.*data\.foreground=\[255\]'"
+    ) as caught:
+        detect_rule(records, DataConfig())
+    assert "ignore" not in str(caught.value)
 
 
 def test_two_colours_are_understood(of_masks: Callable[..., list[Record]]) -> None:
@@ -95,10 +108,10 @@ def test_grey_saved_as_rgb_is_grey(of_masks: Callable[..., list[Record]]) -> Non
 @pytest.mark.parametrize(
     ("arrays", "option"),
     [
-        ([values(*range(21))], r"data\.foreground: \[1\]"),
-        ([values(0, 1, 255)], r"data\.foreground: \[1\] with data\.ignore: \[255\]"),
-        ([values(*range(200))], r"data\.threshold: 127"),
-        ([np.eye(3, dtype=np.uint8)[None] * 255], r"data\.foreground: \[0xFF0000\]"),
+        ([values(*range(21))], r"--set 'data\.foreground=\[1\]'"),
+        ([values(0, 1, 255)], r"--set 'data\.foreground=\[1\]' --set 'data\.ignore=\[255\]'"),
+        ([values(*range(200))], r"--set 'data\.threshold=127'"),
+        ([np.eye(3, dtype=np.uint8)[None] * 255], r"data\.foreground=\[0xFF0000\]"),
     ],
     ids=["classes 0-20", "0, 1, 255", "200 greys", "three colours"],
 )
@@ -117,7 +130,7 @@ def test_jpeg_masks_are_refused_until_a_threshold_settles_them(
     """JPEG blurs 0 and 255 into many greys; with a threshold it is read."""
     disc = np.hypot(*np.mgrid[-16:16, -16:16]) < 9
     records = of_masks(disc.astype(np.uint8) * 255, suffix=".jpg")
-    with pytest.raises(DataError, match=r"blurred by JPEG.*data\.threshold: 127"):
+    with pytest.raises(DataError, match=r"blurred by JPEG.*data\.threshold=127"):
         detect_rule(records, DataConfig())
     rule = detect_rule(records, DataConfig(threshold=127))
     assert rule.apply(values(127, 128))[0][0].tolist() == [False, True]
@@ -180,7 +193,7 @@ def test_16_bit_instances_need_a_threshold(of_masks: Callable[..., list[Record]]
     """Instance masks are refused with the advice that makes every instance foreground."""
     instances = np.arange(300, dtype=np.uint16).reshape(15, 20)
     records = of_masks(instances)
-    with pytest.raises(DataError, match=r"300 grey levels .*data\.threshold: 0"):
+    with pytest.raises(DataError, match=r"300 grey levels .*data\.threshold=0"):
         detect_rule(records, DataConfig())
     rule = detect_rule(records, DataConfig(threshold=0))
     assert rule.apply(instances)[0].sum() == 299

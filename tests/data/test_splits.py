@@ -99,7 +99,7 @@ def test_official_refuses_what_is_missing() -> None:
     """No split at all, or for some pictures only, is an error that names them."""
     with pytest.raises(DataError, match="has no split of its own"):
         assign_splits(dataset([record(1)]), SplitConfig(method="official"))
-    with pytest.raises(DataError, match=r"1 pictures have no split .*\(2\)"):
+    with pytest.raises(DataError, match=r"1 picture has no split .*\(2\)"):
         assign_splits(dataset([record(1, split="train"), record(2)]), SplitConfig())
 
 
@@ -255,8 +255,19 @@ def test_a_gap_that_cannot_be_is_refused() -> None:
     """Without stacks a gap means nothing; one as wide as the training pages leaves none."""
     with pytest.raises(DataError, match="no multi-page stack"):
         assign_splits(dataset(record(i) for i in range(9)), block(gap=1))
-    with pytest.raises(DataError, match="leaves nothing of train"):
+    with pytest.raises(DataError, match="leaves nothing of train") as caught:
         assign_splits(dataset(stack(20)), block(gap=10))
+    assert "method: block" not in str(caught.value), "it is that already"
+    with pytest.raises(DataError, match=r"leaves nothing.*method: block"):
+        assign_splits(dataset(stack(20)), ratio(gap=10))
+
+
+def test_a_test_split_that_cannot_be_is_told() -> None:
+    """A stack of two groups of pages has no test split, and the note says why."""
+    note = assign_splits(dataset(stack(15)), ratio()).notes[-1]
+    assert "no test (2 groups are too few; a lower data.page_group makes more)" in note
+    assert "no test" not in assign_splits(dataset(stack(30)), ratio()).notes[-1]
+    assert "no test" not in assign_splits(dataset(stack(15)), ratio(ratios=(0.8, 0.2, 0))).notes[-1]
 
 
 def test_left_out_pages_come_back_from_the_file(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 
 import binseg
 from binseg.config import Recipe, load_recipe
+from binseg.data.dataset import Dataset
+from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, TrainingError, UsageError
 from binseg.workflows.augment import draw_sheet
 from binseg.workflows.catalogue import list_models, list_recipes
@@ -116,6 +120,27 @@ def test_resume_refuses_changed_data(
     write_discs(data, [8])
     with pytest.raises(DataError, match="has changed"):
         resume_training(tmp_path / "run")
+
+
+def test_resume_goes_on_where_pictures_have_no_mask(
+    discs: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    stop_at: Stop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures without a mask are left out before the data is compared with what it was."""
+
+    def without_one_mask(*args: Any, **options: Any) -> Dataset:
+        whole = open_dataset(*args, **options)
+        first, *others = whole.records
+        return replace(whole, records=(replace(first, mask_path=None), *others))
+
+    monkeypatch.setattr("binseg.workflows.train.open_dataset", without_one_mask)
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
+    stop_at("fit", recipe, tmp_path / "run")
+    resume_training(tmp_path / "run")
+    assert "disc000" not in (tmp_path / "run" / "split.csv").read_text("utf-8")
 
 
 def test_a_split_without_foreground_is_refused(

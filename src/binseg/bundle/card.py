@@ -87,13 +87,16 @@ class Card(Part):
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     id: Annotated[str, Field(pattern=r"^([0-9a-f]{12})?$")] = ""
-    """First 12 hex digits of a hash of weights, architecture and preprocessing; `write_bundle`
-    fills it in. Two bundles with one id give the same probabilities."""
+    """First 12 hex digits of a hash of weights, architecture, preprocessing and temperature;
+    `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     """When it was written, ISO 8601 with time zone."""
     architecture: Architecture
     preprocessing: Annotated[Preprocessing, AfterValidator(_check_preprocessing)]
+    temperature: Annotated[float, Field(ge=0.05, le=20)] = 1.0
+    """Divides the logits before they become probabilities, fitted on validation; 1 changes
+    nothing."""
     threshold: Threshold = Threshold()
     border: Literal["foreground", "background", "ignore", "none"] = "none"
     """What the border class of trimaps counted as in training; none where there was none."""
@@ -122,7 +125,10 @@ class Card(Part):
         Args:
             weights_sha256: hash of the weights file.
         """
-        parts = self.model_dump(mode="json", include={"architecture", "preprocessing"})
+        names = {"architecture", "preprocessing"}
+        if self.temperature != 1.0:  # bundles that have none keep their id
+            names.add("temperature")
+        parts = self.model_dump(mode="json", include=names)
         text = json.dumps({"weights": weights_sha256, **parts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -142,6 +148,7 @@ class Card(Part):
             ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.fit}"),
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
+            ("temperature", f"{self.temperature:g}"),
             ("border", self.border),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, runtime_checkable
 
 from binseg.bundle.lines import one_line
 from binseg.errors import BundleError
@@ -41,6 +41,7 @@ _MAX_RATIO = 100
 _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
 
 
+@runtime_checkable
 class Source(Protocol):
     """The files of one bundle, to be read by plain name."""
 

@@ -12,6 +12,7 @@ from binseg.cli import (
     demo,
     evaluate,
     models,
+    pack,
     predict,
     recipes,
     train,
@@ -70,6 +71,7 @@ train.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
 predict.add_to(app)
+pack.add_to(app)
 augment.add_to(app)
 models.add_to(app)
 recipes.add_to(app)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import Border, Json, Recipe, Set, nested, register
+from binseg.cli.options import Border, Download, Json, Recipe, Set, nested, register
+from binseg.errors import DataError
 
 __all__ = ["add_to", "check"]
 
@@ -34,6 +35,7 @@ def check(
             help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
         ),
     ],
+    download: Download = False,
     recipe: Recipe = None,
     border: Border = None,
     set_: Set = None,
@@ -50,11 +52,15 @@ def check(
     from binseg.workflows.check import check as run
 
     whole = load_recipe(
-        recipe, overrides=set_ or (), sections=nested(data__path=data, data__border=border)
+        recipe,
+        overrides=set_ or (),
+        sections=nested(data__path=data, data__border=border, data__download=download or None),
     )
     result = run(whole.data, page=html, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
+    elif not result.facts:
+        raise DataError(result.findings[0].text)  # nothing could be opened: no table of one cell
     else:
         show(*check_tables(result))
     if result.failed(strict=strict):

@@ -85,6 +85,7 @@ def evaluate(
     from binseg.predictor import load
     from binseg.workflows.evaluate import evaluate_split, report_folder
     from binseg.workflows.evaluation_data import Known, check_split_name, data_config
+    from binseg.workflows.report_page import PAGE_NAME
 
     check_split_name(split)
     predictor = load([run, *(with_ or ())], device=device or "auto", flips=cast("Flips", flips))
@@ -105,4 +106,4 @@ def evaluate(
     if json_:
         write_json_answer(evaluation.as_dict())
         return
-    show(*report_items(evaluation), f"written to {folder}")
+    show(*report_items(evaluation, by=by or ()), f"report: {folder / PAGE_NAME}")

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from binseg.cli.shell import Verb
+
 __all__ = [
     "Border",
     "Data",
     "Device",
+    "Download",
     "FlipsOption",
     "Json",
     "Recipe",
@@ -38,6 +41,12 @@ Border = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+Download = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Fetch Oxford-IIIT Pet (800 MB) into --data where that is absent."
+    ),
+]
 FlipsOption = Annotated[
     str,
     typer.Option(
@@ -91,4 +100,5 @@ def register(
 ) -> None:
     """Add a verb with its examples below its help."""
     lines = ("[bold]Examples[/bold]", *examples)
-    app.command(name, epilog="\n\n".join(lines), no_args_is_help=False)(function)
+    epilog = "\n\n".join(lines)
+    app.command(name, cls=Verb, epilog=epilog, no_args_is_help=False)(function)

@@ -6,6 +6,7 @@ import typer
 
 from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, register
+from binseg.cli.shell import Verbs
 
 __all__ = ["add_to", "list_", "schema", "show_"]
 
@@ -13,6 +14,7 @@ __all__ = ["add_to", "list_", "schema", "show_"]
 def add_to(app: typer.Typer) -> None:
     """Register the verb and its three parts."""
     group = typer.Typer(
+        cls=Verbs,
         help="List the recipes, print one, or print the schema of all.",
         epilog="[bold]Examples[/bold]\n\nbinseg recipes\n\nbinseg recipes show demo > mine.yaml",
     )

@@ -11,15 +11,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from binseg.cli.console import message
 from binseg.errors import BinsegError
 
-__all__ = ["Shell", "exit_code_of"]
+__all__ = ["Shell", "Verb", "Verbs", "exit_code_of"]
 
 
-class Shell(TyperGroup):
+class Verb(TyperCommand):
+    """A verb whose help shows switches without a type: they take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Give all parameters, `--help` included."""
+        return _untyped(super().get_params(ctx))
+
+
+class Verbs(TyperGroup):
+    """A group of such verbs."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Give all parameters, `--help` included."""
+        return _untyped(super().get_params(ctx))
+
+
+class Shell(Verbs):
     """A group of verbs that turns errors into lines, the same for `binseg` and for tests."""
 
     def main(  # type: ignore[override]
@@ -46,6 +62,13 @@ class Shell(TyperGroup):
             raise typer.Exit(_fail("stopped by Ctrl-C", 130)) from None
         except Exception as error:  # noqa: BLE001 - the one place where everything ends
             raise typer.Exit(exit_code_of(error)) from None
+
+
+def _untyped(parameters: list[Any]) -> list[Any]:
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return parameters
 
 
 def exit_code_of(error: Exception) -> int:

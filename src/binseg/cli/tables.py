@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from binseg.workflows.catalogue import ModelLine, RecipeLine
     from binseg.workflows.check import CheckResult
     from binseg.workflows.compare import CompareResult
+    from binseg.workflows.crossval import CrossResult
     from binseg.workflows.demo import DemoResult
     from binseg.workflows.scoring import Evaluation
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_tables",
     "compare_items",
     "demo_table",
+    "folds_table",
     "models_table",
     "recipes_table",
     "report_items",
@@ -29,6 +31,14 @@ __all__ = [
 SHOWN_SCORES = ("dice", "iou", "mean_iou", "precision", "recall")
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
+IN_SHORT = {
+    "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
+    "Outlines: ": "Outlines: where one mask is empty, the distance is the picture's diagonal.",
+    "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
+    "Calibration: ": "Calibration: over all pixels, most of which are easy.",
+    "The border rule ": "Border: compare only figures of one border rule.",
+}
+"""What the screen shows of the rules that reports state in full, by how these begin."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -38,8 +48,13 @@ def _table(title: str | None, *heads: str) -> Table:
     return table
 
 
-def report_items(evaluation: "Evaluation") -> list[object]:
-    """Draw a report: the averages with their 95% intervals, the rest, and what to read with it."""
+def report_items(evaluation: "Evaluation", *, by: "Sequence[str]" = ()) -> list[object]:
+    """Draw a report for the screen; the averages with their 95% intervals come last.
+
+    Args:
+        evaluation: what is in the files of the report whole.
+        by: the columns whose slices are drawn.
+    """
     report = evaluation.report
     shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
@@ -51,8 +66,13 @@ def report_items(evaluation: "Evaluation") -> list[object]:
         is_measured = (row["average"], row["size"]) == ("mean over images", "original")
         boundary = _figure(report.outline["boundary_f1"]) if is_measured else ""
         table.add_row(str(row["average"]), str(row["size"]), *cells, boundary)
-    notes = [f"- {note}" for note in report.notes]
-    return [table, _further_scores(report), *_slices(report), *notes]
+    notes = [f"- {_in_short(note)}" for note in report.notes]
+    return [_further_scores(report), *_slices(report, by), *notes, table]
+
+
+def _in_short(note: str) -> str:
+    """Give the short line of a rule that every report states; other notes stay as they are."""
+    return next((line for start, line in IN_SHORT.items() if note.startswith(start)), note)
 
 
 def _with_interval(row: dict[str, str | float], name: str) -> str:
@@ -99,13 +119,14 @@ def _further_scores(report: "Report") -> Table:
     return table
 
 
-def _slices(report: "Report") -> list[object]:
-    """Draw the parts of the data, the worst of each kind first."""
-    if not report.slices:
+def _slices(report: "Report", by: "Sequence[str]") -> list[object]:
+    """Draw the parts of the data that were asked for, the worst of each kind first."""
+    kinds = [kind for kind in dict.fromkeys(one.by for one in report.slices) if kind in by]
+    if not kinds:
         return []
     table = _table("slices (mean Dice, original size)", "by", "part", "images", "dice")
     table.columns[2].justify = "right"
-    for kind in dict.fromkeys(one.by for one in report.slices):
+    for kind in kinds:
         parts = [one for one in report.slices if one.by == kind]
         for one in sorted(parts, key=lambda part: part.dice.value)[:SHOWN_SLICES]:
             few = ", too few to tell" if one.is_small else ""
@@ -136,6 +157,19 @@ def compare_items(result: "CompareResult") -> list[object]:
         )
     names = (f"A: {result.title_a}", f"B: {result.title_b}")
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
+
+
+def folds_table(result: "CrossResult") -> Table:
+    """Draw each fold's Dice, and that of all pictures, each judged by a model that is new to it."""
+    table = _table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
+    table.columns[1].justify = "right"
+    for number, one in enumerate(result.folds):
+        cells = (str(one.num_images), f"{one.threshold:.3f}", _figure(one.dice), str(one.folder))
+        table.add_row(str(number), *cells)
+    report = result.pooled.report
+    row = report_rows(report, intervals=report.intervals)[0]
+    table.add_row("all", str(len(report.images)), "", _with_interval(row, "dice"))
+    return table
 
 
 def demo_table(result: "DemoResult") -> Table:

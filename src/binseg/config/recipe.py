@@ -203,9 +203,11 @@ class OptimizerConfig(Section):
     """How the weights move."""
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
+    """adamw: weight decay apart from the gradient; adam: within it; sgd: with momentum."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate; the peak where a schedule warms up."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """How strongly weights are pulled towards 0."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD only."""
 
@@ -244,12 +246,15 @@ class TrainConfig(Section):
     """The run itself."""
 
     epochs: Positive = 40
+    """Passes over the training pictures."""
     batch_size: Positive = 16
+    """Inputs in one step; lower it where memory runs out."""
     accumulate: Positive = 1
     """Batches whose gradients are added up before a step."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU where there is one."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -261,6 +266,7 @@ class TrainConfig(Section):
     threshold: Literal["tune"] | Share = "tune"
     """Decision threshold: tuned on the validation split, or a fixed probability."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Decides first weights, order and augmentation; the split has its own seed."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 is fastest, and any number gives the same run."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = []

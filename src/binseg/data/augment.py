@@ -15,7 +15,7 @@ for resampling each picture once per change, and they draw from torch's global g
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -134,6 +134,7 @@ def generator_for(*, seed: int, epoch: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
+@runtime_checkable
 class Augment(Protocol):
     """A random change of a batch that (seed, epoch, step) decide."""
 

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from binseg import preprocess, storage
+from binseg.data.eviction import cache_limit, evict, hold
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, PictureError
@@ -83,22 +84,38 @@ def open_cache(
     Raises:
         DataError: no records, or records that can't be read (up to ten are named).
         OutputError: the cache can't be written.
+        UsageError: BINSEG_CACHE_GB is no number.
     """
     if not records:
         raise DataError(
             "no pictures to train or validate on: the split is empty; check its ratios or file"
         )
+    limit = cache_limit()
     home = (storage.cache_dir() if folder is None else folder) / "pixels"
     place = home / _key(records, rule, preprocessing, progress)
     with storage.locked(place):
-        if place.exists():
-            try:
-                return _read(place, len(records))
-            except (OSError, ValueError, KeyError, TypeError) as problem:
-                progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
-                shutil.rmtree(place, ignore_errors=True)
-        _build(place, records, rule, preprocessing, progress)
-        return _read(place, len(records))
+        cache = _open(place, records, rule, preprocessing, progress)
+        hold(place, cache.inputs_NHWC)
+    evict(home, limit=limit)
+    return cache
+
+
+def _open(
+    place: Path,
+    records: Sequence[Record],
+    rule: MaskRule,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> PixelCache:
+    """Read the cache at `place`, built first where there is none or a broken one."""
+    if place.exists():
+        try:
+            return _read(place, len(records))
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
+            shutil.rmtree(place, ignore_errors=True)
+    _build(place, records, rule, preprocessing, progress)
+    return _read(place, len(records))
 
 
 def _num_threads() -> int:

@@ -13,7 +13,7 @@ from binseg.errors import DataError
 from binseg.storage import sha256_of
 from binseg.structures import Record, Split
 
-__all__ = ["SPLITS", "Dataset", "name_some"]
+__all__ = ["SPLITS", "Dataset", "counted", "name_some"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -28,6 +28,15 @@ def name_some(names: Iterable[object], *, limit: int = 5) -> str:
     rest = len(known) - limit
     shown = ", ".join(known[:limit])
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def counted(num: int, one: str, several: str) -> str:
+    """Write a number with the words that agree with it.
+
+    >>> counted(1, "mask has", "masks have"), counted(2, "mask has", "masks have")
+    ('1 mask has', '2 masks have')
+    """
+    return f"{num} {one if num == 1 else several}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +55,8 @@ class Dataset:
         twice = [id_ for id_, num in num_of.items() if num > 1]
         if twice:
             raise DataError(
-                f"{self.root}: {len(twice)} names stand for more than one picture "
+                f"{self.root}: {counted(len(twice), 'name stands', 'names stand')} for more than "
+                "one picture "
                 f"({name_some(twice)}); give each picture a name of its own"
             )
 

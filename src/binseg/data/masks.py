@@ -1,7 +1,8 @@
 """What the numbers in mask files mean: detected, said, and from then on held to strictly."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -134,14 +135,20 @@ def detect_rule(
 class _Found:
     """What the scanned masks hold between them."""
 
-    values: frozenset[int]
+    holders: Mapping[int, tuple[int, Path]]
+    """Of each value, in how many masks it is, and the first of them."""
     colour: bool
     lossy: bool
 
+    @property
+    def values(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(self.holders)
+
 
 def _scan(records: Sequence[Record], progress: Progress) -> _Found:
-    greys: set[int] = set()
-    colours: set[int] = set()
+    greys: dict[int, tuple[int, Path]] = {}
+    colours: dict[int, tuple[int, Path]] = {}
     lossy = False
     broken: list[PictureError] = []
     watched = track(records, progress=progress, label="looking at masks", total=len(records))
@@ -154,15 +161,16 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
             broken.append(error)
             continue
         lossy |= record.mask_path.suffix.lower() in {".jpg", ".jpeg"}
-        if _is_colour(labels):
-            colours |= _values_of(_coloured(labels))
-        else:
-            greys |= _values_of(_grey(labels))
+        is_colour = _is_colour(labels)
+        holders = colours if is_colour else greys
+        for value in _values_of(_coloured(labels) if is_colour else _grey(labels)):
+            num, first = holders.get(value, (0, record.mask_path))
+            holders[value] = (num + 1, first)
     if len(broken) == len(records):
         raise broken[0]
     if colours:
-        colours |= {value * _COLOUR for value in greys}
-    return _Found(values=frozenset(colours or greys), colour=bool(colours), lossy=lossy)
+        colours = {value * _COLOUR: held for value, held in greys.items()} | colours
+    return _Found(holders=colours or greys, colour=bool(colours), lossy=lossy)
 
 
 def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | None:
@@ -229,29 +237,53 @@ def _shows_foreground(found: _Found, rule: MaskRule) -> bool:
 def _ambiguous(found: _Found, values: frozenset[int]) -> str:
     """Say what was found and the option that settles it, with an example that fits."""
     names = _name_values(values, colour=found.colour)
-    if found.colour:
-        return (
-            f"the masks hold {len(values)} colours ({names}): which is foreground? "
-            f"Say it, for example data.foreground: [0x{max(values):06X}]"
-        )
-    if found.lossy or len(values) > 32:
+    if not found.colour and (found.lossy or len(values) > 32):
         why = ", blurred by JPEG" if found.lossy else ""
         return (
             f"the masks hold {len(values)} grey levels ({names}){why}: where does foreground "
-            "begin? Say it, for example data.threshold: 127 (or data.threshold: 0 if every value "
-            "above 0 is an object)"
+            f"begin? Say it: {_flag('threshold', '127')}, or data.threshold=0 if every value above "
+            "0 is an object (in a recipe under data)"
         )
-    if len(values - {0, 255}) > 0 and {0, 255} <= values:
-        return (
-            f"the masks hold the values {names}: 255 may be foreground or `ignore`. Say it, for "
-            f"example data.foreground: [{min(values - {0})}] with data.ignore: [255]"
-        )
-    return (
-        f"the masks hold the values {names}: which are foreground? Say it, for example "
-        f"data.foreground: [{max(values) if len(values) == 2 else min(values - {0})}] (and "
-        "data.ignore: [255] for values that don't count; data.threshold: 0 if all above 0 are "
-        "foreground)"
+    noun = f"{len(values)} colours ({names})" if found.colour else f"the values {names}"
+    usual, odd = _usual_and_odd(found, values)
+    where = ""
+    if odd is not None:
+        num, path = found.holders[odd]
+        few = f"{num} masks" if num > 1 else "one mask"
+        name = _name_values([odd], colour=found.colour)
+        where = f"; {name} is in {few} only ({path.name}: a slip?)"
+    chosen = _flag("foreground", f"[{_name_values([usual], colour=found.colour)}]")
+    if not found.colour and 255 in values and usual != 255:
+        chosen += f" {_flag('ignore', '[255]')}"
+    all_above = (
+        ", or data.threshold=0 if all above 0 are"
+        if not found.colour and min(values) == 0 and 255 not in values
+        else ""
     )
+    return (
+        f"the masks hold {noun}{where}: which are foreground? Say it, for example {chosen}"
+        f"{all_above} (in a recipe under data)"
+    )
+
+
+def _usual_and_odd(found: _Found, values: frozenset[int]) -> tuple[int, int | None]:
+    """Give the likeliest foreground, and a value in so few masks that it may be a slip.
+
+    Of 0, 1 and 255 the last is mostly the mark of pixels that don't count. Of two values without
+    0 the greater is likelier.
+    """
+    num_of = {value: found.holders[value][0] for value in values}
+    most = max(num_of[value] for value in values - {0})
+    frequent = {value for value in values - {0} if 2 * num_of[value] > most}
+    rare = sorted(values - {0} - frequent, key=lambda value: (num_of[value], value))
+    likely = frequent - {255} if {1, 255} <= frequent and not found.colour else frequent
+    usual = max(likely) if found.colour or 0 not in values else min(likely)
+    return usual, rare[0] if rare and rare[0] != 255 else None
+
+
+def _flag(name: str, value: str) -> str:
+    """Spell an option of the data as the shell takes it."""
+    return f"--set 'data.{name}={value}'"
 
 
 def _name_values(values: Iterable[int], *, colour: bool) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from binseg.config.recipe import SplitConfig
-from binseg.data.dataset import SPLITS, Dataset, name_some
+from binseg.data.dataset import SPLITS, Dataset, counted, name_some
 from binseg.errors import DataError
 from binseg.storage import write_text
 from binseg.structures import Record, Split
@@ -80,13 +80,23 @@ def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
     records = tuple(replace(record, split=split_of[record.id]) for record in dataset.records)
     _refuse_torn_groups(records, dataset.root)
     if config.gap:
-        records = _with_gap(records, config.gap, root=dataset.root)
+        records = _with_gap(records, config.gap, root=dataset.root, method=method)
     sizes = Counter(record.split for record in records)
     counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+    if method == "ratio" and config.ratios[2] and not sizes["test"]:
+        counts += _tell_no_test(records)
     if sizes[None]:
         counts += f", {sizes[None]} left out"
         counts += f" (gap of {config.gap} pages)" if config.gap else ""
     return replace(dataset, records=records, notes=(*dataset.notes, f"{note}: {counts}"))
+
+
+def _tell_no_test(records: Sequence[Record]) -> str:
+    """Say why a share for the test was asked for and none is there."""
+    num = len({_group(record) for record in records})
+    is_stack = any(record.page is not None for record in records)
+    advice = "; a lower data.page_group makes more" if is_stack else ""
+    return f", no test ({num} groups are too few{advice})"
 
 
 def write_split(path: Path, dataset: Dataset) -> None:
@@ -139,7 +149,8 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
         )
     if missing:
         raise DataError(
-            f"{dataset.root}: {len(missing)} pictures have no split while others have one "
+            f"{dataset.root}: {counted(len(missing), 'picture has', 'pictures have')} no split "
+            f"while others have one "
             f"({name_some(missing)}); give each one, or use data.split.method: ratio"
         )
     split_of = {record.id: record.split for record in records if record.split is not None}
@@ -243,7 +254,9 @@ def _place(record: Record) -> tuple[str, int, str]:
     return stack, record.page or 0, record.id
 
 
-def _with_gap(records: Sequence[Record], gap: int, *, root: Path) -> tuple[Record, ...]:
+def _with_gap(
+    records: Sequence[Record], gap: int, *, root: Path, method: str
+) -> tuple[Record, ...]:
     """Leave out the pages of train that are near to val or test, and those of val near to test."""
     pages: dict[tuple[Path, Split | None], set[int]] = defaultdict(set)
     for record in records:
@@ -266,9 +279,14 @@ def _with_gap(records: Sequence[Record], gap: int, *, root: Path) -> tuple[Recor
     kept = tuple(replace(r, split=None) if is_near(r) else r for r in records)
     for split in ("train", "val"):
         if not any(record.split == split for record in kept):
+            way_on = (
+                "give that split a larger share in data.split.ratios"
+                if method == "block"
+                else "use data.split.method: block, which has fewer seams"
+            )
             raise DataError(
                 f"{root}: a gap of {gap} pages leaves nothing of {split}; lower data.split.gap, "
-                "or use data.split.method: block, which has fewer seams"
+                f"or {way_on}"
             )
     return kept
 
@@ -312,7 +330,8 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
     torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:
         raise DataError(
-            f"{root}: {len(torn)} groups are in more than one split ({name_some(torn)}); a group "
+            f"{root}: {counted(len(torn), 'group is', 'groups are')} in more than one split "
+            f"({name_some(torn)}); a group "
             "holds pictures that resemble one another and must stay in one"
         )
 

@@ -19,6 +19,7 @@ tables.py       Report -> JSON and CSV rows
 from binseg.metrics.assembly import OUTLINE_SCORES, assemble
 from binseg.metrics.calibration import (
     CALIBRATION_RULE,
+    LogitTally,
     ProbabilityTally,
     Reliability,
     fit_temperature,
@@ -62,6 +63,7 @@ __all__ = [
     "SCORES",
     "Difference",
     "Interval",
+    "LogitTally",
     "OutlineRule",
     "ProbabilityTally",
     "Reliability",

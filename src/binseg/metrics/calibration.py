@@ -21,6 +21,7 @@ from binseg.structures import Calibration, Figure, ReliabilityBin, Sweep
 __all__ = [
     "CALIBRATION_RULE",
     "NUM_BINS",
+    "LogitTally",
     "ProbabilityTally",
     "Reliability",
     "fit_temperature",
@@ -74,7 +75,10 @@ def measure_reliability(
     return Reliability(
         squared_error=float(error_N @ error_N),
         num_B=num_2B.sum(axis=0).astype(np.float64),
-        probability_B=np.bincount(bins_N, weights=probability_N, minlength=NUM_BINS),
+        # An empty bincount gives integers, weights or not.
+        probability_B=np.bincount(bins_N, weights=probability_N, minlength=NUM_BINS).astype(
+            np.float64
+        ),
         true_B=num_2B[1].astype(np.float64),
     )
 
@@ -195,7 +199,7 @@ _LOGIT_BINS = 1024
 
 def fit_temperature(
     answers: Iterable[
-        tuple[Float32[np.ndarray, "H W"], Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]
+        tuple[Float32[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]]
     ],
 ) -> float:
     """Find the one number that, dividing all logits, makes validation probabilities most likely.
@@ -212,13 +216,41 @@ def fit_temperature(
     Raises:
         DataError: no pixel is valid.
     """
-    num_true_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
-    num_false_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
+    tally = LogitTally()
     for probability_HW, truth_HW, valid_HW in answers:
+        tally.add(probability_HW, truth_HW, valid_HW)
+    return tally.temperature()
+
+
+class LogitTally:
+    """Adds up images one at a time; knows the temperature that suits them all."""
+
+    def __init__(self) -> None:
+        self._num_true_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
+        self._num_false_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
+
+    def add(
+        self,
+        probability_HW: Float32[np.ndarray, "H W"],
+        truth_HW: Bool[np.ndarray, "H W"],
+        valid_HW: Bool[np.ndarray, "H W"],
+    ) -> None:
+        """Take in one image."""
         bins_N = _logit_bins(probability_HW[valid_HW])
         truth_N = truth_HW[valid_HW]
-        num_true_K += np.bincount(bins_N[truth_N], minlength=_LOGIT_BINS)
-        num_false_K += np.bincount(bins_N[~truth_N], minlength=_LOGIT_BINS)
+        self._num_true_K += np.bincount(bins_N[truth_N], minlength=_LOGIT_BINS)
+        self._num_false_K += np.bincount(bins_N[~truth_N], minlength=_LOGIT_BINS)
+
+    def temperature(self) -> float:
+        """Find the temperature, as `fit_temperature` says.
+
+        Raises:
+            DataError: no pixel is valid.
+        """
+        return _likeliest(self._num_true_K, self._num_false_K)
+
+
+def _likeliest(num_true_K: Int64[np.ndarray, " K"], num_false_K: Int64[np.ndarray, " K"]) -> float:
     num = num_true_K.sum() + num_false_K.sum()
     if num == 0:
         raise DataError("a temperature can't be fitted: no validation picture has a valid pixel")

@@ -7,7 +7,7 @@ the counts at each of its edges exactly. Its size doesn't depend on the size of 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 __all__ = ["Histogram", "count_bins", "histogram"]
 
@@ -36,7 +36,7 @@ class Histogram:
         return np.stack([tp_T, fp_T, fn_T, tn_T], axis=1)
 
 
-def count_bins(probability_N: Float32[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
+def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
     """Say in which bin each probability is: 0 for 0, else 1 to `num_bins`.
 
     With 1,024 bins (or another power of 2) nothing is rounded: p > k/1024 just where the bin is

@@ -57,9 +57,9 @@ def counts_above(
 def tune_threshold(
     answers: Iterable[
         tuple[
-            Float32[np.ndarray, "H W"],
-            Bool[np.ndarray, "H W"],
-            Bool[np.ndarray, "H W"],
+            Float32[np.ndarray, "_ _"],
+            Bool[np.ndarray, "_ _"],
+            Bool[np.ndarray, "_ _"],
         ]
     ],
 ) -> ThresholdChoice:

@@ -79,6 +79,7 @@ def load(
         batch_size=batch_size,
         bundle=bundle,
         flips=flips,
+        temperature=bundle.card.temperature,
     )
 
 

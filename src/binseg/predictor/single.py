@@ -38,6 +38,7 @@ class Predictor:
         backend: what computes the logits.
         preprocessing: how pictures become inputs; the model was trained with it.
         threshold: the probability above which a pixel is foreground.
+        temperature: divides the logits, so that probabilities mean what they say.
         bundle_id: goes into every prediction.
         batch_size: largest number of inputs given to the backend at once.
         bundle: where the model comes from; None for one that is in training.
@@ -54,15 +55,18 @@ class Predictor:
         batch_size: int = 8,
         bundle: Bundle | None = None,
         flips: Flips = "none",
+        temperature: float = 1.0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: give 1 or more")
         if flips not in get_args(Flips):
             raise UsageError(f"flips {flips!r}: give one of {', '.join(get_args(Flips))}")
         _check_threshold(threshold)
+        assert temperature > 0, "a temperature of 0 or below would turn the answer round"
         self.backend = backend
         self.preprocessing = preprocessing
         self.threshold = threshold
+        self.temperature = temperature
         self.bundle_id = bundle_id
         self.batch_size = batch_size
         self.bundle = bundle
@@ -184,7 +188,8 @@ class Predictor:
             )
             if not np.isfinite(logits_BHW).all():
                 raise self._not_finite()
-            views.append(np.flip(sigmoid(logits_BHW), axes))
+            probability_BHW = sigmoid(logits_BHW / np.float32(self.temperature))
+            views.append(np.flip(probability_BHW, axes))
         return views[0] if len(views) == 1 else mean_of(views)
 
     def _not_finite(self) -> BundleError | TrainingError:

@@ -39,8 +39,8 @@ def evaluate(
         model: the folder of a run, a bundle, several of them as an ensemble, or a predictor.
         data: where the pictures are; a run knows its own. A path's masks are read as in training.
         split: train, val, test or all.
-        out: folder for report.json, per_image.csv, gallery.png and histogram.png; None writes
-            nothing.
+        out: folder for report.html, report.json, per_image.csv, gallery.png and histogram.png;
+            None writes nothing.
         by: columns of the data to slice the scores by, beside those of few values.
         tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
             in mm where `spacing` is given.

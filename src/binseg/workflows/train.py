@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,27 +11,29 @@ import torch
 from torch import nn
 
 from binseg.backends.torch_backend import TorchBackend
-from binseg.bundle import Architecture, Card, DataFacts, Golden, Threshold, write_bundle
+from binseg.bundle import Architecture, Card, DataFacts, Golden, write_bundle
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache, open_cache
-from binseg.data.dataset import Dataset, name_some
+from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
 from binseg.doctor import quick_checks
 from binseg.errors import DataError, UsageError
 from binseg.losses import build_loss
-from binseg.metrics import tune_threshold
 from binseg.models.weights import load_encoder_weights
 from binseg.models.zoo import build_model, resolve_options
 from binseg.predictor import Predictor, load, verify_golden
-from binseg.progress import SILENT, Progress, track
+from binseg.progress import SILENT, Progress
 from binseg.report import draw_curves
 from binseg.structures import Report
+from binseg.training.callbacks import BEST
 from binseg.training.checkpoints import LAST
 from binseg.training.fit import FitResult, fit
 from binseg.training.precision import resolve_device
+from binseg.workflows.evaluation_data import Known
 from binseg.workflows.run_folder import RunFolder, environment
-from binseg.workflows.scoring import Evaluation, read_ahead, score_dataset, write_report
+from binseg.workflows.scoring import Evaluation, score_dataset, write_report
+from binseg.workflows.tuning import Tuned, tell_calibration, tune_on_validation
 
 __all__ = ["TrainResult", "resume_training", "train"]
 
@@ -48,6 +50,8 @@ class TrainResult:
     best_epoch: int
     num_epochs: int
     seconds: float
+    has_test: bool
+    """Whether the data has a test split, which no step of training looks at."""
 
     @property
     def report(self) -> Report:
@@ -85,6 +89,7 @@ def train(recipe: Recipe, *, out: str | Path, progress: Progress = SILENT) -> Tr
     dataset = assign_splits(dataset, recipe.data.split)
     progress.say(dataset.notes[-1])
     _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
+    dataset = _with_truth(dataset, progress)
     return _run(recipe, run, dataset, resume=False, progress=progress)
 
 
@@ -105,7 +110,8 @@ def resume_training(out: str | Path, *, progress: Progress = SILENT) -> TrainRes
         raise UsageError(f"{run.path} is a finished run; train a new one with another --out")
     recipe = run.recipe()
     _check_names(recipe)
-    dataset = _open_data(recipe, progress)
+    # As it was when the run began: the fingerprint and the split are of pictures with masks only.
+    dataset = _with_truth(_open_data(recipe, progress), progress)
     if dataset.fingerprint() != run.data_fingerprint():
         raise DataError(
             f"{dataset.root}: the data has changed since {run.path} was started; train a new run"
@@ -155,7 +161,6 @@ def _run(
     recipe: Recipe, run: RunFolder, dataset: Dataset, *, resume: bool, progress: Progress
 ) -> TrainResult:
     started = time.perf_counter()
-    dataset = _with_truth(dataset, progress)
     preprocessing = recipe.input.preprocessing()
     train_pixels, val_pixels = (
         open_cache(dataset.of_split(name), dataset.rule, preprocessing, progress=progress)
@@ -188,12 +193,16 @@ def _run(
         val_pixels=val_pixels,
         progress=progress,
     )
+    # The bundle is whole and has answered like its model: these weigh several times as much.
+    for name in (LAST, BEST):
+        (run.path / name).unlink(missing_ok=True)
     return TrainResult(
         folder=run.path,
         validation=validation,
         best_epoch=fitted.best_epoch,
         num_epochs=len(fitted.history),
         seconds=time.perf_counter() - started,
+        has_test=any(record.split == "test" for record in dataset.records),
     )
 
 
@@ -201,7 +210,9 @@ def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
     """Leave out the pictures that have no mask: they can neither teach nor judge."""
     kept = tuple(r for r in dataset.records if r.mask_path is not None or r.shapes is not None)
     if len(kept) < len(dataset.records):
-        progress.say(f"{len(dataset.records) - len(kept)} pictures without a mask are left out")
+        num = len(dataset.records) - len(kept)
+        told = counted(num, "picture without a mask is", "pictures without a mask are")
+        progress.say(f"{told} left out")
     return replace(dataset, records=kept)
 
 
@@ -243,55 +254,33 @@ def _ship(
     model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
     device = resolve_device(recipe.train.device)
     backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
-    judge = _judge(recipe, backend, threshold=0.5)
     val = replace(dataset, records=dataset.of_split("val"), notes=())
-    threshold = _choose_threshold(recipe, judge, val, progress)
-    judge = _judge(recipe, backend, threshold=threshold.value)
+    tuned = tune_on_validation(recipe, _judge(recipe, backend), val, progress=progress)
+    judge = _judge(recipe, backend, tuned)
     evaluation = score_dataset(
         judge, val, split="val", title=f"{recipe.model.name}, validation", progress=progress
     )
     golden = _golden(judge, val_pixels)
-    card = _card(recipe, dataset, threshold, evaluation.report)
+    tell_calibration(tuned, evaluation.report, progress)
+    card = _card(recipe, dataset, tuned, evaluation.report)
     bundle = write_bundle(run.bundle_path, card=card, weights=fitted.best_state, golden=golden)
     _check_shipped(load(run.bundle_path, device=device.type))
     report = replace(evaluation.report, bundle_id=bundle.card.id)
     evaluation = replace(evaluation, report=report)
-    write_report(run.path / "val", evaluation, dataset=val, predictor=judge)
+    known = Known(run=run, card=bundle.card)
+    write_report(run.path / "val", evaluation, dataset=val, predictor=judge, known=known)
     return evaluation
 
 
-def _judge(recipe: Recipe, backend: TorchBackend, *, threshold: float) -> Predictor:
+def _judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
     """The model in memory, as a predictor that works just like the one of its bundle."""
     return Predictor(
         backend=backend,
         preprocessing=recipe.input.preprocessing(),
-        threshold=threshold,
+        threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",
+        temperature=tuned.temperature if tuned else 1.0,
     )
-
-
-def _choose_threshold(
-    recipe: Recipe, judge: Predictor, val: Dataset, progress: Progress
-) -> Threshold:
-    """Take the recipe's threshold, or the one with the best validation Dice at original size."""
-    if recipe.train.threshold != "tune":
-        return Threshold(value=recipe.train.threshold, method="fixed by the recipe")
-
-    def answers() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        samples = read_ahead(val.records, val.rule)
-        watched = track(
-            samples, progress=progress, label="choosing the threshold", total=len(val.records)
-        )
-        for sample in watched:
-            assert sample.mask_HW is not None
-            yield judge.predict(sample.image_HWC).probability, sample.mask_HW, sample.valid_HW
-
-    choice = tune_threshold(answers())
-    progress.say(
-        f"threshold {choice.threshold:.3f}: validation Dice {choice.dice:.4f} "
-        f"(at 0.5: {choice.dice_at_half:.4f})"
-    )
-    return Threshold(value=choice.threshold, method="tuned on validation, original size")
 
 
 def _golden(judge: Predictor, pixels: PixelCache) -> Golden:
@@ -302,7 +291,7 @@ def _golden(judge: Predictor, pixels: PixelCache) -> Golden:
     return Golden(input_NHWC=input_NHWC, probability_NHW=judge.probability_of_inputs(input_NHWC))
 
 
-def _card(recipe: Recipe, dataset: Dataset, threshold: Threshold, report: Report) -> Card:
+def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Card:
     sizes = Counter(record.split for record in dataset.records)
     facts = environment()
     packages = facts["packages"]
@@ -315,7 +304,8 @@ def _card(recipe: Recipe, dataset: Dataset, threshold: Threshold, report: Report
             in_channels=recipe.input.channels,
         ),
         preprocessing=recipe.input.preprocessing(),
-        threshold=threshold,
+        temperature=tuned.temperature,
+        threshold=tuned.threshold,
         border=dataset.rule.border or "none",
         data=DataFacts(
             kind=dataset.kind,

@@ -86,7 +86,7 @@ def test_polygons_and_holes(write: Write) -> None:
     assert mask(data).sum() == 400 - 25 + 4
     assert not mask(data, 1).any()
     assert data.rule.kind == "polygons"
-    assert "1 pictures have no outline: all background" in data.notes
+    assert "1 picture has no outline: all background" in data.notes
 
 
 def test_categories_are_chosen_by_id(write: Write) -> None:

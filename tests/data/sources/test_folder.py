@@ -108,7 +108,7 @@ def test_whatever_has_no_partner_is_named(fill: Fill, save: Save, tmp_path: Path
     text = str(caught.value)
     assert "7 pictures have no mask (lone0.png, lone1.png, lone2.png, lone3.png, lone4.png" in text
     assert "and 2 more" in text
-    assert "1 masks have no picture (ghost_mask.png)" in text
+    assert "1 mask has no picture (ghost_mask.png)" in text
     assert "\n" not in text
 
 

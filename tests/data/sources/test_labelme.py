@@ -82,7 +82,7 @@ def test_pictures_without_json_are_left_out_and_said(write: Write, save: Save) -
     save(root / "new.png")
     data = opened(root)
     assert len(data.records) == 1
-    assert "1 pictures have no .json and are left out: new.png" in data.notes
+    assert "1 picture has no .json and is left out: new.png" in data.notes
 
 
 @pytest.mark.parametrize(

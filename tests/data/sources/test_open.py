@@ -20,7 +20,7 @@ def test_what_was_taken_is_said(fill: Fill, tmp_path: Path, listener: Progress) 
     data = open_dataset(DataConfig(path=str(fill(tmp_path, "a"))), progress=listener)
     lines: list[str] = getattr(listener, "lines", [])
     assert lines == list(data.notes)
-    assert "taken as folder, 1 pictures" in lines[0]
+    assert "taken as folder, 1 picture" in lines[0]
     assert lines[-1] == "masks: 255 foreground, 0 background"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig, DataKind
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import detect_rule
 from binseg.data.sources.coco import is_coco, read_coco
 from binseg.data.sources.folder import find_parts, nothing_found, read_folder
@@ -57,7 +57,8 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         raise
     except DataError as error:
         raise DataError(f"{root}: {error}") from None
-    taken = f"{config.path}: taken as {kind}, {len(findings.records)} pictures"
+    num = counted(len(findings.records), "picture", "pictures")
+    taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
@@ -95,7 +96,7 @@ def _kind_of(root: Path, config: DataConfig, progress: Progress) -> DataKind:
     if kind == "oxford-pet" and not is_oxford_pet(root):
         raise DataError(
             f"{root}: the official layout is images/ and annotations/trimaps/; with "
-            "data.download: true it is fetched"
+            "--download (data.download: true) it is fetched"
         )
     return kind
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
 from binseg.data.sources.listing import Findings, inside, list_folder
 from binseg.errors import DataError
@@ -113,7 +113,8 @@ def _crowd_note(annotations: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
     num = sum(not record.shapes for record in records)
-    return (f"{num} pictures have no outline: all background",) if num else ()
+    told = counted(num, "picture has", "pictures have")
+    return (f"{told} no outline: all background",) if num else ()
 
 
 def _picture(folder: Path, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
 from binseg.data.sources.listing import Findings, ignored_note, inside, list_folder
 from binseg.errors import DataError
@@ -63,7 +63,8 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
         told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
         notes.append(f"left out, because they have no area: {told}")
     if alone:
-        notes.append(f"{len(alone)} pictures have no .json and are left out: {name_some(alone)}")
+        told = counted(len(alone), "picture has no .json and is", "pictures have no .json and are")
+        notes.append(f"{told} left out: {name_some(alone)}")
     others = [file for file in listing.others if file not in files]
     return Findings(
         records=tuple(sorted(records, key=lambda record: record.id)),

@@ -76,7 +76,7 @@ def download_oxford_pet(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{root}: the folder can't be made: {error.strerror}") from None
-    with locked(root / ".download"):
+    with locked(root / ".download", tidy=True):
         for name, md5 in md5_of.items():
             folder = root / name.removesuffix(".tar.gz")
             if folder.is_dir():

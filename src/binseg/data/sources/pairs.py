@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.errors import DataError, PictureError
 from binseg.imageio import probe
 from binseg.structures import Record, Split
@@ -47,10 +47,10 @@ def pair_by_name(
         stripped = mask_name_of(name)
         masks_of[stripped if name not in images_of and stripped else name].append(path)
     problems = [
-        *_doubles("pictures", images_of),
-        *_doubles("masks", masks_of),
-        *_partnerless("pictures", "mask", images_of, masks_of),
-        *_partnerless("masks", "picture", masks_of, images_of),
+        *_doubles("picture", images_of),
+        *_doubles("mask", masks_of),
+        *_partnerless("picture", "mask", images_of, masks_of),
+        *_partnerless("mask", "picture", masks_of, images_of),
     ]
     names = sorted(images_of.keys() & masks_of.keys())
     return [(name, images_of[name][0], masks_of[name][0]) for name in names], problems
@@ -110,7 +110,8 @@ def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
     ]
     if not doubles:
         return []
-    return [f"{len(doubles)} names stand for two {noun} ({name_some(doubles)})"]
+    told = counted(len(doubles), "name stands", "names stand")
+    return [f"{told} for two {noun}s ({name_some(doubles)})"]
 
 
 def _partnerless(
@@ -119,4 +120,5 @@ def _partnerless(
     alone = [these[name][0].name for name in sorted(these.keys() - those.keys())]
     if not alone:
         return []
-    return [f"{len(alone)} {noun} have no {partner} ({name_some(alone)})"]
+    told = counted(len(alone), f"{noun} has", f"{noun}s have")
+    return [f"{told} no {partner} ({name_some(alone)})"]
