@@ -7,6 +7,7 @@
     curves.py      a run: loss, Dice and learning rate by epoch
     histogram.py   an evaluation: Dice of every image
     gallery.py     images beside truth, prediction and error map
+    page/          an evaluation as one HTML file
 
 Matplotlib is imported when the first figure is drawn, never before.
 """

@@ -114,13 +114,13 @@ def _white_on_black(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 
     return np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)
 
 
-def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """Bring large pictures to about the size of a cell: memory stays small, edges smooth."""
     height, width = panel_HW3.shape[:2]
     factor = _CELL_PIXELS / max(height, width)
     if factor >= 1:
         return panel_HW3
-    smaller: UInt8[np.ndarray, "H W 3"] = resize_image(
+    smaller: UInt8[np.ndarray, "h w 3"] = resize_image(
         panel_HW3, max(1, round(height * factor)), max(1, round(width * factor))
     )
     return smaller

@@ -1,0 +1,241 @@
+"""What the page draws: histogram, threshold sweep, precision and recall, reliability, training."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from binseg.report.curves import best_epoch
+from binseg.report.page.axes import Axis, bars, chart, curve, dot, legend, upright
+from binseg.report.page.markup import Html, el, join
+from binseg.structures import Calibration, Sweep
+
+__all__ = [
+    "draw_dice",
+    "draw_precision_recall",
+    "draw_reliability",
+    "draw_sweep",
+    "draw_training",
+    "nearest_threshold",
+]
+
+_NUM_BARS = 20
+_POOR = 0.5
+_SWEPT = (
+    ("mean_dice", "mean Dice", "a"),
+    ("iou", "pooled IoU", "b"),
+    ("precision", "pooled precision", "c"),
+    ("recall", "pooled recall", "d"),
+)
+
+
+def draw_dice(scores: Sequence[float]) -> Html:
+    """Draw how many images have which Dice, with mean and median."""
+    heights, edges = np.histogram(np.asarray(scores), bins=_NUM_BARS, range=(0.0, 1.0))
+    x = Axis.unit("Dice of an image")
+    y = Axis.around([0, *heights.tolist()], "images", whole=True)
+    pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    mean, median = float(np.mean(scores)), float(np.median(scores))
+    num_poor = sum(score < _POOR for score in scores)
+    drawn = bars(
+        pairs,
+        heights.tolist(),
+        x=x,
+        y=y,
+        tones=["poor" if high <= _POOR + 1e-9 else "good" for _, high in pairs],
+        titles=[
+            f"{low:.2f} to {high:.2f}: {_images(height)}"
+            for (low, high), height in zip(pairs, heights.tolist(), strict=True)
+        ],
+    )
+    said = (
+        f"Histogram of Dice over {_images(len(scores))}: mean {mean:.4f}, median {median:.4f}, "
+        f"{num_poor} below {_POOR:g}."
+    )
+    marks = (
+        upright(mean, x=x, tone="mean"),
+        upright(median, x=x, tone="median"),
+    )
+    share = num_poor / len(scores)
+    below = f"below {_POOR:g}: {_images(num_poor)} ({share:.1%})"
+    entries = (("mean", f"mean {mean:.4f}"), ("median", f"median {median:.4f}"), ("poor", below))
+    return join((chart(label=said, x=x, y=y, overlay=(*drawn, *marks)), legend(*entries)))
+
+
+def nearest_threshold(sweep: Sweep, threshold: float) -> int:
+    """Find the swept threshold next to the one that was used."""
+    return min(range(len(sweep.thresholds)), key=lambda at: abs(sweep.thresholds[at] - threshold))
+
+
+def draw_sweep(sweep: Sweep, threshold: float) -> Html:
+    """Draw what each threshold scores; the script moves the line with the id `sweep-line`."""
+    x, y = Axis.unit("threshold"), Axis.unit("score")
+    best = int(np.argmax(sweep.mean_dice))
+    lines = [
+        curve(sweep.thresholds, getattr(sweep, name), x=x, y=y, tone=tone)
+        for name, _, tone in _SWEPT
+    ]
+    said = (
+        f"Scores by threshold. Mean Dice is highest, {sweep.mean_dice[best]:.4f}, at "
+        f"{sweep.thresholds[best]:.3f}; the model uses {threshold:.3f}."
+    )
+    marks = (
+        upright(threshold, x=x, tone="used"),
+        upright(threshold, x=x, tone="cursor", id="sweep-line"),
+    )
+    return join(
+        (
+            chart(*lines, label=said, x=x, y=y, overlay=marks),
+            legend(*((tone, name) for _, name, tone in _SWEPT)),
+        )
+    )
+
+
+def draw_precision_recall(sweep: Sweep, threshold: float) -> Html:
+    """Draw precision over recall, with the model's own point; the script moves `pr-point`."""
+    x, y = Axis.unit("recall"), Axis.unit("precision")
+    at = nearest_threshold(sweep, threshold)
+    recall, precision = sweep.recall[at], sweep.precision[at]
+    said = (
+        f"Precision over recall of the pooled pixels, average precision "
+        f"{sweep.average_precision:.4f}. The model's threshold gives precision {precision:.4f} "
+        f"and recall {recall:.4f}."
+    )
+    # Where nothing is predicted any more, precision is no figure.
+    points = [(r, p) for r, p in zip(sweep.recall, sweep.precision, strict=True) if r > 0]
+    marks = (
+        dot(recall, precision, x=x, y=y, tone="used", title=f"threshold {threshold:.3f}"),
+        dot(recall, precision, x=x, y=y, tone="cursor", id="pr-point"),
+    )
+    return chart(
+        curve([r for r, _ in points], [p for _, p in points], x=x, y=y, tone="a"),
+        label=said,
+        x=x,
+        y=y,
+        overlay=marks,
+    )
+
+
+def draw_reliability(calibration: Calibration) -> Html:
+    """Draw what was said against what was so, and below it how many pixels said it."""
+    x, y = Axis.unit(""), Axis.unit("share that is foreground")
+    bins = [one for one in calibration.bins if one.num_pixels]
+    said = "Reliability: " + "; ".join(
+        f"where {one.mean_probability:.2f} was said, {one.share:.2f} is so" for one in bins
+    )
+    dots = [
+        dot(
+            one.mean_probability,
+            one.share,
+            x=x,
+            y=y,
+            tone="a",
+            title=f"said {one.mean_probability:.3f}, is {one.share:.3f}: {one.num_pixels:,} pixels",
+        )
+        for one in bins
+    ]
+    upper = chart(
+        curve([0, 1], [0, 1], x=x, y=y, tone="ideal"),
+        curve(
+            [one.mean_probability for one in bins], [one.share for one in bins],
+            x=x, y=y, tone="a",
+        ),
+        label=said,
+        x=x,
+        y=y,
+        overlay=dots,
+    )  # fmt: skip
+    return join((upper, _draw_pixels(calibration), legend(("a", "model"), ("ideal", "ideal"))))
+
+
+def _draw_pixels(calibration: Calibration) -> Html:
+    """Draw the number of pixels in each bin, by powers of ten: the ends hold nearly all."""
+    powers = [math.log10(one.num_pixels) if one.num_pixels else 0.0 for one in calibration.bins]
+    top = max(1, math.ceil(max(powers)))
+    ticks = tuple((at, _power(at)) for at in sorted({0, top // 2, top}))
+    x = Axis.unit("probability that was said")
+    y = Axis(low=0, high=top, ticks=ticks, title="pixels")
+    drawn = bars(
+        [(one.low, one.high) for one in calibration.bins],
+        powers,
+        x=x,
+        y=y,
+        tones=["good"] * len(powers),
+        titles=[
+            f"{one.low:.2f} to {one.high:.2f}: {one.num_pixels:,} pixels"
+            for one in calibration.bins
+        ],
+    )
+    label = "Number of pixels by probability, in powers of ten."
+    return chart(label=label, x=x, y=y, overlay=drawn, height="low")
+
+
+def _power(at: int) -> str:
+    return "1" if at == 0 else f"{10**at:,}" if at < 4 else f"1e{at}"
+
+
+def draw_training(rows: Sequence[Mapping[str, float | str | None]], *, by_loss: bool) -> Html:
+    """Draw loss and Dice by epoch, the best epoch marked.
+
+    Args:
+        rows: the lines of metrics.csv, at least one.
+        by_loss: whether validation loss, not Dice, chose the best epoch.
+    """
+    epochs = [_number(row.get("epoch")) for row in rows]
+    x = _epoch_axis(epochs)
+    best = best_epoch(rows, monitor="loss" if by_loss else "dice")
+    panels = []
+    for name, title in (("loss", "Loss"), ("dice", "Dice")):
+        train = [_number(row.get(f"train_{name}")) for row in rows]
+        val = [_number(row.get(f"val_{name}")) for row in rows]
+        y = Axis.around([*train, *val], title)
+        few = len(rows) <= 12
+        dots = [
+            dot(epoch, value, x=x, y=y, tone=tone, title=f"epoch {epoch:g}: {value:.4f}")
+            for tone, values in (("a", train), ("v", val))
+            for epoch, value in zip(epochs, values, strict=True)
+            if few and math.isfinite(epoch) and math.isfinite(value)
+        ]
+        mark = [] if best is None else [upright(epochs[best], x=x, tone="used")]
+        panels.append(
+            chart(
+                curve(epochs, train, x=x, y=y, tone="a"),
+                curve(epochs, val, x=x, y=y, tone="v"),
+                label=f"{title} of training and validation by epoch.{_tell(val, epochs, best)}",
+                x=x,
+                y=y,
+                overlay=[*mark, *dots],
+            )
+        )
+    entries = [("a", "training"), ("v", "validation")]
+    if best is not None:
+        by = "loss" if by_loss else "Dice"
+        entries.append(("used", f"best epoch by validation {by}: {epochs[best]:g}"))
+    return join((el("div", *panels, class_="pair"), legend(*entries)))
+
+
+def _epoch_axis(epochs: Sequence[float]) -> Axis:
+    """From the first epoch to the last; a single one stands in the middle."""
+    first, last = min(epochs), max(epochs)
+    if first == last:
+        return Axis(low=first - 1, high=last + 1, ticks=((first, f"{first:g}"),), title="epoch")
+    rounded = Axis.around(epochs, "epoch", whole=True)
+    inside = {first, last, *(at for at, _ in rounded.ticks if first < at < last)}
+    step = rounded.ticks[1][0] - rounded.ticks[0][0]
+    crowd = {at for at in inside - {first, last} if min(at - first, last - at) < step / 2}
+    ticks = tuple((at, f"{at:g}") for at in sorted(inside - crowd))
+    return Axis(low=first, high=last, ticks=ticks, title="epoch")
+
+
+def _tell(values: Sequence[float], epochs: Sequence[float], best: int | None) -> str:
+    if best is None or not math.isfinite(values[best]):
+        return ""
+    return f" Validation has {values[best]:.4f} at epoch {epochs[best]:g}."
+
+
+def _number(value: float | str | None) -> float:
+    return float(value) if value not in (None, "") else math.nan
+
+
+def _images(num: int) -> str:
+    return f"{num:,} image" if num == 1 else f"{num:,} images"
