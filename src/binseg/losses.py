@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,7 @@ from binseg.errors import UsageError
 __all__ = ["LOSSES", "Knob", "Loss", "LossEntry", "build_loss"]
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A number to minimise."""
 

@@ -6,7 +6,7 @@ models join here.
 
 import difflib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Something that computes a model's logits and knows nothing of pictures."""
 
