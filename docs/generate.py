@@ -1,0 +1,198 @@
+"""Write the pages that repeat the code: `binseg --help` and the recipe's fields.
+
+python docs/generate.py           write docs/reference/cli.md and recipe.md
+python docs/generate.py --check   exit 1 if they are not what the code says
+"""
+
+import difflib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from binseg.cli import app
+from binseg.config import Recipe
+
+__all__ = ["pages", "stale_pages"]
+
+SETTINGS: Mapping[str, str | None] = {
+    "COLUMNS": "100",
+    "TERMINAL_WIDTH": "100",
+    "TERM": "dumb",
+    "NO_COLOR": "1",
+    **dict.fromkeys(("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS")),
+}
+"""What Rich and Typer look at: the pages come out alike on a terminal, in a log and in a test."""
+REFERENCE = Path(__file__).parent / "reference"
+WORDS: Mapping[type, tuple[str, str]] = {
+    str: ("text", "texts"),
+    int: ("whole number", "whole numbers"),
+    float: ("number", "numbers"),
+    bool: ("true or false", "switches"),
+}
+"""How a type reads in a table, alone and in a list."""
+BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "to"}
+"""How a limit reads behind a number; the names are pydantic's."""
+
+
+def help_of(*words: str) -> str:
+    """Return the `--help` text of a verb as a user sees it, 100 columns wide."""
+    result = CliRunner(env=SETTINGS).invoke(app, [*words, "--help"], prog_name="binseg")
+    if result.exit_code != 0:
+        raise SystemExit(f"binseg {' '.join(words)} --help failed: {result.output}")
+    return "\n".join(line.rstrip() for line in result.stdout.splitlines()).strip()
+
+
+def cli_page() -> str:
+    """Return the page of all verbs."""
+    parts = ["# Commands\n\nWhat `--help` says, verb by verb.\n", f"```text\n{help_of()}\n```\n"]
+    for words in _verbs(get_command(app)):
+        mark = "#" * (len(words) + 1)
+        parts.append(f"{mark} binseg {' '.join(words)}\n\n```text\n{help_of(*words)}\n```\n")
+    return "\n".join(parts)
+
+
+def _verbs(group: object, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """List the verbs, and the parts of those that have some, in alphabetical order."""
+    commands: Mapping[str, object] = getattr(group, "commands", {})
+    for name, command in sorted(commands.items()):
+        yield (*before, name)
+        yield from _verbs(command, (*before, name))
+
+
+def recipe_page() -> str:
+    """Return the page of all fields of a recipe, with defaults and meanings."""
+    parts = [
+        "# Recipe\n\nEvery key of a recipe, its default and what it means. In a file, sections are "
+        "indented; at the shell, `--set\nsection.key=value` changes one. `binseg recipes schema` "
+        "prints the same as JSON schema for editors.\n"
+    ]
+    _section("", Recipe, parts)
+    return "\n".join(parts)
+
+
+def _section(prefix: str, model: type[BaseModel], parts: list[str]) -> None:
+    if prefix:
+        parts.append(f"## {prefix}\n\n{_cell(model.__doc__ or '')}\n")
+    below: list[tuple[str, type[BaseModel]]] = []
+    rows: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            below.append((f"{prefix}.{name}".lstrip("."), kind))
+            continue
+        cells = (f"`{name}`", _kind_of(field), _default_of(field), _cell(field.description or ""))
+        rows.append(f"| {' | '.join(cells)} |")
+    if rows:
+        parts.append("| key | takes | default | meaning |\n| --- | --- | --- | --- |")
+        parts.append("\n".join(rows) + "\n")
+    for name, kind in below:
+        _section(name, kind, parts)
+
+
+def _cell(text: str) -> str:
+    """Put a text on one line that may stand in a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _default_of(field: FieldInfo) -> str:
+    """Return a default as YAML and `--set` take it."""
+    default = field.get_default(call_default_factory=False)
+    if default is PydanticUndefined:
+        return "(required)"
+    if default is None or default in ("", [], {}):
+        return "none"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, tuple | list):
+        return f"`[{', '.join(map(str, default))}]`"
+    return f"`{default}`"
+
+
+def _kind_of(field: FieldInfo) -> str:
+    """Say in words what a field takes: `whole number above 0`, `one of a, b`."""
+    return _words(field.annotation, field.metadata)
+
+
+def _words(kind: Any, limits: list[Any] | tuple[Any, ...] = (), *, plural: bool = False) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _words(inner[0], inner[1:], plural=plural)
+    if isinstance(kind, type) and kind in WORDS:
+        return WORDS[kind][plural] + _limits(limits)
+    if origin is Literal:
+        names = [f"`{name}`" for name in inner]
+        return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+    if origin is list and get_origin(inner[0]) is Literal:
+        return f"list with any of {', '.join(f'`{name}`' for name in get_args(inner[0]))}"
+    if origin is list:
+        return f"list of {_words(inner[0], plural=True)}"
+    if origin is tuple:
+        return f"{len(inner)} {_words(inner[0], plural=True)}"
+    if origin is dict:
+        value = "values" if get_origin(inner[1]) is not None else _words(inner[1], plural=True)
+        return f"names with {value}"
+    options = [one for one in inner if one is not type(None)]
+    if origin is Union or type(kind).__name__ == "UnionType":
+        return " or ".join(_words(one, limits, plural=plural) for one in options)
+    # A new kind of type must not turn into a page that nobody can read.
+    raise SystemExit(f"docs/generate.py can't put {kind!r} in words; teach it to _words")
+
+
+def _limits(limits: list[Any] | tuple[Any, ...]) -> str:
+    """Return ` above 0`, ` from 0 to 1` and the like; a nested `Field` holds its own limits."""
+    flat = [one for limit in limits for one in getattr(limit, "metadata", None) or [limit]]
+    found = {
+        name: value
+        for name in BOUNDS
+        for limit in flat
+        if (value := getattr(limit, name, None)) is not None
+    }
+    if set(found) == {"ge"}:
+        return f" from {found['ge']:g} up"
+    words = [f"{word} {found[name]:g}" for name, word in BOUNDS.items() if name in found]
+    joint = {"ge lt": " to ", "gt lt": " and ", "gt le": " up "}.get(" ".join(found), " ")
+    return f" {joint.join(words)}" if words else ""
+
+
+def pages() -> dict[str, str]:
+    """Return what each generated page must hold, by file name."""
+    return {"cli.md": cli_page(), "recipe.md": recipe_page()}
+
+
+def stale_pages() -> list[str]:
+    """Name the pages that aren't what the code says, each with its first difference."""
+    stale = []
+    for name, text in pages().items():
+        path = REFERENCE / name
+        there = path.read_text("utf-8") if path.is_file() else ""
+        if there == text:
+            continue
+        changes = difflib.unified_diff(there.splitlines(), text.splitlines(), n=0, lineterm="")
+        heads = ("+++", "---")
+        first = next((line for line in changes if line[0] in "+-" and line[:3] not in heads), "")
+        stale.append(f"{name} ({first.strip()[:90]})")
+    return stale
+
+
+def main() -> int:
+    """Write or check the generated pages."""
+    if "--check" not in sys.argv:
+        REFERENCE.mkdir(exist_ok=True)
+        for name, text in pages().items():
+            (REFERENCE / name).write_text(text, "utf-8")
+        return 0
+    stale = stale_pages()
+    if stale:
+        print(f"stale: {', '.join(stale)}; run: python docs/generate.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
