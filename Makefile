@@ -23,6 +23,7 @@ setup: .venv/.dev  ## create .venv and install the pinned packages
 	touch $@
 
 demo: .venv/.train ## train, evaluate and predict on pictures that binseg draws itself
+	@rm -rf runs/demo  # of an earlier demo: it comes out the same
 	$(BIN)/binseg demo --out runs/demo
 
 test: .venv/.dev   ## the quick tests
