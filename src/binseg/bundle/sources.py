@@ -38,7 +38,7 @@ _LIMITS = {SUMS: 2**16, CARD: 2**22, GOLDEN: 2**30}
 _LIMIT = 2**32
 _MAX_MEMBERS = 10_000
 _MAX_RATIO = 100
-_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 @runtime_checkable

@@ -68,7 +68,6 @@ _BROKEN = (
     Image.DecompressionBombError,
     LookupError,
     MemoryError,
-    NotImplementedError,
     OSError,
     RuntimeError,
     SyntaxError,
