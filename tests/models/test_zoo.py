@@ -21,6 +21,7 @@ SMALL: dict[str, dict[str, Option]] = {
     "resnet34-unet-a": {"width": 4},
     "resnet34-unet-b": {"width": 4},
     "unet-small": {"width": 4},
+    "unet-compact": {"width": 4},
     "unetplusplus": {"width": 4},
     "attention-unet": {"width": 4},
     "resnet34-fpn": {"width": 4, "decoder_width": 8},
@@ -167,7 +168,7 @@ def test_counts_of_the_sources() -> None:
     assert counts["unet-b"] == 31_043_521  # report B
     assert counts["resnet34-unet-a"] == 24_432_321  # report A
     assert round(counts["unetplusplus"] / 1e6, 1) == 9.0  # arXiv 1807.10165, table 3: 9.04 M
-    assert 2_000_000 < counts["unet-small"] < 4_000_000
+    assert all(2_000_000 < counts[f"unet-{name}"] < 4_000_000 for name in ("small", "compact"))
     # arXiv 2105.15203, table 1: 3.8 M with a head of 150 classes on 256 channels.
     assert round((counts["segformer-b0"] + 149 * 257) / 1e6, 1) == 3.8
 

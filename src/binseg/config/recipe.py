@@ -236,7 +236,9 @@ class ScheduleConfig(Section):
 class AugmentConfig(Section):
     """What is done to training pictures (and, moved alike, to their masks)."""
 
-    preset: Literal["none", "mild", "report-a", "report-b", "report-c", "report-d"] = "mild"
+    preset: Literal["none", "mild", "medium", "report-a", "report-b", "report-c", "report-d"] = (
+        "mild"
+    )
     """A named set of random changes; `binseg augment` shows what it does."""
     albumentations: str | None = None
     """Your own saved Albumentations pipeline (JSON or YAML), used instead of the preset."""
@@ -251,6 +253,9 @@ class TrainConfig(Section):
     """Inputs in one step; lower it where memory runs out."""
     accumulate: Positive = 1
     """Batches whose gradients are added up before a step."""
+    progressive: dict[Annotated[int, Field(ge=8)], Share] = {}
+    """Smaller sizes to start with, and each one's share of the epochs: {128: 0.4, 192: 0.3} trains
+    the last 0.3 at input.size. Early epochs cost less; validation is always at input.size."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -285,3 +290,28 @@ class Recipe(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sizes = [*self.train.progressive, self.input.size]
+        if sizes != sorted(set(sizes)):
+            raise ValueError(
+                f"train.progressive has the sizes {sizes[:-1]}; they must rise and stay below "
+                f"input.size {self.input.size}"
+            )
+        if sum(self.train.progressive.values()) >= 1:
+            raise ValueError("the shares of train.progressive must add up to less than 1")
+        return self
+
+    def training_size(self, epoch: int) -> int:
+        """Height and width of training inputs in an epoch, from 0.
+
+        >>> Recipe(train=TrainConfig(epochs=10, progressive={128: 0.5})).training_size(4)
+        128
+        """
+        reached = 0.0
+        for size, share in self.train.progressive.items():
+            reached += share
+            if epoch < round(reached * self.train.epochs):
+                return size
+        return self.input.size

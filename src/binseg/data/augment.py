@@ -88,6 +88,18 @@ PRESETS: dict[str, Preset] = {
         contrast=0.2,
         saturation=0.2,
     ),
+    "medium": Preset(
+        source="mild, with more of everything, for long runs of small networks",
+        flip=0.5,
+        affine=0.7,
+        rotate=15.0,
+        scale=(0.75, 1.35),
+        shift=0.08,
+        jitter=0.8,
+        brightness=0.25,
+        contrast=0.25,
+        saturation=0.25,
+    ),
     "report-a": Preset(
         source="report A: flip, rotation, jitter, random resized crop, shift",
         flip=0.5,

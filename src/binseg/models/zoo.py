@@ -149,6 +149,14 @@ MODELS: dict[str, ModelEntry] = {
             defaults={"width": 32, "norm": "batch", "dropout": 0.0, "up": "bilinear"},
         ),
         ModelEntry(
+            name="unet-compact",
+            summary="Deep and narrow residual U-Net for processors, logits at half size",
+            source="binseg",
+            num_parameters=3_583_809,
+            build=builders.unet_compact,
+            defaults={"width": 16, "norm": "batch", "dropout": 0.0, "up": "bilinear"},
+        ),
+        ModelEntry(
             name="unetplusplus",
             summary="U-Net++: nested decoder, every level refined again and again",
             source="proposed by report A; arXiv 1807.10165",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from binseg.config.recipe import Recipe
@@ -114,9 +115,12 @@ class SegmentationModule(LightningModule):
         with torch.no_grad():
             # A view with the channels last in memory, which is how the network wants it.
             images = batch.inputs_BHWC.permute(0, 3, 1, 2).float().div_(255.0)
+            images, targets = _shrink(
+                images, batch.targets_BHW, self.recipe.training_size(self.current_epoch)
+            )
             images, targets = self._augment(
                 images,
-                batch.targets_BHW,
+                targets,
                 seed=self.recipe.train.seed,
                 epoch=self.current_epoch,
                 step=batch.step,
@@ -199,3 +203,16 @@ def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
         f"{what} became infinite or not a number in epoch {epoch}: training diverged, most "
         f"likely from too large steps; {' or '.join(causes)}; the best weights so far are kept"
     )
+
+
+def _shrink(
+    images_BCHW: torch.Tensor, targets_BHW: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a batch to a smaller square size; of that size it comes back as it is."""
+    if images_BCHW.shape[-2:] == (size, size):
+        return images_BCHW, targets_BHW
+    images = functional.interpolate(
+        images_BCHW, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    targets = functional.interpolate(targets_BHW[:, None], size=(size, size), mode="nearest-exact")
+    return images, targets[:, 0]
