@@ -524,3 +524,16 @@ def test_pictures_from_memory_may_be_greyscale_buffers() -> None:
     buffer = io.BytesIO()
     Image.fromarray(GREY).save(buffer, "PNG")
     np.testing.assert_array_equal(decode_image(buffer.getvalue(), name="x")[:, :, 0], GREY)
+
+
+def test_a_tiff_of_missing_tiles_is_refused(tmp_path: Path) -> None:
+    """Few bytes that claim many pixels are refused before the memory is taken."""
+    path = tmp_path / "hollow.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(None, shape=(16384, 16384), dtype=np.uint8, tile=(1024, 1024))
+    with path.open("r+b") as file, tifffile.TiffFile(path) as tiff:
+        counts = tiff.pages.first.tags["TileByteCounts"]
+        file.seek(counts.valueoffset)
+        file.write(bytes(4 * counts.count))
+    with pytest.raises(PictureError, match="268 MB of pixels from 0 bytes"):
+        read_image(path)

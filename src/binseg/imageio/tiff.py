@@ -29,6 +29,9 @@ _MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
 _MOST_CHANNELS = 16
 """As many pages may be the channels of one picture, where the file's metadata says so."""
+_UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
+"""Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
+into one."""
 _JPEG = (6, 7)
 """Compressions whose colours the decoder already turned into RGB."""
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
@@ -120,6 +123,8 @@ class TiffPicture:
 
     def _pixels(self) -> Shaped[np.ndarray, "H W C"]:
         """The picture, channels last, without alpha: numbers as stored, colours as RGB."""
+        for one in self.pages:
+            _check_packing(self.name, one)
         stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
         if self.layout == "page a channel":
             pixels_HWC = np.stack([one[0, :, :, 0] for one in stored], axis=2)
@@ -278,6 +283,16 @@ def _check(picture: TiffPicture) -> None:
     if kind == "YCBCR" and page.dtype.itemsize > 1:
         raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
     check_size(name, height=height, width=width, channels=channels, itemsize=page.dtype.itemsize)
+
+
+def _check_packing(name: str, page: tifffile.TiffPage) -> None:
+    """Refuse a page that claims many more pixels than its bytes can hold (missing tiles, bombs)."""
+    packed = sum(page.databytecounts)
+    if page.nbytes > _UNQUESTIONED and page.nbytes > _MOST_PACKED * packed:
+        raise PictureError(
+            f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "
+            "damaged or made to fill the memory; get it anew or leave it out"
+        )
 
 
 def _given_dtype(stored: np.dtype[np.generic], bits: int) -> str:
