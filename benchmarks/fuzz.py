@@ -428,7 +428,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipes", type=int, default=200)
     parser.add_argument("--bundles", type=int, default=0, help="needs --bundle")
     parser.add_argument("--bundle", type=Path, help="a sound bundle's zip, to be damaged")
-    parser.add_argument("--megabytes", type=int, default=500, help="a case may take")
+    parser.add_argument("--megabytes", type=int, default=1000, help="a case may take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the cases that fail")
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -537,3 +537,15 @@ def test_a_tiff_of_missing_tiles_is_refused(tmp_path: Path) -> None:
         file.write(bytes(4 * counts.count))
     with pytest.raises(PictureError, match="268 MB of pixels from 0 bytes"):
         read_image(path)
+
+
+DAMAGED = sorted((Path(__file__).parent / "damaged").iterdir())
+
+
+@pytest.mark.parametrize("path", DAMAGED, ids=lambda path: path.name)
+def test_what_fuzzing_found_is_refused_in_one_line(path: Path) -> None:
+    """Files that once gave a long message, or took too much memory (benchmarks/fuzz.py)."""
+    with pytest.raises(PictureError) as caught:
+        read_image(path)
+    assert len(str(caught.value)) < 500
+    assert "\n" not in str(caught.value)

@@ -22,6 +22,7 @@ VERBS = (
     "predict",
     "pack",
     "augment",
+    "bench",
     "models",
     "recipes",
     "demo",

@@ -7,6 +7,7 @@ import typer
 
 from binseg.cli import (
     augment,
+    bench,
     check,
     compare,
     demo,
@@ -75,6 +76,7 @@ pack.add_to(app)
 augment.add_to(app)
 models.add_to(app)
 recipes.add_to(app)
+bench.add_to(app)
 demo.add_to(app)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "demo_table",
     "folds_table",
     "models_table",
+    "plain_table",
     "recipes_table",
     "report_items",
 ]
@@ -42,7 +43,8 @@ IN_SHORT = {
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def _table(title: str | None, *heads: str) -> Table:
+def plain_table(title: str | None, *heads: str) -> Table:
+    """Start a table in the house style: a title at the left, a line below the heads."""
     table = Table(*heads, title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.title_style = "bold"
     return table
@@ -60,7 +62,7 @@ def report_items(evaluation: "Evaluation", *, by: "Sequence[str]" = ()) -> list[
     border = "" if report.border == "none" else f", border = {report.border}"
     head = f"boundary F1, {report.tolerance:g} {report.unit}"
     names = [name.replace("_", " ") for name in SHOWN_SCORES]
-    table = _table(f"{report.title}: {shape}{border}", "average", "size", *names, head)
+    table = plain_table(f"{report.title}: {shape}{border}", "average", "size", *names, head)
     for row in report_rows(report, intervals=report.intervals):
         cells = [_with_interval(row, name) for name in SHOWN_SCORES]
         is_measured = (row["average"], row["size"]) == ("mean over images", "original")
@@ -91,7 +93,7 @@ def _figure(figure: "Figure", digits: int = 4) -> str:
 
 def _further_scores(report: "Report") -> Table:
     """Draw outlines, objects and calibration in one row each."""
-    table = _table("outlines, objects, probabilities (original size)", "", "", "", "", "")
+    table = plain_table("outlines, objects, probabilities (original size)", "", "", "", "", "")
     table.show_header = False
     outline, objects = report.outline, report.objects
     table.add_row(
@@ -124,7 +126,7 @@ def _slices(report: "Report", by: "Sequence[str]") -> list[object]:
     kinds = [kind for kind in dict.fromkeys(one.by for one in report.slices) if kind in by]
     if not kinds:
         return []
-    table = _table("slices (mean Dice, original size)", "by", "part", "images", "dice")
+    table = plain_table("slices (mean Dice, original size)", "by", "part", "images", "dice")
     table.columns[2].justify = "right"
     for kind in kinds:
         parts = [one for one in report.slices if one.by == kind]
@@ -138,7 +140,7 @@ def _slices(report: "Report", by: "Sequence[str]") -> list[object]:
 
 def compare_items(result: "CompareResult") -> list[object]:
     """Draw two models side by side, and say whether the difference is noise."""
-    table = _table(
+    table = plain_table(
         f"{result.num_images} images of {result.split}",
         "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
     )  # fmt: skip
@@ -161,7 +163,7 @@ def compare_items(result: "CompareResult") -> list[object]:
 
 def folds_table(result: "CrossResult") -> Table:
     """Draw each fold's Dice, and that of all pictures, each judged by a model that is new to it."""
-    table = _table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
+    table = plain_table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
     table.columns[1].justify = "right"
     for number, one in enumerate(result.folds):
         cells = (str(one.num_images), f"{one.threshold:.3f}", _figure(one.dice), str(one.folder))
@@ -174,7 +176,7 @@ def folds_table(result: "CrossResult") -> Table:
 
 def demo_table(result: "DemoResult") -> Table:
     """Draw the model's test Dice beside that of Otsu's threshold."""
-    table = _table("test Dice, mean over images", "method", "Dice")
+    table = plain_table("test Dice, mean over images", "method", "Dice")
     mean = result.evaluation.report.mean["original"]["dice"]
     table.add_row("this model", f"{mean:.4f}")
     table.add_row("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}")
@@ -185,14 +187,14 @@ def check_tables(result: "CheckResult") -> list[object]:
     """Draw what is in a data set and what is wrong with it."""
     items: list[object] = []
     if result.facts:
-        facts = _table(result.path, "", "")
+        facts = plain_table(result.path, "", "")
         facts.show_header = False
         for label, text in result.facts:
             facts.add_row(label, text)
         items.append(facts)
     if not result.findings:
         return [*items, "nothing wrong found"]
-    findings = _table("findings", "severity", "what", "where")
+    findings = plain_table("findings", "severity", "what", "where")
     for finding in result.findings:
         rest = len(finding.ids) - SHOWN_IDS
         where = ", ".join(finding.ids[:SHOWN_IDS]) + (f" and {rest} more" if rest > 0 else "")
@@ -203,7 +205,7 @@ def check_tables(result: "CheckResult") -> list[object]:
 
 def models_table(lines: "Sequence[ModelLine]") -> Table:
     """Draw the models."""
-    table = _table(None, "model", "parameters", "what", "source")
+    table = plain_table(None, "model", "parameters", "what", "source")
     table.columns[1].justify = "right"
     for line in lines:
         table.add_row(line.name, f"{line.num_parameters:,}", line.summary, line.source)
@@ -212,7 +214,7 @@ def models_table(lines: "Sequence[ModelLine]") -> Table:
 
 def recipes_table(lines: "Sequence[RecipeLine]") -> Table:
     """Draw the recipes."""
-    table = _table(None, "recipe", "model", "what", "source", "expected")
+    table = plain_table(None, "recipe", "model", "what", "source", "expected")
     for line in lines:
         table.add_row(line.name, line.model, line.summary, line.source, line.expected)
     return table

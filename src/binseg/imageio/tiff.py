@@ -272,6 +272,8 @@ def _check(picture: TiffPicture) -> None:
         raise PictureError(f"{name}: TIFF colours of kind {page.photometric}; save it as RGB")
     if page.dtype is None or page.dtype.kind not in "buif":
         raise PictureError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
+    if not all(isinstance(side, int) for side in page.shaped):
+        raise PictureError(f"{name}: the file is damaged (its size is no number); get it anew")
     _, depth, _, _, _ = page.shaped
     if depth != 1:
         raise PictureError(f"{name}: a page with {depth} layers; save it as one page a layer")

@@ -1,0 +1,153 @@
+"""`binseg bench train`: where a training step goes, and which batch and rate suit this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import Data, Device, Json, Recipe, Set, nested, register
+from binseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from binseg.workflows.bench import TrainingBench
+
+__all__ = ["add_to", "train"]
+
+EXAMPLES = (
+    "binseg bench train --data my_folder/",
+    "binseg bench train --recipe pet --data oxford-iiit-pet/ --profile",
+    "binseg bench train my_recipe.yaml --find-batch --find-lr --curve rates.png",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb, which has one kind so far."""
+    bench = typer.Typer(help="Measure this machine on your data.", no_args_is_help=True)
+    register(bench, train, name="train", examples=EXAMPLES)
+
+    @bench.callback()
+    def _keep_the_name() -> None:
+        """Measure this machine on your data."""
+
+    app.add_typer(bench, name="bench")
+
+
+def train(
+    context: typer.Context,
+    *,
+    file: Annotated[
+        str | None, typer.Argument(metavar="RECIPE.yaml", help="A recipe of your own.")
+    ] = None,
+    recipe: Recipe = None,
+    data: Data = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Height and width of the model's input.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pictures a step.")] = None,
+    device: Device = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure.")] = 10,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Name torch's slowest operations too.")
+    ] = False,
+    find_batch: Annotated[
+        bool, typer.Option("--find-batch", help="Double the batch while that pays and fits.")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="A learning-rate range test of 100 steps.")
+    ] = False,
+    curve: Annotated[
+        Path | None, typer.Option("--curve", metavar="FILE.png", help="Picture of --find-lr.")
+    ] = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Measure training steps on your pictures: time by phase, memory, the time of an epoch."""
+    from binseg.config import load_recipe
+    from binseg.workflows.bench import bench_training
+
+    if file and recipe:
+        raise UsageError("give either a recipe file or --recipe, not both")
+    if curve and not find_lr:
+        raise UsageError("--curve is the picture of --find-lr; give both")
+    sections = nested(
+        data__path=data,
+        model__name=model,
+        input__size=size,
+        train__batch_size=batch_size,
+        train__device=device,
+    )
+    result = bench_training(
+        load_recipe(file or recipe, overrides=set_ or (), sections=sections),
+        num_steps=steps,
+        operations=profile,
+        find_batch=find_batch,
+        find_lr=find_lr,
+        curve=curve,
+        progress=progress_of(context),
+    )
+    if json_:
+        write_json_answer(result.as_dict())
+    else:
+        show(*_items(result))
+
+
+def _items(result: "TrainingBench") -> list[object]:
+    profile, memory = result.profile, result.memory
+    free = "" if result.available is None else f" of {result.available / 1e9:.1f} GB free"
+    title = (
+        f"{result.model}, {result.num_parameters / 1e6:.1f} M parameters, {result.device} "
+        f"{result.precision}, {result.threads} threads, batch {profile.num_inputs}"
+    )
+    items: list[object] = [_phases(result, title)]
+    if profile.operations:
+        items.append(_operations(result))
+    items.append(
+        f"{profile.inputs_per_second:.2f} inputs a second; an epoch of {result.num_train} pictures "
+        f"takes about {result.epoch_seconds / 60:.1f} min; {profile.data_share:.1%} waits for data"
+    )
+    items.append(f"memory: about {memory.total / 1e9:.2f} GB{free}")
+    if result.batches:
+        items.append(_batches(result))
+        items.append(f"fastest that fits: --set train.batch_size={result.batch_size}")
+    if result.rates:
+        found = "the loss never fell: look at the curve" if result.lr is None else ""
+        items.append(found or f"peak learning rate: --set optimizer.lr={result.lr:.1e}")
+    if result.curve:
+        items.append(f"curve: {result.curve}")
+    return items
+
+
+def _phases(result: "TrainingBench", title: str) -> "Table":
+    from binseg.cli.tables import plain_table
+
+    table = plain_table(title, "phase", "ms a step", "share")
+    for name, seconds in result.profile.seconds.items():
+        share = seconds / result.profile.step_seconds
+        table.add_row(name, f"{seconds * 1000:.1f}", f"{share:.1%}")
+    table.add_row("whole step", f"{result.profile.step_seconds * 1000:.1f}", "")
+    return table
+
+
+def _operations(result: "TrainingBench") -> "Table":
+    from binseg.cli.tables import plain_table
+
+    table = plain_table("slowest operations", "operation", "share", "calls a step")
+    for one in result.profile.operations:
+        table.add_row(one.name, f"{one.share:.1%}", str(one.calls))
+    return table
+
+
+def _batches(result: "TrainingBench") -> "Table":
+    from binseg.cli.tables import plain_table
+
+    table = plain_table("batch sizes", "batch", "ms an input", "GB")
+    for one in result.batches:
+        ms, gigabytes = one.seconds_per_input * 1000, one.memory / 1e9
+        table.add_row(str(one.batch_size), f"{ms:.1f}", f"{gigabytes:.2f}")
+    return table

@@ -1,0 +1,122 @@
+"""What a training run will take in memory, told before it starts."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from binseg.config.recipe import Recipe
+
+__all__ = ["MemoryEstimate", "available_memory", "estimate_memory"]
+
+STATES = {"adam": 2, "adamw": 2, "sgd": 1}
+"""Numbers that an optimiser keeps for each weight."""
+WORKSPACE = 2.0
+"""Backward passes hold gradients of maps and scratch space beside what forward passes keep; the
+factor is from measured peaks of unet-compact, unet-small and resnet34-unet (1.3 to 2.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes of a run's network; the pixel cache is mapped from disk and not counted."""
+
+    fixed: int
+    """Weights, gradients, the optimiser's numbers and the moving average."""
+    per_input: int
+    """What one input of a batch adds."""
+    batch_size: int
+
+    @property
+    def total(self) -> int:
+        """At the batch size."""
+        return self.fixed + self.batch_size * self.per_input
+
+    def largest_batch(self, available: int) -> int:
+        """The largest batch that fits into so many bytes; 0 where not even one input does."""
+        return max(0, (available - self.fixed) // max(1, self.per_input))
+
+
+def estimate_memory(
+    model: nn.Module, recipe: Recipe, *, size: int | None = None, bf16: bool = False
+) -> MemoryEstimate:
+    """Estimate by forward passes of one and two inputs, counting what autograd keeps of them.
+
+    Args:
+        model: on any device, in any mode; neither it nor its statistics change.
+        recipe: size, channels, optimiser, average and batch size are taken from it.
+        size: height and width of the input, instead of the recipe's.
+        bf16: whether it trains in mixed precision.
+    """
+    weights = sum(one.numel() * one.element_size() for one in model.parameters())
+    copies = 2 + STATES[recipe.optimizer.name] + (recipe.train.ema_decay > 0)
+    side = recipe.input.size if size is None else size
+    was_training = model.training
+    model.eval()  # batch norm must neither learn from zeros nor refuse a single picture
+    try:
+        one, two = (
+            _kept(model, (num, recipe.input.channels, side, side), bf16=bf16) for num in (1, 2)
+        )
+    finally:
+        model.train(was_training)
+    # What doesn't grow with the batch are weights cast to bf16.
+    return MemoryEstimate(
+        fixed=copies * weights + max(0, 2 * one - two),
+        per_input=round(WORKSPACE * (two - one)),
+        batch_size=recipe.train.batch_size,
+    )
+
+
+def _kept(model: nn.Module, shape: tuple[int, int, int, int], *, bf16: bool) -> int:
+    """Bytes that autograd keeps of a forward pass, weights left out."""
+    kept: dict[int, int] = {}
+    own = {one.untyped_storage().data_ptr() for one in model.parameters()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    device = next(model.parameters()).device
+    images = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        torch.enable_grad(),
+    ):
+        logits = model(images)  # held, so that no storage is given to a later tensor
+        del logits
+    return sum(kept.values())
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Free bytes of the GPU, or of the machine; None where the system doesn't tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return _physical_memory()
+    told = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if told is None else min(int(told) * 1024, _container_limit())
+
+
+def _container_limit() -> int:
+    """What a container's control group leaves; a huge number outside of one."""
+    home = Path("/sys/fs/cgroup")
+    try:
+        limit = (home / "memory.max").read_text(encoding="ascii").strip()
+        used = int((home / "memory.current").read_text(encoding="ascii"))
+        return max(0, int(limit) - used) if limit != "max" else 2**62
+    except (OSError, ValueError):
+        return 2**62
+
+
+def _physical_memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
