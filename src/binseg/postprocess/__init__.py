@@ -1,0 +1,25 @@
+"""What is done with a finished mask: cleaning it, counting its objects, tracing their outlines.
+
+Pure functions on arrays. An *object* is a set of foreground pixels that touch at sides or corners
+(8 neighbours), as in the scores; a *hole* is background that touches at sides only and does not
+reach the picture's edge.
+"""
+
+from binseg.postprocess.cleanup import NOTHING, CleanUp, clean
+from binseg.postprocess.interchange import coco, encode_rle, geojson
+from binseg.postprocess.objects import FoundObject, find_objects, label_objects
+from binseg.postprocess.polygons import Polygon, trace_polygons
+
+__all__ = [
+    "NOTHING",
+    "CleanUp",
+    "FoundObject",
+    "Polygon",
+    "clean",
+    "coco",
+    "encode_rle",
+    "find_objects",
+    "geojson",
+    "label_objects",
+    "trace_polygons",
+]

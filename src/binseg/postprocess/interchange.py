@@ -1,0 +1,175 @@
+"""Outlines and run lengths as plain data that other programs read."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from binseg.postprocess.objects import FoundObject, label_objects
+from binseg.postprocess.polygons import Polygon, Ring
+
+__all__ = ["Affine", "coco", "encode_rle", "geojson"]
+
+Affine = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
+
+
+def geojson(
+    polygons: Sequence[Polygon],
+    objects: Sequence[FoundObject] = (),
+    *,
+    properties: Mapping[str, Any] | None = None,
+    transform: Affine | None = None,
+    crs: str | None = None,
+) -> dict[str, Any]:
+    """A FeatureCollection (RFC 7946) with one feature an object.
+
+    Args:
+        polygons: as `trace_polygons` gives them.
+        objects: their figures become the features' properties.
+        properties: facts of the whole (model, threshold), as the member `binseg`.
+        transform: from pixels to map coordinates; without one, coordinates are pixels with y
+            downwards, which the file says.
+        crs: name of the coordinate system ("EPSG:32632"), written as most programs read it.
+    """
+    figures = {one.label: one.as_row() for one in objects}
+    of_label: dict[int, list[Any]] = defaultdict(list)
+    for polygon in polygons:
+        of_label[polygon.label].append(
+            [_closed(ring, transform) for ring in (polygon.exterior, *polygon.holes)]
+        )
+    features = [
+        {
+            "type": "Feature",
+            "id": label,
+            "properties": figures.get(label, {"label": label}),
+            "geometry": (
+                {"type": "Polygon", "coordinates": parts[0]}
+                if len(parts) == 1
+                else {"type": "MultiPolygon", "coordinates": parts}
+            ),
+        }
+        for label, parts in sorted(of_label.items())
+    ]
+    whole: dict[str, Any] = {"type": "FeatureCollection"}
+    if crs is not None:
+        whole["crs"] = {"type": "name", "properties": {"name": crs}}
+    facts = {"coordinates": "map" if transform else "pixels, y downwards", **(properties or {})}
+    return {**whole, "binseg": facts, "features": features}
+
+
+def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
+    if transform is None:
+        # In a picture y runs downwards: turned round, the ring is anticlockwise to a reader
+        # who draws y upwards, which is what the RFC's right-hand rule means.
+        x, y = ring[:, 0], ring[:, 1]
+    else:
+        a, b, c, d, e, f = transform
+        x = a * ring[:, 0] + b * ring[:, 1] + c
+        y = d * ring[:, 0] + e * ring[:, 1] + f
+    flips = transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
+    points = np.stack([x, y], axis=1)
+    # Outlines run anticlockwise where y is drawn upwards, unless the map flips them.
+    ordered = points[::-1] if flips else points
+    numbers: list[list[float]] = np.concatenate([ordered, ordered[:1]]).tolist()
+    return [[_plain(x), _plain(y)] for x, y in numbers]
+
+
+def _plain(value: float) -> float:
+    """Whole numbers without a fraction: files of pixel corners become half as long."""
+    return int(value) if value.is_integer() else value
+
+
+def encode_rle(mask_HW: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+    """COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` reads."""
+    height, width = mask_HW.shape
+    flat = np.asarray(mask_HW, np.int8).ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    bounds = np.concatenate([[0], changes, [flat.size]])
+    runs = np.diff(bounds).tolist()
+    if flat.size and flat[0]:
+        runs.insert(0, 0)
+    return {"size": [height, width], "counts": _text_of_runs(runs)}
+
+
+def _text_of_runs(runs: Sequence[int]) -> str:
+    """As pycocotools' `rleToString`: differences to the run before the last, five bits a letter."""
+    letters = []
+    for index, run in enumerate(runs):
+        value = run - runs[index - 2] if index > 2 else run
+        more = True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            letters.append(chr((bits | 0x20 if more else bits) + 48))
+    return "".join(letters)
+
+
+def coco(
+    pictures: Sequence[
+        tuple[str, Bool[np.ndarray, "H W"], Sequence[Polygon], Sequence[FoundObject]]
+    ],
+    *,
+    category: str = "foreground",
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A COCO data set: one annotation an object.
+
+    Objects without holes are polygons; those with holes are run lengths, since COCO's polygons
+    have none. The mask is drawn from the polygons in that case.
+
+    Args:
+        pictures: name, cleaned mask, its polygons and its objects.
+        category: name of the one category.
+        info: facts of the whole (model, threshold).
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, mask_HW, polygons, objects) in enumerate(pictures, start=1):
+        height, width = mask_HW.shape
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        of_label: dict[int, list[Polygon]] = defaultdict(list)
+        for polygon in polygons:
+            of_label[polygon.label].append(polygon)
+        for one in objects:
+            parts = of_label[one.label]
+            has_holes = any(part.holes for part in parts)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": [one.left, one.top, one.width, one.height],
+                    "area": one.area,
+                    "iscrowd": 0,
+                    "segmentation": (
+                        _rle_of_object(mask_HW, one, parts)
+                        if has_holes
+                        else [[_plain(v) for v in part.exterior.ravel().tolist()] for part in parts]
+                    ),
+                    **({} if one.mean_probability is None else {"score": one.mean_probability}),
+                }
+            )
+    return {
+        "info": dict(info or {}),
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": category}],
+    }
+
+
+def _rle_of_object(
+    mask_HW: Bool[np.ndarray, "H W"], one: FoundObject, parts: Sequence[Polygon]
+) -> dict[str, Any]:
+    """Run lengths of one object alone, found again inside its box."""
+    box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
+    labels_hw, _ = label_objects(mask_HW[box])
+    first = parts[0].exterior[np.lexsort((parts[0].exterior[:, 0], parts[0].exterior[:, 1]))[0]]
+    own = labels_hw[int(first[1]) - one.top, int(first[0]) - one.left]
+    alone_HW = np.zeros_like(mask_HW)
+    alone_HW[box] = labels_hw == own
+    return encode_rle(alone_HW)
