@@ -12,7 +12,7 @@ from binseg.postprocess.objects import label_objects
 
 __all__ = ["Polygon", "trace_polygons"]
 
-Ring = Float[np.ndarray, "N 2"]
+Ring = Float[np.ndarray, "_ 2"]
 """x and y of the corners, the first one not repeated; (0, 0) is the picture's upper left corner."""
 
 
@@ -163,7 +163,7 @@ def _split(points: list[int], corners: list[bool]) -> Iterator[list[int]]:
     yield stack
 
 
-def _without_straight(ring: Ring) -> Float[np.ndarray, "M 2"]:
+def _without_straight(ring: Ring) -> Ring:
     """Leave out the vertices at which the ring goes straight on."""
     before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
     turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
@@ -200,7 +200,7 @@ def _contains(ring: Ring, point: tuple[float, float]) -> bool:
     return bool(np.count_nonzero(crosses & (x < at)) % 2)
 
 
-def simplify(ring: Ring, tolerance: float) -> Float[np.ndarray, "M 2"]:
+def simplify(ring: Ring, tolerance: float) -> Ring:
     """Leave out corners that lie less than `tolerance` from the line between those that stay.
 
     Douglas-Peucker (doi 10.3138/FM57-6770-U75U-7727) on the two halves between the first corner and
