@@ -1,5 +1,7 @@
 """Predicting files: names that never collide, structure that stays, nothing overwritten."""
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.errors import UsageError
+from binseg.errors import PictureError, UsageError
 from binseg.predictor import Predictor
 from binseg.structures import Preprocessing
-from binseg.workflows.predict import predict_files
+from binseg.workflows.outputs import OutputKinds
+from binseg.workflows.predict import predict_bytes, predict_files, watch
+from binseg.workflows.predict.video import predict_video
 
 
 class Brightness:
@@ -79,7 +83,7 @@ def test_answers_of_other_pictures_dont_collide(
 ) -> None:
     """The mask of a_overlay.jpg doesn't hide the overlay of a.jpg."""
     pictures = [paint("in/a.jpg"), paint("in/a_overlay.jpg")]
-    result = predict_files(model, pictures, out=tmp_path / "out", overlay=True)
+    result = predict_files(model, pictures, out=tmp_path / "out", kinds=OutputKinds(overlay=True))
     files = [path for one in result.written for path in (one.mask, *one.others)]
     assert len(set(files)) == 4
 
@@ -164,3 +168,138 @@ def test_threshold_replaces_the_models(
     result = predict_files(model, [paint("a.png")], out=tmp_path / "out", threshold=1.0)
     assert result.written[0].foreground == 0.0
     assert model.threshold == 0.5
+
+
+class Counting(Brightness):
+    """Notes how many inputs each batch has."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        """Give the mean over the channels."""
+        self.sizes.append(len(inputs_NCHW))
+        return super().logits(inputs_NCHW)
+
+
+def test_pictures_of_many_sizes_share_batches(tmp_path: Path) -> None:
+    """Answers are those of one picture at a time, in the order of the pictures."""
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(23):
+        size = (int(random.integers(5, 40)), int(random.integers(5, 40)), 3)
+        pixels = random.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number:02}.png")
+    (tmp_path / "in" / "07.png").write_bytes(b"no picture")
+    backend = Counting()
+    model = Predictor(
+        backend=backend,
+        preprocessing=Preprocessing(height=8, width=8),
+        threshold=0.6,
+        bundle_id="b",
+        batch_size=4,
+    )
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert [one.source.name for one in result.written] == [
+        f"{number:02}.png" for number in range(23) if number != 7
+    ]
+    assert [Path(one.source).name for one in result.failures] == ["07.png"]
+    assert max(backend.sizes) == 4
+    assert len(backend.sizes) <= 7
+    for one in result.written:
+        with Image.open(one.mask) as mask:
+            assert np.array_equal(np.asarray(mask) == 255, model.predict(one.source).mask)
+
+
+def test_a_stopped_run_goes_on(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Only pictures without all their answers are predicted."""
+    first, second = paint("in/a.png"), paint("in/b.png")
+    kinds = OutputKinds(overlay=True)
+    predict_files(model, [first], out=tmp_path / "out", kinds=kinds)
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    predict_files(model, [second], out=tmp_path / "out")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out", kinds=kinds, resume=True)
+    assert [one.source.name for one in result.written] == ["b.png"]
+    assert (result.num_skipped, result.num_inputs) == (1, 2)
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+
+
+def test_a_watched_folder_is_followed(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """New and changed pictures are predicted once they rest; names stay apart between rounds."""
+    paint("in/a.png")
+    rounds: list[list[str]] = []
+    looks = iter(range(100))
+
+    def stop() -> bool:
+        look = next(looks)
+        if look == 2:
+            paint("in/deep/b.png")
+            paint("in/a.jpg", 10)
+        if look == 5:
+            paint("in/a.png", 10)
+        return look == 8
+
+    watch(
+        model,
+        tmp_path / "in",
+        out=tmp_path / "in" / "masks",
+        seconds=0.0,
+        told=lambda result: rounds.append(sorted(one.source.name for one in result.written)),
+        stop=stop,
+    )
+    assert rounds == [["a.png"], ["a.jpg"], ["b.png"], ["a.png"]]
+    assert names(tmp_path / "in" / "masks") == {"a.png", "a.jpg.png", "deep/b.png"}
+    rounds.clear()
+    looks = iter(range(6, 100))
+    watch(
+        model,
+        tmp_path / "in",
+        out=tmp_path / "in" / "masks",
+        seconds=0.0,
+        told=lambda result: rounds.append([one.source.name for one in result.written]),
+        stop=lambda: next(looks) > 10,
+    )
+    assert ["a.png"] not in rounds
+    with pytest.raises(UsageError, match="no folder"):
+        watch(model, tmp_path / "gone", out=tmp_path / "m")
+
+
+def test_bytes_in_bytes_out(model: Predictor, paint: Callable[..., Path]) -> None:
+    """A pipe's answer is the file's."""
+    picture = paint("a.png")
+    with Image.open(io.BytesIO(predict_bytes(model, picture.read_bytes()))) as mask:
+        assert np.array_equal(np.asarray(mask) == 255, model.predict(picture).mask)
+    with pytest.raises(PictureError, match="the picture on stdin"):
+        predict_bytes(model, b"text")
+    facts = json.loads(predict_bytes(model, picture.read_bytes(), output="json", threshold=1.0))
+    assert facts["num_objects"] == 0
+
+
+def test_a_film_becomes_a_film_of_masks(model: Predictor, tmp_path: Path) -> None:
+    """Frame by frame the masks of the frames, without loss; the overlay plays too."""
+    av = pytest.importorskip("av")
+    frames = [np.full((18, 22, 3), level, np.uint8) for level in (0, 250, 0, 250, 250)]
+    with av.open(str(tmp_path / "f.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 22, 18, "bgr0"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    made = predict_video(model, tmp_path / "f.mkv", out=tmp_path / "out", overlay=True)
+    assert (made.num_frames, made.foreground) == (5, 0.6)
+    with av.open(str(made.mask)) as container:
+        masks = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 10
+    expected = [model.predict(pixels).mask for pixels in frames]
+    assert all(np.array_equal(a == 255, b) for a, b in zip(masks, expected, strict=True))
+    assert made.overlay is not None
+    with av.open(str(made.overlay)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+    (tmp_path / "bad.mp4").write_bytes(b"no film")
+    with pytest.raises(PictureError, match="can't be read as a film"):
+        predict_video(model, tmp_path / "bad.mp4", out=tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()

@@ -1,15 +1,22 @@
 """`binseg predict`: masks for pictures."""
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Device, FlipsOption, Json, Run, With, register
+from binseg.cli.options import Device, FlipsOption, Json, With, register
+from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.predictor import Flips
+    from binseg.postprocess import CleanUp
+    from binseg.predictor import Flips, Predictor
+    from binseg.progress import Progress
+    from binseg.workflows.outputs import OutputKinds
+    from binseg.workflows.predict import PredictResult
 
 __all__ = ["add_to", "predict"]
 
@@ -18,7 +25,22 @@ EXAMPLES = (
     "binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay",
     "binseg predict runs/first photo.jpg --with runs/second --flips horizontal",
     "binseg predict runs/first product.jpg --cutout --threshold 0.7",
+    "binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20",
+    "binseg predict runs/first - < photo.jpg > mask.png",
+    "binseg predict runs/first incoming/ --watch --out masks/",
+    "binseg predict runs/first film.mp4 --overlay",
 )
+PIPE = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What all inputs of a command share."""
+
+    predictor: "Predictor"
+    out: Path
+    kinds: "OutputKinds"
+    cleanup: "CleanUp"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +51,16 @@ def add_to(app: typer.Typer) -> None:
 def predict(
     context: typer.Context,
     *,
-    run: Run,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle (folder or .zip).")
+    ],
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUTS...", help="Pictures, folders or globs.")
+        list[str],
+        typer.Argument(
+            metavar="INPUTS...",
+            help="Pictures, folders, globs or films; - reads a picture from stdin and writes its "
+            "mask to stdout.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for the masks.")
@@ -45,34 +74,206 @@ def predict(
     probability: Annotated[
         bool, typer.Option("--probability", help="Also the probabilities, as 32-bit TIFF.")
     ] = False,
+    geojson: Annotated[
+        bool,
+        typer.Option("--geojson", help="Also outlines; on the map where the picture tells."),
+    ] = False,
+    coco: Annotated[
+        bool, typer.Option("--coco", help="Also COCO annotations (polygons, run lengths).")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Also a CSV with a line for each object.")
+    ] = False,
+    tiff: Annotated[
+        bool, typer.Option("--tiff", help="Masks as TIFF, with the picture's georeference.")
+    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option("--threshold", help="Probability above which a pixel is foreground."),
     ] = None,
+    min_area: Annotated[
+        int, typer.Option("--min-area", metavar="PIXELS", help="Remove smaller objects.")
+    ] = 0,
+    fill_holes: Annotated[
+        int, typer.Option("--fill-holes", metavar="PIXELS", help="Fill holes up to this size.")
+    ] = 0,
+    largest_only: Annotated[
+        bool, typer.Option("--largest-only", help="Keep the largest object alone.")
+    ] = False,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", metavar="PIXELS", help="Simplify outlines by up to this."),
+    ] = 0.0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace masks of an earlier run.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out pictures that have their masks already.")
+    ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on with what comes into the folder, until Ctrl-C."),
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
+    ] = 8,
     with_: With = None,
     flips: FlipsOption = "none",
     device: Device = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="KIND", help="auto, fp32 or bf16.")
+    ] = "auto",
     json_: Json = False,
 ) -> None:
     """Write a 0/255 mask for every picture, at the picture's own size."""
+    from binseg.postprocess import CleanUp
     from binseg.predictor import load
+    from binseg.workflows.outputs import OutputKinds
     from binseg.workflows.predict import predict_files
 
-    result = predict_files(
-        load([run, *(with_ or ())], device=device or "auto", flips=cast("Flips", flips)),
-        inputs,
-        out=out,
+    if overwrite and resume:
+        raise UsageError("--overwrite replaces masks and --resume keeps them; give one of them")
+    kinds = OutputKinds(
+        mask="tif" if tiff else "png",
         overlay=overlay,
         cutout=cutout,
         probability=probability,
-        threshold=threshold,
-        overwrite=overwrite,
-        progress=progress_of(context),
+        geojson=geojson,
+        coco=coco,
+        table=table,
     )
-    if json_:
+    cleanup = CleanUp(min_area=min_area, fill_holes=fill_holes, largest_only=largest_only)
+    _check_inputs(inputs, kinds, watching=watch, as_json=json_)
+    predictor = load(
+        [run, *(with_ or ())],
+        backend=backend,
+        device=device or "auto",
+        precision=precision,
+        batch_size=batch_size,
+        flips=cast("Flips", flips),
+    )
+    if threshold is not None:
+        predictor = predictor.with_threshold(threshold)
+    progress = progress_of(context)
+    how = _How(predictor=predictor, out=out, kinds=kinds, cleanup=cleanup)
+    if inputs == [PIPE]:
+        _pipe(how, as_json=json_)
+    elif watch:
+        _watch(how, inputs[0], progress)
+    else:
+        films, others = _sorted(inputs)
+        _films(how, films, progress)
+        if others:
+            _tell(
+                predict_files(
+                    predictor,
+                    others,
+                    out=out,
+                    kinds=kinds,
+                    cleanup=cleanup,
+                    tolerance=tolerance,
+                    overwrite=overwrite,
+                    resume=resume,
+                    progress=progress,
+                ),
+                out,
+                as_json=json_,
+            )
+
+
+def _check_inputs(
+    inputs: list[str], kinds: "OutputKinds", *, watching: bool, as_json: bool
+) -> None:
+    """Refuse combinations that can't be."""
+    if PIPE in inputs and len(inputs) > 1:
+        raise UsageError("- stands for one picture on stdin; give it alone")
+    if inputs == [PIPE] and sum((kinds.overlay, kinds.cutout, as_json)) > 1:
+        raise UsageError("stdout has room for one answer; give one of --overlay, --cutout, --json")
+    if inputs == [PIPE] and (kinds.probability or kinds.geojson or kinds.coco or kinds.table):
+        raise UsageError(
+            "to stdout go a mask, --overlay, --cutout, or --json with outlines and objects; name a "
+            "file for other answers"
+        )
+    if watching and len(inputs) > 1:
+        raise UsageError("--watch takes one folder")
+
+
+def _pipe(how: "_How", *, as_json: bool) -> None:
+    """One picture from stdin, one answer to stdout."""
+    from binseg.workflows.predict import predict_bytes
+
+    if sys.stdin.isatty():
+        raise UsageError("- reads a picture from stdin, which is the keyboard: pipe a file into it")
+    wanted = "overlay" if how.kinds.overlay else "cutout" if how.kinds.cutout else "mask"
+    answer = predict_bytes(
+        how.predictor,
+        sys.stdin.buffer.read(),
+        output="json" if as_json else wanted,
+        cleanup=how.cleanup,
+    )
+    sys.stdout.buffer.write(answer)
+    sys.stdout.buffer.flush()
+
+
+def _watch(how: "_How", folder: str, progress: "Progress") -> None:
+    """Predict what comes, and tell of each round; Ctrl-C ends it well."""
+    from binseg.workflows.predict import watch
+
+    def tell(result: "PredictResult") -> None:
+        for one in result.written:
+            message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
+        for failure in result.failures:
+            message(f"binseg: {failure.reason}")
+
+    message(f"watching {folder}; masks go to {how.out}; stop with Ctrl-C")
+    try:
+        watch(
+            how.predictor,
+            folder,
+            out=how.out,
+            kinds=how.kinds,
+            cleanup=how.cleanup,
+            told=tell,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        message("stopped watching")
+
+
+def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
+    """Films, and everything else."""
+    from binseg.workflows.predict.video import is_video
+
+    films = [Path(one) for one in inputs if is_video(Path(one)) and Path(one).is_file()]
+    names = {str(film) for film in films}
+    return films, [one for one in inputs if str(Path(one)) not in names]
+
+
+def _films(how: "_How", films: list[Path], progress: "Progress") -> None:
+    from binseg.workflows.predict.video import predict_video
+
+    kinds = how.kinds
+    if films and any((kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)):
+        raise UsageError("films give masks and --overlay; take pictures of the frames for the rest")
+    for film in films:
+        made = predict_video(
+            how.predictor,
+            film,
+            out=how.out,
+            overlay=kinds.overlay,
+            cleanup=how.cleanup,
+            progress=progress,
+        )
+        drawn = f" and {made.overlay}" if made.overlay else ""
+        show(f"{made.num_frames} frames: {made.mask}{drawn}")
+
+
+def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
+    """Say what was written; failures are named and end the command with 1."""
+    if as_json:
         write_json_answer(result.as_dict())
     else:
         num = len(result.written)

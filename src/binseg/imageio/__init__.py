@@ -9,6 +9,12 @@
 What a file holds decides how it is read, never its name.
 """
 
+from binseg.imageio.metadata import (
+    Georeference,
+    PixelSize,
+    read_georeference,
+    read_pixel_size,
+)
 from binseg.imageio.pixels import MAX_PIXELS, PictureInfo
 from binseg.imageio.reading import (
     PICTURE_SUFFIXES,
@@ -19,18 +25,37 @@ from binseg.imageio.reading import (
     read_image,
     read_labels,
 )
-from binseg.imageio.writing import write_mask, write_probability, write_rgb, write_rgba
+from binseg.imageio.writing import (
+    Facts,
+    encode_mask,
+    encode_picture,
+    encode_probability,
+    write_bands,
+    write_mask,
+    write_probability,
+    write_rgb,
+    write_rgba,
+)
 
 __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
+    "Facts",
+    "Georeference",
     "PictureInfo",
+    "PixelSize",
     "decode_image",
+    "encode_mask",
+    "encode_picture",
+    "encode_probability",
     "from_pil",
     "num_pages",
     "probe",
+    "read_georeference",
     "read_image",
     "read_labels",
+    "read_pixel_size",
+    "write_bands",
     "write_mask",
     "write_probability",
     "write_rgb",

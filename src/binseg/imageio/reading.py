@@ -19,6 +19,7 @@ __all__ = [
     "decode_image",
     "from_pil",
     "num_pages",
+    "opened",
     "probe",
     "read_image",
     "read_labels",
@@ -36,7 +37,7 @@ def probe(path: Path) -> PictureInfo:
         PictureError: no file, no picture, damaged, animated or too large.
     """
     name = one_line(path)
-    with _opened(path) as handle, broken_files(name):
+    with opened(path) as handle, broken_files(name):
         return _decoder(handle, name=name, page=None, any_page=True).info()
 
 
@@ -64,7 +65,7 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
         PictureError: one line with the path, what is wrong and what to do.
     """
     name = one_line(path)
-    with _opened(path) as handle, broken_files(name):
+    with opened(path) as handle, broken_files(name):
         return _decoder(handle, name=name, page=page, any_page=False).image()
 
 
@@ -83,7 +84,7 @@ def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H
         PictureError: as `read_image`, and for masks with fractions or odd channels.
     """
     name = one_line(path)
-    with _opened(path) as handle, broken_files(name):
+    with opened(path) as handle, broken_files(name):
         return _decoder(handle, name=name, page=page, any_page=False).labels()
 
 
@@ -114,7 +115,8 @@ def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Handle]:
+def opened(path: Path) -> Iterator[Handle]:
+    """Open a file to read, with one line for whatever the system says against it."""
     name = one_line(path)
     try:
         handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)

@@ -19,7 +19,7 @@ from binseg.imageio.pixels import (
     turn,
 )
 
-__all__ = ["TiffPicture", "is_tiff", "open_tiff"]
+__all__ = ["TiffContent", "TiffPicture", "is_tiff", "list_tiff", "open_tiff", "picture_of"]
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -91,16 +91,18 @@ class TiffPicture:
 
     def image(self) -> Num[np.ndarray, "H W C"]:
         """The pixels, turned: uint8, uint16 or float32."""
-        pixels_HWC = self._pixels()
+        return turn(self.colours_of(self._stored()), self.orientation)
+
+    def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
+        """What the numbers of any part of the picture stand for: uint8, uint16 or float32."""
+        pixels_HWC = self._meant(stored_HWC)
         if self.kind == "PALETTE":
-            image_HWC = self._palette()[pixels_HWC[:, :, 0]]
-        else:
-            image_HWC = self._stretched(pixels_HWC)
-        return turn(image_HWC, self.orientation)
+            return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
+        return self._stretched(pixels_HWC)
 
     def labels(self) -> Shaped[np.ndarray, "H W ..."]:
         """The raw values, turned; numbers must be whole, colours 8-bit."""
-        pixels_HWC = self._pixels()
+        pixels_HWC = self._meant(self._stored())
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise PictureError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
@@ -121,17 +123,19 @@ class TiffPicture:
         alphas = sum(1 for extra in self.page.extrasamples if int(extra) in (1, 2))
         return max(1, channels - alphas) if self.layout == "page" else channels
 
-    def _pixels(self) -> Shaped[np.ndarray, "H W C"]:
-        """The picture, channels last, without alpha: numbers as stored, colours as RGB."""
+    def _stored(self) -> Shaped[np.ndarray, "H W S"]:
+        """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
         stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
         if self.layout == "page a channel":
-            pixels_HWC = np.stack([one[0, :, :, 0] for one in stored], axis=2)
-        elif self.layout == "page a row":
-            pixels_HWC = np.stack([one[0, :, :, 0] for one in stored])
-        else:
-            pixels_HWC = np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
+            return np.stack([one[0, :, :, 0] for one in stored], axis=2)
+        if self.layout == "page a row":
+            return np.stack([one[0, :, :, 0] for one in stored])
+        return np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
+
+    def _meant(self, pixels_HWC: Shaped[np.ndarray, "h w S"]) -> Shaped[np.ndarray, "h w C"]:
+        """Without alpha, inks as RGB, black as 0; otherwise the numbers as stored."""
         if self.kind == "SEPARATED":
             return _rgb_of_cmyk(pixels_HWC)
         pixels_HWC = pixels_HWC[:, :, : self._colours()]
@@ -192,35 +196,76 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
     Raises:
         PictureError: it is damaged, too large, of a kind that we don't read, or lacks that page.
     """
+    content = list_tiff(handle)
+    if content.num_hidden:
+        raise PictureError(
+            f"{name}: an ImageJ stack of {content.num_hidden} pictures under one page; save it as "
+            "BigTIFF, or as one file a picture"
+        )
+    if page is None and content.num_pages > 1 and not any_page:
+        raise PictureError(
+            f"{name}: a stack of {content.num_pages} pages; name one of them, 0 to "
+            f"{content.num_pages - 1}"
+        )
+    picture = picture_of(content, 0 if page is None else page, name=name)
+    height, width, channels = picture.stored_shape()
+    assert picture.page.dtype is not None, "picture_of refuses those"
+    itemsize = picture.page.dtype.itemsize
+    check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
+    return picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiffContent:
+    """Which pages of an open TIFF file are pictures."""
+
+    file: tifffile.TiffFile
+    real: tuple[int, ...]
+    """The pages that aren't smaller copies of another."""
+    layout: Layout
+    num_hidden: int
+    """Pictures of an ImageJ stack that share the tags of one page; else 0."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pictures in the file, hidden ones left out."""
+        return len(self.real) if self.layout == "page" else 1
+
+
+def list_tiff(handle: Handle) -> TiffContent:
+    """Look through the pages of a file."""
     handle.seek(0)
     file = tifffile.TiffFile(handle, _multifile=False)
     real = _real_pages(file)
     hidden = _hidden_pages(file)
-    layout = _layout(file, len(real))
-    num_pages = len(real) if layout == "page" else 1
-    if hidden > len(real):
-        raise PictureError(
-            f"{name}: an ImageJ stack of {hidden} pictures under one page; save it as BigTIFF, or "
-            "as one file a picture"
-        )
-    if page is None and num_pages > 1 and not any_page:
-        raise PictureError(
-            f"{name}: a stack of {num_pages} pages; name one of them, 0 to {num_pages - 1}"
-        )
-    number = 0 if page is None else page
-    if not 0 <= number < num_pages:
-        raise PictureError(f"{name}: there is no page {number}; its pages are 0 to {num_pages - 1}")
-    chosen = [real[number]] if layout == "page" else real
-    pages = tuple(_page(file, index) for index in chosen)
+    return TiffContent(
+        file=file,
+        real=tuple(real),
+        layout=_layout(file, len(real)),
+        num_hidden=hidden if hidden > len(real) else 0,
+    )
+
+
+def picture_of(content: TiffContent, page: int, *, name: str) -> TiffPicture:
+    """Read the tags of one picture of a file, of any size.
+
+    Raises:
+        PictureError: there is no such page, or it is of a kind that we don't read.
+    """
+    if not 0 <= page < content.num_pages:
+        last = content.num_pages - 1
+        raise PictureError(f"{name}: there is no page {page}; its pages are 0 to {last}")
+    chosen = [content.real[page]] if content.layout == "page" else content.real
+    pages = tuple(_page(content.file, index) for index in chosen)
     tag = pages[0].tags.get(_ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
     picture = TiffPicture(
         name=name,
         pages=pages,
-        layout=layout,
+        layout=content.layout,
         kind=_KINDS.get(int(pages[0].photometric), ""),
         bits=int(pages[0].bitspersample),
-        num_pages=num_pages,
+        num_pages=content.num_pages,
         orientation=orientation if 1 <= orientation <= 8 else 1,
     )
     _check(picture)
@@ -229,6 +274,8 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
 
 def _real_pages(file: tifffile.TiffFile) -> list[int]:
     """The pages that are pictures of their own, not smaller copies of another."""
+    if file.is_svs:
+        return [0]  # the others are its pyramid, thumbnail, label and a photograph of the slide
     count = len(file.pages)
     if count == 1 or count > _MOST_LEVELS:
         return list(range(count))
@@ -266,7 +313,7 @@ def _layout(file: tifffile.TiffFile, num_pages: int) -> Layout:
 
 
 def _check(picture: TiffPicture) -> None:
-    """Refuse what can't be decoded into a picture."""
+    """Refuse what can't be decoded into a picture, of whatever size."""
     name, page, kind = picture.name, picture.page, picture.kind
     if not kind:
         raise PictureError(f"{name}: TIFF colours of kind {page.photometric}; save it as RGB")
@@ -284,7 +331,8 @@ def _check(picture: TiffPicture) -> None:
         raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
     if kind == "YCBCR" and page.dtype.itemsize > 1:
         raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
-    check_size(name, height=height, width=width, channels=channels, itemsize=page.dtype.itemsize)
+    if height <= 0 or width <= 0 or channels <= 0:
+        raise PictureError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
 
 
 def _check_packing(name: str, page: tifffile.TiffPage) -> None:

@@ -1,22 +1,49 @@
-"""Masks, pictures and probabilities to files, each whole or not at all."""
+"""Masks, pictures and probabilities to files, each whole or not at all.
 
+What made a file can travel in it: `facts` become JSON in a PNG's text chunk `binseg` and in a
+TIFF's description; JPEG has no place for them.
+"""
+
+import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8, UInt16
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from binseg.errors import OutputError
+from binseg.imageio.metadata import Georeference
 from binseg.imageio.pixels import one_line
 from binseg.storage import atomic_path
 
-__all__ = ["write_mask", "write_probability", "write_rgb", "write_rgba"]
+__all__ = [
+    "Facts",
+    "encode_mask",
+    "encode_picture",
+    "encode_probability",
+    "write_bands",
+    "write_mask",
+    "write_probability",
+    "write_rgb",
+    "write_rgba",
+]
 
+Facts = Mapping[str, object]
+"""What made a file, as plain data."""
 _TIFF = (".tif", ".tiff")
 
 
-def write_mask(path: Path, mask_HW: Bool[np.ndarray, "H W"]) -> None:
+def write_mask(
+    path: Path,
+    mask_HW: Bool[np.ndarray, "H W"],
+    *,
+    facts: Facts | None = None,
+    georeference: Georeference | None = None,
+) -> None:
     """Write a mask as 8-bit grey, 0 and 255 (0 and 1 would look black), PNG or TIFF by suffix.
 
     Raises:
@@ -24,10 +51,13 @@ def write_mask(path: Path, mask_HW: Bool[np.ndarray, "H W"]) -> None:
     """
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
     assert mask_HW.ndim == 2, mask_HW.shape
-    _write(path, mask_HW.astype(np.uint8) * np.uint8(255), (".png", *_TIFF))
+    pixels_HW = mask_HW.astype(np.uint8) * np.uint8(255)
+    _write(path, pixels_HW, (".png", *_TIFF), facts, georeference)
 
 
-def write_rgb(path: Path, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
+def write_rgb(
+    path: Path, image_HW3: UInt8[np.ndarray, "H W 3"], *, facts: Facts | None = None
+) -> None:
     """Write a colour picture as PNG, TIFF or JPEG by suffix.
 
     Raises:
@@ -36,10 +66,12 @@ def write_rgb(path: Path, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
     assert image_HW3.dtype == np.uint8, image_HW3.dtype
     assert image_HW3.ndim == 3, image_HW3.shape
     assert image_HW3.shape[2] == 3, image_HW3.shape
-    _write(path, image_HW3, (".png", ".jpg", ".jpeg", *_TIFF))
+    _write(path, image_HW3, (".png", ".jpg", ".jpeg", *_TIFF), facts)
 
 
-def write_rgba(path: Path, image_HW4: UInt8[np.ndarray, "H W 4"]) -> None:
+def write_rgba(
+    path: Path, image_HW4: UInt8[np.ndarray, "H W 4"], *, facts: Facts | None = None
+) -> None:
     """Write a colour picture with transparency as PNG or TIFF by suffix.
 
     Raises:
@@ -48,10 +80,29 @@ def write_rgba(path: Path, image_HW4: UInt8[np.ndarray, "H W 4"]) -> None:
     assert image_HW4.dtype == np.uint8, image_HW4.dtype
     assert image_HW4.ndim == 3, image_HW4.shape
     assert image_HW4.shape[2] == 4, image_HW4.shape
-    _write(path, image_HW4, (".png", *_TIFF))
+    _write(path, image_HW4, (".png", *_TIFF), facts)
 
 
-def write_probability(path: Path, probability_HW: Float32[np.ndarray, "H W"]) -> None:
+def write_bands(
+    path: Path, image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
+) -> None:
+    """Write a picture of any number of channels as TIFF, packed without loss (deflate).
+
+    Raises:
+        OutputError: another suffix, or the disk refused.
+    """
+    assert image_HWC.dtype in (np.uint8, np.uint16), image_HWC.dtype
+    assert image_HWC.ndim == 3, image_HWC.shape
+    _write(path, image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC, _TIFF)
+
+
+def write_probability(
+    path: Path,
+    probability_HW: Float32[np.ndarray, "H W"],
+    *,
+    facts: Facts | None = None,
+    georeference: Georeference | None = None,
+) -> None:
     """Write a map of probabilities as a float32 TIFF, packed without loss (deflate).
 
     Raises:
@@ -59,28 +110,72 @@ def write_probability(path: Path, probability_HW: Float32[np.ndarray, "H W"]) ->
     """
     assert probability_HW.dtype == np.float32, probability_HW.dtype
     assert probability_HW.ndim == 2, probability_HW.shape
-    _write(path, probability_HW, _TIFF)
+    _write(path, probability_HW, _TIFF, facts, georeference)
 
 
-def _write(path: Path, pixels: np.ndarray, suffixes: tuple[str, ...]) -> None:
+def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
+    """The bytes of the PNG that `write_mask` writes."""
+    return _encode(mask_HW.astype(np.uint8) * np.uint8(255), ".png", facts)
+
+
+def encode_probability(
+    probability_HW: Float32[np.ndarray, "H W"], *, facts: Facts | None = None
+) -> bytes:
+    """The bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
+    return _encode(np.rint(probability_HW * np.float32(255)).astype(np.uint8), ".png", facts)
+
+
+def encode_picture(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
+    """The bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
+    assert image_HWC.shape[2] in (3, 4), image_HWC.shape
+    return _encode(image_HWC, ".png", facts)
+
+
+def _write(
+    path: Path,
+    pixels: np.ndarray,
+    suffixes: tuple[str, ...],
+    facts: Facts | None = None,
+    georeference: Georeference | None = None,
+) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in suffixes:
         raise OutputError(
             f"can't write {one_line(path)}: the name must end in one of {', '.join(suffixes)}"
         )
+    data = _encode(pixels, suffix, facts, georeference)
     with atomic_path(path) as temporary:
-        if suffix in _TIFF:
-            tifffile.imwrite(
-                temporary,
-                pixels,
-                photometric="rgb" if pixels.ndim == 3 else "minisblack",
-                extrasamples=("unassalpha",) if pixels.shape[2:] == (4,) else None,
-                compression="zlib",
-                metadata=None,  # else tifffile notes the array's shape in the file's description
-                software=False,
-            )
-        else:
-            Image.fromarray(pixels).save(
-                temporary, format="PNG" if suffix == ".png" else "JPEG", quality=92
-            )
+        temporary.write_bytes(data)
+
+
+def _encode(
+    pixels: np.ndarray,
+    suffix: str,
+    facts: Facts | None,
+    georeference: Georeference | None = None,
+) -> bytes:
+    """The bytes of a file of one of the formats that are written."""
+    text = None if facts is None else json.dumps(facts, sort_keys=True)  # ASCII, as both ask for
+    buffer = io.BytesIO()
+    if suffix in _TIFF:
+        tifffile.imwrite(
+            buffer,
+            pixels,
+            photometric="rgb" if pixels.shape[2:] in {(3,), (4,)} else "minisblack",
+            planarconfig="contig" if pixels.ndim == 3 else None,
+            extrasamples=("unassalpha",) if pixels.shape[2:] == (4,) else None,
+            compression="zlib",
+            description=text,
+            extratags=georeference.tags() if georeference else (),
+            metadata=None,  # else tifffile notes the array's shape in the file's description
+            software=False,
+        )
+    elif suffix == ".png":
+        notes = PngInfo()
+        if text is not None:
+            notes.add_text("binseg", text)
+        Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
+    else:
+        Image.fromarray(pixels).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()

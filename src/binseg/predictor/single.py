@@ -134,6 +134,26 @@ class Predictor:
             image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
         )
 
+    def prediction_of(
+        self,
+        image_HWC: Num[np.ndarray, "H W C"],
+        maps_NHW: Float32[np.ndarray, "N height width"],
+    ) -> Prediction:
+        """Bring the probability of a picture's inputs back to the picture's size.
+
+        Args:
+            image_HWC: the picture.
+            maps_NHW: what `probability_of_inputs` gave for the inputs that `preprocess.prepare`
+                made of it: the way to compute inputs of several pictures in one batch.
+        """
+        height, width = image_HWC.shape[:2]
+        return Prediction(
+            probability_HW=self._blended(maps_NHW, height, width),
+            threshold=self.threshold,
+            bundle_id=self.bundle_id,
+            image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
+        )
+
     def _probability_of_image(
         self, image_HWC: Num[np.ndarray, "H W C"], name: str
     ) -> Float32[np.ndarray, "H W"]:
@@ -143,6 +163,11 @@ class Predictor:
             image_HWC, self.preprocessing, batch_size=self.batch_size, name=name
         )
         maps = (one for inputs, _ in batches for one in self.probability_of_inputs(inputs))
+        return self._blended(maps, height, width)
+
+    def _blended(
+        self, maps: Iterable[Float32[np.ndarray, "height width"]], height: int, width: int
+    ) -> Float32[np.ndarray, "H W"]:
         probability_HW = blend(maps, plan(height, width, self.preprocessing), height, width)
         # Interpolation and the window's weights may leave [0, 1] by a rounding error.
         np.clip(probability_HW, 0.0, 1.0, out=probability_HW)

@@ -9,6 +9,7 @@ from binseg.predictor import load
 from binseg.progress import SILENT, Progress
 from binseg.workflows.evaluate import evaluate_split
 from binseg.workflows.evaluation_data import Known, choose_data, data_config
+from binseg.workflows.outputs import OutputKinds
 from binseg.workflows.predict import predict_files
 from binseg.workflows.run_folder import RunFolder
 from binseg.workflows.scoring import Evaluation
@@ -60,7 +61,10 @@ def demo(
     known = Known.of(predictor)
     test = choose_data(data_config(known), split="test", known=known)
     predicted = predict_files(
-        predictor, [test.records[0].image_path], out=run.path / "predicted", overlay=True
+        predictor,
+        [test.records[0].image_path],
+        out=run.path / "predicted",
+        kinds=OutputKinds(overlay=True),
     )
     return DemoResult(
         folder=run.path,

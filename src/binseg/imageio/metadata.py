@@ -1,0 +1,164 @@
+"""What picture files say about the world: the size of a pixel, the place on a map."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import tifffile
+
+__all__ = ["Georeference", "PixelSize", "read_georeference", "read_pixel_size"]
+
+_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
+_SHORT, _DOUBLE = 3, 12
+_PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767
+_WORLD_SUFFIXES = {
+    ".tif": (".tfw", ".tifw"),
+    ".tiff": (".tfw", ".tiffw"),
+    ".jpg": (".jgw", ".jpgw"),
+    ".jpeg": (".jgw", ".jpegw"),
+    ".png": (".pgw", ".pngw"),
+}
+_MICROMETRES = {
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSize:
+    """Height and width of a pixel in micrometres."""
+
+    height: float
+    width: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Georeference:
+    """Where a picture lies on a map."""
+
+    transform: tuple[float, float, float, float, float, float]
+    """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, for pixel corners."""
+    crs: str | None
+    """Name of the coordinate system ("EPSG:32632"), where the file tells."""
+    is_geographic: bool = False
+    """Whether that system is of degrees instead of lengths."""
+
+    def tags(self) -> list[tuple[int, int, int, tuple[float, ...], bool]]:
+        """The GeoTIFF tags that say the same, as tifffile's `extratags`."""
+        a, b, c, d, e, f = self.transform
+        matrix = (a, b, 0.0, c, d, e, 0.0, f, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+        tags: list[tuple[int, int, int, tuple[float, ...], bool]] = [
+            (_TRANSFORMATION, _DOUBLE, 16, matrix, True)
+        ]
+        if self.crs is not None:
+            kind, key = (2, _GEOGRAPHIC) if self.is_geographic else (1, _PROJECTED)
+            code = int(self.crs.removeprefix("EPSG:"))
+            keys = (1, 1, 0, 3, 1024, 0, 1, kind, 1025, 0, 1, 1, key, 0, 1, code)
+            tags.append((_KEYS, _SHORT, len(keys), keys, True))
+        return tags
+
+
+def read_pixel_size(path: Path) -> PixelSize | None:
+    """Read the size of a pixel that OME-TIFF, ImageJ and TIFF in centimetres state; else None.
+
+    Resolutions in inches are those of printing and screens, and are not believed.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            return _of_ome(file.ome_metadata) or _of_resolution(file)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
+        return None
+
+
+def _of_ome(xml: str | None) -> PixelSize | None:
+    if not xml or len(xml) > 10_000_000 or "<!ENTITY" in xml:
+        return None
+    try:
+        pixels = next(one for one in ET.fromstring(xml).iter() if one.tag.endswith("}Pixels"))
+        sizes = [float(pixels.attrib[f"PhysicalSize{axis}"]) for axis in "YX"]
+        units = [pixels.attrib.get(f"PhysicalSize{axis}Unit", "um") for axis in "YX"]
+        height, width = (s * _MICROMETRES[u] for s, u in zip(sizes, units, strict=True))
+    except (StopIteration, KeyError, ValueError, ET.ParseError):
+        return None
+    return PixelSize(height=height, width=width) if min(height, width) > 0 else None
+
+
+def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
+    page: Any = file.pages[0]
+    across, down = (page.tags.get(name) for name in ("XResolution", "YResolution"))
+    if across is None or down is None:
+        return None
+    per_unit = [value[0] / value[1] for value in (down.value, across.value) if value[1]]
+    if len(per_unit) < 2 or min(per_unit) <= 0:
+        return None
+    metadata = file.imagej_metadata if file.is_imagej else None
+    if metadata is not None:
+        factor = _MICROMETRES.get(str(metadata.get("unit", "")).lower())
+    else:
+        unit = page.tags.get("ResolutionUnit")
+        factor = 1e4 if unit is not None and int(unit.value) == 3 else None
+    if factor is None:
+        return None
+    return PixelSize(height=factor / per_unit[0], width=factor / per_unit[1])
+
+
+def read_georeference(path: Path) -> Georeference | None:
+    """Read a GeoTIFF's tags, or the world file beside a picture; None where there are none."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            tags = {code: page.tags[code].value for code in page.tags.keys()}  # noqa: SIM118
+    except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
+        tags = {}
+    transform = _of_tags(tags)
+    if transform is None:
+        transform = _of_world_file(path)
+    if transform is None:
+        return None
+    crs, is_geographic = _crs(tags.get(_KEYS))
+    return Georeference(transform=transform, crs=crs, is_geographic=is_geographic)
+
+
+def _of_tags(tags: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:
+    matrix = tags.get(_TRANSFORMATION)
+    if matrix is not None and len(matrix) == 16:
+        a, b, _, c, d, e, _, f = map(float, matrix[:8])
+        return a, b, c, d, e, f
+    scale, tie = tags.get(_SCALE), tags.get(_TIEPOINT)
+    if scale is None or tie is None or len(scale) < 2 or len(tie) < 6:
+        return None
+    wide, tall = float(scale[0]), float(scale[1])
+    column, row, _, x, y, _ = map(float, tie[:6])
+    return wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall
+
+
+def _of_world_file(path: Path) -> tuple[float, float, float, float, float, float] | None:
+    for suffix in _WORLD_SUFFIXES.get(path.suffix.lower(), ()):
+        try:
+            text = path.with_suffix(suffix).read_text(encoding="ascii")
+            a, d, b, e, x, y = map(float, text.split()[:6])
+        except (OSError, ValueError):
+            continue
+        # A world file gives the centre of the first pixel; the transform is for corners.
+        return a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2
+    return None
+
+
+def _crs(keys: Any) -> tuple[str | None, bool]:
+    """The EPSG code of a GeoKeyDirectory: groups of four numbers (key, place, count, value)."""
+    if keys is None:
+        return None, False
+    codes = {int(keys[at]): int(keys[at + 3]) for at in range(4, len(keys) - 3, 4)}
+    for key in (_PROJECTED, _GEOGRAPHIC):
+        if 0 < codes.get(key, 0) < _USER_DEFINED:
+            return f"EPSG:{codes[key]}", key == _GEOGRAPHIC
+    return None, False

@@ -1,0 +1,187 @@
+"""Pictures of any size, read window by window: TIFF, OME-Zarr, and other formats where they fit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Num, Shaped
+
+from binseg.errors import PictureError
+from binseg.imageio.metadata import PixelSize, read_pixel_size
+from binseg.imageio.pieces import Cache, Pieces
+from binseg.imageio.pixels import Handle, PictureInfo, broken_files, one_line, swaps_sides, turn
+from binseg.imageio.reading import opened, probe, read_image
+from binseg.imageio.tiff import TiffPicture, is_tiff, list_tiff, picture_of
+from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
+
+__all__ = ["WINDOW_PIXELS", "Windows", "needs_windows", "open_windows"]
+
+WINDOW_PIXELS = 64_000_000
+"""Larger pictures are better read by windows than whole."""
+
+
+class Windows(Protocol):
+    """A picture, or a stack of them, of which any part can be read alone."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def format(self) -> str:
+        """TIFF, ZARR, or the name of another format."""
+
+    @property
+    def num_pages(self) -> int:
+        """Pictures in it."""
+
+    @property
+    def pixel_size(self) -> PixelSize | None:
+        """Of a pixel, where the file tells."""
+
+    def info(self, page: int) -> PictureInfo:
+        """Size, channels and type of one page, from its header."""
+
+    def read(
+        self, page: int, top: int, left: int, height: int, width: int
+    ) -> Num[np.ndarray, "height width C"]:
+        """Read a window that lies inside the page, as `read_image` would give that part of it."""
+
+
+def needs_windows(path: Path) -> bool:
+    """Tell from the header whether a picture is for windows: many pages, huge, or OME-Zarr.
+
+    Raises:
+        PictureError: no file, no picture, damaged; or huge and of a format that can't be read by
+            windows.
+    """
+    if is_zarr(path):
+        return True
+    name = one_line(path)
+    with opened(path) as handle, broken_files(name):
+        if is_tiff(handle.read(32)):
+            content = list_tiff(handle)
+            if max(content.num_pages, content.num_hidden) > 1:
+                return True
+            info = picture_of(content, 0, name=name).info()
+        else:
+            info = probe(path)
+    return info.height * info.width > WINDOW_PIXELS
+
+
+@contextmanager
+def open_windows(path: Path) -> Iterator[Windows]:
+    """Open a picture to read parts of it.
+
+    Args:
+        path: a TIFF file (tiled or in strips, packed or not, BigTIFF, of many pages), an OME-Zarr
+            folder, or any other picture, which is read whole, and refused where that is too large.
+
+    Raises:
+        PictureError: as `read_image`.
+        MissingExtraError: a Zarr folder, and the package isn't installed.
+    """
+    if is_zarr(path):
+        yield ZarrWindows(path)
+        return
+    with opened(path) as handle:
+        with broken_files(one_line(path)):
+            tiff = is_tiff(handle.read(32))
+        yield TiffWindows(handle, path) if tiff else _WholeWindows(path)
+
+
+class TiffWindows:
+    """A TIFF file, read by windows; see `Windows`."""
+
+    format = "TIFF"
+
+    def __init__(self, handle: Handle, path: Path) -> None:
+        self.name = one_line(path)
+        self.pixel_size = read_pixel_size(path)
+        with broken_files(self.name):
+            self._content = list_tiff(handle)
+            self.num_pages = max(self._content.num_pages, self._content.num_hidden)
+        self._cache = Cache()
+        self._open: tuple[int, TiffPicture, list[Pieces]] | None = None
+
+    def info(self, page: int) -> PictureInfo:
+        """Size, channels and type of one page, from its header."""
+        with broken_files(self.name):
+            return self._page(page)[0].info()
+
+    def read(
+        self, page: int, top: int, left: int, height: int, width: int
+    ) -> Num[np.ndarray, "height width C"]:
+        """Read a window that lies inside the page, as `read_image` would give that part of it."""
+        with broken_files(self.name):
+            picture, pieces = self._page(page)
+            tall, wide, _ = picture.stored_shape()
+            window = _before_turn((top, left, height, width), picture.orientation, tall, wide)
+            parts = [one.read(*window) for one in pieces]
+            stored_HWC: Shaped[np.ndarray, "h w S"] = np.concatenate(parts, axis=2)
+            return turn(picture.colours_of(stored_HWC), picture.orientation)
+
+    def _page(self, page: int) -> tuple[TiffPicture, list[Pieces]]:
+        if self._open is None or self._open[0] != page:
+            hidden = self._content.num_hidden
+            if hidden and not 0 <= page < hidden:
+                raise PictureError(f"{self.name}: there is no page {page}; it has {hidden}")
+            picture = picture_of(self._content, 0 if hidden else page, name=self.name)
+            if picture.layout == "page a row":
+                raise PictureError(
+                    f"{self.name}: each page holds one row of the picture; save it as RGB in tiles"
+                )
+            skip = page * picture.page.nbytes if hidden else 0
+            pieces = [
+                # No two pages of a file have more channels than this.
+                Pieces(one, name=self.name, cache=self._cache, key=100 * page + index, skip=skip)
+                for index, one in enumerate(picture.pages)
+            ]
+            if hidden and not pieces[0].is_plain:
+                raise PictureError(
+                    f"{self.name}: a packed ImageJ stack under one page; save it as BigTIFF"
+                )
+            self._open = page, picture, pieces
+        return self._open[1], self._open[2]
+
+
+class _WholeWindows:
+    """A picture whose format can't be read in parts, held in memory."""
+
+    num_pages = 1
+    pixel_size = None
+
+    def __init__(self, path: Path) -> None:
+        self.name = one_line(path)
+        self._info = probe(path)
+        self._image_HWC = read_image(path)
+        self.format = self._info.format
+
+    def info(self, page: int) -> PictureInfo:
+        """Size, channels and type."""
+        assert page == 0, page
+        return self._info
+
+    def read(
+        self, page: int, top: int, left: int, height: int, width: int
+    ) -> Num[np.ndarray, "height width C"]:
+        """Cut a window out."""
+        assert page == 0, page
+        return self._image_HWC[top : top + height, left : left + width]
+
+
+def _before_turn(
+    window: tuple[int, int, int, int], orientation: int, tall: int, wide: int
+) -> tuple[int, int, int, int]:
+    """Where a window of the turned picture lies in the stored one, of `tall` x `wide` pixels."""
+    top, left, height, width = window
+    if swaps_sides(orientation):
+        # The turned picture's rows are the stored one's columns.
+        top, left, height, width = left, top, width, height
+    if orientation in (3, 4, 6, 7):
+        top = tall - top - height
+    if orientation in (2, 3, 7, 8):
+        left = wide - left - width
+    return top, left, height, width

@@ -1,0 +1,241 @@
+"""OME-Zarr folders (versions 0.4 and 0.5), and plain Zarr arrays, read by windows and written."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from binseg.errors import MissingExtraError, PictureError
+from binseg.imageio.metadata import PixelSize
+from binseg.imageio.pieces import Cache
+from binseg.imageio.pixels import PictureInfo, broken_files, finite_float32, one_line
+
+__all__ = ["ZarrAxes", "ZarrWindows", "is_zarr", "write_zarr_metadata"]
+
+_MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
+_MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
+_MOST_CHANNELS = 16
+"""A plain array's last axis of up to so many is its channels."""
+_LARGEST_CHUNK = 256_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZarrAxes:
+    """What the axes of an array of pages x height x width mean; enough to write another like it."""
+
+    names: tuple[str, ...]
+    """Without channels, ending in y and x."""
+    lengths: tuple[int, ...]
+    units: tuple[str | None, ...]
+    scales: tuple[float, ...]
+    zarr_format: int
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether it is a folder with Zarr's metadata in it."""
+    path = Path(path)
+    return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
+
+
+class ZarrWindows:
+    """The full resolution of an OME-Zarr image, or a plain array; see `Windows`.
+
+    Time points and layers (t, z) are pages, in the array's order. An array without OME's metadata
+    is y x, y x c with up to 16 channels, or pages y x.
+
+    Raises:
+        MissingExtraError: the package zarr isn't installed.
+        PictureError: not an image: a plate, an array of odd axes, or a damaged folder.
+    """
+
+    format = "ZARR"
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import zarr
+        except ModuleNotFoundError:
+            raise MissingExtraError("zarr", extra="zarr", purpose="reading Zarr folders") from None
+        self.name = one_line(path)
+        with broken_files(self.name):
+            found = zarr.open(str(path), mode="r")
+            if isinstance(found, zarr.Array):
+                array: Any = found
+                axes, scales, units = _plain_axes(array.shape, self.name), {}, {}
+            else:
+                array, axes, scales, units = _image_of(found, self.name)
+            self._array = array
+            self._names = axes
+            if sorted(set(axes) - set("tczyx")) or not {"y", "x"} <= set(axes):
+                raise PictureError(f"{self.name}: axes {''.join(axes)}; give some of t, c, z, y, x")
+            if array.dtype.kind not in "buif":
+                raise PictureError(f"{self.name}: pixels of type {array.dtype}; give numbers")
+        length = dict(zip(axes, array.shape, strict=True))
+        kept = tuple(name for name in axes if name != "c")
+        if kept[-2:] != ("y", "x"):
+            raise PictureError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
+        self.axes = ZarrAxes(
+            names=kept,
+            lengths=tuple(length[name] for name in kept),
+            units=tuple(units.get(name) for name in kept),
+            scales=tuple(scales.get(name, 1.0) for name in kept),
+            zarr_format=int(array.metadata.zarr_format),
+        )
+        self.num_pages = math.prod(self.axes.lengths[:-2])
+        self._channels = length.get("c", 1)
+        if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
+            raise PictureError(f"{self.name}: an array without pixels; leave it out")
+        self._chunk = dict(zip(axes, array.chunks, strict=True))
+        chunk = self._chunk["y"] * self._chunk["x"] * self._channels * array.dtype.itemsize
+        if chunk > _LARGEST_CHUNK:
+            raise PictureError(
+                f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
+                "save it in chunks of 256 x 256 to 1024 x 1024"
+            )
+        self._cache = Cache()
+        known = [_MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"]
+        self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
+
+    def info(self, page: int) -> PictureInfo:
+        """Size, channels and type of one page, from the metadata."""
+        if not 0 <= page < self.num_pages:
+            raise PictureError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
+        return PictureInfo(
+            height=self.axes.lengths[-2],
+            width=self.axes.lengths[-1],
+            channels=self._channels,
+            dtype=_given(self._array.dtype),
+            mode=str(self._array.dtype),
+            format=self.format,
+            num_pages=self.num_pages,
+            turned=False,
+        )
+
+    def read(
+        self, page: int, top: int, left: int, height: int, width: int
+    ) -> Num[np.ndarray, "height width C"]:
+        """Read a window that lies inside the page: whole chunks, which are kept for the next."""
+        tall, wide = self._chunk["y"], self._chunk["x"]
+        given = _given(self._array.dtype)
+        out_HWC = np.empty((height, width, self._channels), given)
+        with broken_files(self.name):
+            for row in range(top // tall, -(-(top + height) // tall)):
+                for column in range(left // wide, -(-(left + width) // wide)):
+                    chunk_HWC = self._cache.get(
+                        (page, row, column),
+                        lambda row=row, column=column: self._unpack(page, row, column),
+                    )
+                    start_row, start_column = row * tall, column * wide
+                    rows = _shared(top, height, start_row, chunk_HWC.shape[0])
+                    columns = _shared(left, width, start_column, chunk_HWC.shape[1])
+                    out_HWC[
+                        rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left
+                    ] = chunk_HWC[
+                        rows[0] - start_row : rows[1] - start_row,
+                        columns[0] - start_column : columns[1] - start_column,
+                    ]
+        return out_HWC
+
+    def _unpack(self, page: int, row: int, column: int) -> Num[np.ndarray, "h w C"]:
+        pages = np.unravel_index(page, self.axes.lengths[:-2]) if len(self.axes.names) > 2 else ()
+        at: dict[str, Any] = {
+            name: int(index) for name, index in zip(self.axes.names[:-2], pages, strict=True)
+        }
+        at["y"] = slice(row * self._chunk["y"], (row + 1) * self._chunk["y"])
+        at["x"] = slice(column * self._chunk["x"], (column + 1) * self._chunk["x"])
+        at["c"] = slice(None)
+        part = np.asarray(self._array[tuple(at[name] for name in self._names)])
+        left = [name for name in self._names if name in "cyx"]
+        if "c" not in left:
+            part, left = part[..., None], [*left, "c"]
+        part_HWC = part.transpose([left.index(name) for name in "yxc"])
+        if part_HWC.dtype == np.bool_:
+            return part_HWC.astype(np.uint8) * np.uint8(255)
+        if _given(part_HWC.dtype) == "float32":
+            return finite_float32(part_HWC, name=self.name)
+        return np.ascontiguousarray(part_HWC, _given(part_HWC.dtype))
+
+
+def _shared(start: int, count: int, other: int, other_count: int) -> tuple[int, int]:
+    return max(start, other), min(start + count, other + other_count)
+
+
+def _given(dtype: np.dtype[np.generic]) -> str:
+    if dtype.kind == "b" or (dtype.kind == "u" and dtype.itemsize == 1):
+        return "uint8"
+    return "uint16" if dtype.kind == "u" and dtype.itemsize == 2 else "float32"
+
+
+def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
+    if len(shape) == 2:
+        return ("y", "x")
+    if len(shape) == 3:
+        return ("y", "x", "c") if shape[2] <= _MOST_CHANNELS else ("z", "y", "x")
+    raise PictureError(f"{name}: an array of {len(shape)} axes without OME-Zarr's names for them")
+
+
+def _image_of(group: Any, name: str) -> tuple[Any, tuple[str, ...], dict[str, float], Any]:
+    """The full resolution of an image group, with its axes, scales and units."""
+    attributes: Mapping[str, Any] = group.attrs.asdict()
+    attributes = attributes.get("ome", attributes)
+    if "plate" in attributes or "well" in attributes:
+        raise PictureError(f"{name}: a plate or well of many images; name one image in it")
+    levels = attributes.get("multiscales")
+    if not levels:
+        raise PictureError(f"{name}: a Zarr group that is no OME-Zarr image; name an image in it")
+    described = [one if isinstance(one, dict) else {"name": one} for one in levels[0]["axes"]]
+    axes = tuple(str(one["name"]) for one in described)
+    first = levels[0]["datasets"][0]
+    array = group[first["path"]]
+    scales = dict.fromkeys(axes, 1.0)
+    for step in [
+        *first.get("coordinateTransformations", []),
+        *levels[0].get("coordinateTransformations", []),
+    ]:
+        if step.get("type") == "scale":
+            for axis, factor in zip(axes, step["scale"], strict=True):
+                scales[axis] *= float(factor)
+    if len(array.shape) != len(axes):
+        raise PictureError(f"{name}: {len(axes)} axes named, {len(array.shape)} there; get it anew")
+    return array, axes, scales, {one["name"]: one.get("unit") for one in described}
+
+
+def write_zarr_metadata(
+    folder: Path, axes: ZarrAxes, *, chunk: int, dtype: str, name: str, facts: Mapping[str, object]
+) -> Any:
+    """Make an empty OME-Zarr image (version 0.4 in Zarr's format 2, 0.5 in format 3).
+
+    Returns:
+        Its array of zeros, of the axes' lengths; chunks are written by assigning to parts of it.
+    """
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="w", zarr_format=axes.zarr_format)
+    array = group.create_array(
+        "0",
+        shape=axes.lengths,
+        chunks=(*[1] * (len(axes.lengths) - 2), chunk, chunk),
+        dtype=dtype,
+        fill_value=0,
+        dimension_names=list(axes.names) if axes.zarr_format == 3 else None,
+        chunk_key_encoding={"name": "v2", "separator": "/"} if axes.zarr_format == 2 else None,
+    )
+    types = {"t": "time", "z": "space", "y": "space", "x": "space"}
+    described = [
+        {"name": one, "type": types[one], **({"unit": unit} if unit else {})}
+        for one, unit in zip(axes.names, axes.units, strict=True)
+    ]
+    scale = {"type": "scale", "scale": list(axes.scales)}
+    multiscale = {
+        "name": name,
+        "axes": described,
+        "datasets": [{"path": "0", "coordinateTransformations": [scale]}],
+    }
+    if axes.zarr_format == 2:
+        group.attrs.update({"multiscales": [{"version": "0.4", **multiscale}], "binseg": facts})
+    else:
+        group.attrs.update({"ome": {"version": "0.5", "multiscales": [multiscale]}, "binseg": facts})
+    return array

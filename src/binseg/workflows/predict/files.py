@@ -1,0 +1,177 @@
+"""Masks for files: as a stream, in bounded memory, resumable."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
+
+from binseg.errors import PictureError
+from binseg.imageio import read_georeference, read_pixel_size
+from binseg.postprocess import NOTHING, CleanUp
+from binseg.predictor import Predictor
+from binseg.progress import SILENT, Progress, track
+from binseg.structures import Prediction
+from binseg.workflows.outputs import Answer, OutputKinds, write_outputs
+from binseg.workflows.predict.inputs import (
+    Failure,
+    Picture,
+    failure_of,
+    find_pictures,
+    name_answers,
+    refuse_overwriting,
+)
+from binseg.workflows.predict.pipeline import predictions
+
+__all__ = ["Failure", "PredictResult", "Written", "predict_files"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One picture's answer on disk."""
+
+    source: Path
+    page: int | None
+    """The page of a multi-page file, from 0."""
+    mask: Path
+    others: tuple[Path, ...]
+    """Overlay, cut-out, outlines and so on, as asked."""
+    foreground: float
+    """Share of the pixels that are foreground."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What was written and what was not."""
+
+    written: tuple[Written, ...]
+    failures: tuple[Failure, ...]
+    num_skipped: int = 0
+    """Pictures whose answers an earlier run had written (resume)."""
+
+    @property
+    def num_inputs(self) -> int:
+        """Pictures (and inputs that are none) in all."""
+        return len(self.written) + len(self.failures) + self.num_skipped
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "written": [
+                {
+                    "source": str(one.source),
+                    "page": one.page,
+                    "mask": str(one.mask),
+                    "others": [str(path) for path in one.others],
+                    "foreground": one.foreground,
+                }
+                for one in self.written
+            ],
+            "failures": [{"source": one.source, "reason": one.reason} for one in self.failures],
+            "skipped": self.num_skipped,
+        }
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Iterable[str | Path],
+    *,
+    out: str | Path,
+    kinds: OutputKinds | None = None,
+    cleanup: CleanUp = NOTHING,
+    tolerance: float = 0.0,
+    threshold: float | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    owners: dict[Path, Path] | None = None,
+    progress: Progress = SILENT,
+) -> PredictResult:
+    """Write a 0/255 mask for every picture, at the picture's own size.
+
+    Args:
+        predictor: the model.
+        inputs: files, folders (with the folders in them, whose structure is kept) and globs.
+        out: folder for the masks.
+        kinds: which files each picture gets; a PNG mask if left out.
+        cleanup: what is done with each mask.
+        tolerance: by how many pixels outlines may be simplified.
+        threshold: instead of the model's own.
+        overwrite: replace files of an earlier run; inputs are never replaced.
+        resume: leave out pictures whose answers are there already.
+        owners: the picture behind each answer of earlier rounds (`watch`).
+        progress: told of every picture.
+
+    Returns:
+        What was written; inputs that failed are in it too, and stop nothing.
+
+    Raises:
+        UsageError: an answer would replace a file that is there.
+        OutputError: an answer can't be written.
+    """
+    out = Path(out)
+    chosen = kinds or OutputKinds()
+    if threshold is not None:
+        predictor = predictor.with_threshold(threshold)
+    pictures, failures = find_pictures(inputs, out)
+    stems = name_answers(pictures, out, chosen, progress, owners=owners)
+    refuse_overwriting(pictures, stems, chosen, allowed=overwrite or resume)
+    asked = list(zip(pictures, stems, strict=True))
+    if resume:
+        asked = [one for one in asked if not all(file.exists() for file in chosen.files(one[1]))]
+        if len(asked) < len(pictures):
+            progress.say(f"{len(pictures) - len(asked)} of {len(pictures)} are there already")
+
+    def finish(index: int, image_HWC: Num[np.ndarray, "H W C"], prediction: Prediction) -> Written:
+        picture, stem = asked[index]
+        answer = answer_of(
+            picture, image_HWC, prediction, cleanup=cleanup, kinds=chosen, tolerance=tolerance
+        )
+        return _write(answer, picture, stem, chosen)
+
+    written = []
+    answers = predictions(predictor, [picture for picture, _ in asked], finish)
+    labelled = track(answers, progress=progress, label="predicting", total=len(asked))
+    for (picture, _), answer in zip(asked, labelled, strict=True):
+        if isinstance(answer, PictureError):
+            failures.append(failure_of(picture.path, answer))
+        else:
+            written.append(answer)
+    return PredictResult(
+        written=tuple(written),
+        failures=tuple(failures),
+        num_skipped=len(pictures) - len(asked),
+    )
+
+
+def answer_of(
+    picture: Picture,
+    image_HWC: Num[np.ndarray, "H W C"],
+    prediction: Prediction,
+    *,
+    cleanup: CleanUp,
+    kinds: OutputKinds,
+    tolerance: float = 0.0,
+) -> Answer:
+    """Put a prediction and what the picture's file says about the world together."""
+    wants_place = kinds.mask == "tif" or kinds.geojson or kinds.probability
+    return Answer(
+        prediction=prediction,
+        image_HWC=image_HWC,
+        name=picture.path.name,
+        cleanup=cleanup,
+        pixel_size=read_pixel_size(picture.path) if kinds.table or kinds.geojson else None,
+        georeference=read_georeference(picture.path) if wants_place else None,
+        tolerance=tolerance,
+    )
+
+
+def _write(answer: Answer, picture: Picture, stem: Path, kinds: OutputKinds) -> Written:
+    paths: Sequence[Path] = write_outputs(answer, stem=stem, kinds=kinds)
+    return Written(
+        source=picture.path,
+        page=picture.page,
+        mask=paths[0],
+        others=tuple(paths[1:]),
+        foreground=float(answer.mask_HW.mean()),
+    )

@@ -1,0 +1,184 @@
+"""Which pictures are meant, and what their answers are called."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+
+from binseg.errors import PictureError, UsageError
+from binseg.imageio import PICTURE_SUFFIXES, probe
+from binseg.progress import Progress
+from binseg.workflows.outputs import OutputKinds
+
+__all__ = [
+    "Failure",
+    "Picture",
+    "failure_of",
+    "find_files",
+    "find_pictures",
+    "name_answers",
+    "refuse_overwriting",
+]
+
+TIFF_SUFFIXES = {".tif", ".tiff"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An input that gave no mask."""
+
+    source: str
+    reason: str
+    """One line that names the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One picture to predict: where it is, and where in the output folder it goes."""
+
+    path: Path
+    page: int | None
+    relative: Path
+
+
+def failure_of(source: str | Path, error: PictureError | str) -> Failure:
+    """Name the input, unless the message does."""
+    text = str(error)
+    named = text if str(source) in text else f"{source}: {text}"
+    return Failure(source=str(source), reason=named)
+
+
+def find_pictures(inputs: Iterable[str | Path], out: Path) -> tuple[list[Picture], list[Failure]]:
+    """List every picture once; what names none is a failure.
+
+    Args:
+        inputs: files, folders and globs.
+        out: answers in there are no pictures.
+    """
+    pictures: list[Picture] = []
+    failures: list[Failure] = []
+    seen: set[tuple[Path, int | None]] = set()
+    for given in inputs:
+        found = list(_expand(str(given), out))
+        if not found:
+            failures.append(failure_of(given, "there is no such picture, or none in it"))
+        for path, relative in found:
+            try:
+                pages = _pages(path)
+            except PictureError as error:
+                failures.append(failure_of(path, error))
+                continue
+            for page in pages:
+                if (path.resolve(), page) not in seen:
+                    seen.add((path.resolve(), page))
+                    pictures.append(Picture(path=path, page=page, relative=relative))
+    return pictures, failures
+
+
+def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the files that an input stands for, each with its path inside that input."""
+    path = Path(given)
+    if path.is_dir():
+        yield from _in_folder(path, out)
+    elif path.exists():
+        yield path, Path(path.name)
+    else:
+        for match in sorted(glob.glob(given, recursive=True)):  # noqa: PTH207 - absolute globs too
+            if Path(match).is_dir():
+                yield from _in_folder(Path(match), out)
+            else:
+                yield Path(match), Path(Path(match).name)
+
+
+def find_files(folder: Path, out: Path) -> Iterator[Path]:
+    """Give the pictures of a folder and those in it, without hidden ones and answers in `out`."""
+    return (path for path, _ in _in_folder(folder, out))
+
+
+def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the pictures of a folder, without hidden ones and without answers of an earlier run."""
+    answers = out.resolve()
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in relative.parts)
+        is_answer = answers != folder.resolve() and path.resolve().is_relative_to(answers)
+        if path.suffix.lower() in PICTURE_SUFFIXES and not hidden and not is_answer:
+            yield path, relative
+
+
+def _pages(path: Path) -> Sequence[int | None]:
+    """Give the pages of a stack, or [None] for a file of one picture."""
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return [None]
+    num_pages = probe(path).num_pages
+    return [None] if num_pages == 1 else range(num_pages)
+
+
+def name_answers(
+    pictures: Sequence[Picture],
+    out: Path,
+    kinds: OutputKinds,
+    progress: Progress,
+    *,
+    owners: dict[Path, Path] | None = None,
+) -> list[Path]:
+    """Give each picture a stem of its own; `a.jpg` and `a.png` must not share a mask.
+
+    Args:
+        pictures: to be named.
+        out: folder of the answers.
+        kinds: which files each gets.
+        progress: hears of names that are not the plain ones.
+        owners: the picture behind each answer of earlier rounds; those of this one are added.
+    """
+    owned = {} if owners is None else owners
+    taken: set[Path] = set()
+    stems = []
+
+    def is_free(stem: Path, path: Path) -> bool:
+        files = kinds.files(stem)
+        return taken.isdisjoint(files) and all(owned.get(one, path) == path for one in files)
+
+    for picture in pictures:
+        names = _candidates(picture, out)
+        stem = first = next(names)
+        while not is_free(stem, picture.path):
+            stem = next(names)
+        if stem != first:
+            progress.say(
+                f"{picture.path}: written as {stem.name}.{kinds.mask}, since another has its name"
+            )
+        taken.update(kinds.files(stem))
+        owned.update(dict.fromkeys(kinds.files(stem), picture.path))
+        stems.append(stem)
+    return stems
+
+
+def _candidates(picture: Picture, out: Path) -> Iterator[Path]:
+    """Give names from the plainest on; the list has no end."""
+    folder, name = out / picture.relative.parent, picture.relative
+    page = "" if picture.page is None else f"-page{picture.page:04d}"
+    numbered = (f"{name.stem}{page}-{number}" for number in count(2))
+    for text in chain((f"{name.stem}{page}", f"{name.name}{page}"), numbered):
+        yield folder / text
+
+
+def refuse_overwriting(
+    pictures: Sequence[Picture], stems: Sequence[Path], kinds: OutputKinds, *, allowed: bool
+) -> None:
+    """Stop before the first picture rather than replace a file that can't be had again.
+
+    Raises:
+        UsageError: an answer would replace an input, or (unless allowed) another file.
+    """
+    sources = {picture.path.resolve() for picture in pictures}
+    for stem in stems:
+        for file in kinds.files(stem):
+            if file.resolve() in sources:
+                raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
+            if file.exists() and not allowed:
+                raise UsageError(
+                    f"{file} exists; choose another folder with --out, replace the files of an "
+                    "earlier run with --overwrite, or go on with a stopped one with --resume"
+                )
