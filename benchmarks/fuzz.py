@@ -199,7 +199,9 @@ def bundles(random_source: random.Random, bundle: Path) -> Iterator[Case]:
         else:
             changed[name] = _damaged(changed[name], random_source)
         if random_source.random() < 0.3:
-            evil = random_source.choice(("../evil", "/etc/evil", "C:\\evil", "a/../../b", "a//b", "n" * 300))
+            evil = random_source.choice(
+                ("../evil", "/etc/evil", "C:\\evil", "a/../../b", "a//b", "n" * 300)
+            )
             changed[evil] = b"x" * random_source.choice((1, 10_000_000))
         if random_source.random() < 0.6:
             changed = _rehashed(changed)

@@ -8,12 +8,14 @@ from PIL import Image
 
 from binseg.geometry import (
     blend,
+    cut,
     place,
     place_mask,
     plan,
     resize_image,
     resize_mask,
     restore,
+    scaled_size,
 )
 from binseg.structures import Box, Fit, Placement, Preprocessing
 
@@ -231,12 +233,13 @@ def test_thin_and_tiny_pictures_work(fit: Fit, height: int, width: int) -> None:
     np.testing.assert_allclose(blend(maps, placements, height, width), 90, rtol=1e-5)
 
 
-def test_tiles_smaller_than_the_picture_stay_inside_and_overlap() -> None:
-    """Inside a large picture nothing is mirrored, and neighbours share at least the overlap."""
+def test_tiles_smaller_than_the_picture_lie_on_the_grid_of_strides_and_overlap() -> None:
+    """Tiles begin where the networks' coarsest pixels do, and neighbours share the overlap."""
     placements = plan(1000, 700, settings_of("tile", 256, 256, 0.25))
     tops = sorted({one.source.top for one in placements})
     assert tops[0] == 0
-    assert tops[-1] == 1000 - 256
+    assert all(top % 32 == 0 for top in tops)
+    assert 1000 - 256 <= tops[-1] < 1000 - 256 + 32
     assert all(b - a <= 192 for a, b in pairwise(tops))
     assert len(placements) == len(tops) * len({one.source.left for one in placements})
 
@@ -272,3 +275,60 @@ def test_blend_fades_between_tiles_that_disagree() -> None:
     assert row[-1] == 1
     assert (np.diff(row) >= 0).all()
     assert np.diff(row).max() < 0.2
+
+
+@few
+@given(
+    height=SIZES,
+    width=SIZES,
+    size=INPUTS,
+    overlap=OVERLAPS,
+    scale=st.sampled_from([0.05, 0.3, 0.5, 1.0, 1.7, 2.0, 8.0]),
+)
+def test_scaled_tiles_cover_the_picture(
+    *, height: int, width: int, size: int, overlap: float, scale: float
+) -> None:
+    """At scale s, a tile of n pixels shows n / s pixels of the picture; none is left out."""
+    shape = Preprocessing(fit="tile", height=size, width=size, overlap=overlap, scale=scale)
+    seen = np.zeros((height, width), bool)
+    for placement in plan(height, width, shape):
+        source, target = placement.source, placement.target
+        assert source.height == source.width == max(1, round(size / scale))
+        assert target == Box(top=0, left=0, height=size, width=size)
+        seen[
+            max(source.top, 0) : source.top + source.height,
+            max(source.left, 0) : source.left + source.width,
+        ] = True
+    assert seen.all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 1.6])
+def test_scaled_tiles_come_back_to_the_picture(scale: float) -> None:
+    """Cutting a smooth picture into tiles at a scale and blending them gives the picture."""
+    picture_HW1 = smooth(150, 110)
+    shape = Preprocessing(fit="tile", height=48, width=48, scale=scale)
+    placements = plan(150, 110, shape)
+    maps = [place(picture_HW1, one)[:, :, 0] for one in placements]
+    assert np.abs(blend(maps, placements, 150, 110) - picture_HW1[:, :, 0]).max() < 0.01
+
+
+def test_the_scaled_size_is_that_of_the_tiles() -> None:
+    """A whole picture takes the very factor of its tiles, whose regions are whole pixels."""
+    assert scaled_size(100, 60, Preprocessing(fit="tile")) == (100, 60)
+    half = Preprocessing(fit="tile", height=32, width=32, scale=0.5)
+    assert scaled_size(100, 61, half) == (50, 30)
+    assert scaled_size(1, 1, half) == (1, 1)
+    odd = Preprocessing(fit="tile", height=10, width=10, scale=0.3)
+    assert plan(99, 99, odd)[0].source.height == 33
+    assert scaled_size(99, 99, odd) == (30, 30)
+
+
+def test_cutting_mirrors_past_the_edges() -> None:
+    """Inside it is a slice; outside it is numpy's symmetric padding, with or without channels."""
+    picture_HWC = np.arange(4 * 5 * 2, dtype=np.uint8).reshape(4, 5, 2)
+    padded = np.pad(picture_HWC, ((6, 6), (6, 6), (0, 0)), mode="symmetric")
+    for top, left in ((0, 0), (1, 2), (-3, 4), (-6, -6), (3, 1)):
+        box = Box(top=top, left=left, height=3, width=3)
+        expected = padded[top + 6 : top + 9, left + 6 : left + 9]
+        assert np.array_equal(cut(picture_HWC, box), expected)
+        assert np.array_equal(cut(picture_HWC[:, :, 1], box), expected[:, :, 1])

@@ -1,10 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from binseg.errors import PictureError
-from binseg.geometry import place, plan
-from binseg.preprocess import normalise, prepare, prepare_batches, prepare_truth, to_unit
+from binseg.geometry import place, plan, resize_image
+from binseg.preprocess import (
+    normalise,
+    prepare,
+    prepare_batches,
+    prepare_picture,
+    prepare_truth,
+    to_unit,
+)
 from binseg.structures import Fit, Intensity, Preprocessing
 
 RNG = np.random.default_rng(0)
@@ -209,3 +218,64 @@ def test_the_picture_is_never_modified() -> None:
         prepare(image_HWC, settings_of(intensity="percentile"))
         to_unit(image_HWC, settings_of())[:] = 0
         np.testing.assert_array_equal(image_HWC, before)
+
+
+KINDS: dict[str, tuple[np.ndarray, int]] = {
+    "uint8": (RGB, 3),
+    "grey": (RGB[:, :, :1], 3),
+    "luma": (RGB, 1),
+    "uint16": (RGB.astype(np.uint16) * 200, 3),
+    "five": (RNG.integers(0, 65536, (40, 56, 5), dtype=np.uint16), 5),
+    "float": ((RGB / 300).astype(np.float32), 3),
+}
+
+
+@pytest.mark.parametrize("intensity", ["dtype", "percentile"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_pictures_hold_the_tiles_of_prediction(kind: str, intensity: Intensity) -> None:
+    """At scale 1 a patch of the whole picture is the tile of prediction, to the bit."""
+    image_HWC, channels = KINDS[kind]
+    shape = settings_of("tile", channels, intensity)
+    whole_HWC = prepare_picture(image_HWC, shape)
+    assert whole_HWC.shape == (40, 56, channels)
+    inputs_NHWC, placements = prepare(image_HWC, shape)
+    for input_HWC, placement in zip(inputs_NHWC, placements, strict=True):
+        box = placement.source
+        patch = whole_HWC[box.top : box.top + box.height, box.left : box.left + box.width]
+        assert np.array_equal(input_HWC, patch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scaled_pictures_look_like_scaled_tiles(kind: str) -> None:
+    """At another scale they agree but for rounding and the tiles' rims."""
+    image_HWC, channels = KINDS[kind]
+    smooth_HWC = np.stack(
+        [resize_image(image_HWC[:4, :4, c : c + 1], 128, 128)[:, :, 0]
+         for c in range(image_HWC.shape[2])],
+        axis=2,
+    )  # fmt: skip
+    shape = replace(settings_of("tile", channels), height=32, width=32, overlap=0.0, scale=0.5)
+    whole_HWC = prepare_picture(smooth_HWC, shape)
+    assert whole_HWC.shape == (64, 64, channels)
+    inputs_NHWC, placements = prepare(smooth_HWC, shape)
+    assert len(placements) == 4
+    joined = np.concatenate(
+        [np.concatenate([inputs_NHWC[0], inputs_NHWC[1]], axis=1),
+         np.concatenate([inputs_NHWC[2], inputs_NHWC[3]], axis=1)],
+    )  # fmt: skip
+    difference = np.abs(joined.astype(int) - whole_HWC)
+    inner = np.ones((64, 64), bool)
+    inner[30:34] = inner[:, 30:34] = False
+    assert difference[inner].max() <= 1
+
+
+def test_shrunk_tiles_are_pillows() -> None:
+    """A tile at scale 0.5 is Pillow's antialiased resize of its region."""
+    image_HWC = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    shape = replace(settings_of("tile"), height=16, width=16, overlap=0.0, scale=0.5)
+    inputs_NHWC, placements = prepare(image_HWC, shape)
+    for input_HWC, one in zip(inputs_NHWC, placements, strict=True):
+        top, left = one.source.top, one.source.left
+        region = Image.fromarray(image_HWC[top : top + 32, left : left + 32])
+        expected = np.asarray(region.resize((16, 16), Image.Resampling.BILINEAR))
+        assert np.array_equal(input_HWC, expected)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from binseg.structures import Report as Report
     from binseg.workflows.check import check as check
     from binseg.workflows.evaluate import evaluate as evaluate
+    from binseg.workflows.plan import plan as plan
     from binseg.workflows.train import train as train
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "evaluate": "binseg.workflows.evaluate",
     "load": "binseg.predictor",
     "load_recipe": "binseg.config",
+    "plan": "binseg.workflows.plan",
     "train": "binseg.workflows.train",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_recipe",
+    "plan",
     "train",
 ]
 

@@ -5,7 +5,9 @@
     ├── DataError          a dataset as a whole: pairs, splits, manifests
     │   └── PictureError   one picture or mask file that can't be read or used
     ├── BundleError        a model folder that is truncated, edited, foreign or too new
-    ├── TrainingError      training can't go on: diverged, nothing to learn, interrupted
+    ├── TrainingError      training can't go on: diverged, nothing to learn
+    │   └── StoppedError   it was asked to stop, and can go on later (exit code 130 or 143)
+    ├── ExportError        an exported model that doesn't answer like its origin; never written
     ├── OutputError        an answer that can't be written: disk full, no permission
     └── MissingExtraError  an optional part isn't installed; names the exact extra
 
@@ -16,9 +18,11 @@ __all__ = [
     "BinsegError",
     "BundleError",
     "DataError",
+    "ExportError",
     "MissingExtraError",
     "OutputError",
     "PictureError",
+    "StoppedError",
     "TrainingError",
     "UsageError",
 ]
@@ -48,8 +52,25 @@ class BundleError(BinsegError):
     """A bundle that is truncated, edited, foreign, or of a format that we don't know."""
 
 
+class ExportError(BinsegError):
+    """An export that failed its proof."""
+
+
 class TrainingError(BinsegError):
     """Training that can't start or can't go on."""
+
+
+class StoppedError(TrainingError):
+    """Training that was asked to stop; the text tells how to go on.
+
+    Args:
+        text: one line.
+        signal_number: that asked; the exit code follows from it, as in every shell.
+    """
+
+    def __init__(self, text: str, *, signal_number: int) -> None:
+        super().__init__(text)
+        self.exit_code = 128 + signal_number
 
 
 class OutputError(BinsegError):

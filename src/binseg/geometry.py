@@ -9,20 +9,36 @@ alone (one grey level). Where the size doesn't change, pixels are copied bit by 
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Float32, Float64, Num
 from PIL import Image
 
 from binseg.structures import Box, Placement, Preprocessing
 
-__all__ = ["blend", "place", "place_mask", "plan", "resize_image", "resize_mask", "restore"]
+__all__ = [
+    "blend",
+    "cut",
+    "place",
+    "place_mask",
+    "plan",
+    "resize_image",
+    "resize_mask",
+    "restore",
+    "scaled_size",
+    "tile_weights",
+]
 
 _BILINEAR = Image.Resampling.BILINEAR
 _RGB_PIXELS = 1 << 24
 """Above this, colours go through Pillow one at a time, which takes a quarter of the memory."""
-_WINDOW_FLOOR = 1e-3
-"""Least weight of a tile's rim: a corner pixel that one tile alone covers must keep its value."""
+_STRIDE = 32
+"""Tiles begin at multiples of this many pixels of the input: the coarsest grid of common networks.
+A tile that began between them would be pooled differently from the whole picture."""
+_FADE = 32
+"""Most pixels over which a tile passes into its neighbour. What a tile says near its rim, where it
+can't see the surroundings, has no weight; a longer fade would come nearer to the rim."""
 
 
 def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
@@ -31,11 +47,13 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        preprocessing: the input's size, the fit and (for tiles) the overlap.
+        preprocessing: the input's size, the fit and (for tiles) the scale and the overlap.
 
     Returns:
-        One placement for squash and pad; for tile a grid, row by row, whose sources have exactly
-        the input's size, cover every pixel and stay inside the picture wherever it is large enough.
+        One placement for squash and pad; for tile a grid, row by row, whose sources have the
+        input's size divided by the scale (in whole pixels; exactly the input's size at scale 1)
+        and cover every pixel. In a picture larger than a tile they begin at multiples of the
+        networks' coarsest stride, so that the last ones may reach past its end by less than that.
     """
     assert height > 0, height
     assert width > 0, width
@@ -48,15 +66,40 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
         target = _centred(height, width, *into)
         return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
     full = Box(top=0, left=0, height=into[0], width=into[1])
+    tile = _tile(preprocessing)
     return tuple(
         Placement(
-            source=Box(top=top, left=left, height=into[0], width=into[1]),
+            source=Box(top=top, left=left, height=tile[0], width=tile[1]),
             target=full,
             height=into[0],
             width=into[1],
         )
-        for top in _starts(height, into[0], preprocessing.overlap)
-        for left in _starts(width, into[1], preprocessing.overlap)
+        for top in _starts(height, tile[0], preprocessing.overlap, _stride(tile[0], into[0]))
+        for left in _starts(width, tile[1], preprocessing.overlap, _stride(tile[1], into[1]))
+    )
+
+
+def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width, in pixels of the picture, of what becomes one input."""
+    into = (preprocessing.height, preprocessing.width)
+    if preprocessing.scale == 1.0:
+        return into
+    return (
+        max(1, round(into[0] / preprocessing.scale)),
+        max(1, round(into[1] / preprocessing.scale)),
+    )
+
+
+def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """The size of a whole picture at the scale of its tiles, at least one pixel.
+
+    A tile's region is a whole number of pixels, so that the factor is `scale` up to that rounding;
+    this function uses the very factor of the tiles.
+    """
+    tile = _tile(preprocessing)
+    return (
+        max(1, round(height * preprocessing.height / tile[0])),
+        max(1, round(width * preprocessing.width / tile[1])),
     )
 
 
@@ -73,19 +116,34 @@ def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
     )
 
 
-def _starts(length: int, tile: int, overlap: float) -> list[int]:
+def _stride(tile: int, into: int) -> int:
+    """Pixels of the picture that become `_STRIDE` pixels of the input; 1 where they aren't whole.
+
+    >>> _stride(256, 256), _stride(512, 256), _stride(100, 256)
+    (32, 64, 1)
+    """
+    return 1 if _STRIDE * tile % into else max(1, _STRIDE * tile // into)
+
+
+def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int]:
     """Where tiles begin along one axis: evenly spread, overlapping by at least the share asked.
 
     >>> _starts(100, 40, 0.25)
     [0, 30, 60]
+    >>> _starts(300, 128, 0.25, 32)
+    [0, 96, 192]
     >>> _starts(30, 40, 0.25)
     [-5]
     """
     if length <= tile:
         return [-((tile - length) // 2)]
     step = max(1, math.floor(tile * (1 - overlap)))
-    last = math.ceil((length - tile) / step)
-    return [round(index * (length - tile) / last) for index in range(last + 1)]
+    while stride > 1 and step // stride * stride < 0.75 * step:
+        stride = 1 if stride % 2 else stride // 2  # a whole one would cost too many tiles
+    step = step // stride * stride
+    last = math.ceil((length - tile) / stride)
+    num = math.ceil(last * stride / step)
+    return [stride * round(index * last / num) for index in range(num + 1)]
 
 
 def place(
@@ -101,7 +159,7 @@ def place(
         An input of the placement's height and width, of the picture's type.
     """
     source, target = placement.source, placement.target
-    region_HWC = _cut(image_HWC, source)
+    region_HWC = cut(image_HWC, source)
     fitted_HWC = resize_image(region_HWC, target.height, target.width)
     if (target.height, target.width) == (placement.height, placement.width):
         return fitted_HWC
@@ -166,25 +224,61 @@ def blend(
         width: columns of the picture.
 
     Returns:
-        Where tiles overlap, their average weighted with a Hann window, which fades each tile out
-        towards its rim and so leaves no seam; with one placement, its restored map unchanged.
+        Each pixel from the tile in which it lies deepest (`tile_weights`); with one placement, its
+        restored map unchanged.
     """
     if len(placements) == 1:
         (only,) = maps
         return np.ascontiguousarray(
             _inside(restore(only, placements[0]), placements[0].source, height, width)[0]
         )
+    tall, wide = placements[0].source.height, placements[0].source.width
+    tops, lefts = ({one.source.top for one in placements}, {one.source.left for one in placements})
+    rows, columns = tile_weights(tops, tall), tile_weights(lefts, wide)
     total_HW = np.zeros((height, width), np.float32)
-    weight_HW = np.zeros((height, width), np.float32)
     for map_HW, placement in zip(maps, placements, strict=True):
         source = placement.source
-        part_HW, where = _inside(restore(map_HW, placement), source, height, width)
-        window_HW, _ = _inside(_window(source.height, source.width), source, height, width)
-        total_HW[where] += part_HW * window_HW
-        weight_HW[where] += window_HW
-    assert weight_HW.min() > 0, "the placements leave pixels uncovered"
-    total_HW /= weight_HW
+        window_HW = rows[source.top][:, None] * columns[source.left]
+        part_HW, where = _inside(restore(map_HW, placement) * window_HW, source, height, width)
+        total_HW[where] += part_HW
     return total_HW
+
+
+def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarray, " tile"]]:
+    """How much each tile's pixels count along one axis; at every pixel they add up to 1.
+
+    Halfway between the rims of two neighbours one passes into the other over half their overlap,
+    `_FADE` pixels at most (a raised cosine): so there is no step, and no pixel comes from nearer to
+    the rim of a tile than a quarter of the overlap, except at the picture's own edges.
+
+    Args:
+        starts: where the tiles begin.
+        tile: length of each of them.
+
+    >>> [(weight * 100).round().astype(int).tolist() for weight in tile_weights([0, 2], 6).values()]
+    [[100, 100, 100, 85, 15, 0], [0, 15, 85, 100, 100, 100]]
+    """
+    order = sorted(starts)
+    shared = [first + tile - second for first, second in pairwise(order)]
+    fade = min([_FADE, *(one // 2 for one in shared)])
+    weights = {}
+    for index, start in enumerate(order):
+        centres = np.arange(start, start + tile) + 0.5
+        entered, left = np.ones(tile), np.zeros(tile)
+        if index > 0:
+            entered = _risen(centres, (order[index - 1] + tile + start) / 2, fade)
+        if index + 1 < len(order):
+            left = _risen(centres, (start + tile + order[index + 1]) / 2, fade)
+        weights[start] = (entered - left).astype(np.float32)
+    return weights
+
+
+def _risen(
+    centres: Float64[np.ndarray, " n"], middle: float, fade: int
+) -> Float64[np.ndarray, " n"]:
+    """From 0 before `middle` to 1 behind it, over `fade` pixels."""
+    share = np.clip((centres - middle) / max(fade, 1e-9) + 0.5, 0.0, 1.0)
+    return np.asarray(np.sin(share * (np.pi / 2)) ** 2)
 
 
 def _inside(
@@ -200,16 +294,12 @@ def _inside(
     return part_HW, (slice(top, bottom), slice(left, right))
 
 
-def _window(height: int, width: int) -> Float32[np.ndarray, "h w"]:
-    def hann(length: int) -> Float32[np.ndarray, " n"]:
-        wave = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
-        return np.asarray(np.maximum(wave, _WINDOW_FLOOR), np.float32)
-
-    return np.asarray(hann(height)[:, None] * hann(width))
-
-
 def resize_image(
-    image_HWC: Num[np.ndarray, "H W C"], height: int, width: int
+    image_HWC: Num[np.ndarray, "H W C"],
+    height: int,
+    width: int,
+    *,
+    rows: tuple[float, float] | None = None,
 ) -> Num[np.ndarray, "height width C"]:
     """Resize a picture, bilinear and antialiased; the type stays, and an equal size is a copy.
 
@@ -217,34 +307,41 @@ def resize_image(
         image_HWC: uint8, uint16 or float32, any number of channels.
         height: new rows.
         width: new columns.
+        rows: where, in rows of the picture, the new ones begin and end; all of it if left out. The
+            rows beyond are still averaged in, so that a large picture resized in pieces comes out
+            like the whole.
     """
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
-    if image_HWC.shape[:2] == (height, width):
+    tall, wide, channels = image_HWC.shape
+    if rows is None and (tall, wide) == (height, width):
         return image_HWC.copy()
-    channels = image_HWC.shape[2]
+    box = None if rows is None else (0.0, rows[0], float(wide), rows[1])
     if (
         channels == 3
         and image_HWC.dtype == np.uint8
         and image_HWC.shape[0] * image_HWC.shape[1] <= _RGB_PIXELS
     ):
         whole = Image.fromarray(np.ascontiguousarray(image_HWC))
-        return np.array(whole.resize((width, height), _BILINEAR))
+        return np.array(whole.resize((width, height), _BILINEAR, box))
     out_HWC = np.empty((height, width, channels), image_HWC.dtype)
     for channel in range(channels):
-        out_HWC[:, :, channel] = _resize_plane(image_HWC[:, :, channel], height, width)
+        out_HWC[:, :, channel] = _resize_plane(image_HWC[:, :, channel], height, width, box)
     return out_HWC
 
 
 def _resize_plane(
-    plane_HW: Num[np.ndarray, "H W"], height: int, width: int
+    plane_HW: Num[np.ndarray, "H W"],
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None,
 ) -> Num[np.ndarray, "height width"]:
     if plane_HW.dtype == np.uint8:
         plane = Image.fromarray(np.ascontiguousarray(plane_HW))
-        return np.asarray(plane.resize((width, height), _BILINEAR))
+        return np.asarray(plane.resize((width, height), _BILINEAR, box))
     # Pillow's 16-bit modes lack a proper bilinear filter, so those go through floats, which hold
     # every uint16 exactly.
     plane = Image.fromarray(np.ascontiguousarray(plane_HW, dtype=np.float32))
-    resized_HW = np.asarray(plane.resize((width, height), _BILINEAR))
+    resized_HW = np.asarray(plane.resize((width, height), _BILINEAR, box))
     if plane_HW.dtype == np.uint16:
         return np.asarray(np.rint(resized_HW))
     return resized_HW
@@ -268,8 +365,16 @@ def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
     return np.asarray(centres // (2 * new_length))
 
 
-def _cut(image_HWC: Num[np.ndarray, "H W C"], source: Box) -> Num[np.ndarray, "h w C"]:
-    """The source's pixels, mirrored past the edges (the edge pixel itself comes twice)."""
+def cut(image_HWC: Num[np.ndarray, "H W *C"], source: Box) -> Num[np.ndarray, "h w *C"]:
+    """The source's pixels, mirrored past the edges (the edge pixel itself comes twice).
+
+    Args:
+        image_HWC: a picture, or a map without the axis of channels.
+        source: a region, which may lie partly or wholly outside.
+
+    Returns:
+        A view where the region lies inside, else a copy.
+    """
     height, width = image_HWC.shape[:2]
     bottom, right = source.top + source.height, source.left + source.width
     if source.top >= 0 and source.left >= 0 and bottom <= height and right <= width:

@@ -11,10 +11,21 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import PictureError
-from binseg.geometry import place, place_mask, plan
+from binseg.geometry import cut, place_mask, plan, resize_image, scaled_size
 from binseg.structures import Placement, Preprocessing
 
-__all__ = ["normalise", "prepare", "prepare_batches", "prepare_truth", "to_unit"]
+__all__ = [
+    "known_range",
+    "normalise",
+    "percentile_range",
+    "percentile_step",
+    "prepare",
+    "prepare_batches",
+    "prepare_picture",
+    "prepare_region",
+    "prepare_truth",
+    "to_unit",
+]
 
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
@@ -85,6 +96,84 @@ def prepare_batches(
     for start in range(0, len(placements), batch_size):
         some = placements[start : start + batch_size]
         yield _inputs(picture_HWC, preprocessing.channels, low, high, some), some
+
+
+def prepare_picture(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the picture"
+) -> UInt8[np.ndarray, "H2 W2 channels"]:
+    """Make the whole picture from which patches are cut in training (fit: tile).
+
+    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole
+    picture is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
+    elsewhere.
+
+    Args:
+        image_HWC: a picture as `to_unit` takes it.
+        preprocessing: channels, intensity and scale.
+        name: what error messages call the picture.
+
+    Raises:
+        PictureError: as `to_unit`.
+    """
+    picture_HWC = _accept(image_HWC, preprocessing, name)
+    low, high = _range(picture_HWC, preprocessing, name)
+    size = scaled_size(picture_HWC.shape[0], picture_HWC.shape[1], preprocessing)
+    return _resized(picture_HWC, preprocessing.channels, (low, high), size)
+
+
+def prepare_region(
+    region_HWC: Shaped[np.ndarray, "h w C"],
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    *,
+    values: tuple[float, float],
+    rows: tuple[float, float] | None = None,
+    name: str = "the picture",
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Make an input, or some rows of one, of a region of a picture that is too large to be read.
+
+    Args:
+        region_HWC: the pixels of a placement's source, mirrored past the picture's edges; or the
+            rows around those that are asked for.
+        size: height and width of the result, those of the placement's target.
+        preprocessing: channels and intensity.
+        values: what becomes 0 and 1 (`known_range`, `percentile_range`).
+        rows: where, in rows of the region, the result begins and ends; all of it if left out.
+        name: what error messages call the picture.
+
+    Raises:
+        PictureError: as `to_unit`.
+    """
+    accepted_HWC = _accept(region_HWC, preprocessing, name)
+    if preprocessing.intensity == "dtype":
+        _range(accepted_HWC, preprocessing, name)  # refuses floats beyond [0, 1]
+    return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
+
+
+def known_range(dtype: str, preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """Which values become 0 and 1, by the type of the pixels; None where the pixels decide."""
+    if preprocessing.intensity == "percentile":
+        return None
+    return (0.0, 1.0) if dtype == "float32" else (0.0, float(np.iinfo(dtype).max))
+
+
+def percentile_step(num_values: int) -> int:
+    """Of a picture of so many values, every how many rows and columns percentiles look at."""
+    return int(np.ceil(np.sqrt(max(1.0, num_values / _PERCENTILE_VALUES))))
+
+
+def percentile_range(
+    sample: Num[np.ndarray, "..."], extremes: tuple[float, float]
+) -> tuple[float, float]:
+    """Which values become 0 and 1 under `intensity: percentile`.
+
+    Args:
+        sample: the picture's values, every `percentile_step` rows and columns.
+        extremes: the least and the largest value of the whole picture.
+    """
+    low, high = np.percentile(sample, _PERCENTILES)
+    # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
+    return (float(low), float(high)) if low < high else extremes
 
 
 def prepare_truth(
@@ -161,7 +250,9 @@ def _range(
 ) -> tuple[float, float]:
     """Which values become 0 and 1."""
     if preprocessing.intensity == "percentile":
-        return _percentile_range(picture_HWC)
+        every = percentile_step(picture_HWC.size)
+        extremes = float(picture_HWC.min()), float(picture_HWC.max())
+        return percentile_range(picture_HWC[::every, ::every], extremes)
     if picture_HWC.dtype != np.float32:
         return 0.0, float(np.iinfo(picture_HWC.dtype).max)
     low, high = float(picture_HWC.min()), float(picture_HWC.max())
@@ -171,15 +262,6 @@ def _range(
             "input.intensity: percentile"
         )
     return 0.0, 1.0
-
-
-def _percentile_range(picture_HWC: Num[np.ndarray, "H W C"]) -> tuple[float, float]:
-    every = int(np.ceil(np.sqrt(max(1.0, picture_HWC.size / _PERCENTILE_VALUES))))
-    low, high = np.percentile(picture_HWC[::every, ::every], _PERCENTILES)
-    if low < high:
-        return float(low), float(high)
-    # Nearly all pixels are equal (a few bright specks on black): the extremes still differ.
-    return float(picture_HWC.min()), float(picture_HWC.max())
 
 
 def _to_range(
@@ -227,22 +309,39 @@ def _input(
     high: float,
     placement: Placement,
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """One uint8 input: by whole numbers for plain 8-bit pictures, by floats for the rest."""
-    if picture_HWC.dtype == np.uint8 and (low, high) == (0.0, 255.0):
+    """One uint8 input: its region, brought to its size, in the middle of zeros."""
+    target = placement.target
+    region_HWC = cut(picture_HWC, placement.source)
+    fitted_HWC = _resized(region_HWC, channels, (low, high), (target.height, target.width))
+    if (target.height, target.width) == (placement.height, placement.width):
+        return fitted_HWC
+    out_HWC = np.zeros((placement.height, placement.width, channels), np.uint8)
+    rows = slice(target.top, target.top + target.height)
+    out_HWC[rows, target.left : target.left + target.width] = fitted_HWC
+    return out_HWC
+
+
+def _resized(
+    region_HWC: Num[np.ndarray, "h w C"],
+    channels: int,
+    bounds: tuple[float, float],
+    size: tuple[int, int],
+    rows: tuple[float, float] | None = None,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A region as uint8 at a new size: 8-bit pictures by whole numbers, the rest by floats."""
+    if region_HWC.dtype == np.uint8 and bounds == (0.0, 255.0):
         # The usual case. Placing, stretching and mixing channels are all linear, so their order
         # changes rounding only, and few pixels are mixed after a resize.
-        placed_HWC = _fit_channels(place(picture_HWC, placement), channels)
+        placed_HWC = _fit_channels(resize_image(region_HWC, *size, rows=rows), channels)
         return np.rint(placed_HWC).astype(np.uint8) if placed_HWC.dtype != np.uint8 else placed_HWC
-    source, target = placement.source, placement.target
-    if (source.height, source.width) == (target.height, target.width):
-        fitted_HWC = _fit_channels(place(picture_HWC, placement), channels)
-        return _rounded(_to_range(fitted_HWC, low, high))
-    # A whole picture is resized: one channel at a time, so that only one is in memory as floats.
+    if rows is None and region_HWC.shape[:2] == size:
+        return _rounded(_to_range(_fit_channels(region_HWC, channels), *bounds))
+    # One channel at a time, so that only one of a whole picture is in memory as floats.
     planes = []
-    for channel in range(min(channels, picture_HWC.shape[2])):
-        one_HWC = picture_HWC if channels == 1 else picture_HWC[:, :, channel : channel + 1]
-        unit_HW1 = _to_range(_fit_channels(one_HWC, 1), low, high)
-        planes.append(_rounded(place(unit_HW1, placement)))
+    for channel in range(min(channels, region_HWC.shape[2])):
+        one_HWC = region_HWC if channels == 1 else region_HWC[:, :, channel : channel + 1]
+        unit_HW1 = _to_range(_fit_channels(one_HWC, 1), *bounds)
+        planes.append(_rounded(resize_image(unit_HW1, *size, rows=rows)))
     return _fit_channels(np.concatenate(planes, axis=2), channels)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ __all__ = [
     "cache_dir",
     "download",
     "locked",
+    "publish",
     "sha256_of",
     "write_bytes",
     "write_json",
@@ -87,6 +89,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is gone, or its folder never came to be
             temporary.unlink()
+
+
+def publish(finished: Path, path: Path) -> None:
+    """Give a finished file or folder its final name, in place of what has it; on one file system.
+
+    A folder that is replaced is gone for a moment: no system swaps two folders in one step.
+
+    Raises:
+        OutputError: the operating system refused; `finished` then stays where it is.
+    """
+    final = Path(os.path.realpath(path))
+    try:
+        if finished.is_dir():
+            for file in finished.rglob("*"):
+                _sync(file)
+            if final.exists():
+                old = finished.with_name(f".old-{secrets.token_hex(6)}")
+                final.replace(old)
+                finished.replace(final)
+                shutil.rmtree(old)
+            else:
+                finished.replace(final)
+        else:
+            _refuse_special(final)
+            _sync(finished)
+            finished.replace(final)
+        _sync(final.parent)
+    except OSError as error:
+        raise _output_error(path, error) from error
 
 
 def _refuse_special(path: Path) -> None:

@@ -117,8 +117,9 @@ class Preprocessing:
     height: int = 256
     width: int = 256
     fit: Fit = "squash"
-    """squash: resize to height x width; pad: keep the aspect, pad the rest; tile: native
-    resolution in overlapping tiles of height x width."""
+    """squash: resize to height x width; pad: keep the aspect; tile: cut tiles at `scale`."""
+    scale: float = 1.0
+    """Factor of height and width before tiles are cut (fit: tile only)."""
     overlap: float = 0.25
     """Share of a tile that overlaps its neighbour (fit: tile only)."""
     channels: int = 3

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.progress import LiveProgress, PlainProgress
 from binseg.cli.shell import Shell
-from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.errors import DataError, MissingExtraError, StoppedError, UsageError
 
 VERBS = (
     "check",
@@ -100,6 +100,7 @@ def full_disk() -> OSError:
         (UsageError("no such split"), 2, "binseg: no such split"),
         (full_disk(), 1, "binseg: /data/mask.png: no space left on device"),
         (KeyboardInterrupt(), 130, "binseg: stopped by Ctrl-C"),
+        (StoppedError("interrupted", signal_number=15), 143, "binseg: interrupted"),
         (
             MissingExtraError("wandb", extra="wandb", purpose="logging"),
             1,

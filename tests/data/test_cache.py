@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from binseg import preprocess, storage
-from binseg.data import MaskRule, cache
+from binseg.data import MaskRule, store
 from binseg.data.cache import open_cache
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
@@ -45,7 +45,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(record.id)
         return read_sample(record, rule)
 
-    monkeypatch.setattr(cache, "read_sample", read)
+    monkeypatch.setattr(store, "read_sample", read)
     return seen
 
 

@@ -126,6 +126,7 @@ def run(
         model: nn.Module | None = None,
         train: PixelCache | None = None,
         val: PixelCache | None = None,
+        seconds: float | None = None,
         **changes: Any,
     ) -> FitResult:
         return fit(
@@ -136,6 +137,7 @@ def run(
             folder=folder or tmp_path / "run",
             progress=progress or Listener(),
             resume=resume,
+            seconds=seconds,
         )
 
     return train

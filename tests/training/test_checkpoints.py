@@ -9,7 +9,14 @@ import torch
 
 from binseg.config.recipe import Recipe
 from binseg.errors import OutputError, TrainingError
-from binseg.training.checkpoints import WholeFiles, check_same_recipe
+from binseg.training.checkpoints import (
+    LAST,
+    PREVIOUS,
+    WholeFiles,
+    check_same_recipe,
+    newest_whole,
+    seal,
+)
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
@@ -58,9 +65,51 @@ def test_torn_foreign_and_hostile_files_are_refused(tmp_path: Path) -> None:
     torch.save({"binseg": Evil()}, path)
     with pytest.raises(TrainingError, match="torn or no checkpoint"):
         WholeFiles().load_checkpoint(path)
-    torch.save({"state_dict": {}}, path)
-    with pytest.raises(TrainingError, match="no checkpoint of binseg"):
-        WholeFiles().load_checkpoint(path)
+    strangers: tuple[dict[str, Any], ...] = ({"binseg": Evil()}, {"state_dict": {}})
+    for foreign in strangers:
+        with path.open("wb") as file:
+            seal(foreign, file)
+        with pytest.raises(TrainingError, match="no checkpoint of"):
+            WholeFiles().load_checkpoint(path)
+
+
+def test_the_checkpoint_before_stays(tmp_path: Path, listen: Any) -> None:
+    """Two are kept; of a damaged newest one the checksum tells, and the one before is taken."""
+    for number in range(3):
+        WholeFiles().save_checkpoint({"binseg": {"epochs": number}}, tmp_path / LAST)
+    assert {file.name for file in tmp_path.iterdir()} == {LAST, PREVIOUS}
+    listener = listen()
+    newest = newest_whole(tmp_path, listener)
+    assert WholeFiles().load_checkpoint(newest)["binseg"] == {"epochs": 2}
+    assert listener.lines == []
+    damaged = bytearray((tmp_path / LAST).read_bytes())
+    damaged[len(damaged) // 2] ^= 1  # a single bit
+    (tmp_path / LAST).write_bytes(damaged)
+    newest = newest_whole(tmp_path, listener)
+    assert WholeFiles().load_checkpoint(newest)["binseg"] == {"epochs": 1}
+    assert listener.lines == [
+        "last.ckpt is damaged (its checksum is wrong): going on from previous.ckpt, the one "
+        "before it"
+    ]
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    with pytest.raises(TrainingError, match=r"delete what is damaged, and --resume starts"):
+        newest_whole(tmp_path, listener)
+
+
+def test_without_hard_links_there_are_two_as_well(
+    tmp_path: Path, listen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that has none gets a rename; what it leaves at any moment is found."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    for number in range(2):
+        WholeFiles().save_checkpoint({"binseg": {"epochs": number}}, tmp_path / LAST)
+    assert {file.name for file in tmp_path.iterdir()} == {LAST, PREVIOUS}
+    (tmp_path / LAST).unlink()  # killed between the two renames
+    assert newest_whole(tmp_path, listen()) == tmp_path / PREVIOUS
 
 
 def test_a_run_goes_on_with_its_own_settings(recipe: Callable[..., Recipe], listen: Any) -> None:

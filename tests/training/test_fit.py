@@ -14,7 +14,7 @@ from binseg import metrics
 from binseg.backends.torch_backend import TorchBackend
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.errors import OutputError, TrainingError
+from binseg.errors import OutputError, StoppedError, TrainingError
 from binseg.predictor import Predictor
 from binseg.training import loggers
 from binseg.training.fit import FitResult
@@ -91,7 +91,7 @@ def test_global_random_numbers_are_left_alone(run: Run) -> None:
 def test_a_resumed_run_is_the_uninterrupted_one(
     run: Run, listen: Any, tmp_path: Path, workers: int, schedule: dict[str, Any]
 ) -> None:
-    """Ctrl-C in epoch 3 of 4, then --resume: weights and table are equal to the bit."""
+    """Ctrl-C within epoch 3 of 4, then --resume: weights and table are equal to the bit."""
     settings = EVERYTHING | schedule | {"train__epochs": 4}
     whole = run(folder=tmp_path / "whole", **settings)
 
@@ -101,8 +101,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
     folder = tmp_path / "parts"
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(TrainingError, match=r"interrupted in epoch 3; .* --resume"):
+    with pytest.raises(StoppedError, match=r"up to epoch 3, step 2: .* --resume") as caught:
         run(folder=folder, progress=listen(at_step=press), **settings)
+    assert caught.value.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before
     listener = listen()
     resumed = run(folder=folder, progress=listener, resume=True, **settings, train__workers=workers)
@@ -126,19 +127,22 @@ def test_being_told_to_end_is_an_interrupt(run: Run, listen: Any) -> None:
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(TrainingError, match="go on with --resume"):
+    with pytest.raises(StoppedError, match="up to epoch 2, step 2") as caught:
         run(progress=listen(at_step=end))
+    assert caught.value.exit_code == 143
 
 
-def test_an_interrupt_before_the_first_epoch_says_so(run: Run, listen: Any) -> None:
-    """Where nothing was saved, nobody is sent to --resume."""
+def test_asked_twice_it_stops_at_once(run: Run, listen: Any) -> None:
+    """The step isn't finished and nothing is saved; where nothing was, nobody goes to --resume."""
 
     def press(step: int) -> None:
         if step == 1:
             signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(TrainingError, match="start again"):
+    with pytest.raises(StoppedError, match="start again") as caught:
         run(progress=listen(at_step=press))
+    assert caught.value.exit_code == 130
 
 
 def test_the_best_epoch_is_kept(

@@ -18,16 +18,21 @@ def test_sizes_rise_to_the_input_size() -> None:
     assert sizes == [64] * 4 + [128] * 3 + [256] * 3
 
 
+def test_no_size_passes_the_input_size() -> None:
+    """A recipe that is tried at a smaller size trains all epochs at that size."""
+    recipe = Recipe(input=InputConfig(size=32), train=TrainConfig(progressive={64: 0.5}))
+    assert {recipe.training_size(epoch) for epoch in range(recipe.train.epochs)} == {32}
+
+
 @pytest.mark.parametrize(
     ("progressive", "problem"),
     [
-        ({256: 0.5}, "stay below"),
         ({192: 0.2, 128: 0.2}, "must rise"),
         ({64: 0.5, 128: 0.5}, "less than 1"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(progressive: dict[int, float], problem: str) -> None:
-    """Falling sizes, the full size twice and shares that leave nothing for it are refused."""
+    """Falling sizes and shares that leave nothing for the full one are refused."""
     with pytest.raises(ValidationError, match=problem):
         Recipe(input=InputConfig(size=256), train=TrainConfig(progressive=progressive))
 

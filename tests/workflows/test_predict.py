@@ -133,12 +133,17 @@ def test_files_that_are_there_stay(
     assert drawn.read_bytes() != before
 
 
-def test_stacks_give_a_mask_a_page(model: Predictor, tmp_path: Path) -> None:
-    """Each page of a stack is a picture of its own."""
+def test_stacks_give_stacks_of_masks(model: Predictor, tmp_path: Path) -> None:
+    """A mask has the pages of its stack; answers of other kinds come page by page."""
     pages = np.stack([np.full((9, 11), level, np.uint8) for level in (0, 255)])
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
     result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "out")
-    assert names(tmp_path / "out") == {"stack-page0000.png", "stack-page0001.png"}
+    assert names(tmp_path / "out") == {"stack.tif"}
+    assert result.written[0].foreground == 0.5
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "stack.tif"), pages)
+    kinds = OutputKinds(overlay=True)
+    result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "pages", kinds=kinds)
+    assert [one.mask.name for one in result.written] == ["stack-page0000.png", "stack-page0001.png"]
     assert [one.foreground for one in result.written] == [0.0, 1.0]
 
 

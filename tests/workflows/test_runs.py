@@ -15,7 +15,7 @@ import binseg
 from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.errors import BundleError, DataError, TrainingError, UsageError
+from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
 from binseg.workflows.augment import draw_sheet
 from binseg.workflows.catalogue import list_models, list_recipes
 from binseg.workflows.demo import demo
@@ -221,3 +221,49 @@ def test_catalogue_knows_models_and_recipes() -> None:
     names = {line.name for line in list_models()}
     assert {line.model for line in list_recipes()} <= names
     assert os.sep not in "".join(names)
+
+
+def test_what_a_run_left_before_it_began_is_nothing(
+    discs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Killed between its first file and its split, a run may be started again in its folder."""
+    recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
+    run = RunFolder(path=tmp_path / "run")
+    run.write_start(recipe, {"data_fingerprint": "1234"})
+    (run.path / ".tmp-0123456789ab.csv").write_text("id,sp")
+    assert RunFolder.find(run.path) is None
+    assert RunFolder.create(run.path) == run
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        RunFolder.create(run.path)
+    (run.path / "notes.txt").unlink()
+    run.environment_path.unlink()  # a recipe alone is somebody's own
+    with pytest.raises(UsageError, match="not empty"):
+        RunFolder.create(run.path)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is told so; scraps of a killed one are cleared away, and the lock at the end."""
+    monkeypatch.setattr("binseg.workflows.run_folder.LOCK_SECONDS", 0.1)
+    run = RunFolder(path=tmp_path)
+    (tmp_path / ".tmp-0123456789ab.ckpt").write_bytes(b"half")
+    with run.in_use():
+        assert [path.name for path in tmp_path.iterdir()] == ["training.lock"]
+        with pytest.raises(OutputError, match="another process has held"), run.in_use():
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_finished_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    """Killed between its bundle and the end of its report, it can be resumed."""
+    run = RunFolder(path=tmp_path)
+    for name in ("previous.ckpt", "last.ckpt", "best.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    run.bundle_path.mkdir()
+    assert run.is_saved
+    assert not run.is_finished
+    run.remove_training_files()
+    assert RunFolder(path=tmp_path).is_finished
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -4,6 +4,9 @@
     ├── card.json              what the model is: architecture, preprocessing, threshold, scores
     ├── weights.safetensors    the state dict, by name
     ├── golden.safetensors     a sample input and the probability that it must give
+    ├── network.onnx           (where exported) the network for ONNX Runtime and OpenVINO
+    ├── network-int8.onnx      (where exported) the same in 8-bit numbers
+    ├── proofs.json            (where exported) how these answered beside torch
     └── SHA256SUMS             hashes of all of them; `sha256sum -c SHA256SUMS` checks by hand
 
 Loading never guesses and never unpickles: what is missing, cut short, edited, foreign or of a
@@ -13,9 +16,13 @@ bundle, so one from a stranger is as trustworthy as its sender (but runs no code
 
 from binseg.bundle.card import Architecture, Card, DataFacts, Threshold
 from binseg.bundle.reader import Bundle, Golden, read_bundle
+from binseg.bundle.sources import NETWORK, NETWORK_INT8, PROOFS
 from binseg.bundle.writer import pack_zip, write_bundle
 
 __all__ = [
+    "NETWORK",
+    "NETWORK_INT8",
+    "PROOFS",
     "Architecture",
     "Bundle",
     "Card",

@@ -42,6 +42,10 @@ def _check_preprocessing(value: Preprocessing) -> Preprocessing:
         raise ValueError("std must be above 0")
     if not 0 <= value.overlap < 1:
         raise ValueError(f"overlap {value.overlap:g} is outside 0 <= overlap < 1")
+    if not 0.05 <= value.scale <= 8:
+        raise ValueError(f"scale {value.scale:g} is outside 0.05 to 8")
+    if value.scale != 1.0 and value.fit != "tile":
+        raise ValueError(f"scale {value.scale:g} needs fit tile; this is {value.fit}")
     return value
 
 
@@ -129,6 +133,8 @@ class Card(Part):
         if self.temperature != 1.0:  # bundles that have none keep their id
             names.add("temperature")
         parts = self.model_dump(mode="json", include=names)
+        if self.preprocessing.scale == 1.0:  # likewise
+            del parts["preprocessing"]["scale"]
         text = json.dumps({"weights": weights_sha256, **parts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -145,7 +151,8 @@ class Card(Part):
             ("name", self.name),
             ("id", self.id or "not written yet"),
             ("architecture", self.architecture.name + options),
-            ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.fit}"),
+            ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.fit}"
+                      + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),

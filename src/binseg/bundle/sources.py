@@ -16,7 +16,10 @@ from binseg.errors import BundleError
 __all__ = [
     "CARD",
     "GOLDEN",
+    "NETWORK",
+    "NETWORK_INT8",
     "PLAIN_NAME",
+    "PROOFS",
     "SUMS",
     "WEIGHTS",
     "FolderSource",
@@ -31,6 +34,8 @@ CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
 SUMS = "SHA256SUMS"
+NETWORK, NETWORK_INT8, PROOFS = "network.onnx", "network-int8.onnx", "proofs.json"
+"""What `binseg export --to bundle` adds: the network for other runtimes, and the proof."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 # Largest sizes that are read: far above what we write, far below what would hurt.

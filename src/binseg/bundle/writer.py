@@ -11,12 +11,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from binseg.bundle.card import Card
 from binseg.bundle.reader import Bundle, Golden, check_golden, read_bundle
-from binseg.bundle.sources import CARD, GOLDEN, SUMS, WEIGHTS
+from binseg.bundle.sources import (
+    CARD,
+    GOLDEN,
+    NETWORK,
+    NETWORK_INT8,
+    PROOFS,
+    SUMS,
+    WEIGHTS,
+)
 from binseg.bundle.tensors import to_bytes
 from binseg.errors import BundleError, OutputError
 from binseg.storage import atomic_path
@@ -25,7 +34,12 @@ __all__ = ["pack_zip", "write_bundle"]
 
 
 def write_bundle(
-    folder: Path, *, card: Card, weights: Mapping[str, np.ndarray], golden: Golden
+    folder: Path,
+    *,
+    card: Card,
+    weights: Mapping[str, np.ndarray],
+    golden: Golden,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Bundle:
     """Write a bundle into a folder, atomically; an older bundle there is replaced.
 
@@ -37,13 +51,14 @@ def write_bundle(
         card: its id is filled in.
         weights: the state dict, finite.
         golden: a sample at the model's input size and its fp32 probability.
+        extra: further files by name: the network for other runtimes, and its proof.
 
     Raises:
         BundleError: weights that aren't finite, or a golden sample that doesn't fit the card.
         OutputError: the folder holds something else, or can't be written.
     """
     folder = Path(folder)
-    contents = _contents(card, weights, golden)
+    contents = _contents(card, weights, golden, extra)
     # A link stays a link: the folder that it names is the one to replace.
     target = folder.resolve() if folder.is_symlink() or not folder.name else folder
     _check_replaceable(target)
@@ -90,7 +105,9 @@ def pack_zip(bundle: Bundle, path: Path) -> Path:
     return path
 
 
-def _contents(card: Card, weights: Mapping[str, np.ndarray], golden: Golden) -> dict[str, bytes]:
+def _contents(
+    card: Card, weights: Mapping[str, np.ndarray], golden: Golden, extra: Mapping[str, bytes]
+) -> dict[str, bytes]:
     """The bytes of every file of the bundle, by name."""
     for name, tensor in weights.items():
         if not np.isfinite(tensor).all():
@@ -108,6 +125,8 @@ def _contents(card: Card, weights: Mapping[str, np.ndarray], golden: Golden) -> 
     }
     sha256 = hashlib.sha256(contents[WEIGHTS]).hexdigest()
     contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
+    assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
+    contents.update(extra)
     contents[SUMS] = _sums(
         {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     )
@@ -124,7 +143,7 @@ def _check_replaceable(folder: Path) -> None:
 
     An older bundle may be damaged: it has our two files, and nothing that isn't a bundle's.
     """
-    ours = {CARD, WEIGHTS, GOLDEN, SUMS}
+    ours = {CARD, WEIGHTS, GOLDEN, SUMS, NETWORK, NETWORK_INT8, PROOFS}
     try:
         if not folder.exists() and not folder.is_symlink():
             return

@@ -12,11 +12,15 @@ from binseg.cli import (
     compare,
     demo,
     evaluate,
+    export,
     models,
     pack,
+    plan,
     predict,
     recipes,
+    serve,
     train,
+    verify,
 )
 from binseg.cli.console import Settings
 from binseg.cli.shell import Shell, exit_code_of
@@ -68,14 +72,18 @@ def _options(
 
 
 check.add_to(app)
+plan.add_to(app)
 train.add_to(app)
 evaluate.add_to(app)
 compare.add_to(app)
 predict.add_to(app)
 pack.add_to(app)
+export.add_to(app)
+verify.add_to(app)
 augment.add_to(app)
 models.add_to(app)
 recipes.add_to(app)
+serve.add_to(app)
 bench.add_to(app)
 demo.add_to(app)
 

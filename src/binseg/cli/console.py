@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
     from binseg.progress import Progress
 
-__all__ = ["Settings", "message", "progress_of", "show", "stdout_console", "write_json_answer"]
+__all__ = [
+    "Settings",
+    "message",
+    "progress_of",
+    "show",
+    "show_aside",
+    "stdout_console",
+    "write_json_answer",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +51,15 @@ def stdout_console() -> "Console":
 def show(*items: object) -> None:
     """Print tables and lines on stdout."""
     console = stdout_console()
+    for item in items:
+        console.print(item, highlight=False, markup=False, soft_wrap=isinstance(item, str))
+
+
+def show_aside(*items: object) -> None:
+    """Print tables and lines on stderr, beside what else is said on the way."""
+    from rich.console import Console
+
+    console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=200)
     for item in items:
         console.print(item, highlight=False, markup=False, soft_wrap=isinstance(item, str))
 

@@ -39,4 +39,5 @@ def demo(
         demo_table(result),
         f"gallery: {result.gallery_path}",
         f"one predicted mask: {result.mask_path}",
+        f"a real photo, by the built-in model of cats and dogs: {result.photo_path}",
     )

@@ -13,6 +13,7 @@ __all__ = ["add_to", "pack"]
 
 EXAMPLES = (
     "binseg pack runs/first --out model.zip",
+    "binseg pack runs/first --out small.zip --half --name cracks --licence 'CC BY 4.0'",
     "binseg predict model.zip photo.jpg --out predicted/",
 )
 
@@ -26,19 +27,29 @@ def pack(
     *,
     run: Run,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.zip", help="The zip to write.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Weights in 16 bits: half the size, nearly the answer.")
+    ] = False,
+    name: Annotated[str | None, typer.Option("--name", help="Name on the card.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Licence of the weights, for the card.")
+    ] = None,
+    note: Annotated[
+        str | None, typer.Option("--note", help="What the data was, for the card.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Pack a model as one zip file; every verb takes it like the folder of its run."""
-    from binseg.bundle import pack_zip, read_bundle
+    from binseg.workflows.pack import pack as run_pack
 
     if out.suffix.lower() != ".zip":
         raise UsageError(f"{out}: name it something.zip, by which it is known again")
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out, or remove it first")
-    bundle = read_bundle(run)
-    pack_zip(bundle, out)
-    size = out.stat().st_size
+    result = run_pack(run, out, half=half, name=name, licence=licence, note=note)
     if json_:
-        write_json_answer({"path": str(out), "id": bundle.card.id, "bytes": size})
+        write_json_answer(result.as_dict())
     else:
-        show(f"{out}: model {bundle.card.id} ({bundle.card.name}), {size / 1e6:.1f} MB")
+        changed = result.largest_difference
+        told = "" if changed is None else f", probabilities off by up to {changed:.2g}"
+        show(f"{out}: model {result.id} ({result.name}), {result.num_bytes / 1e6:.1f} MB{told}")

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["add_to", "predict"]
 
 EXAMPLES = (
+    "binseg predict cat.jpg --overlay",
     "binseg predict runs/first photo.jpg",
     "binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay",
     "binseg predict runs/first photo.jpg --with runs/second --flips horizontal",
     "binseg predict runs/first product.jpg --cutout --threshold 0.7",
     "binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20",
+    "binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5",
     "binseg predict runs/first - < photo.jpg > mask.png",
     "binseg predict runs/first incoming/ --watch --out masks/",
     "binseg predict runs/first film.mp4 --overlay",
@@ -51,15 +53,12 @@ def add_to(app: typer.Typer) -> None:
 def predict(
     context: typer.Context,
     *,
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle (folder or .zip).")
-    ],
-    inputs: Annotated[
+    given: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUTS...",
-            help="Pictures, folders, globs or films; - reads a picture from stdin and writes its "
-            "mask to stdout.",
+            metavar="[RUN] INPUTS...",
+            help="A run or bundle (left out: the built-in model of cats and dogs), then pictures, "
+            "folders, globs or films; - reads a picture from stdin and writes its mask to stdout.",
         ),
     ],
     out: Annotated[
@@ -114,6 +113,22 @@ def predict(
         bool,
         typer.Option("--watch", help="Go on with what comes into the folder, until Ctrl-C."),
     ] = False,
+    scale: Annotated[
+        float,
+        typer.Option(
+            "--scale",
+            metavar="FACTOR",
+            help="Models of tiles: resize pictures by this first (0.5: pixels half as large as "
+            "those it learnt from).",
+        ),
+    ] = 1.0,
+    tile: Annotated[
+        int | None, typer.Option("--tile", metavar="PIXELS", help="Models of tiles: their size.")
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option("--overlap", metavar="SHARE", help="Models of tiles: shared part of a tile."),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
     ] = 8,
@@ -134,6 +149,7 @@ def predict(
     from binseg.workflows.outputs import OutputKinds
     from binseg.workflows.predict import predict_files
 
+    run, inputs = _model_and_inputs(given)
     if overwrite and resume:
         raise UsageError("--overwrite replaces masks and --resume keeps them; give one of them")
     kinds = OutputKinds(
@@ -157,6 +173,8 @@ def predict(
     )
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
+    if (scale, tile, overlap) != (1.0, None, None):
+        predictor = predictor.with_tiles(scale=scale, size=tile, overlap=overlap)
     progress = progress_of(context)
     how = _How(predictor=predictor, out=out, kinds=kinds, cleanup=cleanup)
     if inputs == [PIPE]:
@@ -182,6 +200,28 @@ def predict(
                 out,
                 as_json=json_,
             )
+
+
+def _model_and_inputs(given: list[str]) -> tuple[Path, list[str]]:
+    """Tell the model from the pictures; where there is none, the built-in one is said and taken."""
+    from binseg.imageio import PICTURE_SUFFIXES
+    from binseg.predictor.pretrained import default_bundle_path
+    from binseg.workflows.predict.video import is_video
+
+    first = Path(given[0])
+    is_picture = first.suffix.lower() in PICTURE_SUFFIXES or is_video(first)
+    holds_model = any((first / name).exists() for name in ("bundle", "card.json", "recipe.yaml"))
+    if given[0] != PIPE and not is_picture and not (first.is_dir() and not holds_model):
+        if len(given) == 1:
+            raise UsageError(
+                f"which pictures? Give them after the model: binseg predict {first} ..."
+            )
+        return first, given[1:]
+    if first.is_dir() and len(given) > 1 and not is_picture:
+        # A folder without a model, before other inputs, is more likely a mistyped run.
+        return first, given[1:]
+    message("no model named: taking the built-in one, which finds cats and dogs in photos")
+    return default_bundle_path(), given
 
 
 def _check_inputs(

@@ -1,6 +1,7 @@
 """The shell around all verbs: every failure becomes one line on stderr and an exit code.
 
-0: done; 1: it failed; 2: an option or a recipe that we don't accept; 130: stopped by Ctrl-C.
+0: done; 1: it failed; 2: an option or a recipe that we don't accept; 130: stopped by Ctrl-C;
+143: told to end.
 `BINSEG_DEBUG=1` shows tracebacks.
 """
 
@@ -76,9 +77,10 @@ def exit_code_of(error: Exception) -> int:
     if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, BinsegError):
-        # Training tells an interrupt in words of its own (how to go on); it stays an interrupt.
+        # A verb may tell an interrupt in words of its own; it stays an interrupt.
         interrupted = isinstance(error.__context__, KeyboardInterrupt | SystemExit)
-        return _fail(str(error), 130 if interrupted else error.exit_code)
+        code = 130 if interrupted and error.exit_code == 1 else error.exit_code
+        return _fail(str(error), code)
     if isinstance(error, BrokenPipeError):
         # Whoever read our output has had enough (`| head`); Python must not complain at exit.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

@@ -1,27 +1,33 @@
 """`binseg train`: from pictures and masks to a model."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import progress_of, show, show_aside, write_json_answer
 from binseg.cli.options import Border, Data, Device, Download, Json, Recipe, Set, nested, register
+from binseg.cli.plan import Budget
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from binseg.progress import Progress
     from binseg.workflows.crossval import CrossResult
+    from binseg.workflows.plan import PlanResult
     from binseg.workflows.train import TrainResult
 
 __all__ = ["add_to", "train"]
 
 EXAMPLES = (
     "binseg train --data my_folder/ --out runs/first",
+    "binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet",
     "binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4",
     "binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d",
     "binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99",
     "binseg train --data my_folder/ --logger tensorboard --logger wandb",
     "binseg train --out runs/first --resume",
+    "binseg train --resume runs/first --checkpoint-every 2",
     "binseg train --data my_folder/ --folds 5 --out runs/folds",
 )
 
@@ -80,17 +86,32 @@ def train(
             help="Cross-validation: K runs in --out, and one report over all pictures.",
         ),
     ] = None,
+    budget: Budget = None,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option(
+            "--checkpoint-every",
+            metavar="MINUTES",
+            min=0.01,
+            help="Most minutes of work that a crash can cost; 10 if left out.",
+        ),
+    ] = None,
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the stopped run in --out.")
     ] = False,
     json_: Json = False,
 ) -> None:
-    """Train a model, choose its threshold on the validation split, and pack it as a bundle."""
+    """Train a model, choose its threshold on the validation split, and pack it as a bundle.
+
+    Without a recipe, the settings come from the data and the machine, as `binseg plan` shows them;
+    what is given beside --data overrules them.
+    """
+    started = time.perf_counter()
     from binseg.config import load_recipe
-    from binseg.workflows.crossval import cross_validate, is_cross_validation, resume_folds
-    from binseg.workflows.run_folder import next_run_path
-    from binseg.workflows.train import TrainResult, resume_training
+    from binseg.workflows.crossval import cross_validate
+    from binseg.workflows.run_folder import RunFolder, next_run_path
+    from binseg.workflows.train import TrainResult
     from binseg.workflows.train import train as run
 
     sections = nested(
@@ -104,30 +125,43 @@ def train(
         train__device=device,
         train__seed=seed,
         train__loggers=logger or None,
+        train__checkpoint_minutes=None if resume else checkpoint_every,
         optimizer__lr=lr,
         input__size=size,
     )
     progress = progress_of(context)
     result: TrainResult | CrossResult
     if resume:
-        if out is None:
-            raise UsageError("--resume needs --out FOLDER: the run to go on with")
-        if file or recipe or sections or set_ or folds is not None:
+        if out is None and file is not None and Path(file).is_dir():
+            out, file = Path(file), None  # --resume FOLDER
+        if file or recipe or sections or set_ or budget or folds is not None:
             raise UsageError(
                 "--resume goes on with the run's own recipe.yaml; leave out the other settings"
             )
-        result = (
-            resume_folds(out, progress=progress)
-            if is_cross_validation(out)
-            else (resume_training(out, progress=progress))
-        )
+        result = _resume(out, checkpoint_every, progress)
     else:
         if file and recipe:
             raise UsageError("give either a recipe file or --recipe, not both")
-        whole = load_recipe(file or recipe, overrides=set_ or (), sections=sections)
+        if out is not None and folds is None:
+            RunFolder.create(out)  # refused before minutes are spent on a plan
+        text = None
+        if file or recipe:
+            limit = nested(train__budget_minutes=_minutes(budget))
+            whole = load_recipe(
+                file or recipe, overrides=set_ or (), sections=_joined(sections, limit)
+            )
+        else:
+            planned = _plan(progress, sections, set_ or [], budget=budget, folds=folds or 1)
+            whole, text = planned.recipe, planned.as_yaml()
         folder = out or next_run_path(whole.model.name)
         result = (
-            run(whole, out=folder, progress=progress)
+            run(
+                whole,
+                out=folder,
+                progress=progress,
+                spent=time.perf_counter() - started,
+                plan=text,
+            )
             if folds is None
             else cross_validate(whole, folds=folds, out=folder, progress=progress)
         )
@@ -138,6 +172,63 @@ def train(
         _show_run(result)
     else:
         _show_folds(result)
+
+
+def _resume(
+    out: Path | None, checkpoint_every: float | None, progress: "Progress"
+) -> "TrainResult | CrossResult":
+    from binseg.workflows.crossval import is_cross_validation, resume_folds
+    from binseg.workflows.train import resume_training
+
+    if out is None:
+        raise UsageError("--resume needs --out FOLDER: the run to go on with")
+    if not is_cross_validation(out):
+        return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
+    if checkpoint_every is not None:
+        raise UsageError("a cross-validation goes on with its own --checkpoint-every")
+    return resume_folds(out, progress=progress)
+
+
+def _minutes(budget: str | None) -> float | None:
+    from binseg.workflows.plan import parse_budget
+
+    seconds = None if budget is None else parse_budget(budget)
+    return None if seconds is None else seconds / 60
+
+
+def _joined(
+    sections: dict[str, dict[str, object]], more: dict[str, dict[str, object]]
+) -> dict[str, dict[str, object]]:
+    return {
+        name: sections.get(name, {}) | more.get(name, {})
+        for name in dict.fromkeys((*sections, *more))
+    }
+
+
+def _plan(
+    progress: "Progress",
+    sections: dict[str, dict[str, object]],
+    overrides: list[str],
+    *,
+    budget: str | None,
+    folds: int,
+) -> "PlanResult":
+    """Derive the recipe, and show it: a number of epochs that was asked for replaces the clock."""
+    from binseg.cli.plan import plan_items
+    from binseg.workflows.plan import DEFAULT_BUDGET, parse_budget, plan
+
+    seconds: float | None = DEFAULT_BUDGET
+    if budget is not None:
+        seconds = parse_budget(budget)
+    elif "epochs" in sections.get("train", {}) or any(
+        one.replace(" ", "").startswith("train.epochs=") for one in overrides
+    ):
+        seconds = None
+    planned = plan(
+        sections=sections, overrides=overrides, budget=seconds, folds=folds, progress=progress
+    )
+    show_aside(*plan_items(planned))
+    return planned
 
 
 def _show_run(result: "TrainResult") -> None:

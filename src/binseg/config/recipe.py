@@ -17,6 +17,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "PatchConfig",
     "Recipe",
     "ScheduleConfig",
     "SplitConfig",
@@ -125,7 +126,9 @@ class InputConfig(Section):
     size: Annotated[int, Field(ge=8, le=4096)] = 256
     """Height and width of the model's input in pixels."""
     fit: Fit = "squash"
-    """squash: resize to size x size; pad: keep the aspect and pad; tile: native-size patches."""
+    """squash: resize to size x size; pad: keep the aspect and pad; tile: patches of size x size."""
+    scale: Annotated[float, Field(ge=0.05, le=8.0)] = 1.0
+    """fit: tile: pictures are enlarged (above 1) or shrunk by this factor before they are cut."""
     overlap: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.25
     """Share of a tile that overlaps its neighbour (fit: tile)."""
     channels: Annotated[int, Field(ge=1, le=64)] = 3
@@ -147,6 +150,10 @@ class InputConfig(Section):
                 raise ValueError(f"{name} has {given} numbers; give 1 or {self.channels}")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
+        if self.scale != 1.0 and self.fit != "tile":
+            raise ValueError(
+                f"scale {self.scale:g} needs fit: tile; fit: {self.fit} resizes to size anyway"
+            )
         return self
 
     def preprocessing(self) -> Preprocessing:
@@ -155,6 +162,7 @@ class InputConfig(Section):
             height=self.size,
             width=self.size,
             fit=self.fit,
+            scale=self.scale,
             overlap=self.overlap,
             channels=self.channels,
             intensity=self.intensity,
@@ -236,12 +244,53 @@ class ScheduleConfig(Section):
 class AugmentConfig(Section):
     """What is done to training pictures (and, moved alike, to their masks)."""
 
-    preset: Literal["none", "mild", "medium", "report-a", "report-b", "report-c", "report-d"] = (
-        "mild"
-    )
+    preset: Literal[
+        "none", "mild", "medium", "strong", "report-a", "report-b", "report-c", "report-d"
+    ] = "mild"
     """A named set of random changes; `binseg augment` shows what it does."""
+    orientation: Literal["preset", "fixed", "upright", "any"] = "preset"
+    """What may be turned round. preset: as the preset says; fixed: nothing is mirrored (text,
+    organs); upright: left and right may swap (photos); any: there is no up, so both flips, quarter
+    turns and every angle (microscopy, aerial pictures)."""
+    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Largest angle in degrees, either way, instead of the preset's."""
+    zoom: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4.0)]] | None = None
+    """Smallest and largest random factor of size, instead of the preset's: [0.8, 1.25]."""
+    elastic: Annotated[float, Field(ge=0, le=0.1)] | None = None
+    """Largest smooth deformation as a share of the side, instead of the preset's: 0.02 is
+    visible; for tissue and cells."""
+    gamma: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; for instruments whose
+    exposure varies."""
+    noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
+    blur: Share | None = None
+    """Probability of a slight blur, instead of the preset's."""
+    intensity: Annotated[float, Field(ge=0, le=3)] = 1.0
+    """Multiplies how strongly brightness, contrast, colour, gamma and noise change; 0 is not at
+    all."""
     albumentations: str | None = None
-    """Your own saved Albumentations pipeline (JSON or YAML), used instead of the preset."""
+    """Your own saved Albumentations pipeline (JSON or YAML), used instead of all of these."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.zoom is not None and self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"zoom {list(self.zoom)}: the smallest factor comes first")
+        return self
+
+
+class PatchConfig(Section):
+    """Which parts of the pictures an epoch shows; for fit: tile."""
+
+    method: Literal["random", "grid"] = "random"
+    """random: each epoch cuts new patches at random places, with enough surroundings to turn and
+    scale them; grid: always the tiles that prediction would take."""
+    per_epoch: Positive | Literal["auto"] = "auto"
+    """random: patches in an epoch; auto: as many as cover the pictures once, but at least 20
+    batches, so that few or small pictures give an epoch worth validating."""
+    foreground: Share = 0.33
+    """random: share of patches laid around a pixel of the foreground (or of the background where
+    that is the rarer one); the others lie anywhere in their pictures."""
 
 
 class TrainConfig(Section):
@@ -249,13 +298,22 @@ class TrainConfig(Section):
 
     epochs: Positive = 40
     """Passes over the training pictures."""
+    budget_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Time for the whole run, from reading the data to the scores of the shipped model. Schedule
+    and sizes then follow the clock instead of `epochs`, which only says what to expect: a slower
+    machine takes fewer epochs, and the run is repeated exactly only where it took as long."""
+    per_epoch: Positive | Literal["all"] = "all"
+    """Inputs in an epoch: all of them, or a number, dealt in turn, so that few pictures give an
+    epoch worth validating and many don't make it endless (random patches: patches.per_epoch)."""
     batch_size: Positive = 16
     """Inputs in one step; lower it where memory runs out."""
     accumulate: Positive = 1
     """Batches whose gradients are added up before a step."""
     progressive: dict[Annotated[int, Field(ge=8)], Share] = {}
     """Smaller sizes to start with, and each one's share of the epochs: {128: 0.4, 192: 0.3} trains
-    the last 0.3 at input.size. Early epochs cost less; validation is always at input.size."""
+    the last 0.3 at input.size, which none of them passes. Early epochs cost less; validation is
+    always at input.size. With random patches these are smaller patches; otherwise the inputs are
+    shrunk."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -274,6 +332,9 @@ class TrainConfig(Section):
     """Decides first weights, order and augmentation; the split has its own seed."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 is fastest, and any number gives the same run."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Most minutes of work that a crash can cost: the run is saved so often within an epoch, and
+    after each one. `--resume` goes on from there, to the same weights."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Beside metrics.csv, which is always written."""
 
@@ -289,19 +350,22 @@ class Recipe(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
+    patches: PatchConfig = PatchConfig()
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        sizes = [*self.train.progressive, self.input.size]
+        sizes = [*self.train.progressive]
         if sizes != sorted(set(sizes)):
-            raise ValueError(
-                f"train.progressive has the sizes {sizes[:-1]}; they must rise and stay below "
-                f"input.size {self.input.size}"
-            )
+            raise ValueError(f"train.progressive has the sizes {sizes}; they must rise")
         if sum(self.train.progressive.values()) >= 1:
             raise ValueError("the shares of train.progressive must add up to less than 1")
         return self
+
+    @property
+    def draws_patches(self) -> bool:
+        """Whether training cuts random patches of whole pictures."""
+        return self.input.fit == "tile" and self.patches.method == "random"
 
     def training_size(self, epoch: int) -> int:
         """Height and width of training inputs in an epoch, from 0.
@@ -313,5 +377,14 @@ class Recipe(Section):
         for size, share in self.train.progressive.items():
             reached += share
             if epoch < round(reached * self.train.epochs):
-                return size
+                return min(size, self.input.size)
+        return self.input.size
+
+    def size_at(self, progress: float) -> int:
+        """Height and width of training inputs where this share of the run is over."""
+        reached = 0.0
+        for size, share in self.train.progressive.items():
+            reached += share
+            if progress < reached - 1e-9:
+                return min(size, self.input.size)
         return self.input.size

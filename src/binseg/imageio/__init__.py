@@ -4,6 +4,8 @@
     raster.py    JPEG, PNG, WebP, BMP and still GIF
     tiff.py      TIFF: pages, many channels, 16 and 32 bits
     pixels.py    what the decoders share: facts of a picture, limits, turning, broken files
+    windows.py   pictures of any size, read window by window (pieces.py, zarr_folders.py)
+    tiled.py     results of any size, written tile by tile
     writing.py   masks, pictures and probabilities to files
 
 What a file holds decides how it is read, never its name.
@@ -22,8 +24,21 @@ from binseg.imageio.reading import (
     from_pil,
     num_pages,
     probe,
+    probe_bytes,
     read_image,
     read_labels,
+)
+from binseg.imageio.tiled import (
+    TiledPage,
+    decode_tiles,
+    encode_tiles,
+    write_tiled,
+)
+from binseg.imageio.windows import (
+    WINDOW_PIXELS,
+    Windows,
+    needs_windows,
+    open_windows,
 )
 from binseg.imageio.writing import (
     Facts,
@@ -40,17 +55,25 @@ from binseg.imageio.writing import (
 __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
+    "WINDOW_PIXELS",
     "Facts",
     "Georeference",
     "PictureInfo",
     "PixelSize",
+    "TiledPage",
+    "Windows",
     "decode_image",
+    "decode_tiles",
     "encode_mask",
     "encode_picture",
     "encode_probability",
+    "encode_tiles",
     "from_pil",
+    "needs_windows",
     "num_pages",
+    "open_windows",
     "probe",
+    "probe_bytes",
     "read_georeference",
     "read_image",
     "read_labels",
@@ -60,4 +83,5 @@ __all__ = [
     "write_probability",
     "write_rgb",
     "write_rgba",
+    "write_tiled",
 ]

@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class Pieces:
         for row, inside_row, there_row in _parts(top, height, self._length):
             for column, inside, there in _parts(left, width, self._across):
                 index = (plane * rows + row) * columns + column
-                piece = self._cache.get((self._key, index), lambda index=index: self._unpack(index))
+                piece = self._cache.get((self._key, index), partial(self._unpack, index))
                 # Some files' last pieces are as small as what is left of the page.
                 out[there_row, there] = piece[inside_row, inside]
         return out
@@ -139,11 +140,13 @@ class Pieces:
             with page.parent.filehandle.lock:
                 page.parent.filehandle.seek(offset)
                 data = page.parent.filehandle.read(num_bytes)
-        extra = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-        values, _, shape = page.decode(data, index, **(extra if int(page.compression) in _JPEG else {}))
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        given = tables if int(page.compression) in _JPEG else {}
+        values, _, shape = page.decode(data, index, **given)
         if values is None:  # a sparse file leaves such pieces out
             return np.full(shape[1:], page.nodata, self._dtype)
-        return np.asarray(values)[0]
+        piece: np.ndarray = np.asarray(values)[0]
+        return piece
 
 
 _JPEG = (6, 7, 33007, 34892)

@@ -21,6 +21,7 @@ __all__ = [
     "num_pages",
     "opened",
     "probe",
+    "probe_bytes",
     "read_image",
     "read_labels",
 ]
@@ -39,6 +40,20 @@ def probe(path: Path) -> PictureInfo:
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
         return _decoder(handle, name=name, page=None, any_page=True).info()
+
+
+def probe_bytes(data: bytes, *, name: str) -> PictureInfo:
+    """Read the header of a picture in memory, as `probe` does that of a file.
+
+    Args:
+        data: the whole file.
+        name: what errors call it.
+
+    Raises:
+        PictureError: as `probe`.
+    """
+    with broken_files(name):
+        return _decoder(io.BytesIO(data), name=name, page=None, any_page=True).info()
 
 
 def num_pages(path: Path) -> int:

@@ -99,12 +99,14 @@ class TiffWindows:
 
     def __init__(self, handle: Handle, path: Path) -> None:
         self.name = one_line(path)
-        self.pixel_size = read_pixel_size(path)
         with broken_files(self.name):
             self._content = list_tiff(handle)
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
         self._cache = Cache()
         self._open: tuple[int, TiffPicture, list[Pieces]] | None = None
+        self.pixel_size = read_pixel_size(path)
+        if self.pixel_size is not None and swaps_sides(self._page(0)[0].orientation):
+            self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
     def info(self, page: int) -> PictureInfo:
         """Size, channels and type of one page, from its header."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,11 @@ class ZarrWindows:
         self.name = one_line(path)
         with broken_files(self.name):
             found = zarr.open(str(path), mode="r")
+            array: Any = found
+            scales: dict[str, float] = {}
+            units: dict[str, str | None] = {}
             if isinstance(found, zarr.Array):
-                array: Any = found
-                axes, scales, units = _plain_axes(array.shape, self.name), {}, {}
+                axes = _plain_axes(array.shape, self.name)
             else:
                 array, axes, scales, units = _image_of(found, self.name)
             self._array = array
@@ -96,7 +99,9 @@ class ZarrWindows:
                 "save it in chunks of 256 x 256 to 1024 x 1024"
             )
         self._cache = Cache()
-        known = [_MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"]
+        known = [
+            _MICROMETRES.get(units.get(name) or "", 0.0) * scales.get(name, 0.0) for name in "yx"
+        ]
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
     def info(self, page: int) -> PictureInfo:
@@ -126,7 +131,7 @@ class ZarrWindows:
                 for column in range(left // wide, -(-(left + width) // wide)):
                     chunk_HWC = self._cache.get(
                         (page, row, column),
-                        lambda row=row, column=column: self._unpack(page, row, column),
+                        partial(self._unpack, page, row, column),
                     )
                     start_row, start_column = row * tall, column * wide
                     rows = _shared(top, height, start_row, chunk_HWC.shape[0])
@@ -177,7 +182,9 @@ def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
     raise PictureError(f"{name}: an array of {len(shape)} axes without OME-Zarr's names for them")
 
 
-def _image_of(group: Any, name: str) -> tuple[Any, tuple[str, ...], dict[str, float], Any]:
+def _image_of(
+    group: Any, name: str
+) -> tuple[Any, tuple[str, ...], dict[str, float], dict[str, str | None]]:
     """The full resolution of an image group, with its axes, scales and units."""
     attributes: Mapping[str, Any] = group.attrs.asdict()
     attributes = attributes.get("ome", attributes)
@@ -213,7 +220,9 @@ def write_zarr_metadata(
     """
     import zarr
 
-    group = zarr.open_group(str(folder), mode="w", zarr_format=axes.zarr_format)
+    group: Any = zarr.open_group(
+        str(folder), mode="w", zarr_format=2 if axes.zarr_format == 2 else 3
+    )
     array = group.create_array(
         "0",
         shape=axes.lengths,
@@ -237,5 +246,7 @@ def write_zarr_metadata(
     if axes.zarr_format == 2:
         group.attrs.update({"multiscales": [{"version": "0.4", **multiscale}], "binseg": facts})
     else:
-        group.attrs.update({"ome": {"version": "0.5", "multiscales": [multiscale]}, "binseg": facts})
+        group.attrs.update(
+            {"ome": {"version": "0.5", "multiscales": [multiscale]}, "binseg": facts}
+        )
     return array

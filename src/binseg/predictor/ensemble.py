@@ -1,6 +1,7 @@
 """Several models that answer together; for everyone else they are one predictor."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
@@ -60,6 +61,21 @@ class Ensemble(Predictor):
         return self._is_alike and super().has_one_input
 
     @property
+    def shares_inputs(self) -> bool:
+        """Whether all members take the same inputs of a picture."""
+        return self._is_alike
+
+    def with_tiles(
+        self, *, scale: float = 1.0, size: int | None = None, overlap: float | None = None
+    ) -> Self:
+        """Return the same members with other tiles; see `Predictor.with_tiles`."""
+        other = super().with_tiles(scale=scale, size=size, overlap=overlap)
+        other._members = tuple(
+            one.with_tiles(scale=scale, size=size, overlap=overlap) for one in self._members
+        )
+        return other
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that must be read with its scores."""
         return (
@@ -68,12 +84,13 @@ class Ensemble(Predictor):
             *dict.fromkeys(remark for one in self._members for remark in one.remarks),
         )
 
-    def _probability_of_image(
-        self, image_HWC: Num[np.ndarray, "H W C"], name: str
+    def probability_of_image(
+        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the picture"
     ) -> Float32[np.ndarray, "H W"]:
+        """The members' mean probability at the picture's own size."""
         if self._is_alike:  # prepared, and brought back to its size, once for all
-            return super()._probability_of_image(image_HWC, name)
-        return mean_of([one._probability_of_image(image_HWC, name) for one in self._members])
+            return super().probability_of_image(image_HWC, name)
+        return mean_of([one.probability_of_image(image_HWC, name) for one in self._members])
 
     def probability_of_inputs(
         self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]

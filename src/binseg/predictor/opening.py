@@ -8,14 +8,15 @@ import numpy as np
 
 from binseg.backends import open_backend
 from binseg.bundle import Bundle, read_bundle
+from binseg.errors import BundleError
 from binseg.predictor.ensemble import Ensemble
 from binseg.predictor.single import Flips, Predictor
 
 __all__ = ["GoldenCheck", "load", "verify_golden"]
 
-_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25}
+_TOLERANCES = {"fp32": 1e-3, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a golden probability. fp32 differs between processors by their order of
-summing alone; bf16 keeps 8 bits of each number, which undecided pixels feel most."""
+summing alone; bf16 keeps 8 bits of each number and int8 256 steps, which undecided pixels feel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,11 @@ def load(
 
     Args:
         path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
-        backend: auto or torch.
+        backend: auto, torch, onnxruntime or openvino; auto takes the fastest that is installed and
+            proven (`binseg export --to bundle`), after a look at the golden sample.
         device: auto, cpu or cuda.
-        precision: auto (fp32, as the scores were taken), fp32 or bf16 (faster on processors that
-            compute in it; undecided pixels may change sides).
+        precision: auto (fp32, as the scores were taken), fp32, int8 or bf16 (faster on processors
+            that compute in it; undecided pixels may change sides).
         batch_size: largest number of inputs computed at once.
         flips: none, horizontal or all: mirror images that are predicted too and averaged.
 
@@ -71,7 +73,7 @@ def load(
         ]
         return members[0] if len(members) == 1 else Ensemble(members)
     bundle = read_bundle(path)
-    return Predictor(
+    opened = Predictor(
         backend=open_backend(bundle, name=backend, device=device, precision=precision),
         preprocessing=bundle.card.preprocessing,
         threshold=bundle.card.threshold.value,
@@ -81,6 +83,15 @@ def load(
         flips=flips,
         temperature=bundle.card.temperature,
     )
+    if backend == "auto" and not opened.backend.name.startswith("torch"):
+        # It was proven on another machine: the golden sample says whether it holds on this one.
+        check = verify_golden(opened, bundle)
+        if not check.passed:
+            raise BundleError(
+                f"{bundle.path}: {opened.backend.name} answers otherwise on this machine (golden "
+                f"sample off by {check.largest_difference:.2g}); take --backend torch"
+            )
+    return opened
 
 
 def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:

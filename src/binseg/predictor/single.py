@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from html import escape
 from typing import Literal, Self, get_args
 
@@ -89,6 +90,11 @@ class Predictor:
         return self.preprocessing.fit != "tile"
 
     @property
+    def shares_inputs(self) -> bool:
+        """Whether all members take the same inputs of a picture."""
+        return True
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that must be read with its scores."""
         if self.flips == "none" or self.card is None:
@@ -104,6 +110,48 @@ class Predictor:
         _check_threshold(threshold)
         other = copy(self)
         other.threshold = threshold
+        return other
+
+    def with_tiles(
+        self, *, scale: float = 1.0, size: int | None = None, overlap: float | None = None
+    ) -> Self:
+        """Return the same model with other tiles, for pictures unlike those it was trained on.
+
+        Args:
+            scale: what pictures are resized by beforehand: 0.5 for pixels of 0.25 um where the
+                model learnt from 0.5 um.
+            size: height and width of a tile, instead of the model's input. Larger ones show the
+                model more of the surroundings, and take more memory.
+            overlap: share of a tile that overlaps its neighbour.
+
+        Raises:
+            UsageError: values out of range, or a model that takes whole pictures.
+        """
+        shape = self.preprocessing
+        if shape.fit != "tile":
+            raise UsageError(
+                f"{self.name} resizes whole pictures to {shape.width} x {shape.height}, so that "
+                "there are no tiles and no scale to set; train with input.fit: tile for that"
+            )
+        if not 0.01 <= scale <= 100:
+            raise UsageError(f"scale {scale:g}: give a factor from 0.01 to 100")
+        if size is not None and not 32 <= size <= 8192:
+            raise UsageError(f"tiles of {size} pixels: give 32 to 8192, best a multiple of 32")
+        if overlap is not None and not 0 <= overlap <= 0.9:
+            raise UsageError(f"overlap {overlap:g}: give a share of the tile from 0 to 0.9")
+        if size not in (None, shape.height) and not self.backend.name.startswith("torch"):
+            raise UsageError(
+                f"{self.backend.name} computes inputs of {shape.width} x {shape.height} only, the "
+                "size of the exported network; take --backend torch for other tiles"
+            )
+        other = copy(self)
+        other.preprocessing = replace(
+            shape,
+            scale=shape.scale * scale,
+            height=shape.height if size is None else size,
+            width=shape.width if size is None else size,
+            overlap=shape.overlap if overlap is None else overlap,
+        )
         return other
 
     @property
@@ -128,7 +176,7 @@ class Predictor:
         image_HWC, name = pixels_of(image, page)
         height, width = image_HWC.shape[:2]
         return Prediction(
-            probability_HW=self._probability_of_image(image_HWC, name),
+            probability_HW=self.probability_of_image(image_HWC, name),
             threshold=self.threshold,
             bundle_id=self.bundle_id,
             image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
@@ -154,8 +202,8 @@ class Predictor:
             image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
         )
 
-    def _probability_of_image(
-        self, image_HWC: Num[np.ndarray, "H W C"], name: str
+    def probability_of_image(
+        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the picture"
     ) -> Float32[np.ndarray, "H W"]:
         """The probability at the picture's own size; errors call the picture `name`."""
         height, width = image_HWC.shape[:2]

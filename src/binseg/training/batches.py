@@ -1,20 +1,32 @@
-"""Batches of cached pixels: one indexing of an array each, no Python per picture.
+"""Batches of cached pixels: one indexing of an array each, or one copied patch a picture.
 
-The order of an epoch is a permutation that (seed, epoch) decide. The sampler, in the main process,
-hands out whole batches of row numbers, so that the number of loader workers changes nothing.
+The order of an epoch, and the places of its patches, are decided by (seed, epoch). The sampler, in
+the main process, hands out whole batches of row numbers or places, so that the number of loader
+workers changes nothing.
 """
 
 import signal
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
+from binseg.data.patches import draw_places, patches_per_epoch
+from binseg.data.pictures import PictureCache, Pictures
 
-__all__ = ["Batch", "EpochBatches", "TrainingBatches"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "EpochBatches",
+    "EpochPatches",
+    "PatchBatches",
+    "TrainingBatches",
+    "build_batches",
+]
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
@@ -30,6 +42,53 @@ class Batch(NamedTuple):
     step: int
 
 
+class Batches(Protocol):
+    """What gives a run its batches."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def loader(self, *, epoch: int) -> DataLoader[Batch]:
+        """Give a loader that starts at this epoch; its items are whole batches."""
+
+
+def build_batches(
+    cache: PixelCache | PictureCache,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    context: float = 1.0,
+    size_of: Callable[[int], int] | None = None,
+) -> Batches:
+    """Give the batches of a recipe.
+
+    Args:
+        cache: whole pictures where the recipe draws patches, else inputs.
+        recipe: its patches, sizes, batch size, seed and workers are used.
+        device: where the batches will go.
+        context: how much larger than the input a patch is cut, for its surroundings.
+        size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
+    """
+    assert recipe.draws_patches == isinstance(cache, PictureCache), type(cache)
+    if isinstance(cache, PictureCache):
+        return PatchBatches(
+            cache,
+            recipe=recipe,
+            device=device,
+            context=context,
+            size_of=size_of or recipe.training_size,
+        )
+    config = recipe.train
+    return TrainingBatches(
+        cache,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        workers=config.workers,
+        device=device,
+        per_epoch=None if config.per_epoch == "all" else int(config.per_epoch),
+    )
+
+
 class Rows(NamedTuple):
     """One batch's row numbers, in rising order: mapped files like that."""
 
@@ -40,12 +99,16 @@ class Rows(NamedTuple):
 class EpochBatches(Sampler[Rows]):
     """The batches of one epoch after another, as row numbers.
 
-    Every row comes once an epoch. The last batch is what remains; a single remaining row joins the
-    batch before it, since batch norm can't learn from one picture.
+    Every row comes once an epoch; where an epoch has another number of rows, none comes twice
+    before all came once. The last batch is what remains; a single remaining row joins the batch
+    before it, since batch norm can't learn from one picture.
     """
 
-    def __init__(self, *, num_rows: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, *, num_rows: int, batch_size: int, seed: int, per_epoch: int | None = None
+    ) -> None:
         self._num_rows = num_rows
+        self._per_epoch = per_epoch or num_rows
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
@@ -55,17 +118,33 @@ class EpochBatches(Sampler[Rows]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._num_rows, self._batch_size)
-        lone = rest == 1 and self._batch_size > 1 and whole > 0
-        return whole + (rest > 0) - lone
+        return _num_batches(self._per_epoch, self._batch_size)
 
     def __iter__(self) -> Iterator[Rows]:
-        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._num_rows)
+        order = self._order()
         last = len(self) - 1
         for step in range(last + 1):
             start = step * self._batch_size
-            end = self._num_rows if step == last else start + self._batch_size
+            end = self._per_epoch if step == last else start + self._batch_size
             yield Rows(np.sort(order[start:end]), step)
+
+    def _order(self) -> np.ndarray:
+        """The epoch's piece of an endless row of permutations."""
+        start = self._epoch * self._per_epoch
+        first, last = start // self._num_rows, (start + self._per_epoch - 1) // self._num_rows
+        rounds = [
+            np.random.default_rng((self._seed, number)).permutation(self._num_rows)
+            for number in range(first, last + 1)
+        ]
+        offset = start - first * self._num_rows
+        return np.concatenate(rounds)[offset : offset + self._per_epoch]
+
+
+def _num_batches(num: int, batch_size: int) -> int:
+    """How many batches there are where a single remaining one joins the batch before it."""
+    whole, rest = divmod(num, batch_size)
+    lone = rest == 1 and batch_size > 1 and whole > 0
+    return whole + (rest > 0) - lone
 
 
 class _CachedBatches(Dataset[Batch]):
@@ -113,12 +192,22 @@ class TrainingBatches:
         seed: decides the order.
         workers: processes that index the cache; they pay only for one too large for memory.
         device: where the batches will go.
+        per_epoch: inputs in an epoch, if not all.
     """
 
     def __init__(
-        self, cache: PixelCache, *, batch_size: int, seed: int, workers: int, device: torch.device
+        self,
+        cache: PixelCache,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        device: torch.device,
+        per_epoch: int | None = None,
     ) -> None:
-        self._sampler = EpochBatches(num_rows=len(cache), batch_size=batch_size, seed=seed)
+        self._sampler = EpochBatches(
+            num_rows=len(cache), batch_size=batch_size, seed=seed, per_epoch=per_epoch
+        )
         self._dataset = _CachedBatches(cache, device)
         self._device = device
         # Where the pixels live on the GPU already, there is nothing for a process to prepare.
@@ -139,4 +228,120 @@ class TrainingBatches:
             worker_init_fn=_hear_no_interrupts,
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda" and not self._dataset.on_device,
+        )
+
+
+class Places(NamedTuple):
+    """One batch's patches: picture, first row and first column of each."""
+
+    places_B3: np.ndarray
+    size: int
+    """Side of what is cut, surroundings included."""
+    step: int
+
+
+class EpochPatches(Sampler[Places]):
+    """The patches of one epoch after another, as places.
+
+    Every epoch has the same number of steps, whatever the size of its patches.
+    """
+
+    def __init__(
+        self,
+        cache: PictureCache,
+        *,
+        recipe: Recipe,
+        context: float,
+        size_of: Callable[[int], int] | None = None,
+    ) -> None:
+        self._cache = cache
+        self._size_of = size_of or recipe.training_size
+        self._recipe = recipe
+        self._context = context
+        self._num = patches_per_epoch(
+            recipe.patches,
+            cache.sizes_N2,
+            size=recipe.input.size,
+            batch_size=recipe.train.batch_size,
+        )
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose patches come next (Lightning calls it, by this name)."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return _num_batches(self._num, self._recipe.train.batch_size)
+
+    def __iter__(self) -> Iterator[Places]:
+        size = self._size_of(self._epoch)
+        margin = round(size * (self._context - 1) / 2)
+        places_N3 = draw_places(
+            self._cache,
+            size=size,
+            num=self._num,
+            foreground=self._recipe.patches.foreground,
+            seed=self._recipe.train.seed,
+            epoch=self._epoch,
+        )
+        places_N3[:, 1:] -= margin
+        batch_size, last = self._recipe.train.batch_size, len(self) - 1
+        for step in range(last + 1):
+            start = step * batch_size
+            end = self._num if step == last else start + batch_size
+            yield Places(places_N3[start:end], size + 2 * margin, step)
+
+
+class _CutBatches(Dataset[Batch]):
+    """A map from a batch's places to its pixels."""
+
+    def __init__(self, cache: PictureCache) -> None:
+        self._pictures = Pictures(cache, resident=cache.num_bytes <= RESIDENT_BYTES)
+
+    def __getitem__(self, key: Places) -> Batch:
+        inputs_BCHW, targets_BHW = self._pictures.patches(key.places_B3, size=key.size)
+        inputs_BHWC = torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1)
+        return Batch(inputs_BHWC, torch.from_numpy(targets_BHW), key.step)
+
+
+class PatchBatches:
+    """Batches of random patches of whole pictures, and the loader that gives them.
+
+    Args:
+        cache: the pictures.
+        recipe: its patches, sizes, batch size, seed and workers are used.
+        device: where the batches will go.
+        context: how much larger than the input a patch is cut, so that turning and shrinking it
+            finds real pixels around it.
+        size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
+    """
+
+    def __init__(
+        self,
+        cache: PictureCache,
+        *,
+        recipe: Recipe,
+        device: torch.device,
+        context: float,
+        size_of: Callable[[int], int] | None = None,
+    ) -> None:
+        self._sampler = EpochPatches(cache, recipe=recipe, context=context, size_of=size_of)
+        self._dataset = _CutBatches(cache)
+        self._device = device
+        self._workers = recipe.train.workers
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def loader(self, *, epoch: int) -> DataLoader[Batch]:
+        """Give a loader that starts at this epoch; its items are whole batches."""
+        self._sampler.set_epoch(epoch)
+        return DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=self._workers,
+            worker_init_fn=_hear_no_interrupts,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._device.type == "cuda",
         )

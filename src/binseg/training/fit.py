@@ -17,16 +17,19 @@ from torch import nn
 from binseg.config.recipe import Recipe
 from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
+from binseg.data.pictures import PictureCache
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress
 from binseg.training.averaging import MovingAverage
-from binseg.training.batches import TrainingBatches
-from binseg.training.callbacks import Books, Watch, read_best
-from binseg.training.checkpoints import LAST, WholeFiles
+from binseg.training.batches import build_batches
+from binseg.training.callbacks import BAR_UNITS, Books, Watch
+from binseg.training.checkpoints import WholeFiles, newest_whole
 from binseg.training.interrupts import hearing_interrupts
+from binseg.training.keeping import Keeper, read_best, resume_command
 from binseg.training.loggers import running_loggers
 from binseg.training.module import SegmentationModule
+from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.validation import validate
 
@@ -41,11 +44,23 @@ THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (".*treespec, LeafSpec", FutureWarning),
     # Python 3.12 warns of any fork beside threads; loader processes only index arrays.
     (".*use of fork\\(\\) may lead to deadlocks", DeprecationWarning),
+    # Our sampler starts at the step that the checkpoint names.
+    (".*your dataloader is not resumable", UserWarning),
 )
 
+LEAST_TILES = 128
+"""Validation tiles that are scored after an epoch of patches, however short it is."""
+
+LEAST_TIMED = 48
+"""Validation inputs after an epoch of a run with a budget: else a quarter of the epoch's inputs,
+which takes a twelfth of its time or so."""
 
 ADVICE = {
+    "DataLoader timed out": "the loader processes gave nothing for a long time (a hanging file "
+    "system, or a deadlock); set train.workers to 0, which gives the same run",
     "DataLoader worker": "a loader process died, most likely for lack of memory; set train.workers "
+    "to 0, which gives the same run",
+    "shared memory": "there is no shared memory left for the loader processes; set train.workers "
     "to 0, which gives the same run",
     "more than 1 value per channel": "batch norm can't learn from batches of one picture that the "
     "network shrinks to one pixel; raise train.batch_size or input.size",
@@ -72,48 +87,58 @@ def fit(
     model: nn.Module,
     *,
     recipe: Recipe,
-    train: PixelCache,
+    train: PixelCache | PictureCache,
     val: PixelCache,
     folder: Path,
     progress: Progress = SILENT,
     resume: bool = False,
+    seconds: float | None = None,
+    command: str | None = None,
 ) -> FitResult:
     """Train a network as the recipe says; its weights change in place.
 
     Args:
         model: with its first weights; the caller seeds those.
         recipe: everything else that decides the result.
-        train: what it learns from.
-        val: what chooses the best epoch.
-        folder: gets metrics.csv, best.safetensors and last.ckpt.
+        train: what it learns from; whole pictures where the recipe draws patches.
+        val: what chooses the best epoch; of many tiles, about as many as an epoch has patches,
+            and with a budget of time a quarter as many inputs as an epoch.
+        folder: gets metrics.csv, best.safetensors, last.ckpt and previous.ckpt.
         progress: hears of steps and epochs.
-        resume: go on from the folder's last.ckpt.
+        resume: go on from the folder's newest checkpoint that is whole.
+        seconds: for all epochs, those before a resume included; the recipe's epochs decide where
+            it is left out.
+        command: goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
 
     Raises:
-        TrainingError: nothing to learn, the loss diverged, the run was interrupted, or it can't
-            be resumed.
+        TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
+        StoppedError: it was asked to stop, and says how to go on.
         OutputError: the folder can't be written.
     """
+    checkpoint = newest_whole(folder, progress) if resume else None
     _check_learnable(train, val, progress)
     config = recipe.train
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device, progress)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = build_loss(recipe.loss.name, recipe.loss.options)
-    batches = TrainingBatches(
-        train,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        workers=config.workers,
-        device=device,
+    augment = build_augment(recipe.augment)
+    pace = Pace(recipe, seconds=seconds)
+    batches = build_batches(
+        train, recipe, device=device, context=augment.context, size_of=pace.training_size
     )
+    if pace.is_timed:
+        val = val.thinned(max(LEAST_TIMED, len(batches) * config.batch_size // 4))
+    elif recipe.draws_patches:  # whose number, not that of the pictures, is an epoch's cost
+        val = val.thinned(max(LEAST_TILES, len(batches) * config.batch_size))
     module = SegmentationModule(
         model,
         recipe=recipe,
         loss=loss,
-        augment=build_augment(recipe.augment),
+        augment=augment,
         batches=batches,
         progress=progress,
+        pace=pace,
     )
     average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
     score = partial(
@@ -128,28 +153,42 @@ def fit(
     with (
         _quiet(),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        hearing_interrupts() as stop_asked,
+        hearing_interrupts() as stop,
         running_loggers(config.loggers, folder, progress) as loggers,
-        progress.task("training", total=config.epochs * len(batches)) as task,
+        progress.task("training", total=_length(pace, config.epochs * len(batches))) as task,
     ):
-        watch = Watch(task, steps_per_epoch=len(batches), stop_asked=stop_asked)
+        watch = Watch(task, steps_per_epoch=len(batches), pace=pace)
         module.batch_arrived = watch.batch_arrived
+        keeper = Keeper(
+            folder,
+            minutes=config.checkpoint_minutes,
+            num_steps=len(batches),
+            accumulate=config.accumulate,
+            progress=progress,
+            stop=stop,
+            command=command or resume_command(folder),
+        )
         books = Books(
             folder=folder,
             recipe=recipe,
             progress=progress,
             watch=watch,
+            pace=pace,
+            keeper=keeper,
             shipped=average.model if average else model,
-            score=score,
+            score=partial(score, between=stop.check),
         )
         trainer = _trainer(
             recipe,
             device=device,
             precision=precision,
-            callbacks=[watch, *([average] if average else []), books],
+            callbacks=[watch, *([average] if average else []), books, keeper],
             loggers=loggers,
+            max_epochs=-1 if pace.is_timed else config.epochs,
         )
-        _run(trainer, module, books, checkpoint=folder / LAST if resume else None)
+        _run(trainer, module, keeper, checkpoint=checkpoint)
+        books.catch_up(trainer, module)  # where nothing but the last validation was left
+        books.finish()
     return FitResult(
         best_state=read_best(folder),
         best_epoch=books.best_epoch,
@@ -159,23 +198,24 @@ def fit(
     )
 
 
-def _check_learnable(train: PixelCache, val: PixelCache, progress: Progress) -> None:
+def _check_learnable(train: PixelCache | PictureCache, val: PixelCache, progress: Progress) -> None:
     """Refuse masks that are all alike, which no loss can tell from success."""
     for value, name in ((1, "foreground"), (0, "background")):
-        if not _holds(train, value):
+        if not train.holds(value):
             raise TrainingError(
                 f"nothing to learn: no training mask has a {name} pixel; check data.foreground, "
                 "data.threshold and data.border, and look at the masks with binseg check"
             )
-    if not _holds(val, 1):
+    if not val.holds(1):
         progress.say(
             "no validation mask has a foreground pixel: the validation Dice only tells how clean "
             "the background stays; check the split"
         )
 
 
-def _holds(cache: PixelCache, value: int) -> bool:
-    return any(bool((target_HW == value).any()) for target_HW in cache.targets_NHW)
+def _length(pace: Pace, num_steps: int) -> int:
+    """Units of the progress bar: steps, or thousandths of the time."""
+    return BAR_UNITS if pace.is_timed else num_steps
 
 
 def _trainer(
@@ -185,12 +225,13 @@ def _trainer(
     precision: str,
     callbacks: list[Callback],
     loggers: list[Logger],
+    max_epochs: int,
 ) -> Trainer:
     return Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
         devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=recipe.train.epochs,
+        max_epochs=max_epochs,  # -1: the pace ends the run
         accumulate_grad_batches=recipe.train.accumulate,
         callbacks=callbacks,
         logger=loggers or False,
@@ -208,27 +249,21 @@ def _trainer(
 
 
 def _run(
-    trainer: Trainer, module: SegmentationModule, books: Books, *, checkpoint: Path | None
+    trainer: Trainer, module: SegmentationModule, keeper: Keeper, *, checkpoint: Path | None
 ) -> None:
     """Let Lightning train, and turn what stops it into one line."""
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except (KeyboardInterrupt, SystemExit):
-        # Lightning turns Ctrl-C into SystemExit after its own clean-up.
-        done = len(books.history)
-        if done == 0:
-            raise TrainingError("interrupted before the first epoch's end: start again") from None
-        raise TrainingError(
-            f"interrupted in epoch {done + 1}; everything up to epoch {done} is kept: "
-            "go on with --resume"
-        ) from None
+        # Asked a second time; Lightning turns that into SystemExit after its own clean-up.
+        raise keeper.stopped() from None
     except torch.OutOfMemoryError:
         raise TrainingError(_out_of_memory(module.recipe)) from None
-    except (RuntimeError, ValueError) as problem:
+    except (RuntimeError, ValueError, OSError) as problem:
         advice = [text for part, text in ADVICE.items() if part in str(problem)]
         if not advice:
             raise
-        raise TrainingError(advice[0]) from None
+        raise TrainingError(f"{advice[0]}; {keeper.way_on}") from None
 
 
 def _out_of_memory(recipe: Recipe) -> str:

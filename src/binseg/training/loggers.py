@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from binseg.errors import MissingExtraError
 from binseg.progress import Progress
 
-__all__ = ["running_loggers"]
+__all__ = ["log_row", "running_loggers"]
 
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
@@ -53,6 +53,15 @@ def _open(name: str, folder: Path, progress: Progress) -> Logger | None:
     else:
         return logger
     return None
+
+
+def log_row(logger: Logger, row: dict[str, float], *, step: int, progress: Progress) -> None:
+    """File an epoch with a tracker; one that fails (its disk, its server) doesn't end the run."""
+    try:
+        logger.log_metrics(row, step=step)
+    except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
+        reason = " ".join(str(problem).split())
+        progress.say(f"a logger failed at epoch {step} ({reason}); metrics.csv has it")
 
 
 def _tensorboard(folder: Path) -> Logger:

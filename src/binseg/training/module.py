@@ -12,15 +12,17 @@ from torch.utils.data import DataLoader
 
 from binseg.config.recipe import Recipe
 from binseg.data.augment import Augment, generator_for
-from binseg.errors import TrainingError
 from binseg.losses import Loss
 from binseg.progress import Progress
-from binseg.training.batches import Batch, TrainingBatches
+from binseg.training.batches import Batch, Batches
 from binseg.training.checkpoints import check_same_recipe
+from binseg.training.guard import StepGuard
 from binseg.training.optimizers import build_optimizer
+from binseg.training.pace import Pace
+from binseg.training.position import Position, loader_from, set_counters
 from binseg.training.schedules import Schedule, build_schedule
 
-__all__ = ["SegmentationModule", "diverged"]
+__all__ = ["SegmentationModule"]
 
 IGNORE = 2
 """The target value of pixels that count neither for nor against."""
@@ -46,8 +48,9 @@ class SegmentationModule(LightningModule):
         recipe: Recipe,
         loss: Loss,
         augment: Augment,
-        batches: TrainingBatches,
+        batches: Batches,
         progress: Progress,
+        pace: Pace | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -67,7 +70,12 @@ class SegmentationModule(LightningModule):
         self._augment = augment
         self._batches = batches
         self._progress = progress
-        self._first_epoch = 0
+        self._pace = pace or Pace(recipe, seconds=None)
+        self.guard = StepGuard(model, recipe=recipe, progress=progress)
+        self.start = Position(epoch=0, step=0)
+        """Where this process takes up the run."""
+        self.position = self.start
+        """Where the run is when it is saved; whoever saves says so."""
         self._step = 0
         self._sums = torch.zeros(3)
 
@@ -78,19 +86,41 @@ class SegmentationModule(LightningModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Give Lightning the batches; validation goes through the predictor instead."""
-        return self._batches.loader(epoch=self._first_epoch)
+        start = self.start
+        if start.step == len(self._batches):
+            start = Position(epoch=start.epoch + 1, step=0)
+        loader = self._batches.loader(epoch=start.epoch)
+        return loader_from(loader, start, progress=self._progress)
+
+    @property
+    def num_steps(self) -> int:
+        """Batches in an epoch."""
+        return len(self._batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resume must agree with."""
+        """Add what a resume must agree with, and what Lightning doesn't know."""
         checkpoint["binseg"] = {
             "recipe": self.recipe.model_dump_json(),
-            "epochs": self.current_epoch + 1,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "sums": self._sums.cpu(),
+            "figures": dict(self.figures),
+            "guard": self.guard.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the recipe, and start the loader at the right epoch."""
-        check_same_recipe(checkpoint["binseg"]["recipe"], self.recipe, self._progress)
-        self._first_epoch = checkpoint["binseg"]["epochs"]
+        """Check the recipe, and take up the run at its step."""
+        ours = checkpoint["binseg"]
+        check_same_recipe(ours["recipe"], self.recipe, self._progress)
+        self.start = Position(epoch=ours["epoch"], step=ours["step"])
+        self._sums, self.figures = ours["sums"], dict(ours["figures"])
+        self.guard.load_state_dict(ours["guard"])
+        set_counters(checkpoint["loops"]["fit_loop"], self.start, num_steps=len(self._batches))
+
+    def on_train_start(self) -> None:
+        """Bring what was loaded to the device that trains."""
+        self._sums = self._sums.to(self.device)
+        self.guard.start()
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's averages."""
@@ -114,16 +144,17 @@ class SegmentationModule(LightningModule):
         self._step = batch.step
         with torch.no_grad():
             # A view with the channels last in memory, which is how the network wants it.
-            images = batch.inputs_BHWC.permute(0, 3, 1, 2).float().div_(255.0)
-            images, targets = _shrink(
-                images, batch.targets_BHW, self.recipe.training_size(self.current_epoch)
-            )
+            images, targets = batch.inputs_BHWC.permute(0, 3, 1, 2), batch.targets_BHW
+            size = self._pace.training_size(self.current_epoch)
+            if not self.recipe.draws_patches:  # whose places are drawn at this size
+                images, targets = _shrink(images, targets, size)
             images, targets = self._augment(
                 images,
                 targets,
                 seed=self.recipe.train.seed,
                 epoch=self.current_epoch,
                 step=batch.step,
+                size=size,
             )
             images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
             targets = targets[:, None]
@@ -137,8 +168,6 @@ class SegmentationModule(LightningModule):
         self._measure(loss.detach(), logits_B1HW.detach(), batch)
         if self.device.type == "cpu" or batch_idx % CUDA_LOOK == 0:
             self.figures = {"loss": loss.item(), "dice": self.averages["dice"], "lr": self._lr()}
-            if not math.isfinite(self.figures["loss"]):
-                raise diverged("the training loss", self.recipe, self.current_epoch + 1)
         return loss
 
     def _lr(self) -> float:
@@ -162,7 +191,9 @@ class SegmentationModule(LightningModule):
         total = answer.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3))
         dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
         num = len(dice)
-        self._sums += torch.stack([loss.float() * num, dice.sum(), dice.new_tensor(num)])
+        sums = torch.stack([loss.float() * num, dice.sum(), dice.new_tensor(num)])
+        # A step that is left out tells nothing of the epoch.
+        self._sums += torch.where(loss.isfinite(), sums, 0.0)
 
     def configure_optimizers(self) -> Any:
         """Give Lightning the optimiser, and the schedule that moves after each of its steps."""
@@ -171,6 +202,7 @@ class SegmentationModule(LightningModule):
             optimizer,
             self.recipe.schedule,
             epochs=self.recipe.train.epochs,
+            share=self._pace.share if self._pace.is_timed else None,
             steps_per_epoch=-(-len(self._batches) // self.recipe.train.accumulate),
         )
         return [optimizer], [{"scheduler": self.schedule, "interval": "step"}]
@@ -181,38 +213,33 @@ class SegmentationModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm.
+        """Clip by the global norm, and leave out the step where that is no number.
 
         Lightning's own clipping refuses fused optimisers, for the sake of fp16's gradient scaling,
         which bf16 doesn't have.
         """
-        del optimizer, gradient_clip_val, gradient_clip_algorithm
+        del gradient_clip_val, gradient_clip_algorithm
         limit = self.recipe.train.gradient_clip
         if limit > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-
-
-def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
-    """The one line that tells that numbers went bad, the likely cause, and what to change."""
-    causes = [f"lower optimizer.lr (now {recipe.optimizer.lr:g})"]
-    if recipe.train.gradient_clip == 0 or recipe.train.gradient_clip > 1:
-        causes.append("set train.gradient_clip to 1")
-    if recipe.train.precision != "fp32":
-        causes.append("set train.precision to fp32")
-    return TrainingError(
-        f"{what} became infinite or not a number in epoch {epoch}: training diverged, most "
-        f"likely from too large steps; {' or '.join(causes)}; the best weights so far are kept"
-    )
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        else:
+            grads = [x.grad for x in self.model.parameters() if x.grad is not None]
+            norm = nn.utils.get_total_norm(grads)
+        self.guard.judge(float(norm), optimizer, epoch=self.current_epoch)
 
 
 def _shrink(
     images_BCHW: torch.Tensor, targets_BHW: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bring a batch to a smaller square size; of that size it comes back as it is."""
+    """Bring a batch of bytes to a smaller square size, as floats; an equal size stays as it is."""
     if images_BCHW.shape[-2:] == (size, size):
         return images_BCHW, targets_BHW
     images = functional.interpolate(
-        images_BCHW, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        images_BCHW.float().div_(255.0),
+        size=(size, size),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
     targets = functional.interpolate(targets_BHW[:, None], size=(size, size), mode="nearest-exact")
     return images, targets[:, 0]

@@ -97,14 +97,32 @@ class Schedule(LRScheduler):
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, config: ScheduleConfig, *, epochs: int, steps_per_epoch: int
+    optimizer: torch.optim.Optimizer,
+    config: ScheduleConfig,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    share: Callable[[float], float] | None = None,
 ) -> Schedule:
-    """Build the schedule of a recipe; `step()` is to be called after every optimiser step."""
+    """Build the schedule of a recipe; `step()` is to be called after every optimiser step.
+
+    Args:
+        optimizer: its rate moves.
+        config: how.
+        epochs: of the run.
+        steps_per_epoch: of the optimiser.
+        share: says how much of the run is over after so many epochs, where that isn't their number
+            but, say, the clock.
+    """
     total = epochs * steps_per_epoch
     warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
     shape = _shape(config, total=total, warmup=warmup, steps_per_epoch=steps_per_epoch)
 
-    def curve(step: int) -> float:
+    def place(step: int) -> float:
+        return step if share is None else share(step / steps_per_epoch) * total
+
+    def curve(taken: int) -> float:
+        step = place(taken)
         if step < warmup:
             return WARMUP_START + (1 - WARMUP_START) * step / warmup
         return shape(step)
@@ -113,9 +131,9 @@ def build_schedule(
     if config.name == "onecycle":
         low, high = ONECYCLE_MOMENTUM
 
-        def momentum(step: int) -> float:
+        def momentum(taken: int) -> float:
             return _one_cycle(
-                step - warmup, total - warmup, rise=config.rise, values=(high, low, high)
+                place(taken) - warmup, total - warmup, rise=config.rise, values=(high, low, high)
             )
 
     return Schedule(
@@ -126,29 +144,31 @@ def build_schedule(
     )
 
 
-def _shape(config: ScheduleConfig, *, total: int, warmup: int, steps_per_epoch: int) -> Curve:
+def _shape(
+    config: ScheduleConfig, *, total: int, warmup: int, steps_per_epoch: int
+) -> Callable[[float], float]:
     """Give the factor of the rate at each step after warm-up."""
 
-    def cosine(step: int) -> float:
+    def cosine(step: float) -> float:
         at = step if config.per_step else step // steps_per_epoch * steps_per_epoch
         return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, at - warmup) / (total - warmup))))
 
-    def one_cycle(step: int) -> float:
+    def one_cycle(step: float) -> float:
         values = (ONECYCLE_START, 1.0, ONECYCLE_END)
         return _one_cycle(step - warmup, total - warmup, rise=config.rise, values=values)
 
-    def steps(step: int) -> float:
+    def steps(step: float) -> float:
         return float(config.factor ** (step // steps_per_epoch // config.step_epochs))
 
-    def multistep(step: int) -> float:
+    def multistep(step: float) -> float:
         passed = sum(step // steps_per_epoch >= milestone for milestone in config.milestones)
         return float(config.factor**passed)
 
-    def constant(step: int) -> float:
+    def constant(step: float) -> float:
         del step
         return 1.0
 
-    shapes: dict[str, Curve] = {
+    shapes: dict[str, Callable[[float], float]] = {
         "none": constant,
         "plateau": constant,
         "cosine": cosine,
@@ -159,7 +179,9 @@ def _shape(config: ScheduleConfig, *, total: int, warmup: int, steps_per_epoch: 
     return shapes[config.name]
 
 
-def _one_cycle(step: int, total: int, *, rise: float, values: tuple[float, float, float]) -> float:
+def _one_cycle(
+    step: float, total: int, *, rise: float, values: tuple[float, float, float]
+) -> float:
     """Go from the first value to the second and on to the third, in half cosines."""
     first, middle, third = values
     top = rise * total - 1

@@ -1,6 +1,7 @@
 """Scores after an epoch: the model as it would ship, through the predictor that `evaluate` uses."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,10 @@ class ValidationScores:
     loss: float
     dice: float
     """Mean over pictures; the tiles of one picture are counted together."""
+    answered_share: float
+    """Of all valid pixels, those that are called foreground."""
+    true_share: float
+    """Of all valid pixels, those that are foreground."""
 
 
 def validate(
@@ -42,8 +47,12 @@ def validate(
     device: torch.device,
     precision: str,
     batch_size: int,
+    between: Callable[[], None] = lambda: None,
 ) -> ValidationScores:
-    """Predict all inputs of the cache at the model's size, and score them."""
+    """Predict all inputs of the cache at the model's size, and score them.
+
+    `between` is called between two chunks of inputs, and may raise.
+    """
     predictor = Predictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
         preprocessing=preprocessing,
@@ -55,6 +64,7 @@ def validate(
     sizes: list[int] = []
     counts: dict[int, list[Counts]] = defaultdict(list)
     for start in range(0, len(cache), CHUNK):
+        between()
         rows = slice(start, start + CHUNK)
         targets_NHW = np.array(cache.targets_NHW[rows])  # torch warns of read-only arrays
         probability_NHW = predictor.probability_of_inputs(np.asarray(cache.inputs_NHWC[rows]))
@@ -65,9 +75,14 @@ def validate(
         ):
             counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
             counts[int(row)].append(counted)
-    dice = [metrics.dice(metrics.pool(of_picture)) for of_picture in counts.values()]
+    pictures = [metrics.pool(of_picture) for of_picture in counts.values()]
+    whole = metrics.pool(pictures)
+    num_valid = max(1, whole.tp + whole.fp + whole.fn + whole.tn)
     return ValidationScores(
-        loss=float(np.average(losses, weights=sizes)), dice=float(np.nanmean(dice))
+        loss=float(np.average(losses, weights=sizes)),
+        dice=float(np.nanmean([metrics.dice(counted) for counted in pictures])),
+        answered_share=(whole.tp + whole.fp) / num_valid,
+        true_share=(whole.tp + whole.fn) / num_valid,
     )
 
 

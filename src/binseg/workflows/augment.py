@@ -8,6 +8,8 @@ import torch
 from binseg.config import Recipe
 from binseg.data.augment import Augment, build_augment
 from binseg.data.dataset import Dataset
+from binseg.data.patches import draw_places
+from binseg.data.pictures import Pictures, open_pictures
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError
@@ -47,13 +49,17 @@ def draw_sheet(
     chosen = _spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
     if not chosen:
         raise DataError(f"{dataset.root}: no picture has a mask; there is nothing to show")
-    pairs = [_prepared(record, dataset, recipe) for record in chosen]
+    augment = build_augment(recipe.augment)
+    prepare_one = _patch if recipe.draws_patches else _prepared
+    pairs = [prepare_one(record, dataset, recipe, augment.context) for record in chosen]
     inputs_NHWC = np.stack([inputs_HWC for inputs_HWC, _ in pairs])
     targets_NHW = np.stack([target_HW for _, target_HW in pairs])
-    columns = [_drawn(inputs_NHWC, targets_NHW)]
-    augment = build_augment(recipe.augment)
+    size = recipe.input.size
+    margin = (inputs_NHWC.shape[1] - size) // 2
+    middle = (slice(None), slice(margin, margin + size), slice(margin, margin + size))
+    columns = [_drawn(inputs_NHWC[middle], targets_NHW[middle])]
     for variant in range(num_variants):
-        changed = _augmented(augment, inputs_NHWC, targets_NHW, recipe.train.seed, variant)
+        changed = _augmented(augment, inputs_NHWC, targets_NHW, recipe, variant)
         columns.append(_drawn(*changed))
     write_rgb(Path(out), _sheet(columns))
 
@@ -64,8 +70,11 @@ def _spread(records: list[Record], num: int) -> list[Record]:
     return [records[place] for place in places]
 
 
-def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def _prepared(
+    record: Record, dataset: Dataset, recipe: Recipe, context: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Make a sample what the model sees; of tiles, the one with the most foreground."""
+    del context
     sample = read_sample(record, dataset.rule)
     assert sample.mask_HW is not None
     inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing())
@@ -74,12 +83,37 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> tuple[np.ndar
     return inputs_NHWC[best], targets_NHW[best]
 
 
+def _patch(
+    record: Record, dataset: Dataset, recipe: Recipe, context: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a patch as training does, surroundings included: the first with foreground it draws."""
+    cache = open_pictures([record], dataset.rule, recipe.input.preprocessing())
+    size = recipe.input.size
+    margin = round(size * (context - 1) / 2)
+    places_N3 = draw_places(
+        cache, size=size, num=1, foreground=1.0, seed=recipe.train.seed, epoch=0
+    )
+    places_N3[:, 1:] -= margin
+    inputs_NCHW, targets_NHW = Pictures(cache).patches(places_N3, size=size + 2 * margin)
+    return inputs_NCHW[0].transpose(1, 2, 0), targets_NHW[0]
+
+
 def _augmented(
-    augment: Augment, inputs_NHWC: np.ndarray, targets_NHW: np.ndarray, seed: int, epoch: int
+    augment: Augment,
+    inputs_NHWC: np.ndarray,
+    targets_NHW: np.ndarray,
+    recipe: Recipe,
+    epoch: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change the samples as training would in some epoch."""
-    images = torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2).float() / 255
-    images, targets = augment(images, torch.from_numpy(targets_NHW), seed=seed, epoch=epoch, step=0)
+    images, targets = augment(
+        torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2),
+        torch.from_numpy(targets_NHW),
+        seed=recipe.train.seed,
+        epoch=epoch,
+        step=0,
+        size=recipe.input.size,
+    )
     changed_NHWC = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return changed_NHWC, targets.numpy()
 

@@ -17,6 +17,7 @@ from binseg.metrics import OutlineRule, ProbabilityTally
 from binseg.predictor import Predictor, load
 from binseg.progress import SILENT, Progress
 from binseg.structures import Figure
+from binseg.training.keeping import resume_command
 from binseg.workflows.evaluation_data import Known, choose_data, data_config
 from binseg.workflows.run_folder import RunFolder
 from binseg.workflows.scoring import Evaluation, conclude, measure_dataset, write_report
@@ -138,16 +139,22 @@ def _of_fold(recipe: Recipe, fold: int, *, folds: int) -> Recipe:
 def _run(recipe: Recipe, folder: Path, progress: Progress) -> CrossResult:
     started = time.perf_counter()
     num_folds = recipe.data.split.folds
+    command = resume_command(folder)
     runs = [_run_of_fold(folder, fold) for fold in range(num_folds)]
     for fold, run in enumerate(runs):
-        if run.bundle_path.exists():
+        if run.is_finished:
             progress.say(f"fold {fold} of {num_folds} is finished: {run.path}")
-        elif run.recipe_path.is_file():
+        elif RunFolder.find(run.path) is not None:
             progress.say(f"fold {fold} of {num_folds}: going on")
-            resume_training(run.path, progress=progress)
+            resume_training(run.path, progress=progress, command=command)
         else:
             progress.say(f"fold {fold} of {num_folds}: {run.path}")
-            train(_of_fold(recipe, fold, folds=num_folds), out=run.path, progress=progress)
+            train(
+                _of_fold(recipe, fold, folds=num_folds),
+                out=run.path,
+                progress=progress,
+                command=command,
+            )
         if run.data_fingerprint() != runs[0].data_fingerprint():
             raise DataError(
                 f"{recipe.data.path}: the data has changed since {runs[0].path} was trained; "

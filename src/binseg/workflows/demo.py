@@ -5,7 +5,9 @@ from pathlib import Path
 
 from binseg.config import Recipe, load_recipe
 from binseg.data.otsu import otsu_dice
+from binseg.postprocess import CleanUp
 from binseg.predictor import load
+from binseg.predictor.pretrained import default_bundle_path, photo_path
 from binseg.progress import SILENT, Progress
 from binseg.workflows.evaluate import evaluate_split
 from binseg.workflows.evaluation_data import Known, choose_data, data_config
@@ -29,6 +31,8 @@ class DemoResult:
     """Mean Dice of Otsu's threshold on the same pictures, told each time which side to take."""
     gallery_path: Path
     mask_path: Path
+    photo_path: Path
+    """A photo with the mask that the built-in model lays over it."""
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -39,6 +43,7 @@ class DemoResult:
             "otsu_dice": self.otsu_dice,
             "gallery": str(self.gallery_path),
             "mask": str(self.mask_path),
+            "photo": str(self.photo_path),
             "test": self.evaluation.as_dict(),
         }
 
@@ -46,7 +51,7 @@ class DemoResult:
 def demo(
     out: str | Path, *, recipe: Recipe | None = None, progress: Progress = SILENT
 ) -> DemoResult:
-    """Train a small model on synthetic pictures, score it, predict one picture.
+    """Train a small model on synthetic pictures, score it, predict one; then a photo of a cat.
 
     Args:
         out: folder for everything; absent or empty.
@@ -66,11 +71,19 @@ def demo(
         out=run.path / "predicted",
         kinds=OutputKinds(overlay=True),
     )
+    photo = predict_files(
+        load(default_bundle_path()),
+        [photo_path()],
+        out=run.path / "photo",
+        kinds=OutputKinds(overlay=True),
+        cleanup=CleanUp(largest_only=True),
+    )
     return DemoResult(
         folder=run.path,
         evaluation=evaluation,
         otsu_dice=otsu_dice(test.records, test.rule),
         gallery_path=test_folder / "gallery.png",
         mask_path=predicted.written[0].mask,
+        photo_path=photo.written[0].others[0],
         seconds=trained.seconds,
     )

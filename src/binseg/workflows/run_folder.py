@@ -1,12 +1,15 @@
 """The folder of one training run: what is in it, under which names, and who may write there.
 
 recipe.yaml       every setting, resolved
+plan.yaml         the settings that were chosen for this data, each with its reason
 environment.json  python, packages, processor, threads, data fingerprint
 split.csv         which picture trained, which validated, which is left to test
 metrics.csv       one line an epoch
 curves.png        the same, drawn
 bundle/           the model that ships
 val/              the shipped model's scores on the validation split
+
+While it trains, best.safetensors, last.ckpt, previous.ckpt and training.lock are there too.
 """
 
 import json
@@ -14,17 +17,23 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from binseg.config import Recipe, dump_recipe, load_recipe
 from binseg.errors import BundleError, UsageError
-from binseg.storage import write_json, write_text
+from binseg.storage import locked, write_json, write_text
 from binseg.structures import Split
 
 __all__ = ["RunFolder", "environment", "next_run_path"]
+
+TEMPORARY = ".tmp-"
+"""How the names of half-written files begin."""
+LOCK_SECONDS = 30.0
+"""Loader processes outlive a killed run by some seconds, and hold its lock."""
 
 PACKAGES = (
     "binseg",
@@ -53,6 +62,11 @@ class RunFolder:
         return self.path / "recipe.yaml"
 
     @property
+    def plan_path(self) -> Path:
+        """The settings that `plan` chose, with their reasons; absent where a recipe was given."""
+        return self.path / "plan.yaml"
+
+    @property
     def environment_path(self) -> Path:
         """Versions, processor and threads, and the data's fingerprint."""
         return self.path / "environment.json"
@@ -77,9 +91,47 @@ class RunFolder:
         """The model that ships."""
         return self.path / "bundle"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: the bundle is there, and what training needs is gone."""
+        from binseg.training.checkpoints import LAST
+
+        return self.bundle_path.exists() and not (self.path / LAST).exists()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        from binseg.training.checkpoints import LAST, PREVIOUS
+
+        return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the run for this process alone, and clear away what a killed one left half-written.
+
+        Raises:
+            OutputError: another process trains there.
+        """
+        with locked(self.path / "training", timeout=LOCK_SECONDS, tidy=True):
+            for scrap in self.path.glob(f"{TEMPORARY}*"):
+                with suppress(OSError):  # a folder: its writer clears it away
+                    scrap.unlink()
+            yield
+
+    def remove_training_files(self) -> None:
+        """Remove what only training needs; it weighs several times as much as the bundle."""
+        from binseg.training.checkpoints import LAST, PREVIOUS
+        from binseg.training.keeping import BEST
+
+        # In this order a run that is killed between two of them can still go on, or is finished.
+        for name in (PREVIOUS, LAST, BEST):
+            (self.path / name).unlink(missing_ok=True)
+
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
         """Take a folder for a new run; a folder that holds anything is never written into.
+
+        What a run left that was killed before it began to train is nothing.
 
         Raises:
             UsageError: there is something at `path` already.
@@ -87,7 +139,7 @@ class RunFolder:
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file; choose another folder with --out")
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(folder.iterdir()) and not cls(path=folder)._is_false_start():
             way_on = (
                 ", or add --resume to go on with the run in it"
                 if cls(path=folder).recipe_path.is_file()
@@ -95,6 +147,13 @@ class RunFolder:
             )
             raise UsageError(f"{folder} is not empty; choose another folder with --out{way_on}")
         return cls(path=folder)
+
+    def _is_false_start(self) -> bool:
+        """Whether a run was killed here between its first file and its last before training."""
+        ours = {self.environment_path.name, self.recipe_path.name, self.plan_path.name}
+        names = {entry.name for entry in self.path.iterdir()}
+        names = {name for name in names if not name.startswith(TEMPORARY)} - {"training.lock"}
+        return self.data_fingerprint() is not None and names <= ours
 
     @classmethod
     def find(cls, path: str | Path) -> "RunFolder | None":
@@ -143,10 +202,14 @@ class RunFolder:
         return read_split(self.split_path)
 
     def write_start(self, recipe: Recipe, facts: Mapping[str, object]) -> None:
-        """Write what is known before the first epoch; `facts` join the environment."""
+        """Write what is known before the first epoch; `facts` join the environment.
+
+        The split is written after this, and makes it a run.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.recipe_path, dump_recipe(recipe))
+        # First, since it is the file that nobody else would have put there.
         write_json(self.environment_path, {**environment(), **facts})
+        write_text(self.recipe_path, dump_recipe(recipe))
 
 
 def environment() -> dict[str, object]:

@@ -1,44 +1,41 @@
 """From a recipe to a run folder: data, training, threshold, bundle, validation scores."""
 
+import signal
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from binseg.backends.torch_backend import TorchBackend
-from binseg.bundle import Architecture, Card, DataFacts, Golden, write_bundle
 from binseg.config import Recipe
-from binseg.data.cache import PixelCache, open_cache
+from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
+from binseg.data.pictures import PictureCache
+from binseg.data.pixels import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
 from binseg.doctor import quick_checks
-from binseg.errors import DataError, UsageError
+from binseg.errors import DataError, StoppedError, UsageError
 from binseg.losses import build_loss
 from binseg.models.weights import load_encoder_weights
 from binseg.models.zoo import build_model, resolve_options
-from binseg.predictor import Predictor, load, verify_golden
 from binseg.progress import SILENT, Progress
 from binseg.report import draw_curves
+from binseg.storage import write_text
 from binseg.structures import Report
-from binseg.training.callbacks import BEST
-from binseg.training.checkpoints import LAST
-from binseg.training.fit import FitResult, fit
+from binseg.training.fit import fit
+from binseg.training.keeping import resume_command
 from binseg.training.precision import resolve_device
-from binseg.workflows.evaluation_data import Known
-from binseg.workflows.run_folder import RunFolder, environment
-from binseg.workflows.scoring import Evaluation, score_dataset, write_report
-from binseg.workflows.tuning import Tuned, tell_calibration, tune_on_validation
+from binseg.workflows.budget import ending_seconds, training_seconds
+from binseg.workflows.run_folder import RunFolder
+from binseg.workflows.scoring import Evaluation
+from binseg.workflows.shipping import judge, ship
 
 __all__ = ["TrainResult", "resume_training", "train"]
-
-NUM_GOLDEN = 2
-"""Validation inputs that a bundle carries as its own test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +67,32 @@ class TrainResult:
         }
 
 
-def train(recipe: Recipe, *, out: str | Path, progress: Progress = SILENT) -> TrainResult:
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    progress: Progress = SILENT,
+    spent: float = 0.0,
+    plan: str | None = None,
+    command: str | None = None,
+) -> TrainResult:
     """Train a model by a recipe and pack it as a bundle with its validation scores.
 
     Args:
         recipe: every setting.
         out: folder for the run; absent or empty.
         progress: told how far it is.
+        spent: seconds of the recipe's budget that are over already.
+        plan: the recipe with its reasons, as text to be kept with the run.
+        command: goes on with the run after a stop, if it isn't resuming this folder.
 
     Raises:
         UsageError: a folder that holds something, or unknown names and options.
         DataError: nothing to learn from.
         TrainingError: it diverged.
+        StoppedError: it was asked to stop, and says how to go on.
     """
+    started = time.perf_counter() - spent
     run = RunFolder.create(out)
     _check_names(recipe)
     dataset = _open_data(recipe, progress)
@@ -90,25 +100,46 @@ def train(recipe: Recipe, *, out: str | Path, progress: Progress = SILENT) -> Tr
     progress.say(dataset.notes[-1])
     _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
     dataset = _with_truth(dataset, progress)
-    return _run(recipe, run, dataset, resume=False, progress=progress)
+
+    def begin() -> None:
+        run.write_start(recipe, {"data_fingerprint": dataset.fingerprint()})
+        if plan is not None:
+            write_text(run.plan_path, plan)
+        write_split(run.split_path, dataset)  # from here on it is a run
+
+    return _run(
+        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
+    )
 
 
-def resume_training(out: str | Path, *, progress: Progress = SILENT) -> TrainResult:
+def resume_training(
+    out: str | Path,
+    *,
+    checkpoint_minutes: float | None = None,
+    progress: Progress = SILENT,
+    command: str | None = None,
+) -> TrainResult:
     """Go on with a run that was stopped, by its own recipe and split.
 
     Args:
         out: the folder of the run.
+        checkpoint_minutes: between two checkpoints, if not as in its recipe.
         progress: told how far it is.
+        command: goes on with the run after a stop, if it isn't resuming this folder.
 
     Raises:
         BundleError: there is no run.
         UsageError: it is finished.
         DataError: its data has changed.
     """
+    started = time.perf_counter()
     run = RunFolder.open(out)
-    if run.bundle_path.exists():
+    if run.is_finished:
         raise UsageError(f"{run.path} is a finished run; train a new one with another --out")
     recipe = run.recipe()
+    if checkpoint_minutes is not None:
+        often = {"checkpoint_minutes": checkpoint_minutes}
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=often)})
     _check_names(recipe)
     # As it was when the run began: the fingerprint and the split are of pictures with masks only.
     dataset = _with_truth(_open_data(recipe, progress), progress)
@@ -120,10 +151,26 @@ def resume_training(out: str | Path, *, progress: Progress = SILENT) -> TrainRes
     dataset = replace(
         dataset, records=tuple(replace(r, split=splits[r.id]) for r in dataset.records)
     )
-    has_checkpoint = (run.path / LAST).is_file()
-    if not has_checkpoint:
-        progress.say("no epoch was finished: starting with the first one")
-    return _run(recipe, run, dataset, resume=has_checkpoint, progress=progress)
+
+    def begin() -> None:
+        if not run.is_saved:
+            progress.say("nothing was saved yet: starting with the first epoch")
+
+    return _run(
+        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
+    )
+
+
+@contextmanager
+def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
+    """Turn Ctrl-C outside of training itself into a line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"interrupted; nothing is lost: go on with `{command or resume_command(run.path)}`",
+            signal_number=signal.SIGINT,
+        ) from None
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -158,20 +205,62 @@ def _look_for_leaks(dataset: Dataset, progress: Progress, *, allowed: bool) -> N
 
 
 def _run(
-    recipe: Recipe, run: RunFolder, dataset: Dataset, *, resume: bool, progress: Progress
+    recipe: Recipe,
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    begin: Callable[[], None],
+    progress: Progress,
+    started: float,
+    command: str | None,
 ) -> TrainResult:
-    started = time.perf_counter()
-    preprocessing = recipe.input.preprocessing()
-    train_pixels, val_pixels = (
-        open_cache(dataset.of_split(name), dataset.rule, preprocessing, progress=progress)
-        for name in ("train", "val")
+    """Decode, train and ship; `begin` is called when nothing in the data can fail any more."""
+    train_pixels = open_training_pixels(
+        dataset.of_split("train"), dataset.rule, recipe, progress=progress
+    )
+    val_pixels = open_validation_pixels(
+        dataset.of_split("val"), dataset.rule, recipe, progress=progress
     )
     _check_foreground(train_pixels, "train")
     _check_foreground(val_pixels, "val")
     model = _build(recipe, progress)
-    if not resume:
-        run.write_start(recipe, {"data_fingerprint": dataset.fingerprint()})
-        write_split(run.split_path, dataset)
+    begin()
+    with run.in_use(), _told_how_to_go_on(run, command):
+        return _train_andship(
+            recipe,
+            run,
+            dataset,
+            model=model,
+            pixels=(train_pixels, val_pixels),
+            progress=progress,
+            started=started,
+            command=command,
+        )
+
+
+def _train_andship(
+    recipe: Recipe,
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    model: nn.Module,
+    pixels: tuple[PixelCache | PictureCache, PixelCache],
+    progress: Progress,
+    started: float,
+    command: str | None,
+) -> TrainResult:
+    train_pixels, val_pixels = pixels
+    seconds = None
+    if recipe.train.budget_minutes is not None:
+        device = resolve_device(recipe.train.device)
+        backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
+        val = replace(dataset, records=dataset.of_split("val"))
+        seconds = training_seconds(
+            recipe.train.budget_minutes,
+            spent=time.perf_counter() - started,
+            ending=ending_seconds(judge(recipe, backend), val),
+            progress=progress,
+        )
     fitted = fit(
         model,
         recipe=recipe,
@@ -179,12 +268,14 @@ def _run(
         val=val_pixels,
         folder=run.path,
         progress=progress,
-        resume=resume,
+        resume=run.is_saved,
+        seconds=seconds,
+        command=command,
     )
     draw_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
     )
-    validation = _ship(
+    validation = ship(
         recipe,
         run,
         dataset,
@@ -193,9 +284,7 @@ def _run(
         val_pixels=val_pixels,
         progress=progress,
     )
-    # The bundle is whole and has answered like its model: these weigh several times as much.
-    for name in (LAST, BEST):
-        (run.path / name).unlink(missing_ok=True)
+    run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
         validation=validation,
@@ -216,9 +305,9 @@ def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
     return replace(dataset, records=kept)
 
 
-def _check_foreground(pixels: PixelCache, split: str) -> None:
+def _check_foreground(pixels: PixelCache | PictureCache, split: str) -> None:
     """Refuse a split without a single foreground pixel: every score on it would be empty talk."""
-    if not any((target_HW == 1).any() for target_HW in pixels.targets_NHW):
+    if not pixels.holds(1):
         raise DataError(
             f"none of the {len(pixels)} {split} inputs has a foreground pixel; look at the masks "
             "with `binseg check`, or split otherwise (data.split.seed)"
@@ -238,93 +327,3 @@ def _build(recipe: Recipe, progress: Progress) -> nn.Module:
         )
         progress.say(f"encoder weights: {num} tensors from {recipe.model.encoder_weights}")
     return model
-
-
-def _ship(
-    recipe: Recipe,
-    run: RunFolder,
-    dataset: Dataset,
-    *,
-    model: nn.Module,
-    fitted: FitResult,
-    val_pixels: PixelCache,
-    progress: Progress,
-) -> Evaluation:
-    """Choose the threshold, score the validation split, and write the bundle with both."""
-    model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
-    device = resolve_device(recipe.train.device)
-    backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
-    val = replace(dataset, records=dataset.of_split("val"), notes=())
-    tuned = tune_on_validation(recipe, _judge(recipe, backend), val, progress=progress)
-    judge = _judge(recipe, backend, tuned)
-    evaluation = score_dataset(
-        judge, val, split="val", title=f"{recipe.model.name}, validation", progress=progress
-    )
-    golden = _golden(judge, val_pixels)
-    tell_calibration(tuned, evaluation.report, progress)
-    card = _card(recipe, dataset, tuned, evaluation.report)
-    bundle = write_bundle(run.bundle_path, card=card, weights=fitted.best_state, golden=golden)
-    _check_shipped(load(run.bundle_path, device=device.type))
-    report = replace(evaluation.report, bundle_id=bundle.card.id)
-    evaluation = replace(evaluation, report=report)
-    known = Known(run=run, card=bundle.card)
-    write_report(run.path / "val", evaluation, dataset=val, predictor=judge, known=known)
-    return evaluation
-
-
-def _judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
-    """The model in memory, as a predictor that works just like the one of its bundle."""
-    return Predictor(
-        backend=backend,
-        preprocessing=recipe.input.preprocessing(),
-        threshold=tuned.threshold.value if tuned else 0.5,
-        bundle_id="in training",
-        temperature=tuned.temperature if tuned else 1.0,
-    )
-
-
-def _golden(judge: Predictor, pixels: PixelCache) -> Golden:
-    """Take the validation inputs with the most foreground: an empty answer would test little."""
-    shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
-    rows = np.argsort(shares, kind="stable")[::-1][:NUM_GOLDEN]
-    input_NHWC = np.ascontiguousarray(pixels.inputs_NHWC[np.sort(rows)])
-    return Golden(input_NHWC=input_NHWC, probability_NHW=judge.probability_of_inputs(input_NHWC))
-
-
-def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Card:
-    sizes = Counter(record.split for record in dataset.records)
-    facts = environment()
-    packages = facts["packages"]
-    assert isinstance(packages, Mapping)
-    return Card(
-        name=recipe.model.name,
-        architecture=Architecture(
-            name=recipe.model.name,
-            options=resolve_options(recipe.model.name, recipe.model.options),
-            in_channels=recipe.input.channels,
-        ),
-        preprocessing=recipe.input.preprocessing(),
-        temperature=tuned.temperature,
-        threshold=tuned.threshold,
-        border=dataset.rule.border or "none",
-        data=DataFacts(
-            kind=dataset.kind,
-            fingerprint=dataset.fingerprint(),
-            num_train=sizes["train"],
-            num_val=sizes["val"],
-            num_test=sizes["test"],
-        ),
-        scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
-        versions={
-            "python": str(facts["python"]),
-            **{name: str(packages[name]) for name in ("binseg", "torch", "lightning", "numpy")},
-        },
-        recipe=recipe.model_dump(mode="json"),
-    )
-
-
-def _check_shipped(shipped: Predictor) -> None:
-    """Hold the bundle, read back from disk, to the answers of the model in memory."""
-    assert shipped.bundle is not None
-    check = verify_golden(shipped, shipped.bundle)
-    assert check.passed, f"the bundle answers otherwise than its model: {check}"

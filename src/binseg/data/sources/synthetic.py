@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from binseg.data.sources.families import FAMILIES, draw_family
 from binseg.errors import OutputError, UsageError
-from binseg.imageio import write_mask, write_rgb
+from binseg.imageio import write_bands, write_mask, write_rgb
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, locked, write_text
 
@@ -26,6 +27,7 @@ __all__ = ["SyntheticSpec", "draw_synthetic", "is_synthetic", "make_synthetic", 
 
 _VERSION = 1
 """Part of the cache's key: raise it whenever the pictures change."""
+KINDS = ("shapes", *FAMILIES)
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 
@@ -36,6 +38,8 @@ class SyntheticSpec:
     num: int = 240
     size: int = 128
     seed: int = 0
+    kind: str = "shapes"
+    """shapes, or one of the families: cracks, vessels, dots, huge, micro, bands."""
 
 
 def is_synthetic(path: str) -> bool:
@@ -46,13 +50,19 @@ def is_synthetic(path: str) -> bool:
 def parse_synthetic(path: str) -> SyntheticSpec:
     """Read `synthetic` or `synthetic:num=240,size=128,seed=0`, in any order, any left out.
 
-    >>> parse_synthetic("synthetic:num=60,seed=3")
-    SyntheticSpec(num=60, size=128, seed=3)
+    >>> parse_synthetic("synthetic:num=60,seed=3,kind=cracks")
+    SyntheticSpec(num=60, size=128, seed=3, kind='cracks')
     """
-    known = [field.name for field in fields(SyntheticSpec)]
+    known = [field.name for field in fields(SyntheticSpec) if field.name != "kind"]
     given: dict[str, int] = {}
+    kind = "shapes"
     for part in filter(None, path.partition(":")[2].split(",")):
         name, _, number = (text.strip() for text in part.partition("="))
+        if name == "kind":
+            kind = number
+            if kind not in KINDS:
+                raise UsageError(f"data.path {path!r}: kind must be {', '.join(KINDS)}")
+            continue
         if name not in known or not number.isdecimal() or name in given:
             raise UsageError(
                 f"data.path {path!r}: can't read {part!r}; write synthetic:num=240,size=128,seed=0"
@@ -61,7 +71,7 @@ def parse_synthetic(path: str) -> SyntheticSpec:
         if not low <= int(number) <= high:
             raise UsageError(f"data.path {path!r}: {name} must be {low} to {high}")
         given[name] = int(number)
-    return SyntheticSpec(**given)
+    return SyntheticSpec(kind=kind, **given)
 
 
 def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
@@ -70,7 +80,8 @@ def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
     Returns:
         A folder with `images/`, `masks/` and the lists train.txt (70 %), val.txt, test.txt.
     """
-    name = f"synthetic-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
+    kind = "" if spec.kind == "shapes" else f"-{spec.kind}"
+    name = f"synthetic{kind}-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
     folder = cache_dir() / name
     if folder.is_dir():
         return folder
@@ -104,8 +115,14 @@ def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
     names = [f"{index:05d}" for index in range(spec.num)]
 
     def draw(index: int) -> None:
-        image_HW3, mask_HW = draw_synthetic(index, size=spec.size, seed=spec.seed)
-        write_rgb(folder / "images" / f"{names[index]}.png", image_HW3)
+        if spec.kind == "shapes":
+            image_HWC, mask_HW = draw_synthetic(index, size=spec.size, seed=spec.seed)
+        else:
+            image_HWC, mask_HW = draw_family(spec.kind, index, size=spec.size, seed=spec.seed)
+        if image_HWC.shape[2] == 3:
+            write_rgb(folder / "images" / f"{names[index]}.png", image_HWC)
+        else:
+            write_bands(folder / "images" / f"{names[index]}.tif", image_HWC)
         write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
 
     # Threads: most of the time goes into waiting for the disk, file by file.

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Num
 
-from binseg.errors import PictureError
+from binseg.errors import MissingExtraError, PictureError
 from binseg.imageio import read_georeference, read_pixel_size
 from binseg.postprocess import NOTHING, CleanUp
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress, track
 from binseg.structures import Prediction
+from binseg.workflows.large import predict_large
 from binseg.workflows.outputs import Answer, OutputKinds, write_outputs
 from binseg.workflows.predict.inputs import (
     Failure,
@@ -113,14 +114,20 @@ def predict_files(
     chosen = kinds or OutputKinds()
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
-    pictures, failures = find_pictures(inputs, out)
+    # Other answers than masks and probabilities are made page by page.
+    per_page = any((chosen.overlay, chosen.cutout, chosen.geojson, chosen.coco, chosen.table))
+    pictures, failures = find_pictures(inputs, out, whole_stacks=not per_page)
     stems = name_answers(pictures, out, chosen, progress, owners=owners)
     refuse_overwriting(pictures, stems, chosen, allowed=overwrite or resume)
-    asked = list(zip(pictures, stems, strict=True))
+    both = list(zip(pictures, stems, strict=True))
+    large = [one for one in both if one[0].is_large]
+    asked = [one for one in both if not one[0].is_large]
     if resume:
         asked = [one for one in asked if not all(file.exists() for file in chosen.files(one[1]))]
-        if len(asked) < len(pictures):
-            progress.say(f"{len(pictures) - len(asked)} of {len(pictures)} are there already")
+        large = [one for one in large if not _large_mask(one[1]).exists()]
+        if len(asked) + len(large) < len(pictures):
+            skipped = len(pictures) - len(asked) - len(large)
+            progress.say(f"{skipped} of {len(pictures)} are there already")
 
     def finish(index: int, image_HWC: Num[np.ndarray, "H W C"], prediction: Prediction) -> Written:
         picture, stem = asked[index]
@@ -137,10 +144,60 @@ def predict_files(
             failures.append(failure_of(picture.path, answer))
         else:
             written.append(answer)
+    for picture, stem in large:
+        if per_page:
+            progress.say(f"{picture.path}: too large for other answers than mask and probability")
+        try:
+            written.append(
+                _predict_large(
+                    predictor,
+                    picture,
+                    stem,
+                    cleanup=cleanup,
+                    probability=chosen.probability,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            )
+        except (PictureError, MissingExtraError) as error:
+            failures.append(failure_of(picture.path, str(error)))
     return PredictResult(
         written=tuple(written),
         failures=tuple(failures),
-        num_skipped=len(pictures) - len(asked),
+        num_skipped=len(pictures) - len(asked) - len(large),
+    )
+
+
+def _large_mask(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.tif")
+
+
+def _predict_large(
+    predictor: Predictor,
+    picture: Picture,
+    stem: Path,
+    *,
+    cleanup: CleanUp,
+    probability: bool,
+    overwrite: bool,
+    progress: Progress,
+) -> Written:
+    """A huge picture or a stack, in parts; its mask is a TIFF with as many pages."""
+    made = predict_large(
+        predictor,
+        picture.path,
+        out=_large_mask(stem),
+        cleanup=cleanup,
+        probability="float32" if probability else None,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return Written(
+        source=picture.path,
+        page=None,
+        mask=made.mask,
+        others=() if made.probability is None else (made.probability,),
+        foreground=made.foreground,
     )
 
 

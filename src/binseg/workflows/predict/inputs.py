@@ -7,7 +7,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from binseg.errors import PictureError, UsageError
-from binseg.imageio import PICTURE_SUFFIXES, probe
+from binseg.imageio import PICTURE_SUFFIXES, needs_windows, probe
 from binseg.progress import Progress
 from binseg.workflows.outputs import OutputKinds
 
@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 TIFF_SUFFIXES = {".tif", ".tiff"}
+ZARR_SUFFIX = ".zarr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Picture:
     path: Path
     page: int | None
     relative: Path
+    is_large: bool = False
+    """Whether it is read in parts: a huge picture, a whole stack, an OME-Zarr folder."""
 
 
 def failure_of(source: str | Path, error: PictureError | str) -> Failure:
@@ -49,12 +52,15 @@ def failure_of(source: str | Path, error: PictureError | str) -> Failure:
     return Failure(source=str(source), reason=named)
 
 
-def find_pictures(inputs: Iterable[str | Path], out: Path) -> tuple[list[Picture], list[Failure]]:
+def find_pictures(
+    inputs: Iterable[str | Path], out: Path, *, whole_stacks: bool = True
+) -> tuple[list[Picture], list[Failure]]:
     """List every picture once; what names none is a failure.
 
     Args:
         inputs: files, folders and globs.
         out: answers in there are no pictures.
+        whole_stacks: whether a multi-page file is one picture, or each of its pages.
     """
     pictures: list[Picture] = []
     failures: list[Failure] = []
@@ -65,21 +71,23 @@ def find_pictures(inputs: Iterable[str | Path], out: Path) -> tuple[list[Picture
             failures.append(failure_of(given, "there is no such picture, or none in it"))
         for path, relative in found:
             try:
-                pages = _pages(path)
+                of_file = _pictures_of(path, relative, whole_stacks=whole_stacks)
             except PictureError as error:
                 failures.append(failure_of(path, error))
                 continue
-            for page in pages:
-                if (path.resolve(), page) not in seen:
-                    seen.add((path.resolve(), page))
-                    pictures.append(Picture(path=path, page=page, relative=relative))
+            for picture in of_file:
+                if (path.resolve(), picture.page) not in seen:
+                    seen.add((path.resolve(), picture.page))
+                    pictures.append(picture)
     return pictures, failures
 
 
 def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the files that an input stands for, each with its path inside that input."""
     path = Path(given)
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() == ZARR_SUFFIX:
+        yield path, Path(path.name)
+    elif path.is_dir():
         yield from _in_folder(path, out)
     elif path.exists():
         yield path, Path(path.name)
@@ -107,12 +115,16 @@ def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
             yield path, relative
 
 
-def _pages(path: Path) -> Sequence[int | None]:
-    """Give the pages of a stack, or [None] for a file of one picture."""
-    if path.suffix.lower() not in TIFF_SUFFIXES:
-        return [None]
-    num_pages = probe(path).num_pages
-    return [None] if num_pages == 1 else range(num_pages)
+def _pictures_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[Picture]:
+    """A file's pictures; only TIFF and OME-Zarr hold several, or ones to be read in parts."""
+    if path.suffix.lower() not in TIFF_SUFFIXES and not path.is_dir():
+        return [Picture(path=path, page=None, relative=relative)]
+    if not needs_windows(path):
+        return [Picture(path=path, page=None, relative=relative)]
+    num_pages = 1 if path.is_dir() else probe(path).num_pages
+    if whole_stacks or num_pages == 1:
+        return [Picture(path=path, page=None, relative=relative, is_large=True)]
+    return [Picture(path=path, page=page, relative=relative) for page in range(num_pages)]
 
 
 def name_answers(

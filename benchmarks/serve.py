@@ -1,0 +1,314 @@
+"""Load a server on loopback with many clients, good ones and bad ones, and see whether it holds.
+
+    python benchmarks/serve.py runs/pet/bundle
+    python benchmarks/serve.py runs/pet/bundle --clients 64 --seconds 60 --json serve.json
+
+Three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
+up and send garbage; and 64 clients against a short queue, for the 429s. Figures: answers a second,
+p50 and p99, other statuses than 200, memory of the server in the first and in the last tenth.
+"Backend alone" is the same model on the same pictures, prepared beforehand, in full batches, in
+this process: what is lost against it is what HTTP, decoding, encoding and Python cost. As all of
+it may share the processor with the clients and with others, the share is also given by processor
+time, which neither changes.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import random
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BATCH = 8
+NUM_BAD = 8
+"""Of each kind of bad client."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the good clients saw."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    broken: int = 0
+    """Connections that ended without an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The figures of one round."""
+
+    name: str
+    answers: int
+    refused_429: int
+    others: int
+    broken: int
+    per_second: float
+    per_processor_second: float
+    p50_ms: float
+    p99_ms: float
+    memory_first_mb: float
+    memory_last_mb: float
+
+
+def main() -> None:
+    """Run all rounds and print their figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--side", type=int, default=256, help="height and width of the pictures")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    pictures = [draw(number, given.side) for number in range(16)]
+    alone = backend_alone(given.bundle, pictures)
+    print(
+        f"backend alone, batches of {BATCH}: {alone['per_second']:.1f} pictures/s, "
+        f"{alone['per_processor_second']:.1f} per second of processor"
+    )
+    rounds = []
+    with Server(given.bundle, queue=2 * given.clients) as server:
+        asyncio.run(load(server, pictures, given.clients, 3.0, bad=False, name="warm-up"))
+        for bad in (False, True):
+            name = f"{given.clients} clients" + (f" and {3 * NUM_BAD} bad ones" if bad else "")
+            rounds.append(
+                asyncio.run(
+                    load(server, pictures, given.clients, given.seconds, bad=bad, name=name)
+                )
+            )
+            show(rounds[-1], alone)
+    with Server(given.bundle, queue=given.clients // 4) as server:
+        name = f"{given.clients} clients, queue {given.clients // 4}"
+        rounds.append(
+            asyncio.run(
+                load(server, pictures, given.clients, given.seconds / 4, bad=False, name=name)
+            )
+        )
+        show(rounds[-1], alone)
+    if given.json:
+        lines = [asdict(one) for one in rounds]
+        given.json.write_text(json.dumps({"alone": alone, "rounds": lines}, indent=2), "utf-8")
+
+
+def draw(seed: int, side: int) -> bytes:
+    """A JPEG of soft noise."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (12, 12, 3)).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(out, "JPEG")
+    return out.getvalue()
+
+
+def backend_alone(bundle: Path, pictures: list[bytes], seconds: float = 10.0) -> dict[str, float]:
+    """Pictures a second of the model itself, in full batches of prepared inputs."""
+    import binseg
+    from binseg.imageio import decode_image
+    from binseg.preprocess import prepare
+
+    predictor = binseg.load(bundle, batch_size=BATCH)
+    one_each = [
+        prepare(decode_image(one, name="p"), predictor.preprocessing)[0][:1] for one in pictures
+    ]
+    inputs = np.concatenate(one_each)[:BATCH]
+    predictor.probability_of_inputs(inputs)
+    num, start, processor = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        predictor.probability_of_inputs(inputs)
+        num += len(inputs)
+    return {
+        "per_second": num / (time.perf_counter() - start),
+        "per_processor_second": num / (time.process_time() - processor),
+    }
+
+
+class Server:
+    """`binseg serve` as a process of its own."""
+
+    def __init__(self, bundle: Path, *, queue: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self._state = tempfile.TemporaryDirectory()
+        command = [sys.executable, "-m", "binseg", "serve", str(bundle), "--port", str(self.port)]
+        command += ["--queue", str(queue), "--batch-size", str(BATCH), "--state", self._state.name]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    def __enter__(self) -> "Server":
+        until = time.monotonic() + 120
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit("the server doesn't start") from None
+                time.sleep(0.1)
+            else:
+                return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(120)
+        self._state.cleanup()
+
+    def memory(self) -> float:
+        """Resident megabytes."""
+        statm = Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()
+        return int(statm[1]) * resource.getpagesize() / 1e6
+
+    def processor(self) -> float:
+        """Seconds of processor so far."""
+        text = Path(f"/proc/{self._process.pid}/stat").read_text("ascii")
+        fields = text.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(
+    server: Server, pictures: list[bytes], clients: int, seconds: float, *, bad: bool, name: str
+) -> Round:
+    """Let the clients go for some seconds."""
+    tally, memory = Tally(), []
+    start, processor = time.monotonic(), server.processor()
+    until = start + seconds
+    tasks = [asyncio.create_task(good(server, pictures, n, until, tally)) for n in range(clients)]
+    kinds: tuple[Bad, ...] = (dribble, hang_up, garbage) if bad else ()
+    others = [asyncio.create_task(kind(server, pictures[0])) for kind in kinds * NUM_BAD]
+    while time.monotonic() < until:
+        memory.append(server.memory())
+        await asyncio.sleep(min(1.0, seconds / 20))
+    await asyncio.gather(*tasks)
+    for one in others:
+        one.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    took, used = time.monotonic() - start, server.processor() - processor
+    tenth = max(1, len(memory) // 10)
+    answers = tally.statuses[200]
+    times = np.array(tally.seconds or [0.0]) * 1000
+    return Round(
+        name=name,
+        answers=answers,
+        refused_429=tally.statuses[429],
+        others=sum(tally.statuses.values()) - answers - tally.statuses[429],
+        broken=tally.broken,
+        per_second=answers / took,
+        per_processor_second=answers / max(used, 1e-9),
+        p50_ms=float(np.percentile(times, 50)),
+        p99_ms=float(np.percentile(times, 99)),
+        memory_first_mb=float(np.mean(memory[:tenth])),
+        memory_last_mb=float(np.mean(memory[-tenth:])),
+    )
+
+
+async def good(
+    server: Server, pictures: list[bytes], number: int, until: float, tally: Tally
+) -> None:
+    """A client that sends one picture after the other over one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    turn = number
+    while time.monotonic() < until:
+        start = time.monotonic()
+        try:
+            status, wait = await ask(reader, writer, pictures[turn % len(pictures)])
+        except (OSError, EOFError):
+            tally.broken += 1
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            continue
+        tally.statuses[status] += 1
+        if status == 200:
+            tally.seconds.append(time.monotonic() - start)
+        elif wait:
+            await asyncio.sleep(min(wait, max(0.0, until - time.monotonic())))
+        turn += 1
+    writer.close()
+
+
+async def ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, picture: bytes
+) -> tuple[int, float]:
+    """Send a picture; give the status, and after how long to come again."""
+    writer.write(request(len(picture)) + picture)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+    await reader.readexactly(int(lines["content-length"]))
+    return int(head.split()[1]), float(lines.get("retry-after", 0))
+
+
+def request(length: int) -> bytes:
+    """The head of a request."""
+    return (
+        f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+Bad = Callable[[Server, bytes], Coroutine[None, None, None]]
+
+
+async def dribble(server: Server, picture: bytes) -> None:
+    """Send a picture byte by byte, again and again."""
+    while True:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            writer.write(request(len(picture)))
+            for byte in picture:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.5)
+        except OSError:
+            continue
+        finally:
+            writer.close()
+
+
+async def hang_up(server: Server, picture: bytes) -> None:
+    """Send a picture, or half of one, and go away."""
+    while True:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        part = random.choice((len(picture) // 2, len(picture)))
+        writer.write(request(len(picture)) + picture[:part])
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await asyncio.sleep(0.5)
+
+
+async def garbage(server: Server, picture: bytes) -> None:
+    """Send what is no HTTP, and pictures that are none."""
+    noise = bytes(reversed(picture))
+    while True:
+        for data in (noise, request(len(noise)) + noise):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            try:
+                writer.write(data)
+                await reader.read(65536)
+            except OSError:
+                continue
+            finally:
+                writer.close()
+            await asyncio.sleep(0.5)
+
+
+def show(one: Round, alone: dict[str, float]) -> None:
+    """Print a round."""
+    share = one.per_second / alone["per_second"]
+    by_processor = one.per_processor_second / alone["per_processor_second"]
+    print(
+        f"{one.name}: {one.answers} answers, {one.per_second:.1f}/s ({share:.0%} of the backend "
+        f"alone; {by_processor:.0%} by processor time), p50 {one.p50_ms:.0f} ms, p99 "
+        f"{one.p99_ms:.0f} ms; {one.refused_429} times 429, {one.others} other statuses, "
+        f"{one.broken} broken; memory {one.memory_first_mb:.0f} to {one.memory_last_mb:.0f} MB "
+        f"({one.memory_last_mb / one.memory_first_mb - 1:+.1%})"
+    )
+
+
+if __name__ == "__main__":
+    main()

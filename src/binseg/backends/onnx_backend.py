@@ -1,0 +1,58 @@
+"""ONNX Runtime: the network that was exported into a bundle, on the processor."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from binseg.backends.exported import exported_network
+from binseg.bundle import Bundle
+from binseg.errors import MissingExtraError, UsageError
+
+__all__ = ["OnnxBackend", "open_onnxruntime"]
+
+
+class OnnxBackend:
+    """An ONNX Runtime session as a backend.
+
+    Args:
+        session: an `onnxruntime.InferenceSession` with `inputs` and `logits`.
+        precision: fp32 or int8, as the network was exported.
+    """
+
+    name = "onnxruntime cpu"
+
+    def __init__(self, session: Any, *, precision: str) -> None:
+        self.precision = precision
+        self._session = session
+
+    def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
+        """The logits of a batch of normalised inputs."""
+        logits_N1HW: np.ndarray = self._session.run(None, {"inputs": inputs_NCHW})[0]
+        return logits_N1HW[:, 0]
+
+
+def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBackend:
+    """Open the bundle's exported network.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+        BundleError: the bundle holds no exported network.
+        UsageError: bf16 or cuda, which it doesn't compute in here.
+    """
+    if device == "cuda" or precision == "bf16":
+        raise UsageError(
+            f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
+            f"{device}; take --backend torch or openvino"
+        )
+    data = exported_network(bundle, precision)
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as problem:
+        if problem.name != "onnxruntime":
+            raise
+        raise MissingExtraError(
+            "onnxruntime", extra="onnx", purpose="--backend onnxruntime"
+        ) from None
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return OnnxBackend(session, precision=precision)

@@ -1,0 +1,85 @@
+"""`binseg export`: a model for other runtimes, proven before it is written."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import Json, Run, register
+
+if TYPE_CHECKING:
+    from binseg.workflows.export import ExportResult
+
+__all__ = ["add_to", "export"]
+
+EXAMPLES = (
+    "binseg export runs/first --to onnx",
+    "binseg export runs/first --to openvino --int8 --out model.openvino.zip",
+    "binseg export runs/first --to torch",
+    "binseg export runs/first --to bundle",
+    "binseg verify runs/first/first.onnx",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    register(app, export, name="export", examples=EXAMPLES)
+
+
+def export(
+    context: typer.Context,
+    *,
+    run: Run,
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="KIND",
+            help="onnx, openvino or torch: one file for raw pixels of any size; bundle: the "
+            "network inside the bundle, so that binseg predicts without torch.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to; beside the run if left out."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8-bit numbers, calibrated on validation pictures.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Export a model; nothing is written unless it answers like the original."""
+    from binseg.workflows.export import export_model
+
+    result = export_model(run, target=to, out=out, int8=int8, progress=progress_of(context))
+    if json_:
+        write_json_answer(result.as_dict())
+    else:
+        show(*_items(result))
+
+
+def _items(result: "ExportResult") -> list[object]:
+    from binseg.cli.tables import plain_table
+
+    table = plain_table(
+        "beside torch in float32",
+        "runtime",
+        "precision",
+        "pictures",
+        "largest difference",
+        "masks agree (IoU)",
+        "Dice change",
+        "",
+    )
+    for one in result.proofs:
+        table.add_row(
+            one.runtime,
+            one.precision,
+            str(one.num_pictures),
+            f"{one.largest_difference:.2g}",
+            f"{one.agreement:.5f}",
+            "" if one.dice_change is None else f"{one.dice_change:+.5f}",
+            "passed" if one.passed else "failed",
+        )
+    return [table, f"{result.path}: {result.num_bytes / 1e6:.1f} MB"]

@@ -1,0 +1,107 @@
+"""`binseg plan`: how to train on these pictures, on this machine, in this time, and why."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import Border, Device, Download, Json, Set, nested, register
+
+if TYPE_CHECKING:
+    from binseg.workflows.plan import PlanResult
+
+__all__ = ["Budget", "add_to", "plan", "plan_items"]
+
+EXAMPLES = (
+    "binseg plan --data my_folder/",
+    "binseg plan --data my_folder/ --budget 2h --out my.yaml",
+    "binseg train my.yaml --out runs/mine",
+    "binseg plan --data my_folder/ --set model.name=resnet34-unet --json",
+)
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Time for the whole run: 20m (which it is if left out), 2h, 90s or none.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    register(app, plan, name="plan", examples=EXAMPLES)
+
+
+def plan(
+    context: typer.Context,
+    *,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
+        ),
+    ],
+    budget: Budget = None,
+    download: Download = False,
+    border: Border = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.yaml", help="Write the plan as a recipe to edit."),
+    ] = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Look at the data and the machine, and say how to train: setting, value, because."""
+    from binseg.workflows.plan import DEFAULT_BUDGET, parse_budget, write_plan
+    from binseg.workflows.plan import plan as run
+
+    result = run(
+        sections=nested(
+            data__path=data,
+            data__border=border,
+            data__download=download or None,
+            train__device=device,
+        ),
+        overrides=set_ or (),
+        budget=DEFAULT_BUDGET if budget is None else parse_budget(budget),
+        progress=progress_of(context),
+    )
+    if out is not None:
+        write_plan(result, out)
+    if json_:
+        write_json_answer(result.as_dict())
+        return
+    show(*plan_items(result))
+    following = f"binseg train {out}" if out else f"binseg train --data {data}"
+    show("next:", f"  {following}" + (f" --budget {budget}" if budget and not out else ""))
+
+
+def plan_items(result: "PlanResult") -> list[object]:
+    """Draw a plan for the screen."""
+    from binseg.cli.tables import plain_table
+
+    facts, machine = result.plan.fingerprint, result.plan.machine
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    title = (
+        f"plan: {facts.num_train} training, {facts.num_val} validation, {facts.num_test} test "
+        f"pictures; about {result.plan.seconds / 60:.0f} min on {cores}"
+        + (" and a GPU" if machine.device == "cuda" else "")
+    )
+    table = plain_table(title, "setting", "value", "because")
+    table.columns[2].ratio = 1
+    for one in result.plan.settings:
+        table.add_row(one.key, _shown(one.value), one.because)
+    return [*(f"note: {warning}" for warning in result.plan.warnings), table]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,180 @@
+"""`binseg serve`: models behind HTTP, with a page for people."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from binseg.cli.console import message
+from binseg.cli.options import Device, register
+from binseg.errors import BinsegError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from binseg.serve.app import Service
+
+__all__ = ["add_to", "serve"]
+
+EXAMPLES = (
+    "binseg serve runs/first --open",
+    "binseg serve --demo",
+    "binseg serve runs/first runs/second --port 9000 --state jobs/",
+    "BINSEG_TOKEN=... binseg serve runs/first --host 0.0.0.0",
+)
+_PARTS = ("fastapi", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+_MEGA = 1_000_000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    register(app, serve, name="serve", examples=EXAMPLES)
+
+
+def serve(
+    context: typer.Context,
+    *,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Folders of runs, or bundles (folder or .zip); the first is the default.",
+        ),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Serve the model that `make demo` makes.")
+    ] = False,
+    host: Annotated[
+        str,
+        typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8000,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="Requests must bear the token in this file (or in $BINSEG_TOKEN).",
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="A name by which the server is called too, as behind a proxy (repeatable).",
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors",
+            metavar="ORIGIN",
+            help="Another web page that may use it, as https://example.org (repeatable).",
+        ),
+    ] = None,
+    max_bytes: Annotated[
+        float, typer.Option("--max-bytes", metavar="MB", help="Largest file, in MB.")
+    ] = 50,
+    max_pixels: Annotated[
+        float,
+        typer.Option("--max-pixels", metavar="MP", help="Largest picture, in megapixels."),
+    ] = 50,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", metavar="S", help="Longest time for an answer.")
+    ] = 60,
+    queue: Annotated[
+        int, typer.Option("--queue", metavar="N", help="Predictions in work or waiting.")
+    ] = 32,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Threads that decode and encode.")
+    ] = 2,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
+    ] = 8,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FOLDER", help="Where jobs are kept over a restart."),
+    ] = None,
+    device: Device = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="KIND", help="auto, fp32 or bf16.")
+    ] = "auto",
+) -> None:
+    """Answer pictures over HTTP, with a page to drop them on, until Ctrl-C.
+
+    The address is printed at the start; /openapi.json describes the requests. Only this machine is
+    let in unless --host says otherwise. Nothing that is sent is kept, except jobs for a day.
+    """
+    del context
+    try:
+        from binseg.serve.app import Access, Service
+        from binseg.serve.limits import Limits
+        from binseg.serve.running import Server, bind, is_loopback
+        from binseg.serve.shelf import choose_bundles, open_models
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _PARTS:
+            raise
+        raise MissingExtraError(package, extra="serve", purpose="binseg serve") from None
+    from binseg.storage import cache_dir
+
+    limits = Limits(
+        max_bytes=int(max_bytes * _MEGA),
+        max_pixels=int(max_pixels * _MEGA),
+        max_seconds=max_seconds,
+        queue=queue,
+        workers=workers,
+    )
+    access = Access(token=_token(token_file), hosts=allow_host or (), origins=cors or ())
+    bundles = choose_bundles(runs or [], demo=demo)
+    listener = bind(host, port)
+    models = open_models(
+        bundles,
+        backend=backend,
+        device=device or "auto",
+        precision=precision,
+        batch_size=batch_size,
+    )
+    service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
+    if not is_loopback(host) and access.token is None:
+        message("binseg serve: no token is asked for: whoever reaches this address may use it")
+
+    def started(url: str) -> None:
+        _say_started(service, url)
+        if open_:
+            _open_browser(url)
+
+    Server(service, listener=listener, access=access, started=started).run()
+
+
+def _say_started(service: "Service", url: str) -> None:
+    names = ", ".join(model.name for model in service.shelf)
+    message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
+
+
+def _open_browser(url: str) -> None:
+    import threading
+    import webbrowser
+
+    # Some browsers don't return before they are closed.
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
+def _token(path: Path | None) -> str | None:
+    """The token, from a file or the environment: on the command line everyone could read it."""
+    if path is None:
+        token = os.environ.get("BINSEG_TOKEN", "").strip()
+        return token or None
+    try:
+        token = path.read_text("utf-8").strip()
+    except OSError as error:
+        raise BinsegError(f"{path}: can't be read: {(error.strerror or '').lower()}") from None
+    except UnicodeDecodeError:
+        token = ""
+    if not token or any(letter.isspace() for letter in token):
+        raise UsageError(f"{path}: a token is one line of text without spaces; this file has none")
+    return token

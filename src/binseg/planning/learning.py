@@ -1,0 +1,245 @@
+"""Rules of how the network learns: pixels' values, random changes, loss, rates, epochs."""
+
+import math
+
+from binseg.planning.fingerprint import Fingerprint
+from binseg.planning.resolution import num_views, patch_passes
+from binseg.planning.situation import Setting, Situation
+
+__all__ = [
+    "choose_augmentation",
+    "choose_average",
+    "choose_batch",
+    "choose_channels",
+    "choose_epochs",
+    "choose_intensity",
+    "choose_loss",
+    "choose_optimizer",
+    "choose_orientation",
+    "choose_schedule",
+]
+
+NARROW = 1 / 3
+"""A range that covers less of the pixel type's wastes what 8 bits can tell."""
+FEW_PICTURES = 60
+MANY_LOOKS, SOME_LOOKS = 200, 12
+"""Passes over the pictures above which, and below which, changes are made stronger or milder."""
+LEAST_UNITS = 12
+"""Independent pictures without which nothing can be said of an up."""
+LOCAL = 0.15
+"""Share of what pictures have in common with no mirror image, below which it is a matter of where
+the light or the sky is, not of what a patch of it looks like (Oxford-IIIT Pet: 0.06)."""
+NUM_EPOCHS = 30
+"""Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
+LEAST_STEPS = 8
+UNLIMITED_VIEWS = (20_000, 300_000)
+"""Inputs seen at least and at most where time doesn't matter."""
+UNLIMITED_PASSES = 150
+MEMORY_SHARE = 0.5
+
+
+def choose_channels(at: Situation) -> list[Setting]:
+    """How many channels the network takes."""
+    facts = at.fingerprint
+    if facts.channels in {1, 3}:
+        value = 1 if facts.is_grey else 3
+        because = {
+            (1, True): "the pictures are grey",
+            (3, True): "the pictures are colour files, but grey: three equal channels tell no more",
+            (3, False): "the pictures are in colour",
+            (1, False): "the pictures are grey",
+        }[facts.channels, facts.is_grey]
+        return [Setting(key="input.channels", value=value, because=because)]
+    because = f"the pictures have {facts.channels} channels"
+    return [Setting(key="input.channels", value=facts.channels, because=because)]
+
+
+def choose_intensity(at: Situation) -> list[Setting]:
+    """What becomes 0 and 1, and the mean and spread that are normalised away."""
+    facts = at.fingerprint
+    low, middle, _ = facts.range_used
+    if facts.dtype == "float32":
+        value, because = "percentile", "floats have no range of their own"
+    elif facts.dtype == "uint16" and middle < 0.9:
+        value = "percentile"
+        because = f"16 bits, of which half of the pictures use less than {middle:.0%}"
+    elif low < NARROW:
+        value = "percentile"
+        because = f"some pictures use only {low:.0%} of the range: each is stretched"
+    else:
+        value, because = "dtype", f"the pictures use {middle:.0%} of their range"
+    seen = facts.by_percentile if value == "percentile" else facts.by_dtype
+    mean, std = seen.mean, seen.std
+    channels = int(at.number("input.channels"))
+    if len(mean) > channels:  # three equal channels of a grey picture
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    measured = f"measured on the training pictures, {_counted(len(mean), 'channel')}"
+    return [
+        Setting(key="input.intensity", value=value, because=because),
+        Setting(key="input.mean", value=tuple(round(x, 4) for x in mean), because=measured),
+        Setting(key="input.std", value=tuple(round(x, 4) for x in std), because=measured),
+    ]
+
+
+def _counted(num: int, noun: str) -> str:
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
+
+
+def choose_orientation(at: Situation) -> list[Setting]:
+    """Whether there is an up, judged from the pictures."""
+    facts = at.fingerprint
+    up, side = facts.up_down, facts.left_right
+    key = "augment.orientation"
+    if at.text("input.fit") == "tile" and max(up.share, side.share) < LOCAL:
+        because = "patches show small things, whose looks hardly know where up is"
+        if not up.is_broken:
+            because = f"upside down, patches look like patches (chance {up.p:.2f})"
+        return [Setting(key=key, value="any", because=because)]
+    if up.is_broken and side.is_broken and side.share > 0.02:
+        because = f"left and right differ too (chance {side.p:.3f}): nothing is mirrored"
+        return [Setting(key=key, value="fixed", because=because)]
+    if up.is_broken:
+        because = (
+            f"top and bottom differ in all of {up.num} pictures alike (chance {up.p:.3f}): there "
+            "is an up"
+        )
+        return [Setting(key=key, value="upright", because=because)]
+    if facts.is_stack:
+        because = "slices of a volume have no up"
+        return [Setting(key=key, value="any", because=because)]
+    if up.num < LEAST_UNITS:
+        because = f"{up.num} independent pictures can't tell; nothing speaks for an up"
+        return [Setting(key=key, value="any", because=because)]
+    because = f"upside down, {up.num} pictures look like pictures (chance {up.p:.2f}): no up"
+    return [Setting(key=key, value="any", because=because)]
+
+
+def choose_batch(at: Situation) -> list[Setting]:
+    """Inputs in a step."""
+    facts, size = at.fingerprint, at.number("input.size")
+    value = 16 if size <= 192 else 8
+    because = f"at {size:.0f}x{size:.0f} more inputs a step would mean too few steps"
+    if at.text("input.fit") != "tile" and facts.num_train < 8 * value:
+        value = max(4, min(8, facts.num_train // 2))
+        because = f"{facts.num_train} training pictures: small batches make more steps"
+    each = at.machine.bytes_per_megapixel.get(at.text("model.name"))
+    if each is not None and at.machine.free_bytes is not None:
+        fits = int(MEMORY_SHARE * at.machine.free_bytes / (each * size**2 / 1e6))
+        if fits < value:
+            value, because = max(2, fits), f"memory: {at.machine.free_bytes / 1e9:.1f} GB are free"
+    return [Setting(key="train.batch_size", value=value, because=because)]
+
+
+def passes(at: Situation) -> float:
+    """How often the run sees each picture; patches count by the area that they cover."""
+    facts, size = at.fingerprint, int(at.number("input.size"))
+    if at.text("input.fit") == "tile" and at.budget is not None:
+        return patch_passes(at, at.text("model.name"))
+    return _views(at) / (facts.num_train * _inputs_a_picture(at, facts, size))
+
+
+def _inputs_a_picture(at: Situation, facts: Fingerprint, size: int) -> float:
+    if at.text("input.fit") != "tile":
+        return 1.0
+    scale = at.number("input.scale")
+    return max(1.0, facts.height[1] * scale / size) * max(1.0, facts.width[1] * scale / size)
+
+
+def _views(at: Situation) -> float:
+    size = int(at.number("input.size"))
+    if at.budget is not None:
+        return num_views(at, size)
+    whole = at.fingerprint.num_train * _inputs_a_picture(at, at.fingerprint, size)
+    low, high = UNLIMITED_VIEWS
+    return min(max(UNLIMITED_PASSES * whole, low), high)
+
+
+def choose_augmentation(at: Situation) -> list[Setting]:
+    """How strongly pictures are changed."""
+    facts = at.fingerprint
+    often = passes(at)
+    few = facts.num_train < FEW_PICTURES
+    is_thin = at.text("model.name") != "unet-compact"
+    told = f"{_counted(facts.num_train, 'training picture')}, each seen about {often:.0f} times"
+    if often < SOME_LOOKS and not few:
+        return [Setting(key="augment.preset", value="mild", because=f"{told}: little to repeat")]
+    if (few or often > MANY_LOOKS) and is_thin:
+        # Noise and blur would erase what is two pixels thick; shapes and light may change.
+        why = f"{told}; thin or small things stand no blur"
+        return [
+            Setting(key="augment.preset", value="medium", because=why),
+            Setting(key="augment.elastic", value=0.015, because="few pictures: shapes vary"),
+            Setting(key="augment.gamma", value=0.3, because="few pictures: exposures vary"),
+        ]
+    if few or often > MANY_LOOKS:
+        return [Setting(key="augment.preset", value="strong", because=f"{told}: repeats must vary")]
+    return [Setting(key="augment.preset", value="medium", because=told)]
+
+
+def choose_loss(at: Situation) -> list[Setting]:
+    """What is minimised."""
+    share = at.fingerprint.mean_foreground
+    because = f"{share:.1%} foreground; the Dice part looks after what is rare"
+    return [Setting(key="loss.name", value="bce-dice", because=because)]
+
+
+def choose_optimizer(at: Situation) -> list[Setting]:
+    """Rate and decay."""
+    batch = at.number("train.batch_size")
+    lr = round(1.5e-3 * math.sqrt(min(1.0, batch / 16)), 5)
+    return [
+        Setting(key="optimizer.name", value="adamw", because="trains from scratch in few steps"),
+        Setting(
+            key="optimizer.lr", value=lr, because=f"1.5e-3 for batches of 16; here {batch:.0f}"
+        ),
+        Setting(key="optimizer.weight_decay", value=0.02, because="with a high peak of the rate"),
+    ]
+
+
+def choose_schedule(at: Situation) -> list[Setting]:
+    """How the rate moves."""
+    del at
+    because = "rises, then falls to nothing just when the run ends"
+    return [
+        Setting(key="schedule.name", value="onecycle", because=because),
+        Setting(key="schedule.rise", value=0.15, because="a seventh of the run to warm up"),
+    ]
+
+
+def choose_epochs(at: Situation) -> list[Setting]:
+    """How long an epoch is, and how many there are."""
+    facts = at.fingerprint
+    is_tile = at.text("input.fit") == "tile"
+    batch = int(at.number("train.batch_size"))
+    views = _views(at)
+    each = max(LEAST_STEPS, round(views / NUM_EPOCHS / batch)) * batch
+    key = "patches.per_epoch" if is_tile else "train.per_epoch"
+    value: int | str = each
+    because = f"about {NUM_EPOCHS} validations, which then take a few per cent of the time"
+    if "train.epochs" in at.decided and at.budget is None:
+        value, because = "auto" if is_tile else "all", "each epoch is a pass over the pictures"
+        return [
+            Setting(key=key, value=value, because=because),
+            Setting(key="train.epochs", value=at.decided["train.epochs"], because=""),
+        ]
+    if not is_tile and facts.num_train / 1.5 <= each <= facts.num_train * 1.5:
+        value, each, because = "all", facts.num_train, f"all {facts.num_train} pictures"
+    epochs = max(1, round(views / each))
+    how = "expected in the budget" if at.budget is not None else f"{views:.0f} inputs in all"
+    settings = [
+        Setting(key=key, value=value, because=because),
+        Setting(key="train.epochs", value=epochs, because=how),
+    ]
+    if at.budget is not None:
+        minutes = round(at.budget / 60, 3)
+        because = "the schedule follows the clock, so that the run ends in time"
+        settings.append(Setting(key="train.budget_minutes", value=minutes, because=because))
+    return settings
+
+
+def choose_average(at: Situation) -> list[Setting]:
+    """The moving average of the weights."""
+    steps = _views(at) / at.number("train.batch_size")
+    decay = round(min(0.998, max(0.9, 1 - 12 / max(steps, 1))), 4)
+    because = f"over about {1 / (1 - decay):.0f} of {steps:.0f} steps: steadier than the last step"
+    return [Setting(key="train.ema_decay", value=decay, because=because)]

@@ -1,0 +1,192 @@
+"""A plan: every setting that the rules chose, with its reason, as a recipe that runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from binseg.config import Recipe, load_recipe
+from binseg.planning import learning, resolution
+from binseg.planning.fingerprint import Fingerprint
+from binseg.planning.situation import Machine, Setting, Situation, Value
+
+__all__ = ["RULES", "Plan", "draw_up", "split_settings"]
+
+Rule = Callable[[Situation], list[Setting]]
+
+RULES: tuple[Rule, ...] = (
+    learning.choose_channels,
+    learning.choose_intensity,
+    resolution.choose_fit,
+    resolution.choose_model,
+    resolution.choose_size,
+    resolution.choose_progressive,
+    resolution.choose_patches,
+    learning.choose_batch,
+    learning.choose_orientation,
+    learning.choose_augmentation,
+    learning.choose_loss,
+    learning.choose_optimizer,
+    learning.choose_schedule,
+    learning.choose_epochs,
+    learning.choose_average,
+)
+"""In their order: each sees what those before it decided."""
+GIVEN = "you said so"
+FEW = 50
+STACK_GAP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to train, and why."""
+
+    settings: tuple[Setting, ...]
+    warnings: tuple[str, ...]
+    fingerprint: Fingerprint
+    machine: Machine
+    seconds: float
+    """Expected for the whole run."""
+
+    def recipe(self, base: Mapping[str, Mapping[str, object]]) -> Recipe:
+        """The plan as a recipe.
+
+        Args:
+            base: what the user gave, section by section; it wins.
+        """
+        return load_recipe(sections=_sections(self.settings, base))
+
+    def setting(self, key: str) -> Setting:
+        """One line of the plan, by its key."""
+        return next(one for one in self.settings if one.key == key)
+
+
+def draw_up(
+    fingerprint: Fingerprint,
+    machine: Machine,
+    *,
+    budget: float | None,
+    given: Mapping[str, Value],
+    before: Sequence[Setting] = (),
+) -> Plan:
+    """Apply all rules.
+
+    Args:
+        fingerprint: of the training pictures.
+        machine: that will train.
+        budget: seconds for the whole run; None where time doesn't matter.
+        given: settings that the user chose, by their keys; the rules after them follow them.
+        before: settings that were decided before the pictures were looked at (the split).
+    """
+    # What was given is known from the start: some rules follow settings that come after them.
+    at = Situation(fingerprint=fingerprint, machine=machine, budget=budget, decided=dict(given))
+    settings = list(before)
+    for rule in RULES:
+        decided = [
+            Setting(key=one.key, value=given[one.key], because=GIVEN, is_given=True)
+            if one.key in given
+            else one
+            for one in rule(at)
+            # Options belong to the network that the rule chose.
+            if one.key != "model.options" or one.key in given or "model.name" not in given
+        ]
+        at = at.after(decided)
+        settings += decided
+    known = {one.key for one in settings}
+    settings += [
+        Setting(key=key, value=value, because=GIVEN, is_given=True)
+        for key, value in given.items()
+        if key not in known
+    ]
+    return Plan(
+        settings=tuple(settings),
+        warnings=tuple(_warnings(at)),
+        fingerprint=fingerprint,
+        machine=machine,
+        seconds=expected_seconds(at),
+    )
+
+
+def expected_seconds(at: Situation) -> float:
+    """How long the run will take: its budget, or what its inputs need."""
+    if at.budget is not None:
+        return at.budget
+    views = at.number("train.epochs") * _inputs_an_epoch(at)
+    each = at.machine.seconds_per_megapixel[at.text("model.name")]
+    each *= at.number("input.size") ** 2 / 1e6
+    shrink = at.decided.get("train.progressive")
+    cost = 1.0
+    if isinstance(shrink, dict) and shrink:
+        size = at.number("input.size")
+        parts = [(float(small), float(share)) for small, share in shrink.items()]
+        cost = 1 - sum(share * (1 - (small / size) ** 2) for small, share in parts)
+    return 1.1 * views * each * cost + 20.0
+
+
+def _inputs_an_epoch(at: Situation) -> float:
+    per_epoch = at.decided.get("patches.per_epoch", at.decided.get("train.per_epoch", "all"))
+    if isinstance(per_epoch, int):
+        return per_epoch
+    return at.fingerprint.num_train
+
+
+def split_settings(*, is_stack: bool, num_pages: int) -> list[Setting]:
+    """How pictures are split, where the data doesn't say; decided before any is looked at.
+
+    Args:
+        is_stack: pages of stacks.
+        num_pages: in all.
+    """
+    if not is_stack:
+        return []
+    gap = min(STACK_GAP, num_pages // 20)
+    because = "neighbouring slices are nearly the same picture: whole blocks, with a gap between"
+    return [
+        Setting(key="data.split.method", value="block", because=because),
+        Setting(key="data.split.gap", value=gap, because=because),
+    ]
+
+
+def _warnings(at: Situation) -> list[str]:
+    facts = at.fingerprint
+    found = []
+    if facts.num_train < FEW:
+        found.append(
+            f"{facts.num_train} training pictures are few: expect new pictures to fare worse than "
+            f"validation, which rests on {facts.num_val}; --folds 5 judges by every picture, and "
+            "more masks help most"
+        )
+    if facts.num_units < 2:
+        found.append(
+            "all pictures come from one stack: how well it does on another one can't be known here"
+        )
+    if facts.empty_share > 0.5:
+        found.append(f"{facts.empty_share:.0%} of the pictures have no foreground at all")
+    return found
+
+
+def _sections(
+    settings: Sequence[Setting], base: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, object]]:
+    """Lay the user's own sections over the plan's settings."""
+    tree: dict[str, dict[str, object]] = {}
+    for one in settings:
+        section, _, field = one.key.partition(".")
+        value = list(one.value) if isinstance(one.value, tuple) else one.value
+        below: dict[str, object] = tree.setdefault(section, {})
+        *outer, last = field.split(".")
+        for name in outer:
+            inner = below.setdefault(name, {})
+            assert isinstance(inner, dict)
+            below = inner
+        below[last] = value
+    for section, fields in base.items():
+        _lay(tree.setdefault(section, {}), fields)
+    return tree
+
+
+def _lay(tree: dict[str, object], changes: Mapping[str, object]) -> None:
+    for key, value in changes.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            _lay(below, value)
+        else:
+            tree[key] = value

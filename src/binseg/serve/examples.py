@@ -1,0 +1,82 @@
+"""Pictures to try a model with: drawn on the spot, and the one that its bundle brings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from binseg.imageio import encode_picture
+from binseg.report import for_display
+from binseg.serve.shelf import ServedModel, Shelf
+
+__all__ = ["Example", "Examples"]
+
+_SIZE, _SEED = 384, 11
+_NUM_DRAWN, _MOST_SAMPLES = 2, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A picture that may be shown to anyone."""
+
+    name: str
+    title: str
+    credit: str
+    draw: Callable[[], bytes]
+
+    def as_dict(self) -> dict[str, str]:
+        """What lists say of it."""
+        return {"name": self.name, "title": self.title, "credit": self.credit}
+
+    @cached_property
+    def png(self) -> bytes:
+        """The picture, as PNG."""
+        return self.draw()
+
+
+class Examples:
+    """The examples of a server.
+
+    Args:
+        shelf: its models; each that takes grey or colour brings the picture of its golden sample.
+    """
+
+    def __init__(self, shelf: Shelf) -> None:
+        found = [
+            Example(
+                name=f"sample-{model.id}.png",
+                title=f"A sample of {model.name}",
+                credit="from the model's own data, at the size that it looks at",
+                draw=partial(_golden, model),
+            )
+            for model in shelf
+            if model.card.preprocessing.channels in (1, 3)
+        ]
+        found = found[:_MOST_SAMPLES] + [
+            Example(
+                name=f"drawn-{index + 1}.png",
+                title=f"Striped shapes {index + 1}",
+                credit="drawn by binseg",
+                draw=partial(_drawn, index),
+            )
+            for index in range(_NUM_DRAWN)
+        ]
+        self._by_name = {one.name: one for one in found}
+
+    def list(self) -> list[Example]:
+        """All of them."""
+        return list(self._by_name.values())
+
+    def find(self, name: str) -> Example | None:
+        """An example by its name."""
+        return self._by_name.get(name)
+
+
+def _golden(model: ServedModel) -> bytes:
+    assert model.predictor.bundle is not None, "listed for bundles alone"
+    return encode_picture(for_display(model.predictor.bundle.golden().input_NHWC[0]))
+
+
+def _drawn(index: int) -> bytes:
+    from binseg.data.sources.synthetic import draw_synthetic
+
+    return encode_picture(draw_synthetic(index, size=_SIZE, seed=_SEED)[0])

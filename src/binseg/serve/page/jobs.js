@@ -1,0 +1,43 @@
+/* Large pictures and stacks: sent as a job, asked after until it is done, then kept as a file. */
+
+import { deleteJob, getJob, getJobResult, patiently, postJob, Trouble } from "./api.js";
+
+const EVERY_MS = 700;
+const MISSES = 10; // times in a row that the server may not answer: jobs survive its restart
+
+/** Troubles after which a job is worth a try. */
+export const canBeJob = (trouble, file, limits) => ["large", "stack", "slow"].includes(trouble.kind) && limits.max_job_bytes >= file.size;
+
+/**
+ * Have a picture's mask made by a job.
+ *
+ * @param {function} onProgress hears a share 0 to 1
+ * @param {AbortSignal} signal ends it, on the server too
+ * @returns {Promise<{blob: Blob, suffix: string}>} the mask: PNG, or TIFF for stacks and the very large
+ */
+export async function runJob(file, model, threshold, cleanup, { signal, onProgress }) {
+  const { id } = await patiently(() => postJob(file, model, threshold, cleanup, signal), { signal, onWait: () => onProgress(0) });
+  try {
+    await follow(id, signal, onProgress);
+    const blob = await getJobResult(id, signal);
+    return { blob, suffix: blob.type.includes("tif") ? "tif" : "png" };
+  } finally {
+    deleteJob(id).catch(() => {}); // the server removes old jobs by itself, should this not arrive
+  }
+}
+
+async function follow(id, signal, onProgress) {
+  for (let missed = 0; ;) {
+    try {
+      const { state, progress, error } = await getJob(id, signal);
+      missed = 0;
+      onProgress(progress ?? 0);
+      if (state === "done") return;
+      if (state === "failed") throw new Trouble("refused", error?.message ?? "The job was given up.");
+    } catch (trouble) {
+      missed += 1;
+      if (trouble.kind !== "gone" || missed === MISSES) throw trouble;
+    }
+    await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+  }
+}

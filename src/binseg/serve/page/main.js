@@ -1,0 +1,355 @@
+/* The page: pictures come in, the queue asks the server, the viewer shows, the panel sets. */
+
+import { asTrouble, getExample, getExamples, getModels, hasToken, setToken, Trouble } from "./api.js";
+import { showCard } from "./card.js";
+import { thresholdOf } from "./cleanup.js";
+import { listenIntake } from "./intake.js";
+import { canBeJob, runJob } from "./jobs.js";
+import { PROBABILITY_COLOURS } from "./paint.js";
+import { drawThumbnail } from "./picture.js";
+import { Queue } from "./queue.js";
+import { saveAll, saveDrawn, saveJob, saveMask, savePolygons } from "./save.js";
+import { Settings } from "./settings.js";
+import { Shown } from "./shown.js";
+import { listenTheme } from "./theme.js";
+import { Viewer } from "./viewer.js";
+import { bytes, percent, whole, zoomed } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const INVITATION = matchMedia("(pointer: coarse)").matches ? "Choose or take a picture" : "Drop pictures here";
+let models = [];
+let said = 0;
+
+const viewer = new Viewer($("stage"), {
+  onView: ({ zoom, fitted }) => {
+    $("zoom").textContent = zoomed(zoom);
+    $("zoom-fit").disabled = fitted;
+  },
+  onPoint: (point) => {
+    const value = point && shown.probabilityAt(point);
+    $("readout").hidden = value === null;
+    if (value !== null) $("readout").textContent = `x ${point.x}, y ${point.y} · probability ${(value / 255).toFixed(2)}`;
+  },
+});
+
+const settings = new Settings({
+  onMask: () => shown.use(settings.mask),
+  onLook: () => viewer.setLook(settings.look),
+});
+
+const shown = new Shown(viewer, {
+  onBitmap: (item, bitmap) => queue.drawTile(item, bitmap),
+  onMeasured: showMeasure,
+  onTrouble: (item, error) => {
+    // The picture's own trouble (it can't be read) comes with the server's answer; else it is this one.
+    if (item.state === "done") showTrouble(asTrouble(error));
+  },
+  onWait: (item, seconds) => item.state === "done" && showWorking(`The server is busy; trying again in ${seconds} s`),
+});
+
+const queue = new Queue($("queue"), {
+  onChange: (item) => {
+    if (item === queue.current) showState(item);
+    $("save-all").hidden = done().length < 2;
+  },
+  onChoose: choose,
+});
+
+const done = () => queue.items.filter((item) => item.state === "done");
+
+/* --- what is shown --- */
+
+function choose(item) {
+  $("start").hidden = item !== null;
+  $("show").hidden = item === null;
+  $("controls").hidden = item === null;
+  $("keys").hidden = item === null;
+  shown.open(item);
+  clearMeasure();
+  if (!item) {
+    $("card").open = true;
+    say("No pictures.");
+    $("choose").focus();
+    return;
+  }
+  if (queue.items.length === 1 && matchMedia("(max-width: 899px)").matches) $("card").open = false; // it is long
+  $("picture-name").textContent = item.name;
+  $("picture-name").title = item.name;
+  showState(item);
+}
+
+function showState(item) {
+  const { state } = item;
+  $("trouble").hidden = state !== "failed";
+  $("stage").classList.toggle("failed", state === "failed");
+  if (state === "waiting" || state === "sending") showWorking(state === "waiting" ? "Waiting for its turn…" : "Looking…");
+  else if (state === "busy") showWorking(`The server is busy; trying again in ${item.wait} s`);
+  else showWorking("");
+  if (state !== "done") shown.forget();
+  for (const id of ["save-mask", "save-cutout", "save-overlay", "save-polygons"]) $(id).disabled = state !== "done";
+  if (state === "failed") showTrouble(item.trouble);
+  if (state === "done" && item.answer) takeAnswer(item);
+}
+
+async function takeAnswer(item) {
+  try {
+    await shown.take(item.answer);
+    if (queue.current === item) settings.setCounts(shown.found?.counts ?? null);
+  } catch (error) {
+    if (queue.current === item && error.name !== "AbortError") showTrouble(asTrouble(error));
+  }
+}
+
+function showWorking(text) {
+  $("working").hidden = !text;
+  $("working-text").textContent = text;
+}
+
+function showTrouble(trouble) {
+  showWorking("");
+  clearMeasure();
+  $("trouble").hidden = false;
+  $("trouble-title").textContent = trouble.title;
+  $("trouble-text").textContent = trouble.message;
+  $("trouble-token").hidden = trouble.kind !== "token";
+  showJob(queue.current, trouble);
+  $("token-open").hidden = trouble.kind !== "token" && !hasToken();
+  $("alert").textContent = `${trouble.title}. ${trouble.message}`;
+}
+
+/* A job beside the trouble that made it needed. */
+function showJob(item, trouble) {
+  const runs = item.job !== undefined;
+  $("as-job").hidden = runs || !canBeJob(trouble, item.file, queue.limits);
+  $("as-job").classList.toggle("main", !$("as-job").hidden);
+  $("retry").classList.toggle("main", $("as-job").hidden);
+  $("retry").hidden = runs;
+  $("job-progress").hidden = !runs;
+  if (!runs) return;
+  $("job-progress").value = item.job;
+  $("trouble-text").textContent = `The job is running: ${Math.round(100 * item.job)} %. Its mask is saved when it is done; other pictures can go on meanwhile.`;
+}
+
+async function sendJob(item) {
+  const stop = new AbortController();
+  item.stop = stop; // removing the picture ends the job
+  const tell = (share) => {
+    item.job = share;
+    if (queue.current === item && item.state === "failed") showJob(item, item.trouble);
+  };
+  tell(0);
+  try {
+    const { level, cleanup } = settings.mask;
+    saveJob(item, await runJob(item.file, queue.model, thresholdOf(level), cleanup, { signal: stop.signal, onProgress: tell }));
+    say(`${item.name}: saved.`);
+    item.trouble = new Trouble("done", "The job is done and its mask is in your downloads.");
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    item.trouble = asTrouble(error);
+  } finally {
+    delete item.job;
+  }
+  if (queue.current === item) showTrouble(item.trouble);
+}
+
+function clearMeasure() {
+  for (const id of ["share", "objects"]) $(id).textContent = "–";
+  $("facts").textContent = "";
+  settings.setCounts(null);
+}
+
+function showMeasure({ width, height, area, count }) {
+  $("share").textContent = percent(area / (width * height));
+  if (count !== null) {
+    $("objects").textContent = whole(count);
+    $("objects-label").textContent = count === 1 ? "object" : "objects";
+    announce(`${$("picture-name").textContent}: ${percent(area / (width * height))} of the picture, ${whole(count)} ${count === 1 ? "object" : "objects"}.`);
+  }
+  const seconds = queue.current?.answer?.seconds;
+  const took = seconds >= 0 ? ` · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}` : "";
+  $("facts").textContent = `${whole(area)} px of ${width} × ${height}${took}`;
+  $("share").dataset.pixels = String(area);
+}
+
+/* A slider that moves must not flood a screen reader: the last word counts. */
+function announce(text) {
+  clearTimeout(said);
+  said = setTimeout(() => say(text), 500);
+}
+
+function say(text) {
+  $("status").textContent = text;
+}
+
+/* --- what is set --- */
+
+function listenTools() {
+  $("zoom-in").addEventListener("click", () => viewer.zoomBy(1.5));
+  $("zoom-out").addEventListener("click", () => viewer.zoomBy(1 / 1.5));
+  $("zoom-fit").addEventListener("click", () => viewer.fit());
+  $("zoom-one").addEventListener("click", () => viewer.zoomToPixels());
+  $("wipe").addEventListener("click", () => {
+    const on = $("wipe").getAttribute("aria-pressed") !== "true";
+    $("wipe").setAttribute("aria-pressed", String(on));
+    viewer.setWipe(on);
+  });
+  $("as-job").addEventListener("click", () => queue.current && sendJob(queue.current));
+  $("retry").addEventListener("click", () => queue.current && retry(queue.current));
+  $("trouble-remove").addEventListener("click", () => queue.current && queue.remove(queue.current));
+  $("clear").addEventListener("click", () => queue.clear());
+  addEventListener("online", () => queue.retry((item) => item.trouble?.kind === "gone"));
+}
+
+async function retry(item) {
+  $("trouble").hidden = true;
+  $("stage").focus({ preventScroll: true }); // the button that had the focus is gone
+  if (!models.length) await loadModels();
+  queue.retry((one) => one === item || one.trouble?.kind === "gone");
+  if (!shown.bitmap && queue.current === item) shown.open(item);
+}
+
+function listenSaving() {
+  const model = () => models.find(({ id }) => id === queue.model);
+  const kinds = {
+    "save-mask": () => saveMask(shown, model(), settings.mask),
+    "save-cutout": () => saveDrawn("cutout", shown, model(), settings.mask, settings.look),
+    "save-overlay": () => saveDrawn("overlay", shown, model(), settings.mask, settings.look),
+    "save-polygons": () => savePolygons(shown, model(), settings.mask),
+    "save-all": () => saveAll(done(), model(), settings.mask),
+  };
+  for (const [id, save] of Object.entries(kinds)) {
+    $(id).addEventListener("click", async () => {
+      $("save-trouble").hidden = true;
+      $(id).setAttribute("aria-busy", "true");
+      try {
+        await save();
+        say("Saved.");
+      } catch (error) {
+        const trouble = asTrouble(error);
+        $("save-trouble").hidden = false;
+        $("save-trouble").textContent = `${trouble.title}. ${trouble.message}`;
+        $("alert").textContent = $("save-trouble").textContent;
+      }
+      $(id).removeAttribute("aria-busy");
+    });
+  }
+}
+
+function askToken() {
+  if (!$("token-dialog").open) $("token-dialog").showModal();
+}
+
+function listenToken() {
+  for (const id of ["token-open", "trouble-token"]) $(id).addEventListener("click", askToken);
+  $("token-cancel").addEventListener("click", () => $("token-dialog").close());
+  $("token-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    setToken($("token").value.trim());
+    $("token").value = "";
+    $("token-dialog").close();
+    $("token-open").hidden = false;
+    await loadModels();
+    queue.retry((item) => item.trouble?.kind === "token");
+  });
+}
+
+/* --- models and examples --- */
+
+function useModel(id) {
+  const model = models.find((one) => one.id === id);
+  queue.model = id;
+  settings.setModel(model);
+  showCard($("card-body"), model);
+  $("card").hidden = false;
+  shown.use(settings.mask);
+  if (queue.items.length) queue.retry();
+}
+
+async function loadModels() {
+  try {
+    const answer = await getModels();
+    models = answer.models;
+    queue.limits = answer.limits ?? {};
+  } catch (error) {
+    startTrouble(asTrouble(error));
+    return;
+  }
+  $("start-title").textContent = INVITATION;
+  $("start-hint").hidden = false;
+  $("choose").textContent = "Choose pictures";
+  $("model").replaceChildren(...models.map(({ id, name }) => new Option(sameName(name) ? `${name} (${id.slice(0, 6)})` : name, id)));
+  $("model-pick").hidden = !models.length;
+  const most = queue.limits;
+  $("limits").textContent = `JPEG, PNG, TIFF, WebP or BMP${most.max_bytes ? `, up to ${bytes(most.max_bytes)}` : ""}${most.max_pixels ? ` and ${Math.round(most.max_pixels / 1e6).toLocaleString("en")} megapixels` : ""}. They go to this server and nowhere else.`;
+  if (!models.length) {
+    $("start-title").textContent = "This server has no model";
+    $("limits").textContent = "Start it with one: binseg serve runs/first, or binseg serve --demo.";
+    return;
+  }
+  $("model").value = (models.find((model) => model.is_default) ?? models[0]).id;
+  useModel($("model").value);
+  loadExamples();
+}
+
+const sameName = (name) => models.filter((model) => model.name === name).length > 1;
+
+/* The page is here but the server doesn't answer as it should. */
+function startTrouble(trouble) {
+  $("start-title").textContent = trouble.title;
+  $("start-hint").hidden = true;
+  $("limits").textContent = trouble.message;
+  $("choose").textContent = trouble.kind === "token" ? "Enter the token" : "Try again";
+  $("alert").textContent = `${trouble.title}. ${trouble.message}`;
+  $("token-open").hidden = trouble.kind !== "token" && !hasToken();
+  if (trouble.kind === "token") askToken();
+}
+
+async function loadExamples() {
+  try {
+    const examples = await getExamples();
+    const buttons = await Promise.all(examples.map(makeExample));
+    $("example-list").replaceChildren(...buttons);
+    $("examples").hidden = !buttons.length;
+  } catch {
+    $("examples").hidden = true; // a nicety: whatever ails the server shows where it matters
+  }
+}
+
+async function makeExample({ name, title, credit }) {
+  const blob = await getExample(name);
+  const [line, button, canvas] = ["li", "button", "canvas"].map((tag) => document.createElement(tag));
+  const bitmap = await createImageBitmap(blob);
+  drawThumbnail(canvas, bitmap);
+  bitmap.close();
+  button.type = "button";
+  button.title = credit ?? "";
+  button.append(canvas, title ?? name);
+  button.addEventListener("click", () => queue.add([new File([blob], name, { type: blob.type })]));
+  line.append(button);
+  return line;
+}
+
+function drawLegend() {
+  const image = new ImageData(256, 1);
+  new Uint32Array(image.data.buffer).set(PROBABILITY_COLOURS);
+  $("legend-bar").getContext("2d").putImageData(image, 0, 0);
+}
+
+listenTheme($("theme"), () => {
+  settings.drawHistogram();
+  viewer.setLook(settings.look);
+});
+listenIntake({
+  onFiles: (files) => queue.add(files),
+  canTake: () => models.length > 0,
+  onRefused: () => ($("token-open").hidden ? loadModels() : askToken()),
+});
+listenTools();
+listenSaving();
+listenToken();
+drawLegend();
+viewer.setLook(settings.look);
+$("model").addEventListener("change", () => useModel($("model").value));
+$("controls").hidden = true;
+$("keys").hidden = true;
+loadModels();

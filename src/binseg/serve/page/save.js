@@ -1,0 +1,73 @@
+/* Files to keep. Masks, cut-outs and overlays are made here; polygons come from the server. */
+
+import { getAnswer, getDrawn } from "./api.js";
+import { ask } from "./background.js";
+import { thresholdOf } from "./cleanup.js";
+import { isWhole, pixelsOf } from "./picture.js";
+import { zip } from "./zip.js";
+
+const stemOf = (name) => name.replace(/\.[^.]*$/, "") || name;
+
+/* What made the file, kept in it. */
+const notesOf = (model, { level, cleanup }) => ({
+  Software: "binseg",
+  binseg: JSON.stringify({ model: model.id, threshold: thresholdOf(level), clean_up: cleanup }),
+});
+
+/** The mask of the shown picture: PNG, 0 and 255, at its own size. */
+export async function saveMask(shown, model, settings) {
+  const { blob } = await ask("mask", { ...settings, notes: notesOf(model, settings) });
+  keep(blob, `${stemOf(shown.item.name)}_mask.png`);
+}
+
+/** Cut-out or overlay of the shown picture. */
+export async function saveDrawn(kind, shown, model, settings, look) {
+  keep(await draw(kind, shown, model, settings, look), `${stemOf(shown.item.name)}_${kind}.png`);
+}
+
+async function draw(kind, shown, model, settings, look) {
+  if (!shown.bitmap || !isWhole(shown.bitmap, shown.found)) {
+    return getDrawn(shown.item.file, model.id, thresholdOf(settings.level), settings.cleanup, kind);
+  }
+  const pixels = pixelsOf(shown.bitmap);
+  const { blob } = await ask(kind, { ...settings, ...look, pixels, notes: notesOf(model, settings) }, [pixels.buffer]);
+  return blob;
+}
+
+/** The objects' outlines as GeoJSON, in pixels of the picture. */
+export async function savePolygons(shown, model, settings) {
+  const { name, file } = shown.item;
+  const answer = await getAnswer(file, model.id, thresholdOf(settings.level), settings.cleanup);
+  keep(new Blob([JSON.stringify(answer.polygons)], { type: "application/geo+json" }), `${stemOf(name)}.geojson`);
+}
+
+/** The masks of all items that are done, in one ZIP. */
+export async function saveAll(items, model, settings) {
+  const files = [];
+  const names = new Set();
+  for (const { name, answer } of items) {
+    const { blob } = await ask("mask", { ...settings, blob: answer.blob, notes: notesOf(model, settings) });
+    files.push({ name: unlike(names, `${stemOf(name)}_mask`), bytes: new Uint8Array(await blob.arrayBuffer()) });
+  }
+  keep(zip(files), "masks.zip");
+}
+
+/** What a job made of an item. */
+export function saveJob(item, { blob, suffix }) {
+  keep(blob, `${stemOf(item.name)}_mask.${suffix}`);
+}
+
+function unlike(names, stem) {
+  let name = `${stem}.png`;
+  for (let n = 2; names.has(name); n += 1) name = `${stem}_${n}.png`;
+  names.add(name);
+  return name;
+}
+
+function keep(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // once the browser has begun to write it
+}

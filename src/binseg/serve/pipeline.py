@@ -1,0 +1,208 @@
+"""From a picture's bytes to an answer's bytes, with others in between."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+from jaxtyping import Bool, Float32
+from starlette.requests import ClientDisconnect
+
+from binseg.errors import BinsegError
+from binseg.serve.bodies import Sent
+from binseg.serve.capacity import Held
+from binseg.serve.limits import Limits
+from binseg.serve.pictures import Taken, take_in
+from binseg.serve.queries import Output, Wanted
+from binseg.serve.refusals import Refusal, refusal_of
+from binseg.serve.shelf import ServedModel
+from binseg.workflows.outputs import Answer, encode_output
+
+__all__ = ["Made", "Pipeline", "unless_gone"]
+
+_MOST_OUTLINE = 4_000_000
+"""Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """An answer, encoded."""
+
+    data: bytes
+    media: str
+    model: str
+    threshold: float
+    height: int
+    width: int
+    seconds: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers say."""
+        return {
+            "X-Binseg-Model": self.model,
+            "X-Binseg-Threshold": repr(self.threshold),
+            "X-Binseg-Size": f"{self.width}x{self.height}",
+            "X-Binseg-Seconds": f"{self.seconds:.4f}",
+        }
+
+
+class Pipeline:
+    """Threads around the models' batches: some decode and encode, one a model computes.
+
+    Args:
+        limits: how many threads, how large pictures may be.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-pictures")
+        self.num_coming = 0
+        """Pictures on their way to a model: not decoded yet, or waiting in its line."""
+
+    async def in_thread(self, function: Callable[..., R], *given: Any, **named: Any) -> R:
+        """Run a function in one of the threads; what hasn't begun is dropped on cancelling."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *given, **named))
+
+    async def predict(
+        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
+    ) -> Made:
+        """Answer one picture.
+
+        Raises:
+            Refusal: too large, or too much in it.
+            BinsegError: no picture, or not one for this model.
+        """
+        start = time.perf_counter()
+        self.num_coming += 1
+        try:
+            taken = await self.in_thread(
+                take_in,
+                sent.data,
+                model.predictor.preprocessing,
+                name=sent.name,
+                limits=self._limits,
+                held=held,
+                keeps_image=output in ("overlay", "cutout"),
+            )
+            maps_NHW = await asyncio.wrap_future(model.batcher.submit(taken.inputs_NHWC))
+        finally:
+            self.num_coming -= 1
+        threshold = wanted.threshold
+        if threshold is None:
+            threshold = model.predictor.threshold
+        data, media = await self.in_thread(
+            _finish,
+            model,
+            taken,
+            maps_NHW,
+            name=sent.name,
+            wanted=wanted,
+            threshold=threshold,
+            output=output,
+        )
+        return Made(
+            data=data,
+            media=media,
+            model=model.id,
+            threshold=threshold,
+            height=taken.height,
+            width=taken.width,
+            seconds=time.perf_counter() - start,
+        )
+
+    async def try_predict(
+        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
+    ) -> Made | Refusal:
+        """As `predict`, but a refusal is the answer: one of several pictures may fail."""
+        try:
+            return await self.predict(model, sent, wanted, output=output, held=held)
+        except Refusal as refusal:
+            return refusal
+        except BinsegError as error:
+            return refusal_of(error)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _finish(
+    model: ServedModel,
+    taken: Taken,
+    maps_NHW: Float32[np.ndarray, "N H W"],
+    *,
+    name: str,
+    wanted: Wanted,
+    threshold: float,
+    output: Output,
+) -> tuple[bytes, str]:
+    """Join the answers to all inputs at the picture's size, and encode what was asked for."""
+    image_HWC = taken.image_HWC
+    if image_HWC is None:
+        image_HWC = np.broadcast_to(np.uint8(0), (taken.height, taken.width, 1))
+    prediction = replace(model.predictor.prediction_of(image_HWC, maps_NHW), threshold=threshold)
+    answer = Answer(prediction=prediction, image_HWC=image_HWC, name=name, cleanup=wanted.cleanup)
+    if output == "json":
+        check_outline(answer.mask_HW)
+    return encode_output(output, answer)
+
+
+def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
+    """Refuse masks of noise, whose outlines would take minutes and gigabytes.
+
+    Raises:
+        Refusal: 422.
+    """
+    length = np.count_nonzero(mask_HW[:, 1:] != mask_HW[:, :-1])
+    length += np.count_nonzero(mask_HW[1:] != mask_HW[:-1])
+    if length > _MOST_OUTLINE:
+        raise Refusal(
+            422,
+            "too_many_outlines",
+            f"The mask's outlines are {length:,} pixels long, too many for JSON; choose another "
+            "threshold or a larger min_area, or take the mask.",
+        )
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, R], *, seconds: float) -> R:
+    """Do the work, unless the client goes away or it takes too long; then it is dropped.
+
+    Args:
+        request: whose body was read.
+        work: cancelled in these cases.
+        seconds: the limit.
+
+    Raises:
+        Refusal: 422, it took too long.
+        ClientDisconnect: the client is gone.
+    """
+    doing = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({doing, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise Refusal(
+            422,
+            "timeout",
+            f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
+        )
+    finally:
+        gone.cancel()
+        doing.cancel()
+        await asyncio.gather(doing, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,299 @@
+"""The routes that answer at once."""
+
+import asyncio
+import io
+import json
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+
+from binseg.serve.app import Service
+from binseg.serve.bodies import Sent, read_form, read_picture
+from binseg.serve.capacity import Held
+from binseg.serve.pictures import preview
+from binseg.serve.pipeline import Made, unless_gone
+from binseg.serve.queries import Asking, Output, Predicting, Wanted, media_of, output_of
+from binseg.serve.refusals import DOCUMENTED, Documented, Refusal
+from binseg.serve.shelf import ServedModel
+
+__all__ = ["PICTURE_BODY", "add_to"]
+
+PAGE = Path(__file__).parent / "page"
+_AT_ONCE = 4
+"""Files of one batch that are in work together."""
+_BINARY = {"type": "string", "format": "binary"}
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    whole = {"type": "object", "properties": {field: schema}, "required": [field]}
+    return {"multipart/form-data": {"schema": whole}}
+
+
+PICTURE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "A picture (JPEG, PNG, WebP, BMP, TIFF): its bytes, or a form's field file.",
+        "content": {"application/octet-stream": {"schema": _BINARY}, **_form("file", _BINARY)},
+    }
+}
+_FILES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": _form("files", {"type": "array", "items": _BINARY, "minItems": 1}),
+    }
+}
+
+
+def _answers(*media: str) -> Documented:
+    kinds: dict[str, Any] = {
+        one: {} if one == "application/json" else {"schema": _BINARY} for one in media
+    }
+    return {200: {"content": kinds, "description": "The answer."}, **DOCUMENTED}
+
+
+def add_to(app: FastAPI, service: Service) -> None:
+    """Add all routes."""
+    _add_page(app, service)
+    _add_models(app, service)
+    _add_predict(app, service)
+    _add_batch(app, service)
+    _add_preview(app, service)
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    html = (PAGE / "index.html").read_bytes()
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def page() -> Response:
+        return Response(html, media_type="text/html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", _Static(directory=PAGE), name="static")
+
+    @app.get("/healthz", tags=["service"], responses=_documented(403, 422))
+    async def healthz() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["service"], responses=_documented(403, 422, 503))
+    async def readyz() -> JSONResponse:
+        """Say whether pictures are taken: 503 while the server starts or ends."""
+        ready = service.is_ready
+        return JSONResponse(
+            {"status": "ready" if ready else "not ready"}, status_code=200 if ready else 503
+        )
+
+    @app.get("/metrics", tags=["service"], responses=_answers("text/plain"))
+    async def metrics() -> Response:
+        """Figures about the server, as Prometheus reads them."""
+        text, media = service.metrics.text()
+        return Response(text, headers={"Content-Type": media})
+
+
+def _documented(*statuses: int) -> Documented:
+    return {one: DOCUMENTED.get(one, {"description": "Not ready."}) for one in statuses}
+
+
+class _Static(StaticFiles):
+    """Files of the page; browsers ask each time whether they have changed."""
+
+    def file_response(self, *given: Any, **named: Any) -> Response:
+        """A file, or that it is as before."""
+        response = super().file_response(*given, **named)
+        response.headers.setdefault("Cache-Control", "no-cache")
+        return response
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models", tags=["models"], responses=DOCUMENTED)
+    async def models() -> dict[str, Any]:
+        """List the models with their cards, and the server's limits."""
+        return {
+            "models": [model.facts() for model in service.shelf],
+            "limits": service.limits.as_dict(),
+        }
+
+    missing: Documented = {404: {**DOCUMENTED[422], "description": "there is none of this name"}}
+
+    @app.get("/v1/models/{model}", tags=["models"], responses={**DOCUMENTED, **missing})
+    async def model(model: str) -> dict[str, Any]:
+        """Show one model's card."""
+        return service.shelf.find(model).facts()
+
+    @app.get("/v1/examples", tags=["examples"], responses=DOCUMENTED)
+    async def examples() -> list[dict[str, str]]:
+        """List pictures to try a model with."""
+        return [one.as_dict() for one in service.examples.list()]
+
+    @app.get(
+        "/v1/examples/{name}",
+        tags=["examples"],
+        response_class=Response,
+        responses={**_answers("image/png"), **missing},
+    )
+    async def example(name: str) -> Response:
+        """Give an example's picture."""
+        found = service.examples.find(name)
+        if found is None:
+            raise Refusal(404, "not_found", "There is no such example; /v1/examples lists them.")
+        png = await service.pipeline.in_thread(lambda: found.png)
+        return Response(png, media_type="image/png", headers={"Cache-Control": "no-cache"})
+
+
+def _add_predict(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/v1/predict",
+        tags=["predict"],
+        response_class=Response,
+        responses=_answers("image/png", "application/json")
+        | {one: DOCUMENTED[422] | {"description": text} for one, text in _MORE.items()},
+        openapi_extra=PICTURE_BODY,
+    )
+    async def predict(request: Request, query: Predicting) -> Response:
+        """Find the foreground in one picture, at the picture's own size (turned by its EXIF)."""
+        output = output_of(query, request)
+        model = service.shelf.find(query.model)
+        service.capacity.check()
+        with service.capacity.holding() as held:
+            sent = await read_picture(request, limits=service.limits, held=held)
+            with service.capacity.slot():
+                made = await unless_gone(
+                    request,
+                    service.pipeline.predict(model, sent, query, output=output, held=held),
+                    seconds=service.limits.max_seconds,
+                )
+        return Response(made.data, media_type=made.media, headers=made.headers)
+
+
+_MORE = {404: "there is no such model", 406: "Accept excludes all that there is"}
+
+
+def _add_preview(app: FastAPI, service: Service) -> None:
+    @app.post(
+        "/v1/preview",
+        tags=["predict"],
+        response_class=Response,
+        responses=_answers("image/png"),
+        openapi_extra=PICTURE_BODY,
+    )
+    async def show(request: Request) -> Response:
+        """Turn any picture (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
+        service.capacity.check()
+        with service.capacity.holding() as held:
+            sent = await read_picture(request, limits=service.limits, held=held)
+            with service.capacity.slot():
+                png, (height, width) = await unless_gone(
+                    request,
+                    service.pipeline.in_thread(
+                        preview, sent.data, name=sent.name, limits=service.limits, held=held
+                    ),
+                    seconds=service.limits.max_seconds,
+                )
+        headers = {"X-Binseg-Size": f"{width}x{height}"}
+        return Response(png, media_type="image/png", headers=headers)
+
+
+def _add_batch(app: FastAPI, service: Service) -> None:
+    limits = service.limits
+
+    @app.post(
+        "/v1/batch",
+        tags=["predict"],
+        response_class=Response,
+        responses=_answers("application/zip", "application/json")
+        | {one: DOCUMENTED[422] | {"description": text} for one, text in _MORE.items()},
+        openapi_extra=_FILES_BODY,
+    )
+    async def batch(request: Request, query: Asking) -> Response:
+        """Find the foreground in several pictures (a form's fields `files`).
+
+        A ZIP of masks comes back, or JSON by Accept. What can't be read is listed in the ZIP's
+        errors.json; if nothing can, the whole is refused.
+        """
+        media = media_of(request, ("application/zip", "application/json"))
+        output: Output = "json" if media == "application/json" else "mask"
+        model = service.shelf.find(query.model)
+        service.capacity.check()
+        with service.capacity.holding() as held:
+            files = await read_form(
+                request,
+                field="files",
+                max_files=limits.max_files,
+                max_bytes=4 * limits.max_bytes,
+                limits=limits,
+                held=held,
+            )
+            with service.capacity.slot():
+                results = await unless_gone(
+                    request,
+                    _predict_all(service, model, files, query, output=output, held=held),
+                    seconds=limits.max_seconds,
+                )
+        if all(isinstance(one, Refusal) for one in results):
+            assert isinstance(results[0], Refusal)
+            raise results[0]
+        pack = _as_json if output == "json" else _as_zip
+        data = await service.pipeline.in_thread(pack, files, results)
+        return Response(data, media_type=media, headers={"X-Binseg-Model": model.id})
+
+
+async def _predict_all(
+    service: Service,
+    model: ServedModel,
+    files: Sequence[Sent],
+    query: Wanted,
+    *,
+    output: Output,
+    held: Held,
+) -> list[Made | Refusal]:
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(sent: Sent) -> Made | Refusal:
+        async with turns:
+            return await service.pipeline.try_predict(model, sent, query, output=output, held=held)
+
+    return list(await asyncio.gather(*(one(sent) for sent in files)))
+
+
+def _as_zip(files: Sequence[Sent], results: Sequence[Made | Refusal]) -> bytes:
+    out, names = io.BytesIO(), set[str]()
+    errors = []
+    with zipfile.ZipFile(out, "w") as archive:  # PNG is packed already
+        for sent, result in zip(files, results, strict=True):
+            if isinstance(result, Refusal):
+                errors.append({"name": sent.name, "error": result.as_dict()})
+                continue
+            archive.writestr(_entry(_unlike(names, Path(sent.name).stem)), result.data)
+        if errors:
+            archive.writestr(_entry("errors.json"), json.dumps(errors, indent=2))
+    return out.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, time.localtime()[:6])
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+def _unlike(names: set[str], stem: str) -> str:
+    """A name that no mask has yet."""
+    name, number = f"{stem}.png", 2
+    while name.lower() in names:
+        name, number = f"{stem}_{number}.png", number + 1
+    names.add(name.lower())
+    return name
+
+
+def _as_json(files: Sequence[Sent], results: Sequence[Made | Refusal]) -> bytes:
+    lines = []
+    for sent, result in zip(files, results, strict=True):
+        if isinstance(result, Refusal):
+            lines.append({"name": sent.name, "error": result.as_dict()})
+        else:
+            lines.append({"name": sent.name, **json.loads(result.data)})
+    return json.dumps({"results": lines}).encode()

@@ -1,0 +1,194 @@
+"""The models of a server, each with its card and its batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from binseg.errors import BundleError, UsageError
+from binseg.predictor import Predictor, load, verify_golden
+from binseg.serve.batching import Batcher, SharedBackend
+from binseg.serve.refusals import Refusal
+
+__all__ = ["ServedModel", "Shelf", "choose_bundles", "open_models"]
+
+_DEMO = Path("runs/demo/bundle")
+_SIZE_LIMIT = 1000
+
+
+class ServedModel:
+    """A model with its batches.
+
+    Args:
+        predictor: the model.
+        is_default: whether it answers where no model is named.
+    """
+
+    def __init__(self, predictor: Predictor, *, is_default: bool) -> None:
+        assert predictor.card is not None, "only bundles are served"
+        self.predictor = copy(predictor)
+        self.predictor.backend = SharedBackend(predictor.backend)
+        self.card = predictor.card
+        self.id = predictor.bundle_id
+        self.is_default = is_default
+        self._batcher: Batcher | None = None
+
+    @property
+    def name(self) -> str:
+        """As its card says."""
+        return self.card.name
+
+    @property
+    def batcher(self) -> Batcher:
+        """What computes its inputs; after `open`."""
+        assert self._batcher is not None, "the shelf is open while the server runs"
+        return self._batcher
+
+    def open(self, expected: Callable[[], int], told: Callable[[int], None]) -> None:
+        """Start its thread."""
+        self._batcher = Batcher(
+            self.predictor.probability_of_inputs,
+            batch_size=self.predictor.batch_size,
+            expected=expected,
+            told=told,
+        )
+
+    def close(self) -> None:
+        """Finish what was submitted, and end the thread."""
+        if self._batcher is not None:
+            self._batcher.close()
+            self._batcher = None
+
+    def facts(self) -> dict[str, Any]:
+        """The card, for clients; the recipe stays here, as it names the trainer's folders."""
+        card, shape = self.card, self.card.preprocessing
+        about = card.recipe.get("about")
+        summary = about.get("summary") if isinstance(about, dict) else None
+        return {
+            "id": self.id,
+            "name": card.name,
+            "summary": summary if isinstance(summary, str) else "",
+            "is_default": self.is_default,
+            "threshold": card.threshold.value,
+            "threshold_method": card.threshold.method,
+            "input": {
+                "height": shape.height,
+                "width": shape.width,
+                "channels": shape.channels,
+                "fit": shape.fit,
+                "scale": shape.scale,
+                "intensity": shape.intensity,
+            },
+            "architecture": card.architecture.model_dump(mode="json"),
+            "border": card.border,
+            "scores": card.scores,
+            "data": card.data.model_dump(mode="json"),
+            "licence": card.licence,
+            "created": card.created.isoformat(),
+            "versions": card.versions,
+            "runtime": f"{self.predictor.backend.name} {self.predictor.backend.precision}",
+        }
+
+
+class Shelf:
+    """All models of a server; the first is the default.
+
+    Args:
+        predictors: opened bundles.
+
+    Raises:
+        UsageError: none, or one twice.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        self._models = [
+            ServedModel(one, is_default=place == 0) for place, one in enumerate(predictors)
+        ]
+        ids = [one.id for one in self._models]
+        if not ids:
+            raise UsageError("a server needs a model")
+        if len(set(ids)) < len(ids):
+            raise UsageError(f"the same model twice ({', '.join(ids)}): give each bundle once")
+
+    @property
+    def default(self) -> ServedModel:
+        """The model that answers where none is named."""
+        return self._models[0]
+
+    def find(self, name: str | None) -> ServedModel:
+        """A model by its id or its name.
+
+        Raises:
+            Refusal: 404, as there is none, or several of that name.
+        """
+        if name is None:
+            return self.default
+        found = [one for one in self._models if one.id == name]
+        found = found or [one for one in self._models if one.name == name]
+        if len(found) == 1:
+            return found[0]
+        ids = ", ".join(f"{one.id} ({one.name})" for one in self._models)
+        raise Refusal(
+            404, "no_such_model", f"There is no such model; choose one of {ids}."[:_SIZE_LIMIT]
+        )
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models)
+
+
+def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
+    """Which bundles to serve.
+
+    Args:
+        paths: what the user named.
+        demo: the bundle that `binseg demo` makes.
+
+    Raises:
+        UsageError: nothing to serve.
+    """
+    if demo:
+        if not _DEMO.exists():
+            raise UsageError(
+                f"{_DEMO} isn't there: make it with `make demo`, or `binseg demo --out "
+                f"{_DEMO.parent}` (a few minutes), then serve it"
+            )
+        return [*paths, _DEMO]
+    return [*paths] or _default_bundle()
+
+
+def _default_bundle() -> list[Path]:
+    """The bundle that is served where none is named."""
+    # Only this one name of the package is asked for, and only some installations have it.
+    find = getattr(import_module("binseg"), "default_bundle_path", None)
+    if find is not None:
+        return [Path(find())]
+    raise UsageError(
+        "no model to serve: name one (binseg serve runs/first), train one (binseg train --data "
+        "my_folder/ --out runs/first), or try the demo's (binseg demo, then binseg serve --demo)"
+    )
+
+
+def open_models(
+    paths: Sequence[Path], *, backend: str, device: str, precision: str, batch_size: int
+) -> list[Predictor]:
+    """Load bundles and try each on its golden sample, which also warms it up.
+
+    Raises:
+        BundleError: one is damaged, or doesn't compute here what it should.
+    """
+    predictors = []
+    for path in paths:
+        predictor = load(
+            path, backend=backend, device=device, precision=precision, batch_size=batch_size
+        )
+        assert predictor.bundle is not None
+        check = verify_golden(predictor, predictor.bundle)
+        if not check.passed:
+            raise BundleError(
+                f"{path}: its golden sample comes out differently here, by "
+                f"{check.largest_difference:.3g} (up to {check.tolerance:g} is rounding); try "
+                "--precision fp32 or another --backend"
+            )
+        predictors.append(predictor)
+    return predictors

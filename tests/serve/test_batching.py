@@ -1,0 +1,143 @@
+"""Batches of several requests' inputs: the answers of each alone, and nobody is held up."""
+
+import threading
+import time
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from binseg.serve.batching import Batcher
+
+
+def _inputs(num: int, value: int) -> np.ndarray:
+    return np.full((num, 2, 2, 1), value, np.uint8)
+
+
+class _Model:
+    """Counts its batches; answers each input with its own value."""
+
+    def __init__(self, *, blocked: bool = False) -> None:
+        self.sizes: list[int] = []
+        self.orders: list[list[int]] = []
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        if not blocked:
+            self.gate.set()
+
+    def __call__(self, inputs_NHWC: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.sizes.append(len(inputs_NHWC))
+        self.orders.append(inputs_NHWC[:, 0, 0, 0].tolist())
+        if (inputs_NHWC == 255).any():
+            raise ValueError("this one can't be computed")
+        return inputs_NHWC[:, :, :, 0].astype(np.float32)
+
+
+def test_each_gets_its_own_answer() -> None:
+    """Whatever was computed together, every order has the maps of its inputs, in order."""
+    model = _Model()
+    batcher = Batcher(model, batch_size=8)
+    random = np.random.default_rng(0)
+    orders = [random.integers(0, 200, (int(n), 2, 2, 1)).astype(np.uint8) for n in (1, 5, 20, 1, 3)]
+    answers = [batcher.submit(one) for one in orders]
+    for one, answer in zip(orders, answers, strict=True):
+        assert np.array_equal(answer.result(10), one[:, :, :, 0])
+    batcher.close()
+    assert max(model.sizes) <= 8
+
+
+def test_what_waits_together_is_computed_together() -> None:
+    """While a batch is computed, others gather: eight pictures are one batch more, not eight."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=8)
+    first = batcher.submit(_inputs(1, 0))
+    assert model.entered.wait(10)
+    others = [batcher.submit(_inputs(1, value)) for value in range(1, 9)]
+    model.gate.set()
+    for answer in [first, *others]:
+        answer.result(10)
+    batcher.close()
+    assert model.sizes == [1, 8]
+
+
+def test_a_picture_of_many_tiles_holds_up_nobody() -> None:
+    """A small picture that comes after a huge one is in the very next batch."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=4)
+    huge = batcher.submit(_inputs(100, 1))
+    assert model.entered.wait(10)
+    small = [batcher.submit(_inputs(1, value)) for value in (2, 3)]
+    model.gate.set()
+    for answer in (huge, *small):
+        answer.result(10)
+    batcher.close()
+    assert sorted(model.orders[1]) == [1, 1, 2, 3]
+    assert sum(model.sizes) == 102
+    assert model.sizes[:-1] == [4] * (len(model.sizes) - 1), "batches are full while work is left"
+
+
+def test_more_pictures_than_a_batch_has_room_take_turns() -> None:
+    """Nobody is served twice while another one waits."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=2)
+    answers = [batcher.submit(_inputs(1, 0))]
+    assert model.entered.wait(10)
+    answers += [batcher.submit(_inputs(3, value)) for value in (1, 2, 3, 4)]
+    model.gate.set()
+    for answer in answers:
+        answer.result(10)
+    batcher.close()
+    assert model.orders[1:3] == [[1, 2], [3, 4]]
+
+
+def test_one_failure_is_that_of_its_batch_alone() -> None:
+    """Who shared the batch hears of it, and the thread goes on."""
+    model = _Model()
+    batcher = Batcher(model, batch_size=8)
+    with pytest.raises(ValueError, match="can't be computed"):
+        batcher.submit(_inputs(20, 255)).result(10)
+    assert batcher.submit(_inputs(1, 7)).result(10)[0, 0, 0] == 7
+    batcher.close()
+
+
+def test_cancelled_work_is_left_out() -> None:
+    """A client that went away costs no further batch."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=1)
+    first = batcher.submit(_inputs(1, 0))
+    assert model.entered.wait(10)
+    gone: Future[np.ndarray] = batcher.submit(_inputs(50, 1))
+    last = batcher.submit(_inputs(1, 2))
+    assert gone.cancel()
+    model.gate.set()
+    first.result(10)
+    last.result(10)
+    batcher.close()
+    assert model.orders == [[0], [2]]
+
+
+def test_the_end_finishes_what_was_taken() -> None:
+    """`close` returns when everything that was submitted is answered."""
+    model = _Model()
+    batcher = Batcher(model, batch_size=2)
+    answers = [batcher.submit(_inputs(1, value)) for value in range(20)]
+    batcher.close()
+    assert all(answer.done() for answer in answers)
+
+
+def test_it_waits_only_for_those_who_are_coming() -> None:
+    """A lone picture is computed at once; with one more announced, both share a batch."""
+    model = _Model()
+    coming = [1]
+    batcher = Batcher(model, batch_size=4, expected=lambda: coming[0], wait=5.0)
+    start = time.monotonic()
+    batcher.submit(_inputs(1, 0)).result(10)
+    assert time.monotonic() - start < 4.5, "nobody else was expected"
+    coming[0] = 5
+    answers = [batcher.submit(_inputs(1, value)) for value in range(4)]
+    for answer in answers:
+        answer.result(10)
+    batcher.close()
+    assert model.sizes == [1, 4]

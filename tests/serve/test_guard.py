@@ -1,0 +1,210 @@
+"""Who is let in, and what every answer bears."""
+
+from urllib.parse import unquote
+
+import pytest
+from starlette.testclient import TestClient
+
+from binseg.serve.app import Access
+
+from .conftest import Open
+
+TOKEN = "correct-horse"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        TOKEN,
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        f"Basic {TOKEN}",
+        "Bearer \udcff",
+    ],
+)
+def test_without_the_token_nothing_is_answered(open_client: Open, header: str | None) -> None:
+    """401 for every route that works or tells anything, whatever is wrong with the token."""
+    value = None if header is None else header.encode("utf-8", "surrogateescape")
+    headers = {} if value is None else {b"Authorization": value}
+    with open_client(access=Access(token=TOKEN)) as client:
+        for path in ("/v1/models", "/v1/examples", "/metrics", "/openapi.json", "/v1/jobs/x"):
+            answer = client.get(path, headers=headers)
+            assert answer.status_code == 401, path
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert answer.json()["error"]["code"] == "token"
+        for path in ("/v1/predict", "/v1/batch", "/v1/jobs", "/v1/preview"):
+            assert client.post(path, headers=headers, content=b"x").status_code == 401
+
+
+def test_with_the_token_all_is_answered(open_client: Open, picture: bytes) -> None:
+    """The scheme's name in any case, as RFC 9110 says."""
+    with open_client(access=Access(token=TOKEN)) as client:
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            headers = {"Authorization": f"{scheme} {TOKEN}"}
+            assert client.get("/v1/models", headers=headers).status_code == 200
+            answer = client.post("/v1/predict", content=picture, headers=headers)
+            assert answer.status_code == 200
+
+
+def test_the_page_and_the_probes_need_no_token(open_client: Open) -> None:
+    """The page must be there to ask for it; what watches the process has none."""
+    with open_client(access=Access(token=TOKEN)) as client:
+        for path in ("/", "/healthz", "/readyz", "/static/style.css"):
+            assert client.get(path).status_code == 200, path
+        assert client.post("/healthz").status_code == 401
+
+
+def test_every_answer_bears_the_policy(client: TestClient, picture: bytes) -> None:
+    """Page, answers and refusals alike: no scripts but our own, nothing sniffed or framed."""
+    answers = [
+        client.get("/"),
+        client.get("/static/main.js"),
+        client.post("/v1/predict", content=picture),
+        client.post("/v1/predict", content=b"?"),
+        client.get("/none"),
+    ]
+    for answer in answers:
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self';")
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert "Access-Control-Allow-Origin" not in answer.headers
+    assert answers[2].headers["Cache-Control"] == "no-store"
+
+
+def test_a_name_that_the_server_has_not_is_refused(open_client: Open) -> None:
+    """A web page whose name was made to mean 127.0.0.1 gets nothing (DNS rebinding)."""
+    with open_client(access=Access(hosts=("localhost", "127.0.0.1", "[::1]"))) as client:
+        for host in ("localhost", "localhost:8000", "127.0.0.1:9", "[::1]:8000", "LOCALHOST"):
+            assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+        for host in ("evil.example", "localhost.evil.example", "", "127.0.0.1.nip.io:8000"):
+            answer = client.get("/healthz", headers={"Host": host})
+            assert answer.status_code == 403, host
+            assert answer.json()["error"]["code"] == "wrong_host"
+
+
+def test_other_pages_may_use_it_where_listed(open_client: Open, picture: bytes) -> None:
+    """CORS for the listed origin alone; others aren't even computed for."""
+    friend = "https://friend.example"
+    with open_client(access=Access(origins=(friend,))) as client:
+        asked = {"Origin": friend, "Access-Control-Request-Method": "POST"}
+        preflight = client.options("/v1/predict", headers=asked)
+        assert preflight.headers["Access-Control-Allow-Origin"] == friend
+        answer = client.post("/v1/predict", content=picture, headers={"Origin": friend})
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == friend
+        assert "X-Binseg-Size" in answer.headers["Access-Control-Expose-Headers"]
+        for stranger in ("https://evil.example", "null", "http://[broken"):
+            refused = client.post("/v1/predict", content=picture, headers={"Origin": stranger})
+            assert refused.status_code == 403
+            assert "Access-Control-Allow-Origin" not in refused.headers
+        own = {"Origin": "http://testserver"}
+        assert client.post("/v1/predict", content=picture, headers=own).status_code == 200
+
+
+def test_behind_a_proxy_the_page_may_use_its_server(open_client: Open) -> None:
+    """Visitors call it by a listed name, the proxy by another one; other local pages stay out."""
+    with open_client(access=Access(hosts=("localhost", "masks.example.org"))) as client:
+        for origin, status in (
+            ("https://masks.example.org", 200),
+            ("http://localhost:8000", 200),
+            ("http://localhost:3000", 403),
+            ("https://other.example.org", 403),
+        ):
+            headers = {"Host": "localhost:8000", "Origin": origin}
+            assert client.get("/v1/models", headers=headers).status_code == status, origin
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/..%2fapp.py",
+        "/static/%2e%2e/app.py",
+        "/static/%2e%2e%2f%2e%2e%2f%2e%2e%2f%2e%2e%2fetc/passwd",
+        "/static//etc/passwd",
+        "/static/..\\app.py",
+        "/static/main.js%00.png",
+        "/v1/examples/..%2f..%2fapp.py",
+        "/v1/examples/%2fetc%2fpasswd",
+        "/v1/jobs/..%2f..%2fjobs.sqlite",
+        "/v1/jobs/../../etc/passwd",
+        "/v1/models/..%2f..%2fcard.json",
+    ],
+)
+def test_no_path_leads_out(open_client: Open, path: str) -> None:
+    """404, as the raw path of a request that no client library has tidied up."""
+    import asyncio
+
+    with open_client() as client:
+        status, body = asyncio.run(_raw_get(client.app, path))
+    assert status == 404, (path, body[:200])
+    assert b"root:" not in body
+    assert b"import" not in body
+
+
+async def _raw_get(app: object, path: str) -> tuple[int, bytes]:
+    """Ask as uvicorn does: the path unquoted, and not normalised."""
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"localhost")],
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 9),
+    }
+    await app(scope, receive, send)  # type: ignore[operator]
+    status = sent[0]["status"]
+    assert isinstance(status, int)
+    return status, b"".join(part.get("body", b"") for part in sent[1:])  # type: ignore[misc]
+
+
+def test_metrics_count_what_was_answered(open_client: Open, picture: bytes) -> None:
+    """By route, not by path: whatever is asked for, the number of lines stays."""
+    with open_client() as client:
+        client.post("/v1/predict", content=picture)
+        client.post("/v1/predict", content=b"?")
+        for number in range(20):
+            client.get(f"/none/{number}")
+            client.get(f"/v1/jobs/none{number}")
+        client.request("BREW", "/")
+        text = client.get("/metrics").text
+    assert 'binseg_requests_total{method="POST",route="/v1/predict",status="200"} 1.0' in text
+    assert 'binseg_requests_total{method="POST",route="/v1/predict",status="422"} 1.0' in text
+    assert 'binseg_requests_total{method="GET",route="/v1/jobs/{job_id}",status="404"} 20.0' in text
+    assert 'binseg_requests_total{method="GET",route="other",status="404"} 20.0' in text
+    assert "none1" not in text
+    assert "BREW" not in text
+    assert "binseg_batch_inputs_count 1.0" in text
+    assert "binseg_predictions 0.0" in text
+    assert 'binseg_jobs{state="queued"} 0.0' in text
+
+
+def test_health_and_readiness_differ(open_client: Open) -> None:
+    """A server that ends is alive, but not ready."""
+    with open_client() as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"status": "ready"}
+        client.app_state["service"].is_ready = False
+        assert client.get("/healthz").status_code == 200
+        assert client.get("/readyz").status_code == 503

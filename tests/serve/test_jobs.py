@@ -1,0 +1,325 @@
+"""Jobs: work that outlives its request, and the server."""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+from starlette.testclient import TestClient
+
+from binseg.errors import UsageError
+from binseg.predictor import Predictor
+from binseg.serve.job_store import PICTURE, JobStore
+from binseg.serve.job_worker import JobWorker
+from binseg.serve.limits import Limits
+from binseg.serve.shelf import Shelf
+
+from .conftest import Open, decoded
+
+PATIENCE_S = 60
+
+
+def _done(ask: Callable[[str], Any], location: str, state: str = "done") -> dict[str, Any]:
+    """Ask until the job has ended; how far it is never shrinks."""
+    until, before = time.monotonic() + PATIENCE_S, 0.0
+    while time.monotonic() < until:
+        answer = ask(location)
+        assert answer.status_code == 200, answer.text
+        job: dict[str, Any] = answer.json()
+        if job["state"] in ("done", "failed"):
+            assert job["state"] == state, job
+            return job
+        assert job["progress"] >= before
+        before = job["progress"]
+        time.sleep(0.02)
+    raise AssertionError("the job doesn't end")
+
+
+@pytest.mark.parametrize("output", ["mask", "probability", "overlay", "cutout", "json"])
+def test_a_job_gives_what_predict_gives(open_client: Open, picture: bytes, output: str) -> None:
+    """The same parameters, the same answer, byte for byte."""
+    query: dict[str, str | int] = {"output": output, "threshold": "0.4", "min_area": 3}
+    with open_client() as client:
+        taken = client.post("/v1/jobs", content=picture, params=query)
+        assert taken.status_code == 202, taken.text
+        assert taken.headers["Location"] == taken.json()["location"]
+        job = _done(client.get, taken.json()["location"])
+        assert job["progress"] == 1.0
+        result = client.get(job["result"])
+        plain = client.post("/v1/predict", content=picture, params=query)
+        assert result.content == plain.content
+        for name in ("content-type", "X-Binseg-Model", "X-Binseg-Threshold", "X-Binseg-Size"):
+            assert result.headers[name] == plain.headers[name]
+
+
+def test_a_stack_comes_back_as_a_stack(open_client: Open, picture: bytes) -> None:
+    """What /v1/predict refuses, pages and all, is a job; its mask is a TIFF of as many pages."""
+    page = decoded(picture)
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.stack([page, page[::-1]]), photometric="rgb")
+    with open_client() as client:
+        refused = client.post("/v1/predict", content=out.getvalue())
+        assert refused.status_code == 422
+        assert refused.json()["error"]["code"] == "stack"
+        taken = client.post("/v1/jobs", content=out.getvalue(), params={"output": "probability"})
+        job = _done(client.get, taken.json()["location"])
+        result = client.get(job["result"])
+        one = client.post("/v1/predict", content=picture, params={"output": "probability"})
+    assert result.headers["content-type"] == "image/tiff"
+    pages = tifffile.imread(io.BytesIO(result.content))
+    assert pages.shape == (2, 36, 44)
+    assert np.array_equal(pages[0], decoded(one.content))
+
+
+def test_what_can_only_fail_is_refused_at_once(open_client: Open) -> None:
+    """No picture, an unknown model, outlines of a stack: no job, and nothing left on the disk."""
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
+    with open_client() as client:
+        for body, query, status in (
+            (b"nonsense", {}, 422),
+            (b"", {}, 422),
+            (out.getvalue(), {"output": "json"}, 422),
+            (out.getvalue(), {"model": "none"}, 404),
+        ):
+            answer = client.post("/v1/jobs", content=body, params=query)
+            assert answer.status_code == status
+            assert "/" not in answer.json()["error"]["message"], "no folder of ours is named"
+        folder = client.app_state["service"].store.folder / "jobs"
+        assert list(folder.iterdir()) == []
+
+
+def test_a_job_is_too_large_or_the_disk_too_small(open_client: Open, picture: bytes) -> None:
+    """413 for one that may never come, 429 for one that may come later."""
+    with open_client(max_job_bytes=100) as client:
+        assert client.post("/v1/jobs", content=picture).status_code == 413
+    with open_client(max_job_pixels=100) as client:
+        answer = client.post("/v1/jobs", content=picture)
+        assert answer.json()["error"]["code"] == "too_many_pixels"
+    with open_client(max_jobs_bytes=100) as client:
+        answer = client.post("/v1/jobs", content=picture)
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "jobs_full"
+
+
+def test_a_removed_job_is_gone(open_client: Open, picture: bytes) -> None:
+    """With its files, finished or not."""
+    with open_client() as client:
+        location = client.post("/v1/jobs", content=picture).json()["location"]
+        _done(client.get, location)
+        assert client.delete(location).status_code == 204
+        for answer in (client.get(location), client.get(f"{location}/result")):
+            assert answer.status_code == 404
+        assert client.delete(location).status_code == 404
+        assert list((client.app_state["service"].store.folder / "jobs").iterdir()) == []
+
+
+def test_a_result_is_not_there_too_early(open_client: Open, picture: bytes) -> None:
+    """409 while the job waits or runs."""
+    with open_client() as client:
+        service = client.app_state["service"]
+        with service.worker._changed:
+            folder = service.store.new_folder()
+            (folder / PICTURE).write_bytes(picture)
+            job = service.store.add(
+                folder, model=service.shelf.default.id, name="p", query={"output": "mask"},
+                num_bytes=1,
+            )  # fmt: skip
+            answer = client.get(f"/v1/jobs/{job.id}/result")
+            assert answer.status_code == 409
+            assert answer.headers["Retry-After"] == "1"
+            assert client.get(f"/v1/jobs/{job.id}").json()["state"] == "queued"
+        service.worker.wake()
+        _done(client.get, f"/v1/jobs/{job.id}")
+
+
+class _Stuck:
+    """A backend that waits until it may go on."""
+
+    name, precision = "stuck", "fp32"
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._backend = predictor.backend
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        self.entered.set()
+        assert self.gate.wait(PATIENCE_S)
+        return self._backend.logits(inputs_NCHW)
+
+
+def _put(store: JobStore, picture: bytes, model: str) -> str:
+    folder = store.new_folder()
+    (folder / PICTURE).write_bytes(picture)
+    query = {"output": "mask"}
+    return store.add(folder, model=model, name="p", query=query, num_bytes=len(picture)).id
+
+
+def test_an_orderly_end_puts_the_job_back(
+    predictor: Predictor, picture: bytes, tmp_path: Path
+) -> None:
+    """The server ends in the middle of a job, without waiting for it; the next start does it."""
+    from copy import copy
+
+    slow = copy(predictor)
+    slow.backend = stuck = _Stuck(predictor)
+    store = JobStore(tmp_path / "state")
+    worker = JobWorker(store, Shelf([slow]), Limits())
+    ids = [_put(store, picture, predictor.bundle_id) for _ in range(3)]
+    worker.wake()
+    assert stuck.entered.wait(PATIENCE_S)
+    ending = threading.Thread(target=worker.stop)
+    ending.start()
+    while not worker.is_stopping:
+        time.sleep(0.01)
+    stuck.gate.set()
+    ending.join(PATIENCE_S)
+    assert store.num_in() == {"queued": 3, "running": 0, "done": 0, "failed": 0}
+    store.close()
+
+    store = JobStore(tmp_path / "state")
+    worker = JobWorker(store, Shelf([predictor]), Limits())
+    until = time.monotonic() + PATIENCE_S
+    while store.num_in()["done"] < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert [store.find(one).state for one in ids] == ["done"] * 3  # type: ignore[union-attr]
+    worker.stop()
+    store.close()
+
+
+def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
+    predictor: Predictor, picture: bytes, tmp_path: Path
+) -> None:
+    """After three starts that never came to an end it has failed, and says so."""
+    store = JobStore(tmp_path / "state")
+    id_ = _put(store, picture, predictor.bundle_id)
+    for _ in range(3):
+        begun = store.begin()
+        assert begun is not None
+        assert begun.id == id_
+        store.close()  # as by a crash: nothing is put back
+        store = JobStore(tmp_path / "state")
+    worker = JobWorker(store, Shelf([predictor]), Limits())
+    until = time.monotonic() + PATIENCE_S
+    while store.num_in()["failed"] == 0 and time.monotonic() < until:
+        time.sleep(0.02)
+    job = store.find(id_)
+    assert job is not None
+    assert job.code == "job_lost"
+    worker.stop()
+    store.close()
+
+
+def test_two_servers_share_no_state(tmp_path: Path) -> None:
+    """The second one is told so in a line."""
+    store = JobStore(tmp_path)
+    with pytest.raises(UsageError, match="another --state"):
+        JobStore(tmp_path)
+    store.close()
+    JobStore(tmp_path).close()
+
+
+def test_what_came_half_is_swept_away(tmp_path: Path) -> None:
+    """Pictures whose request never ended, and files without a line, go at the next start."""
+    store = JobStore(tmp_path)
+    (store.new_folder() / PICTURE).write_bytes(b"half")
+    (store.path("unknown")).mkdir()
+    store.close()
+    store = JobStore(tmp_path)
+    assert list((tmp_path / "jobs").iterdir()) == []
+    store.close()
+
+
+def test_old_results_are_removed(predictor: Predictor, picture: bytes, tmp_path: Path) -> None:
+    """A finished job stays for its hours, a waiting one for as long as it takes."""
+    store = JobStore(tmp_path)
+    done, waiting = (_put(store, picture, predictor.bundle_id) for _ in range(2))
+    assert store.begin() is not None
+    store.fail(done, code="x", message="X.")
+    store.remove_old(hours=1)
+    assert store.find(done) is not None
+    store.remove_old(hours=-1)
+    assert store.find(done) is None
+    assert store.find(waiting) is not None
+    store.close()
+
+
+@contextmanager
+def _process(bundle: Path, port: int, state: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The server as people start it; one that answers."""
+    command = [sys.executable, "-m", "binseg", "serve", str(bundle), "--port", str(port)]
+    command += ["--state", str(state), "--batch-size", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                assert process.poll() is None, process.stderr and process.stderr.read().decode()
+                assert time.monotonic() < until
+                try:
+                    if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5).ok:
+                        break
+                except requests.ConnectionError:
+                    time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_killed_in_the_middle_the_next_start_finishes(
+    trained: Path, picture: bytes, tmp_path: Path
+) -> None:
+    """Kill -9 during a job: after a start with the same state no job is lost, and all are right."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    page = decoded(picture)
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.stack([page] * 150), photometric="rgb")  # seconds of work
+    stack = out.getvalue()
+    state = tmp_path / "state"
+    with _process(trained, port, state) as process:
+        with requests.Session() as session:
+            bodies = (stack, picture, picture)
+            jobs = [session.post(f"{url}/v1/jobs", data=body).json() for body in bodies]
+            first = jobs[0]["location"]
+            until = time.monotonic() + PATIENCE_S
+            while (job := session.get(url + first).json())["progress"] < 0.02:
+                assert time.monotonic() < until
+                assert job["state"] in ("queued", "running"), job
+                time.sleep(0.01)
+            assert job["state"] == "running"
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+    with _process(trained, port, state) as process, requests.Session() as session:
+        for job in jobs:
+            _done(lambda path: session.get(url + path), job["location"])
+        pages = tifffile.imread(io.BytesIO(session.get(f"{url}{first}/result").content))
+        alone = session.post(f"{url}/v1/predict", data=picture).content
+        assert pages.shape == (150, 36, 44)
+        assert (pages == decoded(alone)).all()
+        last = session.get(f"{url}{jobs[2]['location']}/result")
+        assert last.content == alone
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def test_clients_see_no_folder(client: TestClient, picture: bytes) -> None:
+    """What a job says of itself names addresses, never places on the server's disk."""
+    job = client.post("/v1/jobs", files={"file": ("../../x.png", picture)}).json()
+    assert job["name"] == "x.png"
+    assert job["location"] == f"/v1/jobs/{job['id']}"
+    assert len(job["id"]) >= 20
+    assert set(job) == {"id", "state", "progress", "location", "model", "name"}

@@ -1,0 +1,136 @@
+"""`binseg serve` at the shell: what it says when it can't start, and how containers start it."""
+
+import re
+import shlex
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from binseg.cli import app
+from binseg.cli.serve import _token
+from binseg.serve.running import is_loopback
+from binseg.serve.shelf import choose_bundles
+
+ROOT = Path(__file__).parents[2]
+BROUGHT = "default_bundle_path"
+
+
+def _run(*words: str, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(app, ["serve", *words], env=env)
+
+
+def test_without_a_model_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, one line, and each way out is named."""
+    import binseg
+
+    monkeypatch.chdir(tmp_path)
+    homes = {name: home for name, home in binseg._HOMES.items() if name != BROUGHT}
+    monkeypatch.setattr(binseg, "_HOMES", homes)
+    monkeypatch.delattr(binseg, BROUGHT, raising=False)
+    result = _run()
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    for words in ("binseg serve runs/first", "binseg train", "binseg demo", "--demo"):
+        assert words in line
+
+
+def test_a_package_that_brings_a_model_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one place for an embedded bundle: `binseg.default_bundle_path()`."""
+    import binseg
+
+    monkeypatch.setattr(binseg, BROUGHT, lambda: "some/bundle", raising=False)
+    assert choose_bundles([], demo=False) == [Path("some/bundle")]
+    assert choose_bundles([Path("own")], demo=False) == [Path("own")]
+
+
+def test_the_demo_must_be_made_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with what to run; where it is there, it is served."""
+    monkeypatch.chdir(tmp_path)
+    result = _run("--demo")
+    assert result.exit_code == 2
+    assert "make demo" in result.stderr
+    (tmp_path / "runs" / "demo" / "bundle").mkdir(parents=True)
+    assert choose_bundles([], demo=True) == [Path("runs/demo/bundle")]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--queue", "0"), "queue 0"),
+        (("--max-pixels", "0"), "max-pixels 0"),
+        (("--max-seconds", "-1"), "max-seconds -1"),
+    ],
+)
+def test_limits_of_nothing_are_refused(words: tuple[str, ...], said: str) -> None:
+    """Before a model is loaded."""
+    result = _run("runs/none", *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_port_in_use_is_said_in_a_line(trained: Path, tmp_path: Path) -> None:
+    """With the address, and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = _run(str(trained), "--port", port, "--state", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"port {port}" in result.stderr
+    assert "--port" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_tokens_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never from the command line, which everyone on the machine can read."""
+    monkeypatch.delenv("BINSEG_TOKEN", raising=False)
+    assert _token(None) is None
+    monkeypatch.setenv("BINSEG_TOKEN", "from-env")
+    assert _token(None) == "from-env"
+    path = tmp_path / "token"
+    path.write_text("from-file\n", "utf-8")
+    assert _token(path) == "from-file"
+    for text in ("", "two words", "two\nlines"):
+        path.write_text(text, "utf-8")
+        assert _run("x", "--token-file", str(path)).exit_code == 2
+    assert _run("x", "--token-file", str(tmp_path / "none")).exit_code == 1
+    assert "--token" not in {name for one in _options() for name in one.opts}
+
+
+def test_loopback_is_told_from_the_rest() -> None:
+    """Names that reach other machines too are not loopback."""
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.2", "example.org")))
+
+
+def _options() -> list[Any]:
+    command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    return list(command.params)
+
+
+def test_the_container_starts_the_verb_with_options_that_exist() -> None:
+    """The Dockerfile's command line, its user, and its look at /readyz."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    entry = re.search(r"^ENTRYPOINT (\[.*\])$", text, re.M)
+    assert entry is not None
+    words = shlex.split(entry[1].strip("[]").replace(",", " "))
+    assert words[:2] == ["binseg", "serve"]
+    known = {name for one in _options() for name in one.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert re.search(r"^USER (?!root)\w+$", text, re.M)
+    assert "HEALTHCHECK" in text
+    assert "/readyz" in text
+    assert "TOKEN=" not in text
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M)
+    allowed = (ROOT / ".dockerignore").read_text("utf-8")
+    for name in " ".join(copied).split():
+        assert f"!{name}" in allowed
+        assert (ROOT / name).exists()
