@@ -85,9 +85,12 @@ def train_output(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("runs") / "tiny"
+    # A recipe of nothing but defaults: without any, a plan would be made first.
+    recipe = out.with_name("defaults.yaml")
+    recipe.write_text("{}\n", encoding="utf-8")
     settings = [part for setting in TINY for part in ("--set", setting)]
     result = CliRunner().invoke(
-        app, ["train", "--data", str(discs), "--out", str(out), "--json", *settings]
+        app, ["train", str(recipe), "--data", str(discs), "--out", str(out), "--json", *settings]
     )
     assert result.exit_code == 0, result.stderr
     return out, result.stdout, result.stderr

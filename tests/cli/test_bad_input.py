@@ -31,7 +31,10 @@ class Desk:
 
     def train(self, *more: object) -> Argv:
         """A training of the data folder."""
-        return ["train", "--data", self.data, "--out", self.out, *more]
+        # By a recipe: the plan that is made without one takes seconds to look at the machine.
+        has_recipe = any(str(one).endswith(".yaml") for one in more)
+        recipe = [] if has_recipe else ["--recipe", "demo"]
+        return ["train", *recipe, "--data", self.data, "--out", self.out, *more]
 
     def picture(self, name: str = "disc000") -> Path:
         """A picture of the data folder."""

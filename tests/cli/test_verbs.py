@@ -110,9 +110,30 @@ def test_pack_gives_one_file_that_is_the_model(trained: Path, tmp_path: Path) ->
     path = tmp_path / "model.zip"
     told = json.loads(run("pack", trained, "--out", path, "--json"))
     id_ = read_bundle(trained).card.id
-    assert told == {"path": str(path), "id": id_, "bytes": path.stat().st_size}
+    assert told == {
+        "path": str(path),
+        "id": id_,
+        "name": "unet",
+        "bytes": path.stat().st_size,
+        "largest_difference": None,
+    }
     assert read_bundle(path).card.id == id_
     assert id_ in run("pack", trained, "--out", tmp_path / "again.zip")
+
+
+def test_pack_in_half_the_size(trained: Path, tmp_path: Path) -> None:
+    """Weights in 16 bits answer nearly alike; the card has what was asked, and no folders."""
+    path = tmp_path / "half.zip"
+    asked = ("--half", "--name", "discs", "--licence", "CC0", "--note", "drawn", "--json")
+    told = json.loads(run("pack", trained, "--out", path, *asked))
+    assert told["bytes"] < (trained / "bundle" / "weights.safetensors").stat().st_size
+    assert 0 <= told["largest_difference"] < 0.02
+    card = read_bundle(path).card
+    assert (card.name, card.licence, card.data.note) == ("discs", "CC0", "drawn")
+    assert "/" not in str(card.recipe["data"]["path"])  # type: ignore[index, call-overload]
+    image = np.zeros((20, 30, 3), np.uint8)
+    ours, half = (binseg.load(one).predict(image).probability for one in (trained, path))
+    assert np.abs(ours - half).max() < 0.02
 
 
 @pytest.mark.parametrize("verb", ["check", "train"])

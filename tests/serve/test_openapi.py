@@ -111,11 +111,11 @@ def _send(cases: Any, examples: int) -> None:
 @ODD
 def test_no_request_breaks_the_server(schema: schemathesis.BaseSchema) -> None:
     """No 5xx, no undocumented status, no other media type than the document says."""
-    _try(schema, examples=4)
+    _try(schema, examples=2)
 
 
 @ODD
 @pytest.mark.slow
 def test_thousands_of_requests_break_nothing(schema: schemathesis.BaseSchema) -> None:
     """The same with many more of them."""
-    _try(schema, examples=400)
+    _try(schema, examples=200)

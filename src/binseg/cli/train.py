@@ -215,6 +215,7 @@ def _plan(
 ) -> "PlanResult":
     """Derive the recipe, and show it: a number of epochs that was asked for replaces the clock."""
     from binseg.cli.plan import plan_items
+    from binseg.progress import SILENT
     from binseg.workflows.plan import DEFAULT_BUDGET, parse_budget, plan
 
     seconds: float | None = DEFAULT_BUDGET
@@ -227,7 +228,8 @@ def _plan(
     planned = plan(
         sections=sections, overrides=overrides, budget=seconds, folds=folds, progress=progress
     )
-    show_aside(*plan_items(planned))
+    if progress is not SILENT:
+        show_aside(*plan_items(planned))
     return planned
 
 
