@@ -19,6 +19,7 @@ PLAN = {
 }
 
 
+@pytest.mark.slow  # the clock decides, which other work on the machine disturbs
 def test_the_clock_ends_the_run_and_the_rate(run: Run) -> None:
     """Hardly a thousand epochs fit in two seconds; the last rate is next to nothing."""
     result = run(seconds=2.0, **PLAN)
@@ -27,6 +28,7 @@ def test_the_clock_ends_the_run_and_the_rate(run: Run) -> None:
     assert result.seconds < 20
 
 
+@pytest.mark.slow  # the clock decides, which other work on the machine disturbs
 def test_a_stopped_run_goes_on_with_the_time_that_is_left(
     run: Run, listen: Any, tmp_path: Path
 ) -> None:

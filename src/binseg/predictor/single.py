@@ -139,7 +139,8 @@ class Predictor:
             raise UsageError(f"tiles of {size} pixels: give 32 to 8192, best a multiple of 32")
         if overlap is not None and not 0 <= overlap <= 0.9:
             raise UsageError(f"overlap {overlap:g}: give a share of the tile from 0 to 0.9")
-        if size not in (None, shape.height) and not self.backend.name.startswith("torch"):
+        exported = self.backend.name.startswith(("openvino", "onnxruntime"))
+        if exported and size not in (None, shape.height):
             raise UsageError(
                 f"{self.backend.name} computes inputs of {shape.width} x {shape.height} only, the "
                 "size of the exported network; take --backend torch for other tiles"

@@ -43,7 +43,7 @@ def page_layout(height: int, width: int) -> Layout:
     """Choose the tiles of a page: 512 x 512, less for small and for very wide pages.
 
     >>> page_layout(40_000, 40_000).tile, page_layout(100, 20).tile, page_layout(9, 300_000).tile
-    (512, 112, 16)
+    (512, 112, 64)
     """
     tile = 512
     while tile > 64 and tile * width > _BAND_PIXELS:
