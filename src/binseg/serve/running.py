@@ -19,8 +19,6 @@ __all__ = ["Server", "bind", "is_loopback"]
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEEP_ALIVE = 5
 """Seconds that a connection without a request is kept."""
-_BACKLOG = 1024
-"""Connections that may wait to be accepted; the system may allow fewer."""
 _GRACE = 30
 """Seconds beyond `max_seconds` that the end may take."""
 
@@ -128,7 +126,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before minutes are spent on models.
+    """Take an address, before time is spent on models; nobody is let in yet.
 
     Args:
         host: loopback unless others are to reach the server.
@@ -137,11 +135,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: it isn't to be had.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
+        listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"can't listen on {host} port {port}: {reason.lower()}; choose another --port or --host"
         ) from None
+    return listener
