@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import filelock
 import platformdirs
-import requests
 
 from binseg.errors import DataError, OutputError
 from binseg.progress import SILENT, Progress, Task
+
+if TYPE_CHECKING:
+    import requests  # takes long to import, and only downloads need it
 
 __all__ = [
     "atomic_path",
@@ -289,6 +291,8 @@ def _check_hashes(
 
 def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
     """Fill `part` to the end, trying again as long as new bytes come."""
+    import requests
+
     failures = 0
     with requests.Session() as session:
         while True:
@@ -317,6 +321,8 @@ class _BrokenOffError(Exception):
 
 def _reason(error: Exception) -> str:
     """Say in a few words what went wrong; the libraries' own texts are nests of objects."""
+    import requests
+
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server says {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
@@ -337,7 +343,7 @@ def _size(path: Path) -> int:
 
 
 def _fetch_once(
-    session: requests.Session, url: str, part: Path, *, label: str, progress: Progress
+    session: "requests.Session", url: str, part: Path, *, label: str, progress: Progress
 ) -> None:
     have = _size(part)
     # Without "identity" a server may zip the answer, and then byte positions mean nothing.
@@ -369,8 +375,10 @@ def _fetch_once(
             raise _BrokenOffError(f"it broke off after {_size(part)} of {total} bytes")
 
 
-def _save(answer: requests.Response, part: Path, *, start: int, task: Task) -> None:
+def _save(answer: "requests.Response", part: Path, *, start: int, task: Task) -> None:
     """Append to `part`, or begin it anew where the server sent the whole."""
+    import requests
+
     try:
         # requests' own errors are OSErrors too; they are told apart below.
         with part.open("ab" if start else "wb") as handle:

@@ -1,9 +1,11 @@
-"""The network in a bundle that runtimes other than torch read."""
+"""What the runtimes other than torch share: the network in a bundle, and how many threads."""
+
+import os
 
 from binseg.bundle import NETWORK, NETWORK_INT8, Bundle
 from binseg.errors import BundleError
 
-__all__ = ["exported_network"]
+__all__ = ["exported_network", "num_threads"]
 
 
 def exported_network(bundle: Bundle, precision: str) -> bytes:
@@ -20,3 +22,12 @@ def exported_network(bundle: Bundle, precision: str) -> bytes:
             f"{more}, or take --backend torch"
         )
     return bundle.read_bytes(name)
+
+
+def num_threads() -> int:
+    """Cores that this process may use, or as many as OMP_NUM_THREADS says, as torch counts."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    # Runtimes count the machine's cores, which under taskset or in a container aren't all ours.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.backends.exported import exported_network
+from binseg.backends.exported import exported_network, num_threads
 from binseg.bundle import Bundle
-from binseg.errors import MissingExtraError, UsageError
+from binseg.bundle.lines import one_line
+from binseg.errors import BundleError, MissingExtraError, UsageError
 
-__all__ = ["OnnxBackend", "open_onnxruntime"]
+__all__ = ["OnnxBackend", "onnx_backend", "open_onnxruntime"]
 
 
 class OnnxBackend:
@@ -45,7 +46,23 @@ def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBack
             f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
             f"{device}; take --backend torch or openvino"
         )
-    data = exported_network(bundle, precision)
+    return onnx_backend(
+        exported_network(bundle, precision), precision=precision, name=str(bundle.path)
+    )
+
+
+def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:
+    """Open a network in memory.
+
+    Args:
+        data: ONNX with `inputs` and `logits`.
+        precision: fp32 or int8, as it was exported.
+        name: what errors call it.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+        BundleError: onnxruntime can't read it.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as problem:
@@ -54,5 +71,14 @@ def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBack
         raise MissingExtraError(
             "onnxruntime", extra="onnx", purpose="--backend onnxruntime"
         ) from None
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads()
+    options.log_severity_level = 3  # errors alone; the rest is about its own machinery
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # noqa: BLE001  # its errors have no common parent but this
+        raise BundleError(
+            f"{name}: onnxruntime can't read the exported network "
+            f"({one_line(str(problem))}); export it again"
+        ) from None
     return OnnxBackend(session, precision=precision)

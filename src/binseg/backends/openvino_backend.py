@@ -1,15 +1,17 @@
 """OpenVINO: the network that was exported into a bundle, on the processor."""
 
+import sys
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.backends.exported import exported_network
+from binseg.backends.exported import exported_network, num_threads
 from binseg.bundle import Bundle
-from binseg.errors import MissingExtraError, UsageError
+from binseg.bundle.lines import one_line
+from binseg.errors import BundleError, MissingExtraError, UsageError
 
-__all__ = ["OpenVinoBackend", "open_openvino"]
+__all__ = ["OpenVinoBackend", "import_openvino", "open_openvino", "openvino_backend"]
 
 
 class OpenVinoBackend:
@@ -46,23 +48,69 @@ def open_openvino(bundle: Bundle, *, device: str, precision: str) -> OpenVinoBac
     """
     if device == "cuda":
         raise UsageError("openvino computes on the processor here; take --backend torch for cuda")
-    data = exported_network(bundle, precision)
+    return openvino_backend(
+        exported_network(bundle, precision), precision=precision, name=str(bundle.path)
+    )
+
+
+def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBackend:
+    """Open a network in memory.
+
+    Args:
+        data: ONNX that takes inputs and gives logits.
+        precision: fp32, bf16, or int8 where it was exported so.
+        name: what errors call it.
+
+    Raises:
+        MissingExtraError: openvino isn't installed.
+        BundleError: openvino can't read it.
+        UsageError: bf16 on a processor without it.
+    """
+    openvino = import_openvino("--backend openvino")
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": num_threads(),
+    }
+    try:
+        compiled = core.compile_model(core.read_model(data), "CPU", settings)
+    except RuntimeError as problem:
+        raise BundleError(
+            f"{name}: openvino can't read the exported network ({one_line(str(problem))}); "
+            "export it again"
+        ) from None
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if precision == "bf16" and used != "bf16":
+        raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
+    return OpenVinoBackend(compiled, precision=precision)
+
+
+def import_openvino(purpose: str, *, extra: str = "openvino") -> Any:
+    """Import openvino without its telemetry.
+
+    Importing it sends an event to Google Analytics, from a process forked for that, unless the user
+    has declined. Predicting pictures is nobody else's business: openvino falls back to a stub where
+    its telemetry package is missing, and so it is kept from finding it.
+
+    Args:
+        purpose: for the error.
+        extra: of binseg that brings it.
+
+    Raises:
+        MissingExtraError: openvino isn't installed.
+    """
+    name = "openvino_telemetry"
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # type: ignore[assignment]  # what makes an import fail
     try:
         import openvino
     except ModuleNotFoundError as problem:
         if problem.name != "openvino":
             raise
-        raise MissingExtraError(
-            "openvino", extra="openvino", purpose="--backend openvino"
-        ) from None
-    core = openvino.Core()
-    hint = "bf16" if precision == "bf16" else "f32"
-    compiled = core.compile_model(
-        core.read_model(data),
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"},
-    )
-    used = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-    if precision == "bf16" and "bf" not in used:
-        raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
-    return OpenVinoBackend(compiled, precision=precision)
+        raise MissingExtraError("openvino", extra=extra, purpose=purpose) from None
+    finally:
+        if hidden:
+            del sys.modules[name]
+    return openvino

@@ -27,18 +27,27 @@ class TorchBackend:
         model: gives logits (N, 1, H, W) for inputs (N, C, H, W), and is on `device` already.
         device: where the inputs are sent: "cpu", "cuda".
         precision: fp32, or bf16 for autocast.
+        compiled: whether the module went through `torch.compile`, for the name alone.
     """
 
-    def __init__(self, model: nn.Module, *, device: str = "cpu", precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
         assert precision in {"fp32", "bf16"}, precision
         self.precision = precision
+        self._kind = "torch-compile" if compiled else "torch"
         self._model = model
         self._device = torch.device(device)
 
     @property
     def name(self) -> str:
         """The runtime and where it runs."""
-        return f"torch {self._device}"
+        return f"{self._kind} {self._device}"
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """The logits of a batch of normalised inputs."""
@@ -59,16 +68,20 @@ class TorchBackend:
         return result
 
 
-def open_torch(bundle: Bundle, *, device: str, precision: str) -> TorchBackend:
+def open_torch(
+    bundle: Bundle, *, device: str, precision: str, compiled: bool = False
+) -> TorchBackend:
     """Build a bundle's network and load its weights.
 
     Args:
         bundle: the model.
         device: auto, cpu or cuda.
         precision: fp32 or bf16.
+        compiled: compile the network with `torch.compile`: a minute or more at the start, and at
+            the first batch of another number, for faster batches afterwards.
 
     Raises:
-        UsageError: cuda is asked for and absent.
+        UsageError: cuda is asked for and absent, or there is no compiler.
         BundleError: the weights don't fit the architecture on the card.
     """
     place = _choose_device(device)
@@ -76,7 +89,28 @@ def open_torch(bundle: Bundle, *, device: str, precision: str) -> TorchBackend:
     # faster in fp32 than channels-last inputs alone, with equal bits.
     model = load_network(bundle).eval()
     model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TorchBackend(model, device=place, precision=precision)
+    if compiled:
+        _compile(model, bundle, place)
+    return TorchBackend(model, device=place, precision=precision, compiled=compiled)
+
+
+def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
+    """Compile in place, and try it, because torch compiles at the first call only."""
+    from torch._dynamo.exc import BackendCompilerFailed  # no public name
+    from torch._inductor.exc import InductorError
+
+    shape = bundle.card.preprocessing
+    inputs = torch.zeros(1, shape.channels, shape.height, shape.width, device=place)
+    model.compile()
+    try:
+        with torch.inference_mode():
+            model(inputs.to(memory_format=torch.channels_last))
+    except (BackendCompilerFailed, InductorError) as problem:
+        reason = one_line(str(problem))
+        raise UsageError(
+            f"torch.compile failed here ({reason}); it needs a C++ compiler: install g++, or take "
+            "--backend torch"
+        ) from None
 
 
 @contextmanager

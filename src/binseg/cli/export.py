@@ -47,12 +47,36 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="8-bit numbers, calibrated on validation pictures.")
     ] = False,
+    pixels: Annotated[
+        str,
+        typer.Option(
+            "--pixels",
+            metavar="KIND",
+            help="What the file takes: uint8, or float32 (0 to 1; of 16-bit pictures, say).",
+        ),
+    ] = "uint8",
+    max_dice_change: Annotated[
+        float | None,
+        typer.Option(
+            "--max-dice-change",
+            metavar="SHARE",
+            help="How much int8 may change Dice, instead of 0.003.",
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Export a model; nothing is written unless it answers like the original."""
     from binseg.workflows.export import export_model
 
-    result = export_model(run, target=to, out=out, int8=int8, progress=progress_of(context))
+    result = export_model(
+        run,
+        target=to,
+        out=out,
+        int8=int8,
+        pixels=pixels,
+        max_dice_change=max_dice_change,
+        progress=progress_of(context),
+    )
     if json_:
         write_json_answer(result.as_dict())
     else:
@@ -63,9 +87,10 @@ def _items(result: "ExportResult") -> list[object]:
     from binseg.cli.tables import plain_table
 
     table = plain_table(
-        "beside torch in float32",
+        "the proof",
         "runtime",
         "precision",
+        "beside",
         "pictures",
         "largest difference",
         "masks agree (IoU)",
@@ -76,6 +101,7 @@ def _items(result: "ExportResult") -> list[object]:
         table.add_row(
             one.runtime,
             one.precision,
+            one.beside,
             str(one.num_pictures),
             f"{one.largest_difference:.2g}",
             f"{one.agreement:.5f}",

@@ -41,7 +41,7 @@ def verify(
             verdict = "PASS" if one.passed else "FAIL"
             show(
                 f"{verdict}  {one.runtime} {one.precision}: off by {one.largest_difference:.2g}, "
-                f"allowed {one.tolerance:g}"
+                f"allowed {one.tolerance:g}; masks agree to {one.agreement:.4f}"
             )
         for line in left_out:
             message(f"left out: {line}")

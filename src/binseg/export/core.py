@@ -1,6 +1,7 @@
 """The network alone as ONNX: normalised inputs to logits, for binseg's own runtimes."""
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from binseg.backends.openvino_backend import import_openvino
 from binseg.errors import MissingExtraError
 from binseg.structures import Preprocessing
 
@@ -49,50 +51,26 @@ def to_onnx(
 ) -> bytes:
     """Trace a module into one ONNX file, weights included.
 
-    torch's tracing exporter is used where it can: its newer one takes some twenty times as long.
-    What tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
-    sizes.
+    torch's tracing exporter is used: its newer one takes some twenty times as long, and puts
+    weights into a file beside the model. What tracing loses (branches that depend on sizes) is
+    looked for afterwards, by proofs at other sizes.
     """
     require("onnx")
     buffer = io.BytesIO()
     with warnings.catch_warnings(), _silent():
-        warnings.simplefilter("ignore")  # both exporters warn of their own inner workings
-        try:
-            torch.onnx.export(
-                module.eval(),
-                (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamo=False,
-                input_names=[names[0]],
-                output_names=[names[1]],
-                dynamic_axes=dynamic,
-                opset_version=OPSET,
-                do_constant_folding=True,
-            )
-        except torch.onnx.errors.OnnxExporterError:
-            return _by_capture(module, example, names=names, dynamic=dynamic[names[0]])
+        warnings.simplefilter("ignore")  # it warns of its own inner workings, and of its age
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_axes=dynamic,
+            opset_version=OPSET,
+            do_constant_folding=True,
+        )
     return buffer.getvalue()
-
-
-def _by_capture(
-    module: nn.Module, example: torch.Tensor, *, names: tuple[str, str], dynamic: dict[int, str]
-) -> bytes:
-    """Use torch's newer exporter, for operators that the tracing one lacks (adaptive pooling)."""
-    require("onnxscript")
-    program = torch.onnx.export(
-        module.eval(),
-        (example,),
-        dynamo=True,
-        input_names=[names[0]],
-        output_names=[names[1]],
-        dynamic_shapes=(
-            {axis: torch.export.Dim(name, min=1, max=65536) for axis, name in dynamic.items()},
-        ),
-        verbose=False,
-    )
-    assert program is not None
-    written: bytes = program.model_proto.SerializeToString()
-    return written
 
 
 @contextlib.contextmanager
@@ -109,8 +87,8 @@ def _silent() -> Iterator[None]:
 
 def require(package: str) -> Any:
     """Import a package of the extra `export`, or say how to install it."""
-    import importlib
-
+    if package == "openvino":
+        return import_openvino("exporting a model", extra="export")
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as problem:

@@ -1,30 +1,40 @@
-"""One file for each runtime, with card, threshold, golden sample and proof inside."""
+"""One file for each runtime, with card, threshold, golden sample and proof inside.
+
+    NAME.onnx           ONNX; onnxruntime, OpenVINO and others open it by its path
+    NAME.openvino.zip   OpenVINO's own form, which is two files, stored in one zip
+    NAME.pt2            torch.export; opens with torch alone
+
+ONNX has one type for each input, so a file is for bytes or for floats. OpenVINO opens the ONNX file
+too; its own form spares the conversion at each start.
+"""
 
 import base64
 import io
 import json
+import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Num
 
-from binseg.bundle import Bundle
 from binseg.errors import BundleError, UsageError
 from binseg.export.core import require, to_onnx
 from binseg.export.proof import Answer
-from binseg.export.raw import RawPixels
+from binseg.export.raw import RawPixels, example_size
 
-__all__ = ["SUFFIXES", "TARGETS", "Facts", "Made", "make_file", "open_file"]
+__all__ = ["SUFFIXES", "TARGETS", "Facts", "Made", "make_file", "open_file", "tell_input"]
 
 TARGETS = ("onnx", "openvino", "torch")
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 PREFIX = "binseg."
-_EXAMPLE = (37, 53)
-"""Height and width that a graph is traced with: odd and unequal, so that no size hides another."""
+_KEYS = ("card", "threshold", "input", "proof", "golden")
+_DYNAMIC = {0: "num", 1: "height", 2: "width"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +55,10 @@ class Facts:
 
     card: dict[str, Any]
     threshold: float
+    input: dict[str, Any]
+    """What it takes and gives, in words (`tell_input`)."""
     proof: dict[str, Any]
-    golden_HWC: UInt8[np.ndarray, "H W C"]
+    golden_HWC: Num[np.ndarray, "H W C"]
     golden_HW: Float32[np.ndarray, "H W"]
 
     def as_text(self) -> dict[str, str]:
@@ -56,6 +68,7 @@ class Facts:
         return {
             f"{PREFIX}card": json.dumps(self.card),
             f"{PREFIX}threshold": repr(self.threshold),
+            f"{PREFIX}input": json.dumps(self.input),
             f"{PREFIX}proof": json.dumps(self.proof),
             f"{PREFIX}golden": base64.b64encode(buffer.getvalue()).decode("ascii"),
         }
@@ -71,21 +84,51 @@ class Facts:
             data = base64.b64decode(text[f"{PREFIX}golden"])
             with np.load(io.BytesIO(data), allow_pickle=False) as golden:
                 picture, probability = golden["picture"], golden["probability"]
-            return cls(
-                card=json.loads(text[f"{PREFIX}card"]),
-                threshold=float(text[f"{PREFIX}threshold"]),
-                proof=json.loads(text[f"{PREFIX}proof"]),
-                golden_HWC=picture,
-                golden_HW=probability,
+            card, told, proof = (
+                json.loads(text[f"{PREFIX}{key}"]) for key in ("card", "input", "proof")
             )
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as problem:
-            raise BundleError(f"{name}: not exported by binseg, or damaged ({problem})") from None
+            threshold = float(text[f"{PREFIX}threshold"])
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as problem:
+            raise _damaged(name, problem) from None
+        if not all(isinstance(one, dict) for one in (card, told, proof)):
+            raise _damaged(name, "its facts are of other types")
+        if picture.ndim != 3 or picture.shape[:2] != probability.shape:
+            raise _damaged(name, "its golden sample is of odd shapes")
+        return cls(
+            card=card,
+            threshold=threshold,
+            input=told,
+            proof=proof,
+            golden_HWC=picture,
+            golden_HW=probability,
+        )
+
+
+def tell_input(raw: RawPixels) -> dict[str, Any]:
+    """What the file takes and gives, for whoever opens it without binseg."""
+    shape = raw.shape
+    ranges = {"uint8": [0, 255], "float32": [0, 1] if shape.intensity == "dtype" else "any"}
+    how = {
+        "squash": f"resized to {shape.width}x{shape.height} inside, and back",
+        "pad": f"fitted into {shape.width}x{shape.height} with its aspect kept, and back",
+        "tile": "computed as a whole, not in tiles; mirrored at the edges to a multiple of 32",
+    }
+    return {
+        "pixels": {
+            "type": raw.pixels,
+            "axes": "num, height, width, channels",
+            "channels": shape.channels,
+            "range": ranges[raw.pixels],
+            "sizes": "any",
+        },
+        "probability": {"type": "float32", "axes": "num, height, width"},
+        "how": how[shape.fit],
+    }
 
 
 def make_file(
     target: str,
     raw: RawPixels,
-    bundle: Bundle,
     *,
     precision: str = "fp32",
     changed: Callable[[bytes], bytes] | None = None,
@@ -95,25 +138,25 @@ def make_file(
     Args:
         target: onnx, openvino or torch.
         raw: the network with its preprocessing.
-        bundle: where it comes from.
-        precision: fp32; int8 where `changed` quantises; bf16 for openvino, which computes in it
-            if the user's machine can.
+        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
+            where `changed` quantises.
         changed: turns the ONNX file into another one (quantised).
 
     Raises:
-        UsageError: another target.
+        UsageError: another target, or a network that torch can't capture at any size.
         MissingExtraError: what the target needs isn't installed.
     """
     if target not in TARGETS:
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(TARGETS)}")
+    height, width = example_size(raw.network, raw.shape)
+    example = torch.zeros(2, height, width, raw.shape.channels, dtype=getattr(torch, raw.pixels))
     if target == "torch":
-        return _torch(raw, bundle)
-    example = torch.zeros(*_EXAMPLE, bundle.card.preprocessing.channels, dtype=torch.uint8)
+        return _torch(raw, example)
     data = to_onnx(
         raw,
         example,
         names=("pixels", "probability"),
-        dynamic={name: {0: "height", 1: "width"} for name in ("pixels", "probability")},
+        dynamic={"pixels": _DYNAMIC, "probability": _DYNAMIC},
     )
     if changed is not None:
         data = changed(data)
@@ -124,10 +167,11 @@ def make_file(
             answer=_run_onnx(data),
             finish=lambda text: _with_metadata(data, text),
         )
+    answer, used = _run_openvino(require("openvino").Core().read_model(data), precision)
     return Made(
         target=target,
-        precision=precision,
-        answer=_run_openvino_model(_read_openvino(data), precision),
+        precision="int8" if precision == "int8" else used,
+        answer=answer,
         finish=lambda text: _zip_of_ir(data, text),
     )
 
@@ -146,38 +190,32 @@ def _with_metadata(data: bytes, text: Mapping[str, str]) -> bytes:
 def _run_onnx(data: bytes) -> Answer:
     session = require("onnxruntime").InferenceSession(data, providers=["CPUExecutionProvider"])
 
-    def answer(pixels_HWC: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        probability: np.ndarray = session.run(None, {"pixels": np.ascontiguousarray(pixels_HWC)})[0]
+    def answer(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+        pixels_1HWC = np.ascontiguousarray(pixels_HWC[None])
+        probability: np.ndarray = session.run(None, {"pixels": pixels_1HWC})[0][0]
         return probability
 
     return answer
 
 
-def _read_openvino(data: bytes) -> Any:
-    return require("openvino").Core().read_model(data)
-
-
-def _run_openvino_model(model: Any, precision: str) -> Answer:
+def _run_openvino(model: Any, precision: str) -> tuple[Answer, str]:
+    """What computes, and the precision that it really computes in."""
     # OpenVINO takes bf16 by default where the processor has it: the precision is always stated.
     hint = "bf16" if precision == "bf16" else "f32"
     compiled = (
         require("openvino").Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     )
+    used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
-    def answer(pixels_HWC: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        probability: np.ndarray = compiled(np.ascontiguousarray(pixels_HWC))[0]
-        return np.array(probability)
+    def answer(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+        return np.array(compiled(np.ascontiguousarray(pixels_HWC[None]))[0][0])
 
-    return answer
+    return answer, {"f32": "fp32"}.get(used, used)
 
 
 def _zip_of_ir(data: bytes, text: Mapping[str, str]) -> bytes:
-    """OpenVINO's own form is two files, so they are stored in one zip."""
-    import tempfile
-    from pathlib import Path
-
     openvino = require("openvino")
-    model = _read_openvino(data)
+    model = openvino.Core().read_model(data)
     for key, value in text.items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as scratch:
@@ -189,18 +227,33 @@ def _zip_of_ir(data: bytes, text: Mapping[str, str]) -> bytes:
             "metadata.json": json.dumps(dict(text)).encode(),
         }
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in parts.items():
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(info, content)
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
 
 
-def _torch(raw: RawPixels, bundle: Bundle) -> Made:
-    example = torch.zeros(*_EXAMPLE, bundle.card.preprocessing.channels, dtype=torch.uint8)
-    sizes = {0: torch.export.Dim("height", min=2, max=65536),
-             1: torch.export.Dim("width", min=2, max=65536)}  # fmt: skip
-    program = torch.export.export(raw.eval(), (example,), dynamic_shapes=(sizes,))
+def _torch(raw: RawPixels, example: torch.Tensor) -> Made:
+    # Below this the scaled picture would be one pixel, which torch.export takes for a constant.
+    least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
+    sides = {
+        axis: torch.export.Dim(name, min=1 if axis == 0 else least, max=65536)
+        for axis, name in _DYNAMIC.items()
+    }
+    try:
+        program = torch.export.export(
+            raw.eval(),
+            (example,),
+            dynamic_shapes=(sides,),
+            # Sizes of maps are compared by rules (halves of multiples of 32) that are always true
+            # and that torch can't prove: it checks them when the program runs.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    except torch._dynamo.exc.UserError as problem:
+        reason = " ".join(str(problem).split())[:120]
+        raise UsageError(
+            f"torch.export can't capture this network for any size ({reason}...); take --to onnx"
+        ) from None
 
     def finish(text: Mapping[str, str]) -> bytes:
         buffer = io.BytesIO()
@@ -213,10 +266,10 @@ def _torch(raw: RawPixels, bundle: Bundle) -> Made:
 def _run_program(program: Any) -> Answer:
     module = program.module()
 
-    def answer(pixels_HWC: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+    def answer(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
         with torch.inference_mode():
-            result = module(torch.from_numpy(np.ascontiguousarray(pixels_HWC)))
-        probability: np.ndarray = result.numpy()
+            result = module(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
+        probability: np.ndarray = result[0].numpy()
         return probability
 
     return answer
@@ -224,6 +277,8 @@ def _run_program(program: Any) -> Answer:
 
 def open_file(data: bytes, *, name: str) -> tuple[Answer, Facts, str]:
     """Open an exported file as its runtime does.
+
+    A `.pt2` file is opened by torch, which may unpickle what is in it: open only your own.
 
     Args:
         data: the file.
@@ -234,37 +289,56 @@ def open_file(data: bytes, *, name: str) -> tuple[Answer, Facts, str]:
 
     Raises:
         BundleError: no file that binseg exported.
+        MissingExtraError: its runtime isn't installed.
     """
-    if data[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            if "metadata.json" in names and "model.xml" in names:
-                text = json.loads(archive.read("metadata.json"))
-                facts = Facts.of_text(text, name=name)
-                openvino = require("openvino")
-                weights = np.frombuffer(archive.read("model.bin"), np.uint8)
-                model = openvino.Core().read_model(
-                    archive.read("model.xml"), openvino.Tensor(weights)
-                )
-                return (
-                    _run_openvino_model(model, facts.proof["precision"]), facts, "openvino"
-                )  # fmt: skip
-        text = {f"{PREFIX}{key}": "" for key in ("card", "threshold", "proof", "golden")}
-        try:
-            program = torch.export.load(io.BytesIO(data), extra_files=text)
-        except (RuntimeError, ValueError, KeyError) as problem:
-            reason = " ".join(str(problem).split())[:200]
-            raise BundleError(f"{name}: not exported by binseg, or damaged ({reason})") from None
-        facts = Facts.of_text({key: _decoded(value) for key, value in text.items()}, name=name)
-        return _run_program(program), facts, "torch"
+    if data[:2] != b"PK":
+        return (*_open_onnx(data, name), "onnx")
     try:
-        session = require("onnxruntime").InferenceSession(data, providers=["CPUExecutionProvider"])
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+                raise _damaged(name, "it holds packed files")
+            if "model.xml" not in archive.namelist():
+                return (*_open_program(data, name), "torch")
+            parts = {one: archive.read(one) for one in ("model.xml", "model.bin", "metadata.json")}
+        text = json.loads(parts["metadata.json"])
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as problem:
+        raise _damaged(name, problem) from None
+    facts = Facts.of_text(text, name=name)
+    openvino = require("openvino")
+    try:
+        weights = openvino.Tensor(np.frombuffer(parts["model.bin"], np.uint8))
+        model = openvino.Core().read_model(parts["model.xml"], weights)
+        answer, _ = _run_openvino(model, str(facts.proof.get("precision")))
+    except RuntimeError as problem:
+        raise _damaged(name, problem) from None
+    return answer, facts, "openvino"
+
+
+def _open_onnx(data: bytes, name: str) -> tuple[Answer, Facts]:
+    onnxruntime = require("onnxruntime")
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     except Exception as problem:  # noqa: BLE001  # onnxruntime raises what it likes on bad bytes
-        reason = " ".join(str(problem).split())[:200]
-        raise BundleError(f"{name}: not exported by binseg, or damaged ({reason})") from None
+        raise _damaged(name, problem) from None
     facts = Facts.of_text(session.get_modelmeta().custom_metadata_map, name=name)
-    return _run_onnx(data), facts, "onnx"
+    return _run_onnx(data), facts
 
 
-def _decoded(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _open_program(data: bytes, name: str) -> tuple[Answer, Facts]:
+    require("torch")
+    text: dict[str, Any] = {f"{PREFIX}{key}": "" for key in _KEYS}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of how it stores its own files
+            program = torch.export.load(io.BytesIO(data), extra_files=text)
+    except (RuntimeError, ValueError, KeyError, AssertionError) as problem:
+        raise _damaged(name, problem) from None
+    decoded = {
+        key: value.decode() if isinstance(value, bytes) else value for key, value in text.items()
+    }
+    return _run_program(program), Facts.of_text(decoded, name=name)
+
+
+def _damaged(name: str, problem: object) -> BundleError:
+    reason = " ".join(str(problem).split())[:200]
+    return BundleError(f"{name}: not exported by binseg, or damaged ({reason})")

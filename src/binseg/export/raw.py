@@ -1,51 +1,61 @@
-"""Preprocessing and its inverse as parts of the network: bytes of any size in, probability out.
+"""Preprocessing and its inverse inside the network: raw pixels of any size in, probability out.
 
 A resize is two matrix products whose matrices are computed from the picture's size inside the
 graph: the triangle filter of Pillow's antialiased bilinear resize, which no runtime's own operator
 equals.
 """
 
+import math
+from typing import Any, get_args
+
 import torch
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
+from binseg.export.pixels import Pixels
 from binseg.structures import Preprocessing
 
-__all__ = ["RawPixels"]
+__all__ = ["RawPixels", "example_size", "multiple_of"]
+
+_STRIDE = 32
+"""Whole pictures are brought to multiples of this, the coarsest grid of the zoo's networks."""
+_PERCENTILES = (0.005, 0.995)
+
+# A size, as Python knows it; a symbol or a tensor while it is traced.
+Size = Any
 
 
 class RawPixels(nn.Module):
     """A network that takes pictures as they are.
 
-    `forward` takes pixels (H, W, C), uint8 or floats from 0 to 255, and gives the probability
-    (H, W) that binseg's own prediction gives for an 8-bit picture.
+    `forward` takes pixels (N, H, W, C) and gives the probability (N, H, W) that binseg's own
+    prediction gives. A model of tiles runs over the whole picture at once: it is mirrored at its
+    right and lower edge to a multiple of 32, a picture smaller than a tile on all sides to a tile.
 
     Args:
-        network: normalised inputs to logits.
-        preprocessing: of the bundle; `squash` or `pad`, and `intensity: dtype`.
+        network: normalised inputs to logits; must take any size where `fit` is tile.
+        preprocessing: of the bundle.
         temperature: of the bundle.
+        pixels: uint8, or float32: 0 to 1 where `intensity` is dtype, any numbers otherwise.
 
     Raises:
-        UsageError: a preprocessing that can't be put into a graph.
+        UsageError: another kind of pixels.
     """
 
     def __init__(
-        self, network: nn.Module, preprocessing: Preprocessing, *, temperature: float
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        temperature: float,
+        pixels: Pixels = "uint8",
     ) -> None:
         super().__init__()
-        if preprocessing.fit == "tile":
-            raise UsageError(
-                "a model of tiles (fit: tile) can't be one graph for any size: its tiles are cut "
-                "and joined outside of it; export the network alone with --to bundle"
-            )
-        if preprocessing.intensity != "dtype":
-            raise UsageError(
-                "intensity: percentile looks at a whole picture before it is resized, which the "
-                "exported graph doesn't; export the network alone with --to bundle"
-            )
+        if pixels not in get_args(Pixels):
+            raise UsageError(f"pixels {pixels!r}: give one of {', '.join(get_args(Pixels))}")
         self.network = network
-        self.height, self.width = preprocessing.height, preprocessing.width
-        self.pads = preprocessing.fit == "pad"
+        self.shape = preprocessing
+        self.pixels = pixels
         self.temperature = temperature
         shape = (1, preprocessing.channels, 1, 1)
         self.mean: Tensor
@@ -53,70 +63,196 @@ class RawPixels(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
 
-    def forward(self, pixels_HWC: Tensor) -> Tensor:
-        """Give the probability of foreground, (H, W)."""
-        tall, wide = pixels_HWC.shape[0], pixels_HWC.shape[1]
-        picture_CHW = pixels_HWC.permute(2, 0, 1).float()
-        rows, columns = self._target(tall, wide)
-        # Pillow resizes across first, then down, and rounds to bytes (halves up) after each.
-        across = _resizing(wide, self.width, columns)
-        down = _resizing(tall, self.height, rows)
-        input_CHW = torch.floor(torch.matmul(picture_CHW, across.transpose(0, 1)) + 0.5)
-        input_CHW = torch.floor(torch.matmul(down, input_CHW) + 0.5)
-        normalised = (input_CHW[None] / 255.0 - self.mean) / self.std
-        logits = self.network(normalised)
-        probability_hw = torch.sigmoid(logits[0, 0] / self.temperature)
-        back_across = _restoring(wide, self.width, columns)
-        back_down = _restoring(tall, self.height, rows)
-        restored = torch.matmul(probability_hw, back_across.transpose(0, 1))
-        return torch.clamp(torch.matmul(back_down, restored), 0.0, 1.0)
+    def forward(self, pixels_NHWC: Tensor) -> Tensor:
+        """Give the probability of foreground, (N, H, W)."""
+        picture_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float()
+        if self.shape.intensity == "percentile":
+            picture_NCHW = _stretched(picture_NCHW)
+        elif self.pixels == "float32":
+            picture_NCHW = torch.clamp(picture_NCHW, 0.0, 1.0) * 255.0
+        if self.shape.fit == "tile":
+            return self._whole(picture_NCHW)
+        return self._fitted(picture_NCHW)
 
-    def _target(self, tall: int, wide: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _probability(self, input_NChw: Tensor) -> Tensor:
+        normalised = (input_NChw / 255.0 - self.mean) / self.std
+        return torch.sigmoid(self.network(normalised)[:, 0] / self.temperature)
+
+    def _resized(self, picture_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
+        """Resize to bytes, rounding where Pillow does."""
+        if self.pixels == "uint8" and self.shape.intensity == "dtype":
+            # 8-bit pictures: across first, then down, halves up after each.
+            out = torch.floor(torch.matmul(picture_NCHW, across.transpose(0, 1)) + 0.5)
+            return torch.floor(torch.matmul(down, out) + 0.5)
+        out = torch.matmul(down, torch.matmul(picture_NCHW, across.transpose(0, 1)))
+        return torch.round(out)
+
+    def _fitted(self, picture_NCHW: Tensor) -> Tensor:
+        """Squash or pad: the whole picture in one input."""
+        tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
+        height, width = self.shape.height, self.shape.width
+        rows, columns = self._target(tall, wide)
+        across, down = _resizing(wide, width, columns), _resizing(tall, height, rows)
+        probability_Nhw = self._probability(self._resized(picture_NCHW, across, down))
+        return _restored(
+            probability_Nhw, _restoring(wide, width, columns), _restoring(tall, height, rows)
+        )
+
+    def _whole(self, picture_NCHW: Tensor) -> Tensor:
+        """Tiles: the whole picture through the network at once, without any."""
+        tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
+        scaled = self.shape.scale != 1.0
+        if scaled:
+            high = _scaled(tall, self.shape.height, self.shape.scale)
+            broad = _scaled(wide, self.shape.width, self.shape.scale)
+            rows, columns = (torch.zeros(()), _number(high)), (torch.zeros(()), _number(broad))
+            input_NChw = self._resized(
+                picture_NCHW, _resizing(wide, broad, columns), _resizing(tall, high, rows)
+            )
+        else:
+            high, broad = tall, wide
+            input_NChw = torch.round(picture_NCHW)
+        multiple = multiple_of(self.network)
+        top, from_rows = _mirrored(high, self.shape.height, multiple)
+        left, from_columns = _mirrored(broad, self.shape.width, multiple)
+        padded = input_NChw.index_select(2, from_rows).index_select(3, from_columns)
+        probability_Nhw = self._probability(padded)
+        cropped = probability_Nhw.index_select(1, torch.arange(high) + top)
+        cropped = cropped.index_select(2, torch.arange(broad) + left)
+        if not scaled:
+            return cropped
+        return _restored(cropped, _restoring(wide, broad, columns), _restoring(tall, high, rows))
+
+    def _target(
+        self, tall: Size, wide: Size
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """First row and number of rows that the picture takes in the input; likewise columns."""
-        height, width = torch.tensor(float(self.height)), torch.tensor(float(self.width))
+        height, width = (
+            torch.tensor(float(self.shape.height)),
+            torch.tensor(float(self.shape.width)),
+        )
         zero = torch.zeros(())
-        if not self.pads:
+        if self.shape.fit == "squash":
             return (zero, height), (zero, width)
         tall_, wide_ = _number(tall), _number(wide)
         factor = torch.minimum(height / tall_, width / wide_)
-        fit_height = torch.clamp(torch.round(tall_ * factor), 1, self.height)
-        fit_width = torch.clamp(torch.round(wide_ * factor), 1, self.width)
+        fit_height = torch.clamp(torch.round(tall_ * factor), 1, self.shape.height)
+        fit_width = torch.clamp(torch.round(wide_ * factor), 1, self.shape.width)
         top = torch.floor((height - fit_height) / 2)
         left = torch.floor((width - fit_width) / 2)
         return (top, fit_height), (left, fit_width)
 
 
-def _number(size: int) -> Tensor:
-    """A size that tracing may know as a tensor, as a float."""
+def multiple_of(network: nn.Module) -> int:
+    """What the sides of a whole picture are brought to a multiple of."""
+    strides = getattr(getattr(network, "encoder", None), "strides", (1,))
+    return math.lcm(_STRIDE, strides[-1], getattr(network, "multiple", 1))
+
+
+def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width to trace with: unequal, so that no size hides another.
+
+    Traced branches on sizes stay as the example took them; for whole pictures, each of their maps
+    is larger than a pixel.
+    """
+    if preprocessing.fit != "tile":
+        return 37, 53
+    multiple = multiple_of(network)
+    return (
+        math.ceil((max(preprocessing.height, multiple) + 5) / preprocessing.scale),
+        math.ceil((max(preprocessing.width, multiple) + multiple + 7) / preprocessing.scale),
+    )
+
+
+def _stretched(picture_NCHW: Tensor) -> Tensor:
+    """The 0.5th to the 99.5th percentile of each picture's values as 0 to 255."""
+    ordered = torch.sort(picture_NCHW.flatten(1), dim=1).values
+    tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
+    last = _number(tall) * _number(wide) * picture_NCHW.shape[1] - 1
+    least, largest = ordered[:, :1], ordered[:, -1:]
+    low, high = (_at(ordered, last * share, last) for share in _PERCENTILES)
+    differ = low < high
+    low = torch.where(differ, low, least)[:, :, None, None]
+    high = torch.where(differ, high, largest)[:, :, None, None]
+    span = torch.where(low < high, high - low, torch.ones(()))
+    # A picture of one value becomes 0, since it equals its least.
+    return torch.clamp((picture_NCHW - low) / span, 0.0, 1.0) * 255.0
+
+
+def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
+    """The value at a place between two, as numpy's percentile interpolates."""
+    below = torch.floor(position)
+    above = torch.minimum(below + 1, last)
+    num = ordered.shape[0]
+    one = ordered.gather(1, below.long().reshape(1, 1).expand(num, 1))
+    other = ordered.gather(1, above.long().reshape(1, 1).expand(num, 1))
+    return one + (other - one) * (position - below)
+
+
+def _number(size: Size) -> Tensor:
+    """A size that tracing may know as a symbol, as a float."""
     return torch.ones(size, dtype=torch.float32).sum()
 
 
-def _weights(centres: Tensor, support: Tensor, num: int) -> Tensor:
-    """Triangles around the centres over `num` pixels, each row adding up to 1."""
-    pixels = torch.arange(num, dtype=torch.float32) + 0.5
-    weights = torch.clamp(1 - torch.abs(pixels[None] - centres[:, None]) / support, min=0)
-    return weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)
+def _at_least(size: Size, least: int) -> Size:
+    """The larger of both, whatever tracing knows the size as."""
+    if isinstance(size, Tensor):
+        return torch.clamp(size, min=least)
+    return torch.sym_max(size, least)  # type: ignore[no-untyped-call]
 
 
-def _resizing(num: int, size: int, target: tuple[Tensor, Tensor]) -> Tensor:
+def _scaled(num: Size, into: int, scale: float) -> Size:
+    """Pixels of a side at the scale of the tiles, as `geometry.scaled_size`."""
+    tile = max(1, round(into / scale))
+    return _at_least((2 * num * into + tile) // (2 * tile), 1)
+
+
+def _mirrored(num: Size, tile: int, multiple: int) -> tuple[Size, Tensor]:
+    """Where the picture begins in its surroundings, and which of its pixels each of them is.
+
+    As `geometry.cut` does it: smaller than a tile lies in its middle, larger begins at 0.
+    """
+    tile = -(-tile // multiple) * multiple
+    count = _at_least((num + multiple - 1) // multiple * multiple, tile)
+    start = _at_least(tile - num, 0) // 2
+    folded = torch.remainder(torch.arange(count) - start, 2 * num)
+    return start, torch.minimum(folded, 2 * num - 1 - folded)
+
+
+def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
     """The matrix (size, num) from a picture's line to the input's; zeros outside the target."""
     first, taken = target
     scale = _number(num) / taken
     at = torch.arange(size, dtype=torch.float32) - first
-    weights = _weights((at + 0.5) * scale, torch.clamp(scale, min=1), num)
+    weights = _triangles((at + 0.5) * scale, torch.clamp(scale, min=1), _centres(num))
     inside = ((at >= 0) & (at < taken)).float()
-    return weights * inside[:, None]
+    return _summing_to_one(weights) * inside[:, None]
 
 
-def _restoring(num: int, size: int, target: tuple[Tensor, Tensor]) -> Tensor:
+def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
     """The matrix (num, size) from the input's line back to the picture's."""
     first, taken = target
     scale = taken / _number(num)
-    centres = (torch.arange(num, dtype=torch.float32) + 0.5) * scale
-    at = torch.arange(size, dtype=torch.float32) + 0.5 - first
-    weights = torch.clamp(
-        1 - torch.abs(at[None] - centres[:, None]) / torch.clamp(scale, min=1), min=0
-    )
+    at = _centres(size) - first
+    weights = _triangles(_centres(num) * scale, torch.clamp(scale, min=1), at)
     inside = ((at > 0) & (at < taken)).float()
-    weights = weights * inside[None]
+    return _summing_to_one(weights * inside[None])
+
+
+def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """The maps at the picture's size, within [0, 1]."""
+    out = torch.matmul(down, torch.matmul(maps_Nhw, across.transpose(0, 1)))
+    return torch.clamp(out, 0.0, 1.0)
+
+
+def _centres(num: Size) -> Tensor:
+    return torch.arange(num, dtype=torch.float32) + 0.5
+
+
+def _triangles(centres: Tensor, support: Tensor, at: Tensor) -> Tensor:
+    """A triangle around each centre, at each place."""
+    return torch.clamp(1 - torch.abs(at[None] - centres[:, None]) / support, min=0)
+
+
+def _summing_to_one(weights: Tensor) -> Tensor:
     return weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)

@@ -55,10 +55,10 @@ def clean(mask_HW: Bool[np.ndarray, "H W"], cleanup: CleanUp) -> Bool[np.ndarray
         mask_HW: True where the object is.
         cleanup: what to do.
     """
-    from scipy import ndimage  # its import would slow every start
-
     if cleanup.is_empty:
         return mask_HW
+    from scipy import ndimage  # its import would slow every start
+
     cleaned_HW = mask_HW.copy()
     if cleanup.fill_holes:
         labels_HW, num = ndimage.label(~cleaned_HW)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int32
 
 from binseg.postprocess.objects import FoundObject, label_objects
 from binseg.postprocess.polygons import Polygon, Ring
@@ -120,10 +120,10 @@ def coco(
     """A COCO data set: one annotation an object.
 
     Objects without holes are polygons; those with holes are run lengths, since COCO's polygons
-    have none. The mask is drawn from the polygons in that case.
+    have none.
 
     Args:
-        pictures: name, cleaned mask, its polygons and its objects.
+        pictures: name, cleaned mask, and the polygons and objects that were found in it.
         category: name of the one category.
         info: facts of the whole (model, threshold).
     """
@@ -135,6 +135,7 @@ def coco(
         of_label: dict[int, list[Polygon]] = defaultdict(list)
         for polygon in polygons:
             of_label[polygon.label].append(polygon)
+        labels_HW, _ = label_objects(mask_HW)
         for one in objects:
             parts = of_label[one.label]
             has_holes = any(part.holes for part in parts)
@@ -147,7 +148,7 @@ def coco(
                     "area": one.area,
                     "iscrowd": 0,
                     "segmentation": (
-                        _rle_of_object(mask_HW, one, parts)
+                        _rle_of_object(labels_HW, one)
                         if has_holes
                         else [[_plain(v) for v in part.exterior.ravel().tolist()] for part in parts]
                     ),
@@ -162,14 +163,17 @@ def coco(
     }
 
 
-def _rle_of_object(
-    mask_HW: Bool[np.ndarray, "H W"], one: FoundObject, parts: Sequence[Polygon]
-) -> dict[str, Any]:
-    """Run lengths of one object alone, found again inside its box."""
+def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
+    """Run lengths of one object alone, from the pixels of its box."""
+    height, width = labels_HW.shape
     box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
-    labels_hw, _ = label_objects(mask_HW[box])
-    first = parts[0].exterior[np.lexsort((parts[0].exterior[:, 0], parts[0].exterior[:, 1]))[0]]
-    own = labels_hw[int(first[1]) - one.top, int(first[0]) - one.left]
-    alone_HW = np.zeros_like(mask_HW)
-    alone_HW[box] = labels_hw == own
-    return encode_rle(alone_HW)
+    own_hw = np.equal(labels_HW[box], one.label)
+    columns, rows = np.nonzero(own_hw.T)  # column by column, as COCO counts
+    places = (columns + one.left) * height + rows + one.top
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1
+    bounds = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
+    runs = np.diff(bounds).tolist()
+    if runs[-1] == 0:  # as pycocotools, which writes no empty run at the end
+        runs.pop()
+    return {"size": [height, width], "counts": _text_of_runs(runs)}

@@ -8,6 +8,7 @@ the last bits of float32 that a runtime may round differently for another batch 
 single.py     one model with its preprocessing and threshold
 ensemble.py   several, as the mean of their probabilities
 opening.py    from files; the golden sample that proves them
+machine.py    which of them this machine has proven already
 images.py     what `predict` takes, as pixels
 """
 

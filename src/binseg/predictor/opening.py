@@ -1,19 +1,22 @@
 """From a bundle's files to a predictor, and the proof that it answers as it should."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from binseg.backends import open_backend
+from binseg.backends import candidates, open_backend
 from binseg.bundle import Bundle, read_bundle
 from binseg.errors import BundleError
 from binseg.predictor.ensemble import Ensemble
+from binseg.predictor.machine import is_verified, remember_verified
 from binseg.predictor.single import Flips, Predictor
 
 __all__ = ["GoldenCheck", "load", "verify_golden"]
 
+_LOG = logging.getLogger("binseg")
 _TOLERANCES = {"fp32": 1e-3, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a golden probability. fp32 differs between processors by their order of
 summing alone; bf16 keeps 8 bits of each number and int8 256 steps, which undecided pixels feel."""
@@ -25,6 +28,8 @@ class GoldenCheck:
 
     largest_difference: float
     """Of any pixel's probability."""
+    agreement: float
+    """IoU of the masks at the predictor's threshold; 1 where both are empty."""
     tolerance: float
     passed: bool
 
@@ -42,16 +47,19 @@ def load(
 
     Args:
         path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
-        backend: auto, torch, onnxruntime or openvino; auto takes the fastest that is installed and
-            proven (`binseg export --to bundle`), after a look at the golden sample.
+        backend: auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that
+            is installed and proven (`binseg export --to bundle`) and gives the golden sample's
+            answer on this machine. `backend.name` of what is returned says which.
         device: auto, cpu or cuda.
-        precision: auto (fp32, as the scores were taken), fp32, int8 or bf16 (faster on processors
-            that compute in it; undecided pixels may change sides).
+        precision: fp32 (as the scores were taken), bf16 (faster on processors that compute in it;
+            undecided pixels may change sides), int8, or auto: fp32, and bf16 where backend is auto
+            and masks were proven to agree to 0.999 IoU.
         batch_size: largest number of inputs computed at once.
         flips: none, horizontal or all: mirror images that are predicted too and averaged.
 
     Raises:
-        BundleError: missing, damaged, edited, foreign, or of a newer format.
+        BundleError: missing, damaged, edited, foreign, or of a newer format; or no installed
+            runtime gives the golden sample's answer.
         UsageError: an unknown backend, device or precision.
         MissingExtraError: the runtime isn't installed.
 
@@ -73,25 +81,42 @@ def load(
         ]
         return members[0] if len(members) == 1 else Ensemble(members)
     bundle = read_bundle(path)
-    opened = Predictor(
-        backend=open_backend(bundle, name=backend, device=device, precision=precision),
-        preprocessing=bundle.card.preprocessing,
-        threshold=bundle.card.threshold.value,
-        bundle_id=bundle.card.id,
-        batch_size=batch_size,
-        bundle=bundle,
-        flips=flips,
-        temperature=bundle.card.temperature,
+    tried = candidates(bundle, name=backend, device=device, precision=precision)
+    for index, (name, kind) in enumerate(tried):
+        opened = Predictor(
+            backend=open_backend(bundle, name=name, device=device, precision=kind),
+            preprocessing=bundle.card.preprocessing,
+            threshold=bundle.card.threshold.value,
+            bundle_id=bundle.card.id,
+            batch_size=batch_size,
+            bundle=bundle,
+            flips=flips,
+            temperature=bundle.card.temperature,
+        )
+        if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, kind):
+            return opened
+        _LOG.warning(
+            "%s: %s %s was proven elsewhere but answers the golden sample otherwise on this "
+            "machine; %s",
+            bundle.path,
+            name,
+            kind,
+            "trying the next" if index + 1 < len(tried) else "nothing else is installed",
+        )
+    raise BundleError(
+        f"{bundle.path}: no installed runtime answers its golden sample rightly on this machine; "
+        "install torch (pip install 'binseg[train]') or export the model here"
     )
-    if backend == "auto" and not opened.backend.name.startswith("torch"):
-        # It was proven on another machine: the golden sample says whether it holds on this one.
-        check = verify_golden(opened, bundle)
-        if not check.passed:
-            raise BundleError(
-                f"{bundle.path}: {opened.backend.name} answers otherwise on this machine (golden "
-                f"sample off by {check.largest_difference:.2g}); take --backend torch"
-            )
-    return opened
+
+
+def _holds_here(opened: Predictor, bundle: Bundle, name: str, kind: str) -> bool:
+    """Verify a network that was proven on another machine, once on this one."""
+    if is_verified(bundle, name, kind):
+        return True
+    if not verify_golden(opened, bundle).passed:
+        return False
+    remember_verified(bundle, name, kind)
+    return True
 
 
 def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:
@@ -110,6 +135,11 @@ def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:
     probability_NHW = predictor.probability_of_inputs(golden.input_NHWC)
     difference = float(np.abs(probability_NHW - golden.probability_NHW).max())
     tolerance = _TOLERANCES[predictor.backend.precision]
+    one, other = (maps > predictor.threshold for maps in (probability_NHW, golden.probability_NHW))
+    either = int((one | other).sum())
     return GoldenCheck(
-        largest_difference=difference, tolerance=tolerance, passed=difference <= tolerance
+        largest_difference=difference,
+        agreement=int((one & other).sum()) / either if either else 1.0,
+        tolerance=tolerance,
+        passed=difference <= tolerance,
     )

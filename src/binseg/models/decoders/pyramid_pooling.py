@@ -55,8 +55,28 @@ class PyramidPoolingDecoder(Decoder):
         maps = features[-1]
         h_w = (maps.shape[-2], maps.shape[-1])
         context = [
-            resize(branch(functional.adaptive_avg_pool2d(maps, num)), h_w)
+            resize(branch(_cells(maps, num)), h_w)
             for num, branch in zip(self.cells, self.branches, strict=True)
         ]
         out: Tensor = self.fuse(torch.cat([maps, *context], dim=1))
         return out
+
+
+def _cells(maps_BChw: Tensor, num: int) -> Tensor:
+    """Averages over num x num cells.
+
+    ONNX has no adaptive pooling; there the same averages are two matrix products.
+    """
+    if not torch.onnx.is_in_onnx_export():
+        return functional.adaptive_avg_pool2d(maps_BChw, num)
+    down = _averaging(maps_BChw.shape[-2], num)
+    across = _averaging(maps_BChw.shape[-1], num)
+    return torch.matmul(down, torch.matmul(maps_BChw, across.transpose(0, 1)))
+
+
+def _averaging(length: int, num: int) -> Tensor:
+    """The matrix (num, length) of adaptive pooling: cells may share a pixel where they meet."""
+    cells, pixels = torch.arange(num)[:, None], torch.arange(length)[None]
+    starts, ends = cells * length // num, ((cells + 1) * length + num - 1) // num
+    inside = ((pixels >= starts) & (pixels < ends)).float()
+    return inside / inside.sum(dim=1, keepdim=True)

@@ -1,0 +1,279 @@
+"""How fast a trained model predicts in each runtime, and how far its answers move.
+
+    python benchmarks/predict.py --run runs/pet [--quick] [--json FILE]
+
+All runtimes compute the same inputs in turn, in one process, so that a busy machine slows them
+alike; figures are ratios to plain torch (fp32, NCHW, eager) as the reports predict. The masks are
+compared with those of plain torch at the pictures' own sizes, Dice with the data's truth.
+
+The second part starts `binseg predict` on one picture as a new process with an exported bundle.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from binseg.backends import Backend, computes_bf16
+from binseg.backends.onnx_backend import onnx_backend
+from binseg.backends.openvino_backend import openvino_backend
+from binseg.backends.torch_backend import TorchBackend, load_network
+from binseg.bundle import read_bundle
+from binseg.export import LIMITS, core_onnx, prove, quantise
+from binseg.predictor import Predictor
+from binseg.preprocess import normalise, prepare
+from binseg.progress import SILENT
+from binseg.structures import Preprocessing
+from binseg.workflows.export import export_model
+from binseg.workflows.proof_pictures import ProofPictures, find_pictures
+
+PLAIN = "torch fp32 NCHW"
+TARGETS = {"openvino bf16": 12.0, "openvino int8": 20.0, "torch bf16": 4.0}
+"""Ratios to plain torch that are asked for on processors with AMX."""
+COLD_TARGET = 1.5
+"""Seconds."""
+
+
+class PlainTorch:
+    """The network as the reports run it: float32, NCHW, eager."""
+
+    name = "torch cpu"
+    precision = "fp32"
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self._network = network
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        """The logits of a batch of normalised inputs."""
+        with torch.inference_mode():
+            found: np.ndarray = self._network(torch.from_numpy(inputs_NCHW))[:, 0].numpy()
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One runtime."""
+
+    runtime: str
+    milliseconds: float
+    """Median of one picture."""
+    ratio: float
+    """Times as fast as plain torch."""
+    agreement: float
+    """IoU of the masks with those of plain torch."""
+    dice_change: float | None
+    target: float | None
+
+
+def main() -> int:
+    """Measure, print, and write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=Path("runs/pet"), help="a run or a bundle")
+    parser.add_argument("--size", type=int, default=256, help="height and width of the inputs")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and pictures")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    asked = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    rows = model_rows(asked.run, asked.size, repeats=5 if asked.quick else 30, quick=asked.quick)
+    cold = cold_start(asked.run, repeats=3 if asked.quick else 9)
+    print(told(rows, cold, asked.size))
+    if asked.json:
+        facts = {
+            "machine": machine(),
+            "size": asked.size,
+            "run": str(asked.run),
+            "model": [asdict(row) for row in rows],
+            "cold_start": cold,
+        }
+        asked.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def model_rows(run: Path, size: int, *, repeats: int, quick: bool) -> list[Row]:
+    """Time every runtime on one input after the other, and compare their masks."""
+    bundle = read_bundle(run)
+    shape = replace(bundle.card.preprocessing, height=size, width=size)
+    pictures = find_pictures(run, bundle, SILENT)
+    if quick:
+        pictures = ProofPictures(images=pictures.images[:8], truths=pictures.truths[:8])
+    inputs = [normalise(prepare(one, shape)[0][:1], shape) for one in pictures.images]
+    backends = runtimes(run, shape, inputs)
+    seconds: dict[str, list[float]] = {name: [] for name in backends}
+    for name, backend in backends.items():
+        print(f"warming {name}", file=sys.stderr)
+        backend.logits(inputs[0])
+    for turn in range(repeats):
+        for name, backend in backends.items():
+            start = time.perf_counter()
+            backend.logits(inputs[turn % len(inputs)])
+            seconds[name].append(time.perf_counter() - start)
+    plain = statistics.median(seconds[PLAIN])
+    card = bundle.card
+    predictors = {
+        name: Predictor(
+            backend=backend,
+            preprocessing=shape,
+            threshold=card.threshold.value,
+            bundle_id=card.id,
+            temperature=card.temperature,
+        )
+        for name, backend in backends.items()
+    }
+    rows = []
+    for name, predictor in predictors.items():
+        proof = prove(
+            lambda image: predictors[PLAIN].predict(image).probability_HW,
+            lambda image, other=predictor: other.predict(image).probability_HW,
+            pictures.images,
+            threshold=card.threshold.value,
+            runtime=name,
+            precision=predictor.backend.precision,
+            beside=PLAIN,
+            limits=LIMITS[predictor.backend.precision],
+            truths=pictures.truths,
+        )
+        taken = statistics.median(seconds[name])
+        rows.append(
+            Row(
+                runtime=name,
+                milliseconds=1000 * taken,
+                ratio=plain / taken,
+                agreement=proof.agreement,
+                dice_change=proof.dice_change,
+                target=TARGETS.get(name),
+            )
+        )
+    return rows
+
+
+def runtimes(run: Path, shape: Preprocessing, inputs: list[np.ndarray]) -> dict[str, Backend]:
+    """Everything that can compute the network here."""
+    bundle = read_bundle(run)
+    network = load_network(bundle).eval()
+    data = core_onnx(network, shape)
+    ends = convolutions(data)
+    in_int8 = quantise(data, inputs[:16], name="inputs", kept=[ends[0], ends[-1]])
+    last = torch.channels_last
+    turned = load_network(bundle).eval().to(memory_format=last)  # type: ignore[call-overload]
+    found: dict[str, Backend] = {
+        PLAIN: PlainTorch(network),
+        "torch fp32": TorchBackend(turned),
+        "torch bf16": TorchBackend(turned, precision="bf16"),
+        "onnxruntime fp32": onnx_backend(data, precision="fp32", name="network"),
+        "onnxruntime int8": onnx_backend(in_int8, precision="int8", name="network"),
+        "openvino fp32": openvino_backend(data, precision="fp32", name="network"),
+        "openvino int8": openvino_backend(in_int8, precision="int8", name="network"),
+    }
+    if computes_bf16():
+        found["openvino bf16"] = openvino_backend(data, precision="bf16", name="network")
+    return found
+
+
+def convolutions(data: bytes) -> list[str]:
+    """Names of the convolutions, in order."""
+    import onnx
+
+    nodes = onnx.load_from_string(data).graph.node
+    return [node.name for node in nodes if node.op_type == "Conv"]
+
+
+def cold_start(run: Path, *, repeats: int) -> dict[str, float]:
+    """Seconds of whole processes: `binseg predict` on one photo, and Python's import of binseg."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "bundle"
+        export_model(run, target="bundle", out=folder)
+        photo = Path(scratch) / "photo.jpg"
+        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((640, 480)).save(photo)
+        predict = [sys.executable, "-m", "binseg", "predict", str(folder), str(photo)]
+        predict += ["--out", f"{scratch}/masks", "--overwrite"]
+        subprocess.run(predict, check=True, capture_output=True)  # verifies, once a machine
+        return {
+            "predict_seconds": median_of(predict, repeats),
+            "predict_processor_seconds": processor_of(predict),
+            "torch_seconds": median_of([*predict, "--backend", "torch"], repeats),
+            "import_seconds": median_of(
+                [sys.executable, "-c", "import binseg; binseg.load"], repeats
+            ),
+        }
+
+
+def median_of(command: list[str], repeats: int) -> float:
+    """Median of the wall time."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def processor_of(command: list[str]) -> float:
+    """Processor time of a process, which other programs on the machine hardly change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def machine() -> dict[str, object]:
+    """What the figures belong to."""
+    flags, model = set[str](), platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "flags":
+            flags = set(value.split())
+        elif name.strip() == "model name":
+            model = value.strip()
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    return {
+        "processor": model,
+        "flags": [one for one in wanted if one in flags],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def told(rows: list[Row], cold: dict[str, float], size: int) -> str:
+    """The figures as Markdown."""
+    here = machine()
+    flags = here["flags"]
+    assert isinstance(flags, list)
+    lines = [
+        f"{here['processor']}, {', '.join(flags)}, {here['threads']} thread(s), one "
+        f"{size}x{size} picture at a time",
+        "",
+        "| runtime | ms | times plain torch | asked on AMX | masks agree (IoU) | Dice change |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        asked = "" if row.target is None else f"{row.target:g}"
+        change = "" if row.dice_change is None else f"{row.dice_change:+.5f}"
+        lines.append(
+            f"| {row.runtime} | {row.milliseconds:.1f} | {row.ratio:.2f} | {asked} | "
+            f"{row.agreement:.5f} | {change} |"
+        )
+    if "amx_bf16" not in flags:
+        lines += ["", "This processor has no AMX: the ratios asked for can't be shown on it."]
+    lines += [
+        "",
+        f"binseg predict on one photo, whole process: {cold['predict_seconds']:.2f} s "
+        f"({cold['predict_processor_seconds']:.2f} s of processor; asked: {COLD_TARGET} s; with "
+        f"torch {cold['torch_seconds']:.2f} s); import binseg: {cold['import_seconds']:.2f} s",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""The pictures on which an export is proven: validation ones where they are, odd sizes always."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from binseg.bundle import Bundle
+from binseg.data.samples import read_sample
+from binseg.data.sources import open_dataset
+from binseg.errors import BinsegError
+from binseg.export import Pixels
+from binseg.progress import SILENT, Progress
+from binseg.structures import Preprocessing
+from binseg.workflows.run_folder import RunFolder
+
+__all__ = ["ProofPictures", "as_pixels", "find_pictures", "small"]
+
+MAX_PICTURES = 24
+MAX_SIDE = 1024
+"""Larger pictures are proven on their middle: whole ones would take gigabytes."""
+ODD_SIZES = ((2, 3), (7, 300), (97, 33), (256, 256), (401, 223))
+GOLDEN_SIDE = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofPictures:
+    """Pictures with truth where it is known."""
+
+    images: list[Num[np.ndarray, "H W C"]]
+    """As they are read: uint8, uint16 or float32."""
+    truths: list[Bool[np.ndarray, "H W"] | None]
+
+
+def find_pictures(run: Path, bundle: Bundle, progress: Progress) -> ProofPictures:
+    """Up to 24 validation pictures of a run, else the golden sample; and odd sizes.
+
+    Args:
+        run: the folder of a run, whose data may be at hand; or a bundle.
+        bundle: of that run.
+        progress: told where there is no truth.
+    """
+    images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
+    golden = bundle.golden().input_NHWC
+    if not images:
+        images, truths = list(golden), [None] * len(golden)
+    random = np.random.default_rng(0)
+    for height, width in ODD_SIZES:
+        # Real pixels rather than noise, which no network was made for.
+        source = golden[int(random.integers(len(golden)))]
+        rows = np.linspace(0, len(source) - 1, height).astype(int)
+        columns = np.linspace(0, source.shape[1] - 1, width).astype(int)
+        images.append(np.ascontiguousarray(source[rows][:, columns]))
+        truths.append(None)
+    return ProofPictures(images=images, truths=truths)
+
+
+def as_pixels(
+    pictures: ProofPictures, pixels: Pixels, preprocessing: Preprocessing
+) -> ProofPictures:
+    """The pictures as an exported file takes them.
+
+    Args:
+        pictures: of any type.
+        pixels: what the file takes.
+        preprocessing: with `intensity: percentile`, floats keep their range.
+    """
+    keeps_range = preprocessing.intensity == "percentile"
+    changed = []
+    for image_HWC in pictures.images:
+        if pixels == "uint8":
+            changed.append(_as_bytes(image_HWC))
+        else:
+            full = (
+                1 if keeps_range or image_HWC.dtype.kind == "f" else np.iinfo(image_HWC.dtype).max
+            )
+            changed.append((image_HWC / np.float32(full)).astype(np.float32))
+    return ProofPictures(images=changed, truths=pictures.truths)
+
+
+def small(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "h w C"]:
+    """Every so many pixels, so that it can travel inside a file."""
+    every = -(-max(image_HWC.shape[:2]) // GOLDEN_SIDE)
+    return np.ascontiguousarray(image_HWC[::every, ::every])
+
+
+def _as_bytes(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+    if image_HWC.dtype == np.uint8:
+        return image_HWC
+    if image_HWC.dtype == np.uint16:
+        return (image_HWC >> 8).astype(np.uint8)
+    low, high = float(image_HWC.min()), float(image_HWC.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    span = high - low or 1.0
+    return np.rint((image_HWC - low) / span * 255).astype(np.uint8)
+
+
+def _validation(
+    run: Path, channels: int, progress: Progress
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Validation pictures of a run with their masks; none where its data isn't at hand."""
+    if not (run / "recipe.yaml").is_file():
+        progress.say("no run folder: proven on the bundle's golden sample, without truth")
+        return [], []
+    folder = RunFolder.open(run)
+    recipe = folder.recipe()
+    try:
+        dataset = open_dataset(recipe.data, progress=SILENT)
+        splits = folder.splits()
+        records = [one for one in dataset.records if splits.get(one.id) == "val"]
+        chosen = records[:: max(1, len(records) // MAX_PICTURES)][:MAX_PICTURES]
+        samples = [read_sample(one, dataset.rule) for one in chosen]
+    except BinsegError as problem:
+        progress.say(f"the run's data is not at hand ({problem}): proven without truth")
+        return [], []
+    images: list[np.ndarray] = []
+    truths: list[np.ndarray | None] = []
+    for one in samples:
+        have = one.image_HWC.shape[2]
+        if have not in (channels, 1):
+            continue
+        image_HWC = one.image_HWC if have == channels else one.image_HWC.repeat(channels, axis=2)
+        images.append(_middle(image_HWC))
+        truths.append(None if one.mask_HW is None else _middle(one.mask_HW))
+    return images, truths
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    """The middle of a picture or mask, of at most MAX_SIDE on a side."""
+    height, width = pixels.shape[:2]
+    top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
+    return np.ascontiguousarray(pixels[top : top + MAX_SIDE, left : left + MAX_SIDE])

@@ -1,0 +1,203 @@
+"""A graph with the preprocessing inside answers like binseg's own prediction, at any size."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from binseg.backends.openvino_backend import import_openvino
+from binseg.backends.torch_backend import TorchBackend
+from binseg.errors import MissingExtraError, UsageError
+from binseg.export import RawPixels, core_onnx
+from binseg.export.core import to_onnx
+from binseg.export.raw import _stretched, example_size, multiple_of
+from binseg.models.skeleton import resize
+from binseg.models.zoo import MODELS, build_model
+from binseg.predictor import Predictor
+from binseg.structures import Preprocessing
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("openvino")
+
+SIZES = ((1, 9), (31, 64), (32, 48), (64, 64), (77, 50), (120, 150))
+SMALL = {
+    "segformer-b0": {"width": 4, "decoder_width": 8},
+    "resnet34-fpn": {"width": 4, "decoder_width": 8},
+    "resnet34-psp": {"width": 4, "decoder_width": 8},
+}
+WHOLE = Preprocessing(height=64, width=96, fit="tile")
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    """A smooth colour picture."""
+    random = np.random.default_rng(height * 1000 + width)
+    coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """A network whose answer varies with the picture."""
+    torch.manual_seed(0)
+    return build_model("unet-compact", options={"width": 4}).eval()
+
+
+def onnx_of(raw: RawPixels) -> bytes:
+    height, width = example_size(raw.network, raw.shape)
+    axes = {0: "num", 1: "height", 2: "width"}
+    return to_onnx(
+        raw,
+        torch.zeros(2, height, width, 3, dtype=getattr(torch, raw.pixels)),
+        names=("pixels", "probability"),
+        dynamic={"pixels": axes, "probability": axes},
+    )
+
+
+def runners(data: bytes) -> list[Any]:
+    """The file in onnxruntime and in openvino, as functions of pixels (N, H, W, C)."""
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    core = import_openvino("a test").Core()
+    compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return [lambda pixels: session.run(None, {"pixels": pixels})[0], lambda p: compiled(p)[0]]
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
+@pytest.mark.parametrize(
+    ("pixels", "intensity"), [("uint8", "dtype"), ("float32", "dtype"), ("float32", "percentile")]
+)
+def test_preprocessing_is_inside_the_graph(
+    network: nn.Module, fit: str, pixels: str, intensity: str
+) -> None:
+    """Raw pixels of any size, and several pictures at once, give what binseg's prediction gives.
+
+    Tiles: for pictures up to a tile, which both see alike.
+    """
+    preprocessing = Preprocessing(height=64, width=64, fit=fit, intensity=intensity)  # type: ignore[arg-type]
+    ours = Predictor(
+        backend=TorchBackend(network),
+        preprocessing=preprocessing,
+        threshold=0.5,
+        bundle_id="x",
+        temperature=1.7,
+    )
+    raw = RawPixels(network, preprocessing, temperature=1.7, pixels=pixels).eval()  # type: ignore[arg-type]
+    run_all = runners(onnx_of(raw))
+    for height, width in SIZES:
+        if fit == "tile" and max(height, width) > 64:
+            continue
+        image = picture(height, width)
+        if pixels == "float32":
+            image = (image / 255).astype(np.float32)
+        expected = ours.predict(image).probability_HW
+        for run in run_all:
+            found = run(np.stack([image, image[::-1]]))
+            assert found.shape == (2, *expected.shape)
+            # A level of 255 may be rounded otherwise where sums are in another order.
+            assert np.abs(found[0] - expected).max() < 0.02
+            assert np.abs(found[0] - expected).mean() < 0.001
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_of_the_zoo_at_any_size(name: str) -> None:
+    """Whole pictures of odd sizes, small ones too, equal torch in onnxruntime and openvino."""
+    torch.manual_seed(0)
+    try:
+        model = build_model(name, options=SMALL.get(name, {"width": 4})).eval()
+    except MissingExtraError as problem:
+        pytest.skip(str(problem))
+    raw = RawPixels(model, WHOLE, temperature=1.0).eval()
+    run_all = runners(onnx_of(raw))
+    for height, width in ((1, 9), (101, 130)):
+        image = picture(height, width)[None]
+        with torch.inference_mode():
+            expected = raw(torch.from_numpy(image)).numpy()
+        for run in run_all:
+            assert np.abs(run(image) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("name", ["resnet34-psp", "segformer-b0", "unet", "unet-compact"])
+def test_the_network_alone_in_other_batches(name: str) -> None:
+    """Batches of another number than the traced one, at an odd input size."""
+    torch.manual_seed(0)
+    model = build_model(name, options=SMALL.get(name, {"width": 4})).eval()
+    data = core_onnx(model, Preprocessing(height=45, width=67))
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    inputs = torch.randn(3, 3, 45, 67)
+    with torch.inference_mode():
+        expected = model(inputs).numpy()
+    found = session.run(None, {"inputs": inputs.numpy()})[0]
+    assert found.shape == expected.shape == (3, 1, 45, 67)
+    assert np.abs(found - expected).max() < 1e-3 * max(1.0, float(np.abs(expected).max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_every_network_at_its_own_width(name: str) -> None:
+    """The networks as they are trained, at sizes that are no multiple of anything."""
+    torch.manual_seed(0)
+    model = build_model(name).eval()
+    raw = RawPixels(model, WHOLE, temperature=1.0).eval()
+    run_all = runners(onnx_of(raw))
+    for height, width in ((1, 9), (64, 96), (131, 203)):
+        image = picture(height, width)[None]
+        with torch.inference_mode():
+            expected = raw(torch.from_numpy(image)).numpy()
+        for run in run_all:
+            assert np.abs(run(image) - expected).max() < 1e-2
+
+
+class Spread(nn.Module):
+    """Averages a picture to one pixel and spreads that out again."""
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        mean = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
+        return resize(mean, (images_BCHW.shape[2], images_BCHW.shape[3]))
+
+
+def test_a_single_pixel_is_spread_out_rightly() -> None:
+    """Interpolation from 1 x 1, over which exporters stumble, isn't in any graph."""
+    data = to_onnx(
+        Spread(), torch.randn(2, 3, 8, 10), names=("x", "y"), dynamic={"x": {2: "h", 3: "w"}}
+    )
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    images = torch.randn(2, 3, 13, 7)
+    expected = Spread()(images).numpy()
+    np.testing.assert_allclose(session.run(None, {"x": images.numpy()})[0], expected, atol=1e-6)
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    """Each picture of a batch is stretched by its own values; a constant one becomes 0."""
+    random = np.random.default_rng(0)
+    pictures = random.gamma(2.0, 30.0, (2, 3, 17, 23)).astype(np.float32)
+    pictures[1] *= 7
+    found = _stretched(torch.from_numpy(pictures)).numpy()
+    for one, stretched in zip(pictures, found, strict=True):
+        low, high = np.percentile(one, (0.5, 99.5))
+        expected = np.clip((one - low) / (high - low), 0, 1) * 255
+        np.testing.assert_allclose(stretched, expected, atol=1e-2)
+    assert not _stretched(torch.full((1, 1, 4, 5), 9.0)).any()
+
+
+def test_whole_pictures_at_a_scale(network: nn.Module) -> None:
+    """Tiles at half the size: the same picture is computed at half its size, and brought back."""
+    raw = RawPixels(network, replace(WHOLE, scale=0.5), temperature=1.0).eval()
+    run_all = runners(onnx_of(raw))
+    image = picture(151, 203)[None]
+    with torch.inference_mode():
+        expected = raw(torch.from_numpy(image)).numpy()
+    assert expected.shape == (1, 151, 203)
+    for run in run_all:
+        assert np.abs(run(image) - expected).max() < 5e-3
+
+
+def test_multiples_and_pixels(network: nn.Module) -> None:
+    """Sides are multiples of 32, or of more where a network is deeper; other pixels are refused."""
+    assert multiple_of(network) == 32
+    assert multiple_of(build_model("unet", options={"width": 2, "depth": 6})) == 64
+    with pytest.raises(UsageError, match="uint8, float32"):
+        RawPixels(network, WHOLE, temperature=1.0, pixels="int16")  # type: ignore[arg-type]
