@@ -14,6 +14,7 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 from schemathesis.core.result import Ok
+from schemathesis.python.asgi import shutdown_lifespans
 from starlette.testclient import TestClient
 
 import binseg
@@ -76,8 +77,9 @@ def schema(
     limits = Limits(max_bytes=20_000, max_pixels=10_000, max_job_bytes=20_000)
     state = tmp_path_factory.mktemp("state")
     app = create_app(Service([binseg.load(trained)], state=state, limits=limits))
-    with TestClient(app):
-        yield schemathesis.openapi.from_asgi("/openapi.json", app)
+    # schemathesis opens the server itself, and would close it at the end of the process only.
+    yield schemathesis.openapi.from_asgi("/openapi.json", app)
+    shutdown_lifespans()
 
 
 def _try(schema: schemathesis.BaseSchema, *, examples: int) -> None:

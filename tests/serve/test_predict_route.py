@@ -259,7 +259,7 @@ def test_models_have_cards(client: TestClient, predictor: Predictor) -> None:
 def test_examples_can_be_predicted(client: TestClient) -> None:
     """Each example that is listed is a picture that the model answers."""
     listed = client.get("/v1/examples").json()
-    assert [one["name"] for one in listed[-2:]] == ["drawn-1.png", "drawn-2.png"]
+    assert [one["name"] for one in listed[-2:]] == ["cat.png", "drawn.png"]
     assert len(listed) == 3, "and the model's own sample"
     for one in listed:
         example = client.get(f"/v1/examples/{one['name']}")

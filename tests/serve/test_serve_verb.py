@@ -12,40 +12,32 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.cli.serve import _token
+from binseg.errors import BinsegError
+from binseg.predictor.pretrained import default_bundle_path
+from binseg.serve import shelf
 from binseg.serve.running import is_loopback
 from binseg.serve.shelf import choose_bundles
 
 ROOT = Path(__file__).parents[2]
-BROUGHT = "default_bundle_path"
 
 
 def _run(*words: str, env: dict[str, str] | None = None) -> Any:
     return CliRunner().invoke(app, ["serve", *words], env=env)
 
 
-def test_without_a_model_it_says_how_to_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Exit code 2, one line, and each way out is named."""
-    import binseg
+def test_without_a_model_the_built_in_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so, and how to get one's own."""
 
-    monkeypatch.chdir(tmp_path)
-    homes = {name: home for name, home in binseg._HOMES.items() if name != BROUGHT}
-    monkeypatch.setattr(binseg, "_HOMES", homes)
-    monkeypatch.delattr(binseg, BROUGHT, raising=False)
-    result = _run()
-    assert result.exit_code == 2
-    (line,) = result.stderr.splitlines()
-    for words in ("binseg serve runs/first", "binseg train", "binseg demo", "--demo"):
+    def opened(bundles: list[Path], **_: object) -> None:
+        assert bundles == [default_bundle_path()]
+        raise BinsegError("this far and no further")
+
+    monkeypatch.setattr(shelf, "open_models", opened)
+    result = _run("--port", "0")
+    line, last = result.stderr.splitlines()
+    assert "this far" in last
+    for words in ("cats and dogs", "binseg serve runs/first", "binseg train", "--demo"):
         assert words in line
-
-
-def test_a_package_that_brings_a_model_serves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one place for an embedded bundle: `binseg.default_bundle_path()`."""
-    import binseg
-
-    monkeypatch.setattr(binseg, BROUGHT, lambda: "some/bundle", raising=False)
-    assert choose_bundles([], demo=False) == [Path("some/bundle")]
     assert choose_bundles([Path("own")], demo=False) == [Path("own")]
 
 

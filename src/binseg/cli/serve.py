@@ -37,7 +37,8 @@ def serve(
         list[Path] | None,
         typer.Argument(
             metavar="RUN",
-            help="Folders of runs, or bundles (folder or .zip); the first is the default.",
+            help="Folders of runs, or bundles (folder or .zip), the first being the default (left "
+            "out: the built-in model of cats and dogs).",
         ),
     ] = None,
     demo: Annotated[
@@ -131,24 +132,30 @@ def serve(
     )
     access = Access(token=_token(token_file), hosts=allow_host or (), origins=cors or ())
     bundles = choose_bundles(runs or [], demo=demo)
-    listener = bind(host, port)
-    models = open_models(
-        bundles,
-        backend=backend,
-        device=device or "auto",
-        precision=precision,
-        batch_size=batch_size,
-    )
-    service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
-    if not is_loopback(host) and access.token is None:
-        message("binseg serve: no token is asked for: whoever reaches this address may use it")
+    if not runs and not demo:
+        message(
+            "no model named: taking the built-in one, which finds cats and dogs in photos. Your "
+            "own: binseg train --data my_folder/ --out runs/first, then binseg serve runs/first; "
+            "or the demo's: binseg demo, then binseg serve --demo"
+        )
 
     def started(url: str) -> None:
         _say_started(service, url)
         if open_:
             _open_browser(url)
 
-    Server(service, listener=listener, access=access, started=started).run()
+    with bind(host, port) as listener:  # before the models: that it is taken is known at once
+        models = open_models(
+            bundles,
+            backend=backend,
+            device=device or "auto",
+            precision=precision,
+            batch_size=batch_size,
+        )
+        service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
+        if not is_loopback(host) and access.token is None:
+            message("binseg serve: no token is asked for: whoever reaches this address may use it")
+        Server(service, listener=listener, access=access, started=started).run()
 
 
 def _say_started(service: "Service", url: str) -> None:

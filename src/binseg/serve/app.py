@@ -76,6 +76,7 @@ class Service:
 
     def open(self) -> None:
         """Start all threads."""
+        assert self._worker is None, "a service is opened once"
         for model in self.shelf:
             model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
         self._worker = JobWorker(self.store, self.shelf, self.limits)

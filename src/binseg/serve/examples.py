@@ -4,14 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from binseg.imageio import encode_picture
+from binseg.imageio import encode_picture, read_image
+from binseg.predictor.pretrained import photo_path
 from binseg.report import for_display
 from binseg.serve.shelf import ServedModel, Shelf
 
 __all__ = ["Example", "Examples"]
 
 _SIZE, _SEED = 384, 11
-_NUM_DRAWN, _MOST_SAMPLES = 2, 4
+_MOST_SAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +52,17 @@ class Examples:
             for model in shelf
             if model.card.preprocessing.channels in (1, 3)
         ]
-        found = found[:_MOST_SAMPLES] + [
+        found = [
+            *found[:_MOST_SAMPLES],
             Example(
-                name=f"drawn-{index + 1}.png",
-                title=f"Striped shapes {index + 1}",
-                credit="drawn by binseg",
-                draw=partial(_drawn, index),
-            )
-            for index in range(_NUM_DRAWN)
+                name="cat.png",
+                title="A cat",
+                credit="Chelsea, photographed by Stefan van der Walt (CC0)",
+                draw=_photo,
+            ),
+            Example(
+                name="drawn.png", title="Striped shapes", credit="drawn by binseg", draw=_drawn
+            ),
         ]
         self._by_name = {one.name: one for one in found}
 
@@ -76,7 +80,11 @@ def _golden(model: ServedModel) -> bytes:
     return encode_picture(for_display(model.predictor.bundle.golden().input_NHWC[0]))
 
 
-def _drawn(index: int) -> bytes:
+def _photo() -> bytes:
+    return encode_picture(read_image(photo_path()))
+
+
+def _drawn() -> bytes:
     from binseg.data.sources.synthetic import draw_synthetic
 
-    return encode_picture(draw_synthetic(index, size=_SIZE, seed=_SEED)[0])
+    return encode_picture(draw_synthetic(0, size=_SIZE, seed=_SEED)[0])

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from binseg.errors import BundleError, UsageError
 from binseg.predictor import Predictor, load, verify_golden
+from binseg.predictor.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
@@ -138,14 +138,14 @@ class Shelf:
 
 
 def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
-    """Which bundles to serve.
+    """Which bundles to serve: where nothing is named, the one that comes with binseg.
 
     Args:
         paths: what the user named.
         demo: the bundle that `binseg demo` makes.
 
     Raises:
-        UsageError: nothing to serve.
+        UsageError: the demo's isn't there.
     """
     if demo:
         if not _DEMO.exists():
@@ -154,19 +154,7 @@ def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
                 f"{_DEMO.parent}` (a few minutes), then serve it"
             )
         return [*paths, _DEMO]
-    return [*paths] or _default_bundle()
-
-
-def _default_bundle() -> list[Path]:
-    """The bundle that is served where none is named."""
-    # Only this one name of the package is asked for, and only some installations have it.
-    find = getattr(import_module("binseg"), "default_bundle_path", None)
-    if find is not None:
-        return [Path(find())]
-    raise UsageError(
-        "no model to serve: name one (binseg serve runs/first), train one (binseg train --data "
-        "my_folder/ --out runs/first), or try the demo's (binseg demo, then binseg serve --demo)"
-    )
+    return [*paths] or [default_bundle_path()]
 
 
 def open_models(

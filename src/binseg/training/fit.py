@@ -259,6 +259,9 @@ def _run(
         raise keeper.stopped() from None
     except torch.OutOfMemoryError:
         raise TrainingError(_out_of_memory(module.recipe)) from None
+    except (ConnectionError, EOFError):
+        # A loader process that dies while it hands a batch over, or before its files are fetched.
+        raise TrainingError(f"{ADVICE['DataLoader worker']}; {keeper.way_on}") from None
     except (RuntimeError, ValueError, OSError) as problem:
         advice = [text for part, text in ADVICE.items() if part in str(problem)]
         if not advice:
