@@ -34,6 +34,7 @@ import tifffile
 from binseg.cli.progress import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
+from binseg.geometry import tiles_for
 from binseg.predictor import Predictor, load, sigmoid
 from binseg.preprocess import normalise
 from binseg.storage import write_json
@@ -234,23 +235,31 @@ def tell_seams(
     whole_HW = sigmoid(logits_HW / np.float32(predictor.temperature))
     path = folder / "crop.tif"
     tifffile.imwrite(path, crop_HW3, photometric="rgb", tile=(256, 256), compression="zlib")
-    shape = predictor.preprocessing
-    rows = []
-    for tile, overlap in ((None, None), (256, 0.5), (512, 0.25), (512, 0.45), (512, 0.6)):
-        size, share = tile or shape.height, shape.overlap if overlap is None else overlap
-        rows.append(seam_of(predictor, path, whole_HW, size=size, share=share))
-    return rows
+    asked = ((None, None), (128, 0.25), (256, 0.25), (512, 0.25), (512, 0.6))
+    return [seam_of(predictor, path, whole_HW, tile=one, overlap=share) for one, share in asked]
 
 
 def seam_of(
-    predictor: Predictor, path: Path, whole_HW: np.ndarray, *, size: int, share: float
+    predictor: Predictor,
+    path: Path,
+    whole_HW: np.ndarray,
+    *,
+    tile: int | None,
+    overlap: float | None,
 ) -> dict[str, object]:
-    """The largest difference between tiles of one kind and the whole."""
+    """The largest difference between tiles of one kind (or the model's own) and the whole."""
     out = path.with_name("crop-mask.tif")
+    start = time.process_time()
     predict_large(
-        predictor, path, out=out, probability="float32", tile=size, overlap=share,
+        predictor, path, out=out, probability="float32", tile=tile, overlap=overlap,
         overwrite=True, whole_pixels=0,
     )  # fmt: skip
+    seconds = time.process_time() - start
+    if tile is None:
+        own = tiles_for(*whole_HW.shape, predictor.preprocessing)
+    else:
+        own = predictor.with_tiles(size=tile, overlap=overlap).preprocessing
+    size, share = own.height, own.overlap
     tiled_HW = tifffile.imread(path.with_name("crop-mask_probability.tif"))
     shared = size - int(size * (1 - share)) // 32 * 32
     margin = (shared - min(32, shared // 2)) // 2
@@ -262,11 +271,13 @@ def seam_of(
         "tile": size,
         "overlap": share,
         "margin": margin,
+        "processor_seconds": seconds,
         "largest": float(inner_HW.max()),
         "above_1e-3": float((inner_HW > 1e-3).mean()),
     }
     print(
-        f"seams: tiles of {size} overlapping {share:g}, margin {margin}: largest difference "
+        f"seams: tiles of {size} overlapping {share:g}, margin {margin}, {seconds:.0f} s of "
+        "processor: largest difference "
         f"{row['largest']:.2g} ({edge} pixels and more from the edge), above 0.001 in "
         f"{row['above_1e-3']:.4%} of the pixels"
     )

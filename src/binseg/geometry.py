@@ -9,6 +9,7 @@ alone (one grey level). Where the size doesn't change, pixels are copied bit by 
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "restore",
     "scaled_size",
     "tile_weights",
+    "tiles_for",
 ]
 
 _BILINEAR = Image.Resampling.BILINEAR
@@ -36,6 +38,9 @@ _RGB_PIXELS = 1 << 24
 _STRIDE = 32
 """Tiles begin at multiples of this many pixels of the input: the coarsest grid of common networks.
 A tile that began between them would be pooled differently from the whole picture."""
+_SHARED = 320
+"""Least pixels that neighbours share where pictures are cut into tiles of the largest size, so that
+each pixel comes from a tile that shows 144 pixels around it: about as far as U-Nets look."""
 _FADE = 32
 """Most pixels over which a tile passes into its neighbour. What a tile says near its rim, where it
 can't see the surroundings, has no weight; a longer fade would come nearer to the rim."""
@@ -47,13 +52,15 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        preprocessing: the input's size, the fit and (for tiles) the scale and the overlap.
+        preprocessing: the input's size, the fit and (for tiles) the scale, the overlap and the
+            largest tile.
 
     Returns:
         One placement for squash and pad; for tile a grid, row by row, whose sources have the
-        input's size divided by the scale (in whole pixels; exactly the input's size at scale 1)
-        and cover every pixel. In a picture larger than a tile they begin at multiples of the
-        networks' coarsest stride, so that the last ones may reach past its end by less than that.
+        tile's size (`tiles_for`) divided by the scale (in whole pixels; exactly the tile's size at
+        scale 1) and cover every pixel. In a picture larger than a tile they begin at multiples of
+        the networks' coarsest stride, so that the last ones may reach past its end by less than
+        that.
     """
     assert height > 0, height
     assert width > 0, width
@@ -65,6 +72,8 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
     if preprocessing.fit == "pad":
         target = _centred(height, width, *into)
         return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
+    preprocessing = tiles_for(height, width, preprocessing)
+    into = (preprocessing.height, preprocessing.width)
     full = Box(top=0, left=0, height=into[0], width=into[1])
     tile = _tile(preprocessing)
     return tuple(
@@ -77,6 +86,42 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
         for top in _starts(height, tile[0], preprocessing.overlap, _stride(tile[0], into[0]))
         for left in _starts(width, tile[1], preprocessing.overlap, _stride(tile[1], into[1]))
     )
+
+
+def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:
+    """Size and overlap of the tiles that a picture of this size is cut into.
+
+    With a `largest_tile` a side that fits is one tile, of the next multiple of the networks'
+    coarsest stride, and never smaller than the tiles of training; a longer one is cut into tiles of
+    that length that share what networks look at.
+
+    Returns:
+        The same without a `largest_tile`.
+
+    >>> large = Preprocessing(height=256, width=256, fit="tile", largest_tile=1024)
+    >>> one = tiles_for(700, 100, large)
+    >>> one.height, one.width
+    (704, 256)
+    >>> tiles_for(5000, 700, large).overlap
+    0.3125
+    """
+    largest = preprocessing.largest_tile
+    if largest == 0 or preprocessing.fit != "tile":
+        return preprocessing
+    tall, wide = (math.ceil(side * preprocessing.scale) for side in (height, width))
+    shared = _SHARED / largest if max(tall, wide) > largest else 0.0
+    return replace(
+        preprocessing,
+        height=_side(tall, preprocessing.height, largest),
+        width=_side(wide, preprocessing.width, largest),
+        overlap=min(0.5, max(preprocessing.overlap, shared)),
+        largest_tile=0,
+    )
+
+
+def _side(length: int, least: int, largest: int) -> int:
+    """Length of the tiles along a side of `length` pixels."""
+    return max(least, min(largest, -(-length // _STRIDE) * _STRIDE))
 
 
 def _tile(preprocessing: Preprocessing) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Shape letters used in names everywhere: H, W height and width; C channels; N, B 
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -122,12 +122,19 @@ class Preprocessing:
     """Factor of height and width before tiles are cut (fit: tile only)."""
     overlap: float = 0.25
     """Share of a tile that overlaps its neighbour (fit: tile only)."""
+    largest_tile: int = 0
+    """fit: tile only; a picture whose sides at `scale` are up to this long is one tile, from a
+    larger one tiles of this size are cut. 0: all tiles are height x width."""
     channels: int = 3
     intensity: Intensity = "dtype"
     """dtype: divide by the largest value of the pixel type; percentile: stretch each picture so
     that its 0.5 and 99.5 percentiles become 0 and 1."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def as_trained(self) -> "Preprocessing":
+        """The same with all tiles of the size that training sees."""
+        return replace(self, largest_tile=0)
 
 
 @dataclass(frozen=True, kw_only=True)

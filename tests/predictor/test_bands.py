@@ -1,5 +1,6 @@
 """Pictures beyond memory, band by band: what `Predictor.predict` says of the whole."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,27 @@ def test_tiles_leave_no_seam(size: int, overlap: float, paths: dict[str, Path]) 
     whole = model(height=HEIGHT, width=WIDTH, fit="squash").predict(paths["uint8"])
     difference_HW = np.abs(by_bands(predictor, paths["uint8"]) - whole.probability_HW)
     assert difference_HW[:-4, :-4].max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("largest", [96, 320])
+def test_pictures_that_fit_are_one_tile(largest: int, scale: float, paths: dict[str, Path]) -> None:
+    """Sides up to the largest tile are one tile; the answer by bands is the whole one's."""
+    predictor = model(largest_tile=largest, scale=scale)
+    height, width = math.ceil(HEIGHT * scale), math.ceil(WIDTH * scale)
+    placements = plan(HEIGHT, WIDTH, predictor.preprocessing)
+    inputs = {(one.height, one.width) for one in placements}
+    assert len(inputs) == 1
+    ((tall, wide),) = inputs
+    assert tall == max(64, min(largest, -(-height // 32) * 32))
+    assert wide == max(64, min(largest, -(-width // 32) * 32))
+    assert len({one.source.top for one in placements}) == 1 or height > largest
+    assert len({one.source.left for one in placements}) == 1 or width > largest
+    whole_HW = predictor.predict(paths["uint8"]).probability_HW
+    np.testing.assert_allclose(by_bands(predictor, paths["uint8"]), whole_HW, rtol=0, atol=1e-6)
+    if scale == 1:
+        fixed_HW = model(height=HEIGHT, width=WIDTH, fit="squash").predict(paths["uint8"])
+        assert np.abs(whole_HW - fixed_HW.probability_HW)[4:-4, 4:-4].max() < 1e-5
 
 
 def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:

@@ -92,6 +92,23 @@ def test_more_pictures_than_a_batch_has_room_take_turns() -> None:
     assert model.orders[1:3] == [[1, 2], [3, 4]]
 
 
+def test_a_batch_holds_inputs_of_one_size() -> None:
+    """Pictures of models of tiles make inputs of their own sizes; nobody waits for ever."""
+    model = _Model(blocked=True)
+    batcher = Batcher(model, batch_size=4)
+    first = batcher.submit(_inputs(1, 0))
+    assert model.entered.wait(10)
+    large = np.full((3, 5, 7, 1), 9, np.uint8)
+    answers = [first, batcher.submit(_inputs(6, 1)), batcher.submit(large)]
+    answers += [batcher.submit(_inputs(1, 2))]
+    model.gate.set()
+    assert answers[2].result(10).shape == (3, 5, 7)
+    for answer in answers:
+        answer.result(10)
+    batcher.close()
+    assert model.orders == [[0], [1, 1, 1, 2], [9, 9, 9], [1, 1, 1]]
+
+
 def test_one_failure_is_that_of_its_batch_alone() -> None:
     """Who shared the batch hears of it, and the thread goes on."""
     model = _Model()

@@ -135,6 +135,8 @@ class Card(Part):
         parts = self.model_dump(mode="json", include=names)
         if self.preprocessing.scale == 1.0:  # likewise
             del parts["preprocessing"]["scale"]
+        if self.preprocessing.largest_tile == 0:  # likewise
+            del parts["preprocessing"]["largest_tile"]
         text = json.dumps({"weights": weights_sha256, **parts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

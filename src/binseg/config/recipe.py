@@ -131,6 +131,9 @@ class InputConfig(Section):
     """fit: tile: pictures are enlarged (above 1) or shrunk by this factor before they are cut."""
     overlap: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.25
     """Share of a tile that overlaps its neighbour (fit: tile)."""
+    largest_tile: Annotated[int, Field(ge=0, le=8192, multiple_of=32)] = 1024
+    """fit: tile: pictures up to this size are predicted as one tile, larger ones in tiles of it, so
+    that fewer pixels lie near a rim; 0 predicts tiles of size x size, as in training."""
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     """Channels of the input; grey pictures are repeated, colour ones averaged to fit 1 or 3."""
     intensity: Intensity = "dtype"
@@ -164,6 +167,7 @@ class InputConfig(Section):
             fit=self.fit,
             scale=self.scale,
             overlap=self.overlap,
+            largest_tile=self.largest_tile if self.fit == "tile" else 0,
             channels=self.channels,
             intensity=self.intensity,
             mean=_per_channel(self.mean, self.channels),

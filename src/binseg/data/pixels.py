@@ -35,7 +35,7 @@ def open_training_pixels(
         DataError: no records, or records that can't be read.
         OutputError: the cache can't be written.
     """
-    preprocessing = recipe.input.preprocessing()
+    preprocessing = recipe.input.preprocessing().as_trained()
     if recipe.draws_patches:
         return open_pictures(records, rule, preprocessing, progress=progress, folder=folder)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
@@ -54,5 +54,5 @@ def open_validation_pixels(
     Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
     blends, would here only be paid and counted twice.
     """
-    preprocessing = replace(recipe.input.preprocessing(), overlap=0.0)
+    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

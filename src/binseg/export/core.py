@@ -21,7 +21,7 @@ OPSET = 18
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """Export a network for inputs of its own size, in batches of any number.
+    """Export a network for batches of any number: of inputs of its own size, tiles of any size.
 
     Args:
         network: in float32, on the CPU.
@@ -33,12 +33,16 @@ def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
     Raises:
         MissingExtraError: onnx isn't installed.
     """
-    example = torch.zeros(2, preprocessing.channels, preprocessing.height, preprocessing.width)
+    height, width = preprocessing.height, preprocessing.width
+    axes = {0: "num"}
+    if preprocessing.fit == "tile":
+        width += 32  # unequal, so that tracing takes neither for the other
+        axes |= {2: "height", 3: "width"}
     return to_onnx(
         network,
-        example,
+        torch.zeros(2, preprocessing.channels, height, width),
         names=("inputs", "logits"),
-        dynamic={"inputs": {0: "num"}, "logits": {0: "num"}},
+        dynamic={"inputs": axes, "logits": axes},
     )
 
 

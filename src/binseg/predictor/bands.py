@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from binseg.geometry import cut, plan, resize_image, restore, tile_weights
+from binseg.geometry import cut, plan, resize_image, restore, tile_weights, tiles_for
 from binseg.imageio import PictureInfo
 from binseg.imageio.windows import Windows
 from binseg.predictor.single import Predictor, mean_of
@@ -74,12 +74,13 @@ def probability_bands(
         yield bands[0] if len(bands) == 1 else mean_of(bands)
 
 
-def batch_of(predictor: Predictor) -> int:
-    """How many inputs are computed at once."""
-    shape = predictor.preprocessing
+def batch_of(predictor: Predictor, height: int, width: int) -> int:
+    """How many inputs of a page of this size are computed at once."""
+    most = predictor.batch_for(height, width)
     if "cuda" in predictor.backend.name:
-        return predictor.batch_size
-    return max(1, min(predictor.batch_size, _BATCH_PIXELS // (shape.height * shape.width)))
+        return most
+    shape = tiles_for(height, width, predictor.preprocessing)
+    return max(1, min(most, _BATCH_PIXELS // (shape.height * shape.width)))
 
 
 def num_inputs(predictor: Predictor, info: PictureInfo) -> int:
@@ -179,7 +180,8 @@ def _answered(
     A batch never spans two rows: so it holds the same tiles wherever the work was taken up again,
     and gives the same bits.
     """
-    size = batch_of(predictor)
+    info = windows.info(page)
+    size = batch_of(predictor, info.height, info.width)
     batches = [row[start : start + size] for row in grid for start in range(0, len(row), size)]
     per_row = [-(-len(row) // size) for row in grid]
     with ThreadPoolExecutor(max_workers=1) as pool:

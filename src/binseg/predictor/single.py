@@ -12,7 +12,7 @@ from jaxtyping import Float32, Num, UInt8
 from binseg.backends import Backend
 from binseg.bundle import Bundle, Card
 from binseg.errors import BundleError, TrainingError, UsageError
-from binseg.geometry import blend, plan
+from binseg.geometry import blend, plan, tiles_for
 from binseg.predictor.images import ImageLike, pixels_of
 from binseg.preprocess import normalise, prepare_batches
 from binseg.structures import Prediction, Preprocessing
@@ -139,12 +139,6 @@ class Predictor:
             raise UsageError(f"tiles of {size} pixels: give 32 to 8192, best a multiple of 32")
         if overlap is not None and not 0 <= overlap <= 0.9:
             raise UsageError(f"overlap {overlap:g}: give a share of the tile from 0 to 0.9")
-        exported = self.backend.name.startswith(("openvino", "onnxruntime"))
-        if exported and size not in (None, shape.height):
-            raise UsageError(
-                f"{self.backend.name} computes inputs of {shape.width} x {shape.height} only, the "
-                "size of the exported network; take --backend torch for other tiles"
-            )
         other = copy(self)
         other.preprocessing = replace(
             shape,
@@ -152,6 +146,7 @@ class Predictor:
             height=shape.height if size is None else size,
             width=shape.width if size is None else size,
             overlap=shape.overlap if overlap is None else overlap,
+            largest_tile=shape.largest_tile if (size, overlap) == (None, None) else 0,
         )
         return other
 
@@ -159,6 +154,19 @@ class Predictor:
     def card(self) -> Card | None:
         """What the model's bundle says about it; None for a model in training."""
         return self.bundle.card if self.bundle else None
+
+    def batch_for(self, height: int, width: int) -> int:
+        """How many inputs of a picture of this size are computed at once.
+
+        `batch_size` of those of the model's own size; of larger tiles as many as hold no more
+        pixels, at least one.
+        """
+        shape = tiles_for(height, width, self.preprocessing)
+        return self._batch_of(shape.height, shape.width)
+
+    def _batch_of(self, height: int, width: int) -> int:
+        own = self.preprocessing.height * self.preprocessing.width
+        return max(1, self.batch_size * own // max(own, height * width))
 
     def predict(self, image: ImageLike, *, page: int | None = None) -> Prediction:
         """Find the foreground in one picture, at the picture's own size.
@@ -209,7 +217,7 @@ class Predictor:
         """The probability at the picture's own size; errors call the picture `name`."""
         height, width = image_HWC.shape[:2]
         batches = prepare_batches(
-            image_HWC, self.preprocessing, batch_size=self.batch_size, name=name
+            image_HWC, self.preprocessing, batch_size=self.batch_for(height, width), name=name
         )
         maps = (one for inputs, _ in batches for one in self.probability_of_inputs(inputs))
         return self._blended(maps, height, width)
@@ -244,10 +252,13 @@ class Predictor:
             TrainingError: the model in training does.
         """
         shape = self.preprocessing
-        assert inputs_NHWC.shape[1:] == (shape.height, shape.width, shape.channels)
+        size = inputs_NHWC.shape[1:3]
+        assert size == (shape.height, shape.width) or shape.largest_tile, size
+        assert inputs_NHWC.shape[3] == shape.channels
         probability_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
-        for start in range(0, len(inputs_NHWC), self.batch_size):
-            batch = slice(start, start + self.batch_size)
+        num = self._batch_of(*size)
+        for start in range(0, len(inputs_NHWC), num):
+            batch = slice(start, start + num)
             probability_NHW[batch] = self._mean_over_flips(inputs_NHWC[batch])
         return probability_NHW
 

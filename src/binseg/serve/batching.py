@@ -124,8 +124,14 @@ class Batcher:
         return sum(len(one.inputs_NHWC) - one.num_begun for one in self._orders)
 
     def _take(self) -> list[tuple[_Order, slice]]:
-        """Of each picture that waits an equal share, until the batch is full."""
-        orders = [one for one in self._orders if not one.future.cancelled()]
+        """Of each picture that waits an equal share, until the batch is full.
+
+        Only inputs of one size become a batch; pictures of other sizes come first the next time.
+        """
+        alive = [one for one in self._orders if not one.future.cancelled()]
+        size = alive[0].inputs_NHWC.shape[1:] if alive else ()
+        orders = [one for one in alive if one.inputs_NHWC.shape[1:] == size]
+        others = [one for one in alive if one.inputs_NHWC.shape[1:] != size]
         shares = [0] * len(orders)
         room, at, idle = self._batch_size, 0, 0
         while room and idle < len(orders):
@@ -144,7 +150,7 @@ class Batcher:
         waiting = [one for one, share in zip(orders, shares, strict=True) if not share]
         served = [one for one, share in zip(orders, shares, strict=True) if share]
         self._orders = deque(
-            one for one in (*waiting, *served) if one.num_begun < len(one.inputs_NHWC)
+            one for one in (*others, *waiting, *served) if one.num_begun < len(one.inputs_NHWC)
         )
         return batch
 

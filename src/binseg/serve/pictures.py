@@ -84,8 +84,9 @@ def take_in(
         PictureError: no picture, or not one for this model.
     """
     info = look_at(data, name=name, limits=limits)
-    num_inputs = len(plan(info.height, info.width, preprocessing))
-    input_pixels = num_inputs * preprocessing.height * preprocessing.width
+    placements = plan(info.height, info.width, preprocessing)
+    num_inputs = len(placements)
+    input_pixels = num_inputs * placements[0].height * placements[0].width
     if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
         raise Refusal(
             413,

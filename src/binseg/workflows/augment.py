@@ -77,7 +77,7 @@ def _prepared(
     del context
     sample = read_sample(record, dataset.rule)
     assert sample.mask_HW is not None
-    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing())
+    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing().as_trained())
     targets_NHW = prepare_truth(sample.mask_HW, sample.valid_HW, placements)
     best = int((targets_NHW == 1).sum(axis=(1, 2)).argmax())
     return inputs_NHWC[best], targets_NHW[best]
@@ -87,7 +87,7 @@ def _patch(
     record: Record, dataset: Dataset, recipe: Recipe, context: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut a patch as training does, surroundings included: the first with foreground it draws."""
-    cache = open_pictures([record], dataset.rule, recipe.input.preprocessing())
+    cache = open_pictures([record], dataset.rule, recipe.input.preprocessing().as_trained())
     size = recipe.input.size
     margin = round(size * (context - 1) / 2)
     places_N3 = draw_places(

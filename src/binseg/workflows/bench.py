@@ -123,7 +123,9 @@ def bench_training(
     # Time depends on sizes alone: a few batches of pictures are as good as all of them.
     wanted = max(256 if find_batch or find_lr else 0, 2 * recipe.train.batch_size)
     some = records[:: max(1, len(records) // wanted)][:wanted]
-    cache = open_cache(some, dataset.rule, recipe.input.preprocessing(), progress=progress)
+    cache = open_cache(
+        some, dataset.rule, recipe.input.preprocessing().as_trained(), progress=progress
+    )
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from binseg.geometry import tiles_for
 from binseg.imageio import PictureInfo, Windows
 from binseg.predictor import Predictor
 from binseg.predictor.bands import batch_of, live_bytes, num_inputs
@@ -71,7 +72,9 @@ def estimate_need(
     num = sum(round(share * count) for share, count in zip(shares, inputs, strict=True))
     pixels = sum(one.height * one.width for one in layouts)
     widest = max(range(len(infos)), key=lambda page: infos[page].height * infos[page].width)
-    seconds = num * (_seconds_per_input(predictor) + _seconds_per_read(predictor, windows, widest))
+    seconds = num * (
+        _seconds_per_input(predictor, infos[widest]) + _seconds_per_read(predictor, windows, widest)
+    )
     live = max(
         live_bytes(predictor, info, band=one.tile) + 12 * one.tile * one.width
         for info, one in zip(infos, layouts, strict=True)
@@ -91,12 +94,12 @@ def _page_bytes(info: PictureInfo) -> int:
     return info.height * info.width * info.channels * np.dtype(info.dtype).itemsize
 
 
-def _seconds_per_input(predictor: Predictor) -> float:
+def _seconds_per_input(predictor: Predictor, info: PictureInfo) -> float:
     """The mean over the members; the first batch of each warms up and isn't counted."""
     taken = []
     for member in predictor.members:
-        shape = member.preprocessing
-        num = batch_of(member)
+        shape = tiles_for(info.height, info.width, member.preprocessing)
+        num = batch_of(member, info.height, info.width)
         zeros_NHWC = np.zeros((num, shape.height, shape.width, shape.channels), np.uint8)
         member.probability_of_inputs(zeros_NHWC)
         start = time.perf_counter()
@@ -107,7 +110,8 @@ def _seconds_per_input(predictor: Predictor) -> float:
 
 def _seconds_per_read(predictor: Predictor, windows: Windows, page: int) -> float:
     """To read the region of one input from the middle of a page."""
-    info, shape = windows.info(page), predictor.preprocessing
+    info = windows.info(page)
+    shape = tiles_for(info.height, info.width, predictor.preprocessing)
     if shape.fit != "tile":
         return 0.0
     height, width = (min(side, 2 * shape.height) for side in (info.height, info.width))

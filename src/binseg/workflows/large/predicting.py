@@ -43,6 +43,8 @@ ProbabilityType = Literal["uint8", "float16", "float32"]
 _SUFFIXES = (".tif", ".tiff", ".zarr")
 _SHRUNK = 4
 """A picture that is shrunk more than this loses what a user who has so many pixels looks for."""
+_HUGE = 1 << 20
+"""A side that is cut into tiles whatever their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +229,7 @@ def _job(
         "settings": {
             "inputs": [repr(one.preprocessing) for one in predictor.members],
             "flips": [one.flips for one in predictor.members],
-            "batch": [batch_of(one) for one in predictor.members],
+            "batch": [batch_of(one, _HUGE, _HUGE) for one in predictor.members],
             "probability": probability,
             "tiles": sorted({one.tile for one in layouts}),
             "whole pixels": whole_pixels,
