@@ -113,8 +113,9 @@ class RawPixels(nn.Module):
             high, broad = tall, wide
             input_NChw = torch.round(picture_NCHW)
         multiple = multiple_of(self.network)
-        top, from_rows = _mirrored(high, self.shape.height, multiple)
-        left, from_columns = _mirrored(broad, self.shape.width, multiple)
+        largest = self.shape.largest_tile
+        top, from_rows = _mirrored(high, self.shape.height, multiple, largest)
+        left, from_columns = _mirrored(broad, self.shape.width, multiple, largest)
         padded = input_NChw.index_select(2, from_rows).index_select(3, from_columns)
         probability_Nhw = self._probability(padded)
         cropped = probability_Nhw.index_select(1, torch.arange(high) + top)
@@ -207,14 +208,16 @@ def _scaled(num: Size, into: int, scale: float) -> Size:
     return _at_least((2 * num * into + tile) // (2 * tile), 1)
 
 
-def _mirrored(num: Size, tile: int, multiple: int) -> tuple[Size, Tensor]:
+def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, Tensor]:
     """Where the picture begins in its surroundings, and which of its pixels each of them is.
 
-    As `geometry.cut` does it: smaller than a tile lies in its middle, larger begins at 0.
+    As `geometry.plan` does it: what is one tile lies in its middle, larger begins at 0.
     """
     tile = -(-tile // multiple) * multiple
     count = _at_least((num + multiple - 1) // multiple * multiple, tile)
-    start = _at_least(tile - num, 0) // 2
+    # 1 where the side is one tile, 0 where it is longer; without a branch, which tracing would fix.
+    is_one = 1 - _at_least(1 - _at_least(max(tile, largest) + 1 - num, 0), 0)
+    start = (count - num) // 2 * is_one
     folded = torch.remainder(torch.arange(count) - start, 2 * num)
     return start, torch.minimum(folded, 2 * num - 1 - folded)
 
