@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from binseg.backends.openvino_backend import import_openvino
+from binseg.backends.openvino_backend import openvino_core
 from binseg.backends.torch_backend import TorchBackend
 from binseg.errors import MissingExtraError, UsageError
 from binseg.export import RawPixels, core_onnx
@@ -61,7 +61,7 @@ def onnx_of(raw: RawPixels) -> bytes:
 def runners(data: bytes) -> list[Any]:
     """The file in onnxruntime and in openvino, as functions of pixels (N, H, W, C)."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    core = import_openvino("a test").Core()
+    core = openvino_core("a test")
     compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [lambda pixels: session.run(None, {"pixels": pixels})[0], lambda p: compiled(p)[0]]
 

@@ -204,6 +204,33 @@ def test_nothing_is_written_without_proof(
         export_model(run, target="tflite")
 
 
+SIGNAL_PROGRAM = """
+import gc, os, signal, sys
+from binseg.backends import open_backend
+from binseg.bundle import read_bundle
+from binseg.workflows.verify import verify
+for _ in range(2):
+    verify(sys.argv[1])
+    opened = [open_backend(read_bundle(sys.argv[1]), name="openvino") for _ in range(2)]
+    del opened[0]
+    del opened
+    gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_are_heard_after_openvino(exported: Path) -> None:
+    """Closing models takes away no stack on which Ctrl-C is handled."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_PROGRAM, str(exported)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "heard"
+
+
 def test_importing_openvino_is_nobodys_business() -> None:
     """Its telemetry, which tells Google Analytics of each import, is never found; ours only."""
     code = (

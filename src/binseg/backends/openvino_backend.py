@@ -11,7 +11,16 @@ from binseg.bundle import Bundle
 from binseg.bundle.lines import one_line
 from binseg.errors import BundleError, MissingExtraError, UsageError
 
-__all__ = ["OpenVinoBackend", "import_openvino", "open_openvino", "openvino_backend"]
+__all__ = [
+    "OpenVinoBackend",
+    "import_openvino",
+    "open_openvino",
+    "openvino_backend",
+    "openvino_core",
+]
+
+_CORES: list[Any] = []
+"""None or one."""
 
 
 class OpenVinoBackend:
@@ -66,8 +75,7 @@ def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBacke
         BundleError: openvino can't read it.
         UsageError: bf16 on a processor without it.
     """
-    openvino = import_openvino("--backend openvino")
-    core = openvino.Core()
+    core = openvino_core("--backend openvino")
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -84,6 +92,26 @@ def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBacke
     if precision == "bf16" and used != "bf16":
         raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
     return OpenVinoBackend(compiled, precision=precision)
+
+
+def openvino_core(purpose: str, *, extra: str = "openvino") -> Any:
+    """The one `openvino.Core` of this process, which stays until its end.
+
+    A Core gives the thread that makes it a stack for signals, and takes its memory back when it
+    goes, also where another Core's stack has been put on top since: the next signal (Ctrl-C) is
+    then a segmentation fault (OpenVINO 2026.0, `SigAltStackSetup` of its CPU plugin).
+
+    Args:
+        purpose: for the error.
+        extra: of binseg that brings openvino.
+
+    Raises:
+        MissingExtraError: openvino isn't installed.
+    """
+    openvino = import_openvino(purpose, extra=extra)
+    if not _CORES:
+        _CORES.append(openvino.Core())
+    return _CORES[0]
 
 
 def import_openvino(purpose: str, *, extra: str = "openvino") -> Any:

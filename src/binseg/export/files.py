@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Num
 
+from binseg.backends.openvino_backend import openvino_core
 from binseg.errors import BundleError, UsageError
 from binseg.export.core import require, to_onnx
 from binseg.export.proof import Answer
@@ -167,7 +168,7 @@ def make_file(
             answer=_run_onnx(data),
             finish=lambda text: _with_metadata(data, text),
         )
-    answer, used = _run_openvino(require("openvino").Core().read_model(data), precision)
+    answer, used = _run_openvino(_core().read_model(data), precision)
     return Made(
         target=target,
         precision="int8" if precision == "int8" else used,
@@ -198,13 +199,15 @@ def _run_onnx(data: bytes) -> Answer:
     return answer
 
 
+def _core() -> Any:
+    return openvino_core("exporting a model", extra="export")
+
+
 def _run_openvino(model: Any, precision: str) -> tuple[Answer, str]:
     """What computes, and the precision that it really computes in."""
     # OpenVINO takes bf16 by default where the processor has it: the precision is always stated.
     hint = "bf16" if precision == "bf16" else "f32"
-    compiled = (
-        require("openvino").Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-    )
+    compiled = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def answer(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
@@ -215,7 +218,7 @@ def _run_openvino(model: Any, precision: str) -> tuple[Answer, str]:
 
 def _zip_of_ir(data: bytes, text: Mapping[str, str]) -> bytes:
     openvino = require("openvino")
-    model = openvino.Core().read_model(data)
+    model = _core().read_model(data)
     for key, value in text.items():
         model.set_rt_info(value, key.split("."))
     with tempfile.TemporaryDirectory() as scratch:
@@ -307,7 +310,7 @@ def open_file(data: bytes, *, name: str) -> tuple[Answer, Facts, str]:
     openvino = require("openvino")
     try:
         weights = openvino.Tensor(np.frombuffer(parts["model.bin"], np.uint8))
-        model = openvino.Core().read_model(parts["model.xml"], weights)
+        model = _core().read_model(parts["model.xml"], weights)
         answer, _ = _run_openvino(model, str(facts.proof.get("precision")))
     except RuntimeError as problem:
         raise _damaged(name, problem) from None
