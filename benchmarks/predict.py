@@ -1,12 +1,16 @@
 """How fast a trained model predicts in each runtime, and how far its answers move.
 
-    python benchmarks/predict.py --run runs/pet [--quick] [--json FILE]
+    python benchmarks/predict.py --run runs/pet [--only PART] [--quick] [--json FILE]
 
 All runtimes compute the same inputs in turn, in one process, so that a busy machine slows them
 alike; figures are ratios to plain torch (fp32, NCHW, eager) as the reports predict. The masks are
 compared with those of plain torch at the pictures' own sizes, Dice with the data's truth.
 
-The second part starts `binseg predict` on one picture as a new process with an exported bundle.
+runtimes  the table of the runtimes
+cold      `binseg predict` on one picture, a new process each time, with an exported bundle
+folder    a folder of 2,000 pictures of the run's data (200 with --quick), files to files, in turns
+          with the model alone on as many prepared inputs: the share of its speed that is left, the
+          processor's time around the model, and how the memory grows
 """
 
 import argparse
@@ -14,11 +18,13 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,18 +38,25 @@ from binseg.backends.openvino_backend import openvino_backend
 from binseg.backends.torch_backend import TorchBackend, load_network
 from binseg.bundle import read_bundle
 from binseg.export import LIMITS, core_onnx, prove, quantise
-from binseg.predictor import Predictor
+from binseg.imageio import PICTURE_SUFFIXES, read_image
+from binseg.predictor import Predictor, load
 from binseg.preprocess import normalise, prepare
 from binseg.progress import SILENT
 from binseg.structures import Preprocessing
 from binseg.workflows.export import export_model
+from binseg.workflows.predict import predict_files
 from binseg.workflows.proof_pictures import ProofPictures, find_pictures
+from binseg.workflows.run_folder import RunFolder
 
 PLAIN = "torch fp32 NCHW"
 TARGETS = {"openvino bf16": 12.0, "openvino int8": 20.0, "torch bf16": 4.0}
 """Ratios to plain torch that are asked for on processors with AMX."""
 COLD_TARGET = 1.5
 """Seconds."""
+FOLDER_TARGET = 0.85
+"""Share of the model's own speed that is asked for, files to files."""
+TURNS = 10
+PARTS = ("runtimes", "cold", "folder")
 
 
 class PlainTorch:
@@ -82,21 +95,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/pet"), help="a run or a bundle")
     parser.add_argument("--size", type=int, default=256, help="height and width of the inputs")
+    parser.add_argument("--pictures", type=Path, help="pictures for `folder`, not the run's data")
+    parser.add_argument("--only", choices=PARTS, action="append", help="instead of all parts")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and pictures")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    rows = model_rows(asked.run, asked.size, repeats=5 if asked.quick else 30, quick=asked.quick)
-    cold = cold_start(asked.run, repeats=3 if asked.quick else 9)
-    print(told(rows, cold, asked.size))
+    parts = asked.only or PARTS
+    facts: dict[str, object] = {"machine": machine(), "size": asked.size, "run": str(asked.run)}
+    print(told_machine())
+    if "runtimes" in parts:
+        repeats = 5 if asked.quick else 30
+        rows = model_rows(asked.run, asked.size, repeats=repeats, quick=asked.quick)
+        facts["model"] = [asdict(row) for row in rows]
+        print(told_rows(rows, asked.size))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if "cold" in parts or "folder" in parts:
+            export_model(asked.run, target="bundle", out=folder / "bundle")
+        if "cold" in parts:
+            cold = cold_start(folder, repeats=3 if asked.quick else 9)
+            facts["cold_start"] = cold
+            print(told_cold(cold))
+        if "folder" in parts:
+            pictures = asked.pictures or Path(RunFolder.open(asked.run).recipe().data.path or ".")
+            whole = whole_folder(folder, pictures, 200 if asked.quick else 2000)
+            facts["folder"] = whole
+            print(told_folder(whole))
     if asked.json:
-        facts = {
-            "machine": machine(),
-            "size": asked.size,
-            "run": str(asked.run),
-            "model": [asdict(row) for row in rows],
-            "cold_start": cold,
-        }
         asked.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return 0
 
@@ -189,25 +215,95 @@ def convolutions(data: bytes) -> list[str]:
     return [node.name for node in nodes if node.op_type == "Conv"]
 
 
-def cold_start(run: Path, *, repeats: int) -> dict[str, float]:
+def cold_start(scratch: Path, *, repeats: int) -> dict[str, float]:
     """Seconds of whole processes: `binseg predict` on one photo, and Python's import of binseg."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "bundle"
-        export_model(run, target="bundle", out=folder)
-        photo = Path(scratch) / "photo.jpg"
-        noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((640, 480)).save(photo)
-        predict = [sys.executable, "-m", "binseg", "predict", str(folder), str(photo)]
-        predict += ["--out", f"{scratch}/masks", "--overwrite"]
-        subprocess.run(predict, check=True, capture_output=True)  # verifies, once a machine
-        return {
-            "predict_seconds": median_of(predict, repeats),
-            "predict_processor_seconds": processor_of(predict),
-            "torch_seconds": median_of([*predict, "--backend", "torch"], repeats),
-            "import_seconds": median_of(
-                [sys.executable, "-c", "import binseg; binseg.load"], repeats
-            ),
-        }
+    photo = scratch / "photo.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((640, 480)).save(photo)
+    predict = [sys.executable, "-m", "binseg", "predict", str(scratch / "bundle"), str(photo)]
+    predict += ["--out", f"{scratch}/masks", "--overwrite"]
+    subprocess.run(predict, check=True, capture_output=True)  # verifies, once a machine
+    return {
+        "predict_seconds": median_of(predict, repeats),
+        "predict_processor_seconds": statistics.median(processor_of(predict) for _ in range(3)),
+        "torch_seconds": median_of([*predict, "--backend", "torch"], repeats),
+        "import_seconds": median_of([sys.executable, "-c", "import binseg; binseg.load"], repeats),
+    }
+
+
+def whole_folder(scratch: Path, pictures: Path, num: int) -> dict[str, object]:
+    """Predict a folder in parts, each in turn with the model alone on as many inputs."""
+    predictor = load(scratch / "bundle")
+    assert isinstance(predictor, Predictor)
+    each = num // TURNS
+    sources = some_pictures(pictures, min(num, 500))
+    for index in range(num):
+        source = sources[index % len(sources)]
+        to = scratch / "pictures" / f"{index // each}" / f"{index:05d}{source.suffix}"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, to)
+    shape, size = predictor.preprocessing, predictor.batch_size
+    inputs = [prepare(read_image(one), shape)[0] for one in sources[: 2 * size]]
+    batches = [
+        normalise(np.concatenate(inputs[start : start + size]), shape) for start in (0, size)
+    ]
+
+    def model_alone() -> None:
+        for start in range(0, each, size):
+            predictor.backend.logits(batches[start // size % 2][: min(size, each - start)])
+
+    def files_to_files(turn: int) -> None:
+        done = predict_files(
+            predictor, [scratch / "pictures" / str(turn)], out=scratch / "folder" / str(turn)
+        )
+        assert len(done.written) == each, done.failures
+
+    model_alone()
+    alone, whole, resident = [], [], []
+    for turn in range(TURNS):
+        alone.append(times_of(model_alone))
+        whole.append(times_of(lambda turn=turn: files_to_files(turn)))  # type: ignore[misc]
+        resident.append(resident_bytes())
+    seconds, processor = (
+        [sum(one[kind] for one in taken) / num for taken in (alone, whole)] for kind in (0, 1)
+    )
+    return {
+        "num_pictures": num,
+        "cores": len(os.sched_getaffinity(0)),
+        "runtime": f"{predictor.backend.name} {predictor.backend.precision}",
+        "model_seconds": seconds[0],
+        "folder_seconds": seconds[1],
+        "share": seconds[0] / seconds[1],
+        "model_processor_seconds": processor[0],
+        "folder_processor_seconds": processor[1],
+        "resident_first": resident[0],
+        "resident_last": resident[-1],
+    }
+
+
+def some_pictures(folder: Path, num: int) -> list[Path]:
+    """Evenly chosen pictures, masks left out."""
+    found = [
+        one
+        for one in sorted(folder.rglob("*"))
+        if one.suffix.lower() in PICTURE_SUFFIXES and "mask" not in str(one.relative_to(folder))
+    ]
+    if not found:
+        raise SystemExit(f"{folder}: no pictures; name a folder of them with --pictures")
+    return found[:: -(-len(found) // num)]
+
+
+def times_of(work: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock and of the processor, all threads together."""
+    start, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - processor
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    text = Path("/proc/self/statm").read_text(encoding="ascii")
+    return int(text.split()[1]) * resource.getpagesize()
 
 
 def median_of(command: list[str], repeats: int) -> float:
@@ -245,14 +341,22 @@ def machine() -> dict[str, object]:
     }
 
 
-def told(rows: list[Row], cold: dict[str, float], size: int) -> str:
-    """The figures as Markdown."""
+def told_machine() -> str:
+    """The machine in a line."""
     here = machine()
     flags = here["flags"]
     assert isinstance(flags, list)
+    lines = [f"{here['processor']}, {', '.join(flags)}, {here['threads']} thread(s)"]
+    if "amx_bf16" not in flags:
+        lines += ["", "This processor has no AMX: the ratios asked for can't be shown on it."]
+    return "\n".join(lines)
+
+
+def told_rows(rows: list[Row], size: int) -> str:
+    """The runtimes as Markdown."""
     lines = [
-        f"{here['processor']}, {', '.join(flags)}, {here['threads']} thread(s), one "
-        f"{size}x{size} picture at a time",
+        "",
+        f"One {size}x{size} picture at a time:",
         "",
         "| runtime | ms | times plain torch | asked on AMX | masks agree (IoU) | Dice change |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -264,15 +368,31 @@ def told(rows: list[Row], cold: dict[str, float], size: int) -> str:
             f"| {row.runtime} | {row.milliseconds:.1f} | {row.ratio:.2f} | {asked} | "
             f"{row.agreement:.5f} | {change} |"
         )
-    if "amx_bf16" not in flags:
-        lines += ["", "This processor has no AMX: the ratios asked for can't be shown on it."]
-    lines += [
-        "",
-        f"binseg predict on one photo, whole process: {cold['predict_seconds']:.2f} s "
-        f"({cold['predict_processor_seconds']:.2f} s of processor; asked: {COLD_TARGET} s; with "
-        f"torch {cold['torch_seconds']:.2f} s); import binseg: {cold['import_seconds']:.2f} s",
-    ]
     return "\n".join(lines)
+
+
+def told_cold(cold: dict[str, float]) -> str:
+    """The start of a process in a line."""
+    return (
+        f"\nbinseg predict on one photo, whole process: {cold['predict_seconds']:.2f} s "
+        f"({cold['predict_processor_seconds']:.2f} s of processor; asked: {COLD_TARGET} s; with "
+        f"torch {cold['torch_seconds']:.2f} s); import binseg: {cold['import_seconds']:.2f} s"
+    )
+
+
+def told_folder(whole: dict[str, object]) -> str:
+    """The folder in a line."""
+    number = {name: float(str(value)) for name, value in whole.items() if name != "runtime"}
+    around = number["folder_processor_seconds"] - number["model_processor_seconds"]
+    return (
+        f"\n{number['num_pictures']:.0f} pictures, files to files, {whole['runtime']}, "
+        f"{number['cores']:.0f} core(s): {1000 * number['folder_seconds']:.1f} ms a picture, the "
+        f"model alone {1000 * number['model_seconds']:.1f} ms: {number['share']:.1%} of its speed "
+        f"(asked: {FOLDER_TARGET:.0%}). Processor: {1000 * around:.1f} ms around the model's "
+        f"{1000 * number['model_processor_seconds']:.1f} ms. Memory after the first tenth "
+        f"{number['resident_first'] / 1e6:.0f} MB, at the end "
+        f"{number['resident_last'] / 1e6:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -91,9 +91,12 @@ def test_answers_of_other_pictures_dont_collide(
 def test_same_picture_given_twice_is_predicted_once(
     model: Predictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A file, its folder and a glob that finds it are one picture."""
+    """A file, its folder, a glob that finds it and links to both are one picture."""
     picture = paint("in/a.png")
+    (tmp_path / "link.png").symlink_to(picture)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
     inputs: list[str | Path] = [picture, tmp_path / "in", str(tmp_path / "in" / "*.png")]
+    inputs += [tmp_path / "link.png", tmp_path / "linked", tmp_path / "in" / ".." / "in" / "a.png"]
     assert len(predict_files(model, inputs, out=tmp_path / "out").written) == 1
 
 
@@ -118,6 +121,9 @@ def test_inputs_are_never_overwritten(
         predict_files(model, [picture], out=tmp_path / "in", overwrite=True)
     with pytest.raises(UsageError, match="one of the inputs"):
         predict_files(model, [paint("b/a.jpg"), picture], out=tmp_path / "in", overwrite=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    with pytest.raises(UsageError, match="one of the inputs"):
+        predict_files(model, [picture], out=tmp_path / "linked", overwrite=True)
 
 
 def test_files_that_are_there_stay(

@@ -139,7 +139,7 @@ def predict(
         str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="KIND", help="auto, fp32 or bf16.")
+        str, typer.Option("--precision", metavar="KIND", help="auto, fp32, bf16 or int8.")
     ] = "auto",
     json_: Json = False,
 ) -> None:

@@ -65,6 +65,7 @@ def find_pictures(
     pictures: list[Picture] = []
     failures: list[Failure] = []
     seen: set[tuple[Path, int | None]] = set()
+    places = _Places()
     for given in inputs:
         found = list(_expand(str(given), out))
         if not found:
@@ -75,9 +76,10 @@ def find_pictures(
             except PictureError as error:
                 failures.append(failure_of(path, error))
                 continue
+            place = places.real(path)
             for picture in of_file:
-                if (path.resolve(), picture.page) not in seen:
-                    seen.add((path.resolve(), picture.page))
+                if (place, picture.page) not in seen:
+                    seen.add((place, picture.page))
                     pictures.append(picture)
     return pictures, failures
 
@@ -106,13 +108,32 @@ def find_files(folder: Path, out: Path) -> Iterator[Path]:
 
 def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the pictures of a folder, without hidden ones and without answers of an earlier run."""
-    answers = out.resolve()
+    answers, places = out.resolve(), _Places()
+    apart = answers != folder.resolve()
     for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
-        is_answer = answers != folder.resolve() and path.resolve().is_relative_to(answers)
-        if path.suffix.lower() in PICTURE_SUFFIXES and not hidden and not is_answer:
+        is_answer = apart and places.real(path).is_relative_to(answers)
+        if not hidden and not is_answer:
             yield path, relative
+
+
+class _Places:
+    """Where files really are; of many in a folder, the folder's own way is followed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Path] = {}
+
+    def real(self, path: Path) -> Path:
+        """As `path.resolve()`, which asks the disk for each part of each path."""
+        if path.name in {"", ".."} or path.is_symlink():
+            return path.resolve()
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = folder.resolve()
+        return self._folders[folder] / path.name
 
 
 def _pictures_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[Picture]:
@@ -184,10 +205,11 @@ def refuse_overwriting(
     Raises:
         UsageError: an answer would replace an input, or (unless allowed) another file.
     """
-    sources = {picture.path.resolve() for picture in pictures}
+    places = _Places()
+    sources = {places.real(picture.path) for picture in pictures}
     for stem in stems:
         for file in kinds.files(stem):
-            if file.resolve() in sources:
+            if places.real(file) in sources:
                 raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
             if file.exists() and not allowed:
                 raise UsageError(

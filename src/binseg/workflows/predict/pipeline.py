@@ -24,8 +24,9 @@ from binseg.workflows.predict.inputs import Picture
 
 __all__ = ["predictions"]
 
-NUM_THREADS = 2
-"""Of readers, and of writers."""
+NUM_READERS = 2
+NUM_WRITERS = 4
+"""More, since they mostly wait until the disk has what they wrote."""
 AHEAD_BYTES = 256_000_000
 """Decoded pictures that wait for the model, or for a writer; at least one each does."""
 
@@ -58,8 +59,8 @@ def predictions(
     ahead = _Allowance()
     shares_batches = predictor.has_one_input
     with (
-        ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="read") as readers,
-        ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="write") as writers,
+        ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read") as readers,
+        ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers,
     ):
         waiting: deque[Future[R | PictureError]] = deque()
         try:
