@@ -53,6 +53,8 @@ from binseg.training.fit import fit
 
 SIZE = 32
 NUM_TRAIN, NUM_VAL = 20, 4
+NETWORK: dict[str, Any] = {"width": 4, "depth": 2, "dropout": 0.1}
+"""Few tensors: a trial is mostly the writing of checkpoints, and that costs by the tensor."""
 MOST_KILLS = 3
 """Of one training; the last attempt is left alone."""
 CLOCKS = {"seconds", "data_share", "waited", "worked"}
@@ -126,7 +128,7 @@ def small_training(folder: Path, *, workers: int) -> None:
     recipe = Recipe.model_validate(
         {
             "input": {"size": SIZE},
-            "model": {"name": "unet-small", "options": {"width": 8, "dropout": 0.1}},
+            "model": {"name": "unet", "options": NETWORK},
             "augment": {"preset": "report-b"},
             "optimizer": {"lr": 3e-3},
             "schedule": {"name": "plateau", "patience": 0, "warmup_epochs": 0.5},
@@ -145,7 +147,7 @@ def small_training(folder: Path, *, workers: int) -> None:
     )
     torch.manual_seed(0)
     fit(
-        build_model("unet-small", options=recipe.model.options),
+        build_model("unet", options=recipe.model.options),
         recipe=recipe,
         train=drawn(NUM_TRAIN, 0),
         val=drawn(NUM_VAL, 1),
