@@ -26,6 +26,7 @@ from binseg.config import Recipe, load_recipe
 from binseg.config.recipe import DataConfig
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
+from binseg.planning import few_split_settings
 from binseg.storage import write_json, write_text
 from binseg.workflows.evaluate import evaluate
 from binseg.workflows.plan import PlanResult, parse_budget, plan
@@ -187,7 +188,9 @@ def _split_of(data: str) -> tuple[str, ...]:
     if all(record.split is None for record in records):
         if any(record.page is not None for record in records):
             return ("data.split.method=block", "data.split.gap=5")
-        return ("data.split.method=ratio",)
+        few = few_split_settings(len(records))
+        ratios = [f"data.split.ratios={list(one.value)}" for one in few if "ratios" in one.key]  # type: ignore[call-overload]
+        return ("data.split.method=ratio", *ratios)
     return ("data.split.method=official",)
 
 
@@ -197,7 +200,8 @@ def _command(side: str, data: str, budget: float, recipe: Recipe) -> str:
     settings = " ".join(f"--set {one}" for one in FIXED)
     return (
         f"binseg train --recipe report-d-resnet34-unet --data {Path(data).name} {settings} "
-        f"--set data.split.method={recipe.data.split.method} --set train.threshold=tune "
+        f"--set data.split.method={recipe.data.split.method} "
+        f"--set 'data.split.ratios={list(recipe.data.split.ratios)}' --set train.threshold=tune "
         f"--budget {budget / 60:g}m"
     )
 

@@ -8,8 +8,10 @@ over the images that have a valid pixel.
 A new loss is a function here and an entry in `LOSSES`.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -23,7 +25,7 @@ from torch.nn import functional
 
 from binseg.errors import UsageError
 
-__all__ = ["LOSSES", "Knob", "Loss", "LossEntry", "build_loss"]
+__all__ = ["LOSSES", "Knob", "Loss", "LossEntry", "batch_shared_by", "build_loss"]
 
 
 @runtime_checkable
@@ -37,6 +39,38 @@ class Loss(Protocol):
         valid_B1HW: Bool[Tensor, "B 1 H W"],
     ) -> Float[Tensor, ""]:
         """Compare logits with the truth where it is valid; a scalar in float32."""
+
+
+_SHARED: ContextVar[tuple[Callable[[Tensor], Tensor], int] | None] = ContextVar(
+    "_SHARED", default=None
+)
+
+
+@contextlib.contextmanager
+def batch_shared_by(num: int, *, add: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Let losses divide by the pixels or images of a batch that several processes share.
+
+    The mean of the processes' losses, and so of their gradients, is then that of the whole batch,
+    however unequal the shares are.
+
+    Args:
+        num: processes.
+        add: gives the sum of a tensor over the processes; all call it alike.
+    """
+    token = _SHARED.set((add, num))
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def _number(own: Tensor) -> Tensor:
+    """What sums are divided by: how many there are, and at least 1."""
+    shared = _SHARED.get()
+    if shared is None:
+        return own.clamp(min=1)
+    add, num = shared
+    return add(own).clamp(min=1) / num
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +89,12 @@ class _Pixels:
 
     def mean_over_pixels(self, values_BN: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
         """Average over all valid pixels of the batch; 0 where there are none."""
-        return (values_BN * self.weight_BN).sum() / self.weight_BN.sum().clamp(min=1)
+        return (values_BN * self.weight_BN).sum() / _number(self.weight_BN.sum())
 
     def mean_over_images(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
         """Average over the images that have a valid pixel; 0 where there are none."""
         seen_B = self.weight_BN.amax(dim=1)
-        return (values_B * seen_B).sum() / seen_B.sum().clamp(min=1)
+        return (values_B * seen_B).sum() / _number(seen_B.sum())
 
 
 def _pixels(logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor) -> _Pixels:

@@ -76,6 +76,7 @@ def edit_part(part: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
         (edit_part("preprocessing", std=[0.0, 1.0, 1.0]), "std must be above 0"),
         (edit_part("preprocessing", mean=[0.5]), "one a channel"),
         (edit_part("preprocessing", overlap=1.0), "overlap"),
+        (edit_part("preprocessing", largest_tile=10**6), "largest_tile"),
         (edit_part("preprocessing", channels=1, mean=[0.5], std=[0.5]), "takes 3 channels"),
         (lambda raw: raw.pop("architecture"), "architecture: Field required"),
     ],

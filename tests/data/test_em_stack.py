@@ -36,7 +36,9 @@ def test_patches_are_the_stack_s_own_pixels(dataset: Dataset, tmp_path: Path) ->
     """Each of the 12 patches of a slice is found in the file, and its mask at the same place."""
     recipe = load_recipe("report-c-unet")
     records = [record for record in dataset.records if record.page == PAGE]
-    cache = open_cache(records, dataset.rule, recipe.input.preprocessing(), folder=tmp_path)
+    cache = open_cache(
+        records, dataset.rule, recipe.input.preprocessing().as_trained(), folder=tmp_path
+    )
     image = tifffile.imread(STACK / "training.tif", key=PAGE)
     truth = tifffile.imread(STACK / "training_groundtruth.tif", key=PAGE)
     corners = [(top, left) for top in (0, 256, 512) for left in (0, 256, 512, 768)]

@@ -128,6 +128,17 @@ def test_rare_foreground_is_sought_and_slow_scoring_is_cut(
     assert choose_patches(situation(cracks, input__fit="squash")) == []
 
 
+def test_small_pictures_are_seen_whole_unless_things_are_thin(
+    cracks: Fingerprint, situation: Callable[..., Situation]
+) -> None:
+    """Patches as large as the picture win nothing, but bring the map at full size."""
+    small = replace(cracks, height=(256.0,) * 3, width=(256.0, 256.0, 300.0))
+    coarse = replace(small, kept_at_scale=small.kept_at_scale | {0.5: 0.9})
+    thin = replace(small, kept_at_scale=small.kept_at_scale | {0.5: 0.6})
+    fits = [choose_fit(situation(facts))[0].value for facts in (coarse, thin)]
+    assert fits == ["squash", "tile"]
+
+
 def test_views_follow_from_the_measured_speed(photos: Fingerprint, machine: Machine) -> None:
     """Twice the time is about twice the views, and smaller inputs are more of them."""
     decided = {"input.fit": "squash", "model.name": "unet-compact"}

@@ -49,7 +49,7 @@ def test_what_was_given_stays_and_the_rest_is_decided(planned: PlanResult) -> No
     }
     facts = planned.as_dict()["fingerprint"]
     assert isinstance(facts, dict)
-    assert facts["num_train"] == 11
+    assert facts["num_val"] >= 4, "few pictures: more of them validate"
 
 
 def test_a_planned_run_ends_and_keeps_its_reasons(planned: PlanResult, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ newer format is one `BundleError`. The hashes find damage and mix-ups; they don'
 bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
 """
 
-from binseg.bundle.card import Architecture, Card, DataFacts, Threshold
+from binseg.bundle.card import Architecture, Card, Corrections, DataFacts, Threshold
 from binseg.bundle.reader import Bundle, Golden, read_bundle
 from binseg.bundle.sources import NETWORK, NETWORK_INT8, PROOFS
 from binseg.bundle.writer import pack_zip, write_bundle
@@ -26,6 +26,7 @@ __all__ = [
     "Architecture",
     "Bundle",
     "Card",
+    "Corrections",
     "DataFacts",
     "Golden",
     "Threshold",

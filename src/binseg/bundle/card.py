@@ -19,7 +19,15 @@ from pydantic import (
 from binseg.bundle.lines import one_line
 from binseg.structures import Preprocessing
 
-__all__ = ["FORMAT_VERSION", "Architecture", "Card", "DataFacts", "Threshold", "describe_problems"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Architecture",
+    "Card",
+    "Corrections",
+    "DataFacts",
+    "Threshold",
+    "describe_problems",
+]
 
 FORMAT_VERSION = 1
 
@@ -42,6 +50,8 @@ def _check_preprocessing(value: Preprocessing) -> Preprocessing:
         raise ValueError("std must be above 0")
     if not 0 <= value.overlap < 1:
         raise ValueError(f"overlap {value.overlap:g} is outside 0 <= overlap < 1")
+    if not 0 <= value.largest_tile <= 8192:
+        raise ValueError(f"largest_tile {value.largest_tile} is outside 0..8192")
     if not 0.05 <= value.scale <= 8:
         raise ValueError(f"scale {value.scale:g} is outside 0.05 to 8")
     if value.scale != 1.0 and value.fit != "tile":
@@ -74,6 +84,20 @@ class Threshold(Part):
     """How it was chosen, for people: "tuned on validation", "fixed"."""
 
 
+class Corrections(Part):
+    """What is done with every mask unless somebody says otherwise; areas in the picture's pixels.
+
+    Only what raised the score on validation is set, so that most models have none.
+    """
+
+    min_area: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Objects of fewer pixels are removed."""
+    fill_holes: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Holes of up to so many pixels are filled."""
+    largest_only: bool = False
+    """Only the largest object stays."""
+
+
 class DataFacts(Part):
     """What the model was trained on, without the pictures."""
 
@@ -102,6 +126,8 @@ class Card(Part):
     """Divides the logits before they become probabilities, fitted on validation; 1 changes
     nothing."""
     threshold: Threshold = Threshold()
+    clean_up: Corrections = Corrections()
+    """Corrections that belong to the model; the scores are those of corrected masks."""
     border: Literal["foreground", "background", "ignore", "none"] = "none"
     """What the border class of trimaps counted as in training; none where there was none."""
     data: DataFacts = DataFacts()
@@ -142,7 +168,9 @@ class Card(Part):
 
     def to_json(self) -> bytes:
         """The text of `card.json`."""
-        data = self.model_dump(mode="json")
+        # Cards without corrections stay readable for versions that know of none.
+        left_out = {"clean_up"} if self.clean_up == Corrections() else None
+        data = self.model_dump(mode="json", exclude=left_out)
         return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def rows(self) -> list[tuple[str, str]]:
@@ -158,6 +186,8 @@ class Card(Part):
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
+            *([("clean-up", ", ".join(f"{name} {value}" for name, value in self.clean_up if value))]
+              if self.clean_up != Corrections() else []),
             ("border", self.border),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),

@@ -91,13 +91,19 @@ def predict(
         typer.Option("--threshold", help="Probability above which a pixel is foreground."),
     ] = None,
     min_area: Annotated[
-        int, typer.Option("--min-area", metavar="PIXELS", help="Remove smaller objects.")
-    ] = 0,
+        int | None, typer.Option("--min-area", metavar="PIXELS", help="Remove smaller objects.")
+    ] = None,
     fill_holes: Annotated[
-        int, typer.Option("--fill-holes", metavar="PIXELS", help="Fill holes up to this size.")
-    ] = 0,
+        int | None,
+        typer.Option("--fill-holes", metavar="PIXELS", help="Fill holes up to this size."),
+    ] = None,
     largest_only: Annotated[
-        bool, typer.Option("--largest-only", help="Keep the largest object alone.")
+        bool | None,
+        typer.Option("--largest-only/--all-objects", help="Keep the largest object alone, or all."),
+    ] = None,
+    no_clean_up: Annotated[
+        bool,
+        typer.Option("--no-clean-up", help="Leave out the corrections that the model brings."),
     ] = False,
     tolerance: Annotated[
         float,
@@ -144,8 +150,8 @@ def predict(
     json_: Json = False,
 ) -> None:
     """Write a 0/255 mask for every picture, at the picture's own size."""
-    from binseg.postprocess import CleanUp
     from binseg.predictor import load
+    from binseg.workflows.cleaning import choose_for
     from binseg.workflows.outputs import OutputKinds
     from binseg.workflows.predict import predict_files
 
@@ -161,7 +167,6 @@ def predict(
         coco=coco,
         table=table,
     )
-    cleanup = CleanUp(min_area=min_area, fill_holes=fill_holes, largest_only=largest_only)
     _check_inputs(inputs, kinds, watching=watch, as_json=json_)
     predictor = load(
         [run, *(with_ or ())],
@@ -176,6 +181,14 @@ def predict(
     if (scale, tile, overlap) != (1.0, None, None):
         predictor = predictor.with_tiles(scale=scale, size=tile, overlap=overlap)
     progress = progress_of(context)
+    cleanup = choose_for(
+        predictor,
+        min_area=min_area,
+        fill_holes=fill_holes,
+        largest_only=largest_only,
+        own=not no_clean_up,
+        progress=progress,
+    )
     how = _How(predictor=predictor, out=out, kinds=kinds, cleanup=cleanup)
     if inputs == [PIPE]:
         _pipe(how, as_json=json_)

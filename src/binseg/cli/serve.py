@@ -102,7 +102,7 @@ def serve(
         str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
     ] = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", metavar="KIND", help="auto, fp32 or bf16.")
+        str, typer.Option("--precision", metavar="KIND", help="auto, fp32, bf16 or int8.")
     ] = "auto",
 ) -> None:
     """Answer pictures over HTTP, with a page to drop them on, until Ctrl-C.
@@ -159,6 +159,12 @@ def serve(
 
 
 def _say_started(service: "Service", url: str) -> None:
+    for model in service.shelf:
+        if any(value for _, value in model.card.clean_up):
+            message(
+                f"{model.name}: its own clean-up isn't applied here; ask for it with min_area, "
+                "fill_holes and largest_only"
+            )
     names = ", ".join(model.name for model in service.shelf)
     message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
 

@@ -1,6 +1,8 @@
 """`binseg train`: from pictures and masks to a model."""
 
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +28,8 @@ EXAMPLES = (
     "binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d",
     "binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99",
     "binseg train --data my_folder/ --logger tensorboard --logger wandb",
+    "binseg train --data my_folder/ --devices 2",
+    "torchrun --nproc-per-node 4 -m binseg train --data my_folder/ --out runs/four",
     "binseg train --out runs/first --resume",
     "binseg train --resume runs/first --checkpoint-every 2",
     "binseg train --data my_folder/ --folds 5 --out runs/folds",
@@ -69,6 +73,18 @@ def train(
     ] = None,
     border: Border = None,
     device: Device = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="N",
+            help="Processes that share each batch: so many GPUs, or auto for all of them.",
+        ),
+    ] = None,
+    num_nodes: Annotated[
+        int | None,
+        typer.Option("--num-nodes", metavar="M", help="Machines that share each batch."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")] = None,
     logger: Annotated[
         list[str] | None,
@@ -123,12 +139,16 @@ def train(
         train__epochs=epochs,
         train__batch_size=batch_size,
         train__device=device,
+        train__devices=int(devices) if devices and devices.isdigit() else devices,
+        train__num_nodes=num_nodes,
         train__seed=seed,
         train__loggers=logger or None,
         train__checkpoint_minutes=None if resume else checkpoint_every,
         optimizer__lr=lr,
         input__size=size,
     )
+    if _follows(file, recipe, sections, set_ or (), resume=resume, folds=folds is not None):
+        return
     progress = progress_of(context)
     result: TrainResult | CrossResult
     if resume:
@@ -172,6 +192,36 @@ def train(
         _show_run(result)
     else:
         _show_folds(result)
+
+
+def _follows(
+    file: str | None,
+    recipe: str | None,
+    sections: dict[str, dict[str, object]],
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    folds: bool,
+) -> bool:
+    """Train along where this process isn't the first of several; it neither plans nor writes."""
+    train = sections.get("train", {})
+    if folds and {"devices", "num_nodes"} & train.keys():
+        raise UsageError("--folds trains in one process; leave out --devices and --num-nodes")
+    if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
+        return False  # the usual case, in which torch isn't needed yet
+    from binseg.config import load_recipe
+    from binseg.training.team import external_place
+    from binseg.workflows.following import follow_leader, place_of
+
+    place = external_place()
+    if place is not None and folds:
+        raise UsageError("--folds trains in one process; start it without torchrun or srun")
+    if place is None and int(os.environ.get("NODE_RANK", "0")) > 0 and not resume:
+        place = place_of(load_recipe(file or recipe, overrides=overrides, sections=sections))
+    if place is None or place.rank == 0:
+        return False
+    follow_leader(place, device=str(sections.get("train", {}).get("device", "auto")))
+    return True
 
 
 def _resume(

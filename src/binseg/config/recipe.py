@@ -322,6 +322,14 @@ class TrainConfig(Section):
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU where there is one."""
+    devices: Positive | Literal["auto"] = 1
+    """Processes on this machine that share each batch, one for each GPU, or so many on the
+    processor; auto takes all GPUs. torchrun and SLURM decide it themselves."""
+    num_nodes: Positive = 1
+    """Machines that share each batch, each with so many devices."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether torch.compile translates the network first; auto does so where it was measured to pay
+    (docs/results.md), and nothing is compiled where there is no compiler."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -332,6 +340,10 @@ class TrainConfig(Section):
     """Validation figure that chooses the best epoch."""
     threshold: Literal["tune"] | Share = "tune"
     """Decision threshold: tuned on the validation split, or a fixed probability."""
+    clean_up: Literal["none", "tune"] = "none"
+    """tune: small objects, holes or all but the largest object are taken out of masks where that
+    raises the validation score beyond chance; `evaluate` and `binseg predict` then do it by
+    default. The server and `model.predict` in Python give the uncorrected mask."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides first weights, order and augmentation; the split has its own seed."""
     workers: Annotated[int, Field(ge=0)] = 0

@@ -61,11 +61,14 @@ class Augment(Protocol):
         epoch: int,
         step: int,
         size: int | None = None,
+        first: int = 0,
+        total: int | None = None,
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
         """Give changed images (in [0, 1]) and targets (0, 1, 2), of bytes or of floats in [0, 1].
 
         They have the shapes of the arguments, or the `size` in their middle: what is around it
-        serves to turn and shrink them.
+        serves to turn and shrink them. Where several processes share a batch of `total` pictures,
+        those from `first` on are at hand, and change as they would in one process.
         """
 
 
@@ -101,9 +104,12 @@ class PresetAugment:
         epoch: int,
         step: int,
         size: int | None = None,
+        first: int = 0,
+        total: int | None = None,
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
         """Give changed images and targets, of `size` where it is given."""
-        draw = Draw(generator_for(seed=seed, epoch=epoch, step=step), len(images_BCHW))
+        generator = generator_for(seed=seed, epoch=epoch, step=step)
+        draw = Draw(generator, len(images_BCHW), first=first, total=total)
         height, width = images_BCHW.shape[-2:] if size is None else (size, size)
         images, targets = move(self.preset, images_BCHW, targets_BHW, draw, (height, width))
         jitter(self.preset, images, draw)

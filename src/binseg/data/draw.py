@@ -11,11 +11,16 @@ class Draw:
     Args:
         generator: where they come from.
         num: pictures in the batch.
+        first: of them that is at hand, where several processes share the batch.
+        total: pictures in the batch of all processes; `num` where this is the only one.
     """
 
-    def __init__(self, generator: torch.Generator, num: int) -> None:
+    def __init__(
+        self, generator: torch.Generator, num: int, *, first: int = 0, total: int | None = None
+    ) -> None:
         self._generator = generator
-        self._num = num
+        self._total = num if total is None else total
+        self._rows = slice(first, first + num)
 
     def uniform(self, low: float, high: float) -> torch.Tensor:
         """One number in [low, high) for each picture."""
@@ -23,7 +28,8 @@ class Draw:
 
     def field(self, *shape: int, low: float, high: float) -> torch.Tensor:
         """As many numbers in [low, high) as the shape asks, for each picture."""
-        return torch.rand((self._num, *shape), generator=self._generator) * (high - low) + low
+        of_all = torch.rand((self._total, *shape), generator=self._generator)
+        return of_all[self._rows] * (high - low) + low
 
     def happens(self, probability: float) -> torch.Tensor:
         """True for the pictures to which a thing of this probability happens."""

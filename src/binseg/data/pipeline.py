@@ -61,11 +61,18 @@ class PipelineAugment:
         epoch: int,
         step: int,
         size: int | None = None,
+        first: int = 0,
+        total: int | None = None,
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-        """Give changed images and targets; the arguments stay as they are."""
+        """Give changed images and targets; the arguments stay as they are.
+
+        A pipeline draws picture after picture: of several processes each has draws of its own.
+        """
+        del total
         assert size in {None, images_BCHW.shape[-1]}, "its context is 1"
         device = images_BCHW.device
-        state = np.random.SeedSequence((seed, epoch, step)).generate_state(1)
+        address = (seed, epoch, step, first) if first else (seed, epoch, step)
+        state = np.random.SeedSequence(address).generate_state(1)
         self._pipeline.set_random_seed(int(state[0]))
         if images_BCHW.dtype != torch.uint8:
             # They were bytes divided by 255: this brings the very bytes back.

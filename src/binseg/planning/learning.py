@@ -158,10 +158,10 @@ def choose_augmentation(at: Situation) -> list[Setting]:
     """How strongly pictures are changed."""
     facts = at.fingerprint
     often = passes(at)
-    few = facts.num_train < FEW_PICTURES
+    few = facts.num_train < FEW_PICTURES and often >= SOME_LOOKS
     is_thin = at.text("model.name") != "unet-compact"
     told = f"{_counted(facts.num_train, 'training picture')}, each seen about {often:.0f} times"
-    if often < SOME_LOOKS and not few:
+    if often < SOME_LOOKS and facts.num_train >= FEW_PICTURES:
         return [Setting(key="augment.preset", value="mild", because=f"{told}: little to repeat")]
     if (few or often > MANY_LOOKS) and is_thin:
         # Noise and blur would erase what is two pixels thick; shapes and light may change.

@@ -8,7 +8,7 @@ from binseg.planning import learning, resolution
 from binseg.planning.fingerprint import Fingerprint
 from binseg.planning.situation import Machine, Setting, Situation, Value
 
-__all__ = ["RULES", "Plan", "draw_up", "split_settings"]
+__all__ = ["RULES", "Plan", "draw_up", "few_split_settings", "split_settings"]
 
 Rule = Callable[[Situation], list[Setting]]
 
@@ -30,8 +30,10 @@ RULES: tuple[Rule, ...] = (
     learning.choose_average,
 )
 """In their order: each sees what those before it decided."""
+LEAST_JUDGES = 4
 GIVEN = "you said so"
 FEW = 50
+FEW_RATIOS = (0.7, 0.3, 0.0)
 STACK_GAP = 5
 
 
@@ -128,6 +130,24 @@ def _inputs_an_epoch(at: Situation) -> float:
     return at.fingerprint.num_train
 
 
+def few_split_settings(num: int) -> list[Setting]:
+    """How few pictures are split, where neither the data nor the user says.
+
+    Args:
+        num: pictures in all.
+    """
+    if num > FEW:
+        return []
+    because = (
+        f"{num} pictures: three tenths validate, so that threshold and score rest on some, and "
+        "none is kept for a test"
+    )
+    return [
+        Setting(key="data.split.method", value="ratio", because=because),
+        Setting(key="data.split.ratios", value=FEW_RATIOS, because=because),
+    ]
+
+
 def split_settings(*, is_stack: bool, num_pages: int) -> list[Setting]:
     """How pictures are split, where the data doesn't say; decided before any is looked at.
 
@@ -153,6 +173,11 @@ def _warnings(at: Situation) -> list[str]:
             f"{facts.num_train} training pictures are few: expect new pictures to fare worse than "
             f"validation, which rests on {facts.num_val}; --folds 5 judges by every picture, and "
             "more masks help most"
+        )
+    if facts.num_val < LEAST_JUDGES:
+        found.append(
+            f"{facts.num_val} validation pictures can hardly choose between epochs or thresholds: "
+            "read the score as a rough guess"
         )
     if facts.num_units < 2:
         found.append(

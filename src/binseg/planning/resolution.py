@@ -42,6 +42,9 @@ SMALLEST = 96
 """Below, the deepest maps have no more than 2x2 cells."""
 ENLARGE = 1.34
 """Small pictures are enlarged by at most this."""
+FITS = 1.25
+"""Where nearly all pictures are at most this many times the largest input, the typical one less
+than it, whole pictures did better than patches in which each is seen by chance."""
 MOST_UNLIMITED = 320
 STEP_SHARE = 0.88
 """Of the time for epochs, what is steps; the rest is validation and files."""
@@ -89,6 +92,13 @@ def choose_fit(at: Situation) -> list[Setting]:
             because = f"{kept}; shapes of pictures differ {wide:.1f} times, so the aspect is kept"
             return [Setting(key="input.fit", value="pad", because=because)]
         because = f"{kept}, so whole pictures lose nothing that matters"
+        return [Setting(key="input.fit", value="squash", because=because)]
+    middle, most = (max(facts.height[row], facts.width[row]) for row in (1, 2))
+    is_small = middle <= MOST_SIZE and most <= FITS * MOST_SIZE
+    # Thin things need the first map at full size, which goes with patches.
+    is_coarse = facts.kept_at_scale[0.5] >= FINE_AT_HALF
+    if is_small and is_coarse and "input.fit" not in at.decided:
+        because = f"the typical picture has {middle:.0f} pixels a side: it is seen whole"
         return [Setting(key="input.fit", value="squash", because=because)]
     if at.decided.get("input.fit") in {"squash", "pad"}:
         return [Setting(key="input.fit", value="squash", because=kept)]

@@ -19,17 +19,21 @@ from binseg.data.patches import draw_places, patches_per_epoch
 from binseg.data.pictures import PictureCache, Pictures
 
 __all__ = [
+    "IGNORE",
     "Batch",
     "Batches",
     "EpochBatches",
     "EpochPatches",
     "PatchBatches",
+    "Shares",
     "TrainingBatches",
     "build_batches",
 ]
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
+IGNORE = 2
+"""The target value of pixels that count neither for nor against."""
 GPU_SHARE = 0.25
 """A cache up to this share of a GPU's free memory lives there."""
 
@@ -40,6 +44,38 @@ class Batch(NamedTuple):
     inputs_BHWC: torch.Tensor
     targets_BHW: torch.Tensor
     step: int
+    first: int = 0
+    """Of the step's inputs, where several processes share them: this one's first."""
+    total: int | None = None
+    """Inputs of the step in all processes, where there are several."""
+    is_empty: bool = False
+    """Whether there was no input left for this process: what is here is ignored altogether."""
+
+
+class Shares(NamedTuple):
+    """Which part of each batch this process takes."""
+
+    rank: int = 0
+    num: int = 1
+
+    def of(self, total: int) -> slice:
+        """Give the rows of a batch that are this process's; the shares differ by one at most."""
+        return slice(self.rank * total // self.num, (self.rank + 1) * total // self.num)
+
+
+def _shared(read: Callable[[slice], Batch], total: int, shares: Shares) -> Batch:
+    """Read this process's part of a batch; one ignored input stands in where there is none.
+
+    A process without an input must take part in the step all the same: the others wait for it.
+    """
+    if shares.num == 1:
+        return read(slice(0, total))
+    rows = shares.of(total)
+    if rows.start < rows.stop:
+        return read(rows)._replace(first=rows.start, total=total)
+    batch = read(slice(0, 1))
+    ignored = torch.full_like(batch.targets_BHW, IGNORE)
+    return batch._replace(targets_BHW=ignored, total=total, is_empty=True)
 
 
 class Batches(Protocol):
@@ -59,6 +95,7 @@ def build_batches(
     device: torch.device,
     context: float = 1.0,
     size_of: Callable[[int], int] | None = None,
+    shares: Shares = Shares(),  # noqa: B008  # frozen
 ) -> Batches:
     """Give the batches of a recipe.
 
@@ -68,6 +105,7 @@ def build_batches(
         device: where the batches will go.
         context: how much larger than the input a patch is cut, for its surroundings.
         size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
+        shares: which part of each batch is this process's.
     """
     assert recipe.draws_patches == isinstance(cache, PictureCache), type(cache)
     if isinstance(cache, PictureCache):
@@ -77,6 +115,7 @@ def build_batches(
             device=device,
             context=context,
             size_of=size_of or recipe.training_size,
+            shares=shares,
         )
     config = recipe.train
     return TrainingBatches(
@@ -86,6 +125,7 @@ def build_batches(
         workers=config.workers,
         device=device,
         per_epoch=None if config.per_epoch == "all" else int(config.per_epoch),
+        shares=shares,
     )
 
 
@@ -150,7 +190,8 @@ def _num_batches(num: int, batch_size: int) -> int:
 class _CachedBatches(Dataset[Batch]):
     """A map from a batch's row numbers to its pixels."""
 
-    def __init__(self, cache: PixelCache, device: torch.device) -> None:
+    def __init__(self, cache: PixelCache, device: torch.device, shares: Shares) -> None:
+        self._shares = shares
         self._inputs: Any = cache.inputs_NHWC
         self._targets: Any = cache.targets_NHW
         limit = RESIDENT_BYTES
@@ -164,6 +205,12 @@ class _CachedBatches(Dataset[Batch]):
             self._targets = torch.from_numpy(np.array(cache.targets_NHW)).to(where)
 
     def __getitem__(self, key: Rows) -> Batch:
+        def read(part: slice) -> Batch:
+            return self._read(Rows(key.rows[part], key.step))
+
+        return _shared(read, len(key.rows), self._shares)
+
+    def _read(self, key: Rows) -> Batch:
         if isinstance(self._inputs, torch.Tensor):
             rows = torch.from_numpy(key.rows).to(self._inputs.device)
             return Batch(
@@ -193,6 +240,7 @@ class TrainingBatches:
         workers: processes that index the cache; they pay only for one too large for memory.
         device: where the batches will go.
         per_epoch: inputs in an epoch, if not all.
+        shares: which part of each batch is this process's.
     """
 
     def __init__(
@@ -204,11 +252,12 @@ class TrainingBatches:
         workers: int,
         device: torch.device,
         per_epoch: int | None = None,
+        shares: Shares = Shares(),  # noqa: B008  # frozen
     ) -> None:
         self._sampler = EpochBatches(
             num_rows=len(cache), batch_size=batch_size, seed=seed, per_epoch=per_epoch
         )
-        self._dataset = _CachedBatches(cache, device)
+        self._dataset = _CachedBatches(cache, device, shares)
         self._device = device
         # Where the pixels live on the GPU already, there is nothing for a process to prepare.
         self._workers = 0 if self._dataset.on_device else workers
@@ -295,10 +344,17 @@ class EpochPatches(Sampler[Places]):
 class _CutBatches(Dataset[Batch]):
     """A map from a batch's places to its pixels."""
 
-    def __init__(self, cache: PictureCache) -> None:
+    def __init__(self, cache: PictureCache, shares: Shares) -> None:
+        self._shares = shares
         self._pictures = Pictures(cache, resident=cache.num_bytes <= RESIDENT_BYTES)
 
     def __getitem__(self, key: Places) -> Batch:
+        def read(part: slice) -> Batch:
+            return self._read(Places(key.places_B3[part], key.size, key.step))
+
+        return _shared(read, len(key.places_B3), self._shares)
+
+    def _read(self, key: Places) -> Batch:
         inputs_BCHW, targets_BHW = self._pictures.patches(key.places_B3, size=key.size)
         inputs_BHWC = torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1)
         return Batch(inputs_BHWC, torch.from_numpy(targets_BHW), key.step)
@@ -314,6 +370,7 @@ class PatchBatches:
         context: how much larger than the input a patch is cut, so that turning and shrinking it
             finds real pixels around it.
         size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
+        shares: which part of each batch is this process's.
     """
 
     def __init__(
@@ -324,9 +381,10 @@ class PatchBatches:
         device: torch.device,
         context: float,
         size_of: Callable[[int], int] | None = None,
+        shares: Shares = Shares(),  # noqa: B008  # frozen
     ) -> None:
         self._sampler = EpochPatches(cache, recipe=recipe, context=context, size_of=size_of)
-        self._dataset = _CutBatches(cache)
+        self._dataset = _CutBatches(cache, shares)
         self._device = device
         self._workers = recipe.train.workers
 

@@ -31,6 +31,9 @@ FREE = frozenset({"about", "data.path", "data.download"}) | {
     for name in (
         "epochs",
         "device",
+        "devices",
+        "num_nodes",
+        "compile",
         "early_stopping",
         "threshold",
         "workers",

@@ -1,17 +1,12 @@
 """The one function that trains a network, on Lightning's Trainer."""
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch import Trainer
 from torch import nn
 
 from binseg.config.recipe import Recipe
@@ -22,31 +17,23 @@ from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress
 from binseg.training.averaging import MovingAverage
-from binseg.training.batches import build_batches
+from binseg.training.batches import Shares, build_batches
 from binseg.training.callbacks import BAR_UNITS, Books, Watch
-from binseg.training.checkpoints import WholeFiles, newest_whole
+from binseg.training.checkpoints import newest_whole
+from binseg.training.companions import Lead, LeadClock, leading
+from binseg.training.compiling import compiled
+from binseg.training.engine import build_trainer, quiet
 from binseg.training.interrupts import hearing_interrupts
 from binseg.training.keeping import Keeper, read_best, resume_command
 from binseg.training.loggers import running_loggers
+from binseg.training.memory import NO_MEMORY, check_memory, lacking_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.team import ALONE, Team
 from binseg.training.validation import validate
 
 __all__ = ["FitResult", "fit"]
-
-THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
-    # Lightning advises more loader processes; a batch here is one indexing of an array.
-    (".*does not have many workers", UserWarning),
-    # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
-    ("This DataLoader will create", UserWarning),
-    # Lightning 2.6 uses a name that torch 2.13 is about to retire.
-    (".*treespec, LeafSpec", FutureWarning),
-    # Python 3.12 warns of any fork beside threads; loader processes only index arrays.
-    (".*use of fork\\(\\) may lead to deadlocks", DeprecationWarning),
-    # Our sampler starts at the step that the checkpoint names.
-    (".*your dataloader is not resumable", UserWarning),
-)
 
 LEAST_TILES = 128
 """Validation tiles that are scored after an epoch of patches, however short it is."""
@@ -62,6 +49,8 @@ ADVICE = {
     "to 0, which gives the same run",
     "shared memory": "there is no shared memory left for the loader processes; set train.workers "
     "to 0, which gives the same run",
+    "Connection closed by peer": "another process of this run has died; what it said is above",
+    "Connection reset by peer": "another process of this run has died; what it said is above",
     "more than 1 value per channel": "batch norm can't learn from batches of one picture that the "
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
@@ -94,6 +83,7 @@ def fit(
     resume: bool = False,
     seconds: float | None = None,
     command: str | None = None,
+    team: Team = ALONE,
 ) -> FitResult:
     """Train a network as the recipe says; its weights change in place.
 
@@ -109,6 +99,7 @@ def fit(
         seconds: for all epochs, those before a resume included; the recipe's epochs decide where
             it is left out.
         command: goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
+        team: the processes that share each batch, of which this one leads.
 
     Raises:
         TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
@@ -121,11 +112,18 @@ def fit(
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device, progress)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_memory(model, recipe, bf16=precision == "bf16", num=team.num, progress=progress)
     loss = build_loss(recipe.loss.name, recipe.loss.options)
     augment = build_augment(recipe.augment)
-    pace = Pace(recipe, seconds=seconds)
+    clock = LeadClock()
+    pace = Pace(recipe, seconds=seconds, clock=clock)
     batches = build_batches(
-        train, recipe, device=device, context=augment.context, size_of=pace.training_size
+        train,
+        recipe,
+        device=device,
+        context=augment.context,
+        size_of=pace.training_size,
+        shares=Shares(team.rank, team.num),
     )
     if pace.is_timed:
         val = val.thinned(max(LEAST_TIMED, len(batches) * config.batch_size // 4))
@@ -139,6 +137,8 @@ def fit(
         batches=batches,
         progress=progress,
         pace=pace,
+        team=team,
+        forward=compiled(model, config.compile, device=device, progress=progress),
     )
     average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
     score = partial(
@@ -151,7 +151,8 @@ def fit(
         batch_size=config.batch_size,
     )
     with (
-        _quiet(),
+        quiet(),
+        leading(team),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         hearing_interrupts() as stop,
         running_loggers(config.loggers, folder, progress) as loggers,
@@ -178,13 +179,15 @@ def fit(
             shipped=average.model if average else model,
             score=partial(score, between=stop.check),
         )
-        trainer = _trainer(
+        lead = [Lead(team, pace, clock)] if team.num > 1 else []
+        trainer = build_trainer(
             recipe,
             device=device,
             precision=precision,
-            callbacks=[watch, *([average] if average else []), books, keeper],
+            callbacks=[*lead, watch, *([average] if average else []), books, keeper],
             loggers=loggers,
             max_epochs=-1 if pace.is_timed else config.epochs,
+            team=team,
         )
         _run(trainer, module, keeper, checkpoint=checkpoint)
         books.catch_up(trainer, module)  # where nothing but the last validation was left
@@ -218,36 +221,6 @@ def _length(pace: Pace, num_steps: int) -> int:
     return BAR_UNITS if pace.is_timed else num_steps
 
 
-def _trainer(
-    recipe: Recipe,
-    *,
-    device: torch.device,
-    precision: str,
-    callbacks: list[Callback],
-    loggers: list[Logger],
-    max_epochs: int,
-) -> Trainer:
-    return Trainer(
-        accelerator="cpu" if device.type == "cpu" else "gpu",
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        max_epochs=max_epochs,  # -1: the pace ends the run
-        accumulate_grad_batches=recipe.train.accumulate,
-        callbacks=callbacks,
-        logger=loggers or False,
-        log_every_n_steps=1,  # else Lightning warns of short epochs; nothing is logged by step
-        # All pictures have one size, so that cuDNN's search for the fastest kernels pays.
-        benchmark=device.type == "cuda",
-        plugins=[WholeFiles()],
-        # What follows is done by our own callbacks, through the predictor and `storage`.
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
-
-
 def _run(
     trainer: Trainer, module: SegmentationModule, keeper: Keeper, *, checkpoint: Path | None
 ) -> None:
@@ -257,39 +230,15 @@ def _run(
     except (KeyboardInterrupt, SystemExit):
         # Asked a second time; Lightning turns that into SystemExit after its own clean-up.
         raise keeper.stopped() from None
-    except torch.OutOfMemoryError:
-        raise TrainingError(_out_of_memory(module.recipe)) from None
+    except (torch.OutOfMemoryError, MemoryError):
+        raise TrainingError(lacking_memory(module.recipe, module.device)) from None
     except (ConnectionError, EOFError):
         # A loader process that dies while it hands a batch over, or before its files are fetched.
         raise TrainingError(f"{ADVICE['DataLoader worker']}; {keeper.way_on}") from None
     except (RuntimeError, ValueError, OSError) as problem:
+        if any(part in str(problem) for part in NO_MEMORY):
+            raise TrainingError(lacking_memory(module.recipe, module.device)) from None
         advice = [text for part, text in ADVICE.items() if part in str(problem)]
         if not advice:
             raise
         raise TrainingError(f"{advice[0]}; {keeper.way_on}") from None
-
-
-def _out_of_memory(recipe: Recipe) -> str:
-    config = recipe.train
-    half = config.batch_size // 2
-    advice = (
-        f"set train.batch_size to {half} and train.accumulate to {config.accumulate * 2}"
-        if half
-        else f"set input.size below {recipe.input.size}"
-    )
-    return f"the GPU's memory is too small for batches of {config.batch_size}; {advice}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's chatter: it speaks to people who write training loops."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for message, category in THIRD_PARTY_WARNINGS:
-                warnings.filterwarnings("ignore", message=message, category=category)
-            yield
-    finally:
-        logger.setLevel(level)

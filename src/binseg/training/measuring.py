@@ -18,10 +18,11 @@ from torch import nn
 from binseg.config.recipe import Recipe
 from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
+from binseg.data.pictures import PictureCache
 from binseg.errors import TrainingError
 from binseg.losses import Loss, build_loss
 from binseg.progress import SILENT, Progress, track
-from binseg.training.batches import Batch, TrainingBatches
+from binseg.training.batches import Batch, Batches, build_batches
 from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
@@ -118,7 +119,7 @@ class _Steps:
         self,
         model: nn.Module,
         recipe: Recipe,
-        cache: PixelCache,
+        cache: PixelCache | PictureCache,
         device: torch.device,
         *,
         bf16: bool,
@@ -126,12 +127,13 @@ class _Steps:
         self.device = device
         self._bf16 = bf16
         self._loss: Loss = build_loss(recipe.loss.name, recipe.loss.options)
-        batches = TrainingBatches(
+        augment = build_augment(recipe.augment)
+        alone = recipe.train.model_copy(update={"workers": 0})
+        batches = build_batches(
             cache,
-            batch_size=recipe.train.batch_size,
-            seed=recipe.train.seed,
-            workers=0,
+            recipe.model_copy(update={"train": alone}),
             device=device,
+            context=augment.context,
         )
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.train()
@@ -139,7 +141,7 @@ class _Steps:
             model,
             recipe=recipe,
             loss=self._loss,
-            augment=build_augment(recipe.augment),
+            augment=augment,
             batches=batches,
             progress=SILENT,
         ).to(device)
@@ -179,7 +181,7 @@ class _Steps:
         return result
 
 
-def _endless(batches: TrainingBatches) -> Iterator[Batch]:
+def _endless(batches: Batches) -> Iterator[Batch]:
     """The batches of one epoch after the other."""
     return itertools.chain.from_iterable(batches.loader(epoch=epoch) for epoch in itertools.count())
 
@@ -187,7 +189,7 @@ def _endless(batches: TrainingBatches) -> Iterator[Batch]:
 def profile_steps(
     model: nn.Module,
     recipe: Recipe,
-    cache: PixelCache,
+    cache: PixelCache | PictureCache,
     *,
     device: torch.device,
     bf16: bool,
@@ -243,7 +245,7 @@ def _operations(steps: _Steps, *, num_steps: int) -> tuple[Operation, ...]:
 def find_batch_size(
     build: Callable[[], nn.Module],
     recipe: Recipe,
-    cache: PixelCache,
+    cache: PixelCache | PictureCache,
     *,
     device: torch.device,
     bf16: bool,
@@ -301,7 +303,7 @@ def find_batch_size(
 def find_learning_rate(
     model: nn.Module,
     recipe: Recipe,
-    cache: PixelCache,
+    cache: PixelCache | PictureCache,
     *,
     device: torch.device,
     bf16: bool,

@@ -1,21 +1,35 @@
 """What a training run will take in memory, told before it starts."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from binseg.config.recipe import Recipe
+from binseg.errors import TrainingError
+from binseg.progress import Progress
 
-__all__ = ["MemoryEstimate", "available_memory", "estimate_memory"]
+__all__ = [
+    "NO_MEMORY",
+    "MemoryEstimate",
+    "available_memory",
+    "check_memory",
+    "estimate_memory",
+    "lacking_memory",
+]
 
 STATES = {"adam": 2, "adamw": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each weight."""
 WORKSPACE = 2.0
 """Backward passes hold gradients of maps and scratch space beside what forward passes keep; the
 factor is from measured peaks of unet-compact, unet-small and resnet34-unet (1.3 to 2.2)."""
+
+DOUBT = 1.6
+"""The estimate may be so many times too high; only what is beyond doubt too much is refused."""
+NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""What torch's messages say where the processor's memory is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +134,66 @@ def _physical_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def check_memory(
+    model: nn.Module, recipe: Recipe, *, bf16: bool, num: int = 1, progress: Progress
+) -> MemoryEstimate:
+    """Say what a run will take of what there is, and refuse what can't fit.
+
+    On a processor the system would end a run that takes too much, without a word.
+
+    Args:
+        model: on the device that trains.
+        recipe: its batch.
+        bf16: whether it trains in mixed precision.
+        num: processes that share a batch.
+        progress: hears one line.
+
+    Raises:
+        TrainingError: there is far too little, with what would fit.
+    """
+    device = next(model.parameters()).device
+    free = available_memory(device)
+    try:
+        estimate = estimate_memory(model, recipe, bf16=bf16)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise TrainingError(lacking_memory(recipe, device)) from None
+    share = replace(estimate, batch_size=-(-estimate.batch_size // num))
+    where = "of the GPU's memory" if device.type == "cuda" else "of memory"
+    each = " in each process" if num > 1 else ""
+    if free is None:
+        progress.say(f"needs about {_gib(share.total)}{each} {where}")
+        return share
+    progress.say(f"needs about {_gib(share.total)}{each} of {_gib(free)} {where} that are free")
+    if share.fixed + share.batch_size * share.per_input / DOUBT > free:
+        raise TrainingError(lacking_memory(recipe, device, fits=num * share.largest_batch(free)))
+    return share
+
+
+def lacking_memory(recipe: Recipe, device: torch.device, *, fits: int | None = None) -> str:
+    """Say that a batch doesn't fit, and which smaller one gives nearly the same run.
+
+    Args:
+        recipe: its batch.
+        device: whose memory is too small.
+        fits: the largest batch that would; else a half is proposed.
+    """
+    config = recipe.train
+    parts = 2
+    while fits is not None and parts < config.batch_size and config.batch_size // parts > fits:
+        parts *= 2
+    smaller = config.batch_size // parts
+    advice = (
+        f"set train.batch_size to {smaller} and train.accumulate to {config.accumulate * parts}"
+        if smaller
+        else f"set input.size below {recipe.input.size}"
+    )
+    whose = "the GPU's memory" if device.type == "cuda" else "the memory"
+    return f"{whose} is too small for batches of {config.batch_size}; {advice}"
+
+
+def _gib(num_bytes: int) -> str:
+    if num_bytes < 2**30:
+        return f"{-(-num_bytes >> 20)} MiB"
+    return f"{num_bytes / 2**30:.1f} GiB"

@@ -1,5 +1,6 @@
 """One training step: augmented pixels in, loss out, with the figures that a run shows."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,22 +13,31 @@ from torch.utils.data import DataLoader
 
 from binseg.config.recipe import Recipe
 from binseg.data.augment import Augment, generator_for
-from binseg.losses import Loss
+from binseg.losses import Loss, batch_shared_by
 from binseg.progress import Progress
-from binseg.training.batches import Batch, Batches
+from binseg.training.batches import IGNORE, Batch, Batches
 from binseg.training.checkpoints import check_same_recipe
 from binseg.training.guard import StepGuard
 from binseg.training.optimizers import build_optimizer
 from binseg.training.pace import Pace
 from binseg.training.position import Position, loader_from, set_counters
 from binseg.training.schedules import Schedule, build_schedule
+from binseg.training.team import ALONE, Team
 
 __all__ = ["SegmentationModule"]
 
-IGNORE = 2
-"""The target value of pixels that count neither for nor against."""
 CUDA_LOOK = 20
 """On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+
+
+class BatchFacts(NamedTuple):
+    """What the latest batch was."""
+
+    step: int
+    num: int
+    """Inputs that count here."""
+    total: int
+    """Inputs in all processes."""
 
 
 class Tensors(NamedTuple):
@@ -51,9 +61,14 @@ class SegmentationModule(LightningModule):
         batches: Batches,
         progress: Progress,
         pace: Pace | None = None,
+        team: Team = ALONE,
+        forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        # In a tuple, since torch would take a compiled network for a second one to train.
+        self._forward = (forward or model,)
+        self._team = team
         self.recipe = recipe
         self.schedule: Schedule | None = None
         self.batch_arrived: Callable[[], None] = lambda: None
@@ -76,12 +91,12 @@ class SegmentationModule(LightningModule):
         """Where this process takes up the run."""
         self.position = self.start
         """Where the run is when it is saved; whoever saves says so."""
-        self._step = 0
+        self._batch = BatchFacts(step=0, num=0, total=0)
         self._sums = torch.zeros(3)
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """Give the logits of normalised images."""
-        logits: torch.Tensor = self.model(images_BCHW)
+        logits: torch.Tensor = self._forward[0](images_BCHW)
         return logits
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -141,7 +156,8 @@ class SegmentationModule(LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensors:
         """Augment and normalise the batch, on the device where it now is."""
         del dataloader_idx
-        self._step = batch.step
+        num = 0 if batch.is_empty else len(batch.inputs_BHWC)
+        self._batch = BatchFacts(step=batch.step, num=num, total=batch.total or num)
         with torch.no_grad():
             # A view with the channels last in memory, which is how the network wants it.
             images, targets = batch.inputs_BHWC.permute(0, 3, 1, 2), batch.targets_BHW
@@ -155,6 +171,8 @@ class SegmentationModule(LightningModule):
                 epoch=self.current_epoch,
                 step=batch.step,
                 size=size,
+                first=batch.first,
+                total=batch.total,
             )
             images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
             targets = targets[:, None]
@@ -164,11 +182,17 @@ class SegmentationModule(LightningModule):
         """Give the loss of a batch."""
         self._seed_dropout()
         logits_B1HW = self(batch.images_BCHW)
-        loss = self._loss(logits_B1HW, batch.target_B1HW, batch.valid_B1HW)
-        self._measure(loss.detach(), logits_B1HW.detach(), batch)
+        with self._team_shares_batch():
+            loss = self._loss(logits_B1HW, batch.target_B1HW, batch.valid_B1HW)
+        of_all = self._measure(loss.detach(), logits_B1HW.detach(), batch)
         if self.device.type == "cpu" or batch_idx % CUDA_LOOK == 0:
-            self.figures = {"loss": loss.item(), "dice": self.averages["dice"], "lr": self._lr()}
+            self.figures = {"loss": of_all.item(), "dice": self.averages["dice"], "lr": self._lr()}
         return loss
+
+    def _team_shares_batch(self) -> contextlib.AbstractContextManager[None]:
+        if self._team.num == 1:
+            return contextlib.nullcontext()
+        return batch_shared_by(self._team.num, add=self._team.add)
 
     def _lr(self) -> float:
         """The rate that the coming step of the optimiser uses."""
@@ -179,21 +203,28 @@ class SegmentationModule(LightningModule):
     def _seed_dropout(self) -> None:
         """Let the step alone decide what the network draws (dropout), as a resume needs."""
         train = self.recipe.train
-        # The augmentation's own stream is (seed, epoch, step); the last number keeps them apart.
-        generator = generator_for(seed=train.seed + 1, epoch=self.current_epoch, step=self._step)
+        # The augmentation's own stream is (seed, epoch, step); the first number keeps them apart,
+        # and the processes that share a batch.
+        seed = train.seed + 1 + self._team.rank
+        generator = generator_for(seed=seed, epoch=self.current_epoch, step=self._batch.step)
         torch.manual_seed(generator.initial_seed())
 
-    def _measure(self, loss: torch.Tensor, logits: torch.Tensor, batch: Tensors) -> None:
-        """Add the batch to the epoch's averages, without waiting for the device."""
+    def _measure(self, loss: torch.Tensor, logits: torch.Tensor, batch: Tensors) -> torch.Tensor:
+        """Add the batch to the epoch's averages, without waiting for the device; give its loss."""
         answer = (logits > 0) & batch.valid_B1HW
         truth = (batch.target_B1HW > 0.5) & batch.valid_B1HW
         both = (answer & truth).sum(dim=(1, 2, 3))
         total = answer.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3))
         dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
-        num = len(dice)
-        sums = torch.stack([loss.float() * num, dice.sum(), dice.new_tensor(num)])
+        num, num_all = self._batch.num, self._batch.total
+        # The mean of the processes' losses is that of the batch; an empty share's Dice is nobody's.
+        sums = torch.stack(
+            [loss.float() * (num_all / self._team.num), dice[:num].sum(), dice.new_tensor(num)]
+        )
+        sums = self._team.add(sums)
         # A step that is left out tells nothing of the epoch.
-        self._sums += torch.where(loss.isfinite(), sums, 0.0)
+        self._sums += torch.where(sums[0].isfinite(), sums, 0.0)
+        return sums[0] / num_all
 
     def configure_optimizers(self) -> Any:
         """Give Lightning the optimiser, and the schedule that moves after each of its steps."""

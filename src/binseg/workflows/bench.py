@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from binseg.config import Recipe
-from binseg.data.cache import open_cache
+from binseg.data.cache import PixelCache
+from binseg.data.pictures import PictureCache
+from binseg.data.pixels import open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import UsageError
 from binseg.models.zoo import build_model, num_parameters
 from binseg.progress import SILENT, Progress
 from binseg.report.rates import draw_rates
+from binseg.training.batches import build_batches
 from binseg.training.measuring import (
     BatchTrial,
     RateTrial,
@@ -41,6 +44,8 @@ class TrainingBench:
     threads: int
     num_train: int
     """Training pictures of the whole data set."""
+    epoch_inputs: int
+    """Inputs in an epoch: the pictures, or what is cut from them."""
     memory: MemoryEstimate
     available: int | None
     """Free bytes before the measurement."""
@@ -53,7 +58,7 @@ class TrainingBench:
     @property
     def epoch_seconds(self) -> float:
         """Of an epoch over the whole training split, validation left out."""
-        return self.num_train / self.profile.inputs_per_second
+        return self.epoch_inputs / self.profile.inputs_per_second
 
     @property
     def batch_size(self) -> int | None:
@@ -123,9 +128,7 @@ def bench_training(
     # Time depends on sizes alone: a few batches of pictures are as good as all of them.
     wanted = max(256 if find_batch or find_lr else 0, 2 * recipe.train.batch_size)
     some = records[:: max(1, len(records) // wanted)][:wanted]
-    cache = open_cache(
-        some, dataset.rule, recipe.input.preprocessing().as_trained(), progress=progress
-    )
+    cache = open_training_pixels(some, dataset.rule, recipe, progress=progress)
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -170,6 +173,7 @@ def bench_training(
         precision=precision,
         threads=torch.get_num_threads(),
         num_train=len(records),
+        epoch_inputs=_epoch_inputs(recipe, cache, device, share=len(some) / len(records)),
         memory=memory,
         available=free,
         profile=profile,
@@ -177,3 +181,17 @@ def bench_training(
         rates=tuple(rates),
         curve=curve if rates else None,
     )
+
+
+def _epoch_inputs(
+    recipe: Recipe, cache: PixelCache | PictureCache, device: torch.device, *, share: float
+) -> int:
+    """Count an epoch's inputs from a part of the pictures."""
+    if recipe.draws_patches:
+        if recipe.patches.per_epoch != "auto":
+            return int(recipe.patches.per_epoch)
+        of_part = len(build_batches(cache, recipe, device=device)) * recipe.train.batch_size
+        return round(of_part / share)
+    if recipe.train.per_epoch != "all":
+        return int(recipe.train.per_epoch)
+    return round(len(cache) / share)

@@ -15,6 +15,7 @@ from binseg.metrics import (
     measure_outline,
     measure_reliability,
 )
+from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import Progress
 from binseg.structures import Record, Sample
@@ -24,6 +25,8 @@ __all__ = ["ending_seconds", "training_seconds"]
 
 NUM_TIMED = 3
 """Validation pictures that are predicted and measured on trial."""
+NUM_CORRECTIONS = 5
+"""Corrections of masks that are tried."""
 CLOSING = 6.0
 """Seconds for curves, bundle, report page and their pictures."""
 LEAST_SHARE = 0.2
@@ -101,3 +104,5 @@ def _measure(sample: Sample, probability_HW: np.ndarray) -> None:
     measure_reliability(probability_HW, truth_HW, valid_HW)
     measure_outline(truth_HW, truth_HW, valid_HW, rule=OutlineRule())
     count_objects(truth_HW, truth_HW, valid_HW)
+    for _ in range(NUM_CORRECTIONS):
+        clean(truth_HW, CleanUp(min_area=2))

@@ -1,56 +1,35 @@
 """Look at the data and the machine, and say how to train: a recipe with its reasons."""
 
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 
-import numpy as np
-import torch
 import yaml
 
 from binseg.config import Recipe, load_recipe
-from binseg.config.recipe import Option
-from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import UsageError
-from binseg.models.zoo import build_model
-from binseg.planning import Machine, Plan, Setting, draw_up, split_settings, take_fingerprint
-from binseg.planning.resolution import THICK_OPTIONS
+from binseg.planning import (
+    Plan,
+    Setting,
+    draw_up,
+    few_split_settings,
+    split_settings,
+    take_fingerprint,
+)
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
-from binseg.training.measuring import profile_steps
-from binseg.training.memory import available_memory, estimate_memory
-from binseg.training.precision import resolve_device, resolve_precision
+from binseg.workflows.speed import measure_machine
 
 __all__ = ["DEFAULT_BUDGET", "PlanResult", "parse_budget", "plan", "write_plan"]
 
 DEFAULT_BUDGET = 20 * 60.0
 """Seconds, where nobody says."""
-LONG = 4 * 3600.0
-"""Seconds from which the large network may be worth its time on a processor."""
-CANDIDATES: Mapping[str, Mapping[str, Option]] = MappingProxyType(
-    {"unet-compact": {}, "unet-small": {}, "unet": dict(THICK_OPTIONS)}
-)
-"""Networks that the rules choose from, with their options."""
-LARGE = "resnet34-unet"
-TRIAL_SIZE, QUICK_TRIAL_SIZE, TRIAL_BATCH, TRIAL_STEPS = 192, 96, 8, 3
-TRIAL_RUNS = 6
-"""Steps of a measurement, those that warm up included."""
-TRIAL_SHARE = 0.015
-"""Of the budget that one network's measurement may take; else its time follows from the first's."""
-RELATIVE: Mapping[str, float] = MappingProxyType(
-    {"unet-compact": 1.0, "unet-small": 1.85, "unet": 2.9, "resnet34-unet": 5.9}
-)
-"""Seconds a pixel of the candidates, as measured on one core that computes in bf16."""
-QUICK = 180.0
-"""Seconds of a budget below which the machine is measured in haste."""
 FEW_PAGES = 30
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -135,7 +114,7 @@ def plan(
         raise UsageError("which pictures? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
-    machine = _measure(asked, given, budget, progress)
+    machine = measure_machine(asked, given, budget, progress)
     share = None if budget is None else max(1.0, budget / folds)
     drawn = draw_up(fingerprint, machine, budget=share, given=given, before=split)
     recipe = drawn.recipe(asked.model_dump(mode="json", exclude_unset=True))
@@ -163,6 +142,11 @@ def _open(
     has_own = any(record.split is not None for record in dataset.records)
     pages = Counter(record.image_path for record in dataset.records if record.page is not None)
     settings: list[Setting] = []
+    is_open = not any(key.startswith("data.split.") for key in given)
+    if not pages and not has_own and is_open and data.split.method == "auto":
+        settings = few_split_settings(len(dataset.records))
+        changed = {one.key.rpartition(".")[2]: one.value for one in settings}
+        data = data.model_copy(update={"split": data.split.model_copy(update=changed)})
     if pages and not has_own and "data.split.method" not in given:
         settings = split_settings(is_stack=True, num_pages=max(pages.values()))
         num = len(dataset.records)
@@ -183,77 +167,6 @@ def _open(
     dataset = assign_splits(dataset, data.split)
     kept = tuple(r for r in dataset.records if r.mask_path is not None or r.shapes is not None)
     return replace(dataset, records=kept), settings
-
-
-def _measure(
-    asked: Recipe, given: Mapping[str, object], budget: float | None, progress: Progress
-) -> Machine:
-    """Time a few steps of the networks in question; pictures needn't be real for that."""
-    device = resolve_device(asked.train.device)
-    bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
-    candidates = dict(CANDIDATES)
-    if device.type == "cuda" or budget is None or budget >= LONG:
-        candidates[LARGE] = {}
-    if "model.name" in given:
-        candidates = {asked.model.name: asked.model.options}
-    size = TRIAL_SIZE if budget is None or budget > QUICK else QUICK_TRIAL_SIZE
-    seconds: dict[str, float] = {}
-    memory: dict[str, float] = {}
-    with progress.task("measuring the machine", total=len(candidates)) as task:
-        for name, options in candidates.items():
-            known = seconds.get("unet-compact")
-            if known is not None and budget is not None:
-                pixels = TRIAL_RUNS * TRIAL_BATCH * size**2 / 1e6
-                if known * RELATIVE[name] * pixels > TRIAL_SHARE * budget:
-                    seconds[name] = known * RELATIVE[name]
-                    task.advance()
-                    continue
-            recipe = _trial_recipe(asked, name, options, size)
-            model = _build(recipe)
-            estimate = estimate_memory(model, recipe, bf16=bf16)
-            memory[name] = estimate.per_input / (size**2 / 1e6)
-            profile = profile_steps(
-                model, recipe, _trial_cache(recipe), device=device, bf16=bf16, num_steps=TRIAL_STEPS
-            )
-            seconds[name] = profile.step_seconds / profile.num_inputs / (size**2 / 1e6)
-            task.advance()
-    return Machine(
-        device=device.type,
-        cores=torch.get_num_threads() if device.type == "cpu" else os.cpu_count() or 1,
-        seconds_per_megapixel=seconds,
-        free_bytes=available_memory(device),
-        bytes_per_megapixel=memory,
-    )
-
-
-def _trial_recipe(asked: Recipe, name: str, options: Mapping[str, Option], size: int) -> Recipe:
-    """Steps as the plan's will be: its usual augmentation and batch."""
-    return load_recipe(
-        sections={
-            "input": {"size": size, "channels": 3},
-            "model": {"name": name, "options": dict(options)},
-            "augment": {"preset": "medium", "orientation": "any"},
-            "loss": {"name": asked.loss.name, "options": dict(asked.loss.options)},
-            "train": {"batch_size": TRIAL_BATCH},
-        }
-    )
-
-
-def _build(recipe: Recipe) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model(recipe.model.name, in_channels=3, options=recipe.model.options)
-
-
-def _trial_cache(recipe: Recipe) -> PixelCache:
-    size = recipe.input.size
-    random = np.random.default_rng(0)
-    shape = (2 * TRIAL_BATCH, size, size)
-    return PixelCache(
-        inputs_NHWC=random.integers(0, 256, (*shape, 3), dtype=np.uint8),
-        targets_NHW=random.integers(0, 2, shape, dtype=np.uint8),
-        record_of_N=np.arange(shape[0]),
-    )
 
 
 def _plain(value: object) -> object:

@@ -31,6 +31,7 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
+from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.preprocess import prepare, prepare_truth
 from binseg.progress import SILENT, Progress, track
@@ -46,6 +47,7 @@ from binseg.structures import (
     Sample,
     Size,
 )
+from binseg.workflows.cleaning import cleanup_of, own_cleanup
 from binseg.workflows.evaluation_data import Known
 from binseg.workflows.report_page import NUM_PICTURES, write_report_page
 
@@ -102,6 +104,7 @@ def score_dataset(
     title: str,
     by: Sequence[str] = (),
     outline: OutlineRule | None = None,
+    cleanup: CleanUp | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Predict every picture of a data set and compare it with its truth.
@@ -113,6 +116,7 @@ def score_dataset(
         title: what to call the report.
         by: columns to slice the scores by, beside those of few values.
         outline: tolerance of the outline scores, 2 pixels if left out.
+        cleanup: done with each mask; the model's own if left out.
         progress: told of every picture.
 
     Raises:
@@ -128,6 +132,7 @@ def score_dataset(
         outline=outline,
         tally=tally,
         label=f"scoring {split}",
+        cleanup=cleanup,
         progress=progress,
     )
     return conclude(
@@ -151,6 +156,7 @@ def measure_dataset(
     outline: OutlineRule,
     tally: ProbabilityTally,
     label: str,
+    cleanup: CleanUp | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[ImageScores, Reliability | None]]:
     """Predict every picture and measure it; what has no valid pixel has no reliability.
@@ -161,8 +167,10 @@ def measure_dataset(
         outline: how outlines are measured.
         tally: takes in every picture.
         label: what progress calls the work.
+        cleanup: done with each mask; the model's own if left out.
         progress: told of every picture.
     """
+    cleanup = cleanup_of(predictor) if cleanup is None else cleanup
     samples = track(
         read_ahead(dataset.records, dataset.rule),
         progress=progress,
@@ -171,7 +179,9 @@ def measure_dataset(
     )
     measured = []
     for record, sample in zip(dataset.records, samples, strict=True):
-        image, reliability = _score_sample(predictor, record, sample, outline=outline, tally=tally)
+        image, reliability = _score_sample(
+            predictor, record, sample, outline=outline, tally=tally, cleanup=cleanup
+        )
         measured.append((image, reliability if sample.valid_HW.any() else None))
     return measured
 
@@ -211,20 +221,25 @@ def _score_sample(
     *,
     outline: OutlineRule,
     tally: ProbabilityTally,
+    cleanup: CleanUp,
 ) -> tuple[ImageScores, Reliability]:
-    """Measure one picture at its own size; count it at the model's too, where that is another."""
+    """Measure one picture at its own size; count it at the model's too, where that is another.
+
+    Corrections are in pixels of the picture: what is counted at another size is uncorrected, and
+    so are the figures of probabilities.
+    """
     assert sample.mask_HW is not None
     truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
     if not predictor.has_one_input:
         # Tiles are cut at the picture's own scale, and an ensemble may have no size of its own.
         probability_HW = predictor.predict(sample.image_HWC).probability
-        mask_HW = probability_HW > predictor.threshold
+        mask_HW = clean(probability_HW > predictor.threshold, cleanup)
         at_model_size = count(mask_HW, truth_HW, valid_HW)
     else:
         probability_HW, probability_hw, placement = predict_at_both_sizes(
             predictor, sample.image_HWC
         )
-        mask_HW = probability_HW > predictor.threshold
+        mask_HW = clean(probability_HW > predictor.threshold, cleanup)
         target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
         at_model_size = count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2)
     tally.add(probability_HW, truth_HW, valid_HW)
@@ -304,10 +319,10 @@ def write_report(
     write_json(folder / "report.json", evaluation.as_dict())
     write_text(folder / "per_image.csv", _csv_text(image_rows(report)))
     draw_histogram([_dice(one) for one in _scored(report)], folder / "histogram.png")
-    items = _gallery_items(report, dataset, predictor, predictor_of or {})
+    known = known or Known.of(predictor)
+    items = _gallery_items(report, dataset, predictor, predictor_of or {}, known=known)
     shown = _worst_middle_best(items, NUM_GALLERY // 3)
     draw_gallery(shown, folder / "gallery.png", title=f"{report.title}: worst, middle, best")
-    known = known or Known.of(predictor)
     write_report_page(folder, report, items=items, dataset=dataset, known=known)
 
 
@@ -325,6 +340,8 @@ def _gallery_items(
     dataset: Dataset,
     predictor: Predictor,
     predictor_of: Mapping[str, Predictor],
+    *,
+    known: Known,
 ) -> list[GalleryItem]:
     """Predict the worst, middle and best pictures again, so as not to keep all in memory."""
     ranked = sorted(_scored(report), key=lambda one: (_dice(one), one.id))
@@ -333,11 +350,13 @@ def _gallery_items(
     for one in _worst_middle_best(ranked, NUM_PICTURES // 3):
         sample = read_sample(record_of[one.id], dataset.rule)
         answering = predictor_of.get(one.id, predictor)
+        # A model that was just trained has its card on disk only.
+        cleanup = cleanup_of(answering) if answering.card else own_cleanup(known.card)
         items.append(
             GalleryItem(
                 id=one.id,
                 image_HWC=sample.image_HWC,
-                prediction_HW=answering.predict(sample.image_HWC).mask,
+                prediction_HW=clean(answering.predict(sample.image_HWC).mask, cleanup),
                 truth_HW=sample.mask_HW,
                 valid_HW=sample.valid_HW,
                 dice=_dice(one),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from binseg.backends.torch_backend import TorchBackend
-from binseg.bundle import Architecture, Card, DataFacts, Golden, write_bundle
+from binseg.bundle import Architecture, Card, Corrections, DataFacts, Golden, write_bundle
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
@@ -48,7 +48,12 @@ def ship(
     tuned = tune_on_validation(recipe, judge(recipe, backend), val, progress=progress)
     predictor = judge(recipe, backend, tuned)
     evaluation = score_dataset(
-        predictor, val, split="val", title=f"{recipe.model.name}, validation", progress=progress
+        predictor,
+        val,
+        split="val",
+        title=f"{recipe.model.name}, validation",
+        cleanup=tuned.cleanup,
+        progress=progress,
     )
     golden = _golden(predictor, val_pixels)
     tell_calibration(tuned, evaluation.report, progress)
@@ -98,6 +103,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,
         threshold=tuned.threshold,
+        clean_up=Corrections(**tuned.cleanup.as_dict()),  # type: ignore[arg-type]
         border=dataset.rule.border or "none",
         data=DataFacts(
             kind=dataset.kind,

@@ -27,10 +27,12 @@ from binseg.progress import SILENT, Progress
 from binseg.report import draw_curves
 from binseg.storage import write_text
 from binseg.structures import Report
+from binseg.training.checkpoints import newest_whole
 from binseg.training.fit import fit
 from binseg.training.keeping import resume_command
 from binseg.training.precision import resolve_device
 from binseg.workflows.budget import ending_seconds, training_seconds
+from binseg.workflows.following import place_of, teamed
 from binseg.workflows.run_folder import RunFolder
 from binseg.workflows.scoring import Evaluation
 from binseg.workflows.shipping import judge, ship
@@ -95,7 +97,8 @@ def train(
     started = time.perf_counter() - spent
     run = RunFolder.create(out)
     _check_names(recipe)
-    dataset = _open_data(recipe, progress)
+    # Whoever planned has opened the data before, and told its notes then.
+    dataset = _open_data(recipe, progress if plan is None else SILENT)
     dataset = assign_splits(dataset, recipe.data.split)
     progress.say(dataset.notes[-1])
     _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
@@ -177,7 +180,7 @@ def _check_names(recipe: Recipe) -> None:
     """Refuse unknown names and options, and absent devices, before a single file is read."""
     resolve_options(recipe.model.name, recipe.model.options)
     build_loss(recipe.loss.name, recipe.loss.options)
-    resolve_device(recipe.train.device)
+    place_of(recipe)
 
 
 def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
@@ -261,17 +264,25 @@ def _train_andship(
             ending=ending_seconds(judge(recipe, backend), val),
             progress=progress,
         )
-    fitted = fit(
-        model,
+    with teamed(
+        place_of(recipe),
         recipe=recipe,
-        train=train_pixels,
-        val=val_pixels,
-        folder=run.path,
-        progress=progress,
-        resume=run.is_saved,
+        dataset=dataset,
         seconds=seconds,
-        command=command,
-    )
+        checkpoint=newest_whole(run.path, SILENT) if run.is_saved else None,
+    ) as team:
+        fitted = fit(
+            model,
+            recipe=recipe,
+            train=train_pixels,
+            val=val_pixels,
+            folder=run.path,
+            progress=progress,
+            resume=run.is_saved,
+            seconds=seconds,
+            command=command,
+            team=team,
+        )
     draw_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
     )

@@ -1,6 +1,6 @@
-"""What validation decides after training: the temperature of the logits, and the threshold.
+"""What validation decides after training: temperature of the logits, threshold, clean-up.
 
-One pass over the validation pictures serves both. The threshold is chosen among the network's own
+One pass over the validation pictures serves all. The threshold is chosen among the network's own
 probabilities and then follows them to where the temperature moves them, so that it cuts at the
 same logit.
 """
@@ -21,13 +21,17 @@ from binseg.metrics import (
     summarise_calibration,
     tune_threshold,
 )
+from binseg.postprocess import NOTHING, CleanUp
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress, track
 from binseg.structures import Report
+from binseg.workflows.cleaning import MOST_PIXELS, Answered, choose_cleanup
 from binseg.workflows.scoring import read_ahead
 
 __all__ = ["Tuned", "move_threshold", "tell_calibration", "tune_on_validation"]
 
+LOWEST, HIGHEST = 0.02, 0.98
+"""Thresholds outside call nearly all or none of the pixels foreground."""
 COLDEST, HOTTEST = 0.5, 5.0
 """Where validation is (almost) without a mistake, the likeliest temperature is 0: sharper and
 sharper probabilities, which also magnify how processors round."""
@@ -39,6 +43,8 @@ class Tuned:
 
     threshold: Threshold
     temperature: float = 1.0
+    cleanup: CleanUp = NOTHING
+    """Corrections of masks that help."""
     ece_before: float | None = None
     """Calibration error at temperature 1; None where no temperature was fitted."""
 
@@ -46,9 +52,10 @@ class Tuned:
 def tune_on_validation(
     recipe: Recipe, judge: Predictor, val: Dataset, *, progress: Progress = SILENT
 ) -> Tuned:
-    """Fit the temperature, and choose the threshold with the best Dice, both at original size.
+    """Fit the temperature, choose the threshold with the best Dice, and, if asked, clean-up.
 
-    A recipe with a fixed threshold means the network's own probability: nothing is fitted.
+    All at the pictures' original size. A recipe with a fixed threshold means the network's own
+    probability: nothing is fitted or corrected.
 
     Args:
         recipe: whether the threshold is to be tuned.
@@ -59,7 +66,9 @@ def tune_on_validation(
     if recipe.train.threshold != "tune":
         fixed = Threshold(value=recipe.train.threshold, method="fixed by the recipe")
         return Tuned(threshold=fixed)
+    cleans = recipe.train.clean_up == "tune"
     logits, reliabilities = LogitTally(), list[Reliability]()
+    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def answers() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         samples = read_ahead(val.records, val.rule)
@@ -71,17 +80,38 @@ def tune_on_validation(
             probability_HW = judge.predict(sample.image_HWC).probability
             answer = (probability_HW, sample.mask_HW, sample.valid_HW)
             logits.add(*answer)
+            held = sum(each[0].size for each in kept)
+            if cleans and held + probability_HW.size <= MOST_PIXELS:
+                kept.append((probability_HW.astype(np.float16), *answer[1:]))
             reliabilities.append(measure_reliability(*answer))
             yield answer
 
     choice = tune_threshold(answers())
     temperature = round(min(max(logits.temperature(), COLDEST), HOTTEST), 4)
-    threshold = move_threshold(choice.threshold, temperature)
+    # A network that has hardly learnt may score best where it calls everything foreground.
+    own = min(max(choice.threshold, LOWEST), HIGHEST)
+    if own != choice.threshold:
+        progress.say(
+            f"validation would choose the threshold {choice.threshold:.3f}, which calls nearly "
+            f"everything or nothing foreground; {own:g} is taken: the network has learnt too little"
+        )
+    threshold = move_threshold(own, temperature)
     progress.say(
-        f"threshold {threshold:.3f}: validation Dice {choice.dice:.4f} "
-        f"(at 0.5: {choice.dice_at_half:.4f})"
+        f"threshold {threshold:.3f}"
+        + (f": validation Dice {choice.dice:.4f} " if own == choice.threshold else " ")
+        + f"(at 0.5: {choice.dice_at_half:.4f})"
     )
+    cleanup = NOTHING
+    if cleans:
+        cleanup, told = choose_cleanup(
+            [
+                Answered(mask_HW=probability_HW > own, truth_HW=truth_HW, valid_HW=valid_HW)
+                for probability_HW, truth_HW, valid_HW in kept
+            ]
+        )
+        progress.say(f"clean-up: {told}")
     return Tuned(
+        cleanup=cleanup,
         threshold=Threshold(value=threshold, method="tuned on validation, original size"),
         temperature=temperature,
         ece_before=summarise_calibration(reliabilities, draws=1).ece.value,

@@ -9,10 +9,11 @@ from jaxtyping import Num
 
 from binseg.errors import MissingExtraError, PictureError
 from binseg.imageio import read_georeference, read_pixel_size
-from binseg.postprocess import NOTHING, CleanUp
+from binseg.postprocess import CleanUp
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress, track
 from binseg.structures import Prediction
+from binseg.workflows.cleaning import cleanup_of
 from binseg.workflows.large import predict_large
 from binseg.workflows.outputs import Answer, OutputKinds, write_outputs
 from binseg.workflows.predict.inputs import (
@@ -80,7 +81,7 @@ def predict_files(
     *,
     out: str | Path,
     kinds: OutputKinds | None = None,
-    cleanup: CleanUp = NOTHING,
+    cleanup: CleanUp | None = None,
     tolerance: float = 0.0,
     threshold: float | None = None,
     overwrite: bool = False,
@@ -95,7 +96,7 @@ def predict_files(
         inputs: files, folders (with the folders in them, whose structure is kept) and globs.
         out: folder for the masks.
         kinds: which files each picture gets; a PNG mask if left out.
-        cleanup: what is done with each mask.
+        cleanup: what is done with each mask; the model's own corrections if left out.
         tolerance: by how many pixels outlines may be simplified.
         threshold: instead of the model's own.
         overwrite: replace files of an earlier run; inputs are never replaced.
@@ -112,6 +113,7 @@ def predict_files(
     """
     out = Path(out)
     chosen = kinds or OutputKinds()
+    cleanup = cleanup_of(predictor) if cleanup is None else cleanup
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     # Other answers than masks and probabilities are made page by page.

@@ -1,0 +1,49 @@
+"""Whether a network is translated by torch.compile before it trains."""
+
+import shutil
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from binseg.progress import Progress
+
+__all__ = ["compiled", "has_compiler"]
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Tell whether torch.compile can work here: it writes C++, or Triton for GPUs."""
+    if device.type == "cuda":
+        return torch.utils._triton.has_triton()
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def compiled(
+    model: nn.Module,
+    asked: Literal["auto", "yes", "no"],
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Give what computes a training step's logits: the network itself, or its translation.
+
+    `auto` leaves the network as it is. On a processor with bf16 a translated `unet-compact` was
+    1.02 times as fast at 128x128, after half a minute and more of compiling; on GPUs it wasn't
+    measured yet. Weights are shared, and validation, checkpoints and bundles know nothing of it.
+
+    Args:
+        model: whose weights learn.
+        asked: as in the recipe.
+        device: that trains.
+        progress: hears where there is no compiler.
+    """
+    if asked != "yes":
+        return model
+    if not has_compiler(device):
+        progress.say(
+            "train.compile: there is no compiler here (g++, or Triton on a GPU); training without"
+        )
+        return model
+    translated: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model)
+    return translated

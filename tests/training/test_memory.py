@@ -1,0 +1,59 @@
+"""What a run says of its memory, and what it says where there is too little."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from binseg.errors import TrainingError
+from binseg.training import memory
+
+
+def test_a_run_begins_with_what_it_needs(run: Callable[..., Any], listen: Any) -> None:
+    """The first line tells the estimate, and what is free."""
+    listener = listen()
+    run(train__epochs=1, progress=listener)
+    assert listener.lines[0].startswith("needs about ")
+    assert listener.lines[0].endswith("of memory that are free")
+
+
+def test_a_batch_that_can_not_fit_is_refused_with_one_that_does(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before a step is made, a smaller batch with accumulation is proposed."""
+    monkeypatch.setattr(memory, "available_memory", lambda device: 150_000)
+    with pytest.raises(TrainingError, match=r"batch_size to \d+ and train\.accumulate to \d+"):
+        run(train__batch_size=256)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    ],
+)
+def test_memory_that_runs_out_proposes_half_the_batch(
+    problem: Exception, run: Callable[..., Any], network: Callable[..., nn.Module]
+) -> None:
+    """Whatever the allocator raises, one line proposes what gives nearly the same run."""
+    model = network()
+
+    def fail(module: nn.Module, inputs: Any) -> None:
+        if module.training:
+            raise problem
+
+    model.register_forward_pre_hook(fail)
+    with pytest.raises(TrainingError, match=r"batches of 4; set train\.batch_size to 2 and "):
+        run(model=model)
+
+
+def test_half_a_picture_is_not_proposed(recipe: Callable[..., Any]) -> None:
+    """A batch of one can only become smaller by its size."""
+    told = memory.lacking_memory(recipe(train__batch_size=1), torch.device("cpu"))
+    assert told.endswith("set input.size below 16")

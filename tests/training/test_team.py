@@ -1,0 +1,237 @@
+"""Several processes that train one network."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from binseg.data.augment import build_augment
+from binseg.errors import UsageError
+from binseg.losses import LOSSES, batch_shared_by
+from binseg.training.batches import IGNORE, Shares, build_batches
+from binseg.training.team import external_place, own_place
+
+RECIPE = """
+data: {path: synthetic}
+input: {size: 16}
+model: {name: unet, options: {width: 2, depth: 1, norm: none}}
+loss: {name: bce-dice}
+augment: {preset: strong}
+schedule: {name: plateau, patience: 0}
+train: {epochs: 2, batch_size: 8, per_epoch: 21, precision: fp32, device: cpu}
+"""
+COMMAND = [sys.executable, "-m", "binseg", "train"]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_shares_are_each_batch_once_and_change_as_in_one_process(
+    num: int, pixels: Callable[..., Any], recipe: Callable[..., Any]
+) -> None:
+    """Shares laid side by side are the batch of one process, augmented to the bit alike."""
+    asked = recipe(augment__preset="strong")
+    augment = build_augment(asked.augment)
+    cache = pixels(10)
+
+    def epoch(shares: Shares) -> list[Any]:
+        loader = build_batches(cache, asked, device=CPU, shares=shares).loader(epoch=1)
+        found = []
+        for batch in loader:
+            images, targets = augment(
+                batch.inputs_BHWC.permute(0, 3, 1, 2),
+                batch.targets_BHW,
+                seed=0,
+                epoch=1,
+                step=batch.step,
+                first=batch.first,
+                total=batch.total,
+            )
+            if batch.is_empty:
+                assert bool((batch.targets_BHW == IGNORE).all())
+                images, targets = images[:0], targets[:0]
+            found.append((images, targets))
+        return found
+
+    whole = epoch(Shares())
+    parts = [epoch(Shares(rank, num)) for rank in range(num)]
+    for step, (images, targets) in enumerate(whole):
+        assert torch.equal(images, torch.cat([part[step][0] for part in parts]))
+        assert torch.equal(targets, torch.cat([part[step][1] for part in parts]))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_the_mean_of_unequal_shares_is_the_loss_of_the_batch(name: str) -> None:
+    """Losses and gradients of two shares average to those of the whole, ignored pixels or not."""
+    torch.manual_seed(0)
+    logits = torch.randn(5, 1, 8, 8, requires_grad=True)
+    target = (torch.rand(5, 1, 8, 8) > 0.6).float()
+    valid = torch.rand(5, 1, 8, 8) > 0.2
+    valid[3] = False
+    loss = LOSSES[name].build({})
+    expected = loss(logits, target, valid)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    parts = [slice(0, 1), slice(1, 5)]
+
+    def asked(part: slice) -> list[torch.Tensor]:
+        told: list[torch.Tensor] = []
+
+        def note(own: torch.Tensor) -> torch.Tensor:
+            told.append(own)
+            return own
+
+        with batch_shared_by(2, add=note):
+            loss(logits[part], target[part], valid[part])
+        return told
+
+    sums = [first + second for first, second in zip(*map(asked, parts), strict=True)]
+
+    def shared(part: slice) -> torch.Tensor:
+        answers = iter(sums)
+        with batch_shared_by(2, add=lambda own: next(answers)):
+            return loss(logits[part], target[part], valid[part])
+
+    mean = (shared(parts[0]) + shared(parts[1])) / 2
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(torch.autograd.grad(mean, logits)[0], gradient)
+
+
+def test_torchrun_and_srun_are_known_by_their_variables() -> None:
+    """Ranks come from torchrun or srun; a batch script of SLURM's is one process."""
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    place = external_place({**torchrun, "GROUP_RANK": "1", "MASTER_ADDR": "10.0.0.1"})
+    assert place is not None
+    assert (place.rank, place.num, place.local_rank, place.node) == (3, 4, 1, 1)
+    srun = {
+        "SLURM_PROCID": "5",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NODELIST": "node[03-04]",
+        "SLURM_JOB_ID": "12345",
+    }
+    place = external_place(srun)
+    assert place is not None
+    assert (place.rank, place.local_num, place.address, place.port) == (5, 4, "node03", "17345")
+    assert external_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert external_place({}) is None
+
+
+def test_machines_that_do_not_know_each_other_are_refused() -> None:
+    """Without NODE_RANK and MASTER_ADDR nobody could tell which machine leads."""
+    with pytest.raises(UsageError, match="NODE_RANK=0, 1"):
+        own_place(2, 2, {})
+    with pytest.raises(UsageError, match="0 to 1"):
+        own_place(2, 2, {"NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"})
+    assert own_place(2, 2, {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}).rank == 2
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def _losses(folder: Path) -> np.ndarray:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("lr", "train_loss", "train_dice", "val_loss", "val_dice")
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "bundle" / "weights.safetensors")
+
+
+def _assert_equal_runs(one: Path, other: Path) -> None:
+    np.testing.assert_allclose(_losses(one), _losses(other), atol=1e-4)
+    # Adam divides by the gradient's size, so that noise in a tiny gradient moves a weight visibly.
+    for name, value in _weights(one).items():
+        np.testing.assert_allclose(value, _weights(other)[name], atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
+    """Gradients, averages and the plateau's rate agree within float noise; no batch norm."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    for devices in ("1", "2"):
+        asked = ["--devices", devices]
+        subprocess.run(
+            [*COMMAND, str(tmp_path / "r.yaml"), "--out", str(tmp_path / devices), *asked],
+            env=_environment(),
+            check=True,
+            capture_output=True,
+            timeout=600,
+        )
+    _assert_equal_runs(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("ip") is None or os.geteuid() != 0,
+    reason="network namespaces need Linux, iproute2 and root",
+)
+def test_two_machines_give_the_run_of_one(tmp_path: Path) -> None:
+    """Two network namespaces, joined by a wire alone, train as one process does."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    names = [f"binseg{os.getpid()}{side}" for side in "ab"]
+    wires = [f"bsg{os.getpid() % 10**6}{side}" for side in "ab"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    made = []
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            made.append(name)
+        ip("link", "add", wires[0], "type", "veth", "peer", "name", wires[1])
+        for number, (name, wire) in enumerate(zip(names, wires, strict=True)):
+            ip("link", "set", wire, "netns", name)
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", wire)
+            ip("-n", name, "link", "set", wire, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        command = [*COMMAND, str(tmp_path / "r.yaml"), "--out"]
+        runs = [
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, *command, str(tmp_path / "two")],
+                env=_environment(
+                    RANK=str(rank),
+                    WORLD_SIZE="2",
+                    LOCAL_RANK="0",
+                    LOCAL_WORLD_SIZE="1",
+                    GROUP_RANK=str(rank),
+                    MASTER_ADDR="10.77.0.1",
+                    MASTER_PORT="29511",
+                    GLOO_SOCKET_IFNAME=wires[rank],
+                ),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+            for rank, name in enumerate(names)
+        ]
+        said = [run.communicate(timeout=600)[1].decode() for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], said
+    except subprocess.CalledProcessError as problem:
+        if len(made) < len(names):
+            pytest.skip(f"no network namespaces here: {problem.stderr.decode().strip()}")
+        raise
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+    command = [*COMMAND, str(tmp_path / "r.yaml"), "--out"]
+    subprocess.run(
+        [*command, str(tmp_path / "one")],
+        env=_environment(),
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    _assert_equal_runs(tmp_path / "one", tmp_path / "two")
