@@ -386,3 +386,12 @@ def test_a_full_disk_while_downloading_keeps_what_came(
         download(server.url, tmp_path / "file", sha256=SHA256)
     assert len(server.asked) == 1
     assert (tmp_path / "file.part").stat().st_size > 0
+
+
+def test_names_that_are_no_text_are_written_as_they_are(tmp_path: Path) -> None:
+    """Python reads odd bytes of a file's name as surrogates; text gives them back, JSON escapes."""
+    name = os.fsdecode(b"bl\xe4tt")
+    write_text(tmp_path / "a.csv", name)
+    assert (tmp_path / "a.csv").read_bytes() == b"bl\xe4tt"
+    write_json(tmp_path / "a.json", {"id": name})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"id": name}

@@ -148,13 +148,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 file, with plain newlines, or nothing."""
-    write_bytes(path, text.encode())
+    """Write a whole UTF-8 file, with plain newlines, or nothing.
+
+    Names of files may hold bytes that aren't UTF-8: those are written as they are.
+    """
+    write_bytes(path, text.encode(errors="surrogateescape"))
 
 
 def write_json(path: Path, obj: object) -> None:
     """Write indented JSON, or nothing; NaN and infinities are refused, as JSON has none."""
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # What no UTF-8 can hold, a byte of a file's name, becomes JSON's own escape.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from typer.testing import CliRunner
 
+from binseg.cli import app
 from binseg.errors import PictureError, UsageError
 from binseg.predictor import Predictor
 from binseg.structures import Preprocessing
@@ -314,3 +317,16 @@ def test_a_film_becomes_a_film_of_masks(model: Predictor, tmp_path: Path) -> Non
     with pytest.raises(PictureError, match="can't be read as a film"):
         predict_video(model, tmp_path / "bad.mp4", out=tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
+
+
+def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_path: Path) -> None:
+    """It is named, and the other pictures are predicted."""
+    shutil.copy(discs / "images" / "disc003.png", tmp_path / "a.png")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    result = CliRunner().invoke(
+        app, ["predict", str(trained), str(tmp_path), "--out", str(tmp_path / "masks")]
+    )
+    assert result.exit_code == 1
+    assert "self.png" in result.stderr
+    assert "1 of 2 inputs failed" in result.stderr
+    assert [one.name for one in (tmp_path / "masks").iterdir()] == ["a.png"]

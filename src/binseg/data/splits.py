@@ -116,7 +116,10 @@ def read_split(path: Path) -> dict[str, Split | None]:
         DataError: every problem in the file (up to 5), with its line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in the first line
+        # Names of files may hold bytes that aren't UTF-8.
+        text = data.decode("utf-8-sig", errors="surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the split file can't be read: {_reason(error)}") from None
     reader = csv.DictReader(io.StringIO(text))

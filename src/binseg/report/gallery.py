@@ -81,7 +81,7 @@ def draw_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -
 
 def _caption(item: GalleryItem) -> str:
     """The image's id, its middle cut out where it is long, and its Dice."""
-    name = item.id
+    name = item.id.encode(errors="replace").decode()  # file names may hold what isn't text
     if len(name) > _LONGEST_CAPTION:
         half = _LONGEST_CAPTION // 2
         name = f"{name[: half - 1]}…{name[-half:]}"

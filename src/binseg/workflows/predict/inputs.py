@@ -1,6 +1,7 @@
 """Which pictures are meant, and what their answers are called."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
@@ -129,7 +130,7 @@ class _Places:
     def real(self, path: Path) -> Path:
         """As `path.resolve()`, which asks the disk for each part of each path."""
         if path.name in {"", ".."} or path.is_symlink():
-            return path.resolve()
+            return Path(os.path.realpath(path))  # `resolve` fails at a link to itself
         folder = path.parent
         if folder not in self._folders:
             self._folders[folder] = folder.resolve()
