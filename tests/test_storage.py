@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -395,3 +396,21 @@ def test_names_that_are_no_text_are_written_as_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_bytes() == b"bl\xe4tt"
     write_json(tmp_path / "a.json", {"id": name})
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"id": name}
+
+
+def test_a_slow_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over a network: a reader sees the old file or the new one, however long syncing takes."""
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    real, seen = os.fsync, []
+
+    def slow(handle: int) -> None:
+        seen.append(path.read_text())
+        time.sleep(0.05)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    write_text(path, "new")
+    assert seen[0] == "old"
+    assert path.read_text() == "new"
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]

@@ -208,3 +208,9 @@ def test_multiples_and_pixels(network: nn.Module) -> None:
     assert multiple_of(build_model("unet", options={"width": 2, "depth": 6})) == 64
     with pytest.raises(UsageError, match="uint8, float32"):
         RawPixels(network, WHOLE, temperature=1.0, pixels="int16")  # type: ignore[arg-type]
+
+
+def test_an_export_made_twice_is_the_same_file(network: nn.Module) -> None:
+    """To the byte, so that hashes of bundles mean something."""
+    shape = Preprocessing(height=64, width=64)
+    assert core_onnx(network, shape) == core_onnx(network, shape)
