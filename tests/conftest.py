@@ -1,6 +1,9 @@
 """What tests of several rooms share: a tiny data set, and one run trained on it."""
 
 import os
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -105,3 +108,23 @@ def train_output(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def trained(train_output: tuple[Path, str, str]) -> Path:
     """The folder of a run trained on `discs` by the command line; read only."""
     return train_output[0]
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, fetched by npm; skipped where that can't be."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("no npm on this machine")
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        packed = subprocess.run(
+            [npm, "pack", "--silent", "--prefer-offline", "axe-core@4"],
+            cwd=folder, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    except (subprocess.SubprocessError, OSError) as error:
+        pytest.skip(f"npm can't fetch axe-core: {error}")
+    with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
+        member = archive.extractfile("package/axe.min.js")
+        assert member is not None
+        return member.read().decode()

@@ -4,8 +4,6 @@ Needs playwright and a Chromium of the system; skipped where either is absent.
 """
 
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -268,26 +266,6 @@ def test_print(open_page: Open) -> None:
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     assert tab.locator("details[open]").count() == 0
     assert tab.pdf(format="A4").startswith(b"%PDF")
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, fetched by npm; skipped where that can't be."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm on this machine")
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        packed = subprocess.run(
-            [npm, "pack", "--silent", "--prefer-offline", "axe-core@4"],
-            cwd=folder, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    except (subprocess.SubprocessError, OSError) as error:
-        pytest.skip(f"npm can't fetch axe-core: {error}")
-    with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
-        member = archive.extractfile("package/axe.min.js")
-        assert member is not None
-        return member.read().decode()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -327,9 +327,9 @@ class TrainConfig(Section):
     processor; auto takes all GPUs. torchrun and SLURM decide it themselves."""
     num_nodes: Positive = 1
     """Machines that share each batch, each with so many devices."""
-    compile: Literal["auto", "yes", "no"] = "auto"
-    """Whether torch.compile translates the network first; auto does so where it was measured to pay
-    (docs/results.md), and nothing is compiled where there is no compiler."""
+    compile: bool = False
+    """Whether torch.compile translates the network first, where there is a compiler. It wasn't seen
+    to pay on processors (docs/results.md)."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

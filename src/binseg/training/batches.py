@@ -230,6 +230,21 @@ def _hear_no_interrupts(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def _loader(
+    dataset: Dataset[Batch], sampler: Sampler[Any], *, workers: int, pins: bool
+) -> DataLoader[Batch]:
+    """A loader whose items are whole batches."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=_hear_no_interrupts,
+        persistent_workers=workers > 0,
+        pin_memory=pins,
+    )
+
+
 class TrainingBatches:
     """The batches of a run, and the loader that gives them.
 
@@ -269,15 +284,8 @@ class TrainingBatches:
         """Give a loader that starts at this epoch; its items are whole batches."""
         # A resumed run starts its processes before Lightning tells the sampler the epoch.
         self._sampler.set_epoch(epoch)
-        return DataLoader(
-            self._dataset,
-            batch_size=None,
-            sampler=self._sampler,
-            num_workers=self._workers,
-            worker_init_fn=_hear_no_interrupts,
-            persistent_workers=self._workers > 0,
-            pin_memory=self._device.type == "cuda" and not self._dataset.on_device,
-        )
+        pins = self._device.type == "cuda" and not self._dataset.on_device
+        return _loader(self._dataset, self._sampler, workers=self._workers, pins=pins)
 
 
 class Places(NamedTuple):
@@ -394,12 +402,5 @@ class PatchBatches:
     def loader(self, *, epoch: int) -> DataLoader[Batch]:
         """Give a loader that starts at this epoch; its items are whole batches."""
         self._sampler.set_epoch(epoch)
-        return DataLoader(
-            self._dataset,
-            batch_size=None,
-            sampler=self._sampler,
-            num_workers=self._workers,
-            worker_init_fn=_hear_no_interrupts,
-            persistent_workers=self._workers > 0,
-            pin_memory=self._device.type == "cuda",
-        )
+        pins = self._device.type == "cuda"
+        return _loader(self._dataset, self._sampler, workers=self._workers, pins=pins)

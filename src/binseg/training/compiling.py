@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import nn
@@ -21,16 +20,16 @@ def has_compiler(device: torch.device) -> bool:
 
 def compiled(
     model: nn.Module,
-    asked: Literal["auto", "yes", "no"],
     *,
+    asked: bool,
     device: torch.device,
     progress: Progress,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Give what computes a training step's logits: the network itself, or its translation.
 
-    `auto` leaves the network as it is. On a processor with bf16 a translated `unet-compact` was
-    1.02 times as fast at 128x128, after half a minute and more of compiling; on GPUs it wasn't
-    measured yet. Weights are shared, and validation, checkpoints and bundles know nothing of it.
+    On a processor with bf16 a translated `unet-compact` was 1.02 times as fast at 128x128, after
+    half a minute and more of compiling; on GPUs it wasn't measured yet.
+    Weights are shared, and validation, checkpoints and bundles know nothing of it.
 
     Args:
         model: whose weights learn.
@@ -38,7 +37,7 @@ def compiled(
         device: that trains.
         progress: hears where there is no compiler.
     """
-    if asked != "yes":
+    if not asked:
         return model
     if not has_compiler(device):
         progress.say(

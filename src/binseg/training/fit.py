@@ -138,7 +138,7 @@ def fit(
         progress=progress,
         pace=pace,
         team=team,
-        forward=compiled(model, config.compile, device=device, progress=progress),
+        forward=compiled(model, asked=config.compile, device=device, progress=progress),
     )
     average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
     score = partial(

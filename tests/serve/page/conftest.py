@@ -1,8 +1,6 @@
 """A real Chromium before a real server; skipped where playwright or a Chromium is absent."""
 
 import shutil
-import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,23 +64,3 @@ def open_page(browser: Any, service: Service) -> Iterator[Open]:
         tab.close()
     assert [text for text in said if not text.startswith("Failed to load resource")] == []
     assert {asked for asked, url in fetched if not asked.startswith((url, "blob:"))} == set()
-
-
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, fetched by npm; skipped where that can't be."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("no npm on this machine")
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        packed = subprocess.run(
-            [npm, "pack", "--silent", "--prefer-offline", "axe-core@4"],
-            cwd=folder, capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
-    except (subprocess.SubprocessError, OSError) as error:
-        pytest.skip(f"npm can't fetch axe-core: {error}")
-    with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
-        member = archive.extractfile("package/axe.min.js")
-        assert member is not None
-        return member.read().decode()
