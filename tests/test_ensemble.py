@@ -1,10 +1,11 @@
-"""Flips and ensembles: means of probabilities, at the right places, of the right models."""
+"""Flips and ensembles: means of answers, at the right places, of the right models."""
 
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
 from binseg.errors import UsageError
 from binseg.predictor import Ensemble, Predictor
@@ -47,14 +48,16 @@ def picture(seed: int = 0, height: int = 16, width: int = 16) -> np.ndarray:
 
 
 def test_horizontal_flips_are_the_mean_of_two() -> None:
-    """The answer is the mean of the picture's and its mirror image's, turned back."""
+    """The logit is the mean of the picture's and its mirror image's, turned back."""
     image = picture()
     plain = predictor()
-    expected = (
-        plain.predict(image).probability + plain.predict(image[:, ::-1]).probability[:, ::-1]
-    ) / 2
+    logits = logit(plain.predict(image).probability)
+    mirrored = logit(plain.predict(image[:, ::-1]).probability)[:, ::-1]
     found = predictor(flips="horizontal").predict(image).probability
-    assert np.allclose(found, expected, atol=1e-6)
+    assert np.allclose(found, expit((logits + mirrored) / 2), atol=1e-5)
+    # So the temperature moves the mean just as it moves one answer.
+    cooled = predictor(flips="horizontal", temperature=2.0).predict(image).probability
+    assert np.allclose(cooled, expit((logits + mirrored) / 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])

@@ -1,12 +1,15 @@
 """The nouns keep their promises and show themselves in notebooks."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 import binseg
-from binseg.structures import Counts, ImageScores, Prediction, Report
+from binseg.postprocess import CleanUp
+from binseg.predictor import Prediction
+from binseg.structures import Counts, ImageScores, Report
 
 
 def _prediction() -> Prediction:
@@ -17,6 +20,12 @@ def _prediction() -> Prediction:
 def test_a_mask_is_what_lies_above_the_threshold() -> None:
     """A pixel exactly at the threshold is background: the rule is `>`, everywhere."""
     assert _prediction().mask.tolist() == [[False, False, True]]
+
+
+def test_a_mask_has_the_corrections_that_belong_to_it() -> None:
+    """The one pixel is smaller than what may stay."""
+    corrected = replace(_prediction(), cleanup=CleanUp(min_area=2))
+    assert not corrected.mask.any()
 
 
 def test_a_prediction_shows_itself_as_a_picture_of_its_mask() -> None:

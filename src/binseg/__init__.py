@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from binseg.config import Recipe as Recipe
     from binseg.config import load_recipe as load_recipe
     from binseg.errors import BinsegError as BinsegError
+    from binseg.predictor import Prediction as Prediction
     from binseg.predictor import Predictor as Predictor
     from binseg.predictor import load as load
     from binseg.structures import Counts as Counts
-    from binseg.structures import Prediction as Prediction
     from binseg.structures import Report as Report
     from binseg.workflows.check import check as check
     from binseg.workflows.evaluate import evaluate as evaluate
@@ -27,7 +27,7 @@ _HOMES = {
     "BinsegError": "binseg.errors",
     "Bundle": "binseg.bundle",
     "Counts": "binseg.structures",
-    "Prediction": "binseg.structures",
+    "Prediction": "binseg.predictor",
     "Predictor": "binseg.predictor",
     "Recipe": "binseg.config",
     "Report": "binseg.structures",

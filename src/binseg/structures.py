@@ -4,7 +4,6 @@ Shape letters used in names everywhere: H, W height and width; C channels; N, B 
 `mask` is always bool, `probability` a float32 in [0, 1], `logits` neither.
 """
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Num
 
 __all__ = [
     "Averages",
@@ -22,13 +21,13 @@ __all__ = [
     "Figure",
     "Finding",
     "Fit",
+    "Flips",
     "ImageScores",
     "Intensity",
     "Interval",
     "ObjectCounts",
     "Outline",
     "Placement",
-    "Prediction",
     "Preprocessing",
     "Record",
     "ReliabilityBin",
@@ -45,6 +44,9 @@ __all__ = [
 
 Split = Literal["train", "val", "test"]
 Fit = Literal["squash", "pad", "tile"]
+Flips = Literal["none", "horizontal", "all"]
+"""Which mirror images of an input are predicted too and averaged: none, left-right (twice the
+time), or left-right, upside-down and both (four times)."""
 Intensity = Literal["dtype", "percentile"]
 Size = Literal["original", "model"]
 """At which size pixels were counted: the picture's own, or the model's input."""
@@ -160,42 +162,6 @@ class Placement:
     target: Box
     height: int
     width: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a model says about one picture, at the picture's own size."""
-
-    probability_HW: Float32[np.ndarray, "H W"]
-    threshold: float
-    bundle_id: str
-    image_HWC: Num[np.ndarray, "H W C"] | None = None
-    """The picture as it was read, for overlays; None where it was too large to keep."""
-
-    @property
-    def probability(self) -> Float32[np.ndarray, "H W"]:
-        """The probability of foreground, float32 in [0, 1], at the original size."""
-        return self.probability_HW
-
-    @property
-    def mask(self) -> Bool[np.ndarray, "H W"]:
-        """True where the probability is above the threshold."""
-        return self.probability_HW > self.threshold
-
-    def __repr__(self) -> str:
-        height, width = self.probability_HW.shape
-        return (
-            f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
-            f"threshold {self.threshold:g}, bundle {self.bundle_id})"
-        )
-
-    def _repr_png_(self) -> bytes:
-        """The mask as notebooks show it: white on black."""
-        from PIL import Image
-
-        out = io.BytesIO()
-        Image.fromarray(self.mask).save(out, format="PNG")
-        return out.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from binseg.errors import DataError
 from binseg.metrics import counts_above, dice, tune_threshold
 from binseg.metrics.counts import as_array, count
-from binseg.structures import Prediction
+from binseg.predictor import Prediction
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024

@@ -6,6 +6,7 @@ from dataclasses import replace
 from binseg.planning import Fingerprint, Machine, Situation
 from binseg.planning.fingerprint import SCALES, SIZES
 from binseg.planning.resolution import (
+    choose_finish,
     choose_fit,
     choose_model,
     choose_patches,
@@ -145,3 +146,21 @@ def test_views_follow_from_the_measured_speed(photos: Fingerprint, machine: Mach
     at = Situation(fingerprint=photos, machine=machine, budget=3000.0, decided=decided)
     assert num_views(replace(at, budget=6000.0), 128) > 1.9 * num_views(at, 128)
     assert num_views(at, 128) > 2 * num_views(at, 256)  # whose first inputs are small, too
+
+
+def test_mirror_images_are_tried_where_there_is_time_and_no_up(
+    photos: Fingerprint, situation: Make
+) -> None:
+    """Four times as many predictions of many validation pictures would eat a short budget."""
+
+    def flips(orientation: str, budget: float | None, facts: Fingerprint = photos) -> object:
+        decided = {"input__fit": "squash", "input__size": 256, "model__name": "unet-compact"}
+        at = situation(facts, budget=budget, augment__orientation=orientation, **decided)
+        found = values(choose_finish(at))
+        assert found["train.clean_up"] == "tune"
+        return found["train.flips"]
+
+    assert flips("any", 1200.0) == flips("upright", 1200.0) == flips("any", None) == "tune"
+    assert flips("fixed", 1200.0) == "none"
+    assert flips("any", 30.0) == "none"
+    assert flips("any", 30.0, replace(photos, num_val=5)) == "tune"

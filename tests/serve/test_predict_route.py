@@ -2,6 +2,8 @@
 
 import io
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from starlette.testclient import TestClient
 from binseg.imageio import decode_image
 from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
+from binseg.serve.app import Service, create_app
+from binseg.serve.limits import Limits
 
 from .conftest import decoded, png
 
@@ -78,6 +82,27 @@ def test_threshold_and_clean_up_are_parameters(
         notes = json.loads(mask.info["binseg"])
     assert notes["threshold"] == threshold
     assert notes["clean_up"] == cleanup.as_dict()
+
+
+def test_a_models_own_corrections_are_made_unless_asked_otherwise(
+    predictor: Predictor, picture: bytes, probability_HW: np.ndarray, tmp_path: Path
+) -> None:
+    """The server gives the mask that Python and the command line give."""
+    threshold = float(np.median(probability_HW))
+    own = CleanUp(min_area=40, fill_holes=30)
+    served = predictor.with_threshold(threshold).with_cleanup(own)
+    app = create_app(Service([served], state=tmp_path / "state", limits=Limits()), access=None)
+    with TestClient(app) as client:
+        for query, cleanup in (
+            ({}, own),
+            ({"min_area": 0}, CleanUp(fill_holes=30)),
+            ({"largest_only": True}, replace(own, largest_only=True)),
+        ):
+            answer = client.post(URL, content=picture, params=query)
+            expected = clean(probability_HW > threshold, cleanup)
+            assert np.array_equal(decoded(answer.content) > 0, expected), query
+            with Image.open(io.BytesIO(answer.content)) as mask:
+                assert json.loads(mask.info["binseg"])["clean_up"] == cleanup.as_dict()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools

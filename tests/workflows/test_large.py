@@ -296,8 +296,10 @@ def test_clean_up_is_that_of_the_whole_mask(
     if suffix == ".zarr":
         pytest.importorskip("zarr")
     out = tmp_path / f"out{suffix}"
-    result = predict_large(model(), path, out=out, cleanup=cleanup, whole_pixels=0)
+    corrected = model().with_cleanup(cleanup)
+    result = predict_large(corrected, path, out=out, whole_pixels=0)
     wanted_HW = clean(model().predict(path).mask, cleanup)
+    assert np.array_equal(corrected.predict(path).mask, wanted_HW)
     assert wanted_HW.any()
     with open_windows(out) as windows:
         found_HW = windows.read(0, 0, 0, HEIGHT, WIDTH)[:, :, 0]

@@ -17,8 +17,8 @@ from binseg.imageio import (
     read_georeference,
     read_pixel_size,
 )
-from binseg.postprocess import CleanUp
-from binseg.structures import Prediction
+from binseg.postprocess import NOTHING, CleanUp
+from binseg.predictor import Prediction
 from binseg.workflows.outputs import Answer, OutputKinds, encode_output, write_outputs
 
 EVERYTHING = OutputKinds(
@@ -27,13 +27,15 @@ EVERYTHING = OutputKinds(
 PLACE = Georeference(transform=(0.5, 0.0, 600000.0, 0.0, -0.5, 5200000.0), crs="EPSG:32632")
 
 
-def answer(**changes: object) -> Answer:
+def answer(*, cleanup: CleanUp = NOTHING, **changes: object) -> Answer:
     """Two squares, one of them small, with probability 0.9 on 0.1."""
     probability = np.full((20, 30), 0.1, np.float32)
     probability[2:10, 3:13] = 0.9
     probability[15:17, 20:22] = 0.7
     image = np.zeros((20, 30, 3), np.uint8)
-    prediction = Prediction(probability_HW=probability, threshold=0.5, bundle_id="abc")
+    prediction = Prediction(
+        probability_HW=probability, threshold=0.5, bundle_id="abc", cleanup=cleanup
+    )
     settings: dict[str, object] = {"name": "a.jpg", **changes}
     return Answer(prediction=prediction, image_HWC=image, **settings)  # type: ignore[arg-type]
 

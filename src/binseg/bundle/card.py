@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from binseg.bundle.lines import one_line
-from binseg.structures import Preprocessing
+from binseg.structures import Flips, Preprocessing
 
 __all__ = [
     "FORMAT_VERSION",
@@ -115,8 +115,8 @@ class Card(Part):
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     id: Annotated[str, Field(pattern=r"^([0-9a-f]{12})?$")] = ""
-    """First 12 hex digits of a hash of weights, architecture, preprocessing and temperature;
-    `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
+    """First 12 hex digits of a hash of weights, architecture, preprocessing, temperature and
+    flips; `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     """When it was written, ISO 8601 with time zone."""
@@ -126,6 +126,9 @@ class Card(Part):
     """Divides the logits before they become probabilities, fitted on validation; 1 changes
     nothing."""
     threshold: Threshold = Threshold()
+    flips: Flips = "none"
+    """Mirror images that are averaged unless somebody says otherwise; the threshold and the scores
+    are those of the average."""
     clean_up: Corrections = Corrections()
     """Corrections that belong to the model; the scores are those of corrected masks."""
     border: Literal["foreground", "background", "ignore", "none"] = "none"
@@ -158,6 +161,8 @@ class Card(Part):
         names = {"architecture", "preprocessing"}
         if self.temperature != 1.0:  # bundles that have none keep their id
             names.add("temperature")
+        if self.flips != "none":  # likewise
+            names.add("flips")
         parts = self.model_dump(mode="json", include=names)
         if self.preprocessing.scale == 1.0:  # likewise
             del parts["preprocessing"]["scale"]
@@ -168,8 +173,9 @@ class Card(Part):
 
     def to_json(self) -> bytes:
         """The text of `card.json`."""
-        # Cards without corrections stay readable for versions that know of none.
-        left_out = {"clean_up"} if self.clean_up == Corrections() else None
+        # Cards without corrections or flips stay readable for versions that know of none.
+        defaults = {"clean_up": Corrections(), "flips": "none"}
+        left_out = {name for name, value in defaults.items() if getattr(self, name) == value}
         data = self.model_dump(mode="json", exclude=left_out)
         return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -186,6 +192,7 @@ class Card(Part):
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
+            *([("flips", self.flips)] if self.flips != "none" else []),
             *([("clean-up", ", ".join(f"{name} {value}" for name, value in self.clean_up if value))]
               if self.clean_up != Corrections() else []),
             ("border", self.border),

@@ -20,7 +20,7 @@ from binseg.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from binseg.predictor import Flips
+    from binseg.structures import Flips
 
 __all__ = ["add_to", "evaluate"]
 
@@ -76,7 +76,7 @@ def evaluate(
     border: Border = None,
     set_: Set = None,
     with_: With = None,
-    flips: FlipsOption = "none",
+    flips: FlipsOption = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
@@ -88,7 +88,9 @@ def evaluate(
     from binseg.workflows.report_page import PAGE_NAME
 
     check_split_name(split)
-    predictor = load([run, *(with_ or ())], device=device or "auto", flips=cast("Flips", flips))
+    predictor = load(
+        [run, *(with_ or ())], device=device or "auto", flips=cast("Flips | None", flips)
+    )
     config = data_config(
         Known.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
     )

@@ -48,11 +48,12 @@ Download = Annotated[
     ),
 ]
 FlipsOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--flips",
         metavar="KIND",
-        help="Average over mirror images too: none, horizontal (2x the time) or all (4x).",
+        help="Average over mirror images too: none, horizontal (2x the time) or all (4x); if left "
+        "out, what the model brings.",
     ),
 ]
 With = Annotated[

@@ -12,9 +12,9 @@ from binseg.cli.options import Device, FlipsOption, Json, With, register
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.postprocess import CleanUp
-    from binseg.predictor import Flips, Predictor
+    from binseg.predictor import Predictor
     from binseg.progress import Progress
+    from binseg.structures import Flips
     from binseg.workflows.outputs import OutputKinds
     from binseg.workflows.predict import PredictResult
 
@@ -42,7 +42,6 @@ class _How:
     predictor: "Predictor"
     out: Path
     kinds: "OutputKinds"
-    cleanup: "CleanUp"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -139,7 +138,7 @@ def predict(
         int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
     ] = 8,
     with_: With = None,
-    flips: FlipsOption = "none",
+    flips: FlipsOption = None,
     device: Device = None,
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
@@ -174,22 +173,24 @@ def predict(
         device=device or "auto",
         precision=precision,
         batch_size=batch_size,
-        flips=cast("Flips", flips),
+        flips=cast("Flips | None", flips),
     )
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     if (scale, tile, overlap) != (1.0, None, None):
         predictor = predictor.with_tiles(scale=scale, size=tile, overlap=overlap)
     progress = progress_of(context)
-    cleanup = choose_for(
-        predictor,
-        min_area=min_area,
-        fill_holes=fill_holes,
-        largest_only=largest_only,
-        own=not no_clean_up,
-        progress=progress,
+    predictor = predictor.with_cleanup(
+        choose_for(
+            predictor,
+            min_area=min_area,
+            fill_holes=fill_holes,
+            largest_only=largest_only,
+            own=not no_clean_up,
+            progress=progress,
+        )
     )
-    how = _How(predictor=predictor, out=out, kinds=kinds, cleanup=cleanup)
+    how = _How(predictor=predictor, out=out, kinds=kinds)
     if inputs == [PIPE]:
         _pipe(how, as_json=json_)
     elif watch:
@@ -204,7 +205,6 @@ def predict(
                     others,
                     out=out,
                     kinds=kinds,
-                    cleanup=cleanup,
                     tolerance=tolerance,
                     overwrite=overwrite,
                     resume=resume,
@@ -265,7 +265,6 @@ def _pipe(how: "_How", *, as_json: bool) -> None:
         how.predictor,
         sys.stdin.buffer.read(),
         output="json" if as_json else wanted,
-        cleanup=how.cleanup,
     )
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
@@ -288,7 +287,6 @@ def _watch(how: "_How", folder: str, progress: "Progress") -> None:
             folder,
             out=how.out,
             kinds=how.kinds,
-            cleanup=how.cleanup,
             told=tell,
             progress=progress,
         )
@@ -317,7 +315,6 @@ def _films(how: "_How", films: list[Path], progress: "Progress") -> None:
             film,
             out=how.out,
             overlay=kinds.overlay,
-            cleanup=how.cleanup,
             progress=progress,
         )
         drawn = f" and {made.overlay}" if made.overlay else ""

@@ -159,12 +159,6 @@ def serve(
 
 
 def _say_started(service: "Service", url: str) -> None:
-    for model in service.shelf:
-        if any(value for _, value in model.card.clean_up):
-            message(
-                f"{model.name}: its own clean-up isn't applied here; ask for it with min_area, "
-                "fill_holes and largest_only"
-            )
     names = ", ".join(model.name for model in service.shelf)
     message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
 

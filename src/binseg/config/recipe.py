@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from binseg.structures import Fit, Intensity, Preprocessing
+from binseg.structures import Fit, Flips, Intensity, Preprocessing
 
 __all__ = [
     "About",
@@ -342,8 +342,11 @@ class TrainConfig(Section):
     """Decision threshold: tuned on the validation split, or a fixed probability."""
     clean_up: Literal["none", "tune"] = "none"
     """tune: small objects, holes or all but the largest object are taken out of masks where that
-    raises the validation score beyond chance; `evaluate` and `binseg predict` then do it by
-    default. The server and `model.predict` in Python give the uncorrected mask."""
+    raises the validation score beyond chance; whatever uses the model then does so by default."""
+    flips: Flips | Literal["tune"] = "none"
+    """Mirror images that are predicted too and averaged wherever the model is used: none,
+    horizontal (twice the time) or all (four times). tune: those that the augmentation
+    draws, where that raises the validation score beyond chance."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Decides first weights, order and augmentation; the split has its own seed."""
     workers: Annotated[int, Field(ge=0)] = 0

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from binseg.config.recipe import DataKind
 from binseg.data.masks import MaskRule
@@ -13,7 +15,7 @@ from binseg.errors import DataError
 from binseg.storage import sha256_of
 from binseg.structures import Record, Split
 
-__all__ = ["SPLITS", "Dataset", "counted", "name_some"]
+__all__ = ["SPLITS", "Dataset", "counted", "name_some", "spread"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -28,6 +30,12 @@ def name_some(names: Iterable[object], *, limit: int = 5) -> str:
     rest = len(known) - limit
     shown = ", ".join(known[:limit])
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def spread(records: Sequence[Record], num: int) -> list[Record]:
+    """Take up to `num` records, evenly over the list."""
+    places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
+    return [records[place] for place in places]
 
 
 def counted(num: int, one: str, several: str) -> str:

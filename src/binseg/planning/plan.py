@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     learning.choose_schedule,
     learning.choose_epochs,
     learning.choose_average,
+    resolution.choose_finish,
 )
 """In their order: each sees what those before it decided."""
 LEAST_JUDGES = 4

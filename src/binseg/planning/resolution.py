@@ -4,6 +4,7 @@ from binseg.planning.fingerprint import SCALES, SIZES, Fingerprint
 from binseg.planning.situation import Setting, Situation
 
 __all__ = [
+    "choose_finish",
     "choose_fit",
     "choose_model",
     "choose_patches",
@@ -52,6 +53,8 @@ FINE_AT_HALF = 0.85
 """Where a perfect mask at half the size keeps less, a first map at half the size is too coarse."""
 FINE_PASSES = 30
 """Passes that unet at full size must still reach to be worth its time."""
+FINISH_SHARE = 0.12
+"""Of the budget, what scoring may take for the sake of mirror images."""
 LARGE_VIEWS, LARGE_TRAIN = 100_000, 300
 """Inputs and training pictures that resnet34-unet needs to be worth six times the time."""
 THICK_OPTIONS: dict[str, int] = {"width": 16}
@@ -322,9 +325,30 @@ def choose_patches(at: Situation) -> list[Setting]:
     return [*settings, Setting(key="input.overlap", value=overlap, because=because)]
 
 
+def choose_finish(at: Situation) -> list[Setting]:
+    """What validation tries on the answers once the network has learnt."""
+    because = "specks, holes or lesser objects are taken away where validation says that it helps"
+    settings = [Setting(key="train.clean_up", value="tune", because=because)]
+    times = {"any": 4, "upright": 2}.get(at.text("augment.orientation"), 1)
+    value = "tune"
+    if times == 1:
+        value, because = "none", "mirror images would be other pictures"
+    elif at.budget is not None and times * _scoring_seconds(at) > FINISH_SHARE * at.budget:
+        num = at.fingerprint.num_val
+        value, because = "none", f"to score {num} validation pictures so often would take too long"
+    else:
+        because = (
+            f"the mean over {times} mirror images is taken where validation says that it helps"
+        )
+    return [*settings, Setting(key="train.flips", value=value, because=because)]
+
+
 def _scoring_seconds(at: Situation) -> float:
     """Predicting the validation pictures twice in float32, by the time of training in bfloat16."""
     facts = at.fingerprint
-    pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.78
+    if at.text("input.fit") == "tile":
+        pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.2
+    else:
+        pixels = at.number("input.size") ** 2
     per_megapixel = 0.5 * at.machine.seconds_per_megapixel[at.text("model.name")]
     return 2 * facts.num_val * pixels / 1e6 * per_megapixel

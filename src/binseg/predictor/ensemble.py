@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Float32, Num, UInt8
 
 from binseg.errors import UsageError
+from binseg.postprocess.cleanup import NOTHING
 from binseg.predictor.single import Predictor, mean_of
+from binseg.structures import Flips
 
 __all__ = ["Ensemble"]
 
@@ -41,6 +43,8 @@ class Ensemble(Predictor):
             bundle_id="+".join(ids),
             batch_size=first.batch_size,
             bundle=first.bundle,
+            # Corrections that only some of them bring are no member's word for the mean.
+            cleanup=first.cleanup if len({one.cleanup for one in members}) == 1 else NOTHING,
         )
         self._members = tuple(members)
         self._is_alike = all(one.preprocessing == first.preprocessing for one in members)
@@ -64,6 +68,12 @@ class Ensemble(Predictor):
     def shares_inputs(self) -> bool:
         """Whether all members take the same inputs of a picture."""
         return self._is_alike
+
+    def with_flips(self, flips: Flips) -> Self:
+        """Return the same members that average other mirror images."""
+        other = super().with_flips(flips)
+        other._members = tuple(one.with_flips(flips) for one in self._members)
+        return other
 
     def with_tiles(
         self, *, scale: float = 1.0, size: int | None = None, overlap: float | None = None

@@ -10,9 +10,11 @@ import numpy as np
 from binseg.backends import candidates, open_backend
 from binseg.bundle import Bundle, read_bundle
 from binseg.errors import BundleError
+from binseg.postprocess.cleanup import CleanUp
 from binseg.predictor.ensemble import Ensemble
 from binseg.predictor.machine import is_verified, remember_verified
-from binseg.predictor.single import Flips, Predictor
+from binseg.predictor.single import Predictor
+from binseg.structures import Flips
 
 __all__ = ["GoldenCheck", "load", "verify_golden"]
 
@@ -41,7 +43,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 8,
-    flips: Flips = "none",
+    flips: Flips | None = None,
 ) -> Predictor:
     """Open a model to predict with, or several that answer together.
 
@@ -55,7 +57,8 @@ def load(
             undecided pixels may change sides), int8, or auto: fp32, and bf16 where backend is auto
             and masks were proven to agree to 0.999 IoU.
         batch_size: largest number of inputs computed at once.
-        flips: none, horizontal or all: mirror images that are predicted too and averaged.
+        flips: none, horizontal or all: mirror images that are predicted too and averaged; those
+            that validation chose for the model (`card.flips`) if left out.
 
     Raises:
         BundleError: missing, damaged, edited, foreign, or of a newer format; or no installed
@@ -90,8 +93,9 @@ def load(
             bundle_id=bundle.card.id,
             batch_size=batch_size,
             bundle=bundle,
-            flips=flips,
+            flips=bundle.card.flips if flips is None else flips,
             temperature=bundle.card.temperature,
+            cleanup=CleanUp(**bundle.card.clean_up.model_dump()),
         )
         if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, kind):
             return opened
@@ -132,7 +136,8 @@ def verify_golden(predictor: Predictor, bundle: Bundle) -> GoldenCheck:
         BundleError: the golden sample is damaged.
     """
     golden = bundle.golden()
-    probability_NHW = predictor.probability_of_inputs(golden.input_NHWC)
+    plain = predictor.with_flips("none")
+    probability_NHW = plain.probability_of_inputs(golden.input_NHWC)
     difference = float(np.abs(probability_NHW - golden.probability_NHW).max())
     tolerance = _TOLERANCES[predictor.backend.precision]
     one, other = (maps > predictor.threshold for maps in (probability_NHW, golden.probability_NHW))

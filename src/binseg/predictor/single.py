@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from html import escape
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
@@ -13,15 +13,14 @@ from binseg.backends import Backend
 from binseg.bundle import Bundle, Card
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.geometry import blend, plan, tiles_for
+from binseg.postprocess.cleanup import NOTHING, CleanUp
 from binseg.predictor.images import ImageLike, pixels_of
+from binseg.predictor.prediction import Prediction
 from binseg.preprocess import normalise, prepare_batches
-from binseg.structures import Prediction, Preprocessing
+from binseg.structures import Flips, Preprocessing
 
-__all__ = ["Flips", "Predictor", "mean_of", "sigmoid"]
+__all__ = ["Predictor", "mean_of", "sigmoid"]
 
-Flips = Literal["none", "horizontal", "all"]
-"""Which mirror images of an input are predicted too and averaged: none, left-right (twice the
-time), or left-right, upside-down and both (four times)."""
 _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
     "horizontal": ((), (2,)),
@@ -39,11 +38,12 @@ class Predictor:
         backend: what computes the logits.
         preprocessing: how pictures become inputs; the model was trained with it.
         threshold: the probability above which a pixel is foreground.
-        temperature: divides the logits, so that probabilities mean what they say.
         bundle_id: goes into every prediction.
         batch_size: largest number of inputs given to the backend at once.
         bundle: where the model comes from; None for one that is in training.
         flips: which mirror images are averaged.
+        temperature: divides the logits, so that probabilities mean what they say.
+        cleanup: corrections of every mask.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Predictor:
         bundle: Bundle | None = None,
         flips: Flips = "none",
         temperature: float = 1.0,
+        cleanup: CleanUp = NOTHING,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: give 1 or more")
@@ -72,6 +73,7 @@ class Predictor:
         self.batch_size = batch_size
         self.bundle = bundle
         self.flips = flips
+        self.cleanup = cleanup
 
     @property
     def name(self) -> str:
@@ -97,9 +99,10 @@ class Predictor:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that must be read with its scores."""
-        if self.flips == "none" or self.card is None:
+        if self.card is None or self.flips == self.card.flips:
             return ()
-        return ("The threshold was chosen without the flips that are averaged here.",)
+        own = "without flips" if self.card.flips == "none" else f"with flips {self.card.flips}"
+        return (f"The threshold was chosen {own}, the answers are of flips {self.flips}.",)
 
     def with_threshold(self, threshold: float) -> Self:
         """Return the same model with another threshold.
@@ -110,6 +113,18 @@ class Predictor:
         _check_threshold(threshold)
         other = copy(self)
         other.threshold = threshold
+        return other
+
+    def with_cleanup(self, cleanup: CleanUp) -> Self:
+        """Return the same model with other corrections of its masks."""
+        other = copy(self)
+        other.cleanup = cleanup
+        return other
+
+    def with_flips(self, flips: Flips) -> Self:
+        """Return the same model that averages other mirror images."""
+        other = copy(self)
+        other.flips = flips
         return other
 
     def with_tiles(
@@ -188,6 +203,7 @@ class Predictor:
             probability_HW=self.probability_of_image(image_HWC, name),
             threshold=self.threshold,
             bundle_id=self.bundle_id,
+            cleanup=self.cleanup,
             image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
         )
 
@@ -208,6 +224,7 @@ class Predictor:
             probability_HW=self._blended(maps_NHW, height, width),
             threshold=self.threshold,
             bundle_id=self.bundle_id,
+            cleanup=self.cleanup,
             image_HWC=image_HWC if height * width <= _KEPT_PIXELS else None,
         )
 
@@ -265,17 +282,22 @@ class Predictor:
     def _mean_over_flips(
         self, inputs_BHWC: UInt8[np.ndarray, "B height width channels"]
     ) -> Float32[np.ndarray, "B height width"]:
-        """Predict every mirror image, turn the answers back, and average them."""
-        views = []
-        for axes in _AXES[self.flips]:
-            logits_BHW = self.backend.logits(
-                normalise(np.flip(inputs_BHWC, axes), self.preprocessing)
-            )
+        """Predict every mirror image, turn the answers back, and average them.
+
+        Logits are averaged, so that the temperature and a threshold that was moved with it cut the
+        mean just where they would cut one answer.
+        """
+        all_axes = _AXES[self.flips]
+        total_BHW: Float32[np.ndarray, "B height width"] | None = None
+        for axes in all_axes:
+            view_BHWC = np.flip(inputs_BHWC, axes)
+            logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
                 raise self._not_finite()
-            probability_BHW = sigmoid(logits_BHW / np.float32(self.temperature))
-            views.append(np.flip(probability_BHW, axes))
-        return views[0] if len(views) == 1 else mean_of(views)
+            turned_BHW = np.flip(logits_BHW, axes)
+            total_BHW = turned_BHW if total_BHW is None else total_BHW + turned_BHW
+        assert total_BHW is not None
+        return sigmoid(total_BHW / np.float32(len(all_axes) * self.temperature))
 
     def _not_finite(self) -> BundleError | TrainingError:
         how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"

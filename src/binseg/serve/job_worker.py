@@ -152,6 +152,7 @@ class JobWorker:
         predictor = model.predictor
         if order.wanted.threshold is not None:
             predictor = predictor.with_threshold(order.wanted.threshold)
+        predictor = predictor.with_cleanup(order.wanted.cleanup_for(predictor.cleanup))
         teller = _Teller(self, current)
         if needs_windows(folder / PICTURE):
             path, size = _large(predictor, folder, order, teller)
@@ -253,7 +254,6 @@ def _whole(
             prediction=counting.predict(image_HWC),
             image_HWC=image_HWC,
             name=order.name,
-            cleanup=order.wanted.cleanup,
         )
     if order.output == "json":
         check_outline(answer.mask_HW)
@@ -271,7 +271,6 @@ def _large(
         predictor,
         folder / PICTURE,
         out=folder / "result.tif",
-        cleanup=order.wanted.cleanup,
         probability="uint8" if order.output == "probability" else None,
         overwrite=True,
         progress=teller,

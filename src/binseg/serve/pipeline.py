@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -148,8 +148,10 @@ def _finish(
     image_HWC = taken.image_HWC
     if image_HWC is None:
         image_HWC = np.broadcast_to(np.uint8(0), (taken.height, taken.width, 1))
-    prediction = replace(model.predictor.prediction_of(image_HWC, maps_NHW), threshold=threshold)
-    answer = Answer(prediction=prediction, image_HWC=image_HWC, name=name, cleanup=wanted.cleanup)
+    predictor = model.predictor.with_threshold(threshold)
+    predictor = predictor.with_cleanup(wanted.cleanup_for(predictor.cleanup))
+    prediction = predictor.prediction_of(image_HWC, maps_NHW)
+    answer = Answer(prediction=prediction, image_HWC=image_HWC, name=name)
     if output == "json":
         check_outline(answer.mask_HW)
     return encode_output(output, answer)

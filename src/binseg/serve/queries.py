@@ -1,5 +1,6 @@
 """What can be asked with a picture."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
@@ -23,19 +24,22 @@ class Wanted(BaseModel):
     """Id or name of a model (`/v1/models`); the first one if left out."""
     threshold: Annotated[float | None, Field(ge=0, le=1)] = None
     """A pixel is in the mask where its probability is above this; the model's own if left out."""
-    min_area: Annotated[int, Field(ge=0, le=_MOST_AREA)] = 0
-    """Smaller objects are removed, in pixels."""
-    fill_holes: Annotated[int, Field(ge=0, le=_MOST_AREA)] = 0
+    min_area: Annotated[int | None, Field(ge=0, le=_MOST_AREA)] = None
+    """Smaller objects are removed, in pixels; the model's own if left out, as with the next two."""
+    fill_holes: Annotated[int | None, Field(ge=0, le=_MOST_AREA)] = None
     """Holes of up to so many pixels are filled."""
-    largest_only: bool = False
+    largest_only: bool | None = None
     """Only the largest object stays."""
 
-    @property
-    def cleanup(self) -> CleanUp:
-        """What is done with the mask."""
-        return CleanUp(
-            min_area=self.min_area, fill_holes=self.fill_holes, largest_only=self.largest_only
-        )
+    def cleanup_for(self, own: CleanUp) -> CleanUp:
+        """What is done with the mask: what was asked for, else the model's own corrections."""
+        asked = {
+            "min_area": self.min_area,
+            "fill_holes": self.fill_holes,
+            "largest_only": self.largest_only,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        return replace(own, **given)  # type: ignore[arg-type]
 
 
 class PredictQuery(Wanted):

@@ -72,6 +72,8 @@ class ServedModel:
             "is_default": self.is_default,
             "threshold": card.threshold.value,
             "threshold_method": card.threshold.method,
+            "clean_up": card.clean_up.model_dump(),
+            "flips": card.flips,
             "input": {
                 "height": shape.height,
                 "width": shape.width,

@@ -7,7 +7,7 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.augment import Augment, build_augment
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import draw_places
 from binseg.data.pictures import Pictures, open_pictures
 from binseg.data.samples import read_sample
@@ -46,7 +46,7 @@ def draw_sheet(
         DataError: no picture with a mask.
     """
     dataset = open_dataset(recipe.data, progress=progress)
-    chosen = _spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
+    chosen = spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
     if not chosen:
         raise DataError(f"{dataset.root}: no picture has a mask; there is nothing to show")
     augment = build_augment(recipe.augment)
@@ -62,12 +62,6 @@ def draw_sheet(
         changed = _augmented(augment, inputs_NHWC, targets_NHW, recipe, variant)
         columns.append(_drawn(*changed))
     write_rgb(Path(out), _sheet(columns))
-
-
-def _spread(records: list[Record], num: int) -> list[Record]:
-    """Take `num` records, evenly over the list."""
-    places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
-    return [records[place] for place in places]
 
 
 def _prepared(

@@ -1,11 +1,11 @@
 """How long a run may train so that all of it ends in time: what comes after is measured before."""
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 
-from binseg.data.dataset import Dataset
+from binseg.config import Recipe
+from binseg.data.dataset import Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.metrics import (
     LogitTally,
@@ -18,7 +18,8 @@ from binseg.metrics import (
 from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import Progress
-from binseg.structures import Record, Sample
+from binseg.structures import Sample
+from binseg.workflows.mirroring import NUM_TRIED, TIMES, allowed_flips
 from binseg.workflows.report_page import NUM_PICTURES
 
 __all__ = ["ending_seconds", "training_seconds"]
@@ -60,14 +61,15 @@ def training_seconds(
     return least
 
 
-def ending_seconds(judge: Predictor, val: Dataset) -> float:
-    """Estimate how long threshold, scores and report of the validation pictures will take.
+def ending_seconds(recipe: Recipe, judge: Predictor, val: Dataset) -> float:
+    """Estimate how long flips, threshold, scores and report of the validation pictures will take.
 
     Args:
+        recipe: which flips are tried, and whether corrections are.
         judge: the network that will answer, trained or not.
         val: the pictures.
     """
-    chosen = _spread(val.records, NUM_TIMED)
+    chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
     judge.predict(samples[0].image_HWC)  # the first answer of a network pays for its set-up
     predicting = measuring = 0.0
@@ -77,21 +79,18 @@ def ending_seconds(judge: Predictor, val: Dataset) -> float:
         probability_HW = judge.predict(sample.image_HWC).probability
         predicting += time.perf_counter() - start
         start = time.perf_counter()
-        _measure(sample, probability_HW)
+        _measure(sample, probability_HW, cleans=recipe.train.clean_up == "tune")
         measuring += time.perf_counter() - start
     num = len(val.records)
     each_predicted, each_measured = predicting / len(chosen), measuring / len(chosen)
-    pictures = min(num, NUM_PICTURES)
-    return num * (2 * each_predicted + each_measured) + pictures * each_predicted + CLOSING
+    asked = recipe.train.flips
+    times = TIMES[allowed_flips(recipe) if asked == "tune" else asked]
+    tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
+    predictions = tried + times * (2 * num + min(num, NUM_PICTURES))
+    return predictions * each_predicted + num * each_measured + CLOSING
 
 
-def _spread(records: Sequence[Record], num: int) -> list[Record]:
-    """Take records from the whole length of a list."""
-    rows = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
-    return [records[row] for row in rows]
-
-
-def _measure(sample: Sample, probability_HW: np.ndarray) -> None:
+def _measure(sample: Sample, probability_HW: np.ndarray, *, cleans: bool) -> None:
     """Do what choosing the threshold and scoring do with one answer.
 
     Masks are the truth's: an untrained network's are noise, whose specks take longer to measure.
@@ -104,5 +103,5 @@ def _measure(sample: Sample, probability_HW: np.ndarray) -> None:
     measure_reliability(probability_HW, truth_HW, valid_HW)
     measure_outline(truth_HW, truth_HW, valid_HW, rule=OutlineRule())
     count_objects(truth_HW, truth_HW, valid_HW)
-    for _ in range(NUM_CORRECTIONS):
+    for _ in range(NUM_CORRECTIONS if cleans else 0):
         clean(truth_HW, CleanUp(min_area=2))

@@ -7,13 +7,12 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from binseg.bundle import Card
 from binseg.metrics import count, score_image
 from binseg.postprocess import NOTHING, CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress
 
-__all__ = ["Answered", "choose_cleanup", "choose_for", "cleanup_of", "own_cleanup"]
+__all__ = ["Answered", "choose_cleanup", "choose_for"]
 
 LEAST_PICTURES = 10
 """Below, a mean gain and its error mean nothing."""
@@ -64,17 +63,6 @@ def choose_cleanup(answers: Sequence[Answered]) -> tuple[CleanUp, str]:
     )
 
 
-def own_cleanup(card: Card | None) -> CleanUp:
-    """The corrections that a card brings."""
-    return NOTHING if card is None else CleanUp(**card.clean_up.model_dump())
-
-
-def cleanup_of(predictor: Predictor) -> CleanUp:
-    """The corrections that belong to a model; none for ensembles whose members differ."""
-    own = {own_cleanup(member.card) for member in predictor.members}
-    return own.pop() if len(own) == 1 else NOTHING
-
-
 def choose_for(
     predictor: Predictor,
     *,
@@ -97,14 +85,13 @@ def choose_for(
     Raises:
         UsageError: a negative area.
     """
-    brought = cleanup_of(predictor) if own else NOTHING
     asked = {"min_area": min_area, "fill_holes": fill_holes, "largest_only": largest_only}
     given = {name: value for name, value in asked.items() if value is not None}
-    chosen = replace(brought, **given)  # type: ignore[arg-type]
-    used = replace(chosen, **{name: getattr(NOTHING, name) for name in given})
+    brought = predictor.cleanup if own else NOTHING
+    used = replace(brought, **{name: getattr(NOTHING, name) for name in given})
     if not used.is_empty:
         progress.say(f"the model's own clean-up: {_named(used)} (--no-clean-up leaves it out)")
-    return chosen
+    return replace(brought, **given)  # type: ignore[arg-type]
 
 
 def _candidates(answers: Sequence[Answered]) -> list[dict[str, int | bool]]:

@@ -72,11 +72,10 @@ def demo(
         kinds=OutputKinds(overlay=True),
     )
     photo = predict_files(
-        load(default_bundle_path()),
+        load(default_bundle_path()).with_cleanup(CleanUp(largest_only=True)),
         [photo_path()],
         out=run.path / "photo",
         kinds=OutputKinds(overlay=True),
-        cleanup=CleanUp(largest_only=True),
     )
     return DemoResult(
         folder=run.path,

@@ -125,7 +125,7 @@ def report_folder(
     split: str,
     data: str | Path | None = None,
     others: Sequence[str | Path] = (),
-    flips: str = "none",
+    flips: str | None = None,
 ) -> Path:
     """Say where a report goes that nobody named a folder for: into the run, by split and data.
 
@@ -134,12 +134,12 @@ def report_folder(
         split: what was scored.
         data: pictures other than the run's own.
         others: further members of an ensemble.
-        flips: as `load` takes them; anything but none has a folder of its own.
+        flips: as `load` takes them; what was asked for has a folder of its own.
     """
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation")
     # A path's last part names the data; `synthetic:num=60` holds what file names shouldn't.
     parts = [split, *([Path(data).resolve().stem] if data is not None else [])]
     parts += [f"with-{Path(other).resolve().name}" for other in others]
-    parts += [f"flips-{flips}"] if flips != "none" else []
+    parts += [f"flips-{flips}"] if flips is not None else []
     return home / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts)

@@ -26,20 +26,17 @@ from binseg.imageio import (
     write_rgba,
 )
 from binseg.postprocess import (
-    NOTHING,
-    CleanUp,
     FoundObject,
     Polygon,
-    clean,
     coco,
     encode_rle,
     find_objects,
     geojson,
     trace_polygons,
 )
+from binseg.predictor import Prediction
 from binseg.report import cutout as cut_out
 from binseg.report import overlay as draw_over
-from binseg.structures import Prediction
 
 __all__ = ["Answer", "OutputKinds", "encode_output", "write_outputs"]
 
@@ -85,7 +82,7 @@ class OutputKinds:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A prediction with its clean-up, and what all kinds of output are made of.
+    """A prediction, and what all kinds of output are made of.
 
     Costly parts (objects, outlines) are computed once, when the first output asks for them.
     """
@@ -94,16 +91,15 @@ class Answer:
     image_HWC: Num[np.ndarray, "H W C"]
     name: str
     """Of the picture, for outputs that name it."""
-    cleanup: CleanUp = NOTHING
     pixel_size: PixelSize | None = None
     georeference: Georeference | None = None
     tolerance: float = 0.0
     """By how many pixels outlines may be simplified."""
 
-    @cached_property
+    @property
     def mask_HW(self) -> Bool[np.ndarray, "H W"]:
-        """The cleaned mask."""
-        return clean(self.prediction.mask, self.cleanup)
+        """The mask, corrected."""
+        return self.prediction.mask
 
     @cached_property
     def objects(self) -> list[FoundObject]:
@@ -127,7 +123,7 @@ class Answer:
             "binseg": version("binseg"),
             "model": self.prediction.bundle_id,
             "threshold": self.prediction.threshold,
-            "clean_up": self.cleanup.as_dict(),
+            "clean_up": self.prediction.cleanup.as_dict(),
         }
 
     def geojson(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.postprocess import CleanUp, clean
+from binseg.postprocess import clean
 from binseg.predictor import Predictor
 from binseg.preprocess import prepare, prepare_truth
 from binseg.progress import SILENT, Progress, track
@@ -47,7 +47,6 @@ from binseg.structures import (
     Sample,
     Size,
 )
-from binseg.workflows.cleaning import cleanup_of, own_cleanup
 from binseg.workflows.evaluation_data import Known
 from binseg.workflows.report_page import NUM_PICTURES, write_report_page
 
@@ -104,7 +103,6 @@ def score_dataset(
     title: str,
     by: Sequence[str] = (),
     outline: OutlineRule | None = None,
-    cleanup: CleanUp | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Predict every picture of a data set and compare it with its truth.
@@ -116,7 +114,6 @@ def score_dataset(
         title: what to call the report.
         by: columns to slice the scores by, beside those of few values.
         outline: tolerance of the outline scores, 2 pixels if left out.
-        cleanup: done with each mask; the model's own if left out.
         progress: told of every picture.
 
     Raises:
@@ -132,7 +129,6 @@ def score_dataset(
         outline=outline,
         tally=tally,
         label=f"scoring {split}",
-        cleanup=cleanup,
         progress=progress,
     )
     return conclude(
@@ -156,7 +152,6 @@ def measure_dataset(
     outline: OutlineRule,
     tally: ProbabilityTally,
     label: str,
-    cleanup: CleanUp | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[ImageScores, Reliability | None]]:
     """Predict every picture and measure it; what has no valid pixel has no reliability.
@@ -167,10 +162,8 @@ def measure_dataset(
         outline: how outlines are measured.
         tally: takes in every picture.
         label: what progress calls the work.
-        cleanup: done with each mask; the model's own if left out.
         progress: told of every picture.
     """
-    cleanup = cleanup_of(predictor) if cleanup is None else cleanup
     samples = track(
         read_ahead(dataset.records, dataset.rule),
         progress=progress,
@@ -179,9 +172,7 @@ def measure_dataset(
     )
     measured = []
     for record, sample in zip(dataset.records, samples, strict=True):
-        image, reliability = _score_sample(
-            predictor, record, sample, outline=outline, tally=tally, cleanup=cleanup
-        )
+        image, reliability = _score_sample(predictor, record, sample, outline=outline, tally=tally)
         measured.append((image, reliability if sample.valid_HW.any() else None))
     return measured
 
@@ -221,7 +212,6 @@ def _score_sample(
     *,
     outline: OutlineRule,
     tally: ProbabilityTally,
-    cleanup: CleanUp,
 ) -> tuple[ImageScores, Reliability]:
     """Measure one picture at its own size; count it at the model's too, where that is another.
 
@@ -233,13 +223,13 @@ def _score_sample(
     if not predictor.has_one_input:
         # Tiles are cut at the picture's own scale, and an ensemble may have no size of its own.
         probability_HW = predictor.predict(sample.image_HWC).probability
-        mask_HW = clean(probability_HW > predictor.threshold, cleanup)
+        mask_HW = clean(probability_HW > predictor.threshold, predictor.cleanup)
         at_model_size = count(mask_HW, truth_HW, valid_HW)
     else:
         probability_HW, probability_hw, placement = predict_at_both_sizes(
             predictor, sample.image_HWC
         )
-        mask_HW = clean(probability_HW > predictor.threshold, cleanup)
+        mask_HW = clean(probability_HW > predictor.threshold, predictor.cleanup)
         target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
         at_model_size = count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2)
     tally.add(probability_HW, truth_HW, valid_HW)
@@ -320,7 +310,7 @@ def write_report(
     write_text(folder / "per_image.csv", _csv_text(image_rows(report)))
     draw_histogram([_dice(one) for one in _scored(report)], folder / "histogram.png")
     known = known or Known.of(predictor)
-    items = _gallery_items(report, dataset, predictor, predictor_of or {}, known=known)
+    items = _gallery_items(report, dataset, predictor, predictor_of or {})
     shown = _worst_middle_best(items, NUM_GALLERY // 3)
     draw_gallery(shown, folder / "gallery.png", title=f"{report.title}: worst, middle, best")
     write_report_page(folder, report, items=items, dataset=dataset, known=known)
@@ -340,8 +330,6 @@ def _gallery_items(
     dataset: Dataset,
     predictor: Predictor,
     predictor_of: Mapping[str, Predictor],
-    *,
-    known: Known,
 ) -> list[GalleryItem]:
     """Predict the worst, middle and best pictures again, so as not to keep all in memory."""
     ranked = sorted(_scored(report), key=lambda one: (_dice(one), one.id))
@@ -350,13 +338,11 @@ def _gallery_items(
     for one in _worst_middle_best(ranked, NUM_PICTURES // 3):
         sample = read_sample(record_of[one.id], dataset.rule)
         answering = predictor_of.get(one.id, predictor)
-        # A model that was just trained has its card on disk only.
-        cleanup = cleanup_of(answering) if answering.card else own_cleanup(known.card)
         items.append(
             GalleryItem(
                 id=one.id,
                 image_HWC=sample.image_HWC,
-                prediction_HW=clean(answering.predict(sample.image_HWC).mask, cleanup),
+                prediction_HW=answering.predict(sample.image_HWC).mask,
                 truth_HW=sample.mask_HW,
                 valid_HW=sample.valid_HW,
                 dice=_dice(one),

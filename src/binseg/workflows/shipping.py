@@ -14,6 +14,7 @@ from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
 from binseg.models.zoo import resolve_options
+from binseg.postprocess import NOTHING
 from binseg.predictor import Predictor, load, verify_golden
 from binseg.progress import Progress
 from binseg.structures import Report
@@ -52,10 +53,9 @@ def ship(
         val,
         split="val",
         title=f"{recipe.model.name}, validation",
-        cleanup=tuned.cleanup,
         progress=progress,
     )
-    golden = _golden(predictor, val_pixels)
+    golden = _golden(predictor.with_flips("none"), val_pixels)
     tell_calibration(tuned, evaluation.report, progress)
     card = _card(recipe, dataset, tuned, evaluation.report)
     bundle = write_bundle(run.bundle_path, card=card, weights=fitted.best_state, golden=golden)
@@ -75,6 +75,8 @@ def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> 
         threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",
         temperature=tuned.temperature if tuned else 1.0,
+        cleanup=tuned.cleanup if tuned else NOTHING,
+        flips=tuned.flips if tuned else "none",
     )
 
 
@@ -103,6 +105,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,
         threshold=tuned.threshold,
+        flips=tuned.flips,
         clean_up=Corrections(**tuned.cleanup.as_dict()),  # type: ignore[arg-type]
         border=dataset.rule.border or "none",
         data=DataFacts(

@@ -261,7 +261,7 @@ def _train_andship(
         seconds = training_seconds(
             recipe.train.budget_minutes,
             spent=time.perf_counter() - started,
-            ending=ending_seconds(judge(recipe, backend), val),
+            ending=ending_seconds(recipe, judge(recipe, backend), val),
             progress=progress,
         )
     with teamed(

@@ -1,8 +1,8 @@
-"""What validation decides after training: temperature of the logits, threshold, clean-up.
+"""What validation decides after training: flips, temperature, threshold, clean-up.
 
-One pass over the validation pictures serves all. The threshold is chosen among the network's own
-probabilities and then follows them to where the temperature moves them, so that it cuts at the
-same logit.
+One pass over the validation pictures serves all but the flips, which come before. The threshold is
+chosen among the network's own probabilities and then follows them to where the temperature moves
+them, so that it cuts at the same logit.
 """
 
 import math
@@ -24,8 +24,9 @@ from binseg.metrics import (
 from binseg.postprocess import NOTHING, CleanUp
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Report
+from binseg.structures import Flips, Report
 from binseg.workflows.cleaning import MOST_PIXELS, Answered, choose_cleanup
+from binseg.workflows.mirroring import choose_flips
 from binseg.workflows.scoring import read_ahead
 
 __all__ = ["Tuned", "move_threshold", "tell_calibration", "tune_on_validation"]
@@ -47,12 +48,14 @@ class Tuned:
     """Corrections of masks that help."""
     ece_before: float | None = None
     """Calibration error at temperature 1; None where no temperature was fitted."""
+    flips: Flips = "none"
+    """Mirror images that are averaged."""
 
 
 def tune_on_validation(
     recipe: Recipe, judge: Predictor, val: Dataset, *, progress: Progress = SILENT
 ) -> Tuned:
-    """Fit the temperature, choose the threshold with the best Dice, and, if asked, clean-up.
+    """Choose flips, fit the temperature, choose the threshold with the best Dice, and clean-up.
 
     All at the pictures' original size. A recipe with a fixed threshold means the network's own
     probability: nothing is fitted or corrected.
@@ -63,9 +66,12 @@ def tune_on_validation(
         val: the validation pictures.
         progress: told of every picture.
     """
+    asked = recipe.train.flips
+    flips: Flips = choose_flips(recipe, judge, val, progress=progress) if asked == "tune" else asked
+    judge = judge.with_flips(flips)
     if recipe.train.threshold != "tune":
         fixed = Threshold(value=recipe.train.threshold, method="fixed by the recipe")
-        return Tuned(threshold=fixed)
+        return Tuned(threshold=fixed, flips=flips)
     cleans = recipe.train.clean_up == "tune"
     logits, reliabilities = LogitTally(), list[Reliability]()
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -112,6 +118,7 @@ def tune_on_validation(
         progress.say(f"clean-up: {told}")
     return Tuned(
         cleanup=cleanup,
+        flips=flips,
         threshold=Threshold(value=threshold, method="tuned on validation, original size"),
         temperature=temperature,
         ece_before=summarise_calibration(reliabilities, draws=1).ece.value,

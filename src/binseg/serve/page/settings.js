@@ -32,9 +32,14 @@ export class Settings {
     this.showLook();
   }
 
-  /** A model's own threshold is where the slider starts. */
-  setModel({ threshold }) {
+  /** A model's own threshold is where the slider starts, its own corrections are switched on. */
+  setModel({ threshold, clean_up }) {
     this.own = levelOf(threshold);
+    for (const [box, number, area] of [["specks", "specks-area", clean_up.min_area], ["holes", "holes-area", clean_up.fill_holes]]) {
+      if (area > 0) $(number).value = String(area);
+      $(box).checked = area > 0;
+    }
+    $("largest").checked = clean_up.largest_only;
     this.setLevel(this.own, () => {});
   }
 

@@ -19,7 +19,6 @@ from binseg.imageio import (
     read_georeference,
 )
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows
-from binseg.postprocess import CleanUp
 from binseg.postprocess.cleanup import NOTHING
 from binseg.predictor import Predictor
 from binseg.predictor.bands import WHOLE_PIXELS, batch_of, probability_bands
@@ -89,7 +88,6 @@ def predict_large(
     *,
     out: str | Path,
     threshold: float | None = None,
-    cleanup: CleanUp = NOTHING,
     probability: ProbabilityType | None = None,
     scale: float | None = None,
     tile: int | None = None,
@@ -101,7 +99,8 @@ def predict_large(
 ) -> LargeResult:
     """Predict a picture of any size, or all pages of a stack, into one file.
 
-    What a mask says is what `Predictor.predict` would say if the picture fitted into memory. The
+    What a mask says is what `Predictor.predict` would say if the picture fitted into memory, its
+    corrections too. The
     work may be interrupted at any time, by kill -9 too: finished bands are kept in `out`.part, the
     same call goes on from them, and the file is the same byte for byte. Under its final name the
     output is always whole.
@@ -113,7 +112,6 @@ def predict_large(
         out: the mask, 0 and 255: .tif (tiled, packed, BigTIFF beyond 4 GB, a page for each page)
             or .zarr (OME-Zarr).
         threshold: instead of the model's own.
-        cleanup: corrections of the mask, exact across bands.
         probability: also OUT_probability, in this type.
         scale: what the picture is resized by for a model that takes tiles, 0.5 for pixels of
             0.25 um where the model learnt from 0.5 um.
@@ -143,7 +141,7 @@ def predict_large(
     with open_windows(path) as windows, locked(part, timeout=1.0, tidy=True):
         infos = [windows.info(page) for page in range(windows.num_pages)]
         layouts = [page_layout(one.height, one.width) for one in infos]
-        whole = _whole(predictor, windows, infos, path=path, out=out, cleanup=cleanup)
+        whole = _whole(predictor, windows, infos, path=path, out=out)
         job = _job(predictor, path, layouts, probability, whole_pixels)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
@@ -169,7 +167,7 @@ def predict_large(
                 out=out,
                 which=MASK,
                 dtype="uint8",
-                cleanup=cleanup,
+                cleanup=predictor.cleanup,
                 whole=whole,
             )
         except (OSError, OutputError) as error:
@@ -246,14 +244,13 @@ def _whole(
     *,
     path: Path,
     out: Path,
-    cleanup: CleanUp,
 ) -> Whole:
     """What the output says beside its pixels."""
     facts = {
         "binseg": version("binseg"),
         "model": predictor.bundle_id,
         "threshold": predictor.threshold,
-        "clean_up": cleanup.as_dict(),
+        "clean_up": predictor.cleanup.as_dict(),
         "source": path.name,
     }
     is_tiff = windows.format == "TIFF" and not infos[0].turned

@@ -9,11 +9,8 @@ from jaxtyping import Num
 
 from binseg.errors import MissingExtraError, PictureError
 from binseg.imageio import read_georeference, read_pixel_size
-from binseg.postprocess import CleanUp
-from binseg.predictor import Predictor
+from binseg.predictor import Prediction, Predictor
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Prediction
-from binseg.workflows.cleaning import cleanup_of
 from binseg.workflows.large import predict_large
 from binseg.workflows.outputs import Answer, OutputKinds, write_outputs
 from binseg.workflows.predict.inputs import (
@@ -81,7 +78,6 @@ def predict_files(
     *,
     out: str | Path,
     kinds: OutputKinds | None = None,
-    cleanup: CleanUp | None = None,
     tolerance: float = 0.0,
     threshold: float | None = None,
     overwrite: bool = False,
@@ -96,7 +92,6 @@ def predict_files(
         inputs: files, folders (with the folders in them, whose structure is kept) and globs.
         out: folder for the masks.
         kinds: which files each picture gets; a PNG mask if left out.
-        cleanup: what is done with each mask; the model's own corrections if left out.
         tolerance: by how many pixels outlines may be simplified.
         threshold: instead of the model's own.
         overwrite: replace files of an earlier run; inputs are never replaced.
@@ -113,7 +108,6 @@ def predict_files(
     """
     out = Path(out)
     chosen = kinds or OutputKinds()
-    cleanup = cleanup_of(predictor) if cleanup is None else cleanup
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     # Other answers than masks and probabilities are made page by page.
@@ -133,9 +127,7 @@ def predict_files(
 
     def finish(index: int, image_HWC: Num[np.ndarray, "H W C"], prediction: Prediction) -> Written:
         picture, stem = asked[index]
-        answer = answer_of(
-            picture, image_HWC, prediction, cleanup=cleanup, kinds=chosen, tolerance=tolerance
-        )
+        answer = answer_of(picture, image_HWC, prediction, kinds=chosen, tolerance=tolerance)
         return _write(answer, picture, stem, chosen)
 
     written = []
@@ -155,7 +147,6 @@ def predict_files(
                     predictor,
                     picture,
                     stem,
-                    cleanup=cleanup,
                     probability=chosen.probability,
                     overwrite=overwrite,
                     progress=progress,
@@ -179,7 +170,6 @@ def _predict_large(
     picture: Picture,
     stem: Path,
     *,
-    cleanup: CleanUp,
     probability: bool,
     overwrite: bool,
     progress: Progress,
@@ -189,7 +179,6 @@ def _predict_large(
         predictor,
         picture.path,
         out=_large_mask(stem),
-        cleanup=cleanup,
         probability="float32" if probability else None,
         overwrite=overwrite,
         progress=progress,
@@ -208,7 +197,6 @@ def answer_of(
     image_HWC: Num[np.ndarray, "H W C"],
     prediction: Prediction,
     *,
-    cleanup: CleanUp,
     kinds: OutputKinds,
     tolerance: float = 0.0,
 ) -> Answer:
@@ -218,7 +206,6 @@ def answer_of(
         prediction=prediction,
         image_HWC=image_HWC,
         name=picture.path.name,
-        cleanup=cleanup,
         pixel_size=read_pixel_size(picture.path) if kinds.table or kinds.geojson else None,
         georeference=read_georeference(picture.path) if wants_place else None,
         tolerance=tolerance,

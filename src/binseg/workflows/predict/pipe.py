@@ -1,7 +1,6 @@
 """A picture in, a mask out, without files: for pipes and programs."""
 
 from binseg.imageio import decode_image
-from binseg.postprocess import NOTHING, CleanUp
 from binseg.predictor import Predictor
 from binseg.workflows.outputs import Answer, encode_output
 
@@ -13,7 +12,6 @@ def predict_bytes(
     data: bytes,
     *,
     output: str = "mask",
-    cleanup: CleanUp = NOTHING,
     threshold: float | None = None,
     name: str = "the picture on stdin",
 ) -> bytes:
@@ -23,7 +21,6 @@ def predict_bytes(
         predictor: the model.
         data: a picture file's bytes.
         output: mask, probability, overlay, cutout or json.
-        cleanup: what is done with the mask.
         threshold: instead of the model's own.
         name: what errors call the picture.
 
@@ -34,7 +31,5 @@ def predict_bytes(
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     image_HWC = decode_image(data, name=name)
-    answer = Answer(
-        prediction=predictor.predict(image_HWC), image_HWC=image_HWC, name=name, cleanup=cleanup
-    )
+    answer = Answer(prediction=predictor.predict(image_HWC), image_HWC=image_HWC, name=name)
     return encode_output(output, answer)[0]

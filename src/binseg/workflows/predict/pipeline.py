@@ -17,9 +17,8 @@ from jaxtyping import Num, UInt8
 
 from binseg.errors import PictureError
 from binseg.imageio import read_image
-from binseg.predictor import Predictor
+from binseg.predictor import Prediction, Predictor
 from binseg.preprocess import prepare
-from binseg.structures import Prediction
 from binseg.workflows.predict.inputs import Picture
 
 __all__ = ["predictions"]

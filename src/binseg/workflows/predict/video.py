@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from binseg.errors import MissingExtraError, OutputError, PictureError
-from binseg.postprocess import NOTHING, CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress
 from binseg.report import overlay as draw_over
@@ -48,7 +47,6 @@ def predict_video(
     *,
     out: Path,
     overlay: bool = False,
-    cleanup: CleanUp = NOTHING,
     threshold: float | None = None,
     progress: Progress = SILENT,
 ) -> VideoResult:
@@ -61,7 +59,6 @@ def predict_video(
         path: of the film.
         out: folder for the answers.
         overlay: also NAME_overlay.mp4 (H.264), the film with the masks drawn over it.
-        cleanup: what is done with each mask.
         threshold: instead of the model's own.
         progress: told of every frame.
 
@@ -83,7 +80,7 @@ def predict_video(
         progress.task("predicting frames", total=total) as task,
     ):
         for image_HW3 in frames:
-            mask_HW = clean(predictor.predict(image_HW3).mask, cleanup)
+            mask_HW = predictor.predict(image_HW3).mask
             masks.add(mask_HW.astype(np.uint8) * np.uint8(255), "gray")
             if overlay_path is not None:
                 overlays.add(draw_over(image_HW3, mask_HW), "rgb24")

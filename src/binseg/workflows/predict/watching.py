@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from binseg.errors import UsageError
-from binseg.postprocess import NOTHING, CleanUp
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress
 from binseg.workflows.outputs import OutputKinds
@@ -24,7 +23,6 @@ def watch(
     *,
     out: str | Path,
     kinds: OutputKinds | None = None,
-    cleanup: CleanUp = NOTHING,
     threshold: float | None = None,
     seconds: float = 1.0,
     told: Callable[[PredictResult], None] = lambda result: None,
@@ -41,7 +39,6 @@ def watch(
         folder: what is watched, with the folders in it.
         out: folder for the masks.
         kinds: which files each picture gets.
-        cleanup: what is done with each mask.
         threshold: instead of the model's own.
         seconds: between two looks.
         told: hears of each round that found something.
@@ -72,7 +69,6 @@ def watch(
                     paths,
                     out=answers / below,
                     kinds=chosen,
-                    cleanup=cleanup,
                     threshold=threshold,
                     overwrite=True,
                     owners=owners,
