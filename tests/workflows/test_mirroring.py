@@ -9,12 +9,14 @@ import pytest
 
 import binseg
 from binseg.bundle import Corrections, read_bundle, write_bundle
+from binseg.cli.progress import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.postprocess import CleanUp
 from binseg.predictor import Predictor, verify_golden
 from binseg.structures import Preprocessing
+from binseg.workflows.export import export_model
 from binseg.workflows.mirroring import allowed_flips, choose_flips
 from binseg.workflows.train import train
 
@@ -33,7 +35,8 @@ class Noisy:
     def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
         seen_NHW = 8 * (inputs_NCHW.mean(axis=1) - 0.45)
         noise_NHW = self._random.normal(0, self._noise, seen_NHW.shape)
-        return (seen_NHW + noise_NHW).astype(np.float32)
+        found: np.ndarray = (seen_NHW + noise_NHW).astype(np.float32)
+        return found
 
 
 def judge(noise: float) -> Predictor:
@@ -57,7 +60,7 @@ def test_only_what_was_learnt_from_is_tried(orientation: str, flips: str) -> Non
     assert allowed_flips(load_recipe(overrides=overrides)) == flips
 
 
-def test_flips_that_help_are_taken(dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flips_that_help_are_taken(dataset: Dataset) -> None:
     """Averaging answers with noise of their own is better by far."""
     recipe = load_recipe(overrides=["augment.preset=medium", "augment.orientation=any"])
     assert choose_flips(recipe, judge(3.0), dataset) == "all"
@@ -89,7 +92,9 @@ def test_flips_of_the_recipe_are_the_bundles(
     assert report.mean["original"]["dice"] == pytest.approx(stored, abs=1e-6)
 
 
-def test_a_card_decides_flips_and_corrections(trained: Path, tmp_path: Path) -> None:
+def test_a_card_decides_flips_and_corrections(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """They are part of what the bundle answers, and the golden sample is still the network's."""
     bundle = read_bundle(trained)
     card = bundle.card.model_copy(
@@ -106,3 +111,10 @@ def test_a_card_decides_flips_and_corrections(trained: Path, tmp_path: Path) -> 
     plain = binseg.load(trained, flips="all")
     assert np.array_equal(model.predict(image).probability, plain.predict(image).probability)
     assert binseg.load(tmp_path / "changed", flips="none").flips == "none"
+    # A single file is the network alone, and that is said.
+    export_model(
+        tmp_path / "changed", target="torch", out=tmp_path / "m.pt2", progress=PlainProgress()
+    )
+    said = capsys.readouterr().err
+    assert "m.pt2 answers without the mirror images of the model (flips all)" in said
+    assert "m.pt2 answers without the model's clean-up of masks" in said

@@ -14,7 +14,16 @@ from binseg.backends import Backend, computes_bf16
 from binseg.backends.onnx_backend import onnx_backend
 from binseg.backends.openvino_backend import openvino_backend
 from binseg.backends.torch_backend import TorchBackend, load_network
-from binseg.bundle import NETWORK, NETWORK_INT8, PROOFS, Bundle, read_bundle, write_bundle
+from binseg.bundle import (
+    NETWORK,
+    NETWORK_INT8,
+    PROOFS,
+    Bundle,
+    Card,
+    Corrections,
+    read_bundle,
+    write_bundle,
+)
 from binseg.errors import ExportError, UsageError
 from binseg.export import (
     LIMITS,
@@ -122,6 +131,8 @@ def export_model(
     ).eval()
     pictures = as_pixels(pictures, raw.pixels, raw.shape)
     path = Path(out) if out is not None else _beside(bundle, SUFFIXES[target])
+    for what in _left_out(bundle.card):
+        progress.say(f"{path.name} answers without {what}, which the scores of the card are with")
     progress.say(f"making {path.name}")
     changed = _quantiser([one[None] for one in pictures.images], "pixels") if int8 else None
     made = make_file(target, raw, precision="int8" if int8 else "fp32", changed=changed)
@@ -136,6 +147,14 @@ def export_model(
     data = made.finish(_facts(bundle, raw, made, proofs, pictures).as_text())
     write_bytes(path, data)
     return ExportResult(path=path, target=target, num_bytes=len(data), proofs=tuple(proofs))
+
+
+def _left_out(card: Card) -> list[str]:
+    """What a model does around its network, and a single file doesn't."""
+    parts = [f"the mirror images of the model (flips {card.flips})"] if card.flips != "none" else []
+    if card.clean_up != Corrections():
+        parts.append("the model's clean-up of masks")
+    return parts
 
 
 def _prove_file(
