@@ -59,7 +59,12 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import a public name on first use, so that `import binseg` costs nothing."""
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            from binseg.errors import training_extra_missing
+
+            raise training_extra_missing(error, purpose=f"binseg.{name}") or error from None
     raise AttributeError(f"module 'binseg' has no attribute {name!r}")
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "StoppedError",
     "TrainingError",
     "UsageError",
+    "training_extra_missing",
 ]
 
 
@@ -91,3 +92,19 @@ class MissingExtraError(BinsegError):
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'
         )
+
+
+_OF_TRAINING = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+
+
+def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
+    """Turn the absence of a part that training brings into a sentence; None for other modules.
+
+    Args:
+        error: of an import.
+        purpose: what was asked for.
+    """
+    package = (error.name or "").split(".")[0]
+    if package not in _OF_TRAINING:
+        return None
+    return MissingExtraError(package, extra="train", purpose=purpose)

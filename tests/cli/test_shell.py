@@ -61,6 +61,39 @@ def test_help_has_examples(verb: str) -> None:
     assert f"binseg {verb}" in result.stdout.rpartition("Examples")[2]
 
 
+WITHOUT_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("torch", "lightning", "kornia"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_an_install_for_predicting_says_what_training_needs() -> None:
+    """One sentence with the extra, from the shell and from Python, and no traceback."""
+    for code in (
+        "import binseg\nbinseg.train",
+        "from binseg.cli import main\nsys.argv = ['binseg', 'train', '--data', 'synthetic']\nmain()",
+        "from binseg.cli import main\nsys.argv = ['binseg', 'models']\nmain()",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH + code],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert last.endswith('which is not installed: pip install "binseg[train]"'), done.stderr
+        if "main()" in code:
+            assert "Traceback" not in done.stderr
+
+
 def test_help_shows_no_type_for_switches() -> None:
     """A switch takes no value, so help names none."""
     for argv in (["--help"], ["train", "--help"], ["recipes", "--help"]):

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from binseg.cli.console import message
-from binseg.errors import BinsegError
+from binseg.errors import BinsegError, training_extra_missing
 
 __all__ = ["Shell", "Verb", "Verbs", "exit_code_of"]
 
@@ -76,6 +76,8 @@ def exit_code_of(error: Exception) -> int:
     """Tell the user what went wrong, in one line, and return the exit code."""
     if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = training_extra_missing(error, purpose="this command") or error
     if isinstance(error, BinsegError):
         # A verb may tell an interrupt in words of its own; it stays an interrupt.
         interrupted = isinstance(error.__context__, KeyboardInterrupt | SystemExit)
