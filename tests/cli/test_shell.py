@@ -76,17 +76,14 @@ sys.meta_path.insert(0, Absent())
 
 def test_an_install_for_predicting_says_what_training_needs() -> None:
     """One sentence with the extra, from the shell and from Python, and no traceback."""
+    shell = "from binseg.cli import main\nsys.argv = {}\nmain()"
     for code in (
         "import binseg\nbinseg.train",
-        "from binseg.cli import main\nsys.argv = ['binseg', 'train', '--data', 'synthetic']\nmain()",
-        "from binseg.cli import main\nsys.argv = ['binseg', 'models']\nmain()",
+        shell.format(["binseg", "train", "--data", "synthetic"]),
+        shell.format(["binseg", "models"]),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_TORCH + code],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-c", WITHOUT_TORCH + code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
         assert last.endswith('which is not installed: pip install "binseg[train]"'), done.stderr
