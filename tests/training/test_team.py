@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,55 @@ def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
             timeout=600,
         )
     _assert_equal_runs(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="follows processes through /proc")
+def test_a_killed_pair_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Killing the leader ends its follower too, and both go on from the newest checkpoint."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 40"))
+    start = [*COMMAND, str(tmp_path / "r.yaml"), "--devices", "2", "--out"]
+    known = {"env": _environment(), "capture_output": True, "timeout": 600}
+    subprocess.run([*start, str(tmp_path / "whole")], check=True, **known)  # type: ignore[call-overload]
+    leader = subprocess.Popen(
+        [*start, str(tmp_path / "cut")],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "cut" / "metrics.csv"
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 5)
+    followers = _children(leader.pid)
+    assert followers
+    leader.kill()
+    leader.wait()
+    _wait(lambda: not any(_runs(one) for one in followers))
+    assert not (tmp_path / "cut" / "bundle").exists()
+    again = [*COMMAND, "--resume", "--out", str(tmp_path / "cut")]
+    subprocess.run(again, check=True, **known)  # type: ignore[call-overload]
+    for name, value in _weights(tmp_path / "whole").items():
+        assert np.array_equal(value, _weights(tmp_path / "cut")[name]), name
+    assert np.array_equal(_losses(tmp_path / "whole"), _losses(tmp_path / "cut"))
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if until():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it didn't happen within two minutes")
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.slow
