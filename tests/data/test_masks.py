@@ -124,16 +124,27 @@ def test_ambiguous_values_are_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_jpeg_masks_are_refused_until_a_threshold_settles_them(
+def test_jpeg_masks_of_black_and_white_are_cut_in_the_middle(
     of_masks: Callable[..., list[Record]],
 ) -> None:
-    """JPEG blurs 0 and 255 into many greys; with a threshold it is read."""
-    disc = np.hypot(*np.mgrid[-16:16, -16:16]) < 9
-    records = of_masks(disc.astype(np.uint8) * 255, suffix=".jpg")
-    with pytest.raises(DataError, match=r"blurred by JPEG.*data\.threshold=127"):
-        detect_rule(records, DataConfig())
-    rule = detect_rule(records, DataConfig(threshold=127))
-    assert rule.apply(values(127, 128))[0][0].tolist() == [False, True]
+    """JPEG blurs 0 and 255 at the edges alone: what was meant is plain, and it is said."""
+    disc = np.hypot(*np.mgrid[-64:64, -64:64]) < 36
+    rule = detect_rule(of_masks(disc.astype(np.uint8) * 255, suffix=".jpg"), DataConfig())
+    assert (rule.kind, rule.threshold) == ("threshold", 127)
+    assert "values above 127 are foreground (JPEG files, whose blur leaves 0." in rule.describe()
+
+
+def test_other_jpeg_masks_are_refused_until_a_threshold_settles_them(
+    of_masks: Callable[..., list[Record]],
+) -> None:
+    """Where many pixels lie in between, or white is missing, it could be read in two ways."""
+    disc = np.hypot(*np.mgrid[-64:64, -64:64])
+    for grey in (np.clip(255 - 3 * disc, 0, 255), np.where(disc < 36, 120, 0)):
+        records = of_masks(grey.astype(np.uint8), suffix=".jpg")
+        with pytest.raises(DataError, match=r"blurred by JPEG.*data\.threshold=127"):
+            detect_rule(records, DataConfig())
+        rule = detect_rule(records, DataConfig(threshold=127))
+        assert rule.apply(values(127, 128))[0][0].tolist() == [False, True]
 
 
 def test_options_settle_classes(of_masks: Callable[..., list[Record]]) -> None:

@@ -21,6 +21,8 @@ Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
 
 _NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
+_NEAR, _MOST_BETWEEN = 40, 0.03
+"""JPEG moves 0 and 255 by less than this, except at edges, which hold no more of the pixels."""
 _TRIMAP = frozenset({1, 2, 3})
 """Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
 _COLOUR = 0x010101
@@ -44,6 +46,8 @@ class MaskRule:
     """Values are colours 0xRRGGBB; grey masks count as grey colours."""
     border: Border | None = None
     """What the border class of a trimap counts as; None where there is no such class."""
+    between: float | None = None
+    """Of JPEG masks, the share of pixels that aren't near 0 or 255 (kind `threshold`)."""
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
         """Read one mask's values.
@@ -80,7 +84,12 @@ class MaskRule:
             return "outlines, filled (a ring inside a ring is a hole)"
         ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""
         if self.threshold is not None:
-            return f"values above {self.threshold} are foreground{ignored}"
+            blurred = (
+                f" (JPEG files, whose blur leaves {self.between:.2%} of the pixels in between)"
+                if self.between is not None
+                else ""
+            )
+            return f"values above {self.threshold} are foreground{blurred}{ignored}"
         assert self.foreground is not None
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
@@ -139,6 +148,8 @@ class _Found:
     """Of each value, in how many masks it is, and the first of them."""
     colour: bool
     lossy: bool
+    between: float = 0.0
+    """Share of the grey pixels that aren't near 0 or 255."""
 
     @property
     def values(self) -> frozenset[int]:
@@ -150,6 +161,7 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
     lossy = False
+    num_between = num_pixels = 0
     broken: list[PictureError] = []
     watched = track(records, progress=progress, label="looking at masks", total=len(records))
     for record in watched:
@@ -163,14 +175,22 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
         lossy |= record.mask_path.suffix.lower() in {".jpg", ".jpeg"}
         is_colour = _is_colour(labels)
         holders = colours if is_colour else greys
-        for value in _values_of(_coloured(labels) if is_colour else _grey(labels)):
+        values = _coloured(labels) if is_colour else _grey(labels)
+        num_pixels += values.size
+        num_between += int(((values > _NEAR) & (values < 255 - _NEAR)).sum())
+        for value in _values_of(values):
             num, first = holders.get(value, (0, record.mask_path))
             holders[value] = (num + 1, first)
     if len(broken) == len(records):
         raise broken[0]
     if colours:
         colours = {value * _COLOUR: held for value, held in greys.items()} | colours
-    return _Found(holders=colours or greys, colour=bool(colours), lossy=lossy)
+    return _Found(
+        holders=colours or greys,
+        colour=bool(colours),
+        lossy=lossy,
+        between=num_between / max(1, num_pixels),
+    )
 
 
 def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | None:
@@ -188,6 +208,9 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
         return _trimap(config.border, ignore)
     # Without 0 and with one value only, as in masks that are full, that value is foreground.
     others = values - {0}
+    if _is_blurred_binary(found, values):
+        middle = 127
+        return MaskRule(kind="threshold", threshold=middle, ignore=ignore, between=found.between)
     if len(others) > 1 or min(values, default=0) < 0:
         raise DataError(_ambiguous(found, values))
     if not others:
@@ -199,6 +222,13 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
         ignore=ignore,
         colour=found.colour,
     )
+
+
+def _is_blurred_binary(found: _Found, values: frozenset[int]) -> bool:
+    """Whether the masks were 0 and 255 before JPEG blurred their edges."""
+    is_dark_to_bright = min(values, default=255) <= _NEAR and max(values, default=0) >= 255 - _NEAR
+    few = found.between < _MOST_BETWEEN
+    return found.lossy and not found.colour and len(values) > 2 and is_dark_to_bright and few
 
 
 def _trimap(border: Border, ignore: frozenset[int]) -> MaskRule:

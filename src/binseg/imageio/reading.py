@@ -26,7 +26,7 @@ __all__ = [
     "read_labels",
 ]
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """Endings, in lower case, by which folders are searched for pictures."""
 _READ = "JPEG, PNG, WebP, BMP and TIFF"
 

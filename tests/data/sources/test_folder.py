@@ -26,7 +26,10 @@ def ids(dataset: Dataset) -> list[str]:
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("images", "masks"), ("img", "labels"), ("Imgs", "GT"), ("image", "annotations")],
+    [
+        *(("images", "masks"), ("img", "labels"), ("Imgs", "GT"), ("image", "annotations")),
+        *(("Original", "Ground Truth"), ("sat", "map"), ("images", "1st_manual")),
+    ],
 )
 def test_two_folders(fill: Fill, tmp_path: Path, images: str, masks: str) -> None:
     """Folders under the names that people use pair by stem; the notes say which were taken."""
@@ -49,6 +52,44 @@ def test_endings_of_masks(save: Save, tmp_path: Path, ending: str) -> None:
         mask_path = data.records[0].mask_path
         assert mask_path is not None
         assert mask_path.stem == f"x_1{ending}"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        *(("{}_sat", "{}_mask"), ("2{}_training", "2{}_manual1"), ("img_{}", "mask_{}")),
+        *(("00{}_image", "00{}_annotation"), ("frame{}", "frame{}.seg.final")),
+    ],
+)
+@pytest.mark.parametrize("layout", ["apart", "beside"])
+def test_names_may_differ_by_what_all_share(
+    save: Save, tmp_path: Path, image: str, mask: str, layout: str
+) -> None:
+    """Without the common beginnings and endings they are alike; the notes give an example."""
+    if layout == "beside" and "final" in mask:
+        pytest.skip("no word tells masks from pictures in one folder")
+    for index in range(3):
+        apart = layout == "apart"
+        folder = tmp_path / "images" if apart else tmp_path
+        save(folder / f"{image.format(index)}.png", np.zeros((3, 2, 3), np.uint8))
+        folder = tmp_path / "masks" if apart else tmp_path
+        save(folder / f"{mask.format(index)}.png", MASK)
+    data = opened(tmp_path)
+    assert ids(data) == [image.format(index) for index in range(3)]
+    for index, record in enumerate(data.records):
+        assert record.mask_path is not None
+        assert record.mask_path.stem == mask.format(index)
+    said = [note for note in data.notes if note.startswith("names pair by what they don't all")]
+    assert len(said) == (0 if mask == image + "_mask" else 1)
+
+
+def test_names_that_do_not_work_out_for_every_file_pair_none(save: Save, tmp_path: Path) -> None:
+    """One picture too many, and a slip in one name: both are refused, naming the files."""
+    for index in range(3):
+        save(tmp_path / "images" / f"{index}_sat.png", np.zeros((3, 2, 3), np.uint8))
+        save(tmp_path / "masks" / f"{index if index else 7}_mask.png", MASK)
+    with pytest.raises(DataError, match="3 pictures have no mask"):
+        opened(tmp_path)
 
 
 def test_a_picture_that_is_called_mask_pairs_with_its_namesake(fill: Fill, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder of pictures and masks, in any of the layouts that people use."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,7 +8,12 @@ from pathlib import Path
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.sources.listing import Findings, Listing, ignored_note, list_folder, subfolders
-from binseg.data.sources.pairs import mask_name_of, pair_by_name, records_of_pair
+from binseg.data.sources.pairs import (
+    mask_name_of,
+    pair_by_difference,
+    pair_by_name,
+    records_of_pair,
+)
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.imageio import PICTURE_SUFFIXES
@@ -19,11 +25,16 @@ ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, or "
     "NAME.png beside NAME_mask.png"
 )
-_IMAGE_FOLDERS = {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages"}
-_MASK_FOLDERS = {
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts"),
-    *("groundtruth", "ground_truth", "segmentation", "segmentations", "segmentationclass"),
+_IMAGE_FOLDERS = {
+    *("images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original"),
+    *("originals", "input", "inputs", "raw", "rgb", "sat", "satellite"),
 }
+_MASK_FOLDERS = {
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts", "truth"),
+    *("groundtruth", "groundtruths", "segmentation", "segmentations", "segmentationclass", "seg"),
+    *("manual", "1stmanual", "target", "targets", "output", "outputs", "map", "maps"),
+}
+"""Names in small letters, without spaces, lines or dots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +96,10 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     problems: list[str] = []
     for part in parts:
         pairs, wrong = pair_by_name(part.images, part.masks)
+        if wrong and (found := pair_by_difference(part.images, part.masks)):
+            pairs, wrong = found, []
+            _, image, mask = pairs[0]
+            notes.append(f"names pair by what they don't all share: {image.name}, {mask.name}")
         place = f"in {part.where}: " if len(parts) > 1 else ""
         problems += [place + text for text in wrong]
         if not wrong:
@@ -126,7 +141,7 @@ def nothing_found(root: Path) -> str:
 def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None:
     found: list[Path] = []
     for noun, names in (("pictures", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
-        fitting = [p for p in folders if p.name.lower() in names and list_folder(p).pictures]
+        fitting = [p for p in folders if _plain(p.name) in names and list_folder(p).pictures]
         if len(fitting) > 1:
             both = " and ".join(f"{path.name}/" for path in fitting)
             raise DataError(
@@ -134,6 +149,10 @@ def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None
             )
         found += fitting
     return (found[0], found[1]) if len(found) == 2 and found[0] != found[1] else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
 
 
 def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> list[Part]:
@@ -166,8 +185,11 @@ def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Pa
     """Pictures and masks in one folder, told apart by the masks' endings."""
     listing = list_folder(folder)
     named = _named(listing.pictures, folder)
-    masks = tuple(pair for pair in named if mask_name_of(pair[0]))
-    images = tuple(pair for pair in named if not mask_name_of(pair[0]))
+    for leading in (False, True):
+        masks = tuple(one for one in named if mask_name_of(one[0], leading=leading))
+        if masks:
+            break
+    images = tuple(one for one in named if one not in masks)
     if not masks or not images:
         return None
     return Part(

@@ -2,30 +2,38 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
+from pathlib import Path, PurePosixPath
 
 from binseg.data.dataset import counted, name_some
 from binseg.errors import DataError, PictureError
 from binseg.imageio import probe
 from binseg.structures import Record, Split
 
-__all__ = ["mask_name_of", "pair_by_name", "records_of_pair"]
+__all__ = ["Named", "mask_name_of", "pair_by_difference", "pair_by_name", "records_of_pair"]
 
 _TIFF_SUFFIXES = {".tif", ".tiff"}
-_MASK_SUFFIX = re.compile(
-    r"^(?P<name>.+?)[ ._-](?:masks?|labels?|gt|ground[ _-]?truth|segmentations?|seg)$",
-    re.IGNORECASE,
-)
+_WORDS = r"(?:masks?|labels?|gt|ground[ _-]?truth|annotations?|segmentations?|seg|manual\d?)"
+_MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
+_MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
+
+Named = tuple[str, Path]
 
 
-def mask_name_of(stem: str) -> str | None:
-    """Give the picture's name out of a mask's file name; None where it bears no mask's ending.
+def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
+    """Give the picture's name out of a mask's file name; None where it bears no mask's word.
+
+    Args:
+        stem: the name without the file's ending.
+        leading: whether the word stands before the name, and not after it.
 
     >>> mask_name_of("cat_mask"), mask_name_of("training_groundtruth"), mask_name_of("cat")
     ('cat', 'training', None)
+    >>> mask_name_of("mask_cat"), mask_name_of("mask_cat", leading=True)
+    (None, 'cat')
     """
-    match = _MASK_SUFFIX.match(stem)
+    match = (_MASK_PREFIX if leading else _MASK_SUFFIX).match(stem)
     return match["name"] if match else None
 
 
@@ -54,6 +62,54 @@ def pair_by_name(
     ]
     names = sorted(images_of.keys() & masks_of.keys())
     return [(name, images_of[name][0], masks_of[name][0]) for name in names], problems
+
+
+def pair_by_difference(
+    images: Sequence[Named], masks: Sequence[Named]
+) -> list[tuple[str, Path, Path]] | None:
+    """Pair pictures and masks whose names differ by parts that all of each kind share.
+
+    `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
+    the ending that all pictures share, and those that all masks share, both are called alike. It
+    must work out for every file, or nothing is paired.
+
+    Args:
+        images: (name, path), as for `pair_by_name`.
+        masks: likewise.
+
+    Returns:
+        (the picture's name, image path, mask path) sorted by name; None where names don't tell.
+    """
+    if len(images) == len(masks) == 1:
+        return [(images[0][0], images[0][1], masks[0][1])]
+    by_word = [mask_name_of(name) or name for name, _ in masks]
+    for image_cores in ([name for name, _ in images], _cores(images)):
+        for mask_cores in (_cores(masks), by_word):
+            image_of = dict(zip(image_cores, images, strict=True))
+            mask_of = dict(zip(mask_cores, masks, strict=True))
+            if (
+                len(image_of) == len(images) == len(mask_of) == len(masks)
+                and image_of.keys() == mask_of.keys()
+                and "" not in image_of
+            ):
+                pairs = [(*image_of[core], mask_of[core][1]) for core in image_of]
+                return sorted(pairs)
+    return None
+
+
+def _cores(named: Sequence[Named]) -> list[str]:
+    """What is left of each file's name without the beginning and ending that all share."""
+    files = [PurePosixPath(name) for name, _ in named]
+    names = [file.name for file in files]
+    # Digits are counted, not shared: of 21 and 22 the 2 belongs to the number.
+    head = re.sub(r"\d+$", "", commonprefix(names))  # noqa: RUF071 - letters are meant
+    backwards = [name[::-1] for name in names]
+    tail = re.sub(r"\d+$", "", commonprefix(backwards))  # noqa: RUF071
+    cores = [name[len(head) : len(name) - len(tail)] for name in names]
+    return [
+        (file.parent / core).as_posix() if core else ""
+        for file, core in zip(files, cores, strict=True)
+    ]
 
 
 def records_of_pair(
