@@ -161,6 +161,16 @@ def test_one_name_for_two_pictures_is_refused(fill: Fill, save: Save, tmp_path: 
         opened(tmp_path)
 
 
+def test_doubtful_names_count_only_where_no_better_one_is_there(
+    fill: Fill, save: Save, tmp_path: Path
+) -> None:
+    """A folder of somebody's output is no rival of masks/."""
+    fill(tmp_path, "a")
+    save(tmp_path / "output" / "b.png", MASK)
+    save(tmp_path / "raw" / "c.png", MASK)
+    assert ids(opened(tmp_path)) == ["a"]
+
+
 def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> None:
     """images/ and img/ side by side: nobody knows which is meant."""
     fill(tmp_path, "a")

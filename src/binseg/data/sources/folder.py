@@ -25,16 +25,20 @@ ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, or "
     "NAME.png beside NAME_mask.png"
 )
-_IMAGE_FOLDERS = {
-    *("images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original"),
-    *("originals", "input", "inputs", "raw", "rgb", "sat", "satellite"),
-}
-_MASK_FOLDERS = {
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts", "truth"),
-    *("groundtruth", "groundtruths", "segmentation", "segmentations", "segmentationclass", "seg"),
-    *("manual", "1stmanual", "target", "targets", "output", "outputs", "map", "maps"),
-}
-"""Names in small letters, without spaces, lines or dots."""
+_IMAGE_FOLDERS = (
+    {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
+    {"input", "inputs", "raw", "rgb", "sat", "satellite"},
+)
+_MASK_FOLDERS = (
+    {
+        *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts"),
+        *("groundtruth", "segmentation", "segmentations", "segmentationclass"),
+        *("manual", "1stmanual"),
+    },
+    {"seg", "truth", "target", "targets", "output", "outputs", "map", "maps"},
+)
+"""Names in small letters, without spaces, lines or dots; the second ones only where none of the
+first is there, since they also stand for other things."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +144,10 @@ def nothing_found(root: Path) -> str:
 
 def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None:
     found: list[Path] = []
-    for noun, names in (("pictures", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
-        fitting = [p for p in folders if _plain(p.name) in names and list_folder(p).pictures]
+    for noun, tiers in (("pictures", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
+        every = ([one for one in folders if _plain(one.name) in names] for names in tiers)
+        full = ([one for one in some if list_folder(one).pictures] for some in every)
+        fitting = next((some for some in full if some), [])
         if len(fitting) > 1:
             both = " and ".join(f"{path.name}/" for path in fitting)
             raise DataError(
