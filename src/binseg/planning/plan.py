@@ -121,7 +121,9 @@ def expected_seconds(at: Situation) -> float:
         size = at.number("input.size")
         parts = [(float(small), float(share)) for small, share in shrink.items()]
         cost = 1 - sum(share * (1 - (small / size) ** 2) for small, share in parts)
-    return 1.1 * views * each * cost + 20.0
+    times = resolution.num_mirrors(at) if at.decided["train.flips"] != "none" else 1
+    scoring = times * resolution.scoring_seconds(at)
+    return 1.1 * views * each * cost + scoring + 15.0
 
 
 def _inputs_an_epoch(at: Situation) -> float:

@@ -13,8 +13,10 @@ __all__ = [
     "model_for",
     "needed_scale",
     "needed_size",
+    "num_mirrors",
     "num_views",
     "patch_passes",
+    "scoring_seconds",
     "smaller_sizes",
 ]
 
@@ -316,7 +318,7 @@ def choose_patches(at: Situation) -> list[Setting]:
     if rare < 0.05:
         because += ": half of the patches are laid around the rarer side"
     settings = [Setting(key="patches.foreground", value=share, because=because)]
-    seconds = _scoring_seconds(at)
+    seconds = scoring_seconds(at)
     slow = at.budget is not None and seconds > 0.2 * at.budget
     because = "tiles overlap so that no seam shows"
     if slow:
@@ -329,11 +331,11 @@ def choose_finish(at: Situation) -> list[Setting]:
     """What validation tries on the answers once the network has learnt."""
     because = "specks, holes or lesser objects are taken away where validation says that it helps"
     settings = [Setting(key="train.clean_up", value="tune", because=because)]
-    times = {"any": 4, "upright": 2}.get(at.text("augment.orientation"), 1)
+    times = num_mirrors(at)
     value = "tune"
     if times == 1:
         value, because = "none", "mirror images would be other pictures"
-    elif at.budget is not None and times * _scoring_seconds(at) > FINISH_SHARE * at.budget:
+    elif at.budget is not None and times * scoring_seconds(at) > FINISH_SHARE * at.budget:
         num = at.fingerprint.num_val
         value, because = "none", f"to score {num} validation pictures so often would take too long"
     else:
@@ -343,7 +345,12 @@ def choose_finish(at: Situation) -> list[Setting]:
     return [*settings, Setting(key="train.flips", value=value, because=because)]
 
 
-def _scoring_seconds(at: Situation) -> float:
+def num_mirrors(at: Situation) -> int:
+    """How many mirror images of a picture, itself included, could be of the same data."""
+    return {"any": 4, "upright": 2}.get(at.text("augment.orientation"), 1)
+
+
+def scoring_seconds(at: Situation) -> float:
     """Predicting the validation pictures twice in float32, by the time of training in bfloat16."""
     facts = at.fingerprint
     if at.text("input.fit") == "tile":
