@@ -153,3 +153,15 @@ def test_smaller_batches_take_smaller_steps_and_short_runs_short_averages(
         for b in (60.0, 7200.0)
     )
     assert 0.9 <= short < long < 1  # type: ignore[operator]
+
+
+def test_epochs_that_were_given_decide_what_follows_from_their_number(
+    photos: Fingerprint, situation: Make
+) -> None:
+    """The average of the weights spans a small part of these epochs, not of a longer run."""
+    at = situation(photos, budget=None, train__epochs=10, train__batch_size=8, **WHOLE)
+    steps = 10 * photos.num_train / 8
+    decay = value(choose_average(at), "train.ema_decay")
+    assert isinstance(decay, float)
+    assert 1 / (1 - decay) == pytest.approx(steps / 12, rel=0.01)
+    assert value(choose_augmentation(at), "augment.preset") == "mild"

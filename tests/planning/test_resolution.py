@@ -164,3 +164,12 @@ def test_mirror_images_are_tried_where_there_is_time_and_no_up(
     assert flips("fixed", 1200.0) == "none"
     assert flips("any", 30.0) == "none"
     assert flips("any", 30.0, replace(photos, num_val=5)) == "tune"
+
+
+def test_too_few_judges_choose_no_threshold(photos: Fingerprint, situation: Make) -> None:
+    """One that fits three pictures best is worse on others than 0.5."""
+    decided = {"input__fit": "squash", "input__size": 256, "model__name": "unet-compact"}
+    for num_val, threshold in ((3, 0.5), (4, None)):
+        facts = replace(photos, num_val=num_val)
+        found = values(choose_finish(situation(facts, augment__orientation="any", **decided)))
+        assert found.get("train.threshold") == threshold

@@ -150,6 +150,9 @@ def _views(at: Situation) -> float:
     if at.budget is not None:
         return num_views(at, size)
     whole = at.fingerprint.num_train * _inputs_a_picture(at, at.fingerprint, size)
+    if "train.epochs" in at.decided:  # given by the user, or decided before
+        each = at.decided.get("patches.per_epoch", at.decided.get("train.per_epoch"))
+        return at.number("train.epochs") * (each if isinstance(each, int) else whole)
     low, high = UNLIMITED_VIEWS
     return min(max(UNLIMITED_PASSES * whole, low), high)
 

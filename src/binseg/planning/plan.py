@@ -31,7 +31,6 @@ RULES: tuple[Rule, ...] = (
     resolution.choose_finish,
 )
 """In their order: each sees what those before it decided."""
-LEAST_JUDGES = 4
 GIVEN = "you said so"
 FEW = 50
 FEW_RATIOS = (0.7, 0.3, 0.0)
@@ -177,7 +176,7 @@ def _warnings(at: Situation) -> list[str]:
             f"validation, which rests on {facts.num_val}; --folds 5 judges by every picture, and "
             "more masks help most"
         )
-    if facts.num_val < LEAST_JUDGES:
+    if facts.num_val < resolution.LEAST_JUDGES:
         found.append(
             f"{facts.num_val} validation pictures can hardly choose between epochs or thresholds: "
             "read the score as a rough guess"

@@ -4,6 +4,7 @@ from binseg.planning.fingerprint import SCALES, SIZES, Fingerprint
 from binseg.planning.situation import Setting, Situation
 
 __all__ = [
+    "LEAST_JUDGES",
     "choose_finish",
     "choose_fit",
     "choose_model",
@@ -55,6 +56,8 @@ FINE_AT_HALF = 0.85
 """Where a perfect mask at half the size keeps less, a first map at half the size is too coarse."""
 FINE_PASSES = 30
 """Passes that unet at full size must still reach to be worth its time."""
+LEAST_JUDGES = 4
+"""Validation pictures that can choose between epochs or thresholds."""
 FINISH_SHARE = 0.12
 """Of the budget, what scoring may take for the sake of mirror images."""
 LARGE_VIEWS, LARGE_TRAIN = 100_000, 300
@@ -342,7 +345,14 @@ def choose_finish(at: Situation) -> list[Setting]:
         because = (
             f"the mean over {times} mirror images is taken where validation says that it helps"
         )
-    return [*settings, Setting(key="train.flips", value=value, because=because)]
+    settings.append(Setting(key="train.flips", value=value, because=because))
+    num = at.fingerprint.num_val
+    if num < LEAST_JUDGES:
+        because = (
+            f"{num} validation pictures can't choose one: what fits them best is worse on others"
+        )
+        settings.append(Setting(key="train.threshold", value=0.5, because=because))
+    return settings
 
 
 def num_mirrors(at: Situation) -> int:

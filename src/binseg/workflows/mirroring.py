@@ -15,7 +15,7 @@ from binseg.workflows.scoring import read_ahead
 
 __all__ = ["NUM_TRIED", "TIMES", "allowed_flips", "choose_flips"]
 
-NUM_TRIED = 24
+NUM_TRIED = 64
 """Validation pictures that tell."""
 LEAST_PICTURES = 3
 LEAST_GAIN = 0.001
