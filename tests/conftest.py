@@ -6,11 +6,16 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+
+from binseg.planning import Fingerprint, Machine
+from binseg.planning.fingerprint import SCALES, SIZES, Intensities
+from binseg.planning.orientation import Symmetry
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -128,3 +133,51 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         member = archive.extractfile("package/axe.min.js")
         assert member is not None
         return member.read().decode()
+
+
+@pytest.fixture
+def photos() -> Fingerprint:
+    """What large things in photos are like."""
+    no_up = Symmetry(share=0.0, p=0.5, num=100)
+    return Fingerprint(
+        num_train=700,
+        num_val=150,
+        num_test=150,
+        num_units=700,
+        is_stack=False,
+        height=(480.0, 480.0, 480.0),
+        width=(640.0, 640.0, 640.0),
+        aspect=(1.33, 1.33, 1.33),
+        channels=3,
+        dtype="uint8",
+        is_grey=False,
+        range_used=(0.7, 0.9, 1.0),
+        by_dtype=Intensities(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
+        by_percentile=Intensities(mean=(0.6, 0.5, 0.4), std=(0.3, 0.3, 0.3)),
+        foreground=(0.1, 0.3, 0.5),
+        mean_foreground=0.3,
+        empty_share=0.0,
+        num_objects=1.0,
+        diameter=(100.0, 200.0, 300.0),
+        spread_of_diameter=(0.2, 0.2),
+        thin=30.0,
+        thick=100.0,
+        kept_at_size=dict.fromkeys(SIZES, 0.995),
+        kept_at_scale=dict.fromkeys(SCALES, 0.99),
+        up_down=no_up,
+        left_right=no_up,
+    )
+
+
+@pytest.fixture
+def machine() -> Machine:
+    """Two cores: seconds for a million pixels of training inputs."""
+    return Machine(
+        device="cpu",
+        cores=2,
+        seconds_per_megapixel=MappingProxyType(
+            {"unet-compact": 0.4, "unet-small": 0.75, "unet": 1.2}
+        ),
+        free_bytes=16 * 10**9,
+        bytes_per_megapixel=MappingProxyType({"unet-compact": 5e8}),
+    )

@@ -89,7 +89,7 @@ def plan_items(result: "PlanResult") -> list[object]:
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
     title = (
         f"plan: {facts.num_train} training, {facts.num_val} validation, {facts.num_test} test "
-        f"pictures; about {result.plan.seconds / 60:.0f} min on {cores}"
+        f"pictures; about {_minutes(result.expected_seconds)} min on {cores}"
         + (" and a GPU" if machine.device == "cuda" else "")
     )
     table = plain_table(title, "setting", "value", "because")
@@ -105,3 +105,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}".removesuffix(".0") if seconds < 600 else f"{seconds / 60:.0f}"

@@ -45,8 +45,6 @@ class Plan:
     warnings: tuple[str, ...]
     fingerprint: Fingerprint
     machine: Machine
-    seconds: float
-    """Expected for the whole run."""
 
     def recipe(self, base: Mapping[str, Mapping[str, object]]) -> Recipe:
         """The plan as a recipe.
@@ -103,33 +101,7 @@ def draw_up(
         warnings=tuple(_warnings(at)),
         fingerprint=fingerprint,
         machine=machine,
-        seconds=expected_seconds(at),
     )
-
-
-def expected_seconds(at: Situation) -> float:
-    """How long the run will take: its budget, or what its inputs need."""
-    if at.budget is not None:
-        return at.budget
-    views = at.number("train.epochs") * _inputs_an_epoch(at)
-    each = at.machine.seconds_per_megapixel[at.text("model.name")]
-    each *= at.number("input.size") ** 2 / 1e6
-    shrink = at.decided.get("train.progressive")
-    cost = 1.0
-    if isinstance(shrink, dict) and shrink:
-        size = at.number("input.size")
-        parts = [(float(small), float(share)) for small, share in shrink.items()]
-        cost = 1 - sum(share * (1 - (small / size) ** 2) for small, share in parts)
-    times = resolution.num_mirrors(at) if at.decided["train.flips"] != "none" else 1
-    scoring = times * resolution.scoring_seconds(at)
-    return 1.1 * views * each * cost + scoring + 15.0
-
-
-def _inputs_an_epoch(at: Situation) -> float:
-    per_epoch = at.decided.get("patches.per_epoch", at.decided.get("train.per_epoch", "all"))
-    if isinstance(per_epoch, int):
-        return per_epoch
-    return at.fingerprint.num_train
 
 
 def few_split_settings(num: int) -> list[Setting]:

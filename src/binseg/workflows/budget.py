@@ -1,11 +1,19 @@
-"""How long a run may train so that all of it ends in time: what comes after is measured before."""
+"""How long a run will take, and how long it may train so that all of it ends in time.
+
+Without a budget this is said beforehand, from the machine's speed and the recipe
+(`expected_seconds`); with one, what comes after the epochs is measured before them
+(`ending_seconds`).
+"""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
+from binseg import geometry
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
+from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
 from binseg.metrics import (
     LogitTally,
@@ -15,14 +23,16 @@ from binseg.metrics import (
     measure_outline,
     measure_reliability,
 )
+from binseg.planning import Fingerprint, Machine
 from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import Progress
 from binseg.structures import Sample
+from binseg.training.fit import LEAST_TILES
 from binseg.workflows.mirroring import NUM_TRIED, TIMES, allowed_flips
 from binseg.workflows.report_page import NUM_PICTURES
 
-__all__ = ["ending_seconds", "training_seconds"]
+__all__ = ["ending_seconds", "expected_seconds", "training_seconds"]
 
 NUM_TIMED = 3
 """Validation pictures that are predicted and measured on trial."""
@@ -32,6 +42,16 @@ CLOSING = 6.0
 """Seconds for curves, bundle, report page and their pictures."""
 LEAST_SHARE = 0.2
 """Of the budget that is trained, however long the rest takes."""
+OPENING = 5.0
+"""Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
+DECODING = 0.04
+"""Seconds for a million pixels of the pictures, decoded and resized once."""
+VALIDATING, PREDICTING = 0.3, 0.6
+"""Time for a pixel when it validates, in the precision of training, and when the finished model
+answers picture by picture in float32; as a share of the time for a pixel of a training step.
+Measured for all networks of the plan at 128x128 and 256x256: 0.25-0.30 and 0.54-0.77."""
+MEASURING = 0.12
+"""Seconds for a million pixels of a picture whose answer is scored."""
 
 
 def training_seconds(
@@ -61,6 +81,55 @@ def training_seconds(
     return least
 
 
+def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> float:
+    """Say how long a run will take: its budget, or what its inputs, validations and scores need.
+
+    Args:
+        recipe: the whole of it.
+        facts: of the training pictures; all are taken to have the typical one's size.
+        machine: with the speed of the recipe's network.
+    """
+    if recipe.train.budget_minutes is not None:
+        return 60 * recipe.train.budget_minutes
+    height, width = int(facts.height[1]), int(facts.width[1])
+    each = machine.seconds_per_megapixel[recipe.model.name]
+    shape = recipe.input.preprocessing()
+    apart = replace(shape.as_trained(), overlap=0.0)
+    inputs, judged = facts.num_train, facts.num_val * len(geometry.plan(height, width, apart))
+    if recipe.draws_patches:
+        sides_N2 = np.tile(np.array([height, width]) * shape.scale, (facts.num_train, 1))
+        size, batch = recipe.input.size, recipe.train.batch_size
+        inputs = patches_per_epoch(recipe.patches, sides_N2, size=size, batch_size=batch)
+        judged = min(judged, max(LEAST_TILES, inputs))
+    elif recipe.train.per_epoch != "all":
+        inputs = recipe.train.per_epoch
+    epochs = recipe.train.epochs
+    trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
+    validated = epochs * judged * recipe.input.size**2
+    placements = geometry.plan(height, width, shape)
+    predicted = num_predictions(recipe, facts.num_val) * sum(
+        one.height * one.width for one in placements
+    )
+    computing = each * (trained + VALIDATING * validated + PREDICTING * predicted)
+    own = (
+        height * width * (MEASURING * facts.num_val + DECODING * (facts.num_train + facts.num_val))
+    )
+    return OPENING + (computing + own) / 1e6 + CLOSING
+
+
+def num_predictions(recipe: Recipe, num: int) -> int:
+    """How many inputs the end of a run predicts, mirror images counted.
+
+    Args:
+        recipe: which flips are tried.
+        num: validation pictures.
+    """
+    asked = recipe.train.flips
+    times = TIMES[allowed_flips(recipe) if asked == "tune" else asked]
+    tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
+    return tried + times * (2 * num + min(num, NUM_PICTURES))
+
+
 def ending_seconds(recipe: Recipe, judge: Predictor, val: Dataset) -> float:
     """Estimate how long flips, threshold, scores and report of the validation pictures will take.
 
@@ -83,11 +152,7 @@ def ending_seconds(recipe: Recipe, judge: Predictor, val: Dataset) -> float:
         measuring += time.perf_counter() - start
     num = len(val.records)
     each_predicted, each_measured = predicting / len(chosen), measuring / len(chosen)
-    asked = recipe.train.flips
-    times = TIMES[allowed_flips(recipe) if asked == "tune" else asked]
-    tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
-    predictions = tried + times * (2 * num + min(num, NUM_PICTURES))
-    return predictions * each_predicted + num * each_measured + CLOSING
+    return num_predictions(recipe, num) * each_predicted + num * each_measured + CLOSING
 
 
 def _measure(sample: Sample, probability_HW: np.ndarray, *, cleans: bool) -> None:

@@ -24,6 +24,7 @@ from binseg.planning import (
 )
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
+from binseg.workflows.budget import expected_seconds
 from binseg.workflows.speed import measure_machine
 
 __all__ = ["DEFAULT_BUDGET", "PlanResult", "parse_budget", "plan", "write_plan"]
@@ -36,11 +37,14 @@ UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, kw_only=True)
 class PlanResult:
-    """A plan, the recipe that it is, and the seconds that it took."""
+    """A plan, the recipe that it is, and how long both take."""
 
     plan: Plan
     recipe: Recipe
     seconds: float
+    """That the planning took."""
+    expected_seconds: float
+    """That the training will take, all folds together."""
 
     def as_yaml(self) -> str:
         """The recipe with its reasons as comments; `binseg train FILE` runs it."""
@@ -54,7 +58,7 @@ class PlanResult:
                 for one in self.plan.settings
             ],
             "warnings": list(self.plan.warnings),
-            "expected_seconds": round(self.plan.seconds, 1),
+            "expected_seconds": round(self.expected_seconds, 1),
             "fingerprint": asdict(self.plan.fingerprint),
             "machine": {
                 "device": self.plan.machine.device,
@@ -118,7 +122,12 @@ def plan(
     share = None if budget is None else max(1.0, budget / folds)
     drawn = draw_up(fingerprint, machine, budget=share, given=given, before=split)
     recipe = drawn.recipe(asked.model_dump(mode="json", exclude_unset=True))
-    return PlanResult(plan=drawn, recipe=recipe, seconds=time.perf_counter() - start)
+    return PlanResult(
+        plan=drawn,
+        recipe=recipe,
+        seconds=time.perf_counter() - start,
+        expected_seconds=folds * expected_seconds(recipe, fingerprint, machine),
+    )
 
 
 def _given(asked: Recipe) -> dict[str, object]:
