@@ -112,12 +112,36 @@ def _pixels(logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor) -> _Pi
 # --- the losses ---------------------------------------------------------------------------------
 
 
-def _bce(logits: Tensor, target: Tensor, valid: Tensor, *, foreground_weight: float) -> Tensor:
+def _bce(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    *,
+    foreground_weight: float,
+    border_smoothing: float,
+) -> Tensor:
     pixels = _pixels(logits, target, valid)
+    truth_BN = pixels.target_BN
+    if border_smoothing:
+        truth_BN = _smoothed(target, valid, int(border_smoothing)).flatten(1)
     bce_BN = functional.binary_cross_entropy_with_logits(
-        pixels.logits_BN, pixels.target_BN, reduction="none"
+        pixels.logits_BN, truth_BN, reduction="none"
     )
     return pixels.mean_over_pixels(bce_BN * (1 + (foreground_weight - 1) * pixels.target_BN))
+
+
+@torch.no_grad()
+def _smoothed(target_B1HW: Tensor, valid_B1HW: Tensor, width: int) -> Tensor:
+    """The truth that passes from 0 to 1 over `width` pixels on either side of a border.
+
+    The mean of the valid pixels around each one, 0 where it is ignored itself.
+    """
+    around = partial(functional.avg_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
+    known_B1HW = valid_B1HW.float()
+    # Filled, not multiplied: what stands at ignored pixels may be nan.
+    sum_B1HW = around(target_B1HW.float().masked_fill(~valid_B1HW, 0.0))
+    mean_B1HW: Tensor = sum_B1HW / around(known_B1HW).clamp(min=1e-6) * known_B1HW
+    return mean_B1HW.clamp(0, 1)
 
 
 def _dice(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Tensor:
@@ -136,8 +160,9 @@ def _bce_dice(
     bce_weight: float,
     dice_weight: float,
     smooth: float,
+    border_smoothing: float,
 ) -> Tensor:
-    bce = _bce(logits, target, valid, foreground_weight=1.0)
+    bce = _bce(logits, target, valid, foreground_weight=1.0, border_smoothing=border_smoothing)
     return bce_weight * bce + dice_weight * _dice(logits, target, valid, smooth=smooth)
 
 
@@ -294,6 +319,12 @@ _SMOOTH = Knob(
     default=1.0,
     low=1e-6,
 )
+_BORDER_SMOOTHING = Knob(
+    meaning="bce's truth passes from 0 to 1 over so many pixels on either side of a border",
+    default=0.0,
+    high=64.0,
+    whole=True,
+)
 
 _ENTRIES = (
     LossEntry(
@@ -304,7 +335,8 @@ _ENTRIES = (
             "foreground_weight": Knob(
                 meaning="weight of foreground pixels; above 1 finds more and errs more",
                 default=1.0,
-            )
+            ),
+            "border_smoothing": _BORDER_SMOOTHING,
         },
         function=_bce,
     ),
@@ -323,6 +355,7 @@ _ENTRIES = (
             "bce_weight": Knob(meaning="what bce is multiplied with", default=1.0),
             "dice_weight": Knob(meaning="what dice is multiplied with", default=1.0),
             "smooth": _SMOOTH,
+            "border_smoothing": _BORDER_SMOOTHING,
         },
         function=_bce_dice,
     ),

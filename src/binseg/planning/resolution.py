@@ -240,7 +240,7 @@ def _megapixels(at: Situation, model: str) -> float:
     """How much a run of this network sees."""
     seconds = at.training_seconds
     assert seconds is not None
-    return STEP_SHARE * seconds / at.machine.seconds_per_megapixel[model]
+    return STEP_SHARE * seconds / at.machine.typical(model)
 
 
 def patch_passes(at: Situation, model: str) -> float:
@@ -367,5 +367,5 @@ def scoring_seconds(at: Situation) -> float:
         pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.2
     else:
         pixels = at.number("input.size") ** 2
-    per_megapixel = 0.5 * at.machine.seconds_per_megapixel[at.text("model.name")]
+    per_megapixel = 0.5 * at.machine.typical(at.text("model.name"))
     return 2 * facts.num_val * pixels / 1e6 * per_megapixel

@@ -8,6 +8,8 @@ from binseg.planning.fingerprint import Fingerprint
 
 __all__ = ["Machine", "Setting", "Situation"]
 
+USUAL_STEP = 0.15
+"""Millions of pixels in a step, such as 8 inputs of 128x128."""
 Value = object
 """Of a setting: what a recipe's field takes."""
 
@@ -34,10 +36,16 @@ class Machine:
     cores: int
     seconds_per_megapixel: Mapping[str, float]
     """Of training inputs, forward, backward and augmentation, by model; measured."""
+    seconds_per_step: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """What a step takes however few its pixels are, by model."""
     free_bytes: int | None = None
     """Memory of the device."""
     bytes_per_megapixel: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Of training inputs, by model."""
+
+    def typical(self, model: str) -> float:
+        """Seconds for a million pixels of training inputs, in steps of a usual size."""
+        return self.seconds_per_megapixel[model] + self.seconds_per_step.get(model, 0) / USUAL_STEP
 
 
 @dataclass(frozen=True, kw_only=True)

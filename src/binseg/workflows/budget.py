@@ -5,6 +5,7 @@ Without a budget this is said beforehand, from the machine's speed and the recip
 (`ending_seconds`).
 """
 
+import math
 import time
 from dataclasses import replace
 
@@ -46,10 +47,12 @@ OPENING = 5.0
 """Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
 DECODING = 0.04
 """Seconds for a million pixels of the pictures, decoded and resized once."""
-VALIDATING, PREDICTING = 0.3, 0.6
+VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
 answers picture by picture in float32; as a share of the time for a pixel of a training step.
-Measured for all networks of the plan at 128x128 and 256x256: 0.25-0.30 and 0.54-0.77."""
+Measured for four networks: 0.25-0.31 and 0.50-0.61."""
+STARTING = 0.2
+"""Likewise what each prediction takes however few its pixels are."""
 MEASURING = 0.12
 """Seconds for a million pixels of a picture whose answer is scored."""
 
@@ -92,7 +95,8 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     if recipe.train.budget_minutes is not None:
         return 60 * recipe.train.budget_minutes
     height, width = int(facts.height[1]), int(facts.width[1])
-    each = machine.seconds_per_megapixel[recipe.model.name]
+    per_megapixel = machine.seconds_per_megapixel[recipe.model.name]
+    per_step = machine.seconds_per_step.get(recipe.model.name, 0.0)
     shape = recipe.input.preprocessing()
     apart = replace(shape.as_trained(), overlap=0.0)
     inputs, judged = facts.num_train, facts.num_val * len(geometry.plan(height, width, apart))
@@ -104,17 +108,18 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     elif recipe.train.per_epoch != "all":
         inputs = recipe.train.per_epoch
     epochs = recipe.train.epochs
+    num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
     trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
     validated = epochs * judged * recipe.input.size**2
     placements = geometry.plan(height, width, shape)
-    predicted = num_predictions(recipe, facts.num_val) * sum(
-        one.height * one.width for one in placements
-    )
-    computing = each * (trained + VALIDATING * validated + PREDICTING * predicted)
+    num_predicted = num_predictions(recipe, facts.num_val)
+    predicted = num_predicted * sum(one.height * one.width for one in placements)
+    pixels = trained + VALIDATING * validated + PREDICTING * predicted
+    starts = num_steps + STARTING * num_predicted * len(placements)
     own = (
         height * width * (MEASURING * facts.num_val + DECODING * (facts.num_train + facts.num_val))
     )
-    return OPENING + (computing + own) / 1e6 + CLOSING
+    return OPENING + per_step * starts + (per_megapixel * pixels + own) / 1e6 + CLOSING
 
 
 def num_predictions(recipe: Recipe, num: int) -> int:

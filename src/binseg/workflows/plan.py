@@ -64,6 +64,7 @@ class PlanResult:
                 "device": self.plan.machine.device,
                 "cores": self.plan.machine.cores,
                 "seconds_per_megapixel": dict(self.plan.machine.seconds_per_megapixel),
+                "seconds_per_step": dict(self.plan.machine.seconds_per_step),
             },
             "recipe": self.recipe.model_dump(mode="json"),
         }
