@@ -95,31 +95,39 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     if recipe.train.budget_minutes is not None:
         return 60 * recipe.train.budget_minutes
     height, width = int(facts.height[1]), int(facts.width[1])
-    per_megapixel = machine.seconds_per_megapixel[recipe.model.name]
-    per_step = machine.seconds_per_step.get(recipe.model.name, 0.0)
-    shape = recipe.input.preprocessing()
-    apart = replace(shape.as_trained(), overlap=0.0)
-    inputs, judged = facts.num_train, facts.num_val * len(geometry.plan(height, width, apart))
+    inputs, judged = _inputs_an_epoch(recipe, facts)
+    epochs, size = recipe.train.epochs, recipe.input.size
+    num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
+    trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
+    tiles = geometry.plan(height, width, recipe.input.preprocessing())
+    num_predicted = num_predictions(recipe, facts.num_val)
+    predicted = num_predicted * sum(one.height * one.width for one in tiles)
+
+    pixels = trained + VALIDATING * epochs * judged * size**2 + PREDICTING * predicted
+    starts = num_steps + STARTING * num_predicted * len(tiles)
+    computing = (
+        machine.seconds_per_megapixel[recipe.model.name] * pixels / 1e6
+        + machine.seconds_per_step.get(recipe.model.name, 0.0) * starts
+    )
+    reading = DECODING * (facts.num_train + facts.num_val)
+    own = (reading + MEASURING * facts.num_val) * height * width / 1e6
+    return OPENING + computing + own + CLOSING
+
+
+def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
+    """How many inputs an epoch trains on, and how many it validates."""
+    height, width = int(facts.height[1]), int(facts.width[1])
+    shape = recipe.input.preprocessing().as_trained()
+    tiles = len(geometry.plan(height, width, replace(shape, overlap=0.0)))
+    judged = facts.num_val * tiles
     if recipe.draws_patches:
         sides_N2 = np.tile(np.array([height, width]) * shape.scale, (facts.num_train, 1))
         size, batch = recipe.input.size, recipe.train.batch_size
         inputs = patches_per_epoch(recipe.patches, sides_N2, size=size, batch_size=batch)
-        judged = min(judged, max(LEAST_TILES, inputs))
-    elif recipe.train.per_epoch != "all":
-        inputs = recipe.train.per_epoch
-    epochs = recipe.train.epochs
-    num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
-    trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
-    validated = epochs * judged * recipe.input.size**2
-    placements = geometry.plan(height, width, shape)
-    num_predicted = num_predictions(recipe, facts.num_val)
-    predicted = num_predicted * sum(one.height * one.width for one in placements)
-    pixels = trained + VALIDATING * validated + PREDICTING * predicted
-    starts = num_steps + STARTING * num_predicted * len(placements)
-    own = (
-        height * width * (MEASURING * facts.num_val + DECODING * (facts.num_train + facts.num_val))
-    )
-    return OPENING + per_step * starts + (per_megapixel * pixels + own) / 1e6 + CLOSING
+        return inputs, min(judged, max(LEAST_TILES, inputs))
+    if recipe.train.per_epoch == "all":
+        return facts.num_train * tiles, judged
+    return recipe.train.per_epoch, judged
 
 
 def num_predictions(recipe: Recipe, num: int) -> int:
