@@ -22,6 +22,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
         return SimpleNamespace(step_seconds=step + megapixel * pixels / 1e6)
 
     monkeypatch.setattr(speed, "profile_steps", profile)
+    monkeypatch.setattr(speed, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1))
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     return costs
 
 
