@@ -3,6 +3,7 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -201,6 +202,33 @@ def test_a_killed_pair_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     for name, value in _weights(tmp_path / "whole").items():
         assert np.array_equal(value, _weights(tmp_path / "cut")[name]), name
     assert np.array_equal(_losses(tmp_path / "whole"), _losses(tmp_path / "cut"))
+
+
+@pytest.mark.slow
+def test_machines_started_by_hand_stop_and_go_on_together(tmp_path: Path) -> None:
+    """The same command on each machine, with NODE_RANK, begins a run and goes on with it."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 40"))
+    folder = tmp_path / "two"
+
+    def on_both(*words: str) -> list[subprocess.Popen[bytes]]:
+        return [
+            subprocess.Popen(
+                [*COMMAND, *words, "--out", str(folder)],
+                env=_environment(NODE_RANK=str(node), MASTER_ADDR="127.0.0.1", MASTER_PORT="29517"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for node in range(2)
+        ]
+
+    metrics = folder / "metrics.csv"
+    pair = on_both(str(tmp_path / "r.yaml"), "--num-nodes", "2", "--devices", "1")
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    pair[0].send_signal(signal.SIGINT)
+    assert [one.wait(120) for one in pair] == [130, 0]
+    assert not (folder / "bundle").exists()
+    assert [one.wait(600) for one in on_both("--resume")] == [0, 0]
+    assert len(_losses(folder)) == 40
 
 
 def _wait(until: Callable[[], bool]) -> None:

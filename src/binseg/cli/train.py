@@ -147,17 +147,23 @@ def train(
         optimizer__lr=lr,
         input__size=size,
     )
-    if _follows(file, recipe, sections, set_ or (), resume=resume, folds=folds is not None):
+    if resume:
+        out, file = _run_to_resume(out, file)
+    if _follows(
+        RunFolder(path=out).recipe_path if resume and out else file or recipe,
+        sections,
+        set_ or (),
+        folds=folds is not None,
+    ):
         return
     progress = progress_of(context)
     result: TrainResult | CrossResult
     if resume:
-        if out is None and file is not None and Path(file).is_dir():
-            out, file = Path(file), None  # --resume FOLDER
         if file or recipe or sections or set_ or budget or folds is not None:
             raise UsageError(
                 "--resume goes on with the run's own recipe.yaml; leave out the other settings"
             )
+        assert out is not None
         result = _resume(out, checkpoint_every, progress)
     else:
         if file and recipe:
@@ -195,12 +201,10 @@ def train(
 
 
 def _follows(
-    file: str | None,
-    recipe: str | None,
+    recipe: str | Path | None,
     sections: dict[str, dict[str, object]],
     overrides: Sequence[str],
     *,
-    resume: bool,
     folds: bool,
 ) -> bool:
     """Train along where this process isn't the first of several; it neither plans nor writes."""
@@ -216,22 +220,29 @@ def _follows(
     place = external_place()
     if place is not None and folds:
         raise UsageError("--folds trains in one process; start it without torchrun or srun")
-    if place is None and int(os.environ.get("NODE_RANK", "0")) > 0 and not resume:
-        place = place_of(load_recipe(file or recipe, overrides=overrides, sections=sections))
+    if place is None and int(os.environ.get("NODE_RANK", "0")) > 0:
+        place = place_of(load_recipe(recipe, overrides=overrides, sections=sections))
     if place is None or place.rank == 0:
         return False
     follow_leader(place, device=str(sections.get("train", {}).get("device", "auto")))
     return True
 
 
+def _run_to_resume(out: Path | None, file: str | None) -> tuple[Path, str | None]:
+    """Take `--resume FOLDER` for `--resume --out FOLDER`."""
+    if out is not None:
+        return out, file
+    if file is not None and Path(file).is_dir():
+        return Path(file), None
+    raise UsageError("--resume needs --out FOLDER: the run to go on with")
+
+
 def _resume(
-    out: Path | None, checkpoint_every: float | None, progress: "Progress"
+    out: Path, checkpoint_every: float | None, progress: "Progress"
 ) -> "TrainResult | CrossResult":
     from binseg.workflows.crossval import is_cross_validation, resume_folds
     from binseg.workflows.train import resume_training
 
-    if out is None:
-        raise UsageError("--resume needs --out FOLDER: the run to go on with")
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
     if checkpoint_every is not None:

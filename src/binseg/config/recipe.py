@@ -209,6 +209,8 @@ class LossConfig(Section):
     """A name of the losses: bce, dice, bce-dice, ..."""
     options: dict[str, float] = {}
     """Changes to the loss's own defaults (smooth, gamma, weights)."""
+    deep_supervision: bool = False
+    """Whether the maps on a U-Net's way up learn too, each with half the weight of the next."""
 
 
 class OptimizerConfig(Section):

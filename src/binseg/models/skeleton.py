@@ -4,6 +4,8 @@ Shape letters: B batch, C channels, H, W height and width of the input; a featur
 height and width are h, w.
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +27,12 @@ class Decoder(nn.Module):
 
     out_channels: int
     """Channels of the map that goes to the head."""
+    side_channels: tuple[int, ...] = ()
+    """Channels of the maps on the way to it that could answer too, the latest first."""
+
+    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
+        """The map that goes to the head, and behind it those of `side_channels`."""
+        return [self(features, size)]
 
 
 def pad_to_minimum(images_BCHW: Tensor, minimum: int) -> Tensor:
@@ -82,3 +90,16 @@ class EncoderDecoder(nn.Module):
         features = self.encoder(padded_BCHW)
         logits_B1HW = resize(self.head(self.decoder(features, size)), size)
         return crop_to(logits_B1HW, (height, width))
+
+    def forward_levels(
+        self, images_BCHW: Float[Tensor, "B C H W"], heads: Sequence[nn.Module]
+    ) -> list[Float[Tensor, "B 1 H W"]]:
+        """Logits of `forward`, and behind them those of `heads` on the decoder's side maps."""
+        height, width = images_BCHW.shape[-2:]
+        padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
+        size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])
+        maps = self.decoder.levels(self.encoder(padded_BCHW), size)
+        return [
+            crop_to(resize(head(level), size), (height, width))
+            for head, level in zip((self.head, *heads), maps, strict=True)
+        ]

@@ -22,6 +22,7 @@ from binseg.training.engine import build_trainer, quiet
 from binseg.training.module import SegmentationModule
 from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.supervision import supervised
 from binseg.training.team import Team
 
 __all__ = ["Lead", "LeadClock", "follow", "leading"]
@@ -172,10 +173,11 @@ def follow(
         size_of=pace.training_size,
         shares=Shares(team.rank, team.num),
     )
+    learner, loss = supervised(model, build_loss(recipe.loss.name, recipe.loss.options), recipe)
     module = SegmentationModule(
-        model,
+        learner,
         recipe=recipe,
-        loss=build_loss(recipe.loss.name, recipe.loss.options),
+        loss=loss,
         augment=augment,
         batches=batches,
         progress=SILENT,

@@ -30,6 +30,7 @@ from binseg.training.memory import NO_MEMORY, check_memory, lacking_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.supervision import supervised
 from binseg.training.team import ALONE, Team
 from binseg.training.validation import validate
 
@@ -114,6 +115,7 @@ def fit(
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_memory(model, recipe, bf16=precision == "bf16", num=team.num, progress=progress)
     loss = build_loss(recipe.loss.name, recipe.loss.options)
+    learner, training_loss = supervised(model, loss, recipe)
     augment = build_augment(recipe.augment)
     clock = LeadClock()
     pace = Pace(recipe, seconds=seconds, clock=clock)
@@ -130,15 +132,15 @@ def fit(
     elif recipe.draws_patches:  # whose number, not that of the pictures, is an epoch's cost
         val = val.thinned(max(LEAST_TILES, len(batches) * config.batch_size))
     module = SegmentationModule(
-        model,
+        learner,
         recipe=recipe,
-        loss=loss,
+        loss=training_loss,
         augment=augment,
         batches=batches,
         progress=progress,
         pace=pace,
         team=team,
-        forward=compiled(model, asked=config.compile, device=device, progress=progress),
+        forward=compiled(learner, asked=config.compile, device=device, progress=progress),
     )
     average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
     score = partial(

@@ -20,12 +20,13 @@ from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
 from binseg.data.pictures import PictureCache
 from binseg.errors import TrainingError
-from binseg.losses import Loss, build_loss
+from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
 from binseg.training.batches import Batch, Batches, build_batches
 from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
+from binseg.training.supervision import supervised
 
 __all__ = [
     "PHASES",
@@ -126,7 +127,9 @@ class _Steps:
     ) -> None:
         self.device = device
         self._bf16 = bf16
-        self._loss: Loss = build_loss(recipe.loss.name, recipe.loss.options)
+        learner, self._loss = supervised(
+            model, build_loss(recipe.loss.name, recipe.loss.options), recipe
+        )
         augment = build_augment(recipe.augment)
         alone = recipe.train.model_copy(update={"workers": 0})
         batches = build_batches(
@@ -135,17 +138,17 @@ class _Steps:
             device=device,
             context=augment.context,
         )
-        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model.train()
+        learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner.train()
         self._module = SegmentationModule(
-            model,
+            learner,
             recipe=recipe,
             loss=self._loss,
             augment=augment,
             batches=batches,
             progress=SILENT,
         ).to(device)
-        self.optimizer = build_optimizer(model, recipe.optimizer)
+        self.optimizer = build_optimizer(learner, recipe.optimizer)
         self._clip = recipe.train.gradient_clip
         self._source = _endless(batches)
         self.seconds: dict[str, list[float]] = {name: [] for name in PHASES}

@@ -181,10 +181,10 @@ class SegmentationModule(LightningModule):
     def training_step(self, batch: Tensors, batch_idx: int) -> torch.Tensor:
         """Give the loss of a batch."""
         self._seed_dropout()
-        logits_B1HW = self(batch.images_BCHW)
+        logits_BLHW = self(batch.images_BCHW)  # one level, the answer, unless others learn too
         with self._team_shares_batch():
-            loss = self._loss(logits_B1HW, batch.target_B1HW, batch.valid_B1HW)
-        of_all = self._measure(loss.detach(), logits_B1HW.detach(), batch)
+            loss = self._loss(logits_BLHW, batch.target_B1HW, batch.valid_B1HW)
+        of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), batch)
         if self.device.type == "cpu" or batch_idx % CUDA_LOOK == 0:
             self.figures = {"loss": of_all.item(), "dice": self.averages["dice"], "lr": self._lr()}
         return loss

@@ -111,15 +111,20 @@ def follow_leader(place: Place, device: str = "auto") -> None:
         DataError: this machine's data is not the leader's.
         TrainingError: the leader can't be reached, or is lost.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the leader decides what they mean
+    _on_stop_signals(signal.SIG_DFL)  # the leader may never come: it has failed, say
     asked = Recipe.model_validate({"train": {"device": device}})
     with _share_of_threads(place):
         team = Team.join(place, device=_device(asked, place))
+        _on_stop_signals(signal.SIG_IGN)  # from now on the leader decides what they mean
         try:
             _train_along(team, team.tell())
         finally:
             team.part()
+
+
+def _on_stop_signals(action: signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, action)
 
 
 def _train_along(team: Team, order: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from binseg.training.checkpoints import newest_whole
 from binseg.training.fit import fit
 from binseg.training.keeping import resume_command
 from binseg.training.precision import resolve_device
+from binseg.training.supervision import check_supervision
 from binseg.workflows.budget import ending_seconds, training_seconds
 from binseg.workflows.following import place_of, teamed
 from binseg.workflows.run_folder import RunFolder
@@ -179,6 +180,7 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 def _check_names(recipe: Recipe) -> None:
     """Refuse unknown names and options, and absent devices, before a single file is read."""
     resolve_options(recipe.model.name, recipe.model.options)
+    check_supervision(recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
     place_of(recipe)
 

@@ -113,11 +113,21 @@ class UNetDecoder(Decoder):
                 UNetBlock(before[-1], 0, final_channels, num_convs=num_final_convs, style=style)
             )
         self.out_channels = final_channels or channels[-1]
+        self.side_channels = channels[::-1] if final_channels else channels[-2::-1]
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """The finest map; at the encoder input's `size` where the blocks reach it."""
-        skips: list[Tensor | None] = [*features[-2::-1], None]
         maps = features[-1]
-        for block, skip in zip(self.blocks, skips, strict=False):
+        for block, skip in zip(self.blocks, self._skips(features), strict=False):
             maps = block(maps, skip, size)
         return maps
+
+    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
+        """The maps behind all blocks, the finest first; `forward` lets go of the coarser ones."""
+        maps = [features[-1]]
+        for block, skip in zip(self.blocks, self._skips(features), strict=False):
+            maps.append(block(maps[-1], skip, size))
+        return maps[:0:-1]
+
+    def _skips(self, features: tuple[Tensor, ...]) -> list[Tensor | None]:
+        return [*features[-2::-1], None]

@@ -36,13 +36,18 @@ class UNetPlusPlusDecoder(Decoder):
             }
         )
         self.out_channels = encoder_channels[0]
+        self.side_channels = (encoder_channels[0],) * (self.depth - 1)
 
     def forward(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """The last node of the finest level."""
+        return self.levels(features, size)[0]
+
+    def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
+        """The nodes of the finest level, the last first, as the paper teaches them."""
         levels: list[list[Tensor]] = [[feature] for feature in features]
         for step in range(1, self.depth + 1):
             for level in range(self.depth + 1 - step):
                 earlier = torch.cat(levels[level], dim=1)
                 below = levels[level + 1][step - 1]
                 levels[level].append(self.nodes[f"{level}_{step}"](below, earlier, size))
-        return levels[0][-1]
+        return levels[0][:0:-1]
