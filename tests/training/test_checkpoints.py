@@ -1,3 +1,4 @@
+import json
 import resource
 import signal
 from collections.abc import Callable
@@ -122,3 +123,19 @@ def test_a_run_goes_on_with_its_own_settings(recipe: Callable[..., Recipe], list
         check_same_recipe(before, recipe(optimizer__lr=0.5), listener)
     check_same_recipe(before, recipe(train__epochs=9), listener)
     assert "9 epochs instead of 2" in listener.lines[0]
+
+
+def test_a_run_of_an_older_binseg_goes_on(recipe: Callable[..., Recipe], listen: Any) -> None:
+    """Settings that are younger than the run were as today's default is; others aren't guessed."""
+    before = recipe(loss__options={"smooth": 2.0}).model_dump(mode="json")
+    del before["loss"]["deep_supervision"]
+    check_same_recipe(json.dumps(before), recipe(loss__options={"smooth": 2.0}), listen())
+    with pytest.raises(TrainingError, match="loss.deep_supervision was False and is True"):
+        check_same_recipe(
+            json.dumps(before),
+            recipe(loss__options={"smooth": 2.0}, loss__deep_supervision=True),
+            listen(),
+        )
+    before["loss"]["forgotten"] = 1
+    with pytest.raises(TrainingError, match="loss.forgotten was 1 and is None"):
+        check_same_recipe(json.dumps(before), recipe(loss__options={"smooth": 2.0}), listen())

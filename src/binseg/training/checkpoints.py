@@ -221,7 +221,9 @@ def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
         now: the recipe that is asked for.
         progress: hears of another number of epochs, which bends most schedules.
     """
-    old, new = _flat(json.loads(before)), _flat(now.model_dump(mode="json"))
+    # What the run's own binseg didn't know yet it did as today's default does.
+    known = _with_defaults(json.loads(before), Recipe().model_dump(mode="json"))
+    old, new = _flat(known), _flat(now.model_dump(mode="json"))
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old | new)
@@ -241,6 +243,16 @@ def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
 
 def _is_free(name: str) -> bool:
     return name in FREE or name.split(".", maxsplit=1)[0] in FREE
+
+
+def _with_defaults(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the settings of all sections that are left out."""
+    sections = {
+        name: _with_defaults(values[name], default)
+        for name, default in defaults.items()
+        if isinstance(default, Mapping) and name in values
+    }
+    return {**defaults, **values, **sections}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
