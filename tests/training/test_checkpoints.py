@@ -130,12 +130,12 @@ def test_a_run_of_an_older_binseg_goes_on(recipe: Callable[..., Recipe], listen:
     before = recipe(loss__options={"smooth": 2.0}).model_dump(mode="json")
     del before["loss"]["deep_supervision"]
     check_same_recipe(json.dumps(before), recipe(loss__options={"smooth": 2.0}), listen())
-    with pytest.raises(TrainingError, match="loss.deep_supervision was False and is True"):
+    with pytest.raises(TrainingError, match=r"loss\.deep_supervision was False and is True"):
         check_same_recipe(
             json.dumps(before),
             recipe(loss__options={"smooth": 2.0}, loss__deep_supervision=True),
             listen(),
         )
     before["loss"]["forgotten"] = 1
-    with pytest.raises(TrainingError, match="loss.forgotten was 1 and is None"):
+    with pytest.raises(TrainingError, match=r"loss\.forgotten was 1 and is None"):
         check_same_recipe(json.dumps(before), recipe(loss__options={"smooth": 2.0}), listen())
