@@ -18,7 +18,7 @@ from binseg.predictor import Predictor
 from binseg.structures import Preprocessing
 from binseg.workflows.outputs import OutputKinds
 from binseg.workflows.predict import predict_bytes, predict_files, watch
-from binseg.workflows.predict.video import predict_video
+from binseg.workflows.predict.video import predict_films
 
 
 class Brightness:
@@ -303,20 +303,38 @@ def test_a_film_becomes_a_film_of_masks(model: Predictor, tmp_path: Path) -> Non
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    made = predict_video(model, tmp_path / "f.mkv", out=tmp_path / "out", overlay=True)
-    assert (made.num_frames, made.foreground) == (5, 0.6)
+    (made,) = predict_films(model, [tmp_path / "f.mkv"], out=tmp_path / "out", overlay=True).written
+    assert made.foreground == 0.6
     with av.open(str(made.mask)) as container:
         masks = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 10
     expected = [model.predict(pixels).mask for pixels in frames]
     assert all(np.array_equal(a == 255, b) for a, b in zip(masks, expected, strict=True))
-    assert made.overlay is not None
-    with av.open(str(made.overlay)) as container:
+    with av.open(str(made.others[0])) as container:
         assert sum(1 for _ in container.decode(video=0)) == 5
-    (tmp_path / "bad.mp4").write_bytes(b"no film")
-    with pytest.raises(PictureError, match="can't be read as a film"):
-        predict_video(model, tmp_path / "bad.mp4", out=tmp_path / "bad")
-    assert not (tmp_path / "bad").exists()
+
+
+def test_films_stop_nobody_and_replace_nothing(model: Predictor, tmp_path: Path) -> None:
+    """A bad film is named; an input, an earlier answer and another film's are never replaced."""
+    pytest.importorskip("av")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no film")
+    out = tmp_path / "out"
+    (failure,) = predict_films(model, [bad], out=out).failures
+    assert "can't be read as a film" in failure.reason
+    assert not out.exists()
+    film = tmp_path / "f.mkv"
+    film.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="is one of the inputs"):
+        predict_films(model, [film], out=tmp_path, overwrite=True)
+    out.mkdir()
+    (out / "f.mkv").write_bytes(b"earlier")
+    with pytest.raises(UsageError, match="exists; choose another folder"):
+        predict_films(model, [film], out=out)
+    assert predict_films(model, [film], out=out, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match="two films would become"):
+        predict_films(model, [film, tmp_path / "more" / "f.mp4"], out=out, overwrite=True)
+    assert (film.read_bytes(), (out / "f.mkv").read_bytes()) == (b"precious", b"earlier")
 
 
 def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_path: Path) -> None:

@@ -197,22 +197,19 @@ def predict(
         _watch(how, inputs[0], progress)
     else:
         films, others = _sorted(inputs)
-        _films(how, films, progress)
+        result = _films(how, films, overwrite=overwrite, resume=resume, progress=progress)
         if others:
-            _tell(
-                predict_files(
-                    predictor,
-                    others,
-                    out=out,
-                    kinds=kinds,
-                    tolerance=tolerance,
-                    overwrite=overwrite,
-                    resume=resume,
-                    progress=progress,
-                ),
-                out,
-                as_json=json_,
+            result += predict_files(
+                predictor,
+                others,
+                out=out,
+                kinds=kinds,
+                tolerance=tolerance,
+                overwrite=overwrite,
+                resume=resume,
+                progress=progress,
             )
+        _tell(result, out, as_json=json_)
 
 
 def _model_and_inputs(given: list[str]) -> tuple[Path, list[str]]:
@@ -303,22 +300,26 @@ def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
     return films, [one for one in inputs if str(Path(one)) not in names]
 
 
-def _films(how: "_How", films: list[Path], progress: "Progress") -> None:
-    from binseg.workflows.predict.video import predict_video
+def _films(
+    how: "_How", films: list[Path], *, overwrite: bool, resume: bool, progress: "Progress"
+) -> "PredictResult":
+    from binseg.workflows.predict import PredictResult
+    from binseg.workflows.predict.video import predict_films
 
+    if not films:
+        return PredictResult(written=(), failures=())
     kinds = how.kinds
-    if films and any((kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)):
+    if any((kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)):
         raise UsageError("films give masks and --overlay; take pictures of the frames for the rest")
-    for film in films:
-        made = predict_video(
-            how.predictor,
-            film,
-            out=how.out,
-            overlay=kinds.overlay,
-            progress=progress,
-        )
-        drawn = f" and {made.overlay}" if made.overlay else ""
-        show(f"{made.num_frames} frames: {made.mask}{drawn}")
+    return predict_films(
+        how.predictor,
+        films,
+        out=how.out,
+        overlay=kinds.overlay,
+        overwrite=overwrite,
+        resume=resume,
+        progress=progress,
+    )
 
 
 def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:

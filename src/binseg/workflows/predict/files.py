@@ -49,6 +49,14 @@ class PredictResult:
     num_skipped: int = 0
     """Pictures whose answers an earlier run had written (resume)."""
 
+    def __add__(self, other: "PredictResult") -> "PredictResult":
+        """Both together."""
+        return PredictResult(
+            written=self.written + other.written,
+            failures=self.failures + other.failures,
+            num_skipped=self.num_skipped + other.num_skipped,
+        )
+
     @property
     def num_inputs(self) -> int:
         """Pictures (and inputs that are none) in all."""
@@ -114,7 +122,11 @@ def predict_files(
     per_page = any((chosen.overlay, chosen.cutout, chosen.geojson, chosen.coco, chosen.table))
     pictures, failures = find_pictures(inputs, out, whole_stacks=not per_page)
     stems = name_answers(pictures, out, chosen, progress, owners=owners)
-    refuse_overwriting(pictures, stems, chosen, allowed=overwrite or resume)
+    refuse_overwriting(
+        (picture.path for picture in pictures),
+        (file for stem in stems for file in chosen.files(stem)),
+        allowed=overwrite or resume,
+    )
     both = list(zip(pictures, stems, strict=True))
     large = [one for one in both if one[0].is_large]
     asked = [one for one in both if not one[0].is_large]

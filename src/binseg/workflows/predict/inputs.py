@@ -198,22 +198,24 @@ def _candidates(picture: Picture, out: Path) -> Iterator[Path]:
         yield folder / text
 
 
-def refuse_overwriting(
-    pictures: Sequence[Picture], stems: Sequence[Path], kinds: OutputKinds, *, allowed: bool
-) -> None:
-    """Stop before the first picture rather than replace a file that can't be had again.
+def refuse_overwriting(sources: Iterable[Path], files: Iterable[Path], *, allowed: bool) -> None:
+    """Stop before the first input rather than replace a file that can't be had again.
+
+    Args:
+        sources: the inputs.
+        files: the answers.
+        allowed: whether answers of an earlier run may be replaced or kept.
 
     Raises:
         UsageError: an answer would replace an input, or (unless allowed) another file.
     """
     places = _Places()
-    sources = {places.real(picture.path) for picture in pictures}
-    for stem in stems:
-        for file in kinds.files(stem):
-            if places.real(file) in sources:
-                raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
-            if file.exists() and not allowed:
-                raise UsageError(
-                    f"{file} exists; choose another folder with --out, replace the files of an "
-                    "earlier run with --overwrite, or go on with a stopped one with --resume"
-                )
+    real = {places.real(source) for source in sources}
+    for file in files:
+        if places.real(file) in real:
+            raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
+        if file.exists() and not allowed:
+            raise UsageError(
+                f"{file} exists; choose another folder with --out, replace the files of an "
+                "earlier run with --overwrite, or go on with a stopped one with --resume"
+            )

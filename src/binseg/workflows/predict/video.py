@@ -1,39 +1,28 @@
 """A film in, a film of masks or overlays out, frame by frame."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.errors import MissingExtraError, OutputError, PictureError
+from binseg.errors import MissingExtraError, OutputError, PictureError, UsageError
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress
 from binseg.report import overlay as draw_over
 from binseg.storage import atomic_path
+from binseg.workflows.predict.files import PredictResult, Written
+from binseg.workflows.predict.inputs import failure_of, refuse_overwriting
 
 if TYPE_CHECKING:
     import av
 
-__all__ = ["VIDEO_SUFFIXES", "VideoResult", "is_video", "predict_video"]
+__all__ = ["VIDEO_SUFFIXES", "is_video", "predict_films"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 DEFAULT_RATE = Fraction(25)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoResult:
-    """What was made of a film."""
-
-    source: Path
-    mask: Path
-    overlay: Path | None
-    num_frames: int
-    foreground: float
-    """Mean share of the frames' pixels that are foreground."""
 
 
 def is_video(path: Path) -> bool:
@@ -41,43 +30,77 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def predict_video(
+def predict_films(
     predictor: Predictor,
-    path: Path,
+    paths: Sequence[Path],
     *,
     out: Path,
     overlay: bool = False,
-    threshold: float | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = SILENT,
-) -> VideoResult:
-    """Write a film's masks as NAME.mkv (FFV1, without loss: 0 and 255), of its size and pace.
+) -> PredictResult:
+    """Write each film's masks as NAME.mkv (FFV1, without loss: 0 and 255), of its size and pace.
 
     Each frame is predicted by itself. Sound is left out.
 
     Args:
         predictor: the model.
-        path: of the film.
+        paths: of the films.
         out: folder for the answers.
         overlay: also NAME_overlay.mp4 (H.264), the film with the masks drawn over it.
-        threshold: instead of the model's own.
+        overwrite: replace films of an earlier run; inputs are never replaced.
+        resume: leave out films whose answers are there already; each is there when it is whole.
         progress: told of every frame.
+
+    Returns:
+        What was written; films that can't be read are in it too, and stop nothing.
 
     Raises:
         MissingExtraError: PyAV isn't installed.
-        PictureError: a file that is no film, or a damaged one.
+        UsageError: an answer would replace a file that is there, or another film's.
         OutputError: the answers can't be written.
     """
     _require_av()
-    if threshold is not None:
-        predictor = predictor.with_threshold(threshold)
-    mask_path = out / f"{path.stem}.mkv"
-    overlay_path = out / f"{path.stem}_overlay.mp4" if overlay else None
+    answers = {path: _answers(path, out, overlay=overlay) for path in paths}
+    files = [file for each in answers.values() for file in each]
+    refuse_overwriting(paths, files, allowed=overwrite or resume)
+    if len(set(files)) < len(files):
+        twice = next(file for file in files if files.count(file) > 1)
+        raise UsageError(f"two films would become {twice}; give each a folder of its own by --out")
+    if resume:
+        answers = {
+            path: each for path, each in answers.items() if not all(one.exists() for one in each)
+        }
+    written, failures = [], []
+    for path, each in answers.items():
+        try:
+            written.append(_predict_film(predictor, path, answers=each, progress=progress))
+        except PictureError as problem:
+            failures.append(failure_of(path, problem))
+    return PredictResult(
+        written=tuple(written),
+        failures=tuple(failures),
+        num_skipped=len(paths) - len(answers),
+    )
+
+
+def _answers(path: Path, out: Path, *, overlay: bool) -> tuple[Path, ...]:
+    mask = out / f"{path.stem}.mkv"
+    return (mask, out / f"{path.stem}_overlay.mp4") if overlay else (mask,)
+
+
+def _predict_film(
+    predictor: Predictor, path: Path, *, answers: tuple[Path, ...], progress: Progress
+) -> Written:
+    mask_path, *others = answers
+    overlay_path = others[0] if others else None
     num, foreground = 0, 0.0
     with (
         _opened(path) as (frames, total, rate),
         _Film(mask_path, rate, codec="ffv1", pixels="gray") as masks,
         _Film(overlay_path, rate, codec="libx264", pixels="yuv420p") as overlays,
-        progress.task("predicting frames", total=total) as task,
+        progress.task(f"predicting frames of {path.name}", total=total) as task,
     ):
         for image_HW3 in frames:
             mask_HW = predictor.predict(image_HW3).mask
@@ -89,12 +112,8 @@ def predict_video(
             task.advance(1)
         if num == 0:
             raise PictureError(f"{path}: there is no frame in it; get it anew or leave it out")
-    return VideoResult(
-        source=path,
-        mask=mask_path,
-        overlay=overlay_path,
-        num_frames=num,
-        foreground=foreground / num,
+    return Written(
+        source=path, page=None, mask=mask_path, others=tuple(others), foreground=foreground / num
     )
 
 
