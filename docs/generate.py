@@ -1,12 +1,12 @@
-"""Write the pages that repeat the code: `binseg --help` and the recipe's fields.
+"""Write the pages that repeat the code: `binseg --help`, the recipe's fields, models and losses.
 
-python docs/generate.py           write docs/reference/cli.md and recipe.md
+python docs/generate.py           write docs/reference/cli.md, recipe.md, models.md and losses.md
 python docs/generate.py --check   exit 1 if they are not what the code says
 """
 
 import difflib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.config import Recipe
+from binseg.losses import LOSSES
+from binseg.models.options import OPTIONS
+from binseg.models.zoo import MODELS
 
 __all__ = ["pages", "stale_pages"]
 
@@ -81,19 +84,69 @@ def _section(prefix: str, model: type[BaseModel], parts: list[str]) -> None:
     if prefix:
         parts.append(f"## {prefix}\n\n{_cell(model.__doc__ or '')}\n")
     below: list[tuple[str, type[BaseModel]]] = []
-    rows: list[str] = []
+    rows: list[tuple[str, ...]] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             below.append((f"{prefix}.{name}".lstrip("."), kind))
             continue
-        cells = (f"`{name}`", _kind_of(field), _default_of(field), _cell(field.description or ""))
-        rows.append(f"| {' | '.join(cells)} |")
+        meaning = field.description or ""
+        rows.append((f"`{name}`", _kind_of(field), _default_of(field), meaning))
     if rows:
-        parts.append("| key | takes | default | meaning |\n| --- | --- | --- | --- |")
-        parts.append("\n".join(rows) + "\n")
+        parts.append(_table(("key", "takes", "default", "meaning"), rows))
     for name, kind in below:
         _section(name, kind, parts)
+
+
+def models_page() -> str:
+    """Return the page of all networks and their options."""
+    models = [
+        (
+            f"`{entry.name}`",
+            f"{entry.num_parameters:,}",
+            entry.summary,
+            entry.source,
+            ", ".join(f"`{key}: {_value(value)}`" for key, value in entry.defaults.items()),
+        )
+        for entry in MODELS.values()
+    ]
+    options = [(f"`{name}`", rule.accepted(), rule.help) for name, rule in OPTIONS.items()]
+    return "\n".join(
+        [
+            "# Models\n\nWhat `model.name` takes. An option changes by `--set "
+            "model.options.width=32`. Weights are counted with three channels in and the default "
+            "options.\n",
+            _table(("name", "weights", "what it is", "source", "options with defaults"), models),
+            "## Options\n",
+            _table(("option", "takes", "meaning"), options),
+        ]
+    )
+
+
+def losses_page() -> str:
+    """Return the page of all losses and their options."""
+    parts = [
+        "# Losses\n\nWhat `loss.name` takes. An option changes by `--set "
+        "loss.options.smooth=0.1`. Ignored pixels count in none of them.\n"
+    ]
+    for entry in LOSSES.values():
+        parts.append(f"## {entry.name}\n\n{entry.summary} ({entry.source}).\n")
+        knobs = [
+            (f"`{name}`", f"{knob.default:g}", knob.domain, knob.meaning)
+            for name, knob in entry.knobs.items()
+        ]
+        if knobs:
+            parts.append(_table(("option", "default", "takes", "meaning"), knobs))
+    return "\n".join(parts)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *(tuple(_cell(cell) for cell in row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cell(text: str) -> str:
@@ -108,11 +161,9 @@ def _default_of(field: FieldInfo) -> str:
         return "(required)"
     if default is None or default in ("", [], {}):
         return "none"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
     if isinstance(default, tuple | list):
         return f"`[{', '.join(map(str, default))}]`"
-    return f"`{default}`"
+    return f"`{_value(default)}`"
 
 
 def _kind_of(field: FieldInfo) -> str:
@@ -163,7 +214,12 @@ def _limits(limits: list[Any] | tuple[Any, ...]) -> str:
 
 def pages() -> dict[str, str]:
     """Return what each generated page must hold, by file name."""
-    return {"cli.md": cli_page(), "recipe.md": recipe_page()}
+    return {
+        "cli.md": cli_page(),
+        "recipe.md": recipe_page(),
+        "models.md": models_page(),
+        "losses.md": losses_page(),
+    }
 
 
 def stale_pages() -> list[str]:

@@ -13,7 +13,6 @@ from binseg.cli.options import (
     FlipsOption,
     Json,
     Run,
-    Set,
     With,
     nested,
     register,
@@ -74,7 +73,14 @@ def evaluate(
         typer.Option("--spacing", metavar="MM", help="Millimetres per pixel; distances in mm."),
     ] = None,
     border: Border = None,
-    set_: Set = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change how the data is read (repeatable): --set data.threshold=127.",
+        ),
+    ] = None,
     with_: With = None,
     flips: FlipsOption = None,
     device: Device = None,

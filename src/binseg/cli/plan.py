@@ -24,7 +24,8 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Time for the whole run: 20m (which it is if left out), 2h, 90s or none.",
+        help="Time for the whole run: 2h, 90s, or none for as long as it takes. Left out it is "
+        "20m, unless a recipe or --epochs is given.",
     ),
 ]
 

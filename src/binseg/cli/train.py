@@ -172,9 +172,8 @@ def train(
             RunFolder.create(out)  # refused before minutes are spent on a plan
         text = None
         if file or recipe:
-            limit = nested(train__budget_minutes=_minutes(budget))
             whole = load_recipe(
-                file or recipe, overrides=set_ or (), sections=_joined(sections, limit)
+                file or recipe, overrides=set_ or (), sections=_limited(sections, budget)
             )
         else:
             planned = _plan(progress, sections, set_ or [], budget=budget, folds=folds or 1)
@@ -250,20 +249,17 @@ def _resume(
     return resume_folds(out, progress=progress)
 
 
-def _minutes(budget: str | None) -> float | None:
+def _limited(
+    sections: dict[str, dict[str, object]], budget: str | None
+) -> dict[str, dict[str, object]]:
+    """Add the budget to the settings; none, too, overrules that of a recipe."""
     from binseg.workflows.plan import parse_budget
 
-    seconds = None if budget is None else parse_budget(budget)
-    return None if seconds is None else seconds / 60
-
-
-def _joined(
-    sections: dict[str, dict[str, object]], more: dict[str, dict[str, object]]
-) -> dict[str, dict[str, object]]:
-    return {
-        name: sections.get(name, {}) | more.get(name, {})
-        for name in dict.fromkeys((*sections, *more))
-    }
+    if budget is None:
+        return sections
+    seconds = parse_budget(budget)
+    minutes = None if seconds is None else seconds / 60
+    return {**sections, "train": {**sections.get("train", {}), "budget_minutes": minutes}}
 
 
 def _plan(

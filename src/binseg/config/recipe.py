@@ -183,7 +183,7 @@ def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
 
 
 class ModelConfig(Section):
-    """Which network; `binseg models` lists the names and options."""
+    """Which network; `binseg models` lists the names, the reference their options."""
 
     name: str = "resnet34-unet"
     """A name of the zoo."""
@@ -206,7 +206,7 @@ class LossConfig(Section):
     """What training minimises."""
 
     name: str = "bce-dice"
-    """A name of the losses: bce, dice, bce-dice, ..."""
+    """A name of the losses; the reference lists them with their options."""
     options: dict[str, float] = {}
     """Changes to the loss's own defaults (smooth, gamma, weights)."""
     deep_supervision: bool = False
@@ -230,7 +230,7 @@ class ScheduleConfig(Section):
     """How the learning rate changes over the run."""
 
     name: Literal["none", "cosine", "onecycle", "step", "multistep", "plateau"] = "cosine"
-    """cosine, step and multistep move once an epoch unless per_step; onecycle moves each step."""
+    """step and multistep move once an epoch, cosine too unless per_step; onecycle each step."""
     per_step: bool = True
     """cosine: move each step (smooth) instead of each epoch (as report D)."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0

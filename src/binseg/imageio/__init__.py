@@ -20,6 +20,7 @@ from binseg.imageio.metadata import (
 from binseg.imageio.pixels import MAX_PIXELS, PictureInfo
 from binseg.imageio.reading import (
     PICTURE_SUFFIXES,
+    TIFF_SUFFIXES,
     decode_image,
     from_pil,
     num_pages,
@@ -55,6 +56,7 @@ from binseg.imageio.writing import (
 __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
+    "TIFF_SUFFIXES",
     "WINDOW_PIXELS",
     "Facts",
     "Georeference",

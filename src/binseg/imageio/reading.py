@@ -16,6 +16,7 @@ from binseg.imageio.tiff import TiffPicture, is_tiff, open_tiff
 
 __all__ = [
     "PICTURE_SUFFIXES",
+    "TIFF_SUFFIXES",
     "decode_image",
     "from_pil",
     "num_pages",
@@ -26,7 +27,9 @@ __all__ = [
     "read_labels",
 ]
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".svs"})
+"""Of files that may hold several pages, or be too large to be read whole; SVS is Aperio's TIFF."""
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}) | TIFF_SUFFIXES
 """Endings, in lower case, by which folders are searched for pictures."""
 _READ = "JPEG, PNG, WebP, BMP and TIFF"
 

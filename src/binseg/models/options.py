@@ -76,7 +76,7 @@ OPTIONS: dict[str, OptionRule] = {
         kind=float, high=0.9, help="chance of skipping the last transformer block in training"
     ),
 }
-"""All options by name; `binseg models` prints what each model takes."""
+"""All options by name; `binseg models --json` prints what each model takes."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,10 @@
 """What can be chosen by name: models and recipes, with their sources."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from binseg.config import load_recipe, recipe_names
+from binseg.config.recipe import Option
 
 __all__ = ["ModelLine", "RecipeLine", "list_models", "list_recipes"]
 
@@ -16,6 +18,8 @@ class ModelLine:
     """With 3 channels in and the default options."""
     summary: str
     source: str
+    options: Mapping[str, Option]
+    """All that it takes, with their defaults."""
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -48,6 +52,7 @@ def list_models() -> list[ModelLine]:
             num_parameters=entry.num_parameters,
             summary=entry.summary,
             source=entry.source,
+            options=dict(entry.defaults),
         )
         for entry in MODELS.values()
     ]

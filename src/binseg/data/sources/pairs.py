@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from binseg.data.dataset import counted, name_some
 from binseg.errors import DataError, PictureError
-from binseg.imageio import probe
+from binseg.imageio import TIFF_SUFFIXES, probe
 from binseg.structures import Record, Split
 
 __all__ = ["Named", "mask_name_of", "pair_by_difference", "pair_by_name", "records_of_pair"]
 
-_TIFF_SUFFIXES = {".tif", ".tiff"}
 _WORDS = r"(?:masks?|labels?|gt|ground[ _-]?truth|annotations?|segmentations?|seg|manual\d?)"
 _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
@@ -142,7 +141,7 @@ def records_of_pair(
 
 
 def _num_pages(path: Path) -> int:
-    if path.suffix.lower() not in _TIFF_SUFFIXES:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
         return 1
     try:
         return probe(path).num_pages

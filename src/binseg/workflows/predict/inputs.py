@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from binseg.errors import PictureError, UsageError
-from binseg.imageio import PICTURE_SUFFIXES, needs_windows, probe
+from binseg.imageio import PICTURE_SUFFIXES, TIFF_SUFFIXES, needs_windows, probe
 from binseg.progress import Progress
 from binseg.workflows.outputs import OutputKinds
 
@@ -22,7 +22,6 @@ __all__ = [
     "refuse_overwriting",
 ]
 
-TIFF_SUFFIXES = {".tif", ".tiff"}
 ZARR_SUFFIX = ".zarr"
 
 
