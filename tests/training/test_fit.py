@@ -334,3 +334,27 @@ def test_accumulated_batches_are_one_larger_batch(
         )
         results.append(result.best_state["weight"])
     assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_a_shorter_last_group_counts_as_its_own_batches_do(
+    run: Run, pixels: Callable[..., PixelCache], tmp_path: Path
+) -> None:
+    """One batch an epoch with accumulate 4 is one step of that batch, not a quarter of it."""
+    settings: dict[str, Any] = {
+        "augment__preset": "none",
+        "train__epochs": 1,
+        "train__batch_size": 8,
+        "optimizer__name": "sgd",
+    }
+    results = [
+        run(
+            model=constant(0.5),
+            train=pixels(8),
+            folder=tmp_path / str(accumulate),
+            train__accumulate=accumulate,
+            **settings,
+        ).best_state["weight"]
+        for accumulate in (1, 4)
+    ]
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+    assert results[0] != pytest.approx(0.5)

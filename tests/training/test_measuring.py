@@ -54,6 +54,18 @@ def test_every_phase_of_a_step_is_timed(cache: PixelCache) -> None:
     assert 0 < sum(one.share for one in profile.operations) <= 1
 
 
+def test_steps_are_measured_at_full_size_and_with_whole_batches(cache: PixelCache) -> None:
+    """Neither a progressive start nor an epoch's smaller last batch is taken for the usual step."""
+    train = TrainConfig(batch_size=3, progressive={16: 0.9})
+    recipe = RECIPE.model_copy(update={"train": train})
+    sizes = []
+    model = network()
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-1]))
+    profile = profile_steps(model, recipe, cache, device=CPU, bf16=False, num_steps=4)
+    assert profile.num_inputs == 3  # of 3, 3 and 2 in turn
+    assert set(sizes) == {32}
+
+
 def test_the_measured_steps_are_training_steps(cache: PixelCache) -> None:
     """The weights move as training would move them: the loss of a fixed batch falls."""
     recipe = RECIPE.model_copy(

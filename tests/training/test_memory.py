@@ -57,3 +57,22 @@ def test_half_a_picture_is_not_proposed(recipe: Callable[..., Any]) -> None:
     """A batch of one can only become smaller by its size."""
     told = memory.lacking_memory(recipe(train__batch_size=1), torch.device("cpu"))
     assert told.endswith("set input.size below 16")
+
+
+def test_where_not_even_one_input_fits_that_is_said(recipe: Callable[..., Any]) -> None:
+    """No smaller batch helps."""
+    told = memory.lacking_memory(recipe(), torch.device("cpu"), fits=0)
+    assert told.startswith("the memory is too small for even one input of 16x16; lower input.size")
+
+
+def test_files_that_were_read_leave_their_room_in_a_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The page cache counts as used in a control group, and is given back when it is needed."""
+    files = {
+        "memory.max": "1000",
+        "memory.current": "900",
+        "memory.stat": "anon 300\ninactive_file 400\nactive_file 200\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: files[self.name])
+    assert memory._container_limit() == 700

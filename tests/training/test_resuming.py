@@ -77,7 +77,9 @@ def test_a_run_in_pieces_is_the_whole_run(
 ) -> None:
     """Stopped after each step, each fourth, or in each validation: every bit is the same."""
     whole = run(folder=tmp_path / "whole", **STATEFUL)
-    assert same(whole, stopped_and_resumed(run, listen, tmp_path / "parts", steps, **STATEFUL))
+    parts = stopped_and_resumed(run, listen, tmp_path / "parts", steps, **STATEFUL)
+    assert same(whole, parts)
+    assert all(0 < row["seconds"] < 60 for row in parts.history)
 
 
 def test_accumulated_steps_are_finished_first(run: Run, listen: Any, tmp_path: Path) -> None:

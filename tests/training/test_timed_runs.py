@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from binseg.config.recipe import Recipe
 from binseg.errors import BinsegError
+from binseg.training.checkpoints import LAST
 from binseg.training.fit import FitResult
+from binseg.training.pace import Pace
 
 Run = Callable[..., FitResult]
 PLAN = {
@@ -26,6 +30,26 @@ def test_the_clock_ends_the_run_and_the_rate(run: Run) -> None:
     assert 1 <= len(result.history) < 1000
     assert result.history[-1]["lr"] < 0.02 * max(row["lr"] for row in result.history)
     assert result.seconds < 20
+
+
+def test_a_checkpoint_tells_every_process_the_time(
+    run: Run, listen: Any, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Not only the leader's callbacks: the first batch after a resume has the epoch's own size."""
+    heard: list[int] = []
+
+    def press(step: int) -> None:
+        heard.append(step)
+        if len(heard) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(BinsegError, match="--resume"):
+        run(seconds=600.0, progress=listen(at_step=press), **PLAN)
+    kept = torch.load(tmp_path / "run" / LAST, weights_only=True)["binseg"]["pace"]
+    pace = Pace(recipe(**PLAN), seconds=600.0, clock=lambda: 0.0)  # as a follower has it
+    pace.load_state_dict(kept)
+    assert pace.elapsed == kept["elapsed"] > 0
+    assert pace.training_size(0) == kept["sizes"][0]
 
 
 @pytest.mark.slow  # the clock decides, which other work on the machine disturbs

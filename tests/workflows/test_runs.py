@@ -267,3 +267,20 @@ def test_a_run_is_finished_when_nothing_is_left_to_do(tmp_path: Path) -> None:
     run.remove_training_files()
     assert RunFolder(path=tmp_path).is_finished
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (("input.fit=tile", "train.per_epoch=9"), "set patches.per_epoch instead"),
+        (("patches.foreground=0.5",), "patches.. needs input.fit: tile, and this recipe has"),
+        (("schedule.name=onecycle", "optimizer.momentum=0.5"), "onecycle moves the momentum"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    settings: tuple[str, ...], told: str, discs: Path, tmp_path: Path
+) -> None:
+    """Before a picture is read; a user would think that they hold."""
+    recipe = load_recipe(overrides=(f"data.path={discs}", *settings))
+    with pytest.raises(UsageError, match=told):
+        train(recipe, out=tmp_path / "run")

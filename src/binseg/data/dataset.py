@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +83,11 @@ class Dataset:
                 + (f"there are {there}" if there else "the pictures have not been split yet")
             )
         return chosen
+
+    def with_truth(self) -> "Dataset":
+        """Leave out the pictures that have no mask: they can neither teach nor judge."""
+        kept = tuple(r for r in self.records if r.mask_path is not None or r.shapes is not None)
+        return self if len(kept) == len(self.records) else replace(self, records=kept)
 
     def fingerprint(self) -> str:
         """Hash ids and file contents: equal for equal data wherever it lies, in any order.

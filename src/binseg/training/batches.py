@@ -34,6 +34,8 @@ RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
 IGNORE = 2
 """The target value of pixels that count neither for nor against."""
+COPIED_ROWS = 256
+"""Rows of a file that are copied to memory at a time."""
 GPU_SHARE = 0.25
 """A cache up to this share of a GPU's free memory lives there."""
 
@@ -96,6 +98,7 @@ def build_batches(
     context: float = 1.0,
     size_of: Callable[[int], int] | None = None,
     shares: Shares = Shares(),  # noqa: B008  # frozen
+    reserve: int = 0,
 ) -> Batches:
     """Give the batches of a recipe.
 
@@ -106,6 +109,7 @@ def build_batches(
         context: how much larger than the input a patch is cut, for its surroundings.
         size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
         shares: which part of each batch is this process's.
+        reserve: bytes of a GPU's memory that training itself will need.
     """
     assert recipe.draws_patches == isinstance(cache, PictureCache), type(cache)
     if isinstance(cache, PictureCache):
@@ -126,6 +130,7 @@ def build_batches(
         device=device,
         per_epoch=None if config.per_epoch == "all" else int(config.per_epoch),
         shares=shares,
+        reserve=reserve,
     )
 
 
@@ -190,7 +195,9 @@ def _num_batches(num: int, batch_size: int) -> int:
 class _CachedBatches(Dataset[Batch]):
     """A map from a batch's row numbers to its pixels."""
 
-    def __init__(self, cache: PixelCache, device: torch.device, shares: Shares) -> None:
+    def __init__(
+        self, cache: PixelCache, device: torch.device, shares: Shares, *, reserve: int
+    ) -> None:
         self._shares = shares
         self._inputs: Any = cache.inputs_NHWC
         self._targets: Any = cache.targets_NHW
@@ -198,11 +205,11 @@ class _CachedBatches(Dataset[Batch]):
         self.on_device = False
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            self.on_device = cache.num_bytes <= GPU_SHARE * free
+            self.on_device = cache.num_bytes <= GPU_SHARE * max(0, free - reserve)
         if self.on_device or cache.num_bytes <= limit:
             where = device if self.on_device else torch.device("cpu")
-            self._inputs = torch.from_numpy(np.array(cache.inputs_NHWC)).to(where)
-            self._targets = torch.from_numpy(np.array(cache.targets_NHW)).to(where)
+            self._inputs = _resident(cache.inputs_NHWC, where)
+            self._targets = _resident(cache.targets_NHW, where)
 
     def __getitem__(self, key: Rows) -> Batch:
         def read(part: slice) -> Batch:
@@ -221,6 +228,15 @@ class _CachedBatches(Dataset[Batch]):
             torch.from_numpy(self._targets[key.rows]),
             key.step,
         )
+
+
+def _resident(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy a file's array to where it stays, in pieces: the machine may have less than the GPU."""
+    whole = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(array), COPIED_ROWS):
+        part = np.array(array[start : start + COPIED_ROWS])
+        whole[start : start + COPIED_ROWS] = torch.from_numpy(part)
+    return whole
 
 
 def _hear_no_interrupts(worker: int) -> None:
@@ -256,6 +272,7 @@ class TrainingBatches:
         device: where the batches will go.
         per_epoch: inputs in an epoch, if not all.
         shares: which part of each batch is this process's.
+        reserve: bytes of a GPU's memory that aren't for the pixels.
     """
 
     def __init__(
@@ -268,11 +285,12 @@ class TrainingBatches:
         device: torch.device,
         per_epoch: int | None = None,
         shares: Shares = Shares(),  # noqa: B008  # frozen
+        reserve: int = 0,
     ) -> None:
         self._sampler = EpochBatches(
             num_rows=len(cache), batch_size=batch_size, seed=seed, per_epoch=per_epoch
         )
-        self._dataset = _CachedBatches(cache, device, shares)
+        self._dataset = _CachedBatches(cache, device, shares, reserve=reserve)
         self._device = device
         # Where the pixels live on the GPU already, there is nothing for a process to prepare.
         self._workers = 0 if self._dataset.on_device else workers

@@ -119,6 +119,7 @@ class Watch(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where `state_dict` left off."""
         self._before = state_dict["seconds"]
+        self._epoch_start = time.perf_counter() - self._before
         self._waited, self._worked = state_dict["waited"], state_dict["worked"]
 
     def _time_passed(self) -> int:
@@ -298,21 +299,18 @@ class Books(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resume needs."""
-        state = {
+        return {
             "history": self.history,
             "best_epoch": self.best_epoch,
             "symptom": self._symptom,
             "num_symptom": self._num_symptom,
         }
-        return state | ({"pace": self._pace.state_dict()} if self._pace.is_timed else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where `state_dict` left off."""
         self.history = [dict(row) for row in state_dict["history"]]
         self.best_epoch = state_dict["best_epoch"]
         self._symptom, self._num_symptom = state_dict["symptom"], state_dict["num_symptom"]
-        if "pace" in state_dict:
-            self._pace.load_state_dict(state_dict["pace"])
 
 
 def is_better(row: dict[str, float], best: dict[str, float], config: TrainConfig) -> bool:

@@ -18,6 +18,7 @@ from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT
 from binseg.training.batches import Shares, build_batches
+from binseg.training.compiling import compiled
 from binseg.training.engine import build_trainer, quiet
 from binseg.training.module import SegmentationModule
 from binseg.training.pace import Pace
@@ -183,6 +184,7 @@ def follow(
         progress=SILENT,
         pace=pace,
         team=team,
+        forward=compiled(learner, asked=recipe.train.compile, device=device, progress=SILENT),
     )
     trainer = build_trainer(
         recipe,

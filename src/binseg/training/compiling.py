@@ -8,14 +8,20 @@ from torch import nn
 
 from binseg.progress import Progress
 
-__all__ = ["compiled", "has_compiler"]
+__all__ = ["compiled", "has_compiler", "is_of_compiler"]
 
 
 def has_compiler(device: torch.device) -> bool:
     """Tell whether torch.compile can work here: it writes C++, or Triton for GPUs."""
-    if device.type == "cuda":
-        return torch.utils._triton.has_triton()
+    if device.type == "cuda":  # Triton builds its launchers in C
+        has_c = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+        return has_c and torch.utils._triton.has_triton()
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def is_of_compiler(problem: BaseException) -> bool:
+    """Tell an error of torch's compiler, which comes at the first step, from one of the step."""
+    return type(problem).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
 def compiled(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
@@ -65,7 +66,8 @@ def build_trainer(
         max_epochs: -1 where the pace ends the run.
         team: the processes that share each batch.
     """
-    together: dict[str, Any] = {"devices": 1}
+    # Alone, whatever a batch script of SLURM's sets: Lightning would look for the others.
+    together: dict[str, Any] = {"devices": 1, "plugins": [WholeFiles(), LightningEnvironment()]}
     if team.num > 1:
         together = {
             "devices": team.place.local_num,
@@ -73,6 +75,7 @@ def build_trainer(
             "strategy": _TeamStrategy(cluster_environment=team.environment()),
             # torch has it for GPUs alone; elsewhere each process normalises by its own share.
             "sync_batchnorm": device.type == "cuda",
+            "plugins": [WholeFiles()],
         }
     trainer = Trainer(
         accelerator="cpu" if device.type == "cpu" else "gpu",
@@ -84,7 +87,6 @@ def build_trainer(
         log_every_n_steps=1,  # else Lightning warns of short epochs; nothing is logged by step
         # All pictures have one size, so that cuDNN's search for the fastest kernels pays.
         benchmark=device.type == "cuda",
-        plugins=[WholeFiles()],
         # What follows is done by our own callbacks, through the predictor and `storage`.
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -21,7 +21,7 @@ from binseg.training.batches import Shares, build_batches
 from binseg.training.callbacks import BAR_UNITS, Books, Watch
 from binseg.training.checkpoints import newest_whole
 from binseg.training.companions import Lead, LeadClock, leading
-from binseg.training.compiling import compiled
+from binseg.training.compiling import compiled, is_of_compiler
 from binseg.training.engine import build_trainer, quiet
 from binseg.training.interrupts import hearing_interrupts
 from binseg.training.keeping import Keeper, read_best, resume_command
@@ -56,6 +56,7 @@ ADVICE = {
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
 """What torch says, and what a user can do about it."""
+COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,9 @@ def fit(
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device, progress)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_memory(model, recipe, bf16=precision == "bf16", num=team.num, progress=progress)
+    memory = check_memory(
+        model, recipe, bf16=precision == "bf16", place=team.place, progress=progress
+    )
     loss = build_loss(recipe.loss.name, recipe.loss.options)
     learner, training_loss = supervised(model, loss, recipe)
     augment = build_augment(recipe.augment)
@@ -126,6 +129,7 @@ def fit(
         context=augment.context,
         size_of=pace.training_size,
         shares=Shares(team.rank, team.num),
+        reserve=memory.total,
     )
     if pace.is_timed:
         val = val.thinned(max(LEAST_TIMED, len(batches) * config.batch_size // 4))
@@ -192,7 +196,9 @@ def fit(
             team=team,
         )
         _run(trainer, module, keeper, checkpoint=checkpoint)
-        books.catch_up(trainer, module)  # where nothing but the last validation was left
+        # Where nothing but the last validation was left; Lightning's end has moved all off the GPU.
+        module.to(device)
+        books.catch_up(trainer, module)
         books.finish()
     return FitResult(
         best_state=read_best(folder),
@@ -241,6 +247,8 @@ def _run(
         if any(part in str(problem) for part in NO_MEMORY):
             raise TrainingError(lacking_memory(module.recipe, module.device)) from None
         advice = [text for part, text in ADVICE.items() if part in str(problem)]
+        if module.recipe.train.compile and is_of_compiler(problem):
+            advice = [COMPILE_ADVICE]
         if not advice:
             raise
         raise TrainingError(f"{advice[0]}; {keeper.way_on}") from None

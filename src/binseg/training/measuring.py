@@ -23,6 +23,7 @@ from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
 from binseg.training.batches import Batch, Batches, build_batches
+from binseg.training.compiling import compiled
 from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
@@ -131,10 +132,12 @@ class _Steps:
             model, build_loss(recipe.loss.name, recipe.loss.options), recipe
         )
         augment = build_augment(recipe.augment)
-        alone = recipe.train.model_copy(update={"workers": 0})
+        # Steps of the full size, which are what memory and most of the time go by.
+        plain = recipe.train.model_copy(update={"workers": 0, "progressive": {}})
+        recipe = recipe.model_copy(update={"train": plain})
         batches = build_batches(
             cache,
-            recipe.model_copy(update={"train": alone}),
+            recipe,
             device=device,
             context=augment.context,
         )
@@ -147,6 +150,7 @@ class _Steps:
             augment=augment,
             batches=batches,
             progress=SILENT,
+            forward=compiled(learner, asked=plain.compile, device=device, progress=SILENT),
         ).to(device)
         self.optimizer = build_optimizer(learner, recipe.optimizer)
         self._clip = recipe.train.gradient_clip
@@ -213,15 +217,20 @@ def profile_steps(
         progress: hears of the steps.
     """
     steps = _Steps(model, recipe, cache, device, bf16=bf16)
-    num_inputs = 0
     for _ in range(WARM_UP):
-        _, num_inputs = steps.take()
+        steps.take()
     for taken in steps.seconds.values():
         taken.clear()
-    for _ in track(range(num_steps), progress=progress, label="measuring steps", total=num_steps):
-        steps.take()
+    taken_inputs = [
+        steps.take()[1]
+        for _ in track(
+            range(num_steps), progress=progress, label="measuring steps", total=num_steps
+        )
+    ]
     seconds = {name: statistics.median(taken) for name, taken in steps.seconds.items()}
     found = _operations(steps, num_steps=min(num_steps, 5)) if operations else ()
+    # As of the times: of most steps, not of an epoch's smaller last one.
+    num_inputs = round(statistics.median(taken_inputs))
     return StepProfile(seconds=seconds, num_inputs=num_inputs, operations=found)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError
 from binseg.progress import Progress
+from binseg.training.team import Place
 
 __all__ = [
     "NO_MEMORY",
@@ -124,8 +125,12 @@ def _container_limit() -> int:
     try:
         limit = (home / "memory.max").read_text(encoding="ascii").strip()
         used = int((home / "memory.current").read_text(encoding="ascii"))
+        # Files that were read count as used, until someone needs the room.
+        rows = (home / "memory.stat").read_text(encoding="ascii").splitlines()
+        stat = dict(row.split() for row in rows)
+        used -= int(stat["inactive_file"]) + int(stat["active_file"])
         return max(0, int(limit) - used) if limit != "max" else 2**62
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         return 2**62
 
 
@@ -137,7 +142,7 @@ def _physical_memory() -> int | None:
 
 
 def check_memory(
-    model: nn.Module, recipe: Recipe, *, bf16: bool, num: int = 1, progress: Progress
+    model: nn.Module, recipe: Recipe, *, bf16: bool, place: Place, progress: Progress
 ) -> MemoryEstimate:
     """Say what a run will take of what there is, and refuse what can't fit.
 
@@ -147,14 +152,17 @@ def check_memory(
         model: on the device that trains.
         recipe: its batch.
         bf16: whether it trains in mixed precision.
-        num: processes that share a batch.
+        place: which of the processes that share a batch this is.
         progress: hears one line.
 
     Raises:
         TrainingError: there is far too little, with what would fit.
     """
     device = next(model.parameters()).device
+    num = place.num
     free = available_memory(device)
+    if free is not None and device.type == "cpu":
+        free //= place.local_num  # which all live in it
     try:
         estimate = estimate_memory(model, recipe, bf16=bf16)
     except (torch.OutOfMemoryError, MemoryError):
@@ -180,6 +188,12 @@ def lacking_memory(recipe: Recipe, device: torch.device, *, fits: int | None = N
         fits: the largest batch that would; else a half is proposed.
     """
     config = recipe.train
+    whose = "the GPU's memory" if device.type == "cuda" else "the memory"
+    if fits == 0:
+        return (
+            f"{whose} is too small for even one input of {recipe.input.size}x{recipe.input.size}; "
+            "lower input.size or take a smaller model"
+        )
     parts = 2
     while fits is not None and parts < config.batch_size and config.batch_size // parts > fits:
         parts *= 2
@@ -189,7 +203,6 @@ def lacking_memory(recipe: Recipe, device: torch.device, *, fits: int | None = N
         if smaller
         else f"set input.size below {recipe.input.size}"
     )
-    whose = "the GPU's memory" if device.type == "cuda" else "the memory"
     return f"{whose} is too small for batches of {config.batch_size}; {advice}"
 
 

@@ -26,9 +26,6 @@ from binseg.training.team import ALONE, Team
 
 __all__ = ["SegmentationModule"]
 
-CUDA_LOOK = 20
-"""On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
-
 
 class BatchFacts(NamedTuple):
     """What the latest batch was."""
@@ -74,7 +71,7 @@ class SegmentationModule(LightningModule):
         self.batch_arrived: Callable[[], None] = lambda: None
         """Called when the loader has given a batch, before anything is done with it."""
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
-        """Of the latest step that was looked at; the Dice is the epoch's so far."""
+        """Of the latest step; the Dice is the epoch's so far."""
         self.mean: torch.Tensor
         self.std: torch.Tensor
         preprocessing = recipe.input.preprocessing()
@@ -121,6 +118,7 @@ class SegmentationModule(LightningModule):
             "sums": self._sums.cpu(),
             "figures": dict(self.figures),
             "guard": self.guard.state_dict(),
+            "pace": self._pace.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,6 +128,8 @@ class SegmentationModule(LightningModule):
         self.start = Position(epoch=ours["epoch"], step=ours["step"])
         self._sums, self.figures = ours["sums"], dict(ours["figures"])
         self.guard.load_state_dict(ours["guard"])
+        # Here and not in a callback: every process must know the size before its first batch.
+        self._pace.load_state_dict(ours.get("pace", {}))
         set_counters(checkpoint["loops"]["fit_loop"], self.start, num_steps=len(self._batches))
 
     def on_train_start(self) -> None:
@@ -180,14 +180,20 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Tensors, batch_idx: int) -> torch.Tensor:
         """Give the loss of a batch."""
+        del batch_idx  # from 0 again after a resume; the batch knows its own
         self._seed_dropout()
         logits_BLHW = self(batch.images_BCHW)  # one level, the answer, unless others learn too
         with self._team_shares_batch():
             loss = self._loss(logits_BLHW, batch.target_B1HW, batch.valid_B1HW)
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), batch)
-        if self.device.type == "cpu" or batch_idx % CUDA_LOOK == 0:
-            self.figures = {"loss": of_all.item(), "dice": self.averages["dice"], "lr": self._lr()}
-        return loss
+        self.figures = {"loss": of_all.item(), "dice": self.averages["dice"], "lr": self._lr()}
+        return loss * self._share_of_step()
+
+    def _share_of_step(self) -> float:
+        """Make up for Lightning, which divides by `accumulate` where the last group is shorter."""
+        accumulate = self.recipe.train.accumulate
+        first = self._batch.step // accumulate * accumulate
+        return accumulate / min(accumulate, len(self._batches) - first)
 
     def _team_shares_batch(self) -> contextlib.AbstractContextManager[None]:
         if self._team.num == 1:

@@ -8,6 +8,7 @@ Lightning's distributed data parallel (DDP).
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -172,13 +173,15 @@ class Team:
         if place.num == 1:
             return ALONE
         on_gpu = device is not None and device.type == "cuda"
+        others: list[subprocess.Popen[bytes]] = []
         try:
             store = _store(place)
             place = _at_port(place, store)
             os.environ.update(place.variables())
-            others = (
-                [] if place.is_external or place.local_rank else _start_others(place, on_gpu=on_gpu)
-            )
+            if not place.is_external and not place.local_rank:
+                others = _start_others(place, on_gpu=on_gpu)
+            store.set(_here(place.rank), "1")
+            _await(others, store, place)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
                 store=store,
@@ -186,8 +189,11 @@ class Team:
                 world_size=place.num,
                 timeout=PATIENCE,
             )
-            return cls(place=place, control=distributed.new_group(backend="gloo"), others=others)
+            control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+            return cls(place=place, control=control, others=others)
         except (RuntimeError, OSError) as problem:
+            for other in others:
+                other.kill()
             raise TrainingError(
                 f"process {place.rank + 1} of {place.num} can't reach the others at "
                 f"{place.address}:{place.port} ({str(problem).splitlines()[0]}); check MASTER_ADDR "
@@ -257,6 +263,23 @@ def _at_port(place: Place, store: Any) -> Place:
     if place.port != "0":
         return place
     return Place(**{**vars(place), "port": str(store.port)})
+
+
+def _here(rank: int) -> str:
+    return f"binseg/{rank} is here"
+
+
+def _await(others: list[subprocess.Popen[bytes]], store: Any, place: Place) -> None:
+    """Wait until the processes that this one has started are there; one may die on its way."""
+    keys = [_here(place.rank + 1 + index) for index in range(len(others))]
+    while keys and not store.check(keys):
+        for index, other in enumerate(others):
+            if other.poll() is not None:
+                raise RuntimeError(
+                    f"process {place.rank + 2 + index} ended with exit code {other.returncode} "
+                    "before it began"
+                )
+        time.sleep(0.1)
 
 
 def _start_others(place: Place, *, on_gpu: bool) -> list[subprocess.Popen[bytes]]:

@@ -123,7 +123,8 @@ def bench_training(
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, progress)
     bf16 = precision == "bf16"
-    dataset = assign_splits(open_dataset(recipe.data, progress=progress), recipe.data.split)
+    dataset = open_dataset(recipe.data, progress=progress)
+    dataset = assign_splits(dataset, recipe.data.split).with_truth()
     records = dataset.of_split("train")
     # Time depends on sizes alone: a few batches of pictures are as good as all of them.
     wanted = max(256 if find_batch or find_lr else 0, 2 * recipe.train.batch_size)

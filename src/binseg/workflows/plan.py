@@ -4,7 +4,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
@@ -175,8 +175,7 @@ def _open(
         data = data.model_copy(update=update)
         dataset = open_dataset(data)
     dataset = assign_splits(dataset, data.split)
-    kept = tuple(r for r in dataset.records if r.mask_path is not None or r.shapes is not None)
-    return replace(dataset, records=kept), settings
+    return dataset.with_truth(), settings
 
 
 def _plain(value: object) -> object:

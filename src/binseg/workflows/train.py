@@ -12,6 +12,7 @@ from torch import nn
 
 from binseg.backends.torch_backend import TorchBackend
 from binseg.config import Recipe
+from binseg.config.recipe import OptimizerConfig, PatchConfig
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.pictures import PictureCache
@@ -178,11 +179,32 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse unknown names and options, and absent devices, before a single file is read."""
+    """Refuse unknown names, useless options and absent devices before a single file is read."""
     resolve_options(recipe.model.name, recipe.model.options)
     check_supervision(recipe)
+    _check_used(recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
     place_of(recipe)
+
+
+def _check_used(recipe: Recipe) -> None:
+    """Refuse settings that this recipe would pass over in silence."""
+    if recipe.draws_patches and recipe.train.per_epoch != "all":
+        raise UsageError(
+            "train.per_epoch counts whole inputs, and this recipe draws patches; set "
+            "patches.per_epoch instead"
+        )
+    if recipe.input.fit != "tile" and recipe.patches != PatchConfig():
+        raise UsageError(
+            f"patches.* needs input.fit: tile, and this recipe has {recipe.input.fit}; set "
+            "input.fit=tile, or leave patches out"
+        )
+    given = recipe.optimizer.momentum
+    if recipe.schedule.name == "onecycle" and given != OptimizerConfig().momentum:
+        raise UsageError(
+            f"optimizer.momentum {given:g}: onecycle moves the momentum itself; take another "
+            "schedule, or leave it out"
+        )
 
 
 def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
@@ -309,13 +331,13 @@ def _train_andship(
 
 
 def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
-    """Leave out the pictures that have no mask: they can neither teach nor judge."""
-    kept = tuple(r for r in dataset.records if r.mask_path is not None or r.shapes is not None)
-    if len(kept) < len(dataset.records):
-        num = len(dataset.records) - len(kept)
+    """Leave out the pictures that have no mask, and say so."""
+    kept = dataset.with_truth()
+    if kept is not dataset:
+        num = len(dataset.records) - len(kept.records)
         told = counted(num, "picture without a mask is", "pictures without a mask are")
         progress.say(f"{told} left out")
-    return replace(dataset, records=kept)
+    return kept
 
 
 def _check_foreground(pixels: PixelCache | PictureCache, split: str) -> None:
