@@ -183,6 +183,18 @@ def test_a_share_of_patches_holds_the_rare_class(open_drawn: Callable[..., Any])
     assert share(1.0) == 1.0
 
 
+def test_empty_pictures_take_no_share_of_the_rare(open_drawn: Callable[..., Any]) -> None:
+    """One picture of ten has a rare pixel: half of all patches lie around it, nonetheless."""
+    cache, _ = open_drawn(*[(64, 64)] * 10)
+    seeds = cache.foreground
+    own = seeds.places_K[seeds.starts_N1[3] : seeds.starts_N1[4]]
+    starts = np.array([0] * 4 + [len(own)] * 7)
+    sparse = replace(cache, foreground=replace(seeds, places_K=own, starts_N1=starts))
+    places = draw_places(sparse, size=16, num=1000, foreground=0.5, seed=0, epoch=0)
+    assert 0.5 < (places[:, 0] == 3).mean() < 0.6
+    assert np.bincount(places[:, 0], minlength=10).min() > 30
+
+
 def test_edges_are_not_forgotten(open_drawn: Callable[..., Any]) -> None:
     """Outermost rows come half as often as the average, corners a quarter, and none too often."""
     cache, _ = open_drawn((64, 64))

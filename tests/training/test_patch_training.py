@@ -1,6 +1,7 @@
 """Training on random patches: the same numbers however they are loaded and resumed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.pictures import PictureCache, Seeds
 from binseg.errors import TrainingError
+from binseg.losses import build_loss
 from binseg.training import batches
 from binseg.training.batches import build_batches
 from binseg.training.fit import FitResult, fit
+from binseg.training.validation import validate
 
 CPU = torch.device("cpu")
 PATCHES: dict[str, Any] = {
@@ -178,3 +181,51 @@ def test_validation_is_bounded_by_the_epoch(pixels: Callable[..., PixelCache]) -
     assert thin.record_of_N.tolist() == [0, 8, 16, 24, 33, 41, 49]
     assert np.array_equal(thin.inputs_NHWC, cache.inputs_NHWC[thin.record_of_N])
     assert cache.thinned(50) is cache
+
+
+def test_a_sample_of_tiles_is_half_of_what_matters(pixels: Callable[..., PixelCache]) -> None:
+    """Where few tiles hold foreground they are kept, and pictures have no Dice of their own."""
+    cache = pixels(100)
+    holding = np.array([7, 55, 99])
+    targets = np.zeros_like(cache.targets_NHW)
+    targets[holding] = cache.targets_NHW[holding]
+    sparse = replace(cache, targets_NHW=targets, record_of_N=np.repeat(np.arange(10), 10))
+    thin = sparse.thinned(12)
+    assert len(thin) == 12
+    assert sum(bool((target == 1).any()) for target in thin.targets_NHW) == 3
+    assert thin.is_partial
+    assert not replace(sparse, record_of_N=np.arange(100)).thinned(12).is_partial
+
+
+def test_no_answer_is_no_good_answer_where_most_is_empty(pixels: Callable[..., PixelCache]) -> None:
+    """Nine of ten pictures without foreground: the mean over pictures would be 0.9."""
+    cache = pixels(10)
+    targets = cache.targets_NHW.copy()
+    targets[1:] = 0
+
+    def dice(targets_NHW: np.ndarray, *, is_partial: bool) -> float:
+        return validate(
+            _Silent(),
+            replace(cache, targets_NHW=targets_NHW, is_partial=is_partial),
+            loss=build_loss("bce"),
+            preprocessing=Recipe.model_validate({"input": {"size": 16}}).input.preprocessing(),
+            device=torch.device("cpu"),
+            precision="fp32",
+            batch_size=4,
+        ).dice
+
+    assert dice(targets, is_partial=False) == 0.0
+    targets[:6] = cache.targets_NHW[:6]
+    assert dice(targets, is_partial=False) == 0.4
+    assert dice(targets, is_partial=True) == 0.0
+
+
+class _Silent(nn.Module):
+    """Answers that there is nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        return images_BCHW[:, :1] * self.weight - 9.0

@@ -34,6 +34,8 @@ class PixelCache:
     """0 background, 1 foreground, 2 ignored (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one picture share it."""
+    is_partial: bool = False
+    """Whether some pictures are here without all of their tiles."""
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)
@@ -56,15 +58,37 @@ class PixelCache:
         return any(bool((target_HW == value).any()) for target_HW in self.targets_NHW)
 
     def thinned(self, limit: int) -> "PixelCache":
-        """Keep at most so many inputs, evenly spread over the pictures; those are copied."""
+        """Keep at most so many inputs, evenly spread over the pictures; those are copied.
+
+        Half of them hold foreground, where so many do: few of a large picture's tiles show a small
+        thing, and without it a sample couldn't tell a good answer from none.
+        """
         if len(self) <= limit:
             return self
-        rows = np.linspace(0, len(self) - 1, limit).round().astype(np.int64)
+        every = np.arange(len(self))
+        holds = np.array([bool((target_HW == 1).any()) for target_HW in self.targets_NHW])
+        num_holding = min(int(holds.sum()), max(limit // 2, round(holds.mean() * limit)))
+        rows = np.sort(
+            np.concatenate(
+                [_spread(every[holds], num_holding), _spread(every[~holds], limit - num_holding)]
+            )
+        )
+        end = int(self.record_of_N.max()) + 1
+        whole, kept = (
+            np.bincount(part, minlength=end) for part in (self.record_of_N, self.record_of_N[rows])
+        )
         return PixelCache(
             inputs_NHWC=np.array(self.inputs_NHWC[rows]),
             targets_NHW=np.array(self.targets_NHW[rows]),
             record_of_N=self.record_of_N[rows],
+            is_partial=bool(((kept > 0) & (kept < whole)).any()),
         )
+
+
+def _spread(rows_K: np.ndarray, num: int) -> np.ndarray:
+    """Take at most so many, evenly over the list."""
+    places = np.linspace(0, len(rows_K) - 1, min(num, len(rows_K))).round().astype(np.int64)
+    return rows_K[places]
 
 
 def open_cache(

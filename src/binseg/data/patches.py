@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 
 from binseg.config.recipe import PatchConfig
 from binseg.data.pictures import PictureCache
@@ -83,13 +83,36 @@ def draw_places(
     tops = _anywhere(heights, size, random)
     lefts = _anywhere(widths, size, random)
     seeds = cache.rare
+    around = random.random(num) < foreground
+    if not (seeds.counts_N > 0).all():
+        pictures = _with_seeds(pictures, around, np.diff(ends, prepend=0.0), seeds.counts_N, random)
+        heights, widths = cache.sizes_N2[pictures].T
     counts = seeds.counts_N[pictures]
-    around = (random.random(num) < foreground) & (counts > 0)
+    around &= counts > 0
     which = seeds.starts_N1[pictures] + (random.random(num) * counts).astype(np.int64)
     rows, columns = np.divmod(seeds.places_K[which[around]], widths[around])
     tops[around] = _around(rows, heights[around], size, random)
     lefts[around] = _around(columns, widths[around], size, random)
     return np.stack([pictures, tops, lefts], axis=1).astype(np.int64)
+
+
+def _with_seeds(
+    pictures: Int64[np.ndarray, "n"],
+    around: Bool[np.ndarray, "n"],
+    weights_N: Float[np.ndarray, "N"],
+    counts_N: Int64[np.ndarray, "N"],
+    random: np.random.Generator,
+) -> Int64[np.ndarray, "n"]:
+    """Draw other pictures for the patches around a rare pixel whose picture has none."""
+    lacking = around & (counts_N[pictures] == 0)
+    chances = weights_N * (counts_N > 0)
+    if not lacking.any() or not chances.any():
+        return pictures
+    chosen = pictures.copy()
+    chosen[lacking] = random.choice(
+        len(chances), size=int(lacking.sum()), p=chances / chances.sum()
+    )
+    return chosen
 
 
 def _anywhere(

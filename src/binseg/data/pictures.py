@@ -24,7 +24,7 @@ from binseg.structures import Box, Preprocessing, Record
 
 __all__ = ["PictureCache", "Pictures", "Seeds", "open_pictures"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when what is stored changes, or how pictures are decoded or resized."""
 SEEDS = "seeds.npy"
 SEEDS_OF_ALL = 1 << 22
@@ -302,8 +302,13 @@ def _some_places(
     """Draw pixels where `chosen_HW` is true, as row * width + column.
 
     Half of them are drawn pixel by pixel and half object by object, so that a small object beside
-    large ones is seen too. Where all fit, all are given.
+    large ones is seen too. Where all fit, all are given. What fills most of a picture isn't listed,
+    which would take many times the picture's memory: there any pixel will do.
     """
+    if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
+        tried = random.integers(0, chosen_HW.size, 8 * limit)
+        found: np.ndarray = tried[chosen_HW.ravel()[tried]][:limit]
+        return found
     places = np.flatnonzero(chosen_HW)
     if len(places) <= limit:
         return places.astype(np.int64)

@@ -35,6 +35,9 @@ THUMB = 16
 """Side of the pictures that tell whether there is an up."""
 GREY_DIFFERENCE = 4.0
 """Grey levels (of 255) between channels that JPEG leaves in a grey picture, on average."""
+COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
+"""Grey levels that a coloured pixel differs by, and the share of pixels that may do so in a grey
+picture: a thousandth."""
 PERCENTILES = (0.5, 99.5)
 
 
@@ -137,13 +140,14 @@ def take_fingerprint(
     chosen = _choose(train, NUM_LOOKED, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
     fitting = SHAPED_PIXELS // max(1, min(size.height, WINDOW) * min(size.width, WINDOW))
-    every = max(1, -(-len(chosen) // min(NUM_SHAPED, max(LEAST_SHAPED, fitting))))
+    num_shaped = min(NUM_SHAPED, max(LEAST_SHAPED, fitting), len(chosen))
+    first = set(_spread(range(len(chosen)), num_shaped))
 
-    def look(index: int) -> _Look:
+    def look(index: int, *, again: bool = False) -> _Look:
         sample = read_sample(chosen[index], dataset.rule)
         if sample.mask_HW is None:
             raise DataError(f"{sample.id}: a training picture without a mask")
-        return _look(sample, shaped=index % every == 0)
+        return _look(sample, shaped=again or index in first)
 
     looks: list[_Look] = []
     with (
@@ -153,7 +157,19 @@ def take_fingerprint(
         for one in pool.map(look, range(len(chosen))):
             looks.append(one)
             task.advance()
+        # Where many pictures are empty, shapes are those of the others.
+        lacking = num_shaped - sum(one.kept is not None for one in looks)
+        others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
+        for row in _spread(others, lacking):
+            looks[row] = look(row, again=True)
     return _summarise(dataset, chosen, looks)
+
+
+def _spread(rows: Sequence[int], num: int) -> list[int]:
+    """Take up to so many, evenly over the list."""
+    if len(rows) <= num:
+        return list(rows)
+    return [rows[place] for place in np.linspace(0, len(rows) - 1, max(0, num)).round().astype(int)]
 
 
 def _choose(records: Sequence[Record], num: int, seed: int) -> list[Record]:
@@ -184,12 +200,12 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
         for plane_HW in (stretched_HWC.mean(axis=2), mask_HW[::step, ::step])
     ]
-    spread = np.abs(some_HWC - some_HWC.mean(axis=2, keepdims=True)).mean() / top * 255
     return _Look(
         size=(height, width),
         channels=channels,
         dtype=str(image_HWC.dtype),
-        is_grey=channels == 1 or (channels == 3 and bool(spread < GREY_DIFFERENCE / 3)),
+        is_grey=channels == 1
+        or (channels == 3 and _looks_grey(some_HWC, top=top, used=high - low)),
         range_used=float((high - low) / top),
         moments=_moments(unit_HWC),
         stretched=_moments(stretched_HWC),
@@ -198,6 +214,17 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         shapes=measure_shapes(_window(mask_HW)) if shaped else None,
         kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
     )
+
+
+def _looks_grey(pixels_HWC: np.ndarray, *, top: float, used: float) -> bool:
+    """Tell whether three channels differ by no more than JPEG's noise, on average and anywhere.
+
+    Few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
+    """
+    full = top if top == 255.0 else used  # of 16 bits often only a part is used
+    differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
+    most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
+    return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
 
 
 def _top_of(image_HWC: Num[np.ndarray, "H W C"]) -> float:
@@ -224,16 +251,20 @@ def _kept(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _window(mask_HW: np.ndarray) -> np.ndarray:
-    """The part of a huge mask around its foreground's middle; smaller ones whole."""
+    """The part of a huge mask around a pixel amid its foreground; smaller ones whole."""
     if max(mask_HW.shape) <= WINDOW:
         return mask_HW
-    rows, columns = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
-    part = []
-    for places, length in zip((rows, columns), mask_HW.shape, strict=True):
-        middle = int(np.median(places)) if len(places) else length // 2
-        start = max(0, min(middle - WINDOW // 2, length - WINDOW))
-        part.append(slice(start, start + WINDOW))
-    return mask_HW[tuple(part)]
+    middle = [length // 2 for length in mask_HW.shape]
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    if len(rows):  # the middle row and the middle column of all might meet where there is nothing
+        middle[0] = int(rows[len(rows) // 2])
+        columns = np.flatnonzero(mask_HW[middle[0]])
+        middle[1] = int(columns[len(columns) // 2])
+    starts = [
+        max(0, min(at - WINDOW // 2, length - WINDOW))
+        for at, length in zip(middle, mask_HW.shape, strict=True)
+    ]
+    return mask_HW[starts[0] : starts[0] + WINDOW, starts[1] : starts[1] + WINDOW]
 
 
 def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Look]) -> Fingerprint:
@@ -328,5 +359,6 @@ def _spread_of_diameter(looks: Sequence[_Look]) -> tuple[float, float]:
 
 
 def _means(keys: Sequence, rows: Sequence[np.ndarray]) -> dict:  # type: ignore[type-arg]
-    values = np.mean(rows, axis=0) if rows else np.ones(len(keys))
+    # Of things that weren't seen nobody knows how small they are: then nothing keeps them.
+    values = np.mean(rows, axis=0) if rows else np.zeros(len(keys))
     return {key: round(float(value), 4) for key, value in zip(keys, values, strict=True)}

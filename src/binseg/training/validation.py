@@ -31,7 +31,9 @@ class ValidationScores:
 
     loss: float
     dice: float
-    """Mean over pictures; the tiles of one picture are counted together."""
+    """Mean over pictures, the tiles of one counted together. Pooled over all pixels where only
+    some tiles are looked at, or most pictures are empty: the mean would praise a model that never
+    answers, with a full score for each picture whose foreground isn't there to be missed."""
     answered_share: float
     """Of all valid pixels, those that are called foreground."""
     true_share: float
@@ -80,10 +82,17 @@ def validate(
     num_valid = max(1, whole.tp + whole.fp + whole.fn + whole.tn)
     return ValidationScores(
         loss=float(np.average(losses, weights=sizes)),
-        dice=float(np.nanmean([metrics.dice(counted) for counted in pictures])),
+        dice=_dice(pictures, is_partial=cache.is_partial),
         answered_share=(whole.tp + whole.fp) / num_valid,
         true_share=(whole.tp + whole.fn) / num_valid,
     )
+
+
+def _dice(pictures: list[Counts], *, is_partial: bool) -> float:
+    num_empty = sum(one.tp + one.fn == 0 for one in pictures)
+    if is_partial or num_empty > len(pictures) / 2:
+        return metrics.dice(metrics.pool(pictures))
+    return float(np.nanmean([metrics.dice(one) for one in pictures]))
 
 
 def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> float:
