@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +100,7 @@ class Dataset:
             DataError: a file that can't be read any more.
         """
         paths = {p for r in self.records for p in (r.image_path, r.mask_path) if p is not None}
-        ordered = sorted(paths)
-        # Hashing and reading both release the interpreter, so threads share the work.
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            content_of = dict(zip(ordered, pool.map(sha256_of, ordered), strict=True))
+        content_of = _hashes(paths)
         whole = hashlib.sha256()
         for record in sorted(self.records, key=lambda r: r.id):
             mask = content_of[record.mask_path] if record.mask_path else ""
@@ -110,3 +108,38 @@ class Dataset:
             facts = (record.id, content_of[record.image_path], mask, record.page, rings)
             whole.update(repr(facts).encode())
         return whole.hexdigest()
+
+    def contents(self) -> dict[str, str]:
+        """Tell each picture by its file's SHA-256 (and page), whatever it is called, by id.
+
+        Raises:
+            DataError: a file that can't be read any more.
+        """
+        hash_of = _hashes({record.image_path for record in self.records})
+        return {
+            record.id: hash_of[record.image_path]
+            + ("" if record.page is None else f"#{record.page}")
+            for record in self.records
+        }
+
+
+def _hashes(paths: Iterable[Path]) -> dict[Path, str]:
+    ordered = sorted(paths)
+    # Hashing and reading both release the interpreter, so threads share the work.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(ordered, pool.map(_hash, ordered), strict=True))
+
+
+def _hash(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError:
+        return sha256_of(path)  # says what is wrong
+    return _hash_of_version(path, facts.st_mtime_ns, facts.st_size)
+
+
+@cache
+def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
+    """Hash a file once, as long as it stays as it is."""
+    del mtime_ns, size
+    return sha256_of(path)

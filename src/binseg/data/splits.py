@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from binseg.errors import DataError
 from binseg.storage import write_text
 from binseg.structures import Record, Split
 
-__all__ = ["assign_splits", "parse_split", "read_split", "write_split"]
+__all__ = ["assign_splits", "parse_split", "read_contents", "read_split", "write_split"]
 
 _OTHER_NAMES: Mapping[str, Split] = {
     "training": "train",
@@ -99,14 +100,30 @@ def _tell_no_test(records: Sequence[Record]) -> str:
     return f", no test ({num} groups are too few{advice})"
 
 
-def write_split(path: Path, dataset: Dataset) -> None:
-    """Write id, split and group of every record as CSV, sorted by id."""
+def write_split(
+    path: Path, dataset: Dataset, *, content_of: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write id, split, group and (by id, where it is given) content of every record as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "split", "group"])
+    writer.writerow(["id", "split", "group", "content"])
     for record in sorted(dataset.records, key=lambda r: r.id):
-        writer.writerow([record.id, record.split or _LEFT_OUT, record.group or ""])
+        split = record.split or _LEFT_OUT
+        writer.writerow([record.id, split, record.group or "", content_of.get(record.id, "")])
     write_text(path, text.getvalue())
+
+
+def read_contents(path: Path) -> dict[str, str]:
+    """Read from a split file which id each content has; empty where it doesn't say.
+
+    Of two ids of one content, that in `train` is given, or else that in `val`.
+    """
+    split_of = read_split(path)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        rows = [(row["id"], row.get("content")) for row in csv.DictReader(file)]
+    rank: dict[Split | None, int] = {"train": 2, "val": 1}
+    rows.sort(key=lambda row: rank.get(split_of[row[0]], 0))
+    return {content: id_ for id_, content in rows if content}
 
 
 def read_split(path: Path) -> dict[str, Split | None]:

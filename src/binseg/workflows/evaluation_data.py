@@ -1,8 +1,8 @@
 """Which pictures an evaluation may use, so that what trained a model never tests it.
 
-A run's split.csv rules over everything else: a picture that it knows is in the split that it
-names. Pictures that it doesn't know count by the data's own official split, and without one they
-are scored only when all are asked for.
+A run's split.csv rules over everything else: a picture that it knows, by its content, is in the
+split that it names. Pictures that it doesn't know count by the data's own official split. Without
+one they all test the model where it knows none of them, and else only when all are asked for.
 """
 
 from collections import Counter
@@ -153,12 +153,12 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Da
     run_splits: Mapping[str, Split | None] = known.run.splits() if known.run is not None else {}
     if not run_splits:
         return _without_run(dataset, config, known)
-    num_known = sum(record.id in run_splits for record in dataset.records)
+    split_of = _known_splits(dataset, config, known, run_splits)
     records = tuple(
-        replace(record, split=run_splits.get(record.id, record.split)) for record in dataset.records
+        replace(record, split=split_of.get(record.id, record.split)) for record in dataset.records
     )
     notes = []
-    num_other = len(records) - num_known
+    num_known, num_other = len(split_of), len(records) - len(split_of)
     if num_known:
         notes.append(f"Split: as in the run's split.csv ({num_known} pictures).")
         if num_other == 0 and dataset.fingerprint() != known.fingerprint():
@@ -166,13 +166,45 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Da
                 "The files differ from those that the run was trained on, though their names "
                 "are the same."
             )
-    if num_other:
-        own = any(r.split for r in dataset.records if r.id not in run_splits)
+    own = any(r.split for r in dataset.records if r.id not in split_of)
+    if num_other and not num_known and not own:
+        records = tuple(replace(record, split="test") for record in records)
+        notes.append(f"The run knows none of these {num_other} pictures: all of them test it.")
+        if alike := sum(record.id in run_splits for record in records):
+            notes.append(f"{alike} have the names of the run's pictures, but other contents.")
+    elif num_other:
         notes.append(
             f"{num_other} pictures are unknown to the run: "
             + ("the data's own split holds for them." if own else "they are in no split.")
         )
     return replace(dataset, records=records), notes
+
+
+def _known_splits(
+    dataset: Dataset,
+    config: DataConfig,
+    known: Known,
+    run_splits: Mapping[str, Split | None],
+) -> dict[str, Split | None]:
+    """Find the run's pictures by their contents, and by names where it is the run's own data.
+
+    Two data sets may both call a picture `001`, and a copied picture may have another name.
+    """
+    assert known.run is not None
+    ids = [record.id for record in dataset.records]
+    contents = known.run.contents()
+    content_of = dataset.contents() if contents else {}
+    found = {
+        id_: run_splits[contents[content]]
+        for id_, content in content_of.items()
+        if content in contents
+    }
+    recipe = known.recipe()
+    is_own = recipe is not None and config.path is not None
+    is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
+    if is_own or found or not contents or set(ids) == set(run_splits):
+        found = {id_: run_splits[id_] for id_ in ids if id_ in run_splits} | found
+    return found
 
 
 def _without_run(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:

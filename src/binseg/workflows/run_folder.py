@@ -201,6 +201,12 @@ class RunFolder:
 
         return read_split(self.split_path)
 
+    def contents(self) -> dict[str, str]:
+        """Return the id of each picture of the run by its content; empty for runs without it."""
+        from binseg.data.splits import read_contents
+
+        return read_contents(self.split_path)
+
     def write_start(self, recipe: Recipe, facts: Mapping[str, object]) -> None:
         """Write what is known before the first epoch; `facts` join the environment.
 

@@ -110,7 +110,7 @@ def train(
         run.write_start(recipe, {"data_fingerprint": dataset.fingerprint()})
         if plan is not None:
             write_text(run.plan_path, plan)
-        write_split(run.split_path, dataset)  # from here on it is a run
+        write_split(run.split_path, dataset, content_of=dataset.contents())  # now it is a run
 
     return _run(
         recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
