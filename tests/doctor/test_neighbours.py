@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from binseg.doctor.neighbours import place_of, seams
+from binseg.data.origins import place_of
+from binseg.doctor.neighbours import seams
 from binseg.structures import Record, Split
 
 

@@ -5,7 +5,7 @@ looks.py        one look at each picture: a few numbers, then its pixels are gon
 likeness.py     pictures that are nearly the same
 alignment.py    masks that lie beside their object
 outlines.py     masks unlike all others
-neighbours.py   patches of one source, told by their names
+neighbours.py   patches of one source beside each other
 leaks.py        findings on what is in two places
 verdicts.py     findings on masks and pictures
 examination.py  all of it together, and the quick part that training runs

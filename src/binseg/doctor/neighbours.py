@@ -1,9 +1,5 @@
-"""Patches of one source, told by their names: neighbours in two splits share what is at the seam.
+"""Patches of one source: neighbours in two splits share what is at the seam."""
 
-slide1_x0_y256   scan-r3-c4   img_003_patch_12   volume_slice_0041   tile_512_1024
-"""
-
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,41 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from binseg.data.splits import parse_split
+from binseg.data.origins import Place, is_grid, place_of
 from binseg.structures import Record
 
-__all__ = ["Place", "Seam", "place_of", "seams"]
-
-_GAP = r"[ _.\-]?"
-_PAIRS = (
-    re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])x{_GAP}(?P<a>\d+){_GAP}y{_GAP}(?P<b>\d+)", re.I
-    ),
-    re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])y{_GAP}(?P<a>\d+){_GAP}x{_GAP}(?P<b>\d+)", re.I
-    ),
-    re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])r(?:ow)?{_GAP}(?P<a>\d+){_GAP}"
-        rf"c(?:ol(?:umn)?)?{_GAP}(?P<b>\d+)",
-        re.I,
-    ),
-)
-_NUMBER = re.compile(
-    rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?:patch|tile|crop|chip|slice|frame|z){_GAP}(?P<a>\d+)$",
-    re.I,
-)
-_BARE = re.compile(r"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>\d+)[ _.\-](?P<b>\d+)$")
-_MIN_STEP = 16  # pixels; bare numbers that aren't multiples of such a step are no coordinates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a patch sits: in which source, and at which numbers."""
-
-    source: str
-    at: tuple[int, ...]
-    bare: bool = False
-    """The name only holds two numbers; whether they are coordinates, its fellows must show."""
+__all__ = ["Seam", "seams"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +27,6 @@ class Seam:
     """Every patch at the seam has a group of its user's choice."""
 
 
-def place_of(id_: str) -> Place | None:
-    """Read source and position out of a record's id.
-
-    >>> place_of("train/slide1_x0_y256")
-    Place(source='slide1', at=(0, 256), bare=False)
-    >>> place_of("Abyssinian_12") is None
-    True
-    """
-    first, slash, rest = id_.partition("/")
-    name = rest if slash and parse_split(first) is not None else id_
-    for pattern in _PAIRS:
-        if match := pattern.match(name):
-            at = (int(match["a"]), int(match["b"]))
-            # What stands before and behind the coordinates names the source.
-            return Place(source=match["source"] + name[match.end() :], at=at)
-    if match := _NUMBER.match(name):
-        return Place(source=match["source"], at=(int(match["a"]),))
-    if match := _BARE.match(name):
-        return Place(source=match["source"], at=(int(match["a"]), int(match["b"])), bare=True)
-    return None
-
-
 def seams(records: Sequence[Record]) -> Iterator[Seam]:
     """Find the sources that are in more than one split, with the patches that touch across."""
     members: dict[tuple[str, bool], list[tuple[int, Place]]] = defaultdict(list)
@@ -97,7 +40,7 @@ def seams(records: Sequence[Record]) -> Iterator[Seam]:
     for (source, bare), placed in members.items():
         splits = sorted({str(records[index].split) for index, _ in placed})
         at_NP = np.array([place.at for _, place in placed], dtype=np.float64)
-        if len(splits) < 2 or (bare and not _is_grid(at_NP)):
+        if len(splits) < 2 or (bare and not is_grid(at_NP)):
             continue
         indices = tuple(placed[n][0] for n in _touching(at_NP, placed, records))
         if indices:
@@ -126,9 +69,3 @@ def _step(values: np.ndarray) -> float:
     """The smallest distance of two positions on one axis; 1 where there is only one."""
     distances = np.diff(np.unique(values))
     return float(distances.min()) if distances.size else 1.0
-
-
-def _is_grid(at_NP: np.ndarray) -> bool:
-    """Whether bare numbers are coordinates: all multiples of a step that no counter has."""
-    step = np.gcd.reduce(at_NP.astype(np.int64), axis=None)
-    return len(at_NP) >= 4 and int(step) >= _MIN_STEP

@@ -6,6 +6,7 @@ from pathlib import Path
 from binseg.config.recipe import DataConfig, DataKind
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import detect_rule
+from binseg.data.origins import with_groups
 from binseg.data.sources.coco import is_coco, read_coco
 from binseg.data.sources.folder import find_parts, nothing_found, read_folder
 from binseg.data.sources.labelme import is_labelme, read_labelme
@@ -57,14 +58,19 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         raise
     except DataError as error:
         raise DataError(f"{root}: {error}") from None
-    num = counted(len(findings.records), "picture", "pictures")
+    records, grouped = findings.records, None
+    if config.group == "auto":
+        records, grouped = with_groups(records, in_block=config.page_group)
+    num = counted(len(records), "picture", "pictures")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
+    if grouped:
+        notes.append(grouped)
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
         progress.say(note)
-    return Dataset(kind=kind, root=root, records=findings.records, rule=rule, notes=tuple(notes))
+    return Dataset(kind=kind, root=root, records=records, rule=rule, notes=tuple(notes))
 
 
 _READERS: Mapping[DataKind, Callable[[Path, DataConfig], Findings]] = {
