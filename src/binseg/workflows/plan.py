@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from binseg.config import Recipe, load_recipe
+from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
+from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import UsageError
@@ -24,6 +25,7 @@ from binseg.planning import (
 )
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
+from binseg.structures import Record
 from binseg.workflows.budget import expected_seconds
 from binseg.workflows.speed import measure_machine
 
@@ -32,6 +34,9 @@ __all__ = ["DEFAULT_BUDGET", "PlanResult", "parse_budget", "plan", "write_plan"]
 DEFAULT_BUDGET = 20 * 60.0
 """Seconds, where nobody says."""
 FEW_PAGES = 30
+DRAWS = 20
+"""Splits that are tried where one lacks foreground."""
+REDRAWN = ("method", "seed", "gap")
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -174,8 +179,52 @@ def _open(
             update["page_group"] = changed["data.page_group"]  # type: ignore[assignment]
         data = data.model_copy(update=update)
         dataset = open_dataset(data)
-    dataset = assign_splits(dataset, data.split)
-    return dataset.with_truth(), settings
+    whole, dataset = dataset, assign_splits(dataset, data.split).with_truth()
+    decided = {"data.split.method", "data.split.seed", "data.split.file"} & given.keys()
+    if not has_own and not decided:
+        dataset, more = _draw_with_foreground(whole, dataset, data.split)
+        if more:
+            redrawn = {f"data.split.{name}" for name in REDRAWN}
+            settings = [one for one in settings if one.key not in redrawn] + more
+    return dataset, settings
+
+
+def _draw_with_foreground(
+    whole: Dataset, divided: Dataset, config: SplitConfig
+) -> tuple[Dataset, list[Setting]]:
+    """Split again where a split has no foreground by chance: nothing could be judged on it."""
+    found: dict[str, bool] = {}
+
+    def holds(record: Record) -> bool:
+        if record.id not in found:
+            mask_HW = read_sample(record, whole.rule).mask_HW
+            found[record.id] = mask_HW is not None and bool(mask_HW.any())
+        return found[record.id]
+
+    def lacking(dataset: Dataset) -> list[str]:
+        splits = sorted({r.split for r in dataset.records if r.split is not None}, reverse=True)
+        return [
+            split
+            for split in splits
+            if not any(holds(r) for r in dataset.records if r.split == split)
+        ]
+
+    without = lacking(divided)
+    if not without:
+        return divided, []
+    because = f"else no picture in {' and '.join(without)} would hold foreground"
+    first = 0 if config.method == "block" else config.seed + 1
+    for seed in range(first, first + DRAWS):
+        update = dict(zip(REDRAWN, ("ratio", seed, 0), strict=True))
+        again = assign_splits(whole, config.model_copy(update=update)).with_truth()
+        if len(lacking(again)) < len(without):
+            settings = [
+                Setting(key=f"data.split.{name}", value=value, because=because)
+                for name, value in update.items()
+                if value != getattr(SplitConfig(), name)
+            ]
+            return again, settings
+    return divided, []  # too few pictures hold any; training will say so
 
 
 def _plain(value: object) -> object:

@@ -345,7 +345,8 @@ def _check_foreground(pixels: PixelCache | PictureCache, split: str) -> None:
     if not pixels.holds(1):
         raise DataError(
             f"none of the {len(pixels)} {split} inputs has a foreground pixel; look at the masks "
-            "with `binseg check`, or split otherwise (data.split.seed)"
+            "with `binseg check`, or split otherwise (data.split.seed; for blocks "
+            "data.split.method: ratio)"
         )
 
 
