@@ -16,7 +16,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.sources import open_dataset
-from binseg.data.sources.folder import find_parts
+from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.pairs import pair_by_name, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.errors import DataError, PictureError

@@ -177,6 +177,64 @@ def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> No
         opened(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("train_images", "train_masks"),
+        ("train", "train_labels"),
+        ("train_img", "train_lab"),
+        ("ISIC-2017_Training_Data_Input", "ISIC-2017_Training_Part1_GroundTruth"),
+    ],
+)
+def test_folders_may_name_their_split(
+    fill: Fill, save: Save, tmp_path: Path, images: str, masks: str
+) -> None:
+    """A pair for each split; pictures of a test without masks are left out, which is said."""
+    fill(tmp_path, "a", "b", images=images, masks=masks)
+    save(tmp_path / "test_images" / "c.png", np.zeros((3, 2, 3), np.uint8))
+    data = opened(tmp_path)
+    assert ids(data) == ["train/a", "train/b"]
+    assert {record.split for record in data.records} == {"train"}
+    assert any("test_images/ has no folder of masks" in note for note in data.notes)
+
+
+def test_a_field_of_view_is_no_truth(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """Retinas come with mask/ beside what a hand drew; a split that has mask/ alone is left out."""
+    fill(tmp_path / "training", "a", "b", images="images", masks="1st_manual")
+    fill(tmp_path / "test", "c", images="images", masks="mask")
+    for name in "ab":
+        save(tmp_path / "training" / "mask" / f"{name}_training_mask.png", MASK)
+    data = opened(tmp_path)
+    assert ids(data) == ["training/a", "training/b"]
+    assert all("1st_manual" in str(record.mask_path) for record in data.records)
+    assert any("test/ is left out: its mask/ is something else" in note for note in data.notes)
+    assert any("not used: test/ (2), training/mask/ (2)" in note for note in data.notes)
+
+
+def test_folders_that_are_not_used_are_said(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """Nobody wonders where the other annotator's masks went."""
+    fill(tmp_path, "a", images="images", masks="masks")
+    save(tmp_path / "other_reader" / "a.png", MASK)
+    assert any("not used: other_reader/ (1)" in note for note in opened(tmp_path).notes)
+
+
+def test_folders_around_the_data_are_opened(fill: Fill, tmp_path: Path) -> None:
+    """As archives are unpacked: data/data/images."""
+    fill(tmp_path / "data" / "v2", "a", "b", images="images", masks="masks")
+    assert ids(opened(tmp_path)) == ["a", "b"]
+
+
+def test_a_split_without_a_folder_of_masks_is_left_out(
+    fill: Fill, save: Save, tmp_path: Path
+) -> None:
+    """images/test without masks/test, as challenges keep theirs back."""
+    fill(tmp_path, "train/a", "val/b", images="images", masks="masks")
+    save(tmp_path / "images" / "test" / "c.png", np.zeros((3, 2, 3), np.uint8))
+    data = opened(tmp_path)
+    assert ids(data) == ["train/a", "val/b"]
+    assert any("there are no masks: left out" in note for note in data.notes)
+
+
 def test_other_files_are_ignored_and_said(fill: Fill, tmp_path: Path) -> None:
     """Files that are no pictures are named in a note; hidden ones silently left."""
     fill(tmp_path, "a")

@@ -8,8 +8,9 @@ from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.sources.coco import is_coco, read_coco
-from binseg.data.sources.folder import find_parts, nothing_found, read_folder
+from binseg.data.sources.folder import nothing_found, read_folder
 from binseg.data.sources.labelme import is_labelme, read_labelme
+from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.listing import Findings
 from binseg.data.sources.manifest import is_manifest, read_manifest
 from binseg.data.sources.oxford_pet import download_oxford_pet, is_oxford_pet, read_oxford_pet

@@ -13,7 +13,10 @@ from binseg.structures import Record, Split
 
 __all__ = ["Named", "mask_name_of", "pair_by_difference", "pair_by_name", "records_of_pair"]
 
-_WORDS = r"(?:masks?|labels?|gt|ground[ _-]?truth|annotations?|segmentations?|seg|manual\d?)"
+_WORDS = (
+    r"(?:masks?|labels?|lab|gt|ground[ _-]?truth|annotations?|anno|segmentations?|seg|vessels?"
+    r"|manual\d?)"
+)
 _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 

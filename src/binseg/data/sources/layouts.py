@@ -1,0 +1,243 @@
+"""Where in a folder pictures and masks lie: the layouts that people use."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from binseg.data.sources.listing import Listing, list_folder, subfolders
+from binseg.data.sources.pairs import mask_name_of
+from binseg.data.splits import parse_split
+from binseg.errors import DataError
+from binseg.structures import Split
+
+__all__ = ["Part", "find_parts", "unused_folders"]
+
+_IMAGE_FOLDERS = (
+    {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
+    {"input", "inputs", "raw", "rgb", "sat", "satellite"},
+)
+_MASK_FOLDERS = (
+    {
+        *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts"),
+        *("groundtruth", "segmentation", "segmentations", "segmentationclass"),
+        *("manual", "1stmanual", "manual1", "vessels", "vesselsegmentations"),
+    },
+    {
+        *("seg", "truth", "target", "targets", "output", "outputs", "map", "maps"),
+        *("anno", "annos", "lab", "labs"),
+    },
+)
+"""Names in small letters, without spaces, lines or dots; the second ones only where none of the
+first is there, since they also stand for other things."""
+_DRAWN = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
+_FIELD = {"mask", "masks"}
+"""Beside the former these hold something else: the field of view of a retina's picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Pictures and masks that belong together: the whole folder, or one split of it."""
+
+    where: str
+    """What was taken for it, for the user: `images/ + masks/`."""
+    split: Split | None
+    prefix: str
+    """Before each name, so that train/001 and test/001 are two pictures."""
+    images: tuple[tuple[str, Path], ...]
+    masks: tuple[tuple[str, Path], ...]
+    others: tuple[Path, ...]
+
+
+def find_parts(root: Path) -> tuple[list[Part], list[str]]:
+    """Look for pictures with masks; no part where the folder has none of the known layouts.
+
+    Returns:
+        The parts, and notes on folders that look like a split but have no masks.
+
+    Raises:
+        DataError: an unreadable folder, or two folders that could each be the pictures or masks.
+    """
+    folders = subfolders(root)
+    pair = _named_pair(root, folders)
+    if pair:
+        return _parts_of_pair(*pair, root=root)
+    for look in (_splits_of_pairs, _pairs_of_splits):
+        parts, notes = look(root, folders)
+        if parts:
+            return parts, notes
+    if len(folders) == 1 and not list_folder(root, deep=False).pictures:
+        return find_parts(folders[0])  # the folder only wraps the data
+    beside = _beside(root, root=root, split=None, prefix="")
+    return [beside] if beside else [], []
+
+
+def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:
+    """Name the folders with pictures that are in no part, with how many they hold."""
+    used = {path for part in parts for _, path in (*part.images, *part.masks)}
+    holding = {parent for path in used for parent in path.parents}
+    unused: dict[Path, int] = defaultdict(int)
+    for path in list_folder(root).pictures:
+        if path not in used:
+            # The topmost folder that holds nothing that is used.
+            apart = [one for one in path.parents if one not in holding and one != root]
+            if apart:
+                unused[apart[-1]] += 1
+    return [f"{_short(folder, root)} ({num})" for folder, num in sorted(unused.items())]
+
+
+def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], list[str]]:
+    """`train/`, `val/` and `test/`, each holding a pair of folders, or pictures beside masks."""
+    notes: list[str] = []
+    parts: list[Part] = []
+    pairs = {
+        folder: _named_pair(folder, subfolders(folder))
+        for folder in folders
+        if parse_split(folder.name) is not None
+    }
+    drawn = {_plain(pair[1].name) for pair in pairs.values() if pair} & _DRAWN
+    for folder, pair in pairs.items():
+        split, prefix = parse_split(folder.name), f"{folder.name}/"
+        if pair and drawn and _plain(pair[1].name) in _FIELD:
+            notes.append(
+                f"{prefix} is left out: its {pair[1].name}/ is something else than the masks that "
+                "the other splits have"
+            )
+        elif pair:
+            parts.append(_pair_part(*pair, root=root, split=split, prefix=prefix))
+        elif beside := _beside(folder, root=root, split=split, prefix=prefix):
+            parts.append(beside)
+        else:
+            notes.append(f"{prefix} holds no pictures with masks: left out")
+    return parts, notes
+
+
+def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], list[str]]:
+    """`train_images/` and `train_masks/`, or `train/` and `train_labels/`, and so on."""
+    found: dict[Split, dict[str, list[Path]]] = defaultdict(lambda: {"images": [], "masks": []})
+    for folder in folders:
+        split, kind = _split_and_kind(folder.name)
+        if split is not None and kind is not None and list_folder(folder).pictures:
+            found[split][kind].append(folder)
+    whole = {split: kinds for split, kinds in found.items() if all(kinds.values())}
+    for kinds in whole.values():
+        for kind, several in kinds.items():
+            if len(several) > 1:
+                raise DataError(_doubtful(root, several, "pictures" if kind == "images" else kind))
+    parts = [
+        _pair_part(
+            kinds["images"][0], kinds["masks"][0], root=root, split=split, prefix=f"{split}/"
+        )
+        for split, kinds in whole.items()
+    ]
+    notes = [
+        f"{folder.name}/ has no folder of masks beside it: left out"
+        for split in sorted(found.keys() - whole.keys())
+        for folder in found[split]["images"]
+    ]
+    return parts, notes
+
+
+def _split_and_kind(name: str) -> tuple[Split | None, str | None]:
+    """Read a folder's name that tells its split and what lies in it.
+
+    >>> _split_and_kind("train_masks"), _split_and_kind("ISIC-2017_Test_v2_Part1_GroundTruth")
+    (('train', 'masks'), ('test', 'masks'))
+    >>> _split_and_kind("val"), _split_and_kind("images")
+    (('val', 'images'), (None, 'images'))
+    """
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    splits = [split for word in words if (split := parse_split(word)) is not None]
+    rest = [word for word in words if parse_split(word) is None]
+    split = splits[0] if len(splits) == 1 else None
+    if not rest:
+        return split, "images"
+    for kind, tiers in (("masks", _MASK_FOLDERS), ("images", _IMAGE_FOLDERS)):
+        if any(end in names for names in tiers for end in (rest[-1], "".join(rest[-2:]))):
+            return split, kind
+    return split, None
+
+
+def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None:
+    found: list[Path] = []
+    for noun, tiers in (("pictures", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
+        every = ([one for one in folders if _plain(one.name) in names] for names in tiers)
+        full = ([one for one in some if list_folder(one).pictures] for some in every)
+        fitting = next((some for some in full if some), [])
+        drawn = [one for one in fitting if _plain(one.name) in _DRAWN]
+        if len(drawn) == 1 and all(
+            _plain(one.name) in _FIELD for one in fitting if one not in drawn
+        ):
+            fitting = drawn
+        if len(fitting) > 1:
+            raise DataError(_doubtful(root, fitting, noun))
+        found += fitting
+    return (found[0], found[1]) if len(found) == 2 and found[0] != found[1] else None
+
+
+def _doubtful(root: Path, folders: Sequence[Path], noun: str) -> str:
+    both = " and ".join(f"{path.name}/" for path in folders)
+    return f"{root}: {both} could each be the folder of {noun}; keep one of them there"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part], list[str]]:
+    """One part, or one a split where the pictures lie in images/train and so on."""
+    inner = {parse_split(folder.name): folder for folder in subfolders(images)}
+    is_split = inner and None not in inner and not list_folder(images, deep=False).pictures
+    if not is_split:
+        return [_pair_part(images, masks, root=root, split=None, prefix="")], []
+    parts = [
+        _pair_part(folder, masks / folder.name, root=root, split=split, prefix=f"{folder.name}/")
+        for split, folder in inner.items()
+    ]
+    whole = [part for part in parts if part.masks]
+    notes = [f"{part.where}: there are no masks: left out" for part in parts if not part.masks]
+    return (whole, notes) if whole else (parts, [])
+
+
+def _pair_part(images: Path, masks: Path, *, root: Path, split: Split | None, prefix: str) -> Part:
+    of_images = list_folder(images)
+    of_masks = list_folder(masks) if masks.is_dir() else Listing(pictures=(), others=())
+    top = list_folder(root, deep=False).others if split is None else ()
+    return Part(
+        where=f"{_short(images, root)} + {_short(masks, root)}",
+        split=split,
+        prefix=prefix,
+        images=_named(of_images.pictures, images),
+        masks=_named(of_masks.pictures, masks),
+        others=(*top, *of_images.others, *of_masks.others),
+    )
+
+
+def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
+    """Pictures and masks in one folder, told apart by the masks' endings."""
+    listing = list_folder(folder)
+    named = _named(listing.pictures, folder)
+    for leading in (False, True):
+        masks = tuple(one for one in named if mask_name_of(one[0], leading=leading))
+        if masks:
+            break
+    images = tuple(one for one in named if one not in masks)
+    if not masks or not images:
+        return None
+    return Part(
+        where=f"{_short(folder, root)} (NAME beside {masks[0][1].name})",
+        split=split,
+        prefix=prefix,
+        images=images,
+        masks=masks,
+        others=listing.others,
+    )
+
+
+def _named(files: Sequence[Path], folder: Path) -> tuple[tuple[str, Path], ...]:
+    return tuple((path.relative_to(folder).with_suffix("").as_posix(), path) for path in files)
+
+
+def _short(folder: Path, root: Path) -> str:
+    return f"{folder.relative_to(root).as_posix()}/"
