@@ -145,6 +145,23 @@ def test_content_decides_not_the_suffix(tmp_path: Path, format_: str, mode: str)
     assert probe(path).format == format_
 
 
+@pytest.mark.parametrize("suffix", [".png", ".gif"])
+def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: str) -> None:
+    """Whether white or black comes first in it; other colours stay numbers."""
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2:4, 3:6] = 1
+    path = tmp_path / f"m{suffix}"
+    for colours, indices in (([255] * 3 + [0] * 3, 1 - mask), ([0] * 3 + [255] * 3, mask)):
+        picture = Image.fromarray(indices, mode="P")
+        picture.putpalette(colours)
+        picture.save(path)
+        assert np.array_equal(read_labels(path), mask * 255)
+    picture = Image.fromarray(mask, mode="P")
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    picture.save(path)
+    assert np.array_equal(read_labels(path), mask)
+
+
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
     """Transparency is dropped without a warning; labels are the indices, not the colours."""
     picture = Image.fromarray(LABELS, mode="P")
@@ -456,7 +473,7 @@ def test_from_pil_takes_every_mode_and_leaves_the_turn() -> None:
 
 def test_decode_image_reads_what_read_image_reads(tmp_path: Path) -> None:
     """The service's uploads and the files of the command line give the same pixels."""
-    for suffix in sorted(PICTURE_SUFFIXES):
+    for suffix in sorted(PICTURE_SUFFIXES - {".svs"}):  # which Pillow doesn't write
         path = saved(tmp_path / f"a{suffix}", RGB)
         np.testing.assert_array_equal(decode_image(path.read_bytes(), name="x"), read_image(path))
 

@@ -242,8 +242,13 @@ def labels_of(picture: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ...
     if mode == "1":
         return np.asarray(picture, np.uint8)
     if mode in ("P", "PA"):
-        indices = np.asarray(picture)
-        return np.ascontiguousarray(indices[:, :, 0] if indices.ndim == 3 else indices)
+        pixels = np.asarray(picture)
+        indices_HW = np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
+        # White on black is meant as it looks, whichever of the two a program has put first.
+        red, green, blue = _palette_of(picture)[np.flatnonzero(np.bincount(indices_HW.ravel()))].T
+        if np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all():
+            return _palette_of(picture)[indices_HW][:, :, 0]
+        return indices_HW
     if mode == "I":
         return np.asarray(picture, np.int32)
     pixels_HWC = image_of(picture, name=name)
