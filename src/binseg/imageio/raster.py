@@ -245,9 +245,10 @@ def labels_of(picture: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ...
         pixels = np.asarray(picture)
         indices_HW = np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
         # White on black is meant as it looks, whichever of the two a program has put first.
-        red, green, blue = _palette_of(picture)[np.flatnonzero(np.bincount(indices_HW.ravel()))].T
+        colours = _palette_of(picture)
+        red, green, blue = colours[np.flatnonzero(np.bincount(indices_HW.ravel()))].T
         if np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all():
-            return _palette_of(picture)[indices_HW][:, :, 0]
+            return np.ascontiguousarray(colours[indices_HW][:, :, 0])
         return indices_HW
     if mode == "I":
         return np.asarray(picture, np.int32)
