@@ -66,6 +66,14 @@ def test_what_uses_little_of_its_range_is_stretched(
     assert value(settings, "input.mean") == seen.mean
 
 
+def test_rare_things_are_not_clipped(photos: Fingerprint, situation: Make) -> None:
+    """A few bright cells on black: stretching between percentiles would make them noise's equal."""
+    facts = replace(photos, range_used=(0.02, 0.05, 0.1), mean_foreground=0.002)
+    assert (
+        value(choose_intensity(situation(facts, input__channels=3)), "input.intensity") == "dtype"
+    )
+
+
 def test_orientation_follows_the_pictures(photos: Fingerprint, situation: Make) -> None:
     """A sky makes photos upright; without one, and in stacks, everything turns."""
 

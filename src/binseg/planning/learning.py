@@ -21,6 +21,8 @@ __all__ = [
 
 NARROW = 1 / 3
 """A range that covers less of the pixel type's wastes what 8 bits can tell."""
+RARE_AS_CLIPPED = 0.01
+"""Share of foreground of which percentiles (the outer 0.5 % on either side) may cut off most."""
 FEW_PICTURES = 60
 MANY_LOOKS, SOME_LOOKS = 200, 12
 """Passes over the pictures above which, and below which, changes are made stronger or milder."""
@@ -63,6 +65,8 @@ def choose_intensity(at: Situation) -> list[Setting]:
     elif facts.dtype == "uint16" and middle < 0.9:
         value = "percentile"
         because = f"16 bits, of which half of the pictures use less than {middle:.0%}"
+    elif low < NARROW and facts.mean_foreground < RARE_AS_CLIPPED:
+        value, because = "dtype", "things so rare may be the brightest pixels: none is clipped"
     elif low < NARROW:
         value = "percentile"
         because = f"some pictures use only {low:.0%} of the range: each is stretched"
