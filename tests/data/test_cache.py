@@ -49,6 +49,19 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def test_huge_pictures_are_decoded_one_at_a_time(
+    records: list[Record], rule: MaskRule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Small ones on all threads; a file that can't be read is named by the decoding alone."""
+    assert store._num_decoders(records) == store._num_threads() > 1
+    (height, width) = read_sample(records[0], rule).image_HWC.shape[:2]
+    monkeypatch.setattr(store, "DECODED_PIXELS", 2 * height * width - 1)
+    assert store._num_decoders(records) == 1
+    records[0].image_path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="1 of 3 records can't be read"):
+        open_cache(records, rule, SMALL, folder=tmp_path)
+
+
 def caches(folder: Path) -> list[Path]:
     return [path for path in (folder / "pixels").iterdir() if path.is_dir()]
 

@@ -8,6 +8,7 @@ final name and renamed when whole: a full disk is an error when it happens, not 
 mapped page can't be written, and half a store is never used.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,10 +24,12 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 from binseg import storage
+from binseg.data.dataset import spread
 from binseg.data.eviction import cache_limit, evict, hold
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, PictureError
+from binseg.imageio import probe
 from binseg.progress import SILENT, Progress, track
 from binseg.structures import Preprocessing, Record
 
@@ -34,6 +37,10 @@ __all__ = ["FACTS", "INPUTS", "TARGETS", "Layout", "map_pixels", "open_store", "
 
 MAX_NAMED = 10
 """How many unreadable records one message names."""
+PROBED = 50
+"""Pictures whose headers tell how large they are."""
+DECODED_PIXELS = 100_000_000
+"""Of all pictures that are decoded at one moment."""
 INPUTS, TARGETS, FACTS = "inputs.npy", "targets.npy", "facts.json"
 
 T = TypeVar("T")
@@ -254,7 +261,7 @@ def _decoded(
             return index, None, str(problem)
         return index, pixels, ""
 
-    rows = _map_in_order(decode, enumerate(records))
+    rows = _map_in_order(decode, enumerate(records), num_threads=_num_decoders(records))
     labelled = track(rows, progress=progress, label="decoding pictures", total=len(records))
     for index, pixels, failure in labelled:
         if pixels is None:
@@ -263,9 +270,20 @@ def _decoded(
             yield index, pixels
 
 
-def _map_in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def _num_decoders(records: Sequence[Record]) -> int:
+    """Threads for pictures of this size: a few huge ones at a time would fill the memory."""
+    most = 1
+    for record in spread(records, PROBED):
+        with contextlib.suppress(PictureError):  # decoding will name it
+            info = probe(record.image_path)
+            most = max(most, info.height * info.width)
+    return max(1, min(_num_threads(), DECODED_PIXELS // most))
+
+
+def _map_in_order(
+    function: Callable[[T], R], items: Iterable[T], *, num_threads: int
+) -> Iterator[R]:
     """Map on threads, in order, with few results waiting: a data set needn't fit in memory."""
-    num_threads = _num_threads()
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
