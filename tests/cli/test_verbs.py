@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import binseg
-from binseg.bundle import read_bundle
+from binseg.bundle import read_bundle, write_bundle
 from binseg.cli import app
 from binseg.errors import DataError
 
@@ -134,6 +134,40 @@ def test_pack_in_half_the_size(trained: Path, tmp_path: Path) -> None:
     image = np.zeros((20, 30, 3), np.uint8)
     ours, half = (binseg.load(one).predict(image).probability for one in (trained, path))
     assert np.abs(ours - half).max() < 0.02
+
+
+def test_a_packed_model_with_flips_still_verifies(trained: Path, tmp_path: Path) -> None:
+    """The golden sample is the network's own answer, whatever is averaged around it."""
+    bundle = read_bundle(trained)
+    mirrored = write_bundle(
+        tmp_path / "mirrored",
+        card=bundle.card.model_copy(update={"flips": "all"}),
+        weights=bundle.weights(),
+        golden=bundle.golden(),
+    )
+    assert mirrored.card.flips == "all"
+    run("pack", tmp_path / "mirrored", "--out", tmp_path / "half.zip", "--half")
+    assert "PASS" in run("verify", tmp_path / "half.zip")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("predict", "in", "--watch", "--json"), "--json has no meaning with --watch"),
+        (("predict", "-", "--tiff"), "--tiff is for files"),
+        (("export", "RUN", "--to", "bundle", "--pixels", "float32"), "pixels is for files"),
+        (("export", "RUN", "--to", "onnx", "--max-dice-change", "0.1"), "add --int8"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    words: tuple[str, ...], told: str, trained: Path, tmp_path: Path
+) -> None:
+    """In one line, and nothing is written."""
+    (tmp_path / "in").mkdir()
+    given = [str({"RUN": trained, "in": tmp_path / "in"}.get(word, word)) for word in words]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("verb", ["check", "train"])

@@ -125,6 +125,17 @@ def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
     )
     found = read_georeference(tmp_path / "geo.tif")
     assert found == Georeference(transform=(2.0, 0.0, 100.0, 0.0, -2.0, 900.0), crs="EPSG:25832")
+    of_centres = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2, 3072, 0, 1, 25832)
+    tifffile.imwrite(
+        tmp_path / "point.tif",
+        pixels,
+        extratags=[
+            (33550, 12, 3, (2.0, 2.0, 0.0), True),
+            (33922, 12, 6, (0.0, 0.0, 0.0, 101.0, 899.0, 0.0), True),
+            (34735, 3, len(of_centres), of_centres, True),
+        ],
+    )
+    assert read_georeference(tmp_path / "point.tif") == found, "the tie point is a pixel's middle"
     Image.fromarray(pixels).save(tmp_path / "w.png")
     assert read_georeference(tmp_path / "w.png") is None
     (tmp_path / "w.pgw").write_text("2\n0\n0\n-2\n101\n899\n")

@@ -16,6 +16,7 @@ from binseg.cli import app
 from binseg.errors import PictureError, UsageError
 from binseg.predictor import Predictor
 from binseg.structures import Preprocessing
+from binseg.workflows.large import predict_large
 from binseg.workflows.outputs import OutputKinds
 from binseg.workflows.predict import predict_bytes, predict_files, watch
 from binseg.workflows.predict.video import predict_films
@@ -280,6 +281,36 @@ def test_a_watched_folder_is_followed(
     assert ["a.png"] not in rounds
     with pytest.raises(UsageError, match="no folder"):
         watch(model, tmp_path / "gone", out=tmp_path / "m")
+    with pytest.raises(UsageError, match="would be taken for pictures"):
+        watch(model, tmp_path / "in", out=tmp_path / "in", stop=lambda: True)
+
+
+def test_masks_may_go_to_the_folder_around_the_pictures(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`--out .` for pictures in ./in: they aren't answers, though they lie below it."""
+    paint("in/a.jpg")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path)
+    assert [one.mask for one in result.written] == [tmp_path / "a.png"]
+
+
+def test_a_huge_picture_that_was_interrupted_late_goes_on(model: Predictor, tmp_path: Path) -> None:
+    """Its probabilities are there and its mask isn't; asked for later, they are made."""
+    path = tmp_path / "stack.tif"
+    pages = np.random.default_rng(0).integers(0, 255, (2, 40, 50), dtype=np.uint8)
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    out = tmp_path / "out"
+    both = OutputKinds(probability=True)
+    predict_files(model, [path], out=out)
+    again = predict_files(model, [path], out=out, kinds=both, resume=True)
+    assert again.written[0].others == (out / "stack_probability.tif",)
+    assert predict_files(model, [path], out=out, kinds=both, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match=r"stack.*\.tif exists"):
+        predict_files(model, [path], out=out, kinds=both)
+    (out / "stack.tif").unlink()
+    (out / "stack.tif.part").mkdir()
+    (out / "stack.tif.part" / "job.json").write_text("{}")
+    assert predict_large(model, path, out=out / "stack.tif", probability="float32").mask.exists()
 
 
 def test_bytes_in_bytes_out(model: Predictor, paint: Callable[..., Path]) -> None:

@@ -60,8 +60,12 @@ class TorchBackend:
             enabled=self.precision == "bf16",
             cache_enabled=False,
         )
-        with _evaluating(self._model), torch.inference_mode(), autocast:
-            logits_N1HW = self._model(inputs)
+        is_exact = self._device.type == "cuda" and self.precision == "fp32"
+        with _evaluating(self._model), torch.inference_mode(), autocast, _exactly(is_exact):
+            try:
+                logits_N1HW = self._model(inputs)
+            except torch.OutOfMemoryError as problem:
+                raise MemoryError(str(problem)) from None
         num, _, height, width = inputs_NCHW.shape
         assert logits_N1HW.shape == (num, 1, height, width), tuple(logits_N1HW.shape)
         result: np.ndarray = logits_N1HW[:, 0].float().cpu().numpy()
@@ -96,7 +100,7 @@ def open_torch(
 
 def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
     """Compile in place, and try it, because torch compiles at the first call only."""
-    from torch._dynamo.exc import BackendCompilerFailed  # no public name
+    from torch._dynamo.exc import BackendCompilerFailed, ShortenTraceback  # no public names
     from torch._inductor.exc import InductorError
 
     shape = bundle.card.preprocessing
@@ -105,12 +109,24 @@ def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
     try:
         with torch.inference_mode():
             model(inputs.to(memory_format=torch.channels_last))
-    except (BackendCompilerFailed, InductorError) as problem:
+    except (BackendCompilerFailed, ShortenTraceback, InductorError) as problem:
         reason = one_line(str(problem))
         raise UsageError(
-            f"torch.compile failed here ({reason}); it needs a C++ compiler: install g++, or take "
-            "--backend torch"
+            f"torch.compile failed here ({reason}); it needs a C++ compiler (g++), and on a GPU "
+            "Triton; or take --backend torch"
         ) from None
+
+
+@contextmanager
+def _exactly(asked: bool) -> Iterator[None]:  # noqa: FBT001
+    """Keep a GPU's convolutions in float32, where torch would take TF32 of 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    if asked:
+        torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

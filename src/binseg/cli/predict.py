@@ -167,6 +167,12 @@ def predict(
         table=table,
     )
     _check_inputs(inputs, kinds, watching=watch, as_json=json_)
+    ends_at_once = {"--json": json_, "--resume": resume, "--overwrite": overwrite}
+    if watch and (useless := [name for name, given in ends_at_once.items() if given]):
+        raise UsageError(f"{useless[0]} has no meaning with --watch, which replaces what changed")
+    of_files = {"--resume": resume, "--overwrite": overwrite, "--tiff": tiff, "--watch": watch}
+    if inputs == [PIPE] and (useless := [name for name, given in of_files.items() if given]):
+        raise UsageError(f"{useless[0]} is for files; - answers on stdout")
     predictor = load(
         [run, *(with_ or ())],
         backend=backend,
@@ -194,7 +200,7 @@ def predict(
     if inputs == [PIPE]:
         _pipe(how, as_json=json_)
     elif watch:
-        _watch(how, inputs[0], progress)
+        _watch(how, inputs[0], progress, tolerance=tolerance)
     else:
         films, others = _sorted(inputs)
         result = _films(how, films, overwrite=overwrite, resume=resume, progress=progress)
@@ -267,7 +273,7 @@ def _pipe(how: "_How", *, as_json: bool) -> None:
     sys.stdout.buffer.flush()
 
 
-def _watch(how: "_How", folder: str, progress: "Progress") -> None:
+def _watch(how: "_How", folder: str, progress: "Progress", *, tolerance: float) -> None:
     """Predict what comes, and tell of each round; Ctrl-C ends it well."""
     from binseg.workflows.predict import watch
 
@@ -284,6 +290,7 @@ def _watch(how: "_How", folder: str, progress: "Progress") -> None:
             folder,
             out=how.out,
             kinds=how.kinds,
+            tolerance=tolerance,
             told=tell,
             progress=progress,
         )
@@ -309,7 +316,8 @@ def _films(
     if not films:
         return PredictResult(written=(), failures=())
     kinds = how.kinds
-    if any((kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)):
+    others = (kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)
+    if any(others) or kinds.mask == "tif":
         raise UsageError("films give masks and --overlay; take pictures of the frames for the rest")
     return predict_films(
         how.predictor,

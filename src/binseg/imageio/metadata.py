@@ -12,6 +12,7 @@ __all__ = ["Georeference", "PixelSize", "read_georeference", "read_pixel_size"]
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _SHORT, _DOUBLE = 3, 12
 _PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767
+_RASTER_TYPE, _POINT = 1025, 2
 _WORLD_SUFFIXES = {
     ".tif": (".tfw", ".tifw"),
     ".tiff": (".tfw", ".tiffw"),
@@ -125,6 +126,9 @@ def read_georeference(path: Path) -> Georeference | None:
     if transform is None:
         return None
     crs, is_geographic = _crs(tags.get(_KEYS))
+    if _is_of_centres(tags.get(_KEYS)):
+        a, b, c, d, e, f = transform
+        transform = (a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2)
     return Georeference(transform=transform, crs=crs, is_geographic=is_geographic)
 
 
@@ -151,6 +155,16 @@ def _of_world_file(path: Path) -> tuple[float, float, float, float, float, float
         # A world file gives the centre of the first pixel; the transform is for corners.
         return a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2
     return None
+
+
+def _is_of_centres(keys: Any) -> bool:
+    """Whether the tie point is the middle of a pixel (GTRasterTypeGeoKey 2), not its corner."""
+    if keys is None:
+        return False
+    return any(
+        int(keys[at]) == _RASTER_TYPE and int(keys[at + 3]) == _POINT
+        for at in range(4, len(keys) - 3, 4)
+    )
 
 
 def _crs(keys: Any) -> tuple[str | None, bool]:

@@ -236,6 +236,7 @@ def list_tiff(handle: Handle) -> TiffContent:
     """Look through the pages of a file."""
     handle.seek(0)
     file = tifffile.TiffFile(handle, _multifile=False)
+    file.filehandle.set_lock(True)
     real = _real_pages(file)
     hidden = _hidden_pages(file)
     return TiffContent(

@@ -9,7 +9,7 @@ import numpy as np
 
 from binseg.backends import candidates, open_backend
 from binseg.bundle import Bundle, read_bundle
-from binseg.errors import BundleError
+from binseg.errors import BundleError, UsageError
 from binseg.postprocess.cleanup import CleanUp
 from binseg.predictor.ensemble import Ensemble
 from binseg.predictor.machine import is_verified, remember_verified
@@ -86,8 +86,15 @@ def load(
     bundle = read_bundle(path)
     tried = candidates(bundle, name=backend, device=device, precision=precision)
     for index, (name, kind) in enumerate(tried):
+        try:
+            runtime = open_backend(bundle, name=name, device=device, precision=kind)
+        except (UsageError, BundleError) as problem:
+            if backend != "auto" or index + 1 == len(tried):
+                raise
+            _LOG.warning("%s: %s %s: %s; trying the next", bundle.path, name, kind, problem)
+            continue
         opened = Predictor(
-            backend=open_backend(bundle, name=name, device=device, precision=kind),
+            backend=runtime,
             preprocessing=bundle.card.preprocessing,
             threshold=bundle.card.threshold.value,
             bundle_id=bundle.card.id,

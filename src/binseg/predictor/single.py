@@ -150,8 +150,9 @@ class Predictor:
             )
         if not 0.01 <= scale <= 100:
             raise UsageError(f"scale {scale:g}: give a factor from 0.01 to 100")
-        if size is not None and not 32 <= size <= 8192:
-            raise UsageError(f"tiles of {size} pixels: give 32 to 8192, best a multiple of 32")
+        if size is not None and not (32 <= size <= 8192 and size % 32 == 0):
+            # Exported networks are proven at the multiples of their coarsest stride.
+            raise UsageError(f"tiles of {size} pixels: give a multiple of 32 from 32 to 8192")
         if overlap is not None and not 0 <= overlap <= 0.9:
             raise UsageError(f"overlap {overlap:g}: give a share of the tile from 0 to 0.9")
         other = copy(self)

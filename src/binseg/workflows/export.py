@@ -106,6 +106,10 @@ def export_model(
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(DESTINATIONS)}")
     if int8 and target == "torch":
         raise UsageError("int8 is for onnx, openvino and bundle; torch files stay in float32")
+    if target == "bundle" and pixels != "uint8":
+        raise UsageError("pixels is for files; a bundle's network takes what binseg prepares")
+    if max_dice_change is not None and not int8:
+        raise UsageError("max_dice_change is of int8, which isn't asked for; add --int8")
     bundle = read_bundle(run)
     network = load_network(bundle).eval()
     reference = _predictor(bundle, TorchBackend(network))

@@ -145,7 +145,7 @@ class Journal:
 
     def num_bytes(self) -> int:
         """What all bands take on the disk."""
-        return sum(one.stat().st_size for one in self.folder.glob("0*.band"))
+        return sum(one.stat().st_size for one in self.folder.glob("*.band"))
 
     def remove(self) -> None:
         """Throw the folder away; its bands are in the output."""

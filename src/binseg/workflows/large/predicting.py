@@ -202,12 +202,14 @@ def _outputs(
         choices = ", ".join(get_args(ProbabilityType))
         raise UsageError(f"probability {probability!r}: give one of {choices}")
     probability_out = out.with_name(f"{out.stem}_probability{out.suffix}") if probability else None
+    # The mask comes last: probabilities without it are those of a call that was interrupted.
+    is_unfinished = not out.exists() and out.with_name(out.name + ".part").exists()
     for one in (out, probability_out):
         if one is None or not one.exists():
             continue
         if one.resolve() == path.resolve():
             raise UsageError(f"{one} is the input; choose another name with --out")
-        if not overwrite:
+        if not overwrite and not is_unfinished:
             raise UsageError(f"{one} exists; choose another name, or replace it with --overwrite")
     return probability_out
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Num
 
-from binseg.errors import MissingExtraError, PictureError
-from binseg.imageio import read_georeference, read_pixel_size
+from binseg.errors import DataError, MissingExtraError, PictureError
+from binseg.imageio import probe, read_georeference, read_pixel_size
 from binseg.predictor import Prediction, Predictor
 from binseg.progress import SILENT, Progress, track
 from binseg.workflows.large import predict_large
@@ -124,18 +124,16 @@ def predict_files(
     stems = name_answers(pictures, out, chosen, progress, owners=owners)
     refuse_overwriting(
         (picture.path for picture in pictures),
-        (file for stem in stems for file in chosen.files(stem)),
+        (file for one in zip(pictures, stems, strict=True) for file in _files_of(*one, chosen)),
         allowed=overwrite or resume,
     )
     both = list(zip(pictures, stems, strict=True))
+    if resume:
+        both = [one for one in both if not all(f.exists() for f in _files_of(*one, chosen))]
     large = [one for one in both if one[0].is_large]
     asked = [one for one in both if not one[0].is_large]
-    if resume:
-        asked = [one for one in asked if not all(file.exists() for file in chosen.files(one[1]))]
-        large = [one for one in large if not _large_mask(one[1]).exists()]
-        if len(asked) + len(large) < len(pictures):
-            skipped = len(pictures) - len(asked) - len(large)
-            progress.say(f"{skipped} of {len(pictures)} are there already")
+    if len(both) < len(pictures):
+        progress.say(f"{len(pictures) - len(both)} of {len(pictures)} are there already")
 
     def finish(index: int, image_HWC: Num[np.ndarray, "H W C"], prediction: Prediction) -> Written:
         picture, stem = asked[index]
@@ -160,17 +158,25 @@ def predict_files(
                     picture,
                     stem,
                     probability=chosen.probability,
-                    overwrite=overwrite,
+                    overwrite=overwrite or resume,
                     progress=progress,
                 )
             )
-        except (PictureError, MissingExtraError) as error:
+        except (DataError, MissingExtraError) as error:
             failures.append(failure_of(picture.path, str(error)))
     return PredictResult(
         written=tuple(written),
         failures=tuple(failures),
-        num_skipped=len(pictures) - len(asked) - len(large),
+        num_skipped=len(pictures) - len(both),
     )
+
+
+def _files_of(picture: Picture, stem: Path, kinds: OutputKinds) -> list[Path]:
+    """The answers that a picture gets."""
+    if not picture.is_large:
+        return list(kinds.files(stem))
+    mask = _large_mask(stem)
+    return [mask, *([mask.with_stem(f"{mask.stem}_probability")] if kinds.probability else [])]
 
 
 def _large_mask(stem: Path) -> Path:
@@ -214,12 +220,15 @@ def answer_of(
 ) -> Answer:
     """Put a prediction and what the picture's file says about the world together."""
     wants_place = kinds.mask == "tif" or kinds.geojson or kinds.probability
+    wants_size = kinds.table or kinds.geojson
+    # The file's own axes, which a picture that was turned by its EXIF no longer has.
+    is_turned = (wants_place or wants_size) and probe(picture.path).turned
     return Answer(
         prediction=prediction,
         image_HWC=image_HWC,
         name=picture.path.name,
-        pixel_size=read_pixel_size(picture.path) if kinds.table or kinds.geojson else None,
-        georeference=read_georeference(picture.path) if wants_place else None,
+        pixel_size=read_pixel_size(picture.path) if wants_size and not is_turned else None,
+        georeference=read_georeference(picture.path) if wants_place and not is_turned else None,
         tolerance=tolerance,
     )
 

@@ -108,8 +108,8 @@ def find_files(folder: Path, out: Path) -> Iterator[Path]:
 
 def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the pictures of a folder, without hidden ones and without answers of an earlier run."""
-    answers, places = out.resolve(), _Places()
-    apart = answers != folder.resolve()
+    home, answers, places = folder.resolve(), out.resolve(), _Places()
+    apart = answers != home and answers.is_relative_to(home)
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             continue

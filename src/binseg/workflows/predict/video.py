@@ -148,7 +148,10 @@ def _frames(container: "av.container.InputContainer", path: Path) -> Iterator[np
 
     try:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            pixels = frame.to_ndarray(format="rgb24")
+            # Phones write portrait films lying down, with a note; players turn them, and so do we.
+            turns = round(frame.rotation / 90) % 4
+            yield np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
     except av.FFmpegError as problem:
         reason = " ".join(str(problem).split())
         raise PictureError(f"{path}: the film is damaged or cut off ({reason})") from None
@@ -197,9 +200,15 @@ class _Film:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if self._container is None:
             return
-        if kind is None and self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+        import av
+
+        try:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+        except av.FFmpegError as problem:  # a full disk, most likely
+            self._file.__exit__(type(problem), problem, problem.__traceback__)
+            raise OutputError(f"can't write {self._path}: {problem}") from None
         self._file.__exit__(kind, error, trace)
 
 

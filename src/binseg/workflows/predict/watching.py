@@ -23,6 +23,7 @@ def watch(
     *,
     out: str | Path,
     kinds: OutputKinds | None = None,
+    tolerance: float = 0.0,
     threshold: float | None = None,
     seconds: float = 1.0,
     told: Callable[[PredictResult], None] = lambda result: None,
@@ -39,6 +40,7 @@ def watch(
         folder: what is watched, with the folders in it.
         out: folder for the masks.
         kinds: which files each picture gets.
+        tolerance: by how many pixels outlines may be simplified.
         threshold: instead of the model's own.
         seconds: between two looks.
         told: hears of each round that found something.
@@ -46,11 +48,16 @@ def watch(
         progress: told of every picture.
 
     Raises:
-        UsageError: it is no folder.
+        UsageError: it is no folder, or that of the masks.
     """
     home, answers = Path(folder), Path(out)
     if not home.is_dir():
         raise UsageError(f"{home} is no folder; --watch takes the folder that pictures come into")
+    if answers.resolve() == home.resolve():
+        raise UsageError(
+            f"{home} can't hold the masks of the pictures that come into it, which would be taken "
+            "for pictures; choose another folder with --out"
+        )
     chosen = kinds or OutputKinds()
     owners: dict[Path, Path] = {}
     before: dict[Path, Stamp] = {}
@@ -69,6 +76,7 @@ def watch(
                     paths,
                     out=answers / below,
                     kinds=chosen,
+                    tolerance=tolerance,
                     threshold=threshold,
                     overwrite=True,
                     owners=owners,
