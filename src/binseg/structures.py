@@ -347,6 +347,8 @@ class Report:
     tolerance: float = 2.0
     """Of boundary_f1 and surface_dice, in `unit`."""
     unit: Literal["px", "mm"] = "px"
+    spacing: tuple[float, float] | None = None
+    """Height and width of a pixel in mm, where it was given."""
     objects: Mapping[str, Figure] = field(default_factory=dict)
     """Of the pooled objects: precision, recall, f1, pq, sq, rq; original size."""
     calibration: Calibration | None = None

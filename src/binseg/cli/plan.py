@@ -58,18 +58,19 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Look at the data and the machine, and say how to train: setting, value, because."""
-    from binseg.workflows.plan import DEFAULT_BUDGET, parse_budget, write_plan
+    from binseg.workflows.plan import chosen_budget, write_plan
     from binseg.workflows.plan import plan as run
 
+    sections = nested(
+        data__path=data,
+        data__border=border,
+        data__download=download or None,
+        train__device=device,
+    )
     result = run(
-        sections=nested(
-            data__path=data,
-            data__border=border,
-            data__download=download or None,
-            train__device=device,
-        ),
+        sections=sections,
         overrides=set_ or (),
-        budget=DEFAULT_BUDGET if budget is None else parse_budget(budget),
+        budget=chosen_budget(budget, sections=sections, overrides=set_ or ()),
         progress=progress_of(context),
     )
     if out is not None:

@@ -270,18 +270,12 @@ def _plan(
     budget: str | None,
     folds: int,
 ) -> "PlanResult":
-    """Derive the recipe, and show it: a number of epochs that was asked for replaces the clock."""
+    """Derive the recipe, and show it."""
     from binseg.cli.plan import plan_items
     from binseg.progress import SILENT
-    from binseg.workflows.plan import DEFAULT_BUDGET, parse_budget, plan
+    from binseg.workflows.plan import chosen_budget, plan
 
-    seconds: float | None = DEFAULT_BUDGET
-    if budget is not None:
-        seconds = parse_budget(budget)
-    elif "epochs" in sections.get("train", {}) or any(
-        one.replace(" ", "").startswith("train.epochs=") for one in overrides
-    ):
-        seconds = None
+    seconds = chosen_budget(budget, sections=sections, overrides=overrides)
     planned = plan(
         sections=sections, overrides=overrides, budget=seconds, folds=folds, progress=progress
     )

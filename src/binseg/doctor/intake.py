@@ -20,7 +20,7 @@ from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.pairs import pair_by_name, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.errors import DataError, PictureError
-from binseg.imageio import read_labels
+from binseg.imageio import PICTURE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
 from binseg.structures import Finding, Record, Split
 
@@ -122,9 +122,15 @@ def _listed_splits(root: Path) -> dict[str, Split]:
     for path in sorted(root.glob("*.txt")):
         split = parse_split(path.stem)
         if split is not None:
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            split_of |= {str(Path(line.strip()).with_suffix("")): split for line in lines if line}
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            split_of |= {_stem(line): split for line in lines if line.strip()}
     return split_of
+
+
+def _stem(line: str) -> str:
+    """A picture's name without a picture's ending."""
+    path = Path(line.strip())
+    return str(path.with_suffix("") if path.suffix.lower() in PICTURE_SUFFIXES else path)
 
 
 def _rule(

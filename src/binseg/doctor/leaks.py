@@ -12,6 +12,8 @@ from binseg.doctor.likeness import alike, clusters_of
 from binseg.doctor.looks import Look, files_of
 from binseg.doctor.neighbours import seams
 from binseg.doctor.verdicts import finding_on
+from binseg.errors import DataError
+from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.structures import Finding, Record, Severity
 
@@ -36,7 +38,8 @@ def on_copies(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
     for look in looks:
         same[look.picture_hash].append(look)
     for twins in same.values():
-        if len(twins) < 2:
+        # Tiles of one colour (no data, blank glass) are alike without being copies.
+        if len(twins) < 2 or _is_blank(twins[0].thumb_SS):
             continue
         splits = _splits(look.record for look in twins)
         severity: Severity = "warning"
@@ -166,11 +169,24 @@ def identical_files(records: Sequence[Record], root: Path) -> Iterator[Finding]:
             same[digest].append(record)
     for twins in same.values():
         splits = _splits(twins)
-        if len(splits) > 1:
+        if len(splits) > 1 and not _shows_nothing(twins[0]):
             text = f"one picture is in {' and '.join(splits)}: scores on it mean nothing"
             yield _on_records(
                 twins, root, severity="error", code="leak", text=text, advice=_LEAK_ADVICE
             )
+
+
+def _is_blank(pixels: np.ndarray) -> bool:
+    return bool(pixels.min() == pixels.max())
+
+
+def _shows_nothing(record: Record) -> bool:
+    """Whether a picture has one colour alone."""
+    try:
+        image_HWC = read_image(record.image_path)
+    except DataError:
+        return False  # reading the samples will say what is wrong with it
+    return all(_is_blank(channel) for channel in np.moveaxis(image_HWC, 2, 0))
 
 
 def _hash_file(path: Path) -> str:

@@ -71,6 +71,7 @@ def assemble(
         outline=outline,
         tolerance=rule.tolerance,
         unit="px" if rule.spacing is None else "mm",
+        spacing=None if rule.spacing is None else rule.steps,
         objects=objects,
         calibration=(
             summarise_calibration(reliabilities, groups=groups, draws=draws)

@@ -23,11 +23,13 @@ COMPARISON_RULE = (
     "A difference counts where the 95% interval of the mean paired difference leaves out 0 "
     "(paired bootstrap over the same images, or their groups, 10,000 draws); p is of Wilcoxon's "
     "signed-rank test. Both ask whether other images would say the same, not whether another "
-    "training with another seed would."
+    "training with another seed would. Fewer than 6 images (or groups) decide nothing."
 )
 """The sentences that go with every comparison."""
 
 DRAWS = 10_000
+LEAST_UNITS = 6
+"""Below it even differences of one sign come by chance more often than once in twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class Difference:
     """Images where b is better; `num_worse` where a is; all others are equal."""
     num_worse: int
     num_images: int
+    num_units: int
+    """Images, or groups of them, that are drawn."""
     higher_is_better: bool
 
     @property
@@ -57,6 +61,8 @@ class Difference:
         """Say which is better, "noise" where that can't be told, "same" where all are equal."""
         if self.num_better + self.num_worse == 0:
             return "same"
+        if self.num_units < LEAST_UNITS:
+            return "noise"
         if self.interval is None or self.interval.low <= 0 <= self.interval.high:
             return "noise"
         return "b" if (self.difference > 0) == self.higher_is_better else "a"
@@ -83,8 +89,9 @@ def compare_scores(
         draws: of the bootstrap.
         seed: of the draws.
 
-    >>> compare_scores("dice", [0.7, 0.8, 0.9, 0.6], [0.8, 0.85, 0.95, 0.9]).verdict
-    'b'
+    >>> a, b = [0.7, 0.8, 0.9, 0.6, 0.8, 0.7], [0.8, 0.85, 0.95, 0.9, 0.81, 0.77]
+    >>> compare_scores("dice", a, b).verdict, compare_scores("dice", a[:5], b[:5]).verdict
+    ('b', 'noise')
     """
     a_N, b_N = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
     assert a_N.shape == b_N.shape, "the same images"
@@ -102,6 +109,7 @@ def compare_scores(
         num_better=int((gain_N > 0).sum()),
         num_worse=int((gain_N < 0).sum()),
         num_images=len(a_N),
+        num_units=len(a_N) if groups is None else len(set(groups)),
         higher_is_better=higher_is_better,
     )
 

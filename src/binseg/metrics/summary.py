@@ -101,7 +101,7 @@ def _is_empty(counts: Counts) -> bool:
 
 
 def _is_missed(counts: Counts) -> bool:
-    return counts.fn > 0 and counts.tp + counts.fp == 0
+    return counts.fn > 0 and counts.tp == 0
 
 
 def _is_false_alarm(counts: Counts) -> bool:

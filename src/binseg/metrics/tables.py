@@ -33,6 +33,7 @@ def report_to_json_dict(report: Report) -> dict[str, object]:
         "outline": {
             "tolerance": report.tolerance,
             "unit": report.unit,
+            "spacing": report.spacing,
             "scores": {name: _figure(one) for name, one in report.outline.items()},
         },
         "objects": {name: _figure(one) for name, one in report.objects.items()},

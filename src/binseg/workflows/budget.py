@@ -92,8 +92,6 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
         facts: of the training pictures; all are taken to have the typical one's size.
         machine: with the speed of the recipe's network.
     """
-    if recipe.train.budget_minutes is not None:
-        return 60 * recipe.train.budget_minutes
     height, width = int(facts.height[1]), int(facts.width[1])
     inputs, judged = _inputs_an_epoch(recipe, facts)
     epochs, size = recipe.train.epochs, recipe.input.size
@@ -103,15 +101,18 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     num_predicted = num_predictions(recipe, facts.num_val)
     predicted = num_predicted * sum(one.height * one.width for one in tiles)
 
-    pixels = trained + VALIDATING * epochs * judged * size**2 + PREDICTING * predicted
-    starts = num_steps + STARTING * num_predicted * len(tiles)
-    computing = (
-        machine.seconds_per_megapixel[recipe.model.name] * pixels / 1e6
-        + machine.seconds_per_step.get(recipe.model.name, 0.0) * starts
-    )
+    def computing(pixels: float, starts: float) -> float:
+        per_step = machine.seconds_per_step.get(recipe.model.name, 0.0)
+        return machine.seconds_per_megapixel[recipe.model.name] * pixels / 1e6 + per_step * starts
+
     reading = DECODING * (facts.num_train + facts.num_val)
     own = (reading + MEASURING * facts.num_val) * height * width / 1e6
-    return OPENING + computing + own + CLOSING
+    scoring = computing(PREDICTING * predicted, STARTING * num_predicted * len(tiles))
+    around = OPENING + own + scoring + CLOSING
+    if recipe.train.budget_minutes is not None:
+        return max(60 * recipe.train.budget_minutes, around / (1 - LEAST_SHARE))
+    validated = VALIDATING * epochs * judged * size**2
+    return around + computing(trained + validated, num_steps)
 
 
 def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:

@@ -83,8 +83,8 @@ class _Written:
     title: str
     split: str
     border: str
-    outline: tuple[object, object]
-    """Tolerance and unit of the outline scores."""
+    outline: tuple[str, ...]
+    """Tolerance, unit and spacing of the outline scores."""
     images: Mapping[str, "_Line"]
 
 
@@ -189,7 +189,7 @@ def _read(path: Path) -> _Written:
             title=f"{tree['title']} ({path.parent})",
             split=str(tree["split"]),
             border=str(tree["border"]),
-            outline=(outline.get("tolerance"), outline.get("unit")),
+            outline=tuple(str(outline.get(key)) for key in ("tolerance", "unit", "spacing")),
             images=images,
         )
     except OSError as error:

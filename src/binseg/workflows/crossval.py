@@ -12,6 +12,7 @@ from pathlib import Path
 from binseg.config import Recipe
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
+from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.metrics import OutlineRule, ProbabilityTally
 from binseg.predictor import Predictor, load
@@ -19,6 +20,7 @@ from binseg.progress import SILENT, Progress
 from binseg.structures import Figure
 from binseg.training.keeping import resume_command
 from binseg.workflows.evaluation_data import Known, choose_data, data_config
+from binseg.workflows.redraw import draw_folds
 from binseg.workflows.run_folder import RunFolder
 from binseg.workflows.scoring import Evaluation, conclude, measure_dataset, write_report
 from binseg.workflows.train import resume_training, train
@@ -88,7 +90,8 @@ def cross_validate(
 
     Raises:
         UsageError: fewer than two folds, a folder that holds something, unknown names.
-        DataError: nothing to learn from, or fewer groups of pictures than folds.
+        DataError: nothing to learn from, or fewer groups of pictures (or fewer pictures with
+            foreground) than folds.
         TrainingError: it diverged.
     """
     if folds < 2:
@@ -100,7 +103,14 @@ def cross_validate(
             "folder with --out"
         )
     RunFolder.create(folder)
-    return _run(_of_fold(recipe, 0, folds=folds), folder, progress)
+    first = _of_fold(recipe, 0, folds=folds)
+    seed = draw_folds(open_dataset(recipe.data), first.data.split)
+    if seed != recipe.data.split.seed:
+        progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
+        split = recipe.data.split.model_copy(update={"seed": seed})
+        data = recipe.data.model_copy(update={"split": split})
+        first = _of_fold(recipe.model_copy(update={"data": data}), 0, folds=folds)
+    return _run(first, folder, progress)
 
 
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:

@@ -125,7 +125,7 @@ def choose_data(
     """
     check_split_name(split)
     dataset = open_dataset(config, progress=progress)
-    dataset, notes = _with_splits(dataset, config, known)
+    dataset, trained, notes = _with_splits(dataset, config, known)
     sizes = Counter[str](record.split or "none" for record in dataset.records)
     chosen = [r for r in dataset.records if split in {"all", r.split}]
     if not chosen:
@@ -141,14 +141,25 @@ def choose_data(
         raise DataError(f"{dataset.root}: no picture of split {split!r} has a mask to score with")
     if len(with_truth) < len(chosen):
         notes.append(f"{len(chosen) - len(with_truth)} pictures without a mask are left out.")
-    if split == "all" and sizes["train"]:
-        notes.append(f"{sizes['train']} of these pictures trained the model.")
+    used = Counter(trained.get(record.id) for record in with_truth)
+    if used["train"]:
+        notes.append(f"{used['train']} of these pictures trained the model.")
+    if used["val"]:
+        notes.append(
+            f"{used['val']} of these pictures chose its epoch, threshold and corrections: new "
+            "pictures will fare somewhat worse."
+        )
     for note in notes:
         progress.say(note)
     return replace(dataset, records=with_truth, notes=tuple(notes))
 
 
-def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:
+Divided = tuple[Dataset, Mapping[str, Split | None], list[str]]
+"""Pictures with the splits that they may be used in, the splits that they had in training by id,
+and sentences for the user."""
+
+
+def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
     """Give every record the split that it may be used in; None where nothing says one."""
     run_splits: Mapping[str, Split | None] = known.run.splits() if known.run is not None else {}
     if not run_splits:
@@ -177,7 +188,7 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Da
             f"{num_other} pictures are unknown to the run: "
             + ("the data's own split holds for them." if own else "they are in no split.")
         )
-    return replace(dataset, records=records), notes
+    return replace(dataset, records=records), split_of, notes
 
 
 def _known_splits(
@@ -207,15 +218,17 @@ def _known_splits(
     return found
 
 
-def _without_run(dataset: Dataset, config: DataConfig, known: Known) -> tuple[Dataset, list[str]]:
+def _without_run(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
     """A model without its run's folder: the same data is split anew in the same way."""
     if known.card is None:
         divided = assign_splits(dataset, config.split)
-        return divided, [f"Split: {divided.notes[-1]}."]
+        return divided, {}, [f"Split: {divided.notes[-1]}."]
     recipe = known.recipe()
     if recipe is not None and dataset.fingerprint() == known.fingerprint():
         divided = assign_splits(dataset, recipe.data.split)
-        return divided, [f"Split: as in training, {divided.notes[-1]}."]
+        trained = {record.id: record.split for record in divided.records}
+        return divided, trained, [f"Split: as in training, {divided.notes[-1]}."]
+    other = "this differs from the data of the training, and may hold some of its pictures"
     if any(record.split for record in dataset.records):
-        return dataset, ["Split: the data's own; this is not the data of the training."]
-    return dataset, ["This is not the data of the training, and it has no split of its own."]
+        return dataset, {}, [f"Split: the data's own; {other}."]
+    return dataset, {}, [f"{other[0].upper()}{other[1:]}; it has no split of its own."]

@@ -11,7 +11,6 @@ import yaml
 
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
-from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import UsageError
@@ -25,18 +24,22 @@ from binseg.planning import (
 )
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
-from binseg.structures import Record
 from binseg.workflows.budget import expected_seconds
+from binseg.workflows.redraw import REDRAWN, Foreground, draw_with_foreground, lacking
 from binseg.workflows.speed import measure_machine
 
-__all__ = ["DEFAULT_BUDGET", "PlanResult", "parse_budget", "plan", "write_plan"]
+__all__ = [
+    "DEFAULT_BUDGET",
+    "PlanResult",
+    "chosen_budget",
+    "parse_budget",
+    "plan",
+    "write_plan",
+]
 
 DEFAULT_BUDGET = 20 * 60.0
 """Seconds, where nobody says."""
 FEW_PAGES = 30
-DRAWS = 20
-"""Splits that are tried where one lacks foreground."""
-REDRAWN = ("method", "seed", "gap")
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -94,6 +97,36 @@ def parse_budget(text: str) -> float | None:
     if match is None or not float(match[1]) > 0:
         raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 90s or none")
     return float(match[1]) * UNITS[match[2] or "m"]
+
+
+def chosen_budget(
+    text: str | None,
+    *,
+    sections: Mapping[str, Mapping[str, object]],
+    overrides: Sequence[str],
+) -> float | None:
+    """Give a plan's budget in seconds: a number of epochs that was asked for replaces the clock.
+
+    Args:
+        text: what the user wrote, if anything.
+        sections: what the user chose, as `plan` takes it.
+        overrides: likewise.
+
+    Raises:
+        UsageError: it can't be read, or both were given.
+    """
+    has_epochs = "epochs" in sections.get("train", {}) or any(
+        one.replace(" ", "").startswith("train.epochs=") for one in overrides
+    )
+    if text is None:
+        return None if has_epochs else DEFAULT_BUDGET
+    seconds = parse_budget(text)
+    if has_epochs and seconds is not None:
+        raise UsageError(
+            "--budget and a number of epochs: the clock would pass over the epochs; give one of "
+            "the two, or --budget none"
+        )
+    return seconds
 
 
 def plan(
@@ -179,52 +212,21 @@ def _open(
             update["page_group"] = changed["data.page_group"]  # type: ignore[assignment]
         data = data.model_copy(update=update)
         dataset = open_dataset(data)
-    whole, dataset = dataset, assign_splits(dataset, data.split).with_truth()
+    whole, dataset = dataset, assign_splits(dataset, data.split)
     decided = {"data.split.method", "data.split.seed", "data.split.file"} & given.keys()
-    if not has_own and not decided:
-        dataset, more = _draw_with_foreground(whole, dataset, data.split)
-        if more:
-            redrawn = {f"data.split.{name}" for name in REDRAWN}
-            settings = [one for one in settings if one.key not in redrawn] + more
-    return dataset, settings
-
-
-def _draw_with_foreground(
-    whole: Dataset, divided: Dataset, config: SplitConfig
-) -> tuple[Dataset, list[Setting]]:
-    """Split again where a split has no foreground by chance: nothing could be judged on it."""
-    found: dict[str, bool] = {}
-
-    def holds(record: Record) -> bool:
-        if record.id not in found:
-            mask_HW = read_sample(record, whole.rule).mask_HW
-            found[record.id] = mask_HW is not None and bool(mask_HW.any())
-        return found[record.id]
-
-    def lacking(dataset: Dataset) -> list[str]:
-        splits = sorted({r.split for r in dataset.records if r.split is not None}, reverse=True)
-        return [
-            split
-            for split in splits
-            if not any(holds(r) for r in dataset.records if r.split == split)
-        ]
-
-    without = lacking(divided)
-    if not without:
-        return divided, []
-    because = f"else no picture in {' and '.join(without)} would hold foreground"
-    first = 0 if config.method == "block" else config.seed + 1
-    for seed in range(first, first + DRAWS):
-        update = dict(zip(REDRAWN, ("ratio", seed, 0), strict=True))
-        again = assign_splits(whole, config.model_copy(update=update)).with_truth()
-        if len(lacking(again)) < len(without):
-            settings = [
+    holds = Foreground(whole.rule)
+    if not has_own and not decided and (without := lacking(dataset.with_truth(), holds)):
+        dataset, drawn = draw_with_foreground(whole, data.split, without=without, holds=holds)
+        because = f"else no picture in {' and '.join(without)} would hold foreground"
+        changed = {name: getattr(drawn, name) for name in REDRAWN}
+        if drawn is not data.split:
+            kept = [one for one in settings if one.key.rpartition(".")[2] not in REDRAWN]
+            settings = kept + [
                 Setting(key=f"data.split.{name}", value=value, because=because)
-                for name, value in update.items()
+                for name, value in changed.items()
                 if value != getattr(SplitConfig(), name)
             ]
-            return again, settings
-    return divided, []  # too few pictures hold any; training will say so
+    return dataset.with_truth(), settings
 
 
 def _plain(value: object) -> object:

@@ -62,6 +62,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+SHOWN_SIDE = 2048
+"""Longest side of a picture that is kept to be shown."""
 NUM_GALLERY = 9
 """Pictures in a gallery: the worst third, the middle third, the best third."""
 
@@ -267,6 +269,11 @@ def predict_at_both_sizes(
 def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
     """Say what must be read with the numbers of this data set."""
     notes = [*predictor.remarks, f"Masks: {dataset.rule.describe()}."]
+    if not predictor.cleanup.is_empty:
+        notes.append(
+            "Scores at original size are of corrected masks (the model's clean-up); those at the "
+            "model's size, the curve over thresholds and the calibration are of the network alone."
+        )
     if dataset.rule.border is not None:
         notes.append(
             "The border rule moves the score of trimaps more than most models do: a perfect mask "
@@ -338,13 +345,17 @@ def _gallery_items(
     for one in _worst_middle_best(ranked, NUM_PICTURES // 3):
         sample = read_sample(record_of[one.id], dataset.rule)
         answering = predictor_of.get(one.id, predictor)
+        mask_HW = answering.predict(sample.image_HWC).mask
+        # They are shown small: eighteen huge pictures would fill the memory.
+        every = -(-max(mask_HW.shape) // SHOWN_SIDE)
+        shown = (slice(None, None, every),) * 2
         items.append(
             GalleryItem(
                 id=one.id,
-                image_HWC=sample.image_HWC,
-                prediction_HW=answering.predict(sample.image_HWC).mask,
-                truth_HW=sample.mask_HW,
-                valid_HW=sample.valid_HW,
+                image_HWC=sample.image_HWC[shown].copy(),
+                prediction_HW=mask_HW[shown].copy(),
+                truth_HW=None if sample.mask_HW is None else sample.mask_HW[shown].copy(),
+                valid_HW=sample.valid_HW[shown].copy(),
                 dice=_dice(one),
             )
         )

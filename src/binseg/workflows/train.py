@@ -282,10 +282,11 @@ def _train_andship(
         device = resolve_device(recipe.train.device)
         backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
         val = replace(dataset, records=dataset.of_split("val"))
+        ending = ending_seconds(recipe, judge(recipe, backend), val)
         seconds = training_seconds(
             recipe.train.budget_minutes,
             spent=time.perf_counter() - started,
-            ending=ending_seconds(recipe, judge(recipe, backend), val),
+            ending=ending,
             progress=progress,
         )
     with teamed(

@@ -136,4 +136,4 @@ def _mark(one: ImageScores) -> str:
         return "ignored"
     if counts.tp + counts.fn == 0:
         return "alarm" if counts.fp else "empty"
-    return "missed" if counts.tp + counts.fp == 0 else ""
+    return "missed" if counts.tp == 0 else ""
