@@ -1,5 +1,6 @@
 """Pictures of any size, window by window: the same pixels as from the whole."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,22 @@ def test_large_imagej_stacks_hide_their_pages(tmp_path: Path) -> None:
         for page in range(6):
             part_HWC = windows.read(page, 40, 3, 57, 20)
             np.testing.assert_array_equal(part_HWC[:, :, 0], pixels_NHW[page, 40:97, 3:23])
+
+
+def test_tiles_far_larger_than_the_picture_are_refused(tmp_path: Path) -> None:
+    """A few pixels whose only tile unpacks to gigabytes."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, noise(16, 16, 1)[:, :, 0], tile=(16, 16), compression="zlib")
+    data = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        tags = [file.pages[0].tags[name] for name in ("TileWidth", "TileLength")]
+        places = [(tag.valueoffset, tag.dtype.name) for tag in tags]
+    for place, kind in places:
+        size, code = (2, "<H") if kind == "SHORT" else (4, "<I")
+        data = data[:place] + struct.pack(code, 60000) + data[place + size :]
+    path.write_bytes(data)
+    with pytest.raises(PictureError, match="far larger than the picture"):
+        read_image(path)
 
 
 def test_missing_tiles_are_zero(tmp_path: Path) -> None:

@@ -111,6 +111,31 @@ def test_a_client_that_does_not_read_is_cut_off(listen: Listen) -> None:
             pass  # the other way in which an ended connection shows itself
 
 
+def test_a_client_that_reads_slowly_gets_its_answer(listen: Listen) -> None:
+    """The time is that without a byte read, not that of the whole answer."""
+    import numpy as np
+
+    from .conftest import png
+
+    noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3)).astype(np.uint8)
+    picture = png(noise)
+    with listen(send_seconds=1.5) as server, _connect(server) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        slow.sendall(_head(len(picture), "/v1/predict?output=cutout") + picture)
+        slow.settimeout(PATIENCE_S)
+        start, got, total = time.monotonic(), 0, None
+        while total is None or got < total:
+            part = slow.recv(65536)
+            assert part, "it was cut off"
+            got += len(part)
+            if total is None:
+                head = part.partition(b"\r\n\r\n")[0]
+                length = head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0]
+                total = len(head) + 4 + int(length)
+            time.sleep(0.02)
+        assert time.monotonic() - start > 1.6
+
+
 def test_a_client_that_hangs_up_costs_nothing(hasty: Server, picture: bytes) -> None:
     """In the middle of its body, or before its answer: the next one is served."""
     for part in (len(picture) // 2, len(picture)):

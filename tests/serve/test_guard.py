@@ -89,6 +89,26 @@ def test_a_name_that_the_server_has_not_is_refused(open_client: Open) -> None:
             assert answer.json()["error"]["code"] == "wrong_host"
 
 
+def test_a_number_is_no_stolen_name(open_client: Open) -> None:
+    """Behind a proxy a container's own check still asks 127.0.0.1, and a neighbour its address."""
+    with open_client(access=Access(hosts=("masks.example.org",))) as client:
+        for host, status in (
+            ("masks.example.org", 200),
+            ("127.0.0.1:8000", 200),
+            ("192.168.1.7:8000", 200),
+            ("[fe80::1]:8000", 200),
+            ("other.example.org", 403),
+        ):
+            assert client.get("/healthz", headers={"Host": host}).status_code == status, host
+
+
+def test_any_page_may_use_a_server_that_says_so(open_client: Open, picture: bytes) -> None:
+    """`--cors *` holds for the answer as well as for the question before it."""
+    with open_client(access=Access(origins=("*",))) as client:
+        headers = {"Origin": "https://anyone.example"}
+        assert client.post("/v1/predict", content=picture, headers=headers).status_code == 200
+
+
 def test_other_pages_may_use_it_where_listed(open_client: Open, picture: bytes) -> None:
     """CORS for the listed origin alone; others aren't even computed for."""
     friend = "https://friend.example"

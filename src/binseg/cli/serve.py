@@ -1,6 +1,7 @@
 """`binseg serve`: models behind HTTP, with a page for people."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,7 +131,11 @@ def serve(
         queue=queue,
         workers=workers,
     )
-    access = Access(token=_token(token_file), hosts=allow_host or (), origins=cors or ())
+    access = Access(
+        token=_token(token_file),
+        hosts=[_host(one) for one in allow_host or ()],
+        origins=[_origin(one) for one in cors or ()],
+    )
     bundles = choose_bundles(runs or [], demo=demo)
     if not runs and not demo:
         message(
@@ -171,10 +176,30 @@ def _open_browser(url: str) -> None:
     threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
 
+def _host(text: str) -> str:
+    """A host's name as requests name it, without its port."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", text):
+        raise UsageError(
+            f"--allow-host {text}: give the name alone, as masks.example.org, without http:// and "
+            "port"
+        )
+    return text.lower()
+
+
+def _origin(text: str) -> str:
+    """A page's origin as browsers write it."""
+    plain = text.lower().rstrip("/")
+    if plain != "*" and not re.fullmatch(r"https?://[^/\s]+", plain):
+        raise UsageError(f"--cors {text}: give an origin, as https://example.org, or *")
+    return plain
+
+
 def _token(path: Path | None) -> str | None:
     """The token, from a file or the environment: on the command line everyone could read it."""
     if path is None:
         token = os.environ.get("BINSEG_TOKEN", "").strip()
+        if not token.isascii() or any(letter.isspace() for letter in token):
+            raise UsageError("BINSEG_TOKEN: a token is one line of plain letters without spaces")
         return token or None
     try:
         token = path.read_text("utf-8").strip()
@@ -182,6 +207,8 @@ def _token(path: Path | None) -> str | None:
         raise BinsegError(f"{path}: can't be read: {(error.strerror or '').lower()}") from None
     except UnicodeDecodeError:
         token = ""
-    if not token or any(letter.isspace() for letter in token):
-        raise UsageError(f"{path}: a token is one line of text without spaces; this file has none")
+    if not token or not token.isascii() or any(letter.isspace() for letter in token):
+        raise UsageError(
+            f"{path}: a token is one line of plain letters without spaces; this file has none"
+        )
     return token

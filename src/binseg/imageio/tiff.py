@@ -30,6 +30,7 @@ _MOST_LEVELS = 32
 _MOST_CHANNELS = 16
 """As many pages may be the channels of one picture, where the file's metadata says so."""
 _UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
+_LARGEST_TILE = 64_000_000
 """Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
 into one."""
 _JPEG = (6, 7)
@@ -339,6 +340,13 @@ def _check(picture: TiffPicture) -> None:
 def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     """Refuse a page that claims many more pixels than its bytes can hold (missing tiles, bombs)."""
     packed = sum(page.databytecounts)
+    piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
+    piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
+    if piece > _LARGEST_TILE and piece > 2 * page.nbytes:
+        raise PictureError(
+            f"{name}: tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the "
+            "picture: the file is damaged or made to fill the memory; get it anew or leave it out"
+        )
     if page.nbytes > _UNQUESTIONED and page.nbytes > _MOST_PACKED * packed:
         raise PictureError(
             f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "

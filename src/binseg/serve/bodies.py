@@ -121,6 +121,8 @@ async def read_form(
         raise Refusal(
             400, "bad_form", f"The form can't be read: {error.message.rstrip('.')}."
         ) from None
+    except UnicodeError:  # its head names an encoding that isn't one
+        raise Refusal(400, "bad_form", "The form can't be read: its text is damaged.") from None
     sent = []
     for name, value in form.multi_items():
         assert isinstance(value, UploadFile), "fields without a file name are refused"

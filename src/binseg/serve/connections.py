@@ -52,7 +52,16 @@ class _PatientProtocol(H11Protocol):
         """Begin to wait for the client to read."""
         super().pause_writing()
         if self._writing is None:
-            self._writing = self.loop.call_later(self.limits.send_seconds, self._abort)
+            self._look_at_unsent(None)
+
+    def _look_at_unsent(self, before: int | None) -> None:
+        """Go on waiting for a client that has read something since; a large answer takes long."""
+        unsent = self.transport.get_write_buffer_size()
+        if before is not None and unsent >= before:
+            self._abort()
+            return
+        seconds = self.limits.send_seconds
+        self._writing = self.loop.call_later(seconds, self._look_at_unsent, unsent)
 
     def resume_writing(self) -> None:
         """Stop to wait: it has read."""

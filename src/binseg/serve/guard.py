@@ -3,6 +3,7 @@
 import hmac
 import time
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -112,7 +113,8 @@ class Guard:
             )
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts and _name_of(host) not in self._hosts:
+        # A name can be made to lead here by whoever owns it, a number can't.
+        if self._hosts and _name_of(host) not in self._hosts and not _is_number(_name_of(host)):
             return Refusal(
                 403,
                 "wrong_host",
@@ -142,7 +144,7 @@ class Guard:
             return False
         # A proxy may call the server by another name than its visitors do.
         is_own = place != "" and (place == host.lower() or _name_of(place) in self._own)
-        return is_own or origin in self._origins
+        return is_own or "*" in self._origins or origin.lower() in self._origins
 
     @staticmethod
     def _is_open(scope: Scope) -> bool:
@@ -167,6 +169,15 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"
     return host.partition(":")[0].lower()
+
+
+def _is_number(name: str) -> bool:
+    """Whether a host is called by its address."""
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _method(method: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
+from binseg.errors import OutputError
 from binseg.serve.app import Service
 from binseg.serve.bodies import chunks_of, is_form, read_form
 from binseg.serve.job_store import PICTURE, Job
@@ -155,10 +156,13 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
 
 def _write(path: Path, data: bytes) -> None:
     """Add to a file; on disk for good when this returns."""
-    with path.open("ab") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OutputError(f"can't keep a job's picture: {error.strerror or error}") from None
 
 
 def _check_room(service: Service, path: Path, num_bytes: int) -> None:

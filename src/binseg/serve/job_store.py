@@ -120,7 +120,10 @@ class JobStore:
     def new_folder(self) -> Path:
         """A folder for a picture that is coming; without `add` it is gone at the next start."""
         path = self.folder / "jobs" / f"{_INCOMING}{secrets.token_hex(8)}"
-        path.mkdir()
+        try:
+            path.mkdir()
+        except OSError as error:
+            raise OutputError(f"can't keep jobs in {self.folder}: {error.strerror}") from None
         return path
 
     def add(

@@ -1,5 +1,6 @@
 """The thread that does the jobs, one after the other, and tells how far it is."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from binseg.serve.queries import Wanted
 from binseg.serve.refusals import Refusal, refusal_of
 from binseg.serve.shelf import Shelf
 from binseg.workflows.large import predict_large
+from binseg.workflows.mirroring import TIMES
 from binseg.workflows.outputs import Answer, encode_output
 
 __all__ = ["JobWorker", "check_job", "facts_of"]
@@ -33,6 +35,8 @@ _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
 _LARGE_OUTPUTS = ("mask", "probability")
 _IDLE_SECONDS = 60.0
+_TROUBLE_SECONDS = 5.0
+"""Until a store that failed is tried again."""
 
 
 class _StoppedError(Exception):
@@ -111,16 +115,31 @@ class JobWorker:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                if self._stopping:
+            try:
+                if not self._take_turn():
                     return
-                job = self._store.begin()
-                if job is None:
-                    self._changed.wait(_IDLE_SECONDS)
+            except (OSError, sqlite3.Error):  # a full disk, say, which may have room again
+                import logging
+
+                logging.getLogger("uvicorn.error").exception("the store of jobs can't be used")
+                with self._changed:
+                    if self._stopping:
+                        return
+                    self._changed.wait(_TROUBLE_SECONDS)
+
+    def _take_turn(self) -> bool:
+        """Do the next job, or wait for one; False where the server ends."""
+        with self._changed:
+            if self._stopping:
+                return False
+            job = self._store.begin()
             if job is None:
-                self._store.remove_old(hours=self._limits.keep_hours)
-            else:
-                self._do(job)
+                self._changed.wait(_IDLE_SECONDS)
+        if job is None:
+            self._store.remove_old(hours=self._limits.keep_hours)
+        else:
+            self._do(job)
+        return True
 
     def _do(self, job: Job) -> None:
         """Do a job to its end, whatever that is."""
@@ -247,7 +266,7 @@ def _whole(
     image_HWC = read_image(folder / PICTURE)
     height, width = image_HWC.shape[:2]
     counting = copy(predictor)
-    total = len(plan(height, width, predictor.preprocessing))
+    total = len(plan(height, width, predictor.preprocessing)) * TIMES[predictor.flips]
     with teller.task(order.name, total=total) as task:
         counting.backend = _Counted(predictor.backend, task)
         answer = Answer(
@@ -288,18 +307,17 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
         BinsegError: no picture; the text names it by `name`, not by its place here.
     """
     try:
-        if not needs_windows(path):
-            info = probe(path)
-            num_pixels, pages = info.height * info.width, 1
-        else:
+        info, is_large = probe(path), needs_windows(path)
+        num_pixels, pages = info.height * info.width, 1
+        if is_large and info.format == "TIFF":  # others would be unpacked for their size
             with open_windows(path) as windows:
                 pages = windows.num_pages
                 infos = [windows.info(page) for page in range(pages)]
                 num_pixels = sum(one.height * one.width for one in infos)
-            if output not in _LARGE_OUTPUTS:
-                raise UsageError(
-                    f"{name}: pictures above 64 megapixels and stacks come as mask or probability"
-                )
+        if is_large and output not in _LARGE_OUTPUTS:
+            raise UsageError(
+                f"{name}: pictures above 64 megapixels and stacks come as mask or probability"
+            )
     except BinsegError as error:
         raise type(error)(_without_places(str(error), path.parent, name)) from None
     if num_pixels > limits.max_job_pixels:

@@ -80,7 +80,7 @@ class Server:
 
 def _named(access: Access, host: str) -> Access:
     """The names by which a server of this address may be called."""
-    own = (*_LOOPBACK, host) if is_loopback(host) else (host,) if access.hosts else ()
+    own = (*_LOOPBACK, host) if is_loopback(host) or access.hosts else ()
     return replace(access, hosts=(*own, *access.hosts))
 
 

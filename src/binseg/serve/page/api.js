@@ -1,6 +1,7 @@
 /* Talking to the server: one function a route, and every failure as a `Trouble` in plain words. */
 
 const SLACK_S = 20; // beyond the server's own limit, for the way there and back
+const SLOWEST = 16_000; // bytes a second that the server waits for
 let token = ""; // in memory only: gone when the page is closed
 let maxSeconds = 120;
 
@@ -66,7 +67,8 @@ async function troubleOf(response) {
 async function request(path, { query = {}, signal, ...options } = {}) {
   const url = new URL(path, document.baseURI);
   for (const [key, value] of Object.entries(query)) url.searchParams.set(key, String(value));
-  const late = AbortSignal.timeout((maxSeconds + SLACK_S) * 1000);
+  const sending = (options.body?.size ?? 0) / SLOWEST; // the server counts from a body's last byte
+  const late = AbortSignal.timeout((maxSeconds + SLACK_S + sending) * 1000);
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   try {
     const response = await fetch(url, {
@@ -83,7 +85,7 @@ async function request(path, { query = {}, signal, ...options } = {}) {
 /** Any error as a Trouble; an `AbortError` stays what it is, as the reader wanted it. */
 export function asTrouble(error) {
   if (error instanceof Trouble || error.name === "AbortError") return error;
-  if (error.name === "TimeoutError") return new Trouble("slow", `No answer came within ${maxSeconds + SLACK_S} seconds.`);
+  if (error.name === "TimeoutError") return new Trouble("slow", `No answer came ${maxSeconds + SLACK_S} seconds after the picture was sent.`);
   if (error instanceof TypeError && !navigator.onLine) return new Trouble("gone", "This device is offline. Your pictures are still here; try again when it is back.");
   if (error instanceof TypeError) return new Trouble("gone", "It may have been stopped, or the connection was lost. Your pictures are still here; try again when it is back.");
   return new Trouble("page", error.message);

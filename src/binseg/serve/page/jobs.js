@@ -3,7 +3,8 @@
 import { deleteJob, getJob, getJobResult, patiently, postJob, Trouble } from "./api.js";
 
 const EVERY_MS = 700;
-const MISSES = 10; // times in a row that the server may not answer: jobs survive its restart
+const MISSES = 40; // times in a row that the server may not answer: jobs survive its restart
+const LONGEST_MS = 10_000; // between two of them
 
 /** Troubles after which a job is worth a try. */
 export const canBeJob = (trouble, file, limits) => ["large", "stack", "slow"].includes(trouble.kind) && limits.max_job_bytes >= file.size;
@@ -28,6 +29,7 @@ export async function runJob(file, model, threshold, cleanup, { signal, onProgre
 
 async function follow(id, signal, onProgress) {
   for (let missed = 0; ;) {
+    const wait = Math.min(EVERY_MS * (missed + 1), LONGEST_MS);
     try {
       const { state, progress, error } = await getJob(id, signal);
       missed = 0;
@@ -38,6 +40,6 @@ async function follow(id, signal, onProgress) {
       missed += 1;
       if (trouble.kind !== "gone" || missed === MISSES) throw trouble;
     }
-    await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    await new Promise((resolve) => setTimeout(resolve, wait));
   }
 }

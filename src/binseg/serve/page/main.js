@@ -203,7 +203,8 @@ function listenTools() {
 async function retry(item) {
   $("trouble").hidden = true;
   $("stage").focus({ preventScroll: true }); // the button that had the focus is gone
-  if (!models.length) await loadModels();
+  // The server may have started anew, with other models.
+  if (!models.length || ["missing", "gone"].includes(item.trouble?.kind)) await loadModels();
   queue.retry((one) => one === item || one.trouble?.kind === "gone");
   if (!shown.bitmap && queue.current === item) shown.open(item);
 }
@@ -266,8 +267,10 @@ function useModel(id) {
 }
 
 async function loadModels() {
+  let before;
   try {
     const answer = await getModels();
+    before = models.find(({ id }) => id === queue.model);
     models = answer.models;
     queue.limits = answer.limits ?? {};
   } catch (error) {
@@ -286,9 +289,10 @@ async function loadModels() {
     $("limits").textContent = "Start it with one: binseg serve runs/first, or binseg serve --demo.";
     return;
   }
-  $("model").value = (models.find((model) => model.is_default) ?? models[0]).id;
-  useModel($("model").value);
-  loadExamples();
+  const again = models.find(({ id }) => id === before?.id) ?? models.find(({ name }) => name === before?.name);
+  $("model").value = (again ?? models.find((model) => model.is_default) ?? models[0]).id;
+  if ($("model").value !== before?.id) useModel($("model").value);
+  if (!before) loadExamples();
 }
 
 const sameName = (name) => models.filter((model) => model.name === name).length > 1;

@@ -16,13 +16,15 @@ const notesOf = (model, { level, cleanup }) => ({
 
 /** The mask of the shown picture: PNG, 0 and 255, at its own size. */
 export async function saveMask(shown, model, settings) {
+  const { name } = shown.item; // another picture may be shown when the file is made
   const { blob } = await ask("mask", { ...settings, notes: notesOf(model, settings) });
-  keep(blob, `${stemOf(shown.item.name)}_mask.png`);
+  keep(blob, `${stemOf(name)}_mask.png`);
 }
 
 /** Cut-out or overlay of the shown picture. */
 export async function saveDrawn(kind, shown, model, settings, look) {
-  keep(await draw(kind, shown, model, settings, look), `${stemOf(shown.item.name)}_${kind}.png`);
+  const { name } = shown.item;
+  keep(await draw(kind, shown, model, settings, look), `${stemOf(name)}_${kind}.png`);
 }
 
 async function draw(kind, shown, model, settings, look) {
@@ -45,8 +47,9 @@ export async function savePolygons(shown, model, settings) {
 export async function saveAll(items, model, settings) {
   const files = [];
   const names = new Set();
-  for (const { name, answer } of items) {
-    const { blob } = await ask("mask", { ...settings, blob: answer.blob, notes: notesOf(model, settings) });
+  const answers = items.map(({ name, answer }) => ({ name, given: answer.blob })); // as they are now
+  for (const { name, given } of answers) {
+    const { blob } = await ask("mask", { ...settings, blob: given, notes: notesOf(model, settings) });
     files.push({ name: unlike(names, `${stemOf(name)}_mask`), bytes: new Uint8Array(await blob.arrayBuffer()) });
   }
   keep(zip(files), "masks.zip");
