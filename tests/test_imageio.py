@@ -156,7 +156,11 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
         picture.putpalette(colours)
         picture.save(path)
         assert np.array_equal(read_labels(path), mask * 255)
+        assert np.array_equal(read_image(path)[:, :, 0], mask * 255)
     picture = Image.fromarray(mask, mode="P")
+    picture.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
+    picture.save(path)
+    assert np.array_equal(read_labels(path), mask), "the file's palette decides, not what is used"
     picture.putpalette([0, 0, 0, 128, 0, 0])
     picture.save(path)
     assert np.array_equal(read_labels(path), mask)

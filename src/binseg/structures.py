@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -45,6 +46,8 @@ __all__ = [
 Split = Literal["train", "val", "test"]
 Fit = Literal["squash", "pad", "tile"]
 Flips = Literal["none", "horizontal", "all"]
+FLIP_TIMES: Mapping[Flips, int] = MappingProxyType({"none": 1, "horizontal": 2, "all": 4})
+"""How many mirror images are predicted, and so how much longer a prediction takes."""
 """Which mirror images of an input are predicted too and averaged: none, left-right (twice the
 time), or left-right, upside-down and both (four times)."""
 Intensity = Literal["dtype", "percentile"]

@@ -298,9 +298,11 @@ def test_augment_draws_a_sheet(discs: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_other_data(trained: Path, write_discs: Write, tmp_path: Path) -> None:
-    """Pictures that the run doesn't know are scored by --split all, and by no other name."""
+    """Pictures that the run doesn't know all test it; --split all scores them likewise."""
     data = write_discs(tmp_path / "others", range(100, 104))
-    run("evaluate", trained, "--data", data, "--out", tmp_path / "a", code=1)
+    run("evaluate", trained, "--data", data, "--split", "val", "--out", tmp_path / "a", code=1)
+    tested = run("evaluate", trained, "--data", data, "--out", tmp_path / "c", "--json")
+    assert json.loads(tested)["num_images"] == 4
     told = json.loads(
         run(
             "evaluate", trained, "--data", data, "--split", "all", "--out", tmp_path / "b", "--json"

@@ -53,6 +53,16 @@ def test_folders_of_patients_are_groups_and_folders_of_classes_are_not() -> None
     assert not any(groups(records(*(f"one{n}/picture" for n in range(30)))))
 
 
+def test_names_of_instruments_and_mixed_names_are_no_trouble() -> None:
+    """DICOM's identifiers are no coordinates, and one source may use two ways of naming."""
+    uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1002252872223656636786668368"
+    assert not any(groups(records(*(f"{uid}{n:02}" for n in range(30)))))
+    mixed = records(
+        *(f"scan_x{n * 64}_y0" for n in range(8)), *(f"scan_patch_{n}" for n in range(20))
+    )
+    assert all(groups(mixed))
+
+
 def test_who_has_decided_keeps_the_word() -> None:
     """Groups, pages and a validation split of the data's own are left alone."""
     given = records(*(f"case{case}_slice_{page}" for case in range(6) for page in range(4)))

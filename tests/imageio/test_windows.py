@@ -164,7 +164,8 @@ def test_tiles_far_larger_than_the_picture_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(path, noise(16, 16, 1)[:, :, 0], tile=(16, 16), compression="zlib")
     data = path.read_bytes()
     with tifffile.TiffFile(path) as file:
-        tags = [file.pages[0].tags[name] for name in ("TileWidth", "TileLength")]
+        page: Any = file.pages[0]
+        tags = [page.tags[name] for name in ("TileWidth", "TileLength")]
         places = [(tag.valueoffset, tag.dtype.name) for tag in tags]
     for place, kind in places:
         size, code = (2, "<H") if kind == "SHORT" else (4, "<I")

@@ -93,6 +93,8 @@ def open_torch(
     # faster in fp32 than channels-last inputs alone, with equal bits.
     model = load_network(bundle).eval()
     model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if place.startswith("cuda") and precision == "fp32":
+        torch.backends.cudnn.allow_tf32 = False  # for all threads; see `_exactly`
     if compiled:
         _compile(model, bundle, place)
     return TorchBackend(model, device=place, precision=precision, compiled=compiled)

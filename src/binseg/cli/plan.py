@@ -24,8 +24,8 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Time for the whole run: 2h, 90s, or none for as long as it takes. Left out it is "
-        "20m, unless a recipe or --epochs is given.",
+        help="Time for the whole run: 2h, 90s, or none for as long as it takes. A plan's is 20m if "
+        "left out, unless a number of epochs is given.",
     ),
 ]
 

@@ -17,24 +17,27 @@ from binseg.structures import Record
 __all__ = ["Place", "is_grid", "place_of", "with_groups"]
 
 _GAP = r"[ _.\-]?"
+_NUM = r"\d{1,9}"  # longer ones are names, such as DICOM's
 _PAIRS = (
     re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])x{_GAP}(?P<a>\d+){_GAP}y{_GAP}(?P<b>\d+)", re.I
+        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])x{_GAP}(?P<a>{_NUM}){_GAP}y{_GAP}(?P<b>{_NUM})",
+        re.I,
     ),
     re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])y{_GAP}(?P<a>\d+){_GAP}x{_GAP}(?P<b>\d+)", re.I
+        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])y{_GAP}(?P<a>{_NUM}){_GAP}x{_GAP}(?P<b>{_NUM})",
+        re.I,
     ),
     re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])r(?:ow)?{_GAP}(?P<a>\d+){_GAP}"
-        rf"c(?:ol(?:umn)?)?{_GAP}(?P<b>\d+)",
+        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])r(?:ow)?{_GAP}(?P<a>{_NUM}){_GAP}"
+        rf"c(?:ol(?:umn)?)?{_GAP}(?P<b>{_NUM})",
         re.I,
     ),
 )
 _NUMBER = re.compile(
-    rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?:patch|tile|crop|chip|slice|frame|z){_GAP}(?P<a>\d+)$",
+    rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?:patch|tile|crop|chip|slice|frame|z){_GAP}(?P<a>{_NUM})$",
     re.I,
 )
-_BARE = re.compile(r"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>\d+)[ _.\-](?P<b>\d+)$")
+_BARE = re.compile(rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>{_NUM})[ _.\-](?P<b>{_NUM})$")
 _MIN_STEP = 16  # pixels; bare numbers that aren't multiples of such a step are no coordinates
 
 
@@ -119,21 +122,21 @@ def with_groups(
 
 def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> dict[int, str]:
     """Group patches and slices by their source; of few sources, by parts of them."""
-    members: dict[tuple[str, bool], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
+    members: dict[tuple[str, bool, int], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
     for row in rows:
         place = place_of(records[row].id)
         if place is not None:
-            members[place.source, place.bare].append((row, place.at))
+            members[place.source, place.bare, len(place.at)].append((row, place.at))
     sources = {
-        source: placed
-        for (source, bare), placed in members.items()
+        (source, num): placed
+        for (source, bare, num), placed in members.items()
         if not bare or is_grid(np.array([at for _, at in placed]))
     }
     if len(sources) >= FEW_SOURCES:
-        return {row: source for source, placed in sources.items() for row, _ in placed}
+        return {row: source for (source, _), placed in sources.items() for row, _ in placed}
     return {
         row: f"{source} {part}"
-        for source, placed in sources.items()
+        for (source, _), placed in sources.items()
         for row, part in _parts(placed, in_block).items()
     }
 
@@ -159,7 +162,8 @@ def _by_folder(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]
     members: dict[str, list[int]] = defaultdict(list)
     for row in rows:
         folder = records[row].id.rpartition("/")[0]
-        members[folder].append(row)
+        if folder:
+            members[folder].append(row)
     sizes = [len(each) for each in members.values()]
     if len(sizes) < LEAST_FOLDERS or not 2 <= np.median(sizes) <= MOST_IN_FOLDER:
         return {}

@@ -114,16 +114,9 @@ def write_split(
 
 
 def read_contents(path: Path) -> dict[str, str]:
-    """Read from a split file which id each content has; empty where it doesn't say.
-
-    Of two ids of one content, that in `train` is given, or else that in `val`.
-    """
-    split_of = read_split(path)
+    """Read from a split file the content of each id, where it tells."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        rows = [(row["id"], row.get("content")) for row in csv.DictReader(file)]
-    rank: dict[Split | None, int] = {"train": 2, "val": 1}
-    rows.sort(key=lambda row: rank.get(split_of[row[0]], 0))
-    return {content: id_ for id_, content in rows if content}
+        return {row["id"]: row["content"] for row in csv.DictReader(file) if row.get("content")}
 
 
 def read_split(path: Path) -> dict[str, Split | None]:

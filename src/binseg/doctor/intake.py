@@ -15,6 +15,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import MaskRule, detect_rule
+from binseg.data.origins import with_groups
 from binseg.data.sources import open_dataset
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.pairs import pair_by_name, records_of_pair
@@ -76,6 +77,8 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
     except DataError:
         return None
     findings += wrong
+    if config.group == "auto" and config.split.method != "file":
+        records = list(with_groups(records, in_block=config.page_group)[0])
     if rule is None:
         # Pictures can be compared without their masks.
         records = [replace(record, mask_path=None) for record in records]

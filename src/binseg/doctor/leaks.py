@@ -39,7 +39,9 @@ def on_copies(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
         same[look.picture_hash].append(look)
     for twins in same.values():
         # Tiles of one colour (no data, blank glass) are alike without being copies.
-        if len(twins) < 2 or _is_blank(twins[0].thumb_SS):
+        if len(twins) < 2:
+            continue
+        if _is_blank(twins[0].thumb_SS) and _shows_nothing(twins[0].record):
             continue
         splits = _splits(look.record for look in twins)
         severity: Severity = "warning"

@@ -24,20 +24,20 @@ class Seam:
     pages: bool
     """Pages of a stack, not files with telling names."""
     grouped: bool
-    """Every patch at the seam has a group of its user's choice."""
+    """Every patch at the seam has a group: who made them knew that they touch."""
 
 
 def seams(records: Sequence[Record]) -> Iterator[Seam]:
     """Find the sources that are in more than one split, with the patches that touch across."""
-    members: dict[tuple[str, bool], list[tuple[int, Place]]] = defaultdict(list)
+    members: dict[tuple[str, bool, int], list[tuple[int, Place]]] = defaultdict(list)
     for index, record in enumerate(records):
         if record.page is not None:
             place: Place | None = Place(source=str(record.image_path), at=(record.page,))
         else:
             place = place_of(record.id)
         if place is not None and record.split is not None:
-            members[place.source, place.bare].append((index, place))
-    for (source, bare), placed in members.items():
+            members[place.source, place.bare, len(place.at)].append((index, place))
+    for (source, bare, _), placed in members.items():
         splits = sorted({str(records[index].split) for index, _ in placed})
         at_NP = np.array([place.at for _, place in placed], dtype=np.float64)
         if len(splits) < 2 or (bare and not is_grid(at_NP)):

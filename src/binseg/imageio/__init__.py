@@ -38,6 +38,7 @@ from binseg.imageio.tiled import (
 from binseg.imageio.windows import (
     WINDOW_PIXELS,
     Windows,
+    holds_tiff,
     needs_windows,
     open_windows,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "encode_probability",
     "encode_tiles",
     "from_pil",
+    "holds_tiff",
     "needs_windows",
     "num_pages",
     "open_windows",

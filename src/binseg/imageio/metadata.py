@@ -121,14 +121,14 @@ def read_georeference(path: Path) -> Georeference | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
         tags = {}
     transform = _of_tags(tags)
+    if transform is not None and _is_of_centres(tags.get(_KEYS)):
+        a, b, c, d, e, f = transform
+        transform = (a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2)
     if transform is None:
         transform = _of_world_file(path)
     if transform is None:
         return None
     crs, is_geographic = _crs(tags.get(_KEYS))
-    if _is_of_centres(tags.get(_KEYS)):
-        a, b, c, d, e, f = transform
-        transform = (a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2)
     return Georeference(transform=transform, crs=crs, is_geographic=is_geographic)
 
 

@@ -226,7 +226,7 @@ def image_of(picture: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
         grey = np.asarray(picture)
         return np.ascontiguousarray(grey.reshape(*grey.shape[:2], -1)[:, :, :1])
     if mode in ("P", "PA"):
-        return np.asarray(_palette_of(picture)[labels_of(picture, name=name)])
+        return np.asarray(_palette_of(picture)[_indices_of(picture)])
     if mode.startswith("I;16"):
         return np.asarray(picture).astype(np.uint16)[:, :, None]
     if mode in ("I", "F"):
@@ -242,18 +242,26 @@ def labels_of(picture: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ...
     if mode == "1":
         return np.asarray(picture, np.uint8)
     if mode in ("P", "PA"):
-        pixels = np.asarray(picture)
-        indices_HW = np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
-        # White on black is meant as it looks, whichever of the two a program has put first.
-        colours = _palette_of(picture)
-        red, green, blue = colours[np.flatnonzero(np.bincount(indices_HW.ravel()))].T
-        if np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all():
-            return np.ascontiguousarray(colours[indices_HW][:, :, 0])
+        indices_HW = _indices_of(picture)
+        if _is_black_and_white(picture):
+            return np.ascontiguousarray(_palette_of(picture)[indices_HW][:, :, 0])
         return indices_HW
     if mode == "I":
         return np.asarray(picture, np.int32)
     pixels_HWC = image_of(picture, name=name)
     return pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
+
+
+def _indices_of(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    pixels = np.asarray(picture)
+    return np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
+
+
+def _is_black_and_white(picture: Image.Image) -> bool:
+    """Whether a palette holds nothing else: then it is meant as it looks, whichever comes first."""
+    picture.load()
+    red, green, blue = np.asarray(picture.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
+    return bool(np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all())
 
 
 def _palette_of(picture: Image.Image) -> UInt8[np.ndarray, "256 3"]:

@@ -95,7 +95,8 @@ def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H
         page: as for `read_image`.
 
     Returns:
-        Integers of shape H x W: grey values, palette *indices*, or 0 and 1 of a 1-bit file; or
+        Integers of shape H x W: grey values, palette *indices* (0 and 255 for palettes of black
+        and white alone, whichever comes first), or 0 and 1 of a 1-bit file; or
         uint8 of shape H x W x 3 for masks in colours. Alpha is dropped.
 
     Raises:

@@ -29,8 +29,9 @@ _MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
 _MOST_CHANNELS = 16
 """As many pages may be the channels of one picture, where the file's metadata says so."""
-_UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
 _LARGEST_TILE = 64_000_000
+"""Bytes of a tile that may be larger than its picture."""
+_UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
 """Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
 into one."""
 _JPEG = (6, 7)

@@ -50,6 +50,16 @@ class Windows(Protocol):
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
 
 
+def holds_tiff(path: Path) -> bool:
+    """Tell a TIFF file by its first bytes.
+
+    Raises:
+        PictureError: there is no such file, or it can't be opened.
+    """
+    with opened(path) as handle:
+        return is_tiff(handle.read(32))
+
+
 def needs_windows(path: Path) -> bool:
     """Tell from the header whether a picture is for windows: many pages, huge, or OME-Zarr.
 

@@ -56,11 +56,11 @@ class _PatientProtocol(H11Protocol):
 
     def _look_at_unsent(self, before: int | None) -> None:
         """Go on waiting for a client that has read something since; a large answer takes long."""
-        unsent = self.transport.get_write_buffer_size()
-        if before is not None and unsent >= before:
+        unsent, seconds = self.transport.get_write_buffer_size(), self.limits.send_seconds
+        # As slowly as a body may come; who reads a byte now and then holds its answer for ever.
+        if before is not None and before - unsent < min(before, self.limits.min_rate * seconds):
             self._abort()
             return
-        seconds = self.limits.send_seconds
         self._writing = self.loop.call_later(seconds, self._look_at_unsent, unsent)
 
     def resume_writing(self) -> None:

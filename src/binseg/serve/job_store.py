@@ -173,11 +173,15 @@ class JobStore:
         return int(row[0])
 
     def begin(self) -> Job | None:
-        """The next job, now running; None where none waits."""
+        """The next job, now running; None where none waits.
+
+        One that is said to run already was left by a store that failed: there is one worker.
+        """
         with self._writing() as base:
             row = base.execute(
                 "update jobs set state = 'running', starts = starts + 1 where id = (select id from"
-                " jobs where state = 'queued' order by created, rowid limit 1) returning *"
+                " jobs where state in ('queued', 'running') order by created, rowid limit 1)"
+                " returning *"
             ).fetchone()
         return None if row is None else _job(row)
 

@@ -16,7 +16,7 @@ from binseg import storage
 from binseg.backends import Backend
 from binseg.errors import BinsegError, UsageError
 from binseg.geometry import plan
-from binseg.imageio import needs_windows, open_windows, probe, read_image
+from binseg.imageio import holds_tiff, needs_windows, open_windows, probe, read_image
 from binseg.predictor import Predictor
 from binseg.progress import Task
 from binseg.serve.job_store import PICTURE, Job, JobStore
@@ -25,8 +25,8 @@ from binseg.serve.pipeline import check_outline
 from binseg.serve.queries import Wanted
 from binseg.serve.refusals import Refusal, refusal_of
 from binseg.serve.shelf import Shelf
+from binseg.structures import FLIP_TIMES
 from binseg.workflows.large import predict_large
-from binseg.workflows.mirroring import TIMES
 from binseg.workflows.outputs import Answer, encode_output
 
 __all__ = ["JobWorker", "check_job", "facts_of"]
@@ -266,7 +266,7 @@ def _whole(
     image_HWC = read_image(folder / PICTURE)
     height, width = image_HWC.shape[:2]
     counting = copy(predictor)
-    total = len(plan(height, width, predictor.preprocessing)) * TIMES[predictor.flips]
+    total = len(plan(height, width, predictor.preprocessing)) * FLIP_TIMES[predictor.flips]
     with teller.task(order.name, total=total) as task:
         counting.backend = _Counted(predictor.backend, task)
         answer = Answer(
@@ -307,13 +307,14 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
         BinsegError: no picture; the text names it by `name`, not by its place here.
     """
     try:
-        info, is_large = probe(path), needs_windows(path)
-        num_pixels, pages = info.height * info.width, 1
-        if is_large and info.format == "TIFF":  # others would be unpacked for their size
+        is_large = needs_windows(path)
+        if is_large and holds_tiff(path):  # others would be unpacked for their size
             with open_windows(path) as windows:
                 pages = windows.num_pages
                 infos = [windows.info(page) for page in range(pages)]
-                num_pixels = sum(one.height * one.width for one in infos)
+        else:
+            pages, infos = 1, [probe(path)]
+        num_pixels = sum(one.height * one.width for one in infos)
         if is_large and output not in _LARGE_OUTPUTS:
             raise UsageError(
                 f"{name}: pictures above 64 megapixels and stacks come as mask or probability"

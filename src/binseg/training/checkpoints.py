@@ -26,7 +26,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 SEAL = b"\nbinseg sha256 "
 SEAL_LENGTH = len(SEAL) + 64
 CHUNK = 1 << 20
-FREE = frozenset({"about", "data.path", "data.download"}) | {
+FREE = frozenset({"about", "data.path", "data.download", "data.group"}) | {
     f"train.{name}"
     for name in (
         "epochs",

@@ -20,6 +20,7 @@ from binseg.progress import SILENT
 from binseg.training.batches import Shares, build_batches
 from binseg.training.compiling import compiled
 from binseg.training.engine import build_trainer, quiet
+from binseg.training.memory import check_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
@@ -164,6 +165,9 @@ def follow(
     device = resolve_device(recipe.train.device)
     precision = resolve_precision(recipe.train.precision, device, SILENT)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    memory = check_memory(
+        model, recipe, bf16=precision == "bf16", place=team.place, progress=SILENT
+    )
     augment = build_augment(recipe.augment)
     pace = Pace(recipe, seconds=seconds, clock=lambda: 0.0)  # the leader's word moves it
     batches = build_batches(
@@ -173,6 +177,7 @@ def follow(
         context=augment.context,
         size_of=pace.training_size,
         shares=Shares(team.rank, team.num),
+        reserve=memory.total,
     )
     learner, loss = supervised(model, build_loss(recipe.loss.name, recipe.loss.options), recipe)
     module = SegmentationModule(

@@ -8,7 +8,10 @@ from torch import nn
 
 from binseg.progress import Progress
 
-__all__ = ["compiled", "has_compiler", "is_of_compiler"]
+__all__ = ["COMPILE_ADVICE", "compiled", "has_compiler", "is_of_compiler"]
+
+COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
+"""What a user hears where the compiler fails, which shows at the first step."""
 
 
 def has_compiler(device: torch.device) -> bool:

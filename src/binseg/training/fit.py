@@ -21,7 +21,7 @@ from binseg.training.batches import Shares, build_batches
 from binseg.training.callbacks import BAR_UNITS, Books, Watch
 from binseg.training.checkpoints import newest_whole
 from binseg.training.companions import Lead, LeadClock, leading
-from binseg.training.compiling import compiled, is_of_compiler
+from binseg.training.compiling import COMPILE_ADVICE, compiled, is_of_compiler
 from binseg.training.engine import build_trainer, quiet
 from binseg.training.interrupts import hearing_interrupts
 from binseg.training.keeping import Keeper, read_best, resume_command
@@ -56,7 +56,6 @@ ADVICE = {
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
 """What torch says, and what a user can do about it."""
-COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
 from binseg.training.batches import Batch, Batches, build_batches
-from binseg.training.compiling import compiled
+from binseg.training.compiling import COMPILE_ADVICE, compiled, is_of_compiler
 from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
@@ -163,7 +163,12 @@ class _Steps:
         on_device = self._module.transfer_batch_to_device(batch, self.device, 0)
         tensors = self._timed("augment", lambda: self._module.on_after_batch_transfer(on_device, 0))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self._timed("forward", lambda: self._module(tensors.images_BCHW))
+            try:
+                logits = self._timed("forward", lambda: self._module(tensors.images_BCHW))
+            except RuntimeError as problem:
+                if is_of_compiler(problem):
+                    raise TrainingError(COMPILE_ADVICE) from None
+                raise
             loss = self._timed(
                 "loss", lambda: self._loss(logits, tensors.target_B1HW, tensors.valid_B1HW)
             )

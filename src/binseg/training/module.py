@@ -27,6 +27,10 @@ from binseg.training.team import ALONE, Team
 __all__ = ["SegmentationModule"]
 
 
+CUDA_LOOK = 20
+"""On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+
+
 class BatchFacts(NamedTuple):
     """What the latest batch was."""
 
@@ -71,7 +75,7 @@ class SegmentationModule(LightningModule):
         self.batch_arrived: Callable[[], None] = lambda: None
         """Called when the loader has given a batch, before anything is done with it."""
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
-        """Of the latest step; the Dice is the epoch's so far."""
+        """Of the latest step that was looked at; the Dice is the epoch's so far."""
         self.mean: torch.Tensor
         self.std: torch.Tensor
         preprocessing = recipe.input.preprocessing()
@@ -180,13 +184,15 @@ class SegmentationModule(LightningModule):
 
     def training_step(self, batch: Tensors, batch_idx: int) -> torch.Tensor:
         """Give the loss of a batch."""
-        del batch_idx  # from 0 again after a resume; the batch knows its own
+        del batch_idx  # as the batch's own
         self._seed_dropout()
         logits_BLHW = self(batch.images_BCHW)  # one level, the answer, unless others learn too
         with self._team_shares_batch():
             loss = self._loss(logits_BLHW, batch.target_B1HW, batch.valid_B1HW)
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), batch)
-        self.figures = {"loss": of_all.item(), "dice": self.averages["dice"], "lr": self._lr()}
+        self.figures["lr"] = self._lr()
+        if self.device.type == "cpu" or self._batch.step % CUDA_LOOK == 0:
+            self.figures |= {"loss": of_all.item(), "dice": self.averages["dice"]}
         return loss * self._share_of_step()
 
     def _share_of_step(self) -> float:

@@ -28,9 +28,9 @@ from binseg.planning import Fingerprint, Machine
 from binseg.postprocess import CleanUp, clean
 from binseg.predictor import Predictor
 from binseg.progress import Progress
-from binseg.structures import Sample
+from binseg.structures import FLIP_TIMES, Sample
 from binseg.training.fit import LEAST_TILES
-from binseg.workflows.mirroring import NUM_TRIED, TIMES, allowed_flips
+from binseg.workflows.mirroring import NUM_TRIED, allowed_flips
 from binseg.workflows.report_page import NUM_PICTURES
 
 __all__ = ["ending_seconds", "expected_seconds", "training_seconds"]
@@ -85,7 +85,7 @@ def training_seconds(
 
 
 def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> float:
-    """Say how long a run will take: its budget, or what its inputs, validations and scores need.
+    """Say how long a run will take: its budget, if that can be kept, or what all its parts need.
 
     Args:
         recipe: the whole of it.
@@ -110,7 +110,8 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     scoring = computing(PREDICTING * predicted, STARTING * num_predicted * len(tiles))
     around = OPENING + own + scoring + CLOSING
     if recipe.train.budget_minutes is not None:
-        return max(60 * recipe.train.budget_minutes, around / (1 - LEAST_SHARE))
+        budget = 60 * recipe.train.budget_minutes
+        return max(budget, around + LEAST_SHARE * budget)
     validated = VALIDATING * epochs * judged * size**2
     return around + computing(trained + validated, num_steps)
 
@@ -139,7 +140,7 @@ def num_predictions(recipe: Recipe, num: int) -> int:
         num: validation pictures.
     """
     asked = recipe.train.flips
-    times = TIMES[allowed_flips(recipe) if asked == "tune" else asked]
+    times = FLIP_TIMES[allowed_flips(recipe) if asked == "tune" else asked]
     tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
     return tried + times * (2 * num + min(num, NUM_PICTURES))
 

@@ -46,7 +46,9 @@ class Known:
             return self.run.recipe()
         if self.card is None or not self.card.recipe:
             return None
-        return load_recipe(sections=cast("Mapping[str, Mapping[str, object]]", self.card.recipe))
+        tree = cast("Mapping[str, Mapping[str, object]]", self.card.recipe)
+        # Cards of binseg before it grouped by names: their split is found again without groups.
+        return load_recipe(sections={**tree, "data": {"group": "none", **tree.get("data", {})}})
 
     def fingerprint(self) -> str | None:
         """The fingerprint of the data that the model was trained on."""
@@ -92,7 +94,7 @@ def data_config(
     recipe = known.recipe()
     tree = {} if recipe is None else recipe.data.model_dump(mode="json")
     if path is not None and not _is_same(path, tree.get("path")):
-        own = ("border", "foreground", "ignore", "threshold", "page_group")
+        own = ("border", "foreground", "ignore", "threshold", "page_group", "group")
         tree = {key: value for key, value in tree.items() if key in own} | {"path": str(path)}
     tree |= (sections or {}).get("data", {})
     if tree.get("path") is None:
@@ -178,7 +180,7 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
                 "are the same."
             )
     own = any(r.split for r in dataset.records if r.id not in split_of)
-    if num_other and not num_known and not own:
+    if num_other and not num_known and not own and known.run is not None and known.run.contents():
         records = tuple(replace(record, split="test") for record in records)
         notes.append(f"The run knows none of these {num_other} pictures: all of them test it.")
         if alike := sum(record.id in run_splits for record in records):
@@ -203,17 +205,21 @@ def _known_splits(
     """
     assert known.run is not None
     ids = [record.id for record in dataset.records]
-    contents = known.run.contents()
-    content_of = dataset.contents() if contents else {}
+    recorded = known.run.contents()
+    content_of = dataset.contents() if recorded else {}
+    # Of two of one content that which trained tells, but each for itself where both are there.
+    rank: dict[Split | None, int] = {"train": 2, "val": 1}
+    ordered = sorted(recorded, key=lambda id_: rank.get(run_splits[id_], 0))
+    split_of_content = {recorded[id_]: run_splits[id_] for id_ in ordered}
     found = {
-        id_: run_splits[contents[content]]
+        id_: run_splits[id_] if recorded.get(id_) == content else split_of_content[content]
         for id_, content in content_of.items()
-        if content in contents
+        if content in split_of_content
     }
     recipe = known.recipe()
     is_own = recipe is not None and config.path is not None
     is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
-    if is_own or found or not contents or set(ids) == set(run_splits):
+    if is_own or found or not recorded or set(ids) == set(run_splits):
         found = {id_: run_splits[id_] for id_ in ids if id_ in run_splits} | found
     return found
 

@@ -10,18 +10,16 @@ from binseg.data.presets import resolve_preset
 from binseg.metrics import count, score_image
 from binseg.predictor import Predictor
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Flips, Sample
+from binseg.structures import FLIP_TIMES, Flips, Sample
 from binseg.workflows.scoring import read_ahead
 
-__all__ = ["NUM_TRIED", "TIMES", "allowed_flips", "choose_flips"]
+__all__ = ["NUM_TRIED", "allowed_flips", "choose_flips"]
 
 NUM_TRIED = 64
 """Validation pictures that tell."""
 LEAST_PICTURES = 3
 LEAST_GAIN = 0.001
 """Dice below which it isn't worth its time."""
-TIMES: dict[Flips, int] = {"none": 1, "horizontal": 2, "all": 4}
-"""How long a prediction takes."""
 
 
 def allowed_flips(recipe: Recipe) -> Flips:
@@ -60,7 +58,7 @@ def choose_flips(
         progress.say(f"flips: none, since {flips} gives {told}")
         return "none"
     progress.say(
-        f"flips {flips}: {told}; predictions take {TIMES[flips]} times as long (--flips none "
+        f"flips {flips}: {told}; predictions take {FLIP_TIMES[flips]} times as long (--flips none "
         "leaves them out)"
     )
     return flips

@@ -213,7 +213,8 @@ def _open(
         data = data.model_copy(update=update)
         dataset = open_dataset(data)
     whole, dataset = dataset, assign_splits(dataset, data.split)
-    decided = {"data.split.method", "data.split.seed", "data.split.file"} & given.keys()
+    names = ("method", "seed", "file", "gap")
+    decided = {f"data.split.{name}" for name in names} & given.keys()
     holds = Foreground(whole.rule)
     if not has_own and not decided and (without := lacking(dataset.with_truth(), holds)):
         dataset, drawn = draw_with_foreground(whole, data.split, without=without, holds=holds)

@@ -12,8 +12,8 @@ from binseg.structures import Record
 
 __all__ = ["REDRAWN", "Foreground", "draw_folds", "draw_with_foreground", "lacking"]
 
-DRAWS = 20
-"""Splits that are tried."""
+DRAWS, FOLD_DRAWS = 20, 100
+"""Splits that are tried; folds need more luck."""
 REDRAWN = ("method", "seed", "gap")
 """What `draw_with_foreground` changes of a split."""
 
@@ -88,7 +88,7 @@ def draw_folds(whole: Dataset, config: SplitConfig) -> int:
         DataError: no seed that was tried does it.
     """
     holds = Foreground(whole.rule)
-    for seed in range(config.seed, config.seed + DRAWS):
+    for seed in range(config.seed, config.seed + FOLD_DRAWS):
         folds = (
             assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))
             for fold in range(config.folds)
@@ -96,8 +96,8 @@ def draw_folds(whole: Dataset, config: SplitConfig) -> int:
         if not any({"train", "val"} & {*lacking(each.with_truth(), holds)} for each in folds):
             return seed
     raise DataError(
-        f"{whole.root}: too few pictures hold foreground for {config.folds} folds that each have "
-        "some; ask for fewer folds"
+        f"{whole.root}: none of {FOLD_DRAWS} draws gives each of {config.folds} folds a picture "
+        "that holds foreground; ask for fewer folds"
     )
 
 

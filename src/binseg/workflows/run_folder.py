@@ -184,7 +184,12 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """Read back every setting of the run."""
-        return load_recipe(self.recipe_path)
+        recipe = load_recipe(self.recipe_path)
+        if "group" in recipe.data.model_fields_set:
+            return recipe
+        # Begun before binseg grouped pictures by their names: it goes on as it began.
+        data = recipe.data.model_copy(update={"group": "none"})
+        return recipe.model_copy(update={"data": data})
 
     def data_fingerprint(self) -> str | None:
         """Return the fingerprint of the data that the run took, if it was recorded."""
@@ -202,7 +207,7 @@ class RunFolder:
         return read_split(self.split_path)
 
     def contents(self) -> dict[str, str]:
-        """Return the id of each picture of the run by its content; empty for runs without it."""
+        """Return the content of each picture of the run, by id; empty for runs without it."""
         from binseg.data.splits import read_contents
 
         return read_contents(self.split_path)

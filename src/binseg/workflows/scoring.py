@@ -271,8 +271,9 @@ def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
     notes = [*predictor.remarks, f"Masks: {dataset.rule.describe()}."]
     if not predictor.cleanup.is_empty:
         notes.append(
-            "Scores at original size are of corrected masks (the model's clean-up); those at the "
-            "model's size, the curve over thresholds and the calibration are of the network alone."
+            "Scores at original size are of corrected masks (the model's clean-up); "
+            + ("those at the model's size, " if predictor.has_one_input else "")
+            + "the curve over thresholds and the calibration are of the network alone."
         )
     if dataset.rule.border is not None:
         notes.append(

@@ -163,7 +163,7 @@ def _trial_recipe(asked: Recipe, name: str, options: Mapping[str, Option], trial
             "input": {"size": trial.size, "channels": 3},
             "model": {"name": name, "options": dict(options)},
             "augment": {"preset": "medium", "orientation": "any"},
-            "loss": {"name": asked.loss.name, "options": dict(asked.loss.options)},
+            "loss": asked.loss.model_dump(),
             "train": {"batch_size": trial.batch},
         }
     )

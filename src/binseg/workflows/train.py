@@ -99,6 +99,7 @@ def train(
     started = time.perf_counter() - spent
     run = RunFolder.create(out)
     _check_names(recipe)
+    _check_used(recipe)
     # Whoever planned has opened the data before, and told its notes then.
     dataset = _open_data(recipe, progress if plan is None else SILENT)
     dataset = assign_splits(dataset, recipe.data.split)
@@ -179,10 +180,9 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse unknown names, useless options and absent devices before a single file is read."""
+    """Refuse unknown names and options, and absent devices, before a single file is read."""
     resolve_options(recipe.model.name, recipe.model.options)
     check_supervision(recipe)
-    _check_used(recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
     place_of(recipe)
 

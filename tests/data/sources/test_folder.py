@@ -222,6 +222,9 @@ def test_folders_around_the_data_are_opened(fill: Fill, tmp_path: Path) -> None:
     """As archives are unpacked: data/data/images."""
     fill(tmp_path / "data" / "v2", "a", "b", images="images", masks="masks")
     assert ids(opened(tmp_path)) == ["a", "b"]
+    for split, name in (("train", "a"), ("test", "b")):
+        (tmp_path / "data" / "v2" / f"{split}.txt").write_text(name)
+    assert [record.split for record in opened(tmp_path).records] == ["train", "test"]
 
 
 def test_a_split_without_a_folder_of_masks_is_left_out(

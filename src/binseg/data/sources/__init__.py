@@ -60,7 +60,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     except DataError as error:
         raise DataError(f"{root}: {error}") from None
     records, grouped = findings.records, None
-    if config.group == "auto":
+    if config.group == "auto" and config.split.method != "file":  # whose list has decided
         records, grouped = with_groups(records, in_block=config.page_group)
     num = counted(len(records), "picture", "pictures")
     taken = f"{config.path}: taken as {kind}, {num}"
@@ -133,10 +133,10 @@ def _kind_of_file(path: Path) -> DataKind:
 def _kind_of_folder(root: Path) -> DataKind:
     if is_oxford_pet(root):
         return "oxford-pet"
-    if find_parts(root)[0]:
-        return "folder"
     if is_manifest(root):
         return "manifest"
+    if find_parts(root)[0]:
+        return "folder"
     if is_coco(root):
         return "coco"
     if is_labelme(root):

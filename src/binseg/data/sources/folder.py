@@ -6,7 +6,7 @@ from pathlib import Path
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
-from binseg.data.sources.layouts import find_parts, unused_folders
+from binseg.data.sources.layouts import find_parts, unused_folders, wrapped
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
 from binseg.data.sources.pairs import (
     pair_by_difference,
@@ -56,7 +56,7 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
                 )
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; pictures and masks pair by file name")
-    lists = _split_lists(root)
+    lists = next(filter(None, map(_split_lists, wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root)
         notes = [*notes, f"split from {', '.join(path.name for path in lists)}"]

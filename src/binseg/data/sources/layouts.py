@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binseg.data.sources.listing import Listing, list_folder, subfolders
-from binseg.data.sources.pairs import mask_name_of
+from binseg.data.sources.pairs import mask_name_of, pair_by_name
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.structures import Split
 
-__all__ = ["Part", "find_parts", "unused_folders"]
+__all__ = ["Part", "find_parts", "unused_folders", "wrapped"]
 
 _IMAGE_FOLDERS = (
     {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
@@ -67,10 +67,24 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
         parts, notes = look(root, folders)
         if parts:
             return parts, notes
-    if len(folders) == 1 and not list_folder(root, deep=False).pictures:
-        return find_parts(folders[0])  # the folder only wraps the data
     beside = _beside(root, root=root, split=None, prefix="")
+    if beside and not pair_by_name(beside.images, beside.masks)[1]:
+        return [beside], []
+    for inner in wrapped(root)[1:2]:
+        parts, notes = find_parts(inner)
+        if parts:
+            return parts, notes
     return [beside] if beside else [], []
+
+
+def wrapped(root: Path) -> list[Path]:
+    """Give a folder, and those in it that it only wraps, as archives are unpacked."""
+    found = [root]
+    while True:
+        folders = subfolders(found[-1])
+        if len(folders) != 1 or list_folder(found[-1], deep=False).pictures:
+            return found
+        found.append(folders[0])
 
 
 def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from binseg.errors import PictureError, UsageError
-from binseg.imageio import PICTURE_SUFFIXES, TIFF_SUFFIXES, needs_windows, probe
+from binseg.imageio import PICTURE_SUFFIXES, TIFF_SUFFIXES, needs_windows, open_windows
 from binseg.progress import Progress
 from binseg.workflows.outputs import OutputKinds
 
@@ -142,7 +142,11 @@ def _pictures_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[Pict
         return [Picture(path=path, page=None, relative=relative)]
     if not needs_windows(path):
         return [Picture(path=path, page=None, relative=relative)]
-    num_pages = 1 if path.is_dir() else probe(path).num_pages
+    if path.is_dir():
+        num_pages = 1
+    else:
+        with open_windows(path) as windows:
+            num_pages = windows.num_pages
     if whole_stacks or num_pages == 1:
         return [Picture(path=path, page=None, relative=relative, is_large=True)]
     return [Picture(path=path, page=page, relative=relative) for page in range(num_pages)]
