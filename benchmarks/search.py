@@ -1,6 +1,7 @@
 """Search the settings of a small network on the validation split: one change at a time, all logged.
 
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search
+    python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --part 2/3  # of three
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --table
 
 Each trial trains the base settings with one change, on a part of the training pictures, and is
@@ -87,7 +88,8 @@ def main() -> int:
     log = options.out / LOG
     if not options.table:
         done = {row["trial"] for row in _read(log)}
-        for name, change in trials():
+        number, num = options.part
+        for name, change in trials()[number - 1 :: num]:
             if name not in done:
                 row = _try(options, name, change)
                 with log.open("a", encoding="utf-8") as file:
@@ -180,6 +182,18 @@ def _number(row: Mapping[str, object], name: str) -> float:
     return value
 
 
+def _part(text: str) -> tuple[int, int]:
+    """Read which trials are this process's.
+
+    >>> _part("2/3")
+    (2, 3)
+    """
+    number, num = map(int, text.split("/"))
+    if not 1 <= number <= num:
+        raise argparse.ArgumentTypeError(f"{text}: give 1/{num} to {num}/{num}")
+    return number, num
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,6 +203,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=600, help="of the training split")
     parser.add_argument("--val-pictures", type=int, default=200, help="of the validation split")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="every N-th trial, from the K-th"
+    )
     parser.add_argument("--table", action="store_true", help="only print what is in the log")
     return parser.parse_args()
 

@@ -69,7 +69,10 @@ def test_patches_of_any_picture_train_a_bundle(five_channels: Path, tmp_path: Pa
 def test_aspect_is_kept_by_padding(discs: Path, tmp_path: Path) -> None:
     """`fit: pad` trains, tunes and scores: padding counts for nothing."""
     result = train(
-        recipe_of(discs, "input.fit=pad", "input.size=32", "train.epochs=3"), out=tmp_path / "run"
+        recipe_of(
+            discs, "input.fit=pad", "patches.per_epoch=auto", "input.size=32", "train.epochs=3"
+        ),
+        out=tmp_path / "run",
     )
     assert result.report.mean["original"]["dice"] > 0.5
 

@@ -198,8 +198,8 @@ def _token(path: Path | None) -> str | None:
     """The token, from a file or the environment: on the command line everyone could read it."""
     if path is None:
         token = os.environ.get("BINSEG_TOKEN", "").strip()
-        if not token.isascii() or any(letter.isspace() for letter in token):
-            raise UsageError("BINSEG_TOKEN: a token is one line of plain letters without spaces")
+        if not token.isascii():
+            raise UsageError("BINSEG_TOKEN: a token is one line of plain letters (ASCII)")
         return token or None
     try:
         token = path.read_text("utf-8").strip()
