@@ -7,7 +7,8 @@
 Each trial trains the base settings with one change, on a part of the training pictures, and is
 scored on a part of the validation pictures; the test split isn't looked at. Every trial is a line
 of `search.jsonl`, failures included; a second call goes on where the first was stopped. Two further
-seeds of the base tell what is noise. Trials so short find what learns fast, not what ends best.
+seeds of the base tell what is noise. Trials so short find what learns fast, not what ends best:
+what looks better is tried again for longer, with --only, --epochs and --pictures.
 """
 
 import argparse
@@ -69,6 +70,7 @@ CHANGES: tuple[tuple[str, Mapping[str, object]], ...] = (
     ("weight decay 0.1", {"optimizer.weight_decay": 0.1}),
     ("weight decay 0", {"optimizer.weight_decay": 0.0}),
     ("optimiser: sgd, rate 0.05", {"optimizer.name": "sgd", "optimizer.lr": 0.05}),
+    ("rate 3e-3, schedule: cosine", {"optimizer.lr": 3e-3, "schedule.name": "cosine"}),
 )
 
 
@@ -89,7 +91,8 @@ def main() -> int:
     if not options.table:
         done = {row["trial"] for row in _read(log)}
         number, num = options.part
-        for name, change in trials()[number - 1 :: num]:
+        chosen = [one for one in trials() if options.only is None or one[0] in options.only]
+        for name, change in chosen[number - 1 :: num]:
             if name not in done:
                 row = _try(options, name, change)
                 with log.open("a", encoding="utf-8") as file:
@@ -203,6 +206,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=600, help="of the training split")
     parser.add_argument("--val-pictures", type=int, default=200, help="of the validation split")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--only", nargs="+", metavar="TRIAL", help="these by name, not all")
     parser.add_argument(
         "--part", type=_part, default=(1, 1), metavar="K/N", help="every N-th trial, from the K-th"
     )

@@ -254,3 +254,22 @@ def _few_threads() -> Iterator[None]:
     for one in left:
         one.join(10)
     assert not [one for one in left if one.is_alive()], left
+
+
+def test_a_part_gives_its_bytes_back_before_the_rest() -> None:
+    """One picture of a batch is answered: others have the room, and the batch is still alone."""
+    limits = Limits(max_bytes=1000, max_pixels=1000)
+    capacity = Capacity(limits)
+    most = limits.max_memory
+    with capacity.holding() as batch:
+        batch.grow(100)
+        for _ in range(3):
+            with batch.part() as picture:
+                picture.grow(most)  # alone, it may have all there is and more
+                assert capacity.held_bytes == most + 100
+                with capacity.holding() as other, pytest.raises(Refusal):
+                    other.grow(1)
+            assert (capacity.held_bytes, batch.num_bytes) == (100, 100)
+        with capacity.holding() as other:
+            other.grow(1)
+    assert capacity.held_bytes == 0

@@ -16,11 +16,26 @@ _SMOOTH = 0.1
 
 
 class Held:
-    """The bytes that one request holds; thread-safe."""
+    """The bytes that one request holds; thread-safe.
 
-    def __init__(self, capacity: "Capacity") -> None:
+    Args:
+        capacity: of the server.
+        whole: what these bytes are a part of, if of anything.
+    """
+
+    def __init__(self, capacity: "Capacity", *, whole: "Held | None" = None) -> None:
         self._capacity = capacity
+        self.whole = whole
         self.num_bytes = 0
+
+    @contextmanager
+    def part(self) -> Iterator["Held"]:
+        """Hold further bytes that are given back when the block ends, before the others."""
+        part = Held(self._capacity, whole=self)
+        try:
+            yield part
+        finally:
+            self._capacity.give_back(part)
 
     def grow(self, num_bytes: int) -> None:
         """Hold more.
@@ -91,17 +106,27 @@ class Capacity:
         try:
             yield held
         finally:
-            with self._lock:
-                self._held -= held.num_bytes
+            self.give_back(held)
 
     def take(self, held: Held, num_bytes: int) -> None:
         """Hold more bytes for a request, which is granted to whoever is alone."""
+        request = held.whole or held
         with self._lock:
-            alone = self._held == held.num_bytes
+            alone = self._held == request.num_bytes
             if not alone and self._held + num_bytes > self._limits.max_memory:
                 raise self._busy("The server's memory is taken by other pictures")
             self._held += num_bytes
-            held.num_bytes += num_bytes
+            request.num_bytes += num_bytes
+            if held is not request:
+                held.num_bytes += num_bytes
+
+    def give_back(self, held: Held) -> None:
+        """Hold none of these bytes any more."""
+        with self._lock:
+            self._held -= held.num_bytes
+            if held.whole is not None:
+                held.whole.num_bytes -= held.num_bytes
+            held.num_bytes = 0
 
     def _busy(self, why: str) -> Refusal:
         seconds = min(60, max(1, math.ceil(self.num_slots * self._seconds / 2)))

@@ -255,7 +255,10 @@ async def _predict_all(
 
     async def one(sent: Sent) -> Made | Refusal:
         async with turns:
-            return await service.pipeline.try_predict(model, sent, query, output=output, held=held)
+            with held.part() as own:  # its pixels are gone when it is answered
+                return await service.pipeline.try_predict(
+                    model, sent, query, output=output, held=own
+                )
 
     return list(await asyncio.gather(*(one(sent) for sent in files)))
 
