@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Num, UInt8
 
 from binseg import preprocess, storage
+from binseg.data.dataset import spread
 from binseg.data.masks import MaskRule
 from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
 from binseg.progress import SILENT, Progress
@@ -65,13 +66,11 @@ class PixelCache:
         """
         if len(self) <= limit:
             return self
-        every = np.arange(len(self))
         holds = np.array([bool((target_HW == 1).any()) for target_HW in self.targets_NHW])
         num_holding = min(int(holds.sum()), max(limit // 2, round(holds.mean() * limit)))
-        rows = np.sort(
-            np.concatenate(
-                [_spread(every[holds], num_holding), _spread(every[~holds], limit - num_holding)]
-            )
+        parts = ((holds, num_holding), (~holds, limit - num_holding))
+        rows = np.array(
+            sorted(row for some, num in parts for row in spread(np.flatnonzero(some).tolist(), num))
         )
         end = int(self.record_of_N.max()) + 1
         whole, kept = (
@@ -83,12 +82,6 @@ class PixelCache:
             record_of_N=self.record_of_N[rows],
             is_partial=bool(((kept > 0) & (kept < whole)).any()),
         )
-
-
-def _spread(rows_K: np.ndarray, num: int) -> np.ndarray:
-    """Take at most so many, evenly over the list."""
-    places = np.linspace(0, len(rows_K) - 1, min(num, len(rows_K))).round().astype(np.int64)
-    return rows_K[places]
 
 
 def open_cache(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from binseg.structures import Record, Split
 
 __all__ = ["SPLITS", "Dataset", "counted", "name_some", "spread"]
 
+T = TypeVar("T")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -33,10 +35,14 @@ def name_some(names: Iterable[object], *, limit: int = 5) -> str:
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
-def spread(records: Sequence[Record], num: int) -> list[Record]:
-    """Take up to `num` records, evenly over the list."""
-    places = np.linspace(0, len(records) - 1, min(num, len(records))).round().astype(int)
-    return [records[place] for place in places]
+def spread(items: Sequence[T], num: int) -> list[T]:
+    """Take up to `num` items, evenly over the list.
+
+    >>> spread("abcdefg", 3), spread([], 3), spread([1, 2], -1)
+    (['a', 'd', 'g'], [], [])
+    """
+    places = np.linspace(0, len(items) - 1, max(0, min(num, len(items)))).round().astype(int)
+    return [items[place] for place in places]
 
 
 def counted(num: int, one: str, several: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.geometry import resize_image
@@ -141,7 +141,7 @@ def take_fingerprint(
     size = probe(chosen[len(chosen) // 2].image_path)
     fitting = SHAPED_PIXELS // max(1, min(size.height, WINDOW) * min(size.width, WINDOW))
     num_shaped = min(NUM_SHAPED, max(LEAST_SHAPED, fitting), len(chosen))
-    first = set(_spread(range(len(chosen)), num_shaped))
+    first = set(spread(range(len(chosen)), num_shaped))
 
     def look(index: int, *, again: bool = False) -> _Look:
         sample = read_sample(chosen[index], dataset.rule)
@@ -160,16 +160,9 @@ def take_fingerprint(
         # Where many pictures are empty, shapes are those of the others.
         lacking = num_shaped - sum(one.kept is not None for one in looks)
         others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
-        for row in _spread(others, lacking):
+        for row in spread(others, lacking):
             looks[row] = look(row, again=True)
     return _summarise(dataset, chosen, looks)
-
-
-def _spread(rows: Sequence[int], num: int) -> list[int]:
-    """Take up to so many, evenly over the list."""
-    if len(rows) <= num:
-        return list(rows)
-    return [rows[place] for place in np.linspace(0, len(rows) - 1, max(0, num)).round().astype(int)]
 
 
 def _choose(records: Sequence[Record], num: int, seed: int) -> list[Record]:
