@@ -74,6 +74,9 @@ class Record:
     id: str
     image_path: Path
     mask_path: Path | None = None
+    further_masks: tuple[Path, ...] = ()
+    """The rest of a mask that is drawn in several files, one for each object: what any of them
+    marks is foreground."""
     shapes: tuple[Shape, ...] | None = None
     """Polygons instead of a mask file; an empty tuple says that nothing is in the picture."""
     page: int | None = None
@@ -82,6 +85,16 @@ class Record:
     split: Split | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """Any further columns of a manifest (breed, source); reports slice by them."""
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        """All files of the mask; none where there is no truth, or polygons are it."""
+        return () if self.mask_path is None else (self.mask_path, *self.further_masks)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files that the record is read from, the picture first."""
+        return (self.image_path, *self.mask_paths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,15 +111,19 @@ def test_mean_and_std_share_a_cache(
 def test_whatever_decides_the_pixels_decides_the_cache(
     records: list[Record], rule: MaskRule, tmp_path: Path, save: Callable[..., Path]
 ) -> None:
-    """Another size, rule, order or file content never meets old pixels."""
+    """Another size, rule, order, mask or file content never meets old pixels."""
     open_cache(records, rule, SMALL, folder=tmp_path)
     open_cache(records, rule, TILES, folder=tmp_path)
     inverse = dataclasses.replace(rule, foreground=rule.background, background=rule.foreground)
     open_cache(records, inverse, SMALL, folder=tmp_path)
     open_cache(records[::-1], rule, SMALL, folder=tmp_path)
+    mask_path = records[1].mask_path
+    assert mask_path is not None
+    drawn_in_two = dataclasses.replace(records[0], further_masks=(mask_path,))
+    open_cache([drawn_in_two, *records[1:]], rule, SMALL, folder=tmp_path)
     save(records[0].image_path, np.full((4, 6, 3), 200, np.uint8))
     changed = open_cache(records, rule, SMALL, folder=tmp_path)
-    assert len(caches(tmp_path)) == 5
+    assert len(caches(tmp_path)) == 6
     assert (changed.inputs_NHWC[0] == 200).all()
 
 

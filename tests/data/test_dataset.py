@@ -41,6 +41,9 @@ def test_fingerprint_follows_content_not_place(fill: Fill, tmp_path: Path) -> No
     there = open_dataset(DataConfig(path=str(tmp_path / "there")))
     assert here.fingerprint() == there.fingerprint()
     assert here.fingerprint() == replace(there, records=there.records[::-1]).fingerprint()
+    first, second = there.records
+    drawn_in_two = replace(first, further_masks=second.mask_paths)
+    assert here.fingerprint() != replace(there, records=(drawn_in_two, second)).fingerprint()
     with (tmp_path / "there" / "masks" / "b.png").open("ab") as file:
         file.write(b"x")
     assert here.fingerprint() != there.fingerprint()

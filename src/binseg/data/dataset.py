@@ -105,11 +105,10 @@ class Dataset:
         Raises:
             DataError: a file that can't be read any more.
         """
-        paths = {p for r in self.records for p in (r.image_path, r.mask_path) if p is not None}
-        content_of = _hashes(paths)
+        content_of = _hashes({path for record in self.records for path in record.paths})
         whole = hashlib.sha256()
         for record in sorted(self.records, key=lambda r: r.id):
-            mask = content_of[record.mask_path] if record.mask_path else ""
+            mask = "+".join(content_of[path] for path in record.mask_paths)
             rings = [shape.rings for shape in record.shapes] if record.shapes is not None else None
             facts = (record.id, content_of[record.image_path], mask, record.page, rings)
             whole.update(repr(facts).encode())

@@ -163,25 +163,25 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
     lossy = False
     num_between = num_pixels = 0
     broken: list[PictureError] = []
-    watched = track(records, progress=progress, label="looking at masks", total=len(records))
-    for record in watched:
-        assert record.mask_path is not None
+    files = [(path, record.page) for record in records for path in record.mask_paths]
+    watched = track(files, progress=progress, label="looking at masks", total=len(files))
+    for path, page in watched:
         try:
-            labels = read_labels(record.mask_path, page=record.page)
+            labels = read_labels(path, page=page)
         except PictureError as error:
             # One broken file doesn't hide what the others mean; reading the samples will name it.
             broken.append(error)
             continue
-        lossy |= record.mask_path.suffix.lower() in {".jpg", ".jpeg"}
+        lossy |= path.suffix.lower() in {".jpg", ".jpeg"}
         is_colour = _is_colour(labels)
         holders = colours if is_colour else greys
         values = _coloured(labels) if is_colour else _grey(labels)
         num_pixels += values.size
         num_between += int(((values > _NEAR) & (values < 255 - _NEAR)).sum())
         for value in _values_of(values):
-            num, first = holders.get(value, (0, record.mask_path))
+            num, first = holders.get(value, (0, path))
             holders[value] = (num + 1, first)
-    if len(broken) == len(records):
+    if len(broken) == len(files):
         raise broken[0]
     if colours:
         colours = {value * _COLOUR: held for value, held in greys.items()} | colours

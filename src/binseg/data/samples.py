@@ -30,24 +30,24 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=everywhere_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=everywhere_HW)
-    labels = read_labels(record.mask_path, page=record.page)
-    if labels.shape[:2] != (height, width):
-        raise PictureError(_sizes_differ(record, labels.shape[:2], (height, width)))
-    try:
-        mask_HW, valid_HW = rule.apply(labels)
-    except PictureError as error:
-        raise PictureError(f"{_where(record)}: {error}") from None
+    mask_HW, valid_HW = np.zeros_like(everywhere_HW), everywhere_HW
+    for path in record.mask_paths:
+        page = "" if record.page is None else f" (page {record.page})"
+        labels = read_labels(path, page=record.page)
+        if labels.shape[:2] != (height, width):
+            sizes = _sizes_differ(record, labels.shape[:2], (height, width))
+            raise PictureError(f"{path}{page}: {sizes}")
+        try:
+            marked_HW, counts_HW = rule.apply(labels)
+        except PictureError as error:
+            raise PictureError(f"{path}{page}: {error}") from None
+        mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
-
-
-def _where(record: Record) -> str:
-    page = "" if record.page is None else f" (page {record.page})"
-    return f"{record.mask_path}{page}"
 
 
 def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
     text = (
-        f"{_where(record)}: the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
+        f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
         f"picture {record.image_path.name} is {of_image[0]}x{of_image[1]}"
     )
     if of_mask == of_image[::-1]:

@@ -153,7 +153,7 @@ def _key(
     progress: Progress,
 ) -> str:
     """Hash everything that decides the stored bytes."""
-    paths = sorted({p for r in records for p in (r.image_path, r.mask_path) if p is not None})
+    paths = sorted({path for record in records for path in record.paths})
     with ThreadPoolExecutor(_num_threads()) as pool:
         hashes = dict(
             zip(
@@ -178,7 +178,7 @@ def _key(
         "records": [
             (
                 hashes[r.image_path],
-                None if r.mask_path is None else hashes[r.mask_path],
+                [hashes[path] for path in r.mask_paths],
                 r.page,
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
             )

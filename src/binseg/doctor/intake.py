@@ -81,7 +81,7 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
         records = list(with_groups(records, in_block=config.page_group)[0])
     if rule is None:
         # Pictures can be compared without their masks.
-        records = [replace(record, mask_path=None) for record in records]
+        records = [replace(record, mask_path=None, further_masks=()) for record in records]
         rule = MaskRule(kind="polygons")
     dataset = Dataset(kind="folder", root=root, records=tuple(records), rule=rule)
     return dataset, findings
@@ -94,18 +94,18 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
     alone: dict[str, list[Path]] = defaultdict(list)
     findings: list[Finding] = []
     for part in parts:
-        pairs, _ = pair_by_name(part.images, part.masks)
-        used = {path for _, image, mask in pairs for path in (image, mask)}
+        pairs, _ = pair_by_name(part.images, part.masks, in_pieces=part.in_pieces)
+        used = {path for _, image, masks in pairs for path in (image, *masks)}
         alone["picture"] += [path for _, path in part.images if path not in used]
         alone["mask"] += [path for _, path in part.masks if path not in used]
-        for name, image, mask in pairs:
+        for name, image, masks in pairs:
             split = part.split or split_of.get(name)
             try:
                 records += records_of_pair(
-                    part.prefix + name, image, mask, split=split, page_group=config.page_group
+                    part.prefix + name, image, masks, split=split, page_group=config.page_group
                 )
             except DataError as error:
-                findings.append(_of_paths("pages", str(error), (image, mask), root, ""))
+                findings.append(_of_paths("pages", str(error), (image, *masks), root, ""))
     for noun, partner in (("picture", "mask"), ("mask", "picture")):
         if paths := alone[noun]:
             text = f"{counted(len(paths), f'{noun} has', f'{noun}s have')} no {partner}"

@@ -82,10 +82,9 @@ def look_at_all(
 
 def files_of(record: Record, root: Path) -> tuple[str, ...]:
     """Name a record's files from the data set's folder."""
-    paths = (path for path in (record.image_path, record.mask_path) if path is not None)
     return tuple(
         path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-        for path in paths
+        for path in record.paths
     )
 
 
@@ -150,19 +149,22 @@ def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) ->
         return rasterise(record.shapes, *size), everywhere_HW, False, None
     if record.mask_path is None:
         return None, everywhere_HW, False, None
-    try:
-        turned = probe(record.mask_path).turned
-        labels = read_labels(record.mask_path, page=record.page)
-    except PictureError as error:
-        return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
-    if labels.shape[:2] != size:
-        problem = _finding(record, root, "size", _sizes(record, labels.shape[:2], size))
-        return None, everywhere_HW, turned, problem
-    try:
-        mask_HW, valid_HW = rule.apply(labels)
-    except PictureError as error:
-        text = f"{record.mask_path.name}: {error}"
-        return None, everywhere_HW, turned, _finding(record, root, "values", text)
+    mask_HW, valid_HW, turned = np.zeros(size, np.bool_), everywhere_HW, False
+    for path in record.mask_paths:
+        try:
+            turned |= probe(path).turned
+            labels = read_labels(path, page=record.page)
+        except PictureError as error:
+            return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
+        if labels.shape[:2] != size:
+            problem = _finding(record, root, "size", _sizes(path, labels.shape[:2], size))
+            return None, everywhere_HW, turned, problem
+        try:
+            marked_HW, counts_HW = rule.apply(labels)
+        except PictureError as error:
+            problem = _finding(record, root, "values", f"{path.name}: {error}")
+            return None, everywhere_HW, turned, problem
+        mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     return mask_HW, valid_HW, turned, None
 
 
@@ -184,10 +186,9 @@ def _finding(record: Record, root: Path, code: str, text: str) -> Finding:
     )
 
 
-def _sizes(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, ...]) -> str:
-    assert record.mask_path is not None
+def _sizes(path: Path, of_mask: tuple[int, ...], of_image: tuple[int, ...]) -> str:
     text = (
-        f"{record.mask_path.name}: the mask is {of_mask[0]}x{of_mask[1]} (height x width), its "
+        f"{path.name}: the mask is {of_mask[0]}x{of_mask[1]} (height x width), its "
         f"picture is {of_image[0]}x{of_image[1]}"
     )
     return f"{text}; one of them is turned" if of_mask == of_image[::-1] else text

@@ -81,6 +81,78 @@ def test_names_may_differ_by_what_all_share(
     assert len(said) == (0 if mask == image + "_mask" else 1)
 
 
+@pytest.mark.parametrize("layout", ["apart", "beside"])
+def test_numbered_masks_are_pieces_of_one(save: Save, tmp_path: Path, layout: str) -> None:
+    """One file an object, as ultrasound sets have them: together they are the mask, and it's said.
+
+    A picture whose own name ends like a piece of a mask stays a picture.
+    """
+    apart = layout == "apart"
+    images, masks = (tmp_path / "images", tmp_path / "masks") if apart else (tmp_path, tmp_path)
+    left, right = np.zeros((2, 3, 4), np.uint8)
+    left[:, 0], right[:, 3] = 255, 255
+    for name in ("benign (1)", "benign (2)", "odd_mask_1"):
+        save(images / f"{name}.png", np.zeros((3, 4, 3), np.uint8))
+        save(masks / f"{name}_mask.png", left)
+    save(masks / "benign (2)_mask_1.png", right)
+    data = opened(tmp_path)
+    assert ids(data) == ["benign (1)", "benign (2)", "odd_mask_1"]
+    drawn = [read_sample(record, data.rule).mask_HW for record in data.records]
+    assert np.array_equal(np.stack(drawn)[:, 0], [[1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0]])
+    pieces = "benign (2)_mask.png, benign (2)_mask_1.png"
+    said = f"1 picture has several mask files ({pieces}): what any of them marks is foreground"
+    assert said in data.notes
+    save(masks / "benign (1)_gt.png", left)
+    with pytest.raises(DataError, match="1 name stands for two masks"):
+        opened(tmp_path)
+
+
+def test_pieces_of_a_mask_are_for_single_pictures(save: Save, tmp_path: Path) -> None:
+    """Stacks with several masks are refused."""
+    for name in ("a", "a_mask", "a_mask_1"):
+        save(tmp_path / f"{name}.tif", np.full((5, 4, 6), 255, np.uint8))
+    with pytest.raises(DataError, match=r"a\.tif has 2 masks .*not for stacks of pages"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_folder_for_each_picture(save: Save, tmp_path: Path, split: str) -> None:
+    """The Data Science Bowl of 2018 as it comes: one mask for each nucleus, any names."""
+    for case, num in (("a1", 3), ("b2", 1), ("c3", 2)):
+        folder = tmp_path / split / case
+        save(folder / "images" / f"{case}.png", np.zeros((3, 4, 3), np.uint8))
+        for column in range(num):
+            mask = np.zeros((3, 4), np.uint8)
+            mask[:, column] = 255
+            save(folder / "masks" / f"{num}f{column}.png", mask)
+    if split:
+        save(tmp_path / "test" / "d4" / "images" / "d4.png", np.zeros((3, 4, 3), np.uint8))
+    data = opened(tmp_path)
+    assert ids(data) == [f"{split}/{case}".strip("/") for case in ("a1", "b2", "c3")]
+    assert {record.split for record in data.records} == {split or None}
+    areas = [read_sample(record, data.rule).mask_HW for record in data.records]
+    assert [int(mask.sum()) for mask in areas if mask is not None] == [9, 3, 6]
+    assert data.notes[1].endswith("*/images/ + " + (f"{split}/" if split else "") + "*/masks/")
+    assert any("test/" in note for note in data.notes) == bool(split)
+
+
+def test_a_folder_for_each_patient(fill: Fill, tmp_path: Path) -> None:
+    """Several pictures in each: they pair by name in their own folder."""
+    for patient in ("p1", "p2", "p3"):
+        fill(tmp_path / patient, "scan1", "scan2")
+    data = opened(tmp_path)
+    assert ids(data)[:3] == ["p1/scan1", "p1/scan2", "p2/scan1"]
+    assert all(record.further_masks == () for record in data.records)
+
+
+def test_two_folders_with_pairs_may_be_two_data_sets(fill: Fill, tmp_path: Path) -> None:
+    """Original and augmented, say: nobody wants them mixed unasked."""
+    for version in ("original", "augmented"):
+        fill(tmp_path / version, "a", "b")
+    with pytest.raises(DataError, match="no pictures with masks found"):
+        opened(tmp_path)
+
+
 def test_names_that_do_not_work_out_for_every_file_pair_none(save: Save, tmp_path: Path) -> None:
     """One picture too many, and a slip in one name: both are refused, naming the files."""
     for index in range(3):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import name_some
+from binseg.data.dataset import counted, name_some
 from binseg.data.sources.layouts import find_parts, unused_folders, wrapped
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
 from binseg.data.sources.pairs import (
@@ -22,7 +22,8 @@ __all__ = ["ACCEPTED", "nothing_found", "read_folder"]
 
 ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, "
-    "train_images/ + train_masks/ and so on, or NAME.png beside NAME_mask.png"
+    "train_images/ + train_masks/ and so on, a folder with images/ + masks/ for each picture or "
+    "patient, or NAME.png beside NAME_mask.png"
 )
 
 
@@ -38,19 +39,19 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     for part in parts:
-        pairs, wrong = pair_by_name(part.images, part.masks)
+        pairs, wrong = pair_by_name(part.images, part.masks, in_pieces=part.in_pieces)
         if wrong and (found := pair_by_difference(part.images, part.masks)):
             pairs, wrong = found, []
-            _, image, mask = pairs[0]
-            notes.append(f"names pair by what they don't all share: {image.name}, {mask.name}")
+            _, image, masks = pairs[0]
+            notes.append(f"names pair by what they don't all share: {image.name}, {masks[0].name}")
         place = f"in {part.where}: " if len(parts) > 1 else ""
         problems += [place + text for text in wrong]
         if not wrong:
-            for name, image, mask in pairs:
+            for name, image, masks in pairs:
                 records += records_of_pair(
                     part.prefix + name,
                     image,
-                    mask,
+                    masks,
                     split=part.split,
                     page_group=config.page_group,
                 )
@@ -69,6 +70,7 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
             "pictures and masks from " + ", ".join(part.where for part in parts),
             *notes,
             *_stack_note(records, config.page_group),
+            *_pieces_note(records),
             *ignored_note(sorted(set(others)), root),
         ),
     )
@@ -91,6 +93,15 @@ def _stack_note(records: Sequence[Record], page_group: int) -> tuple[str, ...]:
         f"{num_pages} pages of stacks, kept together in blocks of {page_group}; pages at the "
         "seam of two blocks still resemble each other (data.split.gap leaves some out)",
     )
+
+
+def _pieces_note(records: Sequence[Record]) -> tuple[str, ...]:
+    several = [record for record in records if record.further_masks]
+    if not several:
+        return ()
+    told = counted(len(several), "picture has", "pictures have")
+    example = name_some([path.name for path in several[0].mask_paths])
+    return (f"{told} several mask files ({example}): what any of them marks is foreground",)
 
 
 def _split_lists(root: Path) -> dict[Path, Split]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binseg.data.sources.listing import Listing, list_folder, subfolders
-from binseg.data.sources.pairs import mask_name_of, pair_by_name
+from binseg.data.sources.pairs import Named, mask_name_of, mask_piece_of, pair_by_name
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.structures import Split
@@ -34,6 +34,8 @@ first is there, since they also stand for other things."""
 _DRAWN = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
 _FIELD = {"mask", "masks"}
 """Beside the former these hold something else: the field of view of a retina's picture."""
+_LEAST_CASES = 3
+"""Fewer folders with a pair in each may as well be two data sets, or two versions of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class Part:
     images: tuple[tuple[str, Path], ...]
     masks: tuple[tuple[str, Path], ...]
     others: tuple[Path, ...]
+    in_pieces: frozenset[str] = frozenset()
+    """Names of pictures whose mask is in all files of that name, one for each object."""
 
 
 def find_parts(root: Path) -> tuple[list[Part], list[str]]:
@@ -67,6 +71,8 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
         parts, notes = look(root, folders)
         if parts:
             return parts, notes
+    if cases := _cases(root, root=root, split=None, prefix=""):
+        return [cases], []
     beside = _beside(root, root=root, split=None, prefix="")
     if beside and not pair_by_name(beside.images, beside.masks)[1]:
         return [beside], []
@@ -120,6 +126,8 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
             )
         elif pair:
             parts.append(_pair_part(*pair, root=root, split=split, prefix=prefix))
+        elif cases := _cases(folder, root=root, split=split, prefix=prefix):
+            parts.append(cases)
         elif beside := _beside(folder, root=root, split=split, prefix=prefix):
             parts.append(beside)
         else:
@@ -228,6 +236,49 @@ def _pair_part(images: Path, masks: Path, *, root: Path, split: Split | None, pr
     )
 
 
+def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
+    """A folder for each picture or patient, holding `images/` and `masks/`.
+
+    Beside a single picture all masks are its own, one for each object, as in the Data Science
+    Bowl of 2018.
+    """
+    cases = [case for case in subfolders(folder) if parse_split(case.name) is None]
+    pairs = {case: _named_pair(case, subfolders(case)) for case in cases}
+    whole = {case: pair for case, pair in pairs.items() if pair}
+    few = split is None and len(whole) < _LEAST_CASES
+    if few or not 2 * len(whole) > len(cases):
+        return None
+    images: list[Named] = []
+    masks: list[Named] = []
+    others: list[Path] = []
+    in_pieces: set[str] = set()
+    for case, pair in whole.items():
+        of_images, of_masks = map(list_folder, pair)
+        others += [*of_images.others, *of_masks.others]
+        if len(of_images.pictures) == 1:
+            images.append((case.name, of_images.pictures[0]))
+            masks += [(case.name, path) for path in of_masks.pictures]
+            in_pieces.add(case.name)
+        else:
+            for found, listing, home in zip(
+                (images, masks), (of_images, of_masks), pair, strict=True
+            ):
+                found += [
+                    (f"{case.name}/{name}", path) for name, path in _named(listing.pictures, home)
+                ]
+    first_images, first_masks = next(iter(whole.values()))
+    here = "" if folder == root else _short(folder, root)
+    return Part(
+        where=f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/",
+        split=split,
+        prefix=prefix,
+        images=tuple(images),
+        masks=tuple(masks),
+        others=tuple(others),
+        in_pieces=frozenset(in_pieces),
+    )
+
+
 def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
     """Pictures and masks in one folder, told apart by the masks' endings."""
     listing = list_folder(folder)
@@ -237,6 +288,10 @@ def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Pa
         if masks:
             break
     images = tuple(one for one in named if one not in masks)
+    whole = {name for name, _ in images}
+    pieces = tuple(one for one in images if mask_piece_of(one[0]) in whole)
+    if pieces and masks:
+        images, masks = tuple(one for one in images if one not in pieces), (*masks, *pieces)
     if not masks or not images:
         return None
     return Part(

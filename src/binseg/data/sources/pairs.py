@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +11,15 @@ from binseg.errors import DataError, PictureError
 from binseg.imageio import TIFF_SUFFIXES, probe
 from binseg.structures import Record, Split
 
-__all__ = ["Named", "mask_name_of", "pair_by_difference", "pair_by_name", "records_of_pair"]
+__all__ = [
+    "Named",
+    "Pair",
+    "mask_name_of",
+    "mask_piece_of",
+    "pair_by_difference",
+    "pair_by_name",
+    "records_of_pair",
+]
 
 _WORDS = (
     r"(?:masks?|labels?|lab|gt|ground[ _-]?truth|annotations?|anno|segmentations?|seg|vessels?"
@@ -20,7 +28,12 @@ _WORDS = (
 _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 
+_PIECE = re.compile(r"^(?P<mask>.+?)[ ._-]\d{1,3}$")
+
 Named = tuple[str, Path]
+"""A name, which is the path in its folder without the file's ending, and the whole path."""
+Pair = tuple[str, Path, tuple[Path, ...]]
+"""A picture's name, its path, and the files of its mask: several where each holds an object."""
 
 
 def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
@@ -39,51 +52,64 @@ def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
     return match["name"] if match else None
 
 
+def mask_piece_of(stem: str) -> str | None:
+    """Give the picture's name out of the name of one of a mask's numbered files.
+
+    >>> mask_piece_of("benign (4)_mask_1"), mask_piece_of("benign_4"), mask_piece_of("cat_mask")
+    ('benign (4)', None, None)
+    """
+    match = _PIECE.match(stem)
+    return mask_name_of(match["mask"]) if match else None
+
+
 def pair_by_name(
-    images: Iterable[tuple[str, Path]], masks: Iterable[tuple[str, Path]]
-) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    images: Iterable[Named], masks: Iterable[Named], *, in_pieces: Collection[str] = ()
+) -> tuple[list[Pair], list[str]]:
     """Pair pictures and masks.
 
     Args:
-        images: (name, path); the name is the path in its folder without the file's ending.
-        masks: likewise; a mask's name equals its picture's, or adds `_mask`, `-gt` and the like.
+        images: the pictures.
+        masks: a mask's name equals its picture's, or adds `_mask`, `-gt` and the like; one behind
+            which there is a number (`_mask_1`) is a further piece of its picture's mask.
+        in_pieces: names whose mask is in all files of that name.
 
     Returns:
-        (name, image path, mask path) sorted by name, and what is wrong, as sentences.
+        Pairs sorted by name, and what is wrong, as sentences.
     """
     images_of = _by_name(images)
     masks_of: dict[str, list[Path]] = defaultdict(list)
+    pieces_of: dict[str, list[Path]] = defaultdict(list)
     for name, path in masks:
-        stripped = mask_name_of(name)
-        masks_of[stripped if name not in images_of and stripped else name].append(path)
+        stripped, whole = mask_name_of(name), mask_piece_of(name)
+        if name in images_of or (stripped is None and whole not in images_of):
+            (pieces_of if name in in_pieces else masks_of)[name].append(path)
+        elif stripped is not None:
+            masks_of[stripped].append(path)
+        elif whole is not None:
+            pieces_of[whole].append(path)
+    drawn_of = {name: [*masks_of[name], *pieces_of[name]] for name in {*masks_of, *pieces_of}}
     problems = [
         *_doubles("picture", images_of),
         *_doubles("mask", masks_of),
-        *_partnerless("picture", "mask", images_of, masks_of),
-        *_partnerless("mask", "picture", masks_of, images_of),
+        *_partnerless("picture", "mask", images_of, drawn_of),
+        *_partnerless("mask", "picture", drawn_of, images_of),
     ]
-    names = sorted(images_of.keys() & masks_of.keys())
-    return [(name, images_of[name][0], masks_of[name][0]) for name in names], problems
+    names = sorted(images_of.keys() & drawn_of.keys())
+    return [(name, images_of[name][0], tuple(drawn_of[name])) for name in names], problems
 
 
-def pair_by_difference(
-    images: Sequence[Named], masks: Sequence[Named]
-) -> list[tuple[str, Path, Path]] | None:
+def pair_by_difference(images: Sequence[Named], masks: Sequence[Named]) -> list[Pair] | None:
     """Pair pictures and masks whose names differ by parts that all of each kind share.
 
     `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
     the ending that all pictures share, and those that all masks share, both are called alike. It
     must work out for every file, or nothing is paired.
 
-    Args:
-        images: (name, path), as for `pair_by_name`.
-        masks: likewise.
-
     Returns:
-        (the picture's name, image path, mask path) sorted by name; None where names don't tell.
+        Pairs sorted by name; None where names don't tell.
     """
     if len(images) == len(masks) == 1:
-        return [(images[0][0], images[0][1], masks[0][1])]
+        return [(*images[0], (masks[0][1],))]
     by_word = [mask_name_of(name) or name for name, _ in masks]
     for image_cores in ([name for name, _ in images], _cores(images)):
         for mask_cores in (_cores(masks), by_word):
@@ -94,8 +120,7 @@ def pair_by_difference(
                 and image_of.keys() == mask_of.keys()
                 and "" not in image_of
             ):
-                pairs = [(*image_of[core], mask_of[core][1]) for core in image_of]
-                return sorted(pairs)
+                return sorted((*image_of[core], (mask_of[core][1],)) for core in image_of)
     return None
 
 
@@ -115,21 +140,35 @@ def _cores(named: Sequence[Named]) -> list[str]:
 
 
 def records_of_pair(
-    name: str, image: Path, mask: Path, *, split: Split | None, page_group: int
+    name: str, image: Path, masks: Sequence[Path], *, split: Split | None, page_group: int
 ) -> list[Record]:
     """Give one record for a picture, or one a page for a stack, grouped in blocks of pages.
 
     Raises:
-        DataError: a stack whose mask has another number of pages.
+        DataError: a stack whose mask has another number of pages, or is in several files.
     """
+    mask, *further = masks
     num_pages, num_masks = _num_pages(image), _num_pages(mask)
+    if further and (num_pages > 1 or any(_num_pages(path) > 1 for path in masks)):
+        raise DataError(
+            f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])}); masks "
+            "in several files are for single pictures, not for stacks of pages"
+        )
     if num_pages != num_masks:
         raise DataError(
             f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}; "
             "each page needs its mask"
         )
     if num_pages == 1:
-        return [Record(id=name, image_path=image, mask_path=mask, split=split)]
+        return [
+            Record(
+                id=name,
+                image_path=image,
+                mask_path=mask,
+                further_masks=tuple(further),
+                split=split,
+            )
+        ]
     return [
         Record(
             id=f"{name}-page{page:04d}",
