@@ -167,6 +167,22 @@ def test_strange_data_keeps_its_own_split(known: Known, write_discs: Write, tmp_
     assert [record.id for record in chosen.records] == ["disc052", "disc053"]
 
 
+def test_an_empty_split_names_what_there_is(write_discs: Write, tmp_path: Path) -> None:
+    """The pictures that validate, if any; all of them only with a word on those that train."""
+    data = write_discs(tmp_path, range(50, 53))
+    (data / "train.txt").write_text("disc050\ndisc051\n", "utf-8")
+    (data / "val.txt").write_text("disc052\n", "utf-8")
+    nobody = Known(run=None, card=None)
+    with pytest.raises(DataError) as caught:
+        choose_data(DataConfig(path=str(data)), split="test", known=nobody)
+    said = "(2 train, 1 val); --split val scores 1 of them, --split all those that train, too"
+    assert str(caught.value).endswith(said)
+    for name in ("train.txt", "val.txt"):
+        (data / name).unlink()
+    with pytest.raises(DataError, match=r"none has a split\); --split all scores every picture"):
+        choose_data(DataConfig(path=str(data)), split="test", known=nobody)
+
+
 def test_a_bundle_alone_finds_its_split(trained: Path, discs: Path, tmp_path: Path) -> None:
     """Without its run's folder, a model still tests on the pictures that it left for that."""
     lone = tmp_path / "lone"

@@ -134,9 +134,15 @@ def choose_data(
         for note in notes:
             progress.say(note)
         there = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
+        held = next((name for name in ("val", "test") if sizes[name]), None)
+        advice = (
+            f"--split {held} scores {sizes[held]} of them, --split all those that train, too"
+            if held
+            else "--split all scores every picture"
+        )
         raise DataError(
             f"{dataset.root}: no picture is in split {split!r} ({there or 'none has a split'}); "
-            "--split all scores every picture"
+            + advice
         )
     with_truth = tuple(r for r in chosen if r.mask_path is not None or r.shapes is not None)
     if not with_truth:
