@@ -71,6 +71,30 @@ def test_overrides_win_over_sections_which_win_over_the_file(tmp_path: Path) -> 
     assert (recipe.train.epochs, recipe.train.batch_size, recipe.train.seed) == (100, 20, 5)
 
 
+def test_a_mapping_replaces_what_was_there() -> None:
+    """Options and sizes of a recipe can be taken away; a longer path changes one of them."""
+    sizes = load_recipe("pet-small").train.progressive
+    assert len(sizes) == 2
+    assert load_recipe("pet-small", overrides=["train.progressive={}"]).train.progressive == {}
+    one = load_recipe("pet-small", overrides=["train.progressive={128: 0.5}"]).train.progressive
+    assert one == {128: 0.5}
+    assert load_recipe("demo", overrides=["model.options.width=8"]).model.options == {"width": 8}
+    both = load_recipe("demo", overrides=["train={epochs: 2}", "train.seed=7"]).train
+    assert (both.epochs, both.seed) == (2, 7)
+    assert both.batch_size == load_recipe("demo").train.batch_size
+
+
+def test_options_go_with_their_network() -> None:
+    """The demo's width of 16 would make a ResNet of a sixteenth of its size, unasked."""
+    changed = ["model.name=resnet34-unet"]
+    with pytest.raises(UsageError, match=r"are for unet-small; say what resnet34-unet shall have"):
+        load_recipe("demo", overrides=changed)
+    whole = load_recipe("demo", overrides=[*changed, "model.options={}"])
+    assert whole.model.options == {}
+    kept = load_recipe("demo", sections={"model": {"name": "unet-small"}})
+    assert kept.model.options == {"width": 16}
+
+
 def test_exponents_are_numbers_as_in_yaml_1_2() -> None:
     """`1e-3` is a number, although YAML 1.1 reads it as text."""
     assert load_recipe(overrides=["optimizer.lr=1e-3"]).optimizer.lr == pytest.approx(0.001)

@@ -75,6 +75,26 @@ def _predict(probability: np.ndarray, threshold: float) -> np.ndarray:
     return Prediction(probability_HW=probability, threshold=threshold, bundle_id="x").mask
 
 
+def test_mostly_empty_pictures_are_judged_together() -> None:
+    """Of nine empty pictures with specks and one object: the mean would drown the object."""
+    everywhere = np.ones((10, 10), dtype=bool)
+    nothing, thing = np.zeros((10, 10), dtype=bool), np.zeros((10, 10), dtype=bool)
+    thing[:5] = True
+    speck, found = np.zeros((2, 10, 10), dtype=np.float32)
+    speck[0, 0] = 0.9
+    found[:5], found[0, :5] = 0.7, 0.95
+    seen = [(found, thing, everywhere), *[(speck, nothing, everywhere)] * 9]
+    choice = tune_threshold(iter(seen))
+    assert choice.is_pooled
+    assert choice.threshold < 0.7
+    assert choice.dice == pytest.approx(100 / 109)
+    full = tune_threshold(iter(seen[1:]))  # of nothing but empty ones there is no other mean
+    assert not full.is_pooled
+    assert full.threshold > 0.9
+    half = [(found, thing, everywhere)] * 2 + [(speck, nothing, everywhere)] * 2
+    assert not tune_threshold(iter(half)).is_pooled
+
+
 def test_sure_model_gets_a_half() -> None:
     """Where every threshold is as good, the middle is taken: 0.5."""
     truth = np.array([[True, False, True]])

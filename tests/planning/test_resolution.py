@@ -133,11 +133,15 @@ def test_small_pictures_are_seen_whole_unless_things_are_thin(
     cracks: Fingerprint, situation: Callable[..., Situation]
 ) -> None:
     """Patches as large as the picture win nothing, but bring the map at full size."""
-    small = replace(cracks, height=(256.0,) * 3, width=(256.0, 256.0, 300.0))
+    whole = {size: min(1.0, size / 256) for size in SIZES}
+    small = replace(cracks, height=(256.0,) * 3, width=(256.0, 256.0, 256.0), kept_at_size=whole)
     coarse = replace(small, kept_at_scale=small.kept_at_scale | {0.5: 0.9})
     thin = replace(small, kept_at_scale=small.kept_at_scale | {0.5: 0.6})
     fits = [choose_fit(situation(facts))[0].value for facts in (coarse, thin)]
     assert fits == ["squash", "tile"]
+    at = situation(thin, input__fit="tile", input__scale=1.0, budget=36000.0)
+    assert choose_size(at)[0].value == 256
+    assert choose_model(at)[0].value == "unet"
 
 
 def test_views_follow_from_the_measured_speed(photos: Fingerprint, machine: Machine) -> None:

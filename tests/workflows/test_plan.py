@@ -1,5 +1,6 @@
 """From data to a recipe that runs, with its reasons, in its time."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +75,25 @@ def test_a_stack_is_split_in_blocks_with_a_gap(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "masks" / "a.tif", masks, photometric="minisblack")
     result = plan(sections={"data": {"path": str(tmp_path)}}, overrides=QUICK, budget=60.0)
     split = result.recipe.data.split
-    assert (split.method, split.gap) == ("block", 1)
+    assert (split.method, split.gap, split.ratios) == ("block", 1, (0.7, 0.3, 0.0))
     assert result.recipe.data.page_group == 2
+    assert result.plan.fingerprint.num_val >= 6
     assert result.plan.fingerprint.num_units == 1
     assert result.recipe.augment.orientation == "any"
+
+
+def test_few_training_pictures_without_validation_give_three_tenths(
+    write_discs: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of a data set that comes as train and test; the test stays as it is."""
+    data = write_discs(tmp_path, range(16))
+    names = [path.stem for path in sorted((data / "images").iterdir())]
+    (data / "train.txt").write_text("\n".join(names[:10]), "utf-8")
+    (data / "test.txt").write_text("\n".join(names[10:]), "utf-8")
+    facts = plan(
+        sections={"data": {"path": str(data)}}, overrides=QUICK, budget=60.0
+    ).plan.fingerprint
+    assert (facts.num_train, facts.num_val, facts.num_test) == (7, 3, 6)
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5m", "0", "20 years"])

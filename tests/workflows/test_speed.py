@@ -39,7 +39,7 @@ def test_two_steps_tell_a_line(steps: dict[str, tuple[float, float]], budget: fl
     for name, (step, megapixel) in steps.items():
         assert machine.seconds_per_step[name] == pytest.approx(step)
         assert machine.seconds_per_megapixel[name] == pytest.approx(megapixel)
-        assert machine.typical(name) == pytest.approx(megapixel + step / 0.15)
+        assert machine.typical(name) == pytest.approx(megapixel + step / 0.3)
 
 
 def test_a_slow_machine_is_told_from_one_network(steps: dict[str, tuple[float, float]]) -> None:

@@ -19,6 +19,8 @@ from binseg.errors import UsageError
 __all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
 
 MAX_RECIPE_BYTES = 1_000_000
+_WITH_OPTIONS = ("model", "loss")
+"""Sections whose `options` belong to their `name`."""
 
 
 def load_recipe(
@@ -42,9 +44,12 @@ def load_recipe(
     """
     label = "the command line" if source is None else str(source)
     tree: dict[str, Any] = {} if source is None else _parse(recipe_text(source), label)
+    own = {unit: dict(tree[unit]) for unit in _WITH_OPTIONS if isinstance(tree.get(unit), dict)}
     _merge(tree, sections or {})
     for override in overrides:
-        _merge(tree, _parse_override(override))
+        _set(tree, *_parse_override(override))
+    for unit, before in own.items():
+        _refuse_strange_options(unit, before, tree[unit], label)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -138,8 +143,8 @@ def _parse(text: str, label: str) -> dict[str, Any]:
     return tree
 
 
-def _parse_override(override: str) -> dict[str, Any]:
-    """Turn `a.b=c` into `{"a": {"b": c}}`."""
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    """Turn `a.b=c` into the keys a, b and the value c."""
     path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
@@ -150,10 +155,31 @@ def _parse_override(override: str) -> dict[str, Any]:
         leaf = yaml.load(value, Loader=_PlainLoader)
     except yaml.YAMLError:
         raise UsageError(f"--set {override!r}: {value!r} is not a YAML value") from None
-    for key in reversed(keys):
-        leaf = {key: leaf}
-    assert isinstance(leaf, dict)
-    return leaf
+    return keys, leaf
+
+
+def _set(tree: dict[str, Any], keys: Sequence[str], value: object) -> None:
+    """Put a value at its place; mappings replace what is there, but for whole sections."""
+    if len(keys) == 1 and isinstance(value, Mapping):
+        _merge(tree, {keys[0]: value})
+        return
+    for key in keys[:-1]:
+        below = tree.get(key)
+        tree[key] = below if isinstance(below, dict) else {}
+        tree = tree[key]
+    tree[keys[-1]] = value
+
+
+def _refuse_strange_options(unit: str, before: Mapping[str, Any], now: object, label: str) -> None:
+    """Refuse the options of one network or loss for another that has replaced it."""
+    options = before.get("options")
+    if not isinstance(now, dict) or not options or now.get("options") != options:
+        return
+    if "name" in before and now.get("name") != before["name"]:
+        raise UsageError(
+            f"recipe ({label}): {unit}.options {options} are for {before['name']}; say what "
+            f"{now['name']} shall have, for example --set '{unit}.options={{}}'"
+        )
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:

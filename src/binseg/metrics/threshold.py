@@ -1,4 +1,4 @@
-"""The decision threshold: the one with the best mean per-image Dice, from validation pictures only.
+"""The decision threshold: the one with the best Dice, from validation pictures only.
 
 Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
 probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from binseg.errors import DataError
 from binseg.metrics.histogram import histogram
-from binseg.metrics.scores import score_table
+from binseg.metrics.scores import is_mostly_empty, score_table
 
 __all__ = ["NUM_THRESHOLDS", "ThresholdChoice", "counts_above", "tune_threshold"]
 
@@ -28,15 +28,17 @@ class ThresholdChoice:
 
     threshold: float
     dice: float
-    """Mean per-image Dice at that threshold, on the pictures that chose it."""
+    """Dice at that threshold, on the pictures that chose it."""
     thresholds_T: Float64[np.ndarray, " T"]
     dice_T: Float64[np.ndarray, " T"]
-    """Mean per-image Dice at each of `thresholds_T`."""
+    """Dice at each of `thresholds_T`: the mean over pictures, or that of all pixels together."""
     num_images: int
+    is_pooled: bool = False
+    """Whether all pixels together decided, since most pictures are empty."""
 
     @property
     def curve(self) -> list[tuple[float, float]]:
-        """Pairs of threshold and mean Dice, for JSON and plots."""
+        """Pairs of threshold and Dice, for JSON and plots."""
         return list(zip(self.thresholds_T.tolist(), self.dice_T.tolist(), strict=True))
 
     @property
@@ -65,6 +67,8 @@ def tune_threshold(
 ) -> ThresholdChoice:
     """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
 
+    Where most pictures are empty, pooled Dice decides: see `is_mostly_empty`.
+
     Args:
         answers: probability_HW, truth_HW and valid_HW of each validation picture, one at a time;
             pictures without a valid pixel are passed over.
@@ -73,17 +77,22 @@ def tune_threshold(
         DataError: no picture has a valid pixel.
     """
     total_T = np.zeros(NUM_THRESHOLDS)
-    num_images = 0
+    pooled_T4 = np.zeros((NUM_THRESHOLDS, 4), np.int64)
+    num_images = num_empty = 0
     for probability_HW, truth_HW, valid_HW in answers:
         if valid_HW.any():
-            total_T += score_table(counts_above(probability_HW, truth_HW, valid_HW))["dice"]
+            counts_T4 = counts_above(probability_HW, truth_HW, valid_HW)
+            total_T += score_table(counts_T4)["dice"]
+            pooled_T4 += counts_T4
             num_images += 1
+            num_empty += not (truth_HW & valid_HW).any()
     if num_images == 0:
         raise DataError(
             "a threshold can't be chosen: no validation picture has a pixel that isn't ignored; "
             "check the split, or give a fixed threshold"
         )
-    dice_T = total_T / num_images
+    is_pooled = is_mostly_empty(num_empty, num_images)
+    dice_T = score_table(pooled_T4)["dice"] if is_pooled else total_T / num_images
     best = _middle_of_plateau(dice_T)
     return ThresholdChoice(
         threshold=best / NUM_THRESHOLDS,
@@ -91,6 +100,7 @@ def tune_threshold(
         thresholds_T=np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS,
         dice_T=dice_T,
         num_images=num_images,
+        is_pooled=is_pooled,
     )
 
 

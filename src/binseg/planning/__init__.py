@@ -10,7 +10,7 @@ plan.py          all rules in order; the plan as a recipe
 """
 
 from binseg.planning.fingerprint import Fingerprint, take_fingerprint
-from binseg.planning.plan import Plan, draw_up, few_split_settings, split_settings
+from binseg.planning.plan import Plan, draw_up, few_ratios, few_split_settings, split_settings
 from binseg.planning.situation import Machine, Setting, Situation
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Setting",
     "Situation",
     "draw_up",
+    "few_ratios",
     "few_split_settings",
     "split_settings",
     "take_fingerprint",

@@ -8,7 +8,7 @@ from binseg.planning import learning, resolution
 from binseg.planning.fingerprint import Fingerprint
 from binseg.planning.situation import Machine, Setting, Situation, Value
 
-__all__ = ["RULES", "Plan", "draw_up", "few_split_settings", "split_settings"]
+__all__ = ["RULES", "Plan", "draw_up", "few_ratios", "few_split_settings", "split_settings"]
 
 Rule = Callable[[Situation], list[Setting]]
 
@@ -110,16 +110,25 @@ def few_split_settings(num: int) -> list[Setting]:
     Args:
         num: pictures in all.
     """
+    ratios = few_ratios(num)
+    return [
+        Setting(key="data.split.method", value="ratio", because=one.because) for one in ratios
+    ] + ratios
+
+
+def few_ratios(num: int) -> list[Setting]:
+    """The shares of few pictures, pages or training pictures that come without validation.
+
+    Args:
+        num: how many are dealt.
+    """
     if num > FEW:
         return []
     because = (
         f"{num} pictures: three tenths validate, so that threshold and score rest on some, and "
-        "none is kept for a test"
+        "none of them is kept for a test"
     )
-    return [
-        Setting(key="data.split.method", value="ratio", because=because),
-        Setting(key="data.split.ratios", value=FEW_RATIOS, because=because),
-    ]
+    return [Setting(key="data.split.ratios", value=FEW_RATIOS, because=because)]
 
 
 def split_settings(*, is_stack: bool, num_pages: int) -> list[Setting]:

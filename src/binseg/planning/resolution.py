@@ -92,6 +92,19 @@ def choose_fit(at: Situation) -> list[Setting]:
             Setting(key="input.fit", value="tile", because="patches"),
             Setting(key="input.scale", value=scale, because=why),
         ]
+    middle, most = (max(facts.height[row], facts.width[row]) for row in (1, 2))
+    is_small = middle <= MOST_SIZE and most <= FITS * MOST_SIZE
+    is_thin = facts.kept_at_scale[0.5] < FINE_AT_HALF
+    if is_small and is_thin and "input.fit" not in at.decided:
+        because = (
+            f"at half the size a perfect mask keeps only Dice {facts.kept_at_scale[0.5]:.3f}: thin "
+            "things need the pictures' own pixels, and a network that answers in them"
+        )
+        why = "small pictures need no reduction"
+        return [
+            Setting(key="input.fit", value="tile", because=because),
+            Setting(key="input.scale", value=1.0, because=why),
+        ]
     kept = f"a perfect mask made at {MOST_SIZE}x{MOST_SIZE} keeps Dice "
     kept += f"{facts.kept_at_size[MOST_SIZE]:.3f}"
     if need is not None and need <= MOST_SIZE:
@@ -101,11 +114,7 @@ def choose_fit(at: Situation) -> list[Setting]:
             return [Setting(key="input.fit", value="pad", because=because)]
         because = f"{kept}, so whole pictures lose nothing that matters"
         return [Setting(key="input.fit", value="squash", because=because)]
-    middle, most = (max(facts.height[row], facts.width[row]) for row in (1, 2))
-    is_small = middle <= MOST_SIZE and most <= FITS * MOST_SIZE
-    # Thin things need the first map at full size, which goes with patches.
-    is_coarse = facts.kept_at_scale[0.5] >= FINE_AT_HALF
-    if is_small and is_coarse and "input.fit" not in at.decided:
+    if is_small and "input.fit" not in at.decided:
         because = f"the typical picture has {middle:.0f} pixels a side: it is seen whole"
         return [Setting(key="input.fit", value="squash", because=because)]
     if at.decided.get("input.fit") in {"squash", "pad"}:
@@ -332,21 +341,25 @@ def choose_patches(at: Situation) -> list[Setting]:
 
 def choose_finish(at: Situation) -> list[Setting]:
     """What validation tries on the answers once the network has learnt."""
+    num = at.fingerprint.num_val
+    value = "tune"
     because = "specks, holes or lesser objects are taken away where validation says that it helps"
-    settings = [Setting(key="train.clean_up", value="tune", because=because)]
+    if num < LEAST_JUDGES:
+        value, because = "none", f"{num} validation pictures can't tell what helps"
+    elif at.decided.get("train.threshold", "tune") != "tune":
+        value, because = "none", "a fixed threshold is for the network's own answer"
+    settings = [Setting(key="train.clean_up", value=value, because=because)]
     times = num_mirrors(at)
     value = "tune"
     if times == 1:
         value, because = "none", "mirror images would be other pictures"
     elif at.budget is not None and times * scoring_seconds(at) > FINISH_SHARE * at.budget:
-        num = at.fingerprint.num_val
         value, because = "none", f"to score {num} validation pictures so often would take too long"
     else:
         because = (
             f"the mean over {times} mirror images is taken where validation says that it helps"
         )
     settings.append(Setting(key="train.flips", value=value, because=because))
-    num = at.fingerprint.num_val
     if num < LEAST_JUDGES:
         because = (
             f"{num} validation pictures can't choose one: what fits them best is worse on others"

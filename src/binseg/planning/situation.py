@@ -8,8 +8,8 @@ from binseg.planning.fingerprint import Fingerprint
 
 __all__ = ["Machine", "Setting", "Situation"]
 
-USUAL_STEP = 0.15
-"""Millions of pixels in a step, such as 8 inputs of 128x128."""
+USUAL_STEP = 0.3
+"""Millions of pixels in a step, such as 16 inputs of 128x128 or 8 of 192x192."""
 Value = object
 """Of a setting: what a recipe's field takes."""
 

@@ -90,7 +90,7 @@ def validate(
 
 def _dice(pictures: list[Counts], *, is_partial: bool) -> float:
     num_empty = sum(one.tp + one.fn == 0 for one in pictures)
-    if is_partial or len(pictures) / 2 < num_empty < len(pictures):
+    if is_partial or metrics.is_mostly_empty(num_empty, len(pictures)):
         return metrics.dice(metrics.pool(pictures))
     return float(np.nanmean([metrics.dice(one) for one in pictures]))
 

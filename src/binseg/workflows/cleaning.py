@@ -16,8 +16,8 @@ __all__ = ["Answered", "choose_cleanup", "choose_for"]
 
 LEAST_PICTURES = 10
 """Below, a mean gain and its error mean nothing."""
-MOST_PIXELS = 30_000_000
-"""Of the validation answers that are kept for the choice; of more, the first ones."""
+MOST_PIXELS = 60_000_000
+"""240 MB; of the validation answers that are kept for the choice; of more, the first ones."""
 LEAST_GAIN = 0.001
 """Dice below which a correction isn't worth having to be explained."""
 ERRORS = 2.0

@@ -18,6 +18,7 @@ from binseg.planning import (
     Plan,
     Setting,
     draw_up,
+    few_ratios,
     few_split_settings,
     split_settings,
     take_fingerprint,
@@ -185,33 +186,20 @@ def _open(
     asked: Recipe, given: Mapping[str, object], progress: Progress
 ) -> tuple[Dataset, list[Setting]]:
     """Open and split the data as training will."""
-    data = asked.data
-    dataset = open_dataset(data, progress=progress)
+    dataset = open_dataset(asked.data, progress=progress)
     has_own = any(record.split is not None for record in dataset.records)
-    pages = Counter(record.image_path for record in dataset.records if record.page is not None)
-    settings: list[Setting] = []
-    is_open = not any(key.startswith("data.split.") for key in given)
-    if not pages and not has_own and is_open and data.split.method == "auto":
-        settings = few_split_settings(len(dataset.records))
-        changed = {one.key.rpartition(".")[2]: one.value for one in settings}
-        data = data.model_copy(update={"split": data.split.model_copy(update=changed)})
-    if pages and not has_own and "data.split.method" not in given:
-        settings = split_settings(is_stack=True, num_pages=max(pages.values()))
-        num = len(dataset.records)
-        if num < FEW_PAGES * 2 and "data.page_group" not in given:
-            group = max(1, num // 12)
+    settings = [one for one in _split_rules(dataset, asked, given) if one.key not in given]
+    changed = {one.key.rpartition(".")[2]: one.value for one in settings}
+    data = asked.data.model_copy(update={"split": asked.data.split.model_copy(update=changed)})
+    num = len(dataset.records)
+    if not has_own and num < FEW_PAGES * 2 and "data.page_group" not in given:
+        group = max(1, num // 12)
+        finer = data.model_copy(update={"page_group": group})
+        reopened = open_dataset(finer)
+        if _num_groups(dataset) < _num_groups(reopened):
+            dataset, data = reopened, finer
             because = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, because=because))
-        settings = [one for one in settings if one.key not in given]
-        changed = {one.key: one.value for one in settings}
-        split = data.split.model_copy(
-            update={k.rpartition(".")[2]: v for k, v in changed.items() if ".split." in k}
-        )
-        update = {"split": split}
-        if "data.page_group" in changed:
-            update["page_group"] = changed["data.page_group"]  # type: ignore[assignment]
-        data = data.model_copy(update=update)
-        dataset = open_dataset(data)
     whole, dataset = dataset, assign_splits(dataset, data.split)
     names = ("method", "seed", "file", "gap")
     decided = {f"data.split.{name}" for name in names} & given.keys()
@@ -228,6 +216,30 @@ def _open(
                 if value != getattr(SplitConfig(), name)
             ]
     return dataset.with_truth(), settings
+
+
+def _split_rules(dataset: Dataset, asked: Recipe, given: Mapping[str, object]) -> list[Setting]:
+    """How pictures are split where the user doesn't say."""
+    records = dataset.records
+    splits = Counter(record.split for record in records)
+    pages = Counter(record.image_path for record in records if record.page is not None)
+    is_open = asked.data.split.method == "auto" and not any(
+        key.startswith("data.split.") for key in given
+    )
+    if set(splits) == {None} and pages and "data.split.method" not in given:
+        return [
+            *split_settings(is_stack=True, num_pages=max(pages.values())),
+            *few_ratios(len(records)),
+        ]
+    if set(splits) == {None} and is_open:
+        return few_split_settings(len(records))
+    if is_open and splits["train"] and not splits["val"] and not splits[None]:
+        return few_ratios(splits["train"])
+    return []
+
+
+def _num_groups(dataset: Dataset) -> int:
+    return len({record.group or record.id for record in dataset.records})
 
 
 def _plain(value: object) -> object:

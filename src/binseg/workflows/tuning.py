@@ -70,6 +70,8 @@ def tune_on_validation(
     flips: Flips = choose_flips(recipe, judge, val, progress=progress) if asked == "tune" else asked
     judge = judge.with_flips(flips)
     if recipe.train.threshold != "tune":
+        if recipe.train.clean_up == "tune":
+            progress.say("clean-up: not tried, since train.threshold is fixed")
         fixed = Threshold(value=recipe.train.threshold, method="fixed by the recipe")
         return Tuned(threshold=fixed, flips=flips)
     cleans = recipe.train.clean_up == "tune"
@@ -105,7 +107,8 @@ def tune_on_validation(
     progress.say(
         f"threshold {threshold:.3f}"
         + (f": validation Dice {choice.dice:.4f} " if own == choice.threshold else " ")
-        + f"(at 0.5: {choice.dice_at_half:.4f})"
+        + f"(at 0.5: {choice.dice_at_half:.4f}"
+        + ("; of all pixels together, since most pictures are empty)" if choice.is_pooled else ")")
     )
     cleanup = NOTHING
     if cleans:
@@ -115,7 +118,8 @@ def tune_on_validation(
                 for probability_HW, truth_HW, valid_HW in kept
             ]
         )
-        progress.say(f"clean-up: {told}")
+        some = f" (by the first {len(kept)} of {len(val.records)}, to spare memory)"
+        progress.say(f"clean-up: {told}" + (some if len(kept) < len(val.records) else ""))
     return Tuned(
         cleanup=cleanup,
         flips=flips,
