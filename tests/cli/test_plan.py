@@ -1,6 +1,7 @@
 """`binseg plan` and the plan of `binseg train`."""
 
 import json
+import shlex
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -20,9 +21,18 @@ def test_a_plan_is_a_table_a_file_and_json(discs: Path, tmp_path: Path) -> None:
     for text in ("setting", "because", "input.size", "you said so", f"binseg train {path}"):
         assert text in table.stdout
     assert load_recipe(path).train.budget_minutes == 1
+    assert CliRunner().invoke(app, [*data, "--out", str(path)]).exit_code == 2
     answer = CliRunner().invoke(app, [*data, "--json"])
     facts = json.loads(answer.stdout)
     assert facts["expected_seconds"] == 60
+    minute = ("plan", "--data", str(discs), "--border", "ignore", *QUICK)
+    minute += ("--set", "train.budget_minutes=1")
+    again = CliRunner().invoke(app, minute)
+    command = again.stdout[again.stdout.index("next:") + 5 :]
+    words = shlex.split(command)
+    assert words[:2] == ["binseg", "train"]
+    assert sorted(words[2:]) == sorted(minute[1:])
+    assert "about 1 min" in again.stdout
     assert {"settings", "fingerprint", "machine", "recipe", "warnings"} <= set(facts)
 
 

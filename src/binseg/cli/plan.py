@@ -1,5 +1,6 @@
 """`binseg plan`: how to train on these pictures, on this machine, in this time, and why."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,9 +59,11 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Look at the data and the machine, and say how to train: setting, value, because."""
-    from binseg.workflows.plan import chosen_budget, write_plan
+    from binseg.workflows.plan import check_plan_path, chosen_budget, write_plan
     from binseg.workflows.plan import plan as run
 
+    if out is not None:
+        check_plan_path(out)
     sections = nested(
         data__path=data,
         data__border=border,
@@ -79,8 +82,11 @@ def plan(
         write_json_answer(result.as_dict())
         return
     show(*plan_items(result))
-    following = f"binseg train {out}" if out else f"binseg train --data {data}"
-    show("next:", f"  {following}" + (f" --budget {budget}" if budget and not out else ""))
+    options = {"--data": data, "--budget": budget, "--border": border, "--device": device}
+    words = [word for name, value in options.items() if value for word in (name, str(value))]
+    words += [word for one in set_ or () for word in ("--set", one)]
+    following = ["binseg", "train", *([str(out)] if out else words)]
+    show("next:", f"  {shlex.join(following)}")
 
 
 def plan_items(result: "PlanResult") -> list[object]:

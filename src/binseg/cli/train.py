@@ -179,16 +179,13 @@ def train(
             planned = _plan(progress, sections, set_ or [], budget=budget, folds=folds or 1)
             whole, text = planned.recipe, planned.as_yaml()
         folder = out or next_run_path(whole.model.name)
+        spent = time.perf_counter() - started
         result = (
-            run(
-                whole,
-                out=folder,
-                progress=progress,
-                spent=time.perf_counter() - started,
-                plan=text,
-            )
+            run(whole, out=folder, progress=progress, spent=spent, plan=text)
             if folds is None
-            else cross_validate(whole, folds=folds, out=folder, progress=progress)
+            else cross_validate(
+                whole, folds=folds, out=folder, progress=progress, spent=spent, plan=text
+            )
         )
     if json_:
         write_json_answer(result.as_dict())

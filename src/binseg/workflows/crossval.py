@@ -75,7 +75,13 @@ class CrossResult:
 
 
 def cross_validate(
-    recipe: Recipe, *, folds: int, out: str | Path, progress: Progress = SILENT
+    recipe: Recipe,
+    *,
+    folds: int,
+    out: str | Path,
+    spent: float = 0.0,
+    plan: str | None = None,
+    progress: Progress = SILENT,
 ) -> CrossResult:
     """Train a model for each fold of the data, and score every picture out of its fold.
 
@@ -86,6 +92,8 @@ def cross_validate(
         recipe: every setting; its split becomes k-fold, with its own seed.
         folds: into how many parts the pictures are dealt.
         out: folder for the runs and the pooled report; absent or empty.
+        spent: seconds of the folds' common budget that are over already.
+        plan: the settings' reasons, which every run keeps.
         progress: told how far it is.
 
     Raises:
@@ -110,7 +118,7 @@ def cross_validate(
         split = recipe.data.split.model_copy(update={"seed": seed})
         data = recipe.data.model_copy(update={"split": split})
         first = _of_fold(recipe.model_copy(update={"data": data}), 0, folds=folds)
-    return _run(first, folder, progress)
+    return _run(first, folder, progress, spent=spent, plan=plan)
 
 
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
@@ -127,7 +135,9 @@ def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult
     folder = Path(out)
     if not is_cross_validation(folder):
         raise BundleError(f"{folder} holds no cross-validation (no fold-0/recipe.yaml in it)")
-    return _run(_run_of_fold(folder, 0).recipe(), folder, progress)
+    first = _run_of_fold(folder, 0)
+    plan = first.plan_path.read_text("utf-8") if first.plan_path.is_file() else None
+    return _run(first.recipe(), folder, progress, plan=plan)
 
 
 def is_cross_validation(folder: Path) -> bool:
@@ -146,7 +156,14 @@ def _of_fold(recipe: Recipe, fold: int, *, folds: int) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split": split})})
 
 
-def _run(recipe: Recipe, folder: Path, progress: Progress) -> CrossResult:
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress,
+    *,
+    spent: float = 0.0,
+    plan: str | None = None,
+) -> CrossResult:
     started = time.perf_counter()
     num_folds = recipe.data.split.folds
     command = resume_command(folder)
@@ -162,6 +179,8 @@ def _run(recipe: Recipe, folder: Path, progress: Progress) -> CrossResult:
             train(
                 _of_fold(recipe, fold, folds=num_folds),
                 out=run.path,
+                spent=spent / num_folds,
+                plan=plan,
                 progress=progress,
                 command=command,
             )

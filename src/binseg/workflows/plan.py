@@ -32,6 +32,7 @@ from binseg.workflows.speed import measure_machine
 __all__ = [
     "DEFAULT_BUDGET",
     "PlanResult",
+    "check_plan_path",
     "chosen_budget",
     "parse_budget",
     "plan",
@@ -110,21 +111,22 @@ def chosen_budget(
 
     Args:
         text: what the user wrote, if anything.
-        sections: what the user chose, as `plan` takes it.
+        sections: what the user chose, as `plan` takes it; `train.budget_minutes` is a budget, too.
         overrides: likewise.
 
     Raises:
-        UsageError: it can't be read, or both were given.
+        UsageError: it can't be read, or two that contradict each other were given.
     """
-    has_epochs = "epochs" in sections.get("train", {}) or any(
-        one.replace(" ", "").startswith("train.epochs=") for one in overrides
-    )
-    if text is None:
+    train = load_recipe(sections=sections, overrides=overrides).train
+    has_epochs = "epochs" in train.model_fields_set
+    if text is not None and train.budget_minutes is not None:
+        raise UsageError("--budget and train.budget_minutes: give one of the two")
+    if text is None and train.budget_minutes is None:
         return None if has_epochs else DEFAULT_BUDGET
-    seconds = parse_budget(text)
+    seconds = parse_budget(text or f"{train.budget_minutes}m")
     if has_epochs and seconds is not None:
         raise UsageError(
-            "--budget and a number of epochs: the clock would pass over the epochs; give one of "
+            "a budget and a number of epochs: the clock would pass over the epochs; give one of "
             "the two, or --budget none"
         )
     return seconds
@@ -274,16 +276,25 @@ def _line(head: str, value: object, because: str | None) -> str:
     return f"{head}: {text}" + (f"  # {because}" if because else "")
 
 
-def write_plan(result: PlanResult, path: str | Path) -> None:
-    """Write a plan as a recipe with its reasons.
+def check_plan_path(path: str | Path) -> Path:
+    """Refuse a place for a plan before minutes are spent on it.
 
     Raises:
         UsageError: the name doesn't end in .yaml or .yml, or the file is there already.
-        OutputError: it can't be written.
     """
     file = Path(path)
     if file.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"--out {file}: a recipe's name ends in .yaml")
     if file.exists():
         raise UsageError(f"--out {file}: there is such a file; choose another name or remove it")
-    write_text(file, result.as_yaml())
+    return file
+
+
+def write_plan(result: PlanResult, path: str | Path) -> None:
+    """Write a plan as a recipe with its reasons.
+
+    Raises:
+        UsageError: as `check_plan_path`.
+        OutputError: it can't be written.
+    """
+    write_text(check_plan_path(path), result.as_yaml())
