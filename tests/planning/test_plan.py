@@ -41,6 +41,8 @@ def test_few_pictures_and_single_stacks_are_told(photos: Fingerprint, machine: M
     assert any("12 training pictures are few" in line for line in warnings)
     assert any("one stack" in line for line in warnings)
     assert draw_up(photos, machine, budget=1200.0, given={}).warnings == ()
+    spots = replace(photos, dtype="float32", mean_foreground=0.002)
+    assert any("clips 0.5%" in w for w in draw_up(spots, machine, budget=1200.0, given={}).warnings)
 
 
 def test_stacks_are_split_in_blocks_with_a_gap() -> None:

@@ -168,6 +168,13 @@ def _warnings(at: Situation) -> list[str]:
         )
     if facts.empty_share > 0.5:
         found.append(f"{facts.empty_share:.0%} of the pictures have no foreground at all")
+    is_stretched = at.decided.get("input.intensity") == "percentile"
+    if is_stretched and facts.mean_foreground < learning.RARE_AS_CLIPPED:
+        found.append(
+            f"{facts.mean_foreground:.2%} of the pixels are foreground, and stretching clips 0.5% "
+            "at either end: if the things are the brightest or darkest pixels, save the pictures "
+            "in 8 bits over the range that matters, which are not stretched"
+        )
     return found
 
 
