@@ -338,6 +338,23 @@ def test_smaller_copies_are_no_pages(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
+def test_transparency_is_no_page(tmp_path: Path) -> None:
+    """As geographic files carry it; where all pages are called so, they are what there is."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(RGB, photometric="rgb")
+        writer.write(RGB[:, :, 0] > 9, photometric="mask", subfiletype=4)
+    assert num_pages(path) == 1
+    np.testing.assert_array_equal(read_image(path), RGB)
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(3):
+            writer.write(RGB[:, :, 0], photometric="minisblack", subfiletype=2)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in file.pages:
+            page.tags[254].overwrite(4)
+    assert num_pages(path) == 3
+
+
 def test_page_zero_of_a_plain_picture_is_the_picture(tmp_path: Path) -> None:
     """Page 0 exists everywhere, and no other page does."""
     path = saved(tmp_path / "a.png", RGB)

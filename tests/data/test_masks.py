@@ -147,6 +147,38 @@ def test_other_jpeg_masks_are_refused_until_a_threshold_settles_them(
         assert rule.apply(values(127, 128))[0][0].tolist() == [False, True]
 
 
+@pytest.mark.parametrize("dark", [range(1), range(8)])
+def test_png_masks_that_jpeg_blurred_once_are_to_be_cut(
+    of_masks: Callable[..., list[Record]], dark: range
+) -> None:
+    """Kvasir's hold 0 to 7 and 248 to 255; classes and a mark of 255 are something else."""
+    blurred = values(*dark, *range(248, 256))
+    with pytest.raises(DataError, match=r"all near 0 or 255.*'data\.threshold=127'") as caught:
+        detect_rule(of_masks(blurred), DataConfig())
+    assert "foreground" not in str(caught.value)
+    with pytest.raises(DataError, match=r"foreground=\[1\]' --set 'data\.ignore=\[255\]'"):
+        detect_rule(of_masks(values(*range(21), 255)), DataConfig())
+
+
+def test_masks_of_1_and_masks_of_255_are_both_foreground(
+    of_masks: Callable[..., list[Record]],
+) -> None:
+    """Some were saved as 1 bit; where one mask holds both, 255 marks what is not to count."""
+    one_bit = np.array([[True, False]])
+    with pytest.raises(DataError, match=r"none holds both.*'data\.foreground=\[1,255\]'"):
+        detect_rule(of_masks(one_bit, values(0, 255)), DataConfig())
+    with pytest.raises(DataError, match=r"'data\.ignore=\[255\]'"):
+        detect_rule(of_masks(one_bit, values(0, 255), values(0, 1, 255)), DataConfig())
+
+
+def test_jpeg_blurs_colours(of_masks: Callable[..., list[Record]]) -> None:
+    """No list of colours could settle that; the message says what would."""
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[8:20, 8:20] = (255, 0, 0)
+    with pytest.raises(DataError, match=r"colours \(0x.*JPEG blurs them: save the masks as PNG"):
+        detect_rule(of_masks(red, suffix=".jpg"), DataConfig())
+
+
 def test_options_settle_classes(of_masks: Callable[..., list[Record]]) -> None:
     """`foreground` and `ignore` choose among classes; all else is background."""
     config = DataConfig(foreground=[2, 5], ignore=[255])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from binseg.config import DataConfig
@@ -84,6 +85,43 @@ def test_torn_groups_are_named(sound: Path) -> None:
     found = findings_of(manifest)
     assert set(found) == {"torn-group"}
     assert found["torn-group"].ids == ("train/images/t00", "val/images/v0")
+
+
+def test_blank_pages_are_no_leak(tmp_path: Path) -> None:
+    """Pages of a stack that show nothing are alike without being copies."""
+    pages = np.random.default_rng(0).integers(0, 255, (8, 40, 48), np.uint8)
+    pages[[1, 6]] = 7
+    masks = np.zeros_like(pages)
+    masks[:, 8:20, 9:30] = 255
+    for name, stack in (("a", pages), ("b", masks)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", stack, photometric="minisblack")
+    rows = ["image,mask,page,split"]
+    rows += [f"a.tif,b.tif,{page},{'train' if page < 4 else 'val'}" for page in range(8)]
+    (tmp_path / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert "leak" not in findings_of(tmp_path)
+
+
+def test_a_lost_file_does_not_part_names_that_differ(sound: Path) -> None:
+    """Pictures and masks with endings of their own: one mask is missing, the rest is taken."""
+    for path in sorted(sound.glob("*/*/*.png")):
+        ending = "sat" if path.parent.name == "images" else "mask"
+        path.rename(path.with_stem(f"{path.stem}_{ending}"))
+    paths(sound, "train/t07_mask")[1].unlink()
+    intake = take_in(DataConfig(path=str(sound)))
+    assert intake.dataset is not None
+    assert len(intake.dataset.records) == 23
+    assert [x.files for x in intake.findings] == [("train/images/t07_sat.png",)]
+
+
+def test_all_files_of_a_mask_tell_its_values(tmp_path: Path) -> None:
+    """Masks with a further piece of another value are the unusual ones, and are named."""
+    line = np.eye(20, dtype=np.uint8)
+    for name in "abcde":
+        Image.fromarray(line).save(tmp_path / f"{name}.png")
+        Image.fromarray(line * 255).save(tmp_path / f"{name}_mask.png")
+    for name in "ab":
+        Image.fromarray(line * 9).save(tmp_path / f"{name}_mask_1.png")
+    assert findings_of(tmp_path)["values"].ids == ("b",)
 
 
 def test_quick_checks_need_no_decoding(sound: Path) -> None:

@@ -23,6 +23,9 @@ def records(names: Sequence[tuple[str, Split]]) -> list[Record]:
         ("scan_row12_col7", "scan", (12, 7)),
         ("img_003_patch_12", "img_003", (12,)),
         ("volume_slice_0041", "volume", (41,)),
+        ("case07/slice_012", "case07", (12,)),
+        ("train/z3", "train", (3,)),
+        ("frame_0001", "frame", (1,)),
     ],
 )
 def test_names_of_patches(name: str, source: str, at: tuple[int, ...]) -> None:

@@ -104,9 +104,10 @@ class DataConfig(Section):
     """Values above this are foreground: for soft or JPEG-compressed masks."""
     page_group: Annotated[int, Field(gt=0)] = 10
     """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
-    group: Literal["auto", "none"] = "auto"
+    group: Literal["auto", "folder", "none"] = "auto"
     """auto: pictures that come from one source by their names (patches of a slide, slices of a
-    volume, a folder for each patient) stay in one split, unless the data says it otherwise."""
+    volume, a folder for each patient) stay in one split, unless the data says it otherwise; folder:
+    the pictures of each folder do, whatever they are called."""
     download: bool = False
     """Fetch the data set to `path` where it is absent (oxford-pet only)."""
     allow_leaks: bool = False

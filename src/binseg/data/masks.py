@@ -148,6 +148,8 @@ class _Found:
     """Of each value, in how many masks it is, and the first of them."""
     colour: bool
     lossy: bool
+    is_mixed: bool = False
+    """No mask holds both 1 and 255: some were saved as 1 bit, some as 8."""
     between: float = 0.0
     """Share of the grey pixels that aren't near 0 or 255."""
 
@@ -160,7 +162,7 @@ class _Found:
 def _scan(records: Sequence[Record], progress: Progress) -> _Found:
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
-    lossy = False
+    lossy, is_mixed = False, True
     num_between = num_pixels = 0
     broken: list[PictureError] = []
     files = [(path, record.page) for record in records for path in record.mask_paths]
@@ -178,7 +180,9 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
         values = _coloured(labels) if is_colour else _grey(labels)
         num_pixels += values.size
         num_between += int(((values > _NEAR) & (values < 255 - _NEAR)).sum())
-        for value in _values_of(values):
+        held = _values_of(values)
+        is_mixed &= not held >= {1, 255}
+        for value in held:
             num, first = holders.get(value, (0, path))
             holders[value] = (num + 1, first)
     if len(broken) == len(files):
@@ -189,6 +193,7 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
         holders=colours or greys,
         colour=bool(colours),
         lossy=lossy,
+        is_mixed=is_mixed,
         between=num_between / max(1, num_pixels),
     )
 
@@ -267,6 +272,23 @@ def _shows_foreground(found: _Found, rule: MaskRule) -> bool:
 def _ambiguous(found: _Found, values: frozenset[int]) -> str:
     """Say what was found and the option that settles it, with an example that fits."""
     names = _name_values(values, colour=found.colour)
+    if found.colour and found.lossy:
+        return (
+            f"the masks hold {len(values)} colours ({names}), since JPEG blurs them: save the "
+            "masks as PNG, anew from what they were drawn with"
+        )
+    if not found.colour and _is_nearly_binary(values):
+        return (
+            f"the masks hold {len(values)} grey levels ({names}), all near 0 or 255, as JPEG "
+            f"leaves black and white: cut them in the middle with {_flag('threshold', '127')} "
+            "(in a recipe under data)"
+        )
+    if not found.colour and values == {0, 1, 255} and found.is_mixed:
+        return (
+            f"the masks hold the values {names}, but none holds both 1 and 255, as where some were "
+            f"saved as 1 bit: if both are foreground, say {_flag('foreground', '[1,255]')} (in a "
+            "recipe under data)"
+        )
     if not found.colour and (found.lossy or len(values) > 32):
         why = ", blurred by JPEG" if found.lossy else ""
         return (
@@ -294,6 +316,16 @@ def _ambiguous(found: _Found, values: frozenset[int]) -> str:
         f"the masks hold {noun}{where}: which are foreground? Say it, for example {chosen}"
         f"{all_above} (in a recipe under data)"
     )
+
+
+def _is_nearly_binary(values: frozenset[int]) -> bool:
+    """Whether grey levels look like 0 and 255 that JPEG blurred once.
+
+    A 255 alone above few small numbers may as well mark what is not to count.
+    """
+    num_dark = sum(0 <= value <= _NEAR for value in values)
+    num_bright = sum(255 - _NEAR <= value <= 255 for value in values)
+    return num_dark + num_bright == len(values) > 3 and num_dark > 0 and num_bright > 1
 
 
 def _usual_and_odd(found: _Found, values: frozenset[int]) -> tuple[int, int | None]:

@@ -1,15 +1,17 @@
 """Which pictures come from one source, told by their names: those must stay in one split.
 
 slide1_x0_y256   scan-r3-c4   img_003_patch_12   volume_slice_0041   tile_512_1024   patient7/09.png
+patient7/slice_041   frame_0041
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
 from binseg.data.splits import parse_split
 from binseg.structures import Record
@@ -37,8 +39,12 @@ _NUMBER = re.compile(
     rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?:patch|tile|crop|chip|slice|frame|z){_GAP}(?P<a>{_NUM})$",
     re.I,
 )
+_SEQUENCE = re.compile(rf"^(?:(?P<source>.+)/)?(?P<word>slice|frame|z){_GAP}(?P<a>{_NUM})$", re.I)
+"""Of one folder: slices and frames are in order, whereas tiles and patches may be of any source."""
 _BARE = re.compile(rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>{_NUM})[ _.\-](?P<b>{_NUM})$")
-_MIN_STEP = 16  # pixels; bare numbers that aren't multiples of such a step are no coordinates
+_MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
+_LEAST_PLACES = 4
+"""Fewer bare numbers may lie such steps apart by chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +74,7 @@ def place_of(id_: str) -> Place | None:
     >>> place_of("Abyssinian_12") is None
     True
     """
-    first, slash, rest = id_.partition("/")
-    name = rest if slash and parse_split(first) is not None else id_
+    name = _within_split(id_)
     for pattern in _PAIRS:
         if match := pattern.match(name):
             at = (int(match["a"]), int(match["b"]))
@@ -77,46 +82,91 @@ def place_of(id_: str) -> Place | None:
             return Place(source=match["source"] + name[match.end() :], at=at)
     if match := _NUMBER.match(name):
         return Place(source=match["source"], at=(int(match["a"]),))
+    if match := _SEQUENCE.match(id_):
+        # The split's folder stays: train/1 and test/1 may each have been numbered anew.
+        return Place(source=match["source"] or match["word"], at=(int(match["a"]),))
     if match := _BARE.match(name):
         return Place(source=match["source"], at=(int(match["a"]), int(match["b"])), bare=True)
     return None
 
 
+def _within_split(id_: str) -> str:
+    """A record's name in its split, where a split's folder begins the id."""
+    first, slash, rest = id_.partition("/")
+    return rest if slash and parse_split(first) is not None else id_
+
+
 def is_grid(at_NP: np.ndarray) -> bool:
-    """Whether bare numbers are coordinates: all multiples of a step that no counter has."""
-    step = np.gcd.reduce(at_NP.astype(np.int64), axis=None)
-    return len(at_NP) >= 4 and int(step) >= _MIN_STEP
+    """Whether bare numbers of one source are coordinates: they lie steps apart as no counter's."""
+    return len(at_NP) >= _LEAST_PLACES and _have_step(_from_smallest(at_NP))
+
+
+def _from_smallest(at_NP: np.ndarray) -> np.ndarray:
+    # Coordinates may begin at 1.
+    return np.asarray(at_NP - at_NP.min(axis=0)).astype(np.int64)
+
+
+def _have_step(away_NP: np.ndarray) -> bool:
+    return int(np.gcd.reduce(away_NP, axis=None)) >= _MIN_STEP
 
 
 def with_groups(
-    records: Sequence[Record], *, in_block: int
+    records: Sequence[Record], config: DataConfig
 ) -> tuple[tuple[Record, ...], str | None]:
     """Group the pictures of one source, where their names tell it and nobody has grouped them.
 
     Args:
-        records: with the splits that the data brings; pictures that have one keep it, so that only
-            those are grouped of which some may become validation or test.
-        in_block: consecutive pictures that make a group where there are only few sources.
+        records: with the splits that the data brings; only those are grouped that `config.split`
+            deals anew.
+        config: `group`, `page_group` (consecutive pictures that make a group where there are only
+            few sources) and `split.method`.
 
     Returns:
-        The records, and a sentence for the user where something was grouped.
+        The records, and a sentence for the user where something was grouped, or might have to be.
     """
-    has_own = any(r.group is not None or r.page is not None for r in records)
-    free = [row for row, r in enumerate(records) if r.split in {None, "train"}]
-    if has_own or any(record.split == "val" for record in records):
+    if config.group == "none":
         return tuple(records), None
-    group_of = _by_place(records, free, in_block) or _by_folder(records, free)
-    groups = set(group_of.values())
-    if len(groups) < 2 or len(groups) == len(group_of):
+    rows = _dealt_anew(records, config.split.method)
+    members = _folders(records, rows)
+    if config.group == "folder":
+        if len(members) < 2:
+            why = "the pictures don't lie in several folders" if rows else "their split is given"
+            return tuple(records), f"data.group: folder changes nothing: {why}"
+        return _grouped(records, _by_member(members)), (
+            f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
+        )
+    if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
-    grouped = tuple(
+    of_patients = members if _are_patients(members) else {}
+    for group_of in (_by_place(records, rows, config.page_group), _by_member(of_patients)):
+        groups = set(group_of.values())
+        if 2 <= len(groups) < len(group_of):
+            parts = counted(len(groups), "source or part of one", "sources or parts of one")
+            return _grouped(records, group_of), (
+                f"{len(group_of)} pictures come from {parts} by their names "
+                f"({name_some(sorted(groups))}), which stay in one split each; "
+                "data.group: none deals pictures singly"
+            )
+    return tuple(records), _loose_note(members)
+
+
+def _dealt_anew(records: Sequence[Record], method: str) -> list[int]:
+    """The records that get their split from us, of which groups must not be torn."""
+    if method in {"ratio", "block"}:
+        return list(range(len(records)))
+    if method == "file":
+        return []
+    if method == "kfold":
+        return [row for row, record in enumerate(records) if record.split != "test"]
+    if any(record.split == "val" for record in records):
+        return []
+    return [row for row, record in enumerate(records) if record.split in {None, "train"}]
+
+
+def _grouped(records: Sequence[Record], group_of: Mapping[int, str]) -> tuple[Record, ...]:
+    return tuple(
         replace(record, group=group_of[row]) if row in group_of else record
         for row, record in enumerate(records)
-    )
-    parts = counted(len(groups), "source or part of one", "sources or parts of one")
-    return grouped, (
-        f"{len(group_of)} pictures come from {parts} by their names ({name_some(sorted(groups))}), "
-        "which stay in one split each; data.group: none deals pictures singly"
     )
 
 
@@ -127,10 +177,17 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
         place = place_of(records[row].id)
         if place is not None:
             members[place.source, place.bare, len(place.at)].append((row, place.at))
+    at_NP_of = {key: np.array([at for _, at in placed]) for key, placed in members.items()}
+    # Sources of few patches each show together what none of them shows alone.
+    few = [at_NP for (_, bare, _), at_NP in at_NP_of.items() if bare and len(at_NP) < _LEAST_PLACES]
+    away_NP = np.concatenate([_from_smallest(at_NP) for at_NP in few] or [np.zeros((0, 2), int)])
+    are_few_grids = int(away_NP.any(axis=1).sum()) >= _LEAST_PLACES and _have_step(away_NP)
     sources = {
         (source, num): placed
         for (source, bare, num), placed in members.items()
-        if not bare or is_grid(np.array([at for _, at in placed]))
+        if not bare
+        or is_grid(at_NP_of[source, bare, num])
+        or (are_few_grids and len(placed) < _LEAST_PLACES)
     }
     if len(sources) >= FEW_SOURCES:
         return {row: source for (source, _), placed in sources.items() for row, _ in placed}
@@ -157,14 +214,32 @@ def _parts(placed: Sequence[tuple[int, tuple[int, ...]]], in_block: int) -> dict
     }
 
 
-def _by_folder(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
-    """Group by folder, where these are patients rather than classes."""
+def _folders(records: Sequence[Record], rows: Sequence[int]) -> dict[str, list[int]]:
+    """The records of each folder, those outside any left out."""
     members: dict[str, list[int]] = defaultdict(list)
     for row in rows:
-        folder = records[row].id.rpartition("/")[0]
+        folder = _within_split(records[row].id).rpartition("/")[0]
         if folder:
             members[folder].append(row)
-    sizes = [len(each) for each in members.values()]
-    if len(sizes) < LEAST_FOLDERS or not 2 <= np.median(sizes) <= MOST_IN_FOLDER:
-        return {}
-    return {row: folder for folder, each in members.items() for row in each}
+    return members
+
+
+def _by_member(members: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    return {row: folder for folder, rows in members.items() for row in rows}
+
+
+def _are_patients(members: Mapping[str, Sequence[int]]) -> bool:
+    """Whether folders are patients rather than classes."""
+    sizes = [len(rows) for rows in members.values()]
+    return len(sizes) >= LEAST_FOLDERS and bool(2 <= np.median(sizes) <= MOST_IN_FOLDER)
+
+
+def _loose_note(members: Mapping[str, Sequence[int]]) -> str | None:
+    """Say that folders are torn, which is right for classes alone."""
+    sizes = [len(rows) for rows in members.values() if len(rows) > 1]
+    if len(sizes) < 2:
+        return None
+    return (
+        f"{len(sizes)} folders of about {np.median(sizes):.0f} pictures are dealt singly; if each "
+        "is a patient or a film, say --set data.group=folder"
+    )

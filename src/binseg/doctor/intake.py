@@ -18,7 +18,7 @@ from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.sources import open_dataset
 from binseg.data.sources.layouts import find_parts
-from binseg.data.sources.pairs import pair_by_name, records_of_pair
+from binseg.data.sources.pairs import pair_up, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.errors import DataError, PictureError
 from binseg.imageio import PICTURE_SUFFIXES, read_labels
@@ -77,8 +77,7 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
     except DataError:
         return None
     findings += wrong
-    if config.group == "auto" and config.split.method != "file":
-        records = list(with_groups(records, in_block=config.page_group)[0])
+    records = list(with_groups(records, config)[0])
     if rule is None:
         # Pictures can be compared without their masks.
         records = [replace(record, mask_path=None, further_masks=()) for record in records]
@@ -94,7 +93,7 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
     alone: dict[str, list[Path]] = defaultdict(list)
     findings: list[Finding] = []
     for part in parts:
-        pairs, _ = pair_by_name(part.images, part.masks, in_pieces=part.in_pieces)
+        pairs, _, _ = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
         used = {path for _, image, masks in pairs for path in (image, *masks)}
         alone["picture"] += [path for _, path in part.images if path not in used]
         alone["mask"] += [path for _, path in part.masks if path not in used]
@@ -153,18 +152,23 @@ def _rule(
 
 def _with_usual_values(records: Sequence[Record]) -> list[Record]:
     step = max(1, len(records) // _NUM_SCANNED)
-    by_values: dict[tuple[int, ...], list[Record]] = defaultdict(list)
+    by_values: dict[tuple[tuple[int, ...], ...], list[Record]] = defaultdict(list)
     for record in records[::step]:
-        assert record.mask_path is not None
         try:
-            labels = read_labels(record.mask_path, page=record.page)
+            masks = [read_labels(path, page=record.page) for path in record.mask_paths]
         except PictureError:
             continue
+        values = {value for labels in masks for value in _values(labels)}
         # Empty masks lack the foreground's value and would part the usual ones in two.
-        values = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0).ravel()[:64]
         if len(values) > 1:
-            by_values[tuple(values.tolist())].append(record)
+            by_values[tuple(sorted(values))].append(record)
     return max(by_values.values(), key=len, default=[])
+
+
+def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
+    """The first values of a mask, or its first colours."""
+    known = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0)[:64]
+    return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 
 
 def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]]:

@@ -185,7 +185,7 @@ def _is_blank(pixels: np.ndarray) -> bool:
 def _shows_nothing(record: Record) -> bool:
     """Whether a picture has one colour alone."""
     try:
-        image_HWC = read_image(record.image_path)
+        image_HWC = read_image(record.image_path, page=record.page)
     except DataError:
         return False  # reading the samples will say what is wrong with it
     return all(_is_blank(channel) for channel in np.moveaxis(image_HWC, 2, 0))

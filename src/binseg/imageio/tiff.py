@@ -223,7 +223,7 @@ class TiffContent:
 
     file: tifffile.TiffFile
     real: tuple[int, ...]
-    """The pages that aren't smaller copies of another."""
+    """The pages that are no smaller copies or transparency of another."""
     layout: Layout
     num_hidden: int
     """Pictures of an ImageJ stack that share the tags of one page; else 0."""
@@ -276,13 +276,15 @@ def picture_of(content: TiffContent, page: int, *, name: str) -> TiffPicture:
 
 
 def _real_pages(file: tifffile.TiffFile) -> list[int]:
-    """The pages that are pictures of their own, not smaller copies of another."""
+    """The pages that are pictures of their own, no smaller copies or transparency of another."""
     if file.is_svs:
         return [0]  # the others are its pyramid, thumbnail, label and a photograph of the slide
     count = len(file.pages)
     if count == 1 or count > _MOST_LEVELS:
         return list(range(count))
-    return [index for index in range(count) if not _page(file, index).is_reduced] or [0]
+    pages = [_page(file, index) for index in range(count)]
+    whole = [index for index, page in enumerate(pages) if not page.is_reduced]
+    return [index for index in whole if not pages[index].is_mask] or whole or [0]
 
 
 def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:

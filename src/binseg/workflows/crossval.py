@@ -112,7 +112,7 @@ def cross_validate(
         )
     RunFolder.create(folder)
     first = _of_fold(recipe, 0, folds=folds)
-    seed = draw_folds(open_dataset(recipe.data), first.data.split)
+    seed = draw_folds(open_dataset(first.data), first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
         split = recipe.data.split.model_copy(update={"seed": seed})

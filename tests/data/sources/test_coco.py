@@ -168,6 +168,35 @@ def test_pictures_are_checked(write: Write) -> None:
     assert "not listed: 77" in text
 
 
+def test_run_lengths_of_another_size_are_refused(write: Write) -> None:
+    """They would be drawn in the wrong place, whether the file lists the picture's size or not."""
+    turned = {"segmentation": {"size": [60, 40], "counts": [2400]}}
+    path = write([turned, {**turned, "image_id": 2}])
+    with pytest.raises(DataError) as caught:
+        opened(path)
+    for name in ("a.png", "b.png"):
+        assert f"{name} is 40x60, its outlines are for 60x40" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["livecell/A172", "../val2017"])
+def test_pictures_are_found_by_name(write: Write, save: Save, tmp_path: Path, place: str) -> None:
+    """As LIVECell and COCO lay them: anywhere below, if one picture alone has the name."""
+    (path := write([{"segmentation": [square(0, 20)]}])).rename(tmp_path / "all.json")
+    folder = tmp_path / "annotations" if place.startswith("..") else tmp_path
+    folder.mkdir(exist_ok=True)
+    path = (tmp_path / "all.json").rename(folder / "all.json")
+    goal = folder / place
+    goal.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        (tmp_path / "images" / name).rename(goal / name)
+    given = [path] if folder == tmp_path else [path, tmp_path]
+    for each in given:
+        assert [r.id for r in opened(each, kind="coco").records] == ["a", "b"]
+    save(folder.parent / path.parent.name / "x" / "a.png", np.zeros((40, 60), np.uint8))
+    with pytest.raises(DataError, match=r"picture a\.png could be .*a\.png or .*a\.png: write"):
+        opened(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -8,6 +8,7 @@ import pytest
 
 from binseg.config.recipe import DataConfig, SplitConfig
 from binseg.data import Dataset, assign_splits, open_dataset, read_sample
+from binseg.data.sources.layouts import wrapped
 from binseg.errors import DataError
 
 Save = Callable[..., Path]
@@ -107,6 +108,22 @@ def test_numbered_masks_are_pieces_of_one(save: Save, tmp_path: Path, layout: st
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["apart", "beside"])
+@pytest.mark.parametrize("names", [("gt", "gt_1"), ("gt_1", "gt_2"), ("mask_1", "mask_2")])
+def test_numbered_masks_that_may_be_opinions_are_refused(
+    save: Save, tmp_path: Path, layout: str, names: tuple[str, str]
+) -> None:
+    """Two readers, or planes of classes: only a mask with `_mask` beside it has pieces."""
+    apart = layout == "apart"
+    images, masks = (tmp_path / "images", tmp_path / "masks") if apart else (tmp_path, tmp_path)
+    for picture in "ab":
+        save(images / f"{picture}.png", np.zeros((3, 2, 3), np.uint8))
+        for name in names:
+            save(masks / f"{picture}_{name}.png", MASK)
+    with pytest.raises(DataError, match=r"no mask|no picture|two masks|no pictures with masks"):
+        opened(tmp_path)
+
+
 def test_pieces_of_a_mask_are_for_single_pictures(save: Save, tmp_path: Path) -> None:
     """Stacks with several masks are refused."""
     for name in ("a", "a_mask", "a_mask_1"):
@@ -162,6 +179,34 @@ def test_names_that_do_not_work_out_for_every_file_pair_none(save: Save, tmp_pat
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ["apart", "beside"])
+def test_a_lost_file_is_named_where_names_differ(save: Save, tmp_path: Path, layout: str) -> None:
+    """One of many: the message isn't about all the others, which pair."""
+    apart = layout == "apart"
+    images, masks = (tmp_path / "images", tmp_path / "masks") if apart else (tmp_path, tmp_path)
+    for index in range(30):
+        save(images / f"{index}_sat.png", np.zeros((3, 2, 3), np.uint8))
+        save(masks / f"{index}_mask.png", MASK)
+    (masks / "7_mask.png").unlink()
+    with pytest.raises(DataError, match=r": 1 picture has no mask \(7_sat\.png\); pictures and"):
+        opened(tmp_path)
+    (images / "7_sat.png").unlink()
+    (images / "8_sat.png").unlink()
+    with pytest.raises(DataError, match=r": 1 mask has no picture \(8_mask\.png\); pictures and"):
+        opened(tmp_path)
+
+
+def test_partnerless_files_are_named_with_their_folders(
+    fill: Fill, save: Save, tmp_path: Path
+) -> None:
+    """Else nobody finds the one of a hundred folders."""
+    fill(tmp_path, "day1/a", "day2/a")
+    save(tmp_path / "images" / "day2" / "b.png")
+    save(tmp_path / "masks" / "day3" / "c_mask.png")
+    with pytest.raises(DataError, match=r"\(day2/b\.png\); .* \(day3/c_mask\.png\)"):
+        opened(tmp_path)
+
+
 def test_a_picture_that_is_called_mask_pairs_with_its_namesake(fill: Fill, tmp_path: Path) -> None:
     """An equal name goes before a stripped one."""
     assert ids(opened(fill(tmp_path, "gas_mask", "gas"))) == ["gas", "gas_mask"]
@@ -183,6 +228,38 @@ def test_ready_made_splits(fill: Fill, tmp_path: Path, inside: bool) -> None:
     data = assign_splits(opened(tmp_path), SplitConfig(method="official"))
     assert [r.id for r in data.of_split("val")] == ["valid/1", "valid/2"]
     assert [r.id for r in data.of_split("test")] == ["test/1", "test/2"]
+
+
+def test_splits_in_a_wrapping_folder_are_seen(save: Save, tmp_path: Path) -> None:
+    """DS/train/a.jpg beside a_mask.png is more than pictures beside masks in any folder."""
+    for split in ("train", "test"):
+        save(tmp_path / "DS" / split / "a.jpg", np.zeros((3, 2, 3), np.uint8))
+        save(tmp_path / "DS" / split / "a_mask.png", MASK)
+    assert [(r.id, r.split) for r in opened(tmp_path).records] == [
+        ("test/a", "test"),
+        ("train/a", "train"),
+    ]
+
+
+@pytest.mark.parametrize("odd", ["testA/c", "loose"])
+def test_splits_that_do_not_count_are_said(fill: Fill, tmp_path: Path, odd: str) -> None:
+    """A folder that is no split, or a picture in none, leaves open what is meant."""
+    data = opened(fill(tmp_path, "train/a", "val/b", odd))
+    assert ids(data) == sorted([odd, "train/a", "val/b"])
+    assert not any(record.split for record in data.records)
+    told = "testA/" if "/" in odd else "loose.png"
+    note = f"not taken for splits: train/, val/ in images/, because of {told} there; "
+    assert any(one.startswith(note) for one in data.notes)
+
+
+def test_two_names_of_one_split_are_both_taken(fill: Fill, tmp_path: Path) -> None:
+    """val/ and dev/: neither is lost."""
+    data = opened(fill(tmp_path, "train/a", "val/b", "dev/c"))
+    assert [(r.id, r.split) for r in data.records] == [
+        ("dev/c", "val"),
+        ("train/a", "train"),
+        ("val/b", "val"),
+    ]
 
 
 def test_a_split_without_masks_is_left_out_and_said(fill: Fill, save: Save, tmp_path: Path) -> None:
@@ -255,7 +332,9 @@ def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> No
         ("train_images", "train_masks"),
         ("train", "train_labels"),
         ("train_img", "train_lab"),
-        ("ISIC-2017_Training_Data_Input", "ISIC-2017_Training_Part1_GroundTruth"),
+        ("ISBI2016_ISIC_Part1_Training_Data", "ISBI2016_ISIC_Part1_Training_GroundTruth"),
+        ("ISIC-2017_Training_Data", "ISIC-2017_Training_Part1_GroundTruth"),
+        ("ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"),
     ],
 )
 def test_folders_may_name_their_split(
@@ -297,6 +376,41 @@ def test_folders_around_the_data_are_opened(fill: Fill, tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("test", "b")):
         (tmp_path / "data" / "v2" / f"{split}.txt").write_text(name)
     assert [record.split for record in opened(tmp_path).records] == ["train", "test"]
+
+
+def test_linked_folders_are_followed_and_loops_are_not(fill: Fill, tmp_path: Path) -> None:
+    """Pictures on another disk count; a link to what is listed already, or around it, doesn't."""
+    elsewhere, root = fill(tmp_path / "disk", "a", "b"), tmp_path / "data"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        (root / kind / "day1").symlink_to(elsewhere / kind)
+        (root / kind / "again").symlink_to(root / kind / "day1")
+        (root / kind / "round").symlink_to(root / kind)
+        (root / kind / "up").symlink_to(root)
+        (root / kind / "itself").symlink_to(root / kind / "itself")
+    data = opened(root)
+    assert len(ids(data)) == 2
+    assert all(id_.endswith(("/a", "/b")) for id_ in ids(data))
+
+
+def test_a_folder_that_wraps_itself_ends(tmp_path: Path) -> None:
+    """A link round and round is followed once."""
+    (tmp_path / "round").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="it holds round/"):
+        opened(tmp_path)
+    assert wrapped(tmp_path) == [tmp_path]
+
+
+@pytest.mark.parametrize("place", ["", "DS/", "train/"])
+def test_folders_of_other_files_are_said(save: Save, tmp_path: Path, place: str) -> None:
+    """YOLO's boxes and MATLAB's files are no masks; who has them should hear it."""
+    save(tmp_path / place / "images" / "a.png")
+    (tmp_path / place / "labels").mkdir()
+    for name in ("a.txt", "b.txt", "c.mat"):
+        (tmp_path / place / "labels" / name).write_text("0 0.5 0.5 1 1")
+    told = rf"it holds .*; {place}labels/ holds no pictures \(2 \.txt, 1 \.mat\)\. Accepted"
+    with pytest.raises(DataError, match=told):
+        opened(tmp_path)
 
 
 def test_a_split_without_a_folder_of_masks_is_left_out(

@@ -81,6 +81,28 @@ def test_an_unreadable_folder_is_one_line(
         open_dataset(DataConfig(path=str(tmp_path)))
 
 
+def test_folds_keep_the_pictures_of_one_source_together(fill: Fill, tmp_path: Path) -> None:
+    """They pool train and val, so that the data's own split no longer does."""
+    for split in ("train", "val"):
+        names = [f"{split}{case}_slice_{page}" for case in range(3) for page in range(4)]
+        fill(tmp_path, *names, images=f"{split}/images", masks=f"{split}/masks")
+    config = {"path": str(tmp_path), "split": {"method": "kfold", "folds": 3}}
+    data = open_dataset(DataConfig.model_validate(config))
+    assert len({record.group for record in data.records}) == 6
+    assert any("24 pictures come from 6 sources" in note for note in data.notes)
+    own = open_dataset(DataConfig(path=str(tmp_path)))
+    assert not any(record.group for record in own.records)
+
+
+def test_folders_are_said_that_may_have_to_stay_whole(fill: Fill, tmp_path: Path) -> None:
+    """Three films, dealt singly unless told otherwise."""
+    fill(tmp_path, *(f"film{film}/{n}" for film in range(3) for n in range(4)))
+    data = open_dataset(DataConfig(path=str(tmp_path)))
+    assert any("3 folders of about 4 pictures are dealt singly" in note for note in data.notes)
+    data = open_dataset(DataConfig(path=str(tmp_path), group="folder"))
+    assert {record.group for record in data.records} == {"film0", "film1", "film2"}
+
+
 def test_all_empty_masks_name_the_folder(fill: Fill, save: Save, tmp_path: Path) -> None:
     """What is wrong with all masks is said with the place."""
     fill(tmp_path, "a")

@@ -46,6 +46,17 @@ def test_the_split_of_the_reports(root: Path) -> None:
     assert [r.id for r in data.of_split("test")] == ["Bombay_1", "pug_2"]
 
 
+def test_the_folder_may_be_wrapped(root: Path) -> None:
+    """As torchvision unpacks it, into a folder of its own."""
+    inner = root.parent / "outer" / "oxford-iiit-pet"
+    inner.parent.mkdir()
+    root.rename(inner)
+    data = open_dataset(DataConfig(path=str(inner.parent)))
+    assert data.kind == "oxford-pet"
+    assert len(data.records) == 24
+    assert data.records[0].image_path.is_file()
+
+
 def test_breed_and_species_are_columns(root: Path) -> None:
     """Reports can be sliced by breed and species."""
     records = open_dataset(DataConfig(path=str(root))).records

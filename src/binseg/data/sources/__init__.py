@@ -59,9 +59,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         raise
     except DataError as error:
         raise DataError(f"{root}: {error}") from None
-    records, grouped = findings.records, None
-    if config.group == "auto" and config.split.method != "file":  # whose list has decided
-        records, grouped = with_groups(records, in_block=config.page_group)
+    records, grouped = with_groups(findings.records, config)
     num = counted(len(records), "picture", "pictures")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]

@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,12 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
     """Read COCO annotations; every category is foreground unless `data.foreground` names ids.
 
     Several polygons of one object are one even-odd shape: a ring inside a ring is a hole.
-    Pictures are looked for beside the file, in `images/` there, and in `images/` one folder up.
+    Pictures are looked for beside the file, in `images/` there, and in `images/` one folder up;
+    those that aren't there are found by their name anywhere in the folder, or below the file's.
 
     Raises:
-        DataError: up to 10 problems at once: missing pictures, unreadable outlines, other sizes.
+        DataError: up to 10 problems at once: missing pictures, names that two files have,
+            unreadable outlines, other sizes.
     """
     file = _file_of(path)
     if file is None:
@@ -44,16 +48,23 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
         names[_key(category.get("id"))] = f"{category.get('id')} {category.get('name', '')}".strip()
     chosen, note = _choose(names, config, file)
     kept = [a for a in annotations if _key(a.get("category_id")) in chosen]
-    shapes_of, problems = _shapes(kept)
+    shapes_of, sizes_of, problems = _shapes(kept)
+    is_aside = file.parent.name.lower() == "annotations"
+    pictures = _Pictures(
+        folder=file.parent,
+        home=path if path.is_dir() else file.parent.parent if is_aside else file.parent,
+    )
     records: list[Record] = []
     for image in images:
         name = str(image.get("file_name", ""))
-        picture = _picture(file.parent, name)
-        if picture is None:
-            problems.append(f"picture {name or image.get('id')} is not there")
+        try:
+            picture = pictures.find(name)
+        except ValueError as error:
+            problems.append(f"picture {name or image.get('id')} {error}")
             continue
-        if wrong := size_problem(picture, image.get("height"), image.get("width")):
-            problems.append(wrong)
+        listed = (image.get("height"), image.get("width"))
+        sizes = [listed, *(size for size in sizes_of[_key(image.get("id"))] if size != listed)]
+        problems += filter(None, (size_problem(picture, *size) for size in sizes))
         shapes = tuple(shapes_of.pop(_key(image.get("id")), []))
         id_ = Path(name).with_suffix("").as_posix()
         records.append(Record(id=id_, image_path=picture, shapes=shapes))
@@ -117,28 +128,60 @@ def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
     return (f"{told} no outline: all background",) if num else ()
 
 
-def _picture(folder: Path, name: str) -> Path | None:
-    for place in (folder, folder / "images", folder.parent / "images", folder.parent):
-        path = inside(place, name) if name else None
-        if path is not None and path.is_file():
-            return path
-    return None
+@dataclass(frozen=True, kw_only=True)
+class _Pictures:
+    """Where the pictures are that an annotation file names."""
+
+    folder: Path
+    """The file's."""
+    home: Path
+    """Anywhere in it a picture may be, if no other has its name."""
+
+    def find(self, name: str) -> Path:
+        """Give a picture's path; a `ValueError` says why there is none."""
+        folder = self.folder
+        for place in (folder, folder / "images", folder.parent / "images", folder.parent):
+            path = inside(place, name) if name else None
+            if path is not None and path.is_file():
+                return path
+        is_within = name and inside(self.home, name) is not None
+        found = self._paths_of[Path(name).name] if is_within else []
+        if not found:
+            raise ValueError("is not there")
+        if len(found) > 1:
+            told = " or ".join(path.relative_to(self.home).as_posix() for path in found[:2])
+            raise ValueError(f"could be {told}: write its folder into the file_name")
+        return found[0]
+
+    @cached_property
+    def _paths_of(self) -> dict[str, list[Path]]:
+        paths_of: dict[str, list[Path]] = defaultdict(list)
+        for path in list_folder(self.home).pictures:
+            paths_of[path.name].append(path)
+        return paths_of
 
 
 def _shapes(
     annotations: Sequence[dict[str, Any]],
-) -> tuple[dict[str, list[Shape]], list[str]]:
+) -> tuple[dict[str, list[Shape]], dict[str, set[tuple[int, int]]], list[str]]:
+    """Each picture's outlines, the sizes that its run lengths are for, and what is wrong."""
     shapes_of: dict[str, list[Shape]] = defaultdict(list)
+    sizes_of: dict[str, set[tuple[int, int]]] = defaultdict(set)
     problems: list[str] = []
     for annotation in annotations:
+        segmentation = annotation.get("segmentation")
         try:
-            rings = _rings(annotation.get("segmentation"))
+            rings = _rings(segmentation)
         except ValueError as error:
             problems.append(f"annotation {annotation.get('id')}: its segmentation {error}")
             continue
         shape = Shape(rings=rings, label=str(annotation.get("category_id", "")))
-        shapes_of[_key(annotation.get("image_id"))].append(shape)
-    return shapes_of, problems
+        picture = _key(annotation.get("image_id"))
+        shapes_of[picture].append(shape)
+        if isinstance(segmentation, dict):
+            height, width = segmentation["size"]
+            sizes_of[picture].add((height, width))
+    return shapes_of, sizes_of, problems
 
 
 def _rings(segmentation: object) -> tuple[Ring, ...]:

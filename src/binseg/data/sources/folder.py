@@ -6,13 +6,14 @@ from pathlib import Path
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.layouts import find_parts, unused_folders, wrapped
-from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
-from binseg.data.sources.pairs import (
-    pair_by_difference,
-    pair_by_name,
-    records_of_pair,
+from binseg.data.sources.layouts import (
+    find_parts,
+    unused_folders,
+    without_pictures,
+    wrapped,
 )
+from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
+from binseg.data.sources.pairs import pair_up, records_of_pair
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.imageio import PICTURE_SUFFIXES
@@ -39,9 +40,8 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     for part in parts:
-        pairs, wrong = pair_by_name(part.images, part.masks, in_pieces=part.in_pieces)
-        if wrong and (found := pair_by_difference(part.images, part.masks)):
-            pairs, wrong = found, []
+        pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
+        if by_difference and not wrong:
             _, image, masks = pairs[0]
             notes.append(f"names pair by what they don't all share: {image.name}, {masks[0].name}")
         place = f"in {part.where}: " if len(parts) > 1 else ""
@@ -82,7 +82,8 @@ def nothing_found(root: Path) -> str:
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.pictures, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
-    return f"{root}: no pictures with masks found; it holds {there}. Accepted: {ACCEPTED}"
+    told = "; ".join([f"it holds {there}", *without_pictures(root)])
+    return f"{root}: no pictures with masks found; {told}. Accepted: {ACCEPTED}"
 
 
 def _stack_note(records: Sequence[Record], page_group: int) -> tuple[str, ...]:

@@ -1,22 +1,23 @@
 """Where in a folder pictures and masks lie: the layouts that people use."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binseg.data.sources.listing import Listing, list_folder, subfolders
-from binseg.data.sources.pairs import Named, mask_name_of, mask_piece_of, pair_by_name
+from binseg.data.dataset import name_some
+from binseg.data.sources.listing import Listing, list_folder, real_path, subfolders
+from binseg.data.sources.pairs import Named, mask_name_of, mask_of_piece
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.structures import Split
 
-__all__ = ["Part", "find_parts", "unused_folders", "wrapped"]
+__all__ = ["Part", "find_parts", "unused_folders", "without_pictures", "wrapped"]
 
 _IMAGE_FOLDERS = (
     {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
-    {"input", "inputs", "raw", "rgb", "sat", "satellite"},
+    {"input", "inputs", "raw", "rgb", "sat", "satellite", "data"},
 )
 _MASK_FOLDERS = (
     {
@@ -63,6 +64,17 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
     Raises:
         DataError: an unreadable folder, or two folders that could each be the pictures or masks.
     """
+    for folder in wrapped(root):
+        parts, notes = _arranged(folder)
+        if parts:
+            return parts, notes
+    # Last, since it looks into all folders and would mix the splits that they are.
+    beside = _beside(root, root=root, split=None, prefix="")
+    return [beside] if beside else [], []
+
+
+def _arranged(root: Path) -> tuple[list[Part], list[str]]:
+    """Parts that folders of their own tell."""
     folders = subfolders(root)
     pair = _named_pair(root, folders)
     if pair:
@@ -71,26 +83,19 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
         parts, notes = look(root, folders)
         if parts:
             return parts, notes
-    if cases := _cases(root, root=root, split=None, prefix=""):
-        return [cases], []
-    beside = _beside(root, root=root, split=None, prefix="")
-    if beside and not pair_by_name(beside.images, beside.masks)[1]:
-        return [beside], []
-    for inner in wrapped(root)[1:2]:
-        parts, notes = find_parts(inner)
-        if parts:
-            return parts, notes
-    return [beside] if beside else [], []
+    cases = _cases(root, root=root, split=None, prefix="")
+    return [cases] if cases else [], []
 
 
 def wrapped(root: Path) -> list[Path]:
     """Give a folder, and those in it that it only wraps, as archives are unpacked."""
-    found = [root]
-    while True:
-        folders = subfolders(found[-1])
-        if len(folders) != 1 or list_folder(found[-1], deep=False).pictures:
-            return found
-        found.append(folders[0])
+    found = {real_path(root): root}
+    here = root
+    while len(folders := subfolders(here)) == 1 and real_path(folders[0]) not in found:
+        if list_folder(here, deep=False).pictures:
+            break
+        here = found[real_path(folders[0])] = folders[0]
+    return [*found.values()]
 
 
 def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:
@@ -105,6 +110,21 @@ def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:
             if apart:
                 unused[apart[-1]] += 1
     return [f"{_short(folder, root)} ({num})" for folder, num in sorted(unused.items())]
+
+
+def without_pictures(root: Path) -> list[str]:
+    """Say which folders of pictures or masks, by their names, hold other files alone."""
+    inner = wrapped(root)[-1]
+    folders = subfolders(inner)
+    of_splits = [folder for folder in folders if parse_split(folder.name) is not None]
+    told: list[str] = []
+    for folder in [*folders, *(one for split in of_splits for one in subfolders(split))]:
+        listing = list_folder(folder)
+        if _split_and_kind(folder.name)[1] and listing.others and not listing.pictures:
+            endings = Counter(path.suffix or "other" for path in listing.others).most_common(3)
+            held = ", ".join(f"{num} {ending}" for ending, num in endings)
+            told.append(f"{_short(folder, root)} holds no pictures ({held})")
+    return told
 
 
 def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], list[str]]:
@@ -209,13 +229,20 @@ def _plain(name: str) -> str:
 
 def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part], list[str]]:
     """One part, or one a split where the pictures lie in images/train and so on."""
-    inner = {parse_split(folder.name): folder for folder in subfolders(images)}
-    is_split = inner and None not in inner and not list_folder(images, deep=False).pictures
-    if not is_split:
-        return [_pair_part(images, masks, root=root, split=None, prefix="")], []
+    inner = [(parse_split(folder.name), folder) for folder in subfolders(images)]
+    odd = [f"{folder.name}/" for split, folder in inner if split is None]
+    odd += [path.name for path in list_folder(images, deep=False).pictures]
+    if odd or not inner:
+        named = [f"{folder.name}/" for split, folder in inner if split is not None]
+        note = (
+            f"not taken for splits: {name_some(named)} in {_short(images, root)}, because of "
+            f"{name_some(odd)} there; keep only folders named train, val, test in it"
+        )
+        part = _pair_part(images, masks, root=root, split=None, prefix="")
+        return [part], [note] if named else []
     parts = [
         _pair_part(folder, masks / folder.name, root=root, split=split, prefix=f"{folder.name}/")
-        for split, folder in inner.items()
+        for split, folder in inner
     ]
     whole = [part for part in parts if part.masks]
     notes = [f"{part.where}: there are no masks: left out" for part in parts if not part.masks]
@@ -288,9 +315,9 @@ def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Pa
         if masks:
             break
     images = tuple(one for one in named if one not in masks)
-    whole = {name for name, _ in images}
-    pieces = tuple(one for one in images if mask_piece_of(one[0]) in whole)
-    if pieces and masks:
+    drawn = {name for name, _ in masks}
+    pieces = tuple(one for one in images if mask_of_piece(one[0]) in drawn)
+    if pieces:
         images, masks = tuple(one for one in images if one not in pieces), (*masks, *pieces)
     if not masks or not images:
         return None

@@ -11,7 +11,15 @@ from binseg.errors import DataError
 from binseg.imageio import PICTURE_SUFFIXES
 from binseg.structures import Record
 
-__all__ = ["Findings", "Listing", "ignored_note", "inside", "list_folder", "subfolders"]
+__all__ = [
+    "Findings",
+    "Listing",
+    "ignored_note",
+    "inside",
+    "list_folder",
+    "real_path",
+    "subfolders",
+]
 
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
@@ -35,18 +43,34 @@ class Listing:
 def list_folder(folder: Path, *, deep: bool = True) -> Listing:
     """List a folder's files, and those of the folders in it unless not `deep`.
 
+    Linked folders are followed, but none is listed twice, nor one that the folder lies in.
+
     Raises:
         DataError: a folder that can't be read.
     """
     pictures: list[Path] = []
     others: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if deep and not _is_hidden(name)]
-        for name in names:
-            if not _is_hidden(name):
-                path = Path(parent, name)
-                (pictures if path.suffix.lower() in PICTURE_SUFFIXES else others).append(path)
+    seen = {*real_path(folder).parents}
+    # What a link leads to comes last, so that a folder is listed where it really is.
+    waiting = [folder]
+    for top in waiting:
+        for parent, folders, names in os.walk(top, onerror=_refuse):
+            folders[:] = [name for name in folders if deep and not _is_hidden(name)]
+            if real_path(parent) in seen:
+                folders.clear()
+                continue
+            seen.add(real_path(parent))
+            waiting += [path for name in folders if (path := Path(parent, name)).is_symlink()]
+            for name in names:
+                if not _is_hidden(name):
+                    path = Path(parent, name)
+                    (pictures if path.suffix.lower() in PICTURE_SUFFIXES else others).append(path)
     return Listing(pictures=tuple(sorted(pictures)), others=tuple(sorted(others)))
+
+
+def real_path(folder: str | Path) -> Path:
+    """Where a folder is, links followed; unlike `resolve` it takes links to themselves."""
+    return Path(os.path.realpath(folder))
 
 
 def subfolders(folder: Path) -> list[Path]:

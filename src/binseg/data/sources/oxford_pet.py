@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from binseg.data.dataset import name_some
+from binseg.data.sources.layouts import wrapped
 from binseg.data.sources.listing import Findings, list_folder
 from binseg.errors import DataError, OutputError
 from binseg.progress import SILENT, Progress
@@ -23,8 +24,18 @@ _SPECIES = {"1": "cat", "2": "dog"}
 
 
 def is_oxford_pet(root: Path) -> bool:
-    """Tell whether a folder has the data set's layout, whole or with one list only."""
-    return (root / "annotations" / "trimaps").is_dir() and (root / "images").is_dir()
+    """Tell whether a folder has the data set's layout, whole or with one list only.
+
+    The folder may be wrapped in others, as torchvision unpacks it.
+    """
+    return _home(root) is not None
+
+
+def _home(root: Path) -> Path | None:
+    for folder in wrapped(root) if root.is_dir() else []:
+        if (folder / "annotations" / "trimaps").is_dir() and (folder / "images").is_dir():
+            return folder
+    return None
 
 
 def read_oxford_pet(root: Path) -> Findings:
@@ -36,6 +47,7 @@ def read_oxford_pet(root: Path) -> Findings:
     Raises:
         DataError: no list, a list that can't be read, or listed files that are missing.
     """
+    root = _home(root) or root
     records: list[Record] = []
     lists: list[str] = []
     for name in ("trainval.txt", "test.txt"):

@@ -15,9 +15,9 @@ __all__ = [
     "Named",
     "Pair",
     "mask_name_of",
-    "mask_piece_of",
-    "pair_by_difference",
+    "mask_of_piece",
     "pair_by_name",
+    "pair_up",
     "records_of_pair",
 ]
 
@@ -28,7 +28,9 @@ _WORDS = (
 _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 
-_PIECE = re.compile(r"^(?P<mask>.+?)[ ._-]\d{1,3}$")
+_PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
+_MOST_AGREE = 0.9
+"""Of the names that differ by common parts, where the rest are files that were lost."""
 
 Named = tuple[str, Path]
 """A name, which is the path in its folder without the file's ending, and the whole path."""
@@ -52,25 +54,48 @@ def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
     return match["name"] if match else None
 
 
-def mask_piece_of(stem: str) -> str | None:
-    """Give the picture's name out of the name of one of a mask's numbered files.
+def mask_of_piece(stem: str) -> str | None:
+    """Give the name of the mask of which a numbered file is a further piece.
 
-    >>> mask_piece_of("benign (4)_mask_1"), mask_piece_of("benign_4"), mask_piece_of("cat_mask")
-    ('benign (4)', None, None)
+    Of other words than mask the number may count readers (`_gt_1`), or planes of classes.
+
+    >>> mask_of_piece("benign (4)_mask_1"), mask_of_piece("cat_gt_1"), mask_of_piece("cat_mask")
+    ('benign (4)_mask', None, None)
     """
     match = _PIECE.match(stem)
-    return mask_name_of(match["mask"]) if match else None
+    return match["mask"] if match else None
+
+
+def pair_up(
+    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
+) -> tuple[list[Pair], list[str], bool]:
+    """Pair pictures and masks by name, or else by what their names don't all share.
+
+    Args:
+        images: the pictures.
+        masks: the masks.
+        in_pieces: names whose mask is in all files of that name.
+
+    Returns:
+        Pairs sorted by name, what is wrong, as sentences, and whether the difference told.
+    """
+    pairs, wrong = pair_by_name(images, masks, in_pieces=in_pieces)
+    if wrong and (found := _pair_by_difference(images, masks)):
+        also, lacking = found
+        if not lacking or len(also) > len(pairs):
+            return also, lacking, True
+    return pairs, wrong, False
 
 
 def pair_by_name(
-    images: Iterable[Named], masks: Iterable[Named], *, in_pieces: Collection[str] = ()
+    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
 ) -> tuple[list[Pair], list[str]]:
     """Pair pictures and masks.
 
     Args:
         images: the pictures.
-        masks: a mask's name equals its picture's, or adds `_mask`, `-gt` and the like; one behind
-            which there is a number (`_mask_1`) is a further piece of its picture's mask.
+        masks: a mask's name equals its picture's, or adds `_mask`, `-gt` and the like; where there
+            is `NAME_mask`, `NAME_mask_1` is a further piece of it.
         in_pieces: names whose mask is in all files of that name.
 
     Returns:
@@ -79,14 +104,15 @@ def pair_by_name(
     images_of = _by_name(images)
     masks_of: dict[str, list[Path]] = defaultdict(list)
     pieces_of: dict[str, list[Path]] = defaultdict(list)
+    drawn = {name for name, _ in masks}
     for name, path in masks:
-        stripped, whole = mask_name_of(name), mask_piece_of(name)
-        if name in images_of or (stripped is None and whole not in images_of):
+        whole = mask_of_piece(name)
+        if name in images_of:
             (pieces_of if name in in_pieces else masks_of)[name].append(path)
-        elif stripped is not None:
-            masks_of[stripped].append(path)
-        elif whole is not None:
-            pieces_of[whole].append(path)
+        elif whole and whole in drawn:
+            pieces_of[mask_name_of(whole) or whole].append(path)
+        else:
+            masks_of[mask_name_of(name) or name].append(path)
     drawn_of = {name: [*masks_of[name], *pieces_of[name]] for name in {*masks_of, *pieces_of}}
     problems = [
         *_doubles("picture", images_of),
@@ -98,30 +124,43 @@ def pair_by_name(
     return [(name, images_of[name][0], tuple(drawn_of[name])) for name in names], problems
 
 
-def pair_by_difference(images: Sequence[Named], masks: Sequence[Named]) -> list[Pair] | None:
+def _pair_by_difference(
+    images: Sequence[Named], masks: Sequence[Named]
+) -> tuple[list[Pair], list[str]] | None:
     """Pair pictures and masks whose names differ by parts that all of each kind share.
 
     `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
     the ending that all pictures share, and those that all masks share, both are called alike. It
-    must work out for every file, or nothing is paired.
+    must work out for nearly every file, or nothing is paired.
 
     Returns:
-        Pairs sorted by name; None where names don't tell.
+        Pairs sorted by name, and what has no partner; None where names don't tell.
     """
     if len(images) == len(masks) == 1:
-        return [(*images[0], (masks[0][1],))]
+        return [(*images[0], (masks[0][1],))], []
     by_word = [mask_name_of(name) or name for name, _ in masks]
+    best: tuple[list[Pair], list[str]] | None = None
+    most = _MOST_AGREE * max(len(images), len(masks))
     for image_cores in ([name for name, _ in images], _cores(images)):
         for mask_cores in (_cores(masks), by_word):
             image_of = dict(zip(image_cores, images, strict=True))
             mask_of = dict(zip(mask_cores, masks, strict=True))
-            if (
-                len(image_of) == len(images) == len(mask_of) == len(masks)
-                and image_of.keys() == mask_of.keys()
-                and "" not in image_of
-            ):
-                return sorted((*image_of[core], (mask_of[core][1],)) for core in image_of)
-    return None
+            both = image_of.keys() & mask_of.keys()
+            is_plain = len(image_of) == len(images) and len(mask_of) == len(masks)
+            if not is_plain or "" in both or len(both) < most or (best and len(both) == most):
+                continue
+            most = len(both)
+            images_of, masks_of = (
+                {core: [path] for core, (_, path) in of.items()} for of in (image_of, mask_of)
+            )
+            best = (
+                sorted((*image_of[core], (mask_of[core][1],)) for core in both),
+                [
+                    *_partnerless("picture", "mask", images_of, masks_of),
+                    *_partnerless("mask", "picture", masks_of, images_of),
+                ],
+            )
+    return best
 
 
 def _cores(named: Sequence[Named]) -> list[str]:
@@ -201,8 +240,8 @@ def _by_name(files: Iterable[tuple[str, Path]]) -> dict[str, list[Path]]:
 
 def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
     doubles = [
-        " and ".join(path.name for path in paths)
-        for _, paths in sorted(paths_of.items())
+        " and ".join(_shown(name, path) for path in paths)
+        for name, paths in sorted(paths_of.items())
         if len(paths) > 1
     ]
     if not doubles:
@@ -214,8 +253,13 @@ def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
 def _partnerless(
     noun: str, partner: str, these: Mapping[str, list[Path]], those: Mapping[str, list[Path]]
 ) -> list[str]:
-    alone = [these[name][0].name for name in sorted(these.keys() - those.keys())]
+    alone = [_shown(name, these[name][0]) for name in sorted(these.keys() - those.keys())]
     if not alone:
         return []
     told = counted(len(alone), f"{noun} has", f"{noun}s have")
     return [f"{told} no {partner} ({name_some(alone)})"]
+
+
+def _shown(name: str, path: Path) -> str:
+    """A file's name, with the folders that are part of the name."""
+    return (PurePosixPath(name).parent / path.name).as_posix()
