@@ -112,6 +112,14 @@ def test_a_job_is_too_large_or_the_disk_too_small(open_client: Open, picture: by
         answer = client.post("/v1/jobs", content=picture)
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "jobs_full"
+    with open_client(max_jobs_bytes=2 * len(picture)) as client:
+        store = client.app_state["service"].store
+        slow = store.new_folder()  # somebody else's picture, still on its way
+        store.reserve(slow, len(picture) + 1)
+        assert client.post("/v1/jobs", content=picture).status_code == 429
+        store.release(slow)
+        assert store.num_bytes() == 0
+        assert client.post("/v1/jobs", content=picture).status_code == 202
 
 
 def test_a_removed_job_is_gone(open_client: Open, picture: bytes) -> None:

@@ -82,6 +82,13 @@ def serve(
         float,
         typer.Option("--max-pixels", metavar="MP", help="Largest picture, in megapixels."),
     ] = 50,
+    max_job_bytes: Annotated[
+        float, typer.Option("--max-job-bytes", metavar="MB", help="Largest file of a job, in MB.")
+    ] = 4000,
+    max_jobs_bytes: Annotated[
+        float,
+        typer.Option("--max-jobs-bytes", metavar="MB", help="All jobs on disk together, in MB."),
+    ] = 20_000,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", metavar="S", help="Longest time for an answer.")
     ] = 60,
@@ -127,6 +134,8 @@ def serve(
     limits = Limits(
         max_bytes=int(max_bytes * _MEGA),
         max_pixels=int(max_pixels * _MEGA),
+        max_job_bytes=int(max_job_bytes * _MEGA),
+        max_jobs_bytes=int(max_jobs_bytes * _MEGA),
         max_seconds=max_seconds,
         queue=queue,
         workers=workers,

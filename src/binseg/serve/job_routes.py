@@ -61,7 +61,7 @@ def add_to(app: FastAPI, service: Service) -> None:
             )
         finally:
             # In line, it lies under another name by now.
-            await service.pipeline.in_thread(shutil.rmtree, folder, ignore_errors=True)
+            await service.pipeline.in_thread(service.store.release, folder)
         service.worker.wake()
         facts = facts_of(job, service.worker)
         return JSONResponse(
@@ -167,8 +167,9 @@ def _write(path: Path, data: bytes) -> None:
 
 def _check_room(service: Service, path: Path, num_bytes: int) -> None:
     """Refuse a job that would fill the disk, or the share of it that jobs have."""
-    most, used = service.limits.max_jobs_bytes, service.store.num_bytes()
-    if used + num_bytes > most or 2 * num_bytes > shutil.disk_usage(path.parent).free:
+    service.store.reserve(path.parent, num_bytes)
+    used = service.store.num_bytes()
+    if used > service.limits.max_jobs_bytes or 2 * num_bytes > shutil.disk_usage(path.parent).free:
         raise Refusal(
             429,
             "jobs_full",

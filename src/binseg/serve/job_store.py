@@ -85,6 +85,7 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self._coming: dict[str, int] = {}
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
             self._owner = filelock.FileLock(folder / "server.lock", thread_local=False)
@@ -125,6 +126,15 @@ class JobStore:
         except OSError as error:
             raise OutputError(f"can't keep jobs in {self.folder}: {error.strerror}") from None
         return path
+
+    def reserve(self, incoming: Path, num_bytes: int) -> None:
+        """Count so many bytes for a picture that is coming, until `release`."""
+        self._coming[incoming.name] = num_bytes
+
+    def release(self, incoming: Path) -> None:
+        """Count nothing any more for a picture that was coming, and remove what came of it."""
+        self._coming.pop(incoming.name, None)
+        shutil.rmtree(incoming, ignore_errors=True)
 
     def add(
         self, incoming: Path, *, model: str, name: str, query: dict[str, Any], num_bytes: int
@@ -167,10 +177,10 @@ class JobStore:
         }
 
     def num_bytes(self) -> int:
-        """What all jobs have on disk."""
+        """What all jobs have on disk, and what is coming."""
         with self._lock:
             row = self._base.execute("select coalesce(sum(num_bytes), 0) from jobs").fetchone()
-        return int(row[0])
+        return int(row[0]) + sum(self._coming.copy().values())
 
     def begin(self) -> Job | None:
         """The next job, now running; None where none waits.
