@@ -114,7 +114,7 @@ def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preproce
         preprocessing,
         height=_side(tall, preprocessing.height, largest),
         width=_side(wide, preprocessing.width, largest),
-        overlap=min(0.5, max(preprocessing.overlap, shared)),
+        overlap=max(preprocessing.overlap, min(0.5, shared)),
         largest_tile=0,
     )
 

@@ -318,13 +318,15 @@ class Slice:
     """"object size", "foreground share", or a column of the data set."""
     value: str
     num_images: int
+    num_groups: int | None = None
+    """Of these images; None where they have none."""
     dice: Figure
     """Mean over these images, original size."""
 
     @property
     def is_small(self) -> bool:
-        """Fewer than ten images: the mean says little, and its interval is too narrow."""
-        return self.num_images < 10
+        """Fewer than ten images or six groups: the mean says little, its interval is too narrow."""
+        return self.num_images < 10 or (self.num_groups is not None and self.num_groups < 6)
 
 
 Averages = Mapping[str, Mapping[Size, Mapping[str, Interval | None]]]

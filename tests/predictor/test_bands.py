@@ -11,7 +11,7 @@ import tifffile
 from scipy import ndimage
 
 from binseg.errors import PictureError, UsageError
-from binseg.geometry import plan
+from binseg.geometry import plan, tiles_for
 from binseg.imageio import PictureInfo, open_windows
 from binseg.predictor import Ensemble, Predictor
 from binseg.predictor.bands import live_bytes, num_inputs, probability_bands
@@ -190,6 +190,12 @@ def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:
     """A scale multiplies the model's own, for all members; whole pictures have none."""
     shape = model(scale=0.5).with_tiles(scale=0.5, size=96, overlap=0.5).preprocessing
     assert (shape.scale, shape.height, shape.width, shape.overlap) == (0.25, 96, 96, 0.5)
+    large = model()
+    large.preprocessing = replace(large.preprocessing, largest_tile=1024)
+    more = large.with_tiles(overlap=0.6)
+    shape = tiles_for(900, 5000, more.preprocessing)
+    assert (shape.height, shape.width, shape.overlap) == (928, 1024, 0.6)
+    assert large.with_tiles(size=512).batch_for(5000, 5000) == 1, "as much memory as before"
     both = Ensemble([model("a"), model("b", scale=2.0)]).with_tiles(scale=0.5)
     assert [one.preprocessing.scale for one in both.members] == [0.5, 1.0]
     half_HW = model().with_tiles(scale=0.5).predict(paths["uint8"]).probability_HW

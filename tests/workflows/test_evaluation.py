@@ -222,7 +222,12 @@ def test_report_folders_have_plain_names(trained: Path, tmp_path: Path) -> None:
     assert report_folder(trained, split="test") == trained / "test"
     named = report_folder(trained / "bundle", split="all", data="synthetic:num=4,size=32")
     assert named == trained / "all-synthetic-num-4-size-32"
-    assert report_folder(tmp_path, split="all") == Path("evaluation/all")
+    lone = report_folder(tmp_path / "甲.zip", split="all", data="站/images")
+    assert lone == Path("evaluation/甲.zip/all-站-images")
+    named = report_folder(trained, split="test", changes=["border-ignore", "data.threshold=127"])
+    assert named == trained / "test-border-ignore-data.threshold-127"
+    others = [report_folder(trained, split="val", others=[tmp_path / n / "bundle"]) for n in "ab"]
+    assert others == [trained / "val-with-a", trained / "val-with-b"]
 
 
 def test_pictures_without_truth_are_left_out(known: Known, discs: Path) -> None:

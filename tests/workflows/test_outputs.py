@@ -136,6 +136,19 @@ def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
         ],
     )
     assert read_georeference(tmp_path / "point.tif") == found, "the tie point is a pixel's middle"
+    own = (1, 1, 0, 3, 1024, 0, 1, 1, 2048, 0, 1, 4326, 3072, 0, 1, 32767)
+    tifffile.imwrite(
+        tmp_path / "own.tif",
+        pixels,
+        extratags=[
+            (33550, 12, 3, (2.0, 2.0, 0.0), True),
+            (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 900.0, 0.0), True),
+            (34735, 3, len(own), own, True),
+        ],
+    )
+    of_datum = read_georeference(tmp_path / "own.tif")
+    assert of_datum is not None
+    assert (of_datum.crs, of_datum.is_geographic) == (None, False), "metres aren't degrees"
     Image.fromarray(pixels).save(tmp_path / "w.png")
     assert read_georeference(tmp_path / "w.png") is None
     (tmp_path / "w.pgw").write_text("2\n0\n0\n-2\n101\n899\n")
@@ -146,6 +159,10 @@ def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
         tmp_path / "ij.tif", pixels, imagej=True, resolution=(4.0, 2.0), metadata={"unit": "um"}
     )
     assert read_pixel_size(tmp_path / "ij.tif") == PixelSize(height=0.5, width=0.25)
+    # As Fiji writes it: the letter as an escape of six signs.
+    fiji = {"unit": r"\u00B5m"}
+    tifffile.imwrite(tmp_path / "f.tif", pixels, imagej=True, resolution=(4.0, 2.0), metadata=fiji)
+    assert read_pixel_size(tmp_path / "f.tif") == PixelSize(height=0.5, width=0.25)
     tifffile.imwrite(
         tmp_path / "o.ome.tif",
         pixels,

@@ -19,6 +19,7 @@ from binseg.structures import Preprocessing
 from binseg.workflows.large import predict_large
 from binseg.workflows.outputs import OutputKinds
 from binseg.workflows.predict import predict_bytes, predict_files, watch
+from binseg.workflows.predict.inputs import find_pictures
 from binseg.workflows.predict.video import predict_films
 
 
@@ -239,6 +240,40 @@ def test_a_stopped_run_goes_on(
     assert [one.source.name for one in result.written] == ["b.png"]
     assert (result.num_skipped, result.num_inputs) == (1, 2)
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+
+
+def test_resuming_keeps_no_other_pictures_answers(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of another folder's namesake, another model or another threshold: refused, and kept."""
+    out = tmp_path / "out"
+    predict_files(model, [paint("day1/a.png")], out=out)
+    before = (out / "a.png").read_bytes()
+    with pytest.raises(UsageError, match=r"a\.png is of another picture; choose another folder"):
+        predict_files(model, [paint("day2/a.png", 10)], out=out, resume=True)
+    first = tmp_path / "day1" / "a.png"
+    with pytest.raises(UsageError, match="is of another threshold"):
+        predict_files(model, [first], out=out, resume=True, threshold=0.7)
+    model.bundle_id = "other"
+    with pytest.raises(UsageError, match="is of another model"):
+        predict_files(model, [first], out=out, resume=True)
+    assert (out / "a.png").read_bytes() == before
+    Image.new("L", (12, 10)).save(out / "a.png")  # which says nothing of its making
+    assert predict_files(model, [first], out=out, resume=True).num_skipped == 1
+
+
+def test_zarr_images_in_folders_are_found(tmp_path: Path, paint: Callable[..., Path]) -> None:
+    """Beside pictures, and inside a group that names none, where the group's child is given."""
+    paint("in/a.png")
+    zarr = pytest.importorskip("zarr")
+    pixels = np.zeros((16, 20), np.uint8)
+    for name in ("in/slide.zarr", "plate.zarr/A/1/0"):
+        zarr.create_array(str(tmp_path / name), data=pixels)
+    found, failures = find_pictures(
+        [tmp_path / "in", tmp_path / "plate.zarr/A/1/0"], tmp_path / "m"
+    )
+    assert not failures
+    assert [one.path.name for one in found] == ["a.png", "slide.zarr", "0"]
 
 
 def test_a_watched_folder_is_followed(

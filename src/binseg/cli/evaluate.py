@@ -61,13 +61,14 @@ def evaluate(
         ),
     ] = None,
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--tolerance",
             metavar="DISTANCE",
-            help="How far an outline may be off for boundary F1; pixels, or mm with --spacing.",
+            help="How far an outline may be off for boundary F1: pixels, or mm with --spacing; 2 "
+            "pixels if left out.",
         ),
-    ] = 2.0,
+    ] = None,
     spacing: Annotated[
         float | None,
         typer.Option("--spacing", metavar="MM", help="Millimetres per pixel; distances in mm."),
@@ -100,7 +101,16 @@ def evaluate(
     config = data_config(
         Known.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
     )
-    folder = out or report_folder(run, split=split, data=data, others=with_ or (), flips=flips)
+    named = {"border": border, "tolerance": tolerance, "spacing": spacing}
+    changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
+    folder = out or report_folder(
+        run,
+        split=split,
+        data=data,
+        others=with_ or (),
+        flips=flips,
+        changes=[*changes, *(set_ or ())],
+    )
     evaluation = evaluate_split(
         predictor,
         data=config,

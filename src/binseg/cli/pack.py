@@ -53,3 +53,8 @@ def pack(
         changed = result.largest_difference
         told = "" if changed is None else f", probabilities off by up to {changed:.2g}"
         show(f"{out}: model {result.id} ({result.name}), {result.num_bytes / 1e6:.1f} MB{told}")
+        if result.left_out:
+            show(
+                f"left out: {', '.join(result.left_out)}, of the weights before rounding; "
+                f"binseg export {out} --to bundle --out FOLDER makes it anew"
+            )

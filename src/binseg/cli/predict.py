@@ -198,7 +198,7 @@ def predict(
     )
     how = _How(predictor=predictor, out=out, kinds=kinds)
     if inputs == [PIPE]:
-        _pipe(how, as_json=json_)
+        _pipe(how, as_json=json_, tolerance=tolerance)
     elif watch:
         _watch(how, inputs[0], progress, tolerance=tolerance)
     else:
@@ -257,7 +257,7 @@ def _check_inputs(
         raise UsageError("--watch takes one folder")
 
 
-def _pipe(how: "_How", *, as_json: bool) -> None:
+def _pipe(how: "_How", *, as_json: bool, tolerance: float) -> None:
     """One picture from stdin, one answer to stdout."""
     from binseg.workflows.predict import predict_bytes
 
@@ -268,6 +268,7 @@ def _pipe(how: "_How", *, as_json: bool) -> None:
         how.predictor,
         sys.stdin.buffer.read(),
         output="json" if as_json else wanted,
+        tolerance=tolerance,
     )
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()

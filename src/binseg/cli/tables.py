@@ -45,7 +45,8 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def plain_table(title: str | None, *heads: str) -> Table:
     """Start a table in the house style: a title at the left, a line below the heads."""
-    table = Table(*heads, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    plain = None if title is None else Text(title)  # paths may hold what looks like markup
+    table = Table(*heads, title=plain, title_justify="left", box=box.SIMPLE_HEAD)
     table.title_style = "bold"
     return table
 

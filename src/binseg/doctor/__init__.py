@@ -14,6 +14,7 @@ examination.py  all of it together, and the quick part that training runs
 from binseg.doctor.examination import LEAKS, Examination, examine, quick_checks, ranked
 from binseg.doctor.intake import Intake, take_in
 from binseg.doctor.looks import Look
+from binseg.doctor.verdicts import foreground_share
 
 __all__ = [
     "LEAKS",
@@ -21,6 +22,7 @@ __all__ = [
     "Intake",
     "Look",
     "examine",
+    "foreground_share",
     "quick_checks",
     "ranked",
     "take_in",

@@ -11,7 +11,14 @@ from binseg.doctor.looks import Look, files_of
 from binseg.doctor.outlines import MIN_MASKS, unlike_others
 from binseg.structures import Finding, Severity
 
-__all__ = ["finding_on", "on_alignment", "on_masks", "on_outlines", "on_pictures"]
+__all__ = [
+    "finding_on",
+    "foreground_share",
+    "on_alignment",
+    "on_masks",
+    "on_outlines",
+    "on_pictures",
+]
 
 TINY_SIDE = 16
 """Pictures with a shorter side than this hold next to nothing to learn from."""
@@ -93,14 +100,21 @@ def on_masks(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
         if held:
             told = f"{len(held)} {one if len(held) == 1 else several}"
             yield finding_on(held, root, severity=severity, code=code, text=told, advice=advice)
-    shares = [look.foreground for look in looks if look.foreground is not None]
-    if shares and 0 < np.mean(shares) < RARE_SHARE:
+    share = foreground_share(looks)
+    if 0 < share < RARE_SHARE:
         yield Finding(
             severity="warning",
             code="rare-foreground",
-            text=f"foreground is {np.mean(shares):.3%} of the pixels",
+            text=f"foreground is {share:.3%} of the pixels",
             advice="Take `fit: tile` or a larger size so that it isn't lost, and a loss with Dice.",
         )
+
+
+def foreground_share(looks: Sequence[Look]) -> float:
+    """How much of all pixels that count is foreground; 0 where none counts."""
+    judged = [(look.foreground, look.num_valid) for look in looks if look.foreground is not None]
+    num_valid = sum(num for _, num in judged)
+    return sum(share * num for share, num in judged) / num_valid if num_valid else 0.0
 
 
 def on_pictures(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
@@ -127,14 +141,17 @@ def on_pictures(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
         )
     turned = [look for look in looks if look.turned]
     if turned:
-        apart = sum(not look.mask_turned for look in turned)
+        apart = sum(not x.mask_turned for x in turned if x.record.mask_path is not None)
+        drawn = (
+            f", {apart} without such a note in the mask, which must have been drawn on the turned "
+            "picture"
+        )
         yield finding_on(
             turned,
             root,
             severity="note",
             code="turned",
-            text=f"{_pictures(turned)} turned by an EXIF note, {apart} without such a note in the "
-            "mask: that mask must have been drawn on the turned picture",
+            text=f"{_pictures(turned)} turned by an EXIF note" + (drawn if apart else ""),
             advice="binseg turns them; other tools may not. Save them turned to be safe.",
         )
     yield from _mix(looks, root, "mixed-channels", lambda look: f"{look.channels} channels")

@@ -47,12 +47,14 @@ from binseg.imageio.writing import (
     encode_mask,
     encode_picture,
     encode_probability,
+    read_facts,
     write_bands,
     write_mask,
     write_probability,
     write_rgb,
     write_rgba,
 )
+from binseg.imageio.zarr_folders import is_zarr
 
 __all__ = [
     "MAX_PIXELS",
@@ -73,11 +75,13 @@ __all__ = [
     "encode_tiles",
     "from_pil",
     "holds_tiff",
+    "is_zarr",
     "needs_windows",
     "num_pages",
     "open_windows",
     "probe",
     "probe_bytes",
+    "read_facts",
     "read_georeference",
     "read_image",
     "read_labels",

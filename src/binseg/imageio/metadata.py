@@ -1,5 +1,6 @@
 """What picture files say about the world: the size of a pixel, the place on a map."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ __all__ = ["Georeference", "PixelSize", "read_georeference", "read_pixel_size"]
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _SHORT, _DOUBLE = 3, 12
 _PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767
-_RASTER_TYPE, _POINT = 1025, 2
+_MODEL_TYPE, _RASTER_TYPE, _POINT = 1024, 1025, 2
 _WORLD_SUFFIXES = {
-    ".tif": (".tfw", ".tifw"),
-    ".tiff": (".tfw", ".tiffw"),
-    ".jpg": (".jgw", ".jpgw"),
-    ".jpeg": (".jgw", ".jpegw"),
-    ".png": (".pgw", ".pngw"),
+    ".tif": (".tfw", ".tifw", ".wld"),
+    ".tiff": (".tfw", ".tiffw", ".wld"),
+    ".jpg": (".jgw", ".jpgw", ".wld"),
+    ".jpeg": (".jgw", ".jpegw", ".wld"),
+    ".png": (".pgw", ".pngw", ".wld"),
 }
 _MICROMETRES = {
     "um": 1.0,
@@ -69,13 +70,13 @@ class Georeference:
 
 
 def read_pixel_size(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that OME-TIFF, ImageJ and TIFF in centimetres state; else None.
+    """Read the size of a pixel that OME, Aperio, ImageJ or a TIFF in centimetres states; else None.
 
     Resolutions in inches are those of printing and screens, and are not believed.
     """
     try:
         with tifffile.TiffFile(path) as file:
-            return _of_ome(file.ome_metadata) or _of_resolution(file)
+            return _of_ome(file.ome_metadata) or _of_aperio(file) or _of_resolution(file)
     except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
         return None
 
@@ -93,6 +94,14 @@ def _of_ome(xml: str | None) -> PixelSize | None:
     return PixelSize(height=height, width=width) if min(height, width) > 0 else None
 
 
+def _of_aperio(file: tifffile.TiffFile) -> PixelSize | None:
+    """An SVS slide's micrometres per pixel: `|MPP = 0.2520|` in its description."""
+    page: Any = file.pages[0]
+    found = re.search(r"\|MPP = (\d+(?:\.\d+)?)", page.description) if file.is_svs else None
+    size = float(found[1]) if found else 0.0
+    return PixelSize(height=size, width=size) if size > 0 else None
+
+
 def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
     page: Any = file.pages[0]
     across, down = (page.tags.get(name) for name in ("XResolution", "YResolution"))
@@ -103,10 +112,12 @@ def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
         return None
     metadata = file.imagej_metadata if file.is_imagej else None
     if metadata is not None:
-        factor = _MICROMETRES.get(str(metadata.get("unit", "")).lower())
+        # Fiji writes the letter as an escape of six signs.
+        unit = str(metadata.get("unit", "")).lower().replace(r"\u00b5", "u").replace(r"\u03bc", "u")
+        factor = _MICROMETRES.get(unit)
     else:
-        unit = page.tags.get("ResolutionUnit")
-        factor = 1e4 if unit is not None and int(unit.value) == 3 else None
+        tag = page.tags.get("ResolutionUnit")
+        factor = 1e4 if tag is not None and int(tag.value) == 3 else None
     if factor is None:
         return None
     return PixelSize(height=factor / per_unit[0], width=factor / per_unit[1])
@@ -172,7 +183,9 @@ def _crs(keys: Any) -> tuple[str | None, bool]:
     if keys is None:
         return None, False
     codes = {int(keys[at]): int(keys[at + 3]) for at in range(4, len(keys) - 3, 4)}
-    for key in (_PROJECTED, _GEOGRAPHIC):
-        if 0 < codes.get(key, 0) < _USER_DEFINED:
-            return f"EPSG:{codes[key]}", key == _GEOGRAPHIC
+    # A projected system of its own kind also names the datum that it stands on, which isn't it.
+    is_geographic = codes.get(_MODEL_TYPE, 0) == 2 or not {_MODEL_TYPE, _PROJECTED} & codes.keys()
+    key = _GEOGRAPHIC if is_geographic else _PROJECTED
+    if 0 < codes.get(key, 0) < _USER_DEFINED:
+        return f"EPSG:{codes[key]}", is_geographic
     return None, False

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from jaxtyping import Bool, Float32, UInt8, UInt16
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from binseg.errors import OutputError
 from binseg.imageio.metadata import Georeference
@@ -25,6 +25,7 @@ __all__ = [
     "encode_mask",
     "encode_picture",
     "encode_probability",
+    "read_facts",
     "write_bands",
     "write_mask",
     "write_probability",
@@ -129,6 +130,21 @@ def encode_picture(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None
     """The bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
     assert image_HWC.shape[2] in (3, 4), image_HWC.shape
     return _encode(image_HWC, ".png", facts)
+
+
+def read_facts(path: Path) -> dict[str, object]:
+    """Read what made a PNG or TIFF of ours; empty where the file doesn't say."""
+    try:
+        if path.suffix.lower() == ".png":
+            with path.open("rb") as handle:
+                text = PngImageFile(handle).info.get("binseg", "")
+        else:
+            with tifffile.TiffFile(path) as file:
+                text = file.pages.first.description
+        facts = json.loads(text)
+    except (OSError, ValueError, TypeError, AttributeError, tifffile.TiffFileError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _write(

@@ -17,7 +17,7 @@ from binseg.metrics.calibration import (
     summarise_calibration,
 )
 from binseg.metrics.counts import scored_images
-from binseg.metrics.draws import drawn_sums, group_labels, interval_of
+from binseg.metrics.draws import LEAST_UNITS, drawn_sums, group_labels, interval_of
 from binseg.metrics.intervals import report_intervals
 from binseg.metrics.objects import OBJECT_RULE, object_table
 from binseg.metrics.slices import slice_images
@@ -85,8 +85,21 @@ def assemble(
             *([f"{OUTLINE_RULE} {_tell_missed(report)}"] if outline else []),
             *([OBJECT_RULE] if objects else []),
             *([CALIBRATION_RULE] if reliabilities else []),
+            *_tell_few(scored, draws),
         ),
     )
+
+
+def _tell_few(images: Sequence[ImageScores], draws: int) -> list[str]:
+    """Warn of intervals of hardly anything."""
+    groups = group_labels(images)
+    num = len(images) if groups is None else len(set(groups))
+    if not draws or not 2 <= num < LEAST_UNITS:
+        return []
+    return [
+        f"Intervals: only {num} {'images' if groups is None else 'groups'} are drawn, so they are "
+        "too narrow; don't read them as 95%."
+    ]
 
 
 def _tell_missed(report: Report) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
-from binseg.metrics.draws import drawn_sums, interval_of, sum_groups
+from binseg.metrics.draws import LEAST_UNITS, drawn_sums, interval_of, sum_groups
 from binseg.structures import Interval
 
 __all__ = ["COMPARISON_RULE", "Difference", "compare_scores"]
@@ -28,8 +28,6 @@ COMPARISON_RULE = (
 """The sentences that go with every comparison."""
 
 DRAWS = 10_000
-LEAST_UNITS = 6
-"""Below it even differences of one sign come by chance more often than once in twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,13 @@ from jaxtyping import Float64, Int64, Num
 
 from binseg.structures import ImageScores, Interval
 
-__all__ = ["LEVEL", "drawn_sums", "group_labels", "interval_of", "sum_groups"]
+__all__ = ["LEAST_UNITS", "LEVEL", "drawn_sums", "group_labels", "interval_of", "sum_groups"]
 
 LEVEL = 0.95
 _CELLS = 4_000_000  # of the table draws x groups that is held at a time: 32 MB
+LEAST_UNITS = 6
+"""Images or groups of which fewer tell too little: intervals are too narrow, and even differences
+of one sign come by chance more often than once in twenty."""
 
 
 def group_labels(images: Sequence[ImageScores]) -> list[Hashable] | None:

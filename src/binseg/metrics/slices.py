@@ -80,7 +80,8 @@ def _slice(by: str, value: str, kept: Sequence[ImageScores], draws: int, seed: i
     groups = group_labels(kept)
     interval = bootstrap_interval(dice_N, groups=groups, draws=draws, seed=seed) if draws else None
     figure = Figure(value=float(np.mean(dice_N)), interval=interval)
-    return Slice(by=by, value=value, num_images=len(kept), dice=figure)
+    num_groups = None if groups is None else len(set(groups))
+    return Slice(by=by, value=value, num_images=len(kept), num_groups=num_groups, dice=figure)
 
 
 def _area(counts: Counts) -> float:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from binseg.metrics.objects import OBJECT_MEANINGS
 from binseg.metrics.scores import MEANINGS, SCORES
 from binseg.metrics.surface import OUTLINE_MEANINGS
-from binseg.structures import Averages, Figure, ImageScores, Interval, Report, Sweep
+from binseg.structures import Averages, Figure, ImageScores, Interval, Report, Size, Sweep
 
 __all__ = ["image_rows", "report_rows", "report_to_json_dict"]
 
@@ -63,15 +63,20 @@ def report_to_json_dict(report: Report) -> dict[str, object]:
 
 
 def _image_to_dict(one: ImageScores) -> dict[str, object]:
+    is_ignored = not one.counts["original"].num_valid
     return {
         "id": one.id,
         "group": one.group,
         "columns": dict(one.columns),
         "counts": {size: asdict(each) for size, each in one.counts.items()},
-        "scores": {size: dict(scores) for size, scores in one.scores.items()},
-        "outline": None if one.outline is None else asdict(one.outline),
-        "objects": None if one.objects is None else asdict(one.objects),
-        "brier": one.brier,
+        # Nothing where all pixels are ignored, so that nobody's mean takes it in.
+        "scores": {
+            size: dict(scores) if one.counts[size].num_valid else dict.fromkeys(scores)
+            for size, scores in one.scores.items()
+        },
+        "outline": None if one.outline is None or is_ignored else asdict(one.outline),
+        "objects": None if one.objects is None or is_ignored else asdict(one.objects),
+        "brier": None if is_ignored else one.brier,
     }
 
 
@@ -138,13 +143,16 @@ def image_rows(report: Report) -> list[dict[str, str | float]]:
         row |= {f"column_{name}": value for name, value in one.columns.items()}
         for size, counts in one.counts.items():
             prefix = "" if size == "original" else f"{size}_"
-            row |= {f"{prefix}{name}": one.scores[size][name] for name in SCORES}
+            row |= {f"{prefix}{name}": _score(one, size, name) for name in SCORES}
             row |= {
                 f"{prefix}tp": counts.tp,
                 f"{prefix}fp": counts.fp,
                 f"{prefix}fn": counts.fn,
                 f"{prefix}tn": counts.tn,
             }
+        if not one.counts["original"].num_valid:
+            rows.append(row)
+            continue
         row |= asdict(one.outline) if one.outline is not None else {}
         if one.objects is not None:
             row |= {f"objects_{name}": value for name, value in asdict(one.objects).items()}
@@ -153,6 +161,11 @@ def image_rows(report: Report) -> list[dict[str, str | float]]:
         rows.append(row)
     _fill_columns(rows)
     return rows
+
+
+def _score(one: ImageScores, size: Size, name: str) -> str | float:
+    """A score; nothing where all pixels are ignored, so that nobody's mean takes it in."""
+    return one.scores[size][name] if one.counts[size].num_valid else ""
 
 
 def _fill_columns(rows: list[dict[str, str | float]]) -> None:

@@ -67,6 +67,7 @@ class Predictor:
         assert temperature > 0, "a temperature of 0 or below would turn the answer round"
         self.backend = backend
         self.preprocessing = preprocessing
+        self._own_pixels = preprocessing.height * preprocessing.width
         self.threshold = threshold
         self.temperature = temperature
         self.bundle_id = bundle_id
@@ -162,7 +163,7 @@ class Predictor:
             height=shape.height if size is None else size,
             width=shape.width if size is None else size,
             overlap=shape.overlap if overlap is None else overlap,
-            largest_tile=shape.largest_tile if (size, overlap) == (None, None) else 0,
+            largest_tile=shape.largest_tile if size is None else 0,
         )
         return other
 
@@ -181,7 +182,7 @@ class Predictor:
         return self._batch_of(shape.height, shape.width)
 
     def _batch_of(self, height: int, width: int) -> int:
-        own = self.preprocessing.height * self.preprocessing.width
+        own = self._own_pixels
         return max(1, self.batch_size * own // max(own, height * width))
 
     def predict(self, image: ImageLike, *, page: int | None = None) -> Prediction:

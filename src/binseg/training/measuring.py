@@ -330,6 +330,9 @@ def find_learning_rate(
     """Raise the learning rate from 1e-6 to 1, step by step, and note the loss (arXiv 1506.01186).
 
     The test ends where the loss diverges. The weights change.
+
+    Raises:
+        TrainingError: the first loss is not a number.
     """
     steps = _Steps(model, recipe, cache, device, bf16=bf16)
     trials: list[RateTrial] = []
@@ -350,6 +353,11 @@ def find_learning_rate(
         trials.append(RateTrial(lr=lr, loss=smooth))
         if smooth > DIVERGED * least:
             break
+    if not trials:
+        raise TrainingError(
+            f"the loss is not finite at a rate of {LOWEST_RATE:g} already: look at pictures and "
+            "masks (binseg check), or take --set train.precision=fp32"
+        )
     return trials
 
 

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from binseg.config import DataConfig
 from binseg.data.dataset import SPLITS, Dataset
 from binseg.data.samples import read_sample
-from binseg.doctor import Look, examine, ranked, take_in
+from binseg.doctor import Look, examine, foreground_share, ranked, take_in
 from binseg.errors import PictureError
 from binseg.geometry import resize_image, resize_mask
 from binseg.imageio import read_image
@@ -144,13 +144,14 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
         return
     yield "sizes", _spread([f"{look.height}x{look.width}" for look in looks])
     yield "channels", _spread([f"{look.channels} x {look.dtype}" for look in looks])
-    shares = [look.foreground for look in looks if look.foreground is not None]
-    if shares:
+    judged = [look for look in looks if look.foreground is not None and look.num_valid]
+    shares = [look.foreground for look in judged]
+    if judged:
         low, middle, high = np.percentile(shares, [5, 50, 95])
         yield (
             "foreground",
-            f"{np.mean(shares):.1%} of the pixels (5% of pictures below {low:.1%}, half below "
-            f"{middle:.1%}, 95% below {high:.1%})",
+            f"{foreground_share(judged):.1%} of the pixels (5% of pictures below {low:.1%}, half "
+            f"below {middle:.1%}, 95% below {high:.1%})",
         )
 
 

@@ -243,4 +243,5 @@ def _have(name: str, a: _Written, b: _Written) -> bool:
     """Whether both reports have a score, measured by the same rule."""
     if name in OUTLINE_SCORES and a.outline != b.outline:
         return False
-    return all(name in line.scores for one in (a, b) for line in one.images.values())
+    lines = [line for one in (a, b) for line in one.images.values() if line.num_valid]
+    return all(name in line.scores for line in lines)

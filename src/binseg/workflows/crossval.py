@@ -220,7 +220,7 @@ def _pool(
     evaluation = conclude(
         measured,
         dataset=dataset,
-        predictor=predictors[0],
+        predictors=predictors,
         split="out of fold",
         title=f"{recipe.model.name}, {len(runs)}-fold cross-validation",
         bundle_id="+".join(one.bundle_id for one in predictors),

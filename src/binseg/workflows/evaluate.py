@@ -25,7 +25,7 @@ def evaluate(
     split: str = "test",
     out: str | Path | None = None,
     by: Sequence[str] = (),
-    tolerance: float = 2.0,
+    tolerance: float | None = None,
     spacing: float | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -43,7 +43,7 @@ def evaluate(
             None writes nothing.
         by: columns of the data to slice the scores by, beside those of few values.
         tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
-            in mm where `spacing` is given.
+            in mm where `spacing` is given; None: 2 pixels.
         spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
         progress: told how far it is.
@@ -73,13 +73,15 @@ def evaluate_split(
     split: str = "test",
     out: str | Path | None = None,
     by: Sequence[str] = (),
-    tolerance: float = 2.0,
+    tolerance: float | None = None,
     spacing: float | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Do what `evaluate` does, for those who hand its report on as plain data."""
     check_split_name(split)
+    if tolerance is None:
+        tolerance = 2.0 if spacing is None else 2.0 * spacing
     outline = OutlineRule(tolerance=tolerance, spacing=spacing)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     known = Known.of(predictor)
@@ -94,6 +96,7 @@ def evaluate_split(
         title=f"{predictor.name}, {split} of {config.path}",
         by=by,
         outline=outline,
+        folder=None if out is None else Path(out),
         progress=progress,
     )
     if out is not None:
@@ -126,20 +129,34 @@ def report_folder(
     data: str | Path | None = None,
     others: Sequence[str | Path] = (),
     flips: str | None = None,
+    changes: Sequence[str] = (),
 ) -> Path:
     """Say where a report goes that nobody named a folder for: into the run, by split and data.
+
+    Whatever makes it another report gives it another name, so that none replaces another.
 
     Args:
         model: the first model.
         split: what was scored.
         data: pictures other than the run's own.
         others: further members of an ensemble.
-        flips: as `load` takes them; what was asked for has a folder of its own.
+        flips: as `load` takes them.
+        changes: other ways to read the data or to measure.
     """
     run = RunFolder.find(model)
-    home = run.path if run is not None else Path("evaluation")
-    # A path's last part names the data; `synthetic:num=60` holds what file names shouldn't.
-    parts = [split, *([Path(data).resolve().stem] if data is not None else [])]
-    parts += [f"with-{Path(other).resolve().name}" for other in others]
+    home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
+    parts = [split, *([str(data)] if data is not None else [])]
+    parts += [f"with-{_called(other)}" for other in others]
     parts += [f"flips-{flips}"] if flips is not None else []
-    return home / "-".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in parts)
+    return home / "-".join(map(_plain, [*parts, *changes]))
+
+
+def _called(model: str | Path) -> str:
+    """A model's name: its file's or folder's, or the run's around a `bundle/`."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "bundle" else path.name
+
+
+def _plain(text: str) -> str:
+    """A text as part of a file name: letters of any script, and the end of it if it is long."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")

@@ -91,6 +91,11 @@ def data_config(
                 f"--set {override!r}: only data.* can be changed here, "
                 "for example data.foreground=[1]"
             )
+        if override.strip().startswith("data.split") and (known.run or known.card):
+            raise UsageError(
+                f"--set {override!r}: the run has decided the splits; pictures that it doesn't "
+                "know are scored with --split all, or as a folder's own split says"
+            )
     recipe = known.recipe()
     tree = {} if recipe is None else recipe.data.model_dump(mode="json")
     if path is not None and not _is_same(path, tree.get("path")):

@@ -95,6 +95,8 @@ class Answer:
     georeference: Georeference | None = None
     tolerance: float = 0.0
     """By how many pixels outlines may be simplified."""
+    path_hash: str = ""
+    """What tells the picture from others of its name; only the mask file keeps it."""
 
     @property
     def mask_HW(self) -> Bool[np.ndarray, "H W"]:
@@ -181,7 +183,7 @@ def write_outputs(answer: Answer, *, stem: Path, kinds: OutputKinds) -> list[Pat
     write_mask(
         next(waiting),
         answer.mask_HW,
-        facts=answer.facts,
+        facts={**answer.facts, **({"path_hash": answer.path_hash} if answer.path_hash else {})},
         georeference=answer.georeference if kinds.mask == "tif" else None,
     )
     if kinds.overlay:

@@ -24,6 +24,8 @@ class PackResult:
     num_bytes: int
     largest_difference: float | None
     """Of a golden probability, by rounding the weights; None where nothing was rounded."""
+    left_out: tuple[str, ...] = ()
+    """Networks of other runtimes, which hold the weights before they were rounded."""
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -33,6 +35,7 @@ class PackResult:
             "name": self.name,
             "bytes": self.num_bytes,
             "largest_difference": self.largest_difference,
+            "left_out": list(self.left_out),
         }
 
 
@@ -61,6 +64,7 @@ def pack(
         OutputError: the zip can't be written.
     """
     bundle = read_bundle(run)
+    left_out = tuple(file for file in bundle.sha256 if half and file.endswith(".onnx"))
     difference = None
     if half or name or licence or note:
         with tempfile.TemporaryDirectory() as scratch:
@@ -76,6 +80,7 @@ def pack(
         name=bundle.card.name,
         num_bytes=out.stat().st_size,
         largest_difference=difference,
+        left_out=left_out,
     )
 
 

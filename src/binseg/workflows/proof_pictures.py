@@ -1,6 +1,6 @@
 """The pictures on which an export is proven: validation ones where they are, odd sizes always."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
 from binseg.export import Pixels
 from binseg.progress import SILENT, Progress
-from binseg.structures import Preprocessing
+from binseg.structures import Preprocessing, Sample
 from binseg.workflows.run_folder import RunFolder
 
 __all__ = ["ProofPictures", "as_pixels", "find_pictures", "small"]
@@ -111,7 +111,8 @@ def _validation(
         splits = folder.splits()
         records = [one for one in dataset.records if splits.get(one.id) == "val"]
         chosen = records[:: max(1, len(records) // MAX_PICTURES)][:MAX_PICTURES]
-        samples = [read_sample(one, dataset.rule) for one in chosen]
+        # One whole picture in memory at a time: they may be large.
+        samples = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
     except BinsegError as problem:
         progress.say(f"the run's data is not at hand ({problem}): proven without truth")
         return [], []
@@ -122,9 +123,19 @@ def _validation(
         if have not in (channels, 1):
             continue
         image_HWC = one.image_HWC if have == channels else one.image_HWC.repeat(channels, axis=2)
-        images.append(_middle(image_HWC))
-        truths.append(None if one.mask_HW is None else _middle(one.mask_HW))
+        images.append(image_HWC)
+        truths.append(one.mask_HW)
     return images, truths
+
+
+def _middle_of(sample: Sample) -> Sample:
+    mask_HW = None if sample.mask_HW is None else _middle(sample.mask_HW)
+    return replace(
+        sample,
+        image_HWC=_middle(sample.image_HWC),
+        mask_HW=mask_HW,
+        valid_HW=_middle(sample.valid_HW),
+    )
 
 
 def _middle(pixels: np.ndarray) -> np.ndarray:

@@ -71,7 +71,8 @@ def _background(report: Report, dataset: Dataset, known: Known) -> Background:
     data.append(("trained on", _trained_on(card)))
     # One of several models that answer together doesn't speak for all.
     is_whole = card.id == report.bundle_id
-    rows = card.rows() if is_whole else [("models", report.bundle_id), *card.rows()]
+    several = [("models", report.bundle_id), ("below", "the card of the first of them")]
+    rows = card.rows() if is_whole else [*several, *card.rows()]
     is_its_threshold = report.threshold == card.threshold.value
     return Background(
         model=rows,
@@ -79,7 +80,11 @@ def _background(report: Report, dataset: Dataset, known: Known) -> Background:
         recipe=_recipe_text(card, known.run) if is_whole else "",
         training=_read_metrics(known.run) if known.run is not None and is_whole else (),
         by_loss=_chosen_by_loss(card),
-        threshold_method=card.threshold.method if is_its_threshold and is_whole else "",
+        threshold_method=(
+            (card.threshold.method if is_its_threshold else "")
+            if is_whole
+            else "the mean of the models'"
+        ),
     )
 
 

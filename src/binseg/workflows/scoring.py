@@ -105,6 +105,7 @@ def score_dataset(
     title: str,
     by: Sequence[str] = (),
     outline: OutlineRule | None = None,
+    folder: Path | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Predict every picture of a data set and compare it with its truth.
@@ -116,13 +117,17 @@ def score_dataset(
         title: what to call the report.
         by: columns to slice the scores by, beside those of few values.
         outline: tolerance of the outline scores, 2 pixels if left out.
+        folder: where the report will be written; made at once, rather than refused after hours.
         progress: told of every picture.
 
     Raises:
+        OutputError: the folder can't be made.
         PictureError: a picture or mask that can't be read, by name.
         UsageError: no picture has such a column.
     """
     check_columns(by, {name for record in dataset.records for name in record.columns})
+    if folder is not None:
+        _make_folder(folder)
     tally = ProbabilityTally()
     outline = outline or OutlineRule()
     measured = measure_dataset(
@@ -136,7 +141,7 @@ def score_dataset(
     return conclude(
         measured,
         dataset=dataset,
-        predictor=predictor,
+        predictors=[predictor],
         split=split,
         title=title,
         bundle_id=predictor.bundle_id,
@@ -183,7 +188,7 @@ def conclude(
     measured: Sequence[tuple[ImageScores, Reliability | None]],
     *,
     dataset: Dataset,
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     split: str,
     title: str,
     bundle_id: str,
@@ -192,7 +197,7 @@ def conclude(
     outline: OutlineRule,
     tally: ProbabilityTally,
 ) -> Evaluation:
-    """Draw the report of what was measured, in the order of `measured`."""
+    """Draw the report of what was measured, in the order of `measured`, by one model or several."""
     counted = summarise(
         [image for image, _ in measured],
         title=title,
@@ -203,7 +208,7 @@ def conclude(
     )
     reliabilities = [one for _, one in measured if one is not None]
     report = assemble(counted, rule=outline, reliabilities=reliabilities, tally=tally, by=by)
-    notes = (*report.notes, *_notes(dataset, predictor), *dataset.notes)
+    notes = (*report.notes, *_notes(dataset, predictors), *dataset.notes)
     return Evaluation(report=replace(report, notes=notes))
 
 
@@ -266,13 +271,17 @@ def predict_at_both_sizes(
     return probability_HW, probability_NHW[0], placements[0]
 
 
-def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
+def _notes(dataset: Dataset, predictors: Sequence[Predictor]) -> list[str]:
     """Say what must be read with the numbers of this data set."""
-    notes = [*predictor.remarks, f"Masks: {dataset.rule.describe()}."]
-    if not predictor.cleanup.is_empty:
+    first = predictors[0]
+    remarks = dict.fromkeys(remark for one in predictors for remark in one.remarks)
+    notes = [*remarks, f"Masks: {dataset.rule.describe()}."]
+    num_corrected = sum(not one.cleanup.is_empty for one in predictors)
+    if num_corrected:
+        whose = "the model's" if len(predictors) == 1 else f"{num_corrected} of the models' own"
         notes.append(
-            "Scores at original size are of corrected masks (the model's clean-up); "
-            + ("those at the model's size, " if predictor.has_one_input else "")
+            f"Scores at original size are of corrected masks ({whose} clean-up); "
+            + ("those at the model's size, " if first.has_one_input else "")
             + "the curve over thresholds and the calibration are of the network alone."
         )
     if dataset.rule.border is not None:
@@ -281,7 +290,7 @@ def _notes(dataset: Dataset, predictor: Predictor) -> list[str]:
             "under border = background, scored under border = foreground, gets Dice 0.817 on "
             "Oxford-IIIT Pet's validation split. Compare only figures of one rule."
         )
-    trained_border = predictor.card.border if predictor.card is not None else None
+    trained_border = first.card.border if first.card is not None else None
     if dataset.rule.border is not None and trained_border not in (None, dataset.rule.border):
         notes.append(
             f"The model was trained with border = {trained_border}, and is scored here with "
@@ -309,19 +318,23 @@ def write_report(
         known: the model's origin; by default what the predictor knows of it.
         predictor_of: who answered for which picture, by id, where it wasn't one for all.
     """
+    _make_folder(folder)
+    report = evaluation.report
+    write_json(folder / "report.json", evaluation.as_dict())
+    write_text(folder / "per_image.csv", _csv_text(image_rows(report)))
+    known = known or Known.of(predictor)
+    items = _gallery_items(report, dataset, predictor, predictor_of or {})
+    write_report_page(folder, report, items=items, dataset=dataset, known=known)
+    draw_histogram([_dice(one) for one in _scored(report)], folder / "histogram.png")
+    shown = _worst_middle_best(items, NUM_GALLERY // 3)
+    draw_gallery(shown, folder / "gallery.png", title=f"{report.title}: worst, middle, best")
+
+
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't make the folder {folder}: {error.strerror}") from None
-    report = evaluation.report
-    write_json(folder / "report.json", evaluation.as_dict())
-    write_text(folder / "per_image.csv", _csv_text(image_rows(report)))
-    draw_histogram([_dice(one) for one in _scored(report)], folder / "histogram.png")
-    known = known or Known.of(predictor)
-    items = _gallery_items(report, dataset, predictor, predictor_of or {})
-    shown = _worst_middle_best(items, NUM_GALLERY // 3)
-    draw_gallery(shown, folder / "gallery.png", title=f"{report.title}: worst, middle, best")
-    write_report_page(folder, report, items=items, dataset=dataset, known=known)
 
 
 def _scored(report: Report) -> list[ImageScores]:

@@ -43,6 +43,10 @@ def _interval(report: Report, average: str, size: Size, score: str) -> Interval 
     return report.intervals.get(average, {}).get(size, {}).get(score)
 
 
+_DIGITS_OF_MM = 4
+"""A tenth of a micrometre."""
+
+
 def write_range(found: Interval | None, digits: int = 3) -> Html | None:
     """Write an interval, if there is one, in a way that stays on one line."""
     if found is None:
@@ -70,13 +74,14 @@ def draw_headline(report: Report) -> Html:
 
 def _outline_hero(report: Report) -> Html:
     boundary, hd95, assd = (report.outline[name] for name in ("boundary_f1", "hd95", "assd"))
+    digits = 1 if report.unit == "px" else _DIGITS_OF_MM
     return _card(
         f"Boundary F1 within {report.tolerance:g} {report.unit}",
         f"{boundary.value:.4f}",
         join((_trust(boundary.interval), _gauge(boundary))),
         [
-            ("HD95", f"{hd95.value:.1f} {report.unit}", write_range(hd95.interval, 1)),
-            ("mean distance", f"{assd.value:.1f} {report.unit}", None),
+            ("HD95", f"{hd95.value:.{digits}f} {report.unit}", write_range(hd95.interval, digits)),
+            ("mean distance", f"{assd.value:.{digits}f} {report.unit}", None),
         ],
     )
 
@@ -175,8 +180,9 @@ def _figures(
     rows = []
     for score, figure in figures.items():
         is_distance = score in ("hd95", "assd")
-        text = f"{figure.value:.2f} {unit}" if is_distance else f"{figure.value:.4f}"
-        found = write_range(figure.interval, 2 if is_distance else 3)
+        digits = 2 if unit == "px" else _DIGITS_OF_MM
+        text = f"{figure.value:.{digits}f} {unit}" if is_distance else f"{figure.value:.4f}"
+        found = write_range(figure.interval, digits if is_distance else 3)
         value = el("td", text, found, class_="num stack")
         rows.append(el("tr", _row_head(score, meanings.get(score, "")), value))
     return el("table", el("caption", label, class_="unseen"), el("tbody", *rows), class_="figures")
@@ -271,7 +277,7 @@ def draw_thresholds(report: Report, method: str, start: int) -> Html:
         class_="slider-head needs-script",
     )
     about = (
-        f"The model uses {report.threshold:.3f}"
+        f"The scores above are at {report.threshold:.3f}"
         + (f" ({method})" if method else "")
         + ". Move the slider to see what other thresholds score on these images. It is to look "
         "at, not to choose from: a threshold chosen on the images that judge it flatters."

@@ -81,7 +81,7 @@ def _hd95(one: ImageScores) -> Cell:
 
 
 def _found(one: ImageScores) -> Cell:
-    if one.objects is None:
+    if one.objects is None or not _is_scored(one):
         return None
     counts = one.objects
     share = counts.num_matched / counts.num_true if counts.num_true else 1.0

@@ -64,11 +64,11 @@ async function troubleOf(response) {
   return new Trouble(kindOf(response.status, code), message, { code, retryAfter: Number.isFinite(after) ? after : null });
 }
 
-async function request(path, { query = {}, signal, ...options } = {}) {
+async function request(path, { query = {}, signal, more = 0, ...options } = {}) {
   const url = new URL(path, document.baseURI);
   for (const [key, value] of Object.entries(query)) url.searchParams.set(key, String(value));
   const sending = (options.body?.size ?? 0) / SLOWEST; // the server counts from a body's last byte
-  const late = AbortSignal.timeout((maxSeconds + SLACK_S + sending) * 1000);
+  const late = AbortSignal.timeout((maxSeconds + SLACK_S + sending + more) * 1000);
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   try {
     const response = await fetch(url, {
@@ -146,7 +146,12 @@ export async function getJob(id, signal) {
 
 /** What a finished job made. */
 export async function getJobResult(id, signal) {
-  return (await request(`v1/jobs/${encodeURIComponent(id)}/result`, { signal })).blob();
+  const response = await request(`v1/jobs/${encodeURIComponent(id)}/result`, { signal, more: 3600 }); // gigabytes
+  try {
+    return await response.blob();
+  } catch (error) {
+    throw asTrouble(error);
+  }
 }
 
 /** End a job, or remove what it made. */

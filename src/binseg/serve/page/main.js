@@ -263,7 +263,7 @@ function useModel(id) {
   showCard($("card-body"), model);
   $("card").hidden = false;
   shown.use(settings.mask);
-  if (queue.items.length) queue.retry();
+  if (queue.items.length) queue.retry((item) => item.job === undefined);
 }
 
 async function loadModels() {

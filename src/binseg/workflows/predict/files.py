@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num
 
-from binseg.errors import DataError, MissingExtraError, PictureError
-from binseg.imageio import probe, read_georeference, read_pixel_size
+from binseg.errors import DataError, MissingExtraError, PictureError, UsageError
+from binseg.imageio import probe, read_facts, read_georeference, read_pixel_size
 from binseg.predictor import Prediction, Predictor
 from binseg.progress import SILENT, Progress, track
 from binseg.workflows.large import predict_large
@@ -103,7 +104,8 @@ def predict_files(
         tolerance: by how many pixels outlines may be simplified.
         threshold: instead of the model's own.
         overwrite: replace files of an earlier run; inputs are never replaced.
-        resume: leave out pictures whose answers are there already.
+        resume: leave out pictures whose answers are there already, if they are of these pictures,
+            this model and these settings.
         owners: the picture behind each answer of earlier rounds (`watch`).
         progress: told of every picture.
 
@@ -111,7 +113,8 @@ def predict_files(
         What was written; inputs that failed are in it too, and stop nothing.
 
     Raises:
-        UsageError: an answer would replace a file that is there.
+        UsageError: an answer would replace a file that is there, or one that was to be kept is of
+            another picture, model or setting.
         OutputError: an answer can't be written.
     """
     out = Path(out)
@@ -129,7 +132,7 @@ def predict_files(
     )
     both = list(zip(pictures, stems, strict=True))
     if resume:
-        both = [one for one in both if not all(f.exists() for f in _files_of(*one, chosen))]
+        both = [one for one in both if not _is_answered(predictor, *one, chosen)]
     large = [one for one in both if one[0].is_large]
     asked = [one for one in both if not one[0].is_large]
     if len(both) < len(pictures):
@@ -169,6 +172,33 @@ def predict_files(
         failures=tuple(failures),
         num_skipped=len(pictures) - len(both),
     )
+
+
+def _is_answered(predictor: Predictor, picture: Picture, stem: Path, kinds: OutputKinds) -> bool:
+    """Whether all answers to a picture are there, made as they would be now."""
+    files = _files_of(picture, stem, kinds)
+    if not all(file.exists() for file in files):
+        return False
+    made = read_facts(files[0])
+    expected = {
+        "picture": ("path_hash", _hash_of_path(picture)),
+        "model": ("model", predictor.bundle_id),
+        "threshold": ("threshold", predictor.threshold),
+        "clean-up": ("clean_up", predictor.cleanup.as_dict()),
+    }
+    for noun, (key, value) in expected.items():
+        if made.get(key, value) != value:
+            raise UsageError(
+                f"{files[0]} is of another {noun}; choose another folder with --out, or replace "
+                "what is there with --overwrite"
+            )
+    return True
+
+
+def _hash_of_path(picture: Picture) -> str:
+    """What tells pictures of one name apart, without naming anybody's folders."""
+    place = f"{picture.path.resolve()}#{picture.page}"
+    return blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _files_of(picture: Picture, stem: Path, kinds: OutputKinds) -> list[Path]:
@@ -230,6 +260,7 @@ def answer_of(
         pixel_size=read_pixel_size(picture.path) if wants_size and not is_turned else None,
         georeference=read_georeference(picture.path) if wants_place and not is_turned else None,
         tolerance=tolerance,
+        path_hash=_hash_of_path(picture),
     )
 
 

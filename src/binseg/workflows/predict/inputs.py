@@ -8,7 +8,13 @@ from itertools import chain, count
 from pathlib import Path
 
 from binseg.errors import PictureError, UsageError
-from binseg.imageio import PICTURE_SUFFIXES, TIFF_SUFFIXES, needs_windows, open_windows
+from binseg.imageio import (
+    PICTURE_SUFFIXES,
+    TIFF_SUFFIXES,
+    is_zarr,
+    needs_windows,
+    open_windows,
+)
 from binseg.progress import Progress
 from binseg.workflows.outputs import OutputKinds
 
@@ -87,7 +93,7 @@ def find_pictures(
 def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the files that an input stands for, each with its path inside that input."""
     path = Path(given)
-    if path.is_dir() and path.suffix.lower() == ZARR_SUFFIX:
+    if path.is_dir() and (path.suffix.lower() == ZARR_SUFFIX or is_zarr(path)):
         yield path, Path(path.name)
     elif path.is_dir():
         yield from _in_folder(path, out)
@@ -103,21 +109,22 @@ def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
 
 def find_files(folder: Path, out: Path) -> Iterator[Path]:
     """Give the pictures of a folder and those in it, without hidden ones and answers in `out`."""
-    return (path for path, _ in _in_folder(folder, out))
+    return (path for path, _ in _in_folder(folder, out) if path.suffix.lower() != ZARR_SUFFIX)
 
 
 def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the pictures of a folder, without hidden ones and without answers of an earlier run."""
     home, answers, places = folder.resolve(), out.resolve(), _Places()
     apart = answers != home and answers.is_relative_to(home)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in PICTURE_SUFFIXES:
-            continue
-        relative = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in relative.parts)
-        is_answer = apart and places.real(path).is_relative_to(answers)
-        if not hidden and not is_answer:
-            yield path, relative
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        zarrs = [name for name in folders if name.lower().endswith(ZARR_SUFFIX)]
+        folders[:] = [name for name in folders if name not in zarrs and not name.startswith(".")]
+        pictures = [name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+        found += [Path(parent, name) for name in (*zarrs, *pictures) if not name.startswith(".")]
+    for path in sorted(found):
+        if not (apart and places.real(path).is_relative_to(answers)):
+            yield path, path.relative_to(folder)
 
 
 class _Places:

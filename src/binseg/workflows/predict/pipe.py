@@ -13,6 +13,7 @@ def predict_bytes(
     *,
     output: str = "mask",
     threshold: float | None = None,
+    tolerance: float = 0.0,
     name: str = "the picture on stdin",
 ) -> bytes:
     """Predict one picture that is in memory.
@@ -22,6 +23,7 @@ def predict_bytes(
         data: a picture file's bytes.
         output: mask, probability, overlay, cutout or json.
         threshold: instead of the model's own.
+        tolerance: by how many pixels outlines may be simplified.
         name: what errors call the picture.
 
     Raises:
@@ -31,5 +33,10 @@ def predict_bytes(
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     image_HWC = decode_image(data, name=name)
-    answer = Answer(prediction=predictor.predict(image_HWC), image_HWC=image_HWC, name=name)
+    answer = Answer(
+        prediction=predictor.predict(image_HWC),
+        image_HWC=image_HWC,
+        name=name,
+        tolerance=tolerance,
+    )
     return encode_output(output, answer)[0]

@@ -62,6 +62,9 @@ def watch(
     owners: dict[Path, Path] = {}
     before: dict[Path, Stamp] = {}
     done = {path: stamp for path, stamp in _files(home, answers) if _answered(path, home, answers)}
+    for path in done:
+        stem = (answers / path.relative_to(home)).with_suffix("")
+        owners.update(dict.fromkeys(chosen.files(stem), path))
     while True:
         now = dict(_files(home, answers))
         ready = [
