@@ -1,6 +1,7 @@
 """The doctor as a whole: sound folders pass, each planted fault is named."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from PIL import Image
 
 from binseg.config import DataConfig
 from binseg.data import assign_splits, open_dataset
-from binseg.doctor import LEAKS, examine, quick_checks, take_in
-from binseg.structures import Finding
+from binseg.doctor import LEAKS, Look, examine, foreground_share, quick_checks, take_in
+from binseg.structures import Finding, Record
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -151,3 +152,31 @@ def test_masks_nobody_can_read_leave_the_pictures(sound: Path) -> None:
     found = findings_of(sound)
     assert found["values"].severity == "error"
     assert found["leak"].ids == ("train/t00", "val/v0")
+
+
+def test_the_share_of_foreground_counts_pixels(sound: Path) -> None:
+    """Many small full crops and one large empty picture: the pixels are what is told."""
+    whole = {"height": 1, "width": 1, "channels": 1, "dtype": "uint8", "turned": False}
+    look = Look(
+        record=Record(id="a", image_path=sound), mask_turned=False, picture_hash="", scale=1.0,
+        thumb_SS=np.zeros((1, 1), np.uint8), problem=None, **whole,
+    )  # fmt: skip
+    crops = [replace(look, foreground=1.0, num_valid=100)] * 9
+    empty = replace(look, foreground=0.0, num_valid=9100)
+    ignored = replace(look, foreground=0.0, num_valid=0)
+    assert foreground_share([*crops, empty, ignored, look]) == 0.09
+    assert foreground_share([look, ignored]) == 0.0
+
+
+def test_turned_pictures_blame_masks_only_where_they_are_not(sound: Path) -> None:
+    """A mask that is turned like its picture is nobody's fault."""
+    note = Image.Exif()
+    note[0x0112] = 3
+    image, mask = paths(sound, "train/t00")
+    for path in (image, mask):
+        Image.open(path).save(path, exif=note)
+    text = findings_of(sound)["turned"].text
+    assert "turned by an EXIF note" in text
+    assert "mask" not in text
+    Image.open(mask).transpose(Image.Transpose.ROTATE_180).save(mask)
+    assert "1 without such a note in the mask" in findings_of(sound)["turned"].text

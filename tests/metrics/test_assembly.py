@@ -22,7 +22,7 @@ from binseg.metrics import (
     score_objects,
     summarise,
 )
-from binseg.structures import ImageScores, ObjectCounts, Report
+from binseg.structures import Counts, ImageScores, ObjectCounts, Report
 
 THRESHOLD = 0.5
 
@@ -170,3 +170,32 @@ def test_counts_alone_make_a_report_too() -> None:
         None,
     )
     assert (report.tolerance, report.unit) == (3, "mm")
+
+
+def test_intervals_of_hardly_anything_are_warned_of() -> None:
+    """Two groups of three images: their interval is just the range of two means."""
+    warned = [one for one in report_of(list(range(6)), by_group=True).notes if "too narrow" in one]
+    assert warned == [
+        "Intervals: only 2 groups are drawn, so they are too narrow; don't read them as 95%."
+    ]
+    assert not any("too narrow" in one for one in report_of(list(range(6))).notes)
+    assert not any("too narrow" in one for one in report_of(list(range(4)), draws=0).notes)
+
+
+def test_ignored_images_have_no_score_in_files() -> None:
+    """Whoever averages the CSV's column gets the report's mean."""
+    report = report_of([1, 2, 3])
+    nothing = Counts(tp=0, fp=0, fn=0, tn=0)
+    ignored = replace(
+        report.images[0], id="ignored", counts={"original": nothing, "model": nothing}
+    )
+    rows = image_rows(replace(report, images=(ignored, *report.images)))
+    blank = {"dice", "iou", "boundary_f1", "objects_num_true", "brier", "model_dice"}
+    assert {rows[0][name] for name in blank} == {""}
+    assert rows[0]["tp"] == 0
+    mean = np.mean([float(row["dice"]) for row in rows if row["dice"] != ""])
+    assert mean == pytest.approx(report.mean["original"]["dice"])
+    told = report_to_json_dict(replace(report, images=(ignored,)))["images"]
+    assert isinstance(told, list)
+    assert told[0]["scores"]["original"]["dice"] is None
+    assert told[0]["outline"] is None

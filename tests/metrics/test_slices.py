@@ -1,5 +1,7 @@
 """Parts of the data: what is in which, what they score, what may be asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,8 @@ def test_scores_are_means_with_intervals() -> None:
     assert cats.dice.value == pytest.approx(np.mean(dice[:12]))
     assert cats.dice.interval == bootstrap_interval(dice[:12])
     assert (cats.is_small, dogs.is_small) == (False, True)
+    few = [replace(one, group=f"g{n % 2}") for n, one in enumerate(images)]
+    assert next(one for one in slice_images(few) if one.value == "cat").is_small
 
 
 def test_columns_of_many_values_must_be_asked_for() -> None:

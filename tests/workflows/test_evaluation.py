@@ -207,6 +207,8 @@ def test_masks_are_read_as_in_training(known: Known, trained: Path) -> None:
     assert other.foreground == own.foreground
     with pytest.raises(UsageError, match=r"only data\.\*"):
         data_config(known, overrides=["train.epochs=3"])
+    with pytest.raises(UsageError, match="the run has decided the splits"):
+        data_config(known, "elsewhere", overrides=["data.split.method=ratio"])
     with pytest.raises(UsageError, match="--data"):
         data_config(Known(run=None, card=None))
 

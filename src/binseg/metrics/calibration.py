@@ -109,7 +109,7 @@ def summarise_calibration(
     num_B, probability_B, true_B = sums_1K[0, 1:].reshape(3, NUM_BINS)
     if not num_B.any():
         raise DataError("calibration can't be measured: no picture has a pixel that isn't ignored")
-    drawn_DK = drawn_sums(table_NK, groups=groups, draws=draws, seed=seed)
+    drawn_DK = drawn_sums(table_NK, groups=groups, draws=draws, seed=seed) if draws else None
     drawn = None if drawn_DK is None else _brier_and_ece(drawn_DK)
     bins = tuple(
         ReliabilityBin(
