@@ -351,7 +351,7 @@ def test_transparency_is_no_page(tmp_path: Path) -> None:
             writer.write(RGB[:, :, 0], photometric="minisblack", subfiletype=2)
     with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
-            page.tags[254].overwrite(4)
+            page.aspage().tags[254].overwrite(4)
     assert num_pages(path) == 3
 
 

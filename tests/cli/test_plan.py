@@ -25,8 +25,8 @@ def test_a_plan_is_a_table_a_file_and_json(discs: Path, tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, [*data, "--json"])
     facts = json.loads(answer.stdout)
     assert facts["expected_seconds"] == 60
-    minute = ("plan", "--data", str(discs), "--border", "ignore", *QUICK)
-    minute += ("--set", "train.budget_minutes=1")
+    minute = ["plan", "--data", str(discs), "--border", "ignore", *QUICK]
+    minute += ["--set", "train.budget_minutes=1"]
     again = CliRunner().invoke(app, minute)
     command = again.stdout[again.stdout.index("next:") + 5 :]
     words = shlex.split(command)

@@ -156,10 +156,10 @@ def test_masks_nobody_can_read_leave_the_pictures(sound: Path) -> None:
 
 def test_the_share_of_foreground_counts_pixels(sound: Path) -> None:
     """Many small full crops and one large empty picture: the pixels are what is told."""
-    whole = {"height": 1, "width": 1, "channels": 1, "dtype": "uint8", "turned": False}
     look = Look(
-        record=Record(id="a", image_path=sound), mask_turned=False, picture_hash="", scale=1.0,
-        thumb_SS=np.zeros((1, 1), np.uint8), problem=None, **whole,
+        record=Record(id="a", image_path=sound), height=1, width=1, channels=1, dtype="uint8",
+        turned=False, mask_turned=False, picture_hash="", scale=1.0,
+        thumb_SS=np.zeros((1, 1), np.uint8),
     )  # fmt: skip
     crops = [replace(look, foreground=1.0, num_valid=100)] * 9
     empty = replace(look, foreground=0.0, num_valid=9100)

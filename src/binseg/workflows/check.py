@@ -144,13 +144,12 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
         return
     yield "sizes", _spread([f"{look.height}x{look.width}" for look in looks])
     yield "channels", _spread([f"{look.channels} x {look.dtype}" for look in looks])
-    judged = [look for look in looks if look.foreground is not None and look.num_valid]
-    shares = [look.foreground for look in judged]
-    if judged:
+    shares = [x.foreground for x in looks if x.foreground is not None and x.num_valid]
+    if shares:
         low, middle, high = np.percentile(shares, [5, 50, 95])
         yield (
             "foreground",
-            f"{foreground_share(judged):.1%} of the pixels (5% of pictures below {low:.1%}, half "
+            f"{foreground_share(looks):.1%} of the pixels (5% of pictures below {low:.1%}, half "
             f"below {middle:.1%}, 95% below {high:.1%})",
         )
 
