@@ -114,6 +114,7 @@ def test_pack_gives_one_file_that_is_the_model(trained: Path, tmp_path: Path) ->
         "path": str(path),
         "id": id_,
         "name": "unet",
+        "left_out": [],
         "bytes": path.stat().st_size,
         "largest_difference": None,
     }

@@ -87,10 +87,9 @@ def test_a_mapping_replaces_what_was_there() -> None:
 def test_options_go_with_their_network() -> None:
     """The demo's width of 16 would make a ResNet of a sixteenth of its size, unasked."""
     changed = ["model.name=resnet34-unet"]
-    with pytest.raises(UsageError, match=r"are for unet-small; say what resnet34-unet shall have"):
-        load_recipe("demo", overrides=changed)
-    whole = load_recipe("demo", overrides=[*changed, "model.options={}"])
-    assert whole.model.options == {}
+    assert load_recipe("demo", overrides=changed).model.options == {}
+    narrow = load_recipe("demo", overrides=[*changed, "model.options={width: 32}"])
+    assert narrow.model.options == {"width": 32}
     kept = load_recipe("demo", sections={"model": {"name": "unet-small"}})
     assert kept.model.options == {"width": 16}
 

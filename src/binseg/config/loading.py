@@ -31,6 +31,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe by file or name, then apply changes, then check everything at once.
 
+    A change of `model.name` or `loss.name` leaves the recipe's own options of the former one out.
+
     Args:
         source: a path ending in .yaml or .yml, the name of a shipped recipe, or None for defaults.
         overrides: changes as `section.key=value`, the value read as YAML; they win over all.
@@ -49,7 +51,7 @@ def load_recipe(
     for override in overrides:
         _set(tree, *_parse_override(override))
     for unit, before in own.items():
-        _refuse_strange_options(unit, before, tree[unit], label)
+        _leave_strange_options(before, tree[unit])
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -170,16 +172,12 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object) -> None:
     tree[keys[-1]] = value
 
 
-def _refuse_strange_options(unit: str, before: Mapping[str, Any], now: object, label: str) -> None:
-    """Refuse the options of one network or loss for another that has replaced it."""
-    options = before.get("options")
-    if not isinstance(now, dict) or not options or now.get("options") != options:
+def _leave_strange_options(before: Mapping[str, Any], now: object) -> None:
+    """Take a recipe's options away with the network or loss that they were for."""
+    if not isinstance(now, dict) or not {"name", "options"} <= before.keys():
         return
-    if "name" in before and now.get("name") != before["name"]:
-        raise UsageError(
-            f"recipe ({label}): {unit}.options {options} are for {before['name']}; say what "
-            f"{now['name']} shall have, for example --set '{unit}.options={{}}'"
-        )
+    if now.get("name") != before["name"] and now.get("options") == before["options"]:
+        del now["options"]
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
