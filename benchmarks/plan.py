@@ -1,6 +1,6 @@
 """The plan against one fixed recipe at equal wall time, and its learning curve.
 
-    python benchmarks/plan.py --data oxford-iiit-pet/ em-mitochondria/ nuclei/ --budget 15m --out bench/
+    python benchmarks/plan.py --data oxford-iiit-pet/ nuclei/ --budget 15m --out bench/
     python benchmarks/plan.py --quick --json plan.json
     python benchmarks/plan.py --curve nuclei/ --pictures 5 20 100 --budget 10m --out bench/
 
