@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import MappingProxyType
 
 from binseg.planning import Fingerprint, Machine, Situation
 from binseg.planning.fingerprint import SCALES, SIZES
@@ -177,3 +178,20 @@ def test_too_few_judges_choose_no_threshold(photos: Fingerprint, situation: Make
         facts = replace(photos, num_val=num_val)
         found = values(choose_finish(situation(facts, augment__orientation="any", **decided)))
         assert found.get("train.threshold") == threshold
+
+
+def test_the_large_network_is_for_gpus(photos: Fingerprint, machine: Machine) -> None:
+    """With many pictures and the time; in hours of a processor the small ones end higher."""
+    known = MappingProxyType({**machine.seconds_per_megapixel, "resnet34-unet": 0.01})
+    gpu = replace(machine, device="cuda", seconds_per_megapixel=known)
+    many = replace(photos, num_train=3000)
+    decided = {"input.fit": "squash"}
+
+    def name(on: Machine, budget: float | None, facts: Fingerprint = many) -> object:
+        at = Situation(fingerprint=facts, machine=on, budget=budget, decided=decided)
+        return choose_model(at)[0].value
+
+    assert name(gpu, 1200.0) == name(gpu, None) == "resnet34-unet"
+    assert name(gpu, 60.0) == name(gpu, None, replace(many, num_train=100)) == "unet-compact"
+    cpu = replace(gpu, device="cpu")
+    assert name(cpu, 36000.0) == name(cpu, None) == "unet-compact"

@@ -61,7 +61,8 @@ LEAST_JUDGES = 4
 FINISH_SHARE = 0.12
 """Of the budget, what scoring may take for the sake of mirror images."""
 LARGE_VIEWS, LARGE_TRAIN = 100_000, 300
-"""Inputs and training pictures that resnet34-unet needs to be worth six times the time."""
+"""Inputs and training pictures that resnet34-unet needs to be worth six times the time; and a GPU:
+in hours of a processor the smaller networks did better (see the results' page)."""
 THICK_OPTIONS: dict[str, int] = {"width": 16}
 """Of `unet`, whose first map is at full size, as narrow as the smaller networks' first maps."""
 
@@ -208,8 +209,10 @@ def _affords_large(at: Situation) -> bool:
     facts = at.fingerprint
     if "resnet34-unet" not in at.machine.seconds_per_megapixel or facts.num_train < LARGE_TRAIN:
         return False
+    if at.machine.device != "cuda":
+        return False
     if at.budget is None:
-        return at.machine.device == "cuda"
+        return True
     return _megapixels(at, "resnet34-unet") / (MOST_SIZE**2 / 1e6) >= LARGE_VIEWS
 
 

@@ -27,14 +27,13 @@ from binseg.training.precision import resolve_device, resolve_precision
 
 __all__ = ["measure_machine"]
 
-LONG = 4 * 3600.0
-"""Seconds from which the large network may be worth its time on a processor."""
 REFERENCE = "unet-compact"
 CANDIDATES: Mapping[str, Mapping[str, Option]] = MappingProxyType(
     {REFERENCE: {}, "unet-small": {}, "unet": dict(THICK_OPTIONS)}
 )
 """Networks that the rules choose from, with their options."""
 LARGE = "resnet34-unet"
+"""Likewise, on a GPU."""
 
 
 class Trial(NamedTuple):
@@ -93,7 +92,7 @@ def measure_machine(
     device = resolve_device(asked.train.device)
     bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
     candidates = dict(CANDIDATES)
-    if device.type == "cuda" or budget is None or budget >= LONG:
+    if device.type == "cuda":
         candidates[LARGE] = {}
     if "model.name" in given:
         candidates = {asked.model.name: asked.model.options}
