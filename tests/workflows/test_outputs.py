@@ -113,42 +113,29 @@ def test_maps_keep_their_place(tmp_path: Path) -> None:
 def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
     """GeoTIFF scale and tie point, world files, ImageJ, OME and centimetres; not inches."""
     pixels = np.zeros((4, 6), np.uint8)
-    keys = (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 25832)
-    tifffile.imwrite(
-        tmp_path / "geo.tif",
-        pixels,
-        extratags=[
+
+    def placed(*keys: int, tie: tuple[float, float]) -> Georeference | None:
+        """What is read from a GeoTIFF with these keys, four numbers each."""
+        directory = (1, 1, 0, len(keys) // 4, *keys)
+        tags = [
             (33550, 12, 3, (2.0, 2.0, 0.0), True),
-            (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 900.0, 0.0), True),
-            (34735, 3, len(keys), keys, True),
-        ],
-    )
-    found = read_georeference(tmp_path / "geo.tif")
+            (33922, 12, 6, (0.0, 0.0, 0.0, *tie, 0.0), True),
+            (34735, 3, len(directory), directory, True),
+        ]
+        tifffile.imwrite(tmp_path / "geo.tif", pixels, extratags=tags)
+        return read_georeference(tmp_path / "geo.tif")
+
+    projected, corner = (1024, 0, 1, 1, 3072, 0, 1, 25832), (100.0, 900.0)
+    found = placed(*projected, tie=corner)
     assert found == Georeference(transform=(2.0, 0.0, 100.0, 0.0, -2.0, 900.0), crs="EPSG:25832")
-    of_centres = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2, 3072, 0, 1, 25832)
-    tifffile.imwrite(
-        tmp_path / "point.tif",
-        pixels,
-        extratags=[
-            (33550, 12, 3, (2.0, 2.0, 0.0), True),
-            (33922, 12, 6, (0.0, 0.0, 0.0, 101.0, 899.0, 0.0), True),
-            (34735, 3, len(of_centres), of_centres, True),
-        ],
-    )
-    assert read_georeference(tmp_path / "point.tif") == found, "the tie point is a pixel's middle"
-    own = (1, 1, 0, 3, 1024, 0, 1, 1, 2048, 0, 1, 4326, 3072, 0, 1, 32767)
-    tifffile.imwrite(
-        tmp_path / "own.tif",
-        pixels,
-        extratags=[
-            (33550, 12, 3, (2.0, 2.0, 0.0), True),
-            (33922, 12, 6, (0.0, 0.0, 0.0, 100.0, 900.0, 0.0), True),
-            (34735, 3, len(own), own, True),
-        ],
-    )
-    of_datum = read_georeference(tmp_path / "own.tif")
+    of_centres = placed(1025, 0, 1, 2, *projected, tie=(101.0, 899.0))
+    assert of_centres == found, "the tie point is a pixel's middle"
+    of_datum = placed(1024, 0, 1, 1, 2048, 0, 1, 4326, 3072, 0, 1, 32767, tie=corner)
     assert of_datum is not None
     assert (of_datum.crs, of_datum.is_geographic) == (None, False), "metres aren't degrees"
+    in_degrees = placed(1024, 0, 1, 2, 2048, 0, 1, 4326, tie=corner)
+    assert in_degrees is not None
+    assert (in_degrees.crs, in_degrees.is_geographic) == ("EPSG:4326", True)
     Image.fromarray(pixels).save(tmp_path / "w.png")
     assert read_georeference(tmp_path / "w.png") is None
     (tmp_path / "w.pgw").write_text("2\n0\n0\n-2\n101\n899\n")

@@ -207,13 +207,12 @@ def _fine_model(at: Situation, kept: float) -> list[Setting]:
 
 def _affords_large(at: Situation) -> bool:
     facts = at.fingerprint
-    if "resnet34-unet" not in at.machine.seconds_per_megapixel or facts.num_train < LARGE_TRAIN:
+    if at.machine.device != "cuda" or facts.num_train < LARGE_TRAIN:
         return False
-    if at.machine.device != "cuda":
+    if "resnet34-unet" not in at.machine.seconds_per_megapixel:  # the user chose another
         return False
-    if at.budget is None:
-        return True
-    return _megapixels(at, "resnet34-unet") / (MOST_SIZE**2 / 1e6) >= LARGE_VIEWS
+    views = LARGE_VIEWS * MOST_SIZE**2 / 1e6
+    return at.budget is None or _megapixels(at, "resnet34-unet") >= views
 
 
 def _between(kept: dict[float, float], at: float) -> float:

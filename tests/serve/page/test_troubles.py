@@ -1,6 +1,7 @@
 """What the page says when something goes wrong, and how it goes on."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,22 @@ def test_lost_connection(open_page: Open) -> None:
     assert not tab.locator("#trouble").is_visible()
 
 
+def stumble(tab: Any) -> list[str]:
+    """Let the first look at a job's state, and at its result, end at a proxy; tell which did."""
+    stumbled: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked = "result" if route.request.url.endswith("/result") else "state"
+        if route.request.method != "GET" or asked in stumbled:
+            route.continue_()
+            return
+        stumbled.append(asked)
+        route.fulfill(status=502, body="<h1>Bad Gateway</h1>")
+
+    tab.route("**/v1/jobs/**", answer)
+    return stumbled
+
+
 def test_token_limits_and_end(open_page: Open, trained: Path, tmp_path: Path) -> None:
     """A token stays in memory; what is too large can be a job; and the server's end is said."""
     limits = ("--max-bytes", "0.04", "--max-pixels", "0.01")
@@ -73,9 +90,11 @@ def test_token_limits_and_end(open_page: Open, trained: Path, tmp_path: Path) ->
         assert "up to 40 kB" in tab.locator("#trouble-text").text_content()
         give(tab, ("wide.png", "image/png", encode(np.zeros((120, 100, 3), np.uint8))))
         until(tab, "document.getElementById('trouble-text').textContent.includes('megapixels')")
+        stumbled = stumble(tab)
         name, content = save(tab, "#as-job")
         assert name == "wide_mask.png"
         assert decode(content).shape == (120, 100)
+        assert stumbled == ["state", "result"], "a proxy's hiccups cost no finished job"
         until(tab, "document.getElementById('trouble-title').textContent === 'Done'")
         assert tab.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
         guarded.stop()
