@@ -22,7 +22,7 @@ setup: .venv/.dev  ## create .venv and install the pinned packages
 	$(BIN)/python -m pip install $(PIP_FLAGS) --group dev -e '.[all]'
 	touch $@
 
-demo: .venv/.train ## train, evaluate and predict on pictures that binseg draws itself
+demo: .venv/.train ## train, evaluate and predict on images that binseg draws itself
 	@rm -rf runs/demo  # of an earlier demo: it comes out the same
 	$(BIN)/binseg demo --out runs/demo
 

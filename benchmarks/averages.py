@@ -17,7 +17,7 @@ from binseg.config import DataConfig
 from binseg.data import open_dataset, read_sample
 from binseg.data.splits import read_split
 from binseg.metrics import SCORES, count, pool
-from binseg.structures import Counts
+from binseg.types import Counts
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
 NUM_ORDERS = 1000

@@ -1,6 +1,6 @@
 """Plant 20 defects in a copy of a data set and see which of them `binseg check` finds.
 
-    python benchmarks/doctor.py --data nuclei/ --pictures 300
+    python benchmarks/doctor.py --data nuclei/ --images 300
     python benchmarks/doctor.py --data synthetic
 
 The clean copy is checked first: its findings are the false alarms (or the data's own faults). The
@@ -24,17 +24,17 @@ from PIL import Image
 
 from binseg.config import DataConfig
 from binseg.data import Dataset, MaskRule, open_dataset, read_sample
+from binseg.pipelines.check import CheckResult, check
 from binseg.report import for_display
-from binseg.structures import Finding, Record
-from binseg.workflows.check import CheckResult, check
+from binseg.types import Finding, Record
 
 VAL_EVERY = 5
-"""Every fifth picture validates."""
+"""Every fifth image validates."""
 
 
 @dataclass(kw_only=True)
 class Copy:
-    """A folder of train/ and val/, and the pictures in it that have not been touched yet."""
+    """A folder of train/ and val/, and the images in it that have not been touched yet."""
 
     root: Path
     free: list[tuple[str, str]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Copy:
             if where == split and (not plain or 0.05 < share < 0.6):
                 del self.free[place]
                 return image, mask, f"{where}/{name}"
-        raise SystemExit("too few pictures for 20 defects")
+        raise SystemExit("too few images for 20 defects")
 
     def paths(self, split: str, name: str) -> tuple[Path, Path]:
         """Where a pair lies, or is to lie."""
@@ -87,21 +87,21 @@ def _mask(path: Path) -> np.ndarray:
 
 
 def no_mask(copy: Copy) -> tuple[str, str]:
-    """A picture whose mask is gone."""
+    """An image whose mask is gone."""
     image, mask, _ = copy.take()
     mask.unlink()
     return "no-mask-file", image.relative_to(copy.root).as_posix()
 
 
-def no_picture(copy: Copy) -> tuple[str, str]:
-    """A mask whose picture is gone."""
+def no_image(copy: Copy) -> tuple[str, str]:
+    """A mask whose image is gone."""
     image, mask, _ = copy.take()
     image.unlink()
-    return "no-picture-file", mask.relative_to(copy.root).as_posix()
+    return "no-image-file", mask.relative_to(copy.root).as_posix()
 
 
 def other_size(copy: Copy) -> tuple[str, str]:
-    """A mask a few pixels smaller than its picture."""
+    """A mask a few pixels smaller than its image."""
     _, mask, id_ = copy.take()
     Image.fromarray(_mask(mask)[:-7, :-3]).save(mask)
     return "size", id_
@@ -131,18 +131,18 @@ def full_mask(copy: Copy) -> tuple[str, str]:
 
 
 def turned(copy: Copy) -> tuple[str, str]:
-    """A picture that asks to be turned upside down."""
+    """An image that asks to be turned upside down."""
     image, mask, id_ = copy.take()
-    picture = Image.open(image).convert("RGB")
+    photo = Image.open(image).convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 3
-    picture.transpose(Image.Transpose.ROTATE_180).save(image, exif=exif)
+    photo.transpose(Image.Transpose.ROTATE_180).save(image, exif=exif)
     del mask
     return "turned", id_
 
 
 def truncated(copy: Copy) -> tuple[str, str]:
-    """A picture of which half is missing."""
+    """An image of which half is missing."""
     image, _, id_ = copy.take()
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     return "unreadable", id_
@@ -156,26 +156,26 @@ def no_bytes(copy: Copy) -> tuple[str, str]:
 
 
 def text_file(copy: Copy) -> tuple[str, str]:
-    """An error page saved as a picture."""
+    """An error page saved as an image."""
     image, _, id_ = copy.take()
     image.write_text("<html>404 not found</html>", encoding="utf-8")
     return "unreadable", id_
 
 
 def copy_within(copy: Copy) -> tuple[str, str]:
-    """The same picture under two names in one split."""
+    """The same image under two names in one split."""
     image, mask, _ = copy.take()
     return "duplicate", copy.add("train", "planted-copy", Image.open(image), Image.open(mask))
 
 
 def copy_across(copy: Copy) -> tuple[str, str]:
-    """The same picture in two splits."""
+    """The same image in two splits."""
     image, mask, _ = copy.take()
     return "leak", copy.add("val", "planted-leak", Image.open(image), Image.open(mask))
 
 
 def encoded_anew(copy: Copy) -> tuple[str, str]:
-    """A picture that comes back in val as a poor JPEG."""
+    """An image that comes back in val as a poor JPEG."""
     image, mask, _ = copy.take()
     id_ = copy.add("val", "planted-jpeg", Image.open(image), Image.open(mask))
     path = copy.paths("val", "planted-jpeg")[0]
@@ -185,18 +185,18 @@ def encoded_anew(copy: Copy) -> tuple[str, str]:
 
 
 def resized(copy: Copy) -> tuple[str, str]:
-    """A picture that comes back in val at 60% of its size."""
+    """An image that comes back in val at 60% of its size."""
     image, mask, _ = copy.take()
-    picture, labels = Image.open(image), Image.open(mask)
-    size = (round(picture.width * 0.6), round(picture.height * 0.6))
+    photo, labels = Image.open(image), Image.open(mask)
+    size = (round(photo.width * 0.6), round(photo.height * 0.6))
     nearest = Image.Resampling.NEAREST
     return "near-leak", copy.add(
-        "val", "planted-small", picture.resize(size), labels.resize(size, nearest)
+        "val", "planted-small", photo.resize(size), labels.resize(size, nearest)
     )
 
 
 def flipped(copy: Copy) -> tuple[str, str]:
-    """A picture that comes back in val as in a mirror."""
+    """An image that comes back in val as in a mirror."""
     image, mask, _ = copy.take()
     mirror = Image.Transpose.FLIP_LEFT_RIGHT
     return "near-leak", copy.add(
@@ -208,19 +208,19 @@ def flipped(copy: Copy) -> tuple[str, str]:
 
 
 def patches(copy: Copy) -> tuple[str, str]:
-    """Two halves of one picture, one in each split."""
+    """Two halves of one image, one in each split."""
     image, mask, _ = copy.take(plain=False)
-    picture, labels = Image.open(image), Image.open(mask)
-    half = picture.width // 2
+    photo, labels = Image.open(image), Image.open(mask)
+    half = photo.width // 2
     id_ = ""
     for split, left in (("train", 0), ("val", half)):
-        box = (left, 0, left + half, picture.height)
-        id_ = copy.add(split, f"planted_x{left}_y0", picture.crop(box), labels.crop(box))
+        box = (left, 0, left + half, photo.height)
+        id_ = copy.add(split, f"planted_x{left}_y0", photo.crop(box), labels.crop(box))
     return "patch-seam", id_
 
 
 def shifted(copy: Copy) -> tuple[str, str]:
-    """A mask that lies 6% of the picture's side beside its object."""
+    """A mask that lies 6% of the image's side beside its object."""
     _, mask, id_ = copy.take()
     _shift(mask)
     return "shifted", id_
@@ -245,7 +245,7 @@ def _rate_of_shifts(copy: Copy, num: int) -> str:
 
 
 def sixteen_bits(copy: Copy) -> tuple[str, str]:
-    """One 16-bit grey picture among 8-bit ones."""
+    """One 16-bit grey image among 8-bit ones."""
     image, _, id_ = copy.take()
     grey = np.asarray(Image.open(image).convert("L")).astype(np.uint16) * 257
     tifffile.imwrite(image.with_suffix(".tif"), grey, photometric="minisblack", metadata=None)
@@ -267,7 +267,7 @@ def scribble(copy: Copy) -> tuple[str, str]:
 
 PLANTERS: tuple[Planter, ...] = (
     no_mask,
-    no_picture,
+    no_image,
     other_size,
     strange_value,
     empty_mask,
@@ -292,7 +292,7 @@ def main() -> int:
     """Check the clean copy and the planted one, and print what was found; 1 if one is missed."""
     options = _arguments()
     dataset = open_dataset(DataConfig(path=options.data))
-    step = max(1, len(dataset.records) // options.pictures)
+    step = max(1, len(dataset.records) // options.photos)
     records = dataset.records[::step]
     dataset = Dataset(kind="folder", root=dataset.root, records=records, rule=dataset.rule)
     with tempfile.TemporaryDirectory() as temporary:
@@ -300,7 +300,7 @@ def main() -> int:
         wall, cpu = time.perf_counter(), time.process_time()
         result = check(str(clean.root))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(f"{len(records)} pictures of {Path(options.data).name}")
+        print(f"{len(records)} images of {Path(options.data).name}")
         thousand = 1000 / len(records)
         print(f"seconds per 1,000: {wall * thousand:.1f} on the clock, {cpu * thousand:.1f} of CPU")
         _tell("clean copy", result)
@@ -327,8 +327,8 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="any data set, or synthetic")
-    parser.add_argument("--pictures", type=int, default=300, help="take so many, evenly spread")
-    parser.add_argument("--seed", type=int, default=0, help="of which pictures are harmed")
+    parser.add_argument("--images", type=int, default=300, help="take so many, evenly spread")
+    parser.add_argument("--seed", type=int, default=0, help="of which images are harmed")
     parser.add_argument("--shifts", type=int, default=0, help="then shift so many masks more")
     parser.add_argument("--html", type=Path, help="write the planted copy's page here")
     parser.add_argument("--json", type=Path, help="write the planted copy's findings here")

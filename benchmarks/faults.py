@@ -39,13 +39,13 @@ import torch
 import yaml
 from PIL import Image
 
-from binseg.bundle import read_bundle
 from binseg.cli import app
 from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import BinsegError
 from binseg.models.zoo import build_model
+from binseg.packaging import read_bundle
 from binseg.progress import SILENT, track
 from binseg.storage import sha256_of, write_json
 from binseg.training.checkpoints import LAST, PREVIOUS, WholeFiles, newest_whole
@@ -232,7 +232,7 @@ def training_kills(
     return found
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     """Write a data set of PNG pairs."""
     pixels = drawn(NUM_TRAIN + NUM_VAL, 2)
     for part in ("images", "masks"):
@@ -253,11 +253,11 @@ class Commands:
     """The three commands that write most, each with what it must end in.
 
     Args:
-        scratch: holds the pictures, and a trained run that judges and predicts.
+        scratch: holds the images, and a trained run that judges and predicts.
     """
 
     def __init__(self, scratch: Path) -> None:
-        self.pictures = scratch / "pictures"
+        self.images = scratch / "images"
         self.model = scratch / "model"
 
     def train(self, folder: Path) -> None:
@@ -270,19 +270,19 @@ class Commands:
             return
         sets = [f"--set={x}" for x in ("model.name=unet-small", "train.precision=fp32")]
         sizes = ("--size", str(SIZE), "--epochs", "1", "--batch-size", "4", "--device", "cpu")
-        data = ("--data", self.pictures, "--checkpoint-every", "0.01")
+        data = ("--data", self.images, "--checkpoint-every", "0.01")
         command("-q", "train", *data, *sizes, *sets, "--out", run)
 
     def evaluate(self, folder: Path) -> None:
         """Score a model."""
-        what = ("--data", self.pictures, "--split", "all")
+        what = ("--data", self.images, "--split", "all")
         command("-q", "evaluate", self.model, *what, "--out", folder / "report")
 
     def predict(self, folder: Path) -> None:
-        """Predict all pictures, or those that are missing."""
+        """Predict all images, or those that are missing."""
         go_on = ("--resume",) if any(folder.glob("masks/*.png")) else ()
-        pictures, out = self.pictures / "images", folder / "masks"
-        command("-q", "predict", self.model, pictures, "--out", out, *go_on)
+        images, out = self.images / "images", folder / "masks"
+        command("-q", "predict", self.model, images, "--out", out, *go_on)
 
 
 def check_files(folder: Path, found: Found) -> int:
@@ -343,7 +343,7 @@ def writing_kills(num: int, chance: random.Random, scratch: Path, *, end: float)
     """Kill commands while they write, and look at what they left."""
     found = Found()
     commands, log = Commands(scratch), scratch / "log"
-    write_pictures(commands.pictures)
+    write_images(commands.images)
     attempt(partial(commands.train, scratch / "first"), log)
     shutil.copytree(scratch / "first" / "run", commands.model)
     works = (commands.train, commands.evaluate, commands.train, commands.predict)

@@ -1,8 +1,8 @@
-"""Damage pictures, bundles and recipes at random, and see that each is read or refused in one line.
+"""Damage images, bundles and recipes at random, and see that each is read or refused in one line.
 
     binseg train --data synthetic --model unet-small --size 32 --epochs 1 --out runs/tiny
     binseg pack runs/tiny --out tiny.zip
-    python benchmarks/fuzz.py --pictures 10000 --recipes 1000 --bundles 1000 --bundle tiny.zip
+    python benchmarks/fuzz.py --images 10000 --recipes 1000 --bundles 1000 --bundle tiny.zip
 
 Each case is opened in a child process with a time limit. What may happen: an answer, or a
 `BinsegError` of one line. What may not: any other exception, a crash, a hang, or more memory than
@@ -34,12 +34,12 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from binseg.bundle import read_bundle
 from binseg.cli.progress import PlainProgress
 from binseg.config import load_recipe, recipe_names
 from binseg.config.loading import recipe_text
 from binseg.errors import BinsegError
 from binseg.imageio import probe, read_image, read_labels
+from binseg.packaging import read_bundle
 from binseg.progress import track
 from binseg.storage import write_json
 
@@ -58,20 +58,20 @@ class Case:
     data: bytes
 
 
-def pictures(random_source: random.Random) -> Iterator[Case]:
-    """Damaged pictures of every format that binseg reads, for ever."""
-    seeds = _picture_seeds()
+def images(random_source: random.Random) -> Iterator[Case]:
+    """Damaged images of every format that binseg reads, for ever."""
+    seeds = _image_seeds()
     while True:
         name = random_source.choice(list(seeds))
         data = _damaged(seeds[name], random_source)
         suffix = Path(name).suffix
         if random_source.random() < 0.05:
             suffix = random_source.choice([Path(other).suffix for other in seeds])
-        yield Case(kind="picture", name=f"{Path(name).stem}{suffix}", data=data)
+        yield Case(kind="image", name=f"{Path(name).stem}{suffix}", data=data)
 
 
-def _picture_seeds() -> dict[str, bytes]:
-    """One small sound picture of each kind, by file name."""
+def _image_seeds() -> dict[str, bytes]:
+    """One small sound image of each kind, by file name."""
     numbers = np.random.default_rng(0)
     rgb = numbers.integers(0, 256, (37, 53, 3), dtype=np.uint8)
     grey, deep = rgb[..., 0], rgb[..., 0].astype(np.uint16) * 257
@@ -299,7 +299,7 @@ def open_case(path: Path, kind: str) -> None:
     elif kind == "bundle":
         bundle = read_bundle(path)
         bundle.weights()
-        bundle.golden()
+        bundle.reference()
     else:
         probe(path)
         read_image(path)
@@ -394,7 +394,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
     verdicts: Counter[str] = Counter()
     failures: list[str] = []
     largest, slowest = 0, 0.0
-    asked = [("picture", options.pictures, pictures(random.Random(options.seed)))]
+    asked = [("image", options.images, images(random.Random(options.seed)))]
     asked.append(("recipe", options.recipes, recipes(random.Random(options.seed))))
     if options.bundles:
         bundle = options.bundle
@@ -426,7 +426,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--recipes", type=int, default=200)
     parser.add_argument("--bundles", type=int, default=0, help="needs --bundle")
     parser.add_argument("--bundle", type=Path, help="a sound bundle's zip, to be damaged")

@@ -1,11 +1,11 @@
-"""Pictures beyond memory: peak memory, kill -9 and resume, and seams, measured for real.
+"""Images beyond memory: peak memory, kill -9 and resume, and seams, measured for real.
 
     python benchmarks/large.py --side 20000 --json large.json
     python benchmarks/large.py --side 40000 --run runs/tiles
     python benchmarks/large.py --quick
 
-A picture is written tile by tile (RGB, JPEG tiles of 512 x 512 in a BigTIFF; a texture of
-synthetic pictures that repeats after 4,096 pixels), a small U-Net is trained on such pictures
+An image is written tile by tile (RGB, JPEG tiles of 512 x 512 in a BigTIFF; a texture of
+synthetic images that repeats after 4,096 pixels), a small U-Net is trained on such images
 unless --run names a bundle that takes tiles, and then
 
 memory   `predict_large` in a process of its own: its largest resident set, against what it told
@@ -34,19 +34,19 @@ import tifffile
 from binseg.cli.progress import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
-from binseg.geometry import tiles_for
-from binseg.predictor import Predictor, load, sigmoid
-from binseg.preprocess import normalise
+from binseg.inference import Predictor, load, sigmoid
+from binseg.inference.large import predict_large
+from binseg.pipelines.train import train
 from binseg.storage import write_json
-from binseg.workflows.large import predict_large
-from binseg.workflows.train import train
+from binseg.transforms.geometry import tiles_for
+from binseg.transforms.preprocess import normalise
 
 TILE = 512
 PERIOD = 4096
 CROP = 3000
 SETTINGS = (
     "input.size=128",
-    "input.fit=tile",
+    "input.resize=tile",
     "model.options={width: 16}",
     "train.epochs=2",
     "train.device=cpu",
@@ -89,13 +89,13 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, object]:
     texture_HW3 = draw_texture()
     figures: dict[str, object] = {"side": side, "cores": len(os.sched_getaffinity(0))}
     if "memory" in parts or "resume" in parts:
-        picture = folder / f"picture-{side}.tif"
-        if not picture.exists():
-            write_picture(picture, texture_HW3, side)
-        print(f"{picture.name}: {side:,} x {side:,} RGB, {picture.stat().st_size / 1e9:.2f} GB")
-        figures["memory"] = tell_memory(folder, picture, given)
+        image = folder / f"image-{side}.tif"
+        if not image.exists():
+            write_image(image, texture_HW3, side)
+        print(f"{image.name}: {side:,} x {side:,} RGB, {image.stat().st_size / 1e9:.2f} GB")
+        figures["memory"] = tell_memory(folder, image, given)
     if "resume" in parts:
-        figures["resume"] = tell_resume(folder, picture, given)
+        figures["resume"] = tell_resume(folder, image, given)
     if "seams" in parts:
         crop = 1024 if given.quick else CROP
         figures["seams"] = tell_seams(folder, texture_HW3[:crop, :crop], given)
@@ -103,7 +103,7 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, object]:
 
 
 def draw_texture() -> np.ndarray:
-    """Synthetic pictures side by side, so large that every tile of the network differs."""
+    """Synthetic images side by side, so large that every tile of the network differs."""
     num = PERIOD // 128
     drawn = [draw_synthetic(index, size=128, seed=0)[0] for index in range(64)]
     order = np.random.default_rng(0).integers(len(drawn), size=(num, num))
@@ -112,7 +112,7 @@ def draw_texture() -> np.ndarray:
     )
 
 
-def write_picture(path: Path, texture_HW3: np.ndarray, side: int) -> None:
+def write_image(path: Path, texture_HW3: np.ndarray, side: int) -> None:
     """Write the repeated texture, each of its tiles packed once."""
     num = PERIOD // TILE
     packed = {
@@ -143,13 +143,13 @@ def write_picture(path: Path, texture_HW3: np.ndarray, side: int) -> None:
         )
 
 
-def work(picture: Path, given: argparse.Namespace) -> None:
-    """Predict the picture in this process, and tell its largest resident set."""
-    out = given.folder / f"{picture.stem}-mask.tif"
+def work(image: Path, given: argparse.Namespace) -> None:
+    """Predict the image in this process, and tell its largest resident set."""
+    out = given.folder / f"{image.stem}-mask.tif"
     started = time.monotonic()
     result = predict_large(
         load(given.run, device="cpu"),
-        picture,
+        image,
         out=out,
         tile=given.tile,
         overlap=given.overlap,
@@ -161,9 +161,9 @@ def work(picture: Path, given: argparse.Namespace) -> None:
     print(json.dumps({"peak": peak, "seconds": seconds, **result.as_dict()}))
 
 
-def start(folder: Path, picture: Path, given: argparse.Namespace) -> subprocess.Popen[str]:
+def start(folder: Path, image: Path, given: argparse.Namespace) -> subprocess.Popen[str]:
     """Start `work` in a process of its own."""
-    command = [sys.executable, __file__, "--worker", str(picture), "--run", str(given.run)]
+    command = [sys.executable, __file__, "--worker", str(image), "--run", str(given.run)]
     command += ["--folder", str(folder)]
     for name in ("tile", "overlap"):
         if getattr(given, name) is not None:
@@ -180,9 +180,9 @@ def finish(process: subprocess.Popen[str]) -> dict[str, object]:
     return told
 
 
-def tell_memory(folder: Path, picture: Path, given: argparse.Namespace) -> dict[str, object]:
-    """Predict the picture in one go."""
-    told = finish(start(folder, picture, given))
+def tell_memory(folder: Path, image: Path, given: argparse.Namespace) -> dict[str, object]:
+    """Predict the image in one go."""
+    told = finish(start(folder, image, given))
     mask = Path(str(told["mask"]))
     pixels = int(str(told["height"])) * int(str(told["width"]))
     seconds = float(str(told["seconds"]))
@@ -199,24 +199,24 @@ def tell_memory(folder: Path, picture: Path, given: argparse.Namespace) -> dict[
     return told
 
 
-def tell_resume(folder: Path, picture: Path, given: argparse.Namespace) -> dict[str, object]:
+def tell_resume(folder: Path, image: Path, given: argparse.Namespace) -> dict[str, object]:
     """Kill the work when half of the bands are there, go on, and compare the files."""
-    mask = folder / f"{picture.stem}-mask.tif"
+    mask = folder / f"{image.stem}-mask.tif"
     if not mask.exists():
-        finish(start(folder, picture, given))
+        finish(start(folder, image, given))
     wanted = sha256_of(mask)
     mask.unlink()
     part = mask.with_name(mask.name + ".part")
-    with tifffile.TiffFile(picture) as file:
+    with tifffile.TiffFile(image) as file:
         half = file.pages.first.imagelength // TILE // 2
-    process = start(folder, picture, given)
+    process = start(folder, image, given)
     while process.poll() is None and len(list(part.glob("0*.band"))) < half:
         time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     killed_at = len(list(part.glob("0*.band")))
     assert not mask.exists(), "it was finished before it could be killed"
-    told = finish(start(folder, picture, given))
+    told = finish(start(folder, image, given))
     found = sha256_of(mask)
     print(
         f"resume: killed after {killed_at} of {told['num_bands']} bands, {told['num_resumed']} "

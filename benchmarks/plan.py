@@ -2,15 +2,15 @@
 
     python benchmarks/plan.py --data oxford-iiit-pet/ nuclei/ --budget 15m --out bench/
     python benchmarks/plan.py --quick --json plan.json
-    python benchmarks/plan.py --curve nuclei/ --pictures 5 20 100 --budget 10m --out bench/
+    python benchmarks/plan.py --curve nuclei/ --images 5 20 100 --budget 10m --out bench/
 
-The fixed recipe is what the reports agree on: pictures squashed to 256x256, resnet34-unet from
+The fixed recipe is what the reports agree on: images stretched to 256x256, resnet34-unet from
 scratch, report D's augmentation and optimiser, BCE. Both sides get the same command-line budget,
 which everything counts towards (looking at the data, measuring the machine, caching, scoring), the
 same split and the same machine. Each finished run is a row in rows.json and is not run again.
 
-Scores are of the validation split (or, for the curve, of pictures that no run has seen), mean over
-pictures at their original size, with the threshold that each side tuned itself.
+Scores are of the validation split (or, for the curve, of images that no run has seen), mean over
+images at their original size, with the threshold that each side tuned itself.
 """
 
 import argparse
@@ -21,17 +21,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from binseg.autoconfig import few_split_settings
 from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.config.recipe import DataConfig
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
-from binseg.planning import few_split_settings
+from binseg.pipelines.evaluate import evaluate
+from binseg.pipelines.plan import PlanResult, parse_budget, plan
+from binseg.pipelines.run_folder import environment
+from binseg.pipelines.train import TrainResult, train
 from binseg.storage import write_json, write_text
-from binseg.workflows.evaluate import evaluate
-from binseg.workflows.plan import PlanResult, parse_budget, plan
-from binseg.workflows.run_folder import environment
-from binseg.workflows.train import TrainResult, train
 
 FAMILIES = (
     "synthetic:kind=cracks,num=100,size=480",
@@ -45,12 +45,12 @@ QUICK = ("synthetic:kind=cracks,num=20,size=160", "synthetic:kind=huge,num=20,si
 FIXED = (
     "model.name=resnet34-unet",
     "input.size=256",
-    "input.fit=squash",
+    "input.resize=stretch",
     "augment.preset=report-d",
 )
 SIDES = ("plan", "fixed")
 NUM_HELD = 80
-"""Pictures that judge the learning curve."""
+"""Images that judge the learning curve."""
 
 
 def main() -> int:
@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--families", nargs="*", default=FAMILIES, help="generated data")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--curve", help="a folder with images/ and masks/ for a learning curve")
-    parser.add_argument("--pictures", nargs="+", type=int, default=[5, 20, 100], help="its points")
+    parser.add_argument("--images", nargs="+", type=int, default=[5, 20, 100], help="its points")
     parser.add_argument("--quick", action="store_true", help="two small families, 30 s a run")
     parser.add_argument("--json", type=Path, help="write all rows there")
     parser.add_argument("--out", type=Path, default=Path("bench-plan"), help="rows and runs")
@@ -106,24 +106,24 @@ def _arguments() -> argparse.Namespace:
 
 
 def _asked(options: argparse.Namespace) -> list[tuple[str, str, str | None]]:
-    """List name, data and (for the curve) the pictures that judge."""
+    """List name, data and (for the curve) the images that judge."""
     if options.quick:
         return [(path, path, None) for path in QUICK]
     if options.curve:
-        return _curve(Path(options.curve), options.pictures, options.out / "data")
+        return _curve(Path(options.curve), options.images, options.out / "data")
     chosen = [*options.data, *options.families]
     return [(Path(p).name if Path(p).exists() else p, p, None) for p in chosen]
 
 
 def _curve(root: Path, numbers: Sequence[int], out: Path) -> list[tuple[str, str, str | None]]:
-    """Make folders of so many pictures, nested, and one of pictures that none of them has."""
+    """Make folders of so many images, nested, and one of images that none of them has."""
     records = open_dataset(DataConfig(path=str(root))).records
     # Evenly over the list, so that the few are of all kinds.
     order = [records[(7919 * index) % len(records)] for index in range(len(records))]
     held, rest = order[:NUM_HELD], order[NUM_HELD:]
     judge = _links(held, out / f"{root.name}-held")
     return [
-        (f"{root.name}, {num} pictures", str(_links(rest[:num], out / f"{root.name}-{num}")), judge)
+        (f"{root.name}, {num} images", str(_links(rest[:num], out / f"{root.name}-{num}")), judge)
         for num in numbers
     ]
 
@@ -168,8 +168,8 @@ def _row(
         "seconds": round(seconds, 1),
         "epochs": result.num_epochs,
         "model": recipe.model.name,
-        "input": f"{recipe.input.size} {recipe.input.fit}"
-        + (f" x{recipe.input.scale:g}" if recipe.input.fit == "tile" else ""),
+        "input": f"{recipe.input.size} {recipe.input.resize}"
+        + (f" x{recipe.input.scale:g}" if recipe.input.resize == "tile" else ""),
         "command": _command(side, data, budget, recipe),
     }
 
@@ -229,7 +229,7 @@ def _read(path: Path) -> list[dict[str, object]]:
 
 def _table(rows: Sequence[Mapping[str, object]]) -> str:
     """Draw the rows as a Markdown table, the plan above what it is compared with."""
-    heads = ["data", "side", "Dice [95 %]", "IoU", "pooled IoU", "pictures", "network", "input"]
+    heads = ["data", "side", "Dice [95 %]", "IoU", "pooled IoU", "images", "network", "input"]
     heads += ["s", "of budget", "command"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     for row in sorted(rows, key=lambda one: (str(one["data"]), str(one["side"]) != "plan")):

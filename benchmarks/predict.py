@@ -4,11 +4,11 @@
 
 All runtimes compute the same inputs in turn, in one process, so that a busy machine slows them
 alike; figures are ratios to plain torch (fp32, NCHW, eager) as the reports predict. The masks are
-compared with those of plain torch at the pictures' own sizes, Dice with the data's truth.
+compared with those of plain torch at the images' own sizes, Dice with the data's truth.
 
 runtimes  the table of the runtimes
-cold      `binseg predict` on one picture, a new process each time, with an exported bundle
-folder    a folder of 2,000 pictures of the run's data (200 with --quick), files to files, in turns
+cold      `binseg predict` on one image, a new process each time, with an exported bundle
+folder    a folder of 2,000 images of the run's data (200 with --quick), files to files, in turns
           with the model alone on as many prepared inputs: the share of its speed that is left, the
           processor's time around the model, and how the memory grows
 """
@@ -32,21 +32,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from binseg.backends import Backend, computes_bf16
-from binseg.backends.onnx_backend import onnx_backend
-from binseg.backends.openvino_backend import openvino_backend
-from binseg.backends.torch_backend import TorchBackend, load_network
-from binseg.bundle import read_bundle
 from binseg.export import LIMITS, core_onnx, prove, quantise
-from binseg.imageio import PICTURE_SUFFIXES, read_image
-from binseg.predictor import Predictor, load
-from binseg.preprocess import normalise, prepare
+from binseg.imageio import IMAGE_SUFFIXES, read_image
+from binseg.inference import Predictor, load
+from binseg.inference.files import predict_files
+from binseg.inference.runtimes import Backend, computes_bf16
+from binseg.inference.runtimes.onnx_backend import onnx_backend
+from binseg.inference.runtimes.openvino_backend import openvino_backend
+from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
+from binseg.packaging import read_bundle
+from binseg.pipelines.export import export_model
+from binseg.pipelines.proof_images import ProofImages, find_images
+from binseg.pipelines.run_folder import RunFolder
 from binseg.progress import SILENT
-from binseg.structures import Preprocessing
-from binseg.workflows.export import export_model
-from binseg.workflows.predict import predict_files
-from binseg.workflows.proof_pictures import ProofPictures, find_pictures
-from binseg.workflows.run_folder import RunFolder
+from binseg.transforms.preprocess import normalise, prepare
+from binseg.types import Preprocessing
 
 PLAIN = "torch fp32 NCHW"
 TARGETS = {"openvino bf16": 12.0, "openvino int8": 20.0, "torch bf16": 4.0}
@@ -81,7 +81,7 @@ class Row:
 
     runtime: str
     milliseconds: float
-    """Median of one picture."""
+    """Median of one image."""
     ratio: float
     """Times as fast as plain torch."""
     agreement: float
@@ -95,9 +95,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=Path("runs/pet"), help="a run or a bundle")
     parser.add_argument("--size", type=int, default=256, help="height and width of the inputs")
-    parser.add_argument("--pictures", type=Path, help="pictures for `folder`, not the run's data")
+    parser.add_argument("--images", type=Path, help="images for `folder`, not the run's data")
     parser.add_argument("--only", choices=PARTS, action="append", help="instead of all parts")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats and pictures")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and images")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
@@ -118,8 +118,8 @@ def main() -> int:
             facts["cold_start"] = cold
             print(told_cold(cold))
         if "folder" in parts:
-            pictures = asked.pictures or Path(RunFolder.open(asked.run).recipe().data.path or ".")
-            whole = whole_folder(folder, pictures, 200 if asked.quick else 2000)
+            images = asked.images or Path(RunFolder.open(asked.run).recipe().data.path or ".")
+            whole = whole_folder(folder, images, 200 if asked.quick else 2000)
             facts["folder"] = whole
             print(told_folder(whole))
     if asked.json:
@@ -131,10 +131,10 @@ def model_rows(run: Path, size: int, *, repeats: int, quick: bool) -> list[Row]:
     """Time every runtime on one input after the other, and compare their masks."""
     bundle = read_bundle(run)
     shape = replace(bundle.card.preprocessing, height=size, width=size)
-    pictures = find_pictures(run, bundle, SILENT)
+    images = find_images(run, bundle, SILENT)
     if quick:
-        pictures = ProofPictures(images=pictures.images[:8], truths=pictures.truths[:8])
-    inputs = [normalise(prepare(one, shape)[0][:1], shape) for one in pictures.images]
+        images = ProofImages(images=images.images[:8], truths=images.truths[:8])
+    inputs = [normalise(prepare(one, shape)[0][:1], shape) for one in images.images]
     backends = runtimes(run, shape, inputs)
     seconds: dict[str, list[float]] = {name: [] for name in backends}
     for name, backend in backends.items():
@@ -162,13 +162,13 @@ def model_rows(run: Path, size: int, *, repeats: int, quick: bool) -> list[Row]:
         proof = prove(
             lambda image: predictors[PLAIN].predict(image).probability_HW,
             lambda image, other=predictor: other.predict(image).probability_HW,
-            pictures.images,
+            images.images,
             threshold=card.threshold.value,
             runtime=name,
             precision=predictor.backend.precision,
             beside=PLAIN,
             limits=LIMITS[predictor.backend.precision],
-            truths=pictures.truths,
+            truths=images.truths,
         )
         taken = statistics.median(seconds[name])
         rows.append(
@@ -231,15 +231,15 @@ def cold_start(scratch: Path, *, repeats: int) -> dict[str, float]:
     }
 
 
-def whole_folder(scratch: Path, pictures: Path, num: int) -> dict[str, object]:
+def whole_folder(scratch: Path, images: Path, num: int) -> dict[str, object]:
     """Predict a folder in parts, each in turn with the model alone on as many inputs."""
     predictor = load(scratch / "bundle")
     assert isinstance(predictor, Predictor)
     each = num // TURNS
-    sources = some_pictures(pictures, min(num, 500))
+    sources = some_images(images, min(num, 500))
     for index in range(num):
         source = sources[index % len(sources)]
-        to = scratch / "pictures" / f"{index // each}" / f"{index:05d}{source.suffix}"
+        to = scratch / "images" / f"{index // each}" / f"{index:05d}{source.suffix}"
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, to)
     shape, size = predictor.preprocessing, predictor.batch_size
@@ -254,7 +254,7 @@ def whole_folder(scratch: Path, pictures: Path, num: int) -> dict[str, object]:
 
     def files_to_files(turn: int) -> None:
         done = predict_files(
-            predictor, [scratch / "pictures" / str(turn)], out=scratch / "folder" / str(turn)
+            predictor, [scratch / "images" / str(turn)], out=scratch / "folder" / str(turn)
         )
         assert len(done.written) == each, done.failures
 
@@ -268,7 +268,7 @@ def whole_folder(scratch: Path, pictures: Path, num: int) -> dict[str, object]:
         [sum(one[kind] for one in taken) / num for taken in (alone, whole)] for kind in (0, 1)
     )
     return {
-        "num_pictures": num,
+        "num_images": num,
         "cores": len(os.sched_getaffinity(0)),
         "runtime": f"{predictor.backend.name} {predictor.backend.precision}",
         "model_seconds": seconds[0],
@@ -281,15 +281,15 @@ def whole_folder(scratch: Path, pictures: Path, num: int) -> dict[str, object]:
     }
 
 
-def some_pictures(folder: Path, num: int) -> list[Path]:
-    """Evenly chosen pictures, masks left out."""
+def some_images(folder: Path, num: int) -> list[Path]:
+    """Evenly chosen images, masks left out."""
     found = [
         one
         for one in sorted(folder.rglob("*"))
-        if one.suffix.lower() in PICTURE_SUFFIXES and "mask" not in str(one.relative_to(folder))
+        if one.suffix.lower() in IMAGE_SUFFIXES and "mask" not in str(one.relative_to(folder))
     ]
     if not found:
-        raise SystemExit(f"{folder}: no pictures; name a folder of them with --pictures")
+        raise SystemExit(f"{folder}: no images; name a folder of them with --images")
     return found[:: -(-len(found) // num)]
 
 
@@ -356,7 +356,7 @@ def told_rows(rows: list[Row], size: int) -> str:
     """The runtimes as Markdown."""
     lines = [
         "",
-        f"One {size}x{size} picture at a time:",
+        f"One {size}x{size} image at a time:",
         "",
         "| runtime | ms | times plain torch | asked on AMX | masks agree (IoU) | Dice change |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
@@ -385,8 +385,8 @@ def told_folder(whole: dict[str, object]) -> str:
     number = {name: float(str(value)) for name, value in whole.items() if name != "runtime"}
     around = number["folder_processor_seconds"] - number["model_processor_seconds"]
     return (
-        f"\n{number['num_pictures']:.0f} pictures, files to files, {whole['runtime']}, "
-        f"{number['cores']:.0f} core(s): {1000 * number['folder_seconds']:.1f} ms a picture, the "
+        f"\n{number['num_images']:.0f} images, files to files, {whole['runtime']}, "
+        f"{number['cores']:.0f} core(s): {1000 * number['folder_seconds']:.1f} ms an image, the "
         f"model alone {1000 * number['model_seconds']:.1f} ms: {number['share']:.1%} of its speed "
         f"(asked: {FOLDER_TARGET:.0%}). Processor: {1000 * around:.1f} ms around the model's "
         f"{1000 * number['model_processor_seconds']:.1f} ms. Memory after the first tenth "

@@ -28,10 +28,10 @@ from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
 from binseg.models.zoo import build_model, num_parameters
+from binseg.pipelines.run_folder import RunFolder, environment
+from binseg.pipelines.train import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
 from binseg.training.precision import resolve_device, resolve_precision
-from binseg.workflows.run_folder import RunFolder, environment
-from binseg.workflows.train import TrainResult, resume_training, train
 
 LADDER: Mapping[str, tuple[str, ...]] = {
     "1 BCE, lr 1e-5, no augmentation": (
@@ -124,10 +124,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--em", help="a folder of EM stacks, for the recipes of tutorial C")
     parser.add_argument("--size", type=int, default=96, help="of the input, for all but C")
     parser.add_argument("--em-size", type=int, default=256, help="of the patches of C")
-    parser.add_argument("--images-seen", type=int, default=20_000, help="pictures x epochs")
+    parser.add_argument("--images-seen", type=int, default=20_000, help="images x epochs")
     parser.add_argument("--em-images-seen", type=int, help="patches x epochs; else --images-seen")
     parser.add_argument("--em-pages", type=int, help="take so many pages, from the first one on")
-    parser.add_argument("--pictures", type=int, help="take so many of the Pet pictures, spread")
+    parser.add_argument("--images", type=int, help="take so many of the Pet images, spread")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the recipes or rungs")
     parser.add_argument("--ladder", action="store_true", help="the rungs of report A instead")
     parser.add_argument("--model", default="resnet34-unet-a", help="of the ladder")
@@ -141,8 +141,8 @@ def _arguments() -> argparse.Namespace:
 def _asked(options: argparse.Namespace) -> list[Run]:
     """List the runs that the options ask for."""
     data = options.data
-    if options.pictures:
-        data = str(_subset(Path(data), options.pictures, options.out / "data"))
+    if options.images:
+        data = str(_subset(Path(data), options.images, options.out / "data"))
     common = (f"input.size={options.size}", *options.set)
     if options.ladder:
         runs = [
@@ -208,7 +208,7 @@ def _first_pages(root: Path, num: int, folder: Path) -> Path:
 
 
 def _subset(root: Path, num: int, folder: Path) -> Path:
-    """Make a Pet folder of `num` pictures, evenly over the official list (it is by breed)."""
+    """Make a Pet folder of `num` images, evenly over the official list (it is by breed)."""
     lines = [
         line
         for line in (root / "annotations" / "trainval.txt").read_text("utf-8").splitlines()
@@ -328,7 +328,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
         cells += [TOLD.get(str(row["name"]), "")] if ladder else []
         lines.append("| " + " | ".join([*cells, f"`{row['command']}`"]) + " |")
     note = (
-        "Validation split, mean over pictures at their original size; seconds include the "
+        "Validation split, mean over images at their original size; seconds include the "
         "validation after each epoch."
     )
     return "\n".join([*lines, "", note, ""])

@@ -4,11 +4,11 @@
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --part 2/3  # of three
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --table
 
-Each trial trains the base settings with one change, on a part of the training pictures, and is
-scored on a part of the validation pictures; the test split isn't looked at. Every trial is a line
+Each trial trains the base settings with one change, on a part of the training images, and is
+scored on a part of the validation images; the test split isn't looked at. Every trial is a line
 of `search.jsonl`, failures included; a second call goes on where the first was stopped. Two further
 seeds of the base tell what is noise. Trials so short find what learns fast, not what ends best:
-what looks better is tried again for longer, with --only, --epochs and --pictures.
+what looks better is tried again for longer, with --only, --epochs and --images.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, StoppedError
 from binseg.models.zoo import build_model
 from binseg.storage import write_text
-from binseg.structures import Record
 from binseg.training.fit import fit
+from binseg.types import Record
 
 LOG = "search.jsonl"
 BASE: Mapping[str, object] = {
@@ -132,7 +132,7 @@ def _train(options: argparse.Namespace, recipe: Recipe) -> list[dict[str, float]
     dataset: Dataset = assign_splits(open_dataset(recipe.data), recipe.data.split)
     train, val = (
         _spread(dataset.of_split(split), num)
-        for split, num in (("train", options.pictures), ("val", options.val_pictures))
+        for split, num in (("train", options.images), ("val", options.val_images))
     )
     torch.manual_seed(recipe.train.seed)
     model = build_model(recipe.model.name, options=recipe.model.options)
@@ -148,7 +148,7 @@ def _train(options: argparse.Namespace, recipe: Recipe) -> list[dict[str, float]
 
 
 def _spread(records: Sequence[Record], num: int) -> list[Record]:
-    """So many records, spread evenly: the pictures are in the order of their breeds."""
+    """So many records, spread evenly: the images are in the order of their breeds."""
     return [records[index * len(records) // num] for index in range(min(num, len(records)))]
 
 
@@ -203,8 +203,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="a folder of Oxford-IIIT Pet")
     parser.add_argument("--out", type=Path, required=True, help="folder of the log and the table")
-    parser.add_argument("--pictures", type=int, default=600, help="of the training split")
-    parser.add_argument("--val-pictures", type=int, default=200, help="of the validation split")
+    parser.add_argument("--images", type=int, default=600, help="of the training split")
+    parser.add_argument("--val-images", type=int, default=200, help="of the validation split")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--only", nargs="+", metavar="TRIAL", help="these by name, not all")
     parser.add_argument(

@@ -6,7 +6,7 @@
 Three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
 up and send garbage; and 64 clients against a short queue, for the 429s. Figures: answers a second,
 p50 and p99, other statuses than 200, memory of the server in the first and in the last tenth.
-"Backend alone" is the same model on the same pictures, prepared beforehand, in full batches, in
+"Backend alone" is the same model on the same images, prepared beforehand, in full batches, in
 this process: what is lost against it is what HTTP, decoding, encoding and Python cost. As all of
 it may share the processor with the clients and with others, the share is also given by processor
 time, which neither changes.
@@ -70,31 +70,29 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--side", type=int, default=256, help="height and width of the pictures")
+    parser.add_argument("--side", type=int, default=256, help="height and width of the images")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    pictures = [draw(number, given.side) for number in range(16)]
-    alone = backend_alone(given.bundle, pictures)
+    images = [draw(number, given.side) for number in range(16)]
+    alone = backend_alone(given.bundle, images)
     print(
-        f"backend alone, batches of {BATCH}: {alone['per_second']:.1f} pictures/s, "
+        f"backend alone, batches of {BATCH}: {alone['per_second']:.1f} images/s, "
         f"{alone['per_processor_second']:.1f} per second of processor"
     )
     rounds = []
     with Server(given.bundle, queue=2 * given.clients) as server:
-        asyncio.run(load(server, pictures, given.clients, 3.0, bad=False, name="warm-up"))
+        asyncio.run(load(server, images, given.clients, 3.0, bad=False, name="warm-up"))
         for bad in (False, True):
             name = f"{given.clients} clients" + (f" and {3 * NUM_BAD} bad ones" if bad else "")
             rounds.append(
-                asyncio.run(
-                    load(server, pictures, given.clients, given.seconds, bad=bad, name=name)
-                )
+                asyncio.run(load(server, images, given.clients, given.seconds, bad=bad, name=name))
             )
             show(rounds[-1], alone)
     with Server(given.bundle, queue=given.clients // 4) as server:
         name = f"{given.clients} clients, queue {given.clients // 4}"
         rounds.append(
             asyncio.run(
-                load(server, pictures, given.clients, given.seconds / 4, bad=False, name=name)
+                load(server, images, given.clients, given.seconds / 4, bad=False, name=name)
             )
         )
         show(rounds[-1], alone)
@@ -111,15 +109,15 @@ def draw(seed: int, side: int) -> bytes:
     return out.getvalue()
 
 
-def backend_alone(bundle: Path, pictures: list[bytes], seconds: float = 10.0) -> dict[str, float]:
-    """Pictures a second of the model itself, in full batches of prepared inputs."""
+def backend_alone(bundle: Path, images: list[bytes], seconds: float = 10.0) -> dict[str, float]:
+    """Images a second of the model itself, in full batches of prepared inputs."""
     import binseg
     from binseg.imageio import decode_image
-    from binseg.preprocess import prepare
+    from binseg.transforms.preprocess import prepare
 
     predictor = binseg.load(bundle, batch_size=BATCH)
     one_each = [
-        prepare(decode_image(one, name="p"), predictor.preprocessing)[0][:1] for one in pictures
+        prepare(decode_image(one, name="p"), predictor.preprocessing)[0][:1] for one in images
     ]
     inputs = np.concatenate(one_each)[:BATCH]
     predictor.probability_of_inputs(inputs)
@@ -160,7 +158,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(120)
-        self._state.cleanup()
+        self._state.postprocessing()
 
     def memory(self) -> float:
         """Resident megabytes."""
@@ -175,15 +173,15 @@ class Server:
 
 
 async def load(
-    server: Server, pictures: list[bytes], clients: int, seconds: float, *, bad: bool, name: str
+    server: Server, images: list[bytes], clients: int, seconds: float, *, bad: bool, name: str
 ) -> Round:
     """Let the clients go for some seconds."""
     tally, memory = Tally(), []
     start, processor = time.monotonic(), server.processor()
     until = start + seconds
-    tasks = [asyncio.create_task(good(server, pictures, n, until, tally)) for n in range(clients)]
+    tasks = [asyncio.create_task(good(server, images, n, until, tally)) for n in range(clients)]
     kinds: tuple[Bad, ...] = (dribble, hang_up, garbage) if bad else ()
-    others = [asyncio.create_task(kind(server, pictures[0])) for kind in kinds * NUM_BAD]
+    others = [asyncio.create_task(kind(server, images[0])) for kind in kinds * NUM_BAD]
     while time.monotonic() < until:
         memory.append(server.memory())
         await asyncio.sleep(min(1.0, seconds / 20))
@@ -211,15 +209,15 @@ async def load(
 
 
 async def good(
-    server: Server, pictures: list[bytes], number: int, until: float, tally: Tally
+    server: Server, images: list[bytes], number: int, until: float, tally: Tally
 ) -> None:
-    """A client that sends one picture after the other over one connection."""
+    """A client that sends one image after the other over one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     turn = number
     while time.monotonic() < until:
         start = time.monotonic()
         try:
-            status, wait = await ask(reader, writer, pictures[turn % len(pictures)])
+            status, wait = await ask(reader, writer, images[turn % len(images)])
         except (OSError, EOFError):
             tally.broken += 1
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -234,10 +232,10 @@ async def good(
 
 
 async def ask(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, picture: bytes
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, image: bytes
 ) -> tuple[int, float]:
-    """Send a picture; give the status, and after how long to come again."""
-    writer.write(request(len(picture)) + picture)
+    """Send an image; give the status, and after how long to come again."""
+    writer.write(request(len(image)) + image)
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
     lines = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
     await reader.readexactly(int(lines["content-length"]))
@@ -254,13 +252,13 @@ def request(length: int) -> bytes:
 Bad = Callable[[Server, bytes], Coroutine[None, None, None]]
 
 
-async def dribble(server: Server, picture: bytes) -> None:
-    """Send a picture byte by byte, again and again."""
+async def dribble(server: Server, image: bytes) -> None:
+    """Send an image byte by byte, again and again."""
     while True:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
         try:
-            writer.write(request(len(picture)))
-            for byte in picture:
+            writer.write(request(len(image)))
+            for byte in image:
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0.5)
@@ -270,20 +268,20 @@ async def dribble(server: Server, picture: bytes) -> None:
             writer.close()
 
 
-async def hang_up(server: Server, picture: bytes) -> None:
-    """Send a picture, or half of one, and go away."""
+async def hang_up(server: Server, image: bytes) -> None:
+    """Send an image, or half of one, and go away."""
     while True:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        part = random.choice((len(picture) // 2, len(picture)))
-        writer.write(request(len(picture)) + picture[:part])
+        part = random.choice((len(image) // 2, len(image)))
+        writer.write(request(len(image)) + image[:part])
         await asyncio.sleep(0.05)
         writer.transport.abort()
         await asyncio.sleep(0.5)
 
 
-async def garbage(server: Server, picture: bytes) -> None:
-    """Send what is no HTTP, and pictures that are none."""
-    noise = bytes(reversed(picture))
+async def garbage(server: Server, image: bytes) -> None:
+    """Send what is no HTTP, and images that are none."""
+    noise = bytes(reversed(image))
     while True:
         for data in (noise, request(len(noise)) + noise):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -5,13 +5,13 @@
     python benchmarks/train.py --data oxford-iiit-pet/ --only time-to-dice --run runs/pet-small
 
 The plain loop is what reports A, B and D have in common: float32, channels first, eager, each
-picture decoded, resized and augmented by Pillow each time it is needed, `loss.item()` each step.
-Model, batch, pictures, loss, optimiser and rate are equal.
+image decoded, resized and augmented by Pillow each time it is needed, `loss.item()` each step.
+Model, batch, images, loss, optimiser and rate are equal.
 
-speed         seconds a picture in the second epoch; medians over alternating repeats
+speed         seconds an image in the second epoch; medians over alternating repeats
 dice          validation Dice after equal epochs, over seeds
 time-to-dice  when a finished run (--run) passed a Dice, against the plain loop's time for as many
-              epochs as report D trained (its measured seconds a picture, extrapolated)
+              epochs as report D trained (its measured seconds an image, extrapolated)
 """
 
 import argparse
@@ -34,16 +34,16 @@ from torch.utils.data import DataLoader, Dataset
 from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.data.cache import PixelCache, open_cache
-from binseg.data.dataset import Dataset as Pictures
+from binseg.data.dataset import Dataset as WholeImages
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.models.zoo import build_model
+from binseg.pipelines.run_folder import environment
 from binseg.progress import SILENT
 from binseg.storage import write_json
-from binseg.structures import Record
 from binseg.training.fit import fit
 from binseg.training.precision import resolve_device, resolve_precision
-from binseg.workflows.run_folder import environment
+from binseg.types import Record
 
 PARTS = ("speed", "dice", "time-to-dice")
 REPORT_EPOCHS = 50
@@ -53,8 +53,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TRIMAP_BACKGROUND = 2
 
 
-class PlainPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Decode, resize, augment: each picture, each time, as the reports' Dataset classes do."""
+class PlainImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Decode, resize, augment: each image, each time, as the reports' Dataset classes do."""
 
     def __init__(self, records: Sequence[Record], *, size: int, augmented: bool) -> None:
         self._records = records
@@ -107,7 +107,7 @@ class PlainLoop:
         self.model = build_model(recipe.model.name, options=recipe.model.options)
         self._recipe = recipe
         self._loader = DataLoader(
-            PlainPictures(records, size=recipe.input.size, augmented=True),
+            PlainImages(records, size=recipe.input.size, augmented=True),
             batch_size=recipe.train.batch_size,
             shuffle=True,
             drop_last=True,
@@ -123,7 +123,7 @@ class PlainLoop:
         )
 
     def epochs(self) -> Iterator[float]:
-        """Train, and give the seconds a picture of each epoch."""
+        """Train, and give the seconds an image of each epoch."""
         self.model.train()
         for _ in range(self._recipe.train.epochs):
             start, num = time.perf_counter(), 0
@@ -140,13 +140,13 @@ class PlainLoop:
             yield (time.perf_counter() - start) / num
 
     def validate(self, records: Sequence[Record]) -> float:
-        """Mean Dice over pictures at the model's size."""
+        """Mean Dice over images at the model's size."""
         self.model.eval()
-        pictures = PlainPictures(records, size=self._recipe.input.size, augmented=False)
+        images = PlainImages(records, size=self._recipe.input.size, augmented=False)
         with torch.inference_mode():
             scores = [
                 _batch_dice(self.model(pixels[None]), mask[None])
-                for pixels, mask in (pictures[index] for index in range(len(pictures)))
+                for pixels, mask in (images[index] for index in range(len(images)))
             ]
         return statistics.fmean(scores)
 
@@ -168,7 +168,7 @@ def _recipe(options: argparse.Namespace, model: str, **changes: object) -> Recip
     )
 
 
-def _open(recipe: Recipe) -> tuple[Pictures, list[Record], list[Record]]:
+def _open(recipe: Recipe) -> tuple[WholeImages, list[Record], list[Record]]:
     dataset = assign_splits(open_dataset(recipe.data, progress=SILENT), recipe.data.split)
     parts = {name: [r for r in dataset.records if r.split == name] for name in ("train", "val")}
     return dataset, parts["train"], parts["val"]
@@ -185,9 +185,9 @@ def _binseg(
 
 
 def measure_speed(options: argparse.Namespace, progress: PlainProgress) -> list[dict[str, object]]:
-    """Seconds a picture of both loops in turn, for both networks of the reports."""
+    """Seconds an image of both loops in turn, for both networks of the reports."""
     rows = []
-    num = options.pictures
+    num = options.images
     for name in options.models:
         recipe = _recipe(options, name, train__epochs=2, train__batch_size=options.batch)
         dataset, train, val = _open(recipe)
@@ -202,7 +202,7 @@ def measure_speed(options: argparse.Namespace, progress: PlainProgress) -> list[
             ours.append(history[-1]["seconds"] / num)
             waits.append(history[-1]["data_share"])
             plain.append(list(PlainLoop(recipe, train[:num], seed=repeat).epochs())[-1])
-            progress.say(f"{name}: plain {plain[-1]:.3f} s, binseg {ours[-1]:.3f} s a picture")
+            progress.say(f"{name}: plain {plain[-1]:.3f} s, binseg {ours[-1]:.3f} s an image")
         rows.append(
             {
                 "model": name,
@@ -217,7 +217,7 @@ def measure_speed(options: argparse.Namespace, progress: PlainProgress) -> list[
 
 def measure_dice(options: argparse.Namespace, progress: PlainProgress) -> list[dict[str, object]]:
     """Validation Dice of both loops after equal epochs, at a small size, over seeds."""
-    num_train, num_val = options.dice_pictures, options.dice_pictures // 4
+    num_train, num_val = options.dice_images, options.dice_images // 4
     both: dict[str, list[float]] = {"plain": [], "binseg": []}
     for seed in range(options.seeds):
         recipe = _recipe(
@@ -314,16 +314,16 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="a folder of Oxford-IIIT Pet")
-    parser.add_argument("--quick", action="store_true", help="one repeat, few pictures")
+    parser.add_argument("--quick", action="store_true", help="one repeat, few images")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: speed and dice")
     parser.add_argument("--models", nargs="+", default=["unet", "resnet34-unet"])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=32, help="of an epoch, for speed")
+    parser.add_argument("--images", type=int, default=32, help="of an epoch, for speed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dice-size", type=int, default=64)
-    parser.add_argument("--dice-pictures", type=int, default=800)
+    parser.add_argument("--dice-images", type=int, default=800)
     parser.add_argument("--dice-epochs", type=int, default=4)
     parser.add_argument("--run", type=Path, help="a finished run, for time-to-dice")
     parser.add_argument("--target", type=float, default=REPORT_DICE)
@@ -332,8 +332,8 @@ def _arguments() -> argparse.Namespace:
     if "time-to-dice" in options.only and options.run is None:
         sys.exit("time-to-dice needs --run FOLDER, a finished run of binseg train")
     if options.quick:
-        options.pictures, options.repeats, options.seeds = 16, 1, 1
-        options.dice_pictures, options.dice_epochs = 160, 2
+        options.images, options.repeats, options.seeds = 16, 1, 1
+        options.dice_images, options.dice_epochs = 160, 2
     return options
 
 

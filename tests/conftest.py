@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binseg.planning import Fingerprint, Machine
-from binseg.planning.fingerprint import SCALES, SIZES, Intensities
-from binseg.planning.orientation import Symmetry
+from binseg.autoconfig import Fingerprint, Machine
+from binseg.autoconfig.fingerprint import SCALES, SIZES, Intensities
+from binseg.autoconfig.orientation import Symmetry
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-NUM_PICTURES = 16
+NUM_IMAGES = 16
 TINY = (
     "model.name=unet",
     "model.options={width: 4, depth: 2}",
@@ -47,7 +47,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def draw_disc(seed: int, *, height: int = 36, width: int = 44) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a bright disc on dark noise: a picture (H, W, 3) and its mask (H, W)."""
+    """Draw a bright disc on dark noise: an image (H, W, 3) and its mask (H, W)."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     top, left = random.uniform(10, height - 10), random.uniform(10, width - 10)
@@ -58,7 +58,7 @@ def draw_disc(seed: int, *, height: int = 36, width: int = 44) -> tuple[np.ndarr
 
 
 def write_pairs(folder: Path, seeds: Sequence[int]) -> Path:
-    """Write pictures and 0/255 masks as a folder pair; names tell the seeds."""
+    """Write images and 0/255 masks as a folder pair; names tell the seeds."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for seed in seeds:
@@ -72,8 +72,8 @@ def write_pairs(folder: Path, seeds: Sequence[int]) -> Path:
 
 @pytest.fixture(scope="session")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures with masks; read only."""
-    return write_pairs(tmp_path_factory.mktemp("discs"), range(NUM_PICTURES))
+    """A folder of images with masks; read only."""
+    return write_pairs(tmp_path_factory.mktemp("discs"), range(NUM_IMAGES))
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def tiny() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def write_discs() -> Callable[[Path, Sequence[int]], Path]:
-    """A function that writes a folder of pictures with masks, one for each seed."""
+    """A function that writes a folder of images with masks, one for each seed."""
     return write_pairs
 
 

@@ -46,7 +46,7 @@ def _prose(text: str) -> str:
 
 
 def _links(page: Path) -> list[str]:
-    """List the relative links of a page, pictures included."""
+    """List the relative links of a page, images included."""
     targets = re.findall(r"\]\(([^)\s]+)\)", _prose(page.read_text("utf-8")))
     return [t for t in targets if not re.match(r"[a-z]+:", t)]
 

@@ -1,4 +1,4 @@
-"""Flips and ensembles: means of answers, at the right places, of the right models."""
+"""TTA and ensembles: means of answers, at the right places, of the right models."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 from scipy.special import expit, logit
 
 from binseg.errors import UsageError
-from binseg.predictor import Ensemble, Predictor
-from binseg.structures import Preprocessing
+from binseg.inference import Ensemble, Predictor
+from binseg.types import Preprocessing
 
 PLAIN = Preprocessing(height=16, width=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 
@@ -43,37 +43,37 @@ def predictor(
     )
 
 
-def picture(seed: int = 0, height: int = 16, width: int = 16) -> np.ndarray:
+def photo(seed: int = 0, height: int = 16, width: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_horizontal_flips_are_the_mean_of_two() -> None:
-    """The logit is the mean of the picture's and its mirror image's, turned back."""
-    image = picture()
+    """The logit is the mean of the image's and its mirror image's, turned back."""
+    image = photo()
     plain = predictor()
     logits = logit(plain.predict(image).probability)
     mirrored = logit(plain.predict(image[:, ::-1]).probability)[:, ::-1]
-    found = predictor(flips="horizontal").predict(image).probability
+    found = predictor(tta="horizontal").predict(image).probability
     assert np.allclose(found, expit((logits + mirrored) / 2), atol=1e-5)
     # So the temperature moves the mean just as it moves one answer.
-    cooled = predictor(flips="horizontal", temperature=2.0).predict(image).probability
+    cooled = predictor(tta="horizontal", temperature=2.0).predict(image).probability
     assert np.allclose(cooled, expit((logits + mirrored) / 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
 def test_all_flips_answer_mirror_images_alike(axes: tuple[int, ...]) -> None:
-    """With all four flips, a mirrored picture has the mirrored answer."""
-    model, image = predictor(flips="all"), picture(1)
+    """With all four tta, a mirrored image has the mirrored answer."""
+    model, image = predictor(tta="all"), photo(1)
     turned = model.predict(np.flip(image, axes)).probability
     assert np.allclose(np.flip(turned, axes), model.predict(image).probability, atol=1e-6)
     assert not np.allclose(predictor().predict(image).probability, turned, atol=1e-3)
 
 
-@pytest.mark.parametrize(("flips", "times"), [("none", 1), ("horizontal", 2), ("all", 4)])
-def test_flips_cost_what_they_say(flips: Any, times: int) -> None:
-    """Each kind computes as many inputs for a picture as its help says."""
-    model = predictor(flips=flips)
-    model.predict(picture())
+@pytest.mark.parametrize(("tta", "times"), [("none", 1), ("horizontal", 2), ("all", 4)])
+def test_flips_cost_what_they_say(tta: Any, times: int) -> None:
+    """Each kind computes as many inputs for an image as its help says."""
+    model = predictor(tta=tta)
+    model.predict(photo())
     assert isinstance(model.backend, Slanted)
     assert model.backend.num_inputs == times
 
@@ -81,15 +81,15 @@ def test_flips_cost_what_they_say(flips: Any, times: int) -> None:
 def test_unknown_flips_are_refused() -> None:
     """A typo names what there is."""
     with pytest.raises(UsageError, match="none, horizontal, all"):
-        predictor(flips="vertical")
+        predictor(tta="vertical")
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
 def test_an_ensemble_is_the_mean(fit: Any) -> None:
-    """The probability is the mean of the members' at the picture's own size."""
-    shape = replace(PLAIN, fit=fit)
+    """The probability is the mean of the members' at the image's own size."""
+    shape = replace(PLAIN, resize=fit)
     members = [predictor(f"m{g}", gain=g, preprocessing=shape) for g in (2.0, 5.0, 9.0)]
-    image = picture(2, height=21, width=30)
+    image = photo(2, height=21, width=30)
     found = Ensemble(members).predict(image)
     expected = np.mean([one.predict(image).probability for one in members], axis=0)
     assert np.allclose(found.probability, expected, atol=1e-6)
@@ -97,11 +97,11 @@ def test_an_ensemble_is_the_mean(fit: Any) -> None:
 
 
 def test_members_may_have_inputs_of_their_own() -> None:
-    """Models of other input sizes are averaged at the picture's size."""
+    """Models of other input sizes are averaged at the image's size."""
     large = replace(PLAIN, height=24, width=32)
     members = [predictor("small"), predictor("large", preprocessing=large, threshold=0.7)]
     both = Ensemble(members)
-    image = picture(3, height=40, width=50)
+    image = photo(3, height=40, width=50)
     expected = np.mean([one.predict(image).probability for one in members], axis=0)
     assert np.allclose(both.predict(image).probability, expected, atol=1e-6)
     assert not both.has_one_input
@@ -112,16 +112,16 @@ def test_members_may_have_inputs_of_their_own() -> None:
 def test_inputs_are_averaged_too() -> None:
     """Prepared inputs have the members' mean, as training's sizes are scored by it."""
     members = [predictor("a", gain=3.0), predictor("b", gain=7.0)]
-    inputs = picture(4)[None]
+    inputs = photo(4)[None]
     expected = np.mean([one.probability_of_inputs(inputs) for one in members], axis=0)
     assert np.allclose(Ensemble(members).probability_of_inputs(inputs), expected, atol=1e-7)
 
 
 def test_another_threshold_changes_nothing_else() -> None:
-    """`with_threshold` keeps members and flips, and leaves the model itself as it was."""
-    for model in (predictor(flips="all"), Ensemble([predictor("a"), predictor("b", gain=1.0)])):
+    """`with_threshold` keeps members and tta, and leaves the model itself as it was."""
+    for model in (predictor(tta="all"), Ensemble([predictor("a"), predictor("b", gain=1.0)])):
         other = model.with_threshold(0.9)
-        image = picture(5)
+        image = photo(5)
         assert np.array_equal(other.predict(image).probability, model.predict(image).probability)
         assert (model.threshold, other.threshold) == (0.5, 0.9)
         assert type(other) is type(model)
@@ -140,7 +140,7 @@ def test_an_ensemble_needs_different_models() -> None:
 def test_probabilities_stay_probabilities() -> None:
     """Means of many ones and zeros are never above 1 or below 0."""
     sure = [predictor(f"m{n}", gain=1e4) for n in range(7)]
-    image = np.where(picture(6) > 127, 255, 0).astype(np.uint8)
+    image = np.where(photo(6) > 127, 255, 0).astype(np.uint8)
     found = Ensemble(sure).predict(image).probability
     assert found.dtype == np.float32
     assert 0 <= found.min() <= found.max() <= 1

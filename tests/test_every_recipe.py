@@ -12,7 +12,7 @@ from PIL import Image
 import binseg
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.models.zoo import MODELS
-from binseg.workflows.train import train
+from binseg.pipelines.train import train
 
 SMALL = (
     "input.size=32",
@@ -26,7 +26,7 @@ NUM_PAGES = 10
 
 
 def draw(seed: int, *, height: int = 36, width: int = 44) -> tuple[np.ndarray, np.ndarray]:
-    """A bright square on dark noise: a picture (H, W, 3) and its mask (H, W)."""
+    """A bright square on dark noise: an image (H, W, 3) and its mask (H, W)."""
     random = np.random.default_rng(seed)
     image_HW3 = random.integers(0, 80, (height, width, 3), dtype=np.uint8)
     mask_HW = np.zeros((height, width), np.bool_)
@@ -71,7 +71,7 @@ def smaller(name: str, *, pets: Path, stack: Path) -> Recipe:
     changes = [*SMALL, "model.options={width: 4}"]
     if shipped.data.split.method == "official":
         changes.append(f"data.path={pets}")
-    elif shipped.input.fit == "tile":
+    elif shipped.input.resize == "tile":
         changes += [f"data.path={stack}", "data.page_group=1", "data.split.gap=1"]
     else:
         assert shipped.data.path == "synthetic"
@@ -92,10 +92,10 @@ def test_a_recipe_runs_whole(name: str, pets: Path, stack: Path, tmp_path: Path)
     assert again.mean == result.report.mean
     assert again.bundle_id == result.report.bundle_id
     first, second = (binseg.load(tmp_path / "run" / "bundle", device="cpu") for _ in "ab")
-    picture, _ = draw(99, height=45, width=70)
-    prediction = first.predict(picture)
+    image, _ = draw(99, height=45, width=70)
+    prediction = first.predict(image)
     assert prediction.probability.shape == (45, 70)
-    assert np.array_equal(prediction.probability, second.predict(picture).probability)
+    assert np.array_equal(prediction.probability, second.predict(image).probability)
 
 
 def test_every_recipe_names_a_model_that_exists() -> None:

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from binseg.errors import OutputError, PictureError
+from binseg.errors import ImageError, OutputError
 from binseg.imageio import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     decode_image,
     from_pil,
     num_pages,
@@ -33,8 +33,8 @@ LABELS = np.array([[0, 1, 2], [3, 1, 0]], np.uint8)
 
 
 def saved(path: Path, image: Image.Image | np.ndarray, **options: object) -> Path:
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    picture.save(path, **options)  # type: ignore[arg-type]  # Pillow types each option apart
+    photo = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    photo.save(path, **options)  # type: ignore[arg-type]  # Pillow types each option apart
     return path
 
 
@@ -45,9 +45,9 @@ def tiff(path: Path, pixels: np.ndarray, **options: object) -> Path:
 
 def error_of(path: Path, *, page: int | None = None) -> str:
     """The one line that read_image, read_labels and (where no page is asked for) probe give."""
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(path, page=page)
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         read_labels(path, page=page)
     text = str(caught.value)
     assert "\n" not in text
@@ -99,7 +99,7 @@ def test_every_format_and_mode_gives_the_pixels_that_pillow_shows(
 def test_exif_turn_is_applied_to_image_and_labels(
     tmp_path: Path, format_: str, orientation: int
 ) -> None:
-    """A picture and a mask that carry the same turn stay on top of each other."""
+    """An image and a mask that carry the same turn stay on top of each other."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if format_ == "WEBP" else {}
@@ -130,7 +130,7 @@ def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path: Path) -> None:
     "exif", [b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x05\x00", b"Exif\x00\x00MM", b"nonsense"]
 )
 def test_damaged_exif_is_no_exif(tmp_path: Path, exif: bytes) -> None:
-    """Cameras write broken blocks; the picture is fine and nobody is warned."""
+    """Cameras write broken blocks; the image is fine and nobody is warned."""
     path = saved(tmp_path / "a.jpg", RGB, exif=exif)
     assert read_image(path).shape == RGB.shape
     assert not probe(path).turned
@@ -152,32 +152,32 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
     mask[2:4, 3:6] = 1
     path = tmp_path / f"m{suffix}"
     for colours, indices in (([255] * 3 + [0] * 3, 1 - mask), ([0] * 3 + [255] * 3, mask)):
-        picture = Image.fromarray(indices, mode="P")
-        picture.putpalette(colours)
-        picture.save(path)
+        photo = Image.fromarray(indices, mode="P")
+        photo.putpalette(colours)
+        photo.save(path)
         assert np.array_equal(read_labels(path), mask * 255)
         assert np.array_equal(read_image(path)[:, :, 0], mask * 255)
-    picture = Image.fromarray(mask, mode="P")
-    picture.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
-    picture.save(path)
+    photo = Image.fromarray(mask, mode="P")
+    photo.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
+    photo.save(path)
     assert np.array_equal(read_labels(path), mask), "the file's palette decides, not what is used"
-    picture.putpalette([0, 0, 0, 128, 0, 0])
-    picture.save(path)
+    photo.putpalette([0, 0, 0, 128, 0, 0])
+    photo.save(path)
     assert np.array_equal(read_labels(path), mask)
 
 
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
     """Transparency is dropped without a warning; labels are the indices, not the colours."""
-    picture = Image.fromarray(LABELS, mode="P")
-    picture.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
-    path = saved(tmp_path / "a.png", picture, transparency=bytes([0, 128, 255, 7]))
+    photo = Image.fromarray(LABELS, mode="P")
+    photo.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
+    path = saved(tmp_path / "a.png", photo, transparency=bytes([0, 128, 255, 7]))
     assert read_image(path)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
     np.testing.assert_array_equal(read_labels(path), LABELS)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_labels_of_few_bits_are_the_numbers_in_the_file(tmp_path: Path, bits: int) -> None:
-    """A 2-bit trimap has the values 0 to 3, though as a picture it goes from black to white."""
+    """A 2-bit trimap has the values 0 to 3, though as an image it goes from black to white."""
     values = (LABELS % 2**bits).astype(np.uint8)
     stretched = saved(tmp_path / "8.png", values * np.uint8(255 // (2**bits - 1)))
     np.testing.assert_array_equal(read_labels(stretched), values * (255 // (2**bits - 1)))
@@ -279,7 +279,7 @@ def test_fractions_are_no_labels(tmp_path: Path) -> None:
     """A probability map given as a mask is refused, not rounded."""
     path = tiff(tmp_path / "a.tif", np.full((2, 2), 0.3, np.float32))
     assert read_image(path).shape == (2, 2, 1)
-    with pytest.raises(PictureError, match="fractions"):
+    with pytest.raises(ImageError, match="fractions"):
         read_labels(path)
 
 
@@ -299,7 +299,7 @@ def test_channels_first_or_last_are_told_apart(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_image(path), five_HW5, err_msg=name)
         assert num_pages(path) == 1
         check_probe(path)
-        with pytest.raises(PictureError, match="5 channels"):
+        with pytest.raises(ImageError, match="5 channels"):
             read_labels(path)
 
 
@@ -329,7 +329,7 @@ def test_stacks_are_read_page_by_page(tmp_path: Path, options: dict[str, object]
 
 
 def test_smaller_copies_are_no_pages(tmp_path: Path) -> None:
-    """A thumbnail beside the picture doesn't make the file a stack."""
+    """A thumbnail beside the image doesn't make the file a stack."""
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as writer:
         writer.write(RGB, photometric="rgb")
@@ -355,7 +355,7 @@ def test_transparency_is_no_page(tmp_path: Path) -> None:
     assert num_pages(path) == 3
 
 
-def test_page_zero_of_a_plain_picture_is_the_picture(tmp_path: Path) -> None:
+def test_page_zero_of_a_plain_image_is_the_image(tmp_path: Path) -> None:
     """Page 0 exists everywhere, and no other page does."""
     path = saved(tmp_path / "a.png", RGB)
     np.testing.assert_array_equal(read_image(path, page=0), RGB)
@@ -385,7 +385,7 @@ def test_animations_are_refused(tmp_path: Path, format_: str) -> None:
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.6, 0.9])
 def test_truncated_files_are_refused(tmp_path: Path, format_: str, share: float) -> None:
-    """Half a picture is an error, not a picture with a grey lower half."""
+    """Half an image is an error, not an image with a grey lower half."""
     noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = saved(tmp_path / "whole", noise, format=format_).read_bytes()
     path = tmp_path / "cut.jpg"
@@ -397,9 +397,9 @@ def test_truncated_files_are_refused(tmp_path: Path, format_: str, share: float)
     ("data", "says"),
     [
         (b"", "empty"),
-        (b"not a picture at all\n", "text, not a picture"),
+        (b"not an image at all\n", "text, not an image"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
-        (bytes(range(128, 200)), "not a picture that binseg knows"),
+        (bytes(range(128, 200)), "not an image that binseg knows"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff", "damaged"),
         (b"II*\x00", "damaged"),
@@ -408,14 +408,14 @@ def test_truncated_files_are_refused(tmp_path: Path, format_: str, share: float)
         (b"RIFF\x00\x00\x00\x00WEBP", "damaged"),
     ],
 )
-def test_files_that_are_no_pictures(tmp_path: Path, data: bytes, says: str) -> None:
+def test_files_that_are_no_images(tmp_path: Path, data: bytes, says: str) -> None:
     """Empty, text, foreign and headers without a body: one line each, whatever the suffix."""
     path = tmp_path / "a.png"
     path.write_bytes(data)
     assert says in error_of(path)
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         probe(path)
-    with pytest.raises(PictureError, match="upload"):
+    with pytest.raises(ImageError, match="upload"):
         decode_image(data, name="upload")
 
 
@@ -426,7 +426,7 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
-def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path, kind: str) -> None:
+def test_images_that_would_fill_the_memory_are_refused(tmp_path: Path, kind: str) -> None:
     """A few bytes may claim any size; the header alone decides, and the limit is said."""
     path = saved(tmp_path / "a", GREY, format=kind)
     data = bytearray(path.read_bytes())
@@ -451,7 +451,7 @@ def test_pictures_that_would_fill_the_memory_are_refused(tmp_path: Path, kind: s
 @pytest.mark.parametrize("shape", [(1, 1), (60_000, 2), (2, 60_000)])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_odd_shapes_go_there_and_back(tmp_path: Path, shape: tuple[int, int], suffix: str) -> None:
-    """One pixel, and pictures as thin as a thread."""
+    """One pixel, and images as thin as a thread."""
     mask = np.arange(shape[0] * shape[1]).reshape(shape) % 3 == 0
     write_mask(tmp_path / f"a{suffix}", mask)
     np.testing.assert_array_equal(read_labels(tmp_path / f"a{suffix}"), mask * np.uint8(255))
@@ -494,7 +494,7 @@ def test_from_pil_takes_every_mode_and_leaves_the_turn() -> None:
 
 def test_decode_image_reads_what_read_image_reads(tmp_path: Path) -> None:
     """The service's uploads and the files of the command line give the same pixels."""
-    for suffix in sorted(PICTURE_SUFFIXES - {".svs"}):  # which Pillow doesn't write
+    for suffix in sorted(IMAGE_SUFFIXES - {".svs"}):  # which Pillow doesn't write
         path = saved(tmp_path / f"a{suffix}", RGB)
         np.testing.assert_array_equal(decode_image(path.read_bytes(), name="x"), read_image(path))
 
@@ -535,8 +535,8 @@ def test_unknown_suffixes_are_refused_before_anything_is_written(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_bytes_give_one_line_or_a_picture(tmp_path: Path) -> None:
-    """Whatever is changed in a file: a picture or a PictureError, no warning, nothing else."""
+def test_damaged_bytes_give_one_line_or_an_image(tmp_path: Path) -> None:
+    """Whatever is changed in a file: an image or an ImageError, no warning, nothing else."""
     rng = np.random.default_rng(1)
     for format_ in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
         whole = saved(tmp_path / "whole", RGB, format=format_).read_bytes()
@@ -547,7 +547,7 @@ def test_damaged_bytes_give_one_line_or_a_picture(tmp_path: Path) -> None:
             path = tmp_path / "a"
             path.write_bytes(data)
             for read in (read_image, read_labels, probe):
-                with contextlib.suppress(PictureError):
+                with contextlib.suppress(ImageError):
                     read(path)
 
 
@@ -555,12 +555,12 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
     """An error is one line, even where the file's name isn't."""
     path = tmp_path / "two\nlines.png"
     path.write_bytes(b"")
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(path)
     assert "\n" not in str(caught.value)
 
 
-def test_pictures_from_memory_may_be_greyscale_buffers() -> None:
+def test_images_from_memory_may_be_greyscale_buffers() -> None:
     """A PNG made in memory is decoded without a file."""
     buffer = io.BytesIO()
     Image.fromarray(GREY).save(buffer, "PNG")
@@ -576,7 +576,7 @@ def test_a_tiff_of_missing_tiles_is_refused(tmp_path: Path) -> None:
         counts = tiff.pages.first.tags["TileByteCounts"]
         file.seek(counts.valueoffset)
         file.write(bytes(4 * counts.count))
-    with pytest.raises(PictureError, match="268 MB of pixels from 0 bytes"):
+    with pytest.raises(ImageError, match="268 MB of pixels from 0 bytes"):
         read_image(path)
 
 
@@ -586,7 +586,7 @@ DAMAGED = sorted((Path(__file__).parent / "damaged").iterdir())
 @pytest.mark.parametrize("path", DAMAGED, ids=lambda path: path.name)
 def test_what_fuzzing_found_is_refused_in_one_line(path: Path) -> None:
     """Files that once gave a long message, or took too much memory (benchmarks/fuzz.py)."""
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_image(path)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ def all_valid(target: Tensor) -> Tensor:
 
 
 def two_pixels(*logits: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One picture of 1 x n pixels, of which the first is foreground."""
+    """One image of 1 x n pixels, of which the first is foreground."""
     logits_B1HW = torch.tensor(logits).reshape(1, 1, 1, -1)
     target = torch.zeros_like(logits_B1HW)
     target[..., 0] = 1
@@ -54,7 +54,7 @@ def two_pixels(*logits: float) -> tuple[Tensor, Tensor, Tensor]:
         ("focal", {"alpha": 0.25, "gamma": 2.0}, 0.25 * math.log(2) * (0.25 + 0.75) / 2),
         # hit 0.5, extra 0.5, missed 0.5
         ("tversky", {"alpha": 0.2, "beta": 0.6, "smooth": 1.0}, 1 - 1.5 / (0.5 + 0.1 + 0.3 + 1)),
-        # Every pixel of so small a picture is at the border: the weight 2 cancels in the mean, and
+        # Every pixel of so small an image is at the border: the weight 2 cancels in the mean, and
         # doubles overlap and areas in the Dice.
         ("boundary", {"border_weight": 1.0}, math.log(2) + 1 - (2 * 1 + 1) / (2 * 2 + 1)),
     ],

@@ -9,20 +9,28 @@ import torch
 from PIL import Image, ImageOps
 
 import binseg
-from binseg.backends.torch_backend import TorchBackend
-from binseg.bundle import Architecture, Bundle, Card, Golden, Threshold, pack_zip, write_bundle
-from binseg.errors import BundleError, PictureError, TrainingError, UsageError
+from binseg.errors import BundleError, ImageError, TrainingError, UsageError
+from binseg.inference import Predictor, load, sigmoid, verify_reference
+from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.models.zoo import build_model
-from binseg.predictor import Predictor, load, sigmoid, verify_golden
-from binseg.preprocess import prepare
-from binseg.structures import Preprocessing
+from binseg.packaging import (
+    Architecture,
+    Bundle,
+    Card,
+    Reference,
+    Threshold,
+    pack_zip,
+    write_bundle,
+)
+from binseg.transforms.preprocess import prepare
+from binseg.types import Preprocessing
 
 OPTIONS: dict[str, Any] = {"width": 2, "depth": 1}
 PLAIN = Preprocessing(height=16, width=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 class Red:
-    """A backend whose logit is 8 r - 4, so that the answer to any picture is known."""
+    """A backend whose logit is 8 r - 4, so that the answer to any image is known."""
 
     name, precision = "red", "fp32"
 
@@ -53,18 +61,18 @@ def predictor(backend: Any = None, *, batch_size: int = 8, **changes: Any) -> Pr
     )
 
 
-def picture(height: int = 16, width: int = 16) -> np.ndarray:
+def photo(height: int = 16, width: int = 16) -> np.ndarray:
     """Smooth colours, so that resizing changes little."""
     rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return np.stack([rows, columns, rows * columns], axis=2).astype(np.float32)
 
 
-def bundle(folder: Path, *, golden_shift: float = 0.0) -> Bundle:
+def bundle(folder: Path, *, reference_shift: float = 0.0) -> Bundle:
     torch.manual_seed(0)
     model = build_model("unet", options=OPTIONS).eval()
     inputs = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     maker = predictor(TorchBackend(model))
-    probability = np.clip(maker.probability_of_inputs(inputs) + np.float32(golden_shift), 0, 1)
+    probability = np.clip(maker.probability_of_inputs(inputs) + np.float32(reference_shift), 0, 1)
     return write_bundle(
         folder,
         card=Card(
@@ -74,7 +82,7 @@ def bundle(folder: Path, *, golden_shift: float = 0.0) -> Bundle:
             threshold=Threshold(value=0.3),
         ),
         weights={name: tensor.numpy() for name, tensor in model.state_dict().items()},
-        golden=Golden(input_NHWC=inputs, probability_NHW=probability),
+        reference=Reference(input_NHWC=inputs, probability_NHW=probability),
     )
 
 
@@ -85,12 +93,12 @@ def test_sigmoid_is_scipys() -> None:
     np.testing.assert_allclose(sigmoid(logits), scipy.special.expit(logits), rtol=3e-6, atol=1e-37)
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (1, 1), (5, 40), (61, 33)])
-def test_the_answer_has_the_pictures_size(fit: str, height: int, width: int) -> None:
-    """Whatever the size and the fit, the answer is the known one, at the picture's size."""
-    image = picture(height, width)
-    prediction = predictor(fit=fit).predict(image)
+def test_the_answer_has_the_images_size(fit: str, height: int, width: int) -> None:
+    """Whatever the size and the fit, the answer is the known one, at the image's size."""
+    image = photo(height, width)
+    prediction = predictor(resize=fit).predict(image)
     assert prediction.probability.shape == (height, width)
     assert prediction.probability.dtype == np.float32
     if min(height, width) > 16:
@@ -100,9 +108,9 @@ def test_the_answer_has_the_pictures_size(fit: str, height: int, width: int) -> 
     assert prediction.bundle_id == "test"
 
 
-def test_every_way_to_give_a_picture_is_the_same(tmp_path: Path) -> None:
+def test_every_way_to_give_an_image_is_the_same(tmp_path: Path) -> None:
     """Path, string, PIL image and arrays of each type give one answer."""
-    pixels = (picture(20, 30) * 255).astype(np.uint8)
+    pixels = (photo(20, 30) * 255).astype(np.uint8)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     model = predictor()
@@ -115,7 +123,7 @@ def test_every_way_to_give_a_picture_is_the_same(tmp_path: Path) -> None:
         np.testing.assert_allclose(answer, expected, atol=0.01)
 
 
-def test_black_and_white_arrays_are_pictures() -> None:
+def test_black_and_white_arrays_are_images() -> None:
     """A bool array is black and white, and a map without channels is grey."""
     half = np.zeros((16, 16), np.bool_)
     half[:8] = True
@@ -128,7 +136,7 @@ def test_black_and_white_arrays_are_pictures() -> None:
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
 def test_a_turned_pil_image_is_turned(tmp_path: Path, kind: str) -> None:
     """A camera's EXIF turn holds for PIL images as for files, and once only."""
-    image = Image.fromarray((picture(16, 8) * 255).astype(np.uint8))
+    image = Image.fromarray((photo(16, 8) * 255).astype(np.uint8))
     image.getexif()[274] = 6
     image.save(tmp_path / f"a.{kind}", exif=image.getexif())
     model = predictor()
@@ -147,12 +155,12 @@ def test_a_turned_pil_image_is_turned(tmp_path: Path, kind: str) -> None:
         (None, "got a NoneType"),
         (torch.zeros(3, 4, 4), r"got a torch\.Tensor"),
         (np.zeros((2, 4, 4, 3), np.uint8), "predict_many"),
-        (np.zeros(4, np.uint8), "one picture"),
+        (np.zeros(4, np.uint8), "one image"),
         (np.zeros((0, 4), np.uint8), "none of them 0"),
     ],
     ids=["list", "none", "tensor", "batch", "line", "empty"],
 )
-def test_what_is_no_picture_is_refused(image: Any, match: str) -> None:
+def test_what_is_no_image_is_refused(image: Any, match: str) -> None:
     """Lists, tensors and batches are refused with what is accepted."""
     with pytest.raises(UsageError, match=match):
         predictor().predict(image)
@@ -168,15 +176,15 @@ def test_what_is_no_picture_is_refused(image: Any, match: str) -> None:
     ],
     ids=["range", "nan", "int64", "channels"],
 )
-def test_pictures_that_do_not_fit_are_refused(image: np.ndarray, match: str) -> None:
+def test_images_that_do_not_fit_are_refused(image: np.ndarray, match: str) -> None:
     """Floats outside [0, 1], wide integers and odd channel counts are refused, not guessed at."""
-    with pytest.raises(PictureError, match=match):
+    with pytest.raises(ImageError, match=match):
         predictor().predict(image)
 
 
 def test_any_float_range_is_fine_for_a_percentile_model() -> None:
-    """A model that stretches each picture takes floats of any range."""
-    image = picture(16, 16)
+    """A model that stretches each image takes floats of any range."""
+    image = photo(16, 16)
     model = predictor(intensity="percentile")
     np.testing.assert_allclose(
         model.predict(image * 4000 - 100).probability, model.predict(image).probability, atol=0.02
@@ -188,7 +196,7 @@ def test_pages_are_chosen_in_files_only(tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     pages = [Image.fromarray(np.full((9, 9), value, np.uint8)) for value in (0, 255)]
     pages[0].save(path, save_all=True, append_images=pages[1:])
-    with pytest.raises(PictureError, match="page"):
+    with pytest.raises(ImageError, match="page"):
         predictor().predict(path)
     assert predictor().predict(path, page=1).mask.all()
     with pytest.raises(UsageError, match="page=1 is for multi-page files"):
@@ -196,32 +204,32 @@ def test_pages_are_chosen_in_files_only(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    """A file that is missing or no picture is one line with its name."""
+    """A file that is missing or no image is one line with its name."""
     (tmp_path / "text.png").write_text("hello")
     for name in ("none.png", "text.png"):
-        with pytest.raises(PictureError, match=name):
+        with pytest.raises(ImageError, match=name):
             predictor().predict(tmp_path / name)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_batch_size_only_saves_time(tmp_path: Path, batch_size: int) -> None:
     """Tiles computed one at a time or all at once give one answer, up to float32's last bits."""
-    image = picture(50, 40)
+    image = photo(50, 40)
     torch.manual_seed(0)
     model = build_model("unet", options=OPTIONS).eval()
     answers = [
-        predictor(TorchBackend(model), batch_size=size, fit="tile").predict(image).probability
+        predictor(TorchBackend(model), batch_size=size, resize="tile").predict(image).probability
         for size in (8, batch_size)
     ]
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
     backend = Red()
-    predictor(backend, batch_size=batch_size, fit="tile").predict(image)
+    predictor(backend, batch_size=batch_size, resize="tile").predict(image)
     assert max(backend.sizes) <= batch_size
 
 
 def test_prediction_and_validation_share_their_numbers() -> None:
-    """A prepared input's probability is what `predict` gives for its picture, to the bit."""
-    image = (picture() * 255).astype(np.uint8)
+    """A prepared input's probability is what `predict` gives for its image, to the bit."""
+    image = (photo() * 255).astype(np.uint8)
     inputs, _ = prepare(image, PLAIN)
     np.testing.assert_array_equal(
         predictor().probability_of_inputs(inputs)[0], predictor().predict(image).probability
@@ -229,14 +237,14 @@ def test_prediction_and_validation_share_their_numbers() -> None:
     assert predictor().probability_of_inputs(inputs[:0]).shape == (0, 16, 16)
 
 
-def test_many_pictures_stream() -> None:
-    """Pictures are read as their predictions are asked for, so an endless source is fine."""
+def test_many_images_stream() -> None:
+    """Images are read as their predictions are asked for, so an endless source is fine."""
     asked = []
 
     def endless() -> Any:
         while True:
             asked.append(1)
-            yield picture()
+            yield photo()
 
     answers = predictor().predict_many(endless())
     next(answers)
@@ -246,7 +254,7 @@ def test_many_pictures_stream() -> None:
 
 def test_the_callers_array_is_not_changed() -> None:
     """Predicting leaves the given pixels as they were."""
-    image = picture(20, 20)
+    image = photo(20, 20)
     before = image.copy()
     predictor().predict(image)
     np.testing.assert_array_equal(image, before)
@@ -256,10 +264,10 @@ def test_nan_is_told_with_its_cause(tmp_path: Path) -> None:
     """NaN from a model in training is a TrainingError, from a bundle a BundleError."""
     model = predictor(Broken())
     with pytest.raises(TrainingError, match=r"NaN or infinity.*learning rate"):
-        model.predict(picture())
+        model.predict(photo())
     model.bundle = bundle(tmp_path / "b")
     with pytest.raises(BundleError, match="train it again"):
-        model.predict(picture())
+        model.predict(photo())
 
 
 def test_settings_out_of_range_are_refused() -> None:
@@ -273,7 +281,7 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_loading_gives_the_model_back(tmp_path: Path) -> None:
     """Folder, zip and run give one model, with its threshold, id and card."""
     made = bundle(tmp_path / "run" / "bundle")
-    image = picture(30, 20)
+    image = photo(30, 20)
     torch.manual_seed(0)
     live = predictor(TorchBackend(build_model("unet", options=OPTIONS).eval()))
     for path in (made.path, tmp_path / "run", str(pack_zip(made, tmp_path / "m.zip"))):
@@ -286,23 +294,23 @@ def test_loading_gives_the_model_back(tmp_path: Path) -> None:
         )
 
 
-def test_the_golden_sample_proves_the_model(tmp_path: Path) -> None:
+def test_the_reference_sample_proves_the_model(tmp_path: Path) -> None:
     """The sample is met in fp32, within tolerance in bf16, and a wrong one is found out."""
     good = bundle(tmp_path / "good")
-    check = verify_golden(load(good.path), good)
+    check = verify_reference(load(good.path), good)
     assert check.passed
     assert check.largest_difference < 1e-5
-    rough = verify_golden(load(good.path, precision="bf16"), good)
+    rough = verify_reference(load(good.path, precision="bf16"), good)
     assert rough.passed
     assert rough.largest_difference > 0
-    wrong = bundle(tmp_path / "wrong", golden_shift=0.01)
-    assert not verify_golden(load(wrong.path), wrong).passed
+    wrong = bundle(tmp_path / "wrong", reference_shift=0.01)
+    assert not verify_reference(load(wrong.path), wrong).passed
 
 
 def test_a_predictor_shows_itself(tmp_path: Path) -> None:
     """Its text names model, size, threshold and runtime; notebooks see the card, escaped."""
     model = load(bundle(tmp_path / "b").path)
-    for fact in ("'<tiny>'", "unet", "16x16 squash", "threshold 0.3", "torch cpu fp32"):
+    for fact in ("'<tiny>'", "unet", "16x16 stretch", "threshold 0.3", "torch cpu fp32"):
         assert fact in repr(model)
     assert "&lt;tiny&gt;" in model._repr_html_()
     assert "bundle test" in repr(predictor())

@@ -4,28 +4,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binseg.errors import PictureError
-from binseg.geometry import place, plan, resize_image
-from binseg.preprocess import (
+from binseg.errors import ImageError
+from binseg.transforms.geometry import place, plan, resize_image
+from binseg.transforms.preprocess import (
     normalise,
     prepare,
     prepare_batches,
-    prepare_picture,
+    prepare_image,
     prepare_truth,
     to_unit,
 )
-from binseg.structures import Fit, Intensity, Preprocessing
+from binseg.types import Intensity, Preprocessing, ResizeMode
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
-FITS: list[Fit] = ["squash", "pad", "tile"]
+FITS: list[ResizeMode] = ["stretch", "letterbox", "tile"]
 
 
 def settings_of(
-    fit: Fit = "squash", channels: int = 3, intensity: Intensity = "dtype"
+    resize: ResizeMode = "stretch", channels: int = 3, intensity: Intensity = "dtype"
 ) -> Preprocessing:
     return Preprocessing(
-        height=32, width=24, fit=fit, channels=channels, intensity=intensity,
+        height=32, width=24, resize=resize, channels=channels, intensity=intensity,
         mean=(0.5,) * channels, std=(0.25,) * channels,
     )  # fmt: skip
 
@@ -44,7 +44,7 @@ def settings_of(
 def test_dtype_intensity_divides_by_the_largest_value(
     image_HWC: np.ndarray, expected: np.ndarray
 ) -> None:
-    """One picture in five types gives one answer."""
+    """One image in five types gives one answer."""
     unit_HWC = to_unit(image_HWC, settings_of())
     assert unit_HWC.dtype == np.float32
     np.testing.assert_allclose(unit_HWC, expected, atol=1e-6)
@@ -63,7 +63,7 @@ def test_grey_is_repeated_and_colour_becomes_luma() -> None:
 def test_other_channel_counts_are_refused(have: int, want: int) -> None:
     """Nothing is dropped or made up; the message names the setting."""
     for call in (to_unit, prepare):
-        with pytest.raises(PictureError, match=r"a\.tif: .*input\.channels"):
+        with pytest.raises(ImageError, match=r"a\.tif: .*input\.channels"):
             call(np.zeros((4, 4, have), np.uint8), settings_of(channels=want), name="a.tif")
 
 
@@ -87,9 +87,9 @@ def test_equal_channel_counts_are_kept() -> None:
         (np.zeros((4, 4, 3), np.complex64), "complex64"),
     ],
 )
-def test_arrays_that_are_no_pictures_are_refused(image_HWC: np.ndarray, says: str) -> None:
+def test_arrays_that_are_no_images_are_refused(image_HWC: np.ndarray, says: str) -> None:
     """One line that says what was given and what is taken."""
-    with pytest.raises(PictureError, match=says) as caught:
+    with pytest.raises(ImageError, match=says) as caught:
         prepare(image_HWC, settings_of())
     assert "\n" not in str(caught.value)
 
@@ -106,7 +106,7 @@ def test_percentiles_make_scale_and_offset_irrelevant(scale: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_constant_pictures_and_specks_are_safe(dtype: type[np.generic]) -> None:
+def test_constant_images_and_specks_are_safe(dtype: type[np.generic]) -> None:
     """No division by zero: constant is 0, and a lone bright pixel on black stays visible."""
     percentile = settings_of(intensity="percentile")
     constant: np.ndarray = np.full((30, 30, 3), 7, dtype)
@@ -118,7 +118,7 @@ def test_constant_pictures_and_specks_are_safe(dtype: type[np.generic]) -> None:
     assert unit.sum() == 3
 
 
-def test_percentiles_of_large_pictures_come_from_every_few_pixels() -> None:
+def test_percentiles_of_large_images_come_from_every_few_pixels() -> None:
     """The sample's percentiles are those of the whole, nearly."""
     ramp = np.broadcast_to(np.arange(3000, dtype=np.uint16)[:, None, None], (3000, 2000, 1))
     unit = to_unit(ramp, settings_of(intensity="percentile", channels=1))
@@ -126,18 +126,18 @@ def test_percentiles_of_large_pictures_come_from_every_few_pixels() -> None:
     assert abs(float(unit[750, 0, 0]) - (750 - 15) / (3000 - 30)) < 0.002
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("resize", FITS)
 @pytest.mark.parametrize("intensity", ["dtype", "percentile"])
 @pytest.mark.parametrize("have", [1, 3])
 @pytest.mark.parametrize("want", [1, 3])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_prepare_is_to_unit_then_place(
-    fit: Fit, intensity: Intensity, have: int, want: int, dtype: type[np.generic]
+    resize: ResizeMode, intensity: Intensity, have: int, want: int, dtype: type[np.generic]
 ) -> None:
     """The quick ways give the plain way's numbers, but for rounding (two levels where mixed)."""
     top = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype.__name__]
     image_HWC: np.ndarray = (RGB[:, :, :have] / 255 * top).astype(dtype)
-    preprocessing = settings_of(fit, want, intensity)
+    preprocessing = settings_of(resize, want, intensity)
     inputs_NHWC, placements = prepare(image_HWC, preprocessing)
     assert inputs_NHWC.dtype == np.uint8
     assert inputs_NHWC.shape == (len(placements), 32, 24, want)
@@ -150,17 +150,17 @@ def test_prepare_is_to_unit_then_place(
 
 
 def test_the_usual_case_is_pillows_resize() -> None:
-    """An 8-bit colour picture, squashed, is what Pillow's antialiased bilinear gives."""
+    """An 8-bit colour image, stretched, is what Pillow's antialiased bilinear gives."""
     inputs_NHWC, _ = prepare(RGB, settings_of())
     expected = Image.fromarray(RGB).resize((24, 32), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(inputs_NHWC[0], np.asarray(expected))
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("resize", FITS)
 @pytest.mark.parametrize("intensity", ["dtype", "percentile"])
-def test_batches_are_prepare_in_pieces(fit: Fit, intensity: Intensity) -> None:
+def test_batches_are_prepare_in_pieces(resize: ResizeMode, intensity: Intensity) -> None:
     """Tiles made a few at a time are the same tiles."""
-    preprocessing = settings_of(fit, intensity=intensity)
+    preprocessing = settings_of(resize, intensity=intensity)
     inputs_NHWC, placements = prepare(RGB, preprocessing)
     batches = list(prepare_batches(RGB, preprocessing, batch_size=2))
     np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches]), inputs_NHWC)
@@ -169,12 +169,12 @@ def test_batches_are_prepare_in_pieces(fit: Fit, intensity: Intensity) -> None:
 
 
 def test_padding_is_black_and_ignored() -> None:
-    """What isn't picture is 0 in the input and 2 in the target."""
+    """What isn't image is 0 in the input and 2 in the target."""
     mask_HW = np.ones((10, 40), bool)
     valid_HW = np.ones((10, 40), bool)
     valid_HW[:, :20] = False
     white = np.full((10, 40, 3), 255, np.uint8)
-    inputs_NHWC, placements = prepare(white, settings_of("pad"))
+    inputs_NHWC, placements = prepare(white, settings_of("letterbox"))
     (targets_HW,) = prepare_truth(mask_HW, valid_HW, placements)
     assert targets_HW.dtype == np.uint8
     padding = inputs_NHWC[0, :, :, 0] == 0
@@ -184,7 +184,7 @@ def test_padding_is_black_and_ignored() -> None:
 
 
 def test_pixels_past_the_edge_are_ignored() -> None:
-    """A small picture in a large tile is mirrored for the network's eye only."""
+    """A small image in a large tile is mirrored for the network's eye only."""
     mask_HW = np.ones((4, 6), bool)
     _, placements = prepare(np.zeros((4, 6, 3), np.uint8), settings_of("tile"))
     (targets_HW,) = prepare_truth(mask_HW, mask_HW, placements)
@@ -210,7 +210,7 @@ def test_normalise_is_the_textbook_formula_channels_first() -> None:
     np.testing.assert_allclose(out_NCHW, expected.transpose(0, 3, 1, 2), atol=1e-6)
 
 
-def test_the_picture_is_never_modified() -> None:
+def test_the_image_is_never_modified() -> None:
     """Arguments come back as they were."""
     for image_HWC in (RGB.copy(), RGB.astype(np.float32) / 255):
         before = image_HWC.copy()
@@ -232,11 +232,11 @@ KINDS: dict[str, tuple[np.ndarray, int]] = {
 
 @pytest.mark.parametrize("intensity", ["dtype", "percentile"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_pictures_hold_the_tiles_of_prediction(kind: str, intensity: Intensity) -> None:
-    """At scale 1 a patch of the whole picture is the tile of prediction, to the bit."""
+def test_training_images_hold_the_tiles_of_prediction(kind: str, intensity: Intensity) -> None:
+    """At scale 1 a patch of the whole image is the tile of prediction, to the bit."""
     image_HWC, channels = KINDS[kind]
     shape = settings_of("tile", channels, intensity)
-    whole_HWC = prepare_picture(image_HWC, shape)
+    whole_HWC = prepare_image(image_HWC, shape)
     assert whole_HWC.shape == (40, 56, channels)
     inputs_NHWC, placements = prepare(image_HWC, shape)
     for input_HWC, placement in zip(inputs_NHWC, placements, strict=True):
@@ -246,7 +246,7 @@ def test_training_pictures_hold_the_tiles_of_prediction(kind: str, intensity: In
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scaled_pictures_look_like_scaled_tiles(kind: str) -> None:
+def test_scaled_images_look_like_scaled_tiles(kind: str) -> None:
     """At another scale they agree but for rounding and the tiles' rims."""
     image_HWC, channels = KINDS[kind]
     smooth_HWC = np.stack(
@@ -255,7 +255,7 @@ def test_scaled_pictures_look_like_scaled_tiles(kind: str) -> None:
         axis=2,
     )  # fmt: skip
     shape = replace(settings_of("tile", channels), height=32, width=32, overlap=0.0, scale=0.5)
-    whole_HWC = prepare_picture(smooth_HWC, shape)
+    whole_HWC = prepare_image(smooth_HWC, shape)
     assert whole_HWC.shape == (64, 64, channels)
     inputs_NHWC, placements = prepare(smooth_HWC, shape)
     assert len(placements) == 4

@@ -1,4 +1,4 @@
-"""binseg: binary semantic segmentation, from a folder of pictures and masks to a model that ships.
+"""binseg: binary semantic segmentation, from a folder of images and masks to a model that ships.
 
 >>> import binseg
 >>> model = binseg.load("runs/first")  # doctest: +SKIP
@@ -9,34 +9,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from binseg.bundle import Bundle as Bundle
     from binseg.config import Recipe as Recipe
     from binseg.config import load_recipe as load_recipe
     from binseg.errors import BinsegError as BinsegError
-    from binseg.predictor import Prediction as Prediction
-    from binseg.predictor import Predictor as Predictor
-    from binseg.predictor import load as load
-    from binseg.structures import Counts as Counts
-    from binseg.structures import Report as Report
-    from binseg.workflows.check import check as check
-    from binseg.workflows.evaluate import evaluate as evaluate
-    from binseg.workflows.plan import plan as plan
-    from binseg.workflows.train import train as train
+    from binseg.inference import Prediction as Prediction
+    from binseg.inference import Predictor as Predictor
+    from binseg.inference import load as load
+    from binseg.packaging import Bundle as Bundle
+    from binseg.pipelines.check import check as check
+    from binseg.pipelines.evaluate import evaluate as evaluate
+    from binseg.pipelines.plan import plan as plan
+    from binseg.pipelines.train import train as train
+    from binseg.types import Counts as Counts
+    from binseg.types import Report as Report
 
 _HOMES = {
     "BinsegError": "binseg.errors",
-    "Bundle": "binseg.bundle",
-    "Counts": "binseg.structures",
-    "Prediction": "binseg.predictor",
-    "Predictor": "binseg.predictor",
+    "Bundle": "binseg.packaging",
+    "Counts": "binseg.types",
+    "Prediction": "binseg.inference",
+    "Predictor": "binseg.inference",
     "Recipe": "binseg.config",
-    "Report": "binseg.structures",
-    "check": "binseg.workflows.check",
-    "evaluate": "binseg.workflows.evaluate",
-    "load": "binseg.predictor",
+    "Report": "binseg.types",
+    "check": "binseg.pipelines.check",
+    "evaluate": "binseg.pipelines.evaluate",
+    "load": "binseg.inference",
     "load_recipe": "binseg.config",
-    "plan": "binseg.workflows.plan",
-    "train": "binseg.workflows.train",
+    "plan": "binseg.pipelines.plan",
+    "train": "binseg.pipelines.train",
 }
 
 __all__ = [

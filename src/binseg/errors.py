@@ -3,7 +3,7 @@
     BinsegError            one clear line: what we got, what we accept, what to do
     ├── UsageError         an option, a recipe or a name that we don't accept (exit code 2)
     ├── DataError          a dataset as a whole: pairs, splits, manifests
-    │   └── PictureError   one picture or mask file that can't be read or used
+    │   └── ImageError   one image or mask file that can't be read or used
     ├── BundleError        a model folder that is truncated, edited, foreign or too new
     ├── TrainingError      training can't go on: diverged, nothing to learn
     │   └── StoppedError   it was asked to stop, and can go on later (exit code 130 or 143)
@@ -19,9 +19,9 @@ __all__ = [
     "BundleError",
     "DataError",
     "ExportError",
+    "ImageError",
     "MissingExtraError",
     "OutputError",
-    "PictureError",
     "StoppedError",
     "TrainingError",
     "UsageError",
@@ -45,8 +45,8 @@ class DataError(BinsegError):
     """A dataset that can't be used as it is."""
 
 
-class PictureError(DataError):
-    """One picture or mask that can't be read or used; the text names the file."""
+class ImageError(DataError):
+    """One image or mask that can't be read or used; the text names the file."""
 
 
 class BundleError(BinsegError):

@@ -36,8 +36,8 @@ class Desk:
         recipe = [] if has_recipe else ["--recipe", "demo"]
         return ["train", *recipe, "--data", self.data, "--out", self.out, *more]
 
-    def picture(self, name: str = "disc000") -> Path:
-        """A picture of the data folder."""
+    def image(self, name: str = "disc000") -> Path:
+        """An image of the data folder."""
         return self.data / "images" / f"{name}.png"
 
     def mask(self, name: str = "disc000") -> Path:
@@ -57,8 +57,8 @@ class Desk:
     def repaint(self, values: Callable[[np.ndarray], np.ndarray]) -> None:
         """Change the values of every mask."""
         for path in sorted((self.data / "masks").iterdir()):
-            with Image.open(path) as picture:
-                mask_HW = np.asarray(picture)
+            with Image.open(path) as image:
+                mask_HW = np.asarray(image)
             Image.fromarray(values(mask_HW).astype(np.uint8)).save(path)
 
 
@@ -67,8 +67,8 @@ def missing_mask(desk: Desk) -> Argv:
     return desk.train()
 
 
-def missing_picture(desk: Desk) -> Argv:
-    desk.picture().unlink()
+def missing_image(desk: Desk) -> Argv:
+    desk.image().unlink()
     return desk.train()
 
 
@@ -78,21 +78,21 @@ def sizes_differ(desk: Desk) -> Argv:
 
 
 def truncated_jpeg(desk: Desk) -> Argv:
-    path = desk.picture().with_suffix(".jpg")
-    with Image.open(desk.picture()) as picture:
-        picture.save(path)
-    desk.picture().unlink()
+    path = desk.image().with_suffix(".jpg")
+    with Image.open(desk.image()) as image:
+        image.save(path)
+    desk.image().unlink()
     path.write_bytes(path.read_bytes()[:400])
     return desk.train()
 
 
 def zero_bytes(desk: Desk) -> Argv:
-    desk.picture().write_bytes(b"")
+    desk.image().write_bytes(b"")
     return desk.train()
 
 
 def text_named_png(desk: Desk) -> Argv:
-    desk.mask("disc003").write_text("this is no picture", "utf-8")
+    desk.mask("disc003").write_text("this is no image", "utf-8")
     return desk.train()
 
 
@@ -108,8 +108,8 @@ def empty_masks(desk: Desk) -> Argv:
 
 def soft_masks(desk: Desk) -> Argv:
     for path in sorted((desk.data / "masks").iterdir()):
-        with Image.open(path) as picture:
-            picture.filter(ImageFilter.GaussianBlur(2)).save(path)
+        with Image.open(path) as image:
+            image.filter(ImageFilter.GaussianBlur(2)).save(path)
     return desk.train()
 
 
@@ -117,7 +117,7 @@ def absent_foreground(desk: Desk) -> Argv:
     return desk.train("--set", "data.foreground=[7]")
 
 
-def one_picture(desk: Desk) -> Argv:
+def one_image(desk: Desk) -> Argv:
     for path in sorted(desk.data.rglob("*.png")):
         if path.stem != "disc000":
             path.unlink()
@@ -134,7 +134,7 @@ def empty_folder(desk: Desk) -> Argv:
 
 
 def path_through_a_file(desk: Desk) -> Argv:
-    return ["train", "--data", desk.picture() / "inside", "--out", desk.out]
+    return ["train", "--data", desk.image() / "inside", "--out", desk.out]
 
 
 def not_a_dataset(desk: Desk) -> Argv:
@@ -152,7 +152,7 @@ def manifest_of_missing_files(desk: Desk) -> Argv:
 
 def torn_group(desk: Desk) -> Argv:
     rows = "".join(
-        f"{desk.picture(f'disc{n:03d}')},{desk.mask(f'disc{n:03d}')},one,{split}\n"
+        f"{desk.image(f'disc{n:03d}')},{desk.mask(f'disc{n:03d}')},one,{split}\n"
         for n, split in enumerate(("train", "val", "test"))
     )
     path = desk.data / "list.csv"
@@ -253,26 +253,26 @@ def no_such_model(desk: Desk) -> Argv:
 def bundle_cut_in_half(desk: Desk) -> Argv:
     path = desk.bundle() / "weights.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return ["predict", path.parent, desk.picture(), "--out", desk.out]
+    return ["predict", path.parent, desk.image(), "--out", desk.out]
 
 
 def bundle_edited(desk: Desk) -> Argv:
     path = desk.bundle() / "card.json"
     path.write_text(path.read_text("utf-8").replace('"value"', '"valve"'), "utf-8")
-    return ["predict", path.parent, desk.picture(), "--out", desk.out]
+    return ["predict", path.parent, desk.image(), "--out", desk.out]
 
 
 def pickled_model(desk: Desk) -> Argv:
     path = desk.here / "model.pt"
     path.write_bytes(pickle.dumps({"weights": [1, 2]}))
-    return ["predict", path, desk.picture(), "--out", desk.out]
+    return ["predict", path, desk.image(), "--out", desk.out]
 
 
 def foreign_zip(desk: Desk) -> Argv:
     path = desk.here / "model.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    return ["predict", path, desk.picture(), "--out", desk.out]
+    return ["predict", path, desk.image(), "--out", desk.out]
 
 
 def nothing_to_predict(desk: Desk) -> Argv:
@@ -280,19 +280,19 @@ def nothing_to_predict(desk: Desk) -> Argv:
 
 
 def threshold_of_two(desk: Desk) -> Argv:
-    return ["predict", desk.run, desk.picture(), "--out", desk.out, "--threshold", 2]
+    return ["predict", desk.run, desk.image(), "--out", desk.out, "--threshold", 2]
 
 
 def answer_over_input(desk: Desk) -> Argv:
-    return ["predict", desk.run, desk.picture(), "--out", desk.picture().parent, "--overwrite"]
+    return ["predict", desk.run, desk.image(), "--out", desk.image().parent, "--overwrite"]
 
 
 def answer_over_file(desk: Desk) -> Argv:
-    return ["predict", desk.run, desk.picture(), "--out", desk.data / "masks"]
+    return ["predict", desk.run, desk.image(), "--out", desk.data / "masks"]
 
 
 def out_through_a_file(desk: Desk) -> Argv:
-    return ["predict", desk.run, desk.picture(), "--out", desk.picture("disc001") / "masks"]
+    return ["predict", desk.run, desk.image(), "--out", desk.image("disc001") / "masks"]
 
 
 def animation(desk: Desk) -> Argv:
@@ -324,7 +324,7 @@ def sheet_of_nothing(desk: Desk) -> Argv:
 
 CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (missing_mask, 1, "disc000"),
-    (missing_picture, 1, "disc000"),
+    (missing_image, 1, "disc000"),
     (sizes_differ, 1, "disc000"),
     (truncated_jpeg, 1, "disc000.jpg"),
     (zero_bytes, 1, "disc000.png"),
@@ -333,7 +333,7 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (empty_masks, 1, "empty"),
     (soft_masks, 1, "threshold"),
     (absent_foreground, 1, "foreground"),
-    (one_picture, 1, "split"),
+    (one_image, 1, "split"),
     (no_such_folder, 1, "nowhere"),
     (empty_folder, 1, "empty"),
     (path_through_a_file, 1, "inside"),
@@ -383,7 +383,7 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
 
 @pytest.fixture
 def desk(trained: Path, write_discs: Write, tmp_path: Path) -> Desk:
-    """A desk with a fresh data folder of eight pictures."""
+    """A desk with a fresh data folder of eight images."""
     data = write_discs(tmp_path / "data", range(8))
     return Desk(data=data, run=trained, out=tmp_path / "out", here=tmp_path)
 
@@ -416,7 +416,7 @@ def test_bad_input_is_one_line(
 
 @pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000)])
 def test_odd_sizes_are_predicted(desk: Desk, size: tuple[int, int]) -> None:
-    """A picture of 1x1, or long as a string, gets a mask of its size."""
+    """An image of 1x1, or long as a string, gets a mask of its size."""
     path = desk.here / "odd.png"
     Image.new("RGB", size, (90, 20, 30)).save(path)
     argv = ["-q", "predict", str(desk.run), str(path), "--out", str(desk.out)]
@@ -432,7 +432,7 @@ def test_full_disk_is_one_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("binseg.storage.os.replace", full)
-    argv = ["-q", "predict", str(desk.run), str(desk.picture()), "--out", str(desk.out)]
+    argv = ["-q", "predict", str(desk.run), str(desk.image()), "--out", str(desk.out)]
     result = CliRunner().invoke(app, argv)
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1

@@ -17,7 +17,7 @@ def run(*argv: object, code: int = 0) -> str:
 
 
 def test_bench_shows_where_a_step_goes(discs: Path, tmp_path: Path) -> None:
-    """The verb gives the phases, the slowest operations and a picture of the rate test."""
+    """The verb gives the phases, the slowest operations and an image of the rate test."""
     curve = tmp_path / "rates.png"
     asked = ("--data", discs, *TINY, "--steps", "2", "--profile", "--find-lr", "--curve", curve)
     answer = json.loads(run(*asked, "--json"))

@@ -1,4 +1,4 @@
-"""Comparing, slicing, flips and ensembles, as a user types them."""
+"""Comparing, slicing, tta and ensembles, as a user types them."""
 
 import csv
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from binseg.bundle import read_bundle
 from binseg.cli import app
 from binseg.errors import DataError
-from binseg.workflows.evaluate import evaluate_split, report_folder
+from binseg.packaging import read_bundle
+from binseg.pipelines.evaluate import evaluate_split, report_folder
 
 
 def run(*argv: object, code: int = 0) -> str:
@@ -23,8 +23,8 @@ def run(*argv: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def second(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another run on the same pictures and split: its weights are those of the first, halved."""
-    from binseg.bundle import write_bundle
+    """Another run on the same images and split: its weights are those of the first, halved."""
+    from binseg.packaging import write_bundle
 
     folder = tmp_path_factory.mktemp("second") / "run"
     shutil.copytree(trained, folder)
@@ -33,9 +33,9 @@ def second(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: value * 0.5 if value.dtype.kind == "f" else value
         for name, value in bundle.weights().items()
     }
-    golden = bundle.golden()
+    reference = bundle.reference()
     shutil.rmtree(folder / "bundle")
-    write_bundle(folder / "bundle", card=bundle.card, weights=weights, golden=golden)
+    write_bundle(folder / "bundle", card=bundle.card, weights=weights, reference=reference)
     return folder
 
 
@@ -83,11 +83,11 @@ def test_distances_in_millimetres(trained: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_columns_and_rules_are_refused(trained: Path, tmp_path: Path) -> None:
-    """A column that no picture has, or an impossible tolerance, is refused before scoring."""
+    """A column that no image has, or an impossible tolerance, is refused before scoring."""
     start = ("evaluate", trained, "--split", "val", "--out", tmp_path / "none")
-    assert "no picture has a column 'breed'" in run(*start, "--by", "breed", code=2)
+    assert "no image has a column 'breed'" in run(*start, "--by", "breed", code=2)
     assert "tolerance -1" in run(*start, "--tolerance", "-1", code=2)
-    assert "flips 'up'" in run(*start, "--flips", "up", code=2)
+    assert "tta 'up'" in run(*start, "--tta", "up", code=2)
     assert not (tmp_path / "none").exists()
 
 
@@ -95,31 +95,31 @@ def test_flips_and_ensembles_have_reports_of_their_own(
     trained: Path, second: Path, tmp_path: Path
 ) -> None:
     """Nothing overwrites the plain model's report, and the title says who answered."""
-    assert report_folder(trained, split="val", flips="all") == trained / "val-flips-all"
+    assert report_folder(trained, split="val", tta="all") == trained / "val-tta-all"
     named = report_folder(trained, split="val", others=[second])
     assert named == trained / "val-with-run"
     answer = json.loads(
         run(
-            *("evaluate", trained, "--with", second, "--flips", "horizontal"),
+            *("evaluate", trained, "--with", second, "--tta", "horizontal"),
             *("--split", "val", "--out", tmp_path, "--json"),
         )
     )
-    assert answer["title"].startswith("unet, flips horizontal + unet, flips horizontal, val of")
+    assert answer["title"].startswith("unet, tta horizontal + unet, tta horizontal, val of")
     assert answer["bundle"] == "+".join(read_bundle(each).card.id for each in (trained, second))
     assert any("An ensemble of 2 models" in note for note in answer["notes"])
 
 
 def test_an_ensemble_predicts(trained: Path, second: Path, discs: Path, tmp_path: Path) -> None:
     """Several models write one mask."""
-    picture = discs / "images" / "disc000.png"
-    run("predict", trained, picture, "--with", second, "--flips", "all", "--out", tmp_path)
+    image = discs / "images" / "disc000.png"
+    run("predict", trained, image, "--with", second, "--tta", "all", "--out", tmp_path)
     assert (tmp_path / "disc000.png").is_file()
 
 
 def test_an_ensemble_is_not_scored_on_what_a_member_learnt(
     trained: Path, second: Path, tmp_path: Path
 ) -> None:
-    """Where one member was trained on the first one's validation pictures, scoring is refused."""
+    """Where one member was trained on the first one's validation images, scoring is refused."""
     leaky = tmp_path / "leaky"
     shutil.copytree(second, leaky)
     split = leaky / "split.csv"

@@ -18,7 +18,7 @@ def test_a_plan_is_a_table_a_file_and_json(discs: Path, tmp_path: Path) -> None:
     data = ("plan", "--data", str(discs), "--budget", "1m", *QUICK)
     table = CliRunner().invoke(app, [*data, "--out", str(path)])
     assert table.exit_code == 0, table.stderr
-    for text in ("setting", "because", "input.size", "you said so", f"binseg train {path}"):
+    for text in ("setting", "reason", "input.size", "you said so", f"binseg train {path}"):
         assert text in table.stdout
     assert load_recipe(path).train.budget_minutes == 1
     assert CliRunner().invoke(app, [*data, "--out", str(path)]).exit_code == 2

@@ -126,7 +126,7 @@ def full_disk() -> OSError:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (DataError("no\npictures"), 1, "binseg: no pictures"),
+        (DataError("no\nimages"), 1, "binseg: no images"),
         (UsageError("no such split"), 2, "binseg: no such split"),
         (full_disk(), 1, "binseg: /data/mask.png: no space left on device"),
         (KeyboardInterrupt(), 130, "binseg: stopped by Ctrl-C"),
@@ -159,7 +159,7 @@ def test_bug_shows_traceback() -> None:
 def test_debug_shows_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """BINSEG_DEBUG=1 shows where a user's error was raised."""
     monkeypatch.setenv("BINSEG_DEBUG", "1")
-    result = CliRunner().invoke(failing(DataError("no pictures")), ["fail"])
+    result = CliRunner().invoke(failing(DataError("no images")), ["fail"])
     assert "Traceback" in result.stderr
 
 
@@ -226,7 +226,7 @@ def test_smoke_in_a_real_process(discs: Path, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert json.loads(good.stdout)["facts"]["pictures"] == "16"
+    assert json.loads(good.stdout)["facts"]["images"] == "16"
     bad = subprocess.run(
         [*binseg, "check", "--data", str(tmp_path / "nowhere")],
         capture_output=True,

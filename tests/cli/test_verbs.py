@@ -11,9 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import binseg
-from binseg.bundle import read_bundle, write_bundle
 from binseg.cli import app
 from binseg.errors import DataError
+from binseg.packaging import read_bundle, write_bundle
 
 Write = Callable[[Path, Sequence[int]], Path]
 
@@ -26,9 +26,9 @@ def run(*argv: object, code: int = 0) -> str:
 
 
 def pixels(path: str | Path) -> np.ndarray:
-    """Read a picture as it is stored."""
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    """Read an image as it is stored."""
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_train_leaves_a_whole_run(trained: Path) -> None:
@@ -72,7 +72,7 @@ def test_card_tells_the_run(trained: Path, discs: Path) -> None:
 
 
 def test_validation_and_evaluate_give_the_same_numbers(trained: Path, tmp_path: Path) -> None:
-    """What training said of its validation split, `evaluate` finds again, picture by picture."""
+    """What training said of its validation split, `evaluate` finds again, image by image."""
     found = json.loads(
         run("evaluate", trained, "--split", "val", "--out", tmp_path / "val", "--json")
     )
@@ -138,15 +138,15 @@ def test_pack_in_half_the_size(trained: Path, tmp_path: Path) -> None:
 
 
 def test_a_packed_model_with_flips_still_verifies(trained: Path, tmp_path: Path) -> None:
-    """The golden sample is the network's own answer, whatever is averaged around it."""
+    """The reference sample is the network's own answer, whatever is averaged around it."""
     bundle = read_bundle(trained)
     mirrored = write_bundle(
         tmp_path / "mirrored",
-        card=bundle.card.model_copy(update={"flips": "all"}),
+        card=bundle.card.model_copy(update={"tta": "all"}),
         weights=bundle.weights(),
-        golden=bundle.golden(),
+        reference=bundle.reference(),
     )
-    assert mirrored.card.flips == "all"
+    assert mirrored.card.tta == "all"
     run("pack", tmp_path / "mirrored", "--out", tmp_path / "half.zip", "--half")
     assert "PASS" in run("verify", tmp_path / "half.zip")
 
@@ -214,10 +214,10 @@ def test_predict_equals_python(trained: Path, discs: Path, tmp_path: Path) -> No
 
 def test_predict_writes_all_it_was_asked_for(trained: Path, discs: Path, tmp_path: Path) -> None:
     """Overlay is RGB, cut-out has alpha, probability is float; --threshold 1 finds nothing."""
-    picture = discs / "images" / "disc000.png"
+    image = discs / "images" / "disc000.png"
     flags = ("--overlay", "--cutout", "--probability", "--threshold", "1")
-    run("predict", trained, picture, "--out", tmp_path, *flags)
-    height, width = pixels(picture).shape[:2]
+    run("predict", trained, image, "--out", tmp_path, *flags)
+    height, width = pixels(image).shape[:2]
     shapes = {path.name: pixels(path).shape for path in tmp_path.iterdir()}
     assert shapes == {
         "disc000.png": (height, width),
@@ -229,10 +229,10 @@ def test_predict_writes_all_it_was_asked_for(trained: Path, discs: Path, tmp_pat
     assert pixels(tmp_path / "disc000.png").max() == 0
 
 
-def test_one_bad_picture_stops_nobody(trained: Path, discs: Path, tmp_path: Path) -> None:
+def test_one_bad_image_stops_nobody(trained: Path, discs: Path, tmp_path: Path) -> None:
     """The rest is predicted, the bad ones are named at the end, and the exit code is 1."""
     bad = tmp_path / "bad.png"
-    bad.write_text("no picture", "utf-8")
+    bad.write_text("no image", "utf-8")
     argv = ["predict", trained, bad, discs / "images" / "disc00[01].png", tmp_path / "gone.jpg"]
     result = CliRunner().invoke(app, ["-q", *map(str, argv), "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
@@ -264,10 +264,10 @@ def test_train_refuses_a_folder_in_use(trained: Path, discs: Path) -> None:
 def test_check_finds_the_planted_faults(write_discs: Write, tmp_path: Path) -> None:
     """A leak, a copy, an empty mask and a broken file are found and named; the exit code is 1."""
     data = write_discs(tmp_path / "data", range(12))
-    pictures, masks = data / "images", data / "masks"
+    images, masks = data / "images", data / "masks"
     empty_HW = np.zeros_like(pixels(masks / "disc003.png"))
     Image.fromarray(empty_HW).save(masks / "disc003.png")
-    (pictures / "disc004.png").write_bytes((pictures / "disc004.png").read_bytes()[:200])
+    (images / "disc004.png").write_bytes((images / "disc004.png").read_bytes()[:200])
     for name in ("images", "masks"):
         (data / name / "twin.png").write_bytes((data / name / "disc005.png").read_bytes())
     (data / "train.txt").write_text("".join(f"disc{n:03d}\n" for n in range(10)), "utf-8")
@@ -299,7 +299,7 @@ def test_augment_draws_a_sheet(discs: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_other_data(trained: Path, write_discs: Write, tmp_path: Path) -> None:
-    """Pictures that the run doesn't know all test it; --split all scores them likewise."""
+    """Images that the run doesn't know all test it; --split all scores them likewise."""
     data = write_discs(tmp_path / "others", range(100, 104))
     run("evaluate", trained, "--data", data, "--split", "val", "--out", tmp_path / "a", code=1)
     tested = run("evaluate", trained, "--data", data, "--out", tmp_path / "c", "--json")

@@ -24,12 +24,17 @@ def test_all_problems_come_in_one_line_with_the_nearest_name() -> None:
     """Four mistakes give one message of one line that names all four and mends the typos."""
     with pytest.raises(UsageError) as caught:
         load_recipe(
-            overrides=["train.epoch=3", "input.fit=sqash", "train.batch_size=0", "optimiser.lr=1"]
+            overrides=[
+                "train.epoch=3",
+                "input.resize=sqash",
+                "train.batch_size=0",
+                "optimiser.lr=1",
+            ]
         )
     message = str(caught.value)
     assert "\n" not in message
     assert "did you mean epochs?" in message
-    assert "did you mean squash?" in message
+    assert "did you mean stretch?" in message
     assert "train.batch_size" in message
     assert "did you mean optimizer?" in message
 

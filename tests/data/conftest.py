@@ -1,4 +1,4 @@
-"""What the tests of the data room share: writing small pictures, listening, the real data."""
+"""What the tests of the data room share: writing small images, listening, the real data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -10,9 +10,9 @@ from kornia.augmentation import ColorJitter
 from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
 from binseg.config.recipe import AugmentConfig
-from binseg.data.augment import PRESETS, PipelineAugment, Preset, PresetAugment, build_augment
-from binseg.data.draw import Draw
 from binseg.errors import MissingExtraError, UsageError
+from binseg.transforms.augment import PRESETS, PipelineAugment, Preset, PresetAugment, build_augment
+from binseg.transforms.random_numbers import Draw
 
 SIZE = 24
 CHANGING = sorted(set(PRESETS) - {"none", "report-c"})
@@ -34,7 +34,7 @@ def blobs(num: int = 8, *, height: int = SIZE, width: int = SIZE) -> torch.Tenso
     return torch.from_numpy(targets)
 
 
-def pictures(num: int = 8, *, channels: int = 3) -> torch.Tensor:
+def photos(num: int = 8, *, channels: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     bytes_BCHW = torch.randint(0, 256, (num, channels, SIZE, SIZE), generator=generator)
     return bytes_BCHW.float() / 255
@@ -48,7 +48,7 @@ def geometry(name: str) -> PresetAugment:
 
 @pytest.mark.parametrize("name", CHANGING)
 def test_image_and_mask_move_alike(name: str) -> None:
-    """A picture that shows its own mask still shows it, but for interpolated edges."""
+    """An image that shows its own mask still shows it, but for interpolated edges."""
     targets = blobs()
     images = (targets.float() / 2)[:, None].repeat(1, 3, 1, 1)
     moved, labels = geometry(name)(images, targets, **NOW)
@@ -64,7 +64,7 @@ def test_image_and_mask_move_alike(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_types_ranges_and_arguments_are_kept(name: str) -> None:
     """Images stay float in [0, 1], targets 0, 1 or 2 without new values; arguments stay."""
-    images, targets = pictures(), blobs()
+    images, targets = photos(), blobs()
     before = images.clone(), targets.clone()
     moved, labels = build_augment(AugmentConfig(preset=name))(images, targets, **NOW)  # type: ignore[arg-type]
     assert moved.shape == images.shape
@@ -83,7 +83,7 @@ def test_seed_epoch_and_step_decide(name: str) -> None:
     apply = build_augment(AugmentConfig(preset=name))  # type: ignore[arg-type]
 
     def images(**numbers: int) -> torch.Tensor:
-        return apply(pictures(), blobs(), **(NOW | numbers))[0]
+        return apply(photos(), blobs(), **(NOW | numbers))[0]
 
     torch.manual_seed(0)
     first = images()
@@ -96,7 +96,7 @@ def test_seed_epoch_and_step_decide(name: str) -> None:
 @pytest.mark.parametrize("name", ["none", "report-c"])
 def test_no_augmentation_is_none(name: str) -> None:
     """The tutorial's recipe only scales to [0, 1], which the batch already is."""
-    images, targets = pictures(), blobs()
+    images, targets = photos(), blobs()
     moved, labels = build_augment(AugmentConfig(preset=name))(images, targets, **NOW)  # type: ignore[arg-type]
     assert torch.equal(moved, images)
     assert torch.equal(labels, targets)
@@ -107,22 +107,22 @@ def always(**changes: Any) -> PresetAugment:
 
 
 def test_flips_are_exact() -> None:
-    """A flip of all pictures is a flip, to the bit, and happens as often as asked for."""
-    images, targets = pictures(), blobs()
+    """A flip of all images is a flip, to the bit, and happens as often as asked for."""
+    images, targets = photos(), blobs()
     moved, labels = always(flip=1.0)(images, targets, **NOW)
     assert torch.equal(moved, images.flip(-1))
     assert torch.equal(labels, targets.flip(-1))
     moved, _ = always(flip_vertical=1.0)(images, targets, **NOW)
     assert torch.equal(moved, images.flip(-2))
-    many = pictures(400)
+    many = photos(400)
     moved, _ = always(flip=0.25)(many, blobs(400), **NOW)
     changed = (moved != many).flatten(1).any(dim=1).float().mean()
     assert 0.2 < changed < 0.3
 
 
 def test_quarter_turns_are_exact() -> None:
-    """Each picture is one of its four turns, its mask likewise; all four come."""
-    images, targets = pictures(40), blobs(40)
+    """Each image is one of its four turns, its mask likewise; all four come."""
+    images, targets = photos(40), blobs(40)
     moved, labels = always(quarter_turn=1.0)(images, targets, **NOW)
     seen = set()
     for index in range(40):
@@ -133,7 +133,7 @@ def test_quarter_turns_are_exact() -> None:
     assert seen == {0, 1, 2, 3}
 
 
-def test_oblong_pictures_turn_by_halves() -> None:
+def test_oblong_images_turn_by_halves() -> None:
     """A quarter turn would change the shape of a batch that isn't square."""
     images, targets = torch.rand(16, 3, 8, 12), torch.zeros(16, 8, 12, dtype=torch.uint8)
     moved, _ = always(quarter_turn=1.0)(images, targets, **NOW)
@@ -142,7 +142,7 @@ def test_oblong_pictures_turn_by_halves() -> None:
 
 
 def test_the_affine_map_is_kornias(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rotation, scale and shift agree with Kornia's warp about the picture's centre."""
+    """Rotation, scale and shift agree with Kornia's warp about the image's centre."""
     preset = Preset(source="", affine=1.0, rotate=20.0, scale=(0.8, 1.2), shift=0.1)
     height, width = SIZE, SIZE + 8
     images = torch.rand(4, 3, height, width)
@@ -175,7 +175,7 @@ def test_the_affine_map_is_kornias(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_jitter_is_kornias() -> None:
     """Brightness, contrast and saturation are what Kornia's ColorJitter computes."""
-    images, targets = pictures(1), blobs(1)
+    images, targets = photos(1), blobs(1)
     for name, index in (("brightness", 0), ("contrast", 1), ("saturation", 2)):
         apply = always(jitter=1.0, **{name: 0.4})
         moved, _ = apply(images, targets, **NOW)
@@ -188,10 +188,10 @@ def test_jitter_is_kornias() -> None:
         assert min(found) < 0.01, name
 
 
-def test_grey_pictures_can_be_changed() -> None:
+def test_grey_images_can_be_changed() -> None:
     """One channel has no saturation; brightness, contrast and blur work."""
     for name in CHANGING:
-        images = pictures(channels=1)
+        images = photos(channels=1)
         moved, _ = build_augment(AugmentConfig(preset=name))(images, blobs(), **NOW)  # type: ignore[arg-type]
         assert moved.shape == images.shape
 
@@ -235,12 +235,12 @@ class Pipeline:
 def test_a_users_pipeline_sees_bytes_and_is_seeded() -> None:
     """It gets the stored bytes back, moves image and mask, and repeats by (seed, epoch, step)."""
     apply = PipelineAugment(Pipeline())
-    images, targets = pictures(), blobs()
+    images, targets = photos(), blobs()
     moved, labels = apply(images, targets, **NOW)
     assert torch.equal(labels, targets.flip(-1))
     stored = (images * 255).round() // 2
     change = (moved * 255).round() - stored.flip(-1)
-    assert (change.flatten(1).std(dim=1) == 0).all(), "one number per picture"
+    assert (change.flatten(1).std(dim=1) == 0).all(), "one number per image"
     assert torch.equal(moved, apply(images, targets, **NOW)[0])
     assert not torch.equal(moved, apply(images, targets, **(NOW | {"step": 9}))[0])
 
@@ -252,7 +252,7 @@ def test_a_pipeline_that_preprocesses_is_refused() -> None:
         (lambda image: image[:8, :8], "keep the size"),
     ):
         with pytest.raises(UsageError, match=word):
-            PipelineAugment(Pipeline(give=give))(pictures(1), blobs(1), **NOW)
+            PipelineAugment(Pipeline(give=give))(photos(1), blobs(1), **NOW)
 
 
 def test_a_missing_albumentations_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,10 +270,10 @@ def test_a_saved_albumentations_pipeline_works(tmp_path: Path) -> None:
         path = tmp_path / f"mine.{suffix}"
         albumentations.save(pipeline, path, data_format=suffix)
         moved, labels = build_augment(AugmentConfig(albumentations=str(path)))(
-            pictures(), blobs(), **NOW
+            photos(), blobs(), **NOW
         )
         assert torch.equal(labels, blobs().flip(-1))
-        assert torch.allclose(moved, pictures().flip(-1))
+        assert torch.allclose(moved, photos().flip(-1))
     with pytest.raises(UsageError, match="can't read"):
         build_augment(AugmentConfig(albumentations=str(tmp_path / "none.json")))
     (tmp_path / "bad.json").write_text("{}")

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from binseg import preprocess, storage
+from binseg import storage
 from binseg.data import MaskRule, store
 from binseg.data.cache import open_cache
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
-from binseg.structures import Preprocessing, Record
+from binseg.transforms import preprocess
+from binseg.types import Preprocessing, Record
 
 SMALL = Preprocessing(height=8, width=8)
-TILES = Preprocessing(height=4, width=4, fit="tile")
+TILES = Preprocessing(height=4, width=4, resize="tile")
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_huge_pictures_are_decoded_one_at_a_time(
+def test_huge_images_are_decoded_one_at_a_time(
     records: list[Record], rule: MaskRule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Small ones on all threads; a file that can't be read is named by the decoding alone."""
@@ -57,7 +58,7 @@ def test_huge_pictures_are_decoded_one_at_a_time(
     (height, width) = read_sample(records[0], rule).image_HWC.shape[:2]
     monkeypatch.setattr(store, "DECODED_PIXELS", 2 * height * width - 1)
     assert store._num_decoders(records) == 1
-    records[0].image_path.write_bytes(b"no picture")
+    records[0].image_path.write_bytes(b"no image")
     with pytest.raises(DataError, match="1 of 3 records can't be read"):
         open_cache(records, rule, SMALL, folder=tmp_path)
 
@@ -66,7 +67,7 @@ def caches(folder: Path) -> list[Path]:
     return [path for path in (folder / "pixels").iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize("preprocessing", [SMALL, TILES], ids=["squash", "tile"])
+@pytest.mark.parametrize("preprocessing", [SMALL, TILES], ids=["stretch", "tile"])
 def test_a_cache_holds_what_preprocessing_gives(
     records: list[Record], rule: MaskRule, tmp_path: Path, preprocessing: Preprocessing
 ) -> None:
@@ -87,7 +88,7 @@ def test_a_cache_holds_what_preprocessing_gives(
     assert got.num_bytes == got.inputs_NHWC.size + got.targets_NHW.size
 
 
-def test_pictures_are_decoded_once(
+def test_images_are_decoded_once(
     records: list[Record], rule: MaskRule, tmp_path: Path, decoded: list[str]
 ) -> None:
     """The second run decodes nothing."""
@@ -160,7 +161,7 @@ def test_unreadable_records_are_named_together(
         for name in names
     ]
     for name in names[1:13]:
-        (root / "images" / f"{name}.png").write_text("no picture")
+        (root / "images" / f"{name}.png").write_text("no image")
     with pytest.raises(DataError, match=r"^12 of 14 records .*p01.*p10.* and 2 more$") as caught:
         open_cache(records, rule, SMALL, folder=tmp_path)
     assert "p11" not in str(caught.value)
@@ -170,7 +171,7 @@ def test_unreadable_records_are_named_together(
 def test_absent_files_and_masks_are_named(
     records: list[Record], rule: MaskRule, tmp_path: Path
 ) -> None:
-    """A picture that is gone, or one without truth, is a DataError with its name."""
+    """An image that is gone, or one without truth, is a DataError with its name."""
     records[0].image_path.unlink()
     bare = dataclasses.replace(records[1], mask_path=None)
     with pytest.raises(DataError, match=r"2 of 3 .*a\.png.*b: it has no mask"):

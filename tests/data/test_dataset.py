@@ -10,7 +10,7 @@ import pytest
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, MaskRule, open_dataset
 from binseg.errors import DataError
-from binseg.structures import Record
+from binseg.types import Record
 
 Fill = Callable[..., Path]
 
@@ -30,7 +30,7 @@ def test_a_split_that_does_not_exist_names_those_that_do(tmp_path: Path, rule: M
 def test_ids_are_unique(tmp_path: Path, rule: MaskRule) -> None:
     """Two records with one id are refused by name."""
     records = (Record(id="cat", image_path=tmp_path),) * 2
-    with pytest.raises(DataError, match=r"more than one picture \(cat\)"):
+    with pytest.raises(DataError, match=r"more than one image \(cat\)"):
         Dataset(kind="folder", root=tmp_path, records=records, rule=rule)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from binseg.config.recipe import DataConfig
 from binseg.data import MaskRule, detect_rule
-from binseg.errors import DataError, PictureError
-from binseg.structures import Record, Shape
+from binseg.errors import DataError, ImageError
+from binseg.types import Record, Shape
 
 Save = Callable[..., Path]
 
@@ -215,20 +215,20 @@ def test_a_broken_mask_does_not_hide_the_others(
 ) -> None:
     """A file that can't be read is named when it is read; one alone is named at once."""
     broken = tmp_path / "broken.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     lone = Record(id="b", image_path=tmp_path, mask_path=broken)
     assert detect_rule([*of_masks(values(0, 1)), lone], DataConfig()).foreground == frozenset({1})
-    with pytest.raises(PictureError, match=r"broken\.png"):
+    with pytest.raises(ImageError, match=r"broken\.png"):
         detect_rule([lone], DataConfig())
 
 
 def test_the_rule_is_strict_afterwards(rule: MaskRule) -> None:
     """A value that wasn't there when the rule was made is an error, not background."""
-    with pytest.raises(PictureError, match=r"holds 1, but .* 255 foreground, 0 background"):
+    with pytest.raises(ImageError, match=r"holds 1, but .* 255 foreground, 0 background"):
         rule.apply(values(0, 1, 255))
     colour = np.zeros((1, 1, 3), np.uint8)
     colour[0, 0, 0] = 9
-    with pytest.raises(PictureError, match="in colour"):
+    with pytest.raises(ImageError, match="in colour"):
         rule.apply(colour)
 
 
@@ -249,7 +249,7 @@ def test_outlines_need_no_values(tmp_path: Path) -> None:
     assert detect_rule(records, DataConfig()).kind == "polygons"
     with pytest.raises(DataError, match=r"data\.threshold"):
         detect_rule(records, DataConfig(threshold=1))
-    with pytest.raises(DataError, match="no picture has a mask"):
+    with pytest.raises(DataError, match="no image has a mask"):
         detect_rule([Record(id="a", image_path=tmp_path)], DataConfig())
-    with pytest.raises(DataError, match="none of the 1 pictures has an outline"):
+    with pytest.raises(DataError, match="none of the 1 images has an outline"):
         detect_rule([Record(id="a", image_path=tmp_path, shapes=())], DataConfig())

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from binseg.data.augment import PresetAugment
-from binseg.data.draw import Draw
-from binseg.data.motion import _bent, _grid, _knots, _matrix, _Mirror, _mirrored, move
-from binseg.data.presets import Preset
+from binseg.transforms.augment import PresetAugment
+from binseg.transforms.motion import _bent, _grid, _knots, _matrix, _Mirror, _mirrored, move
+from binseg.transforms.presets import Preset
+from binseg.transforms.random_numbers import Draw
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 
@@ -21,7 +21,7 @@ def _one_thread() -> None:
 
 
 def smooth(num: int, size: int, *, channels: int = 1) -> torch.Tensor:
-    """Bytes of gentle noise, another one in each picture."""
+    """Bytes of gentle noise, another one in each image."""
     noise = np.random.default_rng(0).normal(size=(num, channels, size, size))
     soft = ndimage.gaussian_filter(noise, (0, 0, 4, 4), mode="wrap")
     return torch.from_numpy((128 + 400 * soft).clip(0, 255).astype(np.uint8))
@@ -32,7 +32,7 @@ def always(**changes: Any) -> PresetAugment:
 
 
 def test_surroundings_are_used_instead_of_mirrors() -> None:
-    """Turned with its surroundings, a patch is the middle of the larger picture turned."""
+    """Turned with its surroundings, a patch is the middle of the larger image turned."""
     images = smooth(6, 96)
     targets = (images[:, 0] > 128).to(torch.uint8)
     apply = always(affine=1.0, rotate=45.0)
@@ -75,12 +75,12 @@ def test_bytes_and_floats_give_the_same() -> None:
 def test_a_mirror_is_the_same_by_map_and_by_pixels(right: bool, down: bool, quarters: int) -> None:
     """Resampling by a mirror's map gives the very pixels that flips and quarter turns give."""
     mirror = _Mirror(right, down, quarters)
-    picture = torch.rand(1, 2, 9, 9)
+    image = torch.rand(1, 2, 9, 9)
     grid = _grid(_matrix(mirror)[None], 9, 9)
     sampled = torch.nn.functional.grid_sample(
-        picture, grid, mode="nearest", padding_mode="reflection", align_corners=False
+        image, grid, mode="nearest", padding_mode="reflection", align_corners=False
     )
-    assert torch.equal(sampled, _mirrored(picture, mirror))
+    assert torch.equal(sampled, _mirrored(image, mirror))
 
 
 def test_the_grid_is_torchs() -> None:
@@ -106,8 +106,8 @@ def test_deformations_are_smooth_and_never_fold() -> None:
     assert bent.diff(n=2, dim=2).abs().max() < 0.02
 
 
-def test_a_deformation_moves_picture_and_target_alike() -> None:
-    """Where the target isn't at an edge, the picture still shows it."""
+def test_a_deformation_moves_image_and_target_alike() -> None:
+    """Where the target isn't at an edge, the image still shows it."""
     targets = (smooth(8, 64)[:, 0] > 128).to(torch.uint8)
     images = targets[:, None] * 255
     preset = Preset(source="", affine=1.0, elastic=0.05)

@@ -6,7 +6,7 @@ import pytest
 
 from binseg.config.recipe import DataConfig
 from binseg.data.origins import with_groups
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 
 def records(*names: str, split: Split | None = None) -> list[Record]:
@@ -27,7 +27,7 @@ def test_slices_of_patients_stay_together() -> None:
     grouped, note = with_groups(given, configured())
     assert [record.group for record in grouped] == [r.id[:6] for r in given]
     assert note is not None
-    assert note.startswith("24 pictures come from 6 sources or parts of one by their names (case00")
+    assert note.startswith("24 images come from 6 sources or parts of one by their names (case00")
 
 
 def test_one_volume_falls_into_blocks() -> None:
@@ -85,23 +85,23 @@ def test_coordinates_may_begin_anywhere() -> None:
 
 def test_folders_are_groups_where_the_user_says_so() -> None:
     """Few folders, or full ones, may be classes or patients: it is asked, and then done."""
-    films = records(*(f"film{film}/{n}" for film in range(3) for n in range(80)))
-    untouched, note = with_groups(films, configured())
-    assert untouched == tuple(films)
+    videos = records(*(f"video{video}/{n}" for video in range(3) for n in range(80)))
+    untouched, note = with_groups(videos, configured())
+    assert untouched == tuple(videos)
     assert note is not None
-    assert note.startswith("3 folders of about 80 pictures are dealt singly; if each is a patient")
+    assert note.startswith("3 folders of about 80 images are dealt singly; if each is a patient")
     assert "--set data.group=folder" in note
-    grouped, note = with_groups(films, configured(group="folder"))
-    assert [record.group for record in grouped] == [r.id.split("/")[0] for r in films]
-    assert note == "each of 3 folders (film0, film1, film2) stays in one split"
-    assert with_groups(films, configured(group="none")) == (tuple(films), None)
+    grouped, note = with_groups(videos, configured(group="folder"))
+    assert [record.group for record in grouped] == [r.id.split("/")[0] for r in videos]
+    assert note == "each of 3 folders (video0, video1, video2) stays in one split"
+    assert with_groups(videos, configured(group="none")) == (tuple(videos), None)
     assert with_groups(records(*(f"one{n}/a" for n in range(30))), configured())[1] is None
 
 
 @pytest.mark.parametrize(
     ("names", "split", "why"),
     [
-        (("a", "b"), {}, "the pictures don't lie in several folders"),
+        (("a", "b"), {}, "the images don't lie in several folders"),
         (("p/a", "q/b"), {"method": "file", "file": "split.csv"}, "their split is given"),
     ],
 )
@@ -116,7 +116,7 @@ def test_folders_that_cannot_be_groups_are_said(
 
 
 def test_a_few_telling_names_do_not_hide_the_folders() -> None:
-    """One picture that is called like a slice says nothing on the others."""
+    """One image that is called like a slice says nothing on the others."""
     given = records("odd/z1", *(f"p{patient}/{n}" for patient in range(12) for n in range(20)))
     assert groups(given)[1:] == [record.id.split("/")[0] for record in given[1:]]
 
@@ -147,12 +147,12 @@ def test_what_is_dealt_anew_is_grouped(method: str, dealt: set[str]) -> None:
 
 
 def test_folders_of_patients_are_groups_and_folders_of_classes_are_not() -> None:
-    """Many folders with few pictures, against few with many."""
+    """Many folders with few images, against few with many."""
     patients = records(*(f"p{patient}/{n}" for patient in range(12) for n in range(20)))
     assert groups(patients) == [record.id.split("/")[0] for record in patients]
     assert not any(groups(records(*(f"class{c}/{n}" for c in range(9) for n in range(9)))))
     assert not any(groups(records(*(f"class{c}/{n}" for c in range(12) for n in range(90)))))
-    assert not any(groups(records(*(f"one{n}/picture" for n in range(30)))))
+    assert not any(groups(records(*(f"one{n}/image" for n in range(30)))))
 
 
 def test_names_of_instruments_and_mixed_names_are_no_trouble() -> None:

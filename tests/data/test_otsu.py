@@ -10,7 +10,7 @@ from skimage.filters import threshold_otsu
 from binseg.data import MaskRule
 from binseg.data.otsu import otsu_dice, otsu_threshold
 from binseg.errors import DataError
-from binseg.structures import Record
+from binseg.types import Record
 
 Save = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def test_threshold_parts_pixels_as_scikit_image_does(seed: int) -> None:
     assert np.array_equal(grey_HW > otsu_threshold(grey_HW), grey_HW > theirs)
 
 
-def test_a_flat_picture_has_a_threshold_too() -> None:
+def test_a_flat_image_has_a_threshold_too() -> None:
     """One grey level alone divides nothing, and no warning is given."""
     assert 0 <= otsu_threshold(np.full((3, 3), 9, np.uint8)) <= 255
 
@@ -47,8 +47,8 @@ def test_bright_or_dark_objects_score_1(
 
 
 def test_nothing_to_score(save: Save, tmp_path: Path, rule: MaskRule) -> None:
-    """No pictures, or one without truth, is an error."""
-    with pytest.raises(DataError, match="no pictures to score"):
+    """No images, or one without truth, is an error."""
+    with pytest.raises(DataError, match="no images to score"):
         otsu_dice([], rule)
     with pytest.raises(DataError, match="has no mask"):
         otsu_dice([Record(id="a", image_path=save(tmp_path / "a.png"))], rule)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
 from binseg.data.polygons import rasterise
-from binseg.structures import Ring, Shape
+from binseg.types import Ring, Shape
 
 
 def square(low: float, high: float) -> Ring:
@@ -37,8 +37,8 @@ def test_shapes_are_united() -> None:
     assert rasterise(shapes, 6, 6).sum() == 16 + 16 - 4
 
 
-def test_what_reaches_past_the_picture_is_cut() -> None:
-    """An outline larger than the picture fills it; one outside it fills nothing."""
+def test_what_reaches_past_the_image_is_cut() -> None:
+    """An outline larger than the image fills it; one outside it fills nothing."""
     assert rasterise([Shape(rings=(square(-50, 1e9),))], 3, 4).all()
     for ring in (square(-9, -2), square(100, 200)):
         assert not rasterise([Shape(rings=(ring,))], 3, 4).any()

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from binseg.data import MaskRule, read_sample
-from binseg.errors import PictureError
-from binseg.structures import Record, Shape
+from binseg.errors import ImageError
+from binseg.types import Record, Shape
 
 Save = Callable[..., Path]
 
 
-def test_picture_and_mask_are_read_together(save: Save, tmp_path: Path, rule: MaskRule) -> None:
-    """The sample has the picture's pixels, and the mask is true where the file holds 255."""
+def test_image_and_mask_are_read_together(save: Save, tmp_path: Path, rule: MaskRule) -> None:
+    """The sample has the image's pixels, and the mask is true where the file holds 255."""
     image_HWC = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
     mask_HW = np.eye(4, 6, dtype=np.uint8) * 255
     record = Record(
@@ -31,7 +31,7 @@ def test_picture_and_mask_are_read_together(save: Save, tmp_path: Path, rule: Ma
 
 
 def test_pages_are_read_by_number(save: Save, tmp_path: Path, rule: MaskRule) -> None:
-    """Page n of a picture goes with page n of its mask."""
+    """Page n of an image goes with page n of its mask."""
     pages = np.zeros((3, 4, 6), np.uint8)
     pages[1] = 255
     record = Record(
@@ -53,18 +53,18 @@ def test_another_size_names_both_sizes(save: Save, tmp_path: Path, rule: MaskRul
         image_path=save(tmp_path / "a.png"),
         mask_path=save(tmp_path / "m.png", np.zeros((5, 5), np.uint8)),
     )
-    with pytest.raises(PictureError, match=r"m\.png: the mask is 5x5 .* a\.png is 4x6"):
+    with pytest.raises(ImageError, match=r"m\.png: the mask is 5x5 .* a\.png is 4x6"):
         read_sample(record, rule)
 
 
 def test_swapped_sides_hint_at_exif(tmp_path: Path, rule: MaskRule) -> None:
-    """A picture that is turned by EXIF while its mask isn't gets the hint."""
+    """An image that is turned by EXIF while its mask isn't gets the hint."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
     Image.new("L", (6, 4)).save(tmp_path / "m.png")
     record = Record(id="a", image_path=tmp_path / "a.jpg", mask_path=tmp_path / "m.png")
-    with pytest.raises(PictureError, match=r"4x6 .* is 6x4; .*EXIF"):
+    with pytest.raises(ImageError, match=r"4x6 .* is 6x4; .*EXIF"):
         read_sample(record, rule)
 
 
@@ -72,12 +72,12 @@ def test_an_unknown_value_names_the_file(save: Save, tmp_path: Path, rule: MaskR
     """The rule doesn't know the file; the sample's error does."""
     mask = save(tmp_path / "odd.png", np.full((4, 6), 7, np.uint8))
     record = Record(id="a", image_path=save(tmp_path / "a.png"), mask_path=mask)
-    with pytest.raises(PictureError, match=r"odd\.png: the mask holds 7"):
+    with pytest.raises(ImageError, match=r"odd\.png: the mask holds 7"):
         read_sample(record, rule)
 
 
 def test_outlines_and_no_truth(save: Save, tmp_path: Path, rule: MaskRule) -> None:
-    """Outlines are filled at the picture's size; without truth the mask is None."""
+    """Outlines are filled at the image's size; without truth the mask is None."""
     image = save(tmp_path / "a.png")
     ring = ((0.0, 0.0), (6.0, 0.0), (6.0, 2.0), (0.0, 2.0))
     drawn = Record(id="a", image_path=image, shapes=(Shape(rings=(ring,)),))

@@ -8,8 +8,8 @@ import torch
 from kornia.augmentation import ColorJitter
 from scipy import ndimage
 
-from binseg.data.augment import PresetAugment
-from binseg.data.presets import Preset
+from binseg.transforms.augment import PresetAugment
+from binseg.transforms.presets import Preset
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 
@@ -26,7 +26,7 @@ def change(images: torch.Tensor, **changes: Any) -> torch.Tensor:
 
 
 def test_all_linear_changes_at_once_are_kornias() -> None:
-    """One matrix a picture gives what brightness, contrast and saturation give in turn."""
+    """One matrix an image gives what brightness, contrast and saturation give in turn."""
     images = 0.4 + 0.2 * torch.rand(1, 3, 16, 16)  # far from 0 and 1, where Kornia clips between
     moved = change(images, jitter=1.0, brightness=0.1, contrast=0.1, saturation=0.1)
     best = 1.0
@@ -69,8 +69,8 @@ def test_gamma_keeps_black_white_and_order() -> None:
     assert 1.25 < exponents.max() < 1.5 + 1e-3
 
 
-def test_noise_is_gaussian_and_another_in_each_picture() -> None:
-    """Its mean is 0, its deviation below what was asked, its shape independent of the picture."""
+def test_noise_is_gaussian_and_another_in_each_image() -> None:
+    """Its mean is 0, its deviation below what was asked, its shape independent of the image."""
     images = torch.full((8, 2, 64, 64), 0.5)
     noise = change(images, noisy=1.0, noise=0.1) - 0.5
     assert noise.mean().abs() < 0.005

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from binseg.config.recipe import SplitConfig
 from binseg.data import Dataset, MaskRule, assign_splits, read_split, write_split
 from binseg.errors import DataError
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 RULE = MaskRule(kind="polygons")
 
@@ -33,7 +33,7 @@ def splits_of(data: Dataset) -> dict[str, Split | None]:
 
 
 def test_ratio_gives_its_shares() -> None:
-    """100 single pictures at 0.7 / 0.15 / 0.15 are 70, 15 and 15, and the note says so."""
+    """100 single images at 0.7 / 0.15 / 0.15 are 70, 15 and 15, and the note says so."""
     done = assign_splits(dataset(record(i) for i in range(100)), SplitConfig())
     assert Counter(r.split for r in done.records) == {"train": 70, "val": 15, "test": 15}
     assert done.notes[-1].endswith("seed 0: 70 train, 15 val, 15 test")
@@ -71,7 +71,7 @@ def test_few_groups() -> None:
     """Two groups make train and val; one is refused; a share of 0 gets nothing."""
     two = assign_splits(dataset([record("a"), record("b")]), ratio(ratios=(0.4, 0.2, 0.4)))
     assert {r.split for r in two.records} == {"train", "val"}
-    with pytest.raises(DataError, match="1 group of pictures can't be split"):
+    with pytest.raises(DataError, match="1 group of images can't be split"):
         assign_splits(dataset([record("a", group="x"), record("b", group="x")]), ratio())
     none = assign_splits(dataset(record(i) for i in range(9)), ratio(ratios=(0.5, 0.5, 0)))
     assert {r.split for r in none.records} == {"train", "val"}
@@ -96,22 +96,22 @@ def test_train_and_test_alone_give_val_out_of_train() -> None:
 
 
 def test_official_refuses_what_is_missing() -> None:
-    """No split at all, or for some pictures only, is an error that names them."""
+    """No split at all, or for some images only, is an error that names them."""
     with pytest.raises(DataError, match="has no split of its own"):
         assign_splits(dataset([record(1)]), SplitConfig(method="official"))
-    with pytest.raises(DataError, match=r"1 picture has no split .*\(2\)"):
+    with pytest.raises(DataError, match=r"1 image has no split .*\(2\)"):
         assign_splits(dataset([record(1, split="train"), record(2)]), SplitConfig())
 
 
 def test_a_torn_group_is_refused() -> None:
-    """Two pictures of one group in two splits are an error that names the group."""
+    """Two images of one group in two splits are an error that names the group."""
     records = [record(1, group="cat 7", split="train"), record(2, group="cat 7", split="val")]
     with pytest.raises(DataError, match=r"more than one split \(cat 7\)"):
         assign_splits(dataset(records), SplitConfig())
 
 
 def test_folds_take_turns() -> None:
-    """Over all folds every picture validates exactly once, and there is no test."""
+    """Over all folds every image validates exactly once, and there is no test."""
     data = dataset(record(i) for i in range(13))
     seen: Counter[str] = Counter()
     for fold in range(4):
@@ -128,7 +128,7 @@ def test_folds_keep_the_official_test() -> None:
     records = [record(i, split="train") for i in range(6)] + [record("t", split="test")]
     done = assign_splits(dataset(records), SplitConfig(method="kfold", folds=3))
     assert [r.id for r in done.of_split("test")] == ["t"]
-    with pytest.raises(DataError, match="6 groups of pictures can't make 7 folds"):
+    with pytest.raises(DataError, match="6 groups of images can't make 7 folds"):
         assign_splits(dataset(records), SplitConfig(method="kfold", folds=7))
 
 
@@ -142,11 +142,11 @@ def test_a_written_split_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_split_of_other_data_is_refused(tmp_path: Path) -> None:
-    """A picture without a line is an error; a line without a picture is said."""
+    """An image without a line is an error; a line without an image is said."""
     path = tmp_path / "split.csv"
     path.write_text("id,split\n1,train\n9,validation\n")
     config = SplitConfig(method="file", file=str(path))
-    with pytest.raises(DataError, match=r"no line for 1 of 2 pictures of pets \(2\)"):
+    with pytest.raises(DataError, match=r"no line for 1 of 2 images of pets \(2\)"):
         assign_splits(dataset([record(1), record(2)]), config)
     assert (
         "(1 of its ids are not in the data: 9)"

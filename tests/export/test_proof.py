@@ -14,10 +14,10 @@ from binseg.export import LIMITS, Facts, Proof, open_file, prove
 FACTS = Facts(
     card={"name": "cracks"},
     threshold=0.4,
-    input={"how": "squash"},
+    input={"how": "stretch"},
     proof={"precision": "fp32"},
-    golden_HWC=np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
-    golden_HW=np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 4),
+    reference_HWC=np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
+    reference_HW=np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 4),
 )
 
 
@@ -80,11 +80,11 @@ def test_each_limit_counts(broken: dict[str, float]) -> None:
 
 
 def test_facts_come_back_from_text() -> None:
-    """Card, threshold, golden sample: the same bytes after the way through metadata."""
+    """Card, threshold, reference sample: the same bytes after the way through metadata."""
     found = Facts.of_text(FACTS.as_text(), name="m")
     assert (found.card, found.threshold, found.input) == (FACTS.card, 0.4, FACTS.input)
-    np.testing.assert_array_equal(found.golden_HWC, FACTS.golden_HWC)
-    np.testing.assert_array_equal(found.golden_HW, FACTS.golden_HW)
+    np.testing.assert_array_equal(found.reference_HWC, FACTS.reference_HWC)
+    np.testing.assert_array_equal(found.reference_HW, FACTS.reference_HW)
 
 
 def zipped(parts: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from binseg.backends.openvino_backend import openvino_core
-from binseg.backends.torch_backend import TorchBackend
 from binseg.errors import MissingExtraError, UsageError
 from binseg.export import RawPixels, core_onnx
 from binseg.export.core import to_onnx
 from binseg.export.raw import _stretched, example_size, multiple_of
+from binseg.inference import Predictor
+from binseg.inference.runtimes.openvino_backend import openvino_core
+from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.models.skeleton import resize
 from binseg.models.zoo import MODELS, build_model
-from binseg.predictor import Predictor
-from binseg.structures import Preprocessing
+from binseg.types import Preprocessing
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -30,11 +30,11 @@ SMALL = {
     "resnet34-fpn": {"width": 4, "decoder_width": 8},
     "resnet34-psp": {"width": 4, "decoder_width": 8},
 }
-WHOLE = Preprocessing(height=64, width=96, fit="tile")
+WHOLE = Preprocessing(height=64, width=96, resize="tile")
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A smooth colour picture."""
+def photo(height: int, width: int) -> np.ndarray:
+    """A smooth colour image."""
     random = np.random.default_rng(height * 1000 + width)
     coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -42,7 +42,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    """A network whose answer varies with the picture."""
+    """A network whose answer varies with the image."""
     torch.manual_seed(0)
     return build_model("unet-compact", options={"width": 4}).eval()
 
@@ -66,22 +66,22 @@ def runners(data: bytes) -> list[Any]:
     return [lambda pixels: session.run(None, {"pixels": pixels})[0], lambda p: compiled(p)[0]]
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "tile"])
+@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
 @pytest.mark.parametrize(
     ("pixels", "intensity"), [("uint8", "dtype"), ("float32", "dtype"), ("float32", "percentile")]
 )
 def test_preprocessing_is_inside_the_graph(
     network: nn.Module, fit: str, pixels: str, intensity: str
 ) -> None:
-    """Raw pixels of any size, and several pictures at once, give what binseg's prediction gives.
+    """Raw pixels of any size, and several images at once, give what binseg's prediction gives.
 
-    Tiles: for pictures up to the largest tile, which both see alike.
+    Tiles: for images up to the largest tile, which both see alike.
     """
     largest = 128 if fit == "tile" else 0
     preprocessing = Preprocessing(
         height=64,
         width=64,
-        fit=fit,  # type: ignore[arg-type]
+        resize=fit,  # type: ignore[arg-type]
         intensity=intensity,  # type: ignore[arg-type]
         largest_tile=largest,
     )
@@ -97,7 +97,7 @@ def test_preprocessing_is_inside_the_graph(
     for height, width in SIZES:
         if largest and max(height, width) > largest:
             continue
-        image = picture(height, width)
+        image = photo(height, width)
         if pixels == "float32":
             image = (image / 255).astype(np.float32)
         expected = ours.predict(image).probability_HW
@@ -111,7 +111,7 @@ def test_preprocessing_is_inside_the_graph(
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_network_of_the_zoo_at_any_size(name: str) -> None:
-    """Whole pictures of odd sizes, small ones too, equal torch in onnxruntime and openvino."""
+    """Whole images of odd sizes, small ones too, equal torch in onnxruntime and openvino."""
     torch.manual_seed(0)
     try:
         model = build_model(name, options=SMALL.get(name, {"width": 4})).eval()
@@ -120,7 +120,7 @@ def test_every_network_of_the_zoo_at_any_size(name: str) -> None:
     raw = RawPixels(model, WHOLE, temperature=1.0).eval()
     run_all = runners(onnx_of(raw))
     for height, width in ((1, 9), (101, 130)):
-        image = picture(height, width)[None]
+        image = photo(height, width)[None]
         with torch.inference_mode():
             expected = raw(torch.from_numpy(image)).numpy()
         for run in run_all:
@@ -151,7 +151,7 @@ def test_every_network_at_its_own_width(name: str) -> None:
     raw = RawPixels(model, WHOLE, temperature=1.0).eval()
     run_all = runners(onnx_of(raw))
     for height, width in ((1, 9), (64, 96), (131, 203)):
-        image = picture(height, width)[None]
+        image = photo(height, width)[None]
         with torch.inference_mode():
             expected = raw(torch.from_numpy(image)).numpy()
         for run in run_all:
@@ -159,7 +159,7 @@ def test_every_network_at_its_own_width(name: str) -> None:
 
 
 class Spread(nn.Module):
-    """Averages a picture to one pixel and spreads that out again."""
+    """Averages an image to one pixel and spreads that out again."""
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         mean = images_BCHW.mean(dim=(1, 2, 3), keepdim=True)
@@ -178,23 +178,23 @@ def test_a_single_pixel_is_spread_out_rightly() -> None:
 
 
 def test_percentiles_are_those_of_numpy() -> None:
-    """Each picture of a batch is stretched by its own values; a constant one becomes 0."""
+    """Each image of a batch is stretched by its own values; a constant one becomes 0."""
     random = np.random.default_rng(0)
-    pictures = random.gamma(2.0, 30.0, (2, 3, 17, 23)).astype(np.float32)
-    pictures[1] *= 7
-    found = _stretched(torch.from_numpy(pictures)).numpy()
-    for one, stretched in zip(pictures, found, strict=True):
+    photos = random.gamma(2.0, 30.0, (2, 3, 17, 23)).astype(np.float32)
+    photos[1] *= 7
+    found = _stretched(torch.from_numpy(photos)).numpy()
+    for one, stretched in zip(photos, found, strict=True):
         low, high = np.percentile(one, (0.5, 99.5))
         expected = np.clip((one - low) / (high - low), 0, 1) * 255
         np.testing.assert_allclose(stretched, expected, atol=1e-2)
     assert not _stretched(torch.full((1, 1, 4, 5), 9.0)).any()
 
 
-def test_whole_pictures_at_a_scale(network: nn.Module) -> None:
-    """Tiles at half the size: the same picture is computed at half its size, and brought back."""
+def test_whole_images_at_a_scale(network: nn.Module) -> None:
+    """Tiles at half the size: the same image is computed at half its size, and brought back."""
     raw = RawPixels(network, replace(WHOLE, scale=0.5), temperature=1.0).eval()
     run_all = runners(onnx_of(raw))
-    image = picture(151, 203)[None]
+    image = photo(151, 203)[None]
     with torch.inference_mode():
         expected = raw(torch.from_numpy(image)).numpy()
     assert expected.shape == (1, 151, 203)

@@ -1,4 +1,4 @@
-"""Pictures of any size, window by window: the same pixels as from the whole."""
+"""Images of any size, window by window: the same pixels as from the whole."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 from binseg.imageio import needs_windows, open_windows, read_image
 from binseg.imageio.pieces import Cache
 
@@ -82,8 +82,8 @@ def test_planes_apart_come_together(*, tiled: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures(orientation: int, tmp_path: Path) -> None:
-    """A file that asks to be turned gives windows of the turned picture."""
+def test_turned_images(orientation: int, tmp_path: Path) -> None:
+    """A file that asks to be turned gives windows of the turned image."""
     tag = [(274, "H", 1, orientation, True)]
     tifffile.imwrite(
         tmp_path / "a.tif", noise(97, 141, 3), photometric="rgb", tile=(32, 48), extratags=tag
@@ -94,33 +94,33 @@ def test_turned_pictures(orientation: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["P", "CMYK", "LA", "1", "RGBA"])
 def test_odd_colours(mode: str, tmp_path: Path) -> None:
     """Palettes, inks, alpha and single bits mean the same in a window as in the whole."""
-    picture = Image.fromarray(noise(97, 141, 3)).convert(mode)
-    picture.save(tmp_path / "a.tif")
+    image = Image.fromarray(noise(97, 141, 3)).convert(mode)
+    image.save(tmp_path / "a.tif")
     assert_same(tmp_path / "a.tif")
 
 
 def test_white_is_zero(tmp_path: Path) -> None:
-    """Pictures whose zero is white are turned round, whole or in parts."""
+    """Images whose zero is white are turned round, whole or in parts."""
     tifffile.imwrite(tmp_path / "a.tif", noise(97, 141), photometric="miniswhite", rowsperstrip=9)
     assert_same(tmp_path / "a.tif")
 
 
 def test_pages_of_a_stack(tmp_path: Path) -> None:
-    """Each page of a stack is a picture of its own size."""
+    """Each page of a stack is an image of its own size."""
     with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
         for height in (97, 50, 97):
             writer.write(noise(height, 141), photometric="minisblack", metadata=None)
     with open_windows(tmp_path / "a.tif") as windows:
         assert windows.num_pages == 3
         assert [windows.info(page).height for page in range(3)] == [97, 50, 97]
-        with pytest.raises(PictureError, match="no page 3"):
+        with pytest.raises(ImageError, match="no page 3"):
             windows.info(3)
     for page in range(3):
         assert_same(tmp_path / "a.tif", page=page)
 
 
 def test_slides_are_their_full_size(tmp_path: Path) -> None:
-    """Of an Aperio slide the first page is the picture; thumbnail and levels are copies of it."""
+    """Of an Aperio slide the first page is the image; thumbnail and levels are copies of it."""
     with tifffile.TiffWriter(tmp_path / "a.svs") as writer:
         for side, note in ((96, "Aperio Image Library"), (32, "thumbnail"), (48, "level 1")):
             writer.write(
@@ -132,8 +132,8 @@ def test_slides_are_their_full_size(tmp_path: Path) -> None:
         assert windows.info(0).height == 96
 
 
-def test_channels_on_pages_are_one_picture(tmp_path: Path) -> None:
-    """An ImageJ file of channels is one picture of as many channels."""
+def test_channels_on_pages_are_one_image(tmp_path: Path) -> None:
+    """An ImageJ file of channels is one image of as many channels."""
     tifffile.imwrite(tmp_path / "a.tif", noise(5, 97, 141), imagej=True, metadata={"axes": "CYX"})
     assert not needs_windows(tmp_path / "a.tif")
     assert_same(tmp_path / "a.tif")
@@ -158,7 +158,7 @@ def test_large_imagej_stacks_hide_their_pages(tmp_path: Path) -> None:
             np.testing.assert_array_equal(part_HWC[:, :, 0], pixels_NHW[page, 40:97, 3:23])
 
 
-def test_tiles_far_larger_than_the_picture_are_refused(tmp_path: Path) -> None:
+def test_tiles_far_larger_than_the_image_are_refused(tmp_path: Path) -> None:
     """A few pixels whose only tile unpacks to gigabytes."""
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, noise(16, 16, 1)[:, :, 0], tile=(16, 16), compression="zlib")
@@ -171,7 +171,7 @@ def test_tiles_far_larger_than_the_picture_are_refused(tmp_path: Path) -> None:
         size, code = (2, "<H") if kind == "SHORT" else (4, "<I")
         data = data[:place] + struct.pack(code, 60000) + data[place + size :]
     path.write_bytes(data)
-    with pytest.raises(PictureError, match="far larger than the picture"):
+    with pytest.raises(ImageError, match="far larger than the image"):
         read_image(path)
 
 
@@ -196,13 +196,13 @@ def test_damaged_pieces_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "b.tif").write_bytes(data[: len(data) // 2])
     with open_windows(tmp_path / "b.tif") as windows:
         assert windows.read(0, 0, 0, 10, 141).shape == (10, 141, 3)
-        with pytest.raises(PictureError, match=r"b\.tif: the file is damaged") as error:
+        with pytest.raises(ImageError, match=r"b\.tif: the file is damaged") as error:
             windows.read(0, 80, 0, 10, 141)
     assert "\n" not in str(error.value)
 
 
 def test_pieces_beyond_memory_are_refused(tmp_path: Path) -> None:
-    """A huge picture packed as one piece can't be read in parts, and says what to do."""
+    """A huge image packed as one piece can't be read in parts, and says what to do."""
     writer = tifffile.TiffWriter(tmp_path / "a.tif")
     with writer:
         writer.write(
@@ -212,13 +212,13 @@ def test_pieces_beyond_memory_are_refused(tmp_path: Path) -> None:
     assert needs_windows(tmp_path / "a.tif")
     with (
         open_windows(tmp_path / "a.tif") as windows,
-        pytest.raises(PictureError, match=r"pieces of 0\.4 GB.*save it in tiles"),
+        pytest.raises(ImageError, match=r"pieces of 0\.4 GB.*save it in tiles"),
     ):
         windows.read(0, 0, 0, 8, 8)
 
 
 def test_what_needs_windows(tmp_path: Path) -> None:
-    """Stacks and huge pictures do, by their headers alone; ordinary pictures don't."""
+    """Stacks and huge images do, by their headers alone; ordinary images don't."""
     tifffile.imwrite(tmp_path / "small.tif", noise(97, 141))
     tifffile.imwrite(tmp_path / "stack.tif", noise(3, 97, 141), photometric="minisblack")
     with tifffile.TiffWriter(tmp_path / "huge.tif", bigtiff=True) as writer:
@@ -229,7 +229,7 @@ def test_what_needs_windows(tmp_path: Path) -> None:
     Image.fromarray(noise(40, 30, 3)).save(tmp_path / "a.png")
     found = {one.name: needs_windows(one) for one in tmp_path.iterdir()}
     assert found == {"small.tif": False, "stack.tif": True, "huge.tif": True, "a.png": False}
-    with pytest.raises(PictureError, match="no such file"):
+    with pytest.raises(ImageError, match="no such file"):
         needs_windows(tmp_path / "none.tif")
 
 
@@ -240,7 +240,7 @@ def test_other_formats_are_held_whole(tmp_path: Path) -> None:
 
 
 def test_pixel_sizes_are_told(tmp_path: Path) -> None:
-    """A resolution in centimetres is a pixel size, and turns with the picture."""
+    """A resolution in centimetres is a pixel size, and turns with the image."""
     for name, orientation in (("a.tif", 1), ("b.tif", 6)):
         tifffile.imwrite(
             tmp_path / name, noise(20, 30), resolution=(20_000, 40_000),

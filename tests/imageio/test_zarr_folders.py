@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from binseg.errors import MissingExtraError, PictureError
+from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio import needs_windows, open_windows
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
 
@@ -72,7 +72,7 @@ def test_windows_of_an_image(
                 part_HWC = windows.read(page, top, left, height, width)
                 wanted_HWC = page_HWC[top : top + height, left : left + width]
                 np.testing.assert_array_equal(part_HWC, wanted_HWC)
-        with pytest.raises(PictureError, match="no page"):
+        with pytest.raises(ImageError, match="no page"):
             windows.info(len(pages))
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_image_gives_one_line(tmp_path: Path) -> None:
         ("torn", "damaged"),
     ):  # fmt: skip
         with (
-            pytest.raises(PictureError, match=reason) as error,
+            pytest.raises(ImageError, match=reason) as error,
             open_windows(tmp_path / f"{name}.zarr"),
         ):
             pass

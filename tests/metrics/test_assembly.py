@@ -22,7 +22,7 @@ from binseg.metrics import (
     score_objects,
     summarise,
 )
-from binseg.structures import Counts, ImageScores, ObjectCounts, Report
+from binseg.types import Counts, ImageScores, ObjectCounts, Report
 
 THRESHOLD = 0.5
 

@@ -26,7 +26,7 @@ from binseg.metrics import (
     pool,
     summarise_calibration,
 )
-from binseg.structures import Sweep
+from binseg.types import Sweep
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 

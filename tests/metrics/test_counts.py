@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 
 from binseg.metrics import count, pool
-from binseg.structures import Counts
+from binseg.types import Counts
 
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))

@@ -12,7 +12,7 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.structures import Counts, Report
+from binseg.types import Counts, Report
 
 
 def known(found: Interval | None) -> Interval:

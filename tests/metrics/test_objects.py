@@ -10,7 +10,7 @@ from torchmetrics.detection import PanopticQuality
 
 from binseg.metrics import count_objects, score_objects
 from binseg.metrics.objects import object_table
-from binseg.structures import ObjectCounts
+from binseg.types import ObjectCounts
 
 Pair = tuple[np.ndarray, np.ndarray]
 NOTHING = ObjectCounts(num_true=0, num_predicted=0, num_matched=0, sum_iou=0.0)

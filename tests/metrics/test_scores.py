@@ -13,7 +13,7 @@ from torchmetrics.functional import classification as torch_referee
 from binseg.metrics import EMPTY_RULE, MEANINGS, SCORES, count, score_all
 from binseg.metrics.counts import as_array
 from binseg.metrics.scores import score_table
-from binseg.structures import Counts
+from binseg.types import Counts
 
 COUNTS = st.builds(
     Counts,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from binseg.errors import UsageError
 from binseg.metrics import bootstrap_interval, score_image, slice_images
-from binseg.structures import Counts, ImageScores
+from binseg.types import Counts, ImageScores
 
 
 def image(
@@ -34,8 +34,8 @@ def test_thirds_by_size() -> None:
     ]
 
 
-def test_shares_differ_from_sizes_in_pictures_of_other_sizes() -> None:
-    """A small object in a small picture is a large share; with pictures of one size both agree."""
+def test_shares_differ_from_sizes_in_images_of_other_sizes() -> None:
+    """A small object in a small image is a large share; with images of one size both agree."""
     same = [image(n, area=10 * (n + 1)) for n in range(9)]
     assert {one.by for one in slice_images(same)} == {"object size"}
     assert {one.by for one in slice_images(same, by=["foreground share"])} == {

@@ -20,7 +20,7 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.structures import Counts, ImageScores, Report
+from binseg.types import Counts, ImageScores, Report
 
 HIT = Counts(tp=1, fp=0, fn=0, tn=9)  # Dice 1, small
 MISS = Counts(tp=0, fp=10, fn=90, tn=0)  # Dice 0, large

@@ -13,7 +13,7 @@ from torchmetrics.functional.segmentation.utils import edge_surface_distance
 
 from binseg.errors import UsageError
 from binseg.metrics import OUTLINE_RULE, OutlineRule, measure_outline
-from binseg.structures import Outline
+from binseg.types import Outline
 
 Pair = tuple[np.ndarray, np.ndarray]
 WORST = (0.0, 0.0, 0.0)
@@ -21,7 +21,7 @@ BEST = (1.0, 1.0, 1.0)
 
 
 def outline_points(mask_HW: np.ndarray) -> list[tuple[int, int]]:
-    """List, pixel by pixel, what has a neighbour of 4 outside the mask or the picture."""
+    """List, pixel by pixel, what has a neighbour of 4 outside the mask or the image."""
     height, width = mask_HW.shape
 
     def inside(row: int, column: int) -> bool:
@@ -68,7 +68,7 @@ def test_scores_are_those_of_brute_force(filled_pairs: list[Pair], rule: Outline
         assert astuple(found) == pytest.approx(astuple(by_brute_force(mask, truth, rule)))
 
 
-def test_boundary_iou_on_a_large_picture() -> None:
+def test_boundary_iou_on_a_large_image() -> None:
     """Bands several pixels wide are what as many erosions leave (Cheng et al.'s own code)."""
     random = np.random.default_rng(0)
     for _ in range(3):
@@ -80,7 +80,7 @@ def test_boundary_iou_on_a_large_picture() -> None:
 
 
 def test_distances_are_those_of_a_distance_transform() -> None:
-    """On a large picture the tree of outline pixels gives scipy's Euclidean distances."""
+    """On a large image the tree of outline pixels gives scipy's Euclidean distances."""
     random = np.random.default_rng(1)
     noise = ndimage.gaussian_filter(random.normal(size=(2, 150, 130)), (0, 8, 8))
     mask, truth = noise[0] > 0, noise[1] > 0
@@ -120,7 +120,7 @@ def test_finding_nothing_is_never_nearer(filled_pairs: list[Pair]) -> None:
 
 
 def test_torchmetrics_agrees_on_squares(filled_pairs: list[Pair]) -> None:
-    """The distances of torchmetrics, of square pictures, have our percentile and our mean."""
+    """The distances of torchmetrics, of square images, have our percentile and our mean."""
     for mask, truth in filled_pairs:
         square = [np.pad(each, ((0, 6), (0, 0))) for each in (mask, truth)]
         to_truth, to_mask = edge_surface_distance(
@@ -132,7 +132,7 @@ def test_torchmetrics_agrees_on_squares(filled_pairs: list[Pair]) -> None:
         assert found.assd == pytest.approx(float(torch.cat([to_truth, to_mask]).mean()), rel=1e-5)
 
 
-def test_torchmetrics_is_wrong_on_oblong_pictures() -> None:
+def test_torchmetrics_is_wrong_on_oblong_images() -> None:
     """A referee that is wrong: torchmetrics 1.9 takes height for width where they differ.
 
     Two single pixels are as far apart as their rows and columns say.
@@ -146,7 +146,7 @@ def test_torchmetrics_is_wrong_on_oblong_pictures() -> None:
 
 
 def test_torchmetrics_has_no_finite_distance_to_a_missed_object(empty_pairs: list[Pair]) -> None:
-    """A referee that is no help: one missed object makes the mean of all pictures infinite.
+    """A referee that is no help: one missed object makes the mean of all images infinite.
 
     MONAI 1.6 gives nan, which its mean then leaves out: missing more objects looks better.
     """

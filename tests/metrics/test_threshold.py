@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import DataError
+from binseg.inference import Prediction
 from binseg.metrics import counts_above, dice, tune_threshold
 from binseg.metrics.counts import as_array, count
-from binseg.predictor import Prediction
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024
@@ -75,8 +75,8 @@ def _predict(probability: np.ndarray, threshold: float) -> np.ndarray:
     return Prediction(probability_HW=probability, threshold=threshold, bundle_id="x").mask
 
 
-def test_mostly_empty_pictures_are_judged_together() -> None:
-    """Of nine empty pictures with specks and one object: the mean would drown the object."""
+def test_mostly_empty_images_are_judged_together() -> None:
+    """Of nine empty images with specks and one object: the mean would drown the object."""
     everywhere = np.ones((10, 10), dtype=bool)
     nothing, thing = np.zeros((10, 10), dtype=bool), np.zeros((10, 10), dtype=bool)
     thing[:5] = True
@@ -132,8 +132,8 @@ def test_images_weigh_the_same() -> None:
     assert 0.1 <= choice.threshold < 0.3
 
 
-def test_pictures_come_one_at_a_time() -> None:
-    """Pictures are taken from an iterator, each once; those wholly ignored are passed over."""
+def test_images_come_one_at_a_time() -> None:
+    """Images are taken from an iterator, each once; those wholly ignored are passed over."""
     taken = []
 
     def one_by_one() -> Iterator[Answer]:
@@ -147,7 +147,7 @@ def test_pictures_come_one_at_a_time() -> None:
 
 
 def test_nothing_to_choose_from_is_refused() -> None:
-    """No valid pixel in any picture is a clear error, not a threshold."""
+    """No valid pixel in any image is a clear error, not a threshold."""
     nothing = np.zeros((2, 2), dtype=bool)
     for images in ([], [(nothing.astype(np.float32), nothing, nothing)]):
         with pytest.raises(DataError, match="threshold can't be chosen"):

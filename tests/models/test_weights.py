@@ -95,8 +95,8 @@ def test_the_encoder_of_another_binseg_model_loads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_channels", [1, 3, 4, 6])
-def test_grey_pictures_are_answered_alike(tmp_path: Path, in_channels: int) -> None:
-    """One picture repeated in all channels gives the first convolution's answer for three."""
+def test_grey_images_are_answered_alike(tmp_path: Path, in_channels: int) -> None:
+    """One image repeated in all channels gives the first convolution's answer for three."""
     state, listener = published(), Listener()
     # Equal weights for red, green and blue make the repetition exact for four channels, too.
     state["conv1.weight"] = state["conv1.weight"][:, :1].repeat(1, 3, 1, 1)

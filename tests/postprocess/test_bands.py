@@ -1,4 +1,4 @@
-"""Clean-up across bands: what `clean` makes of the whole mask."""
+"""Post-processing across bands: what `clean` makes of the whole mask."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import DataError
-from binseg.postprocess import CleanUp, bands, clean
+from binseg.postprocess import PostProcessing, bands, clean
 from binseg.postprocess.bands import clean_bands
 
 
@@ -24,20 +24,20 @@ def cut(mask_HW: np.ndarray, height: int) -> Callable[[], Iterator[np.ndarray]]:
     width=st.integers(1, 30),
     share=st.sampled_from([0.0, 0.3, 0.5, 0.6, 0.8, 1.0]),
     band=st.integers(1, 12),
-    cleanup=st.builds(
-        CleanUp,
+    postprocessing=st.builds(
+        PostProcessing,
         min_area=st.sampled_from([0, 1, 2, 5, 20]),
         fill_holes=st.sampled_from([0, 1, 3, 30]),
         largest_only=st.booleans(),
     ),
 )
 def test_bands_are_cleaned_like_the_whole(
-    *, seed: int, height: int, width: int, share: float, band: int, cleanup: CleanUp
+    *, seed: int, height: int, width: int, share: float, band: int, postprocessing: PostProcessing
 ) -> None:
     """Objects and holes that cross any number of bands count as one, whatever their shape."""
     mask_HW = np.random.default_rng(seed).random((height, width)) < share
-    cleaned_HW = np.concatenate(list(clean_bands(cut(mask_HW, band), cleanup)()))
-    np.testing.assert_array_equal(cleaned_HW, clean(mask_HW, cleanup))
+    cleaned_HW = np.concatenate(list(clean_bands(cut(mask_HW, band), postprocessing)()))
+    np.testing.assert_array_equal(cleaned_HW, clean(mask_HW, postprocessing))
 
 
 def test_a_snake_through_all_bands_is_one_object() -> None:
@@ -45,10 +45,10 @@ def test_a_snake_through_all_bands_is_one_object() -> None:
     mask_HW = np.zeros((41, 41), bool)
     mask_HW[:, ::2] = True
     mask_HW[40, :] = True  # joins all the columns in the last row
-    cleanup = CleanUp(min_area=int(mask_HW.sum()))
-    cleaned_HW = np.concatenate(list(clean_bands(cut(mask_HW, 4), cleanup)()))
+    postprocessing = PostProcessing(min_area=int(mask_HW.sum()))
+    cleaned_HW = np.concatenate(list(clean_bands(cut(mask_HW, 4), postprocessing)()))
     np.testing.assert_array_equal(cleaned_HW, mask_HW)
-    more = CleanUp(min_area=int(mask_HW.sum()) + 1)
+    more = PostProcessing(min_area=int(mask_HW.sum()) + 1)
     assert not np.concatenate(list(clean_bands(cut(mask_HW, 4), more)())).any()
 
 
@@ -58,4 +58,4 @@ def test_noise_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     mask_HW = np.zeros((20, 20), bool)
     mask_HW[::2, ::2] = True
     with pytest.raises(DataError, match="too many to clean up"):
-        list(clean_bands(cut(mask_HW, 5), CleanUp(min_area=2))())
+        list(clean_bands(cut(mask_HW, 5), PostProcessing(min_area=2))())

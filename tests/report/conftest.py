@@ -20,7 +20,7 @@ from binseg.metrics import (
 )
 from binseg.report import GalleryItem
 from binseg.report.page import Background, write_page
-from binseg.structures import Report
+from binseg.types import Report
 
 HOSTILE = (
     "</script><script>document.title='owned'</script>",

@@ -8,11 +8,11 @@ import numpy as np
 
 from binseg.report.doctor_page import (
     MAX_FINDINGS_SHOWN,
-    MAX_PICTURES_SHOWN,
-    pictures_shown,
+    MAX_IMAGES_SHOWN,
+    images_shown,
     write_doctor_page,
 )
-from binseg.structures import Finding
+from binseg.types import Finding
 
 
 def finding(number: int) -> Finding:
@@ -41,7 +41,7 @@ class Balance(HTMLParser):
 
 
 def test_the_page_stands_alone(tmp_path: Path) -> None:
-    """Nothing is fetched, names can't become markup, pictures are in the file, tags balance."""
+    """Nothing is fetched, names can't become markup, images are in the file, tags balance."""
     path = tmp_path / "check.html"
     evil = Finding(severity="error", code="odd<", text="<script>x</script>", ids=("a&b",))
     write_doctor_page(
@@ -65,9 +65,9 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 def test_long_lists_are_cut_and_said() -> None:
     """Only what is shown is asked for."""
     findings = [finding(number) for number in range(MAX_FINDINGS_SHOWN + 3)]
-    assert len(pictures_shown(findings)) == MAX_FINDINGS_SHOWN
+    assert len(images_shown(findings)) == MAX_FINDINGS_SHOWN
     many = Finding(severity="note", code="turned", text="", ids=tuple(map(str, range(50))))
-    assert pictures_shown([many]) == tuple(map(str, range(MAX_PICTURES_SHOWN)))
+    assert images_shown([many]) == tuple(map(str, range(MAX_IMAGES_SHOWN)))
 
 
 def test_the_rest_is_counted(tmp_path: Path) -> None:

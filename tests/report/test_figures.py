@@ -159,15 +159,15 @@ def test_gallery_of_any_number(tmp_path: Path, drawn: list[Figure], num: int, bl
 
 
 def test_gallery_without_truth(tmp_path: Path, drawn: list[Figure]) -> None:
-    """Where nothing has a truth, picture, prediction and overlay are shown, without a legend."""
+    """Where nothing has a truth, image, prediction and overlay are shown, without a legend."""
     draw_gallery([item(truth_HW=None, dice=None)] * 2, tmp_path / "g.png")
     assert [text.get_text() for text in drawn[0].texts][:3] == ["image", "prediction", "overlay"]
     assert len(drawn[0].axes) == 6
     assert not drawn[0].legends
 
 
-def test_gallery_of_strange_pictures(tmp_path: Path, drawn: list[Figure]) -> None:
-    """Tiny, thin, large, 16-bit and 5-channel pictures, odd names and ignored pixels all fit in."""
+def test_gallery_of_strange_images(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Tiny, thin, large, 16-bit and 5-channel images, odd names and ignored pixels all fit in."""
     random = np.random.default_rng(0)
     invalid = np.zeros((24, 24), dtype=bool)
     odd = [

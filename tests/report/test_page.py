@@ -17,7 +17,7 @@ import pytest
 from binseg.report.page import write_page
 from binseg.report.page.axes import Axis
 from binseg.report.page.markup import el, json_block, readable
-from binseg.structures import Report
+from binseg.types import Report
 
 
 class Outline(HTMLParser):
@@ -57,8 +57,8 @@ def test_hostile_names_add_nothing(page: Path) -> None:
             address = attributes.get(name) or "#"
             assert address.startswith(("#", "data:image/")), address
     cards = [a for tag, a in outline.tags if tag == "button" and a.get("class") == "open"]
-    num_pictures = sum(tag == "img" for tag, _ in outline.tags)
-    assert num_pictures == 2 * len(cards) + 4, "two a card, and four layers of the viewer"
+    num_images = sum(tag == "img" for tag, _ in outline.tags)
+    assert num_images == 2 * len(cards) + 4, "two a card, and four layers of the viewer"
 
 
 def test_ids_are_unique(page: Path) -> None:
@@ -97,7 +97,7 @@ def test_figures_are_on_the_page(page: Path, made_up: Any) -> None:
 
 
 def test_a_bare_report_makes_a_page(made_up: Any, tmp_path: Path) -> None:
-    """Without intervals, outlines, objects, sweep, slices, pictures and background."""
+    """Without intervals, outlines, objects, sweep, slices, images and background."""
     full: Report = made_up.report
     images = tuple(replace(one, outline=None, objects=None, columns={}) for one in full.images)
     bare = replace(full, images=images, intervals={}, outline={}, objects={}, calibration=None,
@@ -116,7 +116,7 @@ def test_one_image_makes_a_page(invent: Callable[[Sequence[str]], Any], tmp_path
 
 
 def test_size_stays_small(made_up: Any, tmp_path: Path) -> None:
-    """368 images with 18 pictures of a megapixel stay below five megabytes."""
+    """368 images with 18 images of a megapixel stay below five megabytes."""
     report: Report = made_up.report
     item = made_up.items[5]
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)

@@ -184,7 +184,7 @@ def test_filters(open_page: Open, made_up: Any) -> None:
 
 
 def test_viewer_by_keyboard(open_page: Open) -> None:
-    """Enter opens a picture, arrows move the slider, Escape closes and gives the focus back."""
+    """Enter opens an image, arrows move the slider, Escape closes and gives the focus back."""
     tab = open_page()
     card = tab.locator("button.open").nth(1)
     card.focus()
@@ -205,13 +205,13 @@ def test_viewer_by_keyboard(open_page: Open) -> None:
     assert tab.locator("#stage-image").get_attribute("src") != before
     tab.keyboard.press("Escape")
     assert not viewer.is_visible()
-    assert tab.evaluate("document.activeElement.dataset.picture") == "1"
+    assert tab.evaluate("document.activeElement.dataset.image") == "1"
 
 
 def test_viewer_by_pointer(open_page: Open) -> None:
-    """Dragging over the picture moves the slider; a click beside the viewer closes it."""
+    """Dragging over the image moves the slider; a click beside the viewer closes it."""
     tab = open_page()
-    tab.locator("#show").select_option("picture")
+    tab.locator("#show").select_option("image")
     tab.locator("#rows button").first.click()
     box = tab.locator("#stage").bounding_box()
     tab.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 50)
@@ -246,7 +246,7 @@ def test_dark_scheme(open_page: Open) -> None:
 
 
 def test_without_scripts(open_page: Open, made_up: Any) -> None:
-    """Figures, charts and pictures are there where scripts are off, and dead controls are not."""
+    """Figures, charts and images are there where scripts are off, and dead controls are not."""
     tab = open_page(java_script_enabled=False)
     assert f"{made_up.report.mean['original']['dice']:.4f}" in tab.locator(".hero").text_content()
     assert tab.locator("svg.axes").count() >= 5

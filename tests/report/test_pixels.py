@@ -1,4 +1,4 @@
-"""Pictures for the eye, overlays, cut-outs and error maps, pixel by pixel."""
+"""Images for the eye, overlays, cut-outs and error maps, pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from binseg.report import cutout, error_map, for_display, overlay
 from binseg.report.errors import ERROR_COLOURS
 
 
-def picture(channels: int = 3, dtype: str = "uint8", top: float = 255) -> np.ndarray:
+def photo(channels: int = 3, dtype: str = "uint8", top: float = 255) -> np.ndarray:
     return (np.random.default_rng(0).random((20, 30, channels)) * top).astype(dtype)
 
 
@@ -20,8 +20,8 @@ def square() -> np.ndarray:
 
 
 def test_rgb_bytes_are_shown_as_they_are() -> None:
-    """An 8-bit RGB picture isn't changed, and isn't the same array either."""
-    image = picture()
+    """An 8-bit RGB image isn't changed, and isn't the same array either."""
+    image = photo()
     shown = for_display(image)
     assert np.array_equal(shown, image)
     shown[:] = 0
@@ -32,10 +32,10 @@ def test_rgb_bytes_are_shown_as_they_are() -> None:
     channels=st.integers(1, 6),
     kind=st.sampled_from([("uint8", 255), ("uint16", 65535), ("float32", 1.0), ("float32", 1e4)]),
 )
-def test_any_picture_can_be_shown(channels: int, kind: tuple[str, float]) -> None:
+def test_any_image_can_be_shown(channels: int, kind: tuple[str, float]) -> None:
     """Any number of channels and any type become 8-bit RGB of the same size, dark to bright."""
     dtype, top = kind
-    shown = for_display(picture(channels, dtype, top))
+    shown = for_display(photo(channels, dtype, top))
     assert shown.shape == (20, 30, 3)
     assert shown.dtype == np.uint8
     assert shown.max() - shown.min() > 100
@@ -43,32 +43,32 @@ def test_any_picture_can_be_shown(channels: int, kind: tuple[str, float]) -> Non
 
 def test_stretch_ignores_a_hot_pixel() -> None:
     """One pixel a hundred times as bright as the rest doesn't turn the rest black."""
-    image = picture(1, "uint16", 600)
+    image = photo(1, "uint16", 600)
     image[0, 0] = 65535
     assert np.median(for_display(image)) > 80
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
-def test_flat_and_nan_pictures_can_be_shown(value: float) -> None:
-    """A picture of one value, or of none, is shown flat, without a warning."""
+def test_flat_and_nan_images_can_be_shown(value: float) -> None:
+    """An image of one value, or of none, is shown flat, without a warning."""
     shown = for_display(np.full((4, 5, 1), value, dtype=np.float32))
     assert len(np.unique(shown)) == 1
 
 
 def test_overlay_paints_inside_and_outlines() -> None:
     """Far from the mask nothing changes; inside, the colour is mixed in; the edge is the colour."""
-    image, mask = picture(), square()
+    image, mask = photo(), square()
     painted = overlay(image, mask, colour=(255, 0, 0), strength=0.5)
     assert np.array_equal(painted[:3], image[:3])
     assert painted[10, 10] == pytest.approx(image[10, 10] * 0.5 + (127.5, 0, 0), abs=1)
     assert np.array_equal(painted[5, 10], (255, 0, 0))
-    assert np.array_equal(image, picture()), "the picture itself is left alone"
+    assert np.array_equal(image, photo()), "the image itself is left alone"
 
 
 @pytest.mark.parametrize("share", [0, 1])
 def test_overlay_of_empty_and_full_masks(share: int) -> None:
-    """An empty mask paints nothing; a full one paints all, and the picture's edge is no outline."""
-    image = picture()
+    """An empty mask paints nothing; a full one paints all, and the image's edge is no outline."""
+    image = photo()
     painted = overlay(image, np.full((20, 30), bool(share)), colour=(0, 0, 255), strength=0.5)
     expected = image * (1 - 0.5 * share) + np.array((0, 0, 127.5)) * share
     assert painted == pytest.approx(expected, abs=1)
@@ -76,7 +76,7 @@ def test_overlay_of_empty_and_full_masks(share: int) -> None:
 
 def test_cutout_is_transparent_outside() -> None:
     """The mask becomes the alpha, 0 or 255; colours stay."""
-    image, mask = picture(), square()
+    image, mask = photo(), square()
     cut = cutout(image, mask)
     assert cut.shape == (20, 30, 4)
     assert np.array_equal(cut[:, :, :3], image)
@@ -86,7 +86,7 @@ def test_cutout_is_transparent_outside() -> None:
 def test_cutout_can_be_soft() -> None:
     """A probability becomes an alpha in between."""
     alpha = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
-    cut = cutout(picture(), alpha)
+    cut = cutout(photo(), alpha)
     assert cut[:, :, 3] == pytest.approx(alpha * 255, abs=0.51)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import binseg
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
 from binseg.serve.app import Access, Service, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.running import Server
@@ -22,14 +22,14 @@ Listen = Callable[..., AbstractContextManager[Server]]
 
 
 def png(image: np.ndarray) -> bytes:
-    """A picture as PNG."""
+    """An image as PNG."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, format="PNG")
     return out.getvalue()
 
 
 def decoded(data: bytes) -> np.ndarray:
-    """A picture's pixels, by Pillow."""
+    """An image's pixels, by Pillow."""
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
@@ -40,8 +40,8 @@ def predictor(trained: Path) -> Predictor:
 
 
 @pytest.fixture(scope="session")
-def picture(discs: Path) -> bytes:
-    """A picture's file, with something to find in it."""
+def image(discs: Path) -> bytes:
+    """An image's file, with something to find in it."""
     return (discs / "images" / "disc003.png").read_bytes()
 
 

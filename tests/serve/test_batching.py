@@ -49,7 +49,7 @@ def test_each_gets_its_own_answer() -> None:
 
 
 def test_what_waits_together_is_computed_together() -> None:
-    """While a batch is computed, others gather: eight pictures are one batch more, not eight."""
+    """While a batch is computed, others gather: eight images are one batch more, not eight."""
     model = _Model(blocked=True)
     batcher = Batcher(model, batch_size=8)
     first = batcher.submit(_inputs(1, 0))
@@ -62,8 +62,8 @@ def test_what_waits_together_is_computed_together() -> None:
     assert model.sizes == [1, 8]
 
 
-def test_a_picture_of_many_tiles_holds_up_nobody() -> None:
-    """A small picture that comes after a huge one is in the very next batch."""
+def test_an_image_of_many_tiles_holds_up_nobody() -> None:
+    """A small image that comes after a huge one is in the very next batch."""
     model = _Model(blocked=True)
     batcher = Batcher(model, batch_size=4)
     huge = batcher.submit(_inputs(100, 1))
@@ -78,7 +78,7 @@ def test_a_picture_of_many_tiles_holds_up_nobody() -> None:
     assert model.sizes[:-1] == [4] * (len(model.sizes) - 1), "batches are full while work is left"
 
 
-def test_more_pictures_than_a_batch_has_room_take_turns() -> None:
+def test_more_images_than_a_batch_has_room_take_turns() -> None:
     """Nobody is served twice while another one waits."""
     model = _Model(blocked=True)
     batcher = Batcher(model, batch_size=2)
@@ -93,7 +93,7 @@ def test_more_pictures_than_a_batch_has_room_take_turns() -> None:
 
 
 def test_a_batch_holds_inputs_of_one_size() -> None:
-    """Pictures of models of tiles make inputs of their own sizes; nobody waits for ever."""
+    """Images of models of tiles make inputs of their own sizes; nobody waits for ever."""
     model = _Model(blocked=True)
     batcher = Batcher(model, batch_size=4)
     first = batcher.submit(_inputs(1, 0))
@@ -145,7 +145,7 @@ def test_the_end_finishes_what_was_taken() -> None:
 
 
 def test_it_waits_only_for_those_who_are_coming() -> None:
-    """A lone picture is computed at once; with one more announced, both share a batch."""
+    """A lone image is computed at once; with one more announced, both share a batch."""
     model = _Model()
     coming = [1]
     batcher = Batcher(model, batch_size=4, expected=lambda: coming[0], wait=5.0)

@@ -44,7 +44,7 @@ def hasty(listen: Listen) -> Iterator[Server]:
         yield server
 
 
-def test_a_head_that_dribbles_is_cut_off(hasty: Server, picture: bytes) -> None:
+def test_a_head_that_dribbles_is_cut_off(hasty: Server, image: bytes) -> None:
     """A byte now and then keeps no connection; meanwhile others are answered."""
     with _connect(hasty) as slow:
         start = time.monotonic()
@@ -56,17 +56,17 @@ def test_a_head_that_dribbles_is_cut_off(hasty: Server, picture: bytes) -> None:
         except OSError:
             pass
         assert _until_closed(slow) == b""
-    assert requests.post(f"{hasty.url}v1/predict", data=picture, timeout=PATIENCE_S).ok
+    assert requests.post(f"{hasty.url}v1/predict", data=image, timeout=PATIENCE_S).ok
 
 
-def test_a_body_that_dribbles_is_cut_off(hasty: Server, picture: bytes) -> None:
-    """408, and its bytes are forgotten; a picture sent at once goes through meanwhile."""
+def test_a_body_that_dribbles_is_cut_off(hasty: Server, image: bytes) -> None:
+    """408, and its bytes are forgotten; an image sent at once goes through meanwhile."""
     with _connect(hasty) as slow:
-        slow.sendall(_head(len(picture)) + picture[:10])
-        answer = requests.post(f"{hasty.url}v1/predict", data=picture, timeout=PATIENCE_S)
+        slow.sendall(_head(len(image)) + image[:10])
+        answer = requests.post(f"{hasty.url}v1/predict", data=image, timeout=PATIENCE_S)
         assert answer.status_code == 200
         received = b""
-        for byte in picture[10:]:
+        for byte in image[10:]:
             try:
                 slow.sendall(bytes([byte]))
             except OSError:
@@ -95,13 +95,13 @@ def test_a_client_that_does_not_read_is_cut_off(listen: Listen) -> None:
     from .conftest import png
 
     noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3)).astype(np.uint8)
-    picture = png(noise)
+    image = png(noise)
     with listen(send_seconds=0.5) as server, _connect(server) as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        request = _head(len(picture), "/v1/predict?output=cutout")
+        request = _head(len(image), "/v1/predict?output=cutout")
         try:
             for _ in range(4):
-                lazy.sendall(request + picture)
+                lazy.sendall(request + image)
             time.sleep(1.5)  # it reads nothing, for longer than it may
             while lazy.recv(65536):
                 pass
@@ -118,10 +118,10 @@ def test_a_client_that_reads_slowly_gets_its_answer(listen: Listen) -> None:
     from .conftest import png
 
     noise = np.random.default_rng(0).integers(0, 255, (1500, 1500, 3)).astype(np.uint8)
-    picture = png(noise)
+    image = png(noise)
     with listen(send_seconds=1.5) as server, _connect(server) as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        slow.sendall(_head(len(picture), "/v1/predict?output=cutout") + picture)
+        slow.sendall(_head(len(image), "/v1/predict?output=cutout") + image)
         slow.settimeout(PATIENCE_S)
         start, got, total = time.monotonic(), 0, None
         while total is None or got < total:
@@ -136,13 +136,13 @@ def test_a_client_that_reads_slowly_gets_its_answer(listen: Listen) -> None:
         assert time.monotonic() - start > 1.6
 
 
-def test_a_client_that_hangs_up_costs_nothing(hasty: Server, picture: bytes) -> None:
+def test_a_client_that_hangs_up_costs_nothing(hasty: Server, image: bytes) -> None:
     """In the middle of its body, or before its answer: the next one is served."""
-    for part in (len(picture) // 2, len(picture)):
+    for part in (len(image) // 2, len(image)):
         for _ in range(5):
             with _connect(hasty) as gone:
-                gone.sendall(_head(len(picture)) + picture[:part])
-    answer = requests.post(f"{hasty.url}v1/predict", data=picture, timeout=PATIENCE_S)
+                gone.sendall(_head(len(image)) + image[:part])
+    answer = requests.post(f"{hasty.url}v1/predict", data=image, timeout=PATIENCE_S)
     assert answer.status_code == 200
     until = time.monotonic() + PATIENCE_S
     while "binseg_held_bytes 0.0" not in requests.get(f"{hasty.url}metrics", timeout=9).text:
@@ -216,10 +216,10 @@ def test_expect_100_continue_spares_the_upload(listen: Listen) -> None:
 
 
 def test_the_end_finishes_what_was_taken(
-    listen: Listen, picture: bytes, monkeypatch: pytest.MonkeyPatch
+    listen: Listen, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told to end in the middle of requests, the server answers them all, and takes no more."""
-    from binseg.serve.pictures import take_in
+    from binseg.serve.images import take_in
 
     gate, entered = threading.Event(), threading.Semaphore(0)
 
@@ -233,9 +233,7 @@ def test_the_end_finishes_what_was_taken(
     with listen(workers=4) as server:
 
         def ask() -> None:
-            answers.append(
-                requests.post(f"{server.url}v1/predict", data=picture, timeout=PATIENCE_S)
-            )
+            answers.append(requests.post(f"{server.url}v1/predict", data=image, timeout=PATIENCE_S))
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
@@ -257,18 +255,18 @@ def test_the_end_finishes_what_was_taken(
 
 
 def test_64_clients_at_once_get_their_own_answers(listen: Listen, discs: Any) -> None:
-    """Nothing but 200 and 429, and no mask goes to another one's picture."""
-    pictures = [path.read_bytes() for path in sorted((discs / "images").iterdir())]
+    """Nothing but 200 and 429, and no mask goes to another one's image."""
+    images = [path.read_bytes() for path in sorted((discs / "images").iterdir())]
     with listen(queue=16) as server:
         url = f"{server.url}v1/predict?output=probability"
-        alone = [requests.post(url, data=one, timeout=PATIENCE_S).content for one in pictures]
+        alone = [requests.post(url, data=one, timeout=PATIENCE_S).content for one in images]
         wrong: list[int] = []
 
         def ask(number: int) -> None:
             with requests.Session() as session:
                 for turn in range(4):
-                    place = (number + turn) % len(pictures)
-                    answer = session.post(url, data=pictures[place], timeout=PATIENCE_S)
+                    place = (number + turn) % len(images)
+                    answer = session.post(url, data=images[place], timeout=PATIENCE_S)
                     if answer.status_code == 429 and "Retry-After" in answer.headers:
                         continue
                     if answer.status_code != 200 or not _alike(answer.content, alone[place]):

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
 from binseg.serve.app import Access
 
 from .conftest import Listen, decoded
@@ -27,10 +27,10 @@ def _blocks(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, picture: bytes) -> Path:
+def folder(tmp_path: Path, image: bytes) -> Path:
     """A folder with the files that the page speaks of."""
-    Image.fromarray(decoded(picture)).save(tmp_path / "photo.jpg", quality=95)
-    Image.fromarray(decoded(picture)).save(tmp_path / "other.png")
+    Image.fromarray(decoded(image)).save(tmp_path / "photo.jpg", quality=95)
+    Image.fromarray(decoded(image)).save(tmp_path / "other.png")
     tifffile.imwrite(tmp_path / "slide.tif", np.zeros((2, 40, 50), np.uint8))
     return tmp_path
 

@@ -41,13 +41,13 @@ def test_without_the_token_nothing_is_answered(open_client: Open, header: str | 
             assert client.post(path, headers=headers, content=b"x").status_code == 401
 
 
-def test_with_the_token_all_is_answered(open_client: Open, picture: bytes) -> None:
+def test_with_the_token_all_is_answered(open_client: Open, image: bytes) -> None:
     """The scheme's name in any case, as RFC 9110 says."""
     with open_client(access=Access(token=TOKEN)) as client:
         for scheme in ("Bearer", "bearer", "BEARER"):
             headers = {"Authorization": f"{scheme} {TOKEN}"}
             assert client.get("/v1/models", headers=headers).status_code == 200
-            answer = client.post("/v1/predict", content=picture, headers=headers)
+            answer = client.post("/v1/predict", content=image, headers=headers)
             assert answer.status_code == 200
 
 
@@ -59,12 +59,12 @@ def test_the_page_and_the_probes_need_no_token(open_client: Open) -> None:
         assert client.post("/healthz").status_code == 401
 
 
-def test_every_answer_bears_the_policy(client: TestClient, picture: bytes) -> None:
+def test_every_answer_bears_the_policy(client: TestClient, image: bytes) -> None:
     """Page, answers and refusals alike: no scripts but our own, nothing sniffed or framed."""
     answers = [
         client.get("/"),
         client.get("/static/main.js"),
-        client.post("/v1/predict", content=picture),
+        client.post("/v1/predict", content=image),
         client.post("/v1/predict", content=b"?"),
         client.get("/none"),
     ]
@@ -102,30 +102,30 @@ def test_a_number_is_no_stolen_name(open_client: Open) -> None:
             assert client.get("/healthz", headers={"Host": host}).status_code == status, host
 
 
-def test_any_page_may_use_a_server_that_says_so(open_client: Open, picture: bytes) -> None:
+def test_any_page_may_use_a_server_that_says_so(open_client: Open, image: bytes) -> None:
     """`--cors *` holds for the answer as well as for the question before it."""
     with open_client(access=Access(origins=("*",))) as client:
         headers = {"Origin": "https://anyone.example"}
-        assert client.post("/v1/predict", content=picture, headers=headers).status_code == 200
+        assert client.post("/v1/predict", content=image, headers=headers).status_code == 200
 
 
-def test_other_pages_may_use_it_where_listed(open_client: Open, picture: bytes) -> None:
+def test_other_pages_may_use_it_where_listed(open_client: Open, image: bytes) -> None:
     """CORS for the listed origin alone; others aren't even computed for."""
     friend = "https://friend.example"
     with open_client(access=Access(origins=(friend,))) as client:
         asked = {"Origin": friend, "Access-Control-Request-Method": "POST"}
         preflight = client.options("/v1/predict", headers=asked)
         assert preflight.headers["Access-Control-Allow-Origin"] == friend
-        answer = client.post("/v1/predict", content=picture, headers={"Origin": friend})
+        answer = client.post("/v1/predict", content=image, headers={"Origin": friend})
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == friend
         assert "X-Binseg-Size" in answer.headers["Access-Control-Expose-Headers"]
         for stranger in ("https://evil.example", "null", "http://[broken"):
-            refused = client.post("/v1/predict", content=picture, headers={"Origin": stranger})
+            refused = client.post("/v1/predict", content=image, headers={"Origin": stranger})
             assert refused.status_code == 403
             assert "Access-Control-Allow-Origin" not in refused.headers
         own = {"Origin": "http://testserver"}
-        assert client.post("/v1/predict", content=picture, headers=own).status_code == 200
+        assert client.post("/v1/predict", content=image, headers=own).status_code == 200
 
 
 def test_behind_a_proxy_the_page_may_use_its_server(open_client: Open) -> None:
@@ -199,10 +199,10 @@ async def _raw_get(app: object, path: str) -> tuple[int, bytes]:
     return status, b"".join(part.get("body", b"") for part in sent[1:])  # type: ignore[misc]
 
 
-def test_metrics_count_what_was_answered(open_client: Open, picture: bytes) -> None:
+def test_metrics_count_what_was_answered(open_client: Open, image: bytes) -> None:
     """By route, not by path: whatever is asked for, the number of lines stays."""
     with open_client() as client:
-        client.post("/v1/predict", content=picture)
+        client.post("/v1/predict", content=image)
         client.post("/v1/predict", content=b"?")
         for number in range(20):
             client.get(f"/none/{number}")

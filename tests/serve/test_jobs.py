@@ -20,8 +20,8 @@ import tifffile
 from starlette.testclient import TestClient
 
 from binseg.errors import UsageError
-from binseg.predictor import Predictor
-from binseg.serve.job_store import PICTURE, JobStore
+from binseg.inference import Predictor
+from binseg.serve.job_store import IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Limits
 from binseg.serve.shelf import Shelf
@@ -48,25 +48,25 @@ def _done(ask: Callable[[str], Any], location: str, state: str = "done") -> dict
 
 
 @pytest.mark.parametrize("output", ["mask", "probability", "overlay", "cutout", "json"])
-def test_a_job_gives_what_predict_gives(open_client: Open, picture: bytes, output: str) -> None:
+def test_a_job_gives_what_predict_gives(open_client: Open, image: bytes, output: str) -> None:
     """The same parameters, the same answer, byte for byte."""
     query: dict[str, str | int] = {"output": output, "threshold": "0.4", "min_area": 3}
     with open_client() as client:
-        taken = client.post("/v1/jobs", content=picture, params=query)
+        taken = client.post("/v1/jobs", content=image, params=query)
         assert taken.status_code == 202, taken.text
         assert taken.headers["Location"] == taken.json()["location"]
         job = _done(client.get, taken.json()["location"])
         assert job["progress"] == 1.0
         result = client.get(job["result"])
-        plain = client.post("/v1/predict", content=picture, params=query)
+        plain = client.post("/v1/predict", content=image, params=query)
         assert result.content == plain.content
         for name in ("content-type", "X-Binseg-Model", "X-Binseg-Threshold", "X-Binseg-Size"):
             assert result.headers[name] == plain.headers[name]
 
 
-def test_a_stack_comes_back_as_a_stack(open_client: Open, picture: bytes) -> None:
+def test_a_stack_comes_back_as_a_stack(open_client: Open, image: bytes) -> None:
     """What /v1/predict refuses, pages and all, is a job; its mask is a TIFF of as many pages."""
-    page = decoded(picture)
+    page = decoded(image)
     out = io.BytesIO()
     tifffile.imwrite(out, np.stack([page, page[::-1]]), photometric="rgb")
     with open_client() as client:
@@ -76,7 +76,7 @@ def test_a_stack_comes_back_as_a_stack(open_client: Open, picture: bytes) -> Non
         taken = client.post("/v1/jobs", content=out.getvalue(), params={"output": "probability"})
         job = _done(client.get, taken.json()["location"])
         result = client.get(job["result"])
-        one = client.post("/v1/predict", content=picture, params={"output": "probability"})
+        one = client.post("/v1/predict", content=image, params={"output": "probability"})
     assert result.headers["content-type"] == "image/tiff"
     pages = tifffile.imread(io.BytesIO(result.content))
     assert pages.shape == (2, 36, 44)
@@ -84,7 +84,7 @@ def test_a_stack_comes_back_as_a_stack(open_client: Open, picture: bytes) -> Non
 
 
 def test_what_can_only_fail_is_refused_at_once(open_client: Open) -> None:
-    """No picture, an unknown model, outlines of a stack: no job, and nothing left on the disk."""
+    """No image, an unknown model, outlines of a stack: no job, and nothing left on the disk."""
     out = io.BytesIO()
     tifffile.imwrite(out, np.zeros((3, 20, 20), np.uint8), photometric="minisblack")
     with open_client() as client:
@@ -101,31 +101,31 @@ def test_what_can_only_fail_is_refused_at_once(open_client: Open) -> None:
         assert list(folder.iterdir()) == []
 
 
-def test_a_job_is_too_large_or_the_disk_too_small(open_client: Open, picture: bytes) -> None:
+def test_a_job_is_too_large_or_the_disk_too_small(open_client: Open, image: bytes) -> None:
     """413 for one that may never come, 429 for one that may come later."""
     with open_client(max_job_bytes=100) as client:
-        assert client.post("/v1/jobs", content=picture).status_code == 413
+        assert client.post("/v1/jobs", content=image).status_code == 413
     with open_client(max_job_pixels=100) as client:
-        answer = client.post("/v1/jobs", content=picture)
+        answer = client.post("/v1/jobs", content=image)
         assert answer.json()["error"]["code"] == "too_many_pixels"
     with open_client(max_jobs_bytes=100) as client:
-        answer = client.post("/v1/jobs", content=picture)
+        answer = client.post("/v1/jobs", content=image)
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "jobs_full"
-    with open_client(max_jobs_bytes=2 * len(picture)) as client:
+    with open_client(max_jobs_bytes=2 * len(image)) as client:
         store = client.app_state["service"].store
-        slow = store.new_folder()  # somebody else's picture, still on its way
-        store.reserve(slow, len(picture) + 1)
-        assert client.post("/v1/jobs", content=picture).status_code == 429
+        slow = store.new_folder()  # somebody else's image, still on its way
+        store.reserve(slow, len(image) + 1)
+        assert client.post("/v1/jobs", content=image).status_code == 429
         store.release(slow)
         assert store.num_bytes() == 0
-        assert client.post("/v1/jobs", content=picture).status_code == 202
+        assert client.post("/v1/jobs", content=image).status_code == 202
 
 
-def test_a_removed_job_is_gone(open_client: Open, picture: bytes) -> None:
+def test_a_removed_job_is_gone(open_client: Open, image: bytes) -> None:
     """With its files, finished or not."""
     with open_client() as client:
-        location = client.post("/v1/jobs", content=picture).json()["location"]
+        location = client.post("/v1/jobs", content=image).json()["location"]
         _done(client.get, location)
         assert client.delete(location).status_code == 204
         for answer in (client.get(location), client.get(f"{location}/result")):
@@ -134,13 +134,13 @@ def test_a_removed_job_is_gone(open_client: Open, picture: bytes) -> None:
         assert list((client.app_state["service"].store.folder / "jobs").iterdir()) == []
 
 
-def test_a_result_is_not_there_too_early(open_client: Open, picture: bytes) -> None:
+def test_a_result_is_not_there_too_early(open_client: Open, image: bytes) -> None:
     """409 while the job waits or runs."""
     with open_client() as client:
         service = client.app_state["service"]
         with service.worker._changed:
             folder = service.store.new_folder()
-            (folder / PICTURE).write_bytes(picture)
+            (folder / IMAGE).write_bytes(image)
             job = service.store.add(
                 folder, model=service.shelf.default.id, name="p", query={"output": "mask"},
                 num_bytes=1,
@@ -168,15 +168,15 @@ class _Stuck:
         return self._backend.logits(inputs_NCHW)
 
 
-def _put(store: JobStore, picture: bytes, model: str) -> str:
+def _put(store: JobStore, image: bytes, model: str) -> str:
     folder = store.new_folder()
-    (folder / PICTURE).write_bytes(picture)
+    (folder / IMAGE).write_bytes(image)
     query = {"output": "mask"}
-    return store.add(folder, model=model, name="p", query=query, num_bytes=len(picture)).id
+    return store.add(folder, model=model, name="p", query=query, num_bytes=len(image)).id
 
 
 def test_an_orderly_end_puts_the_job_back(
-    predictor: Predictor, picture: bytes, tmp_path: Path
+    predictor: Predictor, image: bytes, tmp_path: Path
 ) -> None:
     """The server ends in the middle of a job, without waiting for it; the next start does it."""
     from copy import copy
@@ -185,7 +185,7 @@ def test_an_orderly_end_puts_the_job_back(
     slow.backend = stuck = _Stuck(predictor)
     store = JobStore(tmp_path / "state")
     worker = JobWorker(store, Shelf([slow]), Limits())
-    ids = [_put(store, picture, predictor.bundle_id) for _ in range(3)]
+    ids = [_put(store, image, predictor.bundle_id) for _ in range(3)]
     worker.wake()
     assert stuck.entered.wait(PATIENCE_S)
     ending = threading.Thread(target=worker.stop)
@@ -208,11 +208,11 @@ def test_an_orderly_end_puts_the_job_back(
 
 
 def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
-    predictor: Predictor, picture: bytes, tmp_path: Path
+    predictor: Predictor, image: bytes, tmp_path: Path
 ) -> None:
     """After three starts that never came to an end it has failed, and says so."""
     store = JobStore(tmp_path / "state")
-    id_ = _put(store, picture, predictor.bundle_id)
+    id_ = _put(store, image, predictor.bundle_id)
     for _ in range(3):
         begun = store.begin()
         assert begun is not None
@@ -240,9 +240,9 @@ def test_two_servers_share_no_state(tmp_path: Path) -> None:
 
 
 def test_what_came_half_is_swept_away(tmp_path: Path) -> None:
-    """Pictures whose request never ended, and files without a line, go at the next start."""
+    """Images whose request never ended, and files without a line, go at the next start."""
     store = JobStore(tmp_path)
-    (store.new_folder() / PICTURE).write_bytes(b"half")
+    (store.new_folder() / IMAGE).write_bytes(b"half")
     (store.path("unknown")).mkdir()
     store.close()
     store = JobStore(tmp_path)
@@ -250,10 +250,10 @@ def test_what_came_half_is_swept_away(tmp_path: Path) -> None:
     store.close()
 
 
-def test_old_results_are_removed(predictor: Predictor, picture: bytes, tmp_path: Path) -> None:
+def test_old_results_are_removed(predictor: Predictor, image: bytes, tmp_path: Path) -> None:
     """A finished job stays for its hours, a waiting one for as long as it takes."""
     store = JobStore(tmp_path)
-    done, waiting = (_put(store, picture, predictor.bundle_id) for _ in range(2))
+    done, waiting = (_put(store, image, predictor.bundle_id) for _ in range(2))
     assert store.begin() is not None
     store.fail(done, code="x", message="X.")
     store.remove_old(hours=1)
@@ -286,21 +286,21 @@ def _process(bundle: Path, port: int, state: Path) -> Iterator[subprocess.Popen[
 
 
 def test_killed_in_the_middle_the_next_start_finishes(
-    trained: Path, picture: bytes, tmp_path: Path
+    trained: Path, image: bytes, tmp_path: Path
 ) -> None:
     """Kill -9 during a job: after a start with the same state no job is lost, and all are right."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    page = decoded(picture)
+    page = decoded(image)
     out = io.BytesIO()
     tifffile.imwrite(out, np.stack([page] * 150), photometric="rgb")  # seconds of work
     stack = out.getvalue()
     state = tmp_path / "state"
     with _process(trained, port, state) as process:
         with requests.Session() as session:
-            bodies = (stack, picture, picture)
+            bodies = (stack, image, image)
             jobs = [session.post(f"{url}/v1/jobs", data=body).json() for body in bodies]
             first = jobs[0]["location"]
             until = time.monotonic() + PATIENCE_S
@@ -315,7 +315,7 @@ def test_killed_in_the_middle_the_next_start_finishes(
         for job in jobs:
             _done(lambda path: session.get(url + path), job["location"])
         pages = tifffile.imread(io.BytesIO(session.get(f"{url}{first}/result").content))
-        alone = session.post(f"{url}/v1/predict", data=picture).content
+        alone = session.post(f"{url}/v1/predict", data=image).content
         assert pages.shape == (150, 36, 44)
         assert (pages == decoded(alone)).all()
         last = session.get(f"{url}{jobs[2]['location']}/result")
@@ -324,9 +324,9 @@ def test_killed_in_the_middle_the_next_start_finishes(
         assert process.wait(PATIENCE_S) == 0
 
 
-def test_clients_see_no_folder(client: TestClient, picture: bytes) -> None:
+def test_clients_see_no_folder(client: TestClient, image: bytes) -> None:
     """What a job says of itself names addresses, never places on the server's disk."""
-    job = client.post("/v1/jobs", files={"file": ("../../x.png", picture)}).json()
+    job = client.post("/v1/jobs", files={"file": ("../../x.png", image)}).json()
     assert job["name"] == "x.png"
     assert job["location"] == f"/v1/jobs/{job['id']}"
     assert len(job["id"]) >= 20

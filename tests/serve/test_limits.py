@@ -107,7 +107,7 @@ def test_bombs_are_refused_by_their_header(
     def unpack(*_: object, **__: object) -> None:
         raise AssertionError("it was unpacked")
 
-    monkeypatch.setattr("binseg.serve.pictures.decode_image", unpack)
+    monkeypatch.setattr("binseg.serve.images.decode_image", unpack)
     bomb = _bomb(20_000, 20_000)
     with open_client() as client:
         if path == "/v1/batch":
@@ -120,7 +120,7 @@ def test_bombs_are_refused_by_their_header(
 
 
 def test_when_all_places_are_taken_it_is_429(
-    open_client: Open, picture: bytes, monkeypatch: pytest.MonkeyPatch
+    open_client: Open, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the seconds after which to come again; the ones in work are answered."""
     gate, entered = threading.Event(), threading.Semaphore(0)
@@ -130,14 +130,14 @@ def test_when_all_places_are_taken_it_is_429(
         assert gate.wait(30)
         return take_in(*given, **named)
 
-    from binseg.serve.pictures import take_in
+    from binseg.serve.images import take_in
 
     monkeypatch.setattr("binseg.serve.pipeline.take_in", slowly)
     statuses = []
     with open_client(queue=2, workers=2) as client:
         threads = [
             threading.Thread(
-                target=lambda: statuses.append(client.post(URL, content=picture).status_code)
+                target=lambda: statuses.append(client.post(URL, content=image).status_code)
             )
             for _ in range(2)
         ]
@@ -145,12 +145,12 @@ def test_when_all_places_are_taken_it_is_429(
             thread.start()
         for _ in threads:
             assert entered.acquire(timeout=30)
-        refused = client.post(URL, content=picture)
+        refused = client.post(URL, content=image)
         assert client.get("/v1/models").status_code == 200, "what costs nothing is answered"
         gate.set()
         for thread in threads:
             thread.join()
-        again = client.post(URL, content=picture)
+        again = client.post(URL, content=image)
     assert refused.status_code == 429
     assert refused.json()["error"]["code"] == "busy"
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
@@ -159,7 +159,7 @@ def test_when_all_places_are_taken_it_is_429(
 
 
 def test_what_takes_too_long_is_given_up(
-    open_client: Open, picture: bytes, monkeypatch: pytest.MonkeyPatch
+    open_client: Open, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """422 with the advice to send a job; the place is free again."""
     gate = threading.Event()
@@ -170,7 +170,7 @@ def test_what_takes_too_long_is_given_up(
 
     monkeypatch.setattr("binseg.serve.pipeline.take_in", never)
     with open_client(max_seconds=0.2) as client:
-        answer = client.post(URL, content=picture)
+        answer = client.post(URL, content=image)
         gate.set()
         assert client.app_state["service"].capacity.num_slots == 0
     assert answer.status_code == 422
@@ -178,9 +178,9 @@ def test_what_takes_too_long_is_given_up(
 
 
 def test_a_client_that_goes_away_leaves_nothing(
-    open_client: Open, picture: bytes, monkeypatch: pytest.MonkeyPatch
+    open_client: Open, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its place and its bytes are free at once, though a thread is still at its picture."""
+    """Its place and its bytes are free at once, though a thread is still at its image."""
     gate, entered = threading.Event(), threading.Event()
 
     def slowly(*given: Any, **named: Any) -> Any:
@@ -188,10 +188,10 @@ def test_a_client_that_goes_away_leaves_nothing(
         assert gate.wait(30)
         return take_in(*given, **named)
 
-    from binseg.serve.pictures import take_in
+    from binseg.serve.images import take_in
 
     monkeypatch.setattr("binseg.serve.pipeline.take_in", slowly)
-    messages = iter([{"type": "http.request", "body": picture, "more_body": False}])
+    messages = iter([{"type": "http.request", "body": image, "more_body": False}])
 
     async def receive() -> dict[str, Any]:
         for message in messages:
@@ -226,15 +226,15 @@ def test_memory_is_a_limit_too() -> None:
 
 
 def test_tiles_are_counted_before_they_are_made() -> None:
-    """A model of enlarged tiles would make gigabytes of a picture that is allowed itself."""
-    from binseg.serve.pictures import take_in
-    from binseg.structures import Preprocessing
+    """A model of enlarged tiles would make gigabytes of an image that is allowed itself."""
+    from binseg.serve.images import take_in
+    from binseg.types import Preprocessing
 
-    shape = Preprocessing(fit="tile", height=64, width=64, scale=8.0)
+    shape = Preprocessing(resize="tile", height=64, width=64, scale=8.0)
     limits = Limits(max_pixels=10_000)
-    picture = png(np.zeros((100, 100), np.uint8))
+    image = png(np.zeros((100, 100), np.uint8))
     with Capacity(limits).holding() as held, pytest.raises(Refusal) as refused:
-        take_in(picture, shape, name="p", limits=limits, held=held, keeps_image=False)
+        take_in(image, shape, name="p", limits=limits, held=held, keeps_image=False)
     assert refused.value.status == 413
     assert "tiles" in refused.value.message
 
@@ -257,15 +257,15 @@ def _few_threads() -> Iterator[None]:
 
 
 def test_a_part_gives_its_bytes_back_before_the_rest() -> None:
-    """One picture of a batch is answered: others have the room, and the batch is still alone."""
+    """One image of a batch is answered: others have the room, and the batch is still alone."""
     limits = Limits(max_bytes=1000, max_pixels=1000)
     capacity = Capacity(limits)
     most = limits.max_memory
     with capacity.holding() as batch:
         batch.grow(100)
         for _ in range(3):
-            with batch.part() as picture:
-                picture.grow(most)  # alone, it may have all there is and more
+            with batch.part() as image:
+                image.grow(most)  # alone, it may have all there is and more
                 assert capacity.held_bytes == most + 100
                 with capacity.holding() as other, pytest.raises(Refusal):
                     other.grow(1)

@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from .conftest import Open, decoded, png
-from .damaged_pictures import damaged_files
+from .damaged_images import damaged_files
 
 FILES = list(damaged_files())
 MEGABYTE = 1 << 20
@@ -53,7 +53,7 @@ def test_more_than_500_bad_files_are_refused_and_leave_nothing(open_client: Open
 def test_jobs_previews_and_batches_refuse_them_too(open_client: Open) -> None:
     """A sample of them on the other routes; no job's folder stays behind.
 
-    A job's picture is looked at by its header first: what is broken further on fails later.
+    A job's image is looked at by its header first: what is broken further on fails later.
     """
     with open_client() as client:
         locations = []
@@ -70,7 +70,7 @@ def test_jobs_previews_and_batches_refuse_them_too(open_client: Open) -> None:
                 assert job["state"] != "done"
                 assert time.monotonic() < until
                 time.sleep(0.01)
-            assert job["error"]["code"] == "unreadable_picture"
+            assert job["error"]["code"] == "unreadable_image"
             assert "/" not in job["error"]["message"], "no folder of ours is named"
         assert locations
         folder = client.app_state["service"].store.folder / "jobs"
@@ -79,17 +79,17 @@ def test_jobs_previews_and_batches_refuse_them_too(open_client: Open) -> None:
             time.sleep(0.01)
 
 
-def test_what_hides_behind_a_picture_never_comes_back(client: TestClient, picture: bytes) -> None:
-    """A true picture with a page behind its end is a picture; only pixels are answered."""
+def test_what_hides_behind_an_image_never_comes_back(client: TestClient, image: bytes) -> None:
+    """A true image with a page behind its end is an image; only pixels are answered."""
     hidden = b"<script>alert(1)</script>PK\x03\x04"
     for output in ("mask", "probability", "overlay", "cutout", "json"):
-        answer = client.post("/v1/predict", content=picture + hidden, params={"output": output})
+        answer = client.post("/v1/predict", content=image + hidden, params={"output": output})
         assert answer.status_code == 200
         assert hidden not in answer.content
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_metadata_of_a_picture_never_comes_back(client: TestClient) -> None:
+def test_metadata_of_an_image_never_comes_back(client: TestClient) -> None:
     """A photo's place, its maker's notes and comments stay with the one who took it."""
     from PIL.PngImagePlugin import PngInfo
 

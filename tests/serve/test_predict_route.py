@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from starlette.testclient import TestClient
 
 from binseg.imageio import decode_image
-from binseg.postprocess import CleanUp, clean
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
+from binseg.postprocess import PostProcessing, clean
 from binseg.serve.app import Service, create_app
 from binseg.serve.limits import Limits
 
@@ -24,15 +24,15 @@ URL = "/v1/predict"
 
 
 @pytest.fixture
-def probability_HW(predictor: Predictor, picture: bytes) -> np.ndarray:
-    return predictor.predict(decode_image(picture, name="p")).probability_HW
+def probability_HW(predictor: Predictor, image: bytes) -> np.ndarray:
+    return predictor.predict(decode_image(image, name="p")).probability_HW
 
 
 def test_the_mask_is_that_of_the_predictor(
-    client: TestClient, picture: bytes, probability_HW: np.ndarray, predictor: Predictor
+    client: TestClient, image: bytes, probability_HW: np.ndarray, predictor: Predictor
 ) -> None:
-    """Over HTTP and in Python a picture has one mask, and the headers say what made it."""
-    answer = client.post(URL, content=picture)
+    """Over HTTP and in Python an image has one mask, and the headers say what made it."""
+    answer = client.post(URL, content=image)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/png"
     assert np.array_equal(decoded(answer.content) > 0, probability_HW > predictor.threshold)
@@ -42,74 +42,74 @@ def test_the_mask_is_that_of_the_predictor(
     assert float(answer.headers["X-Binseg-Seconds"]) >= 0
 
 
-def test_a_form_and_a_body_are_alike(client: TestClient, picture: bytes) -> None:
+def test_a_form_and_a_body_are_alike(client: TestClient, image: bytes) -> None:
     """The field `file` of a form is answered as the bytes alone are."""
-    plain = client.post(URL, content=picture)
-    form = client.post(URL, files={"file": ("a.png", picture)})
+    plain = client.post(URL, content=image)
+    form = client.post(URL, files={"file": ("a.png", image)})
     assert form.status_code == 200
     assert form.content == plain.content
 
 
 def test_probability_is_the_map_times_255(
-    client: TestClient, picture: bytes, probability_HW: np.ndarray
+    client: TestClient, image: bytes, probability_HW: np.ndarray
 ) -> None:
     """The page draws any threshold from it: value = round(probability x 255)."""
-    answer = client.post(URL, content=picture, params={"output": "probability"})
+    answer = client.post(URL, content=image, params={"output": "probability"})
     assert np.array_equal(decoded(answer.content), np.rint(probability_HW * 255))
 
 
 @pytest.mark.parametrize(
-    ("query", "cleanup"),
+    ("query", "postprocessing"),
     [
-        ({"min_area": 40}, CleanUp(min_area=40)),
-        ({"fill_holes": 30}, CleanUp(fill_holes=30)),
-        ({"largest_only": True}, CleanUp(largest_only=True)),
+        ({"min_area": 40}, PostProcessing(min_area=40)),
+        ({"fill_holes": 30}, PostProcessing(fill_holes=30)),
+        ({"largest_only": True}, PostProcessing(largest_only=True)),
     ],
 )
 def test_threshold_and_clean_up_are_parameters(
     client: TestClient,
-    picture: bytes,
+    image: bytes,
     probability_HW: np.ndarray,
     query: dict[str, Any],
-    cleanup: CleanUp,
+    postprocessing: PostProcessing,
 ) -> None:
     """The mask is what `clean` makes of the probability above the threshold."""
     threshold = float(np.median(probability_HW))
-    answer = client.post(URL, content=picture, params={"threshold": threshold, **query})
-    expected = clean(probability_HW > threshold, cleanup)
+    answer = client.post(URL, content=image, params={"threshold": threshold, **query})
+    expected = clean(probability_HW > threshold, postprocessing)
     assert np.array_equal(decoded(answer.content) > 0, expected)
     with Image.open(io.BytesIO(answer.content)) as mask:
         notes = json.loads(mask.info["binseg"])
     assert notes["threshold"] == threshold
-    assert notes["clean_up"] == cleanup.as_dict()
+    assert notes["postprocess"] == postprocessing.as_dict()
 
 
 def test_a_models_own_corrections_are_made_unless_asked_otherwise(
-    predictor: Predictor, picture: bytes, probability_HW: np.ndarray, tmp_path: Path
+    predictor: Predictor, image: bytes, probability_HW: np.ndarray, tmp_path: Path
 ) -> None:
     """The server gives the mask that Python and the command line give."""
     threshold = float(np.median(probability_HW))
-    own = CleanUp(min_area=40, fill_holes=30)
-    served = predictor.with_threshold(threshold).with_cleanup(own)
+    own = PostProcessing(min_area=40, fill_holes=30)
+    served = predictor.with_threshold(threshold).with_postprocessing(own)
     app = create_app(Service([served], state=tmp_path / "state", limits=Limits()), access=None)
     with TestClient(app) as client:
-        for query, cleanup in (
+        for query, postprocessing in (
             ({}, own),
-            ({"min_area": 0}, CleanUp(fill_holes=30)),
+            ({"min_area": 0}, PostProcessing(fill_holes=30)),
             ({"largest_only": True}, replace(own, largest_only=True)),
         ):
-            answer = client.post(URL, content=picture, params=query)
-            expected = clean(probability_HW > threshold, cleanup)
+            answer = client.post(URL, content=image, params=query)
+            expected = clean(probability_HW > threshold, postprocessing)
             assert np.array_equal(decoded(answer.content) > 0, expected), query
             with Image.open(io.BytesIO(answer.content)) as mask:
-                assert json.loads(mask.info["binseg"])["clean_up"] == cleanup.as_dict()
+                assert json.loads(mask.info["binseg"])["postprocess"] == postprocessing.as_dict()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
-def test_json_describes_the_mask(client: TestClient, picture: bytes) -> None:
+def test_json_describes_the_mask(client: TestClient, image: bytes) -> None:
     """Run lengths, polygons and objects all say the mask; pycocotools reads the run lengths."""
-    mask = decoded(client.post(URL, content=picture).content) > 0
-    answer = client.post(URL, content=picture, headers={"Accept": "application/json"}).json()
+    mask = decoded(client.post(URL, content=image).content) > 0
+    answer = client.post(URL, content=image, headers={"Accept": "application/json"}).json()
     rle = answer["rle"]
     assert np.array_equal(coco_mask.decode(rle) > 0, mask)
     assert answer["num_objects"] == len(answer["objects"])
@@ -120,20 +120,20 @@ def test_json_describes_the_mask(client: TestClient, picture: bytes) -> None:
     assert len(answer["polygons"]["features"]) == answer["num_objects"]
 
 
-def test_overlay_and_cutout_have_the_picture_in_them(client: TestClient, picture: bytes) -> None:
-    """The cut-out's alpha is the mask and its colours the picture's; the overlay is RGB."""
-    mask = decoded(client.post(URL, content=picture).content)
-    cutout = decoded(client.post(URL, content=picture, params={"output": "cutout"}).content)
+def test_overlay_and_cutout_have_the_image_in_them(client: TestClient, image: bytes) -> None:
+    """The cut-out's alpha is the mask and its colours the image's; the overlay is RGB."""
+    mask = decoded(client.post(URL, content=image).content)
+    cutout = decoded(client.post(URL, content=image, params={"output": "cutout"}).content)
     assert np.array_equal(cutout[:, :, 3], mask)
-    assert np.array_equal(cutout[:, :, :3], decoded(picture))
-    overlay = decoded(client.post(URL, content=picture, params={"output": "overlay"}).content)
+    assert np.array_equal(cutout[:, :, :3], decoded(image))
+    overlay = decoded(client.post(URL, content=image, params={"output": "overlay"}).content)
     assert overlay.shape == (36, 44, 3)
-    assert np.array_equal(overlay[mask == 0].astype(int), decoded(picture)[mask == 0]) or mask.any()
+    assert np.array_equal(overlay[mask == 0].astype(int), decoded(image)[mask == 0]) or mask.any()
 
 
-def test_turned_photos_are_answered_as_they_are_seen(client: TestClient, picture: bytes) -> None:
+def test_turned_photos_are_answered_as_they_are_seen(client: TestClient, image: bytes) -> None:
     """A camera's EXIF turn swaps the sides: the mask fits what viewers show."""
-    photo = Image.fromarray(decoded(picture))
+    photo = Image.fromarray(decoded(image))
     exif = photo.getexif()
     exif[274] = 6
     out = io.BytesIO()
@@ -154,10 +154,10 @@ def test_turned_photos_are_answered_as_they_are_seen(client: TestClient, picture
     ],
 )
 def test_accept_chooses_where_no_parameter_does(
-    client: TestClient, picture: bytes, accept: str, kind: str
+    client: TestClient, image: bytes, accept: str, kind: str
 ) -> None:
     """The header Accept is read as RFC 9110 says, by exactness and quality."""
-    answer = client.post(URL, content=picture, headers={"Accept": accept})
+    answer = client.post(URL, content=image, headers={"Accept": accept})
     assert answer.headers["content-type"] == kind
 
 
@@ -174,10 +174,10 @@ def test_accept_chooses_where_no_parameter_does(
     ],
 )
 def test_wrong_parameters_are_refused(
-    client: TestClient, picture: bytes, query: dict[str, Any], status: int, code: str
+    client: TestClient, image: bytes, query: dict[str, Any], status: int, code: str
 ) -> None:
     """Each with its status, a stable code and one sentence; a misspelt name isn't passed over."""
-    answer = client.post(URL, content=picture, params=query)
+    answer = client.post(URL, content=image, params=query)
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error["code"] == code
@@ -185,24 +185,24 @@ def test_wrong_parameters_are_refused(
     assert "\n" not in error["message"]
 
 
-def test_what_accept_excludes_is_not_sent(client: TestClient, picture: bytes) -> None:
-    """406 rather than a picture that the client said it can't read."""
-    answer = client.post(URL, content=picture, headers={"Accept": "text/html"})
+def test_what_accept_excludes_is_not_sent(client: TestClient, image: bytes) -> None:
+    """406 rather than an image that the client said it can't read."""
+    answer = client.post(URL, content=image, headers={"Accept": "text/html"})
     assert answer.status_code == 406
 
 
-@pytest.mark.parametrize("body", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"{}"])
-def test_what_is_no_picture_is_refused(client: TestClient, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"{}"])
+def test_what_is_no_image_is_refused(client: TestClient, body: bytes) -> None:
     """422 with a sentence that doesn't blame the server."""
     answer = client.post(URL, content=body)
     assert answer.status_code == 422
-    assert answer.json()["error"]["code"] == "unreadable_picture"
+    assert answer.json()["error"]["code"] == "unreadable_image"
 
 
 @pytest.mark.parametrize(
     ("files", "status"),
     [
-        ({"picture": ("a.png", b"x")}, 422),
+        ({"image": ("a.png", b"x")}, 422),
         ([("file", ("a.png", b"x")), ("file", ("b.png", b"x"))], 400),
         ({}, 400),
     ],
@@ -216,16 +216,16 @@ def test_wrong_forms_are_refused(client: TestClient, files: Any, status: int) ->
 def test_masks_of_noise_have_no_json(
     client: TestClient,
     monkeypatch: pytest.MonkeyPatch,
-    picture: bytes,
+    image: bytes,
     probability_HW: np.ndarray,
 ) -> None:
     """Outlines that would take minutes and gigabytes are refused; the mask is still to be had."""
     monkeypatch.setattr("binseg.serve.pipeline._MOST_OUTLINE", 10)
     middle = {"threshold": float(np.median(probability_HW))}
-    answer = client.post(URL, content=picture, params={"output": "json", **middle})
+    answer = client.post(URL, content=image, params={"output": "json", **middle})
     assert answer.status_code == 422
     assert answer.json()["error"]["code"] == "too_many_outlines"
-    assert client.post(URL, content=picture, params=middle).status_code == 200
+    assert client.post(URL, content=image, params=middle).status_code == 200
 
 
 def test_previews_are_what_browsers_show(client: TestClient) -> None:
@@ -243,24 +243,24 @@ def test_previews_are_what_browsers_show(client: TestClient) -> None:
     assert shown.max() == 255
 
 
-def test_several_files_come_back_as_zip_or_json(client: TestClient, picture: bytes) -> None:
+def test_several_files_come_back_as_zip_or_json(client: TestClient, image: bytes) -> None:
     """Names are kept but made harmless and unlike; what can't be read is listed, not hidden."""
     import zipfile
 
     files = [
-        ("files", ("../../a.png", picture)),
-        ("files", ("A.jpg", picture)),
+        ("files", ("../../a.png", image)),
+        ("files", ("A.jpg", image)),
         ("files", ("bad.png", b"nonsense")),
     ]
     answer = client.post("/v1/batch", files=files)
     assert answer.status_code == 200, answer.text
     archive = zipfile.ZipFile(io.BytesIO(answer.content))  # in memory: nothing to close
     assert archive.namelist() == ["a.png", "A_2.png", "errors.json"]
-    alone = client.post(URL, content=picture)
+    alone = client.post(URL, content=image)
     assert np.array_equal(decoded(archive.read("a.png")), decoded(alone.content))
     (error,) = json.loads(archive.read("errors.json"))
     assert error["name"] == "bad.png"
-    assert error["error"]["code"] == "unreadable_picture"
+    assert error["error"]["code"] == "unreadable_image"
     lines = client.post("/v1/batch", files=files, headers={"Accept": "application/json"}).json()
     assert [line["name"] for line in lines["results"]] == ["a.png", "A.jpg", "bad.png"]
     assert lines["results"][0]["rle"] == lines["results"][1]["rle"]
@@ -282,7 +282,7 @@ def test_models_have_cards(client: TestClient, predictor: Predictor) -> None:
 
 
 def test_examples_can_be_predicted(client: TestClient) -> None:
-    """Each example that is listed is a picture that the model answers."""
+    """Each example that is listed is an image that the model answers."""
     listed = client.get("/v1/examples").json()
     assert [one["name"] for one in listed[-2:]] == ["cat.png", "drawn.png"]
     assert len(listed) == 3, "and the model's own sample"
@@ -293,7 +293,7 @@ def test_examples_can_be_predicted(client: TestClient) -> None:
     assert client.get("/v1/examples/..%2F..%2Fcard.json").status_code == 404
 
 
-def test_a_grey_picture_of_one_pixel_is_a_picture(client: TestClient) -> None:
+def test_a_grey_image_of_one_pixel_is_an_image(client: TestClient) -> None:
     """The smallest there is."""
     answer = client.post(URL, content=png(np.zeros((1, 1), np.uint8)))
     assert decoded(answer.content).shape == (1, 1)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.serve import _token
 from binseg.errors import BinsegError
-from binseg.predictor.pretrained import default_bundle_path
+from binseg.inference.pretrained import default_bundle_path
 from binseg.serve import shelf
 from binseg.serve.running import is_loopback
 from binseg.serve.shelf import choose_bundles

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from binseg import metrics
-from binseg.backends.torch_backend import TorchBackend
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import OutputError, StoppedError, TrainingError
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
+from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.training import loggers
 from binseg.training.fit import FitResult
 
@@ -195,10 +195,10 @@ def test_early_stopping_stops_and_stays_stopped(run: Run, listen: Any) -> None:
     assert len(again.history) == 3
 
 
-def test_validation_pools_the_tiles_of_one_picture(
+def test_validation_pools_the_tiles_of_one_image(
     run: Run, pixels: Callable[..., PixelCache]
 ) -> None:
-    """Inputs that show one record are counted as one picture."""
+    """Inputs that show one record are counted as one image."""
     val = pixels(4, seed=1)
     tiles = PixelCache(
         inputs_NHWC=val.inputs_NHWC, targets_NHW=val.targets_NHW, record_of_N=np.zeros(4, int)
@@ -296,7 +296,7 @@ def test_a_missing_logger_does_not_stop_the_run(
 
 
 def test_batch_norm_on_one_value_is_one_line(run: Run, pixels: Callable[..., PixelCache]) -> None:
-    """A single picture shrunk to one pixel can't train batch norm, and the line says what can."""
+    """A single image shrunk to one pixel can't train batch norm, and the line says what can."""
     model = nn.Sequential(
         nn.Conv2d(3, 1, 16), nn.BatchNorm2d(1), nn.Upsample(size=(16, 16), mode="nearest")
     )

@@ -53,7 +53,7 @@ def test_memory_that_runs_out_proposes_half_the_batch(
         run(model=model)
 
 
-def test_half_a_picture_is_not_proposed(recipe: Callable[..., Any]) -> None:
+def test_half_an_image_is_not_proposed(recipe: Callable[..., Any]) -> None:
     """A batch of one can only become smaller by its size."""
     told = memory.lacking_memory(recipe(train__batch_size=1), torch.device("cpu"))
     assert told.endswith("set input.size below 16")

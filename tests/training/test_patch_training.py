@@ -12,7 +12,7 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.pictures import PictureCache, Seeds
+from binseg.data.whole_images import ImageCache, Seeds
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.training import batches
@@ -28,18 +28,18 @@ PATCHES: dict[str, Any] = {
 }
 
 
-def whole_pictures(num: int = 3, *, seed: int = 0) -> PictureCache:
-    """Bright squares on noise, in pictures of several sizes."""
+def whole_images(num: int = 3, *, seed: int = 0) -> ImageCache:
+    """Bright squares on noise, in images of several sizes."""
     random = np.random.default_rng(seed)
     pixels, labels, sizes, places = [], [], [], []
     for index in range(num):
         height, width = 24 + 6 * index, 40 - 4 * index
-        picture = random.integers(0, 120, (3, height, width), dtype=np.uint8)
+        image = random.integers(0, 120, (3, height, width), dtype=np.uint8)
         target = np.zeros((height, width), np.uint8)
         top, left = random.integers(2, 12, 2)
         target[top : top + 9, left : left + 9] = 1
-        picture[:, target == 1] += 100
-        pixels.append(picture.ravel())
+        image[:, target == 1] += 100
+        pixels.append(image.ravel())
         labels.append(target.ravel())
         sizes.append((height, width))
         places.append([np.flatnonzero(target.ravel() == value) for value in (0, 1)])
@@ -50,7 +50,7 @@ def whole_pictures(num: int = 3, *, seed: int = 0) -> PictureCache:
         )
         for value in (0, 1)
     )
-    return PictureCache(
+    return ImageCache(
         pixels=np.concatenate(pixels),
         labels=np.concatenate(labels),
         sizes_N2=np.array(sizes),
@@ -76,13 +76,13 @@ def train_patches(
         folder: Path | None = None,
         progress: Any = None,
         resume: bool = False,
-        cache: PictureCache | None = None,
+        cache: ImageCache | None = None,
         **changes: Any,
     ) -> FitResult:
         return fit(
             network(dropout=0.2),
             recipe=recipe(**(PATCHES | changes)),
-            train=cache or whole_pictures(),
+            train=cache or whole_images(),
             val=pixels(3, seed=1),
             folder=folder or tmp_path / "run",
             progress=progress or listen(),
@@ -94,7 +94,7 @@ def train_patches(
 
 def test_batches_have_their_surroundings(recipe: Callable[..., Recipe]) -> None:
     """Patches are cut larger by the context; steps and sizes are those of the recipe."""
-    given = build_batches(whole_pictures(), recipe(**PATCHES), device=CPU, context=1.5)
+    given = build_batches(whole_images(), recipe(**PATCHES), device=CPU, context=1.5)
     got = list(given.loader(epoch=0))
     assert [len(batch.inputs_BHWC) for batch in got] == [4, 5]
     assert len(given) == 2
@@ -106,7 +106,7 @@ def test_batches_have_their_surroundings(recipe: Callable[..., Recipe]) -> None:
 def test_smaller_sizes_are_smaller_patches(recipe: Callable[..., Recipe]) -> None:
     """Progressive sizes change what is cut, not how many."""
     settings = {**PATCHES, "train__progressive": {8: 0.5}}
-    given = build_batches(whole_pictures(), recipe(**settings), device=CPU)
+    given = build_batches(whole_images(), recipe(**settings), device=CPU)
     for epoch, size in ((0, 8), (1, 16)):
         got = list(given.loader(epoch=epoch))
         assert len(got) == 2
@@ -120,7 +120,7 @@ def test_loading_changes_nothing(
 
     def load(workers: int) -> list[list[torch.Tensor]]:
         settings = {**PATCHES, "train__workers": workers}
-        given = build_batches(whole_pictures(), recipe(**settings), device=CPU, context=1.2)
+        given = build_batches(whole_images(), recipe(**settings), device=CPU, context=1.2)
         return [[batch.inputs_BHWC, batch.targets_BHW] for batch in given.loader(epoch=3)]
 
     first = load(0)
@@ -157,10 +157,10 @@ def test_patches_teach(train_patches: Callable[..., FitResult]) -> None:
 
 
 def test_nothing_to_learn_is_refused(train_patches: Callable[..., FitResult]) -> None:
-    """Pictures without a foreground pixel are told apart from success."""
-    cache = whole_pictures()
+    """Images without a foreground pixel are told apart from success."""
+    cache = whole_images()
     none = Seeds(places_K=np.zeros(0, np.int64), starts_N1=np.zeros(4, np.int64))
-    empty = PictureCache(
+    empty = ImageCache(
         pixels=cache.pixels,
         labels=np.zeros_like(cache.labels),
         sizes_N2=cache.sizes_N2,
@@ -184,7 +184,7 @@ def test_validation_is_bounded_by_the_epoch(pixels: Callable[..., PixelCache]) -
 
 
 def test_a_sample_of_tiles_is_half_of_what_matters(pixels: Callable[..., PixelCache]) -> None:
-    """Where few tiles hold foreground they are kept, and pictures have no Dice of their own."""
+    """Where few tiles hold foreground they are kept, and images have no Dice of their own."""
     cache = pixels(100)
     holding = np.array([7, 55, 99])
     targets = np.zeros_like(cache.targets_NHW)
@@ -198,7 +198,7 @@ def test_a_sample_of_tiles_is_half_of_what_matters(pixels: Callable[..., PixelCa
 
 
 def test_no_answer_is_no_good_answer_where_most_is_empty(pixels: Callable[..., PixelCache]) -> None:
-    """Nine of ten pictures without foreground: the mean over pictures would be 0.9."""
+    """Nine of ten images without foreground: the mean over images would be 0.9."""
     cache = pixels(10)
     targets = cache.targets_NHW.copy()
     targets[1:] = 0

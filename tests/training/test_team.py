@@ -16,11 +16,11 @@ import pytest
 import safetensors.numpy
 import torch
 
-from binseg.data.augment import build_augment
 from binseg.errors import UsageError
 from binseg.losses import LOSSES, batch_shared_by
 from binseg.training.batches import IGNORE, Shares, build_batches
 from binseg.training.team import external_place, own_place
+from binseg.transforms.augment import build_augment
 
 RECIPE = """
 data: {path: synthetic}

@@ -67,7 +67,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """From a folder of pictures with masks to a model that finds one kind of thing."""
+    """From a folder of images with masks to a model that finds one kind of thing."""
     context.obj = Settings(quiet=quiet)
 
 

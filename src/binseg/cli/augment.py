@@ -27,9 +27,9 @@ def augment(
     *,
     data: Data = None,
     recipe: Recipe = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="The picture to write.")
-    ] = Path("sheet.png"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The image to write.")] = Path(
+        "sheet.png"
+    ),
     samples: Annotated[int, typer.Option("--samples", min=1, max=32, help="Rows.")] = 4,
     variants: Annotated[
         int, typer.Option("--variants", min=1, max=16, help="Changed versions a row.")
@@ -43,7 +43,7 @@ def augment(
 ) -> None:
     """Draw samples before and after augmentation, with the outline of their masks."""
     from binseg.config import load_recipe
-    from binseg.workflows.augment import draw_sheet
+    from binseg.pipelines.augment import draw_sheet
 
     whole = load_recipe(
         recipe,

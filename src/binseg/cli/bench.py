@@ -12,7 +12,7 @@ from binseg.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from binseg.workflows.bench import TrainingBench
+    from binseg.pipelines.bench import TrainingBench
 
 __all__ = ["add_to", "train"]
 
@@ -49,7 +49,7 @@ def train(
     size: Annotated[
         int | None, typer.Option("--size", help="Height and width of the model's input.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pictures a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
     device: Device = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to measure.")] = 10,
     profile: Annotated[
@@ -62,19 +62,19 @@ def train(
         bool, typer.Option("--find-lr", help="A learning-rate range test of 100 steps.")
     ] = False,
     curve: Annotated[
-        Path | None, typer.Option("--curve", metavar="FILE.png", help="Picture of --find-lr.")
+        Path | None, typer.Option("--curve", metavar="FILE.png", help="Image of --find-lr.")
     ] = None,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Measure training steps on your pictures: time by phase, memory, the time of an epoch."""
+    """Measure training steps on your images: time by phase, memory, the time of an epoch."""
     from binseg.config import load_recipe
-    from binseg.workflows.bench import bench_training
+    from binseg.pipelines.bench import bench_training
 
     if file and recipe:
         raise UsageError("give either a recipe file or --recipe, not both")
     if curve and not find_lr:
-        raise UsageError("--curve is the picture of --find-lr; give both")
+        raise UsageError("--curve is the image of --find-lr; give both")
     sections = nested(
         data__path=data,
         model__name=model,
@@ -108,7 +108,7 @@ def _items(result: "TrainingBench") -> list[object]:
     if profile.operations:
         items.append(_operations(result))
     items.append(
-        f"{profile.inputs_per_second:.2f} inputs a second; an epoch of {result.num_train} pictures "
+        f"{profile.inputs_per_second:.2f} inputs a second; an epoch of {result.num_train} images "
         f"takes about {result.epoch_seconds / 60:.1f} min; {profile.data_share:.1%} waits for data"
     )
     items.append(f"memory: about {memory.total / 1e9:.2f} GB{free}")

@@ -42,14 +42,14 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write the findings with their pictures."),
+        typer.Option("--html", metavar="FILE", help="Write the findings with their images."),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Look at every picture and mask; exit code 1 if something is wrong."""
+    """Look at every image and mask; exit code 1 if something is wrong."""
     from binseg.cli.tables import check_tables
     from binseg.config import load_recipe
-    from binseg.workflows.check import check as run
+    from binseg.pipelines.check import check as run
 
     whole = load_recipe(
         recipe,

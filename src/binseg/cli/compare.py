@@ -41,9 +41,9 @@ def compare(
     ] = "dice",
     json_: Json = False,
 ) -> None:
-    """Compare two models on the same pictures, and say when the difference is noise."""
+    """Compare two models on the same images, and say when the difference is noise."""
     from binseg.cli.tables import compare_items
-    from binseg.workflows.compare import compare as compare_runs
+    from binseg.pipelines.compare import compare as compare_runs
 
     result = compare_runs(run_a, run_b, split=split, score=score)
     if json_:

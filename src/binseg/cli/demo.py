@@ -1,4 +1,4 @@
-"""`binseg demo`: the whole line in a few minutes, on pictures made on the spot."""
+"""`binseg demo`: the whole line in a few minutes, on images made on the spot."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,9 +26,9 @@ def demo(
     ] = Path("runs/demo"),
     json_: Json = False,
 ) -> None:
-    """Train a small model on synthetic pictures, score it, and set Otsu's method beside it."""
+    """Train a small model on synthetic images, score it, and set Otsu's method beside it."""
     from binseg.cli.tables import demo_table, report_items
-    from binseg.workflows.demo import demo as run
+    from binseg.pipelines.demo import demo as run
 
     result = run(out, progress=progress_of(context))
     if json_:

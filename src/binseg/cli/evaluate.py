@@ -10,16 +10,16 @@ from binseg.cli.options import (
     Border,
     Data,
     Device,
-    FlipsOption,
     Json,
     Run,
+    TTAOption,
     With,
     nested,
     register,
 )
 
 if TYPE_CHECKING:
-    from binseg.structures import Flips
+    from binseg.types import TTA
 
 __all__ = ["add_to", "evaluate"]
 
@@ -49,7 +49,7 @@ def evaluate(
         typer.Option(
             "--out",
             metavar="FOLDER",
-            help="Folder for report, table and pictures; RUN/SPLIT if left out.",
+            help="Folder for report, table and images; RUN/SPLIT if left out.",
         ),
     ] = None,
     by: Annotated[
@@ -83,21 +83,19 @@ def evaluate(
         ),
     ] = None,
     with_: With = None,
-    flips: FlipsOption = None,
+    tta: TTAOption = None,
     device: Device = None,
     json_: Json = False,
 ) -> None:
-    """Score a model per image and pooled, at the pictures' own size and at the model's."""
+    """Score a model per image and pooled, at the images' own size and at the model's."""
     from binseg.cli.tables import report_items
-    from binseg.predictor import load
-    from binseg.workflows.evaluate import evaluate_split, report_folder
-    from binseg.workflows.evaluation_data import Known, check_split_name, data_config
-    from binseg.workflows.report_page import PAGE_NAME
+    from binseg.evaluation.evaluation_data import Known, check_split_name, data_config
+    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.inference import load
+    from binseg.pipelines.evaluate import evaluate_split, report_folder
 
     check_split_name(split)
-    predictor = load(
-        [run, *(with_ or ())], device=device or "auto", flips=cast("Flips | None", flips)
-    )
+    predictor = load([run, *(with_ or ())], device=device or "auto", tta=cast("TTA | None", tta))
     config = data_config(
         Known.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
     )
@@ -108,7 +106,7 @@ def evaluate(
         split=split,
         data=data,
         others=with_ or (),
-        flips=flips,
+        tta=tta,
         changes=[*changes, *(set_ or ())],
     )
     evaluation = evaluate_split(

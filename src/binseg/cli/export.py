@@ -9,7 +9,7 @@ from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Json, Run, register
 
 if TYPE_CHECKING:
-    from binseg.workflows.export import ExportResult
+    from binseg.pipelines.export import ExportResult
 
 __all__ = ["add_to", "export"]
 
@@ -45,14 +45,14 @@ def export(
         typer.Option("--out", metavar="FILE", help="Where to; beside the run if left out."),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="8-bit numbers, calibrated on validation pictures.")
+        bool, typer.Option("--int8", help="8-bit numbers, calibrated on validation images.")
     ] = False,
     pixels: Annotated[
         str,
         typer.Option(
             "--pixels",
             metavar="KIND",
-            help="What the file takes: uint8, or float32 (0 to 1; of 16-bit pictures, say).",
+            help="What the file takes: uint8, or float32 (0 to 1; of 16-bit images, say).",
         ),
     ] = "uint8",
     max_dice_change: Annotated[
@@ -66,7 +66,7 @@ def export(
     json_: Json = False,
 ) -> None:
     """Export a model; nothing is written unless it answers like the original."""
-    from binseg.workflows.export import export_model
+    from binseg.pipelines.export import export_model
 
     result = export_model(
         run,
@@ -91,7 +91,7 @@ def _items(result: "ExportResult") -> list[object]:
         "runtime",
         "precision",
         "beside",
-        "pictures",
+        "images",
         "largest difference",
         "masks agree (IoU)",
         "Dice change",
@@ -102,7 +102,7 @@ def _items(result: "ExportResult") -> list[object]:
             one.runtime,
             one.precision,
             one.beside,
-            str(one.num_pictures),
+            str(one.num_images),
             f"{one.largest_difference:.2g}",
             f"{one.agreement:.5f}",
             "" if one.dice_change is None else f"{one.dice_change:+.5f}",

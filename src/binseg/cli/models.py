@@ -18,7 +18,7 @@ def add_to(app: typer.Typer) -> None:
 def models(json_: Json = False) -> None:
     """List every model with its number of parameters (3 channels in) and its source."""
     from binseg.cli.tables import models_table
-    from binseg.workflows.catalogue import list_models
+    from binseg.pipelines.catalogue import list_models
 
     lines = list_models()
     if json_:

@@ -12,11 +12,11 @@ __all__ = [
     "Data",
     "Device",
     "Download",
-    "FlipsOption",
     "Json",
     "Recipe",
     "Run",
     "Set",
+    "TTAOption",
     "With",
     "nested",
     "register",
@@ -47,10 +47,10 @@ Download = Annotated[
         "--download", help="Fetch Oxford-IIIT Pet (800 MB) into --data where that is absent."
     ),
 ]
-FlipsOption = Annotated[
+TTAOption = Annotated[
     str | None,
     typer.Option(
-        "--flips",
+        "--tta",
         metavar="KIND",
         help="Average over mirror images too: none, horizontal (2x the time) or all (4x); if left "
         "out, what the model brings.",

@@ -1,4 +1,4 @@
-"""`binseg plan`: how to train on these pictures, on this machine, in this time, and why."""
+"""`binseg plan`: how to train on these images, on this machine, in this time, and why."""
 
 import shlex
 from pathlib import Path
@@ -10,7 +10,7 @@ from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Border, Device, Download, Json, Set, nested, register
 
 if TYPE_CHECKING:
-    from binseg.workflows.plan import PlanResult
+    from binseg.pipelines.plan import PlanResult
 
 __all__ = ["Budget", "add_to", "plan", "plan_items"]
 
@@ -59,8 +59,8 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Look at the data and the machine, and say how to train: setting, value, because."""
-    from binseg.workflows.plan import check_plan_path, chosen_budget, write_plan
-    from binseg.workflows.plan import plan as run
+    from binseg.pipelines.plan import check_plan_path, chosen_budget, write_plan
+    from binseg.pipelines.plan import plan as run
 
     if out is not None:
         check_plan_path(out)
@@ -97,13 +97,13 @@ def plan_items(result: "PlanResult") -> list[object]:
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
     title = (
         f"plan: {facts.num_train} training, {facts.num_val} validation, {facts.num_test} test "
-        f"pictures; about {_minutes(result.expected_seconds)} min on {cores}"
+        f"images; about {_minutes(result.expected_seconds)} min on {cores}"
         + (" and a GPU" if machine.device == "cuda" else "")
     )
-    table = plain_table(title, "setting", "value", "because")
+    table = plain_table(title, "setting", "value", "reason")
     table.columns[2].ratio = 1
     for one in result.plan.settings:
-        table.add_row(one.key, _shown(one.value), one.because)
+        table.add_row(one.key, _shown(one.value), one.reason)
     return [*(f"note: {warning}" for warning in result.plan.warnings), table]
 
 

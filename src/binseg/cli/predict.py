@@ -1,4 +1,4 @@
-"""`binseg predict`: masks for pictures."""
+"""`binseg predict`: masks for images."""
 
 import sys
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Device, FlipsOption, Json, With, register
+from binseg.cli.options import Device, Json, TTAOption, With, register
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.predictor import Predictor
+    from binseg.inference import Predictor
+    from binseg.inference.files import PredictResult
+    from binseg.inference.outputs import OutputKinds
     from binseg.progress import Progress
-    from binseg.structures import Flips
-    from binseg.workflows.outputs import OutputKinds
-    from binseg.workflows.predict import PredictResult
+    from binseg.types import TTA
 
 __all__ = ["add_to", "predict"]
 
@@ -24,13 +24,13 @@ EXAMPLES = (
     "binseg predict cat.jpg --overlay",
     "binseg predict runs/first photo.jpg",
     "binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay",
-    "binseg predict runs/first photo.jpg --with runs/second --flips horizontal",
+    "binseg predict runs/first photo.jpg --with runs/second --tta horizontal",
     "binseg predict runs/first product.jpg --cutout --threshold 0.7",
     "binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20",
     "binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5",
     "binseg predict runs/first - < photo.jpg > mask.png",
     "binseg predict runs/first incoming/ --watch --out masks/",
-    "binseg predict runs/first film.mp4 --overlay",
+    "binseg predict runs/first video.mp4 --overlay",
 )
 PIPE = "-"
 
@@ -56,15 +56,15 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[RUN] INPUTS...",
-            help="A run or bundle (left out: the built-in model of cats and dogs), then pictures, "
-            "folders, globs or films; - reads a picture from stdin and writes its mask to stdout.",
+            help="A run or bundle (left out: the built-in model of cats and dogs), then images, "
+            "folders, globs or videos; - reads an image from stdin and writes its mask to stdout.",
         ),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Folder for the masks.")
     ] = Path("masks"),
     overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also the picture with the mask drawn over it.")
+        bool, typer.Option("--overlay", help="Also the image with the mask drawn over it.")
     ] = False,
     cutout: Annotated[
         bool, typer.Option("--cutout", help="Also the object alone, on transparent ground.")
@@ -74,7 +74,7 @@ def predict(
     ] = False,
     geojson: Annotated[
         bool,
-        typer.Option("--geojson", help="Also outlines; on the map where the picture tells."),
+        typer.Option("--geojson", help="Also outlines; on the map where the image tells."),
     ] = False,
     coco: Annotated[
         bool, typer.Option("--coco", help="Also COCO annotations (polygons, run lengths).")
@@ -83,7 +83,7 @@ def predict(
         bool, typer.Option("--table", help="Also a CSV with a line for each object.")
     ] = False,
     tiff: Annotated[
-        bool, typer.Option("--tiff", help="Masks as TIFF, with the picture's georeference.")
+        bool, typer.Option("--tiff", help="Masks as TIFF, with the image's georeference.")
     ] = False,
     threshold: Annotated[
         float | None,
@@ -100,9 +100,9 @@ def predict(
         bool | None,
         typer.Option("--largest-only/--all-objects", help="Keep the largest object alone, or all."),
     ] = None,
-    no_clean_up: Annotated[
+    no_postprocess: Annotated[
         bool,
-        typer.Option("--no-clean-up", help="Leave out the corrections that the model brings."),
+        typer.Option("--no-postprocess", help="Leave out the corrections that the model brings."),
     ] = False,
     tolerance: Annotated[
         float,
@@ -112,7 +112,7 @@ def predict(
         bool, typer.Option("--overwrite", help="Replace masks of an earlier run.")
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out pictures that have their masks already.")
+        bool, typer.Option("--resume", help="Leave out images that have their masks already.")
     ] = False,
     watch: Annotated[
         bool,
@@ -123,7 +123,7 @@ def predict(
         typer.Option(
             "--scale",
             metavar="FACTOR",
-            help="Models of tiles: resize pictures by this first (0.5: pixels half as large as "
+            help="Models of tiles: resize images by this first (0.5: pixels half as large as "
             "those it learnt from).",
         ),
     ] = 1.0,
@@ -138,7 +138,7 @@ def predict(
         int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
     ] = 8,
     with_: With = None,
-    flips: FlipsOption = None,
+    tta: TTAOption = None,
     device: Device = None,
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
@@ -148,11 +148,11 @@ def predict(
     ] = "auto",
     json_: Json = False,
 ) -> None:
-    """Write a 0/255 mask for every picture, at the picture's own size."""
-    from binseg.predictor import load
-    from binseg.workflows.cleaning import choose_for
-    from binseg.workflows.outputs import OutputKinds
-    from binseg.workflows.predict import predict_files
+    """Write a 0/255 mask for every image, at the image's own size."""
+    from binseg.evaluation.postprocessing_choice import choose_for
+    from binseg.inference import load
+    from binseg.inference.files import predict_files
+    from binseg.inference.outputs import OutputKinds
 
     run, inputs = _model_and_inputs(given)
     if overwrite and resume:
@@ -179,20 +179,20 @@ def predict(
         device=device or "auto",
         precision=precision,
         batch_size=batch_size,
-        flips=cast("Flips | None", flips),
+        tta=cast("TTA | None", tta),
     )
     if threshold is not None:
         predictor = predictor.with_threshold(threshold)
     if (scale, tile, overlap) != (1.0, None, None):
         predictor = predictor.with_tiles(scale=scale, size=tile, overlap=overlap)
     progress = progress_of(context)
-    predictor = predictor.with_cleanup(
+    predictor = predictor.with_postprocessing(
         choose_for(
             predictor,
             min_area=min_area,
             fill_holes=fill_holes,
             largest_only=largest_only,
-            own=not no_clean_up,
+            own=not no_postprocess,
             progress=progress,
         )
     )
@@ -202,8 +202,8 @@ def predict(
     elif watch:
         _watch(how, inputs[0], progress, tolerance=tolerance)
     else:
-        films, others = _sorted(inputs)
-        result = _films(how, films, overwrite=overwrite, resume=resume, progress=progress)
+        videos, others = _sorted(inputs)
+        result = _videos(how, videos, overwrite=overwrite, resume=resume, progress=progress)
         if others:
             result += predict_files(
                 predictor,
@@ -219,21 +219,19 @@ def predict(
 
 
 def _model_and_inputs(given: list[str]) -> tuple[Path, list[str]]:
-    """Tell the model from the pictures; where there is none, the built-in one is said and taken."""
-    from binseg.imageio import PICTURE_SUFFIXES
-    from binseg.predictor.pretrained import default_bundle_path
-    from binseg.workflows.predict.video import is_video
+    """Tell the model from the images; where there is none, the built-in one is said and taken."""
+    from binseg.imageio import IMAGE_SUFFIXES
+    from binseg.inference.pretrained import default_bundle_path
+    from binseg.inference.video import is_video
 
     first = Path(given[0])
-    is_picture = first.suffix.lower() in PICTURE_SUFFIXES or is_video(first)
+    is_image = first.suffix.lower() in IMAGE_SUFFIXES or is_video(first)
     holds_model = any((first / name).exists() for name in ("bundle", "card.json", "recipe.yaml"))
-    if given[0] != PIPE and not is_picture and not (first.is_dir() and not holds_model):
+    if given[0] != PIPE and not is_image and not (first.is_dir() and not holds_model):
         if len(given) == 1:
-            raise UsageError(
-                f"which pictures? Give them after the model: binseg predict {first} ..."
-            )
+            raise UsageError(f"which images? Give them after the model: binseg predict {first} ...")
         return first, given[1:]
-    if first.is_dir() and len(given) > 1 and not is_picture:
+    if first.is_dir() and len(given) > 1 and not is_image:
         # A folder without a model, before other inputs, is more likely a mistyped run.
         return first, given[1:]
     message("no model named: taking the built-in one, which finds cats and dogs in photos")
@@ -245,7 +243,7 @@ def _check_inputs(
 ) -> None:
     """Refuse combinations that can't be."""
     if PIPE in inputs and len(inputs) > 1:
-        raise UsageError("- stands for one picture on stdin; give it alone")
+        raise UsageError("- stands for one image on stdin; give it alone")
     if inputs == [PIPE] and sum((kinds.overlay, kinds.cutout, as_json)) > 1:
         raise UsageError("stdout has room for one answer; give one of --overlay, --cutout, --json")
     if inputs == [PIPE] and (kinds.probability or kinds.geojson or kinds.coco or kinds.table):
@@ -258,11 +256,11 @@ def _check_inputs(
 
 
 def _pipe(how: "_How", *, as_json: bool, tolerance: float) -> None:
-    """One picture from stdin, one answer to stdout."""
-    from binseg.workflows.predict import predict_bytes
+    """One image from stdin, one answer to stdout."""
+    from binseg.inference.pipe import predict_bytes
 
     if sys.stdin.isatty():
-        raise UsageError("- reads a picture from stdin, which is the keyboard: pipe a file into it")
+        raise UsageError("- reads an image from stdin, which is the keyboard: pipe a file into it")
     wanted = "overlay" if how.kinds.overlay else "cutout" if how.kinds.cutout else "mask"
     answer = predict_bytes(
         how.predictor,
@@ -276,7 +274,7 @@ def _pipe(how: "_How", *, as_json: bool, tolerance: float) -> None:
 
 def _watch(how: "_How", folder: str, progress: "Progress", *, tolerance: float) -> None:
     """Predict what comes, and tell of each round; Ctrl-C ends it well."""
-    from binseg.workflows.predict import watch
+    from binseg.inference.watching import watch
 
     def tell(result: "PredictResult") -> None:
         for one in result.written:
@@ -300,29 +298,29 @@ def _watch(how: "_How", folder: str, progress: "Progress", *, tolerance: float) 
 
 
 def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
-    """Films, and everything else."""
-    from binseg.workflows.predict.video import is_video
+    """Videos, and everything else."""
+    from binseg.inference.video import is_video
 
-    films = [Path(one) for one in inputs if is_video(Path(one)) and Path(one).is_file()]
-    names = {str(film) for film in films}
-    return films, [one for one in inputs if str(Path(one)) not in names]
+    videos = [Path(one) for one in inputs if is_video(Path(one)) and Path(one).is_file()]
+    names = {str(video) for video in videos}
+    return videos, [one for one in inputs if str(Path(one)) not in names]
 
 
-def _films(
-    how: "_How", films: list[Path], *, overwrite: bool, resume: bool, progress: "Progress"
+def _videos(
+    how: "_How", videos: list[Path], *, overwrite: bool, resume: bool, progress: "Progress"
 ) -> "PredictResult":
-    from binseg.workflows.predict import PredictResult
-    from binseg.workflows.predict.video import predict_films
+    from binseg.inference.files import PredictResult
+    from binseg.inference.video import predict_videos
 
-    if not films:
+    if not videos:
         return PredictResult(written=(), failures=())
     kinds = how.kinds
     others = (kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)
     if any(others) or kinds.mask == "tif":
-        raise UsageError("films give masks and --overlay; take pictures of the frames for the rest")
-    return predict_films(
+        raise UsageError("videos give masks and --overlay; take images of the frames for the rest")
+    return predict_videos(
         how.predictor,
-        films,
+        videos,
         out=how.out,
         overlay=kinds.overlay,
         overwrite=overwrite,

@@ -33,7 +33,7 @@ def _list_by_default(context: typer.Context) -> None:
 def list_(json_: Json = False) -> None:
     """List every recipe with its source and the figure that its source states."""
     from binseg.cli.tables import recipes_table
-    from binseg.workflows.catalogue import list_recipes
+    from binseg.pipelines.catalogue import list_recipes
 
     lines = list_recipes()
     if json_:

@@ -80,7 +80,7 @@ def serve(
     ] = 50,
     max_pixels: Annotated[
         float,
-        typer.Option("--max-pixels", metavar="MP", help="Largest picture, in megapixels."),
+        typer.Option("--max-pixels", metavar="MP", help="Largest image, in megapixels."),
     ] = 50,
     max_job_bytes: Annotated[
         float, typer.Option("--max-job-bytes", metavar="MB", help="Largest file of a job, in MB.")
@@ -113,7 +113,7 @@ def serve(
         str, typer.Option("--precision", metavar="KIND", help="auto, fp32, bf16 or int8.")
     ] = "auto",
 ) -> None:
-    """Answer pictures over HTTP, with a page to drop them on, until Ctrl-C.
+    """Answer images over HTTP, with a page to drop them on, until Ctrl-C.
 
     The address is printed at the start; /openapi.json describes the requests. Only this machine is
     let in unless --host says otherwise. Nothing that is sent is kept, except jobs for a day.

@@ -91,7 +91,7 @@ def exit_code_of(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1)
     if isinstance(error, MemoryError):
-        return _fail("out of memory: lower --batch-size or --size, or use smaller pictures", 1)
+        return _fail("out of memory: lower --batch-size or --size, or use smaller images", 1)
     traceback.print_exception(error)
     return _fail("this is a bug, not your mistake; please report it with the lines above", 1)
 

@@ -10,13 +10,13 @@ from rich.text import Text
 from binseg.metrics import report_rows
 
 if TYPE_CHECKING:
-    from binseg.structures import Figure, Report
-    from binseg.workflows.catalogue import ModelLine, RecipeLine
-    from binseg.workflows.check import CheckResult
-    from binseg.workflows.compare import CompareResult
-    from binseg.workflows.crossval import CrossResult
-    from binseg.workflows.demo import DemoResult
-    from binseg.workflows.scoring import Evaluation
+    from binseg.evaluation.scoring import Evaluation
+    from binseg.pipelines.catalogue import ModelLine, RecipeLine
+    from binseg.pipelines.check import CheckResult
+    from binseg.pipelines.compare import CompareResult
+    from binseg.pipelines.crossval import CrossResult
+    from binseg.pipelines.demo import DemoResult
+    from binseg.types import Figure, Report
 
 __all__ = [
     "check_tables",
@@ -34,7 +34,7 @@ SHOWN_SLICES = 8
 SHOWN_IDS = 5
 IN_SHORT = {
     "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
-    "Outlines: ": "Outlines: where one mask is empty, the distance is the picture's diagonal.",
+    "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
     "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
     "Calibration: ": "Calibration: over all pixels, most of which are easy.",
     "The border rule ": "Border: compare only figures of one border rule.",
@@ -163,7 +163,7 @@ def compare_items(result: "CompareResult") -> list[object]:
 
 
 def folds_table(result: "CrossResult") -> Table:
-    """Draw each fold's Dice, and that of all pictures, each judged by a model that is new to it."""
+    """Draw each fold's Dice, and that of all images, each judged by a model that is new to it."""
     table = plain_table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
     table.columns[1].justify = "right"
     for number, one in enumerate(result.folds):

@@ -1,4 +1,4 @@
-"""`binseg train`: from pictures and masks to a model."""
+"""`binseg train`: from images and masks to a model."""
 
 import os
 import time
@@ -14,10 +14,10 @@ from binseg.cli.plan import Budget
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from binseg.pipelines.crossval import CrossResult
+    from binseg.pipelines.plan import PlanResult
+    from binseg.pipelines.train import TrainResult
     from binseg.progress import Progress
-    from binseg.workflows.crossval import CrossResult
-    from binseg.workflows.plan import PlanResult
-    from binseg.workflows.train import TrainResult
 
 __all__ = ["add_to", "train"]
 
@@ -60,7 +60,7 @@ def train(
         str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pictures a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     size: Annotated[
         int | None, typer.Option("--size", help="Height and width of the model's input.")
@@ -99,7 +99,7 @@ def train(
         typer.Option(
             "--folds",
             metavar="K",
-            help="Cross-validation: K runs in --out, and one report over all pictures.",
+            help="Cross-validation: K runs in --out, and one report over all images.",
         ),
     ] = None,
     budget: Budget = None,
@@ -125,10 +125,10 @@ def train(
     """
     started = time.perf_counter()
     from binseg.config import load_recipe
-    from binseg.workflows.crossval import cross_validate
-    from binseg.workflows.run_folder import RunFolder, next_run_path
-    from binseg.workflows.train import TrainResult
-    from binseg.workflows.train import train as run
+    from binseg.pipelines.crossval import cross_validate
+    from binseg.pipelines.run_folder import RunFolder, next_run_path
+    from binseg.pipelines.train import TrainResult
+    from binseg.pipelines.train import train as run
 
     sections = nested(
         data__path=data,
@@ -210,8 +210,8 @@ def _follows(
     if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
+    from binseg.pipelines.following import follow_leader, place_of
     from binseg.training.team import external_place
-    from binseg.workflows.following import follow_leader, place_of
 
     place = external_place()
     if place is not None and folds:
@@ -236,8 +236,8 @@ def _run_to_resume(out: Path | None, file: str | None) -> tuple[Path, str | None
 def _resume(
     out: Path, checkpoint_every: float | None, progress: "Progress"
 ) -> "TrainResult | CrossResult":
-    from binseg.workflows.crossval import is_cross_validation, resume_folds
-    from binseg.workflows.train import resume_training
+    from binseg.pipelines.crossval import is_cross_validation, resume_folds
+    from binseg.pipelines.train import resume_training
 
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
@@ -250,7 +250,7 @@ def _limited(
     sections: dict[str, dict[str, object]], budget: str | None
 ) -> dict[str, dict[str, object]]:
     """Add the budget to the settings; none, too, overrules that of a recipe."""
-    from binseg.workflows.plan import parse_budget
+    from binseg.pipelines.plan import parse_budget
 
     if budget is None:
         return sections
@@ -269,8 +269,8 @@ def _plan(
 ) -> "PlanResult":
     """Derive the recipe, and show it."""
     from binseg.cli.plan import plan_items
+    from binseg.pipelines.plan import chosen_budget, plan
     from binseg.progress import SILENT
-    from binseg.workflows.plan import chosen_budget, plan
 
     seconds = chosen_budget(budget, sections=sections, overrides=overrides)
     planned = plan(
@@ -283,9 +283,9 @@ def _plan(
 
 def _show_run(result: "TrainResult") -> None:
     from binseg.cli.tables import report_items
-    from binseg.workflows.report_page import PAGE_NAME
+    from binseg.evaluation.report_page import PAGE_NAME
 
-    what = "--split test" if result.has_test else "--data OTHER_PICTURES/ --split all"
+    what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     show(
         *report_items(result.validation),
         f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
@@ -294,13 +294,13 @@ def _show_run(result: "TrainResult") -> None:
         f"report: {result.folder / 'val' / PAGE_NAME}",
         "next:",
         f"  binseg evaluate {result.folder} {what}",
-        f"  binseg predict {result.folder} YOUR_PICTURES/ --out predicted/",
+        f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
     )
 
 
 def _show_folds(result: "CrossResult") -> None:
     from binseg.cli.tables import folds_table, report_items
-    from binseg.workflows.report_page import PAGE_NAME
+    from binseg.evaluation.report_page import PAGE_NAME
 
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     show(
@@ -308,5 +308,5 @@ def _show_folds(result: "CrossResult") -> None:
         folds_table(result),
         f"report: {result.pooled_folder / PAGE_NAME}   {result.seconds:.0f} s",
         "next: all folds together, as an ensemble",
-        f"  binseg predict {members} YOUR_PICTURES/ --out predicted/",
+        f"  binseg predict {members} YOUR_IMAGES/ --out predicted/",
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from binseg.structures import Fit, Flips, Intensity, Preprocessing
+from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 __all__ = [
     "About",
@@ -53,7 +53,7 @@ class About(Section):
 
 
 class SplitConfig(Section):
-    """Which pictures train, which choose the model, which test it."""
+    """Which images train, which choose the model, which test it."""
 
     method: Literal["auto", "official", "file", "ratio", "block", "kfold"] = "auto"
     """auto takes the official split where the data set has one, else the manifest's, else ratio.
@@ -70,7 +70,7 @@ class SplitConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of ratio and k-fold splits."""
     gap: Annotated[int, Field(ge=0)] = 0
-    """Pages of a stack left out between two splits: neighbours are nearly the same picture."""
+    """Pages of a stack left out between two splits: neighbours are nearly the same image."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -88,7 +88,7 @@ class SplitConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the pictures are, and how the numbers in their masks are to be read."""
+    """Where the images are, and how the numbers in their masks are to be read."""
 
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
@@ -105,13 +105,13 @@ class DataConfig(Section):
     page_group: Annotated[int, Field(gt=0)] = 10
     """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
     group: Literal["auto", "folder", "none"] = "auto"
-    """auto: pictures that come from one source by their names (patches of a slide, slices of a
+    """auto: images that come from one source by their names (patches of a slide, slices of a
     volume, a folder for each patient) stay in one split, unless the data says it otherwise; folder:
-    the pictures of each folder do, whatever they are called."""
+    the images of each folder do, whatever they are called."""
     download: bool = False
     """Fetch the data set to `path` where it is absent (oxford-pet only)."""
     allow_leaks: bool = False
-    """Train although pictures of one split come back in another; the scores will flatter."""
+    """Train although images of one split come back in another; the scores will flatter."""
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
@@ -129,19 +129,19 @@ class InputConfig(Section):
 
     size: Annotated[int, Field(ge=8, le=4096)] = 256
     """Height and width of the model's input in pixels."""
-    fit: Fit = "squash"
-    """squash: resize to size x size; pad: keep the aspect and pad; tile: patches of size x size."""
+    resize: ResizeMode = "stretch"
+    """stretch: resize to size x size; pad: keep the aspect and pad; tile: patches of size x size."""
     scale: Annotated[float, Field(ge=0.05, le=8.0)] = 1.0
-    """fit: tile: pictures are enlarged (above 1) or shrunk by this factor before they are cut."""
+    """resize: tile: images are enlarged (above 1) or shrunk by this factor before they are cut."""
     overlap: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.25
-    """Share of a tile that overlaps its neighbour (fit: tile)."""
+    """Share of a tile that overlaps its neighbour (resize: tile)."""
     largest_tile: Annotated[int, Field(ge=0, le=8192, multiple_of=32)] = 1024
-    """fit: tile: pictures up to this size are predicted as one tile, larger ones in tiles of it, so
+    """resize: tile: images up to this size are predicted as one tile, larger ones in tiles of it, so
     that fewer pixels lie near a rim; 0 predicts tiles of size x size, as in training."""
     channels: Annotated[int, Field(ge=1, le=64)] = 3
-    """Channels of the input; grey pictures are repeated, colour ones averaged to fit 1 or 3."""
+    """Channels of the input; grey images are repeated, colour ones averaged to fit 1 or 3."""
     intensity: Intensity = "dtype"
-    """dtype: divide by the pixel type's maximum; percentile: stretch each picture."""
+    """dtype: divide by the pixel type's maximum; percentile: stretch each image."""
     mean: list[float] = [0.485, 0.456, 0.406]
     """Subtracted from values in [0, 1]; one number per channel, or one for all."""
     std: list[float] = [0.229, 0.224, 0.225]
@@ -157,9 +157,9 @@ class InputConfig(Section):
                 raise ValueError(f"{name} has {given} numbers; give 1 or {self.channels}")
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
-        if self.scale != 1.0 and self.fit != "tile":
+        if self.scale != 1.0 and self.resize != "tile":
             raise ValueError(
-                f"scale {self.scale:g} needs fit: tile; fit: {self.fit} resizes to size anyway"
+                f"scale {self.scale:g} needs resize: tile; fit: {self.resize} resizes to size anyway"
             )
         return self
 
@@ -168,10 +168,10 @@ class InputConfig(Section):
         return Preprocessing(
             height=self.size,
             width=self.size,
-            fit=self.fit,
+            resize=self.resize,
             scale=self.scale,
             overlap=self.overlap,
-            largest_tile=self.largest_tile if self.fit == "tile" else 0,
+            largest_tile=self.largest_tile if self.resize == "tile" else 0,
             channels=self.channels,
             intensity=self.intensity,
             mean=_per_channel(self.mean, self.channels),
@@ -252,7 +252,7 @@ class ScheduleConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is done to training pictures (and, moved alike, to their masks)."""
+    """What is done to training images (and, moved alike, to their masks)."""
 
     preset: Literal[
         "none", "mild", "medium", "strong", "report-a", "report-b", "report-c", "report-d"
@@ -260,8 +260,8 @@ class AugmentConfig(Section):
     """A named set of random changes; `binseg augment` shows what it does."""
     orientation: Literal["preset", "fixed", "upright", "any"] = "preset"
     """What may be turned round. preset: as the preset says; fixed: nothing is mirrored (text,
-    organs); upright: left and right may swap (photos); any: there is no up, so both flips, quarter
-    turns and every angle (microscopy, aerial pictures)."""
+    organs); upright: left and right may swap (photos); any: there is no up, so both tta, quarter
+    turns and every angle (microscopy, aerial images)."""
     rotate: Annotated[float, Field(ge=0, le=180)] | None = None
     """Largest angle in degrees, either way, instead of the preset's."""
     zoom: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4.0)]] | None = None
@@ -290,30 +290,30 @@ class AugmentConfig(Section):
 
 
 class PatchConfig(Section):
-    """Which parts of the pictures an epoch shows; for fit: tile."""
+    """Which parts of the images an epoch shows; for resize: tile."""
 
     method: Literal["random", "grid"] = "random"
     """random: each epoch cuts new patches at random places, with enough surroundings to turn and
     scale them; grid: always the tiles that prediction would take."""
     per_epoch: Positive | Literal["auto"] = "auto"
-    """random: patches in an epoch; auto: as many as cover the pictures once, but at least 20
-    batches, so that few or small pictures give an epoch worth validating."""
+    """random: patches in an epoch; auto: as many as cover the images once, but at least 20
+    batches, so that few or small images give an epoch worth validating."""
     foreground: Share = 0.33
     """random: share of patches laid around a pixel of the foreground (or of the background where
-    that is the rarer one); the others lie anywhere in their pictures."""
+    that is the rarer one); the others lie anywhere in their images."""
 
 
 class TrainConfig(Section):
     """The run itself."""
 
     epochs: Positive = 40
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     budget_minutes: Annotated[float, Field(gt=0)] | None = None
     """Time for the whole run, from reading the data to the scores of the shipped model. Schedule
     and sizes then follow the clock instead of `epochs`, which only says what to expect: a slower
     machine takes fewer epochs, and the run is repeated exactly only where it took as long."""
     per_epoch: Positive | Literal["all"] = "all"
-    """Inputs in an epoch: all of them, or a number, dealt in turn, so that few pictures give an
+    """Inputs in an epoch: all of them, or a number, dealt in turn, so that few images give an
     epoch worth validating and many don't make it endless (random patches: patches.per_epoch)."""
     batch_size: Positive = 16
     """Inputs in one step; lower it where memory runs out."""
@@ -346,10 +346,10 @@ class TrainConfig(Section):
     """Validation figure that chooses the best epoch."""
     threshold: Literal["tune"] | Share = "tune"
     """Decision threshold: tuned on the validation split, or a fixed probability."""
-    clean_up: Literal["none", "tune"] = "none"
+    postprocess: Literal["none", "tune"] = "none"
     """tune: small objects, holes or all but the largest object are taken out of masks where that
     raises the validation score beyond chance; whatever uses the model then does so by default."""
-    flips: Flips | Literal["tune"] = "none"
+    tta: TTA | Literal["tune"] = "none"
     """Mirror images that are predicted too and averaged wherever the model is used: none,
     horizontal (twice the time) or all (four times). tune: those that the augmentation
     draws, where that raises the validation score beyond chance."""
@@ -389,8 +389,8 @@ class Recipe(Section):
 
     @property
     def draws_patches(self) -> bool:
-        """Whether training cuts random patches of whole pictures."""
-        return self.input.fit == "tile" and self.patches.method == "random"
+        """Whether training cuts random patches of whole images."""
+        return self.input.resize == "tile" and self.patches.method == "random"
 
     def training_size(self, epoch: int) -> int:
         """Height and width of training inputs in an epoch, from 0.

@@ -1,4 +1,4 @@
-"""Inputs of one size, decoded once: what the model sees of each picture, squashed, padded or tiled.
+"""Inputs of one size, decoded once: what the model sees of each image, stretched, padded or tiled.
 
 A cache holds what `preprocess.prepare` gives, as two uint8 files that are mapped into memory
 (`store` says how they get there and why they can be trusted).
@@ -13,17 +13,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, Num, UInt8
 
-from binseg import preprocess, storage
+from binseg import storage
 from binseg.data.dataset import spread
 from binseg.data.masks import MaskRule
 from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
 from binseg.progress import SILENT, Progress
-from binseg.structures import Preprocessing, Record
+from binseg.transforms import preprocess
+from binseg.types import Preprocessing, Record
 
 __all__ = ["PixelCache", "open_cache"]
 
 FORMAT_VERSION = 2
-"""Raise it when what is stored changes, or how pictures are decoded or resized."""
+"""Raise it when what is stored changes, or how images are decoded or resized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,9 @@ class PixelCache:
     targets_NHW: UInt8[np.ndarray, "N H W"]
     """0 background, 1 foreground, 2 ignored (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
-    """The index of the record that each input shows; tiles of one picture share it."""
+    """The index of the record that each input shows; tiles of one image share it."""
     is_partial: bool = False
-    """Whether some pictures are here without all of their tiles."""
+    """Whether some images are here without all of their tiles."""
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)
@@ -59,9 +60,9 @@ class PixelCache:
         return any(bool((target_HW == value).any()) for target_HW in self.targets_NHW)
 
     def thinned(self, limit: int) -> "PixelCache":
-        """Keep at most so many inputs, evenly spread over the pictures; those are copied.
+        """Keep at most so many inputs, evenly spread over the images; those are copied.
 
-        Half of them hold foreground, where so many do: few of a large picture's tiles show a small
+        Half of them hold foreground, where so many do: few of a large image's tiles show a small
         thing, and without it a sample couldn't tell a good answer from none.
         """
         if len(self) <= limit:

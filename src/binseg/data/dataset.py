@@ -15,7 +15,7 @@ from binseg.config.recipe import DataKind
 from binseg.data.masks import MaskRule
 from binseg.errors import DataError
 from binseg.storage import sha256_of
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 __all__ = ["SPLITS", "Dataset", "counted", "name_some", "spread"]
 
@@ -71,8 +71,8 @@ class Dataset:
         if twice:
             raise DataError(
                 f"{self.root}: {counted(len(twice), 'name stands', 'names stand')} for more than "
-                "one picture "
-                f"({name_some(twice)}); give each picture a name of its own"
+                "one image "
+                f"({name_some(twice)}); give each image a name of its own"
             )
 
     def of_split(self, split: str) -> tuple[Record, ...]:
@@ -87,12 +87,12 @@ class Dataset:
             there = ", ".join(f"{name} ({num})" for name, num in sizes.items() if num)
             raise DataError(
                 f"{self.root}: there is no split {split!r}; "
-                + (f"there are {there}" if there else "the pictures have not been split yet")
+                + (f"there are {there}" if there else "the images have not been split yet")
             )
         return chosen
 
     def with_truth(self) -> "Dataset":
-        """Leave out the pictures that have no mask: they can neither teach nor judge."""
+        """Leave out the images that have no mask: they can neither teach nor judge."""
         kept = tuple(r for r in self.records if r.mask_path is not None or r.shapes is not None)
         return self if len(kept) == len(self.records) else replace(self, records=kept)
 
@@ -115,7 +115,7 @@ class Dataset:
         return whole.hexdigest()
 
     def contents(self) -> dict[str, str]:
-        """Tell each picture by its file's SHA-256 (and page), whatever it is called, by id.
+        """Tell each image by its file's SHA-256 (and page), whatever it is called, by id.
 
         Raises:
             DataError: a file that can't be read any more.

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from binseg.config.recipe import Border, DataConfig, DataKind
-from binseg.errors import DataError, PictureError
+from binseg.errors import DataError, ImageError
 from binseg.imageio import read_labels
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Record
+from binseg.types import Record
 
 __all__ = ["MaskRule", "RuleKind", "detect_rule"]
 
@@ -59,7 +59,7 @@ class MaskRule:
             mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
 
         Raises:
-            PictureError: a value that the rule doesn't know; the text doesn't name the file.
+            ImageError: a value that the rule doesn't know; the text doesn't name the file.
         """
         assert self.kind != "polygons", "polygons have no values"
         values_HW = _coloured(labels) if self.colour else _grey(labels)
@@ -72,7 +72,7 @@ class MaskRule:
             known_HW = mask_HW | ~valid_HW | _is_in(values_HW, self.background)
             if not known_HW.all():
                 strange = sorted(_values_of(values_HW[~known_HW]))
-                raise PictureError(
+                raise ImageError(
                     f"the mask holds {self._name(strange)}, but the data set's masks were read as "
                     f"{self.describe()}; mend the file or set data.foreground, data.ignore"
                 )
@@ -123,7 +123,7 @@ def detect_rule(
         return _rule_of_outlines(records, config)
     masked = [record for record in records if record.mask_path is not None]
     if not masked:
-        raise DataError("no picture has a mask; binseg needs masks to learn from or to score with")
+        raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     step = max(1, -(-len(masked) // _NUM_SCANNED))
     found = _scan(masked[::step], progress)
     rule = _rule_for(found, config, kind)
@@ -164,13 +164,13 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
     colours: dict[int, tuple[int, Path]] = {}
     lossy, is_mixed = False, True
     num_between = num_pixels = 0
-    broken: list[PictureError] = []
+    broken: list[ImageError] = []
     files = [(path, record.page) for record in records for path in record.mask_paths]
     watched = track(files, progress=progress, label="looking at masks", total=len(files))
     for path, page in watched:
         try:
             labels = read_labels(path, page=page)
-        except PictureError as error:
+        except ImageError as error:
             # One broken file doesn't hide what the others mean; reading the samples will name it.
             broken.append(error)
             continue
@@ -257,7 +257,7 @@ def _rule_of_outlines(records: Sequence[Record], config: DataConfig) -> MaskRule
     if config.threshold is not None or config.ignore is not None:
         raise DataError("data.threshold and data.ignore are for mask files; this data has outlines")
     if not any(record.shapes for record in records):
-        raise DataError(f"none of the {len(records)} pictures has an outline: nothing to learn")
+        raise DataError(f"none of the {len(records)} images has an outline: nothing to learn")
     return MaskRule(kind="polygons")
 
 
@@ -365,7 +365,7 @@ def _is_colour(labels: Labels) -> bool:
 
 def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
     if _is_colour(labels):
-        raise PictureError(
+        raise ImageError(
             "the mask is in colour, but the data set's masks were read as grey; "
             "save it like the others"
         )

@@ -1,4 +1,4 @@
-"""Which pictures come from one source, told by their names: those must stay in one split.
+"""Which images come from one source, told by their names: those must stay in one split.
 
 slide1_x0_y256   scan-r3-c4   img_003_patch_12   volume_slice_0041   tile_512_1024   patient7/09.png
 patient7/slice_041   frame_0041
@@ -14,7 +14,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
 from binseg.data.splits import parse_split
-from binseg.structures import Record
+from binseg.types import Record
 
 __all__ = ["Place", "is_grid", "place_of", "with_groups"]
 
@@ -62,8 +62,8 @@ FEW_SOURCES = 5
 BLOCK_STEPS = 4
 """Patches a side of such a part."""
 LEAST_FOLDERS, MOST_IN_FOLDER = 10, 60
-"""Folders are patients (volumes, films) where they are many with few pictures each; few folders
-with many pictures are more likely classes, of which each split needs some."""
+"""Folders are patients (volumes, videos) where they are many with few images each; few folders
+with many images are more likely classes, of which each split needs some."""
 
 
 def place_of(id_: str) -> Place | None:
@@ -113,12 +113,12 @@ def _have_step(away_NP: np.ndarray) -> bool:
 def with_groups(
     records: Sequence[Record], config: DataConfig
 ) -> tuple[tuple[Record, ...], str | None]:
-    """Group the pictures of one source, where their names tell it and nobody has grouped them.
+    """Group the images of one source, where their names tell it and nobody has grouped them.
 
     Args:
         records: with the splits that the data brings; only those are grouped that `config.split`
             deals anew.
-        config: `group`, `page_group` (consecutive pictures that make a group where there are only
+        config: `group`, `page_group` (consecutive images that make a group where there are only
             few sources) and `split.method`.
 
     Returns:
@@ -130,7 +130,7 @@ def with_groups(
     members = _folders(records, rows)
     if config.group == "folder":
         if len(members) < 2:
-            why = "the pictures don't lie in several folders" if rows else "their split is given"
+            why = "the images don't lie in several folders" if rows else "their split is given"
             return tuple(records), f"data.group: folder changes nothing: {why}"
         return _grouped(records, _by_member(members)), (
             f"each of {len(members)} folders ({name_some(sorted(members))}) stays in one split"
@@ -143,9 +143,9 @@ def with_groups(
         if 2 <= len(groups) < len(group_of):
             parts = counted(len(groups), "source or part of one", "sources or parts of one")
             return _grouped(records, group_of), (
-                f"{len(group_of)} pictures come from {parts} by their names "
+                f"{len(group_of)} images come from {parts} by their names "
                 f"({name_some(sorted(groups))}), which stay in one split each; "
-                "data.group: none deals pictures singly"
+                "data.group: none deals images singly"
             )
     return tuple(records), _loose_note(members)
 
@@ -240,6 +240,6 @@ def _loose_note(members: Mapping[str, Sequence[int]]) -> str | None:
     if len(sizes) < 2:
         return None
     return (
-        f"{len(sizes)} folders of about {np.median(sizes):.0f} pictures are dealt singly; if each "
-        "is a patient or a film, say --set data.group=folder"
+        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are dealt singly; if each "
+        "is a patient or a video, say --set data.group=folder"
     )

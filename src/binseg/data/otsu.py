@@ -1,4 +1,4 @@
-"""The simplest segmenter: one grey threshold a picture, to show how hard a data set is."""
+"""The simplest segmenter: one grey threshold an image, to show how hard a data set is."""
 
 from collections.abc import Iterable
 
@@ -8,13 +8,13 @@ from jaxtyping import Bool, Num, UInt8
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
-from binseg.structures import Record
+from binseg.types import Record
 
 __all__ = ["otsu_dice", "otsu_threshold"]
 
 
 def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
-    """Find the grey level that parts a picture's pixels into the two most distant classes.
+    """Find the grey level that parts an image's pixels into the two most distant classes.
 
     Returns:
         The last level of the darker class (Otsu 1979): pixels above it are the brighter class.
@@ -30,7 +30,7 @@ def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
 
 
 def otsu_dice(records: Iterable[Record], rule: MaskRule) -> float:
-    """Score Otsu's threshold: mean Dice over pictures, each with the polarity that suits it best.
+    """Score Otsu's threshold: mean Dice over images, each with the polarity that suits it best.
 
     Choosing dark or bright by the truth flatters the threshold; a model must still beat it.
     """
@@ -46,7 +46,7 @@ def otsu_dice(records: Iterable[Record], rule: MaskRule) -> float:
         bright = bright_HW[valid_HW]
         scores.append(max(_dice(bright, truth), _dice(~bright, truth)))
     if not scores:
-        raise DataError("there are no pictures to score")
+        raise DataError("there are no images to score")
     return float(np.mean(scores))
 
 
@@ -57,7 +57,7 @@ def _dice(answer: Bool[np.ndarray, "P"], truth: Bool[np.ndarray, "P"]) -> float:
 
 
 def _grey(image_HWC: Num[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W"]:
-    """Mean of the channels, stretched to 0-255 where the picture isn't 8-bit."""
+    """Mean of the channels, stretched to 0-255 where the image isn't 8-bit."""
     grey_HW = image_HWC.mean(axis=2, dtype=np.float64)
     if image_HWC.dtype != np.uint8:
         low, high = grey_HW.min(), grey_HW.max()

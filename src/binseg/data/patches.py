@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from binseg.config.recipe import PatchConfig
-from binseg.data.pictures import PictureCache
+from binseg.data.whole_images import ImageCache
 
 __all__ = ["draw_places", "patches_per_epoch"]
 
@@ -27,12 +27,12 @@ def patches_per_epoch(
 
     Args:
         config: the recipe's part.
-        sizes_N2: height and width of the training pictures, at the scale of training.
+        sizes_N2: height and width of the training images, at the scale of training.
         size: side of a patch.
         batch_size: patches in a step.
 
     Returns:
-        What the recipe says, or enough to cover all pictures once, but at least 20 batches.
+        What the recipe says, or enough to cover all images once, but at least 20 batches.
 
     >>> patches_per_epoch(PatchConfig(), np.array([[512, 768]] * 100), size=256, batch_size=8)
     600
@@ -44,13 +44,13 @@ def patches_per_epoch(
 
 
 def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
-    """How many patches cover each picture; a small picture takes a whole one."""
+    """How many patches cover each image; a small image takes a whole one."""
     shares_N: np.ndarray = np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1)
     return shares_N
 
 
 def draw_places(
-    cache: PictureCache,
+    cache: ImageCache,
     *,
     size: int,
     num: int,
@@ -60,11 +60,11 @@ def draw_places(
 ) -> Int64[np.ndarray, "num 3"]:
     """Draw the patches of an epoch, in their order.
 
-    Each picture gets patches by the square root of its area, to within one: a large picture has
-    more to show than a small one, but not in proportion, and scores weigh pictures alike.
+    Each image gets patches by the square root of its area, to within one: a large image has
+    more to show than a small one, but not in proportion, and scores weigh images alike.
 
     Args:
-        cache: the pictures.
+        cache: the images.
         size: side of a patch.
         num: how many patches.
         foreground: share of patches laid around a pixel of the rarer class, where there is one.
@@ -72,43 +72,43 @@ def draw_places(
         epoch: from 0.
 
     Returns:
-        Picture, first row and first column; a patch larger than its picture starts below 0.
+        InputImage, first row and first column; a patch larger than its image starts below 0.
     """
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
-    pictures = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
-    pictures = random.permutation(pictures)
-    heights, widths = cache.sizes_N2[pictures].T
+    images = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
+    images = random.permutation(images)
+    heights, widths = cache.sizes_N2[images].T
     tops = _anywhere(heights, size, random)
     lefts = _anywhere(widths, size, random)
     seeds = cache.rare
     around = random.random(num) < foreground
     if not (seeds.counts_N > 0).all():
-        pictures = _with_seeds(pictures, around, np.diff(ends, prepend=0.0), seeds.counts_N, random)
-        heights, widths = cache.sizes_N2[pictures].T
-    counts = seeds.counts_N[pictures]
+        images = _with_seeds(images, around, np.diff(ends, prepend=0.0), seeds.counts_N, random)
+        heights, widths = cache.sizes_N2[images].T
+    counts = seeds.counts_N[images]
     around &= counts > 0
-    which = seeds.starts_N1[pictures] + (random.random(num) * counts).astype(np.int64)
+    which = seeds.starts_N1[images] + (random.random(num) * counts).astype(np.int64)
     rows, columns = np.divmod(seeds.places_K[which[around]], widths[around])
     tops[around] = _around(rows, heights[around], size, random)
     lefts[around] = _around(columns, widths[around], size, random)
-    return np.stack([pictures, tops, lefts], axis=1).astype(np.int64)
+    return np.stack([images, tops, lefts], axis=1).astype(np.int64)
 
 
 def _with_seeds(
-    pictures: Int64[np.ndarray, "n"],
+    images: Int64[np.ndarray, "n"],
     around: Bool[np.ndarray, "n"],
     weights_N: Float[np.ndarray, "N"],
     counts_N: Int64[np.ndarray, "N"],
     random: np.random.Generator,
 ) -> Int64[np.ndarray, "n"]:
-    """Draw other pictures for the patches around a rare pixel whose picture has none."""
-    lacking = around & (counts_N[pictures] == 0)
+    """Draw other images for the patches around a rare pixel whose image has none."""
+    lacking = around & (counts_N[images] == 0)
     chances = weights_N * (counts_N > 0)
     if not lacking.any() or not chances.any():
-        return pictures
-    chosen = pictures.copy()
+        return images
+    chosen = images.copy()
     chosen[lacking] = random.choice(
         len(chances), size=int(lacking.sum()), p=chances / chances.sum()
     )
@@ -139,6 +139,6 @@ def _around(
 def _inside(
     starts: Int64[np.ndarray, "n"], lengths: Int64[np.ndarray, "n"], size: int
 ) -> Int64[np.ndarray, "n"]:
-    """Move patches into their pictures; one that is larger lies around its picture's middle."""
+    """Move patches into their images; one that is larger lies around its image's middle."""
     room = lengths - size
     return np.where(room > 0, np.clip(starts, 0, np.maximum(room, 0)), -((-room) // 2))

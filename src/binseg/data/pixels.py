@@ -7,9 +7,9 @@ from pathlib import Path
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache, open_cache
 from binseg.data.masks import MaskRule
-from binseg.data.pictures import PictureCache, open_pictures
+from binseg.data.whole_images import ImageCache, open_images
 from binseg.progress import SILENT, Progress
-from binseg.structures import Record
+from binseg.types import Record
 
 __all__ = ["open_training_pixels", "open_validation_pixels"]
 
@@ -21,8 +21,8 @@ def open_training_pixels(
     *,
     progress: Progress = SILENT,
     folder: Path | None = None,
-) -> PixelCache | PictureCache:
-    """Give whole pictures where the recipe draws patches, else its inputs.
+) -> PixelCache | ImageCache:
+    """Give whole images where the recipe draws patches, else its inputs.
 
     Args:
         records: what to learn from.
@@ -37,7 +37,7 @@ def open_training_pixels(
     """
     preprocessing = recipe.input.preprocessing().as_trained()
     if recipe.draws_patches:
-        return open_pictures(records, rule, preprocessing, progress=progress, folder=folder)
+        return open_images(records, rule, preprocessing, progress=progress, folder=folder)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from binseg.structures import Ring, Shape
+from binseg.types import Ring, Shape
 
 __all__ = ["rasterise"]
 
@@ -15,7 +15,7 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
 
     Coordinates are (x, y) in pixels with (0, 0) at the outer corner of the first pixel, so that
     the centre of row 0, column 0 is (0.5, 0.5). Within one shape the even-odd rule holds: a ring
-    inside a ring is a hole. What reaches past the picture is cut off.
+    inside a ring is a hole. What reaches past the image is cut off.
 
     >>> square = Shape(rings=(((1.0, 0.0), (3.0, 0.0), (3.0, 2.0), (1.0, 2.0)),))
     >>> rasterise([square], 2, 4).astype(int).tolist()
@@ -49,7 +49,7 @@ def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) 
     rows = first[edge] + np.arange(len(edge)) - starts
     x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
     columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    # Only the shape's own box is worked on: many small objects in a large picture stay cheap.
+    # Only the shape's own box is worked on: many small objects in a large image stay cheap.
     top, left, box_height, box_width = rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns)
     where = (rows - top) * (box_width + 1) + columns - left
     toggles = np.bincount(where, minlength=box_height * (box_width + 1))

@@ -1,25 +1,25 @@
-"""A record becomes a sample: the picture's pixels, its truth, and which pixels count."""
+"""A record becomes a sample: the image's pixels, its truth, and which pixels count."""
 
 import numpy as np
 
 from binseg.data.masks import MaskRule
 from binseg.data.polygons import rasterise
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 from binseg.imageio import read_image, read_labels
-from binseg.structures import Record, Sample
+from binseg.types import Record, Sample
 
 __all__ = ["read_sample"]
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
-    """Read one record's picture and truth at their own size.
+    """Read one record's image and truth at their own size.
 
     Args:
         record: where they are.
         rule: how the values of its mask are read.
 
     Raises:
-        PictureError: a file that can't be read, a mask of another size than its picture, or a
+        ImageError: a file that can't be read, a mask of another size than its image, or a
             mask value that the rule doesn't know; the text names the file.
     """
     image_HWC = read_image(record.image_path, page=record.page)
@@ -36,11 +36,11 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         labels = read_labels(path, page=record.page)
         if labels.shape[:2] != (height, width):
             sizes = _sizes_differ(record, labels.shape[:2], (height, width))
-            raise PictureError(f"{path}{page}: {sizes}")
+            raise ImageError(f"{path}{page}: {sizes}")
         try:
             marked_HW, counts_HW = rule.apply(labels)
-        except PictureError as error:
-            raise PictureError(f"{path}{page}: {error}") from None
+        except ImageError as error:
+            raise ImageError(f"{path}{page}: {error}") from None
         mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
 
@@ -48,9 +48,9 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
 def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
     text = (
         f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), but its "
-        f"picture {record.image_path.name} is {of_image[0]}x{of_image[1]}"
+        f"image {record.image_path.name} is {of_image[0]}x{of_image[1]}"
     )
     if of_mask == of_image[::-1]:
-        # Cameras store a turned picture with an EXIF note; drawing tools often drop that note.
+        # Cameras store a turned image with an EXIF note; drawing tools often drop that note.
         return f"{text}; one of them is turned: does only one carry an EXIF orientation?"
     return f"{text}; make them the same size (masks without interpolation)"

@@ -1,4 +1,4 @@
-"""Which pictures train, which choose the model, which test it; groups are never torn apart.
+"""Which images train, which choose the model, which test it; groups are never torn apart.
 
 A record without a split is left out on purpose: a page of a stack in the gap between two splits.
 """
@@ -17,7 +17,7 @@ from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import SPLITS, Dataset, counted, name_some
 from binseg.errors import DataError
 from binseg.storage import write_text
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 __all__ = ["assign_splits", "parse_split", "read_contents", "read_split", "write_split"]
 
@@ -29,7 +29,7 @@ _OTHER_NAMES: Mapping[str, Split] = {
     "testing": "test",
 }
 _LEFT_OUT = "none"
-"""What a split file says of a picture in no split."""
+"""What a split file says of an image in no split."""
 
 
 def parse_split(name: str) -> Split | None:
@@ -162,7 +162,7 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
         )
     if missing:
         raise DataError(
-            f"{dataset.root}: {counted(len(missing), 'picture has', 'pictures have')} no split "
+            f"{dataset.root}: {counted(len(missing), 'image has', 'images have')} no split "
             f"while others have one "
             f"({name_some(missing)}); give each one, or use data.split.method: ratio"
         )
@@ -185,7 +185,7 @@ def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split | None], s
     missing = sorted(ids - split_of.keys())
     if missing:
         raise DataError(
-            f"{path}: has no line for {len(missing)} of {len(ids)} pictures of {dataset.root} "
+            f"{path}: has no line for {len(missing)} of {len(ids)} images of {dataset.root} "
             f"({name_some(missing)}); is it the split of this data?"
         )
     strange = sorted(split_of.keys() - ids)
@@ -201,7 +201,7 @@ def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], s
     members = _groups(free, seed=config.seed)
     if len(members) < config.folds:
         raise DataError(
-            f"{dataset.root}: {len(members)} groups of pictures can't make {config.folds} folds; "
+            f"{dataset.root}: {len(members)} groups of images can't make {config.folds} folds; "
             "use a smaller data.split.folds"
         )
     goals = [len(free) / config.folds] * config.folds
@@ -218,7 +218,7 @@ def _by_ratio(
     members = _groups(records, seed=seed)
     if len(members) < 2:
         raise DataError(
-            f"{len(members)} group of pictures can't be split into train and val; at least 2 are "
+            f"{len(members)} group of images can't be split into train and val; at least 2 are "
             "needed, and 3 for a test (groups stay whole)"
         )
     if len(members) == 2:
@@ -242,7 +242,7 @@ def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> 
     names = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
     if len(members) < len(names):
         raise DataError(
-            f"{len(members)} groups of pictures can't be split into {', '.join(names)}; groups "
+            f"{len(members)} groups of images can't be split into {', '.join(names)}; groups "
             "stay whole: lower data.page_group"
         )
     groups = list(members.values())
@@ -331,7 +331,7 @@ def _groups(records: Iterable[Record], *, seed: int) -> list[list[Record]]:
 
 
 def _group(record: Record) -> str:
-    # A picture without a group is alone in its own; the mark keeps it apart from named groups.
+    # An image without a group is alone in its own; the mark keeps it apart from named groups.
     return f"group {record.group}" if record.group is not None else f"id {record.id}"
 
 
@@ -345,7 +345,7 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
         raise DataError(
             f"{root}: {counted(len(torn), 'group is', 'groups are')} in more than one split "
             f"({name_some(torn)}); a group "
-            "holds pictures that resemble one another and must stay in one"
+            "holds images that resemble one another and must stay in one"
         )
 
 

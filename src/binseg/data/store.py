@@ -1,8 +1,8 @@
-"""Decoded pixels on disk: a run decodes each picture once, however many epochs follow.
+"""Decoded pixels on disk: a run decodes each image once, however many epochs follow.
 
 A store is a folder of uint8 `.npy` files that are mapped into memory; its `Layout` says what is in
-them (`cache`: inputs of one size, `pictures`: whole pictures). The folder's name is a hash of the
-pictures' and masks' bytes, of the mask rule, of the preprocessing and of the layout, so that a
+them (`cache`: inputs of one size, `images`: whole images). The folder's name is a hash of the
+images' and masks' bytes, of the mask rule, of the preprocessing and of the layout, so that a
 changed file or setting never meets old pixels. It is written as a stream into a folder beside its
 final name and renamed when whole: a full disk is an error when it happens, not a crash when a
 mapped page can't be written, and half a store is never used.
@@ -28,19 +28,19 @@ from binseg.data.dataset import spread
 from binseg.data.eviction import cache_limit, evict, hold
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
-from binseg.errors import DataError, OutputError, PictureError
+from binseg.errors import DataError, ImageError, OutputError
 from binseg.imageio import probe
 from binseg.progress import SILENT, Progress, track
-from binseg.structures import Preprocessing, Record
+from binseg.types import Preprocessing, Record
 
 __all__ = ["FACTS", "INPUTS", "TARGETS", "Layout", "map_pixels", "open_store", "write_header"]
 
 MAX_NAMED = 10
 """How many unreadable records one message names."""
 PROBED = 50
-"""Pictures whose headers tell how large they are."""
+"""Images whose headers tell how large they are."""
 DECODED_PIXELS = 100_000_000
-"""Of all pictures that are decoded at one moment."""
+"""Of all images that are decoded at one moment."""
 INPUTS, TARGETS, FACTS = "inputs.npy", "targets.npy", "facts.json"
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def open_store(
     """
     if not records:
         raise DataError(
-            "no pictures to train or validate on: the split is empty; check its ratios or file"
+            "no images to train or validate on: the split is empty; check its ratios or file"
         )
     limit = cache_limit()
     home = (storage.cache_dir() if folder is None else folder) / "pixels"
@@ -257,12 +257,12 @@ def _decoded(
             pixels = layout.decode(
                 sample.image_HWC, sample.mask_HW, sample.valid_HW, index=index, name=name
             )
-        except PictureError as problem:
+        except ImageError as problem:
             return index, None, str(problem)
         return index, pixels, ""
 
     rows = _map_in_order(decode, enumerate(records), num_threads=_num_decoders(records))
-    labelled = track(rows, progress=progress, label="decoding pictures", total=len(records))
+    labelled = track(rows, progress=progress, label="decoding images", total=len(records))
     for index, pixels, failure in labelled:
         if pixels is None:
             failures.append(failure)
@@ -271,10 +271,10 @@ def _decoded(
 
 
 def _num_decoders(records: Sequence[Record]) -> int:
-    """Threads for pictures of this size: a few huge ones at a time would fill the memory."""
+    """Threads for images of this size: a few huge ones at a time would fill the memory."""
     most = 1
     for record in spread(records, PROBED):
-        with contextlib.suppress(PictureError):  # decoding will name it
+        with contextlib.suppress(ImageError):  # decoding will name it
             info = probe(record.image_path)
             most = max(most, info.height * info.width)
     return max(1, min(_num_threads(), DECODED_PIXELS // most))

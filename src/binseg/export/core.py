@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from binseg.backends.openvino_backend import import_openvino
 from binseg.errors import MissingExtraError
-from binseg.structures import Preprocessing
+from binseg.inference.runtimes.openvino_backend import import_openvino
+from binseg.types import Preprocessing
 
 __all__ = ["OPSET", "core_onnx", "require", "to_onnx"]
 
@@ -35,7 +35,7 @@ def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
     """
     height, width = preprocessing.height, preprocessing.width
     axes = {0: "num"}
-    if preprocessing.fit == "tile":
+    if preprocessing.resize == "tile":
         width += 32  # unequal, so that tracing takes neither for the other
         axes |= {2: "height", 3: "width"}
     return to_onnx(

@@ -1,4 +1,4 @@
-"""One file for each runtime, with card, threshold, golden sample and proof inside.
+"""One file for each runtime, with card, threshold, reference sample and proof inside.
 
     NAME.onnx           ONNX; onnxruntime, OpenVINO and others open it by its path
     NAME.openvino.zip   OpenVINO's own form, which is two files, stored in one zip
@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Num
 
-from binseg.backends.openvino_backend import openvino_core
 from binseg.errors import BundleError, UsageError
 from binseg.export.core import require, to_onnx
 from binseg.export.proof import Answer
 from binseg.export.raw import RawPixels, example_size
+from binseg.inference.runtimes.openvino_backend import openvino_core
 
 __all__ = ["SUFFIXES", "TARGETS", "Facts", "Made", "make_file", "open_file", "tell_input"]
 
 TARGETS = ("onnx", "openvino", "torch")
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 PREFIX = "binseg."
-_KEYS = ("card", "threshold", "input", "proof", "golden")
+_KEYS = ("card", "threshold", "input", "proof", "reference")
 _DYNAMIC = {0: "num", 1: "height", 2: "width"}
 
 
@@ -59,19 +59,19 @@ class Facts:
     input: dict[str, Any]
     """What it takes and gives, in words (`tell_input`)."""
     proof: dict[str, Any]
-    golden_HWC: Num[np.ndarray, "H W C"]
-    golden_HW: Float32[np.ndarray, "H W"]
+    reference_HWC: Num[np.ndarray, "H W C"]
+    reference_HW: Float32[np.ndarray, "H W"]
 
     def as_text(self) -> dict[str, str]:
         """All of it as strings by name, which is what metadata of all runtimes holds."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, picture=self.golden_HWC, probability=self.golden_HW)
+        np.savez_compressed(buffer, image=self.reference_HWC, probability=self.reference_HW)
         return {
             f"{PREFIX}card": json.dumps(self.card),
             f"{PREFIX}threshold": repr(self.threshold),
             f"{PREFIX}input": json.dumps(self.input),
             f"{PREFIX}proof": json.dumps(self.proof),
-            f"{PREFIX}golden": base64.b64encode(buffer.getvalue()).decode("ascii"),
+            f"{PREFIX}reference": base64.b64encode(buffer.getvalue()).decode("ascii"),
         }
 
     @classmethod
@@ -82,9 +82,9 @@ class Facts:
             BundleError: something is missing or damaged.
         """
         try:
-            data = base64.b64decode(text[f"{PREFIX}golden"])
-            with np.load(io.BytesIO(data), allow_pickle=False) as golden:
-                picture, probability = golden["picture"], golden["probability"]
+            data = base64.b64decode(text[f"{PREFIX}reference"])
+            with np.load(io.BytesIO(data), allow_pickle=False) as reference:
+                image, probability = reference["image"], reference["probability"]
             card, told, proof = (
                 json.loads(text[f"{PREFIX}{key}"]) for key in ("card", "input", "proof")
             )
@@ -93,15 +93,15 @@ class Facts:
             raise _damaged(name, problem) from None
         if not all(isinstance(one, dict) for one in (card, told, proof)):
             raise _damaged(name, "its facts are of other types")
-        if picture.ndim != 3 or picture.shape[:2] != probability.shape:
-            raise _damaged(name, "its golden sample is of odd shapes")
+        if image.ndim != 3 or image.shape[:2] != probability.shape:
+            raise _damaged(name, "its reference sample is of odd shapes")
         return cls(
             card=card,
             threshold=threshold,
             input=told,
             proof=proof,
-            golden_HWC=picture,
-            golden_HW=probability,
+            reference_HWC=image,
+            reference_HW=probability,
         )
 
 
@@ -110,7 +110,7 @@ def tell_input(raw: RawPixels) -> dict[str, Any]:
     shape = raw.shape
     ranges = {"uint8": [0, 255], "float32": [0, 1] if shape.intensity == "dtype" else "any"}
     how = {
-        "squash": f"resized to {shape.width}x{shape.height} inside, and back",
+        "stretch": f"resized to {shape.width}x{shape.height} inside, and back",
         "pad": f"fitted into {shape.width}x{shape.height} with its aspect kept, and back",
         "tile": "computed as a whole, not in tiles; mirrored at the edges to a multiple of 32",
     }
@@ -123,7 +123,7 @@ def tell_input(raw: RawPixels) -> dict[str, Any]:
             "sizes": "any",
         },
         "probability": {"type": "float32", "axes": "num, height, width"},
-        "how": how[shape.fit],
+        "how": how[shape.resize],
     }
 
 
@@ -237,7 +237,7 @@ def _zip_of_ir(data: bytes, text: Mapping[str, str]) -> bytes:
 
 
 def _torch(raw: RawPixels, example: torch.Tensor) -> Made:
-    # Below this the scaled picture would be one pixel, which torch.export takes for a constant.
+    # Below this the scaled image would be one pixel, which torch.export takes for a constant.
     least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
     sides = {
         axis: torch.export.Dim(name, min=1 if axis == 0 else least, max=65536)

@@ -1,4 +1,4 @@
-"""Does a file answer like the model that it was made of? Measured on pictures, never assumed."""
+"""Does a file answer like the model that it was made of? Measured on images, never assumed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Num
 __all__ = ["LIMITS", "Answer", "Limits", "Proof", "prove"]
 
 Answer = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
-"""Pixels to the probability of foreground, of the picture's size."""
+"""Pixels to the probability of foreground, of the image's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Limits:
     difference: float
     """Of any pixel's probability."""
     agreement: float
-    """Least IoU of the two masks, over all pictures together."""
+    """Least IoU of the two masks, over all images together."""
     agreement_alone: float
     """The same where no truth is known, so that nothing else tells."""
     dice_change: float
@@ -38,12 +38,12 @@ LIMITS = {
 resized: beside binseg's own prediction, whose resize (Pillow, in whole numbers) differs from that
 inside a graph by a level of 255 here and there, which pixels at an outline feel.
 whole: beside binseg's own prediction in tiles, which see less of the surroundings than a graph that
-computes the whole picture at once."""
+computes the whole image at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """How two runtimes' answers to the same pictures differ."""
+    """How two runtimes' answers to the same images differ."""
 
     runtime: str
     precision: str
@@ -51,13 +51,13 @@ class Proof:
     beside: str
     """What it was compared with."""
     limits: Limits
-    num_pictures: int
+    num_images: int
     largest_difference: float
     mean_difference: float
     agreement: float
-    """IoU of the two masks, pixels of all pictures together; 1 where both are empty."""
+    """IoU of the two masks, pixels of all images together; 1 where both are empty."""
     dice_change: float | None
-    """Of the mean over pictures with truth; None without truth."""
+    """Of the mean over images with truth; None without truth."""
 
     @property
     def passed(self) -> bool:
@@ -78,7 +78,7 @@ class Proof:
 def prove(
     reference: Answer,
     candidate: Answer,
-    pictures: Sequence[Num[np.ndarray, "H W C"]],
+    images: Sequence[Num[np.ndarray, "H W C"]],
     *,
     threshold: float,
     runtime: str,
@@ -87,24 +87,24 @@ def prove(
     limits: Limits,
     truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
 ) -> Proof:
-    """Compare two runtimes on pictures.
+    """Compare two runtimes on images.
 
     Args:
         reference: the answer that counts.
         candidate: the one to be proven.
-        pictures: of any sizes.
+        images: of any sizes.
         threshold: of the masks that are compared.
         runtime: name of the candidate.
         precision: that it computes in.
         beside: name of the reference.
         limits: that it must keep.
-        truths: a mask for each picture, or None; none at all if left out.
+        truths: a mask for each image, or None; none at all if left out.
     """
-    assert pictures, "nothing is proven by no pictures"
-    known = list(truths) or [None] * len(pictures)
+    assert images, "nothing is proven by no images"
+    known = list(truths) or [None] * len(images)
     largest, total, num_pixels, both, either = 0.0, 0.0, 0, 0, 0
     changes: list[float] = []
-    for image_HWC, truth_HW in zip(pictures, known, strict=True):
+    for image_HWC, truth_HW in zip(images, known, strict=True):
         ours_HW, theirs_HW = reference(image_HWC), candidate(image_HWC)
         difference_HW = np.abs(ours_HW.astype(np.float64) - theirs_HW)
         largest = max(largest, float(difference_HW.max()))
@@ -120,7 +120,7 @@ def prove(
         precision=precision,
         beside=beside,
         limits=limits,
-        num_pictures=len(pictures),
+        num_images=len(images),
         largest_difference=largest,
         mean_difference=total / num_pixels,
         agreement=both / either if either else 1.0,

@@ -1,4 +1,4 @@
-"""8-bit whole numbers inside a network, calibrated on real pictures."""
+"""8-bit whole numbers inside a network, calibrated on real images."""
 
 import logging
 import tempfile
@@ -23,7 +23,7 @@ def quantise(
 
     Args:
         model: float32 ONNX.
-        samples: inputs as the model takes them, from validation pictures.
+        samples: inputs as the model takes them, from validation images.
         name: of the model's input.
         kept: names of nodes that stay in floats.
 

@@ -1,6 +1,6 @@
 """Preprocessing and its inverse inside the network: raw pixels of any size in, probability out.
 
-A resize is two matrix products whose matrices are computed from the picture's size inside the
+A resize is two matrix products whose matrices are computed from the image's size inside the
 graph: the triangle filter of Pillow's antialiased bilinear resize, which no runtime's own operator
 equals.
 """
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from binseg.errors import UsageError
 from binseg.export.pixels import Pixels
-from binseg.structures import Preprocessing
+from binseg.types import Preprocessing
 
 __all__ = ["RawPixels", "example_size", "multiple_of"]
 
 _STRIDE = 32
-"""Whole pictures are brought to multiples of this, the coarsest grid of the zoo's networks."""
+"""Whole images are brought to multiples of this, the coarsest grid of the zoo's networks."""
 _PERCENTILES = (0.005, 0.995)
 
 # A size, as Python knows it; a symbol or a tensor while it is traced.
@@ -26,14 +26,14 @@ Size = Any
 
 
 class RawPixels(nn.Module):
-    """A network that takes pictures as they are.
+    """A network that takes images as they are.
 
     `forward` takes pixels (N, H, W, C) and gives the probability (N, H, W) that binseg's own
-    prediction gives. A model of tiles runs over the whole picture at once: it is mirrored at its
-    right and lower edge to a multiple of 32, a picture smaller than a tile on all sides to a tile.
+    prediction gives. A model of tiles runs over the whole image at once: it is mirrored at its
+    right and lower edge to a multiple of 32, an image smaller than a tile on all sides to a tile.
 
     Args:
-        network: normalised inputs to logits; must take any size where `fit` is tile.
+        network: normalised inputs to logits; must take any size where `resize` is tile.
         preprocessing: of the bundle.
         temperature: of the bundle.
         pixels: uint8, or float32: 0 to 1 where `intensity` is dtype, any numbers otherwise.
@@ -65,53 +65,53 @@ class RawPixels(nn.Module):
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
         """Give the probability of foreground, (N, H, W)."""
-        picture_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float()
+        image_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float()
         if self.shape.intensity == "percentile":
-            picture_NCHW = _stretched(picture_NCHW)
+            image_NCHW = _stretched(image_NCHW)
         elif self.pixels == "float32":
-            picture_NCHW = torch.clamp(picture_NCHW, 0.0, 1.0) * 255.0
-        if self.shape.fit == "tile":
-            return self._whole(picture_NCHW)
-        return self._fitted(picture_NCHW)
+            image_NCHW = torch.clamp(image_NCHW, 0.0, 1.0) * 255.0
+        if self.shape.resize == "tile":
+            return self._whole(image_NCHW)
+        return self._fitted(image_NCHW)
 
     def _probability(self, input_NChw: Tensor) -> Tensor:
         normalised = (input_NChw / 255.0 - self.mean) / self.std
         return torch.sigmoid(self.network(normalised)[:, 0] / self.temperature)
 
-    def _resized(self, picture_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    def _resized(self, image_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
         """Resize to bytes, rounding where Pillow does."""
         if self.pixels == "uint8" and self.shape.intensity == "dtype":
-            # 8-bit pictures: across first, then down, halves up after each.
-            out = torch.floor(torch.matmul(picture_NCHW, across.transpose(0, 1)) + 0.5)
+            # 8-bit images: across first, then down, halves up after each.
+            out = torch.floor(torch.matmul(image_NCHW, across.transpose(0, 1)) + 0.5)
             return torch.floor(torch.matmul(down, out) + 0.5)
-        out = torch.matmul(down, torch.matmul(picture_NCHW, across.transpose(0, 1)))
+        out = torch.matmul(down, torch.matmul(image_NCHW, across.transpose(0, 1)))
         return torch.round(out)
 
-    def _fitted(self, picture_NCHW: Tensor) -> Tensor:
-        """Squash or pad: the whole picture in one input."""
-        tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
+    def _fitted(self, image_NCHW: Tensor) -> Tensor:
+        """Stretch or pad: the whole image in one input."""
+        tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         height, width = self.shape.height, self.shape.width
         rows, columns = self._target(tall, wide)
         across, down = _resizing(wide, width, columns), _resizing(tall, height, rows)
-        probability_Nhw = self._probability(self._resized(picture_NCHW, across, down))
+        probability_Nhw = self._probability(self._resized(image_NCHW, across, down))
         return _restored(
             probability_Nhw, _restoring(wide, width, columns), _restoring(tall, height, rows)
         )
 
-    def _whole(self, picture_NCHW: Tensor) -> Tensor:
-        """Tiles: the whole picture through the network at once, without any."""
-        tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
+    def _whole(self, image_NCHW: Tensor) -> Tensor:
+        """Tiles: the whole image through the network at once, without any."""
+        tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         scaled = self.shape.scale != 1.0
         if scaled:
             high = _scaled(tall, self.shape.height, self.shape.scale)
             broad = _scaled(wide, self.shape.width, self.shape.scale)
             rows, columns = (torch.zeros(()), _number(high)), (torch.zeros(()), _number(broad))
             input_NChw = self._resized(
-                picture_NCHW, _resizing(wide, broad, columns), _resizing(tall, high, rows)
+                image_NCHW, _resizing(wide, broad, columns), _resizing(tall, high, rows)
             )
         else:
             high, broad = tall, wide
-            input_NChw = torch.round(picture_NCHW)
+            input_NChw = torch.round(image_NCHW)
         multiple = multiple_of(self.network)
         largest = self.shape.largest_tile
         top, from_rows = _mirrored(high, self.shape.height, multiple, largest)
@@ -127,13 +127,13 @@ class RawPixels(nn.Module):
     def _target(
         self, tall: Size, wide: Size
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """First row and number of rows that the picture takes in the input; likewise columns."""
+        """First row and number of rows that the image takes in the input; likewise columns."""
         height, width = (
             torch.tensor(float(self.shape.height)),
             torch.tensor(float(self.shape.width)),
         )
         zero = torch.zeros(())
-        if self.shape.fit == "squash":
+        if self.shape.resize == "stretch":
             return (zero, height), (zero, width)
         tall_, wide_ = _number(tall), _number(wide)
         factor = torch.minimum(height / tall_, width / wide_)
@@ -145,7 +145,7 @@ class RawPixels(nn.Module):
 
 
 def multiple_of(network: nn.Module) -> int:
-    """What the sides of a whole picture are brought to a multiple of."""
+    """What the sides of a whole image are brought to a multiple of."""
     strides = getattr(getattr(network, "encoder", None), "strides", (1,))
     return math.lcm(_STRIDE, strides[-1], getattr(network, "multiple", 1))
 
@@ -153,10 +153,10 @@ def multiple_of(network: nn.Module) -> int:
 def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int, int]:
     """Height and width to trace with: unequal, so that no size hides another.
 
-    Traced branches on sizes stay as the example took them; for whole pictures, each of their maps
+    Traced branches on sizes stay as the example took them; for whole images, each of their maps
     is larger than a pixel.
     """
-    if preprocessing.fit != "tile":
+    if preprocessing.resize != "tile":
         return 37, 53
     multiple = multiple_of(network)
     return (
@@ -165,19 +165,19 @@ def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int,
     )
 
 
-def _stretched(picture_NCHW: Tensor) -> Tensor:
-    """The 0.5th to the 99.5th percentile of each picture's values as 0 to 255."""
-    ordered = torch.sort(picture_NCHW.flatten(1), dim=1).values
-    tall, wide = picture_NCHW.shape[2], picture_NCHW.shape[3]
-    last = _number(tall) * _number(wide) * picture_NCHW.shape[1] - 1
+def _stretched(image_NCHW: Tensor) -> Tensor:
+    """The 0.5th to the 99.5th percentile of each image's values as 0 to 255."""
+    ordered = torch.sort(image_NCHW.flatten(1), dim=1).values
+    tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
+    last = _number(tall) * _number(wide) * image_NCHW.shape[1] - 1
     least, largest = ordered[:, :1], ordered[:, -1:]
     low, high = (_at(ordered, last * share, last) for share in _PERCENTILES)
     differ = low < high
     low = torch.where(differ, low, least)[:, :, None, None]
     high = torch.where(differ, high, largest)[:, :, None, None]
     span = torch.where(low < high, high - low, torch.ones(()))
-    # A picture of one value becomes 0, since it equals its least.
-    return torch.clamp((picture_NCHW - low) / span, 0.0, 1.0) * 255.0
+    # An image of one value becomes 0, since it equals its least.
+    return torch.clamp((image_NCHW - low) / span, 0.0, 1.0) * 255.0
 
 
 def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def _scaled(num: Size, into: int, scale: float) -> Size:
 
 
 def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, Tensor]:
-    """Where the picture begins in its surroundings, and which of its pixels each of them is.
+    """Where the image begins in its surroundings, and which of its pixels each of them is.
 
     As `geometry.plan` does it: what is one tile lies in its middle, larger begins at 0.
     """
@@ -223,7 +223,7 @@ def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, 
 
 
 def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """The matrix (size, num) from a picture's line to the input's; zeros outside the target."""
+    """The matrix (size, num) from an image's line to the input's; zeros outside the target."""
     first, taken = target
     scale = _number(num) / taken
     at = torch.arange(size, dtype=torch.float32) - first
@@ -233,7 +233,7 @@ def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """The matrix (num, size) from the input's line back to the picture's."""
+    """The matrix (num, size) from the input's line back to the image's."""
     first, taken = target
     scale = taken / _number(num)
     at = _centres(size) - first
@@ -243,7 +243,7 @@ def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """The maps at the picture's size, within [0, 1]."""
+    """The maps at the image's size, within [0, 1]."""
     out = torch.matmul(down, torch.matmul(maps_Nhw, across.transpose(0, 1)))
     return torch.clamp(out, 0.0, 1.0)
 

@@ -3,10 +3,10 @@
     reading.py   the public readers: a file, bytes or a Pillow image becomes an array
     raster.py    JPEG, PNG, WebP, BMP and still GIF
     tiff.py      TIFF: pages, many channels, 16 and 32 bits
-    pixels.py    what the decoders share: facts of a picture, limits, turning, broken files
-    windows.py   pictures of any size, read window by window (pieces.py, zarr_folders.py)
+    pixels.py    what the decoders share: facts of an image, limits, turning, broken files
+    windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
     tiled.py     results of any size, written tile by tile
-    writing.py   masks, pictures and probabilities to files
+    writing.py   masks, images and probabilities to files
 
 What a file holds decides how it is read, never its name.
 """
@@ -17,9 +17,9 @@ from binseg.imageio.metadata import (
     read_georeference,
     read_pixel_size,
 )
-from binseg.imageio.pixels import MAX_PIXELS, PictureInfo
+from binseg.imageio.pixels import MAX_PIXELS, ImageInfo
 from binseg.imageio.reading import (
-    PICTURE_SUFFIXES,
+    IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
     from_pil,
@@ -44,8 +44,8 @@ from binseg.imageio.windows import (
 )
 from binseg.imageio.writing import (
     Facts,
+    encode_image,
     encode_mask,
-    encode_picture,
     encode_probability,
     read_facts,
     write_bands,
@@ -57,20 +57,20 @@ from binseg.imageio.writing import (
 from binseg.imageio.zarr_folders import is_zarr
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "PICTURE_SUFFIXES",
     "TIFF_SUFFIXES",
     "WINDOW_PIXELS",
     "Facts",
     "Georeference",
-    "PictureInfo",
+    "ImageInfo",
     "PixelSize",
     "TiledPage",
     "Windows",
     "decode_image",
     "decode_tiles",
+    "encode_image",
     "encode_mask",
-    "encode_picture",
     "encode_probability",
     "encode_tiles",
     "from_pil",

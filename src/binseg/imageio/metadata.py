@@ -1,4 +1,4 @@
-"""What picture files say about the world: the size of a pixel, the place on a map."""
+"""What image files say about the world: the size of a pixel, the place on a map."""
 
 import re
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class PixelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Georeference:
-    """Where a picture lies on a map."""
+    """Where an image lies on a map."""
 
     transform: tuple[float, float, float, float, float, float]
     """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, for pixel corners."""
@@ -124,7 +124,7 @@ def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
 
 
 def read_georeference(path: Path) -> Georeference | None:
-    """Read a GeoTIFF's tags, or the world file beside a picture; None where there are none."""
+    """Read a GeoTIFF's tags, or the world file beside an image; None where there are none."""
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]

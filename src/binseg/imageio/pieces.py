@@ -10,7 +10,7 @@ import numpy as np
 import tifffile
 from jaxtyping import Shaped
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 
 __all__ = ["Cache", "Pieces"]
 
@@ -55,10 +55,10 @@ class Pieces:
         cache: shared by all pages of a file.
         key: tells the page's pieces in the cache from those of others.
         skip: bytes from the page's first pixel to those that are meant (ImageJ's large stacks have
-            the tags of the first picture alone).
+            the tags of the first image alone).
 
     Raises:
-        PictureError: the page is packed in pieces that are too large to unpack.
+        ImageError: the page is packed in pieces that are too large to unpack.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Pieces:
         """Whether its rows lie in the file as they are in memory."""
         piece = self._length * self._across * self._samples * self._dtype.itemsize
         if not self.is_plain and piece > _LARGEST_PIECE:
-            raise PictureError(
+            raise ImageError(
                 f"{name}: packed in pieces of {piece / 1e9:,.1f} GB, which can't be read by "
                 "windows; save it in tiles of 256 x 256 to 1024 x 1024"
             )

@@ -1,4 +1,4 @@
-"""What all decoders share: the facts of a picture, size limits, turning, and broken files."""
+"""What all decoders share: the facts of an image, size limits, turning, and broken files."""
 
 import io
 import struct
@@ -12,12 +12,12 @@ from jaxtyping import Num, Shaped
 from PIL import Image, UnidentifiedImageError
 from tifffile import TiffFileError
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 
 __all__ = [
     "MAX_PIXELS",
     "Handle",
-    "PictureInfo",
+    "ImageInfo",
     "broken_files",
     "check_size",
     "finite_float32",
@@ -31,13 +31,13 @@ Handle = io.BufferedReader | io.BytesIO
 """An open file, or one in memory."""
 
 MAX_PIXELS = 400_000_000
-"""Largest picture that is read whole; a small file can claim any size and fill the memory."""
+"""Largest image that is read whole; a small file can claim any size and fill the memory."""
 MAX_BYTES = 6 * MAX_PIXELS
-"""Largest decoded picture in memory: MAX_PIXELS of 16-bit colour."""
+"""Largest decoded image in memory: MAX_PIXELS of 16-bit colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureInfo:
+class ImageInfo:
     """What a file's header says, in terms of what `read_image` will give."""
 
     height: int
@@ -86,26 +86,26 @@ def broken_files(name: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise PictureError(f"{name}: too large for this machine's memory; cut it up") from error
+        raise ImageError(f"{name}: too large for this machine's memory; cut it up") from error
     except _BROKEN as error:
         reason = one_line(error)[:160] or type(error).__name__
-        raise PictureError(
+        raise ImageError(
             f"{name}: the file is damaged or cut off ({reason}); get it anew or leave it out"
         ) from error
 
 
 def check_size(name: str, *, height: int, width: int, channels: int, itemsize: int) -> None:
-    """Refuse pictures without pixels, and those that would fill the memory, before decoding."""
+    """Refuse images without pixels, and those that would fill the memory, before decoding."""
     if height <= 0 or width <= 0 or channels <= 0:
-        raise PictureError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
+        raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
     if height * width > MAX_PIXELS:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {width} x {height} pixels are {height * width / 1e6:,.0f} megapixels; up to "
             f"{MAX_PIXELS / 1e6:,.0f} are read at once, cut it into pieces"
         )
     num_bytes = height * width * channels * itemsize
     if num_bytes > MAX_BYTES:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {width} x {height} pixels of {channels} channels take "
             f"{num_bytes / 1e9:,.1f} GB; up to {MAX_BYTES / 1e9:,.1f} GB are read at once, "
             "cut it into pieces"
@@ -117,7 +117,7 @@ def finite_float32(values: Num[np.ndarray, "..."], *, name: str) -> Num[np.ndarr
     with np.errstate(over="ignore"):
         as_float = values.astype(np.float32, copy=False)
     if not np.isfinite(as_float).all():
-        raise PictureError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
+        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
     return as_float
 
 

@@ -15,10 +15,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 from binseg.imageio.pixels import (
     Handle,
-    PictureInfo,
+    ImageInfo,
     check_size,
     finite_float32,
     orientation_of_exif,
@@ -61,24 +61,24 @@ class Raster:
 
     name: str
     handle: Handle
-    picture: ImageFile.ImageFile
+    pil_image: ImageFile.ImageFile
     format: str
     bits: int
     """Bits a sample; looked at for PNG alone, 8 elsewhere."""
     orientation: int
 
-    def info(self) -> PictureInfo:
-        """The facts of the picture as `image` gives it."""
-        width, height = self.picture.size
+    def info(self) -> ImageInfo:
+        """The facts of the image as `image` gives it."""
+        width, height = self.pil_image.size
         if swaps_sides(self.orientation):
             height, width = width, height
-        channels, dtype = _GIVEN.get(self.picture.mode, (3, "uint8"))
-        return PictureInfo(
+        channels, dtype = _GIVEN.get(self.pil_image.mode, (3, "uint8"))
+        return ImageInfo(
             height=height,
             width=width,
             channels=channels,
             dtype="uint16" if self.bits == 16 else dtype,
-            mode=self.picture.mode,
+            mode=self.pil_image.mode,
             format=self.format,
             num_pages=1,
             turned=self.orientation != 1,
@@ -87,7 +87,7 @@ class Raster:
     def image(self) -> Num[np.ndarray, "H W C"]:
         """The pixels, turned."""
         fast = self._fast()
-        pixels = image_of(self.picture, name=self.name) if fast is None else fast
+        pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
     def labels(self) -> Shaped[np.ndarray, "H W ..."]:
@@ -96,8 +96,8 @@ class Raster:
         if fast is not None:
             pixels = fast[:, :, 0] if fast.shape[2] == 1 else fast
         else:
-            pixels = labels_of(self.picture, name=self.name)
-            if self.format == "PNG" and self.picture.mode == "L" and self.bits < 8:
+            pixels = labels_of(self.pil_image, name=self.name)
+            if self.format == "PNG" and self.pil_image.mode == "L" and self.bits < 8:
                 # Pillow stretches 2 and 4 bits to 0..255; labels are the numbers in the file.
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
         return turn(pixels, self.orientation)
@@ -110,10 +110,10 @@ class Raster:
         """
         if self.format == "PNG" and self.bits == 16:
             pixels = imagecodecs.png_decode(_only_pixels(self._bytes()))
-        elif self.format == "JPEG" and self.picture.mode in ("L", "RGB"):
+        elif self.format == "JPEG" and self.pil_image.mode in ("L", "RGB"):
             data = self._bytes()
             if not data.endswith(b"\xff\xd9"):
-                # Cut off, or something follows the picture. This decoder would fill the missing
+                # Cut off, or something follows the image. This decoder would fill the missing
                 # part with grey and say nothing; Pillow's tells the two apart.
                 return None
             pixels = imagecodecs.jpeg8_decode(data)
@@ -128,7 +128,7 @@ class Raster:
         self.handle.seek(0)
         data = self.handle.read(_MAX_FILE_BYTES + 1)
         if len(data) > _MAX_FILE_BYTES:
-            raise PictureError(
+            raise ImageError(
                 f"{self.name}: larger than {_MAX_FILE_BYTES / 1e9:g} GB; cut it into pieces"
             )
         self.handle.seek(0)
@@ -151,10 +151,10 @@ def raster_format(head: bytes) -> str | None:
 
 
 def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
-    """Read a picture's header.
+    """Read an image's header.
 
     Raises:
-        PictureError: it is damaged, animated or too large.
+        ImageError: it is damaged, animated or too large.
     """
     handle.seek(0)
     head = handle.read(32)
@@ -163,24 +163,24 @@ def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
     # Python's filters are global: two threads that swap them at once could leave them swapped.
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        picture = _CLASSES[format_](handle)
-        animated = bool(getattr(picture, "is_animated", False))
-    width, height = picture.size
+        pil_image = _CLASSES[format_](handle)
+        animated = bool(getattr(pil_image, "is_animated", False))
+    width, height = pil_image.size
     bits = head[24] if format_ == "PNG" else 8
-    exif = picture.info.get("exif")
+    exif = pil_image.info.get("exif")
     if exif is None and format_ == "PNG":
         exif = _late_exif(handle)
     orientation = orientation_of_exif(exif) if isinstance(exif, bytes) else 1
     if animated:
-        raise PictureError(
-            f"{name}: an animation of {getattr(picture, 'n_frames', 2)} frames; save the frames "
-            "as single pictures"
+        raise ImageError(
+            f"{name}: an animation of {getattr(image, 'n_frames', 2)} frames; save the frames "
+            "as single images"
         )
     check_size(name, height=height, width=width, channels=3, itemsize=2 if bits == 16 else 1)
     return Raster(
         name=name,
         handle=handle,
-        picture=picture,
+        pil_image=pil_image,
         format=format_,
         bits=bits,
         orientation=orientation,
@@ -217,56 +217,56 @@ def _late_exif(handle: Handle) -> bytes | None:
     return found
 
 
-def image_of(picture: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
+def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
     """A Pillow image's pixels as colour or grey, without alpha, not turned."""
-    mode = picture.mode
+    mode = pil_image.mode
     if mode == "1":
-        return np.where(np.asarray(picture), np.uint8(255), np.uint8(0))[:, :, None]
+        return np.where(np.asarray(pil_image), np.uint8(255), np.uint8(0))[:, :, None]
     if mode in ("L", "LA", "La"):
-        grey = np.asarray(picture)
+        grey = np.asarray(pil_image)
         return np.ascontiguousarray(grey.reshape(*grey.shape[:2], -1)[:, :, :1])
     if mode in ("P", "PA"):
-        return np.asarray(_palette_of(picture)[_indices_of(picture)])
+        return np.asarray(_palette_of(pil_image)[_indices_of(pil_image)])
     if mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16)[:, :, None]
+        return np.asarray(pil_image).astype(np.uint16)[:, :, None]
     if mode in ("I", "F"):
-        return finite_float32(np.asarray(picture), name=name)[:, :, None]
+        return finite_float32(np.asarray(pil_image), name=name)[:, :, None]
     if mode in ("RGB", "RGBA", "RGBX"):
-        return np.ascontiguousarray(np.asarray(picture)[:, :, :3])
-    return np.asarray(picture.convert("RGB"))
+        return np.ascontiguousarray(np.asarray(pil_image)[:, :, :3])
+    return np.asarray(pil_image.convert("RGB"))
 
 
-def labels_of(picture: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ..."]:
+def labels_of(pil_image: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ..."]:
     """A Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
-    mode = picture.mode
+    mode = pil_image.mode
     if mode == "1":
-        return np.asarray(picture, np.uint8)
+        return np.asarray(pil_image, np.uint8)
     if mode in ("P", "PA"):
-        indices_HW = _indices_of(picture)
-        if _is_black_and_white(picture):
-            return np.ascontiguousarray(_palette_of(picture)[indices_HW][:, :, 0])
+        indices_HW = _indices_of(pil_image)
+        if _is_black_and_white(pil_image):
+            return np.ascontiguousarray(_palette_of(pil_image)[indices_HW][:, :, 0])
         return indices_HW
     if mode == "I":
-        return np.asarray(picture, np.int32)
-    pixels_HWC = image_of(picture, name=name)
+        return np.asarray(pil_image, np.int32)
+    pixels_HWC = image_of(pil_image, name=name)
     return pixels_HWC[:, :, 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
 
 
-def _indices_of(picture: Image.Image) -> UInt8[np.ndarray, "H W"]:
-    pixels = np.asarray(picture)
+def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    pixels = np.asarray(pil_image)
     return np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
 
 
-def _is_black_and_white(picture: Image.Image) -> bool:
+def _is_black_and_white(pil_image: Image.Image) -> bool:
     """Whether a palette holds nothing else: then it is meant as it looks, whichever comes first."""
-    picture.load()
-    red, green, blue = np.asarray(picture.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
+    pil_image.load()
+    red, green, blue = np.asarray(pil_image.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
     return bool(np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all())
 
 
-def _palette_of(picture: Image.Image) -> UInt8[np.ndarray, "256 3"]:
-    picture.load()  # some formats attach the palette only then
-    given = np.asarray(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
+    pil_image.load()  # some formats attach the palette only then
+    given = np.asarray(pil_image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     colours = np.zeros((256, 3), np.uint8)  # indices past a short palette are black
     colours[: len(given)] = given[:256]
     return colours

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Num, Shaped
 from PIL import Image
 
-from binseg.errors import PictureError
-from binseg.imageio.pixels import Handle, PictureInfo, broken_files, one_line, turn
+from binseg.errors import ImageError
+from binseg.imageio.pixels import Handle, ImageInfo, broken_files, one_line, turn
 from binseg.imageio.raster import Raster, image_of, open_raster, raster_format
-from binseg.imageio.tiff import TiffPicture, is_tiff, open_tiff
+from binseg.imageio.tiff import TiffImage, is_tiff, open_tiff
 
 __all__ = [
-    "PICTURE_SUFFIXES",
+    "IMAGE_SUFFIXES",
     "TIFF_SUFFIXES",
     "decode_image",
     "from_pil",
@@ -29,31 +29,31 @@ __all__ = [
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".svs"})
 """Of files that may hold several pages, or be too large to be read whole; SVS is Aperio's TIFF."""
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}) | TIFF_SUFFIXES
-"""Endings, in lower case, by which folders are searched for pictures."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}) | TIFF_SUFFIXES
+"""Endings, in lower case, by which folders are searched for images."""
 _READ = "JPEG, PNG, WebP, BMP and TIFF"
 
 
-def probe(path: Path) -> PictureInfo:
-    """Read a picture's header and nothing else; of a multi-page file, the first page's.
+def probe(path: Path) -> ImageInfo:
+    """Read an image's header and nothing else; of a multi-page file, the first page's.
 
     Raises:
-        PictureError: no file, no picture, damaged, animated or too large.
+        ImageError: no file, no image, damaged, animated or too large.
     """
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
         return _decoder(handle, name=name, page=None, any_page=True).info()
 
 
-def probe_bytes(data: bytes, *, name: str) -> PictureInfo:
-    """Read the header of a picture in memory, as `probe` does that of a file.
+def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
+    """Read the header of an image in memory, as `probe` does that of a file.
 
     Args:
         data: the whole file.
         name: what errors call it.
 
     Raises:
-        PictureError: as `probe`.
+        ImageError: as `probe`.
     """
     with broken_files(name):
         return _decoder(io.BytesIO(data), name=name, page=None, any_page=True).info()
@@ -63,13 +63,13 @@ def num_pages(path: Path) -> int:
     """Count the pages of a file: 1, except for TIFF stacks.
 
     Raises:
-        PictureError: as `probe`.
+        ImageError: as `probe`.
     """
     return probe(path).num_pages
 
 
 def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C"]:
-    """Read a picture as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
+    """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
         path: a JPEG, PNG, WebP, BMP or TIFF file (or a still GIF), whatever its suffix says.
@@ -77,10 +77,10 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
 
     Returns:
         uint8 or uint16, or float32 for 32-bit files; 1 channel for grey, 3 for colour, as many as
-        there are for other TIFFs. 1-bit pictures are 0 and 255. Float values stay as they are.
+        there are for other TIFFs. 1-bit images are 0 and 255. Float values stay as they are.
 
     Raises:
-        PictureError: one line with the path, what is wrong and what to do.
+        ImageError: one line with the path, what is wrong and what to do.
     """
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
@@ -88,7 +88,7 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
 
 
 def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H W ..."]:
-    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its picture.
+    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
 
     Args:
         path: as for `read_image`.
@@ -100,7 +100,7 @@ def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H
         uint8 of shape H x W x 3 for masks in colours. Alpha is dropped.
 
     Raises:
-        PictureError: as `read_image`, and for masks with fractions or odd channels.
+        ImageError: as `read_image`, and for masks with fractions or odd channels.
     """
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
@@ -108,14 +108,14 @@ def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H
 
 
 def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:
-    """Read a picture from memory, as `read_image` does from a file.
+    """Read an image from memory, as `read_image` does from a file.
 
     Args:
         data: the whole file.
         name: what errors call it.
 
     Raises:
-        PictureError: as `read_image`.
+        ImageError: as `read_image`.
     """
     with broken_files(name):
         return _decoder(io.BytesIO(data), name=name, page=None, any_page=False).image()
@@ -125,12 +125,12 @@ def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
     """Turn a Pillow image into the array that `read_image` would give for its pixels.
 
     The pixels stay where they are: an EXIF turn that Pillow hasn't applied isn't applied here, so
-    that the answer to a picture has the size of the object in the caller's hand.
+    that the answer to an image has the size of the object in the caller's hand.
 
     Raises:
-        PictureError: float pixels that are NaN or infinite.
+        ImageError: float pixels that are NaN or infinite.
     """
-    return turn(image_of(image, name="the picture"), 1)
+    return turn(image_of(image, name="the image"), 1)
 
 
 @contextmanager
@@ -140,29 +140,27 @@ def opened(path: Path) -> Iterator[Handle]:
     try:
         handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
     except FileNotFoundError as error:
-        raise PictureError(f"{name}: there is no such file; check the name") from error
+        raise ImageError(f"{name}: there is no such file; check the name") from error
     except IsADirectoryError as error:
-        raise PictureError(f"{name}: a folder, not a picture; name a file in it") from error
+        raise ImageError(f"{name}: a folder, not an image; name a file in it") from error
     except PermissionError as error:
-        raise PictureError(f"{name}: you may not read it; change its permissions") from error
+        raise ImageError(f"{name}: you may not read it; change its permissions") from error
     except (OSError, ValueError) as error:
-        raise PictureError(f"{name}: can't be opened ({one_line(error)})") from error
+        raise ImageError(f"{name}: can't be opened ({one_line(error)})") from error
     with handle:
         yield handle
 
 
-def _decoder(
-    handle: Handle, *, name: str, page: int | None, any_page: bool
-) -> Raster | TiffPicture:
+def _decoder(handle: Handle, *, name: str, page: int | None, any_page: bool) -> Raster | TiffImage:
     """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
     head = handle.read(32)
     if is_tiff(head):
         return open_tiff(handle, name=name, page=page, any_page=any_page)
     format_ = raster_format(head)
     if format_ is None:
-        raise PictureError(_unknown(head, name))
+        raise ImageError(_unknown(head, name))
     if page not in (None, 0):
-        raise PictureError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
+        raise ImageError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
     return open_raster(handle, name=name, format_=format_)
 
 
@@ -170,7 +168,7 @@ def _unknown(head: bytes, name: str) -> str:
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return f"{name}: a HEIC or AVIF picture; save it as one of {_READ}"
+        return f"{name}: a HEIC or AVIF image; save it as one of {_READ}"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return f"{name}: text, not a picture; binseg reads {_READ}"
-    return f"{name}: not a picture that binseg knows; it reads {_READ}"
+        return f"{name}: text, not an image; binseg reads {_READ}"
+    return f"{name}: not an image that binseg knows; it reads {_READ}"

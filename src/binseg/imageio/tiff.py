@@ -9,17 +9,17 @@ import tifffile
 from jaxtyping import Num, Shaped
 from PIL import Image
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 from binseg.imageio.pixels import (
     Handle,
-    PictureInfo,
+    ImageInfo,
     check_size,
     finite_float32,
     swaps_sides,
     turn,
 )
 
-__all__ = ["TiffContent", "TiffPicture", "is_tiff", "list_tiff", "open_tiff", "picture_of"]
+__all__ = ["TiffContent", "TiffImage", "image_of", "is_tiff", "list_tiff", "open_tiff"]
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -28,9 +28,9 @@ _SOFTWARE, _ORIENTATION = 305, 274
 _MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
 _MOST_CHANNELS = 16
-"""As many pages may be the channels of one picture, where the file's metadata says so."""
+"""As many pages may be the channels of one image, where the file's metadata says so."""
 _LARGEST_TILE = 64_000_000
-"""Bytes of a tile that may be larger than its picture."""
+"""Bytes of a tile that may be larger than its image."""
 _UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
 """Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
 into one."""
@@ -42,12 +42,12 @@ Layout = Literal["page", "page a channel", "page a row"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiffPicture:
-    """One picture of a TIFF file whose tags were read; its pixels are still packed."""
+class TiffImage:
+    """One image of a TIFF file whose tags were read; its pixels are still packed."""
 
     name: str
     pages: tuple[tifffile.TiffPage, ...]
-    """One, unless the layout spreads the picture over several."""
+    """One, unless the layout spreads the image over several."""
     layout: Layout
     kind: str
     bits: int
@@ -69,8 +69,8 @@ class TiffPicture:
             return len(self.pages), height, width
         return height, width, samples * contiguous
 
-    def info(self) -> PictureInfo:
-        """The facts of the picture as `image` gives it."""
+    def info(self) -> ImageInfo:
+        """The facts of the image as `image` gives it."""
         height, width, _ = self.stored_shape()
         if swaps_sides(self.orientation):
             height, width = width, height
@@ -80,7 +80,7 @@ class TiffPicture:
         else:
             assert self.page.dtype is not None, "open_tiff refuses those"
             dtype = _given_dtype(self.page.dtype, self.bits)
-        return PictureInfo(
+        return ImageInfo(
             height=height,
             width=width,
             channels=channels,
@@ -96,7 +96,7 @@ class TiffPicture:
         return turn(self.colours_of(self._stored()), self.orientation)
 
     def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
-        """What the numbers of any part of the picture stand for: uint8, uint16 or float32."""
+        """What the numbers of any part of the image stand for: uint8, uint16 or float32."""
         pixels_HWC = self._meant(stored_HWC)
         if self.kind == "PALETTE":
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
@@ -107,7 +107,7 @@ class TiffPicture:
         pixels_HWC = self._meant(self._stored())
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
-            raise PictureError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
+            raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
         if pixels_HWC.dtype == np.bool_:
             pixels_HWC = pixels_HWC.astype(np.uint8)
         if pixels_HWC.dtype.kind == "f":
@@ -115,7 +115,7 @@ class TiffPicture:
         if channels == 1:
             return turn(pixels_HWC[:, :, 0], self.orientation)
         if pixels_HWC.min() < 0 or pixels_HWC.max() > 255:
-            raise PictureError(f"{self.name}: colours above 255; save the mask as 8-bit RGB")
+            raise ImageError(f"{self.name}: colours above 255; save the mask as 8-bit RGB")
         return turn(pixels_HWC.astype(np.uint8, copy=False), self.orientation)
 
     def _colours(self) -> int:
@@ -186,8 +186,8 @@ def is_tiff(head: bytes) -> bool:
     return head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
-def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffPicture:
-    """Read the tags of one picture.
+def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
+    """Read the tags of one image.
 
     Args:
         handle: the file, open.
@@ -196,41 +196,41 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
         any_page: take the first page where `page` is None, however many there are.
 
     Raises:
-        PictureError: it is damaged, too large, of a kind that we don't read, or lacks that page.
+        ImageError: it is damaged, too large, of a kind that we don't read, or lacks that page.
     """
     content = list_tiff(handle)
     if content.num_hidden:
-        raise PictureError(
-            f"{name}: an ImageJ stack of {content.num_hidden} pictures under one page; save it as "
-            "BigTIFF, or as one file a picture"
+        raise ImageError(
+            f"{name}: an ImageJ stack of {content.num_hidden} images under one page; save it as "
+            "BigTIFF, or as one file an image"
         )
     if page is None and content.num_pages > 1 and not any_page:
-        raise PictureError(
+        raise ImageError(
             f"{name}: a stack of {content.num_pages} pages; name one of them, 0 to "
             f"{content.num_pages - 1}"
         )
-    picture = picture_of(content, 0 if page is None else page, name=name)
-    height, width, channels = picture.stored_shape()
-    assert picture.page.dtype is not None, "picture_of refuses those"
-    itemsize = picture.page.dtype.itemsize
+    image = image_of(content, 0 if page is None else page, name=name)
+    height, width, channels = image.stored_shape()
+    assert image.page.dtype is not None, "image_of refuses those"
+    itemsize = image.page.dtype.itemsize
     check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
-    return picture
+    return image
 
 
 @dataclass(frozen=True, kw_only=True)
 class TiffContent:
-    """Which pages of an open TIFF file are pictures."""
+    """Which pages of an open TIFF file are images."""
 
     file: tifffile.TiffFile
     real: tuple[int, ...]
     """The pages that are no smaller copies or transparency of another."""
     layout: Layout
     num_hidden: int
-    """Pictures of an ImageJ stack that share the tags of one page; else 0."""
+    """Images of an ImageJ stack that share the tags of one page; else 0."""
 
     @property
     def num_pages(self) -> int:
-        """Pictures in the file, hidden ones left out."""
+        """Images in the file, hidden ones left out."""
         return len(self.real) if self.layout == "page" else 1
 
 
@@ -249,20 +249,20 @@ def list_tiff(handle: Handle) -> TiffContent:
     )
 
 
-def picture_of(content: TiffContent, page: int, *, name: str) -> TiffPicture:
-    """Read the tags of one picture of a file, of any size.
+def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
+    """Read the tags of one image of a file, of any size.
 
     Raises:
-        PictureError: there is no such page, or it is of a kind that we don't read.
+        ImageError: there is no such page, or it is of a kind that we don't read.
     """
     if not 0 <= page < content.num_pages:
         last = content.num_pages - 1
-        raise PictureError(f"{name}: there is no page {page}; its pages are 0 to {last}")
+        raise ImageError(f"{name}: there is no page {page}; its pages are 0 to {last}")
     chosen = [content.real[page]] if content.layout == "page" else content.real
     pages = tuple(_page(content.file, index) for index in chosen)
     tag = pages[0].tags.get(_ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
-    picture = TiffPicture(
+    image = TiffImage(
         name=name,
         pages=pages,
         layout=content.layout,
@@ -271,12 +271,12 @@ def picture_of(content: TiffContent, page: int, *, name: str) -> TiffPicture:
         num_pages=content.num_pages,
         orientation=orientation if 1 <= orientation <= 8 else 1,
     )
-    _check(picture)
-    return picture
+    _check(image)
+    return image
 
 
 def _real_pages(file: tifffile.TiffFile) -> list[int]:
-    """The pages that are pictures of their own, no smaller copies or transparency of another."""
+    """The pages that are images of their own, no smaller copies or transparency of another."""
     if file.is_svs:
         return [0]  # the others are its pyramid, thumbnail, label and a photograph of the slide
     count = len(file.pages)
@@ -294,15 +294,15 @@ def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
 
 
 def _hidden_pages(file: tifffile.TiffFile) -> int:
-    """How many pictures ImageJ says there are; beyond 4 GB it gives all of them one page."""
+    """How many images ImageJ says there are; beyond 4 GB it gives all of them one page."""
     metadata = file.imagej_metadata if file.is_imagej else None
     return int((metadata or {}).get("images", 1))
 
 
 def _layout(file: tifffile.TiffFile, num_pages: int) -> Layout:
-    """Tell the channels of one picture from a stack of pictures, by what the writer noted.
+    """Tell the channels of one image from a stack of images, by what the writer noted.
 
-    ImageJ and OME files name their axes: C Y X is one picture with a page a channel. tifffile,
+    ImageJ and OME files name their axes: C Y X is one image with a page a channel. tifffile,
     handed an array of height x width x channels without a word on it, writes a page for each *row*,
     and notes the array's shape.
     """
@@ -317,27 +317,27 @@ def _layout(file: tifffile.TiffFile, num_pages: int) -> Layout:
     return "page"
 
 
-def _check(picture: TiffPicture) -> None:
-    """Refuse what can't be decoded into a picture, of whatever size."""
-    name, page, kind = picture.name, picture.page, picture.kind
+def _check(image: TiffImage) -> None:
+    """Refuse what can't be decoded into an image, of whatever size."""
+    name, page, kind = image.name, image.page, image.kind
     if not kind:
-        raise PictureError(f"{name}: TIFF colours of kind {page.photometric}; save it as RGB")
+        raise ImageError(f"{name}: TIFF colours of kind {page.photometric}; save it as RGB")
     if page.dtype is None or page.dtype.kind not in "buif":
-        raise PictureError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
+        raise ImageError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
     if not all(isinstance(side, int) for side in page.shaped):
-        raise PictureError(f"{name}: the file is damaged (its size is no number); get it anew")
+        raise ImageError(f"{name}: the file is damaged (its size is no number); get it anew")
     _, depth, _, _, _ = page.shaped
     if depth != 1:
-        raise PictureError(f"{name}: a page with {depth} layers; save it as one page a layer")
-    height, width, channels = picture.stored_shape()
+        raise ImageError(f"{name}: a page with {depth} layers; save it as one page a layer")
+    height, width, channels = image.stored_shape()
     if (kind == "SEPARATED" and channels < 4) or (kind == "YCBCR" and channels != 3):
-        raise PictureError(f"{name}: {channels} channels of kind {kind}; save it as RGB")
+        raise ImageError(f"{name}: {channels} channels of kind {kind}; save it as RGB")
     if kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u":
-        raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
+        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
     if kind == "YCBCR" and page.dtype.itemsize > 1:
-        raise PictureError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
+        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
     if height <= 0 or width <= 0 or channels <= 0:
-        raise PictureError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
+        raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
 
 
 def _check_packing(name: str, page: tifffile.TiffPage) -> None:
@@ -346,12 +346,12 @@ def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
     piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
     if piece > _LARGEST_TILE and piece > 2 * page.nbytes:
-        raise PictureError(
+        raise ImageError(
             f"{name}: tiles of {page.tilewidth} x {page.tilelength} pixels, far larger than the "
-            "picture: the file is damaged or made to fill the memory; get it anew or leave it out"
+            "image: the file is damaged or made to fill the memory; get it anew or leave it out"
         )
     if page.nbytes > _UNQUESTIONED and page.nbytes > _MOST_PACKED * packed:
-        raise PictureError(
+        raise ImageError(
             f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "
             "damaged or made to fill the memory; get it anew or leave it out"
         )
@@ -376,5 +376,5 @@ def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H
     finite = finite_float32(values, name=name)
     rounded = np.rint(finite)
     if (rounded != finite).any() or np.abs(rounded).max() > 2**24:
-        raise PictureError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")
+        raise ImageError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")
     return np.asarray(rounded, np.int32)

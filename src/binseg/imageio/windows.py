@@ -1,4 +1,4 @@
-"""Pictures of any size, read window by window: TIFF, OME-Zarr, and other formats where they fit."""
+"""Images of any size, read window by window: TIFF, OME-Zarr, and other formats where they fit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,22 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Num, Shaped
 
-from binseg.errors import PictureError
+from binseg.errors import ImageError
 from binseg.imageio.metadata import PixelSize, read_pixel_size
 from binseg.imageio.pieces import Cache, Pieces
-from binseg.imageio.pixels import Handle, PictureInfo, broken_files, one_line, swaps_sides, turn
+from binseg.imageio.pixels import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
 from binseg.imageio.reading import opened, probe, read_image
-from binseg.imageio.tiff import TiffPicture, is_tiff, list_tiff, picture_of
+from binseg.imageio.tiff import TiffImage, image_of, is_tiff, list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 
 __all__ = ["WINDOW_PIXELS", "Windows", "needs_windows", "open_windows"]
 
 WINDOW_PIXELS = 64_000_000
-"""Larger pictures are better read by windows than whole."""
+"""Larger images are better read by windows than whole."""
 
 
 class Windows(Protocol):
-    """A picture, or a stack of them, of which any part can be read alone."""
+    """An image, or a stack of them, of which any part can be read alone."""
 
     @property
     def name(self) -> str:
@@ -35,13 +35,13 @@ class Windows(Protocol):
 
     @property
     def num_pages(self) -> int:
-        """Pictures in it."""
+        """Images in it."""
 
     @property
     def pixel_size(self) -> PixelSize | None:
         """Of a pixel, where the file tells."""
 
-    def info(self, page: int) -> PictureInfo:
+    def info(self, page: int) -> ImageInfo:
         """Size, channels and type of one page, from its header."""
 
     def read(
@@ -54,17 +54,17 @@ def holds_tiff(path: Path) -> bool:
     """Tell a TIFF file by its first bytes.
 
     Raises:
-        PictureError: there is no such file, or it can't be opened.
+        ImageError: there is no such file, or it can't be opened.
     """
     with opened(path) as handle:
         return is_tiff(handle.read(32))
 
 
 def needs_windows(path: Path) -> bool:
-    """Tell from the header whether a picture is for windows: many pages, huge, or OME-Zarr.
+    """Tell from the header whether an image is for windows: many pages, huge, or OME-Zarr.
 
     Raises:
-        PictureError: no file, no picture, damaged; or huge and of a format that can't be read by
+        ImageError: no file, no image, damaged; or huge and of a format that can't be read by
             windows.
     """
     if is_zarr(path):
@@ -75,7 +75,7 @@ def needs_windows(path: Path) -> bool:
             content = list_tiff(handle)
             if max(content.num_pages, content.num_hidden) > 1:
                 return True
-            info = picture_of(content, 0, name=name).info()
+            info = image_of(content, 0, name=name).info()
         else:
             info = probe(path)
     return info.height * info.width > WINDOW_PIXELS
@@ -83,14 +83,14 @@ def needs_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open a picture to read parts of it.
+    """Open an image to read parts of it.
 
     Args:
         path: a TIFF file (tiled or in strips, packed or not, BigTIFF, of many pages), an OME-Zarr
-            folder, or any other picture, which is read whole, and refused where that is too large.
+            folder, or any other image, which is read whole, and refused where that is too large.
 
     Raises:
-        PictureError: as `read_image`.
+        ImageError: as `read_image`.
         MissingExtraError: a Zarr folder, and the package isn't installed.
     """
     if is_zarr(path):
@@ -113,12 +113,12 @@ class TiffWindows:
             self._content = list_tiff(handle)
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
         self._cache = Cache()
-        self._open: tuple[int, TiffPicture, list[Pieces]] | None = None
+        self._open: tuple[int, TiffImage, list[Pieces]] | None = None
         self.pixel_size = read_pixel_size(path)
         if self.pixel_size is not None and swaps_sides(self._page(0)[0].orientation):
             self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
-    def info(self, page: int) -> PictureInfo:
+    def info(self, page: int) -> ImageInfo:
         """Size, channels and type of one page, from its header."""
         with broken_files(self.name):
             return self._page(page)[0].info()
@@ -128,39 +128,39 @@ class TiffWindows:
     ) -> Num[np.ndarray, "height width C"]:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
         with broken_files(self.name):
-            picture, pieces = self._page(page)
-            tall, wide, _ = picture.stored_shape()
-            window = _before_turn((top, left, height, width), picture.orientation, tall, wide)
+            image, pieces = self._page(page)
+            tall, wide, _ = image.stored_shape()
+            window = _before_turn((top, left, height, width), image.orientation, tall, wide)
             parts = [one.read(*window) for one in pieces]
             stored_HWC: Shaped[np.ndarray, "h w S"] = np.concatenate(parts, axis=2)
-            return turn(picture.colours_of(stored_HWC), picture.orientation)
+            return turn(image.colours_of(stored_HWC), image.orientation)
 
-    def _page(self, page: int) -> tuple[TiffPicture, list[Pieces]]:
+    def _page(self, page: int) -> tuple[TiffImage, list[Pieces]]:
         if self._open is None or self._open[0] != page:
             hidden = self._content.num_hidden
             if hidden and not 0 <= page < hidden:
-                raise PictureError(f"{self.name}: there is no page {page}; it has {hidden}")
-            picture = picture_of(self._content, 0 if hidden else page, name=self.name)
-            if picture.layout == "page a row":
-                raise PictureError(
-                    f"{self.name}: each page holds one row of the picture; save it as RGB in tiles"
+                raise ImageError(f"{self.name}: there is no page {page}; it has {hidden}")
+            image = image_of(self._content, 0 if hidden else page, name=self.name)
+            if image.layout == "page a row":
+                raise ImageError(
+                    f"{self.name}: each page holds one row of the image; save it as RGB in tiles"
                 )
-            skip = page * picture.page.nbytes if hidden else 0
+            skip = page * image.page.nbytes if hidden else 0
             pieces = [
                 # No two pages of a file have more channels than this.
                 Pieces(one, name=self.name, cache=self._cache, key=100 * page + index, skip=skip)
-                for index, one in enumerate(picture.pages)
+                for index, one in enumerate(image.pages)
             ]
             if hidden and not pieces[0].is_plain:
-                raise PictureError(
+                raise ImageError(
                     f"{self.name}: a packed ImageJ stack under one page; save it as BigTIFF"
                 )
-            self._open = page, picture, pieces
+            self._open = page, image, pieces
         return self._open[1], self._open[2]
 
 
 class _WholeWindows:
-    """A picture whose format can't be read in parts, held in memory."""
+    """An image whose format can't be read in parts, held in memory."""
 
     num_pages = 1
     pixel_size = None
@@ -171,7 +171,7 @@ class _WholeWindows:
         self._image_HWC = read_image(path)
         self.format = self._info.format
 
-    def info(self, page: int) -> PictureInfo:
+    def info(self, page: int) -> ImageInfo:
         """Size, channels and type."""
         assert page == 0, page
         return self._info
@@ -187,10 +187,10 @@ class _WholeWindows:
 def _before_turn(
     window: tuple[int, int, int, int], orientation: int, tall: int, wide: int
 ) -> tuple[int, int, int, int]:
-    """Where a window of the turned picture lies in the stored one, of `tall` x `wide` pixels."""
+    """Where a window of the turned image lies in the stored one, of `tall` x `wide` pixels."""
     top, left, height, width = window
     if swaps_sides(orientation):
-        # The turned picture's rows are the stored one's columns.
+        # The turned image's rows are the stored one's columns.
         top, left, height, width = left, top, width, height
     if orientation in (3, 4, 6, 7):
         top = tall - top - height

@@ -1,4 +1,4 @@
-"""Masks, pictures and probabilities to files, each whole or not at all.
+"""Masks, images and probabilities to files, each whole or not at all.
 
 What made a file can travel in it: `facts` become JSON in a PNG's text chunk `binseg` and in a
 TIFF's description; JPEG has no place for them.
@@ -22,8 +22,8 @@ from binseg.storage import atomic_path
 
 __all__ = [
     "Facts",
+    "encode_image",
     "encode_mask",
-    "encode_picture",
     "encode_probability",
     "read_facts",
     "write_bands",
@@ -59,7 +59,7 @@ def write_mask(
 def write_rgb(
     path: Path, image_HW3: UInt8[np.ndarray, "H W 3"], *, facts: Facts | None = None
 ) -> None:
-    """Write a colour picture as PNG, TIFF or JPEG by suffix.
+    """Write a colour image as PNG, TIFF or JPEG by suffix.
 
     Raises:
         OutputError: another suffix, or the disk refused.
@@ -73,7 +73,7 @@ def write_rgb(
 def write_rgba(
     path: Path, image_HW4: UInt8[np.ndarray, "H W 4"], *, facts: Facts | None = None
 ) -> None:
-    """Write a colour picture with transparency as PNG or TIFF by suffix.
+    """Write a colour image with transparency as PNG or TIFF by suffix.
 
     Raises:
         OutputError: another suffix, or the disk refused.
@@ -87,7 +87,7 @@ def write_rgba(
 def write_bands(
     path: Path, image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
 ) -> None:
-    """Write a picture of any number of channels as TIFF, packed without loss (deflate).
+    """Write an image of any number of channels as TIFF, packed without loss (deflate).
 
     Raises:
         OutputError: another suffix, or the disk refused.
@@ -126,7 +126,7 @@ def encode_probability(
     return _encode(np.rint(probability_HW * np.float32(255)).astype(np.uint8), ".png", facts)
 
 
-def encode_picture(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
+def encode_image(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
     """The bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
     assert image_HWC.shape[2] in (3, 4), image_HWC.shape
     return _encode(image_HWC, ".png", facts)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Num
 
-from binseg.errors import MissingExtraError, PictureError
+from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.pieces import Cache
-from binseg.imageio.pixels import PictureInfo, broken_files, finite_float32, one_line
+from binseg.imageio.pixels import ImageInfo, broken_files, finite_float32, one_line
 
 __all__ = ["ZarrAxes", "ZarrWindows", "is_zarr", "write_zarr_metadata"]
 
@@ -50,7 +50,7 @@ class ZarrWindows:
 
     Raises:
         MissingExtraError: the package zarr isn't installed.
-        PictureError: not an image: a plate, an array of odd axes, or a damaged folder.
+        ImageError: not an image: a plate, an array of odd axes, or a damaged folder.
     """
 
     format = "ZARR"
@@ -73,13 +73,13 @@ class ZarrWindows:
             self._array = array
             self._names = axes
             if sorted(set(axes) - set("tczyx")) or not {"y", "x"} <= set(axes):
-                raise PictureError(f"{self.name}: axes {''.join(axes)}; give some of t, c, z, y, x")
+                raise ImageError(f"{self.name}: axes {''.join(axes)}; give some of t, c, z, y, x")
             if array.dtype.kind not in "buif":
-                raise PictureError(f"{self.name}: pixels of type {array.dtype}; give numbers")
+                raise ImageError(f"{self.name}: pixels of type {array.dtype}; give numbers")
         length = dict(zip(axes, array.shape, strict=True))
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
-            raise PictureError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
+            raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
         self.axes = ZarrAxes(
             names=kept,
             lengths=tuple(length[name] for name in kept),
@@ -90,11 +90,11 @@ class ZarrWindows:
         self.num_pages = math.prod(self.axes.lengths[:-2])
         self._channels = length.get("c", 1)
         if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
-            raise PictureError(f"{self.name}: an array without pixels; leave it out")
+            raise ImageError(f"{self.name}: an array without pixels; leave it out")
         self._chunk = dict(zip(axes, array.chunks, strict=True))
         chunk = self._chunk["y"] * self._chunk["x"] * self._channels * array.dtype.itemsize
         if chunk > _LARGEST_CHUNK:
-            raise PictureError(
+            raise ImageError(
                 f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
                 "save it in chunks of 256 x 256 to 1024 x 1024"
             )
@@ -104,11 +104,11 @@ class ZarrWindows:
         ]
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
-    def info(self, page: int) -> PictureInfo:
+    def info(self, page: int) -> ImageInfo:
         """Size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
-            raise PictureError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
-        return PictureInfo(
+            raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
+        return ImageInfo(
             height=self.axes.lengths[-2],
             width=self.axes.lengths[-1],
             channels=self._channels,
@@ -179,7 +179,7 @@ def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:
         return ("y", "x")
     if len(shape) == 3:
         return ("y", "x", "c") if shape[2] <= _MOST_CHANNELS else ("z", "y", "x")
-    raise PictureError(f"{name}: an array of {len(shape)} axes without OME-Zarr's names for them")
+    raise ImageError(f"{name}: an array of {len(shape)} axes without OME-Zarr's names for them")
 
 
 def _image_of(
@@ -189,10 +189,10 @@ def _image_of(
     attributes: Mapping[str, Any] = group.attrs.asdict()
     attributes = attributes.get("ome", attributes)
     if "plate" in attributes or "well" in attributes:
-        raise PictureError(f"{name}: a plate or well of many images; name one image in it")
+        raise ImageError(f"{name}: a plate or well of many images; name one image in it")
     levels = attributes.get("multiscales")
     if not levels:
-        raise PictureError(f"{name}: a Zarr group that is no OME-Zarr image; name an image in it")
+        raise ImageError(f"{name}: a Zarr group that is no OME-Zarr image; name an image in it")
     described = [one if isinstance(one, dict) else {"name": one} for one in levels[0]["axes"]]
     axes = tuple(str(one["name"]) for one in described)
     first = levels[0]["datasets"][0]
@@ -206,7 +206,7 @@ def _image_of(
             for axis, factor in zip(axes, step["scale"], strict=True):
                 scales[axis] *= float(factor)
     if len(array.shape) != len(axes):
-        raise PictureError(f"{name}: {len(axes)} axes named, {len(array.shape)} there; get it anew")
+        raise ImageError(f"{name}: {len(axes)} axes named, {len(array.shape)} there; get it anew")
     return array, axes, scales, {one["name"]: one.get("unit") for one in described}
 
 

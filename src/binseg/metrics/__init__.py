@@ -49,7 +49,7 @@ from binseg.metrics.summary import score_image, summarise
 from binseg.metrics.surface import OUTLINE_MEANINGS, OUTLINE_RULE, OutlineRule, measure_outline
 from binseg.metrics.tables import image_rows, report_rows, report_to_json_dict
 from binseg.metrics.threshold import ThresholdChoice, counts_above, tune_threshold
-from binseg.structures import Interval
+from binseg.types import Interval
 
 __all__ = [
     "CALIBRATION_RULE",

@@ -22,7 +22,7 @@ from binseg.metrics.intervals import report_intervals
 from binseg.metrics.objects import OBJECT_RULE, object_table
 from binseg.metrics.slices import slice_images
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
-from binseg.structures import Figure, ImageScores, Outline, Report
+from binseg.types import Figure, ImageScores, Outline, Report
 
 __all__ = ["OUTLINE_SCORES", "assemble"]
 

@@ -16,7 +16,7 @@ from binseg.metrics.draws import drawn_sums, interval_of
 from binseg.metrics.histogram import Histogram, count_bins, histogram
 from binseg.metrics.scores import score_table
 from binseg.metrics.threshold import NUM_THRESHOLDS
-from binseg.structures import Calibration, Figure, ReliabilityBin, Sweep
+from binseg.types import Calibration, Figure, ReliabilityBin, Sweep
 
 __all__ = [
     "CALIBRATION_RULE",
@@ -108,7 +108,7 @@ def summarise_calibration(
     brier_1, ece_1 = _brier_and_ece(sums_1K)
     num_B, probability_B, true_B = sums_1K[0, 1:].reshape(3, NUM_BINS)
     if not num_B.any():
-        raise DataError("calibration can't be measured: no picture has a pixel that isn't ignored")
+        raise DataError("calibration can't be measured: no image has a pixel that isn't ignored")
     drawn_DK = drawn_sums(table_NK, groups=groups, draws=draws, seed=seed) if draws else None
     drawn = None if drawn_DK is None else _brier_and_ece(drawn_DK)
     bins = tuple(
@@ -167,7 +167,7 @@ class ProbabilityTally:
             DataError: there was no image with a valid pixel.
         """
         if not self._num_images:
-            raise DataError("thresholds can't be compared: no picture has a pixel to score")
+            raise DataError("thresholds can't be compared: no image has a pixel to score")
         counts_T4 = self._pooled.counts()
         table = score_table(counts_T4)
         return Sweep(
@@ -209,7 +209,7 @@ def fit_temperature(
     chosen anew.
 
     Args:
-        answers: probability_HW, truth_HW and valid_HW of each validation picture, one at a time.
+        answers: probability_HW, truth_HW and valid_HW of each validation image, one at a time.
 
     Returns:
         The temperature, from 0.05 to 20.
@@ -254,7 +254,7 @@ class LogitTally:
 def _likeliest(num_true_K: Int64[np.ndarray, " K"], num_false_K: Int64[np.ndarray, " K"]) -> float:
     num = num_true_K.sum() + num_false_K.sum()
     if num == 0:
-        raise DataError("a temperature can't be fitted: no validation picture has a valid pixel")
+        raise DataError("a temperature can't be fitted: no validation image has a valid pixel")
     logits_K = ((np.arange(_LOGIT_BINS) + 0.5) / _LOGIT_BINS * 2 - 1) * _LOGIT_LIMIT
 
     def nll(log_temperature: float) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from scipy import stats
 
 from binseg.metrics.draws import LEAST_UNITS, drawn_sums, interval_of, sum_groups
-from binseg.structures import Interval
+from binseg.types import Interval
 
 __all__ = ["COMPARISON_RULE", "Difference", "compare_scores"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from binseg.structures import Counts, ImageScores, Size
+from binseg.types import Counts, ImageScores, Size
 
 __all__ = ["as_array", "count", "pool", "scored_images"]
 

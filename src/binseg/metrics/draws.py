@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float64, Int64, Num
 
-from binseg.structures import ImageScores, Interval
+from binseg.types import ImageScores, Interval
 
 __all__ = ["LEAST_UNITS", "LEVEL", "drawn_sums", "group_labels", "interval_of", "sum_groups"]
 

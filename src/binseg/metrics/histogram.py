@@ -1,7 +1,7 @@
 """Pixels by probability and truth in equal bins: what thresholds and calibration are made of.
 
 A bin is open below and closed above, as `probability > threshold` cuts, so that a histogram knows
-the counts at each of its edges exactly. Its size doesn't depend on the size of the picture.
+the counts at each of its edges exactly. Its size doesn't depend on the size of the image.
 """
 
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from binseg.metrics.counts import as_array, scored_images
 from binseg.metrics.draws import drawn_sums, interval_of
 from binseg.metrics.scores import SCORES, score_table
-from binseg.structures import ImageScores, Interval, Report, Size
+from binseg.types import ImageScores, Interval, Report, Size
 
 __all__ = ["Interval", "bootstrap_interval", "report_intervals"]
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Num
 from scipy import ndimage
 
-from binseg.structures import ObjectCounts
+from binseg.types import ObjectCounts
 
 __all__ = [
     "OBJECT_MEANINGS",

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Num
 
 from binseg.metrics.counts import as_array
-from binseg.structures import Counts
+from binseg.types import Counts
 
 __all__ = [
     "EMPTY_RULE",
@@ -71,7 +71,7 @@ def score_table(counts_N4: Num[np.ndarray, "N 4"]) -> dict[str, Float64[np.ndarr
 
 
 def is_mostly_empty(num_empty: int, num_images: int) -> bool:
-    """Tell whether most pictures, but not all, have an empty truth.
+    """Tell whether most images, but not all, have an empty truth.
 
     Each of them counts 1 without a false pixel and 0 with one, so that their mean would praise a
     model that never answers: choices then go by the pooled score.

@@ -9,7 +9,7 @@ from binseg.errors import UsageError
 from binseg.metrics.counts import scored_images
 from binseg.metrics.draws import group_labels
 from binseg.metrics.intervals import bootstrap_interval
-from binseg.structures import Counts, Figure, ImageScores, Slice
+from binseg.types import Counts, Figure, ImageScores, Slice
 
 __all__ = ["BY_SHARE", "BY_SIZE", "FEW_VALUES", "check_columns", "slice_images"]
 
@@ -44,7 +44,7 @@ def slice_images(
     check_columns(asked, names)
     by_size, by_share = _thirds(scored, _area, "{:,.0f} px"), _thirds(scored, _share, "{:.1%}")
     parts = [(BY_SIZE, value, kept) for value, kept in by_size]
-    # Where all pictures have one size, both say the same.
+    # Where all images have one size, both say the same.
     if BY_SHARE in asked or [kept for _, kept in by_size] != [kept for _, kept in by_share]:
         parts += [(BY_SHARE, value, kept) for value, kept in by_share]
     for name in names:
@@ -70,9 +70,7 @@ def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
     known = {*names, BY_SIZE, BY_SHARE}
     for name in asked:
         if name not in known:
-            raise UsageError(
-                f"no picture has a column {name!r} to slice by: {closest(name, known)}"
-            )
+            raise UsageError(f"no image has a column {name!r} to slice by: {closest(name, known)}")
 
 
 def _slice(by: str, value: str, kept: Sequence[ImageScores], draws: int, seed: int) -> Slice:

@@ -7,7 +7,7 @@ import numpy as np
 from binseg.errors import DataError
 from binseg.metrics.counts import pool, scored_images
 from binseg.metrics.scores import EMPTY_RULE, SCORES, score_all
-from binseg.structures import Counts, ImageScores, Report, Size
+from binseg.types import Counts, ImageScores, Report, Size
 
 __all__ = ["score_image", "summarise"]
 

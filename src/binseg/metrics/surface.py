@@ -15,15 +15,15 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
-from binseg.structures import Outline
+from binseg.types import Outline
 
 __all__ = ["OUTLINE_MEANINGS", "OUTLINE_RULE", "OutlineRule", "measure_outline"]
 
 OUTLINE_RULE = (
-    "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the picture is "
+    "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "
     "background. Ignored pixels count as background in truth and prediction alike, so that no "
     "error can come from them. Where both masks are empty the distances are 0 and the rest is 1; "
-    "where one of them is empty the distances are the picture's diagonal and the rest is 0, "
+    "where one of them is empty the distances are the image's diagonal and the rest is 0, "
     "so that finding fewer objects never improves a mean."
 )
 """The sentences that go with every table of outline scores."""
@@ -36,7 +36,7 @@ OUTLINE_MEANINGS = {
     "assd": "average distance between the outlines, both ways",
 }
 
-BOUNDARY_SHARE = 0.02  # of the picture's diagonal: the width of the band of boundary IoU
+BOUNDARY_SHARE = 0.02  # of the image's diagonal: the width of the band of boundary IoU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def measure_outline(
     if not mask_HW.any() or not truth_HW.any():
         return _of_empty(same=bool(mask_HW.any() == truth_HW.any()), shape=mask_HW.shape, rule=rule)
     width = max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape))))
-    # Nothing outside the box of both masks has a part in any score; big pictures become small.
+    # Nothing outside the box of both masks has a part in any score; big images become small.
     box = _box_of(mask_HW | truth_HW)
     mask_hw, truth_hw = np.pad(mask_HW[box], 1), np.pad(truth_HW[box], 1)
     to_truth_N, to_mask_M = _distances(mask_hw, truth_hw, rule.steps)
@@ -130,7 +130,7 @@ def _distances(
     """From each pixel of one outline to the nearest of the other, both ways.
 
     A tree of outline pixels gives the distances that a distance transform would (a test holds
-    it), for the outline's pixels alone: on large pictures many times as fast.
+    it), for the outline's pixels alone: on large images many times as fast.
     """
     mask_N2, truth_M2 = (_outline_points(each) * np.array(steps) for each in (mask_HW, truth_HW))
     return KDTree(truth_M2).query(mask_N2)[0], KDTree(mask_N2).query(truth_M2)[0]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from binseg.metrics.objects import OBJECT_MEANINGS
 from binseg.metrics.scores import MEANINGS, SCORES
 from binseg.metrics.surface import OUTLINE_MEANINGS
-from binseg.structures import Averages, Figure, ImageScores, Interval, Report, Size, Sweep
+from binseg.types import Averages, Figure, ImageScores, Interval, Report, Size, Sweep
 
 __all__ = ["image_rows", "report_rows", "report_to_json_dict"]
 

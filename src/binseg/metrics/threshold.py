@@ -1,9 +1,9 @@
-"""The decision threshold: the one with the best Dice, from validation pictures only.
+"""The decision threshold: the one with the best Dice, from validation images only.
 
 Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
 probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels
 that `probability > threshold` will call foreground. Memory is one histogram, whatever the number
-and size of the pictures.
+and size of the images.
 """
 
 from collections.abc import Iterable
@@ -28,13 +28,13 @@ class ThresholdChoice:
 
     threshold: float
     dice: float
-    """Dice at that threshold, on the pictures that chose it."""
+    """Dice at that threshold, on the images that chose it."""
     thresholds_T: Float64[np.ndarray, " T"]
     dice_T: Float64[np.ndarray, " T"]
-    """Dice at each of `thresholds_T`: the mean over pictures, or that of all pixels together."""
+    """Dice at each of `thresholds_T`: the mean over images, or that of all pixels together."""
     num_images: int
     is_pooled: bool = False
-    """Whether all pixels together decided, since most pictures are empty."""
+    """Whether all pixels together decided, since most images are empty."""
 
     @property
     def curve(self) -> list[tuple[float, float]]:
@@ -67,14 +67,14 @@ def tune_threshold(
 ) -> ThresholdChoice:
     """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
 
-    Where most pictures are empty, pooled Dice decides: see `is_mostly_empty`.
+    Where most images are empty, pooled Dice decides: see `is_mostly_empty`.
 
     Args:
-        answers: probability_HW, truth_HW and valid_HW of each validation picture, one at a time;
-            pictures without a valid pixel are passed over.
+        answers: probability_HW, truth_HW and valid_HW of each validation image, one at a time;
+            images without a valid pixel are passed over.
 
     Raises:
-        DataError: no picture has a valid pixel.
+        DataError: no image has a valid pixel.
     """
     total_T = np.zeros(NUM_THRESHOLDS)
     pooled_T4 = np.zeros((NUM_THRESHOLDS, 4), np.int64)
@@ -88,7 +88,7 @@ def tune_threshold(
             num_empty += not (truth_HW & valid_HW).any()
     if num_images == 0:
         raise DataError(
-            "a threshold can't be chosen: no validation picture has a pixel that isn't ignored; "
+            "a threshold can't be chosen: no validation image has a pixel that isn't ignored; "
             "check the split, or give a fixed threshold"
         )
     is_pooled = is_mostly_empty(num_empty, num_images)

@@ -1,4 +1,4 @@
-"""The one shape of all networks here: an encoder, a decoder and a head, for pictures of any size.
+"""The one shape of all networks here: an encoder, a decoder and a head, for images of any size.
 
 Shape letters: B batch, C channels, H, W height and width of the input; a feature map's own
 height and width are h, w.

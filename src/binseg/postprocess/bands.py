@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from binseg.errors import DataError
-from binseg.postprocess.cleanup import CleanUp
+from binseg.postprocess.steps import PostProcessing
 
 __all__ = ["Bands", "clean_bands"]
 
@@ -33,23 +33,23 @@ class _Parts:
     firsts: Int64[np.ndarray, " parts"]
     """The first part of that object."""
     at_edge: Bool[np.ndarray, " parts"]
-    """Whether that object reaches the picture's edge."""
+    """Whether that object reaches the image's edge."""
 
 
-def clean_bands(bands: Bands, cleanup: CleanUp) -> Bands:
+def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
     """Correct a mask as `clean` does: fill small holes, drop small objects, keep the largest.
 
     Args:
         bands: the mask; looked through several times.
-        cleanup: what to do.
+        postprocessing: what to do.
 
     Raises:
         DataError: more objects than fit into memory, when the result is looked through.
     """
-    if cleanup.fill_holes:
-        bands = _filled(bands, cleanup.fill_holes)
-    if cleanup.min_area > 1 or cleanup.largest_only:
-        bands = _kept(bands, cleanup)
+    if postprocessing.fill_holes:
+        bands = _filled(bands, postprocessing.fill_holes)
+    if postprocessing.min_area > 1 or postprocessing.largest_only:
+        bands = _kept(bands, postprocessing)
     return bands
 
 
@@ -64,11 +64,11 @@ def _filled(bands: Bands, most: int) -> Bands:
     return filled
 
 
-def _kept(bands: Bands, cleanup: CleanUp) -> Bands:
+def _kept(bands: Bands, postprocessing: PostProcessing) -> Bands:
     def kept() -> Iterator[Bool[np.ndarray, "h W"]]:
         parts = _survey(bands, diagonal=True)
-        keep = parts.areas >= cleanup.min_area
-        if cleanup.largest_only and len(keep):
+        keep = parts.areas >= postprocessing.min_area
+        if postprocessing.largest_only and len(keep):
             keep &= parts.firsts == parts.firsts[np.argmax(parts.areas)]
         for mask_HW, start in zip(bands(), parts.starts, strict=True):
             labels_HW, num = _label(mask_HW, diagonal=True)
@@ -87,7 +87,7 @@ def _survey(bands: Bands, *, diagonal: bool) -> _Parts:
         if total + num > _MOST_PARTS:
             raise DataError(
                 f"the mask falls into more than {_MOST_PARTS / 1e6:.0f} million pieces, too many "
-                "to clean up; choose another threshold, or leave the clean-up out"
+                "to clean up; choose another threshold, or leave the post-processing out"
             )
         areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
         edge = np.zeros(num + 1, np.bool_)

@@ -63,17 +63,17 @@ def geojson(
 def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
     """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
     if transform is None:
-        # In a picture y runs downwards: turned round, the ring is anticlockwise to a reader
+        # In an image y runs downwards: turned round, the ring is anticlockwise to a reader
         # who draws y upwards, which is what the RFC's right-hand rule means.
         x, y = ring[:, 0], ring[:, 1]
     else:
         a, b, c, d, e, f = transform
         x = a * ring[:, 0] + b * ring[:, 1] + c
         y = d * ring[:, 0] + e * ring[:, 1] + f
-    flips = transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
+    tta = transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
     points = np.stack([x, y], axis=1)
-    # Outlines run anticlockwise where y is drawn upwards, unless the map flips them.
-    ordered = points[::-1] if flips else points
+    # Outlines run anticlockwise where y is drawn upwards, unless the map tta them.
+    ordered = points[::-1] if tta else points
     numbers: list[list[float]] = np.concatenate([ordered, ordered[:1]]).tolist()
     return [[_plain(x), _plain(y)] for x, y in numbers]
 
@@ -110,7 +110,7 @@ def _text_of_runs(runs: Sequence[int]) -> str:
 
 
 def coco(
-    pictures: Sequence[
+    results: Sequence[
         tuple[str, Bool[np.ndarray, "H W"], Sequence[Polygon], Sequence[FoundObject]]
     ],
     *,
@@ -123,13 +123,13 @@ def coco(
     have none.
 
     Args:
-        pictures: name, cleaned mask, and the polygons and objects that were found in it.
+        images: name, cleaned mask, and the polygons and objects that were found in it.
         category: name of the one category.
         info: facts of the whole (model, threshold).
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (name, mask_HW, polygons, objects) in enumerate(pictures, start=1):
+    for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
         height, width = mask_HW.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         of_label: dict[int, list[Polygon]] = defaultdict(list)

@@ -10,7 +10,7 @@ __all__ = ["FoundObject", "find_objects", "label_objects"]
 
 @dataclass(frozen=True, kw_only=True)
 class FoundObject:
-    """One object; lengths in pixels of the picture's own size, y downwards."""
+    """One object; lengths in pixels of the image's own size, y downwards."""
 
     label: int
     """From 1, in order of the first pixel by rows."""

@@ -13,7 +13,7 @@ from binseg.postprocess.objects import label_objects
 __all__ = ["Polygon", "trace_polygons"]
 
 Ring = Float[np.ndarray, "_ 2"]
-"""x and y of the corners, the first one not repeated; (0, 0) is the picture's upper left corner."""
+"""x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Pictures that people read: curves, histograms, galleries, overlays and cut-outs.
+"""Images that people read: curves, histograms, galleries, overlays and cut-outs.
 
     figure.py      the one door to matplotlib: style, colours, saving
-    pixels.py      any picture as 8-bit RGB for the eye
-    overlay.py     mask over picture, picture cut out by a mask
+    pixels.py      any image as 8-bit RGB for the eye
+    overlay.py     mask over image, image cut out by a mask
     errors.py      what was missed and what was added, in colours
     curves.py      a run: loss, Dice and learning rate by epoch
     histogram.py   an evaluation: Dice of every image

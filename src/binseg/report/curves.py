@@ -1,4 +1,4 @@
-"""A training run in one picture: loss, Dice and learning rate by epoch, the best epoch marked."""
+"""A training run in one image: loss, Dice and learning rate by epoch, the best epoch marked."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ def draw_curves(
         rows: the lines of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
             missing or empty figure leaves a gap.
         path: of the PNG.
-        title: above the picture.
+        title: above the image.
         monitor: the validation figure that chose the best epoch.
     """
     assert rows, "at least one epoch"

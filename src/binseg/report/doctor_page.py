@@ -1,4 +1,4 @@
-"""The doctor's page: findings with their pictures in one HTML file that opens anywhere, offline."""
+"""The doctor's page: findings with their images in one HTML file that opens anywhere, offline."""
 
 import base64
 import io
@@ -12,44 +12,44 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from binseg.storage import write_text
-from binseg.structures import Finding, Severity
+from binseg.types import Finding, Severity
 
-__all__ = ["MAX_FINDINGS_SHOWN", "MAX_PICTURES_SHOWN", "pictures_shown", "write_doctor_page"]
+__all__ = ["MAX_FINDINGS_SHOWN", "MAX_IMAGES_SHOWN", "images_shown", "write_doctor_page"]
 
 MAX_FINDINGS_SHOWN = 24
 """Findings of one kind that are shown in full; the rest are counted."""
-MAX_PICTURES_SHOWN = 8
-"""Pictures that are shown for one finding."""
+MAX_IMAGES_SHOWN = 8
+"""Images that are shown for one finding."""
 _BINS = 20
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _PLURAL: Mapping[Severity, str] = {"error": "errors", "warning": "warnings", "note": "notes"}
 _TITLES: Mapping[str, str] = {
     "all-ignored": "Nothing but ignored pixels",
     "all-shifted": "All masks shifted",
-    "contradiction": "One picture, different masks",
-    "duplicate": "The same picture more than once",
+    "contradiction": "One image, different masks",
+    "duplicate": "The same image more than once",
     "empty-mask": "Empty masks",
     "full-mask": "Full masks",
-    "leak": "The same picture in two splits",
-    "long": "Very long pictures",
-    "misfit": "Masks that don't fit their picture",
+    "leak": "The same image in two splits",
+    "long": "Very long images",
+    "misfit": "Masks that don't fit their image",
     "mixed-channels": "Mixed channels",
     "mixed-types": "Mixed pixel types",
-    "near-duplicate": "Nearly the same picture",
-    "near-leak": "Nearly the same picture in two splits",
-    "no-mask": "Pictures without a mask",
-    "no-mask-file": "Pictures without a mask",
-    "no-picture-file": "Masks without a picture",
+    "near-duplicate": "Nearly the same image",
+    "near-leak": "Nearly the same image in two splits",
+    "no-mask": "Images without a mask",
+    "no-mask-file": "Images without a mask",
+    "no-image-file": "Masks without an image",
     "outlier": "Masks unlike the others",
     "page-seam": "Neighbouring pages in two splits",
     "pages": "Stacks and masks of different length",
     "patch-seam": "Neighbouring patches in two splits",
     "rare-foreground": "Very little foreground",
-    "shared-mask": "One mask, different pictures",
+    "shared-mask": "One mask, different images",
     "shifted": "Shifted masks",
-    "size": "Mask and picture of different size",
+    "size": "Mask and image of different size",
     "split": "Splits",
-    "tiny": "Tiny pictures",
+    "tiny": "Tiny images",
     "torn-group": "Groups in two splits",
     "turned": "Turned by EXIF",
     "unreadable": "Unreadable files",
@@ -58,14 +58,14 @@ _TITLES: Mapping[str, str] = {
 }
 
 
-def pictures_shown(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """List the ids whose pictures the page shows, so that no others need be decoded."""
+def images_shown(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """List the ids whose images the page shows, so that no others need be decoded."""
     num_of: Counter[str] = Counter()
     ids: dict[str, None] = {}
     for finding in findings:
         num_of[finding.code] += 1
         if num_of[finding.code] <= MAX_FINDINGS_SHOWN:
-            ids |= dict.fromkeys(finding.ids[:MAX_PICTURES_SHOWN])
+            ids |= dict.fromkeys(finding.ids[:MAX_IMAGES_SHOWN])
     return tuple(ids)
 
 
@@ -86,7 +86,7 @@ def write_doctor_page(
         facts: label and text, a line each.
         findings: the worst first.
         shares: of foreground, one a mask, for the histogram.
-        thumbs: small pictures by id, masks laid over; an id without one is named only.
+        thumbs: small images by id, masks laid over; an id without one is named only.
 
     Raises:
         OutputError: the file can't be written.
@@ -132,7 +132,7 @@ def _finding(finding: Finding, uris: Mapping[str, str]) -> str:
     figures = "".join(
         f'<figure><img src="{uris[id_]}" alt="{escape(id_)}" loading=lazy>'
         f"<figcaption>{escape(id_)}</figcaption></figure>"
-        for id_ in finding.ids[:MAX_PICTURES_SHOWN]
+        for id_ in finding.ids[:MAX_IMAGES_SHOWN]
         if id_ in uris
     )
     strip = f"<div class=strip>{figures}</div>" if figures else ""

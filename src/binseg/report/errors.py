@@ -32,7 +32,7 @@ def error_map(
     prediction_HW: Bool[np.ndarray, "H W"],
     valid_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Colour a dimmed grey copy of the picture by what the prediction did there."""
+    """Colour a dimmed grey copy of the image by what the prediction did there."""
     assert image_HWC.shape[:2] == truth_HW.shape == prediction_HW.shape, "all are of one size"
     valid_HW = np.ones(truth_HW.shape, dtype=np.bool_) if valid_HW is None else valid_HW
     grey_HW1 = for_display(image_HWC).mean(axis=2, keepdims=True)

@@ -1,4 +1,4 @@
-"""Images in rows: the picture, the truth, the prediction, and what is wrong with it."""
+"""Images in rows: the image, the truth, the prediction, and what is wrong with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
-from binseg.geometry import resize_image
 from binseg.report.errors import ERROR_COLOURS, IGNORED, error_map
 from binseg.report.figure import GREY, INK, fonts, new_figure, save_figure, unit
 from binseg.report.overlay import overlay
 from binseg.report.pixels import for_display
+from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,25 +37,25 @@ _LEGEND = 0.34
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryItem:
-    """One row: a picture with what is true and what was predicted, all of one size."""
+    """One row: an image with what is true and what was predicted, all of one size."""
 
     id: str
     image_HWC: Num[np.ndarray, "H W C"]
     prediction_HW: Bool[np.ndarray, "H W"]
     truth_HW: Bool[np.ndarray, "H W"] | None = None
-    """None where there is no truth: the row then shows picture, prediction and overlay."""
+    """None where there is no truth: the row then shows image, prediction and overlay."""
     valid_HW: Bool[np.ndarray, "H W"] | None = None
     """False where the truth says to ignore; None means all valid."""
     dice: float | None = None
 
 
 def draw_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Draw a row per image: picture, truth, prediction and error map, with its Dice above.
+    """Draw a row per image: image, truth, prediction and error map, with its Dice above.
 
     Args:
         items: at most 24 are drawn, the first ones; from 9 on they stand in two blocks.
         path: of the PNG.
-        title: above the picture.
+        title: above the image.
     """
     assert items, "at least one image"
     shown = items[:MAX_ROWS]
@@ -97,7 +97,7 @@ def _tell_left_out(num_items: int) -> str:
 
 
 def _panels(item: GalleryItem, heads: Sequence[str]) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-    """The row's picture under each head; None where it needs a truth that isn't there."""
+    """The row's image under each head; None where it needs a truth that isn't there."""
     image_HW3 = for_display(item.image_HWC)
     panels = {
         "image": image_HW3,
@@ -115,7 +115,7 @@ def _white_on_black(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 
 
 
 def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Bring large pictures to about the size of a cell: memory stays small, edges smooth."""
+    """Bring large images to about the size of a cell: memory stays small, edges smooth."""
     height, width = panel_HW3.shape[:2]
     factor = _CELL_PIXELS / max(height, width)
     if factor >= 1:

@@ -1,4 +1,4 @@
-"""Dice of every image in one picture: where the mean comes from, and how many images failed."""
+"""Dice of every image in one image: where the mean comes from, and how many images failed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def draw_histogram(
     Args:
         scores: one per image, in [0, 1].
         path: of the PNG.
-        title: above the picture.
+        title: above the image.
         name: of the score.
     """
     scores_N = np.asarray(scores, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Any picture as 8-bit RGB for the eye; models never see what this gives."""
+"""Any image as 8-bit RGB for the eye; models never see what this gives."""
 
 import numpy as np
 from jaxtyping import Float64, Num, UInt8
@@ -9,9 +9,9 @@ _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn 
 
 
 def for_display(image_HWC: Num[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Turn a picture of any type and number of channels into RGB that a screen shows well.
+    """Turn an image of any type and number of channels into RGB that a screen shows well.
 
-    8-bit pictures keep their values; others are stretched between their 0.5 and 99.5 percentiles.
+    8-bit images keep their values; others are stretched between their 0.5 and 99.5 percentiles.
     One or two channels become grey, of more than three the first three are shown.
     """
     channels = image_HWC.shape[2]
@@ -28,7 +28,7 @@ def _stretch(image_HWC: Num[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
     if finite.size == 0:
         return np.zeros(image_HWC.shape, dtype=np.uint8)
     low, high = np.percentile(finite, [_DARKEST, _BRIGHTEST])
-    # A flat picture has nothing to stretch: it is shown as middle grey.
+    # A flat image has nothing to stretch: it is shown as middle grey.
     unit_HWC = (values_HWC - low) / (high - low) if high > low else np.full(image_HWC.shape, 0.5)
     unit_HWC = np.nan_to_num(unit_HWC, nan=0.0, posinf=1.0, neginf=0.0)
     bytes_HWC: UInt8[np.ndarray, "H W C"] = np.rint(unit_HWC.clip(0, 1) * 255).astype(np.uint8)

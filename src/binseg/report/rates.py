@@ -1,4 +1,4 @@
-"""A learning-rate range test in one picture."""
+"""A learning-rate range test in one image."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -8,10 +8,10 @@
     app.py          the application and its parts put together
     routes.py, job_routes.py   what can be asked; queries.py the parameters
     bodies.py       reading what is sent, never more than is allowed
-    pipeline.py     from bytes to an answer; pictures.py decodes, batching.py shares the model
+    pipeline.py     from bytes to an answer; images.py decodes, batching.py shares the model
     capacity.py     how much is taken at once; limits.py the numbers
     job_store.py, job_worker.py   work that outlives a request, and this process
-    shelf.py        the models; examples.py pictures to try; metrics.py figures for Prometheus
+    shelf.py        the models; examples.py images to try; metrics.py figures for Prometheus
     page/           what a browser gets
 
 Nothing here fetches a URL or opens a path that a client names.

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
 from binseg.serve.capacity import Capacity
 from binseg.serve.examples import Examples
 from binseg.serve.guard import Guard
@@ -24,7 +24,7 @@ from binseg.serve.shelf import Shelf
 
 __all__ = ["Access", "Service", "create_app"]
 
-_ABOUT = """Finds one kind of thing in pictures. Every refusal has the body
+_ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
 _READABLE = [
     "Retry-After",

@@ -8,7 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from binseg.backends import Backend
+from binseg.inference.runtimes import Backend
 
 __all__ = ["Batcher", "SharedBackend"]
 
@@ -39,7 +39,7 @@ class SharedBackend:
 
 
 class _Order:
-    """The inputs of one picture, and the answers so far."""
+    """The inputs of one image, and the answers so far."""
 
     def __init__(self, inputs_NHWC: UInt8[np.ndarray, "N H W C"]) -> None:
         self.inputs_NHWC = inputs_NHWC
@@ -52,13 +52,13 @@ class Batcher:
     """A thread that computes what is waiting, as many inputs at once as the model takes.
 
     While the model computes, further inputs gather by themselves, so that batches grow with the
-    load. Only where more pictures are known to be on their way, it waits for them, a little. A
-    picture of many tiles shares each batch with the others that wait, so that it holds up nobody.
+    load. Only where more images are known to be on their way, it waits for them, a little. An
+    image of many tiles shares each batch with the others that wait, so that it holds up nobody.
 
     Args:
         compute: gives the probability for inputs (`Predictor.probability_of_inputs`).
         batch_size: most inputs at once.
-        expected: how many pictures are on their way; asked before a batch that isn't full.
+        expected: how many images are on their way; asked before a batch that isn't full.
         wait: longest time in seconds that is waited for those.
         told: hears of each batch's size.
     """
@@ -124,9 +124,9 @@ class Batcher:
         return sum(len(one.inputs_NHWC) - one.num_begun for one in self._orders)
 
     def _take(self) -> list[tuple[_Order, slice]]:
-        """Of each picture that waits an equal share, until the batch is full.
+        """Of each image that waits an equal share, until the batch is full.
 
-        Only inputs of one size become a batch; pictures of other sizes come first the next time.
+        Only inputs of one size become a batch; images of other sizes come first the next time.
         """
         alive = [one for one in self._orders if not one.future.cancelled()]
         size = alive[0].inputs_NHWC.shape[1:] if alive else ()

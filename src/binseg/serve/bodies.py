@@ -16,7 +16,7 @@ from binseg.serve.capacity import Held
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
 
-__all__ = ["Sent", "chunks_of", "is_form", "plain_name", "read_form", "read_picture"]
+__all__ = ["Sent", "chunks_of", "is_form", "plain_name", "read_form", "read_image"]
 
 _FORM_EXTRA = 100_000
 """Bytes that a form may have beside its files."""
@@ -76,8 +76,8 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-async def read_picture(request: Request, *, limits: Limits, held: Held) -> Sent:
-    """Read one picture: the body itself, or a form's field `file`.
+async def read_image(request: Request, *, limits: Limits, held: Held) -> Sent:
+    """Read one image: the body itself, or a form's field `file`.
 
     Raises:
         Refusal: too large, too slow, empty, or a form without that field.
@@ -92,9 +92,9 @@ async def read_picture(request: Request, *, limits: Limits, held: Held) -> Sent:
         data += chunk
     if not data:
         raise Refusal(
-            422, "unreadable_picture", "The body is empty; send a picture's bytes, or a form."
+            422, "unreadable_image", "The body is empty; send an image's bytes, or a form."
         )
-    return Sent(name="the picture", data=bytes(data))
+    return Sent(name="the image", data=bytes(data))
 
 
 async def read_form(
@@ -134,7 +134,7 @@ async def read_form(
             value.file.close()
         if len(data) > limits.max_bytes:
             raise _too_large(limits.max_bytes)
-        sent.append(Sent(name=plain_name(value.filename or "") or "the picture", data=data))
+        sent.append(Sent(name=plain_name(value.filename or "") or "the image", data=data))
     if not sent:
         raise Refusal(422, "bad_parameter", f"The form has no file in the field {field!r}.")
     return sent

@@ -1,4 +1,4 @@
-"""How much a server holds at once: predictions, and bytes of pictures."""
+"""How much a server holds at once: predictions, and bytes of images."""
 
 import math
 import threading
@@ -65,7 +65,7 @@ class Capacity:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of pictures, packed and unpacked."""
+        """Bytes of images, packed and unpacked."""
         return self._held
 
     def check(self) -> None:
@@ -114,7 +114,7 @@ class Capacity:
         with self._lock:
             alone = self._held == request.num_bytes
             if not alone and self._held + num_bytes > self._limits.max_memory:
-                raise self._busy("The server's memory is taken by other pictures")
+                raise self._busy("The server's memory is taken by other images")
             self._held += num_bytes
             request.num_bytes += num_bytes
             if held is not request:

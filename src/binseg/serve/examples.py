@@ -1,11 +1,11 @@
-"""Pictures to try a model with: drawn on the spot, and the one that its bundle brings."""
+"""Images to try a model with: drawn on the spot, and the one that its bundle brings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from binseg.imageio import encode_picture, read_image
-from binseg.predictor.pretrained import photo_path
+from binseg.imageio import encode_image, read_image
+from binseg.inference.pretrained import photo_path
 from binseg.report import for_display
 from binseg.serve.shelf import ServedModel, Shelf
 
@@ -17,7 +17,7 @@ _MOST_SAMPLES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A picture that may be shown to anyone."""
+    """An image that may be shown to anyone."""
 
     name: str
     title: str
@@ -30,7 +30,7 @@ class Example:
 
     @cached_property
     def png(self) -> bytes:
-        """The picture, as PNG."""
+        """The image, as PNG."""
         return self.draw()
 
 
@@ -38,7 +38,7 @@ class Examples:
     """The examples of a server.
 
     Args:
-        shelf: its models; each that takes grey or colour brings the picture of its golden sample.
+        shelf: its models; each that takes grey or colour brings the image of its reference sample.
     """
 
     def __init__(self, shelf: Shelf) -> None:
@@ -47,7 +47,7 @@ class Examples:
                 name=f"sample-{model.id}.png",
                 title=f"A sample of {model.name}",
                 credit="from the model's own data, at the size that it looks at",
-                draw=partial(_golden, model),
+                draw=partial(_reference, model),
             )
             for model in shelf
             if model.card.preprocessing.channels in (1, 3)
@@ -75,16 +75,16 @@ class Examples:
         return self._by_name.get(name)
 
 
-def _golden(model: ServedModel) -> bytes:
+def _reference(model: ServedModel) -> bytes:
     assert model.predictor.bundle is not None, "listed for bundles alone"
-    return encode_picture(for_display(model.predictor.bundle.golden().input_NHWC[0]))
+    return encode_image(for_display(model.predictor.bundle.reference().input_NHWC[0]))
 
 
 def _photo() -> bytes:
-    return encode_picture(read_image(photo_path()))
+    return encode_image(read_image(photo_path()))
 
 
 def _drawn() -> bytes:
     from binseg.data.sources.synthetic import draw_synthetic
 
-    return encode_picture(draw_synthetic(0, size=_SIZE, seed=_SEED)[0])
+    return encode_image(draw_synthetic(0, size=_SIZE, seed=_SEED)[0])

@@ -11,11 +11,11 @@ from fastapi.responses import FileResponse, JSONResponse
 from binseg.errors import OutputError
 from binseg.serve.app import Service
 from binseg.serve.bodies import chunks_of, is_form, read_form
-from binseg.serve.job_store import PICTURE, Job
+from binseg.serve.job_store import IMAGE, Job
 from binseg.serve.job_worker import check_job, facts_of
 from binseg.serve.queries import Working
 from binseg.serve.refusals import DOCUMENTED, Documented, Refusal
-from binseg.serve.routes import PICTURE_BODY
+from binseg.serve.routes import IMAGE_BODY
 
 __all__ = ["add_to"]
 
@@ -35,10 +35,10 @@ def add_to(app: FastAPI, service: Service) -> None:
         tags=["jobs"],
         status_code=202,
         responses={**DOCUMENTED, 404: {**DOCUMENTED[422], "description": "there is no such model"}},
-        openapi_extra=PICTURE_BODY,
+        openapi_extra=IMAGE_BODY,
     )
     async def start(request: Request, query: Working) -> JSONResponse:
-        """Take a picture of any size; ask for the job's state until it is done.
+        """Take an image of any size; ask for the job's state until it is done.
 
         Jobs survive a restart of the server. A form may have up to `max_bytes`, a plain body up to
         `max_job_bytes`.
@@ -46,9 +46,9 @@ def add_to(app: FastAPI, service: Service) -> None:
         model = service.shelf.find(query.model)
         folder = await service.pipeline.in_thread(service.store.new_folder)
         try:
-            name, num_bytes = await _receive(request, service, folder / PICTURE)
+            name, num_bytes = await _receive(request, service, folder / IMAGE)
             await service.pipeline.in_thread(
-                check_job, folder / PICTURE, query.output, name=name, limits=service.limits
+                check_job, folder / IMAGE, query.output, name=name, limits=service.limits
             )
             settings = query.model_dump(exclude={"model"}, exclude_none=True)
             job = await service.pipeline.in_thread(
@@ -151,7 +151,7 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
             await in_thread(_write, path, bytes(waiting))
             waiting.clear()
     await in_thread(_write, path, bytes(waiting))
-    return "the picture", total + len(waiting)
+    return "the image", total + len(waiting)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -162,7 +162,7 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OutputError(f"can't keep a job's picture: {error.strerror or error}") from None
+        raise OutputError(f"can't keep a job's image: {error.strerror or error}") from None
 
 
 def _check_room(service: Service, path: Path, num_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Jobs on disk: a SQLite table, and a folder for each one's picture and result."""
+"""Jobs on disk: a SQLite table, and a folder for each one's image and result."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ create table if not exists jobs (
     message text
 )
 """
-PICTURE = "picture"
+IMAGE = "image"
 _INCOMING = "incoming-"
 
 
@@ -55,7 +55,7 @@ class Job:
     name: str
     query: dict[str, Any]
     num_bytes: int
-    """Of the picture and the result."""
+    """Of the image and the result."""
     starts: int
     """How often its work began without being put back in order."""
     result: str | None
@@ -119,7 +119,7 @@ class JobStore:
             yield self._base
 
     def new_folder(self) -> Path:
-        """A folder for a picture that is coming; without `add` it is gone at the next start."""
+        """A folder for an image that is coming; without `add` it is gone at the next start."""
         path = self.folder / "jobs" / f"{_INCOMING}{secrets.token_hex(8)}"
         try:
             path.mkdir()
@@ -128,18 +128,18 @@ class JobStore:
         return path
 
     def reserve(self, incoming: Path, num_bytes: int) -> None:
-        """Count so many bytes for a picture that is coming, until `release`."""
+        """Count so many bytes for an image that is coming, until `release`."""
         self._coming[incoming.name] = num_bytes
 
     def release(self, incoming: Path) -> None:
-        """Count nothing any more for a picture that was coming, and remove what came of it."""
+        """Count nothing any more for an image that was coming, and remove what came of it."""
         self._coming.pop(incoming.name, None)
         shutil.rmtree(incoming, ignore_errors=True)
 
     def add(
         self, incoming: Path, *, model: str, name: str, query: dict[str, Any], num_bytes: int
     ) -> Job:
-        """Take a job whose picture lies in a folder of `new_folder`."""
+        """Take a job whose image lies in a folder of `new_folder`."""
         id_ = secrets.token_urlsafe(16)  # nobody guesses it: whoever knows it may see the job
         incoming.rename(self.path(id_))
         with self._writing() as base:
@@ -205,14 +205,14 @@ class JobStore:
     def finish(
         self, id_: str, *, result: str, media: str, headers: dict[str, str], num_bytes: int
     ) -> None:
-        """Say that the result lies in the job's folder, and remove the picture."""
+        """Say that the result lies in the job's folder, and remove the image."""
         with self._writing() as base:
             base.execute(
                 "update jobs set state = 'done', ended = ?, result = ?, media = ?, headers = ?,"
                 " num_bytes = ? where id = ?",
                 (time.time(), result, media, json.dumps(headers), num_bytes, id_),
             )
-        (self.path(id_) / PICTURE).unlink(missing_ok=True)
+        (self.path(id_) / IMAGE).unlink(missing_ok=True)
 
     def fail(self, id_: str, *, code: str, message: str) -> None:
         """Say why a job came to nothing, and remove its files."""

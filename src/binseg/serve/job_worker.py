@@ -13,21 +13,21 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg import storage
-from binseg.backends import Backend
 from binseg.errors import BinsegError, UsageError
-from binseg.geometry import plan
 from binseg.imageio import holds_tiff, needs_windows, open_windows, probe, read_image
-from binseg.predictor import Predictor
+from binseg.inference import Predictor
+from binseg.inference.large import predict_large
+from binseg.inference.outputs import Answer, encode_output
+from binseg.inference.runtimes import Backend
 from binseg.progress import Task
-from binseg.serve.job_store import PICTURE, Job, JobStore
+from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.pipeline import check_outline
 from binseg.serve.queries import Wanted
 from binseg.serve.refusals import Refusal, refusal_of
 from binseg.serve.shelf import Shelf
-from binseg.structures import FLIP_TIMES
-from binseg.workflows.large import predict_large
-from binseg.workflows.outputs import Answer, encode_output
+from binseg.transforms.geometry import plan
+from binseg.types import TTA_PASSES
 
 __all__ = ["JobWorker", "check_job", "facts_of"]
 
@@ -171,9 +171,11 @@ class JobWorker:
         predictor = model.predictor
         if order.wanted.threshold is not None:
             predictor = predictor.with_threshold(order.wanted.threshold)
-        predictor = predictor.with_cleanup(order.wanted.cleanup_for(predictor.cleanup))
+        predictor = predictor.with_postprocessing(
+            order.wanted.postprocessing_for(predictor.postprocessing)
+        )
         teller = _Teller(self, current)
-        if needs_windows(folder / PICTURE):
+        if needs_windows(folder / IMAGE):
             path, size = _large(predictor, folder, order, teller)
             media = "image/tiff"
         else:
@@ -195,16 +197,14 @@ class JobWorker:
 
 
 def _without_places(text: str, folder: Path, name: str) -> str:
-    """A sentence that names the picture as its client does, and not where it lies here."""
-    return text.replace(str(folder / PICTURE), name).replace(str(folder), "the job's folder")
+    """A sentence that names the image as its client does, and not where it lies here."""
+    return text.replace(str(folder / IMAGE), name).replace(str(folder), "the job's folder")
 
 
 def _check_starts(job: Job) -> None:
     if job.starts > _MOST_STARTS:
         times = f"{_MOST_STARTS} times"
-        raise Refusal(
-            500, "job_lost", f"The server stopped {times} while it worked on this picture."
-        )
+        raise Refusal(500, "job_lost", f"The server stopped {times} while it worked on this image.")
 
 
 class _Teller:
@@ -262,11 +262,11 @@ class _Counted:
 def _whole(
     predictor: Predictor, folder: Path, order: "_Order", teller: _Teller
 ) -> tuple[Path, str, tuple[int, int]]:
-    """A picture that fits into memory."""
-    image_HWC = read_image(folder / PICTURE)
+    """An image that fits into memory."""
+    image_HWC = read_image(folder / IMAGE)
     height, width = image_HWC.shape[:2]
     counting = copy(predictor)
-    total = len(plan(height, width, predictor.preprocessing)) * FLIP_TIMES[predictor.flips]
+    total = len(plan(height, width, predictor.preprocessing)) * TTA_PASSES[predictor.tta]
     with teller.task(order.name, total=total) as task:
         counting.backend = _Counted(predictor.backend, task)
         answer = Answer(
@@ -285,10 +285,10 @@ def _whole(
 def _large(
     predictor: Predictor, folder: Path, order: "_Order", teller: _Teller
 ) -> tuple[Path, tuple[int, int]]:
-    """A picture of any size, band by band; what an earlier start has finished is kept."""
+    """An image of any size, band by band; what an earlier start has finished is kept."""
     result = predict_large(
         predictor,
-        folder / PICTURE,
+        folder / IMAGE,
         out=folder / "result.tif",
         probability="uint8" if order.output == "probability" else None,
         overwrite=True,
@@ -300,11 +300,11 @@ def _large(
 
 
 def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
-    """Look at the header of a job's picture, and refuse what would only fail later.
+    """Look at the header of a job's image, and refuse what would only fail later.
 
     Raises:
-        Refusal: too many pixels, or an output that huge pictures don't have.
-        BinsegError: no picture; the text names it by `name`, not by its place here.
+        Refusal: too many pixels, or an output that huge images don't have.
+        BinsegError: no image; the text names it by `name`, not by its place here.
     """
     try:
         is_large = needs_windows(path)
@@ -317,7 +317,7 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
         num_pixels = sum(one.height * one.width for one in infos)
         if is_large and output not in _LARGE_OUTPUTS:
             raise UsageError(
-                f"{name}: pictures above 64 megapixels and stacks come as mask or probability"
+                f"{name}: images above 64 megapixels and stacks come as mask or probability"
             )
     except BinsegError as error:
         raise type(error)(_without_places(str(error), path.parent, name)) from None

@@ -16,22 +16,22 @@ class Limits:
     """
 
     max_bytes: int = 50_000_000
-    """Of a picture's file."""
+    """Of an image's file."""
     max_pixels: int = 50_000_000
-    """Height times width of a picture that is answered at once; larger ones are jobs."""
+    """Height times width of an image that is answered at once; larger ones are jobs."""
     max_seconds: float = 60.0
     """From the last byte of a request to its answer."""
     queue: int = 32
     """Predictions in work or waiting; one more is refused with 429."""
     workers: int = 2
-    """Threads that decode pictures and encode answers."""
+    """Threads that decode images and encode answers."""
     max_files: int = 64
     """In a batch; together they may have four times `max_bytes`."""
     max_job_bytes: int = 4_000_000_000
     max_job_pixels: int = 10_000_000_000
     """Of all pages."""
     max_jobs_bytes: int = 20_000_000_000
-    """Of all jobs' pictures and results on disk."""
+    """Of all jobs' images and results on disk."""
     keep_hours: float = 24.0
     """After which finished jobs are removed."""
     head_seconds: float = 10.0
@@ -51,7 +51,7 @@ class Limits:
 
     @property
     def max_memory(self) -> int:
-        """Bytes that all pictures in work may take, packed and unpacked."""
+        """Bytes that all images in work may take, packed and unpacked."""
         return 4 * (self.max_bytes + 8 * self.max_pixels)
 
     def as_dict(self) -> dict[str, float]:

@@ -53,7 +53,7 @@ class Metrics:
         """Show what these hold whenever the figures are asked for."""
         slots = Gauge("binseg_predictions", "In work or waiting.", registry=self._registry)
         slots.set_function(lambda: capacity.num_slots)
-        held = Gauge("binseg_held_bytes", "Of pictures in work.", registry=self._registry)
+        held = Gauge("binseg_held_bytes", "Of images in work.", registry=self._registry)
         held.set_function(lambda: capacity.held_bytes)
         jobs = Gauge("binseg_jobs", "Jobs by state.", ("state",), registry=self._registry)
         for state in ("queued", "running", "done", "failed"):

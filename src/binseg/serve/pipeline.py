@@ -1,4 +1,4 @@
-"""From a picture's bytes to an answer's bytes, with others in between."""
+"""From an image's bytes to an answer's bytes, with others in between."""
 
 import asyncio
 import time
@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float32
 from starlette.requests import ClientDisconnect
 
 from binseg.errors import BinsegError
+from binseg.inference.outputs import Answer, encode_output
 from binseg.serve.bodies import Sent
 from binseg.serve.capacity import Held
+from binseg.serve.images import Taken, take_in
 from binseg.serve.limits import Limits
-from binseg.serve.pictures import Taken, take_in
 from binseg.serve.queries import Output, Wanted
 from binseg.serve.refusals import Refusal, refusal_of
 from binseg.serve.shelf import ServedModel
-from binseg.workflows.outputs import Answer, encode_output
 
 __all__ = ["Made", "Pipeline", "unless_gone"]
 
@@ -57,14 +57,14 @@ class Pipeline:
     """Threads around the models' batches: some decode and encode, one a model computes.
 
     Args:
-        limits: how many threads, how large pictures may be.
+        limits: how many threads, how large images may be.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-pictures")
+        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
         self.num_coming = 0
-        """Pictures on their way to a model: not decoded yet, or waiting in its line."""
+        """Images on their way to a model: not decoded yet, or waiting in its line."""
 
     async def in_thread(self, function: Callable[..., R], *given: Any, **named: Any) -> R:
         """Run a function in one of the threads; what hasn't begun is dropped on cancelling."""
@@ -74,11 +74,11 @@ class Pipeline:
     async def predict(
         self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
     ) -> Made:
-        """Answer one picture.
+        """Answer one image.
 
         Raises:
             Refusal: too large, or too much in it.
-            BinsegError: no picture, or not one for this model.
+            BinsegError: no image, or not one for this model.
         """
         start = time.perf_counter()
         self.num_coming += 1
@@ -121,7 +121,7 @@ class Pipeline:
     async def try_predict(
         self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
     ) -> Made | Refusal:
-        """As `predict`, but a refusal is the answer: one of several pictures may fail."""
+        """As `predict`, but a refusal is the answer: one of several images may fail."""
         try:
             return await self.predict(model, sent, wanted, output=output, held=held)
         except Refusal as refusal:
@@ -144,12 +144,12 @@ def _finish(
     threshold: float,
     output: Output,
 ) -> tuple[bytes, str]:
-    """Join the answers to all inputs at the picture's size, and encode what was asked for."""
+    """Join the answers to all inputs at the image's size, and encode what was asked for."""
     image_HWC = taken.image_HWC
     if image_HWC is None:
         image_HWC = np.broadcast_to(np.uint8(0), (taken.height, taken.width, 1))
     predictor = model.predictor.with_threshold(threshold)
-    predictor = predictor.with_cleanup(wanted.cleanup_for(predictor.cleanup))
+    predictor = predictor.with_postprocessing(wanted.postprocessing_for(predictor.postprocessing))
     prediction = predictor.prediction_of(image_HWC, maps_NHW)
     answer = Answer(prediction=prediction, image_HWC=image_HWC, name=name)
     if output == "json":

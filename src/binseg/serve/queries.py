@@ -1,4 +1,4 @@
-"""What can be asked with a picture."""
+"""What can be asked with an image."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from binseg.postprocess import CleanUp
+from binseg.postprocess import PostProcessing
 from binseg.serve.refusals import Refusal
 
 __all__ = ["Asking", "Output", "Predicting", "Wanted", "Working", "media_of", "output_of"]
@@ -31,7 +31,7 @@ class Wanted(BaseModel):
     largest_only: bool | None = None
     """Only the largest object stays."""
 
-    def cleanup_for(self, own: CleanUp) -> CleanUp:
+    def postprocessing_for(self, own: PostProcessing) -> PostProcessing:
         """What is done with the mask: what was asked for, else the model's own corrections."""
         asked = {
             "min_area": self.min_area,
@@ -55,7 +55,7 @@ class JobQuery(Wanted):
     """The parameters of `/v1/jobs`."""
 
     output: Output = "mask"
-    """As for `/v1/predict`. Stacks, and pictures above 64 megapixels, come as a TIFF of mask or
+    """As for `/v1/predict`. Stacks, and images above 64 megapixels, come as a TIFF of mask or
     probability."""
 
 

@@ -20,7 +20,7 @@ class ErrorFacts(BaseModel):
     """What was wrong."""
 
     code: str
-    """Stable, for programs: too_large, unreadable_picture, busy, ..."""
+    """Stable, for programs: too_large, unreadable_image, busy, ..."""
     message: str
     """One sentence for people."""
 
@@ -73,7 +73,7 @@ _WORDS = {
     409: "the job isn't finished yet",
     413: "more bytes or pixels than the server takes",
     415: "a body of another kind",
-    422: "not a picture that can be read, or a parameter out of range",
+    422: "not an image that can be read, or a parameter out of range",
     429: "the server is busy: try again after the seconds in Retry-After",
 }
 Documented = dict[int | str, dict[str, Any]]
@@ -91,7 +91,7 @@ def refusal_of(error: BinsegError) -> Refusal:
         case UsageError():
             return Refusal(422, "bad_parameter", _sentence(str(error)))
         case DataError():
-            return Refusal(422, "unreadable_picture", _sentence(str(error)))
+            return Refusal(422, "unreadable_image", _sentence(str(error)))
         case OutputError():
             return Refusal(507, "storage", "The server can't keep the answer: its disk refused.")
     return Refusal(500, "model", "The model can't answer; whoever runs the server sees why there.")

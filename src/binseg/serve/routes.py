@@ -14,15 +14,15 @@ from fastapi.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from binseg.serve.app import Service
-from binseg.serve.bodies import Sent, read_form, read_picture
+from binseg.serve.bodies import Sent, read_form, read_image
 from binseg.serve.capacity import Held
-from binseg.serve.pictures import preview
+from binseg.serve.images import preview
 from binseg.serve.pipeline import Made, unless_gone
 from binseg.serve.queries import Asking, Output, Predicting, Wanted, media_of, output_of
 from binseg.serve.refusals import DOCUMENTED, Documented, Refusal
 from binseg.serve.shelf import ServedModel
 
-__all__ = ["PICTURE_BODY", "add_to"]
+__all__ = ["IMAGE_BODY", "add_to"]
 
 PAGE = Path(__file__).parent / "page"
 _AT_ONCE = 4
@@ -35,10 +35,10 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"multipart/form-data": {"schema": whole}}
 
 
-PICTURE_BODY: dict[str, Any] = {
+IMAGE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A picture (JPEG, PNG, WebP, BMP, TIFF): its bytes, or a form's field file.",
+        "description": "An image (JPEG, PNG, WebP, BMP, TIFF): its bytes, or a form's field file.",
         "content": {"application/octet-stream": {"schema": _BINARY}, **_form("file", _BINARY)},
     }
 }
@@ -82,7 +82,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", tags=["service"], responses=_documented(403, 422, 503))
     async def readyz() -> JSONResponse:
-        """Say whether pictures are taken: 503 while the server starts or ends."""
+        """Say whether images are taken: 503 while the server starts or ends."""
         ready = service.is_ready
         return JSONResponse(
             {"status": "ready" if ready else "not ready"}, status_code=200 if ready else 503
@@ -127,7 +127,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/examples", tags=["examples"], responses=DOCUMENTED)
     async def examples() -> list[dict[str, str]]:
-        """List pictures to try a model with."""
+        """List images to try a model with."""
         return [one.as_dict() for one in service.examples.list()]
 
     @app.get(
@@ -137,7 +137,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         responses={**_answers("image/png"), **missing},
     )
     async def example(name: str) -> Response:
-        """Give an example's picture."""
+        """Give an example's image."""
         found = service.examples.find(name)
         if found is None:
             raise Refusal(404, "not_found", "There is no such example; /v1/examples lists them.")
@@ -152,15 +152,15 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         response_class=Response,
         responses=_answers("image/png", "application/json")
         | {one: DOCUMENTED[422] | {"description": text} for one, text in _MORE.items()},
-        openapi_extra=PICTURE_BODY,
+        openapi_extra=IMAGE_BODY,
     )
     async def predict(request: Request, query: Predicting) -> Response:
-        """Find the foreground in one picture, at the picture's own size (turned by its EXIF)."""
+        """Find the foreground in one image, at the image's own size (turned by its EXIF)."""
         output = output_of(query, request)
         model = service.shelf.find(query.model)
         service.capacity.check()
         with service.capacity.holding() as held:
-            sent = await read_picture(request, limits=service.limits, held=held)
+            sent = await read_image(request, limits=service.limits, held=held)
             with service.capacity.slot():
                 made = await unless_gone(
                     request,
@@ -179,13 +179,13 @@ def _add_preview(app: FastAPI, service: Service) -> None:
         tags=["predict"],
         response_class=Response,
         responses=_answers("image/png"),
-        openapi_extra=PICTURE_BODY,
+        openapi_extra=IMAGE_BODY,
     )
     async def show(request: Request) -> Response:
-        """Turn any picture (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
+        """Turn any image (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
         service.capacity.check()
         with service.capacity.holding() as held:
-            sent = await read_picture(request, limits=service.limits, held=held)
+            sent = await read_image(request, limits=service.limits, held=held)
             with service.capacity.slot():
                 png, (height, width) = await unless_gone(
                     request,
@@ -210,7 +210,7 @@ def _add_batch(app: FastAPI, service: Service) -> None:
         openapi_extra=_FILES_BODY,
     )
     async def batch(request: Request, query: Asking) -> Response:
-        """Find the foreground in several pictures (a form's fields `files`).
+        """Find the foreground in several images (a form's fields `files`).
 
         A ZIP of masks comes back, or JSON by Accept. What can't be read is listed in the ZIP's
         errors.json; if nothing can, the whole is refused.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import BundleError, UsageError
-from binseg.predictor import Predictor, load, verify_golden
-from binseg.predictor.pretrained import default_bundle_path
+from binseg.inference import Predictor, load, verify_reference
+from binseg.inference.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
@@ -72,13 +72,13 @@ class ServedModel:
             "is_default": self.is_default,
             "threshold": card.threshold.value,
             "threshold_method": card.threshold.method,
-            "clean_up": card.clean_up.model_dump(),
-            "flips": card.flips,
+            "postprocess": card.postprocess.model_dump(),
+            "tta": card.tta,
             "input": {
                 "height": shape.height,
                 "width": shape.width,
                 "channels": shape.channels,
-                "fit": shape.fit,
+                "resize": shape.resize,
                 "scale": shape.scale,
                 "intensity": shape.intensity,
             },
@@ -162,7 +162,7 @@ def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
 def open_models(
     paths: Sequence[Path], *, backend: str, device: str, precision: str, batch_size: int
 ) -> list[Predictor]:
-    """Load bundles and try each on its golden sample, which also warms it up.
+    """Load bundles and try each on its reference sample, which also warms it up.
 
     Raises:
         BundleError: one is damaged, or doesn't compute here what it should.
@@ -173,10 +173,10 @@ def open_models(
             path, backend=backend, device=device, precision=precision, batch_size=batch_size
         )
         assert predictor.bundle is not None
-        check = verify_golden(predictor, predictor.bundle)
+        check = verify_reference(predictor, predictor.bundle)
         if not check.passed:
             raise BundleError(
-                f"{path}: its golden sample comes out differently here, by "
+                f"{path}: its reference sample comes out differently here, by "
                 f"{check.largest_difference:.3g} (up to {check.tolerance:g} is rounding); try "
                 "--precision fp32 or another --backend"
             )

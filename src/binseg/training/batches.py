@@ -1,4 +1,4 @@
-"""Batches of cached pixels: one indexing of an array each, or one copied patch a picture.
+"""Batches of cached pixels: one indexing of an array each, or one copied patch an image.
 
 The order of an epoch, and the places of its patches, are decided by (seed, epoch). The sampler, in
 the main process, hands out whole batches of row numbers or places, so that the number of loader
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.patches import draw_places, patches_per_epoch
-from binseg.data.pictures import PictureCache, Pictures
+from binseg.data.whole_images import ImageCache, WholeImages
 
 __all__ = [
     "IGNORE",
@@ -91,7 +91,7 @@ class Batches(Protocol):
 
 
 def build_batches(
-    cache: PixelCache | PictureCache,
+    cache: PixelCache | ImageCache,
     recipe: Recipe,
     *,
     device: torch.device,
@@ -103,7 +103,7 @@ def build_batches(
     """Give the batches of a recipe.
 
     Args:
-        cache: whole pictures where the recipe draws patches, else inputs.
+        cache: whole images where the recipe draws patches, else inputs.
         recipe: its patches, sizes, batch size, seed and workers are used.
         device: where the batches will go.
         context: how much larger than the input a patch is cut, for its surroundings.
@@ -111,8 +111,8 @@ def build_batches(
         shares: which part of each batch is this process's.
         reserve: bytes of a GPU's memory that training itself will need.
     """
-    assert recipe.draws_patches == isinstance(cache, PictureCache), type(cache)
-    if isinstance(cache, PictureCache):
+    assert recipe.draws_patches == isinstance(cache, ImageCache), type(cache)
+    if isinstance(cache, ImageCache):
         return PatchBatches(
             cache,
             recipe=recipe,
@@ -146,7 +146,7 @@ class EpochBatches(Sampler[Rows]):
 
     Every row comes once an epoch; where an epoch has another number of rows, none comes twice
     before all came once. The last batch is what remains; a single remaining row joins the batch
-    before it, since batch norm can't learn from one picture.
+    before it, since batch norm can't learn from one image.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class TrainingBatches:
 
     Args:
         cache: the pixels.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         seed: decides the order.
         workers: processes that index the cache; they pay only for one too large for memory.
         device: where the batches will go.
@@ -307,7 +307,7 @@ class TrainingBatches:
 
 
 class Places(NamedTuple):
-    """One batch's patches: picture, first row and first column of each."""
+    """One batch's patches: image, first row and first column of each."""
 
     places_B3: np.ndarray
     size: int
@@ -323,7 +323,7 @@ class EpochPatches(Sampler[Places]):
 
     def __init__(
         self,
-        cache: PictureCache,
+        cache: ImageCache,
         *,
         recipe: Recipe,
         context: float,
@@ -370,9 +370,9 @@ class EpochPatches(Sampler[Places]):
 class _CutBatches(Dataset[Batch]):
     """A map from a batch's places to its pixels."""
 
-    def __init__(self, cache: PictureCache, shares: Shares) -> None:
+    def __init__(self, cache: ImageCache, shares: Shares) -> None:
         self._shares = shares
-        self._pictures = Pictures(cache, resident=cache.num_bytes <= RESIDENT_BYTES)
+        self._images = WholeImages(cache, resident=cache.num_bytes <= RESIDENT_BYTES)
 
     def __getitem__(self, key: Places) -> Batch:
         def read(part: slice) -> Batch:
@@ -381,16 +381,16 @@ class _CutBatches(Dataset[Batch]):
         return _shared(read, len(key.places_B3), self._shares)
 
     def _read(self, key: Places) -> Batch:
-        inputs_BCHW, targets_BHW = self._pictures.patches(key.places_B3, size=key.size)
+        inputs_BCHW, targets_BHW = self._images.patches(key.places_B3, size=key.size)
         inputs_BHWC = torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1)
         return Batch(inputs_BHWC, torch.from_numpy(targets_BHW), key.step)
 
 
 class PatchBatches:
-    """Batches of random patches of whole pictures, and the loader that gives them.
+    """Batches of random patches of whole images, and the loader that gives them.
 
     Args:
-        cache: the pictures.
+        cache: the images.
         recipe: its patches, sizes, batch size, seed and workers are used.
         device: where the batches will go.
         context: how much larger than the input a patch is cut, so that turning and shrinking it
@@ -401,7 +401,7 @@ class PatchBatches:
 
     def __init__(
         self,
-        cache: PictureCache,
+        cache: ImageCache,
         *,
         recipe: Recipe,
         device: torch.device,

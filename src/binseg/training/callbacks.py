@@ -265,7 +265,7 @@ class Books(Callback):
         try:
             scores = self._score(self._shipped)
         except TrainingError:
-            raise diverged("the answer to a validation picture", self._recipe, epoch) from None
+            raise diverged("the answer to a validation image", self._recipe, epoch) from None
         if not math.isfinite(scores.loss):
             raise diverged("the validation loss", self._recipe, epoch)
         figures = (

@@ -11,9 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from binseg.config.recipe import Recipe
-from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
-from binseg.data.pictures import PictureCache
+from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT
@@ -26,6 +25,7 @@ from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.supervision import supervised
 from binseg.training.team import Team
+from binseg.transforms.augment import build_augment
 
 __all__ = ["Lead", "LeadClock", "follow", "leading"]
 
@@ -139,7 +139,7 @@ def follow(
     model: nn.Module,
     *,
     recipe: Recipe,
-    train: PixelCache | PictureCache,
+    train: PixelCache | ImageCache,
     team: Team,
     checkpoint: Path | None,
     seconds: float | None,

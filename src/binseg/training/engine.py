@@ -85,7 +85,7 @@ def build_trainer(
         callbacks=callbacks,
         logger=loggers or False,
         log_every_n_steps=1,  # else Lightning warns of short epochs; nothing is logged by step
-        # All pictures have one size, so that cuDNN's search for the fastest kernels pays.
+        # All images have one size, so that cuDNN's search for the fastest kernels pays.
         benchmark=device.type == "cuda",
         # What follows is done by our own callbacks, through the predictor and `storage`.
         enable_checkpointing=False,

@@ -10,9 +10,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from binseg.config.recipe import Recipe
-from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
-from binseg.data.pictures import PictureCache
+from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress
@@ -33,8 +32,9 @@ from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.supervision import supervised
 from binseg.training.team import ALONE, Team
 from binseg.training.validation import validate
+from binseg.transforms.augment import build_augment
 
-__all__ = ["FitResult", "fit"]
+__all__ = ["FitResult", "resize"]
 
 LEAST_TILES = 128
 """Validation tiles that are scored after an epoch of patches, however short it is."""
@@ -52,7 +52,7 @@ ADVICE = {
     "to 0, which gives the same run",
     "Connection closed by peer": "another process of this run has died; what it said is above",
     "Connection reset by peer": "another process of this run has died; what it said is above",
-    "more than 1 value per channel": "batch norm can't learn from batches of one picture that the "
+    "more than 1 value per channel": "batch norm can't learn from batches of one image that the "
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
 """What torch says, and what a user can do about it."""
@@ -77,7 +77,7 @@ def fit(
     model: nn.Module,
     *,
     recipe: Recipe,
-    train: PixelCache | PictureCache,
+    train: PixelCache | ImageCache,
     val: PixelCache,
     folder: Path,
     progress: Progress = SILENT,
@@ -91,7 +91,7 @@ def fit(
     Args:
         model: with its first weights; the caller seeds those.
         recipe: everything else that decides the result.
-        train: what it learns from; whole pictures where the recipe draws patches.
+        train: what it learns from; whole images where the recipe draws patches.
         val: what chooses the best epoch; of many tiles, about as many as an epoch has patches,
             and with a budget of time a quarter as many inputs as an epoch.
         folder: gets metrics.csv, best.safetensors, last.ckpt and previous.ckpt.
@@ -132,7 +132,7 @@ def fit(
     )
     if pace.is_timed:
         val = val.thinned(max(LEAST_TIMED, len(batches) * config.batch_size // 4))
-    elif recipe.draws_patches:  # whose number, not that of the pictures, is an epoch's cost
+    elif recipe.draws_patches:  # whose number, not that of the images, is an epoch's cost
         val = val.thinned(max(LEAST_TILES, len(batches) * config.batch_size))
     module = SegmentationModule(
         learner,
@@ -208,7 +208,7 @@ def fit(
     )
 
 
-def _check_learnable(train: PixelCache | PictureCache, val: PixelCache, progress: Progress) -> None:
+def _check_learnable(train: PixelCache | ImageCache, val: PixelCache, progress: Progress) -> None:
     """Refuse masks that are all alike, which no loss can tell from success."""
     for value, name in ((1, "foreground"), (0, "background")):
         if not train.holds(value):
@@ -235,7 +235,7 @@ def _run(
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except (KeyboardInterrupt, SystemExit):
-        # Asked a second time; Lightning turns that into SystemExit after its own clean-up.
+        # Asked a second time; Lightning turns that into SystemExit after its own post-processing.
         raise keeper.stopped() from None
     except (torch.OutOfMemoryError, MemoryError):
         raise TrainingError(lacking_memory(module.recipe, module.device)) from None

@@ -18,7 +18,7 @@ from binseg.progress import Progress
 __all__ = ["StepGuard", "diverged", "is_finite"]
 
 MANY = 10
-"""So many bad steps in a row end the run: no single picture is to blame for them."""
+"""So many bad steps in a row end the run: no single image is to blame for them."""
 EXPLODING = 100.0
 """A gradient norm that has grown so much is on its way to infinity."""
 FEWEST = 8

@@ -1,6 +1,6 @@
 """A recipe's steps outside of a run: how long each part takes, which batch and which rate pay.
 
-The steps are those of `SegmentationModule`, on real pictures; only Lightning's loop around them is
+The steps are those of `SegmentationModule`, on real images; only Lightning's loop around them is
 missing.
 """
 
@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from binseg.config.recipe import Recipe
-from binseg.data.augment import build_augment
 from binseg.data.cache import PixelCache
-from binseg.data.pictures import PictureCache
+from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
@@ -28,6 +27,7 @@ from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
 from binseg.training.supervision import supervised
+from binseg.transforms.augment import build_augment
 
 __all__ = [
     "PHASES",
@@ -115,13 +115,13 @@ class RateTrial:
 
 
 class _Steps:
-    """One network with its optimiser, taking steps on cached pictures."""
+    """One network with its optimiser, taking steps on cached images."""
 
     def __init__(
         self,
         model: nn.Module,
         recipe: Recipe,
-        cache: PixelCache | PictureCache,
+        cache: PixelCache | ImageCache,
         device: torch.device,
         *,
         bf16: bool,
@@ -201,7 +201,7 @@ def _endless(batches: Batches) -> Iterator[Batch]:
 def profile_steps(
     model: nn.Module,
     recipe: Recipe,
-    cache: PixelCache | PictureCache,
+    cache: PixelCache | ImageCache,
     *,
     device: torch.device,
     bf16: bool,
@@ -214,7 +214,7 @@ def profile_steps(
     Args:
         model: to be trained.
         recipe: batch, augmentation, loss and optimiser.
-        cache: real pictures.
+        cache: real images.
         device: to compute on.
         bf16: mixed precision, or float32.
         num_steps: to be measured, after three to warm up.
@@ -262,7 +262,7 @@ def _operations(steps: _Steps, *, num_steps: int) -> tuple[Operation, ...]:
 def find_batch_size(
     build: Callable[[], nn.Module],
     recipe: Recipe,
-    cache: PixelCache | PictureCache,
+    cache: PixelCache | ImageCache,
     *,
     device: torch.device,
     bf16: bool,
@@ -274,7 +274,7 @@ def find_batch_size(
     Args:
         build: gives a fresh network for each trial.
         recipe: everything but the batch size.
-        cache: real pictures; batches never hold more than there are.
+        cache: real images; batches never hold more than there are.
         device: to compute on.
         bf16: mixed precision, or float32.
         num_steps: to be measured for each size.
@@ -320,7 +320,7 @@ def find_batch_size(
 def find_learning_rate(
     model: nn.Module,
     recipe: Recipe,
-    cache: PixelCache | PictureCache,
+    cache: PixelCache | ImageCache,
     *,
     device: torch.device,
     bf16: bool,
@@ -355,7 +355,7 @@ def find_learning_rate(
             break
     if not trials:
         raise TrainingError(
-            f"the loss is not finite at a rate of {LOWEST_RATE:g} already: look at pictures and "
+            f"the loss is not finite at a rate of {LOWEST_RATE:g} already: look at images and "
             "masks (binseg check), or take --set train.precision=fp32"
         )
     return trials

@@ -68,7 +68,7 @@ def estimate_memory(
     copies = 2 + STATES[recipe.optimizer.name] + (recipe.train.ema_decay > 0)
     side = recipe.input.size if size is None else size
     was_training = model.training
-    model.eval()  # batch norm must neither learn from zeros nor refuse a single picture
+    model.eval()  # batch norm must neither learn from zeros nor refuse a single image
     try:
         one, two = (
             _kept(model, (num, recipe.input.channels, side, side), bf16=bf16) for num in (1, 2)

@@ -12,7 +12,6 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from binseg.config.recipe import Recipe
-from binseg.data.augment import Augment, generator_for
 from binseg.losses import Loss, batch_shared_by
 from binseg.progress import Progress
 from binseg.training.batches import IGNORE, Batch, Batches
@@ -23,6 +22,7 @@ from binseg.training.pace import Pace
 from binseg.training.position import Position, loader_from, set_counters
 from binseg.training.schedules import Schedule, build_schedule
 from binseg.training.team import ALONE, Team
+from binseg.transforms.augment import Augment, generator_for
 
 __all__ = ["SegmentationModule"]
 
@@ -147,7 +147,7 @@ class SegmentationModule(LightningModule):
 
     @property
     def averages(self) -> dict[str, float]:
-        """Loss and hard Dice per image, averaged over the pictures of the epoch so far."""
+        """Loss and hard Dice per image, averaged over the images of the epoch so far."""
         loss, dice, num = self._sums.tolist()
         return {"loss": loss / num, "dice": dice / num} if num else dict(self.figures)
 

@@ -66,7 +66,7 @@ def _elsewhere(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
     return (
         f"validation Dice {scores.dice:.3f}, though {scores.answered_share:.2%} of the pixels are "
         "called foreground: what is found is not what the masks show",
-        "look with `binseg check` whether masks are inverted, shifted or of other pictures "
+        "look with `binseg check` whether masks are inverted, shifted or of other images "
         "(data.foreground)",
     )
 

@@ -24,12 +24,12 @@ from binseg.errors import TrainingError, UsageError
 
 __all__ = ["ALONE", "MEMBER_MODULE", "Place", "Team", "external_place", "own_place"]
 
-MEMBER_MODULE = "binseg.workflows.following"
+MEMBER_MODULE = "binseg.pipelines.following"
 """What a process that this one starts runs: everything else it hears from the leader."""
 DEFAULT_PORT = "29500"
 """Of the leader, where several machines train and none is given: torchrun's."""
 PATIENCE = timedelta(days=1)
-"""Others wait while the leader reads pictures and validates; a dead process is known at once."""
+"""Others wait while the leader reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0
 
 

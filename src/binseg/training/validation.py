@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from binseg import metrics
-from binseg.backends.torch_backend import TorchBackend
 from binseg.data.cache import PixelCache
+from binseg.inference import Predictor
+from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.losses import Loss
-from binseg.predictor import Predictor
-from binseg.structures import Counts, Preprocessing
+from binseg.types import Counts, Preprocessing
 
 __all__ = ["ValidationScores", "validate"]
 
@@ -31,9 +31,9 @@ class ValidationScores:
 
     loss: float
     dice: float
-    """Mean over pictures, the tiles of one counted together. Pooled over all pixels where only
-    some tiles are looked at, or most pictures are empty: the mean would praise a model that never
-    answers, with a full score for each picture whose foreground isn't there to be missed."""
+    """Mean over images, the tiles of one counted together. Pooled over all pixels where only
+    some tiles are looked at, or most images are empty: the mean would praise a model that never
+    answers, with a full score for each image whose foreground isn't there to be missed."""
     answered_share: float
     """Of all valid pixels, those that are called foreground."""
     true_share: float
@@ -77,22 +77,22 @@ def validate(
         ):
             counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
             counts[int(row)].append(counted)
-    pictures = [metrics.pool(of_picture) for of_picture in counts.values()]
-    whole = metrics.pool(pictures)
+    images = [metrics.pool(of_image) for of_image in counts.values()]
+    whole = metrics.pool(images)
     num_valid = max(1, whole.tp + whole.fp + whole.fn + whole.tn)
     return ValidationScores(
         loss=float(np.average(losses, weights=sizes)),
-        dice=_dice(pictures, is_partial=cache.is_partial),
+        dice=_dice(images, is_partial=cache.is_partial),
         answered_share=(whole.tp + whole.fp) / num_valid,
         true_share=(whole.tp + whole.fn) / num_valid,
     )
 
 
-def _dice(pictures: list[Counts], *, is_partial: bool) -> float:
-    num_empty = sum(one.tp + one.fn == 0 for one in pictures)
-    if is_partial or metrics.is_mostly_empty(num_empty, len(pictures)):
-        return metrics.dice(metrics.pool(pictures))
-    return float(np.nanmean([metrics.dice(one) for one in pictures]))
+def _dice(images: list[Counts], *, is_partial: bool) -> float:
+    num_empty = sum(one.tp + one.fn == 0 for one in images)
+    if is_partial or metrics.is_mostly_empty(num_empty, len(images)):
+        return metrics.dice(metrics.pool(images))
+    return float(np.nanmean([metrics.dice(one) for one in images]))
 
 
 def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from binseg.data import Dataset, open_dataset, read_sample
 from binseg.data.polygons import rasterise
 from binseg.data.sources.coco import rings_of_runs, runs_of_text
 from binseg.errors import DataError
-from binseg.structures import Shape
+from binseg.types import Shape
 
 Save = Callable[..., Path]
 
@@ -74,7 +74,7 @@ def square(low: float, high: float) -> list[float]:
 
 
 def test_polygons_and_holes(write: Write) -> None:
-    """Rings of one object are even-odd; objects are united; a picture without any is empty."""
+    """Rings of one object are even-odd; objects are united; an image without any is empty."""
     data = opened(
         write(
             [
@@ -86,7 +86,7 @@ def test_polygons_and_holes(write: Write) -> None:
     assert mask(data).sum() == 400 - 25 + 4
     assert not mask(data, 1).any()
     assert data.rule.kind == "polygons"
-    assert "1 picture has no outline: all background" in data.notes
+    assert "1 image has no outline: all background" in data.notes
 
 
 def test_categories_are_chosen_by_id(write: Write) -> None:
@@ -151,8 +151,8 @@ def test_unreadable_outlines_are_named(write: Write, segmentation: object, messa
         opened(write([{"segmentation": segmentation}]))
 
 
-def test_pictures_are_checked(write: Write) -> None:
-    """Missing pictures, other sizes, paths that lead out and strays are told at once."""
+def test_images_are_checked(write: Write) -> None:
+    """Missing images, other sizes, paths that lead out and strays are told at once."""
     images = [
         {"id": 1, "file_name": "a.png", "height": 60, "width": 40},
         {"id": 2, "file_name": "gone.png"},
@@ -163,13 +163,13 @@ def test_pictures_are_checked(write: Write) -> None:
         opened(path)
     text = str(caught.value)
     assert "a.png is 40x60, its outlines are for 60x40" in text
-    assert "picture gone.png is not there" in text
-    assert "picture ../../../a.png is not there" in text
+    assert "image gone.png is not there" in text
+    assert "image ../../../a.png is not there" in text
     assert "not listed: 77" in text
 
 
 def test_run_lengths_of_another_size_are_refused(write: Write) -> None:
-    """They would be drawn in the wrong place, whether the file lists the picture's size or not."""
+    """They would be drawn in the wrong place, whether the file lists the image's size or not."""
     turned = {"segmentation": {"size": [60, 40], "counts": [2400]}}
     path = write([turned, {**turned, "image_id": 2}])
     with pytest.raises(DataError) as caught:
@@ -179,8 +179,8 @@ def test_run_lengths_of_another_size_are_refused(write: Write) -> None:
 
 
 @pytest.mark.parametrize("place", ["livecell/A172", "../val2017"])
-def test_pictures_are_found_by_name(write: Write, save: Save, tmp_path: Path, place: str) -> None:
-    """As LIVECell and COCO lay them: anywhere below, if one picture alone has the name."""
+def test_images_are_found_by_name(write: Write, save: Save, tmp_path: Path, place: str) -> None:
+    """As LIVECell and COCO lay them: anywhere below, if one image alone has the name."""
     (path := write([{"segmentation": [square(0, 20)]}])).rename(tmp_path / "all.json")
     folder = tmp_path / "annotations" if place.startswith("..") else tmp_path
     folder.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def test_pictures_are_found_by_name(write: Write, save: Save, tmp_path: Path, pl
     for each in given:
         assert [r.id for r in opened(each, kind="coco").records] == ["a", "b"]
     save(folder.parent / path.parent.name / "x" / "a.png", np.zeros((40, 60), np.uint8))
-    with pytest.raises(DataError, match=r"picture a\.png could be .*a\.png or .*a\.png: write"):
+    with pytest.raises(DataError, match=r"image a\.png could be .*a\.png or .*a\.png: write"):
         opened(path)
 
 

@@ -16,12 +16,12 @@ SHARES = {
     "micro": (0.01, 0.5),
     "bands": (0.02, 0.5),
 }
-"""Foreground of most pictures."""
+"""Foreground of most images."""
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_family_has_its_share_of_foreground_and_its_pixels(kind: str) -> None:
-    """On average over a few pictures; index and seed decide every pixel."""
+    """On average over a few images; index and seed decide every pixel."""
     drawn = [draw_family(kind, index, size=160, seed=0) for index in range(4)]
     low, high = SHARES[kind]
     assert low < np.mean([mask_HW.mean() for _, mask_HW in drawn]) < high

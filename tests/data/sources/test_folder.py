@@ -1,4 +1,4 @@
-"""Folders of pictures and masks, in every layout that is understood."""
+"""Folders of images and masks, in every layout that is understood."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_two_folders(fill: Fill, tmp_path: Path, images: str, masks: str) -> Non
 
 @pytest.mark.parametrize("ending", ["_mask", "-mask", "_label", "_gt", "_segmentation", "_MASK"])
 def test_endings_of_masks(save: Save, tmp_path: Path, ending: str) -> None:
-    """A mask may add its ending to its picture's name, in a folder of its own or beside it."""
+    """A mask may add its ending to its image's name, in a folder of its own or beside it."""
     for place in ("apart/images", "beside"):
         save(tmp_path / place / "x_1.jpg", np.zeros((3, 2, 3), np.uint8))
     for place in ("apart/masks", "beside"):
@@ -86,7 +86,7 @@ def test_names_may_differ_by_what_all_share(
 def test_numbered_masks_are_pieces_of_one(save: Save, tmp_path: Path, layout: str) -> None:
     """One file an object, as ultrasound sets have them: together they are the mask, and it's said.
 
-    A picture whose own name ends like a piece of a mask stays a picture.
+    An image whose own name ends like a piece of a mask stays an image.
     """
     apart = layout == "apart"
     images, masks = (tmp_path / "images", tmp_path / "masks") if apart else (tmp_path, tmp_path)
@@ -103,7 +103,7 @@ def test_numbered_masks_are_pieces_of_one(save: Save, tmp_path: Path, layout: st
         [mask[0] for mask in drawn if mask is not None], [[1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0]]
     )
     pieces = "benign (2)_mask.png, benign (2)_mask_1.png"
-    said = f"1 picture has several mask files ({pieces}): what any of them marks is foreground"
+    said = f"1 image has several mask files ({pieces}): what any of them marks is foreground"
     assert said in data.notes
     save(masks / "benign (1)_gt.png", left)
     with pytest.raises(DataError, match="1 name stands for two masks"):
@@ -118,15 +118,15 @@ def test_numbered_masks_that_may_be_opinions_are_refused(
     """Two readers, or planes of classes: only a mask with `_mask` beside it has pieces."""
     apart = layout == "apart"
     images, masks = (tmp_path / "images", tmp_path / "masks") if apart else (tmp_path, tmp_path)
-    for picture in "ab":
-        save(images / f"{picture}.png", np.zeros((3, 2, 3), np.uint8))
+    for image in "ab":
+        save(images / f"{image}.png", np.zeros((3, 2, 3), np.uint8))
         for name in names:
-            save(masks / f"{picture}_{name}.png", MASK)
-    with pytest.raises(DataError, match=r"no mask|no picture|two masks|no pictures with masks"):
+            save(masks / f"{image}_{name}.png", MASK)
+    with pytest.raises(DataError, match=r"no mask|no image|two masks|no images with masks"):
         opened(tmp_path)
 
 
-def test_pieces_of_a_mask_are_for_single_pictures(save: Save, tmp_path: Path) -> None:
+def test_pieces_of_a_mask_are_for_single_images(save: Save, tmp_path: Path) -> None:
     """Stacks with several masks are refused."""
     for name in ("a", "a_mask", "a_mask_1"):
         save(tmp_path / f"{name}.tif", np.full((5, 4, 6), 255, np.uint8))
@@ -135,7 +135,7 @@ def test_pieces_of_a_mask_are_for_single_pictures(save: Save, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("split", ["", "train"])
-def test_a_folder_for_each_picture(save: Save, tmp_path: Path, split: str) -> None:
+def test_a_folder_for_each_image(save: Save, tmp_path: Path, split: str) -> None:
     """The Data Science Bowl of 2018 as it comes: one mask for each nucleus, any names."""
     for case, num in (("a1", 3), ("b2", 1), ("c3", 2)):
         folder = tmp_path / split / case
@@ -156,7 +156,7 @@ def test_a_folder_for_each_picture(save: Save, tmp_path: Path, split: str) -> No
 
 
 def test_a_folder_for_each_patient(fill: Fill, tmp_path: Path) -> None:
-    """Several pictures in each: they pair by name in their own folder."""
+    """Several images in each: they pair by name in their own folder."""
     for patient in ("p1", "p2", "p3"):
         fill(tmp_path / patient, "scan1", "scan2")
     data = opened(tmp_path)
@@ -168,16 +168,16 @@ def test_two_folders_with_pairs_may_be_two_data_sets(fill: Fill, tmp_path: Path)
     """Original and augmented, say: nobody wants them mixed unasked."""
     for version in ("original", "augmented"):
         fill(tmp_path / version, "a", "b")
-    with pytest.raises(DataError, match="no pictures with masks found"):
+    with pytest.raises(DataError, match="no images with masks found"):
         opened(tmp_path)
 
 
 def test_names_that_do_not_work_out_for_every_file_pair_none(save: Save, tmp_path: Path) -> None:
-    """One picture too many, and a slip in one name: both are refused, naming the files."""
+    """One image too many, and a slip in one name: both are refused, naming the files."""
     for index in range(3):
         save(tmp_path / "images" / f"{index}_sat.png", np.zeros((3, 2, 3), np.uint8))
         save(tmp_path / "masks" / f"{index if index else 7}_mask.png", MASK)
-    with pytest.raises(DataError, match="3 pictures have no mask"):
+    with pytest.raises(DataError, match="3 images have no mask"):
         opened(tmp_path)
 
 
@@ -190,11 +190,11 @@ def test_a_lost_file_is_named_where_names_differ(save: Save, tmp_path: Path, lay
         save(images / f"{index}_sat.png", np.zeros((3, 2, 3), np.uint8))
         save(masks / f"{index}_mask.png", MASK)
     (masks / "7_mask.png").unlink()
-    with pytest.raises(DataError, match=r": 1 picture has no mask \(7_sat\.png\); pictures and"):
+    with pytest.raises(DataError, match=r": 1 image has no mask \(7_sat\.png\); images and"):
         opened(tmp_path)
     (images / "7_sat.png").unlink()
     (images / "8_sat.png").unlink()
-    with pytest.raises(DataError, match=r": 1 mask has no picture \(8_mask\.png\); pictures and"):
+    with pytest.raises(DataError, match=r": 1 mask has no image \(8_mask\.png\); images and"):
         opened(tmp_path)
 
 
@@ -209,13 +209,13 @@ def test_partnerless_files_are_named_with_their_folders(
         opened(tmp_path)
 
 
-def test_a_picture_that_is_called_mask_pairs_with_its_namesake(fill: Fill, tmp_path: Path) -> None:
+def test_an_image_that_is_called_mask_pairs_with_its_namesake(fill: Fill, tmp_path: Path) -> None:
     """An equal name goes before a stripped one."""
     assert ids(opened(fill(tmp_path, "gas_mask", "gas"))) == ["gas", "gas_mask"]
 
 
 def test_deeper_folders_pair_by_their_path(fill: Fill, tmp_path: Path) -> None:
-    """Pictures in folders of images/ pair with those in the same folders of masks/."""
+    """Images in folders of images/ pair with those in the same folders of masks/."""
     assert ids(opened(fill(tmp_path, "day1/a", "day2/a"))) == ["day1/a", "day2/a"]
 
 
@@ -233,7 +233,7 @@ def test_ready_made_splits(fill: Fill, tmp_path: Path, inside: bool) -> None:
 
 
 def test_splits_in_a_wrapping_folder_are_seen(save: Save, tmp_path: Path) -> None:
-    """DS/train/a.jpg beside a_mask.png is more than pictures beside masks in any folder."""
+    """DS/train/a.jpg beside a_mask.png is more than images beside masks in any folder."""
     for split in ("train", "test"):
         save(tmp_path / "DS" / split / "a.jpg", np.zeros((3, 2, 3), np.uint8))
         save(tmp_path / "DS" / split / "a_mask.png", MASK)
@@ -245,7 +245,7 @@ def test_splits_in_a_wrapping_folder_are_seen(save: Save, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("odd", ["testA/c", "loose"])
 def test_splits_that_do_not_count_are_said(fill: Fill, tmp_path: Path, odd: str) -> None:
-    """A folder that is no split, or a picture in none, leaves open what is meant."""
+    """A folder that is no split, or an image in none, leaves open what is meant."""
     data = opened(fill(tmp_path, "train/a", "val/b", odd))
     assert ids(data) == sorted([odd, "train/a", "val/b"])
     assert not any(record.split for record in data.records)
@@ -265,12 +265,12 @@ def test_two_names_of_one_split_are_both_taken(fill: Fill, tmp_path: Path) -> No
 
 
 def test_a_split_without_masks_is_left_out_and_said(fill: Fill, save: Save, tmp_path: Path) -> None:
-    """A test folder of pictures alone, as competitions give, is left out and said."""
+    """A test folder of images alone, as competitions give, is left out and said."""
     fill(tmp_path, "1", images="train/images", masks="train/masks")
     save(tmp_path / "test" / "images" / "9.png")
     data = opened(tmp_path)
     assert ids(data) == ["train/1"]
-    assert "test/ holds no pictures with masks: left out" in data.notes
+    assert "test/ holds no images with masks: left out" in data.notes
 
 
 def test_lists_beside_the_folders_are_the_split(fill: Fill, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_lists_beside_the_folders_are_the_split(fill: Fill, tmp_path: Path) -> N
         (tmp_path / f"{split}.txt").write_text(f"{name}\n")
     assert [r.split for r in opened(tmp_path).records] == ["train", "val", "test"]
     (tmp_path / "val.txt").write_text("b\nd\n")
-    with pytest.raises(DataError, match=r"1 pictures that aren't there \(d\)"):
+    with pytest.raises(DataError, match=r"1 images that aren't there \(d\)"):
         opened(tmp_path)
     (tmp_path / "val.txt").write_text("b\na\n")
     with pytest.raises(DataError, match="a is also listed for train"):
@@ -288,7 +288,7 @@ def test_lists_beside_the_folders_are_the_split(fill: Fill, tmp_path: Path) -> N
 
 
 def test_whatever_has_no_partner_is_named(fill: Fill, save: Save, tmp_path: Path) -> None:
-    """Both ways: pictures without mask and masks without picture, five names and the count."""
+    """Both ways: images without mask and masks without image, five names and the count."""
     fill(tmp_path, "a")
     for number in range(7):
         save(tmp_path / "images" / f"lone{number}.png")
@@ -296,17 +296,17 @@ def test_whatever_has_no_partner_is_named(fill: Fill, save: Save, tmp_path: Path
     with pytest.raises(DataError) as caught:
         opened(tmp_path)
     text = str(caught.value)
-    assert "7 pictures have no mask (lone0.png, lone1.png, lone2.png, lone3.png, lone4.png" in text
+    assert "7 images have no mask (lone0.png, lone1.png, lone2.png, lone3.png, lone4.png" in text
     assert "and 2 more" in text
-    assert "1 mask has no picture (ghost_mask.png)" in text
+    assert "1 mask has no image (ghost_mask.png)" in text
     assert "\n" not in text
 
 
-def test_one_name_for_two_pictures_is_refused(fill: Fill, save: Save, tmp_path: Path) -> None:
-    """a.jpg beside a.png could both be the mask's picture."""
+def test_one_name_for_two_images_is_refused(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """a.jpg beside a.png could both be the mask's image."""
     fill(tmp_path, "a")
     save(tmp_path / "images" / "a.jpg")
-    with pytest.raises(DataError, match=r"two pictures \(a\.jpg and a\.png\)"):
+    with pytest.raises(DataError, match=r"two images \(a\.jpg and a\.png\)"):
         opened(tmp_path)
 
 
@@ -324,7 +324,7 @@ def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> No
     """images/ and img/ side by side: nobody knows which is meant."""
     fill(tmp_path, "a")
     fill(tmp_path, "a", images="img")
-    with pytest.raises(DataError, match=r"images/ and img/ could each be the folder of pictures"):
+    with pytest.raises(DataError, match=r"images/ and img/ could each be the folder of images"):
         opened(tmp_path)
 
 
@@ -342,7 +342,7 @@ def test_two_folders_for_one_thing_are_refused(fill: Fill, tmp_path: Path) -> No
 def test_folders_may_name_their_split(
     fill: Fill, save: Save, tmp_path: Path, images: str, masks: str
 ) -> None:
-    """A pair for each split; pictures of a test without masks are left out, which is said."""
+    """A pair for each split; images of a test without masks are left out, which is said."""
     fill(tmp_path, "a", "b", images=images, masks=masks)
     save(tmp_path / "test_images" / "c.png", np.zeros((3, 2, 3), np.uint8))
     data = opened(tmp_path)
@@ -381,7 +381,7 @@ def test_folders_around_the_data_are_opened(fill: Fill, tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_followed_and_loops_are_not(fill: Fill, tmp_path: Path) -> None:
-    """Pictures on another disk count; a link to what is listed already, or around it, doesn't."""
+    """Images on another disk count; a link to what is listed already, or around it, doesn't."""
     elsewhere, root = fill(tmp_path / "disk", "a", "b"), tmp_path / "data"
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
@@ -410,7 +410,7 @@ def test_folders_of_other_files_are_said(save: Save, tmp_path: Path, place: str)
     (tmp_path / place / "labels").mkdir()
     for name in ("a.txt", "b.txt", "c.mat"):
         (tmp_path / place / "labels" / name).write_text("0 0.5 0.5 1 1")
-    told = rf"it holds .*; {place}labels/ holds no pictures \(2 \.txt, 1 \.mat\)\. Accepted"
+    told = rf"it holds .*; {place}labels/ holds no images \(2 \.txt, 1 \.mat\)\. Accepted"
     with pytest.raises(DataError, match=told):
         opened(tmp_path)
 
@@ -427,13 +427,13 @@ def test_a_split_without_a_folder_of_masks_is_left_out(
 
 
 def test_other_files_are_ignored_and_said(fill: Fill, tmp_path: Path) -> None:
-    """Files that are no pictures are named in a note; hidden ones silently left."""
+    """Files that are no images are named in a note; hidden ones silently left."""
     fill(tmp_path, "a")
     (tmp_path / "images" / "notes.txt").write_text("x")
     (tmp_path / "images" / ".DS_Store").write_text("x")
     (tmp_path / "masks" / "Thumbs.db").write_text("x")
     data = opened(tmp_path)
-    assert "ignored 1 files that are not pictures: images/notes.txt" in data.notes
+    assert "ignored 1 files that are not images: images/notes.txt" in data.notes
 
 
 def test_stacks_become_pages_in_blocks(save: Save, tmp_path: Path) -> None:
@@ -472,4 +472,4 @@ def test_real_nuclei(nuclei: Path) -> None:
     """Half of the Data Science Bowl pairs without a word too much."""
     data = opened(nuclei)
     assert len(data.records) == 332
-    assert data.notes[1] == "pictures and masks from images/ + masks/"
+    assert data.notes[1] == "images and masks from images/ + masks/"

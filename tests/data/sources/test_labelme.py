@@ -18,7 +18,7 @@ SQUARE = [[1, 1], [5, 1], [5, 5], [1, 5]]
 
 @pytest.fixture
 def write(save: Save, tmp_path: Path) -> Callable[..., Path]:
-    """Write a picture of 30 x 40 and its labelme file with these shapes."""
+    """Write an image of 30 x 40 and its labelme file with these shapes."""
 
     def writing(*shapes: dict[str, Any], name: str = "a", **changes: Any) -> Path:
         save(tmp_path / f"{name}.png", np.zeros((30, 40), np.uint8))
@@ -76,19 +76,19 @@ def test_shapes_without_area_are_left_out_and_said(write: Write) -> None:
     assert "left out, because they have no area: 1 line, 1 point" in data.notes
 
 
-def test_pictures_without_json_are_left_out_and_said(write: Write, save: Save) -> None:
+def test_images_without_json_are_left_out_and_said(write: Write, save: Save) -> None:
     """Whether they are empty or unfinished nobody knows."""
     root = write({"label": "a", "points": SQUARE})
     save(root / "new.png")
     data = opened(root)
     assert len(data.records) == 1
-    assert "1 picture has no .json and is left out: new.png" in data.notes
+    assert "1 image has no .json and is left out: new.png" in data.notes
 
 
 @pytest.mark.parametrize(
     "path", ["..\\elsewhere\\a.png", "../../../a.png", "C:\\x\\a.png", "", None]
 )
-def test_foreign_paths_fall_back_to_the_picture_beside(write: Write, path: str | None) -> None:
+def test_foreign_paths_fall_back_to_the_image_beside(write: Write, path: str | None) -> None:
     """Files labelled on another machine name folders of that machine."""
     assert len(opened(write({"label": "a", "points": SQUARE}, imagePath=path)).records) == 1
 
@@ -109,12 +109,12 @@ def test_unreadable_shapes_name_the_file(write: Write, shape: dict[str, Any], me
 
 
 def test_files_are_checked(write: Write, tmp_path: Path) -> None:
-    """Another size and a missing picture are named."""
+    """Another size and a missing image are named."""
     write({"label": "a", "points": SQUARE}, imageHeight=31)
     with pytest.raises(DataError, match=r"a\.png is 30x40, its outlines are for 31x40"):
         opened(tmp_path)
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.json: its picture a\.png is not there"):
+    with pytest.raises(DataError, match=r"a\.json: its image a\.png is not there"):
         opened(tmp_path)
     (tmp_path / "a.json").write_text('{"shapes": 3}')
     with pytest.raises(DataError, match="`shapes` must be a list"):

@@ -8,14 +8,14 @@ import pytest
 from binseg.config.recipe import DataConfig
 from binseg.data import open_dataset
 from binseg.errors import DataError
-from binseg.structures import Record
+from binseg.types import Record
 
 Fill = Callable[..., Path]
 
 
 @pytest.fixture
 def read(fill: Fill, tmp_path: Path) -> Callable[[str], tuple[Record, ...]]:
-    """Read this text as a manifest beside the pictures i/a, i/b."""
+    """Read this text as a manifest beside the images i/a, i/b."""
     fill(tmp_path, "a", "b", images="i", masks="j")
 
     def reading(text: str) -> tuple[Record, ...]:
@@ -81,7 +81,7 @@ def test_more_than_ten_problems_are_counted(read: Read) -> None:
         read("image,mask\n" + "".join(f"x{i}.png,j/a.png\n" for i in range(13)))
 
 
-@pytest.mark.parametrize("text", ["picture,mask\n", "image,mask,mask\n", "", "image;Mask;IMAGE\n"])
+@pytest.mark.parametrize("text", ["image,mask\n", "image,mask,mask\n", "", "image;Mask;IMAGE\n"])
 def test_headers_that_cannot_be(read: Read, text: str) -> None:
     """Without exactly one image and one mask column the header is told back."""
     with pytest.raises(DataError, match="needs the columns image and mask"):
@@ -90,7 +90,7 @@ def test_headers_that_cannot_be(read: Read, text: str) -> None:
 
 def test_no_lines_and_no_text(read: Read, tmp_path: Path) -> None:
     """A header alone is no data, and a binary file is no manifest."""
-    with pytest.raises(DataError, match="no pictures found"):
+    with pytest.raises(DataError, match="no images found"):
         read("image,mask\n")
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00i")
     with pytest.raises(DataError, match="not UTF-8"):

@@ -16,11 +16,11 @@ Fill = Callable[..., Path]
 
 
 def test_what_was_taken_is_said(fill: Fill, tmp_path: Path, listener: Progress) -> None:
-    """The user hears the kind, the number of pictures and how masks are read."""
+    """The user hears the kind, the number of images and how masks are read."""
     data = open_dataset(DataConfig(path=str(fill(tmp_path, "a"))), progress=listener)
     lines: list[str] = getattr(listener, "lines", [])
     assert lines == list(data.notes)
-    assert "taken as folder, 1 picture" in lines[0]
+    assert "taken as folder, 1 image" in lines[0]
     assert lines[-1] == "masks: 255 foreground, 0 background"
 
 
@@ -42,7 +42,7 @@ def test_a_border_option_without_a_border_is_said(fill: Fill, tmp_path: Path) ->
         (["a.png"], {"path": "a.png", "kind": "folder"}, DataError, "needs a folder"),
         (["a.png"], {"path": ".", "kind": "oxford-pet"}, DataError, "annotations/trimaps/"),
         (["a.png"], {"path": ".", "kind": "coco"}, DataError, "exactly one .json"),
-        (["a.png"], {"path": ".", "kind": "labelme"}, DataError, "no pictures"),
+        (["a.png"], {"path": ".", "kind": "labelme"}, DataError, "no images"),
         (["a.png"], {"path": ".", "kind": "manifest"}, DataError, "manifest can't be read"),
         ([], {"path": "x", "kind": "synthetic"}, UsageError, "needs data.path: synthetic"),
         ([], {"path": "x", "kind": "coco", "download": True}, UsageError, "only oxford-pet"),
@@ -81,7 +81,7 @@ def test_an_unreadable_folder_is_one_line(
         open_dataset(DataConfig(path=str(tmp_path)))
 
 
-def test_folds_keep_the_pictures_of_one_source_together(fill: Fill, tmp_path: Path) -> None:
+def test_folds_keep_the_images_of_one_source_together(fill: Fill, tmp_path: Path) -> None:
     """They pool train and val, so that the data's own split no longer does."""
     for split in ("train", "val"):
         names = [f"{split}{case}_slice_{page}" for case in range(3) for page in range(4)]
@@ -89,18 +89,18 @@ def test_folds_keep_the_pictures_of_one_source_together(fill: Fill, tmp_path: Pa
     config = {"path": str(tmp_path), "split": {"method": "kfold", "folds": 3}}
     data = open_dataset(DataConfig.model_validate(config))
     assert len({record.group for record in data.records}) == 6
-    assert any("24 pictures come from 6 sources" in note for note in data.notes)
+    assert any("24 images come from 6 sources" in note for note in data.notes)
     own = open_dataset(DataConfig(path=str(tmp_path)))
     assert not any(record.group for record in own.records)
 
 
 def test_folders_are_said_that_may_have_to_stay_whole(fill: Fill, tmp_path: Path) -> None:
-    """Three films, dealt singly unless told otherwise."""
-    fill(tmp_path, *(f"film{film}/{n}" for film in range(3) for n in range(4)))
+    """Three videos, dealt singly unless told otherwise."""
+    fill(tmp_path, *(f"video{video}/{n}" for video in range(3) for n in range(4)))
     data = open_dataset(DataConfig(path=str(tmp_path)))
-    assert any("3 folders of about 4 pictures are dealt singly" in note for note in data.notes)
+    assert any("3 folders of about 4 images are dealt singly" in note for note in data.notes)
     data = open_dataset(DataConfig(path=str(tmp_path), group="folder"))
-    assert {record.group for record in data.records} == {"film0", "film1", "film2"}
+    assert {record.group for record in data.records} == {"video0", "video1", "video2"}
 
 
 def test_all_empty_masks_name_the_folder(fill: Fill, save: Save, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ TRIMAP = np.array([[1, 2, 3], [1, 2, 3]], np.uint8)
 
 @pytest.fixture
 def root(save: Save, tmp_path: Path) -> Path:
-    """22 pictures for trainval, 2 for test."""
+    """22 images for trainval, 2 for test."""
     place = tmp_path / "pets"
     names = [f"Abyssinian_{i}" for i in range(21)] + ["great_dane_7", "Bombay_1", "pug_2"]
     for name in names:
@@ -38,7 +38,7 @@ def root(save: Save, tmp_path: Path) -> Path:
 
 
 def test_the_split_of_the_reports(root: Path) -> None:
-    """Every tenth picture of trainval, from the first on, validates; the test list is the test."""
+    """Every tenth image of trainval, from the first on, validates; the test list is the test."""
     data = assign_splits(open_dataset(DataConfig(path=str(root))), SplitConfig())
     assert data.kind == "oxford-pet"
     assert [r.id for r in data.of_split("val")] == [f"Abyssinian_{i}" for i in (0, 10, 20)]

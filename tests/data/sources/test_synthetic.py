@@ -26,12 +26,12 @@ def digest(index: int, seed: int) -> str:
 
 
 def test_seed_and_index_decide_every_pixel() -> None:
-    """The same numbers give the same picture; other ones another."""
+    """The same numbers give the same image; other ones another."""
     assert digest(3, 0) == digest(3, 0)
     assert len({digest(3, 0), digest(4, 0), digest(3, 1)}) == 3
 
 
-def test_pictures_are_drawn_once_and_found_again() -> None:
+def test_images_are_drawn_once_and_found_again() -> None:
     """A second opening draws nothing, and a longer series starts with the shorter one."""
     first = open_dataset(DataConfig(path="synthetic:num=12,size=32"))
     path = first.records[0].image_path
@@ -51,8 +51,8 @@ def test_it_brings_an_official_split() -> None:
     assert data.kind == "synthetic"
 
 
-def test_every_picture_has_an_object_and_a_background() -> None:
-    """Objects cover a fair share; hardly a picture is empty or full."""
+def test_every_image_has_an_object_and_a_background() -> None:
+    """Objects cover a fair share; hardly an image is empty or full."""
     data = open_dataset(DataConfig(path="synthetic:num=30,size=48"))
     shares = []
     for record in data.records:
@@ -87,5 +87,5 @@ def test_a_folder_called_synthetic_stays_a_folder(
     """`./synthetic` is a folder; the plain word is the generator."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "synthetic").mkdir()
-    with pytest.raises(Exception, match="no pictures with masks"):
+    with pytest.raises(Exception, match="no images with masks"):
         open_dataset(DataConfig(path="./synthetic"))

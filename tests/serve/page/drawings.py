@@ -1,4 +1,4 @@
-"""Pictures drawn for the page's tests."""
+"""Images drawn for the page's tests."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from PIL import Image
 HEIGHT, WIDTH = 72, 96
 Given = tuple[str, str, bytes]
 """Name, media type and bytes of a file."""
-TEXT: Given = ("notes.txt", "text/plain", b"this is no picture")
+TEXT: Given = ("notes.txt", "text/plain", b"this is no image")
 
 
 def draw_discs(seed: int = 0) -> np.ndarray:
@@ -26,14 +26,14 @@ def draw_discs(seed: int = 0) -> np.ndarray:
 
 
 def encode(image: np.ndarray, kind: str = "PNG", **settings: Any) -> bytes:
-    """A picture's bytes in a format of Pillow's."""
+    """An image's bytes in a format of Pillow's."""
     out = io.BytesIO()
     Image.fromarray(image).save(out, format=kind, **settings)
     return out.getvalue()
 
 
 def decode(content: bytes) -> np.ndarray:
-    """The pixels of a picture's bytes, as they are stored."""
+    """The pixels of an image's bytes, as they are stored."""
     with Image.open(io.BytesIO(content)) as opened:
         return np.asarray(opened)
 

@@ -45,7 +45,7 @@ def until(tab: Any, condition: str, given: Any = None) -> None:
 
 
 def show(tab: Any, *files: Given, kind: str = "drop") -> None:
-    """Give pictures to the page and wait for the first one's mask."""
+    """Give images to the page and wait for the first one's mask."""
     tab.locator("#card-body .facts").wait_for()
     give(tab, *files, kind=kind)
     settle(tab)
@@ -82,7 +82,7 @@ def save(tab: Any, button: str) -> tuple[str, bytes]:
     return waited.value.suggested_filename, Path(waited.value.path()).read_bytes()
 
 
-def levels_of(service: Service, picture: bytes, share: float) -> int:
-    """A slider's step at which about this share of the picture is taken."""
-    probability_HW = decode(service.ask(picture, output="probability").content)
+def levels_of(service: Service, image: bytes, share: float) -> int:
+    """A slider's step at which about this share of the image is taken."""
+    probability_HW = decode(service.ask(image, output="probability").content)
     return int(np.clip(np.quantile(probability_HW, 1 - share), 0, 254))

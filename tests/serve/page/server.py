@@ -30,17 +30,17 @@ class Service:
         self.process.terminate()
         self.process.wait(PATIENCE_S)
 
-    def ask(self, picture: bytes, **query: Any) -> requests.Response:
-        """Have a picture predicted."""
+    def ask(self, image: bytes, **query: Any) -> requests.Response:
+        """Have an image predicted."""
         answer = requests.post(
-            f"{self.url}v1/predict", data=picture, params=query, timeout=PATIENCE_S
+            f"{self.url}v1/predict", data=image, params=query, timeout=PATIENCE_S
         )
         answer.raise_for_status()
         return answer
 
-    def mask(self, picture: bytes, **query: Any) -> np.ndarray:
+    def mask(self, image: bytes, **query: Any) -> np.ndarray:
         """The server's mask, (H, W) of 0 and 255."""
-        return decode(self.ask(picture, output="mask", **query).content)
+        return decode(self.ask(image, output="mask", **query).content)
 
 
 @contextmanager

@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from binseg.postprocess import CleanUp, clean, find_objects
+from binseg.postprocess import PostProcessing, clean, find_objects
 
 from .drawings import HEIGHT, TEXT, WIDTH, decode, draw_discs, png
 from .driving import Open, levels_of, save, set_level, show, shows, until
 from .server import Service
 
 
-def test_pasted_picture_gets_its_mask(open_page: Open, service: Service) -> None:
-    """A pasted picture is shown with the server's area and number of objects at its threshold."""
+def test_pasted_image_gets_its_mask(open_page: Open, service: Service) -> None:
+    """A pasted image is shown with the server's area and number of objects at its threshold."""
     tab = open_page()
     show(tab, png(0, "image.png"), kind="paste")
     threshold = (int(tab.locator("#threshold").input_value()) + 0.5) / 255
     assert f"{threshold:.3f}" == tab.locator("#threshold-value").text_content()
     shows(tab, service.mask(png()[2], threshold=threshold))
     assert f"of {WIDTH} \u00d7 {HEIGHT}" in tab.locator("#facts").text_content()
-    assert tab.locator("#picture-name").text_content() == "pasted-1.png"
+    assert tab.locator("#image-name").text_content() == "pasted-1.png"
 
 
 def test_slider_is_the_servers_threshold(open_page: Open, service: Service) -> None:
@@ -46,7 +46,7 @@ def test_slider_is_the_servers_threshold(open_page: Open, service: Service) -> N
 
 
 def test_clean_up_is_the_servers(open_page: Open, service: Service) -> None:
-    """With each switch the figures and the file are the server's with the same clean-up."""
+    """With each switch the figures and the file are the server's with the same post-processing."""
     tab = open_page()
     show(tab, png())
     threshold = set_level(tab, levels_of(service, png()[2], 0.3))
@@ -79,12 +79,12 @@ def test_cleaning_rule(open_page: Open) -> None:
             "largest_only": bool(random.random() < 0.3),
         }
         cases.append([(mask_HW * 255).ravel().tolist(), int(width), int(height), rule])
-        cleaned_HW = clean(mask_HW, CleanUp(**rule))
+        cleaned_HW = clean(mask_HW, PostProcessing(**rule))
         pixels = (cleaned_HW * 255).ravel().tolist()
         expected.append([pixels, int(cleaned_HW.sum()), len(find_objects(cleaned_HW))])
     found = tab.evaluate(
         """async (cases) => {
-          const { clean } = await import(new URL("static/cleanup.js", document.baseURI));
+          const { clean } = await import(new URL("static/postprocessing.js", document.baseURI));
           return cases.map(([values, width, height, rule]) => {
             const mask = Uint8Array.from(values);
             const { area, count } = clean(mask, width, height, rule);
@@ -97,7 +97,7 @@ def test_cleaning_rule(open_page: Open) -> None:
 
 
 def test_cut_out_and_overlay(open_page: Open, service: Service) -> None:
-    """The cut-out has the picture's pixels inside the mask, the overlay those outside it."""
+    """The cut-out has the image's pixels inside the mask, the overlay those outside it."""
     tab = open_page()
     show(tab, png())
     threshold = set_level(tab, levels_of(service, png()[2], 0.3))
@@ -115,7 +115,7 @@ def test_cut_out_and_overlay(open_page: Open, service: Service) -> None:
 
 
 def test_polygons(open_page: Open, service: Service) -> None:
-    """The GeoJSON is the server's at the page's threshold and clean-up."""
+    """The GeoJSON is the server's at the page's threshold and post-processing."""
     tab = open_page()
     show(tab, png())
     threshold = set_level(tab, levels_of(service, png()[2], 0.3))
@@ -128,8 +128,8 @@ def test_polygons(open_page: Open, service: Service) -> None:
     assert len(answer["polygons"]["features"]) == 1
 
 
-def test_several_pictures(open_page: Open, service: Service) -> None:
-    """Each picture keeps its own state; what fails stops no other; the ZIP holds every mask."""
+def test_several_images(open_page: Open, service: Service) -> None:
+    """Each image keeps its own state; what fails stops no other; the ZIP holds every mask."""
     tab = open_page()
     show(tab, png(1), TEXT, png(2, "discs1.png"))
     until(tab, "document.querySelectorAll('.tile[data-state=done]').length === 2")

@@ -22,7 +22,7 @@ ImageBitmap.prototype.close = function () { window.numOpen -= 1; close.call(this
 
 
 def test_no_sideways_scrolling(open_page: Open) -> None:
-    """At no width is the page wider than the screen, at the start or with a picture."""
+    """At no width is the page wider than the screen, at the start or with an image."""
     tab = open_page()
     tab.locator("#card-body .facts").wait_for()
     for shown in (False, True):
@@ -60,7 +60,7 @@ def test_keyboard_only(open_page: Open) -> None:
     tab = open_page()
     tab.locator("#example-list button").first.wait_for()
     tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.textContent") == "Skip to the picture"
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the image"
     tab.keyboard.press("Enter")
     _tab_to(tab, "#example-list button")
     tab.keyboard.press("Enter")
@@ -93,7 +93,7 @@ def _tab_to(tab: Any, wanted: str, most: int = 40) -> None:
 
 
 def test_memory_is_given_back(open_page: Open) -> None:
-    """After all pictures were removed, no bitmap is open."""
+    """After all images were removed, no bitmap is open."""
     tab = open_page()
     tab.add_init_script(WATCH_BITMAPS)
     tab.reload()

@@ -10,7 +10,7 @@ from .driving import Open, give, save, settle, show, shows, until
 from .server import Service, serving
 
 
-def test_not_a_picture(open_page: Open, service: Service) -> None:
+def test_not_an_image(open_page: Open, service: Service) -> None:
     """A text file is refused in words, under a strict policy; removing it brings the start back."""
     tab = open_page()
     assert "unsafe" not in tab.request.get(service.url).headers["content-security-policy"]
@@ -18,8 +18,8 @@ def test_not_a_picture(open_page: Open, service: Service) -> None:
     tab.locator("#card-body .facts").wait_for()
     give(tab, TEXT)
     tab.locator("#trouble").wait_for()
-    assert "picture" in tab.locator("#trouble-title").text_content()
-    assert "not a picture" in tab.locator("#trouble-text").text_content()
+    assert "image" in tab.locator("#trouble-title").text_content()
+    assert "not an image" in tab.locator("#trouble-text").text_content()
     assert tab.locator("#alert").text_content().startswith("This isn")
     assert tab.locator("#save-mask").is_disabled()
     tab.locator("#trouble-remove").click()
@@ -44,7 +44,7 @@ def test_busy_server_is_asked_again(open_page: Open, service: Service) -> None:
 
 
 def test_lost_connection(open_page: Open) -> None:
-    """Where no answer comes the picture stays, and Try again works once the way is free."""
+    """Where no answer comes the image stays, and Try again works once the way is free."""
     tab = open_page()
     tab.locator("#card-body .facts").wait_for()
     tab.route("**/v1/predict?*", lambda route: route.abort("connectionreset"), times=1)
@@ -86,7 +86,7 @@ def test_token_limits_and_end(open_page: Open, trained: Path, tmp_path: Path) ->
         noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
         give(tab, ("heavy.png", "image/png", encode(noise)))
         tab.locator("#trouble").wait_for()
-        assert tab.locator("#trouble-title").text_content() == "This picture is too large"
+        assert tab.locator("#trouble-title").text_content() == "This image is too large"
         assert "up to 40 kB" in tab.locator("#trouble-text").text_content()
         give(tab, ("wide.png", "image/png", encode(np.zeros((120, 100, 3), np.uint8))))
         until(tab, "document.getElementById('trouble-text').textContent.includes('megapixels')")

@@ -1,4 +1,4 @@
-"""The picture on the stage: previews, the wipe, zoom and the ways to show a mask."""
+"""The image on the stage: previews, the wipe, zoom and the ways to show a mask."""
 
 import re
 from typing import Any
@@ -46,7 +46,7 @@ def _colours(tab: Any) -> int:
 
 
 def test_wipe(open_page: Open) -> None:
-    """Left of the line is the picture alone, right of it the mask; keys and pointer move it."""
+    """Left of the line is the image alone, right of it the mask; keys and pointer move it."""
     tab = open_page()
     show(tab, png())
     set_level(tab, 0)
@@ -74,7 +74,7 @@ def test_wipe(open_page: Open) -> None:
 
 
 def _tinted(tab: Any) -> tuple[float, float]:
-    """The share of orange among the picture's pixels left and right of the stage's middle."""
+    """The share of orange among the image's pixels left and right of the stage's middle."""
     shares = tab.evaluate(
         """() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(() => {
           const canvas = document.getElementById("canvas");
@@ -110,7 +110,7 @@ def test_zoom_to_pixels(open_page: Open) -> None:
     for _ in range(20):
         tab.keyboard.press("+")
     assert zoom.text_content() == "6,400 %"
-    assert 6 <= _colours(tab) <= 25  # 200 screen pixels are 4 to 5 picture pixels, each way
+    assert 6 <= _colours(tab) <= 25  # 200 screen pixels are 4 to 5 image pixels, each way
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("1")
     assert zoom.text_content() == "100 %"
@@ -123,22 +123,22 @@ def test_zoom_to_pixels(open_page: Open) -> None:
 
 
 def test_modes_and_colours(open_page: Open) -> None:
-    """Each way to show the mask changes the picture, and so does a colour."""
+    """Each way to show the mask changes the image, and so does a colour."""
     tab = open_page()
     show(tab, png())
     seen = set()
     for mode in ("fill", "outline", "cutout", "probability"):
         tab.locator(f"[name=mode][value={mode}]").check()
-        seen.add(_picture(tab))
+        seen.add(_image(tab))
     tab.locator("[name=mode][value=fill]").check()
     tab.locator("[name=colour][value='#56b4e9']").check()
-    seen.add(_picture(tab))
+    seen.add(_image(tab))
     tab.locator("#own-colour").fill("#ff00ff")
-    seen.add(_picture(tab))
+    seen.add(_image(tab))
     assert len(seen) == 6
 
 
-def _picture(tab: Any) -> str:
+def _image(tab: Any) -> str:
     return str(
         tab.evaluate(
             """() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(

@@ -15,7 +15,7 @@ from binseg.data.sources.listing import Findings
 from binseg.data.sources.manifest import is_manifest, read_manifest
 from binseg.data.sources.oxford_pet import download_oxford_pet, is_oxford_pet, read_oxford_pet
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
-from binseg.errors import DataError, PictureError, UsageError
+from binseg.errors import DataError, ImageError, UsageError
 from binseg.progress import SILENT, Progress
 
 __all__ = ["open_dataset"]
@@ -52,15 +52,15 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         kind = _kind_of(root, config, progress)
         findings = _READERS[kind](root, config)
     if not findings.records:
-        raise DataError(f"{root}: no pictures found")
+        raise DataError(f"{root}: no images found")
     try:
         rule = detect_rule(findings.records, config, progress, kind=kind)
-    except PictureError:
+    except ImageError:
         raise
     except DataError as error:
         raise DataError(f"{root}: {error}") from None
     records, grouped = with_groups(findings.records, config)
-    num = counted(len(records), "picture", "pictures")
+    num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
     if grouped:
@@ -124,7 +124,7 @@ def _kind_of_file(path: Path) -> DataKind:
         return "labelme"
     raise DataError(
         f"{path}: not a data set; a file must be a manifest (.csv, .tsv) or COCO annotations "
-        "(.json); for pictures, masks or labelme files give their folder"
+        "(.json); for images, masks or labelme files give their folder"
     )
 
 

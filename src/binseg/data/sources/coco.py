@@ -1,4 +1,4 @@
-"""COCO annotations: polygons and run lengths, one JSON for many pictures."""
+"""COCO annotations: polygons and run lengths, one JSON for many images."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
 from binseg.data.sources.listing import Findings, inside, list_folder
 from binseg.errors import DataError
-from binseg.structures import Record, Ring, Shape
+from binseg.types import Record, Ring, Shape
 
 __all__ = ["is_coco", "read_coco", "rings_of_runs", "runs_of_text"]
 
@@ -31,11 +31,11 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
     """Read COCO annotations; every category is foreground unless `data.foreground` names ids.
 
     Several polygons of one object are one even-odd shape: a ring inside a ring is a hole.
-    Pictures are looked for beside the file, in `images/` there, and in `images/` one folder up;
+    Images are looked for beside the file, in `images/` there, and in `images/` one folder up;
     those that aren't there are found by their name anywhere in the folder, or below the file's.
 
     Raises:
-        DataError: up to 10 problems at once: missing pictures, names that two files have,
+        DataError: up to 10 problems at once: missing images, names that two files have,
             unreadable outlines, other sizes.
     """
     file = _file_of(path)
@@ -50,7 +50,7 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
     kept = [a for a in annotations if _key(a.get("category_id")) in chosen]
     shapes_of, sizes_of, problems = _shapes(kept)
     is_aside = file.parent.name.lower() == "annotations"
-    pictures = _Pictures(
+    folder_images = _FolderImages(
         folder=file.parent,
         home=path if path.is_dir() else file.parent.parent if is_aside else file.parent,
     )
@@ -58,20 +58,20 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
     for image in images:
         name = str(image.get("file_name", ""))
         try:
-            picture = pictures.find(name)
+            found = folder_images.find(name)
         except ValueError as error:
-            problems.append(f"picture {name or image.get('id')} {error}")
+            problems.append(f"image {name or image.get('id')} {error}")
             continue
         listed = (image.get("height"), image.get("width"))
         sizes = [listed, *(size for size in sizes_of[_key(image.get("id"))] if size != listed)]
-        problems += filter(None, (size_problem(picture, *size) for size in sizes))
+        problems += filter(None, (size_problem(found, *size) for size in sizes))
         shapes = tuple(shapes_of.pop(_key(image.get("id")), []))
         id_ = Path(name).with_suffix("").as_posix()
-        records.append(Record(id=id_, image_path=picture, shapes=shapes))
+        records.append(Record(id=id_, image_path=found, shapes=shapes))
     known = {_key(image.get("id")) for image in images}
     strays = [key for key in shapes_of if key not in known]
     if strays:
-        problems.append(f"annotations for pictures that are not listed: {name_some(strays)}")
+        problems.append(f"annotations for images that are not listed: {name_some(strays)}")
     if problems:
         raise DataError(f"{file}: {name_some(problems, limit=10)}")
     return Findings(
@@ -124,21 +124,21 @@ def _crowd_note(annotations: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
     num = sum(not record.shapes for record in records)
-    told = counted(num, "picture has", "pictures have")
+    told = counted(num, "image has", "images have")
     return (f"{told} no outline: all background",) if num else ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Pictures:
-    """Where the pictures are that an annotation file names."""
+class _FolderImages:
+    """Where the images are that an annotation file names."""
 
     folder: Path
     """The file's."""
     home: Path
-    """Anywhere in it a picture may be, if no other has its name."""
+    """Anywhere in it an image may be, if no other has its name."""
 
     def find(self, name: str) -> Path:
-        """Give a picture's path; a `ValueError` says why there is none."""
+        """Give an image's path; a `ValueError` says why there is none."""
         folder = self.folder
         for place in (folder, folder / "images", folder.parent / "images", folder.parent):
             path = inside(place, name) if name else None
@@ -156,7 +156,7 @@ class _Pictures:
     @cached_property
     def _paths_of(self) -> dict[str, list[Path]]:
         paths_of: dict[str, list[Path]] = defaultdict(list)
-        for path in list_folder(self.home).pictures:
+        for path in list_folder(self.home).folder_images:
             paths_of[path.name].append(path)
         return paths_of
 
@@ -164,7 +164,7 @@ class _Pictures:
 def _shapes(
     annotations: Sequence[dict[str, Any]],
 ) -> tuple[dict[str, list[Shape]], dict[str, set[tuple[int, int]]], list[str]]:
-    """Each picture's outlines, the sizes that its run lengths are for, and what is wrong."""
+    """Each image's outlines, the sizes that its run lengths are for, and what is wrong."""
     shapes_of: dict[str, list[Shape]] = defaultdict(list)
     sizes_of: dict[str, set[tuple[int, int]]] = defaultdict(set)
     problems: list[str] = []
@@ -176,11 +176,11 @@ def _shapes(
             problems.append(f"annotation {annotation.get('id')}: its segmentation {error}")
             continue
         shape = Shape(rings=rings, label=str(annotation.get("category_id", "")))
-        picture = _key(annotation.get("image_id"))
-        shapes_of[picture].append(shape)
+        found = _key(annotation.get("image_id"))
+        shapes_of[found].append(shape)
         if isinstance(segmentation, dict):
             height, width = segmentation["size"]
-            sizes_of[picture].add((height, width))
+            sizes_of[found].add((height, width))
     return shapes_of, sizes_of, problems
 
 
@@ -230,7 +230,7 @@ def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring
     """Turn run lengths (column by column, background first) into rectangles, pixel for pixel.
 
     Raises:
-        ValueError: runs that don't add up to the picture.
+        ValueError: runs that don't add up to the image.
     """
     if not 0 < height * width <= _MAX_PIXELS or sum(runs) != height * width:
         raise ValueError("has run lengths that don't add up to its size")

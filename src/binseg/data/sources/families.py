@@ -1,7 +1,7 @@
-"""Further kinds of generated pictures, each of which asks something else of a training recipe.
+"""Further kinds of generated images, each of which asks something else of a training recipe.
 
 They stand for what people have: cracks that cover a hundredth of a wall, vessels, tiny dots, things
-that fill the picture, 16-bit microscopes, five-band cameras. Truth is known to the pixel. In each,
+that fill the image, 16-bit microscopes, five-band cameras. Truth is known to the pixel. In each,
 something that is not meant looks like what is: stains and joints beside cracks, a bright disc and
 spots beside vessels, wide smudges beside dots.
 """
@@ -20,11 +20,11 @@ Random = np.random.Generator
 
 
 def draw_family(kind: str, index: int, *, size: int, seed: int) -> Drawn:
-    """Draw one picture and its truth; the arguments decide every pixel.
+    """Draw one image and its truth; the arguments decide every pixel.
 
     Args:
         kind: a key of `FAMILIES`.
-        index: which picture of the series.
+        index: which image of the series.
         size: width in pixels; the height follows from the kind.
         seed: which series.
     """
@@ -96,7 +96,7 @@ def _dots(random: Random, size: int) -> Drawn:
 
 
 def _huge(random: Random, size: int) -> Drawn:
-    """One thing that fills a fifth to two thirds of the picture, told by texture, not colour."""
+    """One thing that fills a fifth to two thirds of the image, told by texture, not colour."""
     height, width = size * 3 // 4, size
     y_HW, x_HW = np.mgrid[:height, :width]
     angle_HW = np.arctan2(
@@ -112,12 +112,12 @@ def _huge(random: Random, size: int) -> Drawn:
     skin = ground + random.uniform(-0.1, 0.1, 3)
     fine_HW = _rough(random, height, width, (1.5, 3), 0.06)
     coarse_HW = _rough(random, height, width, (9, 20), 0.06)
-    picture = np.where(
+    image = np.where(
         mask_HW[:, :, None], skin + fine_HW[:, :, None], ground + coarse_HW[:, :, None]
     )
     light_HW = 1 + 0.3 * _smooth(random, height, width, size / 3)
-    noise = random.normal(0, 0.02, picture.shape)
-    return _bytes(picture * light_HW[:, :, None] + noise), mask_HW
+    noise = random.normal(0, 0.02, image.shape)
+    return _bytes(image * light_HW[:, :, None] + noise), mask_HW
 
 
 def _micro(random: Random, size: int) -> Drawn:
@@ -225,13 +225,13 @@ def _path(
     branches: int,
     widths: tuple[float, float],
 ) -> Bool[np.ndarray, "H W"]:
-    """A line that wanders through the picture, with its branches."""
+    """A line that wanders through the image, with its branches."""
     mask_HW = np.zeros((height, width), bool)
     y, x = random.uniform(0, height), random.uniform(0, width)
     angle = random.uniform(0, 2 * np.pi)
     thick = random.uniform(*widths)
     length = int(max(height, width) * (random.uniform(0.4, 1.0) if bend else 2))
-    if not bend:  # joints go through the whole picture
+    if not bend:  # joints go through the whole image
         y, x = y - np.sin(angle) * length / 2, x - np.cos(angle) * length / 2
     _walk(random, mask_HW, (y, x), angle=angle, thick=thick, length=length, bend=bend)
     for _ in range(int(random.integers(0, branches + 1))):

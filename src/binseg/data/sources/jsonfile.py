@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from binseg.errors import DataError, PictureError
+from binseg.errors import DataError, ImageError
 from binseg.imageio import probe
-from binseg.structures import Ring
+from binseg.types import Ring
 
 __all__ = ["has_keys", "read_json", "ring_of", "size_problem"]
 
@@ -66,13 +66,13 @@ def _nested(points: list[Any]) -> bool:
 
 
 def size_problem(image: Path, height: object, width: object) -> str | None:
-    """Say how a picture's size differs from the one its outlines were drawn on, if it does."""
+    """Say how an image's size differs from the one its outlines were drawn on, if it does."""
     if height is None or width is None:
         return None
     try:
         info = probe(image)
-    except PictureError:
-        # Reading the picture will say what is wrong with it.
+    except ImageError:
+        # Reading the image will say what is wrong with it.
         return None
     if (info.height, info.width) == (height, width):
         return None

@@ -1,4 +1,4 @@
-"""labelme annotations: one JSON beside each picture."""
+"""labelme annotations: one JSON beside each image."""
 
 import math
 from collections import Counter
@@ -11,8 +11,8 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
 from binseg.data.sources.listing import Findings, ignored_note, inside, list_folder
 from binseg.errors import DataError
-from binseg.imageio import PICTURE_SUFFIXES
-from binseg.structures import Record, Ring, Shape
+from binseg.imageio import IMAGE_SUFFIXES
+from binseg.types import Record, Ring, Shape
 
 __all__ = ["is_labelme", "read_labelme"]
 
@@ -35,7 +35,7 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
     Polygons, rectangles and circles are filled; points and lines have no area and are left out.
 
     Raises:
-        DataError: up to 10 problems at once: missing pictures, unreadable outlines, other sizes.
+        DataError: up to 10 problems at once: missing images, unreadable outlines, other sizes.
     """
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")
@@ -57,13 +57,13 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
         raise DataError(f"{path}: {name_some(problems, limit=10)}")
     labels = sorted({shape.label for r in records for shape in r.shapes or ()})
     used = {record.image_path for record in records}
-    alone = [p.relative_to(path).as_posix() for p in listing.pictures if p not in used]
+    alone = [p.relative_to(path).as_posix() for p in listing.images if p not in used]
     notes = [f"foreground: all labels ({name_some(labels, limit=10)})"]
     if skipped:
         told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
         notes.append(f"left out, because they have no area: {told}")
     if alone:
-        told = counted(len(alone), "picture has no .json and is", "pictures have no .json and are")
+        told = counted(len(alone), "image has no .json and is", "images have no .json and are")
         notes.append(f"{told} left out: {name_some(alone)}")
     others = [file for file in listing.others if file not in files]
     return Findings(
@@ -77,19 +77,19 @@ def _record(file: Path, root: Path, skipped: Counter[str]) -> Record:
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
         raise ValueError("not labelme: `shapes` must be a list of objects")
-    picture = _picture(file, root, content.get("imagePath"))
-    if wrong := size_problem(picture, content.get("imageHeight"), content.get("imageWidth")):
+    image = _image(file, root, content.get("imagePath"))
+    if wrong := size_problem(image, content.get("imageHeight"), content.get("imageWidth")):
         raise ValueError(wrong)
     rings = [(_ring(shape, skipped), str(shape.get("label", ""))) for shape in shapes]
     return Record(
         id=file.relative_to(root).with_suffix("").as_posix(),
-        image_path=picture,
+        image_path=image,
         shapes=tuple(Shape(rings=(ring,), label=label) for ring, label in rings if ring),
     )
 
 
-def _picture(file: Path, root: Path, name: object) -> Path:
-    """Find the picture: where the file says, beside it by that name, or by the file's own."""
+def _image(file: Path, root: Path, name: object) -> Path:
+    """Find the image: where the file says, beside it by that name, or by the file's own."""
     candidates: list[Path | None] = []
     if isinstance(name, str) and name:
         # labelme on Windows writes backslashes.
@@ -98,11 +98,11 @@ def _picture(file: Path, root: Path, name: object) -> Path:
             _inside_root(file.parent, posix, root),
             inside(file.parent, Path(posix).name),
         ]
-    candidates += [file.with_suffix(suffix) for suffix in sorted(PICTURE_SUFFIXES)]
+    candidates += [file.with_suffix(suffix) for suffix in sorted(IMAGE_SUFFIXES)]
     for path in candidates:
         if path is not None and path.is_file():
             return path
-    raise ValueError(f"its picture {name or file.stem} is not there")
+    raise ValueError(f"its image {name or file.stem} is not there")
 
 
 def _inside_root(folder: Path, name: str, root: Path) -> Path | None:

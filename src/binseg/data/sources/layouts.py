@@ -1,4 +1,4 @@
-"""Where in a folder pictures and masks lie: the layouts that people use."""
+"""Where in a folder images and masks lie: the layouts that people use."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,12 +11,12 @@ from binseg.data.sources.listing import Listing, list_folder, real_path, subfold
 from binseg.data.sources.pairs import Named, mask_name_of, mask_of_piece
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
-from binseg.structures import Split
+from binseg.types import Split
 
-__all__ = ["Part", "find_parts", "unused_folders", "without_pictures", "wrapped"]
+__all__ = ["Part", "find_parts", "unused_folders", "without_images", "wrapped"]
 
 _IMAGE_FOLDERS = (
-    {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
+    {"images", "image", "img", "imgs", "images", "photos", "jpegimages", "original", "originals"},
     {"input", "inputs", "raw", "rgb", "sat", "satellite", "data"},
 )
 _MASK_FOLDERS = (
@@ -34,35 +34,35 @@ _MASK_FOLDERS = (
 first is there, since they also stand for other things."""
 _DRAWN = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
 _FIELD = {"mask", "masks"}
-"""Beside the former these hold something else: the field of view of a retina's picture."""
+"""Beside the former these hold something else: the field of view of a retina's image."""
 _LEAST_CASES = 3
 """Fewer folders with a pair in each may as well be two data sets, or two versions of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Pictures and masks that belong together: the whole folder, or one split of it."""
+    """Images and masks that belong together: the whole folder, or one split of it."""
 
     where: str
     """What was taken for it, for the user: `images/ + masks/`."""
     split: Split | None
     prefix: str
-    """Before each name, so that train/001 and test/001 are two pictures."""
+    """Before each name, so that train/001 and test/001 are two images."""
     images: tuple[tuple[str, Path], ...]
     masks: tuple[tuple[str, Path], ...]
     others: tuple[Path, ...]
     in_pieces: frozenset[str] = frozenset()
-    """Names of pictures whose mask is in all files of that name, one for each object."""
+    """Names of images whose mask is in all files of that name, one for each object."""
 
 
 def find_parts(root: Path) -> tuple[list[Part], list[str]]:
-    """Look for pictures with masks; no part where the folder has none of the known layouts.
+    """Look for images with masks; no part where the folder has none of the known layouts.
 
     Returns:
         The parts, and notes on folders that look like a split but have no masks.
 
     Raises:
-        DataError: an unreadable folder, or two folders that could each be the pictures or masks.
+        DataError: an unreadable folder, or two folders that could each be the images or masks.
     """
     for folder in wrapped(root):
         parts, notes = _arranged(folder)
@@ -92,18 +92,18 @@ def wrapped(root: Path) -> list[Path]:
     found = {real_path(root): root}
     here = root
     while len(folders := subfolders(here)) == 1 and real_path(folders[0]) not in found:
-        if list_folder(here, deep=False).pictures:
+        if list_folder(here, deep=False).images:
             break
         here = found[real_path(folders[0])] = folders[0]
     return [*found.values()]
 
 
 def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:
-    """Name the folders with pictures that are in no part, with how many they hold."""
+    """Name the folders with images that are in no part, with how many they hold."""
     used = {path for part in parts for _, path in (*part.images, *part.masks)}
     holding = {parent for path in used for parent in path.parents}
     unused: dict[Path, int] = defaultdict(int)
-    for path in list_folder(root).pictures:
+    for path in list_folder(root).images:
         if path not in used:
             # The topmost folder that holds nothing that is used.
             apart = [one for one in path.parents if one not in holding and one != root]
@@ -112,23 +112,23 @@ def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:
     return [f"{_short(folder, root)} ({num})" for folder, num in sorted(unused.items())]
 
 
-def without_pictures(root: Path) -> list[str]:
-    """Say which folders of pictures or masks, by their names, hold other files alone."""
+def without_images(root: Path) -> list[str]:
+    """Say which folders of images or masks, by their names, hold other files alone."""
     inner = wrapped(root)[-1]
     folders = subfolders(inner)
     of_splits = [folder for folder in folders if parse_split(folder.name) is not None]
     told: list[str] = []
     for folder in [*folders, *(one for split in of_splits for one in subfolders(split))]:
         listing = list_folder(folder)
-        if _split_and_kind(folder.name)[1] and listing.others and not listing.pictures:
+        if _split_and_kind(folder.name)[1] and listing.others and not listing.images:
             endings = Counter(path.suffix or "other" for path in listing.others).most_common(3)
             held = ", ".join(f"{num} {ending}" for ending, num in endings)
-            told.append(f"{_short(folder, root)} holds no pictures ({held})")
+            told.append(f"{_short(folder, root)} holds no images ({held})")
     return told
 
 
 def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], list[str]]:
-    """`train/`, `val/` and `test/`, each holding a pair of folders, or pictures beside masks."""
+    """`train/`, `val/` and `test/`, each holding a pair of folders, or images beside masks."""
     notes: list[str] = []
     parts: list[Part] = []
     pairs = {
@@ -151,7 +151,7 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
         elif beside := _beside(folder, root=root, split=split, prefix=prefix):
             parts.append(beside)
         else:
-            notes.append(f"{prefix} holds no pictures with masks: left out")
+            notes.append(f"{prefix} holds no images with masks: left out")
     return parts, notes
 
 
@@ -160,13 +160,13 @@ def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
     found: dict[Split, dict[str, list[Path]]] = defaultdict(lambda: {"images": [], "masks": []})
     for folder in folders:
         split, kind = _split_and_kind(folder.name)
-        if split is not None and kind is not None and list_folder(folder).pictures:
+        if split is not None and kind is not None and list_folder(folder).images:
             found[split][kind].append(folder)
     whole = {split: kinds for split, kinds in found.items() if all(kinds.values())}
     for kinds in whole.values():
         for kind, several in kinds.items():
             if len(several) > 1:
-                raise DataError(_doubtful(root, several, "pictures" if kind == "images" else kind))
+                raise DataError(_doubtful(root, several, "images" if kind == "images" else kind))
     parts = [
         _pair_part(
             kinds["images"][0], kinds["masks"][0], root=root, split=split, prefix=f"{split}/"
@@ -203,9 +203,9 @@ def _split_and_kind(name: str) -> tuple[Split | None, str | None]:
 
 def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None:
     found: list[Path] = []
-    for noun, tiers in (("pictures", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
+    for noun, tiers in (("images", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
         every = ([one for one in folders if _plain(one.name) in names] for names in tiers)
-        full = ([one for one in some if list_folder(one).pictures] for some in every)
+        full = ([one for one in some if list_folder(one).images] for some in every)
         fitting = next((some for some in full if some), [])
         drawn = [one for one in fitting if _plain(one.name) in _DRAWN]
         if len(drawn) == 1 and all(
@@ -228,10 +228,10 @@ def _plain(name: str) -> str:
 
 
 def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part], list[str]]:
-    """One part, or one a split where the pictures lie in images/train and so on."""
+    """One part, or one a split where the images lie in images/train and so on."""
     inner = [(parse_split(folder.name), folder) for folder in subfolders(images)]
     odd = [f"{folder.name}/" for split, folder in inner if split is None]
-    odd += [path.name for path in list_folder(images, deep=False).pictures]
+    odd += [path.name for path in list_folder(images, deep=False).images]
     if odd or not inner:
         named = [f"{folder.name}/" for split, folder in inner if split is not None]
         note = (
@@ -251,22 +251,22 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
 
 def _pair_part(images: Path, masks: Path, *, root: Path, split: Split | None, prefix: str) -> Part:
     of_images = list_folder(images)
-    of_masks = list_folder(masks) if masks.is_dir() else Listing(pictures=(), others=())
+    of_masks = list_folder(masks) if masks.is_dir() else Listing(images=(), others=())
     top = list_folder(root, deep=False).others if split is None else ()
     return Part(
         where=f"{_short(images, root)} + {_short(masks, root)}",
         split=split,
         prefix=prefix,
-        images=_named(of_images.pictures, images),
-        masks=_named(of_masks.pictures, masks),
+        images=_named(of_images.images, images),
+        masks=_named(of_masks.images, masks),
         others=(*top, *of_images.others, *of_masks.others),
     )
 
 
 def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
-    """A folder for each picture or patient, holding `images/` and `masks/`.
+    """A folder for each image or patient, holding `images/` and `masks/`.
 
-    Beside a single picture all masks are its own, one for each object, as in the Data Science
+    Beside a single image all masks are its own, one for each object, as in the Data Science
     Bowl of 2018.
     """
     cases = [case for case in subfolders(folder) if parse_split(case.name) is None]
@@ -282,16 +282,16 @@ def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Par
     for case, pair in whole.items():
         of_images, of_masks = map(list_folder, pair)
         others += [*of_images.others, *of_masks.others]
-        if len(of_images.pictures) == 1:
-            images.append((case.name, of_images.pictures[0]))
-            masks += [(case.name, path) for path in of_masks.pictures]
+        if len(of_images.images) == 1:
+            images.append((case.name, of_images.images[0]))
+            masks += [(case.name, path) for path in of_masks.images]
             in_pieces.add(case.name)
         else:
             for found, listing, home in zip(
                 (images, masks), (of_images, of_masks), pair, strict=True
             ):
                 found += [
-                    (f"{case.name}/{name}", path) for name, path in _named(listing.pictures, home)
+                    (f"{case.name}/{name}", path) for name, path in _named(listing.images, home)
                 ]
     first_images, first_masks = next(iter(whole.values()))
     here = "" if folder == root else _short(folder, root)
@@ -307,9 +307,9 @@ def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Par
 
 
 def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
-    """Pictures and masks in one folder, told apart by the masks' endings."""
+    """Images and masks in one folder, told apart by the masks' endings."""
     listing = list_folder(folder)
-    named = _named(listing.pictures, folder)
+    named = _named(listing.images, folder)
     for leading in (False, True):
         masks = tuple(one for one in named if mask_name_of(one[0], leading=leading))
         if masks:

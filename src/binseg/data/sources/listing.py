@@ -1,4 +1,4 @@
-"""What lies in a folder: pictures and other files, with hidden ones left out."""
+"""What lies in a folder: images and other files, with hidden ones left out."""
 
 import os
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from binseg.data.dataset import name_some
 from binseg.errors import DataError
-from binseg.imageio import PICTURE_SUFFIXES
-from binseg.structures import Record
+from binseg.imageio import IMAGE_SUFFIXES
+from binseg.types import Record
 
 __all__ = [
     "Findings",
@@ -36,7 +36,7 @@ class Findings:
 class Listing:
     """The files under one folder, sorted."""
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     others: tuple[Path, ...]
 
 
@@ -48,7 +48,7 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
     Raises:
         DataError: a folder that can't be read.
     """
-    pictures: list[Path] = []
+    images: list[Path] = []
     others: list[Path] = []
     seen = {*real_path(folder).parents}
     # What a link leads to comes last, so that a folder is listed where it really is.
@@ -64,8 +64,8 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
             for name in names:
                 if not _is_hidden(name):
                     path = Path(parent, name)
-                    (pictures if path.suffix.lower() in PICTURE_SUFFIXES else others).append(path)
-    return Listing(pictures=tuple(sorted(pictures)), others=tuple(sorted(others)))
+                    (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+    return Listing(images=tuple(sorted(images)), others=tuple(sorted(others)))
 
 
 def real_path(folder: str | Path) -> Path:
@@ -86,17 +86,17 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
-    """Say which files were ignored because they are no pictures; nothing where there are none."""
+    """Say which files were ignored because they are no images; nothing where there are none."""
     names = [path.relative_to(root).as_posix() for path in files]
     if not names:
         return ()
-    return (f"ignored {len(names)} files that are not pictures: {name_some(names)}",)
+    return (f"ignored {len(names)} files that are not images: {name_some(names)}",)
 
 
 def inside(folder: Path, name: str) -> Path | None:
     """Give the path of a name that a file of this folder holds; None where it leads out of it.
 
-    Links are not followed: a folder of links to pictures elsewhere is the user's own doing, a
+    Links are not followed: a folder of links to images elsewhere is the user's own doing, a
     `..` in a file that came with the data is not.
     """
     path = Path(os.path.normpath(folder / name.strip()))

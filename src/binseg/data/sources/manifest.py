@@ -1,4 +1,4 @@
-"""A CSV manifest: one line a picture, with its mask, group, split and any further columns."""
+"""A CSV manifest: one line an image, with its mask, group, split and any further columns."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from binseg.data.dataset import name_some
 from binseg.data.sources.listing import Findings, inside
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 __all__ = ["is_manifest", "read_manifest"]
 

@@ -11,7 +11,7 @@ from binseg.data.sources.listing import Findings, list_folder
 from binseg.errors import DataError, OutputError
 from binseg.progress import SILENT, Progress
 from binseg.storage import download, locked
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 __all__ = ["MD5_OF", "OXFORD_URL", "download_oxford_pet", "is_oxford_pet", "read_oxford_pet"]
 
@@ -41,7 +41,7 @@ def _home(root: Path) -> Path | None:
 def read_oxford_pet(root: Path) -> Findings:
     """Read the official lists; either of them alone works, for its own splits.
 
-    The test list is the test split; of `trainval.txt`, in file order, every tenth picture from
+    The test list is the test split; of `trainval.txt`, in file order, every tenth image from
     the first on validates and the rest trains (the 9:1 split of the source reports).
 
     Raises:
@@ -62,7 +62,7 @@ def read_oxford_pet(root: Path) -> Findings:
             "official lists is needed"
         )
     _refuse_missing(root, records)
-    notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} pictures"]
+    notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} images"]
     if len(lists) == 1:
         only = "train and val" if lists == ["trainval.txt"] else "test"
         notes.append(f"only {lists[0]} is there: the splits are {only}")
@@ -156,8 +156,8 @@ def _record(root: Path, words: Sequence[str], split: Split) -> Record:
 
 def _refuse_missing(root: Path, records: Iterable[Record]) -> None:
     # Two listings instead of a look at each of 14,780 files.
-    images = {path.name for path in list_folder(root / "images").pictures}
-    trimaps = {path.name for path in list_folder(root / "annotations" / "trimaps").pictures}
+    images = {path.name for path in list_folder(root / "images").images}
+    trimaps = {path.name for path in list_folder(root / "annotations" / "trimaps").images}
     wanted = [(record.image_path, images) for record in records]
     wanted += [(r.mask_path, trimaps) for r in records if r.mask_path is not None]
     missing = [

@@ -1,4 +1,4 @@
-"""Pictures and masks find each other by name, and whatever has no partner is named."""
+"""Images and masks find each other by name, and whatever has no partner is named."""
 
 import re
 from collections import defaultdict
@@ -7,9 +7,9 @@ from os.path import commonprefix
 from pathlib import Path, PurePosixPath
 
 from binseg.data.dataset import counted, name_some
-from binseg.errors import DataError, PictureError
+from binseg.errors import DataError, ImageError
 from binseg.imageio import TIFF_SUFFIXES, probe
-from binseg.structures import Record, Split
+from binseg.types import Record, Split
 
 __all__ = [
     "Named",
@@ -35,11 +35,11 @@ _MOST_AGREE = 0.9
 Named = tuple[str, Path]
 """A name, which is the path in its folder without the file's ending, and the whole path."""
 Pair = tuple[str, Path, tuple[Path, ...]]
-"""A picture's name, its path, and the files of its mask: several where each holds an object."""
+"""An image's name, its path, and the files of its mask: several where each holds an object."""
 
 
 def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
-    """Give the picture's name out of a mask's file name; None where it bears no mask's word.
+    """Give the image's name out of a mask's file name; None where it bears no mask's word.
 
     Args:
         stem: the name without the file's ending.
@@ -69,10 +69,10 @@ def mask_of_piece(stem: str) -> str | None:
 def pair_up(
     images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
 ) -> tuple[list[Pair], list[str], bool]:
-    """Pair pictures and masks by name, or else by what their names don't all share.
+    """Pair images and masks by name, or else by what their names don't all share.
 
     Args:
-        images: the pictures.
+        images: the images.
         masks: the masks.
         in_pieces: names whose mask is in all files of that name.
 
@@ -90,11 +90,11 @@ def pair_up(
 def pair_by_name(
     images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
 ) -> tuple[list[Pair], list[str]]:
-    """Pair pictures and masks.
+    """Pair images and masks.
 
     Args:
-        images: the pictures.
-        masks: a mask's name equals its picture's, or adds `_mask`, `-gt` and the like; where there
+        images: the images.
+        masks: a mask's name equals its image's, or adds `_mask`, `-gt` and the like; where there
             is `NAME_mask`, `NAME_mask_1` is a further piece of it.
         in_pieces: names whose mask is in all files of that name.
 
@@ -115,10 +115,10 @@ def pair_by_name(
             masks_of[mask_name_of(name) or name].append(path)
     drawn_of = {name: [*masks_of[name], *pieces_of[name]] for name in {*masks_of, *pieces_of}}
     problems = [
-        *_doubles("picture", images_of),
+        *_doubles("image", images_of),
         *_doubles("mask", masks_of),
-        *_partnerless("picture", "mask", images_of, drawn_of),
-        *_partnerless("mask", "picture", drawn_of, images_of),
+        *_partnerless("image", "mask", images_of, drawn_of),
+        *_partnerless("mask", "image", drawn_of, images_of),
     ]
     names = sorted(images_of.keys() & drawn_of.keys())
     return [(name, images_of[name][0], tuple(drawn_of[name])) for name in names], problems
@@ -127,10 +127,10 @@ def pair_by_name(
 def _pair_by_difference(
     images: Sequence[Named], masks: Sequence[Named]
 ) -> tuple[list[Pair], list[str]] | None:
-    """Pair pictures and masks whose names differ by parts that all of each kind share.
+    """Pair images and masks whose names differ by parts that all of each kind share.
 
     `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
-    the ending that all pictures share, and those that all masks share, both are called alike. It
+    the ending that all images share, and those that all masks share, both are called alike. It
     must work out for nearly every file, or nothing is paired.
 
     Returns:
@@ -156,8 +156,8 @@ def _pair_by_difference(
             best = (
                 sorted((*image_of[core], (mask_of[core][1],)) for core in both),
                 [
-                    *_partnerless("picture", "mask", images_of, masks_of),
-                    *_partnerless("mask", "picture", masks_of, images_of),
+                    *_partnerless("image", "mask", images_of, masks_of),
+                    *_partnerless("mask", "image", masks_of, images_of),
                 ],
             )
     return best
@@ -181,7 +181,7 @@ def _cores(named: Sequence[Named]) -> list[str]:
 def records_of_pair(
     name: str, image: Path, masks: Sequence[Path], *, split: Split | None, page_group: int
 ) -> list[Record]:
-    """Give one record for a picture, or one a page for a stack, grouped in blocks of pages.
+    """Give one record for an image, or one a page for a stack, grouped in blocks of pages.
 
     Raises:
         DataError: a stack whose mask has another number of pages, or is in several files.
@@ -191,7 +191,7 @@ def records_of_pair(
     if further and (num_pages > 1 or any(_num_pages(path) > 1 for path in masks)):
         raise DataError(
             f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])}); masks "
-            "in several files are for single pictures, not for stacks of pages"
+            "in several files are for single images, not for stacks of pages"
         )
     if num_pages != num_masks:
         raise DataError(
@@ -226,7 +226,7 @@ def _num_pages(path: Path) -> int:
         return 1
     try:
         return probe(path).num_pages
-    except PictureError:
+    except ImageError:
         # Reading it will say what is wrong with it, and `check` names all such files at once.
         return 1
 

@@ -1,4 +1,4 @@
-"""A generator of pictures with truth: small, seeded, and not to be solved by grey levels alone.
+"""A generator of images with truth: small, seeded, and not to be solved by grey levels alone.
 
 Objects with soft outlines and a striped skin lie on a mottled ground; both take their colours from
 the same distribution. Bars hide parts of the objects, patches without stripes look like objects and
@@ -26,14 +26,14 @@ from binseg.storage import cache_dir, locked, write_text
 __all__ = ["SyntheticSpec", "draw_synthetic", "is_synthetic", "make_synthetic", "parse_synthetic"]
 
 _VERSION = 1
-"""Part of the cache's key: raise it whenever the pictures change."""
+"""Part of the cache's key: raise it whenever the images change."""
 KINDS = ("shapes", *FAMILIES)
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """Which pictures: the same numbers give the same pictures, whatever `num` is."""
+    """Which images: the same numbers give the same images, whatever `num` is."""
 
     num: int = 240
     size: int = 128
@@ -75,7 +75,7 @@ def parse_synthetic(path: str) -> SyntheticSpec:
 
 
 def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
-    """Give the folder of these pictures; drawn on the first call, found there afterwards.
+    """Give the folder of these images; drawn on the first call, found there afterwards.
 
     Returns:
         A folder with `images/`, `masks/` and the lists train.txt (70 %), val.txt, test.txt.
@@ -101,7 +101,7 @@ def _make(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
         temporary.rename(folder)
     except OSError as error:
         raise OutputError(
-            f"{folder}: the pictures can't be written: {error.strerror}; BINSEG_CACHE names "
+            f"{folder}: the images can't be written: {error.strerror}; BINSEG_CACHE names "
             "another place"
         ) from None
     finally:
@@ -127,7 +127,7 @@ def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
 
     # Threads: most of the time goes into waiting for the disk, file by file.
     with (
-        progress.task("drawing synthetic pictures", total=spec.num) as task,
+        progress.task("drawing synthetic images", total=spec.num) as task,
         ThreadPoolExecutor(max_workers=8) as pool,
     ):
         for _ in pool.map(draw, range(spec.num)):
@@ -146,10 +146,10 @@ def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
 def draw_synthetic(
     index: int, *, size: int, seed: int
 ) -> tuple[UInt8[np.ndarray, "S S 3"], Bool[np.ndarray, "S S"]]:
-    """Draw one picture and its truth; `index` and `seed` decide every pixel.
+    """Draw one image and its truth; `index` and `seed` decide every pixel.
 
     Args:
-        index: which picture of the series.
+        index: which image of the series.
         size: height and width in pixels.
         seed: which series.
     """

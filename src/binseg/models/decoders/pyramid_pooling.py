@@ -1,4 +1,4 @@
-"""Pyramid pooling (PSPNet, arXiv 1612.01105): the whole picture's context beside every pixel."""
+"""Pyramid pooling (PSPNet, arXiv 1612.01105): the whole image's context beside every pixel."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,7 @@
     sections.py  headline, tables, rules
     slices.py    parts of the data on one scale
     table.py     the table of images
-    pictures.py  the galleries
+    images.py  the galleries
     page.html, page.css, page.js
 
 The page's own security policy names its style and its script by their hashes, so that nothing else
@@ -24,17 +24,17 @@ from string import Template
 
 from binseg.report.gallery import GalleryItem
 from binseg.report.page import charts, sections
+from binseg.report.page.images import draw_gallery_section
 from binseg.report.page.markup import Html, el, join, json_block
-from binseg.report.page.pictures import draw_gallery_section
 from binseg.report.page.slices import draw_slices
 from binseg.report.page.table import draw_table, image_columns, table_data
 from binseg.storage import write_text
-from binseg.structures import Report, Sweep
+from binseg.types import Report, Sweep
 
 __all__ = ["Background", "Gallery", "write_page"]
 
 Gallery = tuple[str, Sequence[GalleryItem]]
-"""A heading and the pictures below it."""
+"""A heading and the images below it."""
 _SWEPT = ("thresholds", "mean_dice", "dice", "iou", "precision", "recall")
 
 
@@ -69,7 +69,7 @@ def write_page(
     Args:
         path: of the HTML file.
         report: the figures.
-        galleries: pictures with truth and prediction, small copies of which go into the page.
+        galleries: images with truth and prediction, small copies of which go into the page.
         meanings: a phrase on each score; those of objects begin with "objects_".
         background: where the figures come from.
 
@@ -147,7 +147,7 @@ def _sections(
     if report.slices:
         parts.append(("slices", "Slices", draw_slices(report.slices)))
     if any(items for _, items in galleries):
-        parts.append(("pictures", "Pictures", draw_gallery_section(galleries)))
+        parts.append(("images", "Images", draw_gallery_section(galleries)))
     return parts
 
 
@@ -185,7 +185,7 @@ def _images(table: Html) -> Html:
         ("missed", "object missed"),
         ("alarm", "false alarm"),
         ("empty", "empty truth"),
-        ("picture", "with a picture"),
+        ("image", "with an image"),
     )
     shown = el("select", *(el("option", text, value=value) for value, text in kinds), id="show",
                autocomplete="off")  # fmt: skip

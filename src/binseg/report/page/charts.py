@@ -8,7 +8,7 @@ import numpy as np
 from binseg.report.curves import best_epoch
 from binseg.report.page.axes import Axis, bars, chart, curve, dot, legend, upright
 from binseg.report.page.markup import Html, el, join
-from binseg.structures import Calibration, Sweep
+from binseg.types import Calibration, Sweep
 
 __all__ = [
     "draw_dice",

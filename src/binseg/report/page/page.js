@@ -44,7 +44,7 @@
     show();
   }
 
-  // The pictures: each card's button holds all that the viewer shows.
+  // The images: each card's button holds all that the viewer shows.
   const cards = [...document.querySelectorAll("button.open")];
   const cardOf = new Map(cards.map((card) => [card.dataset.id, card]));
   const viewer = byId("viewer");
@@ -61,12 +61,12 @@
     byId("stage-bar").style.left = `${at}%`;
     byId("wipe").setAttribute("aria-valuetext", `${at}% truth, ${100 - at}% prediction`);
   };
-  const showPicture = (number) => {
+  const showImage = (number) => {
     shown = (number + cards.length) % cards.length;
     const card = cards[shown];
     const [image, errors] = card.querySelectorAll("img");
     const sources = {
-      "stage-image": [image.src, `Picture ${card.dataset.id}`],
+      "stage-image": [image.src, `Image ${card.dataset.id}`],
       "stage-left": [card.dataset.truth, "Truth laid over it"],
       "stage-right": [card.dataset.prediction, "Prediction laid over it"],
       "stage-errors": [errors.src, "Error map"],
@@ -83,7 +83,7 @@
     byId("viewer-number").textContent = `${shown + 1} of ${cards.length}`;
   };
   const open = (card) => {
-    showPicture(cards.indexOf(card));
+    showImage(cards.indexOf(card));
     setMode();
     setWipe();
     viewer.showModal();
@@ -93,8 +93,8 @@
   viewer.addEventListener("change", setMode);
   byId("wipe").addEventListener("input", setWipe);
   byId("viewer-close").addEventListener("click", () => viewer.close());
-  byId("viewer-previous").addEventListener("click", () => showPicture(shown - 1));
-  byId("viewer-next").addEventListener("click", () => showPicture(shown + 1));
+  byId("viewer-previous").addEventListener("click", () => showImage(shown - 1));
+  byId("viewer-next").addEventListener("click", () => showImage(shown + 1));
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();
   });
@@ -146,7 +146,7 @@
     const dice = valueOf(rows[number][DICE]);
     if (!texts[number].includes(byId("search").value.trim().toLowerCase())) return false;
     if (wanted === "poor") return dice !== null && dice < POOR;
-    if (wanted === "picture") return cardOf.has(rows[number][0]);
+    if (wanted === "image") return cardOf.has(rows[number][0]);
     if (wanted === "empty") return marks[number] === "empty" || marks[number] === "alarm";
     return wanted === "" || marks[number] === wanted;
   };

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from binseg.report.page.markup import Html, el, join
-from binseg.structures import Figure, Interval, Report, Size
+from binseg.types import Figure, Interval, Report, Size
 
 __all__ = [
     "draw_averages",
@@ -319,8 +319,8 @@ def draw_rules(report: Report, method: str) -> Html:
         ),
         (
             "Sizes",
-            "Original: the answer is brought back to the picture's own pixels. Model: "
-            "picture and truth are brought to the model's input, as training counts.",
+            "Original: the answer is brought back to the image's own pixels. Model: "
+            "image and truth are brought to the model's input, as training counts.",
         ),
     ]
     for note in report.notes:

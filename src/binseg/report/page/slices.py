@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from binseg.report.page.axes import Axis
 from binseg.report.page.markup import Html, el
 from binseg.report.page.sections import scroller, write_range
-from binseg.structures import Figure, Slice
+from binseg.types import Figure, Slice
 
 __all__ = ["draw_slices"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from binseg.report.page.markup import Html, el, readable
-from binseg.structures import ImageScores, Report
+from binseg.types import ImageScores, Report
 
 __all__ = ["Column", "draw_table", "image_columns", "table_data"]
 

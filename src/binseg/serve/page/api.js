@@ -28,12 +28,12 @@ export class Trouble extends Error {
 }
 
 const TITLES = {
-  large: "This picture is too large",
-  unreadable: "This isn\u2019t a picture that the server can read",
+  large: "This image is too large",
+  unreadable: "This isn\u2019t an image that the server can read",
   token: "The server asks for a token",
   busy: "The server is busy",
   slow: "That takes too long",
-  stack: "This is a stack of several pictures",
+  stack: "This is a stack of several images",
   gone: "The server can\u2019t be reached",
   missing: "The model isn\u2019t there any more",
   refused: "The server refused",
@@ -85,9 +85,9 @@ async function request(path, { query = {}, signal, more = 0, ...options } = {}) 
 /** Any error as a Trouble; an `AbortError` stays what it is, as the reader wanted it. */
 export function asTrouble(error) {
   if (error instanceof Trouble || error.name === "AbortError") return error;
-  if (error.name === "TimeoutError") return new Trouble("slow", `No answer came ${maxSeconds + SLACK_S} seconds after the picture was sent.`);
-  if (error instanceof TypeError && !navigator.onLine) return new Trouble("gone", "This device is offline. Your pictures are still here; try again when it is back.");
-  if (error instanceof TypeError) return new Trouble("gone", "It may have been stopped, or the connection was lost. Your pictures are still here; try again when it is back.");
+  if (error.name === "TimeoutError") return new Trouble("slow", `No answer came ${maxSeconds + SLACK_S} seconds after the image was sent.`);
+  if (error instanceof TypeError && !navigator.onLine) return new Trouble("gone", "This device is offline. Your images are still here; try again when it is back.");
+  if (error instanceof TypeError) return new Trouble("gone", "It may have been stopped, or the connection was lost. Your images are still here; try again when it is back.");
   return new Trouble("page", error.message);
 }
 
@@ -104,7 +104,7 @@ export async function getExamples() {
   return Array.isArray(answer) ? answer : answer.examples;
 }
 
-/** An example's picture. */
+/** An example's image. */
 export async function getExample(name) {
   return (await request(`v1/examples/${encodeURIComponent(name)}`)).blob();
 }
@@ -113,7 +113,7 @@ async function post(path, body, query, signal) {
   return request(path, { method: "POST", body, query, signal, headers: { "Content-Type": "application/octet-stream" } });
 }
 
-/** A picture's probability: {blob: 8-bit grey PNG, seconds}. */
+/** An image's probability: {blob: 8-bit grey PNG, seconds}. */
 export async function getProbability(file, model, signal) {
   const response = await post("v1/predict", file, { model, output: "probability" }, signal);
   try {
@@ -124,19 +124,19 @@ export async function getProbability(file, model, signal) {
 }
 
 /** The server's own answer in full: objects, polygons, run lengths. */
-export async function getAnswer(file, model, threshold, cleanup) {
-  const response = await post("v1/predict", file, { model, threshold, ...cleanup, output: "json" });
+export async function getAnswer(file, model, threshold, postprocessing) {
+  const response = await post("v1/predict", file, { model, threshold, ...postprocessing, output: "json" });
   return response.json();
 }
 
-/** What the server draws, for pictures that this browser can't: a cut-out or an overlay. */
-export async function getDrawn(file, model, threshold, cleanup, output) {
-  return (await post("v1/predict", file, { model, threshold, ...cleanup, output })).blob();
+/** What the server draws, for images that this browser can't: a cut-out or an overlay. */
+export async function getDrawn(file, model, threshold, postprocessing, output) {
+  return (await post("v1/predict", file, { model, threshold, ...postprocessing, output })).blob();
 }
 
 /** Begin a job: {id, state, progress}. */
-export async function postJob(file, model, threshold, cleanup, signal) {
-  return (await post("v1/jobs", file, { model, threshold, ...cleanup, output: "mask" }, signal)).json();
+export async function postJob(file, model, threshold, postprocessing, signal) {
+  return (await post("v1/jobs", file, { model, threshold, ...postprocessing, output: "mask" }, signal)).json();
 }
 
 /** How far a job is. */
@@ -159,7 +159,7 @@ export async function deleteJob(id) {
   await request(`v1/jobs/${encodeURIComponent(id)}`, { method: "DELETE" });
 }
 
-/** A picture as the browser can show it, made by the server: an 8-bit PNG. */
+/** An image as the browser can show it, made by the server: an 8-bit PNG. */
 export async function getPreview(file, signal) {
   return (await post("v1/preview", file, {}, signal)).blob();
 }

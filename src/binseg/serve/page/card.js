@@ -9,7 +9,7 @@ const MEANINGS = {
   accuracy: ["Accuracy", "pixels that are right; high even for an empty mask where objects are small"],
   mean_iou: ["Mean IoU", "IoU of object and background, averaged"],
 };
-const FITS = { squash: "resized", pad: "resized, with a border", tile: "in tiles, at its own scale", letterbox: "resized, with a border" };
+const FITS = { stretch: "resized", pad: "resized, with a border", tile: "in tiles, at its own scale", letterbox: "resized, with a border" };
 
 /** Fill the card's element with a model's facts. */
 export function showCard(body, model) {
@@ -39,7 +39,7 @@ function scoreParts(scores) {
   });
 }
 
-/* The picture's own size is what counts for whoever uses the masks; test before validation. */
+/* The image's own size is what counts for whoever uses the masks; test before validation. */
 const rank = (title) => (/original/.test(title) ? 0 : 2) + (/test/.test(title) ? 0 : 1);
 
 function facts({ id, input = {}, threshold, data = {}, licence, created }) {
@@ -47,10 +47,10 @@ function facts({ id, input = {}, threshold, data = {}, licence, created }) {
   const put = (name, value) => value !== undefined && value !== "" && value !== null && list.append(make("dt", name), make("dd", String(value)));
   const channels = { 1: "grey", 3: "RGB" }[input.channels];
   if (input.height && input.width) put("Looks at", `${input.width} × ${input.height} px${channels ? `, ${channels}` : ""}`);
-  put("Your picture is", FITS[input.fit] ?? input.fit);
+  put("Your image is", FITS[input.resize] ?? input.resize);
   put("Threshold", Number(threshold).toFixed(3));
   put("Trained on", data.name ?? data.kind);
-  if (data.num_train) put("Pictures", [["train", data.num_train], ["validation", data.num_val], ["test", data.num_test]].filter(([, n]) => n).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "));
+  if (data.num_train) put("Images", [["train", data.num_train], ["validation", data.num_val], ["test", data.num_test]].filter(([, n]) => n).map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", "));
   put("About the data", data.note);
   put("Licence", licence || "not stated");
   put("Made", (created ?? "").slice(0, 10));

@@ -1,4 +1,4 @@
-/* Large pictures and stacks: sent as a job, asked after until it is done, then kept as a file. */
+/* Large images and stacks: sent as a job, asked after until it is done, then kept as a file. */
 
 import { deleteJob, getJob, getJobResult, patiently, postJob, Trouble } from "./api.js";
 
@@ -11,14 +11,14 @@ const PASSING = ["gone", "busy", "broken", "slow"]; // a restart, also behind a 
 export const canBeJob = (trouble, file, limits) => ["large", "stack", "slow"].includes(trouble.kind) && limits.max_job_bytes >= file.size;
 
 /**
- * Have a picture's mask made by a job.
+ * Have an image's mask made by a job.
  *
  * @param {function} onProgress hears a share 0 to 1
  * @param {AbortSignal} signal ends it, on the server too
  * @returns {Promise<{blob: Blob, suffix: string}>} the mask: PNG, or TIFF for stacks and the very large
  */
-export async function runJob(file, model, threshold, cleanup, { signal, onProgress }) {
-  const { id } = await patiently(() => postJob(file, model, threshold, cleanup, signal), { signal, onWait: () => onProgress(0) });
+export async function runJob(file, model, threshold, postprocessing, { signal, onProgress }) {
+  const { id } = await patiently(() => postJob(file, model, threshold, postprocessing, signal), { signal, onWait: () => onProgress(0) });
   try {
     const blob = await follow(id, signal, onProgress);
     forget(id);

@@ -1,12 +1,12 @@
-/* The page: pictures come in, the queue asks the server, the viewer shows, the panel sets. */
+/* The page: images come in, the queue asks the server, the viewer shows, the panel sets. */
 
 import { asTrouble, getExample, getExamples, getModels, hasToken, setToken, Trouble } from "./api.js";
 import { showCard } from "./card.js";
-import { thresholdOf } from "./cleanup.js";
+import { thresholdOf } from "./postprocessing.js";
 import { listenIntake } from "./intake.js";
 import { canBeJob, runJob } from "./jobs.js";
 import { PROBABILITY_COLOURS } from "./paint.js";
-import { drawThumbnail } from "./picture.js";
+import { drawThumbnail } from "./image.js";
 import { Queue } from "./queue.js";
 import { saveAll, saveDrawn, saveJob, saveMask, savePolygons } from "./save.js";
 import { Settings } from "./settings.js";
@@ -16,7 +16,7 @@ import { Viewer } from "./viewer.js";
 import { bytes, percent, whole, zoomed } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const INVITATION = matchMedia("(pointer: coarse)").matches ? "Choose or take a picture" : "Drop pictures here";
+const INVITATION = matchMedia("(pointer: coarse)").matches ? "Choose or take an image" : "Drop images here";
 let models = [];
 let said = 0;
 
@@ -41,7 +41,7 @@ const shown = new Shown(viewer, {
   onBitmap: (item, bitmap) => queue.drawTile(item, bitmap),
   onMeasured: showMeasure,
   onTrouble: (item, error) => {
-    // The picture's own trouble (it can't be read) comes with the server's answer; else it is this one.
+    // The image's own trouble (it can't be read) comes with the server's answer; else it is this one.
     if (item.state === "done") showTrouble(asTrouble(error));
   },
   onWait: (item, seconds) => item.state === "done" && showWorking(`The server is busy; trying again in ${seconds} s`),
@@ -68,13 +68,13 @@ function choose(item) {
   clearMeasure();
   if (!item) {
     $("card").open = true;
-    say("No pictures.");
+    say("No images.");
     $("choose").focus();
     return;
   }
   if (queue.items.length === 1 && matchMedia("(max-width: 899px)").matches) $("card").open = false; // it is long
-  $("picture-name").textContent = item.name;
-  $("picture-name").title = item.name;
+  $("image-name").textContent = item.name;
+  $("image-name").title = item.name;
   showState(item);
 }
 
@@ -127,20 +127,20 @@ function showJob(item, trouble) {
   $("job-progress").hidden = !runs;
   if (!runs) return;
   $("job-progress").value = item.job;
-  $("trouble-text").textContent = `The job is running: ${Math.round(100 * item.job)} %. Its mask is saved when it is done; other pictures can go on meanwhile.`;
+  $("trouble-text").textContent = `The job is running: ${Math.round(100 * item.job)} %. Its mask is saved when it is done; other images can go on meanwhile.`;
 }
 
 async function sendJob(item) {
   const stop = new AbortController();
-  item.stop = stop; // removing the picture ends the job
+  item.stop = stop; // removing the image ends the job
   const tell = (share) => {
     item.job = share;
     if (queue.current === item && item.state === "failed") showJob(item, item.trouble);
   };
   tell(0);
   try {
-    const { level, cleanup } = settings.mask;
-    saveJob(item, await runJob(item.file, queue.model, thresholdOf(level), cleanup, { signal: stop.signal, onProgress: tell }));
+    const { level, postprocessing } = settings.mask;
+    saveJob(item, await runJob(item.file, queue.model, thresholdOf(level), postprocessing, { signal: stop.signal, onProgress: tell }));
     say(`${item.name}: saved.`);
     item.trouble = new Trouble("done", "The job is done and its mask is in your downloads.");
   } catch (error) {
@@ -163,7 +163,7 @@ function showMeasure({ width, height, area, count }) {
   if (count !== null) {
     $("objects").textContent = whole(count);
     $("objects-label").textContent = count === 1 ? "object" : "objects";
-    announce(`${$("picture-name").textContent}: ${percent(area / (width * height))} of the picture, ${whole(count)} ${count === 1 ? "object" : "objects"}.`);
+    announce(`${$("image-name").textContent}: ${percent(area / (width * height))} of the image, ${whole(count)} ${count === 1 ? "object" : "objects"}.`);
   }
   const seconds = queue.current?.answer?.seconds;
   const took = seconds >= 0 ? ` · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}` : "";
@@ -279,7 +279,7 @@ async function loadModels() {
   }
   $("start-title").textContent = INVITATION;
   $("start-hint").hidden = false;
-  $("choose").textContent = "Choose pictures";
+  $("choose").textContent = "Choose images";
   $("model").replaceChildren(...models.map(({ id, name }) => new Option(sameName(name) ? `${name} (${id.slice(0, 6)})` : name, id)));
   $("model-pick").hidden = !models.length;
   const most = queue.limits;

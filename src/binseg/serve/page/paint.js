@@ -1,5 +1,5 @@
-/* The mask as screen pixels: only what is on screen is computed, so the largest picture is as quick as
-   the smallest, and at any zoom each pixel of the picture has its true square. */
+/* The mask as screen pixels: only what is on screen is computed, so the largest image is as quick as
+   the smallest, and at any zoom each pixel of the image has its true square. */
 
 const CIVIDIS = [[0, 34, 78], [35, 62, 108], [87, 93, 109], [123, 122, 119], [161, 152, 118], [206, 186, 99], [254, 232, 56]];
 
@@ -16,11 +16,11 @@ function pack([red, green, blue], alpha) {
 }
 
 /**
- * Paint the mask of the part of the picture that is on screen.
+ * Paint the mask of the part of the image that is on screen.
  *
  * @param {Uint32Array} out width x height screen pixels, RGBA
- * @param {object} area width and height on screen; left, top: where the picture's corner is, counted
- *   from the area's; scale: screen pixels to a picture pixel
+ * @param {object} area width and height on screen; left, top: where the image's corner is, counted
+ *   from the area's; scale: screen pixels to an image pixel
  * @param {object} layer pixels, width, height: 8-bit values; level: above it is inside; probability:
  *   what to show in the mode "probability"
  * @param {object} look mode (fill, outline, cutout, probability), colour [r, g, b], opacity 0 to 1,
@@ -31,7 +31,7 @@ export function paint(out, area, layer, look) {
   return paintMask(out, area, layer, look);
 }
 
-/* For each screen pixel along one axis, the picture pixel under the point `shift` beside its middle. */
+/* For each screen pixel along one axis, the image pixel under the point `shift` beside its middle. */
 function places(count, offset, scale, size, shift) {
   const out = new Int32Array(count);
   for (let i = 0; i < count; i += 1) out[i] = Math.min(size - 1, Math.max(0, Math.floor((i + 0.5 + shift - offset) / scale)));
@@ -53,7 +53,7 @@ function paintMask(out, { width, height, left, top, scale }, layer, look) {
   const quarter = scale < 3 ? 0.25 : 0; // four points a screen pixel, for soft edges; none where pixels are squares
   const [west, east] = [-quarter, quarter].map((shift) => places(width, left, scale, layer.width, shift));
   const [north, south] = [-quarter, quarter].map((shift) => rowsAt(height, top, scale, layer, shift));
-  // In whole picture pixels where these are small, so that the line is equally broad everywhere.
+  // In whole image pixels where these are small, so that the line is equally broad everywhere.
   const line = look.mode === "cutout" ? 0 : scale < look.line ? scale * Math.ceil(look.line / scale) : look.line;
   const [farWest, farEast] = [-line, line].map((shift) => places(width, left, scale, layer.width, shift));
   const [farNorth, farSouth] = [-line, line].map((shift) => rowsAt(height, top, scale, layer, shift));

@@ -1,7 +1,7 @@
 /* PNG, to the bit: a browser's own canvas may add noise against fingerprinting, or manage colours.
 
    Reads what the server sends for `output=probability` (8-bit grey), writes masks (8-bit grey, 0 and
-   255) and pictures (RGB, RGBA). Compression is the browser's own (CompressionStream). */
+   255) and images (RGB, RGBA). Compression is the browser's own (CompressionStream). */
 
 const SIGNATURE = Uint8Array.of(137, 80, 78, 71, 13, 10, 26, 10);
 const COLOUR_TYPE = { 1: 0, 3: 2, 4: 6 };

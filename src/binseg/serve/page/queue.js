@@ -1,7 +1,7 @@
-/* The pictures that were given: a strip of tiles with their states, two at a time on their way. */
+/* The images that were given: a strip of tiles with their states, two at a time on their way. */
 
 import { asTrouble, getProbability, patiently, Trouble } from "./api.js";
-import { drawThumbnail } from "./picture.js";
+import { drawThumbnail } from "./image.js";
 import { bytes } from "./words.js";
 
 const AT_ONCE = 2;
@@ -33,7 +33,7 @@ export class Queue {
 
   make(file) {
     numMade += 1;
-    const item = { id: numMade, file, name: file.name || `picture ${numMade}`, state: "waiting", trouble: null, answer: null, wait: 0, stop: null };
+    const item = { id: numMade, file, name: file.name || `image ${numMade}`, state: "waiting", trouble: null, answer: null, wait: 0, stop: null };
     const [tile, remove] = [document.createElement("button"), document.createElement("button")];
     tile.type = remove.type = "button";
     tile.className = "tile";
@@ -61,7 +61,7 @@ export class Queue {
         this.drawTile(item, bitmap);
         bitmap.close();
       } catch {
-        // not the browser's kind of picture: the tile gets the server's preview when it is shown
+        // not the browser's kind of image: the tile gets the server's preview when it is shown
       }
     }
   }
@@ -105,7 +105,7 @@ export class Queue {
     this.choose(null);
   }
 
-  /** Have pictures looked at (again): those that the test takes, or all. */
+  /** Have images looked at (again): those that the test takes, or all. */
   retry(chosen = () => true) {
     for (const item of this.items.filter(chosen)) {
       item.stop?.abort();
@@ -153,7 +153,7 @@ export class Queue {
   /* What is refused anyway need not travel first. */
   check(file) {
     const { max_bytes: most } = this.limits;
-    if (most && file.size > most) throw new Trouble("large", `It has ${bytes(file.size)}; this server takes up to ${bytes(most)} a picture. Save it smaller, or cut it, and try again.`);
+    if (most && file.size > most) throw new Trouble("large", `It has ${bytes(file.size)}; this server takes up to ${bytes(most)} an image. Save it smaller, or cut it, and try again.`);
     if (!file.size) throw new Trouble("unreadable", "The file is empty.");
   }
 

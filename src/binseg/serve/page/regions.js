@@ -7,7 +7,7 @@
  *
  * @returns {{starts: Int32Array, ends: Int32Array, rows: Int32Array, region: Int32Array,
  *   areas: number[], touches: boolean[]}} each run's first and past-the-last pixel (indices into the
- *   mask), its row and region; each region's area, and whether it reaches the picture's edge.
+ *   mask), its row and region; each region's area, and whether it reaches the image's edge.
  *   Regions are numbered as they appear, row by row.
  */
 export function findRegions(mask, width, height, { inside = true, diagonal = true } = {}) {

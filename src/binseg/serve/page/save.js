@@ -2,26 +2,26 @@
 
 import { getAnswer, getDrawn } from "./api.js";
 import { ask } from "./background.js";
-import { thresholdOf } from "./cleanup.js";
-import { isWhole, pixelsOf } from "./picture.js";
+import { thresholdOf } from "./postprocessing.js";
+import { isWhole, pixelsOf } from "./image.js";
 import { zip } from "./zip.js";
 
 const stemOf = (name) => name.replace(/\.[^.]*$/, "") || name;
 
 /* What made the file, kept in it. */
-const notesOf = (model, { level, cleanup }) => ({
+const notesOf = (model, { level, postprocessing }) => ({
   Software: "binseg",
-  binseg: JSON.stringify({ model: model.id, threshold: thresholdOf(level), clean_up: cleanup }),
+  binseg: JSON.stringify({ model: model.id, threshold: thresholdOf(level), postprocess: postprocessing }),
 });
 
-/** The mask of the shown picture: PNG, 0 and 255, at its own size. */
+/** The mask of the shown image: PNG, 0 and 255, at its own size. */
 export async function saveMask(shown, model, settings) {
-  const { name } = shown.item; // another picture may be shown when the file is made
+  const { name } = shown.item; // another image may be shown when the file is made
   const { blob } = await ask("mask", { ...settings, notes: notesOf(model, settings) });
   keep(blob, `${stemOf(name)}_mask.png`);
 }
 
-/** Cut-out or overlay of the shown picture. */
+/** Cut-out or overlay of the shown image. */
 export async function saveDrawn(kind, shown, model, settings, look) {
   const { name } = shown.item;
   keep(await draw(kind, shown, model, settings, look), `${stemOf(name)}_${kind}.png`);
@@ -29,17 +29,17 @@ export async function saveDrawn(kind, shown, model, settings, look) {
 
 async function draw(kind, shown, model, settings, look) {
   if (!shown.bitmap || !isWhole(shown.bitmap, shown.found)) {
-    return getDrawn(shown.item.file, model.id, thresholdOf(settings.level), settings.cleanup, kind);
+    return getDrawn(shown.item.file, model.id, thresholdOf(settings.level), settings.postprocessing, kind);
   }
   const pixels = pixelsOf(shown.bitmap);
   const { blob } = await ask(kind, { ...settings, ...look, pixels, notes: notesOf(model, settings) }, [pixels.buffer]);
   return blob;
 }
 
-/** The objects' outlines as GeoJSON, in pixels of the picture. */
+/** The objects' outlines as GeoJSON, in pixels of the image. */
 export async function savePolygons(shown, model, settings) {
   const { name, file } = shown.item;
-  const answer = await getAnswer(file, model.id, thresholdOf(settings.level), settings.cleanup);
+  const answer = await getAnswer(file, model.id, thresholdOf(settings.level), settings.postprocessing);
   keep(new Blob([JSON.stringify(answer.polygons)], { type: "application/geo+json" }), `${stemOf(name)}.geojson`);
 }
 

@@ -1,12 +1,12 @@
-/* The panel's controls: threshold, view and clean-up. */
+/* The panel's controls: threshold, view and post-processing. */
 
-import { levelOf, thresholdOf } from "./cleanup.js";
+import { levelOf, thresholdOf } from "./postprocessing.js";
 import { isDark } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
 
 export class Settings {
-  /** @param {object} on onMask() after threshold or clean-up changed, onLook() after the view did */
+  /** @param {object} on onMask() after threshold or post-processing changed, onLook() after the view did */
   constructor({ onMask, onLook }) {
     this.own = 127;
     this.counts = null;
@@ -33,13 +33,13 @@ export class Settings {
   }
 
   /** A model's own threshold is where the slider starts, its own corrections are switched on. */
-  setModel({ threshold, clean_up }) {
+  setModel({ threshold, postprocess }) {
     this.own = levelOf(threshold);
-    for (const [box, number, area] of [["specks", "specks-area", clean_up.min_area], ["holes", "holes-area", clean_up.fill_holes]]) {
+    for (const [box, number, area] of [["specks", "specks-area", postprocess.min_area], ["holes", "holes-area", postprocess.fill_holes]]) {
       if (area > 0) $(number).value = String(area);
       $(box).checked = area > 0;
     }
-    $("largest").checked = clean_up.largest_only;
+    $("largest").checked = postprocess.largest_only;
     this.setLevel(this.own, () => {});
   }
 
@@ -53,12 +53,12 @@ export class Settings {
     then();
   }
 
-  /** Level and clean-up, as the server takes them. */
+  /** Level and post-processing, as the server takes them. */
   get mask() {
     const area = (box, number) => ($(box).checked && $(number).validity.valid ? Number($(number).value) : 0);
     return {
       level: Number($("threshold").value),
-      cleanup: { min_area: area("specks", "specks-area"), fill_holes: area("holes", "holes-area"), largest_only: $("largest").checked },
+      postprocessing: { min_area: area("specks", "specks-area"), fill_holes: area("holes", "holes-area"), largest_only: $("largest").checked },
     };
   }
 

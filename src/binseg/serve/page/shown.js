@@ -1,9 +1,9 @@
-/* The picture that is shown: its bitmap, its probability, its mask at the present settings. */
+/* The image that is shown: its bitmap, its probability, its mask at the present settings. */
 
 import { getPreview, patiently } from "./api.js";
 import { ask } from "./background.js";
-import { isEmpty } from "./cleanup.js";
-import { openBitmap } from "./picture.js";
+import { isEmpty } from "./postprocessing.js";
+import { openBitmap } from "./image.js";
 
 export class Shown {
   /**
@@ -17,8 +17,8 @@ export class Shown {
     this.item = null;
     this.bitmap = null;
     this.found = null; // {width, height, pixels, counts}: the probability
-    this.mask = null; // after the clean-up; null where there is none
-    this.settings = null; // {level, cleanup}
+    this.mask = null; // after the post-processing; null where there is none
+    this.settings = null; // {level, postprocessing}
     this.stop = new AbortController();
     this.measuring = false;
     this.stale = false;
@@ -47,7 +47,7 @@ export class Shown {
   close() {
     this.stop.abort();
     this.stop = new AbortController();
-    this.viewer.showPicture(null);
+    this.viewer.showImage(null);
     this.bitmap?.close();
     this.bitmap = null;
     ask("close");
@@ -77,11 +77,11 @@ export class Shown {
 
   place(bitmap) {
     this.bitmap = bitmap;
-    this.viewer.showPicture(bitmap, this.found ?? bitmap);
+    this.viewer.showImage(bitmap, this.found ?? bitmap);
     if (this.found) this.showLayer();
   }
 
-  /* A browser that turned the picture another way than the server: the server's preview is right. */
+  /* A browser that turned the image another way than the server: the server's preview is right. */
   agrees({ width, height }) {
     return Math.abs(width / height / (this.found.width / this.found.height) - 1) < 0.02 || Math.min(width, height, this.found.width, this.found.height) < 100;
   }
@@ -96,7 +96,7 @@ export class Shown {
     this.place(bitmap);
   }
 
-  /** Use other settings; the picture follows at once, counting objects may come a moment later. */
+  /** Use other settings; the image follows at once, counting objects may come a moment later. */
   use(settings) {
     this.settings = settings;
     this.update();
@@ -104,7 +104,7 @@ export class Shown {
 
   update() {
     if (!this.found || !this.settings) return;
-    if (isEmpty(this.settings.cleanup)) {
+    if (isEmpty(this.settings.postprocessing)) {
       this.mask = null;
       this.on.onMeasured({ ...this.size, area: this.found.counts[this.settings.level + 1], count: null });
     }
@@ -118,8 +118,8 @@ export class Shown {
 
   showLayer() {
     if (!this.settings) return;
-    const { level, cleanup } = this.settings;
-    const cleaned = this.mask && !isEmpty(cleanup);
+    const { level, postprocessing } = this.settings;
+    const cleaned = this.mask && !isEmpty(postprocessing);
     this.viewer.showLayer({
       ...this.size, probability: this.found.pixels,
       pixels: cleaned ? this.mask : this.found.pixels, level: cleaned ? 0 : level,
@@ -148,13 +148,13 @@ export class Shown {
       this.stale = true;
       return;
     }
-    if (this.stale && isEmpty(this.settings.cleanup)) return;
+    if (this.stale && isEmpty(this.settings.postprocessing)) return;
     this.mask = measured.mask ?? null;
     this.showLayer();
     this.on.onMeasured({ ...this.size, area: measured.area, count: measured.count });
   }
 
-  /** The probability, 0 to 255, at a picture pixel; null where there is none. */
+  /** The probability, 0 to 255, at an image pixel; null where there is none. */
   probabilityAt({ x, y }) {
     return this.found ? this.found.pixels[y * this.found.width + x] : null;
   }

@@ -1,15 +1,15 @@
-/* The picture with its mask: zoom and pan down to pixels, and the before/after wipe. */
+/* The image with its mask: zoom and pan down to pixels, and the before/after wipe. */
 
 import { paint } from "./paint.js";
 
-const MOST = 64; // screen pixels a picture pixel
+const MOST = 64; // screen pixels an image pixel
 const STEP = 1.25;
 
 export class Viewer {
   /**
    * @param {HTMLElement} stage takes focus, pointers and keys; holds the canvas and the wipe's handle
    * @param {function} onView called with {scale} after the view has changed
-   * @param {function} onPoint called with the picture pixel {x, y} under the pointer, or null
+   * @param {function} onPoint called with the image pixel {x, y} under the pointer, or null
    */
   constructor(stage, { onView, onPoint }) {
     this.stage = stage;
@@ -26,7 +26,7 @@ export class Viewer {
     this.wiped = false;
     this.share = 0.5;
     this.pointers = new Map();
-    this.ground = new OffscreenCanvas(1, 1); // the picture alone, as it is on screen
+    this.ground = new OffscreenCanvas(1, 1); // the image alone, as it is on screen
     this.grounded = false;
     this.painted = new OffscreenCanvas(1, 1);
     this.framed = 0;
@@ -36,8 +36,8 @@ export class Viewer {
 
   /* --- what to show --- */
 
-  /** Show a bitmap as a picture of width x height; null shows nothing. */
-  showPicture(bitmap, size = null) {
+  /** Show a bitmap as an image of width x height; null shows nothing. */
+  showImage(bitmap, size = null) {
     const same = this.size && size && this.size.width === size.width && this.size.height === size.height && this.bitmap;
     this.bitmap = bitmap;
     this.size = size;
@@ -84,7 +84,7 @@ export class Viewer {
     return Math.min(this.canvas.width / this.size.width, this.canvas.height / this.size.height, 8 * this.ratio);
   }
 
-  /** Screen pixels (as the page counts them) to a picture pixel. */
+  /** Screen pixels (as the page counts them) to an image pixel. */
   get zoom() {
     return this.view.scale / this.ratio;
   }
@@ -115,7 +115,7 @@ export class Viewer {
     this.zoomTo(this.view.scale * factor, x, y);
   }
 
-  /** One picture pixel to one screen pixel. */
+  /** One image pixel to one screen pixel. */
   zoomToPixels() {
     this.zoomTo(this.ratio);
   }
@@ -128,7 +128,7 @@ export class Viewer {
     this.changed();
   }
 
-  /* A picture smaller than the stage stays in its middle, a larger one covers it. */
+  /* An image smaller than the stage stays in its middle, a larger one covers it. */
   keepInSight() {
     const { scale } = this.view;
     for (const [side, room, length] of [["left", this.canvas.width, scale * this.size.width], ["top", this.canvas.height, scale * this.size.height]]) {

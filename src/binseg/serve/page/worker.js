@@ -1,13 +1,13 @@
 /* The slow part, beside the page: decoding probabilities, cleaning masks, encoding PNGs. It holds the
-   probability of the one picture that is shown. */
+   probability of the one image that is shown. */
 
-import { above, clean, isEmpty } from "./cleanup.js";
+import { above, clean, isEmpty } from "./postprocessing.js";
 import { decodeGrey, encode } from "./png.js";
 
 let shown = null; // {width, height, pixels}
 
 const TASKS = {
-  /** Take a picture's probability PNG; give its pixels and how many have each value. */
+  /** Take an image's probability PNG; give its pixels and how many have each value. */
   async open({ blob }) {
     shown = null;
     shown = await decodeGrey(blob);
@@ -17,25 +17,25 @@ const TASKS = {
     return [{ width: shown.width, height: shown.height, pixels, counts }, [pixels.buffer]];
   },
 
-  /** Measure the mask at a level; the mask itself comes along where a clean-up changed it. */
-  async measure({ level, cleanup }) {
+  /** Measure the mask at a level; the mask itself comes along where a post-processing changed it. */
+  async measure({ level, postprocessing }) {
     const mask = above(shown.pixels, level);
-    const found = clean(mask, shown.width, shown.height, cleanup);
-    return isEmpty(cleanup) ? [found, []] : [{ ...found, mask }, [mask.buffer]];
+    const found = clean(mask, shown.width, shown.height, postprocessing);
+    return isEmpty(postprocessing) ? [found, []] : [{ ...found, mask }, [mask.buffer]];
   },
 
-  /** A mask as PNG: of the picture shown, or of any other's probability PNG. */
-  async mask({ blob, level, cleanup, notes }) {
+  /** A mask as PNG: of the image shown, or of any other's probability PNG. */
+  async mask({ blob, level, postprocessing, notes }) {
     const source = blob ? await decodeGrey(blob) : shown;
     const mask = above(source.pixels, level);
-    clean(mask, source.width, source.height, cleanup);
+    clean(mask, source.width, source.height, postprocessing);
     return [{ blob: await encode(mask, source.width, source.height, notes) }, []];
   },
 
-  /** The picture (RGBA pixels at the mask's size) cut out by its mask. */
-  async cutout({ pixels, level, cleanup, notes }) {
+  /** The image (RGBA pixels at the mask's size) cut out by its mask. */
+  async cutout({ pixels, level, postprocessing, notes }) {
     const mask = above(shown.pixels, level);
-    clean(mask, shown.width, shown.height, cleanup);
+    clean(mask, shown.width, shown.height, postprocessing);
     for (let i = 0; i < mask.length; i += 1) {
       if (mask[i]) pixels[4 * i + 3] = 255;
       else pixels.fill(0, 4 * i, 4 * i + 4);
@@ -43,11 +43,11 @@ const TASKS = {
     return [{ blob: await encode(pixels, shown.width, shown.height, notes) }, []];
   },
 
-  /** The picture with the mask's colour over it and its outline. */
-  async overlay({ pixels, level, cleanup, notes, colour, opacity }) {
+  /** The image with the mask's colour over it and its outline. */
+  async overlay({ pixels, level, postprocessing, notes, colour, opacity }) {
     const { width, height } = shown;
     const mask = above(shown.pixels, level);
-    clean(mask, width, height, cleanup);
+    clean(mask, width, height, postprocessing);
     const out = new Uint8Array(3 * mask.length);
     const broad = Math.max(1, Math.round(Math.min(width, height) / 240));
     for (let i = 0; i < mask.length; i += 1) {
@@ -58,7 +58,7 @@ const TASKS = {
     return [{ blob: await encode(out, width, height, notes) }, []];
   },
 
-  /** Forget the picture. */
+  /** Forget the image. */
   async close() {
     shown = null;
     return [{}, []];

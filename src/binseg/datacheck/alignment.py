@@ -1,0 +1,144 @@
+"""Masks that lie beside their object: do the mask's outline and the image's edges agree?
+
+The outline is slid over the image; at each place we ask how strong the image's edges are under
+it *and run the same way*. A mask that fits has its best place where it is. Images without clear
+edges have no best place at all, and nothing is said about them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Complex64, Float32
+from scipy.fft import fft2, ifft2, next_fast_len
+from scipy.ndimage import gaussian_filter
+
+__all__ = ["REACH", "Shift", "agreement", "constant_shift", "now", "shift_of"]
+
+REACH = 24
+"""Pixels (of the reduced image) that the outline is slid to each side."""
+MIN_OUTLINE = 40
+"""Shorter outlines agree with something somewhere by chance."""
+MIN_PEAK = 3.5
+"""Height of the best place above the usual, in robust standard deviations."""
+MIN_GAIN = 2.4
+"""How much better than where the mask lies now the best place must be."""
+MIN_STEP = 5.0
+"""Pixels; hand-drawn outlines are off by less."""
+_WIDTH = 2.5
+"""Pixels over which edges are taken: outlines of objects, rather than fur and grain."""
+_BLUR = 2.0
+"""Pixels: outlines drawn outside the edge all around have their best places in a ring."""
+MIN_IMAGES = 12
+"""Images that must agree before all masks are called shifted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """Where the mask would fit better, in pixels of the reduced image, and how clearly."""
+
+    down: int
+    right: int
+    peak: float
+    gain: float
+
+
+def agreement(
+    small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
+) -> Float32[np.ndarray, "R R"] | None:
+    """Slide the mask's outline over the image's edges.
+
+    Args:
+        small_HWC: the reduced image.
+        mask_HW: its mask, of the same size.
+
+    Returns:
+        For each slide by -REACH..REACH down and right how far the agreement is above the usual,
+        in robust standard deviations; None where the outline is too short or there are no edges.
+    """
+    if _length(mask_HW) < MIN_OUTLINE:
+        return None
+    outline_HW, _ = _directions(mask_HW.astype(np.float32)[:, :, None])
+    edges_HW = _edges(small_HWC)
+    height, width = mask_HW.shape
+    size = (next_fast_len(height + REACH), next_fast_len(width + REACH))
+    whole = ifft2(fft2(edges_HW, size) * fft2(outline_HW, size).conj(), overwrite_x=True).real
+    slides = np.arange(-REACH, REACH + 1)
+    surface = gaussian_filter(whole[np.ix_(slides, slides)], _BLUR)
+    middle = np.median(surface)
+    spread = 1.4826 * np.median(np.abs(surface - middle))
+    if spread <= 0:
+        return None
+    return np.asarray((surface - middle) / spread, dtype=np.float32)
+
+
+def _length(mask_HW: Bool[np.ndarray, "H W"]) -> int:
+    """Steps between foreground and background: the length of the outline."""
+    across = (mask_HW[:, 1:] != mask_HW[:, :-1]).sum()
+    return int(across + (mask_HW[1:] != mask_HW[:-1]).sum())
+
+
+def _edges(small_HWC: Float32[np.ndarray, "H W C"]) -> Complex64[np.ndarray, "H W"]:
+    """Strength and direction of the image's edges; strong ones count little more than weak."""
+    turned_HW, strength_HW = _directions(small_HWC)
+    usual = max(2.0 * float(strength_HW.mean()), 1e-6)
+    edges_HW: Complex64[np.ndarray, "H W"] = turned_HW / (strength_HW + np.float32(usual))
+    # Without the mean, sliding past the image's rim neither gains nor costs anything.
+    edges_HW -= edges_HW.mean()
+    return edges_HW
+
+
+def _directions(
+    values_HWC: Float32[np.ndarray, "H W C"],
+) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
+    """Edges as complex numbers of their strength and twice their angle, and the strength.
+
+    Twice, because bright-to-dark and dark-to-bright are the same edge; so the colours' edges can
+    be added up. The product of one number with another's conjugate is largest where both edges run
+    the same way, and negative where they cross.
+    """
+    height, width, channels = values_HWC.shape
+    turned_HW = np.zeros((height, width), np.complex64)
+    square_HW = np.zeros((height, width), np.float32)
+    for channel in range(channels):
+        smooth_HW = gaussian_filter(values_HWC[:, :, channel], _WIDTH, truncate=3.0)
+        along_HW = np.zeros((height, width), np.complex64)
+        along_HW.real[:, 1:-1] = smooth_HW[:, 2:] - smooth_HW[:, :-2]
+        along_HW.imag[1:-1] = smooth_HW[2:] - smooth_HW[:-2]
+        turned_HW += along_HW * along_HW
+        square_HW += along_HW.real**2 + along_HW.imag**2
+    strength_HW = np.sqrt(square_HW)
+    return turned_HW / np.maximum(strength_HW, np.float32(1e-6)), strength_HW
+
+
+def now(surface: Float32[np.ndarray, "R R"]) -> float:
+    """How well the mask fits where it is, give or take two pixels."""
+    return float(surface[REACH - 2 : REACH + 3, REACH - 2 : REACH + 3].max())
+
+
+def shift_of(surface: Float32[np.ndarray, "R R"]) -> Shift | None:
+    """Tell whether a mask would clearly fit better elsewhere; None where that isn't clear."""
+    shift = _best(surface)
+    far_enough = np.hypot(shift.down, shift.right) >= MIN_STEP
+    # A best place at the end of the reach is the slope of one beyond it, or of none.
+    inside = max(abs(shift.down), abs(shift.right)) < REACH
+    clear = shift.peak >= MIN_PEAK and shift.gain >= MIN_GAIN
+    return shift if far_enough and inside and clear else None
+
+
+def constant_shift(surfaces: list[Float32[np.ndarray, "R R"]]) -> Shift | None:
+    """Tell whether all masks of images of one size are shifted alike; None where they aren't."""
+    if len(surfaces) < MIN_IMAGES:
+        return None
+    shift = _best(np.mean(np.stack(surfaces), axis=0))
+    # Averaging leaves of chance alone 1 / sqrt(images), and of a real shift all of it.
+    clear = max(1.0, 4.0 / np.sqrt(len(surfaces)))
+    if np.hypot(shift.down, shift.right) < MIN_STEP or shift.gain < clear or shift.peak < clear:
+        return None
+    return shift
+
+
+def _best(surface: Float32[np.ndarray, "R R"]) -> Shift:
+    row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+    peak = float(surface[row, column])
+    gain = peak - now(surface)
+    return Shift(down=int(row) - REACH, right=int(column) - REACH, peak=peak, gain=gain)

@@ -1,0 +1,197 @@
+"""Opening data that is partly wrong: what can be used is used, the rest becomes findings.
+
+`open_dataset` refuses a folder for one missing mask, and rightly so where a model is to be trained.
+A doctor who stops at the first wound would be no help: here the pairs that are whole are taken,
+the values that most masks hold are taken for the rule, and torn splits are kept as they are.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import Dataset, counted
+from binseg.data.masks import MaskRule, detect_rule
+from binseg.data.origins import with_groups
+from binseg.data.sources import open_dataset
+from binseg.data.sources.layouts import find_parts
+from binseg.data.sources.pairs import pair_up, records_of_pair
+from binseg.data.splits import assign_splits, parse_split, read_split
+from binseg.errors import DataError, ImageError
+from binseg.imageio import IMAGE_SUFFIXES, read_labels
+from binseg.progress import SILENT, Progress
+from binseg.types import Finding, Record, Split
+
+__all__ = ["Intake", "take_in"]
+
+_NUM_SCANNED = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What could be opened, and what stood in the way."""
+
+    dataset: Dataset | None
+    findings: tuple[Finding, ...]
+
+
+def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
+    """Open and split a data set as training would, or as much of it as there is.
+
+    Args:
+        config: where it is and how its masks are read.
+        progress: told what was taken for what.
+    """
+    try:
+        dataset = open_dataset(config, progress=progress)
+        findings: list[Finding] = []
+    except DataError as error:
+        rescued = _rescue(config, progress)
+        if rescued is None:
+            return Intake(dataset=None, findings=(_unusable(str(error)),))
+        dataset, findings = rescued
+        # Every cause should have a finding of its own; where none has, the refusal is one.
+        if not findings:
+            findings = [_unusable(str(error))]
+    dataset, of_splits = _split(dataset, config)
+    return Intake(dataset=dataset, findings=(*findings, *of_splits))
+
+
+def _unusable(text: str) -> Finding:
+    return Finding(severity="error", code="unusable", text=text)
+
+
+def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding]] | None:
+    """Take from a folder what pairs up; None for other kinds, whose files list what belongs."""
+    root = Path(config.path or "").expanduser()
+    if config.kind not in {"auto", "folder"} or not root.is_dir():
+        return None
+    try:
+        records, findings = _pairs(root, config)
+        if not records:
+            return None
+        rule, wrong = _rule(records, config, root, progress)
+    except DataError:
+        return None
+    findings += wrong
+    records = list(with_groups(records, config)[0])
+    if rule is None:
+        # Images can be compared without their masks.
+        records = [replace(record, mask_path=None, further_masks=()) for record in records]
+        rule = MaskRule(kind="polygons")
+    dataset = Dataset(kind="folder", root=root, records=tuple(records), rule=rule)
+    return dataset, findings
+
+
+def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]:
+    parts, _ = find_parts(root)
+    split_of = _listed_splits(root)
+    records: list[Record] = []
+    alone: dict[str, list[Path]] = defaultdict(list)
+    findings: list[Finding] = []
+    for part in parts:
+        pairs, _, _ = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
+        used = {path for _, image, masks in pairs for path in (image, *masks)}
+        alone["image"] += [path for _, path in part.images if path not in used]
+        alone["mask"] += [path for _, path in part.masks if path not in used]
+        for name, image, masks in pairs:
+            split = part.split or split_of.get(name)
+            try:
+                records += records_of_pair(
+                    part.prefix + name, image, masks, split=split, page_group=config.page_group
+                )
+            except DataError as error:
+                findings.append(_of_paths("pages", str(error), (image, *masks), root, ""))
+    for noun, partner in (("image", "mask"), ("mask", "image")):
+        if paths := alone[noun]:
+            text = f"{counted(len(paths), f'{noun} has', f'{noun}s have')} no {partner}"
+            advice = "Images and masks pair by file name: rename, add or remove."
+            findings.append(_of_paths(f"no-{partner}-file", text, paths, root, advice))
+    return sorted(records, key=lambda record: record.id), findings
+
+
+def _of_paths(code: str, text: str, paths: Sequence[Path], root: Path, advice: str) -> Finding:
+    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    return Finding(severity="error", code=code, text=text, ids=names, files=names, advice=advice)
+
+
+def _listed_splits(root: Path) -> dict[str, Split]:
+    """Read train.txt, val.txt, test.txt; lines about absent images are nobody's loss here."""
+    split_of: dict[str, Split] = {}
+    for path in sorted(root.glob("*.txt")):
+        split = parse_split(path.stem)
+        if split is not None:
+            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            split_of |= {_stem(line): split for line in lines if line.strip()}
+    return split_of
+
+
+def _stem(line: str) -> str:
+    """An image's name without an image's ending."""
+    path = Path(line.strip())
+    return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
+
+
+def _rule(
+    records: Sequence[Record], config: DataConfig, root: Path, progress: Progress
+) -> tuple[MaskRule | None, list[Finding]]:
+    """Detect the rule, if need be from the masks that hold what most masks hold."""
+    try:
+        return detect_rule(records, config, progress), []
+    except DataError as error:
+        usual = _with_usual_values(records)
+        try:
+            # Those that hold something else are found when they are read.
+            return detect_rule(usual, config, progress), []
+        except DataError:
+            return None, [replace(_unusable(f"{root}: {error}"), code="values")]
+
+
+def _with_usual_values(records: Sequence[Record]) -> list[Record]:
+    step = max(1, len(records) // _NUM_SCANNED)
+    by_values: dict[tuple[tuple[int, ...], ...], list[Record]] = defaultdict(list)
+    for record in records[::step]:
+        try:
+            masks = [read_labels(path, page=record.page) for path in record.mask_paths]
+        except ImageError:
+            continue
+        values = {value for labels in masks for value in _values(labels)}
+        # Empty masks lack the foreground's value and would part the usual ones in two.
+        if len(values) > 1:
+            by_values[tuple(sorted(values))].append(record)
+    return max(by_values.values(), key=len, default=[])
+
+
+def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
+    """The first values of a mask, or its first colours."""
+    known = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0)[:64]
+    return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
+
+
+def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]]:
+    """Split as training would; where that is refused, keep the splits as they were given."""
+    try:
+        return assign_splits(dataset, config.split), []
+    except DataError as error:
+        split_of = {record.id: record.split for record in dataset.records}
+        if config.split.method == "file" and config.split.file is not None:
+            try:
+                split_of |= read_split(Path(config.split.file))
+            except DataError:
+                return dataset, [_bad_split(str(error))]
+        records = tuple(replace(r, split=split_of[r.id]) for r in dataset.records)
+        kept = replace(dataset, records=records)
+        # Torn groups get a finding of their own, with the images named.
+        return kept, [] if _is_torn(records) else [_bad_split(str(error))]
+
+
+def _bad_split(text: str) -> Finding:
+    return Finding(severity="error", code="split", text=text)
+
+
+def _is_torn(records: Sequence[Record]) -> bool:
+    pairs = {(r.group, r.split) for r in records if r.group is not None}
+    return any(num > 1 for num in Counter(group for group, _ in pairs).values())

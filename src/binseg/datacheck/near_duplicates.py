@@ -1,0 +1,152 @@
+"""Images that are nearly the same: found through resizing, re-encoding, tta and turns.
+
+Each image is reduced to a small grey square and taken apart into waves (DCT). The signs of the
+lowest waves make 63 bits (a perceptual hash); tta and turns of the image only change signs and
+swap axes, so that all eight poses of an image cost one transform. Pairs whose bits nearly agree
+are then held to a stricter test: the waves without the coarsest, which carry the details, must
+correlate. Images that merely have the same layout fail there.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, UInt8, UInt64
+from scipy.fft import dctn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from binseg.progress import SILENT, Progress
+
+__all__ = ["THUMB_SIDE", "alike", "clusters_of", "fingerprints"]
+
+THUMB_SIDE = 32
+"""Height and width of the grey squares that are compared."""
+MAX_BITS = 14
+"""Candidates differ in at most so many of 63 bits; two random images differ in about 32."""
+MIN_DETAIL = 0.9
+"""Correlation of the details from which on two images count as one."""
+FAINT = 0.25
+"""Grey levels of detail below which there is nothing to compare: black and blank images."""
+
+_KEPT = 24  # waves a side that are compared; the finest hold resampling and JPEG noise
+_COARSE = 4  # waves a side that only tell the layout
+_BLOCK = 512  # rows of the table of distances that are in memory at once
+_POSES = tuple((swap, up, left) for swap in (False, True) for up in (1, -1) for left in (1, -1))
+
+
+def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, "8 N"]:
+    """Give the 63 bits of each image in its eight poses; the first is as it stands."""
+    weights_B = np.uint64(1) << np.arange(63, dtype=np.uint64)
+    rows = []
+    for pose in range(len(_POSES)):
+        low_NB = _posed(waves_NSS[:, :8, :8], pose).reshape(len(waves_NSS), 64)[:, 1:]
+        rows.append(((low_NB > 0) * weights_B).sum(axis=1, dtype=np.uint64))
+    return np.stack(rows)
+
+
+def alike(
+    thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
+) -> list[tuple[int, int]]:
+    """Find pairs of images that are nearly the same, enough of them to tell who belongs together.
+
+    Args:
+        thumbs_NSS: grey squares of THUMB_SIDE pixels, one an image.
+        progress: told of each block of comparisons.
+
+    Returns:
+        Pairs (earlier, later); two images that are linked through others may lack a pair.
+    """
+    num = len(thumbs_NSS)
+    if num < 2:
+        return []
+    waves_NSS = dctn(thumbs_NSS.astype(np.float32), axes=(1, 2), norm="ortho")
+    details_NSS, clear_N = _details(waves_NSS)
+    bits_8N = fingerprints(waves_NSS)
+    pairs: list[tuple[int, int]] = []
+    label_N = np.arange(num)
+    starts = range(0, num, _BLOCK)
+    with progress.task("comparing images", total=len(starts)) as task:
+        for start in starts:
+            for pose in range(len(_POSES)):
+                first_P, second_P = _candidates(bits_8N, start, pose, clear_N)
+                # Images that are linked already need no further proof: a video of 10,000 frames
+                # that all look alike would otherwise ask for 50 million of them.
+                for a_P, b_P in _portions(first_P, second_P):
+                    new_P = label_N[a_P] != label_N[b_P]
+                    a_Q, b_Q = a_P[new_P], b_P[new_P]
+                    same_Q = _correlation(details_NSS[a_Q], details_NSS[b_Q], pose) >= MIN_DETAIL
+                    found = list(zip(a_Q[same_Q].tolist(), b_Q[same_Q].tolist(), strict=True))
+                    if found:
+                        pairs += found
+                        label_N = _labels(num, pairs)
+            task.advance()
+    return sorted(set(pairs))
+
+
+def clusters_of(num: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Join pairs into clusters of two and more.
+
+    >>> clusters_of(5, [(0, 3), (3, 4)])
+    [(0, 3, 4)]
+    """
+    members: dict[int, list[int]] = {}
+    linked = {index for pair in pairs for index in pair}
+    label_N = _labels(num, pairs)
+    for index in sorted(linked):
+        members.setdefault(int(label_N[index]), []).append(index)
+    return [tuple(indices) for indices in members.values()]
+
+
+def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:
+    ends = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    links = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(num, num))
+    labels: Int[np.ndarray, N] = connected_components(links, directed=False)[1]
+    return labels
+
+
+def _posed(waves_NSS: Float32[np.ndarray, "N s s"], pose: int) -> Float32[np.ndarray, "N s s"]:
+    """The waves of the flipped or turned images: a flip negates the odd waves of its axis."""
+    swap, up, left = _POSES[pose]
+    side = waves_NSS.shape[1]
+    odd = np.arange(side) % 2 == 1
+    sign_S1 = np.where(odd, up, 1).astype(np.float32)[:, None]
+    sign_S = np.where(odd, left, 1).astype(np.float32)
+    return (waves_NSS.swapaxes(1, 2) if swap else waves_NSS) * sign_S1 * sign_S
+
+
+def _details(
+    waves_NSS: Float32[np.ndarray, "N S S"],
+) -> tuple[Float32[np.ndarray, "N s s"], Bool[np.ndarray, "N"]]:
+    """The finer waves at unit strength, and for which images there are any to speak of."""
+    fine_NSS = waves_NSS[:, :_KEPT, :_KEPT].copy()
+    fine_NSS[:, :_COARSE, :_COARSE] = 0
+    strength_N = np.sqrt((fine_NSS**2).sum(axis=(1, 2)))
+    clear_N: Bool[np.ndarray, N] = strength_N / THUMB_SIDE > FAINT
+    return fine_NSS / np.maximum(strength_N, 1e-6)[:, None, None], clear_N
+
+
+def _candidates(
+    bits_8N: UInt64[np.ndarray, "8 N"], start: int, pose: int, clear_N: Bool[np.ndarray, "N"]
+) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
+    """Pairs with nearly equal bits: rows of one block, columns after them."""
+    rows_B = bits_8N[0, start : start + _BLOCK]
+    differ_BN = np.bitwise_count(rows_B[:, None] ^ bits_8N[pose, None, start:])
+    first_P, second_P = np.nonzero(differ_BN <= MAX_BITS)
+    keep_P = (second_P > first_P) & clear_N[first_P + start] & clear_N[second_P + start]
+    return first_P[keep_P] + start, second_P[keep_P] + start
+
+
+def _portions(
+    first_P: Int[np.ndarray, "P"], second_P: Int[np.ndarray, "P"]
+) -> Iterator[tuple[Int[np.ndarray, "Q"], Int[np.ndarray, "Q"]]]:
+    for start in range(0, len(first_P), 4096):
+        yield first_P[start : start + 4096], second_P[start : start + 4096]
+
+
+def _correlation(
+    first_PSS: Float32[np.ndarray, "P s s"], second_PSS: Float32[np.ndarray, "P s s"], pose: int
+) -> Float32[np.ndarray, "P"]:
+    correlation_P: Float32[np.ndarray, P] = np.einsum(
+        "pij,pij->p", first_PSS, _posed(second_PSS, pose)
+    )
+    return correlation_P

@@ -1,0 +1,1 @@
+"""Scores of a split, and the choices that validation makes."""

@@ -1,0 +1,213 @@
+"""The finished bands of an unfinished image, on disk: interrupted work goes on from them.
+
+    NAME.tif.part/job.json               what decides the result: image, model, settings
+    NAME.tif.part/00003-000012.band      page 3, band 12: its packed tiles, and a checksum
+
+Bands are written whole or not at all, from the top down, so that whatever ends the program leaves
+at most one band to compute again.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num
+
+from binseg.errors import ImageError, OutputError
+from binseg.imageio import decode_tiles
+from binseg.progress import Progress
+from binseg.storage import atomic_path, write_json
+
+__all__ = ["Band", "Journal", "fingerprint"]
+
+_JOB = "job.json"
+_OURS = {_JOB, "whole.tif", "whole.zarr"}
+_HEAD_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band:
+    """The packed answer for some full rows of a page."""
+
+    height: int
+    foreground: int
+    """Pixels of the mask, before any post-processing."""
+    layers: tuple[Sequence[bytes], ...]
+    """The tiles of the mask, and those of the probability where it was asked for."""
+
+
+def fingerprint(path: Path) -> dict[str, object]:
+    """What tells an image from a changed one: sizes, times, and the first bytes.
+
+    Raises:
+        ImageError: it can't be read.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        if path.is_dir():
+            for file in sorted(one for one in path.rglob("*") if one.is_file()):
+                state = file.stat()
+                size += state.st_size
+                name = file.relative_to(path).as_posix()
+                digest.update(f"{name}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
+        else:
+            state = path.stat()
+            size = state.st_size
+            with path.open("rb") as handle:
+                digest.update(f"{state.st_mtime_ns}\n".encode() + handle.read(_HEAD_BYTES))
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
+    return {"bytes": size, "digest": digest.hexdigest()}
+
+
+class Journal:
+    """The folder of finished bands beside an output.
+
+    Args:
+        folder: `NAME.part`; made if it isn't there.
+        job: what decides the result, as plain data.
+        progress: told when what is there can't be used.
+        resume: False throws away what is there.
+
+    Raises:
+        OutputError: the disk refused, or the folder holds other things.
+    """
+
+    def __init__(
+        self, folder: Path, job: Mapping[str, object], *, progress: Progress, resume: bool = True
+    ) -> None:
+        self.folder = folder
+        job = json.loads(json.dumps(job))  # as it is read back: lists for tuples
+        before = _read_job(folder / _JOB)
+        if folder.exists() and (not resume or before != job):
+            _refuse_foreign(folder)
+            if resume and before is not None:
+                differ = [name for name in job if before.get(name) != job[name]]
+                progress.say(
+                    f"{folder}: was begun with another {' and '.join(differ) or 'version'}; "
+                    "starting again"
+                )
+            shutil.rmtree(folder)
+        if not (folder / _JOB).exists():
+            write_json(folder / _JOB, job)
+        self._done = self._sound_bands()
+
+    def num_done(self, page: int) -> int:
+        """Finished bands of a page, from its top on."""
+        return self._done.get(page, 0)
+
+    def write(self, page: int, index: int, band: Band) -> None:
+        """Keep a finished band.
+
+        Raises:
+            OutputError: the disk refused.
+        """
+        body = b"".join(one for layer in band.layers for one in layer)
+        head = {
+            "height": band.height,
+            "foreground": band.foreground,
+            "lengths": [[len(one) for one in layer] for layer in band.layers],
+            "crc": zlib.crc32(body),
+        }
+        with atomic_path(self._path(page, index)) as temporary, temporary.open("wb") as handle:
+            handle.write(json.dumps(head).encode() + b"\n")
+            handle.write(body)
+        self._done[page] = index + 1
+
+    def read(self, page: int, index: int) -> Band:
+        """Read a finished band.
+
+        Raises:
+            OutputError: it is gone or was changed.
+        """
+        band = _read_band(self._path(page, index))
+        if band is None:
+            raise OutputError(f"{self._path(page, index)}: damaged meanwhile; run again to go on")
+        return band
+
+    def layer(
+        self, page: int, index: int, which: int, *, tile: int, width: int, dtype: str
+    ) -> Num[np.ndarray, "h W"]:
+        """Unpack one layer of a finished band.
+
+        Raises:
+            OutputError: as `read`.
+        """
+        band = self.read(page, index)
+        return decode_tiles(band.layers[which], tile, height=band.height, width=width, dtype=dtype)
+
+    def num_bytes(self) -> int:
+        """What all bands take on the disk."""
+        return sum(one.stat().st_size for one in self.folder.glob("*.band"))
+
+    def remove(self) -> None:
+        """Throw the folder away; its bands are in the output."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, page: int, index: int) -> Path:
+        return self.folder / f"{page:05d}-{index:06d}.band"
+
+    def _sound_bands(self) -> dict[int, int]:
+        """How many bands of each page are there and intact; the first damaged one ends the row."""
+        done: dict[int, int] = {}
+        broken: set[int] = set()
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith(".tmp-"):  # of a program that was killed
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            if path.suffix != ".band" or path.name.startswith("."):
+                continue
+            page, index = (int(part) for part in path.stem.split("-"))
+            if page in broken or index != done.get(page, 0) or _read_band(path) is None:
+                broken.add(page)
+                continue
+            done[page] = index + 1
+        return done
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Only what this module wrote is thrown away."""
+    for path in folder.iterdir():
+        ours = (
+            path.name in _OURS or path.suffix == ".band" or path.name.startswith((".tmp-", ".old-"))
+        )
+        if not ours:
+            raise OutputError(
+                f"{folder}: unfinished bands are kept there, but it holds {path.name}; move it away"
+            )
+
+
+def _read_job(path: Path) -> dict[str, object] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _read_band(path: Path) -> Band | None:
+    """The band of a file, or None where the file is missing or damaged."""
+    try:
+        first, _, body = path.read_bytes().partition(b"\n")
+        head = json.loads(first)
+        if zlib.crc32(body) != head["crc"]:
+            return None
+        layers, place = [], 0
+        for lengths in head["lengths"]:
+            layer = []
+            for length in lengths:
+                layer.append(body[place : place + length])
+                place += length
+            layers.append(layer)
+        return Band(
+            height=int(head["height"]), foreground=int(head["foreground"]), layers=tuple(layers)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

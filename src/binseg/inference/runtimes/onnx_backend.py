@@ -1,0 +1,84 @@
+"""ONNX Runtime: the network that was exported into a bundle, on the processor."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from binseg.errors import BundleError, MissingExtraError, UsageError
+from binseg.inference.runtimes.exported import exported_network, num_threads
+from binseg.packaging import Bundle
+from binseg.packaging.lines import one_line
+
+__all__ = ["OnnxBackend", "onnx_backend", "open_onnxruntime"]
+
+
+class OnnxBackend:
+    """An ONNX Runtime session as a backend.
+
+    Args:
+        session: an `onnxruntime.InferenceSession` with `inputs` and `logits`.
+        precision: fp32 or int8, as the network was exported.
+    """
+
+    name = "onnxruntime cpu"
+
+    def __init__(self, session: Any, *, precision: str) -> None:
+        self.precision = precision
+        self._session = session
+
+    def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
+        """The logits of a batch of normalised inputs."""
+        logits_N1HW: np.ndarray = self._session.run(None, {"inputs": inputs_NCHW})[0]
+        return logits_N1HW[:, 0]
+
+
+def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBackend:
+    """Open the bundle's exported network.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+        BundleError: the bundle holds no exported network.
+        UsageError: bf16 or cuda, which it doesn't compute in here.
+    """
+    if device == "cuda" or precision == "bf16":
+        raise UsageError(
+            f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
+            f"{device}; take --backend torch or openvino"
+        )
+    return onnx_backend(
+        exported_network(bundle, precision), precision=precision, name=str(bundle.path)
+    )
+
+
+def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:
+    """Open a network in memory.
+
+    Args:
+        data: ONNX with `inputs` and `logits`.
+        precision: fp32 or int8, as it was exported.
+        name: what errors call it.
+
+    Raises:
+        MissingExtraError: onnxruntime isn't installed.
+        BundleError: onnxruntime can't read it.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as problem:
+        if problem.name != "onnxruntime":
+            raise
+        raise MissingExtraError(
+            "onnxruntime", extra="onnx", purpose="--backend onnxruntime"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads()
+    options.log_severity_level = 3  # errors alone; the rest is about its own machinery
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # noqa: BLE001  # its errors have no common parent but this
+        raise BundleError(
+            f"{name}: onnxruntime can't read the exported network "
+            f"({one_line(str(problem))}); export it again"
+        ) from None
+    return OnnxBackend(session, precision=precision)

@@ -1,0 +1,228 @@
+"""The card: every fact about a model that isn't a weight, as frozen data that checks itself."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
+
+from binseg.packaging.lines import one_line
+from binseg.types import TTA, Preprocessing
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Architecture",
+    "Card",
+    "Corrections",
+    "DataFacts",
+    "Threshold",
+    "describe_problems",
+]
+
+FORMAT_VERSION = 1
+
+# Cards are printed on terminals and pages: control characters would let a card forge output.
+Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{Cc}]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\p{Cc}]+$")]
+Count = Annotated[int, Field(ge=0)]
+OptionValue = bool | int | float | str | list[int] | list[float] | None
+
+
+def _check_preprocessing(value: Preprocessing) -> Preprocessing:
+    """Refuse what no recipe could have given, so that a hostile card can't ask for terabytes."""
+    if not (1 <= value.height <= 16384 and 1 <= value.width <= 16384):
+        raise ValueError(f"input size {value.height}x{value.width} is outside 1..16384")
+    if not 1 <= value.channels <= 1024:
+        raise ValueError(f"{value.channels} channels are outside 1..1024")
+    if len(value.mean) != value.channels or len(value.std) != value.channels:
+        raise ValueError(f"mean and std need {value.channels} numbers each, one a channel")
+    if min(value.std) <= 0:
+        raise ValueError("std must be above 0")
+    if not 0 <= value.overlap < 1:
+        raise ValueError(f"overlap {value.overlap:g} is outside 0 <= overlap < 1")
+    if not 0 <= value.largest_tile <= 8192:
+        raise ValueError(f"largest_tile {value.largest_tile} is outside 0..8192")
+    if not 0.05 <= value.scale <= 8:
+        raise ValueError(f"scale {value.scale:g} is outside 0.05 to 8")
+    if value.scale != 1.0 and value.resize != "tile":
+        raise ValueError(f"scale {value.scale:g} needs resize tile; this is {value.resize}")
+    return value
+
+
+class Part(BaseModel):
+    """What all parts of a card share: frozen, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Architecture(Part):
+    """Which network the weights belong to; the zoo builds it from this alone."""
+
+    name: Name
+    options: dict[Name, OptionValue] = {}
+    """All options of the network, defaults filled in."""
+    in_channels: Annotated[int, Field(ge=1)] = 3
+
+
+class Threshold(Part):
+    """The probability above which a pixel is foreground."""
+
+    value: Annotated[float, Field(ge=0, le=1)] = 0.5
+    method: Line = "fixed"
+    """How it was chosen, for people: "tuned on validation", "fixed"."""
+
+
+class Corrections(Part):
+    """What is done with every mask unless somebody says otherwise; areas in the image's pixels.
+
+    Only what raised the score on validation is set, so that most models have none.
+    """
+
+    min_area: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Objects of fewer pixels are removed."""
+    fill_holes: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Holes of up to so many pixels are filled."""
+    largest_only: bool = False
+    """Only the largest object stays."""
+
+
+class DataFacts(Part):
+    """What the model was trained on, without the images."""
+
+    kind: Line = ""
+    fingerprint: Line = ""
+    """Hash over the ids and files of the data set, so that two runs can be told to share it."""
+    num_train: Count = 0
+    num_val: Count = 0
+    num_test: Count = 0
+    note: Line = ""
+
+
+class Card(Part):
+    """What a bundle says about itself; `card.json` is exactly this."""
+
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
+    id: Annotated[str, Field(pattern=r"^([0-9a-f]{12})?$")] = ""
+    """First 12 hex digits of a hash of weights, architecture, preprocessing, temperature and
+    tta; `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
+    name: Name
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    """When it was written, ISO 8601 with time zone."""
+    architecture: Architecture
+    preprocessing: Annotated[Preprocessing, AfterValidator(_check_preprocessing)]
+    temperature: Annotated[float, Field(ge=0.05, le=20)] = 1.0
+    """Divides the logits before they become probabilities, fitted on validation; 1 changes
+    nothing."""
+    threshold: Threshold = Threshold()
+    tta: TTA = "none"
+    """Mirror images that are averaged unless somebody says otherwise; the threshold and the scores
+    are those of the average."""
+    postprocess: Corrections = Corrections()
+    """Corrections that belong to the model; the scores are those of corrected masks."""
+    border: Literal["foreground", "background", "ignore", "none"] = "none"
+    """What the border class of trimaps counted as in training; none where there was none."""
+    data: DataFacts = DataFacts()
+    scores: dict[Name, dict[Name, float]] = {}
+    """Scores by where they were taken ("val, original size"), then by score."""
+    versions: dict[Name, Line] = {}
+    """Versions of what made it: binseg, torch, python, ..."""
+    licence: Line = ""
+    """Licence of the weights, as the trainer states it."""
+    recipe: dict[str, JsonValue] = {}
+    """The whole recipe of the run."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.architecture.in_channels != self.preprocessing.channels:
+            raise ValueError(
+                f"architecture takes {self.architecture.in_channels} channels, "
+                f"preprocessing gives {self.preprocessing.channels}"
+            )
+        return self
+
+    def identity(self, weights_sha256: str) -> str:
+        """The id that a bundle of this card and weights must bear.
+
+        Args:
+            weights_sha256: hash of the weights file.
+        """
+        names = {"architecture", "preprocessing"}
+        if self.temperature != 1.0:  # bundles that have none keep their id
+            names.add("temperature")
+        if self.tta != "none":  # likewise
+            names.add("tta")
+        parts = self.model_dump(mode="json", include=names)
+        if self.preprocessing.scale == 1.0:  # likewise
+            del parts["preprocessing"]["scale"]
+        if self.preprocessing.largest_tile == 0:  # likewise
+            del parts["preprocessing"]["largest_tile"]
+        text = json.dumps({"weights": weights_sha256, **parts}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> bytes:
+        """The text of `card.json`."""
+        # Cards without corrections or tta stay readable for versions that know of none.
+        defaults = {"postprocess": Corrections(), "tta": "none"}
+        left_out = {name for name, value in defaults.items() if getattr(self, name) == value}
+        data = self.model_dump(mode="json", exclude=left_out)
+        return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The facts for people, as label and text; the recipe is left out."""
+        shape, data = self.preprocessing, self.data
+        options = "".join(f", {key} {value}" for key, value in self.architecture.options.items())
+        rows = [
+            ("name", self.name),
+            ("id", self.id or "not written yet"),
+            ("architecture", self.architecture.name + options),
+            ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.resize}"
+                      + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
+            ("intensity", shape.intensity),
+            ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
+            ("temperature", f"{self.temperature:g}"),
+            *([("tta", self.tta)] if self.tta != "none" else []),
+            *([("post-processing", ", ".join(f"{name} {value}" for name, value in self.postprocess if value))]
+              if self.postprocess != Corrections() else []),
+            ("border", self.border),
+            ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
+                     f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),
+        ]  # fmt: skip
+        for place, scores in self.scores.items():
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+            rows.append((f"scores {place}", figures))
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        rows.append(("licence", self.licence or "not stated"))
+        rows.append(("created", self.created.isoformat()))
+        rows.append(("made with", versions or "not stated"))
+        return rows
+
+    def summary(self) -> str:
+        """The facts as aligned lines for a terminal."""
+        rows = self.rows()
+        indent = max(len(label) for label, _ in rows) + 2
+        return "\n".join(f"{label:<{indent}}{text}" for label, text in rows)
+
+
+def describe_problems(error: ValidationError) -> str:
+    """All that pydantic found, on one line."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = [
+        (".".join(str(part) for part in problem["loc"]) or "card")[:80]
+        + ": "
+        + problem["msg"].removeprefix("Value error, ")[:200]
+        for problem in problems[:4]
+    ]
+    more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+    return one_line("; ".join(lines) + more, limit=1000)

@@ -1,0 +1,161 @@
+"""Examine a data set: what is in it, what is wrong with it, and a page to look at."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from binseg.config import DataConfig
+from binseg.data.dataset import SPLITS, Dataset
+from binseg.data.samples import read_sample
+from binseg.datacheck import Look, examine, foreground_share, ranked, take_in
+from binseg.errors import ImageError
+from binseg.imageio import read_image
+from binseg.progress import SILENT, Progress, track
+from binseg.report import for_display, overlay
+from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.types import Finding, Record
+
+__all__ = ["CheckResult", "check"]
+
+THUMB_SIDE = 296
+"""Longer side of the page's images: sharp on a phone's screen at half that size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckResult:
+    """What is in a data set, and what is wrong with it."""
+
+    path: str
+    facts: tuple[tuple[str, str], ...]
+    """Label and text: kind, sizes, channels, splits, foreground."""
+    findings: tuple[Finding, ...]
+    """The worst first."""
+    shares: tuple[float, ...] = ()
+    """Of foreground among the pixels that count, one a readable mask."""
+
+    def failed(self, *, strict: bool = False) -> bool:
+        """Tell whether anything is wrong; `strict` counts warnings too."""
+        bad = {"error", "warning"} if strict else {"error"}
+        return any(finding.severity in bad for finding in self.findings)
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts, the findings and the histogram of shares in 20 bins, as plain data."""
+        counts, _ = np.histogram(self.shares, bins=20, range=(0.0, 1.0))
+        return {
+            "path": self.path,
+            "facts": dict(self.facts),
+            "foreground_histogram": counts.tolist(),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def check(
+    data: DataConfig | str | Path, *, page: str | Path | None = None, progress: Progress = SILENT
+) -> CheckResult:
+    """Look at every image and mask of a data set.
+
+    Args:
+        data: where it is and how its masks are read.
+        page: where to write the findings with their images, as one HTML file.
+        progress: told of every image.
+
+    Returns:
+        Facts and findings; a data set that can't be opened at all is one finding.
+
+    Raises:
+        OutputError: the page can't be written.
+    """
+    config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
+    intake = take_in(config, progress=progress)
+    if intake.dataset is None:
+        result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
+    else:
+        seen = examine(intake.dataset, progress=progress)
+        result = CheckResult(
+            path=str(config.path),
+            facts=tuple(_facts(intake.dataset, seen.looks)),
+            findings=ranked([*intake.findings, *seen.findings]),
+            shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
+        )
+    if page is not None:
+        write_doctor_page(
+            Path(page),
+            title=result.path,
+            facts=result.facts,
+            findings=result.findings,
+            shares=result.shares,
+            thumbs=_thumbs(intake.dataset, result.findings, progress),
+        )
+        progress.say(f"page: {page}")
+    return result
+
+
+def _thumbs(
+    dataset: Dataset | None, findings: Sequence[Finding], progress: Progress
+) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    """Draw the images that the page shows, with their masks where these can be read."""
+    if dataset is None:
+        return {}
+    known = {record.id: record for record in dataset.records}
+    wanted = [known[id_] for id_ in images_shown(findings) if id_ in known]
+    thumbs = {}
+    for record in track(wanted, progress=progress, label="drawing", total=len(wanted)):
+        thumb = _thumb(record, dataset)
+        if thumb is not None:
+            thumbs[record.id] = thumb
+    return thumbs
+
+
+def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"] | None:
+    mask_HW = None
+    try:
+        sample = read_sample(record, dataset.rule)
+        image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
+    except ImageError:
+        try:
+            image_HWC = read_image(record.image_path, page=record.page)
+        except ImageError:
+            return None  # the finding says why there is nothing to see
+    scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
+    height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
+    small_HW3 = resize_image(for_display(image_HWC), height, width)
+    if mask_HW is None:
+        return small_HW3
+    return overlay(small_HW3, resize_mask(mask_HW, height, width), strength=0.25)
+
+
+def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
+    """Say what is in the data set, in a few lines."""
+    yield "kind", dataset.kind
+    yield "images", str(len(dataset.records))
+    yield "masks", dataset.rule.describe()
+    sizes = Counter[str](record.split or "in no split" for record in dataset.records)
+    names = (*SPLITS, "in no split")
+    yield "splits", ", ".join(f"{sizes[name]} {name}" for name in names if sizes[name])
+    groups = {record.group for record in dataset.records if record.group is not None}
+    if groups:
+        yield "groups", str(len(groups))
+    if not looks:
+        return
+    yield "sizes", _spread([f"{look.height}x{look.width}" for look in looks])
+    yield "channels", _spread([f"{look.channels} x {look.dtype}" for look in looks])
+    shares = [x.foreground for x in looks if x.foreground is not None and x.num_valid]
+    if shares:
+        low, middle, high = np.percentile(shares, [5, 50, 95])
+        yield (
+            "foreground",
+            f"{foreground_share(looks):.1%} of the pixels (5% of images below {low:.1%}, half "
+            f"below {middle:.1%}, 95% below {high:.1%})",
+        )
+
+
+def _spread(values: Sequence[str]) -> str:
+    """Name the most frequent values with their numbers."""
+    frequent = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{value} ({num})" for value, num in frequent[:4])
+    return shown + (f" and {len(frequent) - 4} others" if len(frequent) > 4 else "")

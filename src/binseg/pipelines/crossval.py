@@ -1,0 +1,292 @@
+"""Cross-validation: every image is judged once, by the model that did not learn from it.
+
+fold-0/ ... fold-K-1/   runs like any other; fold k validates on the images of part k
+pooled/                 one report over all images, each scored by its own fold's model
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from binseg.config import Recipe
+from binseg.config.recipe import SplitConfig
+from binseg.data.dataset import Dataset
+from binseg.data.sources import open_dataset
+from binseg.errors import BundleError, DataError, UsageError
+from binseg.evaluation.evaluation_data import Known, choose_data, data_config
+from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, write_report
+from binseg.inference import Predictor, load
+from binseg.metrics import OutlineRule, ProbabilityTally
+from binseg.pipelines.redraw import draw_folds
+from binseg.pipelines.run_folder import RunFolder
+from binseg.pipelines.train import resume_training, train
+from binseg.progress import SILENT, Progress
+from binseg.training.keeping import resume_command
+from binseg.types import Figure
+
+__all__ = ["CrossResult", "Fold", "cross_validate", "is_cross_validation", "resume_folds"]
+
+FOLD_COLUMN = "cv_fold"
+"""The column of the pooled report that says who judged an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One fold's run, and what its model scores on the images that it did not learn from."""
+
+    folder: Path
+    threshold: float
+    num_images: int
+    dice: Figure
+    """Mean over its images, original size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossResult:
+    """The folds, and one report over all images."""
+
+    folder: Path
+    folds: tuple[Fold, ...]
+    pooled: Evaluation
+    seconds: float
+
+    @property
+    def pooled_folder(self) -> Path:
+        """Where the pooled report is."""
+        return self.folder / "pooled"
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "folder": str(self.folder),
+            "folds": [
+                {
+                    "folder": str(one.folder),
+                    "threshold": one.threshold,
+                    "num_images": one.num_images,
+                    "dice": one.dice.value,
+                }
+                for one in self.folds
+            ],
+            "seconds": round(self.seconds, 1),
+            "pooled": self.pooled.as_dict(),
+        }
+
+
+def cross_validate(
+    recipe: Recipe,
+    *,
+    folds: int,
+    out: str | Path,
+    spent: float = 0.0,
+    plan: str | None = None,
+    progress: Progress = SILENT,
+) -> CrossResult:
+    """Train a model for each fold of the data, and score every image out of its fold.
+
+    Groups of images never span folds; the data's own test split, where there is one, is in no
+    fold. `binseg.load` of all folds is their ensemble.
+
+    Args:
+        recipe: every setting; its split becomes k-fold, with its own seed.
+        folds: into how many parts the images are dealt.
+        out: folder for the runs and the pooled report; absent or empty.
+        spent: seconds of the folds' common budget that are over already.
+        plan: the settings' reasons, which every run keeps.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: fewer than two folds, a folder that holds something, unknown names.
+        DataError: nothing to learn from, or fewer groups of images (or fewer images with
+            foreground) than folds.
+        TrainingError: it diverged.
+    """
+    if folds < 2:
+        raise UsageError(f"{folds} folds: give 2 or more")
+    folder = Path(out)
+    if is_cross_validation(folder):
+        raise UsageError(
+            f"{folder} holds a cross-validation; add --resume to go on with it, or choose another "
+            "folder with --out"
+        )
+    RunFolder.create(folder)
+    first = _of_fold(recipe, 0, folds=folds)
+    seed = draw_folds(open_dataset(first.data), first.data.split)
+    if seed != recipe.data.split.seed:
+        progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
+        split = recipe.data.split.model_copy(update={"seed": seed})
+        data = recipe.data.model_copy(update={"split": split})
+        first = _of_fold(recipe.model_copy(update={"data": data}), 0, folds=folds)
+    return _run(first, folder, progress, spent=spent, plan=plan)
+
+
+def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
+    """Go on with a cross-validation that was stopped: finished folds are kept as they are.
+
+    Args:
+        out: its folder.
+        progress: told how far it is.
+
+    Raises:
+        BundleError: there is no cross-validation.
+        DataError: its data has changed.
+    """
+    folder = Path(out)
+    if not is_cross_validation(folder):
+        raise BundleError(f"{folder} holds no cross-validation (no fold-0/recipe.yaml in it)")
+    first = _run_of_fold(folder, 0)
+    plan = first.plan_path.read_text("utf-8") if first.plan_path.is_file() else None
+    return _run(first.recipe(), folder, progress, plan=plan)
+
+
+def is_cross_validation(folder: Path) -> bool:
+    """Whether `binseg train --folds` has begun there."""
+    return _run_of_fold(folder, 0).recipe_path.is_file()
+
+
+def _run_of_fold(folder: Path, fold: int) -> RunFolder:
+    return RunFolder(path=folder / f"fold-{fold}")
+
+
+def _of_fold(recipe: Recipe, fold: int, *, folds: int) -> Recipe:
+    """The recipe of one fold: nothing else than the split is changed."""
+    chosen = {"method": "kfold", "folds": folds, "fold": fold}
+    split = SplitConfig.model_validate(recipe.data.split.model_dump() | chosen)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split": split})})
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    progress: Progress,
+    *,
+    spent: float = 0.0,
+    plan: str | None = None,
+) -> CrossResult:
+    started = time.perf_counter()
+    num_folds = recipe.data.split.folds
+    command = resume_command(folder)
+    runs = [_run_of_fold(folder, fold) for fold in range(num_folds)]
+    for fold, run in enumerate(runs):
+        if run.is_finished:
+            progress.say(f"fold {fold} of {num_folds} is finished: {run.path}")
+        elif RunFolder.find(run.path) is not None:
+            progress.say(f"fold {fold} of {num_folds}: going on")
+            resume_training(run.path, progress=progress, command=command)
+        else:
+            progress.say(f"fold {fold} of {num_folds}: {run.path}")
+            train(
+                _of_fold(recipe, fold, folds=num_folds),
+                out=run.path,
+                spent=spent / num_folds,
+                plan=plan,
+                progress=progress,
+                command=command,
+            )
+        if run.data_fingerprint() != runs[0].data_fingerprint():
+            raise DataError(
+                f"{recipe.data.path}: the data has changed since {runs[0].path} was trained; "
+                "start a new cross-validation in another folder"
+            )
+    return _pool(recipe, folder, runs, progress, started=started)
+
+
+def _pool(
+    recipe: Recipe,
+    folder: Path,
+    runs: Sequence[RunFolder],
+    progress: Progress,
+    *,
+    started: float,
+) -> CrossResult:
+    """Let each fold's shipped model judge its own validation images; make one report of all."""
+    outline, tally = OutlineRule(), ProbabilityTally()
+    predictors = [load(run.path, device=recipe.train.device) for run in runs]
+    parts = [_images_of(fold, predictor) for fold, predictor in enumerate(predictors)]
+    measured = []
+    for fold, (predictor, part) in enumerate(zip(predictors, parts, strict=True)):
+        measured += measure_dataset(
+            predictor,
+            part,
+            outline=outline,
+            tally=tally,
+            label=f"scoring fold {fold}",
+            progress=progress,
+        )
+    records = tuple(record for part in parts for record in part.records)
+    assert len({record.id for record in records}) == len(records), "every image is in one fold"
+    dataset = replace(parts[0], records=records, notes=_notes(predictors))
+    evaluation = conclude(
+        measured,
+        dataset=dataset,
+        predictors=predictors,
+        split="out of fold",
+        title=f"{recipe.model.name}, {len(runs)}-fold cross-validation",
+        bundle_id="+".join(one.bundle_id for one in predictors),
+        threshold=sum(one.threshold for one in predictors) / len(predictors),
+        by=(FOLD_COLUMN,),
+        outline=outline,
+        tally=tally,
+    )
+    result = CrossResult(
+        folder=folder,
+        folds=_folds(runs, predictors, evaluation),
+        pooled=evaluation,
+        seconds=time.perf_counter() - started,
+    )
+    write_report(
+        result.pooled_folder,
+        evaluation,
+        dataset=dataset,
+        predictor=predictors[0],
+        predictor_of=_judges(predictors, parts),
+    )
+    return result
+
+
+def _images_of(fold: int, predictor: Predictor) -> Dataset:
+    """The validation images of a fold, each marked with its number."""
+    known = Known.of(predictor)
+    dataset = choose_data(data_config(known), split="val", known=known)
+    records = tuple(
+        replace(record, columns={**record.columns, FOLD_COLUMN: str(fold)})
+        for record in dataset.records
+    )
+    return replace(dataset, records=records)
+
+
+def _judges(predictors: Sequence[Predictor], parts: Sequence[Dataset]) -> Mapping[str, Predictor]:
+    return {
+        record.id: predictor
+        for predictor, part in zip(predictors, parts, strict=True)
+        for record in part.records
+    }
+
+
+def _folds(
+    runs: Sequence[RunFolder], predictors: Sequence[Predictor], evaluation: Evaluation
+) -> tuple[Fold, ...]:
+    slices = {one.value: one for one in evaluation.report.slices if one.by == FOLD_COLUMN}
+    return tuple(
+        Fold(
+            folder=run.path,
+            threshold=predictor.threshold,
+            num_images=slices[str(fold)].num_images,
+            dice=slices[str(fold)].dice,
+        )
+        for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
+    )
+
+
+def _notes(predictors: Sequence[Predictor]) -> tuple[str, ...]:
+    """Say how the figures came to be, and in which direction they err."""
+    thresholds = ", ".join(f"{one.threshold:.3f}" for one in predictors)
+    return (
+        "Every image is scored once, by the fold's model that was not trained on it, at that "
+        f"fold's threshold ({thresholds}; the report states their mean).",
+        "Each fold chose its best epoch and its threshold on the images that it is scored on, "
+        "which flatters the figures a little; only a test split is free of that.",
+        "The intervals are those of drawing other images; that other training runs would give "
+        "other models is not in them: look at how the folds differ.",
+    )

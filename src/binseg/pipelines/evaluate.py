@@ -1,0 +1,162 @@
+"""How good a model is on one split: scores per image and pooled, tables and images."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from binseg.config import DataConfig
+from binseg.data.dataset import Dataset
+from binseg.errors import DataError
+from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
+from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
+from binseg.inference import Predictor, load
+from binseg.metrics import OutlineRule
+from binseg.pipelines.run_folder import RunFolder
+from binseg.progress import SILENT, Progress
+from binseg.types import Report
+
+__all__ = ["evaluate", "evaluate_split", "report_folder"]
+
+
+def evaluate(
+    model: str | Path | Sequence[str | Path] | Predictor,
+    *,
+    data: DataConfig | str | Path | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    by: Sequence[str] = (),
+    tolerance: float | None = None,
+    spacing: float | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Report:
+    """Score a model on one split of a data set.
+
+    Images that a run's split.csv knows keep the split that they had in training, so that none
+    that trained the model is scored as `test`.
+
+    Args:
+        model: the folder of a run, a bundle, several of them as an ensemble, or a predictor.
+        data: where the images are; a run knows its own. A path's masks are read as in training.
+        split: train, val, test or all.
+        out: folder for report.html, report.json, per_image.csv, gallery.png and histogram.png;
+            None writes nothing.
+        by: columns of the data to slice the scores by, beside those of few values.
+        tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
+            in mm where `spacing` is given; None: 2 pixels.
+        spacing: millimetres per pixel; distances are then in mm.
+        device: auto, cpu or cuda; for a model that is loaded here.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: an unknown split or column, or no data.
+        BundleError: a model that can't be loaded.
+        DataError: no image to score, or one that a member of the ensemble was trained on.
+    """
+    return evaluate_split(
+        model,
+        data=data,
+        split=split,
+        out=out,
+        by=by,
+        tolerance=tolerance,
+        spacing=spacing,
+        device=device,
+        progress=progress,
+    ).report
+
+
+def evaluate_split(
+    model: str | Path | Sequence[str | Path] | Predictor,
+    *,
+    data: DataConfig | str | Path | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    by: Sequence[str] = (),
+    tolerance: float | None = None,
+    spacing: float | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Do what `evaluate` does, for those who hand its report on as plain data."""
+    check_split_name(split)
+    if tolerance is None:
+        tolerance = 2.0 if spacing is None else 2.0 * spacing
+    outline = OutlineRule(tolerance=tolerance, spacing=spacing)
+    predictor = model if isinstance(model, Predictor) else load(model, device=device)
+    known = Known.of(predictor)
+    config = data if isinstance(data, DataConfig) else data_config(known, data)
+    dataset = choose_data(config, split=split, known=known, progress=progress)
+    for member in predictor.members[1:]:
+        _check_member(member, config, dataset, split)
+    evaluation = score_dataset(
+        predictor,
+        dataset,
+        split=split,
+        title=f"{predictor.name}, {split} of {config.path}",
+        by=by,
+        outline=outline,
+        folder=None if out is None else Path(out),
+        progress=progress,
+    )
+    if out is not None:
+        write_report(Path(out), evaluation, dataset=dataset, predictor=predictor)
+    return evaluation
+
+
+def _check_member(member: Predictor, config: DataConfig, dataset: Dataset, split: str) -> None:
+    """Refuse to score an ensemble on images that one of its members was trained on.
+
+    Raises:
+        DataError: naming an image.
+    """
+    own = choose_data(config, split=split, known=Known.of(member))
+    known = {record.id for record in own.records}
+    strange = [record.id for record in dataset.records if record.id not in known]
+    if strange:
+        where = member.bundle.path if member.bundle else member.name
+        raise DataError(
+            f"{len(strange)} images (for example {strange[0]}) are in split {split!r} of the "
+            f"first model, but not of {where}; an ensemble can only be scored on images that "
+            "no member was trained on"
+        )
+
+
+def report_folder(
+    model: str | Path,
+    *,
+    split: str,
+    data: str | Path | None = None,
+    others: Sequence[str | Path] = (),
+    tta: str | None = None,
+    changes: Sequence[str] = (),
+) -> Path:
+    """Say where a report goes that nobody named a folder for: into the run, by split and data.
+
+    Whatever makes it another report gives it another name, so that none replaces another.
+
+    Args:
+        model: the first model.
+        split: what was scored.
+        data: images other than the run's own.
+        others: further members of an ensemble.
+        tta: as `load` takes them.
+        changes: other ways to read the data or to measure.
+    """
+    run = RunFolder.find(model)
+    home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
+    parts = [split, *([str(data)] if data is not None else [])]
+    parts += [f"with-{_called(other)}" for other in others]
+    parts += [f"tta-{tta}"] if tta is not None else []
+    return home / "-".join(map(_plain, [*parts, *changes]))
+
+
+def _called(model: str | Path) -> str:
+    """A model's name: its file's or folder's, or the run's around a `bundle/`."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "bundle" else path.name
+
+
+def _plain(text: str) -> str:
+    """A text as part of a file name: letters of any script, and the end of it if it is long."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")

@@ -1,0 +1,300 @@
+"""Look at the data and the machine, and say how to train: a recipe with its reasons."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from binseg.autoconfig import (
+    Plan,
+    Setting,
+    draw_up,
+    few_ratios,
+    few_split_settings,
+    split_settings,
+    take_fingerprint,
+)
+from binseg.config import Recipe, SplitConfig, load_recipe
+from binseg.data.dataset import Dataset
+from binseg.data.sources import open_dataset
+from binseg.data.splits import assign_splits
+from binseg.errors import UsageError
+from binseg.pipelines.budget import expected_seconds
+from binseg.pipelines.redraw import REDRAWN, Foreground, draw_with_foreground, lacking
+from binseg.pipelines.speed import measure_machine
+from binseg.progress import SILENT, Progress
+from binseg.storage import write_text
+
+__all__ = [
+    "DEFAULT_BUDGET",
+    "PlanResult",
+    "check_plan_path",
+    "chosen_budget",
+    "parse_budget",
+    "plan",
+    "write_plan",
+]
+
+DEFAULT_BUDGET = 20 * 60.0
+"""Seconds, where nobody says."""
+FEW_PAGES = 30
+UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult:
+    """A plan, the recipe that it is, and how long both take."""
+
+    plan: Plan
+    recipe: Recipe
+    seconds: float
+    """That the planning took."""
+    expected_seconds: float
+    """That the training will take, all folds together."""
+
+    def as_yaml(self) -> str:
+        """The recipe with its reasons as comments; `binseg train FILE` runs it."""
+        return _commented(self.recipe, self.plan)
+
+    def as_dict(self) -> dict[str, object]:
+        """Settings, reasons and facts as plain data."""
+        return {
+            "settings": [
+                {"key": one.key, "value": _plain(one.value), "reason": one.reason}
+                for one in self.plan.settings
+            ],
+            "warnings": list(self.plan.warnings),
+            "expected_seconds": round(self.expected_seconds, 1),
+            "fingerprint": asdict(self.plan.fingerprint),
+            "machine": {
+                "device": self.plan.machine.device,
+                "cores": self.plan.machine.cores,
+                "seconds_per_megapixel": dict(self.plan.machine.seconds_per_megapixel),
+                "seconds_per_step": dict(self.plan.machine.seconds_per_step),
+            },
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+
+def parse_budget(text: str) -> float | None:
+    """Read a budget as people write it; None means that time doesn't matter.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        UsageError: it can't be read.
+
+    >>> parse_budget("20m"), parse_budget("1.5h"), parse_budget("90s"), parse_budget("none")
+    (1200.0, 5400.0, 90.0, None)
+    """
+    plain = text.strip().lower()
+    if plain == "none":
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", plain)
+    if match is None or not float(match[1]) > 0:
+        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 90s or none")
+    return float(match[1]) * UNITS[match[2] or "m"]
+
+
+def chosen_budget(
+    text: str | None,
+    *,
+    sections: Mapping[str, Mapping[str, object]],
+    overrides: Sequence[str],
+) -> float | None:
+    """Give a plan's budget in seconds: a number of epochs that was asked for replaces the clock.
+
+    Args:
+        text: what the user wrote, if anything.
+        sections: what the user chose, as `plan` takes it; `train.budget_minutes` is a budget, too.
+        overrides: likewise.
+
+    Raises:
+        UsageError: it can't be read, or two that contradict each other were given.
+    """
+    train = load_recipe(sections=sections, overrides=overrides).train
+    has_epochs = "epochs" in train.model_fields_set
+    if text is not None and train.budget_minutes is not None:
+        raise UsageError("--budget and train.budget_minutes: give one of the two")
+    if text is None and train.budget_minutes is None:
+        return None if has_epochs else DEFAULT_BUDGET
+    seconds = parse_budget(text or f"{train.budget_minutes}m")
+    if has_epochs and seconds is not None:
+        raise UsageError(
+            "a budget and a number of epochs: the clock would pass over the epochs; give one of "
+            "the two, or --budget none"
+        )
+    return seconds
+
+
+def plan(
+    *,
+    sections: Mapping[str, Mapping[str, object]],
+    overrides: Sequence[str] = (),
+    budget: float | None = DEFAULT_BUDGET,
+    folds: int = 1,
+    progress: Progress = SILENT,
+) -> PlanResult:
+    """Derive a recipe from the data and the machine.
+
+    Args:
+        sections: what the user chose, section by section; data.path is needed.
+        overrides: more of it, as `section.key=value`.
+        budget: seconds for the whole run; None where time doesn't matter.
+        folds: runs that share the budget.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: no data, or a setting that isn't one.
+        DataError: data that can't be trained on.
+    """
+    start = time.perf_counter()
+    asked = load_recipe(sections=sections, overrides=overrides)
+    given = _given(asked)
+    if asked.data.path is None:
+        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
+    dataset, split = _open(asked, given, progress)
+    fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
+    machine = measure_machine(asked, given, budget, progress)
+    share = None if budget is None else max(1.0, budget / folds)
+    drawn = draw_up(fingerprint, machine, budget=share, given=given, before=split)
+    recipe = drawn.recipe(asked.model_dump(mode="json", exclude_unset=True))
+    return PlanResult(
+        plan=drawn,
+        recipe=recipe,
+        seconds=time.perf_counter() - start,
+        expected_seconds=folds * expected_seconds(recipe, fingerprint, machine),
+    )
+
+
+def _given(asked: Recipe) -> dict[str, object]:
+    """What the user chose, by dotted keys; `exclude_unset` is what pydantic was really given."""
+    table: dict[str, object] = {}
+    for section, fields in asked.model_dump(exclude_unset=True).items():
+        for field, value in fields.items():
+            if section == "data" and isinstance(value, dict):
+                table |= {f"data.{field}.{inner}": each for inner, each in value.items()}
+            else:
+                table[f"{section}.{field}"] = tuple(value) if isinstance(value, list) else value
+    return table
+
+
+def _open(
+    asked: Recipe, given: Mapping[str, object], progress: Progress
+) -> tuple[Dataset, list[Setting]]:
+    """Open and split the data as training will."""
+    dataset = open_dataset(asked.data, progress=progress)
+    has_own = any(record.split is not None for record in dataset.records)
+    settings = [one for one in _split_rules(dataset, asked, given) if one.key not in given]
+    changed = {one.key.rpartition(".")[2]: one.value for one in settings}
+    data = asked.data.model_copy(update={"split": asked.data.split.model_copy(update=changed)})
+    num = len(dataset.records)
+    if not has_own and num < FEW_PAGES * 2 and "data.page_group" not in given:
+        group = max(1, num // 12)
+        finer = data.model_copy(update={"page_group": group})
+        reopened = open_dataset(finer)
+        if _num_groups(dataset) < _num_groups(reopened):
+            dataset, data = reopened, finer
+            reason = f"{num} pages are few: smaller groups of them can still be split"
+            settings.append(Setting(key="data.page_group", value=group, reason=reason))
+    whole, dataset = dataset, assign_splits(dataset, data.split)
+    names = ("method", "seed", "file", "gap")
+    decided = {f"data.split.{name}" for name in names} & given.keys()
+    holds = Foreground(whole.rule)
+    if not has_own and not decided and (without := lacking(dataset.with_truth(), holds)):
+        dataset, drawn = draw_with_foreground(whole, data.split, without=without, holds=holds)
+        reason = f"else no image in {' and '.join(without)} would hold foreground"
+        changed = {name: getattr(drawn, name) for name in REDRAWN}
+        if drawn is not data.split:
+            kept = [one for one in settings if one.key.rpartition(".")[2] not in REDRAWN]
+            settings = kept + [
+                Setting(key=f"data.split.{name}", value=value, reason=reason)
+                for name, value in changed.items()
+                if value != getattr(SplitConfig(), name)
+            ]
+    return dataset.with_truth(), settings
+
+
+def _split_rules(dataset: Dataset, asked: Recipe, given: Mapping[str, object]) -> list[Setting]:
+    """How images are split where the user doesn't say."""
+    records = dataset.records
+    splits = Counter(record.split for record in records)
+    pages = Counter(record.image_path for record in records if record.page is not None)
+    is_open = asked.data.split.method == "auto" and not any(
+        key.startswith("data.split.") for key in given
+    )
+    if set(splits) == {None} and pages and "data.split.method" not in given:
+        return [
+            *split_settings(is_stack=True, num_pages=max(pages.values())),
+            *few_ratios(len(records)),
+        ]
+    if set(splits) == {None} and is_open:
+        return few_split_settings(len(records))
+    if is_open and splits["train"] and not splits["val"] and not splits[None]:
+        return few_ratios(splits["train"])
+    return []
+
+
+def _num_groups(dataset: Dataset) -> int:
+    return len({record.group or record.id for record in dataset.records})
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _commented(recipe: Recipe, drawn: Plan) -> str:
+    """YAML of what differs from the defaults, and why."""
+    why = {one.key: one.reason for one in drawn.settings}
+    lines = [
+        "# A plan by `binseg plan`: change anything, then run `binseg train` with this file.",
+        *(f"# Note: {warning}" for warning in drawn.warnings),
+    ]
+    tree = recipe.model_dump(mode="json", exclude_unset=True)
+    for section, fields in tree.items():
+        lines.append(f"{section}:")
+        for field, value in fields.items():
+            if isinstance(value, dict) and f"{section}.{field}" not in why:
+                lines.append(f"  {field}:")
+                lines += [
+                    _line(f"    {inner}", each, why.get(f"{section}.{field}.{inner}"))
+                    for inner, each in value.items()
+                ]
+            else:
+                lines.append(_line(f"  {field}", value, why.get(f"{section}.{field}")))
+    return "\n".join(lines) + "\n"
+
+
+def _line(head: str, value: object, reason: str | None) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    text = text.strip().removesuffix("...").strip()
+    return f"{head}: {text}" + (f"  # {reason}" if reason else "")
+
+
+def check_plan_path(path: str | Path) -> Path:
+    """Refuse a place for a plan before minutes are spent on it.
+
+    Raises:
+        UsageError: the name doesn't end in .yaml or .yml, or the file is there already.
+    """
+    file = Path(path)
+    if file.suffix not in {".yaml", ".yml"}:
+        raise UsageError(f"--out {file}: a recipe's name ends in .yaml")
+    if file.exists():
+        raise UsageError(f"--out {file}: there is such a file; choose another name or remove it")
+    return file
+
+
+def write_plan(result: PlanResult, path: str | Path) -> None:
+    """Write a plan as a recipe with its reasons.
+
+    Raises:
+        UsageError: as `check_plan_path`.
+        OutputError: it can't be written.
+    """
+    write_text(check_plan_path(path), result.as_yaml())

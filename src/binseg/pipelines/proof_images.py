@@ -1,0 +1,143 @@
+"""The images on which an export is proven: validation ones where they are, odd sizes always."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from binseg.data.samples import read_sample
+from binseg.data.sources import open_dataset
+from binseg.errors import BinsegError
+from binseg.export import Pixels
+from binseg.packaging import Bundle
+from binseg.pipelines.run_folder import RunFolder
+from binseg.progress import SILENT, Progress
+from binseg.types import Preprocessing, Sample
+
+__all__ = ["ProofImages", "as_pixels", "find_images", "small"]
+
+MAX_IMAGES = 24
+MAX_SIDE = 1024
+"""Larger images are proven on their middle: whole ones would take gigabytes."""
+ODD_SIZES = ((2, 3), (7, 300), (97, 33), (256, 256), (401, 223))
+REFERENCE_SIDE = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofImages:
+    """Images with truth where it is known."""
+
+    images: list[Num[np.ndarray, "H W C"]]
+    """As they are read: uint8, uint16 or float32."""
+    truths: list[Bool[np.ndarray, "H W"] | None]
+
+
+def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
+    """Up to 24 validation images of a run, else the reference sample; and odd sizes.
+
+    Args:
+        run: the folder of a run, whose data may be at hand; or a bundle.
+        bundle: of that run.
+        progress: told where there is no truth.
+    """
+    images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
+    reference = bundle.reference().input_NHWC
+    if not images:
+        images, truths = list(reference), [None] * len(reference)
+    random = np.random.default_rng(0)
+    for height, width in ODD_SIZES:
+        # Real pixels rather than noise, which no network was made for.
+        source = reference[int(random.integers(len(reference)))]
+        rows = np.linspace(0, len(source) - 1, height).astype(int)
+        columns = np.linspace(0, source.shape[1] - 1, width).astype(int)
+        images.append(np.ascontiguousarray(source[rows][:, columns]))
+        truths.append(None)
+    return ProofImages(images=images, truths=truths)
+
+
+def as_pixels(images: ProofImages, pixels: Pixels, preprocessing: Preprocessing) -> ProofImages:
+    """The images as an exported file takes them.
+
+    Args:
+        images: of any type.
+        pixels: what the file takes.
+        preprocessing: with `intensity: percentile`, floats keep their range.
+    """
+    keeps_range = preprocessing.intensity == "percentile"
+    changed = []
+    for image_HWC in images.images:
+        if pixels == "uint8":
+            changed.append(_as_bytes(image_HWC))
+        else:
+            full = (
+                1 if keeps_range or image_HWC.dtype.kind == "f" else np.iinfo(image_HWC.dtype).max
+            )
+            changed.append((image_HWC / np.float32(full)).astype(np.float32))
+    return ProofImages(images=changed, truths=images.truths)
+
+
+def small(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "h w C"]:
+    """Every so many pixels, so that it can travel inside a file."""
+    every = -(-max(image_HWC.shape[:2]) // REFERENCE_SIDE)
+    return np.ascontiguousarray(image_HWC[::every, ::every])
+
+
+def _as_bytes(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+    if image_HWC.dtype == np.uint8:
+        return image_HWC
+    if image_HWC.dtype == np.uint16:
+        return (image_HWC >> 8).astype(np.uint8)
+    low, high = float(image_HWC.min()), float(image_HWC.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    span = high - low or 1.0
+    return np.rint((image_HWC - low) / span * 255).astype(np.uint8)
+
+
+def _validation(
+    run: Path, channels: int, progress: Progress
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Validation images of a run with their masks; none where its data isn't at hand."""
+    if not (run / "recipe.yaml").is_file():
+        progress.say("no run folder: proven on the bundle's reference sample, without truth")
+        return [], []
+    folder = RunFolder.open(run)
+    recipe = folder.recipe()
+    try:
+        dataset = open_dataset(recipe.data, progress=SILENT)
+        splits = folder.splits()
+        records = [one for one in dataset.records if splits.get(one.id) == "val"]
+        chosen = records[:: max(1, len(records) // MAX_IMAGES)][:MAX_IMAGES]
+        # One whole image in memory at a time: they may be large.
+        samples = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
+    except BinsegError as problem:
+        progress.say(f"the run's data is not at hand ({problem}): proven without truth")
+        return [], []
+    images: list[np.ndarray] = []
+    truths: list[np.ndarray | None] = []
+    for one in samples:
+        have = one.image_HWC.shape[2]
+        if have not in (channels, 1):
+            continue
+        image_HWC = one.image_HWC if have == channels else one.image_HWC.repeat(channels, axis=2)
+        images.append(image_HWC)
+        truths.append(one.mask_HW)
+    return images, truths
+
+
+def _middle_of(sample: Sample) -> Sample:
+    mask_HW = None if sample.mask_HW is None else _middle(sample.mask_HW)
+    return replace(
+        sample,
+        image_HWC=_middle(sample.image_HWC),
+        mask_HW=mask_HW,
+        valid_HW=_middle(sample.valid_HW),
+    )
+
+
+def _middle(pixels: np.ndarray) -> np.ndarray:
+    """The middle of an image or mask, of at most MAX_SIDE on a side."""
+    height, width = pixels.shape[:2]
+    top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
+    return np.ascontiguousarray(pixels[top : top + MAX_SIDE, left : left + MAX_SIDE])

@@ -1,0 +1,263 @@
+"""The folder of one training run: what is in it, under which names, and who may write there.
+
+recipe.yaml       every setting, resolved
+plan.yaml         the settings that were chosen for this data, each with its reason
+environment.json  python, packages, processor, threads, data fingerprint
+split.csv         which image trained, which validated, which is left to test
+metrics.csv       one line an epoch
+curves.png        the same, drawn
+bundle/           the model that ships
+val/              the shipped model's scores on the validation split
+
+While it trains, best.safetensors, last.ckpt, previous.ckpt and training.lock are there too.
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from binseg.config import Recipe, dump_recipe, load_recipe
+from binseg.errors import BundleError, UsageError
+from binseg.storage import locked, write_json, write_text
+from binseg.types import Split
+
+__all__ = ["RunFolder", "environment", "next_run_path"]
+
+TEMPORARY = ".tmp-"
+"""How the names of half-written files begin."""
+LOCK_SECONDS = 30.0
+"""Loader processes outlive a killed run by some seconds, and hold its lock."""
+
+PACKAGES = (
+    "binseg",
+    "imagecodecs",
+    "kornia",
+    "lightning",
+    "numpy",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "tifffile",
+    "torch",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """One run's folder; the names of what it holds are here and nowhere else."""
+
+    path: Path
+
+    @property
+    def recipe_path(self) -> Path:
+        """Every setting of the run, resolved."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def plan_path(self) -> Path:
+        """The settings that `plan` chose, with their reasons; absent where a recipe was given."""
+        return self.path / "plan.yaml"
+
+    @property
+    def environment_path(self) -> Path:
+        """Versions, processor and threads, and the data's fingerprint."""
+        return self.path / "environment.json"
+
+    @property
+    def split_path(self) -> Path:
+        """Which image is in which split."""
+        return self.path / "split.csv"
+
+    @property
+    def metrics_path(self) -> Path:
+        """One line an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves_path(self) -> Path:
+        """Loss and Dice over the epochs, as an image."""
+        return self.path / "curves.png"
+
+    @property
+    def bundle_path(self) -> Path:
+        """The model that ships."""
+        return self.path / "bundle"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do: the bundle is there, and what training needs is gone."""
+        from binseg.training.checkpoints import LAST
+
+        return self.bundle_path.exists() and not (self.path / LAST).exists()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        from binseg.training.checkpoints import LAST, PREVIOUS
+
+        return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the run for this process alone, and clear away what a killed one left half-written.
+
+        Raises:
+            OutputError: another process trains there.
+        """
+        with locked(self.path / "training", timeout=LOCK_SECONDS, tidy=True):
+            for scrap in self.path.glob(f"{TEMPORARY}*"):
+                with suppress(OSError):  # a folder: its writer clears it away
+                    scrap.unlink()
+            yield
+
+    def remove_training_files(self) -> None:
+        """Remove what only training needs; it weighs several times as much as the bundle."""
+        from binseg.training.checkpoints import LAST, PREVIOUS
+        from binseg.training.keeping import BEST
+
+        # In this order a run that is killed between two of them can still go on, or is finished.
+        for name in (PREVIOUS, LAST, BEST):
+            (self.path / name).unlink(missing_ok=True)
+
+    @classmethod
+    def create(cls, path: str | Path) -> "RunFolder":
+        """Take a folder for a new run; a folder that holds anything is never written into.
+
+        What a run left that was killed before it began to train is nothing.
+
+        Raises:
+            UsageError: there is something at `path` already.
+        """
+        folder = Path(path)
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file; choose another folder with --out")
+        if folder.is_dir() and any(folder.iterdir()) and not cls(path=folder)._is_false_start():
+            way_on = (
+                ", or add --resume to go on with the run in it"
+                if cls(path=folder).recipe_path.is_file()
+                else ""
+            )
+            raise UsageError(f"{folder} is not empty; choose another folder with --out{way_on}")
+        return cls(path=folder)
+
+    def _is_false_start(self) -> bool:
+        """Whether a run was killed here between its first file and its last before training."""
+        ours = {self.environment_path.name, self.recipe_path.name, self.plan_path.name}
+        names = {entry.name for entry in self.path.iterdir()}
+        names = {name for name in names if not name.startswith(TEMPORARY)} - {"training.lock"}
+        return self.data_fingerprint() is not None and names <= ours
+
+    @classmethod
+    def find(cls, path: str | Path) -> "RunFolder | None":
+        """Return the run that a path belongs to (itself, or its bundle), or None."""
+        given = Path(path)
+        for candidate in (given, given.parent):
+            run = cls(path=candidate)
+            if run.recipe_path.is_file() and run.split_path.is_file():
+                is_its_bundle = given.resolve() == run.bundle_path.resolve()
+                if candidate == given or is_its_bundle:
+                    return run
+        return None
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Return the run at a path.
+
+        Raises:
+            BundleError: there is no run there.
+        """
+        run = cls.find(path)
+        if run is None:
+            raise BundleError(
+                f"{path} is not the folder of a run (no recipe.yaml and split.csv in it); "
+                "give the folder that `binseg train --out` wrote"
+            )
+        return run
+
+    def recipe(self) -> Recipe:
+        """Read back every setting of the run."""
+        recipe = load_recipe(self.recipe_path)
+        if "group" in recipe.data.model_fields_set:
+            return recipe
+        # Begun before binseg grouped images by their names: it goes on as it began.
+        data = recipe.data.model_copy(update={"group": "none"})
+        return recipe.model_copy(update={"data": data})
+
+    def data_fingerprint(self) -> str | None:
+        """Return the fingerprint of the data that the run took, if it was recorded."""
+        try:
+            recorded = json.loads(self.environment_path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        value = recorded.get("data_fingerprint") if isinstance(recorded, dict) else None
+        return value if isinstance(value, str) else None
+
+    def splits(self) -> dict[str, Split | None]:
+        """Return which split each image of the run is in, by id; None where it was left out."""
+        from binseg.data.splits import read_split
+
+        return read_split(self.split_path)
+
+    def contents(self) -> dict[str, str]:
+        """Return the content of each image of the run, by id; empty for runs without it."""
+        from binseg.data.splits import read_contents
+
+        return read_contents(self.split_path)
+
+    def write_start(self, recipe: Recipe, facts: Mapping[str, object]) -> None:
+        """Write what is known before the first epoch; `facts` join the environment.
+
+        The split is written after this, and makes it a run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        # First, since it is the file that nobody else would have put there.
+        write_json(self.environment_path, {**environment(), **facts})
+        write_text(self.recipe_path, dump_recipe(recipe))
+
+
+def environment() -> dict[str, object]:
+    """Return where a run took place: python, packages, processor, threads."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+        "packages": packages,
+    }
+
+
+def _cpu_name() -> str:
+    """Return the processor's name; only Linux hides it in a file."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def next_run_path(model: str, *, root: str | Path = "runs") -> Path:
+    """Return the folder for the next unnamed run: runs/001-unet, runs/002-unet, ..."""
+    folder = Path(root)
+    taken = (
+        [int(match[0]) for entry in folder.iterdir() if (match := re.match(r"\d+", entry.name))]
+        if folder.is_dir()
+        else []
+    )
+    return folder / f"{max(taken, default=0) + 1:03d}-{model}"

@@ -1,0 +1,138 @@
+"""From the best weights to what ships: threshold, scores, bundle, report."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from binseg.config import Recipe
+from binseg.data.cache import PixelCache
+from binseg.data.dataset import Dataset
+from binseg.evaluation.evaluation_data import Known
+from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
+from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
+from binseg.inference import Predictor, load, verify_reference
+from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.models.zoo import resolve_options
+from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
+from binseg.pipelines.run_folder import RunFolder, environment
+from binseg.postprocess import NOTHING
+from binseg.progress import Progress
+from binseg.training.fit import FitResult
+from binseg.training.precision import resolve_device
+from binseg.types import Report
+
+__all__ = ["judge", "ship"]
+
+NUM_REFERENCE = 2
+"""Validation inputs that a bundle carries as its own test."""
+CHOSEN_ON = (
+    "These images chose the epoch, the threshold and the corrections: new images will fare "
+    "somewhat worse."
+)
+"""What must be read with the scores of validation."""
+
+
+def ship(
+    recipe: Recipe,
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    model: nn.Module,
+    fitted: FitResult,
+    val_pixels: PixelCache,
+    progress: Progress,
+) -> Evaluation:
+    """Choose the threshold, score the validation split, and write the bundle with both."""
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
+    device = resolve_device(recipe.train.device)
+    backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
+    val = replace(dataset, records=dataset.of_split("val"), notes=(CHOSEN_ON,))
+    tuned = tune_on_validation(recipe, judge(recipe, backend), val, progress=progress)
+    predictor = judge(recipe, backend, tuned)
+    evaluation = score_dataset(
+        predictor,
+        val,
+        split="val",
+        title=f"{recipe.model.name}, validation",
+        progress=progress,
+    )
+    reference = _reference(predictor.with_tta("none"), val_pixels)
+    tell_calibration(tuned, evaluation.report, progress)
+    card = _card(recipe, dataset, tuned, evaluation.report)
+    bundle = write_bundle(
+        run.bundle_path, card=card, weights=fitted.best_state, reference=reference
+    )
+    _check_shipped(load(run.bundle_path, device=device.type))
+    report = replace(evaluation.report, bundle_id=bundle.card.id)
+    evaluation = replace(evaluation, report=report)
+    known = Known(run=run, card=bundle.card)
+    write_report(run.path / "val", evaluation, dataset=val, predictor=predictor, known=known)
+    return evaluation
+
+
+def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
+    """The model in memory, as a predictor that works just like the one of its bundle."""
+    return Predictor(
+        backend=backend,
+        preprocessing=recipe.input.preprocessing(),
+        threshold=tuned.threshold.value if tuned else 0.5,
+        bundle_id="in training",
+        temperature=tuned.temperature if tuned else 1.0,
+        postprocessing=tuned.postprocessing if tuned else NOTHING,
+        tta=tuned.tta if tuned else "none",
+    )
+
+
+def _reference(predictor: Predictor, pixels: PixelCache) -> Reference:
+    """Take the validation inputs with the most foreground: an empty answer would test little."""
+    shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
+    rows = np.argsort(shares, kind="stable")[::-1][:NUM_REFERENCE]
+    input_NHWC = np.ascontiguousarray(pixels.inputs_NHWC[np.sort(rows)])
+    return Reference(
+        input_NHWC=input_NHWC, probability_NHW=predictor.probability_of_inputs(input_NHWC)
+    )
+
+
+def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Card:
+    sizes = Counter(record.split for record in dataset.records)
+    facts = environment()
+    packages = facts["packages"]
+    assert isinstance(packages, Mapping)
+    return Card(
+        name=recipe.model.name,
+        architecture=Architecture(
+            name=recipe.model.name,
+            options=resolve_options(recipe.model.name, recipe.model.options),
+            in_channels=recipe.input.channels,
+        ),
+        preprocessing=recipe.input.preprocessing(),
+        temperature=tuned.temperature,
+        threshold=tuned.threshold,
+        tta=tuned.tta,
+        postprocess=Corrections(**tuned.postprocessing.as_dict()),  # type: ignore[arg-type]
+        border=dataset.rule.border or "none",
+        data=DataFacts(
+            kind=dataset.kind,
+            fingerprint=dataset.fingerprint(),
+            num_train=sizes["train"],
+            num_val=sizes["val"],
+            num_test=sizes["test"],
+        ),
+        scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
+        versions={
+            "python": str(facts["python"]),
+            **{name: str(packages[name]) for name in ("binseg", "torch", "lightning", "numpy")},
+        },
+        recipe=recipe.model_dump(mode="json"),
+    )
+
+
+def _check_shipped(shipped: Predictor) -> None:
+    """Hold the bundle, read back from disk, to the answers of the model in memory."""
+    assert shipped.bundle is not None
+    check = verify_reference(shipped, shipped.bundle)
+    assert check.passed, f"the bundle answers otherwise than its model: {check}"

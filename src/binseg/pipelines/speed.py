@@ -1,0 +1,185 @@
+"""How fast this machine trains: a few real steps, in seconds rather than minutes.
+
+Steps of two sizes tell what a step costs however small it is, and what each pixel adds: from 64x64
+to 256x256 and from 2 to 16 inputs that is within a tenth of what is measured.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from binseg.autoconfig import Machine
+from binseg.autoconfig.resolution import THICK_OPTIONS
+from binseg.config import Recipe, load_recipe
+from binseg.config.recipe import Option
+from binseg.data.cache import PixelCache
+from binseg.models.zoo import build_model
+from binseg.progress import SILENT, Progress
+from binseg.training.measuring import WARM_UP, profile_steps
+from binseg.training.memory import available_memory, estimate_memory
+from binseg.training.precision import resolve_device, resolve_precision
+
+__all__ = ["measure_machine"]
+
+REFERENCE = "unet-compact"
+CANDIDATES: Mapping[str, Mapping[str, Option]] = MappingProxyType(
+    {REFERENCE: {}, "unet-small": {}, "unet": dict(THICK_OPTIONS)}
+)
+"""Networks that the rules choose from, with their options."""
+LARGE = "resnet34-unet"
+"""Likewise, on a GPU."""
+
+
+class Trial(NamedTuple):
+    """A step that is timed."""
+
+    size: int
+    batch: int
+
+    @property
+    def megapixels(self) -> float:
+        """Of its inputs."""
+        return self.batch * self.size**2 / 1e6
+
+
+class Cost(NamedTuple):
+    """Of a step."""
+
+    step: float
+    """Seconds, however few pixels it has."""
+    megapixel: float
+    """Seconds that each further million pixels adds."""
+
+    def of(self, trial: Trial) -> float:
+        """Seconds for a step."""
+        return self.step + self.megapixel * trial.megapixels
+
+
+SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
+NUM_STEPS = 3
+MEMORY_SIZE = 96
+"""Of the inputs that tell the memory: what a network keeps grows with the pixels."""
+LIMIT = 10.0
+"""Seconds that measuring may take; a network that doesn't fit any more is told from the first."""
+TRIAL_SHARE = 0.03
+"""Likewise of the budget."""
+RELATIVE: Mapping[str, float] = MappingProxyType(
+    {REFERENCE: 1.0, "unet-small": 1.6, "unet": 2.1, LARGE: 5.2}
+)
+"""Seconds a pixel of the candidates, as measured on two cores that compute in bf16."""
+SHORT = 180.0
+"""Seconds of a budget below which the machine is measured in haste."""
+
+
+def measure_machine(
+    asked: Recipe, given: Mapping[str, object], budget: float | None, progress: Progress
+) -> Machine:
+    """Time a few steps of the networks in question; images needn't be real for that.
+
+    Args:
+        asked: device, precision, loss and network, where the user chose them.
+        given: what the user chose, by dotted keys.
+        budget: seconds for the whole run; None where time doesn't matter.
+        progress: told of every network.
+    """
+    started = time.perf_counter()
+    device = resolve_device(asked.train.device)
+    bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
+    candidates = dict(CANDIDATES)
+    if device.type == "cuda":
+        candidates[LARGE] = {}
+    if "model.name" in given:
+        candidates = {asked.model.name: asked.model.options}
+    usual = USUAL if budget is None or budget > SHORT else QUICK
+    limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
+    costs: dict[str, Cost] = {}
+    memory: dict[str, float] = {}
+    with progress.task("measuring the machine", total=len(candidates)) as task:
+        for name, options in candidates.items():
+            recipes = {one: _trial_recipe(asked, name, options, one) for one in (SMALL, usual)}
+            model = _build(recipes[usual])
+            memory[name] = _bytes_per_megapixel(model, recipes[usual], bf16=bf16)
+            left = limit - (time.perf_counter() - started)
+            guess = _guess(costs.get(REFERENCE), name)
+            if guess is not None and _seconds_to_measure(guess, usual) > left:
+                costs[name] = guess
+            else:
+                costs[name] = _measure(model, recipes, device=device, bf16=bf16)
+            task.advance()
+    return Machine(
+        device=device.type,
+        cores=torch.get_num_threads() if device.type == "cpu" else os.cpu_count() or 1,
+        seconds_per_megapixel={name: cost.megapixel for name, cost in costs.items()},
+        seconds_per_step={name: cost.step for name, cost in costs.items()},
+        free_bytes=available_memory(device),
+        bytes_per_megapixel=memory,
+    )
+
+
+def _guess(reference: Cost | None, name: str) -> Cost | None:
+    """What a network costs, told from the one that was measured."""
+    if reference is None:
+        return None
+    return Cost(reference.step, reference.megapixel * RELATIVE[name])
+
+
+def _seconds_to_measure(cost: Cost, usual: Trial) -> float:
+    return (WARM_UP + NUM_STEPS) * (cost.of(SMALL) + cost.of(usual))
+
+
+def _measure(
+    model: nn.Module, recipes: Mapping[Trial, Recipe], *, device: torch.device, bf16: bool
+) -> Cost:
+    """Draw the line through the two trials."""
+    small, large = (
+        profile_steps(
+            model, recipe, _pixels(trial), device=device, bf16=bf16, num_steps=NUM_STEPS
+        ).step_seconds
+        for trial, recipe in recipes.items()
+    )
+    low, high = (trial.megapixels for trial in recipes)
+    if large <= small:  # so fast, or so busy, that more pixels don't show
+        return Cost(0.0, large / high)
+    each = (large - small) / (high - low)
+    return Cost(max(0.0, small - each * low), each)
+
+
+def _bytes_per_megapixel(model: nn.Module, recipe: Recipe, *, bf16: bool) -> float:
+    estimate = estimate_memory(model, recipe, size=MEMORY_SIZE, bf16=bf16)
+    return estimate.per_input / (MEMORY_SIZE**2 / 1e6)
+
+
+def _trial_recipe(asked: Recipe, name: str, options: Mapping[str, Option], trial: Trial) -> Recipe:
+    """Steps as the plan's will be: its usual augmentation."""
+    return load_recipe(
+        sections={
+            "input": {"size": trial.size, "channels": 3},
+            "model": {"name": name, "options": dict(options)},
+            "augment": {"preset": "medium", "orientation": "any"},
+            "loss": asked.loss.model_dump(),
+            "train": {"batch_size": trial.batch},
+        }
+    )
+
+
+def _build(recipe: Recipe) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build_model(recipe.model.name, in_channels=3, options=recipe.model.options)
+
+
+def _pixels(trial: Trial) -> PixelCache:
+    """Two batches of noise."""
+    random = np.random.default_rng(0)
+    shape = (2 * trial.batch, trial.size, trial.size)
+    return PixelCache(
+        inputs_NHWC=random.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        targets_NHW=random.integers(0, 2, shape, dtype=np.uint8),
+        record_of_N=np.arange(shape[0]),
+    )

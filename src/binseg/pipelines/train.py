@@ -1,0 +1,366 @@
+"""From a recipe to a run folder: data, training, threshold, bundle, validation scores."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from binseg.config import Recipe
+from binseg.config.recipe import OptimizerConfig, PatchConfig
+from binseg.data.cache import PixelCache
+from binseg.data.dataset import Dataset, counted, name_some
+from binseg.data.pixels import open_training_pixels, open_validation_pixels
+from binseg.data.sources import open_dataset
+from binseg.data.splits import assign_splits, write_split
+from binseg.data.whole_images import ImageCache
+from binseg.datacheck import quick_checks
+from binseg.errors import DataError, StoppedError, UsageError
+from binseg.evaluation.scoring import Evaluation
+from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.losses import build_loss
+from binseg.models.weights import load_encoder_weights
+from binseg.models.zoo import build_model, resolve_options
+from binseg.pipelines.budget import ending_seconds, training_seconds
+from binseg.pipelines.following import place_of, teamed
+from binseg.pipelines.run_folder import RunFolder
+from binseg.pipelines.shipping import judge, ship
+from binseg.progress import SILENT, Progress
+from binseg.report import draw_curves
+from binseg.storage import write_text
+from binseg.training.checkpoints import newest_whole
+from binseg.training.fit import fit
+from binseg.training.keeping import resume_command
+from binseg.training.precision import resolve_device
+from binseg.training.supervision import check_supervision
+from binseg.types import Report
+
+__all__ = ["TrainResult", "resume_training", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Where a run is and how good its model is on the validation split."""
+
+    folder: Path
+    validation: Evaluation
+    best_epoch: int
+    num_epochs: int
+    seconds: float
+    has_test: bool
+    """Whether the data has a test split, which no step of training looks at."""
+
+    @property
+    def report(self) -> Report:
+        """The shipped model's scores on the validation split."""
+        return self.validation.report
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "folder": str(self.folder),
+            "bundle": str(RunFolder(path=self.folder).bundle_path),
+            "best_epoch": self.best_epoch,
+            "num_epochs": self.num_epochs,
+            "seconds": round(self.seconds, 1),
+            "validation": self.validation.as_dict(),
+        }
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path,
+    progress: Progress = SILENT,
+    spent: float = 0.0,
+    plan: str | None = None,
+    command: str | None = None,
+) -> TrainResult:
+    """Train a model by a recipe and pack it as a bundle with its validation scores.
+
+    Args:
+        recipe: every setting.
+        out: folder for the run; absent or empty.
+        progress: told how far it is.
+        spent: seconds of the recipe's budget that are over already.
+        plan: the recipe with its reasons, as text to be kept with the run.
+        command: goes on with the run after a stop, if it isn't resuming this folder.
+
+    Raises:
+        UsageError: a folder that holds something, or unknown names and options.
+        DataError: nothing to learn from.
+        TrainingError: it diverged.
+        StoppedError: it was asked to stop, and says how to go on.
+    """
+    started = time.perf_counter() - spent
+    run = RunFolder.create(out)
+    _check_names(recipe)
+    _check_used(recipe)
+    # Whoever planned has opened the data before, and told its notes then.
+    dataset = _open_data(recipe, progress if plan is None else SILENT)
+    dataset = assign_splits(dataset, recipe.data.split)
+    progress.say(dataset.notes[-1])
+    _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
+    dataset = _with_truth(dataset, progress)
+
+    def begin() -> None:
+        run.write_start(recipe, {"data_fingerprint": dataset.fingerprint()})
+        if plan is not None:
+            write_text(run.plan_path, plan)
+        write_split(run.split_path, dataset, content_of=dataset.contents())  # now it is a run
+
+    return _run(
+        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
+    )
+
+
+def resume_training(
+    out: str | Path,
+    *,
+    checkpoint_minutes: float | None = None,
+    progress: Progress = SILENT,
+    command: str | None = None,
+) -> TrainResult:
+    """Go on with a run that was stopped, by its own recipe and split.
+
+    Args:
+        out: the folder of the run.
+        checkpoint_minutes: between two checkpoints, if not as in its recipe.
+        progress: told how far it is.
+        command: goes on with the run after a stop, if it isn't resuming this folder.
+
+    Raises:
+        BundleError: there is no run.
+        UsageError: it is finished.
+        DataError: its data has changed.
+    """
+    started = time.perf_counter()
+    run = RunFolder.open(out)
+    if run.is_finished:
+        raise UsageError(f"{run.path} is a finished run; train a new one with another --out")
+    recipe = run.recipe()
+    if checkpoint_minutes is not None:
+        often = {"checkpoint_minutes": checkpoint_minutes}
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=often)})
+    _check_names(recipe)
+    # As it was when the run began: the fingerprint and the split are of images with masks only.
+    dataset = _with_truth(_open_data(recipe, progress), progress)
+    if dataset.fingerprint() != run.data_fingerprint():
+        raise DataError(
+            f"{dataset.root}: the data has changed since {run.path} was started; train a new run"
+        )
+    splits = run.splits()
+    dataset = replace(
+        dataset, records=tuple(replace(r, split=splits[r.id]) for r in dataset.records)
+    )
+
+    def begin() -> None:
+        if not run.is_saved:
+            progress.say("nothing was saved yet: starting with the first epoch")
+
+    return _run(
+        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
+    )
+
+
+@contextmanager
+def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
+    """Turn Ctrl-C outside of training itself into a line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(
+            f"interrupted; nothing is lost: go on with `{command or resume_command(run.path)}`",
+            signal_number=signal.SIGINT,
+        ) from None
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Refuse unknown names and options, and absent devices, before a single file is read."""
+    resolve_options(recipe.model.name, recipe.model.options)
+    check_supervision(recipe)
+    build_loss(recipe.loss.name, recipe.loss.options)
+    place_of(recipe)
+
+
+def _check_used(recipe: Recipe) -> None:
+    """Refuse settings that this recipe would pass over in silence."""
+    if recipe.draws_patches and recipe.train.per_epoch != "all":
+        raise UsageError(
+            "train.per_epoch counts whole inputs, and this recipe draws patches; set "
+            "patches.per_epoch instead"
+        )
+    if recipe.input.resize != "tile" and recipe.patches != PatchConfig():
+        raise UsageError(
+            f"patches.* needs input.resize: tile, and this recipe has {recipe.input.resize}; set "
+            "input.resize=tile, or leave patches out"
+        )
+    given = recipe.optimizer.momentum
+    if recipe.schedule.name == "onecycle" and given != OptimizerConfig().momentum:
+        raise UsageError(
+            f"optimizer.momentum {given:g}: onecycle moves the momentum itself; take another "
+            "schedule, or leave it out"
+        )
+
+
+def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
+    if recipe.data.path is None:
+        raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
+    return open_dataset(recipe.data, progress=progress)
+
+
+def _look_for_leaks(dataset: Dataset, progress: Progress, *, allowed: bool) -> None:
+    """Run the doctor's quick part; images of one split in another are refused, or told.
+
+    Raises:
+        DataError: leaks that the recipe doesn't allow, with the first images named.
+    """
+    findings = quick_checks(dataset)
+    for finding in findings:
+        progress.say(f"{finding.text} ({name_some(finding.ids)})")
+    leaks = [finding for finding in findings if finding.severity == "error"]
+    if leaks and not allowed:
+        raise DataError(
+            f"{dataset.root}: {leaks[0].text} ({name_some(leaks[0].ids)})"
+            + (f" and {len(leaks) - 1} more leaks" if len(leaks) > 1 else "")
+            + "; see `binseg check`, mend the splits, or set data.allow_leaks: true"
+        )
+
+
+def _run(
+    recipe: Recipe,
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    begin: Callable[[], None],
+    progress: Progress,
+    started: float,
+    command: str | None,
+) -> TrainResult:
+    """Decode, train and ship; `begin` is called when nothing in the data can fail any more."""
+    train_pixels = open_training_pixels(
+        dataset.of_split("train"), dataset.rule, recipe, progress=progress
+    )
+    val_pixels = open_validation_pixels(
+        dataset.of_split("val"), dataset.rule, recipe, progress=progress
+    )
+    _check_foreground(train_pixels, "train")
+    _check_foreground(val_pixels, "val")
+    model = _build(recipe, progress)
+    begin()
+    with run.in_use(), _told_how_to_go_on(run, command):
+        return _train_andship(
+            recipe,
+            run,
+            dataset,
+            model=model,
+            pixels=(train_pixels, val_pixels),
+            progress=progress,
+            started=started,
+            command=command,
+        )
+
+
+def _train_andship(
+    recipe: Recipe,
+    run: RunFolder,
+    dataset: Dataset,
+    *,
+    model: nn.Module,
+    pixels: tuple[PixelCache | ImageCache, PixelCache],
+    progress: Progress,
+    started: float,
+    command: str | None,
+) -> TrainResult:
+    train_pixels, val_pixels = pixels
+    seconds = None
+    if recipe.train.budget_minutes is not None:
+        device = resolve_device(recipe.train.device)
+        backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
+        val = replace(dataset, records=dataset.of_split("val"))
+        ending = ending_seconds(recipe, judge(recipe, backend), val)
+        seconds = training_seconds(
+            recipe.train.budget_minutes,
+            spent=time.perf_counter() - started,
+            ending=ending,
+            progress=progress,
+        )
+    with teamed(
+        place_of(recipe),
+        recipe=recipe,
+        dataset=dataset,
+        seconds=seconds,
+        checkpoint=newest_whole(run.path, SILENT) if run.is_saved else None,
+    ) as team:
+        fitted = fit(
+            model,
+            recipe=recipe,
+            train=train_pixels,
+            val=val_pixels,
+            folder=run.path,
+            progress=progress,
+            resume=run.is_saved,
+            seconds=seconds,
+            command=command,
+            team=team,
+        )
+    draw_curves(
+        fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
+    )
+    validation = ship(
+        recipe,
+        run,
+        dataset,
+        model=model,
+        fitted=fitted,
+        val_pixels=val_pixels,
+        progress=progress,
+    )
+    run.remove_training_files()  # the bundle is whole and has answered like its model
+    return TrainResult(
+        folder=run.path,
+        validation=validation,
+        best_epoch=fitted.best_epoch,
+        num_epochs=len(fitted.history),
+        seconds=time.perf_counter() - started,
+        has_test=any(record.split == "test" for record in dataset.records),
+    )
+
+
+def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
+    """Leave out the images that have no mask, and say so."""
+    kept = dataset.with_truth()
+    if kept is not dataset:
+        num = len(dataset.records) - len(kept.records)
+        told = counted(num, "image without a mask is", "images without a mask are")
+        progress.say(f"{told} left out")
+    return kept
+
+
+def _check_foreground(pixels: PixelCache | ImageCache, split: str) -> None:
+    """Refuse a split without a single foreground pixel: every score on it would be empty talk."""
+    if not pixels.holds(1):
+        raise DataError(
+            f"none of the {len(pixels)} {split} inputs has a foreground pixel; look at the masks "
+            "with `binseg check`, or split otherwise (data.split.seed; for blocks "
+            "data.split.method: ratio)"
+        )
+
+
+def _build(recipe: Recipe, progress: Progress) -> nn.Module:
+    """Build the network; its first weights follow from the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = build_model(
+            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
+        )
+    if recipe.model.encoder_weights is not None:
+        num = load_encoder_weights(
+            model, recipe.model.encoder_weights, sha256=recipe.model.encoder_sha256
+        )
+        progress.say(f"encoder weights: {num} tensors from {recipe.model.encoder_weights}")
+    return model

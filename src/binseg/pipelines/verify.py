@@ -1,0 +1,114 @@
+"""Does a bundle or an exported file answer on this machine as it did where it was made?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from binseg.errors import BundleError, MissingExtraError, UsageError
+from binseg.inference import load, verify_reference
+from binseg.inference.runtimes import proofs_of
+from binseg.packaging import read_bundle
+
+__all__ = ["Verification", "verify"]
+
+FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
+"""Largest difference of a reference probability by an exported file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """One runtime's answer to the reference sample."""
+
+    runtime: str
+    precision: str
+    largest_difference: float
+    agreement: float
+    """IoU of the masks at the model's threshold; 1 where both are empty."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it lies within the tolerance."""
+        return self.largest_difference <= self.tolerance
+
+    def as_dict(self) -> dict[str, object]:
+        """The figures as plain data."""
+        return {
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "largest_difference": self.largest_difference,
+            "agreement": self.agreement,
+            "tolerance": self.tolerance,
+            "passed": self.passed,
+        }
+
+
+def verify(path: str | Path) -> tuple[list[Verification], list[str]]:
+    """Compute the reference sample again, by each runtime that is installed.
+
+    Args:
+        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`.
+
+    Returns:
+        One line a runtime, and what was left out and why.
+
+    Raises:
+        BundleError: damaged, or not from binseg; or no runtime for it is installed.
+        MissingExtraError: the runtime of an exported file isn't installed.
+    """
+    given = Path(path)
+    if given.is_file() and not _is_bundle_zip(given):
+        return [_file(given)], []
+    bundle = read_bundle(given)
+    asked = [("torch", "fp32"), *(name.split(" ") for name in proofs_of(bundle))]
+    found: list[Verification] = []
+    left_out: list[str] = []
+    for runtime, precision in asked:
+        try:
+            predictor = load(given, backend=runtime, precision=precision, device="cpu")
+        except (MissingExtraError, UsageError) as problem:
+            left_out.append(f"{runtime} {precision}: {problem}")
+            continue
+        check = verify_reference(predictor, bundle)
+        found.append(
+            Verification(
+                runtime=predictor.backend.name,
+                precision=predictor.backend.precision,
+                largest_difference=check.largest_difference,
+                agreement=check.agreement,
+                tolerance=check.tolerance,
+            )
+        )
+    if not found:
+        raise BundleError(f"{given}: no runtime for it is installed: {'; '.join(left_out)}")
+    return found, left_out
+
+
+def _is_bundle_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and not path.name.lower().endswith(".openvino.zip")
+
+
+def _file(path: Path) -> Verification:
+    from binseg.export.files import open_file
+
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise BundleError(f"{path}: can't be read ({problem.strerror})") from None
+    answer, facts, target = open_file(data, name=str(path))
+    precision = str(facts.proof.get("precision"))
+    if precision not in FILE_TOLERANCES:
+        raise BundleError(f"{path}: not exported by binseg, or damaged (precision {precision})")
+    ours_HW = answer(facts.reference_HWC)
+    if ours_HW.shape != facts.reference_HW.shape:
+        raise BundleError(f"{path}: damaged: its reference sample has another size than its answer")
+    one, other = ours_HW > facts.threshold, facts.reference_HW > facts.threshold
+    either = int((one | other).sum())
+    return Verification(
+        runtime=target,
+        precision=precision,
+        largest_difference=float(np.abs(ours_HW - facts.reference_HW).max()),
+        agreement=int((one & other).sum()) / either if either else 1.0,
+        tolerance=FILE_TOLERANCES[precision],
+    )

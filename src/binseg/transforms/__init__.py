@@ -1,0 +1,1 @@
+"""Every image becomes numbers here: one preprocessing, one geometry, and the augmentations of training."""

@@ -1,0 +1,443 @@
+"""The only resizer and tile planner: how an image gets into a model's input, and the way back.
+
+Images are resized with Pillow's bilinear filter, which widens as it shrinks (antialias); masks
+take the nearest pixel and are never mixed. Pillow works channel by channel on 8-bit integers
+(modes L and RGB) or on floats (mode F): 8-bit images take the integer path, which is several
+times faster and, as it rounds after each of its two passes, differs from the float path by rounding
+alone (one grey level). Where the size doesn't change, pixels are copied bit by bit.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Num
+from PIL import Image
+
+from binseg.types import Box, Placement, Preprocessing
+
+__all__ = [
+    "blend",
+    "cut",
+    "place",
+    "place_mask",
+    "plan",
+    "resize_image",
+    "resize_mask",
+    "restore",
+    "scaled_size",
+    "tile_weights",
+    "tiles_for",
+]
+
+_BILINEAR = Image.Resampling.BILINEAR
+_RGB_PIXELS = 1 << 24
+"""Above this, colours go through Pillow one at a time, which takes a quarter of the memory."""
+_STRIDE = 32
+"""Tiles begin at multiples of this many pixels of the input: the coarsest grid of common networks.
+A tile that began between them would be pooled differently from the whole image."""
+_SHARED = 320
+"""Least pixels that neighbours share where images are cut into tiles of the largest size, so that
+each pixel comes from a tile that shows 144 pixels around it: about as far as U-Nets look."""
+_FADE = 32
+"""Most pixels over which a tile passes into its neighbour. What a tile says near its rim, where it
+can't see the surroundings, has no weight; a longer fade would come nearer to the rim."""
+
+
+def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
+    """Say which regions of an image become which model inputs.
+
+    Args:
+        height: rows of the image.
+        width: columns of the image.
+        preprocessing: the input's size, the fit and (for tiles) the scale, the overlap and the
+            largest tile.
+
+    Returns:
+        One placement for stretch and pad; for tile a grid, row by row, whose sources have the
+        tile's size (`tiles_for`) divided by the scale (in whole pixels; exactly the tile's size at
+        scale 1) and cover every pixel. In an image larger than a tile they begin at multiples of
+        the networks' coarsest stride, so that the last ones may reach past its end by less than
+        that.
+    """
+    assert height > 0, height
+    assert width > 0, width
+    into = (preprocessing.height, preprocessing.width)
+    whole = Box(top=0, left=0, height=height, width=width)
+    if preprocessing.resize == "stretch":
+        target = Box(top=0, left=0, height=into[0], width=into[1])
+        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
+    if preprocessing.resize == "letterbox":
+        target = _centred(height, width, *into)
+        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
+    preprocessing = tiles_for(height, width, preprocessing)
+    into = (preprocessing.height, preprocessing.width)
+    full = Box(top=0, left=0, height=into[0], width=into[1])
+    tile = _tile(preprocessing)
+    return tuple(
+        Placement(
+            source=Box(top=top, left=left, height=tile[0], width=tile[1]),
+            target=full,
+            height=into[0],
+            width=into[1],
+        )
+        for top in _starts(height, tile[0], preprocessing.overlap, _stride(tile[0], into[0]))
+        for left in _starts(width, tile[1], preprocessing.overlap, _stride(tile[1], into[1]))
+    )
+
+
+def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:
+    """Size and overlap of the tiles that an image of this size is cut into.
+
+    With a `largest_tile` a side that fits is one tile, of the next multiple of the networks'
+    coarsest stride, and never smaller than the tiles of training; a longer one is cut into tiles of
+    that length that share what networks look at.
+
+    Returns:
+        The same without a `largest_tile`.
+
+    >>> large = Preprocessing(height=256, width=256, resize="tile", largest_tile=1024)
+    >>> one = tiles_for(700, 100, large)
+    >>> one.height, one.width
+    (704, 256)
+    >>> tiles_for(5000, 700, large).overlap
+    0.3125
+    """
+    largest = preprocessing.largest_tile
+    if largest == 0 or preprocessing.resize != "tile":
+        return preprocessing
+    tall, wide = (math.ceil(side * preprocessing.scale) for side in (height, width))
+    shared = _SHARED / largest if max(tall, wide) > largest else 0.0
+    return replace(
+        preprocessing,
+        height=_side(tall, preprocessing.height, largest),
+        width=_side(wide, preprocessing.width, largest),
+        overlap=max(preprocessing.overlap, min(0.5, shared)),
+        largest_tile=0,
+    )
+
+
+def _side(length: int, least: int, largest: int) -> int:
+    """Length of the tiles along a side of `length` pixels."""
+    return max(least, min(largest, -(-length // _STRIDE) * _STRIDE))
+
+
+def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width, in pixels of the image, of what becomes one input."""
+    into = (preprocessing.height, preprocessing.width)
+    if preprocessing.scale == 1.0:
+        return into
+    return (
+        max(1, round(into[0] / preprocessing.scale)),
+        max(1, round(into[1] / preprocessing.scale)),
+    )
+
+
+def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
+    """The size of a whole image at the scale of its tiles, at least one pixel.
+
+    A tile's region is a whole number of pixels, so that the factor is `scale` up to that rounding;
+    this function uses the very factor of the tiles.
+    """
+    tile = _tile(preprocessing)
+    return (
+        max(1, round(height * preprocessing.height / tile[0])),
+        max(1, round(width * preprocessing.width / tile[1])),
+    )
+
+
+def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
+    """The largest box of the image's aspect in the middle of the input, at least one pixel."""
+    scale = min(into_height / height, into_width / width)
+    target_height = min(into_height, max(1, round(height * scale)))
+    target_width = min(into_width, max(1, round(width * scale)))
+    return Box(
+        top=(into_height - target_height) // 2,
+        left=(into_width - target_width) // 2,
+        height=target_height,
+        width=target_width,
+    )
+
+
+def _stride(tile: int, into: int) -> int:
+    """Pixels of the image that become `_STRIDE` pixels of the input; 1 where they aren't whole.
+
+    >>> _stride(256, 256), _stride(512, 256), _stride(100, 256)
+    (32, 64, 1)
+    """
+    return 1 if _STRIDE * tile % into else max(1, _STRIDE * tile // into)
+
+
+def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int]:
+    """Where tiles begin along one axis: evenly spread, overlapping by at least the share asked.
+
+    >>> _starts(100, 40, 0.25)
+    [0, 30, 60]
+    >>> _starts(300, 128, 0.25, 32)
+    [0, 96, 192]
+    >>> _starts(30, 40, 0.25)
+    [-5]
+    """
+    if length <= tile:
+        return [-((tile - length) // 2)]
+    step = max(1, math.floor(tile * (1 - overlap)))
+    while stride > 1 and step // stride * stride < 0.75 * step:
+        stride = 1 if stride % 2 else stride // 2  # a whole one would cost too many tiles
+    step = step // stride * stride
+    last = math.ceil((length - tile) / stride)
+    num = math.ceil(last * stride / step)
+    return [stride * round(index * last / num) for index in range(num + 1)]
+
+
+def place(
+    image_HWC: Num[np.ndarray, "H W C"], placement: Placement
+) -> Num[np.ndarray, "height width C"]:
+    """Make one model input of an image: cut out, resize, put in the middle of zeros.
+
+    Args:
+        image_HWC: the whole image, uint8, uint16 or float32.
+        placement: one of its placements; past the image's edge it is mirrored.
+
+    Returns:
+        An input of the placement's height and width, of the image's type.
+    """
+    source, target = placement.source, placement.target
+    region_HWC = cut(image_HWC, source)
+    fitted_HWC = resize_image(region_HWC, target.height, target.width)
+    if (target.height, target.width) == (placement.height, placement.width):
+        return fitted_HWC
+    out_HWC = np.zeros((placement.height, placement.width, image_HWC.shape[2]), image_HWC.dtype)
+    out_HWC[_slices(target)] = fitted_HWC
+    return out_HWC
+
+
+def place_mask(
+    mask_HW: Bool[np.ndarray, "H W"], placement: Placement
+) -> Bool[np.ndarray, "height width"]:
+    """Put a mask where `place` puts its image: nearest pixel, and False outside the image.
+
+    Padding and what lies past the image's edge (where `place` mirrors) are both False, so that
+    the placed mask of valid pixels never counts a pixel that doesn't exist.
+    """
+    source, target = placement.source, placement.target
+    height, width = mask_HW.shape
+    rows = _nearest(source.height, target.height) + source.top
+    columns = _nearest(source.width, target.width) + source.left
+    inside_rows = (rows >= 0) & (rows < height)
+    inside_columns = (columns >= 0) & (columns < width)
+    fitted_HW = mask_HW[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
+    out_HW = np.zeros((placement.height, placement.width), np.bool_)
+    out_HW[_slices(target)] = fitted_HW & inside_rows[:, None] & inside_columns
+    return out_HW
+
+
+def restore(
+    map_HW: Float32[np.ndarray, "height width"], placement: Placement
+) -> Float32[np.ndarray, "source_height source_width"]:
+    """Bring a model's answer back to the size of the placement's source.
+
+    Args:
+        map_HW: one float per pixel of the model's input; padding is cut off.
+        placement: how that input was made.
+
+    Returns:
+        Bilinear values (antialiased where the source is smaller) at the source's size.
+    """
+    assert map_HW.shape == (placement.height, placement.width), map_HW.shape
+    inner_HW1 = map_HW[_slices(placement.target)][:, :, None]
+    source = placement.source
+    return resize_image(inner_HW1.astype(np.float32, copy=False), source.height, source.width)[
+        :, :, 0
+    ]
+
+
+def blend(
+    maps: Iterable[Float32[np.ndarray, "height width"]],
+    placements: Sequence[Placement],
+    height: int,
+    width: int,
+) -> Float32[np.ndarray, "H W"]:
+    """Join the answers to all inputs of one image into one map at the image's size.
+
+    Args:
+        maps: the model's answers **at the input's size**, one a placement (this function restores
+            them); an iterator is fine, so that they need not be in memory together.
+        placements: the placements, in the same order.
+        height: rows of the image.
+        width: columns of the image.
+
+    Returns:
+        Each pixel from the tile in which it lies deepest (`tile_weights`); with one placement, its
+        restored map unchanged.
+    """
+    if len(placements) == 1:
+        (only,) = maps
+        return np.ascontiguousarray(
+            _inside(restore(only, placements[0]), placements[0].source, height, width)[0]
+        )
+    tall, wide = placements[0].source.height, placements[0].source.width
+    tops, lefts = ({one.source.top for one in placements}, {one.source.left for one in placements})
+    rows, columns = tile_weights(tops, tall), tile_weights(lefts, wide)
+    total_HW = np.zeros((height, width), np.float32)
+    for map_HW, placement in zip(maps, placements, strict=True):
+        source = placement.source
+        window_HW = rows[source.top][:, None] * columns[source.left]
+        part_HW, where = _inside(restore(map_HW, placement) * window_HW, source, height, width)
+        total_HW[where] += part_HW
+    return total_HW
+
+
+def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarray, " tile"]]:
+    """How much each tile's pixels count along one axis; at every pixel they add up to 1.
+
+    Halfway between the rims of two neighbours one passes into the other over half their overlap,
+    `_FADE` pixels at most (a raised cosine): so there is no step, and no pixel comes from nearer to
+    the rim of a tile than a quarter of the overlap, except at the image's own edges.
+
+    Args:
+        starts: where the tiles begin.
+        tile: length of each of them.
+
+    >>> [(weight * 100).round().astype(int).tolist() for weight in tile_weights([0, 2], 6).values()]
+    [[100, 100, 100, 85, 15, 0], [0, 15, 85, 100, 100, 100]]
+    """
+    order = sorted(starts)
+    shared = [first + tile - second for first, second in pairwise(order)]
+    fade = min([_FADE, *(one // 2 for one in shared)])
+    weights = {}
+    for index, start in enumerate(order):
+        centres = np.arange(start, start + tile) + 0.5
+        entered, left = np.ones(tile), np.zeros(tile)
+        if index > 0:
+            entered = _risen(centres, (order[index - 1] + tile + start) / 2, fade)
+        if index + 1 < len(order):
+            left = _risen(centres, (start + tile + order[index + 1]) / 2, fade)
+        weights[start] = (entered - left).astype(np.float32)
+    return weights
+
+
+def _risen(
+    centres: Float64[np.ndarray, " n"], middle: float, fade: int
+) -> Float64[np.ndarray, " n"]:
+    """From 0 before `middle` to 1 behind it, over `fade` pixels."""
+    share = np.clip((centres - middle) / max(fade, 1e-9) + 0.5, 0.0, 1.0)
+    return np.asarray(np.sin(share * (np.pi / 2)) ** 2)
+
+
+def _inside(
+    region_HW: Float32[np.ndarray, "h w"], source: Box, height: int, width: int
+) -> tuple[Float32[np.ndarray, "h2 w2"], tuple[slice, slice]]:
+    """The part of a region that lies in the image, and where in the image it is."""
+    top, left = max(source.top, 0), max(source.left, 0)
+    bottom = min(source.top + source.height, height)
+    right = min(source.left + source.width, width)
+    part_HW = region_HW[
+        top - source.top : bottom - source.top, left - source.left : right - source.left
+    ]
+    return part_HW, (slice(top, bottom), slice(left, right))
+
+
+def resize_image(
+    image_HWC: Num[np.ndarray, "H W C"],
+    height: int,
+    width: int,
+    *,
+    rows: tuple[float, float] | None = None,
+) -> Num[np.ndarray, "height width C"]:
+    """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
+
+    Args:
+        image_HWC: uint8, uint16 or float32, any number of channels.
+        height: new rows.
+        width: new columns.
+        rows: where, in rows of the image, the new ones begin and end; all of it if left out. The
+            rows beyond are still averaged in, so that a large image resized in pieces comes out
+            like the whole.
+    """
+    assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
+    tall, wide, channels = image_HWC.shape
+    if rows is None and (tall, wide) == (height, width):
+        return image_HWC.copy()
+    box = None if rows is None else (0.0, rows[0], float(wide), rows[1])
+    if (
+        channels == 3
+        and image_HWC.dtype == np.uint8
+        and image_HWC.shape[0] * image_HWC.shape[1] <= _RGB_PIXELS
+    ):
+        whole = Image.fromarray(np.ascontiguousarray(image_HWC))
+        return np.array(whole.resize((width, height), _BILINEAR, box))
+    out_HWC = np.empty((height, width, channels), image_HWC.dtype)
+    for channel in range(channels):
+        out_HWC[:, :, channel] = _resize_plane(image_HWC[:, :, channel], height, width, box)
+    return out_HWC
+
+
+def _resize_plane(
+    plane_HW: Num[np.ndarray, "H W"],
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None,
+) -> Num[np.ndarray, "height width"]:
+    if plane_HW.dtype == np.uint8:
+        plane = Image.fromarray(np.ascontiguousarray(plane_HW))
+        return np.asarray(plane.resize((width, height), _BILINEAR, box))
+    # Pillow's 16-bit modes lack a proper bilinear filter, so those go through floats, which hold
+    # every uint16 exactly.
+    plane = Image.fromarray(np.ascontiguousarray(plane_HW, dtype=np.float32))
+    resized_HW = np.asarray(plane.resize((width, height), _BILINEAR, box))
+    if plane_HW.dtype == np.uint16:
+        return np.asarray(np.rint(resized_HW))
+    return resized_HW
+
+
+def resize_mask(
+    mask_HW: Num[np.ndarray, "H W"] | Bool[np.ndarray, "H W"], height: int, width: int
+) -> Num[np.ndarray, "height width"] | Bool[np.ndarray, "height width"]:
+    """Resize a mask or a map of labels by taking the nearest pixel; no value is ever made up."""
+    rows, columns = _nearest(mask_HW.shape[0], height), _nearest(mask_HW.shape[1], width)
+    return np.asarray(mask_HW[rows[:, None], columns])
+
+
+def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
+    """Which old pixel holds the centre of each new one; whole numbers, so nothing is off by one.
+
+    >>> _nearest(4, 2).tolist(), _nearest(2, 4).tolist()
+    ([1, 3], [0, 0, 1, 1])
+    """
+    centres = (2 * np.arange(new_length, dtype=np.int64) + 1) * length
+    return np.asarray(centres // (2 * new_length))
+
+
+def cut(image_HWC: Num[np.ndarray, "H W *C"], source: Box) -> Num[np.ndarray, "h w *C"]:
+    """The source's pixels, mirrored past the edges (the edge pixel itself comes twice).
+
+    Args:
+        image_HWC: an image, or a map without the axis of channels.
+        source: a region, which may lie partly or wholly outside.
+
+    Returns:
+        A view where the region lies inside, else a copy.
+    """
+    height, width = image_HWC.shape[:2]
+    bottom, right = source.top + source.height, source.left + source.width
+    if source.top >= 0 and source.left >= 0 and bottom <= height and right <= width:
+        return image_HWC[_slices(source)]
+    rows = _mirrored(source.top, source.height, height)
+    columns = _mirrored(source.left, source.width, width)
+    return np.asarray(image_HWC[rows[:, None], columns])
+
+
+def _mirrored(start: int, count: int, length: int) -> Num[np.ndarray, " count"]:
+    """Indices start..start+count folded into 0..length-1, as numpy's symmetric padding does.
+
+    >>> _mirrored(-2, 7, 3).tolist(), _mirrored(-1, 3, 1).tolist()
+    ([1, 0, 0, 1, 2, 2, 1], [0, 0, 0])
+    """
+    folded = np.arange(start, start + count, dtype=np.int64) % (2 * length)
+    return np.asarray(np.minimum(folded, 2 * length - 1 - folded))
+
+
+def _slices(box: Box) -> tuple[slice, slice]:
+    return (slice(box.top, box.top + box.height), slice(box.left, box.left + box.width))

@@ -1,0 +1,202 @@
+"""Random motion of a batch: images and their targets move alike, in one resampling or none."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch.nn import functional
+
+from binseg.transforms.presets import Preset
+from binseg.transforms.random_numbers import Draw
+
+__all__ = ["move"]
+
+ASPECTS = (3 / 4, 4 / 3)
+"""Of a random crop, as in torchvision's RandomResizedCrop."""
+ELASTIC_KNOTS = 5
+"""Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
+the most a recipe may ask for, nothing folds."""
+
+
+class _Mirror(NamedTuple):
+    """How an image is mirrored, then turned: one of the eight ways to lay down a square."""
+
+    right: bool
+    down: bool
+    quarters: int
+
+
+def move(
+    preset: Preset,
+    images_BCHW: torch.Tensor,
+    targets_BHW: torch.Tensor,
+    draw: Draw,
+    shape: tuple[int, int],
+) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
+    """Rotate, scale, shift, crop, deform, mirror and turn.
+
+    Images to which only mirrors and quarter turns happen keep their pixels to the bit.
+
+    Args:
+        preset: how much.
+        images_BCHW: bytes, or floats in [0, 1].
+        targets_BHW: bytes.
+        draw: the random numbers.
+        shape: height and width of the result, which lies in the middle of the images; what is
+            around it is real surroundings, beyond which images are mirrored.
+
+    Returns:
+        Images in [0, 1] and targets, both new.
+    """
+    (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
+    chosen = draw.happens(preset.affine)
+    theta = _affine(preset, draw, aspect=shape[1] / shape[0])
+    if preset.crop_area is not None:
+        theta = theta @ _crop(preset.crop_area, draw, aspect=shape[1] / shape[0])
+        chosen = torch.ones_like(chosen)
+    knots = _knots(preset, draw)
+    mirrors = _mirrors(preset, draw, is_square=shape[0] == shape[1])
+    images = torch.empty((num, channels, *shape), dtype=torch.float32, device=device)
+    targets = torch.empty((num, *shape), dtype=torch.uint8, device=device)
+    for mirror in sorted({m for m, warped in zip(mirrors, chosen, strict=True) if not warped}):
+        same = [i for i, m in enumerate(mirrors) if m == mirror and not chosen[i]]
+        rows = torch.tensor(same, device=device)
+        some, labels = (
+            _mirrored(_middle(pixels, shape).index_select(0, rows), mirror)
+            for pixels in (images_BCHW, targets_BHW)
+        )
+        images.index_copy_(0, rows, _unit(some.to(torch.float32), images_BCHW.dtype))
+        targets.index_copy_(0, rows, labels)
+    if bool(chosen.any()):
+        turns = torch.stack([_matrix(mirror) for mirror in mirrors])
+        grid = _grid((theta @ turns)[chosen].to(device), *shape)
+        if knots is not None:
+            grid += _bent(knots[chosen].to(device), *shape)
+        height, width = images_BCHW.shape[-2:]
+        grid *= grid.new_tensor([shape[1] / width, shape[0] / height])
+        rows = chosen.nonzero()[:, 0].to(device)
+        moved = functional.grid_sample(
+            _floats(images_BCHW, rows),
+            grid,
+            mode="bilinear",
+            padding_mode="reflection",
+            align_corners=False,
+        )
+        relabelled = functional.grid_sample(
+            _floats(targets_BHW[:, None], rows),
+            grid,
+            mode="nearest",
+            padding_mode="reflection",
+            align_corners=False,
+        )
+        images.index_copy_(0, rows, _unit(moved, images_BCHW.dtype))
+        targets.index_copy_(0, rows, relabelled[:, 0].to(torch.uint8))
+    return images, targets
+
+
+def _floats(pixels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Some of the images as floats, rows last in memory."""
+    some = pixels.index_select(0, rows)
+    return some.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
+
+
+def _unit(moved: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What came of bytes, in [0, 1]; divided last, since fewer pixels are left."""
+    return moved.div_(255.0) if dtype == torch.uint8 else moved
+
+
+def _middle(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The part of this size in the middle of the last two axes."""
+    height, width = shape
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    return pixels[..., top : top + height, left : left + width]
+
+
+def _mirrors(preset: Preset, draw: Draw, *, is_square: bool) -> list[_Mirror]:
+    """Draw flips and quarter turns; images that aren't square turn by 0 or 180 degrees."""
+    right, down = draw.happens(preset.flip), draw.happens(preset.flip_vertical)
+    turned = draw.happens(preset.quarter_turn)
+    quarters = torch.where(turned, draw.uniform(0.0, 4.0).long(), 0)
+    if not is_square:
+        quarters = quarters // 2 * 2
+    return [
+        _Mirror(*one) for one in zip(right.tolist(), down.tolist(), quarters.tolist(), strict=True)
+    ]
+
+
+def _mirrored(pixels: torch.Tensor, mirror: _Mirror) -> torch.Tensor:
+    axes = [axis for axis, flipped in ((-1, mirror.right), (-2, mirror.down)) if flipped]
+    pixels = pixels.flip(axes) if axes else pixels
+    return torch.rot90(pixels, mirror.quarters, (-2, -1)) if mirror.quarters else pixels
+
+
+def _matrix(mirror: _Mirror) -> torch.Tensor:
+    """The same as a map (3, 3) from output to input, in [-1, 1]."""
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    flip = torch.diag(
+        torch.tensor([-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0])
+    )
+    matrix: torch.Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
+    return matrix
+
+
+def _affine(preset: Preset, draw: Draw, *, aspect: float) -> torch.Tensor:
+    """Draw rotation, scale and shift as maps (B, 3, 3) from output to input, in [-1, 1]."""
+    angle = torch.deg2rad(draw.uniform(-preset.rotate, preset.rotate))
+    zoom = draw.uniform(*preset.scale)
+    shift_x, shift_y = (draw.uniform(-2 * preset.shift, 2 * preset.shift) for _ in "xy")
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = [cos, -sin / aspect, shift_x, sin * aspect, cos, shift_y, zero, zero, one]
+    return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+def _crop(area: tuple[float, float], draw: Draw, *, aspect: float) -> torch.Tensor:
+    """Draw crops as maps (B, 3, 3) from the whole output to a part of the input."""
+    share = draw.uniform(*area)
+    shape = torch.exp(draw.uniform(*(math.log(a) for a in ASPECTS))) / aspect
+    across = torch.sqrt(share * shape).clamp(max=1.0)
+    down = torch.sqrt(share / shape).clamp(max=1.0)
+    right = (1 - across) * draw.uniform(-1.0, 1.0)
+    below = (1 - down) * draw.uniform(-1.0, 1.0)
+    zero, one = torch.zeros_like(share), torch.ones_like(share)
+    rows = [across, zero, right, zero, down, below, zero, zero, one]
+    return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Where each output pixel is found (n, height, width, 2); torch's `affine_grid`, but faster.
+
+    torch multiplies a 3-vector a pixel; here each row is the one before, moved.
+    """
+    x = (torch.arange(width, device=theta.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=theta.device) * 2 + 1) / height - 1
+    grid = torch.empty((len(theta), height, width, 2), device=theta.device)
+    for axis in (0, 1):
+        of_row = theta[:, axis, 1:2] * y + theta[:, axis, 2:3]
+        of_column = theta[:, axis, 0:1] * x
+        torch.add(of_row[:, :, None], of_column[:, None, :], out=grid[..., axis])
+    return grid
+
+
+def _knots(preset: Preset, draw: Draw) -> torch.Tensor | None:
+    """Draw how far the knots of a deformation move (B, 2, K, K), in [-1, 1] across the image."""
+    if preset.elastic == 0:
+        return None
+    knots = draw.field(2, ELASTIC_KNOTS, ELASTIC_KNOTS, low=-1.0, high=1.0)
+    amount = draw.uniform(0.0, 2 * preset.elastic)
+    return knots * amount[:, None, None, None]
+
+
+def _bent(knots: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Displacements (n, height, width, 2) between the knots, by raised cosines along each axis."""
+    down, across = (_weights(length, knots.device) for length in (height, width))
+    return (down @ knots @ across.T).permute(0, 2, 3, 1)
+
+
+def _weights(length: int, device: torch.device) -> torch.Tensor:
+    """How much of each knot a pixel takes (length, K); the shares of a pixel add up to 1."""
+    places = torch.linspace(0, ELASTIC_KNOTS - 1, length, device=device)
+    away = (places[:, None] - torch.arange(ELASTIC_KNOTS, device=device)).abs().clamp(max=1.0)
+    return (torch.cos(math.pi * away) + 1) / 2

@@ -1,0 +1,349 @@
+"""The one place where an image becomes model inputs, in training and in prediction alike.
+
+    image, any type and size -> channels and range -> placed -> uint8 input -> normalised float32
+
+The uint8 inputs are what the cache stores and what prediction computes: the same to the bit.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num, Shaped, UInt8
+
+from binseg.errors import ImageError
+from binseg.transforms.geometry import cut, place_mask, plan, resize_image, scaled_size
+from binseg.types import Placement, Preprocessing
+
+__all__ = [
+    "known_range",
+    "normalise",
+    "percentile_range",
+    "percentile_step",
+    "prepare",
+    "prepare_batches",
+    "prepare_image",
+    "prepare_region",
+    "prepare_truth",
+    "to_unit",
+]
+
+_LUMA = (0.299, 0.587, 0.114)
+"""ITU-R BT.601 weights of red, green and blue."""
+_PERCENTILES = (0.5, 99.5)
+_PERCENTILE_VALUES = 1 << 22
+"""Percentiles of larger images are taken from evenly spaced pixels, about this many values."""
+
+
+def to_unit(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
+) -> Float32[np.ndarray, "H W channels"]:
+    """Bring an image to the model's channels and to [0, 1], at its own size.
+
+    A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
+    any other number of channels must match. `intensity` says what becomes 0 and 1.
+
+    Args:
+        image_HWC: uint8, uint16 or float32 (bool and float64 are taken too); other shapes and
+            types are refused.
+        preprocessing: the model's channels and intensity.
+        name: what error messages call the image.
+
+    Raises:
+        ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
+    """
+    original_HWC = _accept(image_HWC, preprocessing, name)
+    low, high = _range(original_HWC, preprocessing, name)
+    return _to_range(_fit_channels(original_HWC, preprocessing.channels), low, high)
+
+
+def prepare(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
+) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
+    """Make all model inputs of an image, and say where each came from.
+
+    Args:
+        image_HWC: an image as `to_unit` takes it.
+        preprocessing: everything that decides the result.
+        name: what error messages call the image.
+
+    Returns:
+        The inputs as uint8 (0..255 stands for 0..1; padding is 0) and their placements.
+
+    Raises:
+        ImageError: as `to_unit`.
+    """
+    original_HWC = _accept(image_HWC, preprocessing, name)
+    low, high = _range(original_HWC, preprocessing, name)
+    placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
+    return _inputs(original_HWC, preprocessing.channels, low, high, placements), placements
+
+
+def prepare_batches(
+    image_HWC: Shaped[np.ndarray, "..."],
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    name: str = "the image",
+) -> Iterator[tuple[UInt8[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
+    """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory.
+
+    Raises:
+        ImageError: as `to_unit`, when the first batch is asked for.
+    """
+    original_HWC = _accept(image_HWC, preprocessing, name)
+    low, high = _range(original_HWC, preprocessing, name)
+    placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
+    for start in range(0, len(placements), batch_size):
+        some = placements[start : start + batch_size]
+        yield _inputs(original_HWC, preprocessing.channels, low, high, some), some
+
+
+def prepare_image(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
+) -> UInt8[np.ndarray, "H2 W2 channels"]:
+    """Make the whole image from which patches are cut in training (resize: tile).
+
+    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole
+    image is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
+    elsewhere.
+
+    Args:
+        image_HWC: an image as `to_unit` takes it.
+        preprocessing: channels, intensity and scale.
+        name: what error messages call the image.
+
+    Raises:
+        ImageError: as `to_unit`.
+    """
+    original_HWC = _accept(image_HWC, preprocessing, name)
+    low, high = _range(original_HWC, preprocessing, name)
+    size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
+    return _resized(original_HWC, preprocessing.channels, (low, high), size)
+
+
+def prepare_region(
+    region_HWC: Shaped[np.ndarray, "h w C"],
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    *,
+    values: tuple[float, float],
+    rows: tuple[float, float] | None = None,
+    name: str = "the image",
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Make an input, or some rows of one, of a region of an image that is too large to be read.
+
+    Args:
+        region_HWC: the pixels of a placement's source, mirrored past the image's edges; or the
+            rows around those that are asked for.
+        size: height and width of the result, those of the placement's target.
+        preprocessing: channels and intensity.
+        values: what becomes 0 and 1 (`known_range`, `percentile_range`).
+        rows: where, in rows of the region, the result begins and ends; all of it if left out.
+        name: what error messages call the image.
+
+    Raises:
+        ImageError: as `to_unit`.
+    """
+    accepted_HWC = _accept(region_HWC, preprocessing, name)
+    if preprocessing.intensity == "dtype":
+        _range(accepted_HWC, preprocessing, name)  # refuses floats beyond [0, 1]
+    return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
+
+
+def known_range(dtype: str, preprocessing: Preprocessing) -> tuple[float, float] | None:
+    """Which values become 0 and 1, by the type of the pixels; None where the pixels decide."""
+    if preprocessing.intensity == "percentile":
+        return None
+    return (0.0, 1.0) if dtype == "float32" else (0.0, float(np.iinfo(dtype).max))
+
+
+def percentile_step(num_values: int) -> int:
+    """Of an image of so many values, every how many rows and columns percentiles look at."""
+    return int(np.ceil(np.sqrt(max(1.0, num_values / _PERCENTILE_VALUES))))
+
+
+def percentile_range(
+    sample: Num[np.ndarray, "..."], extremes: tuple[float, float]
+) -> tuple[float, float]:
+    """Which values become 0 and 1 under `intensity: percentile`.
+
+    Args:
+        sample: the image's values, every `percentile_step` rows and columns.
+        extremes: the least and the largest value of the whole image.
+    """
+    low, high = np.percentile(sample, _PERCENTILES)
+    # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
+    return (float(low), float(high)) if low < high else extremes
+
+
+def prepare_truth(
+    mask_HW: Bool[np.ndarray, "H W"],
+    valid_HW: Bool[np.ndarray, "H W"],
+    placements: Sequence[Placement],
+) -> UInt8[np.ndarray, "N height width"]:
+    """Make the targets that belong to the inputs of `prepare`.
+
+    Returns:
+        0 background, 1 foreground, 2 ignored: not valid, padding, or past the image's edge.
+    """
+    assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
+    return np.stack(
+        [
+            np.where(
+                place_mask(valid_HW, placement),
+                place_mask(mask_HW, placement).astype(np.uint8),
+                np.uint8(2),
+            )
+            for placement in placements
+        ]
+    )
+
+
+def normalise(
+    inputs_NHWC: UInt8[np.ndarray, "N H W C"], preprocessing: Preprocessing
+) -> Float32[np.ndarray, "N C H W"]:
+    """Turn uint8 inputs into what a network computes on: (x / 255 - mean) / std, channels first."""
+    assert inputs_NHWC.dtype == np.uint8, inputs_NHWC.dtype
+    mean_C11 = np.asarray(preprocessing.mean, np.float64)[:, None, None]
+    std_C11 = np.asarray(preprocessing.std, np.float64)[:, None, None]
+    num, height, width, channels = inputs_NHWC.shape
+    out_NCHW = np.empty((num, channels, height, width), np.float32)
+    np.multiply(
+        inputs_NHWC.transpose(0, 3, 1, 2), (1 / (255 * std_C11)).astype(np.float32), out=out_NCHW
+    )
+    out_NCHW -= (mean_C11 / std_C11).astype(np.float32)
+    return out_NCHW
+
+
+def _accept(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
+) -> Num[np.ndarray, "H W C"]:
+    """Refuse what can't become an input; give the rest as uint8, uint16 or float32."""
+    if image_HWC.ndim != 3 or 0 in image_HWC.shape:
+        raise ImageError(
+            f"{name}: an array of shape {image_HWC.shape}; give height x width x channels, "
+            "none of them 0"
+        )
+    have, want = image_HWC.shape[2], preprocessing.channels
+    if have != want and (have, want) not in {(1, 3), (3, 1)}:
+        raise ImageError(
+            f"{name}: {have} channels, but the model takes {want} (input.channels); grey fits 3 "
+            "and colour fits 1, any other number must be equal"
+        )
+    if image_HWC.dtype == np.bool_:
+        return image_HWC.astype(np.uint8) * np.uint8(255)
+    if image_HWC.dtype in (np.uint8, np.uint16, np.float32):
+        original_HWC = image_HWC
+    elif image_HWC.dtype.kind == "f":
+        original_HWC = image_HWC.astype(np.float32)
+    else:
+        raise ImageError(
+            f"{name}: pixels of type {image_HWC.dtype}; give uint8, uint16 or floats in [0, 1]"
+        )
+    if original_HWC.dtype == np.float32 and not np.isfinite(original_HWC).all():
+        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
+    return original_HWC
+
+
+def _range(
+    original_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, name: str
+) -> tuple[float, float]:
+    """Which values become 0 and 1."""
+    if preprocessing.intensity == "percentile":
+        every = percentile_step(original_HWC.size)
+        extremes = float(original_HWC.min()), float(original_HWC.max())
+        return percentile_range(original_HWC[::every, ::every], extremes)
+    if original_HWC.dtype != np.float32:
+        return 0.0, float(np.iinfo(original_HWC.dtype).max)
+    low, high = float(original_HWC.min()), float(original_HWC.max())
+    if low < -1e-6 or high > 1 + 1e-6:
+        raise ImageError(
+            f"{name}: float pixels from {low:g} to {high:g}; scale them to 0..1, or train with "
+            "input.intensity: percentile"
+        )
+    return 0.0, 1.0
+
+
+def _to_range(
+    values_HWC: Num[np.ndarray, "H W C"], low: float, high: float
+) -> Float32[np.ndarray, "H W C"]:
+    """Stretch low..high to 0..1 and clip; a constant image becomes 0."""
+    if high <= low:
+        return np.zeros(values_HWC.shape, np.float32)
+    unit_HWC = values_HWC.astype(np.float32)
+    unit_HWC -= np.float32(low)
+    unit_HWC /= np.float32(high - low)
+    return np.clip(unit_HWC, 0.0, 1.0, out=unit_HWC)
+
+
+def _fit_channels(
+    original_HWC: Num[np.ndarray, "H W C"], channels: int
+) -> Num[np.ndarray, "H W channels"]:
+    """Repeat grey or average colour; luma is float32, anything else keeps its type."""
+    have = original_HWC.shape[2]
+    if have == channels:
+        return original_HWC
+    if have == 1:
+        return np.repeat(original_HWC, channels, axis=2)
+    assert (have, channels) == (3, 1)
+    luma_HW1 = np.zeros((*original_HWC.shape[:2], 1), np.float32)
+    for channel, weight in enumerate(_LUMA):
+        luma_HW1[:, :, 0] += original_HWC[:, :, channel] * np.float32(weight)
+    return luma_HW1
+
+
+def _inputs(
+    original_HWC: Num[np.ndarray, "H W C"],
+    channels: int,
+    low: float,
+    high: float,
+    placements: Sequence[Placement],
+) -> UInt8[np.ndarray, "N height width channels"]:
+    return np.stack([_input(original_HWC, channels, low, high, one) for one in placements])
+
+
+def _input(
+    original_HWC: Num[np.ndarray, "H W C"],
+    channels: int,
+    low: float,
+    high: float,
+    placement: Placement,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """One uint8 input: its region, brought to its size, in the middle of zeros."""
+    target = placement.target
+    region_HWC = cut(original_HWC, placement.source)
+    fitted_HWC = _resized(region_HWC, channels, (low, high), (target.height, target.width))
+    if (target.height, target.width) == (placement.height, placement.width):
+        return fitted_HWC
+    out_HWC = np.zeros((placement.height, placement.width, channels), np.uint8)
+    rows = slice(target.top, target.top + target.height)
+    out_HWC[rows, target.left : target.left + target.width] = fitted_HWC
+    return out_HWC
+
+
+def _resized(
+    region_HWC: Num[np.ndarray, "h w C"],
+    channels: int,
+    bounds: tuple[float, float],
+    size: tuple[int, int],
+    rows: tuple[float, float] | None = None,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """A region as uint8 at a new size: 8-bit images by whole numbers, the rest by floats."""
+    if region_HWC.dtype == np.uint8 and bounds == (0.0, 255.0):
+        # The usual case. Placing, stretching and mixing channels are all linear, so their order
+        # changes rounding only, and few pixels are mixed after a resize.
+        placed_HWC = _fit_channels(resize_image(region_HWC, *size, rows=rows), channels)
+        return np.rint(placed_HWC).astype(np.uint8) if placed_HWC.dtype != np.uint8 else placed_HWC
+    if rows is None and region_HWC.shape[:2] == size:
+        return _rounded(_to_range(_fit_channels(region_HWC, channels), *bounds))
+    # One channel at a time, so that only one of a whole image is in memory as floats.
+    planes = []
+    for channel in range(min(channels, region_HWC.shape[2])):
+        one_HWC = region_HWC if channels == 1 else region_HWC[:, :, channel : channel + 1]
+        unit_HW1 = _to_range(_fit_channels(one_HWC, 1), *bounds)
+        planes.append(_rounded(resize_image(unit_HW1, *size, rows=rows)))
+    return _fit_channels(np.concatenate(planes, axis=2), channels)
+
+
+def _rounded(unit_HWC: Float32[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+    return np.rint(unit_HWC * np.float32(255)).astype(np.uint8)

@@ -1,0 +1,197 @@
+"""Named sets of random changes, and what a recipe makes of them."""
+
+import math
+from dataclasses import dataclass, replace
+
+from binseg.config.recipe import AugmentConfig
+
+__all__ = ["PRESETS", "Preset", "resolve_preset"]
+
+UPRIGHT_ANGLE = 20.0
+"""Largest angle of images that have an up, in degrees."""
+CHANCE = 0.5
+"""Of what a recipe asks for by its own field and the preset leaves off."""
+MAX_CONTEXT = 1.5
+"""Patches are cut at most this much larger than they are used; beyond it they are mirrored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How much of each random change; everything is off unless said."""
+
+    source: str
+    """What it reproduces, in a few words."""
+    flip: float = 0.0
+    """Probability of a left-right flip."""
+    flip_vertical: float = 0.0
+    quarter_turn: float = 0.0
+    """Probability of a turn by 0, 90, 180 or 270 degrees."""
+    affine: float = 0.0
+    """Probability of the changes from here to `elastic`."""
+    rotate: float = 0.0
+    """Largest angle in degrees, either way."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor: above 1 enlarges."""
+    shift: float = 0.0
+    """Largest shift as a share of the side."""
+    elastic: float = 0.0
+    """Largest displacement of a smooth deformation, as a share of the side."""
+    crop_area: tuple[float, float] | None = None
+    """A random crop of this share of the area (aspect 3:4 to 4:3), resized to the whole; always."""
+    jitter: float = 0.0
+    """Probability of the changes from here to `gamma`."""
+    brightness: float = 0.0
+    """Factor from 1 - this to 1 + this; likewise contrast and saturation."""
+    contrast: float = 0.0
+    saturation: float = 0.0
+    gamma: float = 0.0
+    """Exponent from 1 / (1 + this) to 1 + this."""
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise; white is 1."""
+    noisy: float = 0.0
+    """Probability of noise."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.5, 0.8)
+    """In pixels; Albumentations takes 0.8 for a kernel of 3."""
+
+    @property
+    def context(self) -> float:
+        """How much larger than the output an input must be, so that nothing need be mirrored."""
+        if self.affine == 0:
+            return 1.0
+        angle = math.radians(min(self.rotate, 45.0))
+        turned = (math.cos(angle) + math.sin(angle)) / min(1.0, self.scale[0])
+        return min(MAX_CONTEXT, turned + 2 * self.shift + 2 * self.elastic)
+
+
+PRESETS: dict[str, Preset] = {
+    "none": Preset(source="no change"),
+    "mild": Preset(
+        source="report D's, with a little scale and shift",
+        flip=0.5,
+        affine=0.3,
+        rotate=15.0,
+        scale=(0.9, 1.1),
+        shift=0.05,
+        jitter=0.5,
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+    ),
+    "medium": Preset(
+        source="mild, with more of everything, for long runs of small networks",
+        flip=0.5,
+        affine=0.7,
+        rotate=15.0,
+        scale=(0.75, 1.35),
+        shift=0.08,
+        jitter=0.8,
+        brightness=0.25,
+        contrast=0.25,
+        saturation=0.25,
+    ),
+    "strong": Preset(
+        source="medium, with deformation, exposure, noise and blur, for few images",
+        flip=0.5,
+        affine=0.8,
+        rotate=20.0,
+        scale=(0.65, 1.5),
+        shift=0.08,
+        elastic=0.02,
+        jitter=0.8,
+        brightness=0.3,
+        contrast=0.3,
+        saturation=0.3,
+        gamma=0.4,
+        noise=0.05,
+        noisy=0.25,
+        blur=0.25,
+        blur_sigma=(0.5, 1.2),
+    ),
+    "report-a": Preset(
+        source="report A: flip, rotation, jitter, random resized crop, shift",
+        flip=0.5,
+        affine=1.0,
+        rotate=20.0,
+        shift=0.1,
+        crop_area=(0.8, 1.0),
+        jitter=1.0,
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+    ),
+    "report-b": Preset(
+        source="report B: flips, quarter turns, shift-scale-rotate, brightness-contrast, blur",
+        flip=0.5,
+        flip_vertical=0.2,
+        quarter_turn=0.3,
+        affine=0.5,
+        rotate=15.0,
+        scale=(0.8, 1.2),
+        shift=0.1,
+        jitter=0.2,
+        brightness=0.2,
+        contrast=0.2,
+        blur=0.3,
+    ),
+    "report-c": Preset(source="tutorial C: none; it only scales values to [0, 1]"),
+    "report-d": Preset(
+        source="report D: flip, rotation, jitter",
+        flip=0.5,
+        affine=0.3,
+        rotate=15.0,
+        jitter=0.5,
+        brightness=0.2,
+        contrast=0.2,
+        saturation=0.2,
+    ),
+}
+
+
+def resolve_preset(config: AugmentConfig) -> Preset:
+    """Give the preset of a recipe, with what the recipe changes in it.
+
+    >>> resolve_preset(AugmentConfig(preset="none", orientation="any")).quarter_turn
+    1.0
+    """
+    preset = PRESETS[config.preset]
+    if config.orientation == "fixed":
+        preset = replace(preset, flip=0.0, flip_vertical=0.0, quarter_turn=0.0)
+    elif config.orientation == "upright":
+        angle = min(preset.rotate, UPRIGHT_ANGLE)
+        preset = replace(preset, flip=0.5, flip_vertical=0.0, quarter_turn=0.0, rotate=angle)
+    elif config.orientation == "any":
+        # With quarter turns, angles up to 45 degrees reach every direction alike.
+        preset = replace(preset, flip=0.5, flip_vertical=0.5, quarter_turn=1.0, rotate=45.0)
+    preset = _moved(preset, config)
+    preset = _shaded(preset, config)
+    strength = config.intensity
+    return replace(
+        preset,
+        brightness=min(1.0, preset.brightness * strength),
+        contrast=min(1.0, preset.contrast * strength),
+        saturation=min(1.0, preset.saturation * strength),
+        gamma=preset.gamma * strength,
+        noise=preset.noise * strength,
+    )
+
+
+def _moved(preset: Preset, config: AugmentConfig) -> Preset:
+    """Take over a recipe's own angle, factor and deformation."""
+    own = {"rotate": config.rotate, "scale": config.zoom, "elastic": config.elastic}
+    given = {name: value for name, value in own.items() if value is not None}
+    if not given:
+        return preset
+    return replace(preset, affine=preset.affine or CHANCE, **given)  # type: ignore[arg-type]
+
+
+def _shaded(preset: Preset, config: AugmentConfig) -> Preset:
+    """Take over a recipe's own gamma, noise and blur."""
+    if config.gamma is not None:
+        preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
+    if config.noise is not None:
+        preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
+    if config.blur is not None:
+        preset = replace(preset, blur=config.blur)
+    return preset

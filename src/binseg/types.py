@@ -1,0 +1,392 @@
+"""The nouns: frozen, keyword-only records that pass between the rooms. Pixels stay numpy arrays.
+
+Shape letters used in names everywhere: H, W height and width; C channels; N, B batch.
+`mask` is always bool, `probability` a float32 in [0, 1], `logits` neither.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+__all__ = [
+    "TTA",
+    "Averages",
+    "Box",
+    "Calibration",
+    "Counts",
+    "Figure",
+    "Finding",
+    "ImageScores",
+    "Intensity",
+    "Interval",
+    "ObjectCounts",
+    "Outline",
+    "Placement",
+    "Preprocessing",
+    "Record",
+    "ReliabilityBin",
+    "Report",
+    "ResizeMode",
+    "Ring",
+    "Sample",
+    "Severity",
+    "Shape",
+    "Size",
+    "Slice",
+    "Split",
+    "Sweep",
+]
+
+Split = Literal["train", "val", "test"]
+ResizeMode = Literal["stretch", "letterbox", "tile"]
+TTA = Literal["none", "horizontal", "all"]
+TTA_PASSES: Mapping[TTA, int] = MappingProxyType({"none": 1, "horizontal": 2, "all": 4})
+"""How many mirror images are predicted, and so how much longer a prediction takes."""
+"""Which mirror images of an input are predicted too and averaged: none, left-right (twice the
+time), or left-right, upside-down and both (four times)."""
+Intensity = Literal["dtype", "percentile"]
+Size = Literal["original", "model"]
+"""At which size pixels were counted: the image's own, or the model's input."""
+Severity = Literal["error", "warning", "note"]
+"""error: scores or training are wrong; warning: probably a mistake; note: worth knowing."""
+Ring = tuple[tuple[float, float], ...]
+"""A closed line of (x, y) corners in pixels of the original image; the last joins the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One annotated object: the even-odd union of its rings, so that an inner ring is a hole."""
+
+    rings: tuple[Ring, ...]
+    label: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One line of a dataset. Ids are unique; a group never spans two splits."""
+
+    id: str
+    image_path: Path
+    mask_path: Path | None = None
+    further_masks: tuple[Path, ...] = ()
+    """The rest of a mask that is drawn in several files, one for each object: what any of them
+    marks is foreground."""
+    shapes: tuple[Shape, ...] | None = None
+    """Polygons instead of a mask file; an empty tuple says that nothing is in the image."""
+    page: int | None = None
+    """The page of a multi-page file (image and mask alike), from 0."""
+    group: str | None = None
+    split: Split | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Any further columns of a manifest (breed, source); reports slice by them."""
+
+    @property
+    def mask_paths(self) -> tuple[Path, ...]:
+        """All files of the mask; none where there is no truth, or polygons are it."""
+        return () if self.mask_path is None else (self.mask_path, *self.further_masks)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files that the record is read from, the image first."""
+        return (self.image_path, *self.mask_paths)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing about a dataset that is wrong, or worth knowing, with the images it concerns."""
+
+    severity: Severity
+    code: str
+    """The kind of finding, a stable word for programs: leak, empty-mask."""
+    text: str
+    ids: tuple[str, ...] = ()
+    """Records, or names of files that became no record."""
+    files: tuple[str, ...] = ()
+    """The files, relative to the dataset's folder."""
+    advice: str = ""
+    """What to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
+
+    id: str
+    image_HWC: Num[np.ndarray, "H W C"]
+    mask_HW: Bool[np.ndarray, "H W"] | None
+    valid_HW: Bool[np.ndarray, "H W"]
+    """False where a pixel counts neither for nor against (ignore labels)."""
+
+    def __post_init__(self) -> None:
+        assert self.image_HWC.shape[:2] == self.valid_HW.shape
+        assert self.mask_HW is None or self.mask_HW.shape == self.valid_HW.shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How any image becomes a model input; it travels in the bundle, and there is no other."""
+
+    height: int = 256
+    width: int = 256
+    resize: ResizeMode = "stretch"
+    """stretch: resize to height x width; pad: keep the aspect; tile: cut tiles at `scale`."""
+    scale: float = 1.0
+    """Factor of height and width before tiles are cut (resize: tile only)."""
+    overlap: float = 0.25
+    """Share of a tile that overlaps its neighbour (resize: tile only)."""
+    largest_tile: int = 0
+    """resize: tile only; an image whose sides at `scale` are up to this long is one tile, from a
+    larger one tiles of this size are cut. 0: all tiles are height x width."""
+    channels: int = 3
+    intensity: Intensity = "dtype"
+    """dtype: divide by the largest value of the pixel type; percentile: stretch each image so
+    that its 0.5 and 99.5 percentiles become 0 and 1."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def as_trained(self) -> "Preprocessing":
+        """The same with all tiles of the size that training sees."""
+        return replace(self, largest_tile=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle of whole pixels: rows top..top+height, columns left..left+width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a region of an original image sits in one model input; geometry knows its inverse.
+
+    The pixels of `source` (in the original; for tiles it may reach past the edge, where the
+    image is mirrored) are resized to the size of `target` and put there, inside an input of
+    `height` x `width`; what is outside `target` is padding and never comes back.
+    """
+
+    source: Box
+    target: Box
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Pixels of one image (or, added up, of many) by truth and answer; ignored pixels are in none.
+
+    >>> Counts(tp=1, fp=2, fn=3, tn=4) + Counts(tp=1, fp=0, fn=0, tn=9)
+    Counts(tp=2, fp=2, fn=3, tn=13)
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            tp=self.tp + other.tp,
+            fp=self.fp + other.fp,
+            fn=self.fn + other.fn,
+            tn=self.tn + other.tn,
+        )
+
+    @property
+    def num_valid(self) -> int:
+        """All pixels that were counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A 95% interval: where a figure would mostly lie with other images of the same kind."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"[{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A number and how far it can be trusted; None where one image or group tells nothing."""
+
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """How near one image's predicted outline is to the true one (`metrics.OUTLINE_RULE`)."""
+
+    boundary_iou: float
+    boundary_f1: float
+    surface_dice: float
+    hd95: float
+    """In the report's unit, as is `assd`."""
+    assd: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectCounts:
+    """Objects of one image (or, added up, of many): connected pixels, matched above IoU 0.5."""
+
+    num_true: int
+    num_predicted: int
+    num_matched: int
+    sum_iou: float
+    """Of the matched pairs."""
+
+    def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
+        return ObjectCounts(
+            num_true=self.num_true + other.num_true,
+            num_predicted=self.num_predicted + other.num_predicted,
+            num_matched=self.num_matched + other.num_matched,
+            sum_iou=self.sum_iou + other.sum_iou,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """One image's line in a report: what was counted, and the scores that follow from it."""
+
+    id: str
+    counts: Mapping[Size, Counts]
+    scores: Mapping[Size, Mapping[str, float]]
+    columns: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    outline: Outline | None = None
+    """At original size, as are `objects` and `brier`; None where it wasn't measured."""
+    objects: ObjectCounts | None = None
+    brier: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What each threshold would score at original size: to look at, never to choose from."""
+
+    thresholds: tuple[float, ...]
+    mean_dice: tuple[float, ...]
+    """Mean over images; the next four are of pooled pixels."""
+    dice: tuple[float, ...]
+    iou: tuple[float, ...]
+    precision: tuple[float, ...]
+    recall: tuple[float, ...]
+    average_precision: float
+    """Area below precision over recall of the pooled pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """The pixels whose probability is in (low, high]: what was said, and what was so."""
+
+    low: float
+    high: float
+    num_pixels: int
+    mean_probability: float
+    """0 where there is no pixel, as is `share`."""
+    share: float
+    """Of these pixels, how many are foreground."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Do probabilities mean what they say? Over all valid pixels, at original size."""
+
+    brier: Figure
+    ece: Figure
+    """Expected calibration error: |said - so|, averaged over `bins` by their pixels."""
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """The images that share something, and how well they are segmented."""
+
+    by: str
+    """"object size", "foreground share", or a column of the data set."""
+    value: str
+    num_images: int
+    num_groups: int | None = None
+    """Of these images; None where they have none."""
+    dice: Figure
+    """Mean over these images, original size."""
+
+    @property
+    def is_small(self) -> bool:
+        """Fewer than ten images or six groups: the mean says little, its interval is too narrow."""
+        return self.num_images < 10 or (self.num_groups is not None and self.num_groups < 6)
+
+
+Averages = Mapping[str, Mapping[Size, Mapping[str, Interval | None]]]
+"""Intervals by "mean" or "pooled", then by size, then by score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How good a model is on one split: per image and pooled, with the rules that were used."""
+
+    title: str
+    bundle_id: str
+    split: str
+    threshold: float
+    border: str
+    """What became of the border class of trimaps, or "none"."""
+    images: tuple[ImageScores, ...]
+    mean: Mapping[Size, Mapping[str, float]]
+    """Average over images of each score: every image weighs the same."""
+    pooled: Mapping[Size, Mapping[str, float]]
+    """Scores of the added-up counts: every pixel weighs the same."""
+    num_empty_truth: int
+    """Images whose truth holds no foreground; the empty-mask rule decided their scores."""
+    notes: tuple[str, ...] = ()
+    """Sentences that must be read with the numbers: the empty-mask rule, what was ignored."""
+    intervals: Averages = field(default_factory=dict)
+    """95% intervals of `mean` and `pooled`; empty where none were asked for."""
+    drawn: Literal["image", "group"] = "image"
+    """What the bootstrap of all intervals draws: images, or whole groups of them."""
+    num_missed: int = 0
+    """Images with an object of which nothing was found."""
+    num_false_alarms: int = 0
+    """Images without an object in which something was found."""
+    outline: Mapping[str, Figure] = field(default_factory=dict)
+    """Means over images of boundary_iou, boundary_f1, surface_dice, hd95, assd; original size."""
+    tolerance: float = 2.0
+    """Of boundary_f1 and surface_dice, in `unit`."""
+    unit: Literal["px", "mm"] = "px"
+    spacing: tuple[float, float] | None = None
+    """Height and width of a pixel in mm, where it was given."""
+    objects: Mapping[str, Figure] = field(default_factory=dict)
+    """Of the pooled objects: precision, recall, f1, pq, sq, rq; original size."""
+    calibration: Calibration | None = None
+    sweep: Sweep | None = None
+    slices: tuple[Slice, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        names = list(self.mean["original"])
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        rows = "".join(
+            f"<tr><th>{label}, {size} size</th>"
+            + "".join(f"<td>{table[size][name]:.4f}</td>" for name in names)
+            + "</tr>"
+            for label, table in (("mean over images", self.mean), ("pooled pixels", self.pooled))
+            for size in table
+        )
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return (
+            f"<h3>{escape(self.title)}</h3><p>{len(self.images)} images, threshold "
+            f"{self.threshold:g}, border: {escape(self.border)}</p>"
+            f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{notes}</ul>"
+        )

@@ -1,0 +1,104 @@
+"""How long a run will take: figures that can be worked out by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from binseg.autoconfig import Fingerprint, Machine
+from binseg.config import Recipe, load_recipe
+from binseg.pipelines.budget import CLOSING, OPENING, expected_seconds, num_predictions
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make() -> Make:
+    def make(fit: str = "stretch", **train: object) -> Recipe:
+        sections: dict[str, dict[str, object]] = {
+            "input": {"size": 200, "resize": fit},
+            "model": {"name": "unet"},
+            "train": {"epochs": 10, "tta": "none", **train},
+        }
+        return load_recipe(sections=sections)
+
+    return make
+
+
+@pytest.fixture
+def facts(photos: Fingerprint) -> Fingerprint:
+    """A thousand images for training, and none for validation unless a test says so."""
+    return replace(photos, num_train=1000, num_val=0)
+
+
+def steps(seconds: float, facts: Fingerprint, *, read: int) -> float:
+    """What is left without opening, closing and reading so many images."""
+    own = facts.height[1] * facts.width[1] / 1e6
+    return seconds - OPENING - CLOSING - 0.04 * own * read
+
+
+def test_a_budget_is_what_it_takes(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """Whatever the epochs are."""
+    recipe = make(budget_minutes=3, epochs=1000)
+    assert expected_seconds(recipe, facts, machine) == 180
+
+
+def test_whole_images(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """Ten times 1,000 inputs of 0.04 megapixels at 1.2 seconds for one are 480 seconds."""
+    seconds = expected_seconds(make(), facts, machine)
+    assert steps(seconds, facts, read=1000) == pytest.approx(480)
+
+
+def test_smaller_sizes_cost_less(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """Half of the epochs at a quarter of the pixels."""
+    seconds = expected_seconds(make(progressive={100: 0.5}), facts, machine)
+    assert steps(seconds, facts, read=1000) == pytest.approx(480 * 0.625)
+
+
+def test_part_of_the_images_an_epoch(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """As many inputs as the recipe says."""
+    seconds = expected_seconds(make(per_epoch=250), facts, machine)
+    assert steps(seconds, facts, read=1000) == pytest.approx(120)
+
+
+def test_patches_cover_the_images(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """480x640 pixels are 7.68 patches of 200x200."""
+    seconds = expected_seconds(make("tile"), facts, machine)
+    assert steps(seconds, facts, read=1000) == pytest.approx(7.68 * 480, rel=1e-3)
+
+
+def test_validation_and_scores(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """Each epoch validates 100 inputs; the end predicts 218, and measures 100 images."""
+    judged = replace(facts, num_val=100)
+    recipe = make()
+    more = expected_seconds(recipe, judged, machine) - expected_seconds(recipe, facts, machine)
+    assert num_predictions(recipe, 100) == 218
+    validating, predicting = 0.3 * 1000 * 0.04 * 1.2, 0.52 * 218 * 0.04 * 1.2
+    own = 100 * 0.3072 * (0.12 + 0.04)
+    assert more == pytest.approx(validating + predicting + own)
+
+
+def test_each_step_has_its_own_cost(make: Make, facts: Fingerprint, machine: Machine) -> None:
+    """Ten times 63 batches of at most 16; a prediction starts in a fifth of that."""
+    recipe, judged = make(), replace(facts, num_val=100)
+    slow = replace(machine, seconds_per_step={"unet": 0.5})
+    more = expected_seconds(recipe, judged, slow) - expected_seconds(recipe, judged, machine)
+    assert more == pytest.approx(0.5 * (630 + 0.2 * 218))
+
+
+@pytest.mark.parametrize(
+    ("tta", "orientation", "num"),
+    [
+        ("none", "any", 218),
+        ("horizontal", "upright", 436),
+        ("all", "any", 872),
+        ("tune", "upright", 436 + 3 * 64),
+        ("tune", "any", 872 + 5 * 64),
+        ("tune", "fixed", 218),
+    ],
+)
+def test_mirror_images_are_counted(make: Make, tta: str, orientation: str, num: int) -> None:
+    """Tried on 64 images, and if all help, predicted for every image."""
+    recipe = make(tta=tta)
+    augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": orientation})
+    assert num_predictions(recipe.model_copy(update={"augment": augment}), 100) == num

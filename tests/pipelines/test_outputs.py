@@ -1,0 +1,183 @@
+"""Files that other programs read, and that say what made them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from binseg.errors import UsageError
+from binseg.imageio import (
+    Georeference,
+    PixelSize,
+    decode_image,
+    read_georeference,
+    read_pixel_size,
+)
+from binseg.inference import Prediction
+from binseg.inference.outputs import Answer, OutputKinds, encode_output, write_outputs
+from binseg.postprocess import NOTHING, PostProcessing
+
+EVERYTHING = OutputKinds(
+    mask="tif", overlay=True, cutout=True, probability=True, geojson=True, coco=True, table=True
+)
+PLACE = Georeference(transform=(0.5, 0.0, 600000.0, 0.0, -0.5, 5200000.0), crs="EPSG:32632")
+
+
+def answer(*, postprocessing: PostProcessing = NOTHING, **changes: object) -> Answer:
+    """Two squares, one of them small, with probability 0.9 on 0.1."""
+    probability = np.full((20, 30), 0.1, np.float32)
+    probability[2:10, 3:13] = 0.9
+    probability[15:17, 20:22] = 0.7
+    image = np.zeros((20, 30, 3), np.uint8)
+    prediction = Prediction(
+        probability_HW=probability, threshold=0.5, bundle_id="abc", postprocessing=postprocessing
+    )
+    settings: dict[str, object] = {"name": "a.jpg", **changes}
+    return Answer(prediction=prediction, image_HWC=image, **settings)  # type: ignore[arg-type]
+
+
+def test_all_kinds_are_written_under_the_names_that_are_told(tmp_path: Path) -> None:
+    """The mask comes first, and there is no other file."""
+    paths = write_outputs(answer(), stem=tmp_path / "a", kinds=EVERYTHING)
+    assert [path.name for path in paths] == [
+        "a.tif", "a_overlay.png", "a_cutout.png", "a_probability.tif", "a.geojson", "a_coco.json",
+        "a_objects.csv",
+    ]  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_every_output_says_what_made_it(tmp_path: Path) -> None:
+    """Model, threshold and post-processing travel in the files."""
+    made = answer(postprocessing=PostProcessing(min_area=5))
+    expected = {**made.facts}
+    assert expected["postprocess"] == {"min_area": 5, "fill_holes": 0, "largest_only": False}
+    write_outputs(made, stem=tmp_path / "t", kinds=EVERYTHING)
+    write_outputs(made, stem=tmp_path / "p", kinds=OutputKinds())
+    with Image.open(tmp_path / "p.png") as png:
+        assert json.loads(png.info["binseg"]) == expected
+    for name in ("t.tif", "t_probability.tif"):
+        with tifffile.TiffFile(tmp_path / name) as tiff:
+            assert json.loads(tiff.pages.first.description) == expected
+    features = json.loads((tmp_path / "t.geojson").read_text())
+    assert features["binseg"] == {
+        **expected,
+        "coordinates": "pixels, y downwards",
+        "image": "a.jpg",
+    }
+    assert json.loads((tmp_path / "t_coco.json").read_text())["info"] == expected
+
+
+def test_the_clean_up_is_in_all_outputs(tmp_path: Path) -> None:
+    """The small square is nowhere."""
+    made = answer(postprocessing=PostProcessing(min_area=5))
+    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    mask = tifffile.imread(tmp_path / "a.tif")
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask == 255).sum() == 80
+    assert np.asarray(Image.open(tmp_path / "a_cutout.png"))[..., 3].astype(bool).sum() == 80
+    with (tmp_path / "a_objects.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["image"], row["area_px"], row["model"]) == ("a.jpg", "80", "abc")
+    assert float(row["mean_probability"]) == pytest.approx(0.9)
+    assert len(json.loads((tmp_path / "a_coco.json").read_text())["annotations"]) == 1
+
+
+def test_an_empty_mask_gives_empty_tables(tmp_path: Path) -> None:
+    """No objects: a table with its head alone, and no features."""
+    made = answer(postprocessing=PostProcessing(min_area=1000))
+    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    head, *rows = (tmp_path / "a_objects.csv").read_text().splitlines()
+    assert head.startswith("image,label,area_px")
+    assert not rows
+    assert json.loads((tmp_path / "a.geojson").read_text())["features"] == []
+
+
+def test_maps_keep_their_place(tmp_path: Path) -> None:
+    """Mask and probability have the image's georeference; outlines are in its coordinates."""
+    made = answer(georeference=PLACE, pixel_size=PixelSize(height=2.0, width=0.5))
+    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    for name in ("a.tif", "a_probability.tif"):
+        assert read_georeference(tmp_path / name) == PLACE
+    features = json.loads((tmp_path / "a.geojson").read_text())
+    assert features["crs"]["properties"]["name"] == "EPSG:32632"
+    (ring,) = features["features"][0]["geometry"]["coordinates"]
+    assert [600001.5, 5199999.0] in ring
+    with (tmp_path / "a_objects.csv").open() as file:
+        assert float(next(csv.DictReader(file))["area_um2"]) == 80.0
+
+
+def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
+    """GeoTIFF scale and tie point, world files, ImageJ, OME and centimetres; not inches."""
+    pixels = np.zeros((4, 6), np.uint8)
+
+    def placed(*keys: int, tie: tuple[float, float]) -> Georeference | None:
+        """What is read from a GeoTIFF with these keys, four numbers each."""
+        directory = (1, 1, 0, len(keys) // 4, *keys)
+        tags = [
+            (33550, 12, 3, (2.0, 2.0, 0.0), True),
+            (33922, 12, 6, (0.0, 0.0, 0.0, *tie, 0.0), True),
+            (34735, 3, len(directory), directory, True),
+        ]
+        tifffile.imwrite(tmp_path / "geo.tif", pixels, extratags=tags)
+        return read_georeference(tmp_path / "geo.tif")
+
+    projected, corner = (1024, 0, 1, 1, 3072, 0, 1, 25832), (100.0, 900.0)
+    found = placed(*projected, tie=corner)
+    assert found == Georeference(transform=(2.0, 0.0, 100.0, 0.0, -2.0, 900.0), crs="EPSG:25832")
+    of_centres = placed(1025, 0, 1, 2, *projected, tie=(101.0, 899.0))
+    assert of_centres == found, "the tie point is a pixel's middle"
+    of_datum = placed(1024, 0, 1, 1, 2048, 0, 1, 4326, 3072, 0, 1, 32767, tie=corner)
+    assert of_datum is not None
+    assert (of_datum.crs, of_datum.is_geographic) == (None, False), "metres aren't degrees"
+    in_degrees = placed(1024, 0, 1, 2, 2048, 0, 1, 4326, tie=corner)
+    assert in_degrees is not None
+    assert (in_degrees.crs, in_degrees.is_geographic) == ("EPSG:4326", True)
+    Image.fromarray(pixels).save(tmp_path / "w.png")
+    assert read_georeference(tmp_path / "w.png") is None
+    (tmp_path / "w.pgw").write_text("2\n0\n0\n-2\n101\n899\n")
+    found = read_georeference(tmp_path / "w.png")
+    assert found is not None
+    assert (found.transform, found.crs) == ((2.0, 0.0, 100.0, 0.0, -2.0, 900.0), None)
+    tifffile.imwrite(
+        tmp_path / "ij.tif", pixels, imagej=True, resolution=(4.0, 2.0), metadata={"unit": "um"}
+    )
+    assert read_pixel_size(tmp_path / "ij.tif") == PixelSize(height=0.5, width=0.25)
+    # As Fiji writes it: the letter as an escape of six signs.
+    fiji = {"unit": r"\u00B5m"}
+    tifffile.imwrite(tmp_path / "f.tif", pixels, imagej=True, resolution=(4.0, 2.0), metadata=fiji)
+    assert read_pixel_size(tmp_path / "f.tif") == PixelSize(height=0.5, width=0.25)
+    tifffile.imwrite(
+        tmp_path / "o.ome.tif",
+        pixels,
+        metadata={
+            "axes": "YX", "PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm",
+            "PhysicalSizeY": 0.5, "PhysicalSizeYUnit": "\u00b5m",
+        },
+    )  # fmt: skip
+    assert read_pixel_size(tmp_path / "o.ome.tif") == PixelSize(height=0.5, width=0.25)
+    for unit, expected in (("CENTIMETER", PixelSize(height=1.0, width=0.5)), ("INCH", None)):
+        tifffile.imwrite(tmp_path / "r.tif", pixels, resolution=(20000, 10000), resolutionunit=unit)
+        assert read_pixel_size(tmp_path / "r.tif") == expected
+    assert read_pixel_size(tmp_path / "gone.tif") is None
+
+
+def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
+    """What a client gets is what the disk would get."""
+    made = answer()
+    write_outputs(made, stem=tmp_path / "a", kinds=OutputKinds(overlay=True, cutout=True))
+    for kind, name in (("mask", "a.png"), ("overlay", "a_overlay.png"), ("cutout", "a_cutout.png")):
+        data, media = encode_output(kind, made)
+        assert media == "image/png"
+        assert data == (tmp_path / name).read_bytes()
+    data, _ = encode_output("probability", made)
+    grey = decode_image(data, name="p")[..., 0]
+    assert np.array_equal(grey, np.rint(made.prediction.probability_HW * 255))
+    facts = json.loads(encode_output("json", made)[0])
+    assert (facts["num_objects"], facts["width"], facts["height"]) == (2, 30, 20)
+    assert facts["foreground_share"] == pytest.approx(84 / 600)
+    with pytest.raises(UsageError, match="no output 'jpg'"):
+        encode_output("jpg", made)

@@ -1,0 +1,418 @@
+"""Predicting files: names that never collide, structure that stays, nothing overwritten."""
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from binseg.cli import app
+from binseg.errors import ImageError, UsageError
+from binseg.inference import Predictor
+from binseg.inference.files import predict_files
+from binseg.inference.inputs import find_images
+from binseg.inference.large import predict_large
+from binseg.inference.outputs import OutputKinds
+from binseg.inference.pipe import predict_bytes
+from binseg.inference.video import predict_videos
+from binseg.inference.watching import watch
+from binseg.types import Preprocessing
+
+
+class Brightness:
+    """A backend that answers with the brightness of the input."""
+
+    name = "brightness"
+    precision = "fp32"
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        """Give the mean over the channels."""
+        mean: np.ndarray = inputs_NCHW.mean(axis=1)
+        return mean
+
+
+@pytest.fixture
+def model() -> Predictor:
+    """A predictor of that backend."""
+    preprocessing = Preprocessing(height=8, width=8)
+    return Predictor(
+        backend=Brightness(), preprocessing=preprocessing, threshold=0.5, bundle_id="bright"
+    )
+
+
+@pytest.fixture
+def paint(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes an image under a name."""
+
+    def write(name: str, level: int = 200) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 10), (level, level, level)).save(path)
+        return path
+
+    return write
+
+
+def names(folder: Path) -> set[str]:
+    """List the files under a folder."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_folders_keep_their_structure(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Images in folders of a folder go to folders of the same names."""
+    paint("in/a.png")
+    paint("in/deep/a.png")
+    paint("in/.hidden/b.png")
+    predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert names(tmp_path / "out") == {"a.png", "deep/a.png"}
+
+
+def test_equal_names_get_masks_of_their_own(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """a.png, a.jpg and another folder's a.png: three images, three masks."""
+    first, second, third = paint("in/a.jpg", 200), paint("in/a.png", 10), paint("other/a.png", 200)
+    result = predict_files(model, [first, second, third], out=tmp_path / "out")
+    assert names(tmp_path / "out") == {"a.png", "a.png.png", "a-2.png"}
+    assert [one.foreground for one in result.written] == [1.0, 0.0, 1.0]
+
+
+def test_answers_of_other_images_dont_collide(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The mask of a_overlay.jpg doesn't hide the overlay of a.jpg."""
+    images = [paint("in/a.jpg"), paint("in/a_overlay.jpg")]
+    result = predict_files(model, images, out=tmp_path / "out", kinds=OutputKinds(overlay=True))
+    files = [path for one in result.written for path in (one.mask, *one.others)]
+    assert len(set(files)) == 4
+
+
+def test_same_image_given_twice_is_predicted_once(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A file, its folder, a glob that finds it and links to both are one image."""
+    image = paint("in/a.png")
+    (tmp_path / "link.png").symlink_to(image)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    inputs: list[str | Path] = [image, tmp_path / "in", str(tmp_path / "in" / "*.png")]
+    inputs += [tmp_path / "link.png", tmp_path / "linked", tmp_path / "in" / ".." / "in" / "a.png"]
+    assert len(predict_files(model, inputs, out=tmp_path / "out").written) == 1
+
+
+def test_second_run_in_one_folder_skips_its_answers(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Masks of an earlier run inside the input folder are no images."""
+    paint("in/a.png")
+    for _ in range(2):
+        result = predict_files(
+            model, [tmp_path / "in"], out=tmp_path / "in" / "masks", overwrite=True
+        )
+        assert [one.source.name for one in result.written] == ["a.png"]
+
+
+def test_inputs_are_never_overwritten(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Not even with `overwrite`, and not by way of another image's name."""
+    image = paint("in/a.png")
+    with pytest.raises(UsageError, match="one of the inputs"):
+        predict_files(model, [image], out=tmp_path / "in", overwrite=True)
+    with pytest.raises(UsageError, match="one of the inputs"):
+        predict_files(model, [paint("b/a.jpg"), image], out=tmp_path / "in", overwrite=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    with pytest.raises(UsageError, match="one of the inputs"):
+        predict_files(model, [image], out=tmp_path / "linked", overwrite=True)
+
+
+def test_files_that_are_there_stay(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A mask that somebody drew is not replaced unless that is asked for."""
+    image, drawn = paint("in/a.png"), paint("masks/a.png")
+    before = drawn.read_bytes()
+    with pytest.raises(UsageError, match="exists"):
+        predict_files(model, [image], out=tmp_path / "masks")
+    assert drawn.read_bytes() == before
+    predict_files(model, [image], out=tmp_path / "masks", overwrite=True)
+    assert drawn.read_bytes() != before
+
+
+def test_stacks_give_stacks_of_masks(model: Predictor, tmp_path: Path) -> None:
+    """A mask has the pages of its stack; answers of other kinds come page by page."""
+    pages = np.stack([np.full((9, 11), level, np.uint8) for level in (0, 255)])
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "out")
+    assert names(tmp_path / "out") == {"stack.tif"}
+    assert result.written[0].foreground == 0.5
+    assert np.array_equal(tifffile.imread(tmp_path / "out" / "stack.tif"), pages)
+    kinds = OutputKinds(overlay=True)
+    result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "pages", kinds=kinds)
+    assert [one.mask.name for one in result.written] == ["stack-page0000.png", "stack-page0001.png"]
+    assert [one.foreground for one in result.written] == [0.0, 1.0]
+
+
+def test_failures_are_named_once(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A broken image, an absent one and an empty folder fail; the others are written."""
+    broken = paint("in/broken.png")
+    broken.write_bytes(broken.read_bytes()[:45])
+    (tmp_path / "empty").mkdir()
+    inputs = [broken, paint("in/good.png"), tmp_path / "gone.png", tmp_path / "empty"]
+    result = predict_files(model, inputs, out=tmp_path / "out")
+    assert names(tmp_path / "out") == {"good.png"}
+    assert {Path(failure.source).name for failure in result.failures} == {
+        "broken.png",
+        "gone.png",
+        "empty",
+    }
+    assert all(failure.source in failure.reason for failure in result.failures)
+    assert result.num_inputs == 4
+
+
+def test_threshold_replaces_the_models(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A threshold of 1 finds nothing, and the model keeps its own."""
+    result = predict_files(model, [paint("a.png")], out=tmp_path / "out", threshold=1.0)
+    assert result.written[0].foreground == 0.0
+    assert model.threshold == 0.5
+
+
+class Counting(Brightness):
+    """Notes how many inputs each batch has."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        """Give the mean over the channels."""
+        self.sizes.append(len(inputs_NCHW))
+        return super().logits(inputs_NCHW)
+
+
+def test_images_of_many_sizes_share_batches(tmp_path: Path) -> None:
+    """Answers are those of one image at a time, in the order of the images."""
+    random = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(23):
+        size = (int(random.integers(5, 40)), int(random.integers(5, 40)), 3)
+        pixels = random.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number:02}.png")
+    (tmp_path / "in" / "07.png").write_bytes(b"no image")
+    backend = Counting()
+    model = Predictor(
+        backend=backend,
+        preprocessing=Preprocessing(height=8, width=8),
+        threshold=0.6,
+        bundle_id="b",
+        batch_size=4,
+    )
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert [one.source.name for one in result.written] == [
+        f"{number:02}.png" for number in range(23) if number != 7
+    ]
+    assert [Path(one.source).name for one in result.failures] == ["07.png"]
+    assert max(backend.sizes) == 4
+    assert len(backend.sizes) <= 7
+    for one in result.written:
+        with Image.open(one.mask) as mask:
+            assert np.array_equal(np.asarray(mask) == 255, model.predict(one.source).mask)
+
+
+def test_a_stopped_run_goes_on(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Only images without all their answers are predicted."""
+    first, second = paint("in/a.png"), paint("in/b.png")
+    kinds = OutputKinds(overlay=True)
+    predict_files(model, [first], out=tmp_path / "out", kinds=kinds)
+    before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
+    predict_files(model, [second], out=tmp_path / "out")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out", kinds=kinds, resume=True)
+    assert [one.source.name for one in result.written] == ["b.png"]
+    assert (result.num_skipped, result.num_inputs) == (1, 2)
+    assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
+
+
+def test_resuming_keeps_no_other_images_answers(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Of another folder's namesake, another model or another threshold: refused, and kept."""
+    out = tmp_path / "out"
+    predict_files(model, [paint("day1/a.png")], out=out)
+    before = (out / "a.png").read_bytes()
+    with pytest.raises(UsageError, match=r"a\.png is of another image; choose another folder"):
+        predict_files(model, [paint("day2/a.png", 10)], out=out, resume=True)
+    first = tmp_path / "day1" / "a.png"
+    with pytest.raises(UsageError, match="is of another threshold"):
+        predict_files(model, [first], out=out, resume=True, threshold=0.7)
+    model.bundle_id = "other"
+    with pytest.raises(UsageError, match="is of another model"):
+        predict_files(model, [first], out=out, resume=True)
+    assert (out / "a.png").read_bytes() == before
+    Image.new("L", (12, 10)).save(out / "a.png")  # which says nothing of its making
+    assert predict_files(model, [first], out=out, resume=True).num_skipped == 1
+
+
+def test_zarr_images_in_folders_are_found(tmp_path: Path, paint: Callable[..., Path]) -> None:
+    """Beside images, and inside a group that names none, where the group's child is given."""
+    paint("in/a.png")
+    zarr = pytest.importorskip("zarr")
+    pixels = np.zeros((16, 20), np.uint8)
+    for name in ("in/slide.zarr", "plate.zarr/A/1/0"):
+        zarr.create_array(str(tmp_path / name), data=pixels)
+    found, failures = find_images([tmp_path / "in", tmp_path / "plate.zarr/A/1/0"], tmp_path / "m")
+    assert not failures
+    assert [one.path.name for one in found] == ["a.png", "slide.zarr", "0"]
+
+
+def test_a_watched_folder_is_followed(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """New and changed images are predicted once they rest; names stay apart between rounds."""
+    paint("in/a.png")
+    rounds: list[list[str]] = []
+    looks = iter(range(100))
+
+    def stop() -> bool:
+        look = next(looks)
+        if look == 2:
+            paint("in/deep/b.png")
+            paint("in/a.jpg", 10)
+        if look == 5:
+            paint("in/a.png", 10)
+        return look == 8
+
+    watch(
+        model,
+        tmp_path / "in",
+        out=tmp_path / "in" / "masks",
+        seconds=0.0,
+        told=lambda result: rounds.append(sorted(one.source.name for one in result.written)),
+        stop=stop,
+    )
+    assert rounds == [["a.png"], ["a.jpg"], ["b.png"], ["a.png"]]
+    assert names(tmp_path / "in" / "masks") == {"a.png", "a.jpg.png", "deep/b.png"}
+    rounds.clear()
+    looks = iter(range(6, 100))
+    watch(
+        model,
+        tmp_path / "in",
+        out=tmp_path / "in" / "masks",
+        seconds=0.0,
+        told=lambda result: rounds.append([one.source.name for one in result.written]),
+        stop=lambda: next(looks) > 10,
+    )
+    assert ["a.png"] not in rounds
+    with pytest.raises(UsageError, match="no folder"):
+        watch(model, tmp_path / "gone", out=tmp_path / "m")
+    with pytest.raises(UsageError, match="would be taken for images"):
+        watch(model, tmp_path / "in", out=tmp_path / "in", stop=lambda: True)
+
+
+def test_masks_may_go_to_the_folder_around_the_images(
+    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`--out .` for images in ./in: they aren't answers, though they lie below it."""
+    paint("in/a.jpg")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path)
+    assert [one.mask for one in result.written] == [tmp_path / "a.png"]
+
+
+def test_a_huge_image_that_was_interrupted_late_goes_on(model: Predictor, tmp_path: Path) -> None:
+    """Its probabilities are there and its mask isn't; asked for later, they are made."""
+    path = tmp_path / "stack.tif"
+    pages = np.random.default_rng(0).integers(0, 255, (2, 40, 50), dtype=np.uint8)
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    out = tmp_path / "out"
+    both = OutputKinds(probability=True)
+    predict_files(model, [path], out=out)
+    again = predict_files(model, [path], out=out, kinds=both, resume=True)
+    assert again.written[0].others == (out / "stack_probability.tif",)
+    assert predict_files(model, [path], out=out, kinds=both, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match=r"stack.*\.tif exists"):
+        predict_files(model, [path], out=out, kinds=both)
+    (out / "stack.tif").unlink()
+    (out / "stack.tif.part").mkdir()
+    (out / "stack.tif.part" / "job.json").write_text("{}")
+    assert predict_large(model, path, out=out / "stack.tif", probability="float32").mask.exists()
+
+
+def test_bytes_in_bytes_out(model: Predictor, paint: Callable[..., Path]) -> None:
+    """A pipe's answer is the file's."""
+    image = paint("a.png")
+    with Image.open(io.BytesIO(predict_bytes(model, image.read_bytes()))) as mask:
+        assert np.array_equal(np.asarray(mask) == 255, model.predict(image).mask)
+    with pytest.raises(ImageError, match="the image on stdin"):
+        predict_bytes(model, b"text")
+    facts = json.loads(predict_bytes(model, image.read_bytes(), output="json", threshold=1.0))
+    assert facts["num_objects"] == 0
+
+
+def test_a_video_becomes_a_video_of_masks(model: Predictor, tmp_path: Path) -> None:
+    """Frame by frame the masks of the frames, without loss; the overlay plays too."""
+    av = pytest.importorskip("av")
+    frames = [np.full((18, 22, 3), level, np.uint8) for level in (0, 250, 0, 250, 250)]
+    with av.open(str(tmp_path / "f.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 22, 18, "bgr0"
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    (made,) = predict_videos(
+        model, [tmp_path / "f.mkv"], out=tmp_path / "out", overlay=True
+    ).written
+    assert made.foreground == 0.6
+    with av.open(str(made.mask)) as container:
+        masks = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 10
+    expected = [model.predict(pixels).mask for pixels in frames]
+    assert all(np.array_equal(a == 255, b) for a, b in zip(masks, expected, strict=True))
+    with av.open(str(made.others[0])) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+def test_videos_stop_nobody_and_replace_nothing(model: Predictor, tmp_path: Path) -> None:
+    """A bad video is named; an input, an earlier answer and another video's are never replaced."""
+    pytest.importorskip("av")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    out = tmp_path / "out"
+    (failure,) = predict_videos(model, [bad], out=out).failures
+    assert "can't be read as a video" in failure.reason
+    assert not out.exists()
+    video = tmp_path / "f.mkv"
+    video.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="is one of the inputs"):
+        predict_videos(model, [video], out=tmp_path, overwrite=True)
+    out.mkdir()
+    (out / "f.mkv").write_bytes(b"earlier")
+    with pytest.raises(UsageError, match="exists; choose another folder"):
+        predict_videos(model, [video], out=out)
+    assert predict_videos(model, [video], out=out, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match="two videos would become"):
+        predict_videos(model, [video, tmp_path / "more" / "f.mp4"], out=out, overwrite=True)
+    assert (video.read_bytes(), (out / "f.mkv").read_bytes()) == (b"precious", b"earlier")
+
+
+def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_path: Path) -> None:
+    """It is named, and the other images are predicted."""
+    shutil.copy(discs / "images" / "disc003.png", tmp_path / "a.png")
+    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
+    result = CliRunner().invoke(
+        app, ["predict", str(trained), str(tmp_path), "--out", str(tmp_path / "masks")]
+    )
+    assert result.exit_code == 1
+    assert "self.png" in result.stderr
+    assert "1 of 2 inputs failed" in result.stderr
+    assert [one.name for one in (tmp_path / "masks").iterdir()] == ["a.png"]

@@ -1,0 +1,64 @@
+"""The nouns keep their promises and show themselves in notebooks."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+import binseg
+from binseg.inference import Prediction
+from binseg.postprocess import PostProcessing
+from binseg.types import Counts, ImageScores, Report
+
+
+def _prediction() -> Prediction:
+    probability_HW = np.array([[0.1, 0.5, 0.9]], dtype=np.float32)
+    return Prediction(probability_HW=probability_HW, threshold=0.5, bundle_id="abc")
+
+
+def test_a_mask_is_what_lies_above_the_threshold() -> None:
+    """A pixel exactly at the threshold is background: the rule is `>`, everywhere."""
+    assert _prediction().mask.tolist() == [[False, False, True]]
+
+
+def test_a_mask_has_the_corrections_that_belong_to_it() -> None:
+    """The one pixel is smaller than what may stay."""
+    corrected = replace(_prediction(), postprocessing=PostProcessing(min_area=2))
+    assert not corrected.mask.any()
+
+
+def test_a_prediction_shows_itself_as_an_image_of_its_mask() -> None:
+    """The PNG of a notebook has the mask's size and its pixels."""
+    shown = Image.open(io.BytesIO(_prediction()._repr_png_()))
+    assert np.asarray(shown).tolist() == [[False, False, True]]
+
+
+def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:
+    """The HTML holds each score, the border rule and the notes, with markup escaped."""
+    counts = Counts(tp=1, fp=0, fn=0, tn=3)
+    scores = {"dice": 0.75}
+    report = Report(
+        title="test <split>",
+        bundle_id="abc",
+        split="test",
+        threshold=0.4,
+        border="foreground",
+        images=(ImageScores(id="a", counts={"original": counts}, scores={"original": scores}),),
+        mean={"original": scores},
+        pooled={"original": scores},
+        num_empty_truth=0,
+        notes=("empty means 1",),
+    )
+    html = report._repr_html_()
+    assert "0.7500" in html
+    assert "border: foreground" in html
+    assert "empty means 1" in html
+    assert "test &lt;split&gt;" in html
+
+
+def test_every_public_name_resolves_and_is_listed() -> None:
+    """`binseg.__all__`, its lazy homes and `dir` name the same things."""
+    for name in binseg.__all__:
+        assert getattr(binseg, name) is not None
+    assert sorted(binseg._HOMES) == sorted(binseg.__all__) == sorted(dir(binseg))
