@@ -12,11 +12,11 @@ from binseg.config import DataConfig
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, UsageError
-from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import predict_at_both_sizes, read_ahead, score_dataset
 from binseg.inference import Predictor
 from binseg.metrics import count
 from binseg.pipelines.evaluate import report_folder
+from binseg.pipelines.evaluation_data import Known, check_split_name, choose_data, data_config
 from binseg.pipelines.run_folder import RunFolder
 from binseg.transforms.geometry import plan
 from binseg.types import Preprocessing, Record

@@ -26,7 +26,7 @@ def test_a_moved_threshold_cuts_at_the_same_logit(temperature: float) -> None:
 
 
 def test_the_temperature_travels_in_the_bundle(trained: Path) -> None:
-    """The reference probability is that of the logits over the card's temperature, which isn't 1."""
+    """The reference probability is of the logits over the card's temperature, which isn't 1."""
     bundle = read_bundle(trained)
     model, reference = binseg.load(trained), bundle.reference()
     assert bundle.card.temperature != 1.0

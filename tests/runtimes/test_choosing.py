@@ -51,12 +51,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         real = importlib.util.find_spec
         ours = {"torch", "onnxruntime", "openvino"}
         monkeypatch.setattr(
-            backends,
+            runtimes,
             "find_spec",
             lambda name: (object() if name in installed else None) if name in ours else real(name),
         )
-        monkeypatch.setattr(backends, "computes_bf16", lambda: bf16)
-        monkeypatch.setattr(backends, "_has_gpu", lambda: gpu)
+        monkeypatch.setattr(runtimes, "computes_bf16", lambda: bf16)
+        monkeypatch.setattr(runtimes, "_has_gpu", lambda: gpu)
 
     return pretend
 

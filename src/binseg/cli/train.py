@@ -283,7 +283,7 @@ def _plan(
 
 def _show_run(result: "TrainResult") -> None:
     from binseg.cli.tables import report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.pipelines.report_page import PAGE_NAME
 
     what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     show(
@@ -300,7 +300,7 @@ def _show_run(result: "TrainResult") -> None:
 
 def _show_folds(result: "CrossResult") -> None:
     from binseg.cli.tables import folds_table, report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.pipelines.report_page import PAGE_NAME
 
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     show(

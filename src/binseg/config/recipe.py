@@ -130,13 +130,13 @@ class InputConfig(Section):
     size: Annotated[int, Field(ge=8, le=4096)] = 256
     """Height and width of the model's input in pixels."""
     resize: ResizeMode = "stretch"
-    """stretch: resize to size x size; pad: keep the aspect and pad; tile: patches of size x size."""
+    """stretch: to size x size; letterbox: keep the aspect and pad; tile: patches of that size."""
     scale: Annotated[float, Field(ge=0.05, le=8.0)] = 1.0
     """resize: tile: images are enlarged (above 1) or shrunk by this factor before they are cut."""
     overlap: Annotated[float, Field(ge=0.0, lt=0.9)] = 0.25
     """Share of a tile that overlaps its neighbour (resize: tile)."""
     largest_tile: Annotated[int, Field(ge=0, le=8192, multiple_of=32)] = 1024
-    """resize: tile: images up to this size are predicted as one tile, larger ones in tiles of it, so
+    """resize: tile: images up to this size are predicted as one tile, larger ones in such tiles, so
     that fewer pixels lie near a rim; 0 predicts tiles of size x size, as in training."""
     channels: Annotated[int, Field(ge=1, le=64)] = 3
     """Channels of the input; grey images are repeated, colour ones averaged to fit 1 or 3."""
@@ -159,7 +159,7 @@ class InputConfig(Section):
             raise ValueError("std must be above 0")
         if self.scale != 1.0 and self.resize != "tile":
             raise ValueError(
-                f"scale {self.scale:g} needs resize: tile; fit: {self.resize} resizes to size anyway"
+                f"scale {self.scale:g} needs resize: tile; {self.resize} resizes to size anyway"
             )
         return self
 

@@ -23,7 +23,7 @@ from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
 from binseg.types import Box, Preprocessing, Record
 
-__all__ = ["ImageCache", "Images", "Seeds", "open_images"]
+__all__ = ["ImageCache", "Seeds", "WholeImages", "open_images"]
 
 FORMAT_VERSION = 2
 """Raise it when what is stored changes, or how images are decoded or resized."""

@@ -106,7 +106,7 @@ def on_masks(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
             severity="warning",
             code="rare-foreground",
             text=f"foreground is {share:.3%} of the pixels",
-            advice="Take `resize: tile` or a larger size so that it isn't lost, and a loss with Dice.",
+            advice="Take `resize: tile` or a larger size to keep it, and a loss with Dice.",
         )
 
 
@@ -137,7 +137,7 @@ def on_images(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
             severity="warning",
             code="long",
             text=f"{_images(long)} more than {LONG_ASPECT:g} times as long as wide",
-            advice="Take `resize: letterbox` or `resize: tile`, so that stretching doesn't lose their shape.",
+            advice="Take `resize: letterbox` or `resize: tile`: stretching loses their shape.",
         )
     turned = [look for look in looks if look.turned]
     if turned:

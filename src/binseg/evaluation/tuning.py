@@ -55,7 +55,7 @@ class Tuned:
 def tune_on_validation(
     recipe: Recipe, judge: Predictor, val: Dataset, *, progress: Progress = SILENT
 ) -> Tuned:
-    """Choose tta, fit the temperature, choose the threshold with the best Dice, and post-processing.
+    """Choose TTA, temperature, the threshold with the best Dice, and post-processing.
 
     All at the images' original size. A recipe with a fixed threshold means the network's own
     probability: nothing is fitted or corrected.

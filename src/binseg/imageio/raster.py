@@ -173,7 +173,7 @@ def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
     orientation = orientation_of_exif(exif) if isinstance(exif, bytes) else 1
     if animated:
         raise ImageError(
-            f"{name}: an animation of {getattr(image, 'n_frames', 2)} frames; save the frames "
+            f"{name}: an animation of {getattr(pil_image, 'n_frames', 2)} frames; save the frames "
             "as single images"
         )
     check_size(name, height=height, width=width, channels=3, itemsize=2 if bits == 16 else 1)

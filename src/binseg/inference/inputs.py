@@ -20,7 +20,7 @@ from binseg.progress import Progress
 
 __all__ = [
     "Failure",
-    "Image",
+    "InputImage",
     "failure_of",
     "find_files",
     "find_images",

@@ -115,7 +115,7 @@ def load(
             "trying the next" if index + 1 < len(tried) else "nothing else is installed",
         )
     raise BundleError(
-        f"{bundle.path}: no installed runtime answers its reference sample rightly on this machine; "
+        f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
         "install torch (pip install 'binseg[train]') or export the model here"
     )
 

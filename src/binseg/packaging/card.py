@@ -183,6 +183,7 @@ class Card(Part):
         """The facts for people, as label and text; the recipe is left out."""
         shape, data = self.preprocessing, self.data
         options = "".join(f", {key} {value}" for key, value in self.architecture.options.items())
+        corrections = ", ".join(f"{name} {value}" for name, value in self.postprocess if value)
         rows = [
             ("name", self.name),
             ("id", self.id or "not written yet"),
@@ -193,8 +194,7 @@ class Card(Part):
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
             *([("tta", self.tta)] if self.tta != "none" else []),
-            *([("post-processing", ", ".join(f"{name} {value}" for name, value in self.postprocess if value))]
-              if self.postprocess != Corrections() else []),
+            *([("post-processing", corrections)] if corrections else []),
             ("border", self.border),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),

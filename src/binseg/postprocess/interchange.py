@@ -123,7 +123,7 @@ def coco(
     have none.
 
     Args:
-        images: name, cleaned mask, and the polygons and objects that were found in it.
+        results: name, cleaned mask, and the polygons and objects that were found in it.
         category: name of the one category.
         info: facts of the whole (model, threshold).
     """

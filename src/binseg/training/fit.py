@@ -34,7 +34,7 @@ from binseg.training.team import ALONE, Team
 from binseg.training.validation import validate
 from binseg.transforms.augment import build_augment
 
-__all__ = ["FitResult", "resize"]
+__all__ = ["FitResult", "fit"]
 
 LEAST_TILES = 128
 """Validation tiles that are scored after an epoch of patches, however short it is."""

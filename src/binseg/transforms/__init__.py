@@ -1,1 +1,1 @@
-"""Every image becomes numbers here: one preprocessing, one geometry, and the augmentations of training."""
+"""Turn images into model inputs: one preprocessing, one geometry, and training's augmentation."""

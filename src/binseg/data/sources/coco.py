@@ -156,7 +156,7 @@ class _FolderImages:
     @cached_property
     def _paths_of(self) -> dict[str, list[Path]]:
         paths_of: dict[str, list[Path]] = defaultdict(list)
-        for path in list_folder(self.home).folder_images:
+        for path in list_folder(self.home).images:
             paths_of[path.name].append(path)
         return paths_of
 

@@ -16,7 +16,7 @@ from binseg.types import Split
 __all__ = ["Part", "find_parts", "unused_folders", "without_images", "wrapped"]
 
 _IMAGE_FOLDERS = (
-    {"images", "image", "img", "imgs", "images", "photos", "jpegimages", "original", "originals"},
+    {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
     {"input", "inputs", "raw", "rgb", "sat", "satellite", "data"},
 )
 _MASK_FOLDERS = (
