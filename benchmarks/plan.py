@@ -29,9 +29,9 @@ from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
 from binseg.pipelines.evaluate import evaluate
 from binseg.pipelines.plan import PlanResult, parse_budget, plan
-from binseg.pipelines.run_folder import environment
 from binseg.pipelines.train import TrainResult, train
 from binseg.storage import write_json, write_text
+from binseg.training.run_folder import environment
 
 FAMILIES = (
     "synthetic:kind=cracks,num=100,size=480",

@@ -43,8 +43,8 @@ from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.pipelines.export import export_model
 from binseg.pipelines.proof_images import ProofImages, find_images
-from binseg.pipelines.run_folder import RunFolder
 from binseg.progress import SILENT
+from binseg.training.run_folder import RunFolder
 from binseg.transforms.preprocess import normalise, prepare
 from binseg.types import Preprocessing
 

@@ -28,10 +28,10 @@ from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
 from binseg.models.zoo import build_model, num_parameters
-from binseg.pipelines.run_folder import RunFolder, environment
 from binseg.pipelines.train import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
 from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.run_folder import RunFolder, environment
 
 LADDER: Mapping[str, tuple[str, ...]] = {
     "1 BCE, lr 1e-5, no augmentation": (

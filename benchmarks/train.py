@@ -38,11 +38,11 @@ from binseg.data.dataset import Dataset as WholeImages
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.models.zoo import build_model
-from binseg.pipelines.run_folder import environment
 from binseg.progress import SILENT
 from binseg.storage import write_json
 from binseg.training.fit import fit
 from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training.run_folder import environment
 from binseg.types import Record
 
 PARTS = ("speed", "dice", "time-to-dice")

@@ -84,10 +84,10 @@ def test_unknown_flips_are_refused() -> None:
         predictor(tta="vertical")
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
-def test_an_ensemble_is_the_mean(fit: Any) -> None:
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "tile"])
+def test_an_ensemble_is_the_mean(mode: Any) -> None:
     """The probability is the mean of the members' at the image's own size."""
-    shape = replace(PLAIN, resize=fit)
+    shape = replace(PLAIN, resize=mode)
     members = [predictor(f"m{g}", gain=g, preprocessing=shape) for g in (2.0, 5.0, 9.0)]
     image = photo(2, height=21, width=30)
     found = Ensemble(members).predict(image)

@@ -93,12 +93,12 @@ def test_sigmoid_is_scipys() -> None:
     np.testing.assert_allclose(sigmoid(logits), scipy.special.expit(logits), rtol=3e-6, atol=1e-37)
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "tile"])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (1, 1), (5, 40), (61, 33)])
-def test_the_answer_has_the_images_size(fit: str, height: int, width: int) -> None:
-    """Whatever the size and the fit, the answer is the known one, at the image's size."""
+def test_the_answer_has_the_images_size(mode: str, height: int, width: int) -> None:
+    """Whatever the size and the resize mode, the answer is the known one, at the image's size."""
     image = photo(height, width)
-    prediction = predictor(resize=fit).predict(image)
+    prediction = predictor(resize=mode).predict(image)
     assert prediction.probability.shape == (height, width)
     assert prediction.probability.dtype == np.float32
     if min(height, width) > 16:

@@ -19,9 +19,9 @@ from binseg.autoconfig.learning import (
 from binseg.autoconfig.orientation import Symmetry
 
 Make = Callable[..., Situation]
-WHOLE = {"input__fit": "stretch", "input__size": 256, "model__name": "unet-compact"}
+WHOLE = {"input__resize": "stretch", "input__size": 256, "model__name": "unet-compact"}
 PATCHES = {
-    "input__fit": "tile",
+    "input__resize": "tile",
     "input__scale": 1.0,
     "input__size": 256,
     "model__name": "unet",

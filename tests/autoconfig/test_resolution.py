@@ -54,17 +54,17 @@ def test_the_network_is_as_fine_as_the_things(
     photos: Fingerprint, cracks: Fingerprint, situation: Make
 ) -> None:
     """Answers at half the size for large things, a first map at full size for lines."""
-    assert values(choose_model(situation(photos, input__fit="stretch"))) == {
+    assert values(choose_model(situation(photos, input__resize="stretch"))) == {
         "model.name": "unet-compact"
     }
-    thin = situation(cracks, input__fit="tile", input__scale=1.0)
+    thin = situation(cracks, input__resize="tile", input__scale=1.0)
     assert values(choose_model(thin)) == {"model.name": "unet", "model.options": {"width": 16}}
 
 
 def test_many_thin_images_get_the_faster_network(cracks: Fingerprint, situation: Make) -> None:
     """Where the budget wouldn't show every part often enough at full size."""
     many = replace(cracks, num_train=900)
-    thin = situation(many, input__fit="tile", input__scale=1.0)
+    thin = situation(many, input__resize="tile", input__scale=1.0)
     assert values(choose_model(thin)) == {"model.name": "unet-small"}
 
 
@@ -75,7 +75,7 @@ def test_more_images_mean_smaller_inputs_and_more_time_larger_ones(
 
     def size(num_train: int, budget: float) -> object:
         facts = replace(photos, num_train=num_train)
-        at = situation(facts, budget=budget, input__fit="stretch", model__name="unet-compact")
+        at = situation(facts, budget=budget, input__resize="stretch", model__name="unet-compact")
         return values(choose_size(at))["input.size"]
 
     assert size(700, 1200) == 256
@@ -86,21 +86,21 @@ def test_more_images_mean_smaller_inputs_and_more_time_larger_ones(
 def test_sizes_never_fall_below_what_the_masks_need(photos: Fingerprint, situation: Make) -> None:
     """Even where there is no time for it."""
     fine = replace(photos, kept_at_size={s: 0.99 if s >= 224 else 0.9 for s in SIZES})
-    at = situation(fine, budget=60.0, input__fit="stretch", model__name="unet-compact")
+    at = situation(fine, budget=60.0, input__resize="stretch", model__name="unet-compact")
     assert values(choose_size(at))["input.size"] == 224
 
 
 def test_small_images_are_hardly_enlarged(photos: Fingerprint, situation: Make) -> None:
     """120x120 becomes 160x160, not 256x256."""
     small = replace(photos, height=(120.0,) * 3, width=(120.0,) * 3)
-    at = situation(small, input__fit="stretch", model__name="unet-compact")
+    at = situation(small, input__resize="stretch", model__name="unet-compact")
     assert values(choose_size(at))["input.size"] == 160
 
 
 def test_a_patch_is_no_larger_than_the_images(cracks: Fingerprint, situation: Make) -> None:
     """What would be mirrored only costs time."""
     small = replace(cracks, height=(150.0,) * 3, width=(180.0,) * 3)
-    at = situation(small, input__fit="tile", input__scale=1.0, model__name="unet")
+    at = situation(small, input__resize="tile", input__scale=1.0, model__name="unet")
     assert values(choose_size(at))["input.size"] == 192
 
 
@@ -109,7 +109,7 @@ def test_smaller_inputs_come_first_in_whole_blocks_of_32(
 ) -> None:
     """Shares of time, below the size, and leaving some for it."""
     for size in range(128, 321, 32):
-        at = situation(photos, input__fit="stretch", input__size=size)
+        at = situation(photos, input__resize="stretch", input__size=size)
         (setting,) = choose_progressive(at)
         assert isinstance(setting.value, dict)
         assert all(one % 32 == 0 and 64 <= one < size for one in setting.value)
@@ -120,14 +120,14 @@ def test_rare_foreground_is_sought_and_slow_scoring_is_cut(
     cracks: Fingerprint, situation: Make
 ) -> None:
     """Half of the patches around it; little overlap where validation would take long."""
-    asked = {"input__fit": "tile", "input__scale": 1.0, "model__name": "unet"}
+    asked = {"input__resize": "tile", "input__scale": 1.0, "model__name": "unet"}
     assert values(choose_patches(situation(cracks, **asked))) == {
         "patches.foreground": 0.5,
         "input.overlap": 0.25,
     }
     large = replace(cracks, num_val=200, height=(970.0,) * 3, width=(1300.0,) * 3)
     assert values(choose_patches(situation(large, **asked)))["input.overlap"] == 0.1
-    assert choose_patches(situation(cracks, input__fit="stretch")) == []
+    assert choose_patches(situation(cracks, input__resize="stretch")) == []
 
 
 def test_small_images_are_seen_whole_unless_things_are_thin(
@@ -140,7 +140,7 @@ def test_small_images_are_seen_whole_unless_things_are_thin(
     thin = replace(small, kept_at_scale=small.kept_at_scale | {0.5: 0.6})
     fits = [choose_fit(situation(facts))[0].value for facts in (coarse, thin)]
     assert fits == ["stretch", "tile"]
-    at = situation(thin, input__fit="tile", input__scale=1.0, budget=36000.0)
+    at = situation(thin, input__resize="tile", input__scale=1.0, budget=36000.0)
     assert choose_size(at)[0].value == 256
     assert choose_model(at)[0].value == "unet"
 
@@ -159,7 +159,7 @@ def test_mirror_images_are_tried_where_there_is_time_and_no_up(
     """Four times as many predictions of many validation images would eat a short budget."""
 
     def tta(orientation: str, budget: float | None, facts: Fingerprint = photos) -> object:
-        decided = {"input__fit": "stretch", "input__size": 256, "model__name": "unet-compact"}
+        decided = {"input__resize": "stretch", "input__size": 256, "model__name": "unet-compact"}
         at = situation(facts, budget=budget, augment__orientation=orientation, **decided)
         found = values(choose_finish(at))
         assert found["train.postprocess"] == "tune"
@@ -173,7 +173,7 @@ def test_mirror_images_are_tried_where_there_is_time_and_no_up(
 
 def test_too_few_judges_choose_no_threshold(photos: Fingerprint, situation: Make) -> None:
     """One that fits three images best is worse on others than 0.5."""
-    decided = {"input__fit": "stretch", "input__size": 256, "model__name": "unet-compact"}
+    decided = {"input__resize": "stretch", "input__size": 256, "model__name": "unet-compact"}
     for num_val, threshold in ((3, 0.5), (4, None)):
         facts = replace(photos, num_val=num_val)
         found = values(choose_finish(situation(facts, augment__orientation="any", **decided)))

@@ -26,7 +26,7 @@ def test_all_problems_come_in_one_line_with_the_nearest_name() -> None:
         load_recipe(
             overrides=[
                 "train.epoch=3",
-                "input.resize=sqash",
+                "input.resize=strech",
                 "train.batch_size=0",
                 "optimiser.lr=1",
             ]

@@ -34,7 +34,7 @@ def write_folder(root: Path, seeds: dict[str, int]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+def photo() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """A function that draws one image and its mask."""
     return draw
 

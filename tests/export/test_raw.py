@@ -66,22 +66,22 @@ def runners(data: bytes) -> list[Any]:
     return [lambda pixels: session.run(None, {"pixels": pixels})[0], lambda p: compiled(p)[0]]
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox", "tile"])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "tile"])
 @pytest.mark.parametrize(
     ("pixels", "intensity"), [("uint8", "dtype"), ("float32", "dtype"), ("float32", "percentile")]
 )
 def test_preprocessing_is_inside_the_graph(
-    network: nn.Module, fit: str, pixels: str, intensity: str
+    network: nn.Module, mode: str, pixels: str, intensity: str
 ) -> None:
     """Raw pixels of any size, and several images at once, give what binseg's prediction gives.
 
     Tiles: for images up to the largest tile, which both see alike.
     """
-    largest = 128 if fit == "tile" else 0
+    largest = 128 if mode == "tile" else 0
     preprocessing = Preprocessing(
         height=64,
         width=64,
-        resize=fit,  # type: ignore[arg-type]
+        resize=mode,  # type: ignore[arg-type]
         intensity=intensity,  # type: ignore[arg-type]
         largest_tile=largest,
     )

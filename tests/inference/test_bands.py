@@ -111,12 +111,12 @@ def test_bands_are_what_the_whole_gives(name: str, kind: str, paths: dict[str, P
 
 
 @pytest.mark.parametrize("first", [1, 6])
-@pytest.mark.parametrize("resize", ["tile", "stretch"])
+@pytest.mark.parametrize("mode", ["tile", "stretch"])
 def test_bands_do_not_depend_on_where_the_work_began(
-    fit: str, first: int, paths: dict[str, Path]
+    mode: str, first: int, paths: dict[str, Path]
 ) -> None:
     """Starting at a later band gives that band and the following ones to the bit."""
-    predictor = model(resize=fit)
+    predictor = model(resize=mode)
     all_HW = by_bands(predictor, paths["uint8"])
     np.testing.assert_array_equal(
         by_bands(predictor, paths["uint8"], first=first), all_HW[first * 48 :]

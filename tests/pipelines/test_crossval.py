@@ -14,7 +14,7 @@ from binseg.cli import app
 from binseg.config import Recipe, load_recipe
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.pipelines.crossval import CrossResult, cross_validate, resume_folds
-from binseg.pipelines.run_folder import RunFolder
+from binseg.training.run_folder import RunFolder
 
 Write = Callable[[Path, Sequence[int]], Path]
 

@@ -12,12 +12,12 @@ from binseg.config import DataConfig
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, UsageError
+from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import predict_at_both_sizes, read_ahead, score_dataset
 from binseg.inference import Predictor
 from binseg.metrics import count
 from binseg.pipelines.evaluate import report_folder
-from binseg.pipelines.evaluation_data import Known, check_split_name, choose_data, data_config
-from binseg.pipelines.run_folder import RunFolder
+from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import plan
 from binseg.types import Preprocessing, Record
 
@@ -49,11 +49,11 @@ def known(trained: Path) -> Known:
     return Known.of(binseg.load(trained))
 
 
-@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox"])
 @pytest.mark.parametrize("shape", [(20, 30, 3), (7, 40, 3), (16, 16, 3)])
-def test_both_sizes_agree_with_predict(fit: str, shape: tuple[int, int, int]) -> None:
+def test_both_sizes_agree_with_predict(mode: str, shape: tuple[int, int, int]) -> None:
     """The answer at original size is the predictor's own, to the bit."""
-    model = predictor(Preprocessing(height=16, width=16, resize=fit))  # type: ignore[arg-type]
+    model = predictor(Preprocessing(height=16, width=16, resize=mode))  # type: ignore[arg-type]
     image_HWC = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     probability_HW, probability_hw, placement = predict_at_both_sizes(model, image_HWC)
     assert np.array_equal(probability_HW, model.predict(image_HWC).probability)

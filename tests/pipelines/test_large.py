@@ -166,16 +166,16 @@ def test_pages_of_several_sizes(pages: np.ndarray, tmp_path: Path) -> None:
         predict_large(model(), tmp_path / "in.tif", out=tmp_path / "out.zarr")
 
 
-@pytest.mark.parametrize("resize", ["tile", "stretch"])
-def test_interrupted_work_goes_on_to_the_same_bytes(fit: str, stack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["tile", "stretch"])
+def test_interrupted_work_goes_on_to_the_same_bytes(mode: str, stack: Path, tmp_path: Path) -> None:
     """Whenever it stops, nothing is under the final name, and the next call ends as if unbroken."""
-    settings: dict[str, Any] = {"resize": fit, "height": 128}
+    settings: dict[str, Any] = {"resize": mode, "height": 128}
     predict_large(
         model(**settings), stack, out=tmp_path / "whole.tif", probability="uint8", whole_pixels=0
     )
     out = tmp_path / "out.tif"
     heard = Heard()
-    for stop_after in (3, 3) if fit == "stretch" else (6, 12):
+    for stop_after in (3, 3) if mode == "stretch" else (6, 12):
         with pytest.raises(KeyboardInterrupt):
             predict_large(
                 model(Blur(stop_after), **settings), stack, out=out, probability="uint8",

@@ -10,8 +10,8 @@ import tifffile
 from binseg.config import load_recipe
 from binseg.errors import OutputError, UsageError
 from binseg.pipelines.plan import PlanResult, parse_budget, plan, write_plan
-from binseg.pipelines.run_folder import RunFolder
 from binseg.pipelines.train import train
+from binseg.training.run_folder import RunFolder
 
 QUICK = ("model.name=unet", "model.options={width: 4, depth: 2}", "train.device=cpu")
 

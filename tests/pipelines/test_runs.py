@@ -19,8 +19,8 @@ from binseg.errors import BundleError, DataError, OutputError, TrainingError, Us
 from binseg.pipelines.augment import draw_sheet
 from binseg.pipelines.catalogue import list_models, list_recipes
 from binseg.pipelines.demo import demo
-from binseg.pipelines.run_folder import RunFolder, environment, next_run_path
 from binseg.pipelines.train import resume_training, train
+from binseg.training.run_folder import RunFolder, environment, next_run_path
 
 Write = Callable[[Path, Sequence[int]], Path]
 
@@ -106,7 +106,7 @@ def test_a_run_stopped_before_its_first_epoch_starts_anew(
 ) -> None:
     """Nothing was learnt, so nothing is lost: --resume just starts."""
     recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
-    stop_at("resize", recipe, tmp_path / "run")
+    stop_at("fit", recipe, tmp_path / "run")
     assert resume_training(tmp_path / "run").best_epoch == 1
 
 
@@ -116,7 +116,7 @@ def test_resume_refuses_changed_data(
     """Half a run on one data set and half on another is no run."""
     data = write_discs(tmp_path / "data", range(8))
     recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(data)}})
-    stop_at("resize", recipe, tmp_path / "run")
+    stop_at("fit", recipe, tmp_path / "run")
     write_discs(data, [8])
     with pytest.raises(DataError, match="has changed"):
         resume_training(tmp_path / "run")
@@ -138,7 +138,7 @@ def test_resume_goes_on_where_images_have_no_mask(
 
     monkeypatch.setattr("binseg.pipelines.train.open_dataset", without_one_mask)
     recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
-    stop_at("resize", recipe, tmp_path / "run")
+    stop_at("fit", recipe, tmp_path / "run")
     resume_training(tmp_path / "run")
     assert "disc000" not in (tmp_path / "run" / "split.csv").read_text("utf-8")
 
@@ -246,7 +246,7 @@ def test_one_process_at_a_time_trains_in_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second is told so; scraps of a killed one are cleared away, and the lock at the end."""
-    monkeypatch.setattr("binseg.pipelines.run_folder.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("binseg.training.run_folder.LOCK_SECONDS", 0.1)
     run = RunFolder(path=tmp_path)
     (tmp_path / ".tmp-0123456789ab.ckpt").write_bytes(b"half")
     with run.in_use():

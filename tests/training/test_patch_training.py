@@ -22,7 +22,7 @@ from binseg.training.validation import validate
 
 CPU = torch.device("cpu")
 PATCHES: dict[str, Any] = {
-    "input__fit": "tile",
+    "input__resize": "tile",
     "patches__per_epoch": 9,
     "augment__preset": "medium",
 }

@@ -89,10 +89,10 @@ def evaluate(
 ) -> None:
     """Score a model per image and pooled, at the images' own size and at the model's."""
     from binseg.cli.tables import report_items
+    from binseg.evaluation.evaluation_data import Known, check_split_name, data_config
+    from binseg.evaluation.report_page import PAGE_NAME
     from binseg.inference import load
     from binseg.pipelines.evaluate import evaluate_split, report_folder
-    from binseg.pipelines.evaluation_data import Known, check_split_name, data_config
-    from binseg.pipelines.report_page import PAGE_NAME
 
     check_split_name(split)
     predictor = load([run, *(with_ or ())], device=device or "auto", tta=cast("TTA | None", tta))

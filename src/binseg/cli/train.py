@@ -126,9 +126,9 @@ def train(
     started = time.perf_counter()
     from binseg.config import load_recipe
     from binseg.pipelines.crossval import cross_validate
-    from binseg.pipelines.run_folder import RunFolder, next_run_path
     from binseg.pipelines.train import TrainResult
     from binseg.pipelines.train import train as run
+    from binseg.training.run_folder import RunFolder, next_run_path
 
     sections = nested(
         data__path=data,
@@ -283,7 +283,7 @@ def _plan(
 
 def _show_run(result: "TrainResult") -> None:
     from binseg.cli.tables import report_items
-    from binseg.pipelines.report_page import PAGE_NAME
+    from binseg.evaluation.report_page import PAGE_NAME
 
     what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     show(
@@ -300,7 +300,7 @@ def _show_run(result: "TrainResult") -> None:
 
 def _show_folds(result: "CrossResult") -> None:
     from binseg.cli.tables import folds_table, report_items
-    from binseg.pipelines.report_page import PAGE_NAME
+    from binseg.evaluation.report_page import PAGE_NAME
 
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     show(

@@ -15,6 +15,8 @@ from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import OutputError
+from binseg.evaluation.evaluation_data import Known
+from binseg.evaluation.report_page import NUM_IMAGES, write_report_page
 from binseg.inference import Predictor
 from binseg.metrics import (
     OutlineRule,
@@ -31,8 +33,6 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.pipelines.evaluation_data import Known
-from binseg.pipelines.report_page import NUM_IMAGES, write_report_page
 from binseg.postprocess import clean
 from binseg.progress import SILENT, Progress, track
 from binseg.report import GalleryItem, draw_gallery, draw_histogram

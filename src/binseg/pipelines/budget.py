@@ -16,6 +16,7 @@ from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
+from binseg.evaluation.report_page import NUM_IMAGES
 from binseg.evaluation.tta_choice import NUM_TRIED, allowed_tta
 from binseg.inference import Predictor
 from binseg.metrics import (
@@ -26,7 +27,6 @@ from binseg.metrics import (
     measure_outline,
     measure_reliability,
 )
-from binseg.pipelines.report_page import NUM_IMAGES
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Progress
 from binseg.training.fit import LEAST_TILES

@@ -14,15 +14,15 @@ from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, UsageError
+from binseg.evaluation.evaluation_data import Known, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, write_report
 from binseg.inference import Predictor, load
 from binseg.metrics import OutlineRule, ProbabilityTally
-from binseg.pipelines.evaluation_data import Known, choose_data, data_config
 from binseg.pipelines.redraw import draw_folds
-from binseg.pipelines.run_folder import RunFolder
 from binseg.pipelines.train import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.keeping import resume_command
+from binseg.training.run_folder import RunFolder
 from binseg.types import Figure
 
 __all__ = ["CrossResult", "Fold", "cross_validate", "is_cross_validation", "resume_folds"]

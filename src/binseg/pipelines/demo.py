@@ -5,17 +5,17 @@ from pathlib import Path
 
 from binseg.config import Recipe, load_recipe
 from binseg.data.otsu import otsu_dice
+from binseg.evaluation.evaluation_data import Known, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation
 from binseg.inference import load
 from binseg.inference.files import predict_files
 from binseg.inference.outputs import OutputKinds
 from binseg.inference.pretrained import default_bundle_path, photo_path
 from binseg.pipelines.evaluate import evaluate_split
-from binseg.pipelines.evaluation_data import Known, choose_data, data_config
-from binseg.pipelines.run_folder import RunFolder
 from binseg.pipelines.train import train
 from binseg.postprocess import PostProcessing
 from binseg.progress import SILENT, Progress
+from binseg.training.run_folder import RunFolder
 
 __all__ = ["DemoResult", "demo"]
 

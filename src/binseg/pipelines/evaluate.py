@@ -7,12 +7,12 @@ from pathlib import Path
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError
+from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
 from binseg.inference import Predictor, load
 from binseg.metrics import OutlineRule
-from binseg.pipelines.evaluation_data import Known, check_split_name, choose_data, data_config
-from binseg.pipelines.run_folder import RunFolder
 from binseg.progress import SILENT, Progress
+from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
 __all__ = ["evaluate", "evaluate_split", "report_folder"]

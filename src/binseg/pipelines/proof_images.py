@@ -11,8 +11,8 @@ from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
 from binseg.export import Pixels
 from binseg.packaging import Bundle
-from binseg.pipelines.run_folder import RunFolder
 from binseg.progress import SILENT, Progress
+from binseg.training.run_folder import RunFolder
 from binseg.types import Preprocessing, Sample
 
 __all__ = ["ProofImages", "as_pixels", "find_images", "small"]

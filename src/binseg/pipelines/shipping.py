@@ -11,18 +11,18 @@ from torch import nn
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
+from binseg.evaluation.evaluation_data import Known
 from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
 from binseg.inference import Predictor, load, verify_reference
 from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.models.zoo import resolve_options
 from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
-from binseg.pipelines.evaluation_data import Known
-from binseg.pipelines.run_folder import RunFolder, environment
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
 from binseg.training.fit import FitResult
 from binseg.training.precision import resolve_device
+from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
 __all__ = ["judge", "ship"]

@@ -27,7 +27,6 @@ from binseg.models.weights import load_encoder_weights
 from binseg.models.zoo import build_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds
 from binseg.pipelines.following import place_of, teamed
-from binseg.pipelines.run_folder import RunFolder
 from binseg.pipelines.shipping import judge, ship
 from binseg.progress import SILENT, Progress
 from binseg.report import draw_curves
@@ -36,6 +35,7 @@ from binseg.training.checkpoints import newest_whole
 from binseg.training.fit import fit
 from binseg.training.keeping import resume_command
 from binseg.training.precision import resolve_device
+from binseg.training.run_folder import RunFolder
 from binseg.training.supervision import check_supervision
 from binseg.types import Report
 

@@ -81,7 +81,7 @@ def test_more_than_ten_problems_are_counted(read: Read) -> None:
         read("image,mask\n" + "".join(f"x{i}.png,j/a.png\n" for i in range(13)))
 
 
-@pytest.mark.parametrize("text", ["image,mask\n", "image,mask,mask\n", "", "image;Mask;IMAGE\n"])
+@pytest.mark.parametrize("text", ["picture,mask\n", "image,mask,mask\n", "", "image;Mask;IMAGE\n"])
 def test_headers_that_cannot_be(read: Read, text: str) -> None:
     """Without exactly one image and one mask column the header is told back."""
     with pytest.raises(DataError, match="needs the columns image and mask"):

@@ -147,7 +147,7 @@ def _sections(
     if report.slices:
         parts.append(("slices", "Slices", draw_slices(report.slices)))
     if any(items for _, items in galleries):
-        parts.append(("images", "Images", draw_gallery_section(galleries)))
+        parts.append(("gallery", "Images", draw_gallery_section(galleries)))
     return parts
 
 

@@ -18,8 +18,8 @@ from binseg.data.splits import assign_splits
 from binseg.errors import DataError, UsageError
 from binseg.inference import Predictor
 from binseg.packaging import Card
-from binseg.pipelines.run_folder import RunFolder
 from binseg.progress import SILENT, Progress
+from binseg.training.run_folder import RunFolder
 from binseg.types import Split
 
 __all__ = ["SPLITS", "Known", "check_split_name", "choose_data", "data_config"]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from binseg.data.dataset import Dataset
+from binseg.evaluation.evaluation_data import Known
 from binseg.metrics import MEANINGS, OBJECT_MEANINGS, OUTLINE_MEANINGS
 from binseg.packaging import Card
-from binseg.pipelines.evaluation_data import Known
-from binseg.pipelines.run_folder import RunFolder
 from binseg.report import GalleryItem
 from binseg.report.page import Background, Gallery, write_page
+from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
 __all__ = ["NUM_IMAGES", "PAGE_NAME", "write_report_page"]
