@@ -24,7 +24,7 @@ from PIL import Image
 
 from binseg.config import DataConfig
 from binseg.data import Dataset, MaskRule, open_dataset, read_sample
-from binseg.pipelines.check import CheckResult, check
+from binseg.pipelines.check_data import CheckResult, check
 from binseg.report import for_display
 from binseg.types import Finding, Record
 

@@ -36,7 +36,7 @@ from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
 from binseg.inference import Predictor, load, sigmoid
 from binseg.inference.large import predict_large
-from binseg.pipelines.train import train
+from binseg.pipelines.train_model import train
 from binseg.storage import write_json
 from binseg.transforms.geometry import tiles_for
 from binseg.transforms.preprocess import normalise

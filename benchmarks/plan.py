@@ -27,9 +27,9 @@ from binseg.config import Recipe, load_recipe
 from binseg.config.recipe import DataConfig
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
-from binseg.pipelines.evaluate import evaluate
-from binseg.pipelines.plan import PlanResult, parse_budget, plan
-from binseg.pipelines.train import TrainResult, train
+from binseg.pipelines.evaluate_model import evaluate
+from binseg.pipelines.plan_recipe import PlanResult, parse_budget, plan
+from binseg.pipelines.train_model import TrainResult, train
 from binseg.storage import write_json, write_text
 from binseg.training.run_folder import environment
 

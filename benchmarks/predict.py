@@ -41,7 +41,7 @@ from binseg.inference.runtimes.onnx_backend import onnx_backend
 from binseg.inference.runtimes.openvino_backend import openvino_backend
 from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
 from binseg.packaging import read_bundle
-from binseg.pipelines.export import export_model
+from binseg.pipelines.export_model import export_model
 from binseg.pipelines.proof_images import ProofImages, find_images
 from binseg.progress import SILENT
 from binseg.training.run_folder import RunFolder

@@ -28,7 +28,7 @@ from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
 from binseg.models.zoo import build_model, num_parameters
-from binseg.pipelines.train import TrainResult, resume_training, train
+from binseg.pipelines.train_model import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
 from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.run_folder import RunFolder, environment

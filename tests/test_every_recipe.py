@@ -12,7 +12,7 @@ from PIL import Image
 import binseg
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.models.zoo import MODELS
-from binseg.pipelines.train import train
+from binseg.pipelines.train_model import train
 
 SMALL = (
     "input.size=32",

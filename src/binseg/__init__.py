@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from binseg.inference import Predictor as Predictor
     from binseg.inference import load as load
     from binseg.packaging import Bundle as Bundle
-    from binseg.pipelines.check import check as check
-    from binseg.pipelines.evaluate import evaluate as evaluate
-    from binseg.pipelines.plan import plan as plan
-    from binseg.pipelines.train import train as train
+    from binseg.pipelines.check_data import check as check
+    from binseg.pipelines.evaluate_model import evaluate as evaluate
+    from binseg.pipelines.plan_recipe import plan as plan
+    from binseg.pipelines.train_model import train as train
     from binseg.types import Counts as Counts
     from binseg.types import Report as Report
 
@@ -31,12 +31,12 @@ _HOMES = {
     "Predictor": "binseg.inference",
     "Recipe": "binseg.config",
     "Report": "binseg.types",
-    "check": "binseg.pipelines.check",
-    "evaluate": "binseg.pipelines.evaluate",
+    "check": "binseg.pipelines.check_data",
+    "evaluate": "binseg.pipelines.evaluate_model",
     "load": "binseg.inference",
     "load_recipe": "binseg.config",
-    "plan": "binseg.pipelines.plan",
-    "train": "binseg.pipelines.train",
+    "plan": "binseg.pipelines.plan_recipe",
+    "train": "binseg.pipelines.train_model",
 }
 
 __all__ = [

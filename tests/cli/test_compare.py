@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.errors import DataError
 from binseg.packaging import read_bundle
-from binseg.pipelines.evaluate import evaluate_split, report_folder
+from binseg.pipelines.evaluate_model import evaluate_split, report_folder
 
 
 def run(*argv: object, code: int = 0) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import binseg
 from binseg.errors import DataError, UsageError
-from binseg.pipelines.compare import compare
+from binseg.pipelines.compare_models import compare
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import binseg
 from binseg.cli import app
 from binseg.config import Recipe, load_recipe
 from binseg.errors import BundleError, DataError, UsageError
-from binseg.pipelines.crossval import CrossResult, cross_validate, resume_folds
+from binseg.pipelines.cross_validate import CrossResult, cross_validate, resume_folds
 from binseg.training.run_folder import RunFolder
 
 Write = Callable[[Path, Sequence[int]], Path]

@@ -16,7 +16,7 @@ from binseg.evaluation.evaluation_data import Known, check_split_name, choose_da
 from binseg.evaluation.scoring import predict_at_both_sizes, read_ahead, score_dataset
 from binseg.inference import Predictor
 from binseg.metrics import count
-from binseg.pipelines.evaluate import report_folder
+from binseg.pipelines.evaluate_model import report_folder
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import plan
 from binseg.types import Preprocessing, Record

@@ -19,9 +19,9 @@ from binseg.export import Proof, prove
 from binseg.inference import load, verify_reference
 from binseg.inference.runtimes.openvino_backend import import_openvino
 from binseg.packaging import NETWORK, read_bundle
-from binseg.pipelines import export as workflow
-from binseg.pipelines.export import export_model
-from binseg.pipelines.verify import verify
+from binseg.pipelines import export_model as workflow
+from binseg.pipelines.export_model import export_model
+from binseg.pipelines.verify_model import verify
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -208,7 +208,7 @@ SIGNAL_PROGRAM = """
 import gc, os, signal, sys
 from binseg.inference.runtimes import open_backend
 from binseg.packaging import read_bundle
-from binseg.pipelines.verify import verify
+from binseg.pipelines.verify_model import verify
 for _ in range(2):
     verify(sys.argv[1])
     opened = [open_backend(read_bundle(sys.argv[1]), name="openvino") for _ in range(2)]

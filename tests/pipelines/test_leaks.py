@@ -7,7 +7,7 @@ import pytest
 
 from binseg.config import load_recipe
 from binseg.errors import DataError
-from binseg.pipelines.train import train
+from binseg.pipelines.train_model import train
 
 
 def test_train_refuses_leaks_unless_told(

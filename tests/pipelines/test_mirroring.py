@@ -15,8 +15,8 @@ from binseg.data.sources import open_dataset
 from binseg.evaluation.tta_choice import allowed_tta, choose_tta
 from binseg.inference import Predictor, verify_reference
 from binseg.packaging import Corrections, read_bundle, write_bundle
-from binseg.pipelines.export import export_model
-from binseg.pipelines.train import train
+from binseg.pipelines.export_model import export_model
+from binseg.pipelines.train_model import train
 from binseg.postprocess import PostProcessing
 from binseg.types import Preprocessing
 

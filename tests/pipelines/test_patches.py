@@ -9,8 +9,8 @@ from PIL import Image
 
 import binseg
 from binseg.config import Recipe, load_recipe
-from binseg.pipelines.augment import draw_sheet
-from binseg.pipelines.train import train
+from binseg.pipelines.show_augmentation import draw_sheet
+from binseg.pipelines.train_model import train
 
 SETTINGS = (
     "model.name=unet",

@@ -9,8 +9,8 @@ import tifffile
 
 from binseg.config import load_recipe
 from binseg.errors import OutputError, UsageError
-from binseg.pipelines.plan import PlanResult, parse_budget, plan, write_plan
-from binseg.pipelines.train import train
+from binseg.pipelines.plan_recipe import PlanResult, parse_budget, plan, write_plan
+from binseg.pipelines.train_model import train
 from binseg.training.run_folder import RunFolder
 
 QUICK = ("model.name=unet", "model.options={width: 4, depth: 2}", "train.device=cpu")

@@ -16,10 +16,10 @@ from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
-from binseg.pipelines.augment import draw_sheet
 from binseg.pipelines.catalogue import list_models, list_recipes
-from binseg.pipelines.demo import demo
-from binseg.pipelines.train import resume_training, train
+from binseg.pipelines.run_demo import demo
+from binseg.pipelines.show_augmentation import draw_sheet
+from binseg.pipelines.train_model import resume_training, train
 from binseg.training.run_folder import RunFolder, environment, next_run_path
 
 Write = Callable[[Path, Sequence[int]], Path]
@@ -34,7 +34,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Recipe, Path], No
             raise TrainingError("stopped here")
 
         with monkeypatch.context() as broken:
-            broken.setattr(f"binseg.pipelines.train.{step}", stop)
+            broken.setattr(f"binseg.pipelines.train_model.{step}", stop)
             with pytest.raises(TrainingError, match="stopped here"):
                 train(recipe, out=out)
 
@@ -136,7 +136,7 @@ def test_resume_goes_on_where_images_have_no_mask(
         first, *others = whole.records
         return replace(whole, records=(replace(first, mask_path=None), *others))
 
-    monkeypatch.setattr("binseg.pipelines.train.open_dataset", without_one_mask)
+    monkeypatch.setattr("binseg.pipelines.train_model.open_dataset", without_one_mask)
     recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(discs)}})
     stop_at("fit", recipe, tmp_path / "run")
     resume_training(tmp_path / "run")

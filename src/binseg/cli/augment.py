@@ -43,7 +43,7 @@ def augment(
 ) -> None:
     """Draw samples before and after augmentation, with the outline of their masks."""
     from binseg.config import load_recipe
-    from binseg.pipelines.augment import draw_sheet
+    from binseg.pipelines.show_augmentation import draw_sheet
 
     whole = load_recipe(
         recipe,

@@ -12,7 +12,7 @@ from binseg.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from binseg.pipelines.bench import TrainingBench
+    from binseg.pipelines.bench_training import TrainingBench
 
 __all__ = ["add_to", "train"]
 
@@ -69,7 +69,7 @@ def train(
 ) -> None:
     """Measure training steps on your images: time by phase, memory, the time of an epoch."""
     from binseg.config import load_recipe
-    from binseg.pipelines.bench import bench_training
+    from binseg.pipelines.bench_training import bench_training
 
     if file and recipe:
         raise UsageError("give either a recipe file or --recipe, not both")

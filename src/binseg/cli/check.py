@@ -49,7 +49,7 @@ def check(
     """Look at every image and mask; exit code 1 if something is wrong."""
     from binseg.cli.tables import check_tables
     from binseg.config import load_recipe
-    from binseg.pipelines.check import check as run
+    from binseg.pipelines.check_data import check as run
 
     whole = load_recipe(
         recipe,

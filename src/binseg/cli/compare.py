@@ -43,7 +43,7 @@ def compare(
 ) -> None:
     """Compare two models on the same images, and say when the difference is noise."""
     from binseg.cli.tables import compare_items
-    from binseg.pipelines.compare import compare as compare_runs
+    from binseg.pipelines.compare_models import compare as compare_runs
 
     result = compare_runs(run_a, run_b, split=split, score=score)
     if json_:

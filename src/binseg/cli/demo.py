@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Train a small model on synthetic images, score it, and set Otsu's method beside it."""
     from binseg.cli.tables import demo_table, report_items
-    from binseg.pipelines.demo import demo as run
+    from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
     if json_:

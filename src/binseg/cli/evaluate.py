@@ -92,7 +92,7 @@ def evaluate(
     from binseg.evaluation.evaluation_data import Known, check_split_name, data_config
     from binseg.evaluation.report_page import PAGE_NAME
     from binseg.inference import load
-    from binseg.pipelines.evaluate import evaluate_split, report_folder
+    from binseg.pipelines.evaluate_model import evaluate_split, report_folder
 
     check_split_name(split)
     predictor = load([run, *(with_ or ())], device=device or "auto", tta=cast("TTA | None", tta))

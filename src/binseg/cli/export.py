@@ -9,7 +9,7 @@ from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Json, Run, register
 
 if TYPE_CHECKING:
-    from binseg.pipelines.export import ExportResult
+    from binseg.pipelines.export_model import ExportResult
 
 __all__ = ["add_to", "export"]
 
@@ -66,7 +66,7 @@ def export(
     json_: Json = False,
 ) -> None:
     """Export a model; nothing is written unless it answers like the original."""
-    from binseg.pipelines.export import export_model
+    from binseg.pipelines.export_model import export_model
 
     result = export_model(
         run,

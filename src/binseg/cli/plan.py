@@ -10,7 +10,7 @@ from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Border, Device, Download, Json, Set, nested, register
 
 if TYPE_CHECKING:
-    from binseg.pipelines.plan import PlanResult
+    from binseg.pipelines.plan_recipe import PlanResult
 
 __all__ = ["Budget", "add_to", "plan", "plan_items"]
 
@@ -59,8 +59,8 @@ def plan(
     json_: Json = False,
 ) -> None:
     """Look at the data and the machine, and say how to train: setting, value, because."""
-    from binseg.pipelines.plan import check_plan_path, chosen_budget, write_plan
-    from binseg.pipelines.plan import plan as run
+    from binseg.pipelines.plan_recipe import check_plan_path, chosen_budget, write_plan
+    from binseg.pipelines.plan_recipe import plan as run
 
     if out is not None:
         check_plan_path(out)

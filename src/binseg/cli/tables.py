@@ -12,10 +12,10 @@ from binseg.metrics import report_rows
 if TYPE_CHECKING:
     from binseg.evaluation.scoring import Evaluation
     from binseg.pipelines.catalogue import ModelLine, RecipeLine
-    from binseg.pipelines.check import CheckResult
-    from binseg.pipelines.compare import CompareResult
-    from binseg.pipelines.crossval import CrossResult
-    from binseg.pipelines.demo import DemoResult
+    from binseg.pipelines.check_data import CheckResult
+    from binseg.pipelines.compare_models import CompareResult
+    from binseg.pipelines.cross_validate import CrossResult
+    from binseg.pipelines.run_demo import DemoResult
     from binseg.types import Figure, Report
 
 __all__ = [

@@ -14,9 +14,9 @@ from binseg.cli.plan import Budget
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.pipelines.crossval import CrossResult
-    from binseg.pipelines.plan import PlanResult
-    from binseg.pipelines.train import TrainResult
+    from binseg.pipelines.cross_validate import CrossResult
+    from binseg.pipelines.plan_recipe import PlanResult
+    from binseg.pipelines.train_model import TrainResult
     from binseg.progress import Progress
 
 __all__ = ["add_to", "train"]
@@ -125,9 +125,9 @@ def train(
     """
     started = time.perf_counter()
     from binseg.config import load_recipe
-    from binseg.pipelines.crossval import cross_validate
-    from binseg.pipelines.train import TrainResult
-    from binseg.pipelines.train import train as run
+    from binseg.pipelines.cross_validate import cross_validate
+    from binseg.pipelines.train_model import TrainResult
+    from binseg.pipelines.train_model import train as run
     from binseg.training.run_folder import RunFolder, next_run_path
 
     sections = nested(
@@ -236,8 +236,8 @@ def _run_to_resume(out: Path | None, file: str | None) -> tuple[Path, str | None
 def _resume(
     out: Path, checkpoint_every: float | None, progress: "Progress"
 ) -> "TrainResult | CrossResult":
-    from binseg.pipelines.crossval import is_cross_validation, resume_folds
-    from binseg.pipelines.train import resume_training
+    from binseg.pipelines.cross_validate import is_cross_validation, resume_folds
+    from binseg.pipelines.train_model import resume_training
 
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
@@ -250,7 +250,7 @@ def _limited(
     sections: dict[str, dict[str, object]], budget: str | None
 ) -> dict[str, dict[str, object]]:
     """Add the budget to the settings; none, too, overrules that of a recipe."""
-    from binseg.pipelines.plan import parse_budget
+    from binseg.pipelines.plan_recipe import parse_budget
 
     if budget is None:
         return sections
@@ -269,7 +269,7 @@ def _plan(
 ) -> "PlanResult":
     """Derive the recipe, and show it."""
     from binseg.cli.plan import plan_items
-    from binseg.pipelines.plan import chosen_budget, plan
+    from binseg.pipelines.plan_recipe import chosen_budget, plan
     from binseg.progress import SILENT
 
     seconds = chosen_budget(budget, sections=sections, overrides=overrides)

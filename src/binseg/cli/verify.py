@@ -31,7 +31,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Compute the model's own reference sample again and compare; exit code 1 if it differs."""
-    from binseg.pipelines.verify import verify as run
+    from binseg.pipelines.verify_model import verify as run
 
     found, left_out = run(path)
     if json_:

@@ -19,7 +19,7 @@ from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, wri
 from binseg.inference import Predictor, load
 from binseg.metrics import OutlineRule, ProbabilityTally
 from binseg.pipelines.redraw import draw_folds
-from binseg.pipelines.train import resume_training, train
+from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.keeping import resume_command
 from binseg.training.run_folder import RunFolder

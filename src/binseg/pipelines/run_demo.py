@@ -11,8 +11,8 @@ from binseg.inference import load
 from binseg.inference.files import predict_files
 from binseg.inference.outputs import OutputKinds
 from binseg.inference.pretrained import default_bundle_path, photo_path
-from binseg.pipelines.evaluate import evaluate_split
-from binseg.pipelines.train import train
+from binseg.pipelines.evaluate_model import evaluate_split
+from binseg.pipelines.train_model import train
 from binseg.postprocess import PostProcessing
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
