@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from binseg.training.fit import fit
+from binseg.training.precision import resolve_device, resolve_precision
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -41,8 +43,6 @@ from binseg.models.zoo import build_model
 from binseg.pipelines.run_folder import environment
 from binseg.progress import SILENT
 from binseg.storage import write_json
-from binseg.training.fit import fit
-from binseg.training.precision import resolve_device, resolve_precision
 from binseg.types import Record
 
 PARTS = ("speed", "dice", "time-to-dice")

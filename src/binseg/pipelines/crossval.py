@@ -22,7 +22,7 @@ from binseg.pipelines.redraw import draw_folds
 from binseg.pipelines.run_folder import RunFolder
 from binseg.pipelines.train import resume_training, train
 from binseg.progress import SILENT, Progress
-from binseg.training.keeping import resume_command
+from binseg.training.checkpoint import resume_command
 from binseg.types import Figure
 
 __all__ = ["CrossResult", "Fold", "cross_validate", "is_cross_validation", "resume_folds"]

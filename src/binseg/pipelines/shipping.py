@@ -21,8 +21,8 @@ from binseg.packaging import Architecture, Card, Corrections, DataFacts, Referen
 from binseg.pipelines.run_folder import RunFolder, environment
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
-from binseg.training.fit import FitResult
-from binseg.training.precision import resolve_device
+from binseg.training.devices import resolve_device
+from binseg.training.loop import FitResult
 from binseg.types import Report
 
 __all__ = ["judge", "ship"]
@@ -125,7 +125,10 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
         versions={
             "python": str(facts["python"]),
-            **{name: str(packages[name]) for name in ("binseg", "torch", "lightning", "numpy")},
+            **{
+                name: str(packages[name])
+                for name in ("binseg", "torch", "lightning-fabric", "numpy")
+            },
         },
         recipe=recipe.model_dump(mode="json"),
     )
