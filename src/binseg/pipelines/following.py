@@ -19,7 +19,7 @@ from binseg.data.dataset import Dataset
 from binseg.data.pixels import open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError, DataError, UsageError
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.training.companions import follow
 from binseg.training.precision import resolve_device
 from binseg.training.team import ALONE, Place, Team, external_place, own_place
@@ -142,13 +142,8 @@ def _train_along(team: Team, order: dict[str, Any]) -> None:
             f"{dataset.root}: process {team.rank + 1} of {team.num} finds other data there than "
             "the leader; give all machines the same"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
-        model = build_model(
-            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-        )
     follow(  # DDP begins by giving all processes the leader's weights
-        model,
+        build_model(recipe),
         recipe=recipe,
         train=open_training_pixels(dataset.of_split("train"), dataset.rule, recipe),
         team=team,

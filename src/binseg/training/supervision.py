@@ -10,8 +10,8 @@ from torch import nn
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
 from binseg.losses import Loss
+from binseg.models import create_model
 from binseg.models.skeleton import EncoderDecoder
-from binseg.models.zoo import build_model
 
 __all__ = ["check_supervision", "supervised"]
 
@@ -67,7 +67,7 @@ def check_supervision(recipe: Recipe) -> None:
     """
     if recipe.loss.deep_supervision:
         with torch.device("meta"):
-            _teachable(build_model(recipe.model.name, options=recipe.model.options), recipe)
+            _teachable(create_model(**recipe.model.arguments()), recipe)
 
 
 def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
