@@ -1,22 +1,21 @@
-"""`binseg models`: the networks that can be trained."""
+"""`binseg models` and `binseg encoders`: the networks that can be trained."""
 
 import typer
 
 from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, register
 
-__all__ = ["add_to", "models"]
-
-EXAMPLES = ("binseg models", "binseg models --json")
+__all__ = ["add_to", "encoders", "models"]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    register(app, models, name="models", examples=EXAMPLES)
+    """Register the verbs."""
+    register(app, models, name="models", examples=("binseg models", "binseg models --json"))
+    register(app, encoders, name="encoders", examples=("binseg encoders", "binseg encoders --json"))
 
 
 def models(json_: Json = False) -> None:
-    """List every model with its number of parameters (3 channels in) and its source."""
+    """List the networks that have a name, with their decoder and encoder."""
     from binseg.cli.tables import models_table
     from binseg.pipelines.catalogue import list_models
 
@@ -25,3 +24,15 @@ def models(json_: Json = False) -> None:
         write_json_answer([line.as_dict() for line in lines])
     else:
         show(models_table(lines))
+
+
+def encoders(json_: Json = False) -> None:
+    """List every encoder with its number of parameters (3 channels in); all go with any decoder."""
+    from binseg.cli.tables import encoders_table
+    from binseg.pipelines.catalogue import list_encoders
+
+    lines = list_encoders()
+    if json_:
+        write_json_answer([line.as_dict() for line in lines])
+    else:
+        show(encoders_table(lines))

@@ -11,7 +11,7 @@ from binseg.metrics import report_rows
 
 if TYPE_CHECKING:
     from binseg.evaluation.scoring import Evaluation
-    from binseg.pipelines.catalogue import ModelLine, RecipeLine
+    from binseg.pipelines.catalogue import EncoderLine, ModelLine, RecipeLine
     from binseg.pipelines.check_data import CheckResult
     from binseg.pipelines.compare_models import CompareResult
     from binseg.pipelines.cross_validate import CrossResult
@@ -22,6 +22,7 @@ __all__ = [
     "check_tables",
     "compare_items",
     "demo_table",
+    "encoders_table",
     "folds_table",
     "models_table",
     "plain_table",
@@ -205,8 +206,19 @@ def check_tables(result: "CheckResult") -> list[object]:
 
 
 def models_table(lines: "Sequence[ModelLine]") -> Table:
-    """Draw the models."""
-    table = plain_table(None, "model", "parameters", "what", "source")
+    """Show the named networks."""
+    table = plain_table(None, "model", "parameters", "decoder", "encoder", "what")
+    table.columns[1].justify = "right"
+    for line in lines:
+        table.add_row(
+            line.name, f"{line.num_parameters:,}", line.decoder, line.encoder, line.summary
+        )
+    return table
+
+
+def encoders_table(lines: "Sequence[EncoderLine]") -> Table:
+    """Show the encoders."""
+    table = plain_table(None, "encoder", "parameters", "what", "source")
     table.columns[1].justify = "right"
     for line in lines:
         table.add_row(line.name, f"{line.num_parameters:,}", line.summary, line.source)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from binseg.config.networks import model_label
 from binseg.packaging.lines import one_line
 from binseg.types import TTA, Preprocessing
 
@@ -68,12 +69,24 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
-    """Which network the weights belong to; the zoo builds it from this alone."""
+    """The network that the weights belong to; `create_model` builds it from this alone."""
 
-    name: Name
+    decoder: Name
+    encoder: Name
     options: dict[Name, OptionValue] = {}
     """All options of the network, defaults filled in."""
     in_channels: Annotated[int, Field(ge=1)] = 3
+    out_channels: Literal[1] = 1
+    """Channels of the logits: one, foreground against background."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `create_model` takes for this network."""
+        return {**self.model_dump(exclude={"options"}), **self.options}
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        return model_label(self.decoder, self.encoder)
 
 
 class Threshold(Part):
@@ -181,13 +194,13 @@ class Card(Part):
 
     def rows(self) -> list[tuple[str, str]]:
         """The facts for people, as label and text; the recipe is left out."""
-        shape, data = self.preprocessing, self.data
-        options = "".join(f", {key} {value}" for key, value in self.architecture.options.items())
+        shape, data, net = self.preprocessing, self.data, self.architecture
+        options = "".join(f", {key} {value}" for key, value in net.options.items())
         corrections = ", ".join(f"{name} {value}" for name, value in self.postprocess if value)
         rows = [
             ("name", self.name),
             ("id", self.id or "not written yet"),
-            ("architecture", self.architecture.name + options),
+            ("architecture", f"{net.decoder} on {net.encoder}{options}"),
             ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.resize}"
                       + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
             ("intensity", shape.intensity),

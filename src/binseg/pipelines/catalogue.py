@@ -1,17 +1,35 @@
-"""What can be chosen by name: models and recipes, with their sources."""
+"""Lists of all that can be chosen by name: encoders, models and recipes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from binseg.config import load_recipe, recipe_names
-from binseg.config.recipe import Option
+from binseg.config.networks import MODELS, Option
 
-__all__ = ["ModelLine", "RecipeLine", "list_models", "list_recipes"]
+__all__ = ["EncoderLine", "ModelLine", "RecipeLine", "list_encoders", "list_models", "list_recipes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelLine:
     """One network."""
+
+    name: str
+    num_parameters: int
+    """With 3 channels in."""
+    decoder: str
+    encoder: str
+    options: Mapping[str, Option]
+    """Changes to the pair's defaults."""
+    summary: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the facts as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderLine:
+    """One encoder."""
 
     name: str
     num_parameters: int
@@ -22,7 +40,7 @@ class ModelLine:
     """All that it takes, with their defaults."""
 
     def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
+        """Return the facts as plain data."""
         return asdict(self)
 
 
@@ -43,18 +61,33 @@ class RecipeLine:
 
 
 def list_models() -> list[ModelLine]:
-    """List every network of the zoo."""
-    from binseg.models.zoo import MODELS
-
+    """List the named networks."""
     return [
         ModelLine(
-            name=entry.name,
+            name=name,
+            num_parameters=model.num_parameters,
+            decoder=model.decoder,
+            encoder=model.encoder,
+            options=dict(model.options),
+            summary=model.summary,
+        )
+        for name, model in MODELS.items()
+    ]
+
+
+def list_encoders() -> list[EncoderLine]:
+    """List every encoder; any of them goes with any decoder."""
+    from binseg.models import ENCODERS
+
+    return [
+        EncoderLine(
+            name=name,
             num_parameters=entry.num_parameters,
             summary=entry.summary,
             source=entry.source,
             options=dict(entry.defaults),
         )
-        for entry in MODELS.values()
+        for name, entry in ENCODERS.items()
     ]
 
 

@@ -181,6 +181,8 @@ def _given(asked: Recipe) -> dict[str, object]:
                 table |= {f"data.{field}.{inner}": each for inner, each in value.items()}
             else:
                 table[f"{section}.{field}"] = tuple(value) if isinstance(value, list) else value
+    if {"decoder", "encoder"} & asked.model.model_fields_set:
+        table["model.name"] = asked.model.name
     return table
 
 
@@ -251,6 +253,7 @@ def _plain(value: object) -> object:
 def _commented(recipe: Recipe, drawn: Plan) -> str:
     """YAML of what differs from the defaults, and why."""
     why = {one.key: one.reason for one in drawn.settings}
+    why["model.encoder"] = why["model.name"]
     lines = [
         "# A plan by `binseg plan`: change anything, then run `binseg train` with this file.",
         *(f"# Note: {warning}" for warning in drawn.warnings),

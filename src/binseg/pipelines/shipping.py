@@ -16,7 +16,7 @@ from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
 from binseg.inference import Predictor, load, verify_reference
 from binseg.inference.runtimes.torch_backend import TorchBackend
-from binseg.models.zoo import resolve_options
+from binseg.models import resolve_options
 from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
@@ -105,9 +105,13 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
     return Card(
         name=recipe.model.name,
         architecture=Architecture(
-            name=recipe.model.name,
-            options=resolve_options(recipe.model.name, recipe.model.options),
+            decoder=recipe.model.decoder,
+            encoder=recipe.model.encoder,
+            options=resolve_options(
+                recipe.model.decoder, recipe.model.encoder, recipe.model.options
+            ),
             in_channels=recipe.input.channels,
+            out_channels=recipe.model.out_channels,
         ),
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,

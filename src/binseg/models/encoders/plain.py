@@ -39,8 +39,12 @@ class UNetEncoder(Encoder):
             for before, after in pairwise((in_channels, *channels))
         )
 
+    def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
+        """Return the encoder's own channels, as in the paper, unless a width is given."""
+        return super().decoder_channels(width) if width else self.channels[:-1]
+
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps at full size, half, a quarter, ... (rounded down)."""
+        """Return feature maps at full size, half, a quarter, ... (rounded down)."""
         features: list[Tensor] = []
         maps = images_BCHW
         for index, level in enumerate(self.levels):
