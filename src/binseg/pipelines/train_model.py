@@ -21,7 +21,7 @@ from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
 from binseg.evaluation.scoring import Evaluation
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
 from binseg.models.weights import load_encoder_weights
 from binseg.models.zoo import build_model, resolve_options

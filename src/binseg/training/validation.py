@@ -10,8 +10,8 @@ from torch import nn
 
 from binseg import metrics
 from binseg.data.cache import PixelCache
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss
 from binseg.types import Counts, Preprocessing
 
@@ -55,7 +55,7 @@ def validate(
 
     `between` is called between two chunks of inputs, and may raise.
     """
-    predictor = Predictor(
+    predictor = ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
         preprocessing=preprocessing,
         threshold=THRESHOLD,
