@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 
 import binseg
 from binseg.errors import BundleError, ImageError, TrainingError, UsageError
-from binseg.inference import Predictor, load, sigmoid, verify_reference
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor, load, sigmoid, verify_reference
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import create_model
 from binseg.packaging import (
     Architecture,
@@ -51,8 +51,8 @@ class Broken:
         return np.full_like(inputs_NCHW[:, 0], np.nan)
 
 
-def predictor(backend: Any = None, *, batch_size: int = 8, **changes: Any) -> Predictor:
-    return Predictor(
+def predictor(backend: Any = None, *, batch_size: int = 8, **changes: Any) -> ModelPredictor:
+    return ModelPredictor(
         backend=backend or Red(),
         preprocessing=replace(PLAIN, **changes),
         threshold=0.5,
@@ -154,7 +154,7 @@ def test_a_turned_pil_image_is_turned(tmp_path: Path, kind: str) -> None:
         ([[1, 2], [3, 4]], "got a list; predict takes a path"),
         (None, "got a NoneType"),
         (torch.zeros(3, 4, 4), r"got a torch\.Tensor"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "predict_many"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "or a list of such images"),
         (np.zeros(4, np.uint8), "one image"),
         (np.zeros((0, 4), np.uint8), "none of them 0"),
     ],
@@ -275,7 +275,7 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="batch_size 0"):
         predictor(batch_size=0)
     with pytest.raises(UsageError, match=r"threshold 1\.5"):
-        Predictor(backend=Red(), preprocessing=PLAIN, threshold=1.5, bundle_id="x")
+        ModelPredictor(backend=Red(), preprocessing=PLAIN, threshold=1.5, bundle_id="x")
 
 
 def test_loading_gives_the_model_back(tmp_path: Path) -> None:

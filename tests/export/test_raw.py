@@ -16,9 +16,9 @@ from binseg.errors import MissingExtraError, UsageError
 from binseg.export import RawPixels, core_onnx
 from binseg.export.core import to_onnx
 from binseg.export.raw import _stretched, example_size, multiple_of
-from binseg.inference import Predictor
-from binseg.inference.runtimes.openvino_backend import openvino_core
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.openvino import openvino_core
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.skeleton import resize
 from binseg.types import Preprocessing
@@ -90,7 +90,7 @@ def test_preprocessing_is_inside_the_graph(
         intensity=intensity,  # type: ignore[arg-type]
         largest_tile=largest,
     )
-    ours = Predictor(
+    ours = ModelPredictor(
         backend=TorchBackend(network),
         preprocessing=preprocessing,
         threshold=0.5,

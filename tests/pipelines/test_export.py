@@ -17,7 +17,7 @@ from binseg.cli import app
 from binseg.errors import BundleError, ExportError, UsageError
 from binseg.export import Proof, prove
 from binseg.inference import load, verify_reference
-from binseg.inference.runtimes.openvino_backend import import_openvino
+from binseg.inference.runtimes.openvino import import_openvino
 from binseg.packaging import NETWORK, read_bundle
 from binseg.pipelines import export_model as workflow
 from binseg.pipelines.export_model import export_model
@@ -235,7 +235,7 @@ def test_importing_openvino_is_nobodys_business() -> None:
     """Its telemetry, which tells Google Analytics of each import, is never found; ours only."""
     code = (
         "import sys, threading\n"
-        "from binseg.inference.runtimes.openvino_backend import import_openvino\n"
+        "from binseg.inference.runtimes.openvino import import_openvino\n"
         "import_openvino('a test')\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
         "assert threading.active_count() == 1\n"

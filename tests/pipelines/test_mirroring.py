@@ -13,7 +13,7 @@ from binseg.config import load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.evaluation.tta_choice import allowed_tta, choose_tta
-from binseg.inference import Predictor, verify_reference
+from binseg.inference import ModelPredictor, verify_reference
 from binseg.packaging import Corrections, read_bundle, write_bundle
 from binseg.pipelines.export_model import export_model
 from binseg.pipelines.train_model import train
@@ -39,9 +39,11 @@ class Noisy:
         return found
 
 
-def judge(noise: float) -> Predictor:
+def judge(noise: float) -> ModelPredictor:
     plain = Preprocessing(height=40, width=40, mean=(0.0,) * 3, std=(1.0,) * 3)
-    return Predictor(backend=Noisy(noise), preprocessing=plain, threshold=0.5, bundle_id="noisy")
+    return ModelPredictor(
+        backend=Noisy(noise), preprocessing=plain, threshold=0.5, bundle_id="noisy"
+    )
 
 
 @pytest.fixture

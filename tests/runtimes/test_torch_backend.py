@@ -9,7 +9,7 @@ from torch import nn
 
 from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference.runtimes import open_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import create_model
 from binseg.packaging import Architecture, Bundle, Card, Reference, write_bundle
 from binseg.types import Preprocessing
@@ -128,7 +128,7 @@ def test_bf16_is_near_fp32_and_not_equal(tmp_path: Path) -> None:
     ("choice", "match"),
     [
         ({"name": "troch"}, "did you mean torch"),
-        ({"name": "caffe"}, "choices: auto, torch"),
+        ({"name": "caffe"}, "accepted: auto, .*torch"),
         ({"device": "gpu"}, "no device 'gpu'"),
         ({"precision": "fp16"}, "no precision 'fp16'"),
     ],
@@ -151,7 +151,7 @@ def test_an_absent_gpu_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_missing_torch_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch, the error says what to install."""
     bundle = bundle_of(tmp_path / "b", state(tiny()))
-    monkeypatch.delitem(sys.modules, "binseg.inference.runtimes.torch_backend")
+    monkeypatch.delitem(sys.modules, "binseg.inference.runtimes.torch")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"binseg\[train\]"):
         open_backend(bundle)

@@ -14,8 +14,8 @@ from binseg import metrics
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import OutputError, StoppedError, TrainingError
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.training import loggers
 from binseg.training.loop import FitResult
 
@@ -158,7 +158,7 @@ def test_the_best_epoch_is_kept(
     assert result.best_epoch == int(np.argmax(scores)) + 1
     model = network(dropout=0.2)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in result.best_state.items()})
-    predictor = Predictor(
+    predictor = ModelPredictor(
         backend=TorchBackend(model),
         preprocessing=recipe().input.preprocessing(),
         threshold=0.5,

@@ -105,5 +105,7 @@ def same(one: FitResult, other: FitResult) -> bool:
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_network_without_side_maps_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"the decoder of {asked(name).model.name} has no maps on its way"):
+    with pytest.raises(
+        UsageError, match=f"the decoder of {asked(name).model.name} has no maps on its way"
+    ):
         check_model(lambda: create_model(**asked(name).model.arguments()), asked(name))

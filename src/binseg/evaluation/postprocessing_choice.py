@@ -7,12 +7,10 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from binseg.inference import Predictor
 from binseg.metrics import count, score_image
 from binseg.postprocess import NOTHING, PostProcessing, clean
-from binseg.progress import SILENT, Progress
 
-__all__ = ["Answered", "choose_for", "choose_postprocessing"]
+__all__ = ["Answered", "choose_postprocessing"]
 
 LEAST_IMAGES = 10
 """Below, a mean gain and its error mean nothing."""
@@ -59,41 +57,8 @@ def choose_postprocessing(answers: Sequence[Answered]) -> tuple[PostProcessing, 
     gain_N = dice_N - before_N
     error = float(gain_N.std(ddof=1) / np.sqrt(len(gain_N)))
     return chosen, (
-        f"{_named(chosen)}: validation Dice {gain_N.mean():+.4f} (standard error {error:.4f})"
+        f"{chosen.describe()}: validation Dice {gain_N.mean():+.4f} (standard error {error:.4f})"
     )
-
-
-def choose_for(
-    predictor: Predictor,
-    *,
-    min_area: int | None = None,
-    fill_holes: int | None = None,
-    largest_only: bool | None = None,
-    own: bool = True,
-    progress: Progress = SILENT,
-) -> PostProcessing:
-    """What is done with a model's masks: what was asked for, else what the model brings.
-
-    Args:
-        predictor: the model.
-        min_area: None leaves it to the model; so do the next two.
-        fill_holes: likewise.
-        largest_only: likewise.
-        own: whether the model's corrections count at all.
-        progress: hears which of the model's corrections are applied.
-
-    Raises:
-        UsageError: a negative area.
-    """
-    asked = {"min_area": min_area, "fill_holes": fill_holes, "largest_only": largest_only}
-    given = {name: value for name, value in asked.items() if value is not None}
-    brought = predictor.postprocessing if own else NOTHING
-    used = replace(brought, **{name: getattr(NOTHING, name) for name in given})
-    if not used.is_empty:
-        progress.say(
-            f"the model's own post-processing: {_named(used)} (--no-postprocess leaves it out)"
-        )
-    return replace(brought, **given)  # type: ignore[arg-type]
 
 
 def _candidates(answers: Sequence[Answered]) -> list[dict[str, int | bool]]:
@@ -128,14 +93,3 @@ def _dices(answers: Sequence[Answered], postprocessing: PostProcessing) -> np.nd
 def _is_better(gain_N: np.ndarray) -> bool:
     error = gain_N.std(ddof=1) / np.sqrt(len(gain_N))
     return bool(gain_N.mean() > max(LEAST_GAIN, ERRORS * error))
-
-
-def _named(postprocessing: PostProcessing) -> str:
-    parts = []
-    if postprocessing.min_area:
-        parts.append(f"objects below {postprocessing.min_area} pixels removed")
-    if postprocessing.fill_holes:
-        parts.append(f"holes of up to {postprocessing.fill_holes} pixels filled")
-    if postprocessing.largest_only:
-        parts.append("the largest object alone")
-    return ", ".join(parts)

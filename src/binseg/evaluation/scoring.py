@@ -33,7 +33,6 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.postprocess import clean
 from binseg.progress import SILENT, Progress, track
 from binseg.report import GalleryItem, draw_gallery, draw_histogram
 from binseg.storage import write_json, write_text
@@ -230,13 +229,13 @@ def _score_sample(
     if not predictor.has_one_input:
         # Tiles are cut at the image's own scale, and an ensemble may have no size of its own.
         probability_HW = predictor.predict(sample.image_HWC).probability
-        mask_HW = clean(probability_HW > predictor.threshold, predictor.postprocessing)
+        mask_HW = predictor.mask_of(probability_HW)
         at_model_size = count(mask_HW, truth_HW, valid_HW)
     else:
         probability_HW, probability_hw, placement = predict_at_both_sizes(
             predictor, sample.image_HWC
         )
-        mask_HW = clean(probability_HW > predictor.threshold, predictor.postprocessing)
+        mask_HW = predictor.mask_of(probability_HW)
         target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
         at_model_size = count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2)
     tally.add(probability_HW, truth_HW, valid_HW)
@@ -263,6 +262,7 @@ def predict_at_both_sizes(
     The first answer equals `predictor.predict(image).probability` to the bit (a test holds it);
     asking twice would take twice as long.
     """
+    assert predictor.preprocessing is not None
     inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing)
     assert len(placements) == 1, "stretch and pad make one input of an image"
     probability_NHW = predictor.probability_of_inputs(inputs_NHWC)
@@ -290,7 +290,8 @@ def _notes(dataset: Dataset, predictors: Sequence[Predictor]) -> list[str]:
             "under border = background, scored under border = foreground, gets Dice 0.817 on "
             "Oxford-IIIT Pet's validation split. Compare only figures of one rule."
         )
-    trained_border = first.card.border if first.card is not None else None
+    card = first.members[0].card
+    trained_border = card.border if card is not None else None
     if dataset.rule.border is not None and trained_border not in (None, dataset.rule.border):
         notes.append(
             f"The model was trained with border = {trained_border}, and is scored here with "

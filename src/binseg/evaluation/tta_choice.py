@@ -7,7 +7,7 @@ import numpy as np
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
 from binseg.evaluation.scoring import read_ahead
-from binseg.inference import Predictor
+from binseg.inference import PredictOptions, Predictor
 from binseg.metrics import count, score_image
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.presets import resolve_preset
@@ -50,7 +50,7 @@ def choose_tta(
     samples = track(
         read_ahead(chosen, val.rule), progress=progress, label="trying tta", total=len(chosen)
     )
-    mirrored = judge.with_tta(tta)
+    mirrored = judge.with_options(PredictOptions(tta=tta))
     gain_N = np.array([_dice(mirrored, one) - _dice(judge, one) for one in samples])
     gain, error = float(gain_N.mean()), float(gain_N.std(ddof=1) / math.sqrt(len(gain_N)))
     told = f"validation Dice {gain:+.4f} (standard error {error:.4f}, {len(gain_N)} images)"

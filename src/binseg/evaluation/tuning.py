@@ -16,7 +16,7 @@ from binseg.data.dataset import Dataset
 from binseg.evaluation.postprocessing_choice import MOST_PIXELS, Answered, choose_postprocessing
 from binseg.evaluation.scoring import read_ahead
 from binseg.evaluation.tta_choice import choose_tta
-from binseg.inference import Predictor
+from binseg.inference import PredictOptions, Predictor
 from binseg.metrics import (
     LogitTally,
     Reliability,
@@ -68,7 +68,7 @@ def tune_on_validation(
     """
     asked = recipe.train.tta
     tta: TTA = choose_tta(recipe, judge, val, progress=progress) if asked == "tune" else asked
-    judge = judge.with_tta(tta)
+    judge = judge.with_options(PredictOptions(tta=tta))
     if recipe.train.threshold != "tune":
         if recipe.train.postprocess == "tune":
             progress.say("post-processing: not tried, since train.threshold is fixed")

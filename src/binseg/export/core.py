@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from binseg.errors import MissingExtraError
-from binseg.inference.runtimes.openvino_backend import import_openvino
+from binseg.inference.runtimes.openvino import import_openvino
 from binseg.types import Preprocessing
 
 __all__ = ["OPSET", "core_onnx", "require", "to_onnx"]

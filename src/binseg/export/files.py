@@ -27,7 +27,7 @@ from binseg.errors import BundleError, UsageError
 from binseg.export.core import require, to_onnx
 from binseg.export.proof import Answer
 from binseg.export.raw import RawPixels, example_size
-from binseg.inference.runtimes.openvino_backend import openvino_core
+from binseg.inference.runtimes.openvino import openvino_core
 
 __all__ = ["SUFFIXES", "TARGETS", "Facts", "Made", "make_file", "open_file", "tell_input"]
 

@@ -9,7 +9,7 @@ from binseg.data.dataset import Dataset
 from binseg.errors import DataError
 from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
-from binseg.inference import Predictor, load
+from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
@@ -104,7 +104,7 @@ def evaluate_split(
     return evaluation
 
 
-def _check_member(member: Predictor, config: DataConfig, dataset: Dataset, split: str) -> None:
+def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:
     """Refuse to score an ensemble on images that one of its members was trained on.
 
     Raises:

@@ -28,11 +28,11 @@ from binseg.export import (
 )
 from binseg.export.core import require
 from binseg.export.files import SUFFIXES
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx_backend import onnx_backend
-from binseg.inference.runtimes.openvino_backend import openvino_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
+from binseg.inference.runtimes.onnx import onnx_backend
+from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import (
     NETWORK,
     NETWORK_INT8,
@@ -164,7 +164,7 @@ def _left_out(card: Card) -> list[str]:
 def _prove_file(
     made: Made,
     raw: RawPixels,
-    reference: Predictor,
+    reference: ModelPredictor,
     images: ProofImages,
     *,
     of_int8: Limits,
@@ -242,9 +242,9 @@ def _beside(bundle: Bundle, suffix: str) -> Path:
     return home / f"{name}{suffix}"
 
 
-def _predictor(bundle: Bundle, backend: Backend) -> Predictor:
+def _predictor(bundle: Bundle, backend: Backend) -> ModelPredictor:
     card = bundle.card
-    return Predictor(
+    return ModelPredictor(
         backend=backend,
         preprocessing=card.preprocessing,
         threshold=card.threshold.value,
@@ -286,7 +286,7 @@ class _Adding:
 
     bundle: Bundle
     network: Any
-    reference: Predictor
+    reference: ModelPredictor
     images: ProofImages
     of_int8: Limits | None
     """None without int8."""

@@ -7,13 +7,11 @@ from binseg.config import Recipe, load_recipe
 from binseg.data.otsu import otsu_dice
 from binseg.evaluation.evaluation_data import Known, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation
-from binseg.inference import load
-from binseg.inference.files import predict_files
-from binseg.inference.outputs import OutputKinds
+from binseg.inference import PredictOptions, load
+from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path, photo_path
 from binseg.pipelines.evaluate_model import evaluate_split
 from binseg.pipelines.train_model import train
-from binseg.postprocess import PostProcessing
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 
@@ -69,13 +67,13 @@ def demo(
         predictor,
         [test.records[0].image_path],
         out=run.path / "predicted",
-        kinds=OutputKinds(overlay=True),
+        options=PredictOptions(outputs=("overlay",)),
     )
     photo = predict_files(
-        load(default_bundle_path()).with_postprocessing(PostProcessing(largest_only=True)),
+        load(default_bundle_path()),
         [photo_path()],
         out=run.path / "photo",
-        kinds=OutputKinds(overlay=True),
+        options=PredictOptions(outputs=("overlay",), largest_only=True),
     )
     return DemoResult(
         folder=run.path,

@@ -14,8 +14,8 @@ from binseg.data.dataset import Dataset
 from binseg.evaluation.evaluation_data import Known
 from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
-from binseg.inference import Predictor, load, verify_reference
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor, PredictOptions, load, verify_reference
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import resolve_options
 from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
@@ -60,7 +60,7 @@ def ship(
         title=f"{recipe.model.name}, validation",
         progress=progress,
     )
-    reference = _reference(predictor.with_tta("none"), val_pixels)
+    reference = _reference(predictor.with_options(PredictOptions(tta="none")), val_pixels)
     tell_calibration(tuned, evaluation.report, progress)
     card = _card(recipe, dataset, tuned, evaluation.report)
     bundle = write_bundle(
@@ -74,9 +74,9 @@ def ship(
     return evaluation
 
 
-def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
+def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> ModelPredictor:
     """The model in memory, as a predictor that works just like the one of its bundle."""
-    return Predictor(
+    return ModelPredictor(
         backend=backend,
         preprocessing=recipe.input.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
@@ -87,7 +87,7 @@ def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> 
     )
 
 
-def _reference(predictor: Predictor, pixels: PixelCache) -> Reference:
+def _reference(predictor: ModelPredictor, pixels: PixelCache) -> Reference:
     """Take the validation inputs with the most foreground: an empty answer would test little."""
     shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
     rows = np.argsort(shares, kind="stable")[::-1][:NUM_REFERENCE]
@@ -138,7 +138,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
     )
 
 
-def _check_shipped(shipped: Predictor) -> None:
+def _check_shipped(shipped: ModelPredictor) -> None:
     """Hold the bundle, read back from disk, to the answers of the model in memory."""
     assert shipped.bundle is not None
     check = verify_reference(shipped, shipped.bundle)

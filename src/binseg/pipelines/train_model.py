@@ -20,7 +20,7 @@ from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
 from binseg.evaluation.scoring import Evaluation
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
 from binseg.models import build_model, create_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds

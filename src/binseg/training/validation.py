@@ -11,8 +11,8 @@ from torch import nn
 from binseg import metrics
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss
 from binseg.types import Counts
 
@@ -71,7 +71,7 @@ def validate(
     `between` is called between two chunks of inputs, and may raise.
     """
     assert cache is not None, "rank 0 validates"
-    predictor = Predictor(
+    predictor = ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
         preprocessing=recipe.input.preprocessing(),
         threshold=THRESHOLD,

@@ -7,14 +7,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import BundleError, MissingExtraError, UsageError
-from binseg.inference.runtimes.exported import exported_network, num_threads
-from binseg.packaging import Bundle
+from binseg.inference.runtimes import num_threads
 from binseg.packaging.lines import one_line
 
 __all__ = [
     "OpenVinoBackend",
     "import_openvino",
-    "open_openvino",
     "openvino_backend",
     "openvino_core",
 ]
@@ -39,31 +37,16 @@ class OpenVinoBackend:
         self._request = compiled.create_infer_request()
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
-        """The logits of a batch of normalised inputs."""
+        """Compute the logits of a batch of normalised inputs."""
         found = self._request.infer([inputs_NCHW], share_inputs=True)[0]
         return np.array(found[:, 0], np.float32)
 
 
-def open_openvino(bundle: Bundle, *, device: str, precision: str) -> OpenVinoBackend:
-    """Open the bundle's exported network.
+def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBackend:
+    """Open a network in memory.
 
     OpenVINO takes bf16 by default on processors that have it; here the precision is always stated,
     and checked afterwards.
-
-    Raises:
-        MissingExtraError: openvino isn't installed.
-        BundleError: the bundle holds no exported network.
-        UsageError: cuda, or bf16 on a processor without it.
-    """
-    if device == "cuda":
-        raise UsageError("openvino computes on the processor here; take --backend torch for cuda")
-    return openvino_backend(
-        exported_network(bundle, precision), precision=precision, name=str(bundle.path)
-    )
-
-
-def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBackend:
-    """Open a network in memory.
 
     Args:
         data: ONNX that takes inputs and gives logits.
@@ -95,7 +78,7 @@ def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBacke
 
 
 def openvino_core(purpose: str, *, extra: str = "openvino") -> Any:
-    """The one `openvino.Core` of this process, which stays until its end.
+    """Give the one `openvino.Core` of this process, which stays until its end.
 
     A Core gives the thread that makes it a stack for signals, and takes its memory back when it
     goes, also where another Core's stack has been put on top since: the next signal (Ctrl-C) is

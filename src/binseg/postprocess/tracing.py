@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from binseg.errors import UsageError
-from binseg.postprocess.objects import label_objects
+from binseg.postprocess.mask_cleaning import label_objects
 
 __all__ = ["Polygon", "trace_polygons"]
 
@@ -25,7 +25,7 @@ class Polygon:
     """
 
     label: int
-    """Of the object, as `label_objects` numbers them."""
+    """Number of the object, as `label_objects` gives it."""
     exterior: Ring
     """Clockwise as seen, y downwards."""
     holes: tuple[Ring, ...] = ()
@@ -33,7 +33,7 @@ class Polygon:
 
     @property
     def area(self) -> float:
-        """In pixels, holes left out."""
+        """Pixels inside the outline, holes left out."""
         return signed_area(self.exterior) + sum(signed_area(hole) for hole in self.holes)
 
 
@@ -181,18 +181,12 @@ def _simplified(polygons: list[Polygon], tolerance: float) -> list[Polygon]:
     import shapely  # its import would slow every start
 
     exact = np.array([shapely.Polygon(one.exterior, one.holes) for one in polygons], object)
-    return [
+    rough = shapely.simplify(exact, tolerance, preserve_topology=True)
+    return [  # GEOS repeats the first point of each ring, which is cut off
         Polygon(
             label=one.label,
-            exterior=_open(shapely.get_coordinates(rough.exterior)),
-            holes=tuple(_open(shapely.get_coordinates(hole)) for hole in rough.interiors),
+            exterior=shapely.get_coordinates(other.exterior)[:-1],
+            holes=tuple(shapely.get_coordinates(hole)[:-1] for hole in other.interiors),
         )
-        for one, rough in zip(
-            polygons, shapely.simplify(exact, tolerance, preserve_topology=True), strict=True
-        )
+        for one, other in zip(polygons, rough, strict=True)
     ]
-
-
-def _open(ring: Ring) -> Ring:
-    """Without the repetition of the first point."""
-    return ring[:-1]

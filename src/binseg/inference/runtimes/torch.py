@@ -50,9 +50,9 @@ class TorchBackend:
         return f"{self._kind} {self._device}"
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
-        """The logits of a batch of normalised inputs."""
+        """Compute the logits of a batch of normalised inputs."""
         inputs = torch.from_numpy(inputs_NCHW).to(self._device, memory_format=torch.channels_last)
-        # Inside a Lightning step an outer autocast may be on: this one overrules it either way,
+        # Inside a training step an outer autocast may be on: this one overrules it either way,
         # and caches no casts, which would be inference tensors that training can't use.
         autocast = torch.autocast(
             self._device.type,
@@ -154,7 +154,7 @@ def _choose_device(device: str) -> str:
 
 
 def load_network(bundle: Bundle) -> nn.Module:
-    """The card's network with the bundle's weights, in float32, on the CPU.
+    """Build the card's network with the bundle's weights, in float32, on the CPU.
 
     Weights that are stored in half precision (`binseg pack --half`) become float32 again.
 

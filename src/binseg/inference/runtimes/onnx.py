@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError, UsageError
-from binseg.inference.runtimes.exported import exported_network, num_threads
-from binseg.packaging import Bundle
+from binseg.errors import BundleError, MissingExtraError
+from binseg.inference.runtimes import num_threads
 from binseg.packaging.lines import one_line
 
-__all__ = ["OnnxBackend", "onnx_backend", "open_onnxruntime"]
+__all__ = ["OnnxBackend", "onnx_backend"]
 
 
 class OnnxBackend:
@@ -28,27 +27,9 @@ class OnnxBackend:
         self._session = session
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
-        """The logits of a batch of normalised inputs."""
+        """Compute the logits of a batch of normalised inputs."""
         logits_N1HW: np.ndarray = self._session.run(None, {"inputs": inputs_NCHW})[0]
         return logits_N1HW[:, 0]
-
-
-def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBackend:
-    """Open the bundle's exported network.
-
-    Raises:
-        MissingExtraError: onnxruntime isn't installed.
-        BundleError: the bundle holds no exported network.
-        UsageError: bf16 or cuda, which it doesn't compute in here.
-    """
-    if device == "cuda" or precision == "bf16":
-        raise UsageError(
-            f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
-            f"{device}; take --backend torch or openvino"
-        )
-    return onnx_backend(
-        exported_network(bundle, precision), precision=precision, name=str(bundle.path)
-    )
 
 
 def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:

@@ -1,11 +1,13 @@
-"""The objects of a mask, one line each."""
+"""The objects of a mask, one record each."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Bool, Float32
 
-__all__ = ["FoundObject", "find_objects", "label_objects"]
+from binseg.postprocess.mask_cleaning import label_objects
+
+__all__ = ["FoundObject", "find_objects"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +18,14 @@ class FoundObject:
     """From 1, in order of the first pixel by rows."""
     area: int
     centroid_y: float
-    """Of the pixels' centres; the first pixel's centre is at 0.5."""
+    """Mean of the pixels' centres; the first pixel's centre is at 0.5."""
     centroid_x: float
     top: int
     left: int
     height: int
     width: int
     mean_probability: float | None = None
-    """Over the object's pixels; None where no probability was given."""
+    """Mean over the object's pixels; None where no probability was given."""
     pixel_size: tuple[float, float] | None = None
     """Height and width of a pixel in `unit`, where known."""
     unit: str = ""
@@ -48,15 +50,6 @@ class FoundObject:
             row[f"centroid_y_{self.unit}"] = self.centroid_y * tall
             row[f"centroid_x_{self.unit}"] = self.centroid_x * broad
         return row
-
-
-def label_objects(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[Int32[np.ndarray, "H W"], int]:
-    """Number the objects from 1 (0 is background), and tell how many there are."""
-    from scipy import ndimage  # its import would slow every start
-
-    labels_HW = np.empty(mask_HW.shape, np.int32)
-    num = ndimage.label(mask_HW, structure=np.ones((3, 3), bool), output=labels_HW)
-    return labels_HW, int(num)
 
 
 def find_objects(

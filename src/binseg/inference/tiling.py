@@ -1,4 +1,4 @@
-"""Images that are too large for memory: read by windows, answered band by band.
+"""Images that are too large for memory: read by windows, predicted band by band.
 
     windows -> regions -> inputs -> batches -> probabilities -> live rows -> finished bands
 
@@ -6,15 +6,16 @@ The arithmetic is that of `Predictor.predict`, on the same tiles. Bands are full
 down; those that are finished leave, so that memory follows the image's width and not its area.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from binseg.imageio import ImageInfo
 from binseg.imageio.windows import Windows
-from binseg.inference.single import Predictor, mean_of
+from binseg.inference.predictor import Predictor, Tell, mean_of, untold
+from binseg.parallel import map_ordered
 from binseg.transforms.geometry import cut, plan, resize_image, restore, tile_weights, tiles_for
 from binseg.transforms.preprocess import (
     known_range,
@@ -24,7 +25,7 @@ from binseg.transforms.preprocess import (
 )
 from binseg.types import Box, Placement, Preprocessing
 
-__all__ = ["WHOLE_PIXELS", "batch_of", "live_bytes", "num_inputs", "probability_bands"]
+__all__ = ["WHOLE_PIXELS", "batch_of", "live_bytes", "probability_bands"]
 
 WHOLE_PIXELS = 4_000_000
 """Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
@@ -32,10 +33,6 @@ _BATCH_PIXELS = 1 << 18
 """Input pixels computed at once on a processor; more would cost memory and save no time."""
 _READ_BYTES = 48_000_000
 """Read at once where an image is shrunk or measured."""
-_AHEAD = 2
-"""Batches that are read while the model is busy with another."""
-
-Tell = Callable[[int], None]
 
 
 def probability_bands(
@@ -45,7 +42,7 @@ def probability_bands(
     *,
     band: int,
     first: int = 0,
-    tell: Tell = lambda _: None,
+    tell: Tell = untold,
     whole_pixels: int = WHOLE_PIXELS,
 ) -> Iterator[Float32[np.ndarray, "h W"]]:
     """Predict one page, `band` rows at a time.
@@ -54,11 +51,11 @@ def probability_bands(
         predictor: the model; an ensemble whose members prepare images in ways of their own is
             computed member by member, band by band.
         windows: the image.
-        page: which of its pages, from 0.
+        page: number of its page, from 0.
         band: rows of each band; the last may have fewer.
         first: the band to begin with; those before are not computed, and the others are the same to
             the bit as if they had been.
-        tell: is told of rows that are computed, as they are.
+        tell: is told of rows as they are computed.
         whole_pixels: up to this size the page is predicted whole.
 
     Raises:
@@ -67,66 +64,61 @@ def probability_bands(
     """
     info = windows.info(page)
     if info.height * info.width <= whole_pixels:
-        yield from _whole(predictor, windows, page, band=band, first=first, tell=tell)
+        image_HWC = windows.read(page, 0, 0, info.height, info.width)
+        probability_HW = predictor.probability_of_image(image_HWC, windows.name)
+        tell(info.height - first * band)
+        for top in range(first * band, info.height, band):
+            yield probability_HW[top : top + band]
         return
-    members = [predictor] if predictor.shares_inputs else predictor.members
     each = []
-    for index, member in enumerate(members):
-        compute = _tiled if member.preprocessing.resize == "tile" else _shrunk
-        heard = tell if index == 0 else lambda _: None
-        each.append(compute(member, windows, page, band=band, first=first, tell=heard))
+    for index, (member, shape) in enumerate(_parts(predictor)):
+        compute = _tiled if shape.resize == "tile" else _shrunk
+        heard = tell if index == 0 else untold
+        each.append(compute(member, shape, windows, page, band=band, first=first, tell=heard))
     for bands in zip(*each, strict=True):
         yield bands[0] if len(bands) == 1 else mean_of(bands)
 
 
 def batch_of(predictor: Predictor, height: int, width: int) -> int:
-    """How many inputs of a page of this size are computed at once."""
-    most = predictor.batch_for(height, width)
-    if "cuda" in predictor.backend.name:
+    """Tell how many inputs of a page of this size are computed at once."""
+    most = min(one.batch_for(height, width) for one in predictor.members)
+    if all("cuda" in one.backend.name for one in predictor.members):
         return most
-    shape = tiles_for(height, width, predictor.preprocessing)
-    return max(1, min(most, _BATCH_PIXELS // (shape.height * shape.width)))
-
-
-def num_inputs(predictor: Predictor, info: ImageInfo) -> int:
-    """How many inputs a page takes, all members together; known without listing them."""
-    each = []
-    for member in predictor.members:
-        shape = member.preprocessing
-        rows, columns = (plan(info.height, 1, shape), plan(1, info.width, shape))
-        each.append(len(rows) * len(columns))
-    return sum(each)
+    shapes = [tiles_for(height, width, one.preprocessing) for one in predictor.members]
+    return max(1, min(most, _BATCH_PIXELS // max(one.height * one.width for one in shapes)))
 
 
 def live_bytes(predictor: Predictor, info: ImageInfo, *, band: int) -> int:
-    """Bytes of the rows that are held while a page is computed."""
+    """Count the bytes of the rows that are held while a page is computed."""
     if info.height * info.width <= WHOLE_PIXELS:
         return info.height * info.width * (info.channels * np.dtype(info.dtype).itemsize + 12)
-    rows = []
-    for member in [predictor] if predictor.shares_inputs else predictor.members:
-        tile = plan(info.height, 1, member.preprocessing)[0].source.height
-        rows.append(tile + 2 * band if member.preprocessing.resize == "tile" else 2 * band)
-    return sum(rows) * info.width * 4
+    rows = 0
+    for _, shape in _parts(predictor):
+        rows += 2 * band
+        rows += plan(info.height, 1, shape)[0].source.height if shape.resize == "tile" else 0
+    return rows * info.width * 4
 
 
-def _whole(
-    predictor: Predictor, windows: Windows, page: int, *, band: int, first: int, tell: Tell
-) -> Iterator[Float32[np.ndarray, "h W"]]:
-    """Predict a page that fits into memory."""
-    info = windows.info(page)
-    image_HWC = windows.read(page, 0, 0, info.height, info.width)
-    probability_HW = predictor.probability_of_image(image_HWC, name=windows.name)
-    tell(info.height - first * band)
-    for top in range(first * band, info.height, band):
-        yield probability_HW[top : top + band]
+def _parts(predictor: Predictor) -> list[tuple[Predictor, Preprocessing]]:
+    """List what is computed by itself: all members at once where they take the same inputs."""
+    if predictor.preprocessing is not None:
+        return [(predictor, predictor.preprocessing)]
+    return [(one, one.preprocessing) for one in predictor.members]
 
 
 def _tiled(
-    predictor: Predictor, windows: Windows, page: int, *, band: int, first: int, tell: Tell
+    predictor: Predictor,
+    shape: Preprocessing,
+    windows: Windows,
+    page: int,
+    *,
+    band: int,
+    first: int,
+    tell: Tell,
 ) -> Iterator[Float32[np.ndarray, "h W"]]:
     """Predict by tiles, a row of tiles after the other."""
     info = windows.info(page)
-    placements = plan(info.height, info.width, predictor.preprocessing)
+    placements = plan(info.height, info.width, shape)
     tall, wide = placements[0].source.height, placements[0].source.width
     rows = tile_weights({one.source.top for one in placements}, tall)
     columns = tile_weights({one.source.left for one in placements}, wide)
@@ -135,9 +127,8 @@ def _tiled(
     # Rows base..base + band + tall of the page; what is above has left.
     canvas_HW = np.zeros((band + tall, info.width), np.float32)
     grid = [[one for one in placements if one.source.top == top] for top in tops]
-    values = _values(windows, page, predictor.preprocessing)
     told = base
-    for index, answers in enumerate(_answered(predictor, windows, page, grid, values)):
+    for index, answers in enumerate(_answered(predictor, shape, windows, page, grid)):
         for map_HW, placement in answers:
             source = placement.source
             part_HW = restore(map_HW, placement)
@@ -175,47 +166,35 @@ def _add(
 
 def _answered(
     predictor: Predictor,
+    shape: Preprocessing,
     windows: Windows,
     page: int,
     grid: Sequence[Sequence[Placement]],
-    values: tuple[float, float],
 ) -> Iterator[Iterator[tuple[Float32[np.ndarray, "h w"], Placement]]]:
-    """The model's answers, row of tiles by row of tiles; inputs are read ahead in a thread.
+    """Compute the tiles, a row of them after the other; inputs are read ahead in a thread.
 
     A batch never spans two rows: so it holds the same tiles wherever the work was taken up again,
     and gives the same bits.
     """
     info = windows.info(page)
     size = batch_of(predictor, info.height, info.width)
-    batches = [row[start : start + size] for row in grid for start in range(0, len(row), size)]
-    per_row = [-(-len(row) // size) for row in grid]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting: list[Future[UInt8[np.ndarray, "B h w C"]]] = []
-        order = iter(batches)
+    values = _values(windows, page, shape)
+    rows = [[row[start : start + size] for start in range(0, len(row), size)] for row in grid]
 
-        def submit() -> None:
-            for batch in order:
-                waiting.append(pool.submit(_inputs, predictor, windows, page, batch, values))
-                if len(waiting) >= _AHEAD:
-                    return
+    def inputs_of(batch: Sequence[Placement]) -> UInt8[np.ndarray, "B h w C"]:
+        return _inputs(shape, windows, page, batch, values)
 
-        def answers(num: int, place: int) -> Iterator[tuple[np.ndarray, Placement]]:
-            for batch in batches[place : place + num]:
-                submit()
-                inputs_BHWC = waiting.pop(0).result()
-                yield from zip(predictor.probability_of_inputs(inputs_BHWC), batch, strict=True)
+    def answers(row: list[Sequence[Placement]]) -> Iterator[tuple[np.ndarray, Placement]]:
+        for batch in row:
+            yield from zip(predictor.probability_of_inputs(next(read)), batch, strict=True)
 
-        try:
-            place = 0
-            for num in per_row:
-                yield answers(num, place)
-                place += num
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with closing(map_ordered(inputs_of, (batch for row in rows for batch in row))) as read:
+        for row in rows:
+            yield answers(row)
 
 
 def _inputs(
-    predictor: Predictor,
+    shape: Preprocessing,
     windows: Windows,
     page: int,
     batch: Sequence[Placement],
@@ -232,25 +211,26 @@ def _inputs(
     for placement, box in zip(batch, boxes, strict=True):
         # Past the image's edge, where the region ends too, `cut` mirrors as it does for a whole.
         inside = Box(top=box.top - top, left=box.left - left, height=box.height, width=box.width)
-        inputs.append(
-            prepare_region(
-                cut(region_HWC, inside),
-                (placement.target.height, placement.target.width),
-                predictor.preprocessing,
-                values=values,
-                name=windows.name,
-            )
-        )
+        size = (placement.target.height, placement.target.width)
+        region = cut(region_HWC, inside)
+        inputs.append(prepare_region(region, size, shape, values=values, name=windows.name))
     return np.stack(inputs)
 
 
 def _shrunk(
-    predictor: Predictor, windows: Windows, page: int, *, band: int, first: int, tell: Tell
+    predictor: Predictor,
+    shape: Preprocessing,
+    windows: Windows,
+    page: int,
+    *,
+    band: int,
+    first: int,
+    tell: Tell,
 ) -> Iterator[Float32[np.ndarray, "h W"]]:
-    """Stretch and pad: shrink the page while it is read, and spread the answer band by band."""
+    """Predict a page as one input: shrink it while it is read, and spread the map band by band."""
     info = windows.info(page)
-    (placement,) = plan(info.height, info.width, predictor.preprocessing)
-    input_HWC = _shrink(windows, page, placement, predictor.preprocessing)
+    (placement,) = plan(info.height, info.width, shape)
+    input_HWC = _shrink(windows, page, placement, shape)
     target = placement.target
     map_HW = predictor.probability_of_inputs(input_HWC[None])[0]
     inner_HW1 = map_HW[
@@ -268,7 +248,7 @@ def _shrunk(
 def _shrink(
     windows: Windows, page: int, placement: Placement, preprocessing: Preprocessing
 ) -> UInt8[np.ndarray, "height width C"]:
-    """The one input of a page, made from bands of its rows; the same as from the whole."""
+    """Make the one input of a page from bands of its rows; the same as from the whole."""
     info = windows.info(page)
     values = _values(windows, page, preprocessing)
     target = placement.target
@@ -299,7 +279,7 @@ def _shrink(
 
 
 def _values(windows: Windows, page: int, preprocessing: Preprocessing) -> tuple[float, float]:
-    """What becomes 0 and 1; where percentiles decide, the page is read once for them."""
+    """Find what becomes 0 and 1; where percentiles decide, the page is read once for them."""
     info = windows.info(page)
     known = known_range(info.dtype, preprocessing)
     if known is not None:
