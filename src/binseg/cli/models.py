@@ -17,11 +17,11 @@ def add_to(app: typer.Typer) -> None:
 
 def models(json_: Json = False) -> None:
     """List every model with its number of parameters (3 channels in) and its source."""
-    from binseg.cli.tables import models_table
+    from binseg.cli.screen import models_table
     from binseg.pipelines.catalogue import list_models
 
     lines = list_models()
     if json_:
-        write_json_answer([line.as_dict() for line in lines])
+        write_json_answer(lines)
     else:
         show(models_table(lines))

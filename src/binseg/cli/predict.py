@@ -149,7 +149,7 @@ def predict(
     json_: Json = False,
 ) -> None:
     """Write a 0/255 mask for every image, at the image's own size."""
-    from binseg.evaluation.postprocessing_choice import choose_for
+    from binseg.evaluation.tuning import choose_for
     from binseg.inference import load
     from binseg.inference.files import predict_files
     from binseg.inference.outputs import OutputKinds
