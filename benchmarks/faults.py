@@ -37,6 +37,8 @@ import numpy as np
 import safetensors.numpy
 import torch
 import yaml
+from binseg.training.checkpoints import LAST, PREVIOUS, WholeFiles, newest_whole
+from binseg.training.fit import fit
 from PIL import Image
 
 from binseg.cli import app
@@ -48,8 +50,6 @@ from binseg.models.zoo import build_model
 from binseg.packaging import read_bundle
 from binseg.progress import SILENT, track
 from binseg.storage import sha256_of, write_json
-from binseg.training.checkpoints import LAST, PREVIOUS, WholeFiles, newest_whole
-from binseg.training.fit import fit
 
 SIZE = 32
 NUM_TRAIN, NUM_VAL = 20, 4

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from binseg.training.precision import resolve_device, resolve_precision
 
 from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
@@ -30,7 +31,6 @@ from binseg.errors import BinsegError
 from binseg.models.zoo import build_model, num_parameters
 from binseg.pipelines.train_model import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
-from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.run_folder import RunFolder, environment
 
 LADDER: Mapping[str, tuple[str, ...]] = {

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from binseg.training.fit import fit
+from binseg.training.precision import resolve_device, resolve_precision
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -40,8 +42,6 @@ from binseg.data.splits import assign_splits
 from binseg.models.zoo import build_model
 from binseg.progress import SILENT
 from binseg.storage import write_json
-from binseg.training.fit import fit
-from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.run_folder import environment
 from binseg.types import Record
 

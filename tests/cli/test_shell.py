@@ -27,7 +27,7 @@ VERBS = (
     "recipes",
     "demo",
 )
-HEAVY = {"torch", "numpy", "lightning", "matplotlib", "PIL", "scipy", "yaml"}
+HEAVY = {"torch", "numpy", "lightning_fabric", "matplotlib", "PIL", "scipy", "yaml"}
 
 
 def modules_after(code: str) -> set[str]:
@@ -67,7 +67,7 @@ from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in ("torch", "lightning", "kornia"):
+        if name.split(".")[0] in ("torch", "lightning_fabric", "kornia"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())

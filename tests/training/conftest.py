@@ -13,7 +13,7 @@ from torch import nn
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.models.zoo import build_model
-from binseg.training.fit import FitResult, fit
+from binseg.training.loop import FitResult, fit
 
 SIZE = 16
 

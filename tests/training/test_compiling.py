@@ -8,8 +8,8 @@ from torch import nn
 
 from binseg.models.zoo import build_model
 from binseg.progress import SILENT
-from binseg.training import compiling
-from binseg.training.compiling import compiled
+from binseg.training import devices
+from binseg.training.devices import compiled
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def test_without_a_compiler_it_is_said_and_trained_without(
     model: nn.Module, listen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, when it was asked for; else nothing is said."""
-    monkeypatch.setattr(compiling, "has_compiler", lambda device: False)
+    monkeypatch.setattr(devices, "has_compiler", lambda device: False)
     heard = listen()
     assert compiled(model, asked=False, device=CPU, progress=heard) is model
     assert heard.lines == []
@@ -38,7 +38,7 @@ def test_without_a_compiler_it_is_said_and_trained_without(
 @pytest.mark.filterwarnings("ignore")  # of torch's own, about its compiler
 def test_compiled_networks_answer_alike(model: nn.Module) -> None:
     """The same logits and the same gradients."""
-    if not compiling.has_compiler(CPU):
+    if not devices.has_compiler(CPU):
         pytest.skip("no compiler on this machine")
     translated = compiled(model, asked=True, device=CPU, progress=SILENT)
     assert translated is not model

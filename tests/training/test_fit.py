@@ -17,7 +17,7 @@ from binseg.errors import OutputError, StoppedError, TrainingError
 from binseg.inference import Predictor
 from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.training import loggers
-from binseg.training.fit import FitResult
+from binseg.training.loop import FitResult
 
 Run = Callable[..., FitResult]
 

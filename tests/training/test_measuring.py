@@ -8,6 +8,7 @@ from binseg.data.cache import PixelCache
 from binseg.errors import TrainingError
 from binseg.models.zoo import build_model
 from binseg.training import measuring
+from binseg.training.devices import available_memory, estimate_memory
 from binseg.training.measuring import (
     PHASES,
     RateTrial,
@@ -16,7 +17,6 @@ from binseg.training.measuring import (
     profile_steps,
     suggested_rate,
 )
-from binseg.training.memory import available_memory, estimate_memory
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(

@@ -15,8 +15,8 @@ from binseg.losses import build_loss
 from binseg.models.decoders.unet import UNetDecoder
 from binseg.models.skeleton import EncoderDecoder
 from binseg.models.zoo import build_model
-from binseg.training.fit import FitResult
-from binseg.training.supervision import check_supervision, supervised
+from binseg.training.loop import FitResult
+from binseg.training.step import check_model, supervised
 
 WITH_SIDES = ("unet", "unet-compact", "unet-small", "resnet34-unet", "unetplusplus")
 WITHOUT = ("resnet34-fpn", "resnet34-psp", "segformer-b0")
@@ -106,4 +106,4 @@ def same(one: FitResult, other: FitResult) -> bool:
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_network_without_side_maps_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=f"the decoder of {name} has no maps on its way"):
-        check_supervision(asked(name))
+        check_model(lambda: build_model(name), asked(name))

@@ -149,7 +149,7 @@ def train(
     )
     if resume:
         out, file = _run_to_resume(out, file)
-    if _follows(
+    if _joins(
         RunFolder(path=out).recipe_path if resume and out else file or recipe,
         sections,
         set_ or (),
@@ -196,31 +196,31 @@ def train(
         _show_folds(result)
 
 
-def _follows(
+def _joins(
     recipe: str | Path | None,
     sections: dict[str, dict[str, object]],
     overrides: Sequence[str],
     *,
     folds: bool,
 ) -> bool:
-    """Train along where this process isn't the first of several; it neither plans nor writes."""
+    """Train along where this process isn't rank 0, which alone plans and writes."""
     train = sections.get("train", {})
     if folds and {"devices", "num_nodes"} & train.keys():
         raise UsageError("--folds trains in one process; leave out --devices and --num-nodes")
     if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
-    from binseg.pipelines.following import follow_leader, place_of
-    from binseg.training.team import external_place
+    from binseg.pipelines.train_model import join_training
+    from binseg.training.ranks import ranks_of, started_ranks
 
-    place = external_place()
-    if place is not None and folds:
+    ranks = started_ranks()
+    if ranks is not None and folds:
         raise UsageError("--folds trains in one process; start it without torchrun or srun")
-    if place is None and int(os.environ.get("NODE_RANK", "0")) > 0:
-        place = place_of(load_recipe(recipe, overrides=overrides, sections=sections))
-    if place is None or place.rank == 0:
+    if ranks is None and int(os.environ.get("NODE_RANK", "0")) > 0:
+        ranks = ranks_of(load_recipe(recipe, overrides=overrides, sections=sections))
+    if ranks is None or ranks.rank == 0:
         return False
-    follow_leader(place, device=str(sections.get("train", {}).get("device", "auto")))
+    join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
 
 

@@ -228,6 +228,9 @@ class OptimizerConfig(Section):
     """How strongly weights are pulled towards 0."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD only."""
+    encoder_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    """The encoder's learning rate as a share of `lr`: below 1 where it brings weights that are good
+    already."""
 
 
 class ScheduleConfig(Section):
@@ -338,6 +341,12 @@ class TrainConfig(Section):
     to pay on processors (docs/results.md)."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
+    freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which the encoder keeps its weights and its batch norm's statistics, while
+    the decoder learns."""
+    freeze_batch_norm: bool = False
+    """Whether the encoder's batch norm keeps its statistics throughout: for pretrained encoders and
+    batches of a few images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and shipped; 0 is off."""
     early_stopping: Annotated[int, Field(ge=0)] = 0

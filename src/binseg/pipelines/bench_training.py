@@ -18,6 +18,13 @@ from binseg.models.zoo import build_model, num_parameters
 from binseg.progress import SILENT, Progress
 from binseg.report.plots import plot_rates
 from binseg.training.batches import build_batches
+from binseg.training.devices import (
+    MemoryEstimate,
+    available_memory,
+    estimate_memory,
+    resolve_device,
+    resolve_precision,
+)
 from binseg.training.measuring import (
     BatchTrial,
     RateTrial,
@@ -27,8 +34,6 @@ from binseg.training.measuring import (
     profile_steps,
     suggested_rate,
 )
-from binseg.training.memory import MemoryEstimate, available_memory, estimate_memory
-from binseg.training.precision import resolve_device, resolve_precision
 
 __all__ = ["TrainingBench", "bench_training"]
 

@@ -29,7 +29,7 @@ from binseg.metrics import (
 )
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Progress
-from binseg.training.fit import LEAST_TILES
+from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 

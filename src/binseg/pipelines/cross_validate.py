@@ -22,7 +22,7 @@ from binseg.metrics import report_as_dict
 from binseg.pipelines.redraw import draw_folds
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
-from binseg.training.keeping import resume_command
+from binseg.training.checkpoint import resume_command
 from binseg.training.run_folder import RunFolder
 from binseg.types import Figure, Report
 

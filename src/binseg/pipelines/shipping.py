@@ -21,8 +21,8 @@ from binseg.models.zoo import resolve_options
 from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
-from binseg.training.fit import FitResult
-from binseg.training.precision import resolve_device
+from binseg.training.devices import resolve_device
+from binseg.training.loop import FitResult
 from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
@@ -125,7 +125,10 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
         versions={
             "python": str(facts["python"]),
-            **{name: str(packages[name]) for name in ("binseg", "torch", "lightning", "numpy")},
+            **{
+                name: str(packages[name])
+                for name in ("binseg", "torch", "lightning-fabric", "numpy")
+            },
         },
         recipe=recipe.model_dump(mode="json"),
     )

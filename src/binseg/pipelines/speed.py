@@ -21,9 +21,13 @@ from binseg.config.recipe import Option
 from binseg.data.cache import PixelCache
 from binseg.models.zoo import build_model
 from binseg.progress import SILENT, Progress
+from binseg.training.devices import (
+    available_memory,
+    estimate_memory,
+    resolve_device,
+    resolve_precision,
+)
 from binseg.training.measuring import WARM_UP, profile_steps
-from binseg.training.memory import available_memory, estimate_memory
-from binseg.training.precision import resolve_device, resolve_precision
 
 __all__ = ["measure_machine"]
 

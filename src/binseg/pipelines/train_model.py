@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,20 +26,20 @@ from binseg.losses import build_loss
 from binseg.models.weights import load_encoder_weights
 from binseg.models.zoo import build_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds
-from binseg.pipelines.following import place_of, teamed
 from binseg.pipelines.shipping import judge, ship
 from binseg.progress import SILENT, Progress
 from binseg.report import draw_curves
 from binseg.storage import write_text
-from binseg.training.checkpoints import newest_whole
-from binseg.training.fit import fit
-from binseg.training.keeping import resume_command
-from binseg.training.precision import resolve_device
+from binseg.training.checkpoint import resume_command
+from binseg.training.devices import resolve_device
+from binseg.training.distributed import ProcessGroup, process_group, rank_device
+from binseg.training.loop import fit
+from binseg.training.ranks import Ranks, ranks_of
 from binseg.training.run_folder import RunFolder
-from binseg.training.supervision import check_supervision
+from binseg.training.step import check_model
 from binseg.types import Report
 
-__all__ = ["TrainResult", "resume_training", "train"]
+__all__ = ["TrainResult", "join_training", "resume_training", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +182,9 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 def _check_names(recipe: Recipe) -> None:
     """Refuse unknown names and options, and absent devices, before a single file is read."""
     resolve_options(recipe.model.name, recipe.model.options)
-    check_supervision(recipe)
+    check_model(lambda: _network(recipe), recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
-    place_of(recipe)
+    ranks_of(recipe)
 
 
 def _check_used(recipe: Recipe) -> None:
@@ -289,13 +289,9 @@ def _train_andship(
             ending=ending,
             progress=progress,
         )
-    with teamed(
-        place_of(recipe),
-        recipe=recipe,
-        dataset=dataset,
-        seconds=seconds,
-        checkpoint=newest_whole(run.path, SILENT) if run.is_saved else None,
-    ) as team:
+    ranks = ranks_of(recipe)
+    with process_group(ranks, rank_device(recipe.train.device, ranks)) as group:
+        _tell_others(group, recipe, dataset, resume=run.is_saved, seconds=seconds)
         fitted = fit(
             model,
             recipe=recipe,
@@ -306,7 +302,7 @@ def _train_andship(
             resume=run.is_saved,
             seconds=seconds,
             command=command,
-            team=team,
+            group=group,
         )
     draw_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
@@ -353,14 +349,72 @@ def _check_foreground(pixels: PixelCache | ImageCache, split: str) -> None:
 
 def _build(recipe: Recipe, progress: Progress) -> nn.Module:
     """Build the network; its first weights follow from the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
-        model = build_model(
-            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-        )
+    model = _network(recipe)
     if recipe.model.encoder_weights is not None:
         num = load_encoder_weights(
             model, recipe.model.encoder_weights, sha256=recipe.model.encoder_sha256
         )
         progress.say(f"encoder weights: {num} tensors from {recipe.model.encoder_weights}")
     return model
+
+
+def _network(recipe: Recipe) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        return build_model(
+            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
+        )
+
+
+def _tell_others(
+    group: ProcessGroup, recipe: Recipe, dataset: Dataset, *, resume: bool, seconds: float | None
+) -> None:
+    """Tell the other ranks, which wait in `join_training`, what to train."""
+    if group.world_size > 1:
+        group.share_json(
+            {
+                "recipe": recipe.model_dump_json(),
+                "splits": {record.id: record.split for record in dataset.records},
+                "fingerprint": dataset.fingerprint(),
+                "resume": resume,
+                "seconds": seconds,
+            }
+        )
+
+
+def join_training(ranks: Ranks, *, device: str = "auto") -> None:
+    """Train along on a rank other than 0, which says what, until it ends the run.
+
+    Args:
+        ranks: of this process.
+        device: as in the recipe, which comes only after the ranks have met.
+
+    Raises:
+        DataError: this machine's data is not that of rank 0.
+        TrainingError: rank 0 can't be reached, or is lost.
+    """
+    with process_group(ranks, rank_device(device, ranks)) as group:
+        job = group.share_json()
+        recipe = Recipe.model_validate_json(job["recipe"])
+        splits = job["splits"]
+        dataset = open_dataset(recipe.data)
+        records = (record for record in dataset.records if record.id in splits)
+        dataset = replace(
+            dataset, records=tuple(replace(one, split=splits[one.id]) for one in records)
+        )
+        if dataset.fingerprint() != job["fingerprint"]:
+            raise DataError(
+                f"{dataset.root}: process {group.rank + 1} of {group.world_size} finds other data "
+                "there than the first; give all machines the same"
+            )
+        with suppress(StoppedError):  # rank 0 tells it
+            fit(
+                _network(recipe),  # DDP begins by giving all ranks the weights of rank 0
+                recipe=recipe,
+                train=open_training_pixels(dataset.of_split("train"), dataset.rule, recipe),
+                val=None,
+                folder=Path(),
+                resume=job["resume"],
+                seconds=job["seconds"],
+                group=group,
+            )

@@ -17,9 +17,9 @@ import safetensors.numpy
 import torch
 
 from binseg.errors import UsageError
-from binseg.losses import LOSSES, batch_shared_by
+from binseg.losses import LOSSES, BatchCounts
 from binseg.training.batches import IGNORE, Shares, build_batches
-from binseg.training.team import external_place, own_place
+from binseg.training.ranks import planned_ranks, started_ranks
 from binseg.transforms.augment import build_augment
 
 RECIPE = """
@@ -45,9 +45,9 @@ def test_shares_are_each_batch_once_and_change_as_in_one_process(
     cache = pixels(10)
 
     def epoch(shares: Shares) -> list[Any]:
-        loader = build_batches(cache, asked, device=CPU, shares=shares).loader(epoch=1)
+        given = build_batches(cache, asked, device=CPU, shares=shares).epoch(1)
         found = []
-        for batch in loader:
+        for batch in given:
             images, targets = augment(
                 batch.inputs_BHWC.permute(0, 3, 1, 2),
                 batch.targets_BHW,
@@ -82,24 +82,18 @@ def test_the_mean_of_unequal_shares_is_the_loss_of_the_batch(name: str) -> None:
     expected = loss(logits, target, valid)
     (gradient,) = torch.autograd.grad(expected, logits)
     parts = [slice(0, 1), slice(1, 5)]
+    told: list[torch.Tensor] = []
 
-    def asked(part: slice) -> list[torch.Tensor]:
-        told: list[torch.Tensor] = []
+    def note(own: torch.Tensor) -> torch.Tensor:
+        told.append(own)
+        return own
 
-        def note(own: torch.Tensor) -> torch.Tensor:
-            told.append(own)
-            return own
-
-        with batch_shared_by(2, add=note):
-            loss(logits[part], target[part], valid[part])
-        return told
-
-    sums = [first + second for first, second in zip(*map(asked, parts), strict=True)]
+    for part in parts:
+        BatchCounts.of(valid[part], world_size=2, add=note)
 
     def shared(part: slice) -> torch.Tensor:
-        answers = iter(sums)
-        with batch_shared_by(2, add=lambda own: next(answers)):
-            return loss(logits[part], target[part], valid[part])
+        counts = BatchCounts.of(valid[part], world_size=2, add=lambda own: told[0] + told[1])
+        return loss(logits[part], target[part], valid[part], counts)
 
     mean = (shared(parts[0]) + shared(parts[1])) / 2
     torch.testing.assert_close(mean, expected)
@@ -109,9 +103,9 @@ def test_the_mean_of_unequal_shares_is_the_loss_of_the_batch(name: str) -> None:
 def test_torchrun_and_srun_are_known_by_their_variables() -> None:
     """Ranks come from torchrun or srun; a batch script of SLURM's is one process."""
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    place = external_place({**torchrun, "GROUP_RANK": "1", "MASTER_ADDR": "10.0.0.1"})
-    assert place is not None
-    assert (place.rank, place.num, place.local_rank, place.node) == (3, 4, 1, 1)
+    ranks = started_ranks({**torchrun, "GROUP_RANK": "1", "MASTER_ADDR": "10.0.0.1"})
+    assert ranks is not None
+    assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.node_rank) == (3, 4, 1, 1)
     srun = {
         "SLURM_PROCID": "5",
         "SLURM_STEP_NUM_TASKS": "8",
@@ -121,20 +115,25 @@ def test_torchrun_and_srun_are_known_by_their_variables() -> None:
         "SLURM_STEP_NODELIST": "node[03-04]",
         "SLURM_JOB_ID": "12345",
     }
-    place = external_place(srun)
-    assert place is not None
-    assert (place.rank, place.local_num, place.address, place.port) == (5, 4, "node03", "17345")
-    assert external_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
-    assert external_place({}) is None
+    ranks = started_ranks(srun)
+    assert ranks is not None
+    assert (ranks.rank, ranks.local_world_size, ranks.address, ranks.port) == (
+        5,
+        4,
+        "node03",
+        17345,
+    )
+    assert started_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert started_ranks({}) is None
 
 
 def test_machines_that_do_not_know_each_other_are_refused() -> None:
     """Without NODE_RANK and MASTER_ADDR nobody could tell which machine leads."""
     with pytest.raises(UsageError, match="NODE_RANK=0, 1"):
-        own_place(2, 2, {})
+        planned_ranks(2, 2, {})
     with pytest.raises(UsageError, match="0 to 1"):
-        own_place(2, 2, {"NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"})
-    assert own_place(2, 2, {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}).rank == 2
+        planned_ranks(2, 2, {"NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"})
+    assert planned_ranks(2, 2, {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}).rank == 2
 
 
 def _environment(**more: str) -> dict[str, str]:
