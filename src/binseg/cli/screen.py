@@ -216,5 +216,7 @@ def recipes_table(rows: Sequence[Mapping[str, object]]) -> Table:
     """List the recipes."""
     table = plain_table(None, "recipe", "model", "what", "source", "expected")
     for row in rows:
-        table.add_row(*(str(row[key]) for key in ("name", "model", "summary", "source", "expected")))
+        table.add_row(
+            *(str(row[key]) for key in ("name", "model", "summary", "source", "expected"))
+        )
     return table

@@ -27,9 +27,9 @@ Verdict = Literal["a", "b", "noise", "same"]
 NUM_RESAMPLES = 10_000
 RULE = (
     "A difference counts where the 95% interval of the mean paired difference leaves out 0 "
-    "(paired bootstrap over the same images, or their groups, 10,000 resamples); p is of Wilcoxon's "
-    "signed-rank test. Both ask whether other images would say the same, not whether another "
-    "training with another seed would. Fewer than 6 images (or groups) decide nothing."
+    "(paired bootstrap over the same images, or their groups, 10,000 resamples); p is of "
+    "Wilcoxon's signed-rank test. Both ask whether other images would say the same, not whether "
+    "another training with another seed would. Fewer than 6 images (or groups) decide nothing."
 )
 """The sentences that go with every comparison."""
 COMPARED = tuple(
@@ -139,6 +139,7 @@ def compare_scores(
     b_N: Float64[np.ndarray, " N"] | Sequence[float],
     *,
     groups: Sequence[Hashable] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Compare one score of two models, image by image.
@@ -148,6 +149,7 @@ def compare_scores(
         a_N: the first model's score of each image.
         b_N: the second's of the same images, in the same order.
         groups: the group of each image; groups are resampled whole, and tested by their means.
+        num_resamples: of the bootstrap.
         seed: of the bootstrap.
 
     >>> a, b = [0.7, 0.8, 0.9, 0.6, 0.8, 0.7], [0.8, 0.85, 0.95, 0.9, 0.81, 0.77]
@@ -159,7 +161,7 @@ def compare_scores(
     assert a_N.ndim == 1, "one score per image"
     difference_N = b_N - a_N
     table_N2 = np.stack([difference_N, np.ones(len(a_N))], axis=1)
-    sums_R2 = resampled_sums(table_N2, groups=groups, num_resamples=NUM_RESAMPLES, seed=seed)
+    sums_R2 = resampled_sums(table_N2, groups=groups, num_resamples=num_resamples, seed=seed)
     gain_N = difference_N if METRICS[name].higher_is_better else -difference_N
     return Difference(
         name=name,

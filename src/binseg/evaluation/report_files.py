@@ -64,7 +64,9 @@ def write_report(
         if one.counts["original"].num_valid
     }
     # Predicted again, so as not to keep the masks of all images in memory.
-    chosen = _worst_middle_best(sorted(dice_of, key=lambda id_: (dice_of[id_], id_)), NUM_IMAGES // 3)
+    chosen = _worst_middle_best(
+        sorted(dice_of, key=lambda id_: (dice_of[id_], id_)), NUM_IMAGES // 3
+    )
     record_of = {record.id: record for record in dataset.records}
     items = []
     for id_ in chosen:

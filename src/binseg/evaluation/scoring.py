@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Float32, Num
 import numpy as np
+from jaxtyping import Float32, Num
 
 from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
@@ -181,9 +181,7 @@ class Scoring:
             tally=self._tally,
             by=by,
         )
-        return replace(
-            report, notes=(*report.notes, *_notes(dataset, predictors), *dataset.notes)
-        )
+        return replace(report, notes=(*report.notes, *_notes(dataset, predictors), *dataset.notes))
 
 
 def predict_at_both_sizes(

@@ -48,7 +48,9 @@ class Reliability:
         """The mean error of the probability by each metric; 0 where no pixel is valid."""
         num = max(1.0, float(self.num_B.sum()))
         metrics = metrics_of(ProbabilityMetric)
-        return {one.name: float(sum_) / num for one, sum_ in zip(metrics, self.errors_E, strict=True)}
+        return {
+            one.name: float(sum_) / num for one, sum_ in zip(metrics, self.errors_E, strict=True)
+        }
 
 
 def measure_reliability(

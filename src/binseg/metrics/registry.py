@@ -1,4 +1,4 @@
-"""The registry of scores: one row in `METRICS` for each, from which everything that shows one reads.
+"""The registry of scores: one row in `METRICS` for each, and everything that shows one reads it.
 
 A row knows a score's name, label and meaning, its unit, which way is better, and how it follows
 from what was counted or measured. Reports, JSON, CSV, the page, curves, comparison, the shell and
@@ -115,9 +115,7 @@ class CalibrationMetric(Metric):
     kind = "probabilities"
 
 
-def _ratio(
-    upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int, ...]
-) -> Ratio:
+def _ratio(upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int, ...]) -> Ratio:
     """Divide two weighted sums of four counts.
 
     0/0 is 1 where the counts that `nothing` weighs are 0 too, else 0: see EMPTY_RULE.
@@ -153,7 +151,8 @@ _OBJECT_IOU = _of_objects((0, 0, 0, 1), (0, 0, 1, 0))
 def _calibration_error(num_NB: Bins, probability_NB: Bins, true_NB: Bins) -> Column:
     """Average |mean probability - share of foreground| over the bins, weighed by their pixels."""
     error_N: Column = np.abs(probability_NB - true_NB).sum(axis=1)
-    return error_N / np.maximum(1.0, num_NB.sum(axis=1))
+    mean_N: Column = error_N / np.maximum(1.0, num_NB.sum(axis=1))
+    return mean_N
 
 
 _ROWS: tuple[Metric, ...] = (

@@ -140,14 +140,19 @@ def assemble(
     rule = rule or OutlineRule()
     scored = scored_images(report.images, "original")
     groups = group_labels(scored)
-    outline, objects = _outline_figures(scored, num_resamples), _object_figures(scored, num_resamples)
+    outline, objects = (
+        _outline_figures(scored, num_resamples),
+        _object_figures(scored, num_resamples),
+    )
     calibration = (
         summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
         if reliabilities
         else None
     )
     labels = group_labels(report.images)
-    by_id = None if labels is None else {o.id: g for o, g in zip(report.images, labels, strict=True)}
+    by_id = (
+        None if labels is None else {o.id: g for o, g in zip(report.images, labels, strict=True)}
+    )
     intervals = report_intervals(report, groups=by_id, num_resamples=num_resamples)
     missed = (
         f"Such images: {report.num_missed} with an object of which nothing was found, "

@@ -100,7 +100,9 @@ def compare_outlines(
     # Nothing outside the box of both masks has a part in any score; big images become small.
     box = _box_of(mask_HW | truth_HW)
     mask_hw, truth_hw = np.pad(mask_HW[box], 1), np.pad(truth_HW[box], 1)
-    mask_N2, truth_M2 = (_outline_points(each) * np.array(rule.steps) for each in (mask_hw, truth_hw))
+    mask_N2, truth_M2 = (
+        _outline_points(each) * np.array(rule.steps) for each in (mask_hw, truth_hw)
+    )
     # A tree of outline pixels gives the distances that a distance transform would (a test holds
     # it), for the outline's pixels alone: on large images many times as fast.
     return OutlinePair(

@@ -61,7 +61,10 @@ def plot_augmentation(
     margin = (inputs_NHWC.shape[1] - size) // 2
     middle = (slice(None), slice(margin, margin + size), slice(margin, margin + size))
     columns = [_outlined(inputs_NHWC[middle], targets_NHW[middle])]
-    images, targets = torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2), torch.from_numpy(targets_NHW)
+    images, targets = (
+        torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2),
+        torch.from_numpy(targets_NHW),
+    )
     for epoch in range(num_variants):
         changed, target = augment(images, targets, seed=seed, epoch=epoch, step=0, size=size)
         bytes_NCHW = (changed * 255).round().clamp(0, 255).to(torch.uint8)

@@ -67,7 +67,9 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -
         num_blocks=num_blocks,
         has_legend=with_truth,
     )
-    figure = new_figure(sheet.width, sheet.height, purpose="plotting a gallery", placed_by_hand=True)
+    figure = new_figure(
+        sheet.width, sheet.height, purpose="plotting a gallery", placed_by_hand=True
+    )
     left_out = f"the first {MAX_ROWS} of {len(items)} images" if len(items) > MAX_ROWS else ""
     sheet.add_frame(figure, note=left_out)
     for number, item in enumerate(shown):
