@@ -145,9 +145,9 @@ def losses_page() -> str:
 def scores_page() -> str:
     """Return the page of all scores, by what they are scores of."""
     parts = [
-        "# Scores\n\nEvery score of a report, by the name that files and `binseg compare "
-        "--score` use. [What the scores\nmean](../explanation/scores.md) tells how to read "
-        "them; distances are in mm with `binseg evaluate --spacing`.\n"
+        "# Scores\n\nEvery score of a report, by the name that files and the option `--score` use. "
+        "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances are in "
+        "mm where `--spacing` is given.\n"
     ]
     for kind in dict.fromkeys(metric.kind for metric in METRICS.values()):
         rows = []
