@@ -262,7 +262,7 @@ def _row(run: Run, result: TrainResult) -> dict[str, object]:
     column = lines[0].split(",").index("seconds")
     seconds = sum(float(line.split(",")[column]) for line in lines[1:])
     num_inputs = _num_inputs(recipe)
-    report, intervals = result.report, result.validation.intervals()["mean"]["original"]
+    report, intervals = result.report, result.report.intervals["mean"]["original"]
     device = resolve_device(recipe.train.device)
     facts = environment()
     return {

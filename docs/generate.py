@@ -1,6 +1,6 @@
-"""Write the pages that repeat the code: `binseg --help`, the recipe's fields, models and losses.
+"""Write the pages that repeat the code: `binseg --help`, a recipe's fields, models, losses, scores.
 
-python docs/generate.py           write docs/reference/cli.md, recipe.md, models.md and losses.md
+python docs/generate.py           write cli, recipe, models, losses and scores.md in docs/reference/
 python docs/generate.py --check   exit 1 if they are not what the code says
 """
 
@@ -20,6 +20,8 @@ from binseg.cli import app
 from binseg.config import Recipe
 from binseg.config.networks import MODELS
 from binseg.losses import LOSSES
+from binseg.metrics import METRICS
+from binseg.metrics.registry import PixelMetric
 from binseg.models import DECODERS, ENCODERS
 from binseg.models.option_rules import OPTIONS
 
@@ -170,6 +172,28 @@ def losses_page() -> str:
     return "\n".join(parts)
 
 
+def scores_page() -> str:
+    """Return the page of all scores, by what they are scores of."""
+    parts = [
+        "# Scores\n\nEvery score of a report, by the name that files and the option `--score` use. "
+        "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances "
+        "are in mm where `--spacing` is given.\n"
+    ]
+    for kind in dict.fromkeys(metric.kind for metric in METRICS.values()):
+        rows = []
+        for metric in METRICS.values():
+            if metric.kind == kind:
+                formula = f": {metric.formula}" if isinstance(metric, PixelMetric) else ""
+                better = "higher" if metric.higher_is_better else "lower"
+                unit = "px or mm" if metric.is_distance else "0 to 1"
+                rows.append(
+                    (f"`{metric.name}`", metric.label, metric.meaning + formula, unit, better)
+                )
+        parts.append(f"## {kind.capitalize()}\n")
+        parts.append(_table(("name", "score", "meaning", "unit", "better"), rows))
+    return "\n".join(parts)
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *(tuple(_cell(cell) for cell in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
@@ -249,6 +273,7 @@ def pages() -> dict[str, str]:
         "recipe.md": recipe_page(),
         "models.md": models_page(),
         "losses.md": losses_page(),
+        "scores.md": scores_page(),
     }
 
 

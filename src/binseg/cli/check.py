@@ -47,7 +47,7 @@ def check(
     json_: Json = False,
 ) -> None:
     """Look at every image and mask; exit code 1 if something is wrong."""
-    from binseg.cli.tables import check_tables
+    from binseg.cli.screen import check_tables
     from binseg.config import load_recipe
     from binseg.pipelines.check_data import check as run
 

@@ -16,23 +16,24 @@ def add_to(app: typer.Typer) -> None:
 
 def models(json_: Json = False) -> None:
     """List the networks that have a name, with their decoder and encoder."""
-    from binseg.cli.tables import models_table
     from binseg.pipelines.catalogue import list_models
 
-    lines = list_models()
-    if json_:
-        write_json_answer([line.as_dict() for line in lines])
-    else:
-        show(models_table(lines))
+    titles = {"name": "model", "num_parameters": "parameters", "decoder": "decoder"}
+    _answer(list_models(), titles | {"encoder": "encoder", "summary": "what"}, json_)
 
 
 def encoders(json_: Json = False) -> None:
     """List every encoder with its number of parameters (3 channels in); all go with any decoder."""
-    from binseg.cli.tables import encoders_table
     from binseg.pipelines.catalogue import list_encoders
 
-    lines = list_encoders()
+    titles = {"name": "encoder", "num_parameters": "parameters", "summary": "what"}
+    _answer(list_encoders(), titles | {"source": "source"}, json_)
+
+
+def _answer(rows: list[dict[str, object]], titles: dict[str, str], json_: bool) -> None:
+    from binseg.cli.screen import rows_table
+
     if json_:
-        write_json_answer([line.as_dict() for line in lines])
+        write_json_answer(rows)
     else:
-        show(encoders_table(lines))
+        show(rows_table(rows, titles))

@@ -91,7 +91,7 @@ def plan(
 
 def plan_items(result: "PlanResult") -> list[object]:
     """Draw a plan for the screen."""
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     facts, machine = result.plan.fingerprint, result.plan.machine
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"

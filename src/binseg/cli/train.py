@@ -292,12 +292,12 @@ def _plan(
 
 
 def _show_run(result: "TrainResult") -> None:
-    from binseg.cli.tables import report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.cli.screen import report_items
+    from binseg.evaluation.report_files import PAGE_NAME
 
     what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     show(
-        *report_items(result.validation),
+        *report_items(result.report),
         f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
         f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
         f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "
@@ -309,8 +309,8 @@ def _show_run(result: "TrainResult") -> None:
 
 
 def _show_folds(result: "CrossResult") -> None:
-    from binseg.cli.tables import folds_table, report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.cli.screen import folds_table, report_items
+    from binseg.evaluation.report_files import PAGE_NAME
 
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     show(

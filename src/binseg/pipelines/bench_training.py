@@ -16,7 +16,7 @@ from binseg.data.whole_images import ImageCache
 from binseg.errors import UsageError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress
-from binseg.report.rates import draw_rates
+from binseg.report.plots import plot_rates
 from binseg.training.batches import build_batches
 from binseg.training.devices import (
     MemoryEstimate,
@@ -161,7 +161,7 @@ def bench_training(
             build(), recipe, cache, device=device, bf16=bf16, progress=progress
         )
     if rates and curve is not None:
-        draw_rates(
+        plot_rates(
             [one.lr for one in rates],
             [one.loss for one in rates],
             curve,

@@ -16,8 +16,8 @@ from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
-from binseg.evaluation.report_page import NUM_IMAGES
-from binseg.evaluation.tta_choice import NUM_TRIED, allowed_tta
+from binseg.evaluation.report_files import NUM_IMAGES
+from binseg.evaluation.tuning import NUM_TRIED, allowed_tta
 from binseg.inference import Predictor
 from binseg.metrics import (
     LogitTally,

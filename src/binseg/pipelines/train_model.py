@@ -19,14 +19,14 @@ from binseg.data.splits import assign_splits, write_split
 from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
-from binseg.evaluation.scoring import Evaluation
 from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
+from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds
-from binseg.pipelines.shipping import judge, ship
+from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
-from binseg.report import draw_curves
+from binseg.report import plot_curves
 from binseg.storage import write_text
 from binseg.training.checkpoint import resume_command
 from binseg.training.devices import resolve_device
@@ -45,17 +45,13 @@ class TrainResult:
     """Where a run is and how good its model is on the validation split."""
 
     folder: Path
-    validation: Evaluation
+    report: Report
+    """The shipped model's scores on the validation split."""
     best_epoch: int
     num_epochs: int
     seconds: float
     has_test: bool
     """Whether the data has a test split, which no step of training looks at."""
-
-    @property
-    def report(self) -> Report:
-        """The shipped model's scores on the validation split."""
-        return self.validation.report
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -65,7 +61,7 @@ class TrainResult:
             "best_epoch": self.best_epoch,
             "num_epochs": self.num_epochs,
             "seconds": round(self.seconds, 1),
-            "validation": self.validation.as_dict(),
+            "validation": report_as_dict(self.report),
         }
 
 
@@ -280,7 +276,7 @@ def _train_andship(
         device = resolve_device(recipe.train.device)
         backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
         val = replace(dataset, records=dataset.of_split("val"))
-        ending = ending_seconds(recipe, judge(recipe, backend), val)
+        ending = ending_seconds(recipe, in_memory(recipe, backend), val)
         seconds = training_seconds(
             recipe.train.budget_minutes,
             spent=time.perf_counter() - started,
@@ -302,10 +298,10 @@ def _train_andship(
             command=command,
             group=group,
         )
-    draw_curves(
+    plot_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
     )
-    validation = ship(
+    report = ship(
         recipe,
         run,
         dataset,
@@ -317,7 +313,7 @@ def _train_andship(
     run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
-        validation=validation,
+        report=report,
         best_epoch=fitted.best_epoch,
         num_epochs=len(fitted.history),
         seconds=time.perf_counter() - started,

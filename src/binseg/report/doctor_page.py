@@ -5,6 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def write_doctor_page(
     """Write the page.
 
     Args:
-        path: where to.
+        path: of the HTML file.
         title: what was examined.
         facts: label and text, a line each.
         findings: the worst first.
@@ -104,7 +105,8 @@ def write_doctor_page(
         f"</ul></header>{verdict}<section class=card><h2>What is in it</h2>"
         f"<table>{rows}</table>{_histogram(shares)}</section>{_sections(findings, thumbs)}"
     )
-    write_text(path, _PAGE.format(title=escape(title), style=_STYLE, body=body))
+    style = resources.files(__package__).joinpath("doctor.css").read_text("utf-8")
+    write_text(path, _PAGE.format(title=escape(title), style=style, body=body))
 
 
 def _sections(findings: Sequence[Finding], thumbs: Mapping[str, UInt8[np.ndarray, "h w 3"]]) -> str:
@@ -149,7 +151,7 @@ def _finding(finding: Finding, uris: Mapping[str, str]) -> str:
 
 
 def _histogram(shares: Sequence[float]) -> str:
-    """Draw how many masks have which share of foreground."""
+    """Show how many masks have which share of foreground."""
     if not shares:
         return ""
     counts, _ = np.histogram(np.asarray(shares), bins=_BINS, range=(0.0, 1.0))
@@ -182,56 +184,4 @@ _PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{title} - dataset check</title><style>{style}</style></head>
 <body><main>{body}</main></body></html>
-"""
-_STYLE = """
-:root{--paper:#f6f7f9;--card:#fff;--ink:#1b1f24;--soft:#5b6470;--line:#dfe3e8;--bar:#2f7fc1;
---error:#b3261e;--warning:#8a5a00;--note:#1f6391;--error-bg:#fbe9e7;--warning-bg:#fdf1d8;
---note-bg:#e4f0f9}
-@media(prefers-color-scheme:dark){:root{--paper:#14171a;--card:#1d2125;--ink:#e8eaed;
---soft:#a2abb5;--line:#343a41;--bar:#5aa9e6;--error:#ff8a80;--warning:#f2c14e;--note:#7cc0f2;
---error-bg:#3b1f1d;--warning-bg:#372b12;--note-bg:#17303f}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:24px 16px 64px}
-h1{font-size:1.6rem;line-height:1.25;margin:.1em 0 .6em;overflow-wrap:anywhere}
-h2{font-size:1.1rem;line-height:1.4;margin:0 0 .5em}
-p{margin:.3em 0}
-.over{color:var(--soft);margin:0}
-.chips{display:flex;flex-wrap:wrap;gap:8px;list-style:none;margin:0 0 20px;padding:0}
-.chips li,.badge{border-radius:6px;padding:3px 10px;background:var(--bg);color:var(--tone)}
-.badge{font-size:.75rem;font-weight:600;margin-right:4px;vertical-align:.1em}
-.error{--tone:var(--error);--bg:var(--error-bg)}
-.warning{--tone:var(--warning);--bg:var(--warning-bg)}
-.note{--tone:var(--note);--bg:var(--note-bg)}
-.card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px;
-margin:0 0 16px}
-.well{padding:12px 16px;border-radius:10px;background:var(--note-bg);color:var(--note)}
-.num{color:var(--soft);font-weight:400}
-.advice{color:var(--soft);margin-bottom:.8em}
-.more{color:var(--soft)}
-table{border-collapse:collapse;width:100%}
-th,td{text-align:left;vertical-align:top;padding:4px 12px 4px 0;overflow-wrap:anywhere}
-th{color:var(--soft);font-weight:500;width:7.5rem;overflow-wrap:normal}
-article{border-top:1px solid var(--line);padding:10px 0}
-article p{overflow-wrap:anywhere}
-.strip{display:flex;flex-wrap:wrap;gap:10px;margin:8px 0}
-.strip figure{margin:0;width:148px}
-.strip img{display:block;width:148px;height:148px;object-fit:contain;border-radius:6px;
-background:var(--paper);border:1px solid var(--line)}
-figcaption{font-size:.8rem;color:var(--soft);overflow-wrap:anywhere;line-height:1.3;
-margin-top:3px}
-details{font-size:.85rem;color:var(--soft)}
-summary{cursor:pointer;padding:4px 0}
-details ul{margin:.2em 0;padding-left:1.2em;overflow-wrap:anywhere}
-.histogram{margin:16px 0 0;max-width:640px}
-.histogram svg{width:100%;height:120px;display:block;margin-top:6px}
-.histogram rect{fill:var(--bar)}
-.histogram line{stroke:var(--line);stroke-width:1px;vector-effect:non-scaling-stroke}
-.axis{display:flex;justify-content:space-between;font-size:.8rem;color:var(--soft)}
-@media(max-width:520px){main{padding:16px 10px 48px}.card{padding:12px}
-.strip{gap:8px}.strip figure{width:calc(50% - 4px)}
-.strip img{width:100%;height:auto;aspect-ratio:1}
-tr{display:block;padding:4px 0}th,td{display:block;width:auto;padding:0}}
-@media print{.card{break-inside:avoid}}
 """

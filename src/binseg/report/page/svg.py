@@ -15,7 +15,7 @@ __all__ = ["Axis", "bars", "chart", "curve", "dot", "legend", "upright"]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A scale: where values stand, and which are written beside it."""
+    """A scale: the place of each value, and those that are written beside it."""
 
     low: float
     high: float
@@ -24,14 +24,14 @@ class Axis:
 
     @classmethod
     def unit(cls, title: str) -> "Axis":
-        """From 0 to 1, as all scores and probabilities."""
+        """Run from 0 to 1, as all scores and probabilities do."""
         return cls(
             low=0, high=1, title=title, ticks=tuple((at / 5, f"{at / 5:g}") for at in range(6))
         )
 
     @classmethod
     def around(cls, values: Iterable[float], title: str, *, whole: bool = False) -> "Axis":
-        """Round numbers around all values.
+        """Put round numbers around all values.
 
         Args:
             values: what must have its place; none of them gives 0 to 1.
@@ -49,12 +49,12 @@ class Axis:
         return cls(low=first * step, high=last * step, ticks=ticks, title=title)
 
     def share(self, value: float) -> float:
-        """Where a value stands, from 0 to 1."""
+        """The place of a value on the axis, from 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
 
 def _round_step(step: float) -> float:
-    """The next number of the kind 1, 2, 5, 10, 20 ..."""
+    """Find the next number of the kind 1, 2, 5, 10, 20 ..."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * 0.999)
 
@@ -110,13 +110,7 @@ def curve(
 ) -> Html:
     """Draw a line through points, interrupted where a value is missing (nan).
 
-    Args:
-        xs: to the right.
-        ys: upwards.
-        x: the scale of xs.
-        y: the scale of ys.
-        tone: class of its colour and dashes.
-        id: of the element.
+    `x` and `y` are the scales of `xs` and `ys`; `tone` is the class of its colour and dashes.
     """
     path, pen_down = [], False
     for across, up in zip(xs, ys, strict=True):
@@ -138,15 +132,9 @@ def bars(
     tones: Sequence[str],
     titles: Sequence[str],
 ) -> list[Html]:
-    """Draw upright bars, which stand at percentages.
+    """Draw upright bars from the left and right ends and the heights of all.
 
-    Args:
-        edges: left and right end of each.
-        heights: of each.
-        x: the scale of the edges.
-        y: the scale of the heights.
-        tones: the class of each.
-        titles: what each says when it is pointed at.
+    `titles` are shown when a bar is pointed at.
     """
     drawn = []
     for (left, right), height, tone, title in zip(edges, heights, tones, titles, strict=True):
@@ -166,14 +154,7 @@ def bars(
 
 
 def upright(value: float, *, x: Axis, tone: str, id: str | None = None) -> Html:
-    """Draw a line from bottom to top.
-
-    Args:
-        value: where.
-        x: the scale.
-        tone: class of its colour and dashes.
-        id: of the line.
-    """
+    """Draw a line from bottom to top at a value of the scale `x`."""
     at = _percent(x.share(value))
     return el("line", class_=f"upright {tone}", x1=at, x2=at, y1="0", y2="100%", id=id)
 
@@ -194,7 +175,7 @@ def dot(
 
 
 def legend(*entries: tuple[str, str]) -> Html:
-    """Say what lines mean: tone and name of each."""
+    """Explain lines: tone and name of each."""
     items = []
     for tone, name in entries:
         key = Html(

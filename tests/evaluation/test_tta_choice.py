@@ -12,7 +12,7 @@ from binseg.cli.progress import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.evaluation.tta_choice import allowed_tta, choose_tta
+from binseg.evaluation.tuning import allowed_tta, choose_tta
 from binseg.inference import ModelPredictor, verify_reference
 from binseg.packaging import Corrections, read_bundle, write_bundle
 from binseg.pipelines.export_model import export_model

@@ -1,4 +1,4 @@
-"""Which images an evaluation may use, so that what trained a model never tests it.
+"""Where a model comes from, and so the images that may score it: none that trained it tests it.
 
 A run's split.csv rules over everything else: an image that it knows, by its content, is in the
 split that it names. Images that it doesn't know count by the data's own official split. Without
@@ -22,20 +22,20 @@ from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Split
 
-__all__ = ["SPLITS", "Known", "check_split_name", "choose_data", "data_config"]
+__all__ = ["SPLITS", "Origin", "check_split_name", "choose_data", "data_config"]
 
 SPLITS = ("train", "val", "test", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What is known about where a model comes from."""
+class Origin:
+    """The run and the card that a model comes from, as far as they are there."""
 
     run: RunFolder | None
     card: Card | None
 
     @classmethod
-    def of(cls, predictor: Predictor) -> "Known":
+    def of(cls, predictor: Predictor) -> "Origin":
         """Find the run and the card that a predictor comes from."""
         first = predictor.members[0]  # of an ensemble, the others are checked one by one
         bundle = first.bundle
@@ -47,9 +47,7 @@ class Known:
             return self.run.recipe()
         if self.card is None or not self.card.recipe:
             return None
-        tree = cast("Mapping[str, Mapping[str, object]]", self.card.recipe)
-        # Cards of binseg before it grouped by names: their split is found again without groups.
-        return load_recipe(sections={**tree, "data": {"group": "none", **tree.get("data", {})}})
+        return load_recipe(sections=cast("Mapping[str, Mapping[str, object]]", self.card.recipe))
 
     def fingerprint(self) -> str | None:
         """The fingerprint of the data that the model was trained on."""
@@ -69,16 +67,16 @@ def check_split_name(split: str) -> None:
 
 
 def data_config(
-    known: Known,
+    origin: Origin,
     path: str | Path | None = None,
     *,
     sections: Mapping[str, Mapping[str, object]] | None = None,
     overrides: Sequence[str] = (),
 ) -> DataConfig:
-    """Say where the images are and how their masks are read.
+    """Decide where the images are and how their masks are read.
 
     Args:
-        known: the model's origin; its data and its reading of masks are the default.
+        origin: the model's origin; its data and its reading of masks are the default.
         path: other images; their masks are read as in training unless changed.
         sections: changes, as `load_recipe` takes them.
         overrides: changes as `data.key=value`.
@@ -92,12 +90,12 @@ def data_config(
                 f"--set {override!r}: only data.* can be changed here, "
                 "for example data.foreground=[1]"
             )
-        if override.strip().startswith("data.split") and (known.run or known.card):
+        if override.strip().startswith("data.split") and (origin.run or origin.card):
             raise UsageError(
                 f"--set {override!r}: the run has decided the splits; images that it doesn't "
                 "know are scored with --split all, or as a folder's own split says"
             )
-    recipe = known.recipe()
+    recipe = origin.recipe()
     tree = {} if recipe is None else recipe.data.model_dump(mode="json")
     if path is not None and not _is_same(path, tree.get("path")):
         own = ("border", "foreground", "ignore", "threshold", "page_group", "group")
@@ -115,14 +113,14 @@ def _is_same(path: str | Path, recorded: object) -> bool:
 
 
 def choose_data(
-    config: DataConfig, *, split: str, known: Known, progress: Progress = SILENT
+    config: DataConfig, *, split: str, origin: Origin, progress: Progress = SILENT
 ) -> Dataset:
     """Open a data set and keep the images of one split that have a truth to compare with.
 
     Args:
         config: where and how.
         split: train, val, test or all.
-        known: what trained the model; it decides the split of every image that it knows.
+        origin: what trained the model; it decides the split of every image that it knows.
         progress: told what was found.
 
     Returns:
@@ -133,7 +131,7 @@ def choose_data(
     """
     check_split_name(split)
     dataset = open_dataset(config, progress=progress)
-    dataset, trained, notes = _with_splits(dataset, config, known)
+    dataset, trained, notes = _with_splits(dataset, config, origin)
     sizes = Counter[str](record.split or "none" for record in dataset.records)
     chosen = [r for r in dataset.records if split in {"all", r.split}]
     if not chosen:
@@ -173,12 +171,12 @@ Divided = tuple[Dataset, Mapping[str, Split | None], list[str]]
 and sentences for the user."""
 
 
-def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
+def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divided:
     """Give every record the split that it may be used in; None where nothing says one."""
-    run_splits: Mapping[str, Split | None] = known.run.splits() if known.run is not None else {}
+    run_splits: Mapping[str, Split | None] = origin.run.splits() if origin.run is not None else {}
     if not run_splits:
-        return _without_run(dataset, config, known)
-    split_of = _known_splits(dataset, config, known, run_splits)
+        return _without_run(dataset, config, origin)
+    split_of = _known_splits(dataset, config, origin, run_splits)
     records = tuple(
         replace(record, split=split_of.get(record.id, record.split)) for record in dataset.records
     )
@@ -186,13 +184,13 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
     num_known, num_other = len(split_of), len(records) - len(split_of)
     if num_known:
         notes.append(f"Split: as in the run's split.csv ({num_known} images).")
-        if num_other == 0 and dataset.fingerprint() != known.fingerprint():
+        if num_other == 0 and dataset.fingerprint() != origin.fingerprint():
             notes.append(
                 "The files differ from those that the run was trained on, though their names "
                 "are the same."
             )
     own = any(r.split for r in dataset.records if r.id not in split_of)
-    if num_other and not num_known and not own and known.run is not None and known.run.contents():
+    if num_other and not num_known and not own and origin.run is not None and origin.run.contents():
         records = tuple(replace(record, split="test") for record in records)
         notes.append(f"The run knows none of these {num_other} images: all of them test it.")
         if alike := sum(record.id in run_splits for record in records):
@@ -208,16 +206,16 @@ def _with_splits(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
 def _known_splits(
     dataset: Dataset,
     config: DataConfig,
-    known: Known,
+    origin: Origin,
     run_splits: Mapping[str, Split | None],
 ) -> dict[str, Split | None]:
     """Find the run's images by their contents, and by names where it is the run's own data.
 
     Two data sets may both call an image `001`, and a copied image may have another name.
     """
-    assert known.run is not None
+    assert origin.run is not None
     ids = [record.id for record in dataset.records]
-    recorded = known.run.contents()
+    recorded = origin.run.contents()
     content_of = dataset.contents() if recorded else {}
     # Of two of one content that which trained tells, but each for itself where both are there.
     rank: dict[Split | None, int] = {"train": 2, "val": 1}
@@ -228,7 +226,7 @@ def _known_splits(
         for id_, content in content_of.items()
         if content in split_of_content
     }
-    recipe = known.recipe()
+    recipe = origin.recipe()
     is_own = recipe is not None and config.path is not None
     is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
     if is_own or found or not recorded or set(ids) == set(run_splits):
@@ -236,13 +234,13 @@ def _known_splits(
     return found
 
 
-def _without_run(dataset: Dataset, config: DataConfig, known: Known) -> Divided:
+def _without_run(dataset: Dataset, config: DataConfig, origin: Origin) -> Divided:
     """A model without its run's folder: the same data is split anew in the same way."""
-    if known.card is None:
+    if origin.card is None:
         divided = assign_splits(dataset, config.split)
         return divided, {}, [f"Split: {divided.notes[-1]}."]
-    recipe = known.recipe()
-    if recipe is not None and dataset.fingerprint() == known.fingerprint():
+    recipe = origin.recipe()
+    if recipe is not None and dataset.fingerprint() == origin.fingerprint():
         divided = assign_splits(dataset, recipe.data.split)
         trained = {record.id: record.split for record in divided.records}
         return divided, trained, [f"Split: as in training, {divided.notes[-1]}."]

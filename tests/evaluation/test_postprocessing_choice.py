@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from binseg.evaluation.postprocessing_choice import Answered, choose_postprocessing
+from binseg.evaluation.tuning import Validated, choose_postprocessing
 from binseg.packaging import Corrections
 from binseg.postprocess import NOTHING, PostProcessing
 
 
-def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int) -> list[Answered]:
+def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int) -> list[Validated]:
     """Discs of radius 8 to 12, two in an image, answered perfectly and then spoilt."""
     random = np.random.default_rng(0)
     rows_HW, columns_HW = np.mgrid[:64, :64]
@@ -23,7 +23,7 @@ def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int)
         mask_HW = truth_HW.copy()
         spoil(mask_HW, random)
         answers.append(
-            Answered(mask_HW=mask_HW, truth_HW=truth_HW, valid_HW=np.ones((64, 64), bool))
+            Validated(mask_HW=mask_HW, truth_HW=truth_HW, valid_HW=np.ones((64, 64), bool))
         )
     return answers
 

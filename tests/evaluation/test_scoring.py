@@ -12,10 +12,10 @@ from binseg.config import DataConfig
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, UsageError
-from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
+from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import predict_at_both_sizes, read_ahead, score_dataset
 from binseg.inference import ModelPredictor
-from binseg.metrics import count
+from binseg.metrics import count, report_as_dict
 from binseg.pipelines.evaluate_model import report_folder
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import plan
@@ -44,9 +44,9 @@ def predictor(preprocessing: Preprocessing) -> ModelPredictor:
 
 
 @pytest.fixture(scope="module")
-def known(trained: Path) -> Known:
+def origin(trained: Path) -> Origin:
     """What is known of the trained run."""
-    return Known.of(binseg.load(trained))
+    return Origin.of(binseg.load(trained))
 
 
 @pytest.mark.parametrize("mode", ["stretch", "letterbox"])
@@ -65,7 +65,7 @@ def test_scores_are_the_counts_of_predict(discs: Path) -> None:
     """Each image's counts are those of `predict(...).mask` against its truth."""
     dataset = open_dataset(DataConfig(path=str(discs)))
     model = predictor(Preprocessing(height=16, width=16))
-    report = score_dataset(model, dataset, split="all", title="t").report
+    report = score_dataset(model, dataset, split="all", title="t")
     assert len(report.images) == len(dataset.records)
     for record, image in zip(dataset.records, report.images, strict=True):
         sample = read_sample(record, dataset.rule)
@@ -79,7 +79,7 @@ def test_tiles_are_scored_once(discs: Path) -> None:
     """Tiles are cut at the image's own scale, so both sizes are one."""
     dataset = open_dataset(DataConfig(path=str(discs)))
     model = predictor(Preprocessing(height=16, width=16, resize="tile"))
-    image = score_dataset(model, dataset, split="all", title="t").report.images[0]
+    image = score_dataset(model, dataset, split="all", title="t").images[0]
     assert image.counts["model"] == image.counts["original"]
 
 
@@ -89,7 +89,7 @@ def test_intervals_draw_whole_groups(discs: Path) -> None:
     grouped = tuple(replace(r, group=f"g{n // 4}") for n, r in enumerate(dataset.records))
     dataset = replace(dataset, records=grouped)
     model = predictor(Preprocessing(height=16, width=16))
-    answer = score_dataset(model, dataset, split="all", title="t").as_dict()
+    answer = report_as_dict(score_dataset(model, dataset, split="all", title="t"))
     assert "by group" in str(answer["intervals"])
 
 
@@ -100,11 +100,11 @@ def test_reading_ahead_keeps_the_order(discs: Path) -> None:
     assert ids == [record.id for record in dataset.records]
 
 
-def test_a_runs_split_rules(trained: Path, known: Known) -> None:
+def test_a_runs_split_rules(trained: Path, origin: Origin) -> None:
     """The three splits of a run are disjoint, are its split.csv, and make up `all`."""
     run = RunFolder.open(trained)
     ids = {
-        split: {r.id for r in choose_data(data_config(known), split=split, known=known).records}
+        split: {r.id for r in choose_data(data_config(origin), split=split, origin=origin).records}
         for split in ("train", "val", "test", "all")
     }
     assert ids["train"] | ids["val"] | ids["test"] == ids["all"] == set(run.splits())
@@ -112,7 +112,7 @@ def test_a_runs_split_rules(trained: Path, known: Known) -> None:
     assert all(run.splits()[id_] == split for split in ("train", "val") for id_ in ids[split])
 
 
-def test_training_images_never_test(trained: Path, known: Known, tmp_path: Path) -> None:
+def test_training_images_never_test(trained: Path, origin: Origin, tmp_path: Path) -> None:
     """Moved, with another official split and new images beside them, they are still `train`."""
     data = tmp_path / "moved"
     recipe = RunFolder.open(trained).recipe()
@@ -125,45 +125,47 @@ def test_training_images_never_test(trained: Path, known: Known, tmp_path: Path)
         (data / folder / "new.png").write_bytes((data / folder / "disc000.png").read_bytes())
     names = sorted(path.stem for path in (data / "images").iterdir())
     (data / "test.txt").write_text("\n".join(names), "utf-8")
-    chosen = choose_data(data_config(known, data), split="test", known=known)
+    chosen = choose_data(data_config(origin, data), split="test", origin=origin)
     splits = RunFolder.open(trained).splits()
     tested = {id_ for id_, split in splits.items() if split == "test"}
     # A copy under another name is known by its content.
     assert {r.id for r in chosen.records} == tested | ({"new"} if "disc000" in tested else set())
-    chosen = choose_data(data_config(known, data), split=splits["disc000"] or "all", known=known)
+    chosen = choose_data(data_config(origin, data), split=splits["disc000"] or "all", origin=origin)
     assert "new" in {r.id for r in chosen.records}
 
 
-def test_strange_data_tests(known: Known, write_discs: Write, tmp_path: Path) -> None:
+def test_strange_data_tests(origin: Origin, write_discs: Write, tmp_path: Path) -> None:
     """Images that the run doesn't know all test it; a few of them beside known ones don't."""
     data = write_discs(tmp_path, range(50, 54))
-    chosen = choose_data(data_config(known, data), split="test", known=known)
+    chosen = choose_data(data_config(origin, data), split="test", origin=origin)
     assert len(chosen.records) == 4
     assert chosen.notes == ("The run knows none of these 4 images: all of them test it.",)
     with pytest.raises(DataError, match="--split all"):
-        choose_data(data_config(known, data), split="val", known=known)
+        choose_data(data_config(origin, data), split="val", origin=origin)
     mixed = write_discs(tmp_path / "mixed", [*range(16), 50])
-    chosen = choose_data(data_config(known, mixed), split="all", known=known)
+    chosen = choose_data(data_config(origin, mixed), split="all", origin=origin)
     assert "1 images are unknown to the run: they are in no split." in chosen.notes
 
 
-def test_names_alone_tell_nothing(known: Known, write_discs: Write, tmp_path: Path) -> None:
+def test_names_alone_tell_nothing(origin: Origin, write_discs: Write, tmp_path: Path) -> None:
     """Another data set calls its images alike: they aren't those that trained the model."""
     other = write_discs(tmp_path / "other", range(60, 64))
     for folder in ("images", "masks"):
         for row, path in enumerate(sorted((other / folder).iterdir())):
             path.rename(path.with_stem(f"disc{row:03}"))
-    chosen = choose_data(data_config(known, other), split="test", known=known)
+    chosen = choose_data(data_config(origin, other), split="test", origin=origin)
     assert len(chosen.records) == 4
     assert chosen.notes[-1] == "4 have the names of the run's images, but other contents."
 
 
-def test_strange_data_keeps_its_own_split(known: Known, write_discs: Write, tmp_path: Path) -> None:
+def test_strange_data_keeps_its_own_split(
+    origin: Origin, write_discs: Write, tmp_path: Path
+) -> None:
     """Other images that come with a test split are tested on it."""
     data = write_discs(tmp_path, range(50, 54))
     (data / "train.txt").write_text("disc050\ndisc051\n", "utf-8")
     (data / "test.txt").write_text("disc052\ndisc053\n", "utf-8")
-    chosen = choose_data(data_config(known, data), split="test", known=known)
+    chosen = choose_data(data_config(origin, data), split="test", origin=origin)
     assert [record.id for record in chosen.records] == ["disc052", "disc053"]
 
 
@@ -172,9 +174,9 @@ def test_an_empty_split_names_what_there_is(write_discs: Write, tmp_path: Path) 
     data = write_discs(tmp_path, range(50, 53))
     (data / "train.txt").write_text("disc050\ndisc051\n", "utf-8")
     (data / "val.txt").write_text("disc052\n", "utf-8")
-    nobody = Known(run=None, card=None)
+    nobody = Origin(run=None, card=None)
     with pytest.raises(DataError) as caught:
-        choose_data(DataConfig(path=str(data)), split="test", known=nobody)
+        choose_data(DataConfig(path=str(data)), split="test", origin=nobody)
     said = "(2 train, 1 val); --split val scores 1 of them, --split all those that train, too"
     assert str(caught.value).endswith(said)
 
@@ -190,27 +192,27 @@ def test_a_bundle_alone_finds_its_split(trained: Path, discs: Path, tmp_path: Pa
     assert [i.id for i in without.images] == [i.id for i in with_run.images]
 
 
-def test_changed_files_are_told(known: Known, write_discs: Write, tmp_path: Path) -> None:
+def test_changed_files_are_told(origin: Origin, write_discs: Write, tmp_path: Path) -> None:
     """The same names with other pixels: the split holds, and the report says so."""
     data = write_discs(tmp_path, range(16))
     (data / "images" / "disc000.png").write_bytes((data / "images" / "disc001.png").read_bytes())
-    chosen = choose_data(data_config(known, data), split="test", known=known)
+    chosen = choose_data(data_config(origin, data), split="test", origin=origin)
     assert any("files differ" in note for note in chosen.notes)
 
 
-def test_masks_are_read_as_in_training(known: Known, trained: Path) -> None:
+def test_masks_are_read_as_in_training(origin: Origin, trained: Path) -> None:
     """Other data inherits what decides the reading of masks, and nothing else."""
     own = RunFolder.open(trained).recipe().data
-    other = data_config(known, "elsewhere", overrides=["data.border=ignore"])
+    other = data_config(origin, "elsewhere", overrides=["data.border=ignore"])
     assert other.path == "elsewhere"
     assert other.border == "ignore"
     assert other.foreground == own.foreground
     with pytest.raises(UsageError, match=r"only data\.\*"):
-        data_config(known, overrides=["train.epochs=3"])
+        data_config(origin, overrides=["train.epochs=3"])
     with pytest.raises(UsageError, match="the run has decided the splits"):
-        data_config(known, "elsewhere", overrides=["data.split.method=ratio"])
+        data_config(origin, "elsewhere", overrides=["data.split.method=ratio"])
     with pytest.raises(UsageError, match="--data"):
-        data_config(Known(run=None, card=None))
+        data_config(Origin(run=None, card=None))
 
 
 def test_split_names() -> None:
@@ -232,7 +234,7 @@ def test_report_folders_have_plain_names(trained: Path, tmp_path: Path) -> None:
     assert others == [trained / "val-with-a", trained / "val-with-b"]
 
 
-def test_images_without_truth_are_left_out(known: Known, discs: Path) -> None:
+def test_images_without_truth_are_left_out(origin: Origin, discs: Path) -> None:
     """What has no mask can't be scored, and is counted in a note."""
     dataset = open_dataset(DataConfig(path=str(discs)))
     assert isinstance(dataset.records[0], Record)
@@ -240,4 +242,4 @@ def test_images_without_truth_are_left_out(known: Known, discs: Path) -> None:
     model = predictor(Preprocessing(height=16, width=16))
     with pytest.raises(AssertionError):
         score_dataset(model, replace(dataset, records=(one,)), split="all", title="t")
-    assert known.card is not None
+    assert origin.card is not None

@@ -1,19 +1,18 @@
 """Tables for people; the same facts leave as JSON with --json."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from binseg.metrics import report_rows
+from binseg.metrics.registry import METRICS, Metric, PixelMetric, metrics_of
+from binseg.metrics.report_data import report_rows
 
 if TYPE_CHECKING:
-    from binseg.evaluation.scoring import Evaluation
-    from binseg.pipelines.catalogue import EncoderLine, ModelLine, RecipeLine
+    from binseg.evaluation.comparison import Comparison
     from binseg.pipelines.check_data import CheckResult
-    from binseg.pipelines.compare_models import CompareResult
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.run_demo import DemoResult
     from binseg.types import Figure, Report
@@ -22,17 +21,16 @@ __all__ = [
     "check_tables",
     "compare_items",
     "demo_table",
-    "encoders_table",
     "folds_table",
-    "models_table",
     "plain_table",
-    "recipes_table",
     "report_items",
+    "rows_table",
 ]
 
-SHOWN_SCORES = ("dice", "iou", "mean_iou", "precision", "recall")
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
+SHOWN_COLUMNS = 4
+"""Of the further scores, beside their kind."""
 IN_SHORT = {
     "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
     "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
@@ -40,7 +38,7 @@ IN_SHORT = {
     "Calibration: ": "Calibration: over all pixels, most of which are easy.",
     "The border rule ": "Border: compare only figures of one border rule.",
 }
-"""What the screen shows of the rules that reports state in full, by how these begin."""
+"""The short form of the rules that reports state in full, by how these begin."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -52,24 +50,21 @@ def plain_table(title: str | None, *heads: str) -> Table:
     return table
 
 
-def report_items(evaluation: "Evaluation", *, by: "Sequence[str]" = ()) -> list[object]:
-    """Draw a report for the screen; the averages with their 95% intervals come last.
+def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
+    """List what the screen shows of a report; the averages with their intervals come last.
 
     Args:
-        evaluation: what is in the files of the report whole.
-        by: the columns whose slices are drawn.
+        report: what is in the files of the report whole.
+        by: the columns whose slices are shown.
     """
-    report = evaluation.report
     shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
-    head = f"boundary F1, {report.tolerance:g} {report.unit}"
-    names = [name.replace("_", " ") for name in SHOWN_SCORES]
-    table = plain_table(f"{report.title}: {shape}{border}", "average", "size", *names, head)
+    shown = [metric for metric in metrics_of(PixelMetric) if metric.is_main]
+    labels = [metric.label for metric in shown]
+    table = plain_table(f"{report.title}: {shape}{border}", "average", "size", *labels)
     for row in report_rows(report, intervals=report.intervals):
-        cells = [_with_interval(row, name) for name in SHOWN_SCORES]
-        is_measured = (row["average"], row["size"]) == ("mean over images", "original")
-        boundary = _figure(report.outline["boundary_f1"]) if is_measured else ""
-        table.add_row(str(row["average"]), str(row["size"]), *cells, boundary)
+        cells = [_with_interval(row, metric.name) for metric in shown]
+        table.add_row(str(row["average"]), str(row["size"]), *cells)
     notes = [f"- {_in_short(note)}" for note in report.notes]
     return [_further_scores(report), *_slices(report, by), *notes, table]
 
@@ -79,7 +74,7 @@ def _in_short(note: str) -> str:
     return next((line for start, line in IN_SHORT.items() if note.startswith(start)), note)
 
 
-def _with_interval(row: dict[str, str | float], name: str) -> str:
+def _with_interval(row: Mapping[str, str | float], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     text = f"{row[name]:.4f}"
     return text if low == "" else f"{text} [{low:.3f}, {high:.3f}]"
@@ -94,37 +89,38 @@ def _figure(figure: "Figure", digits: int = 4) -> str:
 
 
 def _further_scores(report: "Report") -> Table:
-    """Draw outlines, objects and calibration in one row each."""
-    table = plain_table("outlines, objects, probabilities (original size)", "", "", "", "", "")
+    """Show the main scores of outlines, objects and probabilities, those of a kind together."""
+    title = "outlines, objects, probabilities (original size)"
+    table = plain_table(title, *[""] * (SHOWN_COLUMNS + 1))
     table.show_header = False
-    outline, objects = report.outline, report.objects
-    table.add_row(
-        "outline",
-        f"boundary IoU {_figure(outline['boundary_iou'])}",
-        f"HD95 {_figure(outline['hd95'], 2)} {report.unit}",
-        f"mean distance {_figure(outline['assd'], 2)} {report.unit}",
-        f"missed {report.num_missed}, false alarms {report.num_false_alarms}",
-    )
-    table.add_row(
-        "objects",
-        f"panoptic quality {_figure(objects['pq'])}",
-        f"precision {_figure(objects['precision'])}",
-        f"recall {_figure(objects['recall'])}",
-        f"F1 {_figure(objects['f1'])}",
-    )
-    if report.calibration is not None and report.sweep is not None:
-        table.add_row(
-            "probability",
-            f"Brier {_figure(report.calibration.brier)}",
-            f"calibration error {_figure(report.calibration.ece)}",
-            f"average precision {report.sweep.average_precision:.4f}",
-            "",
-        )
+    figures = {**report.outline, **report.objects}
+    if report.calibration is not None:
+        figures |= report.calibration.scores
+    cells_of: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if METRICS[name].is_main:
+            cell = _labelled(METRICS[name], figure, report)
+            cells_of.setdefault(METRICS[name].kind, []).append(cell)
+    if report.sweep is not None:
+        average = f"average precision {report.sweep.average_precision:.4f}"
+        cells_of.setdefault("probabilities", []).append(average)
+    failures = f"missed {report.num_missed}, false alarms {report.num_false_alarms}"
+    cells_of["images"] = [failures]
+    for kind, cells in cells_of.items():
+        for start in range(0, len(cells), SHOWN_COLUMNS):
+            table.add_row("" if start else kind, *cells[start : start + SHOWN_COLUMNS])
     return table
 
 
-def _slices(report: "Report", by: "Sequence[str]") -> list[object]:
-    """Draw the parts of the data that were asked for, the worst of each kind first."""
+def _labelled(metric: Metric, figure: "Figure", report: "Report") -> str:
+    within = f", {report.tolerance:g} {report.unit}:" if metric.has_tolerance else ""
+    if metric.is_distance:
+        return f"{metric.label} {_figure(figure, 2)} {report.unit}"
+    return f"{metric.label}{within} {_figure(figure)}"
+
+
+def _slices(report: "Report", by: Sequence[str]) -> list[object]:
+    """Show the parts of the data that were asked for, the worst of each kind first."""
     kinds = [kind for kind in dict.fromkeys(one.by for one in report.slices) if kind in by]
     if not kinds:
         return []
@@ -140,8 +136,8 @@ def _slices(report: "Report", by: "Sequence[str]") -> list[object]:
     return [table]
 
 
-def compare_items(result: "CompareResult") -> list[object]:
-    """Draw two models side by side, and say whether the difference is noise."""
+def compare_items(result: "Comparison") -> list[object]:
+    """Show two models side by side, and say whether the difference is noise."""
     table = plain_table(
         f"{result.num_images} images of {result.split}",
         "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
@@ -151,7 +147,7 @@ def compare_items(result: "CompareResult") -> list[object]:
             "" if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
         )
         table.add_row(
-            one.name.replace("_", " "),
+            METRICS[one.name].label,
             f"{one.mean_a:.4f}",
             f"{one.mean_b:.4f}",
             f"{one.difference:+.4f}",
@@ -164,29 +160,29 @@ def compare_items(result: "CompareResult") -> list[object]:
 
 
 def folds_table(result: "CrossResult") -> Table:
-    """Draw each fold's Dice, and that of all images, each judged by a model that is new to it."""
+    """Show each fold's Dice, and that of all images, each scored by a model that is new to it."""
     table = plain_table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
     table.columns[1].justify = "right"
     for number, one in enumerate(result.folds):
         cells = (str(one.num_images), f"{one.threshold:.3f}", _figure(one.dice), str(one.folder))
         table.add_row(str(number), *cells)
-    report = result.pooled.report
+    report = result.pooled
     row = report_rows(report, intervals=report.intervals)[0]
     table.add_row("all", str(len(report.images)), "", _with_interval(row, "dice"))
     return table
 
 
 def demo_table(result: "DemoResult") -> Table:
-    """Draw the model's test Dice beside that of Otsu's threshold."""
+    """Show the model's test Dice beside that of Otsu's threshold."""
     table = plain_table("test Dice, mean over images", "method", "Dice")
-    mean = result.evaluation.report.mean["original"]["dice"]
+    mean = result.report.mean["original"]["dice"]
     table.add_row("this model", f"{mean:.4f}")
     table.add_row("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}")
     return table
 
 
 def check_tables(result: "CheckResult") -> list[object]:
-    """Draw what is in a data set and what is wrong with it."""
+    """Show what is in a data set and what is wrong with it."""
     items: list[object] = []
     if result.facts:
         facts = plain_table(result.path, "", "")
@@ -205,29 +201,13 @@ def check_tables(result: "CheckResult") -> list[object]:
     return [*items, findings]
 
 
-def models_table(lines: "Sequence[ModelLine]") -> Table:
-    """Show the named networks."""
-    table = plain_table(None, "model", "parameters", "decoder", "encoder", "what")
-    table.columns[1].justify = "right"
-    for line in lines:
-        table.add_row(
-            line.name, f"{line.num_parameters:,}", line.decoder, line.encoder, line.summary
-        )
-    return table
-
-
-def encoders_table(lines: "Sequence[EncoderLine]") -> Table:
-    """Show the encoders."""
-    table = plain_table(None, "encoder", "parameters", "what", "source")
-    table.columns[1].justify = "right"
-    for line in lines:
-        table.add_row(line.name, f"{line.num_parameters:,}", line.summary, line.source)
-    return table
-
-
-def recipes_table(lines: "Sequence[RecipeLine]") -> Table:
-    """Draw the recipes."""
-    table = plain_table(None, "recipe", "model", "what", "source", "expected")
-    for line in lines:
-        table.add_row(line.name, line.model, line.summary, line.source, line.expected)
+def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
+    """List plain rows, one column for each key of `titles`; numbers stand to the right."""
+    table = plain_table(None, *titles.values())
+    for key, column in zip(titles, table.columns, strict=True):
+        if any(isinstance(row[key], int) for row in rows):
+            column.justify = "right"
+    for row in rows:
+        cells = (row[key] for key in titles)
+        table.add_row(*(f"{one:,}" if isinstance(one, int) else str(one) for one in cells))
     return table

@@ -10,7 +10,7 @@ import pytest
 
 import binseg
 from binseg.errors import DataError, UsageError
-from binseg.pipelines.compare_models import compare
+from binseg.evaluation.comparison import compare
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_real_gain_is_called_better(report: Callable[..., Path]) -> None:
     a, b = report("a", SCORES), report("b", SCORES + 0.1)
     result = compare(a, b)
     assert result.decisive.verdict == "b"
-    assert result.sentence.startswith("B is better: dice differs by 0.1000")
+    assert result.sentence.startswith("B is better: Dice differs by 0.1000")
     verdicts = {one.name: one.verdict for one in result.differences}
     assert verdicts == dict.fromkeys(["dice", "iou", "boundary_f1", "hd95"], "b")
     assert compare(b, a).sentence.startswith("A is better")

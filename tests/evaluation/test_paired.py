@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from binseg.metrics import bootstrap_interval, compare_scores
+from binseg.evaluation.comparison import compare_scores
+from binseg.metrics import bootstrap_interval
 
 
 def test_interval_and_p_are_scipys() -> None:
@@ -42,9 +43,9 @@ def test_swapping_the_models_swaps_the_verdict() -> None:
 
 
 def test_of_distances_the_smaller_is_better() -> None:
-    """With `higher_is_better=False` the model with less is the better one."""
+    """Of a score whose row says that less is better, the model with less is the better one."""
     a, b = np.linspace(5, 9, 20), np.linspace(4, 7, 20)
-    found = compare_scores("hd95", a, b, higher_is_better=False)
+    found = compare_scores("hd95", a, b)
     assert (found.verdict, found.num_better) == ("b", 20)
 
 
@@ -92,5 +93,5 @@ def test_noise_is_seldom_called_better() -> None:
     for seed in range(400):
         easy = random.beta(6, 2, size=80)
         a, b = (easy + random.normal(0, 0.05, size=80) for _ in range(2))
-        told += compare_scores("dice", a, b, draws=400, seed=seed).verdict != "noise"
+        told += compare_scores("dice", a, b, num_resamples=400, seed=seed).verdict != "noise"
     assert 0.02 * 400 <= told <= 0.08 * 400

@@ -1,22 +1,21 @@
 """A `Report` as plain data: one JSON object, rows of a table, and one CSV row per image."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
-from binseg.metrics.objects import OBJECT_MEANINGS
-from binseg.metrics.scores import MEANINGS, SCORES
-from binseg.metrics.surface import OUTLINE_MEANINGS
-from binseg.types import Averages, Figure, ImageScores, Interval, Report, Size, Sweep
+from binseg.metrics.registry import METRICS
+from binseg.types import Averages, Figure, ImageScores, Interval, Report, Size
 
-__all__ = ["image_rows", "report_rows", "report_to_json_dict"]
+__all__ = ["image_rows", "report_as_dict", "report_rows"]
 
 _AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}
 _SWEEP_STEP = 8  # of 1,024 thresholds, every eighth goes into the file
-_CURVES = ("thresholds", "mean_dice", "dice", "iou", "precision", "recall")
+Row = dict[str, str | float]
 
 
-def report_to_json_dict(report: Report) -> dict[str, object]:
+def report_as_dict(report: Report) -> dict[str, object]:
     """Turn a report into what `json.dumps` takes; a figure is {"value", "interval"}."""
-    calibration = report.calibration
+    calibration, sweep = report.calibration, report.sweep
     return {
         "title": report.title,
         "bundle": report.bundle_id,
@@ -29,22 +28,24 @@ def report_to_json_dict(report: Report) -> dict[str, object]:
         "num_false_alarms": report.num_false_alarms,
         "mean": {size: dict(scores) for size, scores in report.mean.items()},
         "pooled": {size: dict(scores) for size, scores in report.pooled.items()},
-        "intervals": _intervals_to_dict(report),
+        "intervals": _intervals_as_dict(report),
         "outline": {
             "tolerance": report.tolerance,
             "unit": report.unit,
             "spacing": report.spacing,
-            "scores": {name: _figure(one) for name, one in report.outline.items()},
+            "scores": _figures(report.outline),
         },
-        "objects": {name: _figure(one) for name, one in report.objects.items()},
+        "objects": _figures(report.objects),
         "calibration": None
         if calibration is None
+        else {**_figures(calibration.scores), "bins": [asdict(one) for one in calibration.bins]},
+        "sweep": None
+        if sweep is None
         else {
-            "brier": _figure(calibration.brier),
-            "ece": _figure(calibration.ece),
-            "bins": [asdict(one) for one in calibration.bins],
+            "average_precision": sweep.average_precision,
+            "thresholds": list(sweep.thresholds[::_SWEEP_STEP]),
+            **{name: list(curve[::_SWEEP_STEP]) for name, curve in sweep.curves.items()},
         },
-        "sweep": None if report.sweep is None else _sweep_to_dict(report.sweep),
         "slices": [
             {
                 "by": one.by,
@@ -55,14 +56,13 @@ def report_to_json_dict(report: Report) -> dict[str, object]:
             }
             for one in report.slices
         ],
-        "meanings": {**MEANINGS, **OUTLINE_MEANINGS}
-        | {f"objects_{name}": text for name, text in OBJECT_MEANINGS.items()},
+        "meanings": {name: metric.meaning for name, metric in METRICS.items()},
         "notes": list(report.notes),
-        "images": [_image_to_dict(one) for one in report.images],
+        "images": [_image_as_dict(one) for one in report.images],
     }
 
 
-def _image_to_dict(one: ImageScores) -> dict[str, object]:
+def _image_as_dict(one: ImageScores) -> dict[str, object]:
     is_ignored = not one.counts["original"].num_valid
     return {
         "id": one.id,
@@ -74,15 +74,14 @@ def _image_to_dict(one: ImageScores) -> dict[str, object]:
             size: dict(scores) if one.counts[size].num_valid else dict.fromkeys(scores)
             for size, scores in one.scores.items()
         },
-        "outline": None if one.outline is None or is_ignored else asdict(one.outline),
+        "outline": None if one.outline is None or is_ignored else dict(one.outline),
         "objects": None if one.objects is None or is_ignored else asdict(one.objects),
-        "brier": None if is_ignored else one.brier,
+        "probability": None if one.probability is None or is_ignored else dict(one.probability),
     }
 
 
-def _sweep_to_dict(sweep: Sweep) -> dict[str, object]:
-    curves = {name: list(getattr(sweep, name)[::_SWEEP_STEP]) for name in _CURVES}
-    return {"average_precision": sweep.average_precision, **curves}
+def _figures(figures: Mapping[str, Figure]) -> dict[str, object]:
+    return {name: _figure(one) for name, one in figures.items()}
 
 
 def _figure(figure: Figure) -> dict[str, object]:
@@ -93,7 +92,7 @@ def _interval(found: Interval | None) -> list[float] | None:
     return None if found is None else [found.low, found.high]
 
 
-def _intervals_to_dict(report: Report) -> dict[str, object] | None:
+def _intervals_as_dict(report: Report) -> dict[str, object] | None:
     if not report.intervals:
         return None
     averages = {
@@ -103,24 +102,21 @@ def _intervals_to_dict(report: Report) -> dict[str, object] | None:
         }
         for average, sizes in report.intervals.items()
     }
-    method = f"percentile bootstrap by {report.drawn}"
-    return {"level": 0.95, "method": method, **averages}
+    return {"level": 0.95, "method": f"percentile bootstrap by {report.resampled}", **averages}
 
 
-def report_rows(
-    report: Report, *, intervals: Averages | None = None
-) -> list[dict[str, str | float]]:
+def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
     """List the averages of a report, one row for each kind and size, as tables and CSV show them.
 
     With `intervals` (a report's own) each score has two more columns, NAME_low and
     NAME_high; they are empty where there is only one image or group.
     """
-    rows: list[dict[str, str | float]] = []
+    rows: list[Row] = []
     for kind, table in (("mean", report.mean), ("pooled", report.pooled)):
         for size, scores in table.items():
-            row: dict[str, str | float] = {"average": _AVERAGES[kind], "size": size}
-            for name in SCORES:
-                row[name] = scores[name]
+            row: Row = {"average": _AVERAGES[kind], "size": size}
+            for name, value in scores.items():
+                row[name] = value
                 if intervals is not None:
                     found = intervals[kind][size][name]
                     row[f"{name}_low"] = "" if found is None else found.low
@@ -129,47 +125,35 @@ def report_rows(
     return rows
 
 
-def image_rows(report: Report) -> list[dict[str, str | float]]:
+def image_rows(report: Report) -> list[Row]:
     """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
 
     The model's size has the prefix `model_`, objects have `objects_`; a manifest's own columns have
-    `column_`, so that a column named "dice" can't hide the score.
+    `column_`, so that a column named "dice" can't hide the score. What has no valid pixel has no
+    score, so that nobody's mean takes it in.
     """
-    rows: list[dict[str, str | float]] = []
-    for one in report.images:
-        row: dict[str, str | float] = {"id": one.id}
-        if one.group is not None:
-            row["group"] = one.group
-        row |= {f"column_{name}": value for name, value in one.columns.items()}
-        for size, counts in one.counts.items():
-            prefix = "" if size == "original" else f"{size}_"
-            row |= {f"{prefix}{name}": _score(one, size, name) for name in SCORES}
-            row |= {
-                f"{prefix}tp": counts.tp,
-                f"{prefix}fp": counts.fp,
-                f"{prefix}fn": counts.fn,
-                f"{prefix}tn": counts.tn,
-            }
-        if not one.counts["original"].num_valid:
-            rows.append(row)
-            continue
-        row |= asdict(one.outline) if one.outline is not None else {}
+    rows = [_image_row(one) for one in report.images]
+    # CSV needs one set of columns: those of all rows, in the order in which they appear.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def _image_row(one: ImageScores) -> Row:
+    row: Row = {"id": one.id}
+    if one.group is not None:
+        row["group"] = one.group
+    row |= {f"column_{name}": value for name, value in one.columns.items()}
+    for size, counts in one.counts.items():
+        prefix = "" if size == "original" else f"{size}_"
+        row |= {f"{prefix}{name}": _score(one, size, name) for name in one.scores[size]}
+        row |= {f"{prefix}{name}": num for name, num in asdict(counts).items()}
+    if one.counts["original"].num_valid:
+        row |= one.outline or {}
         if one.objects is not None:
             row |= {f"objects_{name}": value for name, value in asdict(one.objects).items()}
-        if one.brier is not None:
-            row["brier"] = one.brier
-        rows.append(row)
-    _fill_columns(rows)
-    return rows
+        row |= one.probability or {}
+    return row
 
 
 def _score(one: ImageScores, size: Size, name: str) -> str | float:
-    """A score; nothing where all pixels are ignored, so that nobody's mean takes it in."""
     return one.scores[size][name] if one.counts[size].num_valid else ""
-
-
-def _fill_columns(rows: list[dict[str, str | float]]) -> None:
-    """Give every row the columns of all, as CSV needs, in the order in which they appear."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    for number, row in enumerate(rows):
-        rows[number] = {name: row.get(name, "") for name in names}
