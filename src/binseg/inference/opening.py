@@ -13,7 +13,6 @@ from binseg.inference.machine import is_verified, remember_verified
 from binseg.inference.runtimes import candidates, open_backend
 from binseg.inference.single import Predictor
 from binseg.packaging import Bundle, read_bundle
-from binseg.postprocess.steps import PostProcessing
 from binseg.types import TTA
 
 __all__ = ["ReferenceCheck", "load", "verify_reference"]
@@ -102,7 +101,7 @@ def load(
             bundle=bundle,
             tta=bundle.card.tta if tta is None else tta,
             temperature=bundle.card.temperature,
-            postprocessing=PostProcessing(**bundle.card.postprocess.model_dump()),
+            postprocessing=bundle.card.postprocess,
         )
         if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, kind):
             return opened

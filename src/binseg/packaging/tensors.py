@@ -8,8 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from binseg.errors import BundleError
-from binseg.packaging.lines import one_line
+from binseg.errors import BundleError, one_line
 
 __all__ = ["check_header", "from_bytes", "to_bytes"]
 
@@ -22,14 +21,14 @@ _ITEM_SIZES = {
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The tensors as the bytes of one safetensors file; equal tensors give equal bytes."""
+    """Pack tensors into the bytes of one safetensors file; equal tensors give equal bytes."""
     # safetensors reads from the data pointer on, so strided views must be made dense first
     # (asarray, because ascontiguousarray would turn a number into a vector).
     return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
-    """The tensors in the bytes of a safetensors file, as arrays of their own that may be written.
+    """Unpack the bytes of a safetensors file into arrays that own their memory.
 
     Args:
         data: the whole file.
@@ -40,7 +39,10 @@ def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
     """
     check_header(data[: 8 + _MAX_HEADER], size=len(data), name=name)
     try:
-        return {key: _writable(array) for key, array in load(data).items()}
+        return {
+            key: array if array.flags.writeable else array.copy()
+            for key, array in load(data).items()
+        }
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{name}: not readable as safetensors ({one_line(str(error))})") from None
 
@@ -83,7 +85,7 @@ def check_header(start: bytes, *, size: int, name: str) -> None:
 
 
 def _span(entry: Mapping[str, object]) -> tuple[int, int]:
-    """Where a tensor lies; an error where its shape, its type and its bytes disagree."""
+    """Find a tensor's bytes; an error where its shape, its type and its bytes disagree."""
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(shape) > 16:
         raise TypeError
@@ -93,7 +95,3 @@ def _span(entry: Mapping[str, object]) -> tuple[int, int]:
     if math.prod(shape) * _ITEM_SIZES[str(entry["dtype"])] != end - begin:
         raise ValueError
     return begin, end
-
-
-def _writable(array: np.ndarray) -> np.ndarray:
-    return array if array.flags.writeable else array.copy()

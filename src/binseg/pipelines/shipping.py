@@ -17,7 +17,7 @@ from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
 from binseg.inference import Predictor, load, verify_reference
 from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.models.zoo import resolve_options
-from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
+from binseg.packaging import Architecture, Card, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
 from binseg.training.fit import FitResult
@@ -113,7 +113,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         temperature=tuned.temperature,
         threshold=tuned.threshold,
         tta=tuned.tta,
-        postprocess=Corrections(**tuned.postprocessing.as_dict()),  # type: ignore[arg-type]
+        postprocess=tuned.postprocessing,
         border=dataset.rule.border or "none",
         data=DataFacts(
             kind=dataset.kind,
