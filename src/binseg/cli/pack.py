@@ -28,7 +28,8 @@ def pack(
     run: Run,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.zip", help="The zip to write.")],
     half: Annotated[
-        bool, typer.Option("--half", help="Weights in 16 bits: half the size, nearly equal predictions.")
+        bool,
+        typer.Option("--half", help="Weights in 16 bits: half the size, nearly equal predictions."),
     ] = False,
     name: Annotated[str | None, typer.Option("--name", help="Name on the card.")] = None,
     licence: Annotated[

@@ -94,15 +94,13 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     files = find_files(Path(path))
     sums = _parse_sums(files)
-    card_data = files.read(CARD)
-    _check_hash(hashlib.sha256(card_data).hexdigest(), sums, CARD, files)
-    card = _parse_card(card_data, files)
+    card = _parse_card(_checked(files, CARD, sums), files)
     for name in (WEIGHTS, REFERENCE):
         if name not in sums:
             raise BundleError(f"{files.path}: {SUMS} doesn't list {name}")
     for name in sums:
         if name != CARD:
-            _check_file(files, name, sums)
+            _checked(files, name, sums)
     if card.id != card.identity(sums):
         raise BundleError(
             f"{files.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
@@ -162,24 +160,17 @@ def _parse_card(data: bytes, files: BundleFiles) -> Card:
         raise BundleError(f"{files.path}: {CARD} is not a valid card: {told}") from None
 
 
-def _check_file(files: BundleFiles, name: str, sums: Mapping[str, str]) -> None:
-    """Hash one file as a stream; a safetensors header is checked against the file's size first.
+def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
+    """Read a file whose hash, and whose header where it has one, must be right.
 
     The header comes first because it tells a file that is cut off from one that was changed.
     """
-    parts = files.chunks(name)
-    start = next(parts, b"")
+    data = files.read(name)
     if name.endswith(".safetensors"):
-        check_header(start, size=files.size(name), name=f"{files.path}: {name}")
-    digest = hashlib.sha256(start)
-    for part in parts:
-        digest.update(part)
-    _check_hash(digest.hexdigest(), sums, name, files)
-
-
-def _check_hash(digest: str, sums: Mapping[str, str], name: str, files: BundleFiles) -> None:
-    if digest != sums[name]:
+        check_header(data, name=f"{files.path}: {name}")
+    if hashlib.sha256(data).hexdigest() != sums[name]:
         raise BundleError(
             f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
             "damaged; copy or download the bundle again"
         )
+    return data

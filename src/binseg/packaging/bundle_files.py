@@ -93,40 +93,25 @@ class BundleFiles:
             BundleError: missing, unreadable or too large.
         """
         size = self.size(name)
-        with self._open(name) as file:
-            # In one piece: joining pieces of a large network takes as long again.
-            data = file.read(size + 1)
+        try:
+            with self._open(name) as file:
+                # In one piece: joining pieces of a large network takes as long again.
+                data = file.read(size + 1)
+        except _DAMAGE as error:
+            raise self._unreadable(name, error) from None
         if len(data) > size:
             raise BundleError(f"{self.path}: {name} grew while it was read")
         return data
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """Read a file a mebibyte at a time.
-
-        Raises:
-            BundleError: missing, unreadable or too large.
-        """
-        left = self.size(name)
-        with self._open(name) as file:
-            while chunk := file.read(min(2**20, left + 1)):
-                left -= len(chunk)
-                if left < 0:
-                    raise BundleError(f"{self.path}: {name} grew while it was read")
-                yield chunk
-
     @contextmanager
     def _open(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file; whatever goes wrong in the block is one `BundleError`."""
-        try:
-            if self.members is None:
-                with (self.path / name).open("rb") as file:
-                    yield file
-                return
-            # zipfile itself stops at the declared size.
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.members[name]) as member:
-                yield member
-        except _DAMAGE as error:
-            raise self._unreadable(name, error) from None
+        if self.members is None:
+            with (self.path / name).open("rb") as file:
+                yield file
+            return
+        # zipfile itself stops at the declared size.
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.members[name]) as member:
+            yield member
 
     def _unreadable(self, name: str, error: Exception) -> BundleError:
         return BundleError(f"{self.path}: can't read {name} ({_reason(error)})")

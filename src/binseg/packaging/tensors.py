@@ -12,8 +12,8 @@ from binseg.errors import BundleError, one_line
 
 __all__ = ["check_header", "from_bytes", "to_bytes"]
 
-_MAX_HEADER = 2**20 - 8
-"""Room for thousands of tensors; readers need one mebibyte of the file to check its header."""
+_MAX_HEADER = 2**20
+"""Room for thousands of tensors, in bytes."""
 _ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
@@ -37,7 +37,7 @@ def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
     Raises:
         BundleError: a header that lies about the file, or a type that numpy doesn't have.
     """
-    check_header(data[: 8 + _MAX_HEADER], size=len(data), name=name)
+    check_header(data, name=name)
     try:
         return {
             key: array if array.flags.writeable else array.copy()
@@ -47,28 +47,28 @@ def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
         raise BundleError(f"{name}: not readable as safetensors ({one_line(str(error))})") from None
 
 
-def check_header(start: bytes, *, size: int, name: str) -> None:
-    """Check a safetensors header against the true size of its file, before any memory is taken.
+def check_header(data: bytes, *, name: str) -> None:
+    """Check a safetensors header against the size of its file, before it is believed.
 
     Args:
-        start: the first bytes of the file, the header among them.
-        size: length of the whole file in bytes.
+        data: the whole file.
         name: the file, for errors.
 
     Raises:
         BundleError: the header is longer than the file, isn't JSON, or claims tensors that
             don't fill the file exactly.
     """
-    if size < 8 or len(start) < 8:
+    size = len(data)
+    if size < 8:
         raise BundleError(f"{name}: {size} bytes are too few for a safetensors file; it is cut off")
-    length = int.from_bytes(start[:8], "little")
+    length = int.from_bytes(data[:8], "little")
     if length > min(size - 8, _MAX_HEADER):
         raise BundleError(
             f"{name}: the header claims {length} bytes in a file of {size}; "
             "it is cut off, or no safetensors file"
         )
     try:
-        header = json.loads(start[8 : 8 + length])
+        header = json.loads(data[8 : 8 + length])
         spans = [_span(entry) for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BundleError(f"{name}: the header is no safetensors header") from None

@@ -63,11 +63,5 @@ def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:
         MissingExtraError: onnxruntime isn't installed.
         BundleError: onnxruntime can't read it.
     """
-    session = onnx_session(
-        data,
-        name=name,
-        num_threads=num_threads(),
-        purpose="--backend onnxruntime",
-        extra="onnx",
-    )
+    session = onnx_session(data, name=name, num_threads=num_threads())
     return OnnxBackend(session, precision=precision)

@@ -65,14 +65,12 @@ def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBacke
         BundleError: openvino can't read it.
         UsageError: bf16 on a processor without it.
     """
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": num_threads()}
     compiled, used = compile_openvino(
         data,
         precision=precision,
         name=name,
-        settings=settings,
-        purpose="--backend openvino",
-        extra="openvino",
+        PERFORMANCE_HINT="LATENCY",
+        INFERENCE_NUM_THREADS=num_threads(),
     )
     if precision == "bf16" and used != "bf16":
         raise UsageError("this processor doesn't compute in bf16 with openvino; take fp32")
