@@ -18,7 +18,7 @@ from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
 from binseg.inference import ModelPredictor, PredictOptions, load, verify_reference
 from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import resolve_options
-from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
+from binseg.packaging import Architecture, Card, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
 from binseg.training.devices import resolve_device
@@ -117,7 +117,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         temperature=tuned.temperature,
         threshold=tuned.threshold,
         tta=tuned.tta,
-        postprocess=Corrections(**tuned.postprocessing.as_dict()),  # type: ignore[arg-type]
+        postprocess=tuned.postprocessing,
         border=dataset.rule.border or "none",
         data=DataFacts(
             kind=dataset.kind,

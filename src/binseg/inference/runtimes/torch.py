@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from binseg.errors import BundleError, UsageError
+from binseg.errors import BundleError, UsageError, one_line
 from binseg.models import create_model
 from binseg.packaging import Bundle
-from binseg.packaging.lines import one_line
 
 __all__ = ["TorchBackend", "load_network", "open_torch"]
 

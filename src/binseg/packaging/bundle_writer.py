@@ -1,11 +1,9 @@
 """Writing a bundle: whole or not at all, and never over something that isn't one."""
 
-import ctypes
 import hashlib
 import os
 import secrets
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,9 +14,8 @@ from types import MappingProxyType
 import numpy as np
 
 from binseg.errors import BundleError, OutputError
-from binseg.packaging.card import Card
-from binseg.packaging.reader import Bundle, Reference, check_reference, read_bundle
-from binseg.packaging.sources import (
+from binseg.packaging.bundle import Bundle, Reference, check_reference, read_bundle
+from binseg.packaging.bundle_files import (
     CARD,
     NETWORK,
     NETWORK_INT8,
@@ -27,8 +24,9 @@ from binseg.packaging.sources import (
     SUMS,
     WEIGHTS,
 )
+from binseg.packaging.card import Card
 from binseg.packaging.tensors import to_bytes
-from binseg.storage import atomic_path
+from binseg.storage import atomic_path, publish
 
 __all__ = ["pack_zip", "write_bundle"]
 
@@ -43,12 +41,12 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle into a folder, atomically; an older bundle there is replaced.
 
-    The files are written to a hidden folder beside it, forced to disk, read back, and only then
+    The files are written to a hidden folder beside it, read back, forced to disk, and only then
     renamed: whatever stops this, the final name holds a whole bundle or what it held before.
 
     Args:
         folder: where to; absent, empty, or an older bundle.
-        card: its id is filled in.
+        card: facts of the model; its id is filled in.
         weights: the state dict, finite.
         reference: a sample at the model's input size and its fp32 probability.
         extra: further files by name: the network for other runtimes, and its proof.
@@ -68,11 +66,9 @@ def write_bundle(
         temporary.mkdir()
         with _in_use(temporary):
             for name, data in contents.items():
-                _write_synced(temporary / name, data)
-            _sync_folder(temporary)
+                (temporary / name).write_bytes(data)
             bundle = read_bundle(temporary)
-            _move_into_place(temporary, target)
-        _sync_folder(target.parent)
+            publish(temporary, target)
         _remove_scraps(target)
     except OSError as error:
         raise OutputError(f"{folder}: can't write the bundle ({error.strerror})") from None
@@ -108,33 +104,30 @@ def pack_zip(bundle: Bundle, path: Path) -> Path:
 def _contents(
     card: Card, weights: Mapping[str, np.ndarray], reference: Reference, extra: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """The bytes of every file of the bundle, by name."""
+    """Make the bytes of every file of the bundle, by name."""
     for name, tensor in weights.items():
         if not np.isfinite(tensor).all():
             raise BundleError(
                 f"weights {name} hold NaN or infinity: training diverged; lower the learning rate"
             )
-    problem = check_reference(reference, card)
-    if problem:
+    if problem := check_reference(reference, card):
         raise BundleError(f"the reference sample doesn't fit the card: {problem}")
+    assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
     contents = {
         WEIGHTS: to_bytes(weights),
         REFERENCE: to_bytes(
             {"input_NHWC": reference.input_NHWC, "probability_NHW": reference.probability_NHW}
         ),
+        **extra,
     }
-    sha256 = hashlib.sha256(contents[WEIGHTS]).hexdigest()
+    sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
-    assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
-    contents.update(extra)
-    contents[SUMS] = _sums(
-        {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    )
-    return contents
+    sha256[CARD] = hashlib.sha256(contents[CARD]).hexdigest()
+    return {**contents, SUMS: _sums(sha256)}
 
 
 def _sums(sha256: Mapping[str, str]) -> bytes:
-    """The text of SHA256SUMS, as `sha256sum -c` reads it."""
+    """Write the text of SHA256SUMS, as `sha256sum -c` reads it."""
     return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256)).encode()
 
 
@@ -159,62 +152,13 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force a folder's entries to disk; on systems that can't open folders, nothing is needed."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _move_into_place(new: Path, folder: Path) -> None:
-    """Give the new folder its final name; afterwards `new` is gone or holds the old bundle."""
-    if not folder.exists():
-        new.rename(folder)
-        return
-    if _exchange(new, folder):
-        return
-    # Without an exchange in one step, the old bundle is set aside for an instant.
-    aside = new.with_suffix(".old")
-    folder.rename(aside)
-    try:
-        new.rename(folder)
-    except OSError:
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step; False where the system or the file system can't."""
-    if sys.platform != "linux":
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    done: int = libc.renameat2(
-        here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange
-    )
-    return done == 0
-
-
 def _scrap_prefix(target: Path) -> str:
     return f".tmp-{target.name[:100]}-"
 
 
 @contextmanager
 def _in_use(folder: Path) -> Iterator[bool]:
-    """Hold a lock on a temporary folder, which ends with its process; say whether we have it."""
+    """Hold a lock on a temporary folder that ends with its process; yield whether we have it."""
     handle, held = None, False
     # Where there are no such locks, scraps of killed writers stay, and nothing else is different.
     with suppress(ImportError, OSError):

@@ -11,19 +11,17 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import ValidationError
 
-from binseg.errors import BundleError
-from binseg.packaging.card import FORMAT_VERSION, Card, describe_problems
-from binseg.packaging.sources import (
+from binseg.errors import BundleError, UsageError
+from binseg.packaging.bundle_files import (
     CARD,
     PLAIN_NAME,
     REFERENCE,
     SUMS,
     WEIGHTS,
-    Source,
-    chunks,
-    find_source,
-    read_bytes,
+    BundleFiles,
+    find_files,
 )
+from binseg.packaging.card import FORMAT_VERSION, Card, describe_problems
 from binseg.packaging.tensors import check_header, from_bytes
 
 __all__ = ["Bundle", "Reference", "check_reference", "read_bundle"]
@@ -31,7 +29,7 @@ __all__ = ["Bundle", "Reference", "check_reference", "read_bundle"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A sample input and the probability that fp32 torch gave for it when the bundle was made."""
+    """A reference sample: inputs, and the probability that fp32 torch gave when it was made."""
 
     input_NHWC: UInt8[np.ndarray, "N H W C"]
     probability_NHW: Float32[np.ndarray, "N H W"]
@@ -48,7 +46,7 @@ class Bundle:
     """Hash of each file, by name."""
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The state dict: arrays by name.
+        """Read the state dict: arrays by name.
 
         Raises:
             BundleError: the file was changed since the bundle was read.
@@ -56,29 +54,27 @@ class Bundle:
         return from_bytes(self.read_bytes(WEIGHTS), name=f"{self.path}: {WEIGHTS}")
 
     def reference(self) -> Reference:
-        """The reference sample.
+        """Read the reference sample.
 
         Raises:
             BundleError: the file was changed, or doesn't fit the card.
         """
-        tensors = from_bytes(self.read_bytes(REFERENCE), name=f"{self.path}: {REFERENCE}")
+        name = f"{self.path}: {REFERENCE}"
+        tensors = from_bytes(self.read_bytes(REFERENCE), name=name)
         if set(tensors) != {"input_NHWC", "probability_NHW"}:
-            raise BundleError(
-                f"{self.path}: {REFERENCE} holds other tensors than a reference sample"
-            )
+            raise BundleError(f"{name} holds other tensors than a reference sample")
         reference = Reference(**tensors)
-        problem = check_reference(reference, self.card)
-        if problem:
-            raise BundleError(f"{self.path}: {REFERENCE}: {problem}")
+        if problem := check_reference(reference, self.card):
+            raise BundleError(f"{name}: {problem}")
         return reference
 
     def read_bytes(self, name: str) -> bytes:
-        """The bytes of one listed file; what is returned is what was hashed.
+        """Read one listed file; the bytes returned are the bytes that were hashed.
 
         Raises:
             BundleError: missing, or changed since the bundle was read.
         """
-        data = read_bytes(find_source(self.path), name)
+        data = find_files(self.path).read(name)
         if hashlib.sha256(data).hexdigest() != self.sha256[name]:
             raise BundleError(f"{self.path}: {name} changed while the bundle was in use")
         return data
@@ -96,27 +92,25 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises:
         BundleError: missing, cut off, edited, foreign, or of a newer format.
     """
-    source = find_source(Path(path))
-    sums = _parse_sums(read_bytes(source, SUMS), source)
-    card_data = read_bytes(source, CARD)
-    _check_hash(hashlib.sha256(card_data).hexdigest(), sums, CARD, source)
-    card = _parse_card(card_data, source)
+    files = find_files(Path(path))
+    sums = _parse_sums(files)
+    card = _parse_card(_checked(files, CARD, sums), files)
     for name in (WEIGHTS, REFERENCE):
         if name not in sums:
-            raise BundleError(f"{source.path}: {SUMS} doesn't list {name}")
+            raise BundleError(f"{files.path}: {SUMS} doesn't list {name}")
     for name in sums:
         if name != CARD:
-            _check_file(source, name, sums)
-    if card.id != card.identity(sums[WEIGHTS]):
+            _checked(files, name, sums)
+    if card.id != card.identity(sums):
         raise BundleError(
-            f"{source.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
-            "weights and this preprocessing; files of two bundles were mixed"
+            f"{files.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
+            "weights, networks and preprocessing; files of two bundles were mixed"
         )
-    return Bundle(path=source.path, card=card, sha256=sums)
+    return Bundle(path=files.path, card=card, sha256=sums)
 
 
 def check_reference(reference: Reference, card: Card) -> str | None:
-    """What is wrong with a reference sample for this card, None where nothing is."""
+    """Say what is wrong with a reference sample for this card, None where nothing is."""
     shape = card.preprocessing
     inputs, probability = reference.input_NHWC, reference.probability_NHW
     if inputs.dtype != np.uint8 or probability.dtype != np.float32:
@@ -133,58 +127,50 @@ def check_reference(reference: Reference, card: Card) -> str | None:
     return None
 
 
-def _parse_sums(data: bytes, source: Source) -> dict[str, str]:
-    """File name to hash; only lines that `write_bundle` writes are taken."""
-    text = data.decode("ascii", errors="replace")
+def _parse_sums(files: BundleFiles) -> dict[str, str]:
+    """Read hashes by file name; only lines that `write_bundle` writes are taken."""
+    text = files.read(SUMS).decode("ascii", errors="replace")
     matches = [
         re.fullmatch(rf"([0-9a-f]{{64}})  ({PLAIN_NAME.pattern})", line)
         for line in text.removesuffix("\n").split("\n")
     ]
     sums = {match[2]: match[1] for match in matches if match}
     if len(sums) != len(matches) or not text.endswith("\n") or CARD not in sums or SUMS in sums:
-        raise BundleError(f"{source.path}: {SUMS} is damaged or was not written by binseg")
+        raise BundleError(f"{files.path}: {SUMS} is damaged or was not written by binseg")
     return sums
 
 
-def _parse_card(data: bytes, source: Source) -> Card:
+def _parse_card(data: bytes, files: BundleFiles) -> Card:
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError):
-        raise BundleError(f"{source.path}: {CARD} is not JSON") from None
+        raise BundleError(f"{files.path}: {CARD} is not JSON") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if type(version) is not int:
-        raise BundleError(f"{source.path}: {CARD} states no format version; not a binseg card")
+        raise BundleError(f"{files.path}: {CARD} states no format version; not a binseg card")
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{source.path}: made by a newer binseg (format {version}, this one knows up to "
+            f"{files.path}: made by a newer binseg (format {version}, this one knows up to "
             f"{FORMAT_VERSION}); upgrade with: pip install --upgrade binseg"
         )
     try:
         return Card.model_validate_json(data)
-    except ValidationError as error:
-        raise BundleError(
-            f"{source.path}: {CARD} is not a valid card: {describe_problems(error)}"
-        ) from None
+    except (ValidationError, UsageError) as error:
+        told = describe_problems(error) if isinstance(error, ValidationError) else str(error)
+        raise BundleError(f"{files.path}: {CARD} is not a valid card: {told}") from None
 
 
-def _check_file(source: Source, name: str, sums: Mapping[str, str]) -> None:
-    """Hash one file as a stream; a safetensors header is checked against the file's size first.
+def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
+    """Read a file whose hash, and whose header where it has one, must be right.
 
     The header comes first because it tells a file that is cut off from one that was changed.
     """
-    parts = chunks(source, name)
-    start = next(parts, b"")
+    data = files.read(name)
     if name.endswith(".safetensors"):
-        check_header(start, size=source.size(name) or 0, name=f"{source.path}: {name}")
-    digest = hashlib.sha256(start)
-    for part in parts:
-        digest.update(part)
-    _check_hash(digest.hexdigest(), sums, name, source)
-
-
-def _check_hash(digest: str, sums: Mapping[str, str], name: str, source: Source) -> None:
-    if digest != sums[name]:
+        check_header(data, name=f"{files.path}: {name}")
+    if hashlib.sha256(data).hexdigest() != sums[name]:
         raise BundleError(
-            f"{source.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
+            f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
             "damaged; copy or download the bundle again"
         )
+    return data

@@ -6,23 +6,28 @@ equals.
 """
 
 import math
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from jaxtyping import Float32, Num
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
-from binseg.export.pixels import Pixels
+from binseg.packaging.proof import Compute
 from binseg.types import Preprocessing
 
-__all__ = ["RawPixels", "example_size", "multiple_of"]
+__all__ = ["Pixels", "RawPixels", "by_torch", "example_size", "multiple_of"]
+
+Pixels = Literal["uint8", "float32"]
+"""Pixels that a file takes: bytes, or floats (0 to 1 where the model's `intensity` is dtype, any
+numbers otherwise)."""
 
 _STRIDE = 32
-"""Whole images are brought to multiples of this, the coarsest grid of the zoo's networks."""
+"""Whole images are brought to multiples of this, the coarsest grid of our networks."""
 _PERCENTILES = (0.005, 0.995)
-
-# A size, as Python knows it; a symbol or a tensor while it is traced.
 Size = Any
+"""A size, as Python knows it; a symbol or a tensor while it is traced."""
 
 
 class RawPixels(nn.Module):
@@ -88,7 +93,7 @@ class RawPixels(nn.Module):
         return torch.round(out)
 
     def _fitted(self, image_NCHW: Tensor) -> Tensor:
-        """Stretch or pad: the whole image in one input."""
+        """Compute the whole image in one input, stretched or letterboxed."""
         tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         height, width = self.shape.height, self.shape.width
         rows, columns = self._target(tall, wide)
@@ -99,7 +104,7 @@ class RawPixels(nn.Module):
         )
 
     def _whole(self, image_NCHW: Tensor) -> Tensor:
-        """Tiles: the whole image through the network at once, without any."""
+        """Compute the whole image at once, where binseg would cut tiles."""
         tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         scaled = self.shape.scale != 1.0
         if scaled:
@@ -127,11 +132,8 @@ class RawPixels(nn.Module):
     def _target(
         self, tall: Size, wide: Size
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """First row and number of rows that the image takes in the input; likewise columns."""
-        height, width = (
-            torch.tensor(float(self.shape.height)),
-            torch.tensor(float(self.shape.width)),
-        )
+        """Find the first row and number of rows of the image in the input; likewise columns."""
+        height, width = (torch.tensor(float(n)) for n in (self.shape.height, self.shape.width))
         zero = torch.zeros(())
         if self.shape.resize == "stretch":
             return (zero, height), (zero, width)
@@ -145,13 +147,13 @@ class RawPixels(nn.Module):
 
 
 def multiple_of(network: nn.Module) -> int:
-    """What the sides of a whole image are brought to a multiple of."""
+    """Give the number whose multiples the sides of a whole image are brought to."""
     strides = getattr(getattr(network, "encoder", None), "strides", (1,))
     return math.lcm(_STRIDE, strides[-1], getattr(network, "multiple", 1))
 
 
 def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Height and width to trace with: unequal, so that no size hides another.
+    """Give height and width to trace with: unequal, so that no size hides another.
 
     Traced branches on sizes stay as the example took them; for whole images, each of their maps
     is larger than a pixel.
@@ -166,7 +168,7 @@ def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int,
 
 
 def _stretched(image_NCHW: Tensor) -> Tensor:
-    """The 0.5th to the 99.5th percentile of each image's values as 0 to 255."""
+    """Bring the 0.5th to the 99.5th percentile of each image's values to 0 to 255."""
     ordered = torch.sort(image_NCHW.flatten(1), dim=1).values
     tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
     last = _number(tall) * _number(wide) * image_NCHW.shape[1] - 1
@@ -181,7 +183,7 @@ def _stretched(image_NCHW: Tensor) -> Tensor:
 
 
 def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
-    """The value at a place between two, as numpy's percentile interpolates."""
+    """Interpolate the value between two places, as numpy's percentile does."""
     below = torch.floor(position)
     above = torch.minimum(below + 1, last)
     num = ordered.shape[0]
@@ -191,27 +193,27 @@ def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
 
 
 def _number(size: Size) -> Tensor:
-    """A size that tracing may know as a symbol, as a float."""
+    """Make a float of a size that tracing may know as a symbol."""
     return torch.ones(size, dtype=torch.float32).sum()
 
 
 def _at_least(size: Size, least: int) -> Size:
-    """The larger of both, whatever tracing knows the size as."""
+    """Take the larger of both, whatever tracing knows the size as."""
     if isinstance(size, Tensor):
         return torch.clamp(size, min=least)
     return torch.sym_max(size, least)  # type: ignore[no-untyped-call]
 
 
 def _scaled(num: Size, into: int, scale: float) -> Size:
-    """Pixels of a side at the scale of the tiles, as `geometry.scaled_size`."""
+    """Count a side's pixels at the scale of the tiles, as `geometry.scaled_size` does."""
     tile = max(1, round(into / scale))
     return _at_least((2 * num * into + tile) // (2 * tile), 1)
 
 
 def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, Tensor]:
-    """Where the image begins in its surroundings, and which of its pixels each of them is.
+    """Place a side in its mirrored surroundings: its start, and the pixel that each of them is.
 
-    As `geometry.plan` does it: what is one tile lies in its middle, larger begins at 0.
+    As `geometry.plan` does it: an image of one tile lies in the tile's middle, a larger one at 0.
     """
     tile = -(-tile // multiple) * multiple
     count = _at_least((num + multiple - 1) // multiple * multiple, tile)
@@ -223,7 +225,7 @@ def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, 
 
 
 def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """The matrix (size, num) from an image's line to the input's; zeros outside the target."""
+    """Make the matrix (size, num) from an image's line to the input's; zeros outside `target`."""
     first, taken = target
     scale = _number(num) / taken
     at = torch.arange(size, dtype=torch.float32) - first
@@ -233,7 +235,7 @@ def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """The matrix (num, size) from the input's line back to the image's."""
+    """Make the matrix (num, size) from the input's line back to the image's."""
     first, taken = target
     scale = taken / _number(num)
     at = _centres(size) - first
@@ -243,7 +245,7 @@ def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """The maps at the image's size, within [0, 1]."""
+    """Bring maps back to the image's size, within [0, 1]."""
     out = torch.matmul(down, torch.matmul(maps_Nhw, across.transpose(0, 1)))
     return torch.clamp(out, 0.0, 1.0)
 
@@ -253,9 +255,21 @@ def _centres(num: Size) -> Tensor:
 
 
 def _triangles(centres: Tensor, support: Tensor, at: Tensor) -> Tensor:
-    """A triangle around each centre, at each place."""
+    """Evaluate a triangle around each centre at each place."""
     return torch.clamp(1 - torch.abs(at[None] - centres[:, None]) / support, min=0)
 
 
 def _summing_to_one(weights: Tensor) -> Tensor:
     return weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)
+
+
+def by_torch(module: Any) -> Compute:
+    """Compute with a torch module that takes pixels (N, H, W, C)."""
+
+    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+        with torch.inference_mode():
+            result = module(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
+        probability: np.ndarray = result[0].numpy()
+        return probability
+
+    return compute

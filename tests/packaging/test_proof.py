@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from binseg.errors import BundleError
-from binseg.export import LIMITS, Facts, Proof, open_file, prove
+from binseg.packaging.exported_file import Facts, open_file
+from binseg.packaging.proof import LIMITS, Proof, prove
 
 FACTS = Facts(
     card={"name": "cracks"},
@@ -81,7 +82,7 @@ def test_each_limit_counts(broken: dict[str, float]) -> None:
 
 def test_facts_come_back_from_text() -> None:
     """Card, threshold, reference sample: the same bytes after the way through metadata."""
-    found = Facts.of_text(FACTS.as_text(), name="m")
+    found = Facts.of_text(FACTS.as_text())
     assert (found.card, found.threshold, found.input) == (FACTS.card, 0.4, FACTS.input)
     np.testing.assert_array_equal(found.reference_HWC, FACTS.reference_HWC)
     np.testing.assert_array_equal(found.reference_HW, FACTS.reference_HW)

@@ -13,14 +13,13 @@ from torch import nn
 from binseg.config import ModelConfig
 from binseg.config.networks import MODELS
 from binseg.errors import MissingExtraError, UsageError
-from binseg.export import RawPixels, core_onnx
-from binseg.export.core import to_onnx
-from binseg.export.raw import _stretched, example_size, multiple_of
 from binseg.inference import ModelPredictor
-from binseg.inference.runtimes.openvino import openvino_core
 from binseg.inference.runtimes.torch import TorchBackend
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.skeleton import resize
+from binseg.packaging.exporting import core_onnx, to_onnx
+from binseg.packaging.networks import openvino_core
+from binseg.packaging.raw_pixels import RawPixels, _stretched, example_size, multiple_of
 from binseg.types import Preprocessing
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -66,7 +65,7 @@ def onnx_of(raw: RawPixels) -> bytes:
 def runners(data: bytes) -> list[Any]:
     """The file in onnxruntime and in openvino, as functions of pixels (N, H, W, C)."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    core = openvino_core("a test")
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [lambda pixels: session.run(None, {"pixels": pixels})[0], lambda p: compiled(p)[0]]
 

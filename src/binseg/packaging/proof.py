@@ -1,4 +1,4 @@
-"""Does a file answer like the model that it was made of? Measured on images, never assumed."""
+"""The proof that an export computes like its model: measured on images, never assumed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -6,24 +6,24 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-__all__ = ["LIMITS", "Answer", "Limits", "Proof", "prove"]
+__all__ = ["LIMITS", "Compute", "Limits", "Proof", "prove"]
 
-Answer = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
-"""Pixels to the probability of foreground, of the image's size."""
+Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
+"""From pixels to the probability of foreground, of the image's size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is allowed of a precision."""
+    """The largest differences that a precision may bring."""
 
     difference: float
-    """Of any pixel's probability."""
+    """Largest difference of any pixel's probability."""
     agreement: float
     """Least IoU of the two masks, over all images together."""
     agreement_alone: float
-    """The same where no truth is known, so that nothing else tells."""
+    """Least IoU where no truth is known, so that no change of Dice is."""
     dice_change: float
-    """Mean change of Dice where truth is known, either way."""
+    """Largest mean change of Dice where truth is known, either way."""
 
 
 LIMITS = {
@@ -33,23 +33,21 @@ LIMITS = {
     "resized": Limits(difference=0.2, agreement=0.998, agreement_alone=0.998, dice_change=0.002),
     "whole": Limits(difference=1.0, agreement=0.9, agreement_alone=0.95, dice_change=0.01),
 }
-"""The first three by the precision that is really computed in, where the inputs are the same.
-
-resized: beside binseg's own prediction, whose resize (Pillow, in whole numbers) differs from that
-inside a graph by a level of 255 here and there, which pixels at an outline feel.
-whole: beside binseg's own prediction in tiles, which see less of the surroundings than a graph that
-computes the whole image at once."""
+"""By the precision that is really computed in, where the inputs are equal; and two beside binseg's
+own prediction, which differs more. `resized`: its resize (Pillow, in whole numbers) differs from
+that inside a graph by a level of 255 here and there, which pixels at an outline feel. `whole`: its
+tiles see less of the surroundings than a graph that computes the whole image at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """How two runtimes' answers to the same images differ."""
+    """Differences of two runtimes on the same images."""
 
     runtime: str
     precision: str
-    """The one that was really computed in."""
+    """The precision that was really computed in."""
     beside: str
-    """What it was compared with."""
+    """The reference that it was compared with."""
     limits: Limits
     num_images: int
     largest_difference: float
@@ -57,11 +55,11 @@ class Proof:
     agreement: float
     """IoU of the two masks, pixels of all images together; 1 where both are empty."""
     dice_change: float | None
-    """Of the mean over images with truth; None without truth."""
+    """Change of the mean over images with truth; None without truth."""
 
     @property
     def passed(self) -> bool:
-        """Whether it keeps its limits."""
+        """True where all limits are kept."""
         limits = self.limits
         least = limits.agreement_alone if self.dice_change is None else limits.agreement
         return (
@@ -71,13 +69,13 @@ class Proof:
         )
 
     def as_dict(self) -> dict[str, object]:
-        """The figures as plain data."""
+        """Return the figures as plain data."""
         return {**asdict(self), "passed": self.passed}
 
 
 def prove(
-    reference: Answer,
-    candidate: Answer,
+    reference: Compute,
+    candidate: Compute,
     images: Sequence[Num[np.ndarray, "H W C"]],
     *,
     threshold: float,
@@ -90,14 +88,14 @@ def prove(
     """Compare two runtimes on images.
 
     Args:
-        reference: the answer that counts.
-        candidate: the one to be proven.
+        reference: gives the probability that counts.
+        candidate: is to be proven.
         images: of any sizes.
-        threshold: of the masks that are compared.
+        threshold: makes the masks that are compared.
         runtime: name of the candidate.
-        precision: that it computes in.
+        precision: the candidate's.
         beside: name of the reference.
-        limits: that it must keep.
+        limits: for the candidate.
         truths: a mask for each image, or None; none at all if left out.
     """
     assert images, "nothing is proven by no images"
@@ -129,6 +127,6 @@ def prove(
 
 
 def _dice(mask_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
-    """As `metrics.dice`: 1 where both are empty."""
+    """Compute Dice as `metrics` does: 1 where both are empty."""
     total = int(mask_HW.sum() + truth_HW.sum())
     return 2 * int((mask_HW & truth_HW).sum()) / total if total else 1.0
