@@ -23,7 +23,7 @@ from binseg.types import Preprocessing, Record
 
 __all__ = ["PixelCache", "open_cache"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when what is stored changes, or how images are decoded or resized."""
 
 
@@ -33,7 +33,7 @@ class PixelCache:
 
     inputs_NHWC: UInt8[np.ndarray, "N H W C"]
     targets_NHW: UInt8[np.ndarray, "N H W"]
-    """0 background, 1 foreground, 2 ignored (no truth, or padding)."""
+    """0 background, 1 foreground, `IGNORE` (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one image share it."""
     is_partial: bool = False

@@ -40,6 +40,7 @@ from binseg.storage import write_json, write_text
 from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import (
+    IGNORE,
     Averages,
     Counts,
     ImageScores,
@@ -238,7 +239,9 @@ def _score_sample(
         )
         mask_HW = clean(probability_HW > predictor.threshold, predictor.postprocessing)
         target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
-        at_model_size = count(probability_hw > predictor.threshold, target_hw == 1, target_hw != 2)
+        at_model_size = count(
+            probability_hw > predictor.threshold, target_hw == 1, target_hw != IGNORE
+        )
     tally.add(probability_HW, truth_HW, valid_HW)
     reliability = measure_reliability(probability_HW, truth_HW, valid_HW)
     counts: dict[Size, Counts] = {

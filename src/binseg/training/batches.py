@@ -17,9 +17,9 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.patches import draw_places, patches_per_epoch
 from binseg.data.whole_images import ImageCache, WholeImages
+from binseg.types import IGNORE
 
 __all__ = [
-    "IGNORE",
     "Batch",
     "Batches",
     "EpochBatches",
@@ -32,8 +32,6 @@ __all__ = [
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
-IGNORE = 2
-"""The target value of pixels that count neither for nor against."""
 COPIED_ROWS = 256
 """Rows of a file that are copied to memory at a time."""
 GPU_SHARE = 0.25

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from binseg.config.recipe import Recipe
 from binseg.losses import Loss, batch_shared_by
 from binseg.progress import Progress
-from binseg.training.batches import IGNORE, Batch, Batches
+from binseg.training.batches import Batch, Batches
 from binseg.training.checkpoints import check_same_recipe
 from binseg.training.guard import StepGuard
 from binseg.training.optimizers import build_optimizer
@@ -23,6 +23,7 @@ from binseg.training.position import Position, loader_from, set_counters
 from binseg.training.schedules import Schedule, build_schedule
 from binseg.training.team import ALONE, Team
 from binseg.transforms.augment import Augment, generator_for
+from binseg.types import IGNORE
 
 __all__ = ["SegmentationModule"]
 

@@ -13,7 +13,7 @@ from binseg.data.cache import PixelCache
 from binseg.inference import Predictor
 from binseg.inference.runtimes.torch_backend import TorchBackend
 from binseg.losses import Loss
-from binseg.types import Counts, Preprocessing
+from binseg.types import IGNORE, Counts, Preprocessing
 
 __all__ = ["ValidationScores", "validate"]
 
@@ -75,7 +75,7 @@ def validate(
         for row, probability_HW, target_HW in zip(
             cache.record_of_N[rows], probability_NHW, targets_NHW, strict=True
         ):
-            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
+            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != IGNORE)
             counts[int(row)].append(counted)
     images = [metrics.pool(of_image) for of_image in counts.values()]
     whole = metrics.pool(images)
@@ -100,4 +100,6 @@ def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> f
     probability = torch.from_numpy(probability_NHW)[:, None]
     targets = torch.from_numpy(targets_NHW)[:, None]
     with torch.no_grad():
-        return float(loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != 2))
+        return float(
+            loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != IGNORE)
+        )

@@ -64,7 +64,7 @@ class Augment(Protocol):
         first: int = 0,
         total: int | None = None,
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-        """Give changed images (in [0, 1]) and targets (0, 1, 2), of bytes or of floats in [0, 1].
+        """Give changed images (in [0, 1]) and targets (0, 1, `IGNORE`), of bytes or of floats in [0, 1].
 
         They have the shapes of the arguments, or the `size` in their middle: what is around it
         serves to turn and shrink them. Where several processes share a batch of `total` images,

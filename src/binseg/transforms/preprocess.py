@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
 from binseg.transforms.geometry import cut, place_mask, plan, resize_image, scaled_size
-from binseg.types import Placement, Preprocessing
+from binseg.types import IGNORE, Placement, Preprocessing
 
 __all__ = [
     "known_range",
@@ -184,7 +184,7 @@ def prepare_truth(
     """Make the targets that belong to the inputs of `prepare`.
 
     Returns:
-        0 background, 1 foreground, 2 ignored: not valid, padding, or past the image's edge.
+        0 background, 1 foreground, `IGNORE`: not valid, padding, or past the image's edge.
     """
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
     return np.stack(
@@ -192,7 +192,7 @@ def prepare_truth(
             np.where(
                 place_mask(valid_HW, placement),
                 place_mask(mask_HW, placement).astype(np.uint8),
-                np.uint8(2),
+                np.uint8(IGNORE),
             )
             for placement in placements
         ]
