@@ -94,7 +94,7 @@ class MissingExtraError(BinsegError):
         )
 
 
-_OF_TRAINING = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+_OF_TRAINING = frozenset({"torch", "lightning", "matplotlib"})
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:

@@ -11,8 +11,14 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
-from binseg.transforms.augment import PRESETS, PipelineAugment, Preset, PresetAugment, build_augment
-from binseg.transforms.random_numbers import Draw
+from binseg.transforms.augmentation import (
+    PRESETS,
+    PipelineAugment,
+    Preset,
+    PresetAugment,
+    build_augment,
+)
+from binseg.transforms.batch_transforms import Draw
 from binseg.types import IGNORE
 
 SIZE = 24

@@ -16,6 +16,7 @@ from binseg.data import MaskRule, store
 from binseg.data.cache import open_cache
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
+from binseg.parallel import num_cores
 from binseg.transforms import preprocess
 from binseg.types import Preprocessing, Record
 
@@ -54,7 +55,7 @@ def test_huge_images_are_decoded_one_at_a_time(
     records: list[Record], rule: MaskRule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Small ones on all threads; a file that can't be read is named by the decoding alone."""
-    assert store._num_decoders(records) == store._num_threads() > 1
+    assert store._num_decoders(records) == num_cores() > 1
     (height, width) = read_sample(records[0], rule).image_HWC.shape[:2]
     monkeypatch.setattr(store, "DECODED_PIXELS", 2 * height * width - 1)
     assert store._num_decoders(records) == 1

@@ -7,10 +7,18 @@ import pytest
 import torch
 from scipy import ndimage
 
-from binseg.transforms.augment import PresetAugment
-from binseg.transforms.motion import _bent, _grid, _knots, _matrix, _Mirror, _mirrored, move
+from binseg.transforms.augmentation import PresetAugment
+from binseg.transforms.batch_transforms import (
+    Draw,
+    _bent,
+    _grid,
+    _knots,
+    _matrix,
+    _Mirror,
+    _mirrored,
+    move,
+)
 from binseg.transforms.presets import Preset
-from binseg.transforms.random_numbers import Draw
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 

@@ -18,9 +18,10 @@ import torch
 
 from binseg.errors import UsageError
 from binseg.losses import LOSSES, batch_shared_by
-from binseg.training.batches import IGNORE, Shares, build_batches
+from binseg.training.batches import Shares, build_batches
 from binseg.training.team import external_place, own_place
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
+from binseg.types import IGNORE
 
 RECIPE = """
 data: {path: synthetic}

@@ -7,21 +7,23 @@ A cache holds what `preprocess.prepare` gives, as two uint8 files that are mappe
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Num, UInt8
 
 from binseg import storage
+from binseg.config.recipe import Recipe
 from binseg.data.dataset import spread
 from binseg.data.masks import MaskRule
 from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
+from binseg.data.whole_images import ImageCache, open_images
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.types import Preprocessing, Record
 
-__all__ = ["PixelCache", "open_cache"]
+__all__ = ["PixelCache", "open_cache", "open_training_pixels", "open_validation_pixels"]
 
 FORMAT_VERSION = 3
 """Raise it when what is stored changes, or how images are decoded or resized."""
@@ -162,3 +164,47 @@ class _Inputs:
         if inputs.shape[:3] != targets.shape or record_of_N[-1] != num_records - 1:
             raise ValueError("its files differ in shape")
         return PixelCache(inputs_NHWC=inputs, targets_NHW=targets, record_of_N=record_of_N)
+
+
+def open_training_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache | ImageCache:
+    """Give whole images where the recipe draws patches, else its inputs.
+
+    Args:
+        records: what to learn from.
+        rule: how the values of the masks are read.
+        recipe: its input and patches are used.
+        progress: hears of the decoding.
+        folder: where caches live; none means `pixels` in the user's cache folder.
+
+    Raises:
+        DataError: no records, or records that can't be read.
+        OutputError: the cache can't be written.
+    """
+    preprocessing = recipe.input.preprocessing().as_trained()
+    if recipe.draws_patches:
+        return open_images(records, rule, preprocessing, progress=progress, folder=folder)
+    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+
+
+def open_validation_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache:
+    """Give the inputs that choose the best epoch; arguments and errors as above.
+
+    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
+    blends, would here only be paid and counted twice.
+    """
+    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

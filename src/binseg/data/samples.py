@@ -1,14 +1,16 @@
 """A record becomes a sample: the image's pixels, its truth, and which pixels count."""
 
+from collections.abc import Iterable
+
 import numpy as np
+from jaxtyping import Bool, Float
 
 from binseg.data.masks import MaskRule
-from binseg.data.polygons import rasterise
 from binseg.errors import ImageError
 from binseg.imageio import read_image, read_labels
-from binseg.types import Record, Sample
+from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["read_sample"]
+__all__ = ["rasterise", "read_sample"]
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
@@ -54,3 +56,50 @@ def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int,
         # Cameras store a turned image with an EXIF note; drawing tools often drop that note.
         return f"{text}; one of them is turned: does only one carry an EXIF orientation?"
     return f"{text}; make them the same size (masks without interpolation)"
+
+
+def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Fill shapes: a pixel is foreground where its centre lies inside any of them.
+
+    Coordinates are (x, y) in pixels with (0, 0) at the outer corner of the first pixel, so that
+    the centre of row 0, column 0 is (0.5, 0.5). Within one shape the even-odd rule holds: a ring
+    inside a ring is a hole. What reaches past the image is cut off.
+
+    >>> square = Shape(rings=(((1.0, 0.0), (3.0, 0.0), (3.0, 2.0), (1.0, 2.0)),))
+    >>> rasterise([square], 2, 4).astype(int).tolist()
+    [[0, 1, 1, 0], [0, 1, 1, 0]]
+    """
+    mask_HW = np.zeros((height, width), dtype=bool)
+    for shape in shapes:
+        edges = [_edges(ring) for ring in shape.rings if len(ring) >= 3]
+        if edges:
+            _fill(mask_HW, np.concatenate(edges))
+    return mask_HW
+
+
+def _edges(ring: Ring) -> Float[np.ndarray, "E 4"]:
+    corners = np.asarray(ring, dtype=np.float64)
+    return np.concatenate([corners, np.roll(corners, -1, axis=0)], axis=1)
+
+
+def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
+    """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
+    height, width = mask_HW.shape
+    x0, y0, x1, y1 = edges_E4.T
+    # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    past = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    num_rows = past - first
+    edge = np.repeat(np.arange(len(first)), num_rows)
+    if not len(edge):
+        return
+    starts = np.repeat(np.cumsum(num_rows) - num_rows, num_rows)
+    rows = first[edge] + np.arange(len(edge)) - starts
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    # Only the shape's own box is worked on: many small objects in a large image stay cheap.
+    top, left, box_height, box_width = rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns)
+    where = (rows - top) * (box_width + 1) + columns - left
+    toggles = np.bincount(where, minlength=box_height * (box_width + 1))
+    inside = np.cumsum(toggles.reshape(box_height, box_width + 1), axis=1) & 1
+    mask_HW[top : top + box_height, left : left + box_width] |= inside[:, :-1].astype(bool)

@@ -6,7 +6,7 @@ A record without a split is left out on purpose: a page of a stack in the gap be
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,24 @@ import numpy as np
 
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import SPLITS, Dataset, counted, name_some
+from binseg.data.masks import MaskRule
+from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.storage import write_text
 from binseg.types import Record, Split
 
-__all__ = ["assign_splits", "parse_split", "read_contents", "read_split", "write_split"]
+__all__ = [
+    "REDRAWN",
+    "Foreground",
+    "assign_splits",
+    "draw_folds",
+    "draw_with_foreground",
+    "lacking",
+    "parse_split",
+    "read_contents",
+    "read_split",
+    "write_split",
+]
 
 _OTHER_NAMES: Mapping[str, Split] = {
     "training": "train",
@@ -351,3 +364,97 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or "it is not UTF-8 text"
+
+
+DRAWS, FOLD_DRAWS = 20, 100
+"""Splits that are tried; folds need more luck."""
+REDRAWN = ("method", "seed", "gap")
+"""What `draw_with_foreground` changes of a split."""
+
+
+class Foreground:
+    """Tells which images hold foreground; each mask is read once, and only when asked for."""
+
+    def __init__(self, rule: MaskRule) -> None:
+        self._rule = rule
+        self._found: dict[str, bool] = {}
+
+    def __call__(self, record: Record) -> bool:
+        """Whether any pixel of the image is foreground."""
+        if record.id not in self._found:
+            mask_HW = read_sample(record, self._rule).mask_HW
+            self._found[record.id] = mask_HW is not None and bool(mask_HW.any())
+        return self._found[record.id]
+
+
+def lacking(dataset: Dataset, holds: Callable[[Record], bool]) -> list[str]:
+    """Name the splits without a single image that holds foreground: train, then val, then test.
+
+    Args:
+        dataset: with its splits.
+        holds: whether an image does.
+    """
+    splits = {record.split for record in dataset.records}
+    return [
+        split
+        for split in ("train", "val", "test")
+        if split in splits and not any(map(holds, dataset.of_split(split)))
+    ]
+
+
+def draw_with_foreground(
+    whole: Dataset, config: SplitConfig, *, without: Sequence[str], holds: Callable[[Record], bool]
+) -> tuple[Dataset, SplitConfig]:
+    """Find the draw of which the least is missing: train counts most, test least.
+
+    Args:
+        whole: the data without splits.
+        config: how it was split; blocks become a random draw.
+        without: the splits that lack foreground so.
+        holds: whether an image has some.
+
+    Returns:
+        The data with its new splits, and how they were made; `config` itself where no draw is
+        better.
+    """
+    best, chosen = _badness(without), config
+    divided = assign_splits(whole, config)
+    first = 0 if config.method == "block" else config.seed + 1
+    for seed in range(first, first + DRAWS):
+        again = config.model_copy(update={"method": "ratio", "seed": seed, "gap": 0})
+        tried = assign_splits(whole, again)
+        badness = _badness(lacking(tried.with_truth(), holds))
+        if badness < best:
+            best, chosen, divided = badness, again, tried
+        if not best:
+            break
+    return divided, chosen
+
+
+def draw_folds(whole: Dataset, config: SplitConfig) -> int:
+    """Find a seed with which every fold has foreground to be judged by.
+
+    Args:
+        whole: the data as it comes.
+        config: its method is kfold.
+
+    Raises:
+        DataError: no seed that was tried does it.
+    """
+    holds = Foreground(whole.rule)
+    for seed in range(config.seed, config.seed + FOLD_DRAWS):
+        folds = (
+            assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))
+            for fold in range(config.folds)
+        )
+        if not any({"train", "val"} & {*lacking(each.with_truth(), holds)} for each in folds):
+            return seed
+    raise DataError(
+        f"{whole.root}: none of {FOLD_DRAWS} draws gives each of {config.folds} folds an image "
+        "that holds foreground; ask for fewer folds"
+    )
+
+
+def _badness(without: Sequence[str]) -> tuple[bool, ...]:
+    """Empty where nothing is missing; else to be compared, the worse the greater."""
+    return tuple(split in without for split in ("train", "val", "test")) if without else ()

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +32,7 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
+from binseg.parallel import map_ordered
 from binseg.postprocess import clean
 from binseg.progress import SILENT, Progress, track
 from binseg.report import GalleryItem, draw_gallery, draw_histogram
@@ -86,16 +86,7 @@ class Evaluation:
 
 def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
     """Read samples in order, the next ones while the model is busy with this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(read_sample, record, rule) for record in records[:2]]
-        try:
-            for index in range(len(records)):
-                sample = waiting.pop(0).result()
-                if index + 2 < len(records):
-                    waiting.append(pool.submit(read_sample, records[index + 2], rule))
-                yield sample
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return map_ordered(lambda one: read_sample(one, rule), records, num_threads=1, ahead=2)
 
 
 def score_dataset(

@@ -11,14 +11,8 @@
 What a file holds decides how it is read, never its name.
 """
 
-from binseg.imageio.metadata import (
-    Georeference,
-    PixelSize,
-    read_georeference,
-    read_pixel_size,
-)
-from binseg.imageio.pixels import MAX_PIXELS, ImageInfo
-from binseg.imageio.reading import (
+from binseg.imageio.decoding import MAX_PIXELS, ImageInfo
+from binseg.imageio.formats import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
@@ -29,11 +23,11 @@ from binseg.imageio.reading import (
     read_image,
     read_labels,
 )
-from binseg.imageio.tiled import (
-    TiledPage,
-    decode_tiles,
-    encode_tiles,
-    write_tiled,
+from binseg.imageio.metadata import (
+    Georeference,
+    PixelSize,
+    read_georeference,
+    read_pixel_size,
 )
 from binseg.imageio.windows import (
     WINDOW_PIXELS,
@@ -44,15 +38,19 @@ from binseg.imageio.windows import (
 )
 from binseg.imageio.writing import (
     Facts,
+    TiledPage,
+    decode_tiles,
     encode_image,
     encode_mask,
     encode_probability,
+    encode_tiles,
     read_facts,
     write_bands,
     write_mask,
     write_probability,
     write_rgb,
     write_rgba,
+    write_tiled,
 )
 from binseg.imageio.zarr_folders import is_zarr
 

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
-from binseg.imageio.pixels import (
+from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     check_size,

@@ -10,7 +10,7 @@ from jaxtyping import Num, Shaped
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio.pixels import (
+from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     check_size,

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Num, Shaped
 
 from binseg.errors import ImageError
+from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
+from binseg.imageio.formats import opened, probe, read_image
 from binseg.imageio.metadata import PixelSize, read_pixel_size
 from binseg.imageio.pieces import Cache, Pieces
-from binseg.imageio.pixels import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
-from binseg.imageio.reading import opened, probe, read_image
 from binseg.imageio.tiff import TiffImage, image_of, is_tiff, list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 

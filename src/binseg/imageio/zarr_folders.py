@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Num
 
 from binseg.errors import ImageError, MissingExtraError
+from binseg.imageio.decoding import ImageInfo, broken_files, finite_float32, one_line
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.pieces import Cache
-from binseg.imageio.pixels import ImageInfo, broken_files, finite_float32, one_line
 
 __all__ = ["ZarrAxes", "ZarrWindows", "is_zarr", "write_zarr_metadata"]
 

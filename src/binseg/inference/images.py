@@ -8,7 +8,7 @@ from PIL import Image
 
 from binseg.errors import UsageError
 from binseg.imageio import from_pil, read_image
-from binseg.imageio.pixels import orientation_of_exif, turn
+from binseg.imageio.decoding import orientation_of_exif, turn
 
 __all__ = ["ImageLike", "pixels_of"]
 

@@ -13,12 +13,12 @@ from binseg.config import Recipe
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
+from binseg.data.splits import draw_folds
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.evaluation.evaluation_data import Known, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, write_report
 from binseg.inference import Predictor, load
 from binseg.metrics import OutlineRule, ProbabilityTally
-from binseg.pipelines.redraw import draw_folds
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.keeping import resume_command

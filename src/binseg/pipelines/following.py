@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from binseg.config import Recipe
+from binseg.data.cache import open_training_pixels
 from binseg.data.dataset import Dataset
-from binseg.data.pixels import open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError, DataError, UsageError
 from binseg.models.zoo import build_model

@@ -21,10 +21,9 @@ from binseg.autoconfig import (
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import assign_splits
+from binseg.data.splits import REDRAWN, Foreground, assign_splits, draw_with_foreground, lacking
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
-from binseg.pipelines.redraw import REDRAWN, Foreground, draw_with_foreground, lacking
 from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text

@@ -15,7 +15,7 @@ from binseg.errors import DataError
 from binseg.imageio import write_rgb
 from binseg.progress import SILENT, Progress
 from binseg.report import for_display, overlay
-from binseg.transforms.augment import Augment, build_augment
+from binseg.transforms.augmentation import Augment, build_augment
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Record
 

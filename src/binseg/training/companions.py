@@ -25,7 +25,7 @@ from binseg.training.pace import Pace
 from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.supervision import supervised
 from binseg.training.team import Team
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 
 __all__ = ["Lead", "LeadClock", "follow", "leading"]
 

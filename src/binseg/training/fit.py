@@ -32,7 +32,7 @@ from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.supervision import supervised
 from binseg.training.team import ALONE, Team
 from binseg.training.validation import validate
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 
 __all__ = ["FitResult", "fit"]
 

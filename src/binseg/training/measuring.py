@@ -27,7 +27,7 @@ from binseg.training.memory import available_memory, estimate_memory
 from binseg.training.module import SegmentationModule
 from binseg.training.optimizers import build_optimizer
 from binseg.training.supervision import supervised
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 
 __all__ = [
     "PHASES",

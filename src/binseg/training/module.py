@@ -22,7 +22,7 @@ from binseg.training.pace import Pace
 from binseg.training.position import Position, loader_from, set_counters
 from binseg.training.schedules import Schedule, build_schedule
 from binseg.training.team import ALONE, Team
-from binseg.transforms.augment import Augment, generator_for
+from binseg.transforms.augmentation import Augment, generator_for
 from binseg.types import IGNORE
 
 __all__ = ["SegmentationModule"]

@@ -11,8 +11,15 @@ import numpy as np
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
-from binseg.data.sources.listing import Findings, inside, list_folder
+from binseg.data.sources.listing import (
+    Findings,
+    has_keys,
+    inside,
+    list_folder,
+    read_json,
+    ring_of,
+    size_problem,
+)
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape
 

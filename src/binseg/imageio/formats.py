@@ -10,7 +10,7 @@ from jaxtyping import Num, Shaped
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio.pixels import Handle, ImageInfo, broken_files, one_line, turn
+from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, turn
 from binseg.imageio.raster import Raster, image_of, open_raster, raster_format
 from binseg.imageio.tiff import TiffImage, is_tiff, open_tiff
 
