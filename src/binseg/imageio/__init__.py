@@ -1,18 +1,18 @@
 """The only reader and writer of image files.
 
-    reading.py   the public readers: a file, bytes or a Pillow image becomes an array
-    raster.py    JPEG, PNG, WebP, BMP and still GIF
+    formats.py   FORMATS, and the public readers that walk it
+    raster.py    JPEG, PNG and others of single images, through Pillow
     tiff.py      TIFF: pages, many channels, 16 and 32 bits
-    pixels.py    what the decoders share: facts of an image, limits, turning, broken files
+    decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
-    tiled.py     results of any size, written tile by tile
-    writing.py   masks, images and probabilities to files
+    writing.py   masks, images and probabilities to files; results of any size, tile by tile
 
 What a file holds decides how it is read, never its name.
 """
 
 from binseg.imageio.decoding import MAX_PIXELS, ImageInfo
 from binseg.imageio.formats import (
+    FORMATS,
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
@@ -55,6 +55,7 @@ from binseg.imageio.writing import (
 from binseg.imageio.zarr_folders import is_zarr
 
 __all__ = [
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "TIFF_SUFFIXES",

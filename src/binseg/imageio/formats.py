@@ -1,23 +1,38 @@
-"""The public readers: a file, bytes or a Pillow image becomes an array."""
+"""The table of image formats, and the readers that walk it: content decides, never the name.
+
+A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, a function that
+opens it, and one that encodes it where binseg writes it.
+"""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Num, Shaped
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, turn
-from binseg.imageio.raster import Raster, image_of, open_raster, raster_format
-from binseg.imageio.tiff import TiffImage, is_tiff, open_tiff
+from binseg.imageio.raster import encode_jpeg, encode_png, image_of, open_raster
+from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 
 __all__ = [
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "TIFF_SUFFIXES",
+    "Format",
     "decode_image",
+    "format_of",
     "from_pil",
     "num_pages",
     "opened",
@@ -27,11 +42,83 @@ __all__ = [
     "read_labels",
 ]
 
-TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".svs"})
-"""Of files that may hold several pages, or be too large to be read whole; SVS is Aperio's TIFF."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}) | TIFF_SUFFIXES
+
+@runtime_checkable
+class Decoder(Protocol):
+    """An image whose header was read."""
+
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+
+    def image(self) -> Num[np.ndarray, "H W C"]:
+        """Decode the pixels, turned as EXIF asks."""
+
+    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
+        """Decode a mask's own numbers, turned as EXIF asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How files of one image format are recognised, read and, where it can be, written."""
+
+    suffixes: tuple[str, ...]
+    """Endings in lower case by which folders are searched; the first is the usual one."""
+    matches: Callable[[bytes], bool]
+    """Tells the format by a file's first 32 bytes."""
+    open: Callable[..., Decoder]
+    """Takes the open file, and by keyword name, page and any_page (see `open_tiff`)."""
+    encode: Callable[..., bytes] | None = None
+    """Takes uint8 or float32 pixels, a text to note or None, and further TIFF tags."""
+
+
+def _starts(*marks: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(marks)
+
+
+FORMATS: Mapping[str, Format] = {
+    "JPEG": Format(
+        suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+        matches=_starts(b"\xff\xd8\xff"),
+        open=partial(open_raster, plugin=JpegImageFile),
+        encode=encode_jpeg,
+    ),
+    "PNG": Format(
+        suffixes=(".png",),
+        matches=_starts(b"\x89PNG\r\n\x1a\n"),
+        open=partial(open_raster, plugin=PngImageFile),
+        encode=encode_png,
+    ),
+    "WEBP": Format(
+        suffixes=(".webp",),
+        matches=lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+        open=partial(open_raster, plugin=WebPImageFile),
+    ),
+    "BMP": Format(
+        suffixes=(".bmp",),
+        matches=_starts(b"BM"),
+        open=partial(open_raster, plugin=BmpImageFile),
+    ),
+    "GIF": Format(
+        suffixes=(".gif",),
+        matches=_starts(b"GIF87a", b"GIF89a"),
+        open=partial(open_raster, plugin=GifImageFile),
+    ),
+    "TIFF": Format(
+        suffixes=(".tif", ".tiff", ".svs"),
+        matches=is_tiff,
+        open=open_tiff,
+        encode=encode_tiff,
+    ),
+}
+TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
+"""Endings of files that may hold several pages, or be too large to be read whole."""
+IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.suffixes)
 """Endings, in lower case, by which folders are searched for images."""
-_READ = "JPEG, PNG, WebP, BMP and TIFF"
+
+
+def format_of(head: bytes) -> str | None:
+    """Tell a format by a file's first 32 bytes; None where it is none that binseg reads."""
+    return next((name for name, one in FORMATS.items() if one.matches(head)), None)
 
 
 def probe(path: Path) -> ImageInfo:
@@ -40,31 +127,18 @@ def probe(path: Path) -> ImageInfo:
     Raises:
         ImageError: no file, no image, damaged, animated or too large.
     """
-    name = one_line(path)
-    with opened(path) as handle, broken_files(name):
-        return _decoder(handle, name=name, page=None, any_page=True).info()
+    with _decoder(path, any_page=True) as decoder:
+        return decoder.info()
 
 
 def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
-    """Read the header of an image in memory, as `probe` does that of a file.
-
-    Args:
-        data: the whole file.
-        name: what errors call it.
-
-    Raises:
-        ImageError: as `probe`.
-    """
+    """Read the header of an image in memory, which errors call `name`; see `probe`."""
     with broken_files(name):
-        return _decoder(io.BytesIO(data), name=name, page=None, any_page=True).info()
+        return _choose(io.BytesIO(data), name=name, any_page=True).info()
 
 
 def num_pages(path: Path) -> int:
-    """Count the pages of a file: 1, except for TIFF stacks.
-
-    Raises:
-        ImageError: as `probe`.
-    """
+    """Count the pages of a file: 1, except for TIFF stacks; raises as `probe`."""
     return probe(path).num_pages
 
 
@@ -72,7 +146,7 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
     """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
-        path: a JPEG, PNG, WebP, BMP or TIFF file (or a still GIF), whatever its suffix says.
+        path: a file of one of `FORMATS`, whatever its suffix says.
         page: which page of a multi-page TIFF, from 0; needed there, and 0 or None elsewhere.
 
     Returns:
@@ -82,9 +156,8 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
     Raises:
         ImageError: one line with the path, what is wrong and what to do.
     """
-    name = one_line(path)
-    with opened(path) as handle, broken_files(name):
-        return _decoder(handle, name=name, page=page, any_page=False).image()
+    with _decoder(path, page=page) as decoder:
+        return decoder.image()
 
 
 def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H W ..."]:
@@ -102,30 +175,21 @@ def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H
     Raises:
         ImageError: as `read_image`, and for masks with fractions or odd channels.
     """
-    name = one_line(path)
-    with opened(path) as handle, broken_files(name):
-        return _decoder(handle, name=name, page=page, any_page=False).labels()
+    with _decoder(path, page=page) as decoder:
+        return decoder.labels()
 
 
 def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:
-    """Read an image from memory, as `read_image` does from a file.
-
-    Args:
-        data: the whole file.
-        name: what errors call it.
-
-    Raises:
-        ImageError: as `read_image`.
-    """
+    """Read an image from memory, which errors call `name`; see `read_image`."""
     with broken_files(name):
-        return _decoder(io.BytesIO(data), name=name, page=None, any_page=False).image()
+        return _choose(io.BytesIO(data), name=name).image()
 
 
 def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
     """Turn a Pillow image into the array that `read_image` would give for its pixels.
 
     The pixels stay where they are: an EXIF turn that Pillow hasn't applied isn't applied here, so
-    that the answer to an image has the size of the object in the caller's hand.
+    that the mask of an image has the size of the object in the caller's hand.
 
     Raises:
         ImageError: float pixels that are NaN or infinite.
@@ -151,24 +215,30 @@ def opened(path: Path) -> Iterator[Handle]:
         yield handle
 
 
-def _decoder(handle: Handle, *, name: str, page: int | None, any_page: bool) -> Raster | TiffImage:
+@contextmanager
+def _decoder(path: Path, **asked: Any) -> Iterator[Decoder]:
+    name = one_line(path)
+    with opened(path) as handle, broken_files(name):
+        yield _choose(handle, name=name, **asked)
+
+
+def _choose(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> Decoder:
     """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
     head = handle.read(32)
-    if is_tiff(head):
-        return open_tiff(handle, name=name, page=page, any_page=any_page)
-    format_ = raster_format(head)
-    if format_ is None:
+    found = format_of(head)
+    if found is None:
         raise ImageError(_unknown(head, name))
-    if page not in (None, 0):
-        raise ImageError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
-    return open_raster(handle, name=name, format_=format_)
+    return FORMATS[found].open(handle, name=name, page=page, any_page=any_page)
 
 
 def _unknown(head: bytes, name: str) -> str:
+    read = ", ".join(FORMATS)
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
     if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return f"{name}: a HEIC or AVIF image; save it as one of {_READ}"
+        return f"{name}: a HEIC or AVIF image; save it as one of {read}"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return f"{name}: text, not an image; binseg reads {_READ}"
-    return f"{name}: not an image that binseg knows; it reads {_READ}"
+        return f"{name}: text, not an image; binseg reads {read}"
+    return f"{name}: not an image that binseg knows; it reads {read}"

@@ -1,5 +1,6 @@
-"""JPEG, PNG, WebP, BMP and still GIF, through Pillow; JPEG and 16-bit PNG past it where it pays."""
+"""Single images through Pillow; JPEG and 16-bit PNG past it where that pays."""
 
+import io
 import threading
 import warnings
 import zlib
@@ -9,11 +10,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Num, Shaped, UInt8
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
@@ -26,17 +23,8 @@ from binseg.imageio.decoding import (
     turn,
 )
 
-__all__ = ["Raster", "image_of", "labels_of", "open_raster", "raster_format"]
+__all__ = ["Raster", "encode_jpeg", "encode_png", "image_of", "labels_of", "open_raster"]
 
-# Opened by these classes and not by Image.open, whose limit on pixels is one global number for the
-# whole process, and which takes anything that any plug-in claims.
-_CLASSES: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "BMP": BmpImageFile,
-    "GIF": GifImageFile,
-}
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
 
@@ -135,27 +123,26 @@ class Raster:
         return data
 
 
-def raster_format(head: bytes) -> str | None:
-    """Tell the format by the first bytes, or None where it is none of these."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith(b"BM"):
-        return "BMP"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    return None
+def open_raster(
+    handle: Handle,
+    *,
+    name: str,
+    plugin: type[ImageFile.ImageFile],
+    page: int | None = None,
+    any_page: bool = False,
+) -> Raster:
+    """Read an image's header by one of Pillow's classes.
 
-
-def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
-    """Read an image's header.
+    `Image.open` isn't asked: its limit on pixels is one global number for the whole process, and
+    it takes anything that any plug-in claims.
 
     Raises:
-        ImageError: it is damaged, animated or too large.
+        ImageError: it is damaged, animated or too large, or a page other than 0 is asked for.
     """
+    del any_page
+    format_ = str(plugin.format)
+    if page not in (None, 0):
+        raise ImageError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
     handle.seek(0)
     head = handle.read(32)
     handle.seek(0)
@@ -163,7 +150,7 @@ def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
     # Python's filters are global: two threads that swap them at once could leave them swapped.
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pil_image = _CLASSES[format_](handle)
+        pil_image = plugin(handle)
         animated = bool(getattr(pil_image, "is_animated", False))
     width, height = pil_image.size
     bits = head[24] if format_ == "PNG" else 8
@@ -270,3 +257,21 @@ def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
     colours = np.zeros((256, 3), np.uint8)  # indices past a short palette are black
     colours[: len(given)] = given[:256]
     return colours
+
+
+def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+    """Encode as PNG; `text` becomes the chunk `binseg`, and tags of TIFF have no place."""
+    del extratags
+    notes, buffer = PngInfo(), io.BytesIO()
+    if text is not None:
+        notes.add_text("binseg", text)
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
+    return buffer.getvalue()
+
+
+def encode_jpeg(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+    """Encode as JPEG, which has no place for a text or tags."""
+    del text, extratags
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()

@@ -1,8 +1,10 @@
 """TIFF through tifffile: one page at a time, any number of channels, 1 to 64 bits."""
 
+import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tifffile
@@ -19,7 +21,15 @@ from binseg.imageio.decoding import (
     turn,
 )
 
-__all__ = ["TiffContent", "TiffImage", "image_of", "is_tiff", "list_tiff", "open_tiff"]
+__all__ = [
+    "TiffContent",
+    "TiffImage",
+    "encode_tiff",
+    "image_of",
+    "is_tiff",
+    "list_tiff",
+    "open_tiff",
+]
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -378,3 +388,21 @@ def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H
     if (rounded != finite).any() or np.abs(rounded).max() > 2**24:
         raise ImageError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")
     return np.asarray(rounded, np.int32)
+
+
+def encode_tiff(pixels: np.ndarray, text: str | None, extratags: Sequence[Any] = ()) -> bytes:
+    """Encode as a TIFF packed without loss (deflate); `text` becomes its description."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pixels,
+        photometric="rgb" if pixels.shape[2:] in {(3,), (4,)} else "minisblack",
+        planarconfig="contig" if pixels.ndim == 3 else None,
+        extrasamples=("unassalpha",) if pixels.shape[2:] == (4,) else None,
+        compression="zlib",
+        description=text,
+        extratags=extratags,
+        metadata=None,  # else tifffile notes the array's shape in the file's description
+        software=False,
+    )
+    return buffer.getvalue()
