@@ -18,7 +18,7 @@ from binseg.transforms.augmentation import (
     PresetAugment,
     build_augment,
 )
-from binseg.transforms.batch_transforms import Draw
+from binseg.transforms.batch_transforms import BatchRandom
 from binseg.types import IGNORE
 
 SIZE = 24
@@ -159,13 +159,13 @@ def test_the_affine_map_is_kornias(monkeypatch: pytest.MonkeyPatch) -> None:
     height, width = SIZE, SIZE + 8
     images = torch.rand(4, 3, height, width)
     drawn: list[torch.Tensor] = []
-    uniform = Draw.uniform
+    uniform = BatchRandom.uniform
 
     def listen(self: Any, low: float, high: float) -> torch.Tensor:
         drawn.append(uniform(self, low, high))
         return drawn[-1]
 
-    monkeypatch.setattr(Draw, "uniform", listen)
+    monkeypatch.setattr(BatchRandom, "uniform", listen)
     targets = torch.zeros(4, height, width, dtype=torch.uint8)
     moved, _ = PresetAugment(preset=preset)(images, targets, **NOW)
     angle, zoom, shift_x, shift_y = drawn[1:5]  # after whether to warp

@@ -70,7 +70,7 @@ def test_values_of_1_and_2_are_a_trimap_only_for_the_pet_set(
 ) -> None:
     """Without a 3 nobody knows which of 1 and 2 is the object, except in Oxford's own layout."""
     records = of_masks(values(1, 2))
-    assert detect_rule(records, DataConfig(), kind="oxford-pet").kind == "trimap"
+    assert detect_rule(records, DataConfig(), is_trimap=True).kind == "trimap"
     with pytest.raises(DataError, match=r"hold the values 1, 2.*data\.foreground=\[2\]"):
         detect_rule(records, DataConfig())
     with pytest.raises(DataError) as caught:

@@ -27,7 +27,6 @@ __all__ = [
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Option = bool | int | float | str | list[int] | list[float] | None
-DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]
 Border = Literal["foreground", "background", "ignore"]
 
 
@@ -92,8 +91,9 @@ class DataConfig(Section):
 
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
-    kind: DataKind = "auto"
-    """auto looks at what is there and says what it took."""
+    kind: str = "auto"
+    """auto looks at what is there and says what it took; else a kind of dataset, such as folder,
+    manifest, coco or labelme."""
     border: Border = "foreground"
     """What the border class of a trimap (value 3) counts as."""
     foreground: list[int] | None = None

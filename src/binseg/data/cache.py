@@ -39,7 +39,7 @@ class PixelCache:
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one image share it."""
     is_partial: bool = False
-    """Whether some images are here without all of their tiles."""
+    """True if some images are here without all of their tiles."""
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)
@@ -49,7 +49,7 @@ class PixelCache:
 
     @property
     def num_bytes(self) -> int:
-        """What inputs and targets take in memory when they are loaded whole."""
+        """Memory that inputs and targets take when they are loaded whole."""
         return int(self.inputs_NHWC.nbytes + self.targets_NHW.nbytes)
 
     @property
@@ -65,7 +65,7 @@ class PixelCache:
         """Keep at most so many inputs, evenly spread over the images; those are copied.
 
         Half of them hold foreground, where so many do: few of a large image's tiles show a small
-        thing, and without it a sample couldn't tell a good answer from none.
+        thing, and without it a sample couldn't tell a good prediction from none.
         """
         if len(self) <= limit:
             return self
@@ -174,7 +174,7 @@ def open_training_pixels(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> PixelCache | ImageCache:
-    """Give whole images where the recipe draws patches, else its inputs.
+    """Give whole images where the recipe trains on patches, else its inputs.
 
     Args:
         records: what to learn from.

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from binseg.config.recipe import DataKind
 from binseg.data.masks import MaskRule
 from binseg.errors import DataError
 from binseg.parallel import map_ordered
@@ -58,7 +57,8 @@ def counted(num: int, one: str, several: str) -> str:
 class Dataset:
     """All records of one place, with the one rule that reads their masks."""
 
-    kind: DataKind
+    kind: str
+    """A key of `SOURCES`."""
     root: Path
     records: tuple[Record, ...]
     rule: MaskRule

@@ -1,4 +1,4 @@
-"""What the numbers in mask files mean: detected, said, and from then on held to strictly."""
+"""Meaning of the numbers in mask files: detected, said, and from then on held to strictly."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from binseg.config.recipe import Border, DataConfig, DataKind
+from binseg.config.recipe import Border, DataConfig
 from binseg.errors import DataError, ImageError
 from binseg.imageio import read_labels
 from binseg.progress import SILENT, Progress, track
@@ -31,7 +31,7 @@ _COLOUR = 0x010101
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """How a mask file's values become foreground, background, and pixels that don't count."""
+    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
@@ -45,9 +45,9 @@ class MaskRule:
     colour: bool = False
     """Values are colours 0xRRGGBB; grey masks count as grey colours."""
     border: Border | None = None
-    """What the border class of a trimap counts as; None where there is no such class."""
+    """Part that the border class of a trimap counts for; None where there is no such class."""
     between: float | None = None
-    """Of JPEG masks, the share of pixels that aren't near 0 or 255 (kind `threshold`)."""
+    """Share of a JPEG mask's pixels that aren't near 0 or 255 (kind `threshold`)."""
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
         """Read one mask's values.
@@ -73,7 +73,7 @@ class MaskRule:
             if not known_HW.all():
                 strange = sorted(_values_of(values_HW[~known_HW]))
                 raise ImageError(
-                    f"the mask holds {self._name(strange)}, but the data set's masks were read as "
+                    f"the mask holds {self._name(strange)}, but the dataset's masks were read as "
                     f"{self.describe()}; mend the file or set data.foreground, data.ignore"
                 )
         return mask_HW, valid_HW
@@ -105,15 +105,15 @@ def detect_rule(
     config: DataConfig,
     progress: Progress = SILENT,
     *,
-    kind: DataKind = "auto",
+    is_trimap: bool = False,
 ) -> MaskRule:
     """Find out what mask values mean, from the options and from up to 64 masks.
 
     Args:
-        records: the whole data set; those with a mask file are looked at, evenly spaced.
+        records: the whole dataset; those with a mask file are looked at, evenly spaced.
         config: `foreground`, `ignore`, `threshold`, which settle what is ambiguous, and `border`.
         progress: told when many files have to be read.
-        kind: the kind of data set that the source found; `oxford-pet` always has trimaps.
+        is_trimap: whether the source knows that masks are trimaps.
 
     Raises:
         DataError: ambiguous values, naming the option that settles them; or masks that are all
@@ -126,10 +126,10 @@ def detect_rule(
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     step = max(1, -(-len(masked) // _NUM_SCANNED))
     found = _scan(masked[::step], progress)
-    rule = _rule_for(found, config, kind)
+    rule = _rule_for(found, config, is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
         found = _scan(masked, progress)
-        rule = _rule_for(found, config, kind)
+        rule = _rule_for(found, config, is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
         there = _name_values(found.values, colour=found.colour)
         raise DataError(
@@ -142,10 +142,10 @@ def detect_rule(
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What the scanned masks hold between them."""
+    """Values that the scanned masks hold between them."""
 
     holders: Mapping[int, tuple[int, Path]]
-    """Of each value, in how many masks it is, and the first of them."""
+    """Number of masks that hold each value, and the first of them."""
     colour: bool
     lossy: bool
     is_mixed: bool = False
@@ -198,7 +198,7 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
     )
 
 
-def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | None:
+def _rule_for(found: _Found, config: DataConfig, *, is_trimap: bool) -> MaskRule | None:
     """Give the rule for the values found; None where they show background only."""
     ignore = frozenset(config.ignore or ())
     if config.threshold is not None:
@@ -209,7 +209,7 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
         chosen = frozenset(config.foreground)
         return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
     values = found.values - ignore
-    if kind == "oxford-pet" or (values == _TRIMAP and not found.colour):
+    if is_trimap or (values == _TRIMAP and not found.colour):
         return _trimap(config.border, ignore)
     # Without 0 and with one value only, as in masks that are full, that value is foreground.
     others = values - {0}
@@ -230,7 +230,7 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
 
 
 def _is_blurred_binary(found: _Found, values: frozenset[int]) -> bool:
-    """Whether the masks were 0 and 255 before JPEG blurred their edges."""
+    """Tell whether the masks were 0 and 255 before JPEG blurred their edges."""
     is_dark_to_bright = min(values, default=255) <= _NEAR and max(values, default=0) >= 255 - _NEAR
     few = found.between < _MOST_BETWEEN
     return found.lossy and not found.colour and len(values) > 2 and is_dark_to_bright and few
@@ -275,7 +275,7 @@ def _ambiguous(found: _Found, values: frozenset[int]) -> str:
     if found.colour and found.lossy:
         return (
             f"the masks hold {len(values)} colours ({names}), since JPEG blurs them: save the "
-            "masks as PNG, anew from what they were drawn with"
+            "masks as PNG, anew from the tool that made them"
         )
     if not found.colour and _is_nearly_binary(values):
         return (
@@ -319,7 +319,7 @@ def _ambiguous(found: _Found, values: frozenset[int]) -> str:
 
 
 def _is_nearly_binary(values: frozenset[int]) -> bool:
-    """Whether grey levels look like 0 and 255 that JPEG blurred once.
+    """Tell whether grey levels look like 0 and 255 that JPEG blurred once.
 
     A 255 alone above few small numbers may as well mark what is not to count.
     """
@@ -366,7 +366,7 @@ def _is_colour(labels: Labels) -> bool:
 def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
     if _is_colour(labels):
         raise ImageError(
-            "the mask is in colour, but the data set's masks were read as grey; "
+            "the mask is in colour, but the dataset's masks were read as grey; "
             "save it like the others"
         )
     return labels if labels.ndim == 2 else labels[..., 0]

@@ -47,16 +47,16 @@ __all__ = [
 ]
 
 MAX_NAMED = 10
-"""How many unreadable records one message names."""
+"""Unreadable records that one message names."""
 PROBED = 50
 """Images whose headers tell how large they are."""
 DECODED_PIXELS = 100_000_000
-"""Of all images that are decoded at one moment."""
+"""Pixels of all images that are decoded at one moment."""
 INPUTS, TARGETS, FACTS = "inputs.npy", "targets.npy", "facts.json"
 
 
 class Stored(Protocol):
-    """What a layout reads: something that rests on a mapped array."""
+    """Result of a layout, which rests on a mapped array."""
 
     @property
     def mapped(self) -> np.ndarray:
@@ -69,7 +69,7 @@ D = TypeVar("D")
 
 
 class Layout(Protocol[S_co, D]):
-    """What one kind of store holds."""
+    """Contents of one kind of store."""
 
     @property
     def version(self) -> int | str:
@@ -184,7 +184,7 @@ def _key(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON doesn't know: sets, in an order that doesn't change."""
+    """Encode what JSON doesn't know: sets, in an order that doesn't change."""
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return str(value)
@@ -297,7 +297,7 @@ def map_pixels(path: Path) -> np.ndarray:
 
 
 DEFAULT_GB = 20.0
-"""Where BINSEG_CACHE_GB says nothing."""
+"""Gigabytes where BINSEG_CACHE_GB says nothing."""
 
 
 def hold(place: Path, owner: object) -> None:

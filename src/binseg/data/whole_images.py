@@ -46,7 +46,7 @@ class Seeds:
 
     @property
     def counts_N(self) -> Int64[np.ndarray, "N"]:
-        """How many places are known in each image."""
+        """Number of places that are known in each image."""
         return np.diff(self.starts_N1)
 
 
@@ -55,10 +55,10 @@ class ImageCache:
     """Whole images of a list of records, each of its own size."""
 
     pixels: UInt8[np.ndarray, "P"]
-    """Of all images, one behind the other, channels x height x width: networks and resampling
-    want planes, and turning patches round at every step would cost more than cutting them."""
+    """Pixels of all images, one behind the other, channels x height x width: networks and
+    resampling want planes, and turning patches at every step would cost more than cutting them."""
     labels: UInt8[np.ndarray, "Q"]
-    """Of all targets: 0 background, 1 foreground, `IGNORE`."""
+    """Targets of all images: 0 background, 1 foreground, `IGNORE`."""
     sizes_N2: Int64[np.ndarray, "N 2"]
     """Height and width of each image."""
     channels: int
@@ -76,12 +76,12 @@ class ImageCache:
 
     @property
     def starts_N1(self) -> Int64[np.ndarray, "N1"]:
-        """Where each image's targets begin, and where the last ends."""
+        """Start of each image's targets, and the end of the last."""
         return np.concatenate([[0], np.cumsum(self.sizes_N2.prod(axis=1))])
 
     @property
     def num_bytes(self) -> int:
-        """What images and targets take in memory when they are loaded whole."""
+        """Memory that images and targets take when they are loaded whole."""
         return int(self.pixels.nbytes + self.labels.nbytes)
 
     @property
@@ -300,9 +300,9 @@ class _Whole:
 def _some_places(
     chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "K"]:
-    """Draw pixels where `chosen_HW` is true, as row * width + column.
+    """Sample pixels where `chosen_HW` is true, as row * width + column.
 
-    Half of them are drawn pixel by pixel and half object by object, so that a small object beside
+    Half of them are sampled pixel by pixel and half object by object, so that a small object beside
     large ones is seen too. Where all fit, all are given. What fills most of an image isn't listed,
     which would take many times the image's memory: there any pixel will do.
     """

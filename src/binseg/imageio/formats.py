@@ -59,7 +59,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How files of one image format are recognised, read and, where it can be, written."""
+    """One image format: how its files are recognised, read and, where it can be, written."""
 
     suffixes: tuple[str, ...]
     """Endings in lower case by which folders are searched; the first is the usual one."""

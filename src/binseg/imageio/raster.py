@@ -245,7 +245,7 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
 
 
 def _is_black_and_white(pil_image: Image.Image) -> bool:
-    """Whether a palette holds nothing else: then it is meant as it looks, whichever comes first."""
+    """Tell whether a palette is black and white alone: then it is meant as it looks."""
     pil_image.load()
     red, green, blue = np.asarray(pil_image.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
     return bool(np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all())

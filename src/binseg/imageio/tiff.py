@@ -106,7 +106,7 @@ class TiffImage:
         return turn(self.colours_of(self._stored()), self.orientation)
 
     def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
-        """What the numbers of any part of the image stand for: uint8, uint16 or float32."""
+        """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
         pixels_HWC = self._meant(stored_HWC)
         if self.kind == "PALETTE":
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
@@ -161,7 +161,7 @@ class TiffImage:
         return pixels_HWC
 
     def _means_as_stored(self) -> bool:
-        """Whether white-is-zero is to be ignored.
+        """Tell whether white-is-zero is to be ignored.
 
         tifffile (and scikit-image through it) writes arrays of bools as they are, True as 1, yet
         marks them as white-is-zero, and ignores the mark when it reads them: a mask from there
@@ -229,7 +229,7 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
 
 @dataclass(frozen=True, kw_only=True)
 class TiffContent:
-    """Which pages of an open TIFF file are images."""
+    """Pages of an open TIFF file that are images."""
 
     file: tifffile.TiffFile
     real: tuple[int, ...]
@@ -304,7 +304,7 @@ def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
 
 
 def _hidden_pages(file: tifffile.TiffFile) -> int:
-    """How many images ImageJ says there are; beyond 4 GB it gives all of them one page."""
+    """Count the images that ImageJ notes; beyond 4 GB it gives all of them one page."""
     metadata = file.imagej_metadata if file.is_imagej else None
     return int((metadata or {}).get("images", 1))
 

@@ -27,7 +27,7 @@ class Windows(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name of the file in errors."""
 
     @property
     def format(self) -> str:
@@ -39,7 +39,7 @@ class Windows(Protocol):
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """Of a pixel, where the file tells."""
+        """Size of a pixel, where the file tells."""
 
     def info(self, page: int) -> ImageInfo:
         """Size, channels and type of one page, from its header."""
@@ -187,7 +187,7 @@ class _WholeWindows:
 def _before_turn(
     window: tuple[int, int, int, int], orientation: int, tall: int, wide: int
 ) -> tuple[int, int, int, int]:
-    """Where a window of the turned image lies in the stored one, of `tall` x `wide` pixels."""
+    """Find a window of the turned image in the stored one, of `tall` x `wide` pixels."""
     top, left, height, width = window
     if swaps_sides(orientation):
         # The turned image's rows are the stored one's columns.

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Facts = Mapping[str, object]
-"""What made a file, as plain data."""
+"""Origin of a file, as plain data."""
 
 
 def write_mask(

@@ -13,7 +13,7 @@ from binseg.config import Recipe
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import draw_folds
+from binseg.data.splits import seed_for_folds
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.evaluation.evaluation_data import Known, choose_data, data_config
 from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, write_report
@@ -112,7 +112,7 @@ def cross_validate(
         )
     RunFolder.create(folder)
     first = _of_fold(recipe, 0, folds=folds)
-    seed = draw_folds(open_dataset(first.data), first.data.split)
+    seed = seed_for_folds(open_dataset(first.data), first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
         split = recipe.data.split.model_copy(update={"seed": seed})

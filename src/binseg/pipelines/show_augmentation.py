@@ -7,7 +7,7 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
-from binseg.data.patches import draw_places
+from binseg.data.patches import sample_places
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.whole_images import WholeImages, open_images
@@ -84,7 +84,7 @@ def _patch(
     cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
     size = recipe.input.size
     margin = round(size * (context - 1) / 2)
-    places_N3 = draw_places(
+    places_N3 = sample_places(
         cache, size=size, num=1, foreground=1.0, seed=recipe.train.seed, epoch=0
     )
     places_N3[:, 1:] -= margin

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.patches import draw_places, patches_per_epoch
+from binseg.data.patches import patches_per_epoch, sample_places
 from binseg.data.whole_images import ImageCache, WholeImages
 from binseg.types import IGNORE
 
@@ -349,7 +349,7 @@ class EpochPatches(Sampler[Places]):
     def __iter__(self) -> Iterator[Places]:
         size = self._size_of(self._epoch)
         margin = round(size * (self._context - 1) / 2)
-        places_N3 = draw_places(
+        places_N3 = sample_places(
             self._cache,
             size=size,
             num=self._num,

@@ -8,7 +8,7 @@ that no photo has, for batch norm to average and the network to learn.)
 
 Kornia's augmentation classes aren't used: with the same changes
 they took 2 to 4 ms for an image of 128x128 on two cores where this takes 0.3 to 0.6, most of it
-for resampling each image once per change, and they draw from torch's global generator. Here
+for resampling each image once per change, and they sample from torch's global generator. Here
 (seed, epoch, step) alone decide, so that a resumed run sees the same images.
 """
 
@@ -23,7 +23,7 @@ from jaxtyping import Float32, UInt8
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
-from binseg.transforms.batch_transforms import Draw, add_noise, blur, jitter, move
+from binseg.transforms.batch_transforms import BatchRandom, add_noise, blur, jitter, move
 from binseg.transforms.presets import PRESETS, Preset, resolve_preset
 
 __all__ = [
@@ -50,7 +50,7 @@ class Augment(Protocol):
 
     @property
     def context(self) -> float:
-        """How much larger than the output it likes its input, where that can be had."""
+        """Factor by which its input should be larger than its output, where that can be had."""
 
     def __call__(
         self,
@@ -92,7 +92,7 @@ class PresetAugment:
 
     @property
     def context(self) -> float:
-        """How much larger than the output the input should be."""
+        """Factor by which the input should be larger than the output."""
         return self.preset.context
 
     def __call__(
@@ -109,12 +109,12 @@ class PresetAugment:
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
         """Give changed images and targets, of `size` where it is given."""
         generator = generator_for(seed=seed, epoch=epoch, step=step)
-        draw = Draw(generator, len(images_BCHW), first=first, total=total)
+        random = BatchRandom(generator, len(images_BCHW), first=first, total=total)
         height, width = images_BCHW.shape[-2:] if size is None else (size, size)
-        images, targets = move(self.preset, images_BCHW, targets_BHW, draw, (height, width))
-        jitter(self.preset, images, draw)
-        blur(self.preset, images, draw)
-        add_noise(self.preset, images, draw)
+        images, targets = move(self.preset, images_BCHW, targets_BHW, random, (height, width))
+        jitter(self.preset, images, random)
+        blur(self.preset, images, random)
+        add_noise(self.preset, images, random)
         return images, targets
 
 
@@ -171,7 +171,7 @@ class PipelineAugment:
     ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
         """Give changed images and targets; the arguments stay as they are.
 
-        A pipeline draws image after image: of several processes each has draws of its own.
+        A pipeline samples image after image: each process has random numbers of its own.
         """
         del total
         assert size in {None, images_BCHW.shape[-1]}, "its context is 1"

@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from binseg.transforms.presets import Preset
 
-__all__ = ["Draw", "add_noise", "blur", "jitter", "move"]
+__all__ = ["BatchRandom", "add_noise", "blur", "jitter", "move"]
 
 
-class Draw:
+class BatchRandom:
     """Random numbers for a batch, on the CPU: the same on every device.
 
     Args:
@@ -51,14 +51,14 @@ class Draw:
 
 
 ASPECTS = (3 / 4, 4 / 3)
-"""Of a random crop, as in torchvision's RandomResizedCrop."""
+"""Least and largest aspect of a random crop, as in torchvision's RandomResizedCrop."""
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
 
 
 class _Mirror(NamedTuple):
-    """How an image is mirrored, then turned: one of the eight ways to lay down a square."""
+    """A mirror image, then a turn: one of the eight ways to lay down a square."""
 
     right: bool
     down: bool
@@ -69,7 +69,7 @@ def move(
     preset: Preset,
     images_BCHW: torch.Tensor,
     targets_BHW: torch.Tensor,
-    draw: Draw,
+    random: BatchRandom,
     shape: tuple[int, int],
 ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
     """Rotate, scale, shift, crop, deform, mirror and turn.
@@ -80,7 +80,7 @@ def move(
         preset: how much.
         images_BCHW: bytes, or floats in [0, 1].
         targets_BHW: bytes.
-        draw: the random numbers.
+        random: the random numbers.
         shape: height and width of the result, which lies in the middle of the images; what is
             around it is real surroundings, beyond which images are mirrored.
 
@@ -88,13 +88,13 @@ def move(
         Images in [0, 1] and targets, both new.
     """
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
-    chosen = draw.happens(preset.affine)
-    theta = _affine(preset, draw, aspect=shape[1] / shape[0])
+    chosen = random.happens(preset.affine)
+    theta = _affine(preset, random, aspect=shape[1] / shape[0])
     if preset.crop_area is not None:
-        theta = theta @ _crop(preset.crop_area, draw, aspect=shape[1] / shape[0])
+        theta = theta @ _crop(preset.crop_area, random, aspect=shape[1] / shape[0])
         chosen = torch.ones_like(chosen)
-    knots = _knots(preset, draw)
-    mirrors = _mirrors(preset, draw, is_square=shape[0] == shape[1])
+    knots = _knots(preset, random)
+    mirrors = _mirrors(preset, random, is_square=shape[0] == shape[1])
     images = torch.empty((num, channels, *shape), dtype=torch.float32, device=device)
     targets = torch.empty((num, *shape), dtype=torch.uint8, device=device)
     for mirror in sorted({m for m, warped in zip(mirrors, chosen, strict=True) if not warped}):
@@ -140,7 +140,7 @@ def _floats(pixels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _unit(moved: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What came of bytes, in [0, 1]; divided last, since fewer pixels are left."""
+    """Scale what came of bytes to [0, 1]; divided last, since fewer pixels are left."""
     return moved.div_(255.0) if dtype == torch.uint8 else moved
 
 
@@ -151,11 +151,11 @@ def _middle(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     return pixels[..., top : top + height, left : left + width]
 
 
-def _mirrors(preset: Preset, draw: Draw, *, is_square: bool) -> list[_Mirror]:
-    """Draw flips and quarter turns; images that aren't square turn by 0 or 180 degrees."""
-    right, down = draw.happens(preset.flip), draw.happens(preset.flip_vertical)
-    turned = draw.happens(preset.quarter_turn)
-    quarters = torch.where(turned, draw.uniform(0.0, 4.0).long(), 0)
+def _mirrors(preset: Preset, random: BatchRandom, *, is_square: bool) -> list[_Mirror]:
+    """Sample flips and quarter turns; images that aren't square turn by 0 or 180 degrees."""
+    right, down = random.happens(preset.flip), random.happens(preset.flip_vertical)
+    turned = random.happens(preset.quarter_turn)
+    quarters = torch.where(turned, random.uniform(0.0, 4.0).long(), 0)
     if not is_square:
         quarters = quarters // 2 * 2
     return [
@@ -170,7 +170,7 @@ def _mirrored(pixels: torch.Tensor, mirror: _Mirror) -> torch.Tensor:
 
 
 def _matrix(mirror: _Mirror) -> torch.Tensor:
-    """The same as a map (3, 3) from output to input, in [-1, 1]."""
+    """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     flip = torch.diag(
         torch.tensor([-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0])
@@ -179,32 +179,32 @@ def _matrix(mirror: _Mirror) -> torch.Tensor:
     return matrix
 
 
-def _affine(preset: Preset, draw: Draw, *, aspect: float) -> torch.Tensor:
-    """Draw rotation, scale and shift as maps (B, 3, 3) from output to input, in [-1, 1]."""
-    angle = torch.deg2rad(draw.uniform(-preset.rotate, preset.rotate))
-    zoom = draw.uniform(*preset.scale)
-    shift_x, shift_y = (draw.uniform(-2 * preset.shift, 2 * preset.shift) for _ in "xy")
+def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> torch.Tensor:
+    """Sample rotation, scale and shift as maps (B, 3, 3) from output to input, in [-1, 1]."""
+    angle = torch.deg2rad(random.uniform(-preset.rotate, preset.rotate))
+    zoom = random.uniform(*preset.scale)
+    shift_x, shift_y = (random.uniform(-2 * preset.shift, 2 * preset.shift) for _ in "xy")
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     rows = [cos, -sin / aspect, shift_x, sin * aspect, cos, shift_y, zero, zero, one]
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def _crop(area: tuple[float, float], draw: Draw, *, aspect: float) -> torch.Tensor:
-    """Draw crops as maps (B, 3, 3) from the whole output to a part of the input."""
-    share = draw.uniform(*area)
-    shape = torch.exp(draw.uniform(*(math.log(a) for a in ASPECTS))) / aspect
+def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> torch.Tensor:
+    """Sample crops as maps (B, 3, 3) from the whole output to a part of the input."""
+    share = random.uniform(*area)
+    shape = torch.exp(random.uniform(*(math.log(a) for a in ASPECTS))) / aspect
     across = torch.sqrt(share * shape).clamp(max=1.0)
     down = torch.sqrt(share / shape).clamp(max=1.0)
-    right = (1 - across) * draw.uniform(-1.0, 1.0)
-    below = (1 - down) * draw.uniform(-1.0, 1.0)
+    right = (1 - across) * random.uniform(-1.0, 1.0)
+    below = (1 - down) * random.uniform(-1.0, 1.0)
     zero, one = torch.zeros_like(share), torch.ones_like(share)
     rows = [across, zero, right, zero, down, below, zero, zero, one]
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
 def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Where each output pixel is found (n, height, width, 2); torch's `affine_grid`, but faster.
+    """Find each output pixel's source (n, height, width, 2); torch's `affine_grid`, but faster.
 
     torch multiplies a 3-vector a pixel; here each row is the one before, moved.
     """
@@ -218,12 +218,12 @@ def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return grid
 
 
-def _knots(preset: Preset, draw: Draw) -> torch.Tensor | None:
-    """Draw how far the knots of a deformation move (B, 2, K, K), in [-1, 1] across the image."""
+def _knots(preset: Preset, random: BatchRandom) -> torch.Tensor | None:
+    """Sample how far the knots of a deformation move (B, 2, K, K), in [-1, 1] across the image."""
     if preset.elastic == 0:
         return None
-    knots = draw.field(2, ELASTIC_KNOTS, ELASTIC_KNOTS, low=-1.0, high=1.0)
-    amount = draw.uniform(0.0, 2 * preset.elastic)
+    knots = random.field(2, ELASTIC_KNOTS, ELASTIC_KNOTS, low=-1.0, high=1.0)
+    amount = random.uniform(0.0, 2 * preset.elastic)
     return knots * amount[:, None, None, None]
 
 
@@ -234,7 +234,7 @@ def _bent(knots: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _weights(length: int, device: torch.device) -> torch.Tensor:
-    """How much of each knot a pixel takes (length, K); the shares of a pixel add up to 1."""
+    """Weigh the knots for each pixel (length, K); the shares of a pixel add up to 1."""
     places = torch.linspace(0, ELASTIC_KNOTS - 1, length, device=device)
     away = (places[:, None] - torch.arange(ELASTIC_KNOTS, device=device)).abs().clamp(max=1.0)
     return (torch.cos(math.pi * away) + 1) / 2
@@ -246,24 +246,24 @@ NARROW = 0.8
 """Largest sigma that a 3x3 kernel holds."""
 
 
-def jitter(preset: Preset, images_BCHW: torch.Tensor, draw: Draw) -> None:
+def jitter(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
     """Change brightness, contrast, saturation and gamma, in this order, where it happens.
 
     All but gamma are linear, so they are one matrix for each image. Channels that are neither
     grey nor RGB are different measurements: each also gets a brightness of its own, half as strong.
     """
-    chosen = draw.happens(preset.jitter)
+    chosen = random.happens(preset.jitter)
     amounts = (preset.brightness, preset.contrast, preset.saturation)
     brightness, contrast, saturation = (
-        torch.where(chosen, draw.uniform(1 - a, 1 + a), 1.0) for a in amounts
+        torch.where(chosen, random.uniform(1 - a, 1 + a), 1.0) for a in amounts
     )
     limit = math.log1p(preset.gamma)
-    exponent = torch.exp(draw.uniform(-limit, limit)) if limit > 0 else None
+    exponent = torch.exp(random.uniform(-limit, limit)) if limit > 0 else None
     num, channels = images_BCHW.shape[:2]
     light_BC = brightness[:, None].expand(num, channels)
     if channels not in {1, 3} and preset.brightness > 0:
         half = preset.brightness / 2
-        own = draw.field(channels, low=1 - half, high=1 + half)
+        own = random.field(channels, low=1 - half, high=1 + half)
         light_BC = light_BC * torch.where(chosen[:, None], own, 1.0)
     if not bool(chosen.any()):
         return
@@ -299,10 +299,10 @@ def _recolour(
     flat.clamp_(0.0, 1.0)
 
 
-def blur(preset: Preset, images_BCHW: torch.Tensor, draw: Draw) -> None:
+def blur(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
     """Blur the images that it happens to."""
-    chosen = draw.happens(preset.blur)
-    sigma = draw.uniform(*preset.blur_sigma)[chosen]
+    chosen = random.happens(preset.blur)
+    sigma = random.uniform(*preset.blur_sigma)[chosen]
     if not bool(chosen.any()):
         return
     rows = chosen.nonzero()[:, 0].to(images_BCHW.device)
@@ -321,7 +321,7 @@ def blur(preset: Preset, images_BCHW: torch.Tensor, draw: Draw) -> None:
     images_BCHW[rows] = planes.view(num, channels, *images_BCHW.shape[-2:])
 
 
-def add_noise(preset: Preset, images_BCHW: torch.Tensor, draw: Draw) -> None:
+def add_noise(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
     """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
 
     One field of noise serves the batch, moved round by other amounts in each image: drawing
@@ -329,13 +329,13 @@ def add_noise(preset: Preset, images_BCHW: torch.Tensor, draw: Draw) -> None:
     """
     if preset.noise == 0:
         return
-    chosen = draw.happens(preset.noisy)
-    strength = draw.uniform(0.0, preset.noise)
-    turns = draw.field(2, low=0.0, high=1.0)
+    chosen = random.happens(preset.noisy)
+    strength = random.uniform(0.0, preset.noise)
+    turns = random.field(2, low=0.0, high=1.0)
     if not bool(chosen.any()):
         return
     channels, height, width = images_BCHW.shape[1:]
-    field = draw.normal(channels, height, width).to(images_BCHW.device)
+    field = random.normal(channels, height, width).to(images_BCHW.device)
     for row in chosen.nonzero()[:, 0].tolist():
         down, right = int(turns[row, 0] * height), int(turns[row, 1] * width)
         noise = field.roll((down, right), (-2, -1))

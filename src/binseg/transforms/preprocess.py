@@ -151,21 +151,21 @@ def prepare_region(
 
 
 def known_range(dtype: str, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """Which values become 0 and 1, by the type of the pixels; None where the pixels decide."""
+    """Give the values that become 0 and 1 by the pixels' type; None where the pixels decide."""
     if preprocessing.intensity == "percentile":
         return None
     return (0.0, 1.0) if dtype == "float32" else (0.0, float(np.iinfo(dtype).max))
 
 
 def percentile_step(num_values: int) -> int:
-    """Of an image of so many values, every how many rows and columns percentiles look at."""
+    """Give the step between the rows and columns that percentiles of so many values look at."""
     return int(np.ceil(np.sqrt(max(1.0, num_values / _PERCENTILE_VALUES))))
 
 
 def percentile_range(
     sample: Num[np.ndarray, "..."], extremes: tuple[float, float]
 ) -> tuple[float, float]:
-    """Which values become 0 and 1 under `intensity: percentile`.
+    """Give the values that become 0 and 1 under `intensity: percentile`.
 
     Args:
         sample: the image's values, every `percentile_step` rows and columns.
@@ -248,7 +248,7 @@ def _accept(
 def _range(
     original_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, name: str
 ) -> tuple[float, float]:
-    """Which values become 0 and 1."""
+    """Give the values that become 0 and 1."""
     if preprocessing.intensity == "percentile":
         every = percentile_step(original_HWC.size)
         extremes = float(original_HWC.min()), float(original_HWC.max())

@@ -137,7 +137,7 @@ def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _FolderImages:
-    """Where the images are that an annotation file names."""
+    """Places of the images that an annotation file names."""
 
     folder: Path
     """The file's."""

@@ -1,4 +1,4 @@
-"""What lies in a folder: images and other files, with hidden ones left out."""
+"""Contents of a folder, hidden files left out, and of JSON that someone else's tool wrote."""
 
 import json
 import math
@@ -32,10 +32,12 @@ _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a source found: the records, and sentences for the user."""
+    """Result of a source: the records, and sentences for the user."""
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
+    is_trimap: bool = False
+    """True if masks are trimaps (1 object, 2 background, 3 border), whatever values are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
 
 
 def real_path(folder: str | Path) -> Path:
-    """Where a folder is, links followed; unlike `resolve` it takes links to themselves."""
+    """Resolve a folder, links followed; unlike `resolve` it takes links to themselves."""
     return Path(os.path.realpath(folder))
 
 

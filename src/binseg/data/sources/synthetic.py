@@ -33,7 +33,7 @@ _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """Which images: the same numbers give the same images, whatever `num` is."""
+    """Parameters of the images: the same numbers give the same images, whatever `num` is."""
 
     num: int = 240
     size: int = 128
