@@ -97,7 +97,7 @@ def _within_split(id_: str) -> str:
 
 
 def is_grid(at_NP: np.ndarray) -> bool:
-    """Tell whether a source's bare numbers are coordinates, which lie steps apart unlike counters."""
+    """Tell whether a source's bare numbers are coordinates, which lie steps apart."""
     return len(at_NP) >= _LEAST_PLACES and _have_step(_from_smallest(at_NP))
 
 
