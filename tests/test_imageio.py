@@ -147,7 +147,7 @@ def test_content_decides_not_the_suffix(tmp_path: Path, format_: str, mode: str)
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
 def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: str) -> None:
-    """Whether white or black comes first in it; other colours stay numbers."""
+    """White or black may come first in it; other greys and colours are read as they look, too."""
     mask = np.zeros((6, 8), np.uint8)
     mask[2:4, 3:6] = 1
     path = tmp_path / f"m{suffix}"
@@ -160,19 +160,21 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
     photo = Image.fromarray(mask, mode="P")
     photo.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
     photo.save(path)
-    assert np.array_equal(read_labels(path), mask), "the file's palette decides, not what is used"
+    assert np.array_equal(read_labels(path), mask * 128)
     photo.putpalette([0, 0, 0, 128, 0, 0])
     photo.save(path)
-    assert np.array_equal(read_labels(path), mask)
+    assert np.array_equal(read_labels(path)[:, :, 0], mask * 128)
+    assert np.array_equal(read_labels(path, indices=True), mask)
 
 
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
-    """Transparency is dropped without a warning; labels are the indices, not the colours."""
+    """Transparency is dropped without a warning; indices are there for who asks."""
     photo = Image.fromarray(LABELS, mode="P")
     photo.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
     path = saved(tmp_path / "a.png", photo, transparency=bytes([0, 128, 255, 7]))
     assert read_image(path)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
-    np.testing.assert_array_equal(read_labels(path), LABELS)
+    np.testing.assert_array_equal(read_labels(path, indices=True), LABELS)
+    np.testing.assert_array_equal(read_labels(path), read_image(path))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

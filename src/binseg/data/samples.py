@@ -1,16 +1,23 @@
 """A record becomes a sample: the image's pixels, its truth, and which pixels count."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
 from binseg.imageio import read_image, read_labels
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["rasterise", "read_sample"]
+__all__ = ["looks_inverted", "rasterise", "read_mask", "read_sample"]
+
+NUM_LOOKED = 64
+"""Masks that `looks_inverted` looks at."""
+MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
+"""Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
@@ -32,19 +39,72 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=everywhere_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=everywhere_HW)
-    mask_HW, valid_HW = np.zeros_like(everywhere_HW), everywhere_HW
+    mask_HW, valid_HW = read_mask(record, rule)
+    if mask_HW.shape != (height, width):
+        page = "" if record.page is None else f" (page {record.page})"
+        sizes = _sizes_differ(record, mask_HW.shape, (height, width))
+        raise ImageError(f"{record.mask_path}{page}: {sizes}")
+    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def read_mask(
+    record: Record, rule: MaskRule
+) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Read the mask files of a record, of which each may hold an object, at their own size.
+
+    Returns:
+        mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
+
+    Raises:
+        ImageError: a file that can't be read, files of different sizes, or a value that the rule
+            doesn't know; the text names the file.
+    """
+    mask_HW = valid_HW = None
     for path in record.mask_paths:
         page = "" if record.page is None else f" (page {record.page})"
-        labels = read_labels(path, page=record.page)
-        if labels.shape[:2] != (height, width):
-            sizes = _sizes_differ(record, labels.shape[:2], (height, width))
-            raise ImageError(f"{path}{page}: {sizes}")
+        labels = read_labels(path, page=record.page, indices=rule.indices)
         try:
             marked_HW, counts_HW = rule.apply(labels)
         except ImageError as error:
             raise ImageError(f"{path}{page}: {error}") from None
-        mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
-    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+        if mask_HW is None or valid_HW is None:
+            mask_HW, valid_HW = marked_HW, counts_HW
+        elif mask_HW.shape != marked_HW.shape:
+            raise ImageError(f"{path}: {_sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
+        else:
+            mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
+    assert mask_HW is not None
+    assert valid_HW is not None
+    return mask_HW, valid_HW
+
+
+def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
+    """Say that masks look inverted: foreground that is most of an image and of its border.
+
+    Up to 64 masks are looked at. A few that differ so from the rest were made in another way; if
+    all are so, the rule may be the wrong way round.
+    """
+    odd: list[str] = []
+    looked = 0
+    for record in spread([one for one in records if one.mask_path is not None], NUM_LOOKED):
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            mask_HW, valid_HW = read_mask(record, rule)
+            looked += 1
+            rim_HW = valid_HW.copy()
+            rim_HW[1:-1, 1:-1] = False
+            if not rim_HW.any() or mask_HW.all():
+                continue
+            if mask_HW[valid_HW].mean() > MOST_FOREGROUND and mask_HW[rim_HW].mean() > MOST_BORDER:
+                odd += [path.name for path in record.mask_paths[:1]]
+    if not odd or FEW_ODD * looked < len(odd) < looked:
+        return None
+    seen = "foreground is more than half of the image and most of its border"
+    if len(odd) < looked:
+        told = counted(len(odd), "mask looks", "masks look")
+        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); mend the files"
+    turn = rule.turned_by
+    way_on = f"; if the object is the rest, say {turn}" if turn else "; is the object the rest?"
+    return f"the masks look inverted: in all of them {seen}{way_on}"
 
 
 def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:

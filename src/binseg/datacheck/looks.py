@@ -147,7 +147,7 @@ def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) ->
     for path in record.mask_paths:
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page)
+            labels = read_labels(path, page=record.page, indices=rule.indices)
         except ImageError as error:
             return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
         if labels.shape[:2] != size:

@@ -22,6 +22,7 @@ from binseg.imageio.formats import (
     probe_bytes,
     read_image,
     read_labels,
+    read_palette,
 )
 from binseg.imageio.metadata import (
     Georeference,
@@ -84,6 +85,7 @@ __all__ = [
     "read_georeference",
     "read_image",
     "read_labels",
+    "read_palette",
     "read_pixel_size",
     "write_bands",
     "write_mask",

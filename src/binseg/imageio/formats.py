@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Num, Shaped, UInt8
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -40,6 +40,7 @@ __all__ = [
     "probe_bytes",
     "read_image",
     "read_labels",
+    "read_palette",
 ]
 
 
@@ -53,8 +54,11 @@ class Decoder(Protocol):
     def image(self) -> Num[np.ndarray, "H W C"]:
         """Decode the pixels, turned as EXIF asks."""
 
-    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
         """Decode a mask's own numbers, turned as EXIF asks."""
+
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,23 +164,31 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
         return decoder.image()
 
 
-def read_labels(path: Path, *, page: int | None = None) -> Shaped[np.ndarray, "H W ..."]:
+def read_palette(path: Path, *, page: int | None = None) -> UInt8[np.ndarray, "N 3"] | None:
+    """Read the colours that an image's indices stand for, or None where it has no palette."""
+    with _decoder(path, page=page) as decoder:
+        return decoder.palette()
+
+
+def read_labels(
+    path: Path, *, page: int | None = None, indices: bool = False
+) -> Shaped[np.ndarray, "H W ..."]:
     """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
 
     Args:
         path: as for `read_image`.
         page: as for `read_image`.
+        indices: give a palette's indices instead of the grey levels or colours they stand for.
 
     Returns:
-        Integers of shape H x W: grey values, palette *indices* (0 and 255 for palettes of black
-        and white alone, whichever comes first), or 0 and 1 of a 1-bit file; or
-        uint8 of shape H x W x 3 for masks in colours. Alpha is dropped.
+        Integers of shape H x W: grey values, or 0 and 1 of a 1-bit file; or uint8 of shape
+        H x W x 3 for masks in colours. Alpha is dropped.
 
     Raises:
         ImageError: as `read_image`, and for masks with fractions or odd channels.
     """
     with _decoder(path, page=page) as decoder:
-        return decoder.labels()
+        return decoder.labels(indices=indices)
 
 
 def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:

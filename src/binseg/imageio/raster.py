@@ -23,7 +23,15 @@ from binseg.imageio.decoding import (
     turn,
 )
 
-__all__ = ["Raster", "encode_jpeg", "encode_png", "image_of", "labels_of", "open_raster"]
+__all__ = [
+    "Raster",
+    "encode_jpeg",
+    "encode_png",
+    "image_of",
+    "labels_of",
+    "open_raster",
+    "through_palette",
+]
 
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
@@ -52,7 +60,7 @@ class Raster:
     pil_image: ImageFile.ImageFile
     format: str
     bits: int
-    """Bits a sample; looked at for PNG alone, 8 elsewhere."""
+    """Bits a sample (PNG) or pixel (BMP), 8 elsewhere."""
     orientation: int
 
     def info(self) -> ImageInfo:
@@ -78,13 +86,17 @@ class Raster:
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
-        """The raw values, turned: indices of a palette, 0 and 1 of a 1-bit file."""
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, or None where the file has none."""
+        return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Give the raw values, turned: a palette's colours or indices, 0 and 1 of a 1-bit file."""
         fast = self._fast()
         if fast is not None:
             pixels = fast[:, :, 0] if fast.shape[2] == 1 else fast
         else:
-            pixels = labels_of(self.pil_image, name=self.name)
+            pixels = labels_of(self.pil_image, name=self.name, indices=indices)
             if self.format == "PNG" and self.pil_image.mode == "L" and self.bits < 8:
                 # Pillow stretches 2 and 4 bits to 0..255; labels are the numbers in the file.
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
@@ -105,6 +117,9 @@ class Raster:
                 # part with grey and say nothing; Pillow's tells the two apart.
                 return None
             pixels = imagecodecs.jpeg8_decode(data)
+        elif self.format == "BMP" and self.bits == 8 and self.pil_image.mode == "1":
+            # Pillow takes 8 bits with a palette of black and white for 1 bit, and gives all black.
+            pixels = imagecodecs.bmp_decode(self._bytes())[:, :, :1]
         else:
             return None
         if pixels.ndim == 2:
@@ -153,7 +168,7 @@ def open_raster(
         pil_image = plugin(handle)
         animated = bool(getattr(pil_image, "is_animated", False))
     width, height = pil_image.size
-    bits = head[24] if format_ == "PNG" else 8
+    bits = {"PNG": head[24], "BMP": head[28]}.get(format_, 8)
     exif = pil_image.info.get("exif")
     if exif is None and format_ == "PNG":
         exif = _late_exif(handle)
@@ -223,16 +238,16 @@ def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
     return np.asarray(pil_image.convert("RGB"))
 
 
-def labels_of(pil_image: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ..."]:
-    """A Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
+def labels_of(
+    pil_image: Image.Image, *, name: str, indices: bool = False
+) -> Shaped[np.ndarray, "H W ..."]:
+    """Give a Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
     mode = pil_image.mode
     if mode == "1":
         return np.asarray(pil_image, np.uint8)
     if mode in ("P", "PA"):
         indices_HW = _indices_of(pil_image)
-        if _is_black_and_white(pil_image):
-            return np.ascontiguousarray(_palette_of(pil_image)[indices_HW][:, :, 0])
-        return indices_HW
+        return indices_HW if indices else through_palette(indices_HW, _palette_of(pil_image))
     if mode == "I":
         return np.asarray(pil_image, np.int32)
     pixels_HWC = image_of(pil_image, name=name)
@@ -244,11 +259,13 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     return np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
 
 
-def _is_black_and_white(pil_image: Image.Image) -> bool:
-    """Tell whether a palette is black and white alone: then it is meant as it looks."""
-    pil_image.load()
-    red, green, blue = np.asarray(pil_image.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
-    return bool(np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all())
+def through_palette(
+    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: UInt8[np.ndarray, "N 3"]
+) -> UInt8[np.ndarray, "H W ..."]:
+    """Look a mask's indices up: H x W of grey levels where only greys are used, else colours."""
+    used = np.flatnonzero(np.bincount(indices_HW.ravel(), minlength=len(colours_N3)))
+    is_grey = bool((colours_N3[used] == colours_N3[used, :1]).all())
+    return np.asarray((colours_N3[:, 0] if is_grey else colours_N3)[indices_HW])
 
 
 def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tifffile
-from jaxtyping import Num, Shaped
+from jaxtyping import Num, Shaped, UInt8
 from PIL import Image
 
 from binseg.errors import ImageError
@@ -20,6 +20,7 @@ from binseg.imageio.decoding import (
     swaps_sides,
     turn,
 )
+from binseg.imageio.raster import through_palette
 
 __all__ = [
     "TiffContent",
@@ -95,7 +96,7 @@ class TiffImage:
             width=width,
             channels=channels,
             dtype=dtype,
-            mode=self.kind,
+            mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
             format="TIFF",
             num_pages=self.num_pages,
             turned=self.orientation != 1,
@@ -112,9 +113,16 @@ class TiffImage:
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
-        """The raw values, turned; numbers must be whole, colours 8-bit."""
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, or None where the file has none."""
+        return self._palette() if self.kind == "PALETTE" else None
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Give the raw values, turned; numbers must be whole, colours 8-bit."""
         pixels_HWC = self._meant(self._stored())
+        if self.kind == "PALETTE" and not indices:
+            labels = through_palette(pixels_HWC[:, :, 0].astype(np.uint8), self._palette())
+            return turn(labels, self.orientation)
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
@@ -154,19 +162,22 @@ class TiffImage:
         if self.kind == "YCBCR" and int(self.page.compression) not in _JPEG:
             colours = Image.fromarray(np.ascontiguousarray(pixels_HWC), mode="YCbCr")
             return np.asarray(colours.convert("RGB"))
-        if self.kind == "MINISWHITE" and not self._means_as_stored():
+        if self.kind == "MINISWHITE" and not self._is_as_stored():
             if pixels_HWC.dtype == np.bool_:
                 return ~pixels_HWC
             return np.asarray((2**self.bits - 1) - pixels_HWC, pixels_HWC.dtype)
         return pixels_HWC
 
-    def _means_as_stored(self) -> bool:
+    def _is_as_stored(self) -> bool:
         """Tell whether white-is-zero is to be ignored.
 
         tifffile (and scikit-image through it) writes arrays of bools as they are, True as 1, yet
         marks them as white-is-zero, and ignores the mark when it reads them: a mask from there
-        would come out inverted. Other programs mean the mark.
+        would come out inverted. ImageJ's mark is an inverting lookup table for the screen, under
+        which its masks are 255 where the object is. Other programs mean the mark.
         """
+        if self.page.parent.is_imagej:
+            return True
         software = self.page.tags.get(_SOFTWARE)
         by_tifffile = software is not None and str(software.value).startswith("tifffile")
         if self.page.dtype is None or self.page.dtype.kind not in "bu":
@@ -185,7 +196,7 @@ class TiffImage:
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
-    def _palette(self) -> Num[np.ndarray, "colours 3"]:
+    def _palette(self) -> UInt8[np.ndarray, "N 3"]:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
