@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import read_image, read_labels
+from binseg.imageio import probe, read_labels, read_pixels
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["looks_inverted", "rasterise", "read_mask", "read_sample"]
+__all__ = ["looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
 
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
@@ -31,19 +31,21 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         ImageError: a file that can't be read, a mask of another size than its image, or a
             mask value that the rule doesn't know; the text names the file.
     """
-    image_HWC = read_image(record.image_path, page=record.page)
+    image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
-    everywhere_HW = np.ones((height, width), dtype=bool)
+    if data_HW is None:
+        data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
         mask_HW = rasterise(record.shapes, height, width)
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=everywhere_HW)
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
     if record.mask_path is None:
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=everywhere_HW)
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
     mask_HW, valid_HW = read_mask(record, rule)
     if mask_HW.shape != (height, width):
         page = "" if record.page is None else f" (page {record.page})"
         sizes = _sizes_differ(record, mask_HW.shape, (height, width))
         raise ImageError(f"{record.mask_path}{page}: {sizes}")
+    valid_HW = valid_HW & data_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
 
 
@@ -76,6 +78,30 @@ def read_mask(
     assert mask_HW is not None
     assert valid_HW is not None
     return mask_HW, valid_HW
+
+
+def notes_on_images(records: Sequence[Record]) -> list[str]:
+    """Say which pixels of images count as no data, and which channels aren't what they are called.
+
+    Up to 64 images are looked at.
+    """
+    infos = []
+    for record in spread(records, NUM_LOOKED):
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            infos.append(probe(record.image_path))
+    values = sorted({one.nodata for one in infos if one.nodata is not None})
+    kept = sum(one.keeps_alpha for one in infos)
+    notes = []
+    if values:
+        told = ", ".join(f"{value:g}" for value in values)
+        notes.append(f"pixels of the value {told} are no data by the files' tag, and don't count")
+    if kept:
+        some = counted(kept, "image has a channel", "images have a channel")
+        notes.append(
+            f"{some} that is marked as transparency but varies like data: it is kept "
+            f"(input.channels={max(one.channels for one in infos)})"
+        )
+    return notes
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:

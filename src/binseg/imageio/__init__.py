@@ -2,7 +2,7 @@
 
     formats.py   FORMATS, and the public readers that walk it
     raster.py    JPEG, PNG and others of single images, through Pillow
-    tiff.py      TIFF: pages, many channels, 16 and 32 bits
+    tiff.py      TIFF: many channels, 16 and 32 bits, no data (tiff_pages.py: its pages)
     decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
     writing.py   masks, images and probabilities to files; results of any size, tile by tile
@@ -23,6 +23,7 @@ from binseg.imageio.formats import (
     read_image,
     read_labels,
     read_palette,
+    read_pixels,
 )
 from binseg.imageio.metadata import (
     Georeference,
@@ -87,6 +88,7 @@ __all__ = [
     "read_labels",
     "read_palette",
     "read_pixel_size",
+    "read_pixels",
     "write_bands",
     "write_mask",
     "write_probability",

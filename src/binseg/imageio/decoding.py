@@ -52,6 +52,10 @@ class ImageInfo:
     num_pages: int
     turned: bool
     """The file asks to be turned or mirrored (EXIF); height and width are those after it."""
+    nodata: float | None = None
+    """Value that the file declares to be none (GDAL's tag)."""
+    keeps_alpha: bool = False
+    """A channel is marked as transparency but varies like data, and is read as one."""
 
 
 def one_line(text: object) -> str:

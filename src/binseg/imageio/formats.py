@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Num, Shaped, UInt8
+from jaxtyping import Bool, Num, Shaped, UInt8
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -41,6 +41,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_palette",
+    "read_pixels",
 ]
 
 
@@ -56,6 +57,9 @@ class Decoder(Protocol):
 
     def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
         """Decode a mask's own numbers, turned as EXIF asks."""
+
+    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+        """Tell where there is data, turned as EXIF asks; None where it is everywhere."""
 
     def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
         """Give the colours of a palette, where there is one."""
@@ -189,6 +193,19 @@ def read_labels(
     """
     with _decoder(path, page=page) as decoder:
         return decoder.labels(indices=indices)
+
+
+def read_pixels(
+    path: Path, *, page: int | None = None
+) -> tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"] | None]:
+    """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
+
+    Returns:
+        The image as `read_image` gives it, with the channel's median where there is no data; and
+        False there, or None where there is data everywhere.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.image(), decoder.valid()
 
 
 def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:

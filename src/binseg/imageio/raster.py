@@ -86,6 +86,9 @@ class Raster:
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
+    def valid(self) -> None:
+        """Tell that there is data everywhere."""
+
     def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
         """Give the colours of a palette, or None where the file has none."""
         return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None

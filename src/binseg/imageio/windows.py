@@ -13,7 +13,8 @@ from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, s
 from binseg.imageio.formats import opened, probe, read_image
 from binseg.imageio.metadata import PixelSize, read_pixel_size
 from binseg.imageio.pieces import Cache, Pieces
-from binseg.imageio.tiff import TiffImage, image_of, is_tiff, list_tiff
+from binseg.imageio.tiff import TiffImage, image_of, is_tiff
+from binseg.imageio.tiff_pages import list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 
 __all__ = ["WINDOW_PIXELS", "Windows", "needs_windows", "open_windows"]

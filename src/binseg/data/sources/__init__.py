@@ -11,7 +11,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
-from binseg.data.samples import looks_inverted
+from binseg.data.samples import looks_inverted, notes_on_images
 from binseg.data.sources.coco import is_coco, read_coco
 from binseg.data.sources.folder import nothing_found, read_folder
 from binseg.data.sources.labelme import is_labelme, read_labelme
@@ -94,7 +94,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
-    notes += filter(None, (grouped, looks_inverted(records, rule)))
+    notes += filter(None, (grouped, looks_inverted(records, rule), *notes_on_images(records)))
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
