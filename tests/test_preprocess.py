@@ -279,3 +279,21 @@ def test_shrunk_tiles_are_pillows() -> None:
         region = Image.fromarray(image_HWC[top : top + 32, left : left + 32])
         expected = np.asarray(region.resize((16, 16), Image.Resampling.BILINEAR))
         assert np.array_equal(input_HWC, expected)
+
+
+def test_percentiles_are_of_each_channel() -> None:
+    """Elevation in metres beside an index of -1 to 1: both keep their levels, each its own range."""
+    random = np.random.default_rng(0)
+    image = np.stack([random.normal(1500, 600, (72, 72)), random.uniform(-1, 1, (72, 72))], axis=2)
+    for size in (72, 40):
+        both = Preprocessing(
+            height=size, width=size, channels=2, intensity="percentile", mean=(0,) * 2, std=(1,) * 2
+        )
+        one = Preprocessing(
+            height=size, width=size, channels=1, intensity="percentile", mean=(0,), std=(1,)
+        )
+        inputs, _ = prepare(image.astype(np.float32), both)
+        for channel in range(2):
+            alone, _ = prepare(image[:, :, channel : channel + 1].astype(np.float32), one)
+            np.testing.assert_array_equal(inputs[0, :, :, channel], alone[0, :, :, 0])
+            assert len(np.unique(inputs[0, :, :, channel])) > 150

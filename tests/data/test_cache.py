@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from binseg import storage
-from binseg.data import MaskRule, store
-from binseg.data.cache import open_cache
+from binseg.config.recipe import DataConfig, Recipe
+from binseg.data import MaskRule, detect_rule, store
+from binseg.data.cache import open_cache, open_training_pixels
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.parallel import num_cores
@@ -292,3 +295,23 @@ def test_a_strange_limit_is_refused(
         with pytest.raises(UsageError, match="BINSEG_CACHE_GB"):
             open_cache(records, rule, SMALL, folder=tmp_path)
     assert not (tmp_path / "pixels").exists()
+
+
+@pytest.mark.parametrize("method", ["stretch", "tile"])
+def test_twelve_bits_of_sixteen_are_told(tmp_path: Path, method: str, listener: Any) -> None:
+    """A recipe that divides 12-bit values by 65535 leaves 16 levels: the user hears the option."""
+    random, records = np.random.default_rng(0), []
+    for number in range(3):
+        image, mask = tmp_path / f"{number}.tif", tmp_path / f"{number}.png"
+        tifffile.imwrite(image, random.integers(0, 4096, (40, 48), dtype=np.uint16))
+        Image.fromarray(np.eye(40, 48, dtype=np.uint8) * 255).save(mask)
+        records.append(Record(id=str(number), image_path=image, mask_path=mask))
+    rule = detect_rule(records, DataConfig())
+    for intensity, is_told in (("dtype", True), ("percentile", False)):
+        listener.lines.clear()
+        changes = {"size": 32, "channels": 1, "intensity": intensity, "resize": method}
+        recipe = Recipe.model_validate({"input": changes})
+        open_training_pixels(records, rule, recipe, progress=listener, folder=tmp_path / "cache")
+        told = [line for line in listener.lines if "input.intensity=percentile" in line]
+        assert bool(told) == is_told
+        assert not told or "16 of 256 grey levels" in told[0]

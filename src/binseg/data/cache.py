@@ -25,8 +25,10 @@ from binseg.types import Preprocessing, Record
 
 __all__ = ["PixelCache", "open_cache", "open_training_pixels", "open_validation_pixels"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
+NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
+"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +190,19 @@ def open_training_pixels(
         OutputError: the cache can't be written.
     """
     preprocessing = recipe.input.preprocessing().as_trained()
+    cache: PixelCache | ImageCache
     if recipe.draws_patches:
-        return open_images(records, rule, preprocessing, progress=progress, folder=folder)
-    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+        cache = open_images(records, rule, preprocessing, progress=progress, folder=folder)
+    else:
+        cache = open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+    num = NUM_INPUTS if isinstance(cache, PixelCache) else NUM_PIXELS
+    some = cache.mapped[:: max(1, len(cache.mapped) // num)]
+    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
+        progress.say(
+            f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
+            "their type's range; input.intensity=percentile stretches each image"
+        )
+    return cache
 
 
 def open_validation_pixels(

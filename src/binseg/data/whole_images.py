@@ -25,7 +25,7 @@ from binseg.types import IGNORE, Box, Preprocessing, Record
 
 __all__ = ["ImageCache", "Seeds", "WholeImages", "open_images"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
 SEEDS = "seeds.npy"
 SEEDS_OF_ALL = 1 << 22

@@ -205,11 +205,11 @@ class TiffImage:
         """Some of the stored pixels, from windows along the image's diagonal."""
         _, _, height, width, _ = self.page.shaped
         tall, wide = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
-        cache = Cache()
-        pieces = [
-            Pieces(page, name=self.name, cache=cache, key=key)
-            for key, page in enumerate(self.pages)
-        ]
+        cache, pages = Cache(), enumerate(self.pages)
+        try:
+            pieces = [Pieces(page, name=self.name, cache=cache, key=key) for key, page in pages]
+        except ImageError:  # it can't be read in parts
+            return self._stored.reshape(-1, self._stored.shape[2])
         corners = {
             (round(part * (height - tall)), round(part * (width - wide)))
             for part in (0.0, 0.25, 0.5, 0.75, 1.0)
