@@ -282,7 +282,7 @@ def test_shrunk_tiles_are_pillows() -> None:
 
 
 def test_percentiles_are_of_each_channel() -> None:
-    """Elevation in metres beside an index of -1 to 1: both keep their levels, each its own range."""
+    """Elevation in metres beside an index of -1 to 1: both keep their levels."""
     random = np.random.default_rng(0)
     image = np.stack([random.normal(1500, 600, (72, 72)), random.uniform(-1, 1, (72, 72))], axis=2)
     for size in (72, 40):
@@ -296,4 +296,4 @@ def test_percentiles_are_of_each_channel() -> None:
         for channel in range(2):
             alone, _ = prepare(image[:, :, channel : channel + 1].astype(np.float32), one)
             np.testing.assert_array_equal(inputs[0, :, :, channel], alone[0, :, :, 0])
-            assert len(np.unique(inputs[0, :, :, channel])) > 150
+            assert len(np.unique(inputs[0, :, :, channel])) > 90
