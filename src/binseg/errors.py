@@ -95,7 +95,7 @@ class MissingExtraError(BinsegError):
         )
 
 
-_OF_TRAINING = frozenset({"torch", "lightning_fabric", "kornia", "matplotlib"})
+_OF_TRAINING = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:

@@ -95,8 +95,9 @@ class DataConfig(Section):
 
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
-    kind: DataKind = "auto"
-    """auto looks at what is there and says what it took."""
+    kind: str = "auto"
+    """auto looks at what is there and says what it took; else a kind of dataset, such as folder,
+    manifest, coco or labelme."""
     border: Border = "foreground"
     """What the border class of a trimap (value 3) counts as."""
     foreground: list[int] | None = None

@@ -1,7 +1,6 @@
 """A model against the truth of many images: the one loop behind validation and `evaluate`."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,26 +25,18 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
+from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
-from binseg.types import Counts, ImageScores, Placement, Record, Report, Sample, Size
+from binseg.types import IGNORE, Counts, ImageScores, Placement, Record, Report, Sample, Size
 
 __all__ = ["Scoring", "predict_at_both_sizes", "read_ahead", "score_dataset"]
 
 
 def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
     """Read samples in order, the next ones while the model is busy with this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(read_sample, record, rule) for record in records[:2]]
-        try:
-            for index in range(len(records)):
-                sample = waiting.pop(0).result()
-                if index + 2 < len(records):
-                    waiting.append(pool.submit(read_sample, records[index + 2], rule))
-                yield sample
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return map_ordered(lambda one: read_sample(one, rule), records, num_threads=1, ahead=2)
 
 
 def score_dataset(
@@ -131,7 +122,7 @@ class Scoring:
         if predictor.has_one_input:
             target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
             at_model_size = count(
-                probability_hw > predictor.threshold, target_hw == 1, target_hw != 2
+                probability_hw > predictor.threshold, target_hw == 1, target_hw != IGNORE
             )
         self._tally.add(probability_HW, truth_HW, valid_HW)
         reliability = measure_reliability(probability_HW, truth_HW, valid_HW)

@@ -1,4 +1,4 @@
-"""What all decoders share: the facts of an image, size limits, turning, and broken files."""
+"""Parts that all decoders share: the facts of an image, size limits, turning, and broken files."""
 
 import io
 import struct
@@ -38,7 +38,7 @@ MAX_BYTES = 6 * MAX_PIXELS
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
-    """What a file's header says, in terms of what `read_image` will give."""
+    """Facts of a file's header, in terms of what `read_image` will give."""
 
     height: int
     width: int
@@ -52,6 +52,10 @@ class ImageInfo:
     num_pages: int
     turned: bool
     """The file asks to be turned or mirrored (EXIF); height and width are those after it."""
+    nodata: float | None = None
+    """Value that the file declares to be none (GDAL's tag)."""
+    keeps_alpha: bool = False
+    """A channel is marked as transparency but varies like data, and is read as one."""
 
 
 def one_line(text: object) -> str:
@@ -145,7 +149,7 @@ def turn(pixels: Shaped[np.ndarray, "H W ..."], orientation: int) -> Shaped[np.n
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether turning makes the height the width."""
+    """Tell whether turning makes the height the width."""
     return 5 <= orientation <= 8
 
 
