@@ -128,7 +128,7 @@ def test_bf16_is_near_fp32_and_not_equal(tmp_path: Path) -> None:
     ("choice", "match"),
     [
         ({"name": "troch"}, "did you mean torch"),
-        ({"name": "caffe"}, "choices: auto, torch"),
+        ({"name": "caffe"}, "accepted: auto, onnxruntime, openvino, torch"),
         ({"device": "gpu"}, "no device 'gpu'"),
         ({"precision": "fp16"}, "no precision 'fp16'"),
     ],

@@ -7,7 +7,6 @@ from binseg.config.loading import (
     recipe_schema,
     recipe_text,
 )
-from binseg.config.names import closest
 from binseg.config.recipe import (
     About,
     AugmentConfig,
@@ -36,7 +35,6 @@ __all__ = [
     "ScheduleConfig",
     "SplitConfig",
     "TrainConfig",
-    "closest",
     "dump_recipe",
     "load_recipe",
     "recipe_names",

@@ -12,9 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from binseg.config.names import closest
 from binseg.config.recipe import Recipe
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
 __all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
 
@@ -78,7 +77,7 @@ def recipe_text(source: str | Path) -> str:
     if not name.endswith((".yaml", ".yml")):
         if name not in recipe_names():
             raise UsageError(
-                f"unknown recipe {name!r}: {closest(name, recipe_names())} "
+                f"unknown recipe {name!r}: {suggest(name, recipe_names())} "
                 "(or a path ending in .yaml)"
             )
         return (_shelf() / f"{name}.yaml").read_text("utf-8")
@@ -198,7 +197,7 @@ def _describe(detail: ErrorDetails) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         accepted = _fields_at(detail["loc"][:-1])
-        return f"{where}: unknown key; {closest(str(detail['loc'][-1]), accepted)}"
+        return f"{where}: unknown key; {suggest(str(detail['loc'][-1]), accepted)}"
     if detail["type"] == "value_error":
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
@@ -206,7 +205,7 @@ def _describe(detail: ErrorDetails) -> str:
         choices = (
             str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
         )
-        hint = closest(str(detail["input"]), choices.split(", "))
+        hint = suggest(str(detail["input"]), choices.split(", "))
         return f"{where}: got {detail['input']!r}; {hint}"
     return f"{where}: {message} (got {detail['input']!r})"
 

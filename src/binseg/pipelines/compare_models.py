@@ -5,8 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from binseg.config import closest
-from binseg.errors import DataError, UsageError
+from binseg.errors import DataError, UsageError, suggest
 from binseg.metrics import COMPARISON_RULE, SCORES, Difference, compare_scores
 
 __all__ = ["CompareResult", "compare"]
@@ -115,7 +114,7 @@ def compare(
     """
     known = [*SCORES, *OUTLINE_SCORES]
     if score not in known:
-        raise UsageError(f"unknown score {score!r}: {closest(score, known)}")
+        raise UsageError(f"unknown score {score!r}: {suggest(score, known)}")
     a, b = (_read(_find(Path(run), split)) for run in (run_a, run_b))
     _check_same(a, b)
     ids = [id_ for id_, line in a.images.items() if line.num_valid]

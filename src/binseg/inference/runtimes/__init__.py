@@ -4,7 +4,6 @@
 to answer like torch when the network was exported into the bundle; torch where there is none.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError, UsageError
+from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
 from binseg.packaging import PROOFS, Bundle
 
 __all__ = [
@@ -205,6 +204,4 @@ BACKENDS: dict[str, Callable[[Bundle, str, str], Backend]] = {
 def _check_choice(value: str, choices: tuple[str, ...], *, what: str) -> None:
     if value in choices:
         return
-    nearest = difflib.get_close_matches(value, choices, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise UsageError(f"there is no {what} {value!r}{hint} (choices: {', '.join(choices)})")
+    raise UsageError(f"there is no {what} {value!r}: {suggest(value, choices)}")
