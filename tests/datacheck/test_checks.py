@@ -187,6 +187,4 @@ def test_the_table_holds_every_finding(sound: Path) -> None:
     finding = findings_of(sound)["leak"]
     row = CHECKS["leak"]
     assert (finding.severity, finding.advice) == (row.severity, row.advice)
-    assert all(
-        check.title and check.severity in {"error", "warning", "note"} for check in CHECKS.values()
-    )
+    assert all(check.title for check in CHECKS.values())
