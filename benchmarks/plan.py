@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from binseg.autoconfig import few_ratios
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.config.recipe import DataConfig
 from binseg.data.sources import open_dataset

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.data.cache import open_cache
 from binseg.data.sources import open_dataset

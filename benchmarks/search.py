@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.pixels import open_training_pixels, open_validation_pixels
