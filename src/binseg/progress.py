@@ -1,4 +1,4 @@
-"""How long work reports its progress, without knowing who listens: a terminal, a log, nobody."""
+"""Report the progress of long work to whoever listens: a terminal, a log, nobody."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager

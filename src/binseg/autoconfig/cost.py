@@ -64,7 +64,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """What a rule knows: the data, the machine, the budget and the settings decided so far."""
+    """The data, the machine, the budget and the settings decided so far: all that a rule knows."""
 
     fingerprint: Fingerprint
     machine: Machine
@@ -82,7 +82,7 @@ class Situation:
 
     @property
     def is_tiled(self) -> bool:
-        """Whether the network sees patches."""
+        """True if the network sees patches."""
         return self.text("input.resize") == "tile"
 
     def having(self, settings: Mapping[str, Value]) -> "Situation":
@@ -103,7 +103,7 @@ class Situation:
 
 
 Choice = tuple[Value, str] | None
-"""What a rule returns: a value and the reason, or None where the recipe's default stays."""
+"""A value and its reason, or None where the recipe's default stays."""
 Rule = Callable[[Situation], Choice]
 
 

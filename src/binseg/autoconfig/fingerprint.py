@@ -56,18 +56,18 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """How images differ from their mirror images, on average over a data set."""
+    """The difference between images and their mirror images, on average over a data set."""
 
     share: float
     """The part of that difference that all images have in common (a sky above): 0 none, 1 all."""
     p: float
-    """How often images mirrored at random have as much in common: the p value of the test."""
+    """The p value of the test: how often images mirrored at random have as much in common."""
     num: int
     """Number of independent images."""
 
     @property
     def is_broken(self) -> bool:
-        """Whether images and their mirror images differ beyond chance."""
+        """True if images and their mirror images differ beyond chance."""
         return self.p < SIGNIFICANCE
 
 
@@ -122,7 +122,7 @@ class Fingerprint:
     num_units: int
     """Independent training images: a stack or a group counts once."""
     is_stack: bool
-    """Whether the images are pages of stacks, whose neighbours look nearly the same."""
+    """True for pages of stacks, whose neighbours look nearly the same."""
     height: Three
     width: Three
     aspect: Three
@@ -131,7 +131,7 @@ class Fingerprint:
     dtype: str
     """The widest pixel type found: uint8, uint16 or float32."""
     is_grey: bool
-    """Whether all images have one channel, or three equal ones."""
+    """True if all images have one channel, or three equal ones."""
     range_used: Three
     """Share of the pixel type's range between an image's 0.5 and 99.5 percentile."""
     by_dtype: Intensities

@@ -19,25 +19,6 @@ from binseg.autoconfig.cost import (
 )
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
 
-__all__ = [
-    "RARE_AS_CLIPPED",
-    "THICK_OPTIONS",
-    "channels",
-    "intensity",
-    "mean",
-    "model",
-    "model_options",
-    "needed_scale",
-    "needed_size",
-    "overlap",
-    "patch_foreground",
-    "progressive",
-    "resize",
-    "scale",
-    "size",
-    "std",
-]
-
 GOAL, FINE_GOAL = 0.98, 0.99
 """Dice that a perfect mask must keep at the chosen size, and where the budget allows more: no
 network finds what is lost there."""
@@ -53,7 +34,7 @@ LEAST_SIZE, MOST_SIZE, MOST_UNLIMITED = 128, 256, 320
 PATCHES = (256, 192, 128)
 """Sides of patches, the best first; smaller ones if the budget is short."""
 PASSES = 50
-"""How often whole images should be seen in a run from scratch (see the results' page)."""
+"""Passes over whole images that a run from scratch should make (see the results' page)."""
 LEAST_VIEWS = 12_000
 """Inputs that a run should see however few images there are: 1,500 steps of 8."""
 ENLARGE = 1.34

@@ -66,12 +66,12 @@ class Setting:
     reason: str
     """One clause, with the figures that decided."""
     is_given: bool = False
-    """Whether the user gave the value, so that no rule decided it."""
+    """True if the user gave the value, so that no rule decided it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to train, and why."""
+    """The settings of a training, each with its reason."""
 
     settings: tuple[Setting, ...]
     warnings: tuple[str, ...]

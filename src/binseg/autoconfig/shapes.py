@@ -1,4 +1,4 @@
-"""How thick and how large the objects of a mask are, and how much of it survives a resize."""
+"""Measure how thick and large the objects of a mask are, and what of it survives a resize."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -19,25 +19,6 @@ from binseg.autoconfig.cost import (
 )
 from binseg.data.dataset import counted
 
-__all__ = [
-    "MIN_VAL",
-    "always",
-    "batch_size",
-    "budget_minutes",
-    "ema_decay",
-    "epochs",
-    "images_per_epoch",
-    "loss",
-    "lr",
-    "only_for_thin",
-    "orientation",
-    "patches_per_epoch",
-    "postprocess",
-    "preset",
-    "threshold",
-    "tta",
-]
-
 MIN_VAL = 4
 """Validation images that can choose between epochs or thresholds."""
 TTA_SHARE = 0.12

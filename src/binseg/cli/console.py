@@ -1,4 +1,4 @@
-"""Where lines go: results to stdout; progress and everything else to stderr."""
+"""Print results to stdout; progress and everything else to stderr."""
 
 import json
 import sys

@@ -21,7 +21,7 @@ MIN_OUTLINE = 40
 MIN_PEAK = 3.5
 """Height of the best place above the usual, in robust standard deviations."""
 MIN_GAIN = 2.4
-"""How much better than where the mask lies now the best place must be."""
+"""Advantage that the best place must have over the one where the mask lies now."""
 MIN_STEP = 5.0
 """Pixels; hand-drawn outlines are off by less."""
 _WIDTH = 2.5

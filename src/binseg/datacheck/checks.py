@@ -117,7 +117,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "Images without a mask",
             "Add their masks, or leave the images out.",
             where(
-                lambda look: look.foreground is None and look.problem is None,
+                lambda x: x.foreground is None and x.problem is None,
                 "image",
                 "without a mask: of no use for training or testing",
             ),
@@ -127,7 +127,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "Nothing but ignored pixels",
             "Look at data.ignore, or leave these images out.",
             where(
-                lambda look: look.foreground is not None and look.num_valid == 0,
+                lambda x: x.foreground is not None and x.num_valid == 0,
                 "mask",
                 "with nothing but ignored pixels, which teach nothing",
             ),
@@ -137,7 +137,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "Full masks",
             "Draw these masks again, or leave the images out.",
             where(
-                lambda look: look.foreground == 1,
+                lambda x: x.foreground == 1,
                 "mask",
                 "without any background: are foreground and background exchanged?",
             ),
@@ -153,7 +153,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "Tiny images",
             "Leave them out: thumbnails and icons teach nothing.",
             where(
-                lambda look: min(look.height, look.width) < MIN_SIDE,
+                lambda x: min(x.height, x.width) < MIN_SIDE,
                 "image",
                 f"smaller than {MIN_SIDE} pixels on a side",
             ),
@@ -179,7 +179,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "Empty masks",
             "Look at each of these images: is the object in it?",
             where(
-                lambda look: look.foreground == 0 and look.num_valid > 0,
+                lambda x: x.foreground == 0 and x.num_valid > 0,
                 "mask",
                 "without foreground: right where the object is absent, forgotten otherwise",
             ),
@@ -194,10 +194,10 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             "note",
             "Mixed channels",
             _ALIKE,
-            mixed(lambda look: f"{look.channels} channels", "channels"),
+            mixed(lambda x: f"{x.channels} channels", "channels"),
         ),
         "mixed-types": Check(
-            "note", "Mixed pixel types", _ALIKE, mixed(lambda look: look.dtype, "types")
+            "note", "Mixed pixel types", _ALIKE, mixed(lambda x: x.dtype, "types")
         ),
         "outlier": Check(
             "note",
@@ -214,7 +214,7 @@ _WITHOUT_PIXELS = ("torn-group", "patch-seam", "grouped-seam", "page-seam")
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What was seen and what is wrong, the worst first."""
+    """The looks at all images, and the findings, the worst first."""
 
     looks: tuple[Look, ...]
     findings: tuple[Finding, ...]

@@ -64,7 +64,7 @@ class Look:
     channels: int
     dtype: str
     turned: bool
-    """Whether the image file asks to be turned (EXIF)."""
+    """True if the image file asks to be turned (EXIF)."""
     mask_turned: bool
     image_hash: str
     """Hash of the pixels as they are seen, so that another file format changes nothing."""
@@ -78,7 +78,7 @@ class Look:
     """Pixels that count."""
     outline: Outline | None = None
     surface_RR: Float32[np.ndarray, "R R"] | None = None
-    """How well the mask's outline agrees with the image's edges, slid by a few pixels."""
+    """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
     """Why the mask can't be used."""
 

@@ -1,4 +1,4 @@
-"""What single masks and the mix of images tell: empty, full, odd, shifted, unlike the others.
+"""Judge single masks and the mix of images: full, odd, shifted, unlike the others.
 
 Each finder takes the `Evidence` and yields hits: the records concerned, and one sentence.
 """
@@ -31,8 +31,8 @@ __all__ = [
 RARE_SHARE = 0.001
 """Share of foreground below which plain losses tend to learn that there is none."""
 GOOD_FIT, NO_FIT = 6.0, 0.4
-"""Where nearly all masks fit their images' edges this well (in robust standard deviations), one
-that reaches less than this share of their fit belongs to another image."""
+"""If nearly all masks fit their images' edges this well (in robust standard deviations), one that
+reaches less than this share of their fit belongs to another image."""
 MIN_MASKS = 20
 """With fewer masks there is no telling what is usual."""
 FAR = 4.0

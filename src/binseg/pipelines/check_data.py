@@ -28,7 +28,7 @@ THUMB_SIDE = 296
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What is in a data set, and what is wrong with it."""
+    """The facts about a data set, and its findings."""
 
     path: str
     facts: tuple[tuple[str, str], ...]
