@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset as open_records
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_on_files
 from binseg.inference.opening import open_model
