@@ -27,7 +27,10 @@ def models(json_: Json = False) -> None:
 
 
 def encoders(json_: Json = False) -> None:
-    """List every encoder with its number of parameters (3 channels in); all go with any decoder."""
+    """List every encoder with its parameters (3 channels in) and published weights.
+
+    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+    """
     from binseg.cli.tables import encoders_table
     from binseg.pipelines.catalogue import list_encoders
 

