@@ -145,7 +145,7 @@ def losses_page() -> str:
 def scores_page() -> str:
     """Return the page of all scores, by what they are scores of."""
     parts = [
-        "# Scores\n\nEvery score of a report, by the name that files and the option `--score` use. "
+        "# Scores\n\nEvery score of a report, by its name in files and for `--score`. "
         "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances are in "
         "mm where `--spacing` is given.\n"
     ]
