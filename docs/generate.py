@@ -146,8 +146,8 @@ def scores_page() -> str:
     """Return the page of all scores, by what they are scores of."""
     parts = [
         "# Scores\n\nEvery score of a report, by its name in files and for `--score`. "
-        "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances are in "
-        "mm where `--spacing` is given.\n"
+        "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances are "
+        "in mm where `--spacing` is given.\n"
     ]
     for kind in dict.fromkeys(metric.kind for metric in METRICS.values()):
         rows = []

@@ -195,12 +195,7 @@ class Counts:
     tn: int
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            tp=self.tp + other.tp,
-            fp=self.fp + other.fp,
-            fn=self.fn + other.fn,
-            tn=self.tn + other.tn,
-        )
+        return Counts(**{name: num + getattr(other, name) for name, num in vars(self).items()})
 
     @property
     def num_valid(self) -> int:
@@ -239,10 +234,7 @@ class ObjectCounts:
 
     def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
         return ObjectCounts(
-            num_true=self.num_true + other.num_true,
-            num_predicted=self.num_predicted + other.num_predicted,
-            num_matched=self.num_matched + other.num_matched,
-            sum_iou=self.sum_iou + other.sum_iou,
+            **{name: num + getattr(other, name) for name, num in vars(self).items()}
         )
 
 

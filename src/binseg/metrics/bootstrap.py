@@ -15,6 +15,7 @@ from binseg.types import ImageScores, Interval, Report, Size
 
 __all__ = [
     "LEAST_UNITS",
+    "LEVEL",
     "NUM_RESAMPLES",
     "bootstrap_interval",
     "group_labels",
