@@ -46,7 +46,7 @@ from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import BinsegError
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.packaging import read_bundle
 from binseg.progress import SILENT, track
 from binseg.storage import sha256_of, write_json
@@ -147,7 +147,7 @@ def small_training(folder: Path, *, workers: int) -> None:
     )
     torch.manual_seed(0)
     fit(
-        build_model("unet", options=recipe.model.options),
+        build_model(recipe),
         recipe=recipe,
         train=drawn(NUM_TRAIN, 0),
         val=drawn(NUM_VAL, 1),

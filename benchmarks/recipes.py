@@ -28,7 +28,7 @@ from binseg.data.cache import open_cache
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
-from binseg.models.zoo import build_model, num_parameters
+from binseg.models import build_model, num_parameters
 from binseg.pipelines.train_model import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
 from binseg.training.run_folder import RunFolder, environment
@@ -130,7 +130,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="take so many of the Pet images, spread")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the recipes or rungs")
     parser.add_argument("--ladder", action="store_true", help="the rungs of report A instead")
-    parser.add_argument("--model", default="resnet34-unet-a", help="of the ladder")
+    parser.add_argument(
+        "--recipe", default="report-a-resnet34-unet", help="of the ladder, with its network"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all runs"
     )
@@ -148,10 +150,10 @@ def _asked(options: argparse.Namespace) -> list[Run]:
         runs = [
             Run(
                 name=rung,
-                recipe_name="report-a-resnet34-unet",
+                recipe_name=options.recipe,
                 data=data,
                 images_seen=options.images_seen,
-                changes=(*common, f"model.name={options.model}", *changes),
+                changes=(*common, *changes),
             )
             for rung, changes in LADDER.items()
         ]
@@ -266,11 +268,7 @@ def _row(run: Run, result: TrainResult) -> dict[str, object]:
     return {
         "name": run.name,
         "model": recipe.model.name,
-        "parameters": num_parameters(
-            build_model(
-                recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-            )
-        ),
+        "parameters": num_parameters(build_model(recipe)),
         "mean": dict(report.mean["original"]),
         "intervals": {
             name: None if found is None else [found.low, found.high]

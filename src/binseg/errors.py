@@ -25,6 +25,7 @@ __all__ = [
     "StoppedError",
     "TrainingError",
     "UsageError",
+    "one_line",
     "training_extra_missing",
 ]
 
@@ -94,7 +95,7 @@ class MissingExtraError(BinsegError):
         )
 
 
-_OF_TRAINING = frozenset({"torch", "lightning_fabric", "kornia", "matplotlib"})
+_OF_TRAINING = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
@@ -108,3 +109,13 @@ def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> Missi
     if package not in _OF_TRAINING:
         return None
     return MissingExtraError(package, extra="train", purpose=purpose)
+
+
+def one_line(text: str, *, limit: int = 300) -> str:
+    r"""Make another's text fit into our message: one line, no control characters, cut at `limit`.
+
+    >>> one_line("two\nlines \x1b[2J")
+    'two lines ?[2J'
+    """
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 __all__ = [
+    "IGNORE",
     "TTA",
     "Averages",
     "Box",
@@ -43,6 +44,8 @@ __all__ = [
     "Sweep",
 ]
 
+IGNORE = 255
+"""The target value of pixels that count neither for nor against; 0 is background, 1 foreground."""
 Split = Literal["train", "val", "test"]
 ResizeMode = Literal["stretch", "letterbox", "tile"]
 TTA = Literal["none", "horizontal", "all"]

@@ -80,7 +80,7 @@ def test_an_install_for_predicting_says_what_training_needs() -> None:
     for code in (
         "import binseg\nbinseg.train",
         shell.format(["binseg", "train", "--data", "synthetic"]),
-        shell.format(["binseg", "models"]),
+        shell.format(["binseg", "encoders"]),
     ):
         command = [sys.executable, "-c", WITHOUT_TORCH + code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -176,6 +176,14 @@ def test_models_as_json() -> None:
     result = CliRunner().invoke(app, ["models", "--json"])
     models = {line["name"]: line["num_parameters"] for line in json.loads(result.stdout)}
     assert models["unet"] == 31_037_633
+
+
+def test_encoders_as_json() -> None:
+    """`binseg encoders --json` is pure JSON with each encoder's parameters and options."""
+    result = CliRunner().invoke(app, ["encoders", "--json"])
+    encoders = {line["name"]: line for line in json.loads(result.stdout)}
+    assert encoders["resnet34"]["num_parameters"] == 21_284_672
+    assert encoders["efficientnet_lite0"]["options"] == {"width": 32}
 
 
 def test_recipes_list_show_schema() -> None:

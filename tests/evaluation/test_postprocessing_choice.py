@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from binseg.evaluation.tuning import Validated, choose_postprocessing
-from binseg.packaging import Corrections
-from binseg.postprocess import NOTHING, PostProcessing
+from binseg.postprocess import NOTHING
 
 
 def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int) -> list[Validated]:
@@ -60,9 +59,3 @@ def test_without_gain_or_with_few_images_nothing_is_done(
 ) -> None:
     """A correction that validation can't speak for isn't made."""
     assert choose_postprocessing(_answers(spoil, num))[0] == NOTHING
-
-
-def test_a_card_holds_what_a_clean_up_is() -> None:
-    """Both have the same fields, so that nothing is lost on the way into a bundle."""
-    chosen = PostProcessing(min_area=7, fill_holes=3, largest_only=True)
-    assert PostProcessing(**Corrections.model_validate(chosen.as_dict()).model_dump()) == chosen

@@ -14,7 +14,7 @@ from binseg.data.sources import open_dataset
 from binseg.errors import DataError, UsageError
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.scoring import predict_at_both_sizes, read_ahead, score_dataset
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.metrics import count, report_as_dict
 from binseg.pipelines.evaluate_model import report_folder
 from binseg.training.run_folder import RunFolder
@@ -36,9 +36,9 @@ class Brightness:
         return mean
 
 
-def predictor(preprocessing: Preprocessing) -> Predictor:
+def predictor(preprocessing: Preprocessing) -> ModelPredictor:
     """Make a predictor of that backend."""
-    return Predictor(
+    return ModelPredictor(
         backend=Brightness(), preprocessing=preprocessing, threshold=0.5, bundle_id="bright"
     )
 

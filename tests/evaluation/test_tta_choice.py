@@ -13,8 +13,8 @@ from binseg.config import load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.evaluation.tuning import allowed_tta, choose_tta
-from binseg.inference import Predictor, verify_reference
-from binseg.packaging import Corrections, read_bundle, write_bundle
+from binseg.inference import ModelPredictor, verify_reference
+from binseg.packaging import read_bundle, write_bundle
 from binseg.pipelines.export_model import export_model
 from binseg.pipelines.train_model import train
 from binseg.postprocess import PostProcessing
@@ -39,9 +39,11 @@ class Noisy:
         return found
 
 
-def judge(noise: float) -> Predictor:
+def judge(noise: float) -> ModelPredictor:
     plain = Preprocessing(height=40, width=40, mean=(0.0,) * 3, std=(1.0,) * 3)
-    return Predictor(backend=Noisy(noise), preprocessing=plain, threshold=0.5, bundle_id="noisy")
+    return ModelPredictor(
+        backend=Noisy(noise), preprocessing=plain, threshold=0.5, bundle_id="noisy"
+    )
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ def test_a_card_decides_flips_and_corrections(
     """They are part of what the bundle answers, and the reference sample is still the network's."""
     bundle = read_bundle(trained)
     card = bundle.card.model_copy(
-        update={"tta": "all", "postprocess": Corrections(min_area=50), "id": ""}
+        update={"tta": "all", "postprocess": PostProcessing(min_area=50), "id": ""}
     )
     changed = write_bundle(
         tmp_path / "changed", card=card, weights=bundle.weights(), reference=bundle.reference()
@@ -116,5 +118,5 @@ def test_a_card_decides_flips_and_corrections(
         tmp_path / "changed", target="torch", out=tmp_path / "m.pt2", progress=PlainProgress()
     )
     said = capsys.readouterr().err
-    assert "m.pt2 answers without the mirror images of the model (tta all)" in said
-    assert "m.pt2 answers without the model's post-processing of masks" in said
+    assert "m.pt2 predicts without the model's test-time augmentation (tta all)" in said
+    assert "m.pt2 predicts without the model's post-processing of masks" in said

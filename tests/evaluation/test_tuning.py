@@ -41,13 +41,11 @@ def test_training_says_what_calibration_did(train_output: tuple[Path, str, str])
     assert f"temperature {read_bundle(out).card.temperature:g}: expected calibration error" in said
 
 
-def test_without_a_temperature_the_id_is_the_old_one(trained: Path) -> None:
-    """Bundles from before calibration keep their id; one with a temperature has another."""
-    card = read_bundle(trained).card
-    plain = card.model_copy(update={"temperature": 1.0})
-    assert plain.identity("0" * 64) != card.identity("0" * 64)
-    parts = plain.model_dump(mode="json", include={"architecture", "preprocessing"})
-    assert "temperature" not in parts
+def test_the_temperature_is_part_of_the_id(trained: Path) -> None:
+    """The same weights without their temperature are another model."""
+    bundle = read_bundle(trained)
+    plain = bundle.card.model_copy(update={"temperature": 1.0})
+    assert plain.identity(bundle.sha256) != bundle.card.identity(bundle.sha256) == bundle.card.id
 
 
 def test_nothing_is_said_where_nothing_was_fitted(trained: Path) -> None:

@@ -16,7 +16,7 @@ from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
-from binseg.pipelines.catalogue import list_models, list_recipes
+from binseg.pipelines.catalogue import list_encoders, list_models, list_recipes
 from binseg.pipelines.run_demo import demo
 from binseg.pipelines.show_augmentation import plot_augmentation
 from binseg.pipelines.train_model import resume_training, train
@@ -217,10 +217,11 @@ def test_sheet_shows_the_unchanged_first(discs: Path, tmp_path: Path) -> None:
 
 
 def test_catalogue_knows_models_and_recipes() -> None:
-    """Every recipe's model is in the list of models."""
-    names = {str(line["name"]) for line in list_models()}
-    assert {line["model"] for line in list_recipes()} <= names
-    assert os.sep not in "".join(names)
+    """Every named model's encoder, and every recipe's, is in the list of encoders."""
+    encoders = {str(line["name"]) for line in list_encoders()}
+    assert {line["encoder"] for line in list_models()} <= encoders
+    assert {load_recipe(str(line["name"])).model.encoder for line in list_recipes()} <= encoders
+    assert os.sep not in "".join(str(line["name"]) for line in list_models())
 
 
 def test_what_a_run_left_before_it_began_is_nothing(

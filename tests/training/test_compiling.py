@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from binseg.models.zoo import build_model
+from binseg.config import ModelConfig
+from binseg.models import create_model
 from binseg.progress import SILENT
 from binseg.training import devices
 from binseg.training.devices import compiled
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 def model() -> nn.Module:
     """A small network."""
     torch.manual_seed(0)
-    return build_model("unet-compact", options={"width": 4})
+    return create_model(**ModelConfig(name="unet-compact", options={"width": 4}).arguments())
 
 
 def test_without_a_compiler_it_is_said_and_trained_without(

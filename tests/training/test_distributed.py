@@ -18,9 +18,10 @@ import torch
 
 from binseg.errors import UsageError
 from binseg.losses import LOSSES, BatchCounts
-from binseg.training.batches import IGNORE, Shares, build_batches
+from binseg.training.batches import Shares, build_batches
 from binseg.training.ranks import planned_ranks, started_ranks
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
+from binseg.types import IGNORE
 
 RECIPE = """
 data: {path: synthetic}

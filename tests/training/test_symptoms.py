@@ -13,6 +13,7 @@ from binseg.data.cache import PixelCache
 from binseg.training.diagnostics import symptom_line, symptom_of
 from binseg.training.loop import FitResult
 from binseg.training.validation import ValidationScores
+from binseg.types import IGNORE
 
 Run = Callable[..., FitResult]
 STILL: dict[str, Any] = {
@@ -61,7 +62,7 @@ def test_the_shares_are_those_of_the_pixels(
 ) -> None:
     """The foreground that is named is the share of valid pixels."""
     val = pixels(3, seed=1)
-    share = float((val.targets_NHW == 1).sum() / (val.targets_NHW != 2).sum())
+    share = float((val.targets_NHW == 1).sum() / (val.targets_NHW != IGNORE).sum())
     listener = listen()
     run(model=always(-1.0), val=val, progress=listener, **STILL)
     assert any(f"foreground is {share:.2%} of" in line for line in listener.lines)

@@ -1,7 +1,6 @@
 """What is in a data set, as far as a training recipe depends on it: facts, no decisions."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,8 @@ from binseg.data.dataset import Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.imageio import probe
-from binseg.progress import SILENT, Progress
+from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
 from binseg.types import Record, Sample
 
@@ -149,19 +149,14 @@ def take_fingerprint(
             raise DataError(f"{sample.id}: a training image without a mask")
         return _look(sample, shaped=again or index in first)
 
-    looks: list[_Look] = []
-    with (
-        progress.task("looking at the images", total=len(chosen)) as task,
-        ThreadPoolExecutor(max_workers=2) as pool,
-    ):
-        for one in pool.map(look, range(len(chosen))):
-            looks.append(one)
-            task.advance()
-        # Where many images are empty, shapes are those of the others.
-        lacking = num_shaped - sum(one.kept is not None for one in looks)
-        others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
-        for row in spread(others, lacking):
-            looks[row] = look(row, again=True)
+    looking = map_ordered(look, range(len(chosen)), num_threads=2)
+    total = len(chosen)
+    looks = list(track(looking, progress=progress, label="looking at the images", total=total))
+    # Where many images are empty, shapes are those of the others.
+    lacking = num_shaped - sum(one.kept is not None for one in looks)
+    others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
+    for row in spread(others, lacking):
+        looks[row] = look(row, again=True)
     return _summarise(dataset, chosen, looks)
 
 

@@ -184,6 +184,8 @@ def _sections(
     """Lay the user's own sections over the plan's settings."""
     tree: dict[str, dict[str, object]] = {}
     for one in settings:
+        if one.is_given and one.key == "model.name":  # a label; `base` has what it stands for
+            continue
         section, _, field = one.key.partition(".")
         value = list(one.value) if isinstance(one.value, tuple) else one.value
         below: dict[str, object] = tree.setdefault(section, {})

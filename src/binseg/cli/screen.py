@@ -22,10 +22,9 @@ __all__ = [
     "compare_items",
     "demo_table",
     "folds_table",
-    "models_table",
     "plain_table",
-    "recipes_table",
     "report_items",
+    "rows_table",
 ]
 
 SHOWN_SLICES = 8
@@ -202,21 +201,13 @@ def check_tables(result: "CheckResult") -> list[object]:
     return [*items, findings]
 
 
-def models_table(rows: Sequence[Mapping[str, object]]) -> Table:
-    """List the models."""
-    table = plain_table(None, "model", "parameters", "what", "source")
-    table.columns[1].justify = "right"
+def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
+    """List plain rows, one column for each key of `titles`; numbers stand to the right."""
+    table = plain_table(None, *titles.values())
+    for key, column in zip(titles, table.columns, strict=True):
+        if any(isinstance(row[key], int) for row in rows):
+            column.justify = "right"
     for row in rows:
-        weights = f"{row['num_parameters']:,}"
-        table.add_row(str(row["name"]), weights, str(row["summary"]), str(row["source"]))
-    return table
-
-
-def recipes_table(rows: Sequence[Mapping[str, object]]) -> Table:
-    """List the recipes."""
-    table = plain_table(None, "recipe", "model", "what", "source", "expected")
-    for row in rows:
-        table.add_row(
-            *(str(row[key]) for key in ("name", "model", "summary", "source", "expected"))
-        )
+        cells = (row[key] for key in titles)
+        table.add_row(*(f"{one:,}" if isinstance(one, int) else str(one) for one in cells))
     return table

@@ -59,6 +59,14 @@ def train(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="NAME", help="An encoder of `binseg encoders`."),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option("--decoder", metavar="NAME", help="unet, fpn, mlp, ...: any goes with any."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
@@ -135,6 +143,8 @@ def train(
         data__download=download or None,
         data__border=border,
         model__name=model,
+        model__encoder=encoder,
+        model__decoder=decoder,
         model__encoder_weights=encoder_weights,
         train__epochs=epochs,
         train__batch_size=batch_size,

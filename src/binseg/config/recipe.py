@@ -3,10 +3,14 @@
 Each field is documented under it; `binseg recipes schema` prints the same as JSON schema.
 """
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from binseg.config.names import closest
+from binseg.config.networks import MODELS, Option, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 __all__ = [
@@ -26,7 +30,6 @@ __all__ = [
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Option = bool | int | float | str | list[int] | list[float] | None
 DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]
 Border = Literal["foreground", "background", "ignore"]
 
@@ -92,8 +95,9 @@ class DataConfig(Section):
 
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
-    kind: DataKind = "auto"
-    """auto looks at what is there and says what it took."""
+    kind: str = "auto"
+    """auto looks at what is there and says what it took; else a kind of dataset, such as folder,
+    manifest, coco or labelme."""
     border: Border = "foreground"
     """What the border class of a trimap (value 3) counts as."""
     foreground: list[int] | None = None
@@ -187,22 +191,53 @@ def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
 
 
 class ModelConfig(Section):
-    """Which network; `binseg models` lists the names, the reference their options."""
+    """Which network: any encoder with any decoder; `binseg encoders` and the reference list them.
 
-    name: str = "resnet34-unet"
-    """A name of the zoo."""
-    options: dict[str, Option] = {}
-    """Changes to the named model's own defaults (dropout, norm, ...)."""
+    `name` stands for a decoder, an encoder and options; a recipe that is written out has these.
+    """
+
+    name: str = Field(default="", exclude=True)
+    """A network of `binseg models`, instead of decoder and encoder; other keys still change it."""
+    decoder: str = "unet"
+    """A name of the decoders."""
+    encoder: str = "resnet34"
+    """A name of `binseg encoders`."""
     encoder_weights: str | None = None
-    """File or https address of published encoder weights (torchvision names, safetensors or a
-    plain state dict); none means from scratch."""
-    encoder_sha256: str | None = None
-    """The file's SHA-256; needed for an address."""
+    """Weights to start the encoder from: a file (torchvision names, safetensors or a plain state
+    dict), or an https address with its hash, `https://...#sha256=HEX`; none means from scratch."""
+    options: dict[str, Option] = {}
+    """Changes to the pair's own defaults (width, dropout, norm, ...)."""
+    out_channels: Literal[1] = 1
+    """Channels of the logits: one, foreground against background."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `create_model` takes for this network, weights and input channels apart."""
+        pair = {"decoder": self.decoder, "encoder": self.encoder}
+        return {**pair, "out_channels": self.out_channels, **self.options}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or not given.get("name"):
+            return given
+        name, rest = given["name"], {key: given[key] for key in given if key != "name"}
+        if name not in MODELS:
+            raise ValueError(f"there is no model {name}; {closest(str(name), MODELS)}")
+        known = MODELS[name]
+        pair = {"decoder": known.decoder, "encoder": known.encoder}
+        is_changed = any(rest.get(key, value) != value for key, value in pair.items())
+        options = rest.get("options", {})
+        if not is_changed and isinstance(options, Mapping):
+            rest["options"] = {**known.options, **options}
+        return pair | rest
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.encoder_weights and "://" in self.encoder_weights and not self.encoder_sha256:
-            raise ValueError("encoder_weights from an address needs encoder_sha256")
+        # The label of what is there, whatever name it was made from.
+        object.__setattr__(self, "name", model_label(self.decoder, self.encoder))
+        source = self.encoder_weights or ""
+        if "://" in source and not re.fullmatch(r"[^#]+#sha256=[0-9a-fA-F]{64}", source):
+            raise ValueError("encoder_weights from an address end in #sha256= and the file's hash")
         return self
 
 

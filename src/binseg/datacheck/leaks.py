@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from binseg.datacheck.neighbours import seams
 from binseg.datacheck.verdicts import finding_on
 from binseg.errors import DataError
 from binseg.imageio import read_image
+from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Record, Severity
 
@@ -165,10 +165,9 @@ def identical_files(records: Sequence[Record], root: Path) -> Iterator[Finding]:
         record for fellows in by_size.values() if len(_splits(fellows)) > 1 for record in fellows
     ]
     same: dict[str, list[Record]] = defaultdict(list)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        hashes = pool.map(_hash_file, [record.image_path for record in doubtful])
-        for record, digest in zip(doubtful, hashes, strict=True):
-            same[digest].append(record)
+    hashes = map_ordered(_hash_file, [record.image_path for record in doubtful])
+    for record, digest in zip(doubtful, hashes, strict=True):
+        same[digest].append(record)
     for twins in same.values():
         splits = _splits(twins)
         if len(splits) > 1 and not _shows_nothing(twins[0]):

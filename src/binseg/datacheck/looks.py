@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -11,12 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, UInt8
 
 from binseg.data.masks import MaskRule
-from binseg.data.polygons import rasterise
+from binseg.data.samples import rasterise
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE
 from binseg.datacheck.outlines import Outline, measure
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_image, read_labels
+from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
@@ -70,14 +70,8 @@ def look_at_all(
     Yields:
         A look, or the finding that says why there is none.
     """
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-
-        def looks() -> Iterator[Look | Finding]:
-            for start in range(0, len(records), _AHEAD):
-                portion = records[start : start + _AHEAD]
-                yield from pool.map(lambda record: look_at(record, rule, root), portion)
-
-        yield from track(looks(), progress=progress, label="looking", total=len(records))
+    looks = map_ordered(lambda record: look_at(record, rule, root), records, ahead=_AHEAD)
+    return track(looks, progress=progress, label="looking", total=len(records))
 
 
 def files_of(record: Record, root: Path) -> tuple[str, ...]:
@@ -153,7 +147,7 @@ def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) ->
     for path in record.mask_paths:
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page)
+            labels = read_labels(path, page=record.page, indices=rule.indices)
         except ImageError as error:
             return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
         if labels.shape[:2] != size:

@@ -37,8 +37,9 @@ class Origin:
     @classmethod
     def of(cls, predictor: Predictor) -> "Origin":
         """Find the run and the card that a predictor comes from."""
-        bundle = predictor.bundle
-        return cls(run=RunFolder.find(bundle.path) if bundle else None, card=predictor.card)
+        first = predictor.members[0]  # of an ensemble, the others are checked one by one
+        bundle = first.bundle
+        return cls(run=RunFolder.find(bundle.path) if bundle else None, card=first.card)
 
     def recipe(self) -> Recipe | None:
         """The recipe that the model was trained by."""

@@ -1,7 +1,6 @@
 """A model against the truth of many images: the one loop behind validation and `evaluate`."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,27 +25,18 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.postprocess import clean
+from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
-from binseg.types import Counts, ImageScores, Placement, Record, Report, Sample, Size
+from binseg.types import IGNORE, Counts, ImageScores, Placement, Record, Report, Sample, Size
 
 __all__ = ["Scoring", "predict_at_both_sizes", "read_ahead", "score_dataset"]
 
 
 def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
     """Read samples in order, the next ones while the model is busy with this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(read_sample, record, rule) for record in records[:2]]
-        try:
-            for index in range(len(records)):
-                sample = waiting.pop(0).result()
-                if index + 2 < len(records):
-                    waiting.append(pool.submit(read_sample, records[index + 2], rule))
-                yield sample
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    return map_ordered(lambda one: read_sample(one, rule), records, num_threads=1, ahead=2)
 
 
 def score_dataset(
@@ -126,13 +116,13 @@ class Scoring:
             )
         else:
             probability_HW = predictor.predict(sample.image_HWC).probability
-        mask_HW = clean(probability_HW > predictor.threshold, predictor.postprocessing)
+        mask_HW = predictor.mask_of(probability_HW)
         # Tiles are cut at the image's own scale, and an ensemble may have no size of its own.
         at_model_size = at_original_size = count(mask_HW, truth_HW, valid_HW)
         if predictor.has_one_input:
             target_hw = prepare_truth(truth_HW, valid_HW, (placement,))[0]
             at_model_size = count(
-                probability_hw > predictor.threshold, target_hw == 1, target_hw != 2
+                probability_hw > predictor.threshold, target_hw == 1, target_hw != IGNORE
             )
         self._tally.add(probability_HW, truth_HW, valid_HW)
         reliability = measure_reliability(probability_HW, truth_HW, valid_HW)
@@ -192,6 +182,7 @@ def predict_at_both_sizes(
     The first one equals `predictor.predict(image).probability` to the bit (a test holds it);
     predicting twice would take twice as long.
     """
+    assert predictor.preprocessing is not None
     inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing)
     assert len(placements) == 1, "stretch and letterbox make one input of an image"
     probability_NHW = predictor.probability_of_inputs(inputs_NHWC)
@@ -220,7 +211,8 @@ def _notes(dataset: Dataset, predictors: Sequence[Predictor]) -> list[str]:
         "under border = background, scored under border = foreground, gets Dice 0.817 on "
         "Oxford-IIIT Pet's validation split. Compare only figures of one rule."
     )
-    trained_border = first.card.border if first.card is not None else None
+    card = first.members[0].card
+    trained_border = card.border if card is not None else None
     if trained_border not in (None, border):
         notes.append(
             f"The model was trained with border = {trained_border}, and is scored here with "

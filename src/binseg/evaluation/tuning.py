@@ -16,7 +16,7 @@ from scipy import ndimage
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
 from binseg.evaluation.scoring import read_ahead
-from binseg.inference import Predictor
+from binseg.inference import PredictOptions, Predictor
 from binseg.metrics import (
     LogitTally,
     Reliability,
@@ -96,7 +96,7 @@ def tune_on_validation(
     """
     asked = recipe.train.tta
     tta: TTA = choose_tta(recipe, model, val, progress=progress) if asked == "tune" else asked
-    model = model.with_tta(tta)
+    model = model.with_options(PredictOptions(tta=tta))
     is_corrected = recipe.train.postprocess == "tune"
     if recipe.train.threshold != "tune":
         if is_corrected:
@@ -207,7 +207,7 @@ def choose_tta(
         mirrored, plain = (
             dice(count(one.predict(sample.image_HWC).probability > 0.5, sample.mask_HW,
                        sample.valid_HW))
-            for one in (model.with_tta(tta), model)
+            for one in (model.with_options(PredictOptions(tta=tta)), model)
         )  # fmt: skip
         gains.append(mirrored - plain)
     gain, error = _mean_and_error(np.array(gains))

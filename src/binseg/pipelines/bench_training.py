@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from binseg.config import Recipe
-from binseg.data.cache import PixelCache
-from binseg.data.pixels import open_training_pixels
+from binseg.data.cache import PixelCache, open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.data.whole_images import ImageCache
 from binseg.errors import UsageError
-from binseg.models.zoo import build_model, num_parameters
+from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress
 from binseg.report.plots import plot_rates
 from binseg.training.batches import build_batches
@@ -137,12 +136,7 @@ def bench_training(
     cache = open_training_pixels(some, dataset.rule, recipe, progress=progress)
 
     def build() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.train.seed)
-            model = build_model(
-                recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-            )
-        return model.to(device)
+        return build_model(recipe).to(device)
 
     model = build()
     free = available_memory(device)

@@ -1,25 +1,41 @@
-"""Models and recipes that can be chosen by name, with their sources, as plain rows."""
+"""Networks, encoders and recipes that can be chosen by name, as plain rows."""
 
 from binseg.config import load_recipe, recipe_names
+from binseg.config.networks import MODELS
 
-__all__ = ["list_models", "list_recipes"]
+__all__ = ["list_encoders", "list_models", "list_recipes"]
 
 Row = dict[str, object]
 
 
 def list_models() -> list[Row]:
-    """List every network of the zoo; parameters are counted with 3 channels in."""
-    from binseg.models.zoo import MODELS
+    """List the named networks; parameters are counted with 3 channels in."""
+    return [
+        {
+            "name": name,
+            "num_parameters": model.num_parameters,
+            "decoder": model.decoder,
+            "encoder": model.encoder,
+            "options": dict(model.options),
+            "summary": model.summary,
+        }
+        for name, model in MODELS.items()
+    ]
+
+
+def list_encoders() -> list[Row]:
+    """List every encoder with its default options; any of them goes with any decoder."""
+    from binseg.models import ENCODERS
 
     return [
         {
-            "name": entry.name,
+            "name": name,
             "num_parameters": entry.num_parameters,
             "summary": entry.summary,
             "source": entry.source,
             "options": dict(entry.defaults),
         }
-        for entry in MODELS.values()
+        for name, entry in ENCODERS.items()
     ]
 
 

@@ -13,13 +13,13 @@ from binseg.config import Recipe
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
+from binseg.data.splits import seed_for_folds
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.evaluation.origin import Origin, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import Scoring
 from binseg.inference import Predictor, load
 from binseg.metrics import report_as_dict
-from binseg.pipelines.redraw import draw_folds
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.checkpoint import resume_command
@@ -113,7 +113,7 @@ def cross_validate(
         )
     RunFolder.create(folder)
     first = _of_fold(recipe, 0, folds=folds)
-    seed = draw_folds(open_dataset(first.data), first.data.split)
+    seed = seed_for_folds(open_dataset(first.data), first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
         first = _with_split(first, seed=seed)

@@ -10,7 +10,7 @@ from binseg.errors import DataError
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import score_dataset
-from binseg.inference import Predictor, load
+from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
@@ -80,7 +80,7 @@ def evaluate(
     return report
 
 
-def _check_member(member: Predictor, config: DataConfig, dataset: Dataset, split: str) -> None:
+def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:
     """Refuse to score an ensemble on images that one of its members was trained on.
 
     Raises:

@@ -21,10 +21,9 @@ from binseg.autoconfig import (
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import assign_splits
+from binseg.data.splits import RESPLIT, Foreground, assign_splits, lacking, split_with_foreground
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
-from binseg.pipelines.redraw import REDRAWN, Foreground, draw_with_foreground, lacking
 from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
@@ -181,6 +180,8 @@ def _given(asked: Recipe) -> dict[str, object]:
                 table |= {f"data.{field}.{inner}": each for inner, each in value.items()}
             else:
                 table[f"{section}.{field}"] = tuple(value) if isinstance(value, list) else value
+    if {"decoder", "encoder"} & asked.model.model_fields_set:
+        table["model.name"] = asked.model.name
     return table
 
 
@@ -207,11 +208,11 @@ def _open(
     decided = {f"data.split.{name}" for name in names} & given.keys()
     holds = Foreground(whole.rule)
     if not has_own and not decided and (without := lacking(dataset.with_truth(), holds)):
-        dataset, drawn = draw_with_foreground(whole, data.split, without=without, holds=holds)
+        dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
         reason = f"else no image in {' and '.join(without)} would hold foreground"
-        changed = {name: getattr(drawn, name) for name in REDRAWN}
+        changed = {name: getattr(drawn, name) for name in RESPLIT}
         if drawn is not data.split:
-            kept = [one for one in settings if one.key.rpartition(".")[2] not in REDRAWN]
+            kept = [one for one in settings if one.key.rpartition(".")[2] not in RESPLIT]
             settings = kept + [
                 Setting(key=f"data.split.{name}", value=value, reason=reason)
                 for name, value in changed.items()
@@ -251,6 +252,7 @@ def _plain(value: object) -> object:
 def _commented(recipe: Recipe, drawn: Plan) -> str:
     """YAML of what differs from the defaults, and why."""
     why = {one.key: one.reason for one in drawn.settings}
+    why["model.encoder"] = why["model.name"]
     lines = [
         "# A plan by `binseg plan`: change anything, then run `binseg train` with this file.",
         *(f"# Note: {warning}" for warning in drawn.warnings),

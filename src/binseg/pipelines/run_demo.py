@@ -1,19 +1,17 @@
 """The whole path on images made on the spot: train, score, and set Otsu's method beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.config import Recipe, load_recipe
 from binseg.data.otsu import otsu_dice
 from binseg.evaluation.origin import Origin, choose_data, data_config
-from binseg.inference import load
-from binseg.inference.files import predict_files
-from binseg.inference.outputs import OutputKinds
+from binseg.inference import PredictOptions, load
+from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path, photo_path
 from binseg.metrics import report_as_dict
 from binseg.pipelines.evaluate_model import evaluate
 from binseg.pipelines.train_model import train
-from binseg.postprocess import PostProcessing
 from binseg.progress import SILENT, Progress
 from binseg.types import Report
 
@@ -59,15 +57,19 @@ def demo(
         progress: told how far it is.
     """
     trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
-    folder, kinds = trained.folder, OutputKinds(overlay=True)
+    folder, options = trained.folder, PredictOptions(outputs=("overlay",))
     report = evaluate(folder, split="test", out=folder / "test", progress=progress)
     predictor = load(folder)
     origin = Origin.of(predictor)
     test = choose_data(data_config(origin), split="test", origin=origin)
     image = test.records[0].image_path
-    predicted = predict_files(predictor, [image], out=folder / "predicted", kinds=kinds)
-    built_in = load(default_bundle_path()).with_postprocessing(PostProcessing(largest_only=True))
-    photo = predict_files(built_in, [photo_path()], out=folder / "photo", kinds=kinds)
+    predicted = predict_files(predictor, [image], out=folder / "predicted", options=options)
+    photo = predict_files(
+        load(default_bundle_path()),
+        [photo_path()],
+        out=folder / "photo",
+        options=replace(options, largest_only=True),
+    )
     return DemoResult(
         folder=folder,
         report=report,

@@ -15,10 +15,10 @@ from binseg.evaluation.origin import Origin
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import score_dataset
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
-from binseg.inference import Predictor, load, verify_reference
-from binseg.inference.runtimes.torch_backend import TorchBackend
-from binseg.models.zoo import resolve_options
-from binseg.packaging import Architecture, Card, Corrections, DataFacts, Reference, write_bundle
+from binseg.inference import ModelPredictor, PredictOptions, load, verify_reference
+from binseg.inference.runtimes.torch import TorchBackend
+from binseg.models import resolve_options
+from binseg.packaging import Architecture, Card, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
 from binseg.training.devices import resolve_device
@@ -56,7 +56,7 @@ def ship(
     predictor = in_memory(recipe, backend, tuned)
     title = f"{recipe.model.name}, validation"
     report = score_dataset(predictor, val, split="val", title=title, progress=progress)
-    reference = _reference(predictor.with_tta("none"), val_pixels)
+    reference = _reference(predictor.with_options(PredictOptions(tta="none")), val_pixels)
     tell_calibration(tuned, report, progress)
     bundle = write_bundle(
         run.bundle_path,
@@ -74,9 +74,9 @@ def ship(
     return report
 
 
-def in_memory(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
+def in_memory(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> ModelPredictor:
     """Wrap the model in memory as a predictor that works just like the one of its bundle."""
-    return Predictor(
+    return ModelPredictor(
         backend=backend,
         preprocessing=recipe.input.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
@@ -87,7 +87,7 @@ def in_memory(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None)
     )
 
 
-def _reference(predictor: Predictor, pixels: PixelCache) -> Reference:
+def _reference(predictor: ModelPredictor, pixels: PixelCache) -> Reference:
     """Take the validation inputs with the most foreground: an empty mask would test little."""
     shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
     rows = np.argsort(shares, kind="stable")[::-1][:NUM_REFERENCE]
@@ -105,15 +105,19 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
     return Card(
         name=recipe.model.name,
         architecture=Architecture(
-            name=recipe.model.name,
-            options=resolve_options(recipe.model.name, recipe.model.options),
+            decoder=recipe.model.decoder,
+            encoder=recipe.model.encoder,
+            options=resolve_options(
+                recipe.model.decoder, recipe.model.encoder, recipe.model.options
+            ),
             in_channels=recipe.input.channels,
+            out_channels=recipe.model.out_channels,
         ),
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,
         threshold=tuned.threshold,
         tta=tuned.tta,
-        postprocess=Corrections(**tuned.postprocessing.as_dict()),  # type: ignore[arg-type]
+        postprocess=tuned.postprocessing,
         border=dataset.rule.border or "none",
         data=DataFacts(
             kind=dataset.kind,

@@ -7,7 +7,7 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
-from binseg.data.patches import draw_places
+from binseg.data.patches import sample_places
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.whole_images import WholeImages, open_images
@@ -15,7 +15,7 @@ from binseg.errors import DataError
 from binseg.imageio import write_rgb
 from binseg.progress import SILENT, Progress
 from binseg.report import for_display, overlay
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Record
 
@@ -87,7 +87,7 @@ def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> 
     cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
     size = recipe.input.size
     margin = round(size * (context - 1) / 2)
-    places_N3 = draw_places(
+    places_N3 = sample_places(
         cache, size=size, num=1, foreground=1.0, seed=recipe.train.seed, epoch=0
     )
     places_N3[:, 1:] -= margin

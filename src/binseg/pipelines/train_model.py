@@ -7,24 +7,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from binseg.config import Recipe
 from binseg.config.recipe import OptimizerConfig, PatchConfig
-from binseg.data.cache import PixelCache
+from binseg.data.cache import PixelCache, open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset, counted, name_some
-from binseg.data.pixels import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
 from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
-from binseg.models.weights import load_encoder_weights
-from binseg.models.zoo import build_model, resolve_options
+from binseg.models import build_model, create_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds
 from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
@@ -177,8 +174,8 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse unknown names and options, and absent devices, before a single file is read."""
-    resolve_options(recipe.model.name, recipe.model.options)
-    check_model(lambda: _network(recipe), recipe)
+    resolve_options(recipe.model.decoder, recipe.model.encoder, recipe.model.options)
+    check_model(lambda: create_model(**recipe.model.arguments()), recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
     ranks_of(recipe)
 
@@ -246,7 +243,7 @@ def _run(
     )
     _check_foreground(train_pixels, "train")
     _check_foreground(val_pixels, "val")
-    model = _build(recipe, progress)
+    model = build_model(recipe, progress=progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
         return _train_andship(
@@ -343,25 +340,6 @@ def _check_foreground(pixels: PixelCache | ImageCache, split: str) -> None:
         )
 
 
-def _build(recipe: Recipe, progress: Progress) -> nn.Module:
-    """Build the network; its first weights follow from the seed alone."""
-    model = _network(recipe)
-    if recipe.model.encoder_weights is not None:
-        num = load_encoder_weights(
-            model, recipe.model.encoder_weights, sha256=recipe.model.encoder_sha256
-        )
-        progress.say(f"encoder weights: {num} tensors from {recipe.model.encoder_weights}")
-    return model
-
-
-def _network(recipe: Recipe) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
-        return build_model(
-            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-        )
-
-
 def _tell_others(
     group: ProcessGroup, recipe: Recipe, dataset: Dataset, *, resume: bool, seconds: float | None
 ) -> None:
@@ -405,7 +383,9 @@ def join_training(ranks: Ranks, *, device: str = "auto") -> None:
             )
         with suppress(StoppedError):  # rank 0 tells it
             fit(
-                _network(recipe),  # DDP begins by giving all ranks the weights of rank 0
+                create_model(
+                    in_channels=recipe.input.channels, **recipe.model.arguments()
+                ),  # DDP begins by giving all ranks the weights of rank 0
                 recipe=recipe,
                 train=open_training_pixels(dataset.of_split("train"), dataset.rule, recipe),
                 val=None,

@@ -20,16 +20,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.patches import draw_places, patches_per_epoch
+from binseg.data.patches import patches_per_epoch, sample_places
 from binseg.data.whole_images import ImageCache, WholeImages
 from binseg.progress import SILENT, Progress
+from binseg.types import IGNORE
 
-__all__ = ["IGNORE", "Batch", "Batches", "EpochPatches", "EpochRows", "Shares", "build_batches"]
+__all__ = ["Batch", "Batches", "EpochPatches", "EpochRows", "Shares", "build_batches"]
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
-IGNORE = 2
-"""The target value of pixels that count neither for nor against."""
 COPIED_ROWS = 256
 """Rows of a file that are copied to memory at a time."""
 GPU_SHARE = 0.25
@@ -345,7 +344,7 @@ class EpochPatches(_EpochSampler):
         """Give the epoch's places by batch."""
         size = self._size_of(epoch)
         margin = round(size * (self._context - 1) / 2)
-        places_N3 = draw_places(
+        places_N3 = sample_places(
             self._cache,
             size=size,
             num=self._num,

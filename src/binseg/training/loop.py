@@ -56,7 +56,7 @@ from binseg.training.loggers import COLUMNS, EpochLog, Logger, running_loggers
 from binseg.training.optim import MovingAverage, build_optimizer, build_schedule
 from binseg.training.step import TrainingStep, encoder_of, supervised
 from binseg.training.validation import ValidationScores, thinned, validate
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 
 __all__ = ["FitResult", "fit"]
 

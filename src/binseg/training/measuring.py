@@ -30,7 +30,7 @@ from binseg.training.devices import (
 from binseg.training.distributed import ALONE
 from binseg.training.optim import build_optimizer
 from binseg.training.step import TrainingStep, encoder_of, supervised
-from binseg.transforms.augment import build_augment
+from binseg.transforms.augmentation import build_augment
 
 __all__ = [
     "PHASES",

@@ -38,7 +38,6 @@ LOCK_SECONDS = 30.0
 PACKAGES = (
     "binseg",
     "imagecodecs",
-    "kornia",
     "lightning-fabric",
     "numpy",
     "pillow",

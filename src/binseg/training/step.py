@@ -15,11 +15,12 @@ from binseg.errors import UsageError
 from binseg.losses import BatchCounts, Loss
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
-from binseg.training.batches import IGNORE, Batch
+from binseg.training.batches import Batch
 from binseg.training.clock import Clock
 from binseg.training.devices import compiled
 from binseg.training.distributed import ALONE, ProcessGroup
-from binseg.transforms.augment import Augment, generator_for
+from binseg.transforms.augmentation import Augment, generator_for
+from binseg.types import IGNORE
 
 __all__ = ["Tensors", "TrainingStep", "check_model", "supervised"]
 

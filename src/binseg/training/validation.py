@@ -11,10 +11,10 @@ from torch import nn
 from binseg import metrics
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss
-from binseg.types import Counts
+from binseg.types import IGNORE, Counts
 
 __all__ = ["LEAST_TILES", "ValidationScores", "thinned", "validate"]
 
@@ -71,7 +71,7 @@ def validate(
     `between` is called between two chunks of inputs, and may raise.
     """
     assert cache is not None, "rank 0 validates"
-    predictor = Predictor(
+    predictor = ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
         preprocessing=recipe.input.preprocessing(),
         threshold=THRESHOLD,
@@ -91,7 +91,7 @@ def validate(
         for row, probability_HW, target_HW in zip(
             cache.record_of_N[rows], probability_NHW, targets_NHW, strict=True
         ):
-            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
+            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != IGNORE)
             counts[int(row)].append(counted)
     images = [metrics.pool(of_image) for of_image in counts.values()]
     whole = metrics.pool(images)
@@ -116,4 +116,6 @@ def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> f
     probability = torch.from_numpy(probability_NHW)[:, None]
     targets = torch.from_numpy(targets_NHW)[:, None]
     with torch.no_grad():
-        return float(loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != 2))
+        return float(
+            loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != IGNORE)
+        )
