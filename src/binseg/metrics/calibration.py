@@ -38,7 +38,7 @@ class Reliability:
     """Sums over the valid pixels of one image, by bin of probability where B says so."""
 
     errors_E: Float64[np.ndarray, " E"]
-    """Of each probability metric, in the order of the registry."""
+    """One sum for each probability metric, in the order of the registry."""
     num_B: Float64[np.ndarray, " B"]
     probability_B: Float64[np.ndarray, " B"]
     true_B: Float64[np.ndarray, " B"]

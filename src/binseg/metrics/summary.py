@@ -5,7 +5,6 @@ batch can change it; sums over probabilities come ready from the loop that saw t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -33,7 +32,7 @@ from binseg.metrics.slices import slice_images
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Counts, Figure, ImageScores, Report, Size
 
-__all__ = ["assemble", "summarise"]
+__all__ = ["summarise"]
 
 
 def summarise(
@@ -44,7 +43,12 @@ def summarise(
     split: str,
     threshold: float,
     border: str,
+    rule: OutlineRule | None = None,
+    reliabilities: Sequence[Reliability] = (),
+    tally: ProbabilityTally | None = None,
+    by: Iterable[str] = (),
     notes: Sequence[str] = (),
+    num_resamples: int = NUM_RESAMPLES,
 ) -> Report:
     """Average the scores over images, pool the counts, and say the rules that were used.
 
@@ -55,10 +59,17 @@ def summarise(
         split: the part of the data that was scored.
         threshold: the probability above which a pixel was called foreground.
         border: what became of the border class, or "none".
+        rule: by which outlines were measured.
+        reliabilities: of the images with a valid pixel, in their order; none leaves calibration
+            out.
+        tally: of the same images; None leaves the sweep out.
+        by: columns to slice by.
         notes: further sentences to be read with the numbers.
+        num_resamples: of the bootstrap; 0 leaves all intervals out.
 
     Raises:
         DataError: there is no image with a valid pixel.
+        UsageError: no image has such a column.
     """
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
@@ -67,7 +78,6 @@ def summarise(
             f"nothing to score in split {split!r}: {len(images)} images, none with a pixel that "
             "isn't ignored; check the masks and the option `ignore`"
         )
-    total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
     mean: dict[Size, dict[str, float]] = {
         size: {
             name: float(np.mean([one.scores[size][name] for one in kept]))
@@ -75,10 +85,14 @@ def summarise(
         }
         for size, kept in scored.items()
     }
-    first = next(iter(scored))
-    counts, whole = [one.counts[first] for one in scored[first]], total[first]
+    total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
+    kept = scored["original"]
+    counts, groups = [one.counts["original"] for one in kept], group_labels(kept)
     num_empty, num_ignored = sum(map(_is_empty, counts)), len(images) - len(counts)
-    background = (whole.fp + whole.tn) / whole.num_valid
+    num_missed = sum(one.fn > 0 and one.tp == 0 for one in counts)
+    num_false_alarms = sum(one.fp > 0 and _is_empty(one) for one in counts)
+    outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
+    rule = rule or OutlineRule()
     return Report(
         title=title,
         bundle_id=bundle_id,
@@ -88,23 +102,29 @@ def summarise(
         images=tuple(images),
         mean=mean,
         pooled={size: score_all(each) for size, each in total.items()},
+        intervals=report_intervals(images, num_resamples=num_resamples) if num_resamples else {},
+        resampled="image" if groups is None else "group",
         num_empty_truth=num_empty,
-        num_missed=sum(one.fn > 0 and one.tp == 0 for one in counts),
-        num_false_alarms=sum(one.fp > 0 and _is_empty(one) for one in counts),
+        num_missed=num_missed,
+        num_false_alarms=num_false_alarms,
+        outline=outline,
+        tolerance=rule.tolerance,
+        unit="px" if rule.spacing is None else "mm",
+        spacing=None if rule.spacing is None else rule.steps,
+        objects=objects,
+        calibration=summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
+        if reliabilities
+        else None,
+        sweep=tally.sweep() if tally is not None else None,
+        slices=slice_images(images, by=by, num_resamples=num_resamples),
         notes=(
-            f"{EMPTY_RULE} "
-            + (
-                f"{num_empty} of {len(counts)} images have an empty truth and are in the means."
-                if num_empty
-                else f"None of the {len(counts)} images has an empty truth."
-            ),
-            "Accuracy misleads: a prediction without any foreground would score "
-            f"{background:.3f} here; read Dice or IoU.",
-            *(
-                [f"{num_ignored} of the images have only ignored pixels and are in no average."]
-                if num_ignored
-                else []
-            ),
+            _tell_empty(num_empty, len(counts)),
+            _warn_of_accuracy(total["original"]),
+            *_tell_ignored(num_ignored),
+            *([_tell_missed(num_missed, num_false_alarms)] if outline else []),
+            *([OBJECT_RULE] if objects else []),
+            *([CALIBRATION_RULE] if reliabilities else []),
+            *_warn_of_few(kept, num_resamples),
             *notes,
         ),
     )
@@ -114,69 +134,30 @@ def _is_empty(counts: Counts) -> bool:
     return counts.tp + counts.fn == 0
 
 
-def assemble(
-    report: Report,
-    *,
-    rule: OutlineRule | None = None,
-    reliabilities: Sequence[Reliability] = (),
-    tally: ProbabilityTally | None = None,
-    by: Iterable[str] = (),
-    num_resamples: int = NUM_RESAMPLES,
-) -> Report:
-    """Add to a report all that follows from its images, with 95% intervals.
+def _tell_empty(num_empty: int, num: int) -> str:
+    told = f"None of the {num} images has an empty truth."
+    if num_empty:
+        told = f"{num_empty} of {num} images have an empty truth and are in the means."
+    return f"{EMPTY_RULE} {told}"
 
-    Args:
-        report: what `summarise` gave.
-        rule: by which the outlines of its images were measured.
-        reliabilities: of its images with a valid pixel, in their order; none leaves calibration
-            out.
-        tally: of the same images; None leaves the sweep out.
-        by: columns to slice by.
-        num_resamples: of the bootstrap; 0 leaves all intervals out.
 
-    Raises:
-        UsageError: no such column.
-    """
-    rule = rule or OutlineRule()
-    scored = scored_images(report.images, "original")
-    groups = group_labels(scored)
-    outline, objects = (
-        _outline_figures(scored, num_resamples),
-        _object_figures(scored, num_resamples),
+def _warn_of_accuracy(total: Counts) -> str:
+    share = (total.fp + total.tn) / total.num_valid
+    return (
+        f"Accuracy misleads: a prediction without any foreground would score {share:.3f} here; "
+        "read Dice or IoU."
     )
-    calibration = (
-        summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
-        if reliabilities
-        else None
-    )
-    labels = group_labels(report.images)
-    by_id = (
-        None if labels is None else {o.id: g for o, g in zip(report.images, labels, strict=True)}
-    )
-    intervals = report_intervals(report, groups=by_id, num_resamples=num_resamples)
-    missed = (
-        f"Such images: {report.num_missed} with an object of which nothing was found, "
-        f"{report.num_false_alarms} without an object in which something was found."
-    )
-    return replace(
-        report,
-        intervals=intervals if num_resamples else {},
-        resampled="image" if groups is None else "group",
-        outline=outline,
-        tolerance=rule.tolerance,
-        unit="px" if rule.spacing is None else "mm",
-        spacing=None if rule.spacing is None else rule.steps,
-        objects=objects,
-        calibration=calibration,
-        sweep=tally.sweep() if tally is not None else None,
-        slices=slice_images(report.images, by=by, num_resamples=num_resamples),
-        notes=(
-            *report.notes,
-            *([f"{OUTLINE_RULE} {missed}"] if outline else []),
-            *([OBJECT_RULE] if objects else []),
-            *([CALIBRATION_RULE] if calibration else []),
-            *_warn_of_few(scored, num_resamples),
-        ),
+
+
+def _tell_ignored(num: int) -> list[str]:
+    return [f"{num} of the images have only ignored pixels and are in no average."] if num else []
+
+
+def _tell_missed(num_missed: int, num_false_alarms: int) -> str:
+    """Count the images that the rule for empty masks decided."""
+    return (
+        f"{OUTLINE_RULE} Such images: {num_missed} with an object of which nothing was found, "
+        f"{num_false_alarms} without an object in which something was found."
     )
 
 
