@@ -42,7 +42,7 @@ from binseg.training.fit import fit
 from PIL import Image
 
 from binseg.cli import app
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import BinsegError

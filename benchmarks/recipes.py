@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 from binseg.training.precision import resolve_device, resolve_precision
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.data.cache import open_cache
 from binseg.data.sources import open_dataset

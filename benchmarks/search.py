@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from binseg.training.fit import fit
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.data.cache import open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset

@@ -33,7 +33,7 @@ from PIL import Image, ImageEnhance
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.data.cache import PixelCache, open_cache
 from binseg.data.dataset import Dataset as WholeImages

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-from binseg.config import DataConfig, Recipe, closest, load_recipe
+from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset as open_records
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_on_files
 from binseg.inference.opening import open_model
@@ -322,7 +322,7 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
             if len(homes) != 1:
                 places = [f"{one}__{name}" for one in homes]
                 known = {key for names in fields.values() for key in names}
-                hint = f"give one of {', '.join(places)}" if homes else closest(name, known)
+                hint = f"give one of {', '.join(places)}" if homes else suggest(name, known)
                 raise UsageError(f"there is no setting {name!r}: {hint}")
             section = homes[0]
         sections.setdefault(section, {})[key] = value

@@ -20,8 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from binseg.config.names import closest
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
 __all__ = ["LOSSES", "BatchCounts", "Knob", "Loss", "LossEntry", "build_loss"]
 
@@ -303,7 +302,7 @@ class LossEntry:
         """
         for name in options:
             if name not in self.knobs:
-                known = closest(name, self.knobs) if self.knobs else "it has none"
+                known = suggest(name, self.knobs) if self.knobs else "it has none"
                 raise UsageError(f"loss {self.name} has no option {name!r}; {known}")
         checked = {
             name: knob.check(options.get(name, knob.default), loss=self.name, name=name)
@@ -439,5 +438,5 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
     0.0
     """
     if name not in LOSSES:
-        raise UsageError(f"unknown loss {name!r}; {closest(name, LOSSES)}")
+        raise UsageError(f"unknown loss {name!r}; {suggest(name, LOSSES)}")
     return LOSSES[name].build(options or {})

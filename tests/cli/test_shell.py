@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.progress import LiveProgress, PlainProgress
+from binseg.cli.console import LiveProgress, PlainProgress
 from binseg.cli.shell import Shell
 from binseg.errors import DataError, MissingExtraError, StoppedError, UsageError
 
@@ -210,7 +210,7 @@ def test_plain_progress_tells_long_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a log, long work says how far it is, now and then."""
-    monkeypatch.setattr("binseg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("binseg.cli.console.SECONDS_BETWEEN_LINES", 0.0)
     with PlainProgress().task("counting", total=2) as task:
         task.advance(1, loss=0.25)
     assert "counting: 1/2" in capsys.readouterr().err

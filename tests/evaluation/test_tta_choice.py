@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import binseg
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset

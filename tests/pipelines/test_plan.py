@@ -32,7 +32,7 @@ def test_the_commented_file_is_the_recipe(planned: PlanResult, tmp_path: Path) -
     write_plan(planned, path)
     assert load_recipe(path) == planned.recipe
     assert "# " in path.read_text("utf-8")
-    with pytest.raises(UsageError, match="there is such a file"):
+    with pytest.raises(UsageError, match="this file exists"):
         write_plan(planned, path)
     with pytest.raises(UsageError, match=r"ends in \.yaml"):
         write_plan(planned, tmp_path / "my.txt")

@@ -12,9 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from binseg.config.names import closest
 from binseg.config.recipe import Recipe
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
 __all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
 
@@ -82,7 +81,8 @@ def recipe_text(source: str | Path) -> str:
         shipped = _shipped()
         if name not in shipped:
             raise UsageError(
-                f"unknown recipe {name!r}: {closest(name, shipped)} (or a path ending in .yaml)"
+                f"unknown recipe {name!r}: {suggest(name, recipe_names())} "
+                "(or a path ending in .yaml)"
             )
         return shipped[name].read_text("utf-8")
     path = Path(name)
@@ -208,7 +208,7 @@ def _describe(detail: ErrorDetails) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         accepted = _fields_at(detail["loc"][:-1])
-        return f"{where}: unknown key; {closest(str(detail['loc'][-1]), accepted)}"
+        return f"{where}: unknown key; {suggest(str(detail['loc'][-1]), accepted)}"
     if detail["type"] == "value_error":
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
@@ -216,7 +216,7 @@ def _describe(detail: ErrorDetails) -> str:
         choices = (
             str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
         )
-        hint = closest(str(detail["input"]), choices.split(", "))
+        hint = suggest(str(detail["input"]), choices.split(", "))
         return f"{where}: got {detail['input']!r}; {hint}"
     return f"{where}: {message} (got {detail['input']!r})"
 

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy import stats
 
-from binseg.config import closest
-from binseg.errors import DataError, UsageError
+from binseg.errors import DataError, UsageError, suggest
 from binseg.metrics.bootstrap import LEAST_UNITS, interval_of, resampled_sums, sum_groups
 from binseg.metrics.registry import METRICS, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.types import Interval
@@ -222,7 +221,7 @@ def compare(
     """
     names = [metric.name for metric in COMPARED]
     if score not in names:
-        raise UsageError(f"unknown score {score!r}: {closest(score, names)}")
+        raise UsageError(f"unknown score {score!r}: {suggest(score, names)}")
     a, b = (_read(_find(Path(run), split)) for run in (run_a, run_b))
     _check_same(a, b)
     ids = [id_ for id_, line in a.images.items() if line.num_valid]

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from binseg.config import DataConfig, Recipe, closest, load_recipe
+from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
-from binseg.errors import DataError, UsageError
+from binseg.errors import DataError, UsageError, suggest
 from binseg.inference import Predictor
 from binseg.packaging import Card
 from binseg.progress import SILENT, Progress
@@ -63,7 +63,7 @@ def check_split_name(split: str) -> None:
     >>> check_split_name("val")
     """
     if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}: {closest(split, list(SPLITS))}")
+        raise UsageError(f"unknown split {split!r}: {suggest(split, list(SPLITS))}")
 
 
 def data_config(

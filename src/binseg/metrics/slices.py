@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from binseg.config.names import closest
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 from binseg.metrics.bootstrap import NUM_RESAMPLES, bootstrap_interval, group_labels
 from binseg.metrics.counts import scored_images
 from binseg.types import Counts, Figure, ImageScores, Slice
@@ -68,7 +67,7 @@ def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
     known = {*names, BY_SIZE, BY_SHARE}
     for name in asked:
         if name not in known:
-            raise UsageError(f"no image has a column {name!r} to slice by: {closest(name, known)}")
+            raise UsageError(f"no image has a column {name!r} to slice by: {suggest(name, known)}")
 
 
 def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int) -> Slice:

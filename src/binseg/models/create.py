@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from binseg.config.names import closest
 from binseg.config.networks import Option
 from binseg.config.recipe import Recipe
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 from binseg.models.blocks import he_initialise, initialise_head
 from binseg.models.decoders.context import FPNDecoder, MLPDecoder, PyramidPoolingDecoder
 from binseg.models.decoders.unet_family import UNetDecoder, UNetPlusPlusDecoder, UNetStyle
@@ -402,7 +401,7 @@ def resolve_options(
         ("decoder", decoder, [*DECODERS, KERAS]),
     ):
         if name not in known:
-            raise UsageError(f"there is no {what} {name}; {closest(name, known)}")
+            raise UsageError(f"there is no {what} {name}; {suggest(name, known)}")
     if decoder == KERAS:
         if encoder != "unet":
             raise UsageError(f"{KERAS} is a whole U-Net: its encoder is unet, not {encoder}")

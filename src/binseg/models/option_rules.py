@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from binseg.config.names import closest
 from binseg.config.networks import Option
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
 __all__ = ["OPTIONS", "OptionRule", "resolve"]
 
@@ -162,6 +161,6 @@ def resolve(
     resolved = dict(defaults)
     for name, value in options.items():
         if name not in defaults:
-            raise UsageError(f"{network} has no option {name}; {closest(name, defaults)}")
+            raise UsageError(f"{network} has no option {name}; {suggest(name, defaults)}")
         resolved[name] = _check(network, name, value)
     return resolved

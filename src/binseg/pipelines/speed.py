@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from binseg.autoconfig import Machine
-from binseg.autoconfig.resolution import THICK_OPTIONS
+from binseg.autoconfig import THICK_OPTIONS, Machine
 from binseg.config import Recipe, load_recipe
 from binseg.data.cache import PixelCache
 from binseg.models import build_model

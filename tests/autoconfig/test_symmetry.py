@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from binseg.autoconfig.orientation import measure_symmetry
+from binseg.autoconfig.fingerprint import measure_symmetry
 
 
 def noise(num: int, seed: int) -> np.ndarray:
