@@ -4,7 +4,8 @@ Everything that follows from single images is computed from them here, so that n
 batch can change it; sums over probabilities come ready from the loop that saw them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -78,87 +79,84 @@ def summarise(
             f"nothing to score in split {split!r}: {len(images)} images, none with a pixel that "
             "isn't ignored; check the masks and the option `ignore`"
         )
-    mean: dict[Size, dict[str, float]] = {
-        size: {
-            name: float(np.mean([one.scores[size][name] for one in kept]))
-            for name in kept[0].scores[size]
-        }
-        for size, kept in scored.items()
-    }
     total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
     kept = scored["original"]
-    counts, groups = [one.counts["original"] for one in kept], group_labels(kept)
-    num_empty, num_ignored = sum(map(_is_empty, counts)), len(images) - len(counts)
-    num_missed = sum(one.fn > 0 and one.tp == 0 for one in counts)
-    num_false_alarms = sum(one.fp > 0 and _is_empty(one) for one in counts)
+    groups = group_labels(kept)
     outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
+    calibration = None
+    if reliabilities:
+        calibration = summarise_calibration(
+            reliabilities, groups=groups, num_resamples=num_resamples
+        )
     rule = rule or OutlineRule()
-    return Report(
+    report = Report(
         title=title,
         bundle_id=bundle_id,
         split=split,
         threshold=threshold,
         border=border,
         images=tuple(images),
-        mean=mean,
+        mean={size: _means(each, size) for size, each in scored.items()},
         pooled={size: score_all(each) for size, each in total.items()},
         intervals=report_intervals(images, num_resamples=num_resamples) if num_resamples else {},
         resampled="image" if groups is None else "group",
-        num_empty_truth=num_empty,
-        num_missed=num_missed,
-        num_false_alarms=num_false_alarms,
+        num_empty_truth=sum(_is_empty(one) for one in kept),
+        num_missed=sum(_is_missed(one) for one in kept),
+        num_false_alarms=sum(_is_false_alarm(one) for one in kept),
         outline=outline,
         tolerance=rule.tolerance,
         unit="px" if rule.spacing is None else "mm",
         spacing=None if rule.spacing is None else rule.steps,
         objects=objects,
-        calibration=summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
-        if reliabilities
-        else None,
+        calibration=calibration,
         sweep=tally.sweep() if tally is not None else None,
         slices=slice_images(images, by=by, num_resamples=num_resamples),
-        notes=(
-            _tell_empty(num_empty, len(counts)),
-            _warn_of_accuracy(total["original"]),
-            *_tell_ignored(num_ignored),
-            *([_tell_missed(num_missed, num_false_alarms)] if outline else []),
-            *([OBJECT_RULE] if objects else []),
-            *([CALIBRATION_RULE] if reliabilities else []),
-            *_warn_of_few(kept, num_resamples),
-            *notes,
-        ),
     )
+    few = _warn_of_few(kept, num_resamples)
+    return replace(report, notes=(*_rules(report, total["original"], len(kept)), *few, *notes))
 
 
-def _is_empty(counts: Counts) -> bool:
-    return counts.tp + counts.fn == 0
+def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
+    names = images[0].scores[size]
+    return {name: float(np.mean([one.scores[size][name] for one in images])) for name in names}
 
 
-def _tell_empty(num_empty: int, num: int) -> str:
-    told = f"None of the {num} images has an empty truth."
-    if num_empty:
-        told = f"{num_empty} of {num} images have an empty truth and are in the means."
-    return f"{EMPTY_RULE} {told}"
+def _is_empty(one: ImageScores) -> bool:
+    return one.counts["original"].tp + one.counts["original"].fn == 0
 
 
-def _warn_of_accuracy(total: Counts) -> str:
-    share = (total.fp + total.tn) / total.num_valid
-    return (
-        f"Accuracy misleads: a prediction without any foreground would score {share:.3f} here; "
-        "read Dice or IoU."
+def _is_missed(one: ImageScores) -> bool:
+    return one.counts["original"].fn > 0 and one.counts["original"].tp == 0
+
+
+def _is_false_alarm(one: ImageScores) -> bool:
+    return one.counts["original"].fp > 0 and _is_empty(one)
+
+
+def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
+    """Say the rules behind the figures, and how many images they decided."""
+    empty = f"None of the {num_scored} images has an empty truth."
+    if report.num_empty_truth:
+        empty = (
+            f"{report.num_empty_truth} of {num_scored} images have an empty truth and are in the "
+            "means."
+        )
+    yield f"{EMPTY_RULE} {empty}"
+    yield (
+        "Accuracy misleads: a prediction without any foreground would score "
+        f"{(total.fp + total.tn) / total.num_valid:.3f} here; read Dice or IoU."
     )
-
-
-def _tell_ignored(num: int) -> list[str]:
-    return [f"{num} of the images have only ignored pixels and are in no average."] if num else []
-
-
-def _tell_missed(num_missed: int, num_false_alarms: int) -> str:
-    """Count the images that the rule for empty masks decided."""
-    return (
-        f"{OUTLINE_RULE} Such images: {num_missed} with an object of which nothing was found, "
-        f"{num_false_alarms} without an object in which something was found."
-    )
+    if num_ignored := len(report.images) - num_scored:
+        yield f"{num_ignored} of the images have only ignored pixels and are in no average."
+    if report.outline:
+        yield (
+            f"{OUTLINE_RULE} Such images: {report.num_missed} with an object of which nothing was "
+            f"found, {report.num_false_alarms} without an object in which something was found."
+        )
+    if report.objects:
+        yield OBJECT_RULE
+    if report.calibration:
+        yield CALIBRATION_RULE
 
 
 def _warn_of_few(images: Sequence[ImageScores], num_resamples: int) -> list[str]:
