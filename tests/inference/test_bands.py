@@ -209,7 +209,7 @@ def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:
         model(resize="stretch").with_options(half)
     for wrong in ({"scale": 0.0}, {"tile": 8}, {"overlap": 0.95}):
         with pytest.raises(UsageError, match="give"):
-            PredictOptions(**wrong)  # type: ignore[arg-type]
+            PredictOptions(**wrong)
 
 
 def test_odd_pixels_are_refused_where_they_are(tmp_path: Path) -> None:
