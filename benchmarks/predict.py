@@ -30,17 +30,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-
-from binseg.export import LIMITS, core_onnx, prove, quantise
-from binseg.imageio import IMAGE_SUFFIXES, read_image
-from binseg.inference import Predictor, load
 from binseg.inference.files import predict_files
-from binseg.inference.runtimes import Backend, computes_bf16
 from binseg.inference.runtimes.onnx_backend import onnx_backend
 from binseg.inference.runtimes.openvino_backend import openvino_backend
 from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
+from PIL import Image
+
+from binseg.imageio import IMAGE_SUFFIXES, read_image
+from binseg.inference import Predictor, load
+from binseg.inference.runtimes import Backend, computes_bf16
 from binseg.packaging import read_bundle
+from binseg.packaging.exporting import core_onnx, quantise
+from binseg.packaging.proof import LIMITS, prove
 from binseg.pipelines.export_model import export_model
 from binseg.pipelines.proof_images import ProofImages, find_images
 from binseg.progress import SILENT
@@ -189,8 +190,7 @@ def runtimes(run: Path, shape: Preprocessing, inputs: list[np.ndarray]) -> dict[
     bundle = read_bundle(run)
     network = load_network(bundle).eval()
     data = core_onnx(network, shape)
-    ends = convolutions(data)
-    in_int8 = quantise(data, inputs[:16], name="inputs", kept=[ends[0], ends[-1]])
+    in_int8 = quantise(data, inputs[:16], name="inputs")
     last = torch.channels_last
     turned = load_network(bundle).eval().to(memory_format=last)  # type: ignore[call-overload]
     found: dict[str, Backend] = {
@@ -205,14 +205,6 @@ def runtimes(run: Path, shape: Preprocessing, inputs: list[np.ndarray]) -> dict[
     if computes_bf16():
         found["openvino bf16"] = openvino_backend(data, precision="bf16", name="network")
     return found
-
-
-def convolutions(data: bytes) -> list[str]:
-    """Names of the convolutions, in order."""
-    import onnx
-
-    nodes = onnx.load_from_string(data).graph.node
-    return [node.name for node in nodes if node.op_type == "Conv"]
 
 
 def cold_start(scratch: Path, *, repeats: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ import binseg
 from binseg.errors import BundleError, ImageError, TrainingError, UsageError
 from binseg.inference import ModelPredictor, load, sigmoid, verify_reference
 from binseg.inference.runtimes.torch import TorchBackend
-from binseg.models.zoo import build_model
+from binseg.models import create_model
 from binseg.packaging import (
     Architecture,
     Bundle,
@@ -69,7 +69,7 @@ def photo(height: int = 16, width: int = 16) -> np.ndarray:
 
 def bundle(folder: Path, *, reference_shift: float = 0.0) -> Bundle:
     torch.manual_seed(0)
-    model = build_model("unet", options=OPTIONS).eval()
+    model = create_model("unet", encoder="unet", **OPTIONS).eval()
     inputs = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     maker = predictor(TorchBackend(model))
     probability = np.clip(maker.probability_of_inputs(inputs) + np.float32(reference_shift), 0, 1)
@@ -77,7 +77,7 @@ def bundle(folder: Path, *, reference_shift: float = 0.0) -> Bundle:
         folder,
         card=Card(
             name="<tiny>",
-            architecture=Architecture(name="unet", options=OPTIONS),
+            architecture=Architecture(decoder="unet", encoder="unet", options=OPTIONS),
             preprocessing=PLAIN,
             threshold=Threshold(value=0.3),
         ),
@@ -216,7 +216,7 @@ def test_the_batch_size_only_saves_time(tmp_path: Path, batch_size: int) -> None
     """Tiles computed one at a time or all at once give one answer, up to float32's last bits."""
     image = photo(50, 40)
     torch.manual_seed(0)
-    model = build_model("unet", options=OPTIONS).eval()
+    model = create_model("unet", encoder="unet", **OPTIONS).eval()
     answers = [
         predictor(TorchBackend(model), batch_size=size, resize="tile").predict(image).probability
         for size in (8, batch_size)
@@ -283,7 +283,7 @@ def test_loading_gives_the_model_back(tmp_path: Path) -> None:
     made = bundle(tmp_path / "run" / "bundle")
     image = photo(30, 20)
     torch.manual_seed(0)
-    live = predictor(TorchBackend(build_model("unet", options=OPTIONS).eval()))
+    live = predictor(TorchBackend(create_model("unet", encoder="unet", **OPTIONS).eval()))
     for path in (made.path, tmp_path / "run", str(pack_zip(made, tmp_path / "m.zip"))):
         model = binseg.load(path)
         prediction = model.predict(image)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-from binseg.errors import UsageError, training_extra_missing
+from binseg.errors import UsageError, suggest, training_extra_missing
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_on_files
 from binseg.inference.opening import open_model
@@ -319,7 +319,7 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
     >>> _sections("folder", {"epochs": 3, "model__name": "unet"})
     {'data': {'path': 'folder'}, 'train': {'epochs': 3}, 'model': {'name': 'unet'}}
     """
-    from binseg.config import Recipe, closest
+    from binseg.config import Recipe
 
     sections: dict[str, dict[str, object]] = {}
     if data is not None:
@@ -339,7 +339,7 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
             if len(homes) != 1:
                 places = [f"{one}__{name}" for one in homes]
                 known = {key for names in fields.values() for key in names}
-                hint = f"give one of {', '.join(places)}" if homes else closest(name, known)
+                hint = f"give one of {', '.join(places)}" if homes else suggest(name, known)
                 raise UsageError(f"there is no setting {name!r}: {hint}")
             section = homes[0]
         sections.setdefault(section, {})[key] = value

@@ -1,23 +1,25 @@
 """Files as bytes: atomic writes, hashes, the cache folder, locks and downloads."""
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import filelock
 import platformdirs
 
-from binseg.errors import DataError, OutputError
-from binseg.progress import SILENT, Progress, Task
+from binseg.errors import DataError, OutputError, one_line
+from binseg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import requests  # takes long to import, and only downloads need it
@@ -49,6 +51,15 @@ _CHUNK = 1 << 18
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the answer
 _TRIES = 5  # in a row without a single new byte
 _RETRY_WAIT = 1.0  # seconds, doubled with each try
+_REASONS = {
+    "ConnectTimeout": "the server doesn't answer",
+    "Timeout": "the server doesn't answer",
+    "SSLError": "the server's certificate can't be trusted",
+    "ProxyError": "the proxy can't be reached",
+    "ChunkedEncodingError": "the line broke",
+    "ConnectionError": "the server can't be reached; is there a network?",
+}
+"""Errors of requests that another try may mend; their own texts are nests of objects."""
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
@@ -64,7 +75,7 @@ def _shown(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside `path` that becomes `path` when the block ends well.
+    """Yield a temporary file beside `path` that becomes `path` when the block ends well.
 
     Readers see the old file or the new one, never a half; missing folders are made. When the
     block fails, the temporary file goes and whatever was at `path` stays.
@@ -96,23 +107,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def publish(finished: Path, path: Path) -> None:
     """Give a finished file or folder its final name, in place of what has it; on one file system.
 
-    A folder that is replaced is gone for a moment: no system swaps two folders in one step.
+    Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
 
     Raises:
-        OutputError: the operating system refused; `finished` then stays where it is.
+        OutputError: the operating system refused; what was at `path` is still there.
     """
     final = Path(os.path.realpath(path))
     try:
         if finished.is_dir():
-            for file in finished.rglob("*"):
+            for file in (*finished.rglob("*"), finished):
                 _sync(file)
-            if final.exists():
-                old = finished.with_name(f".old-{secrets.token_hex(6)}")
-                final.replace(old)
-                finished.replace(final)
-                shutil.rmtree(old)
-            else:
-                finished.replace(final)
+            _replace_folder(finished, final)
         else:
             _refuse_special(final)
             _sync(finished)
@@ -122,8 +127,38 @@ def publish(finished: Path, path: Path) -> None:
         raise _output_error(path, error) from error
 
 
+def _replace_folder(new: Path, final: Path) -> None:
+    if not final.exists():
+        new.rename(final)
+    elif _exchange(new, final):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        aside = new.with_name(f".old-{secrets.token_hex(6)}")
+        final.rename(aside)
+        try:
+            new.rename(final)
+        except OSError:
+            aside.rename(final)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system or the file system can't."""
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    done: int = libc.renameat2(
+        here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange
+    )
+    return done == 0
+
+
 def _refuse_special(path: Path) -> None:
-    """Only plain files are replaced: a rename would swap a device or a folder for a file."""
+    """Refuse to replace what is no plain file: a rename would swap a device or a folder for it."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder")
     if path.exists() and not path.is_file():
@@ -168,15 +203,9 @@ def sha256_of(path: Path) -> str:
     Raises:
         DataError: the file can't be read.
     """
-    return _digest(path, "sha256")
-
-
-def _digest(path: Path, algorithm: Literal["sha256", "md5"]) -> str:
     try:
         with Path(path).open("rb") as handle:
-            return hashlib.file_digest(
-                handle, lambda: hashlib.new(algorithm, usedforsecurity=False)
-            ).hexdigest()
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"can't read {_shown(Path(path))}: {error.strerror or error}") from error
 
@@ -231,7 +260,7 @@ def download(
     md5: str | None = None,
     progress: Progress = SILENT,
 ) -> Path:
-    """Fetch a file, going on where an earlier try stopped, and check it before it gets its name.
+    """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
 
     Pieces gather in `path`.part. What an earlier call left there is used only where a checksum can
     prove the whole; a file that is already at `path` is checked and kept.
@@ -240,62 +269,61 @@ def download(
         url: an http or https address.
         path: where the file shall be.
         sha256: expected hash, hex.
-        md5: expected hash, hex, for old data sets that publish no better one.
+        md5: expected hash instead, for old data sets that publish no better one.
         progress: is told the bytes.
 
     Raises:
         DataError: the server refused, the line kept breaking, or the hash is wrong.
         OutputError: the disk refused; what had come stays for the next try.
     """
-    wanted: list[tuple[Literal["sha256", "md5"], str]] = []
-    if sha256 is not None:
-        wanted.append(("sha256", sha256.lower()))
-    if md5 is not None:
-        wanted.append(("md5", md5.lower()))
+    import pooch.hashes
+
+    assert sha256 is None or md5 is None, "one hash decides"
+    known = sha256 if md5 is None else f"md5:{md5}"
     part = path.with_name(path.name + ".part")
+
+    def fetch(_url: str, temporary: str, _pooch: object) -> None:
+        _fetch(url, part, label=path.name, progress=progress)
+        part.replace(temporary)
+
+    def retrieve() -> None:
+        pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=fetch)
+
+    pooch.get_logger().setLevel("WARNING")
     with locked(path, tidy=True):
         if path.exists():
-            _check_hashes(path, wanted, advice="move it away and run again to fetch it anew")
+            if not pooch.hashes.hash_matches(path, known):
+                raise DataError(
+                    f"{_shown(path)}: isn't the file of hash {known} that {url} is to give; move "
+                    "it away and run again to fetch it anew"
+                )
             return path
-        if not wanted:
+        if known is None:
             part.unlink(missing_ok=True)
         resumed = part.exists()
-        _fetch(url, part, label=path.name, progress=progress)
         try:
-            _check_hashes(part, wanted, advice=f"{url} gave something else, or the file changed")
-        except DataError:
-            part.unlink()
-            if not resumed:
-                raise
-            # The first half may have been of an older version, so once more from the start.
-            progress.say(f"{path.name}: the resumed file is wrong, fetching it from the start")
-            _fetch(url, part, label=path.name, progress=progress)
             try:
-                _check_hashes(part, wanted, advice=f"{url} gives something else")
-            except DataError:
-                part.unlink()
-                raise
-        try:
-            _sync(part)
-            part.replace(path)
+                retrieve()
+            except ValueError:
+                if not resumed:
+                    raise
+                # The first half may have been of an older version, so once more from the start.
+                progress.say(f"{path.name}: the resumed file is wrong, fetching it from the start")
+                retrieve()
+        except ValueError as error:  # as pooch calls a wrong hash
+            raise DataError(f"{url}: {one_line(str(error))}") from None
         except OSError as error:
             raise _output_error(path, error) from error
     return path
 
 
-def _check_hashes(
-    path: Path, wanted: list[tuple[Literal["sha256", "md5"], str]], *, advice: str
-) -> None:
-    for algorithm, expected in wanted:
-        found = _digest(path, algorithm)
-        if found != expected:
-            raise DataError(
-                f"{_shown(path)}: its {algorithm} is {found}, expected {expected}; {advice}"
-            )
-
-
 def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
-    """Fill `part` to the end, trying again as long as new bytes come."""
+    """Fill `part` to the end, trying again as long as new bytes come.
+
+    pooch's own downloader starts anew at each break: over a line that breaks every 300 MB, the
+    792 MB of Oxford-IIIT Pet never arrive. Going on where it broke, three requests fetch them, as
+    `tests/test_storage.py` measures on a small file.
+    """
     import requests
 
     failures = 0
@@ -304,95 +332,69 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
             before = _size(part)
             try:
                 _fetch_once(session, url, part, label=label, progress=progress)
-            except (requests.ConnectionError, requests.Timeout, _BrokenOffError) as error:
+            except requests.RequestException as error:
+                reason, may_pass = _reason(error)
                 failures = 0 if _size(part) > before else failures + 1
+                if not may_pass:
+                    raise DataError(f"can't fetch {url}: {reason}; check the address") from error
                 if failures >= _TRIES:
                     kept = f"; what has come is kept in {_shown(part)}" if _size(part) else ""
                     raise DataError(
-                        f"can't fetch {url}: {_reason(error)}{kept}; run again to go on"
+                        f"can't fetch {url}: {reason}{kept}; run again to go on"
                     ) from error
                 time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
-            except requests.RequestException as error:
-                raise DataError(
-                    f"can't fetch {url}: {_reason(error)}; check the address"
-                ) from error
             else:
                 return
 
 
-class _BrokenOffError(Exception):
-    """The answer ended early, or the server has trouble: worth another try."""
+def _reason(error: "requests.RequestException") -> tuple[str, bool]:
+    """Say in a few words what went wrong, and whether another try may help."""
+    if error.response is not None:
+        status = error.response.status_code
+        return f"the server says {status} {error.response.reason}", status >= 500
+    for kind in type(error).__mro__:
+        if kind.__name__ in _REASONS:
+            return _REASONS[kind.__name__], True
+    return one_line(str(error)) or type(error).__name__, False
 
 
-def _reason(error: Exception) -> str:
-    """Say in a few words what went wrong; the libraries' own texts are nests of objects."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return "the server doesn't answer"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "the server's certificate can't be trusted"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy can't be reached"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the line broke"
-    if isinstance(error, requests.ConnectionError):
-        return "the server can't be reached; is there a network?"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _fetch_once(
     session: "requests.Session", url: str, part: Path, *, label: str, progress: Progress
 ) -> None:
+    """Ask once for what is missing in `part`, and append it; the whole where it must be."""
+    from requests.exceptions import ChunkedEncodingError, RequestException
+
     have = _size(part)
     # Without "identity" a server may zip the answer, and then byte positions mean nothing.
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        if answer.status_code == 416:
-            if answer.headers.get("Content-Range", "").endswith(f"/{have}"):
-                return  # nothing was missing
-            part.unlink()
-            raise _BrokenOffError("the server's file is shorter than what was fetched before")
-        if answer.status_code >= 500:
-            raise _BrokenOffError(f"the server says {answer.status_code} {answer.reason}")
+        place = answer.headers.get("Content-Range", "")
+        if answer.status_code == 416 and place.endswith(f"/{have}"):
+            return  # nothing was missing
+        goes_on = answer.status_code == 206 and place.startswith(f"bytes {have}-")
+        if answer.status_code == 416 or (answer.status_code == 206 and not goes_on):
+            part.unlink(missing_ok=True)
+            raise ChunkedEncodingError("the server has another file than the one begun")
         answer.raise_for_status()
-        goes_on = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        )
         start = have if goes_on else 0
-        if answer.status_code == 206 and not goes_on:
-            part.unlink()
-            raise _BrokenOffError("the server sent another part than the one asked for")
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length is not None and length.isdigit() else None
-        with progress.task(f"fetch {label}", total=total) as task:
-            task.advance(start)
-            _save(answer, part, start=start, task=task)
-        if total is not None and _size(part) != total:
-            raise _BrokenOffError(f"it broke off after {_size(part)} of {total} bytes")
-
-
-def _save(answer: "requests.Response", part: Path, *, start: int, task: Task) -> None:
-    """Append to `part`, or begin it anew where the server sent the whole."""
-    import requests
-
-    try:
-        # requests' own errors are OSErrors too; they are told apart below.
-        with part.open("ab" if start else "wb") as handle:
-            for piece in answer.iter_content(_CHUNK):
-                handle.write(piece)
-                task.advance(len(piece))
-    except requests.exceptions.ChunkedEncodingError as error:
-        raise _BrokenOffError(_reason(error)) from error
-    except requests.RequestException:
-        raise
-    except OSError as error:
-        raise _output_error(part, error) from error
+        length = answer.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdigit() else None
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            with (
+                progress.task(f"fetch {label}", total=total) as task,
+                part.open("ab" if start else "wb") as handle,
+            ):
+                task.advance(start)
+                for piece in answer.iter_content(_CHUNK):
+                    handle.write(piece)
+                    task.advance(len(piece))
+            _sync(part)
+        except RequestException:
+            raise  # which are OSErrors too
+        except OSError as error:
+            raise _output_error(part, error) from error

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -5,6 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from binseg.packaging import NETWORK, NETWORK_INT8, Threshold
+from binseg.packaging.bundle_files import WEIGHTS
+from binseg.postprocess import PostProcessing
 from binseg.types import Preprocessing
 
 
@@ -27,22 +32,47 @@ def test_a_cards_summary_tells_the_facts(bench: Any) -> None:
     assert len(text.splitlines()) == len(bench.card().rows())
 
 
-def test_cards_without_a_scale_keep_their_id(bench: Any) -> None:
-    """Bundles from before there was a scale are read as scale 1, under the id that they bear."""
+def test_the_id_is_the_hash_of_what_decides(bench: Any) -> None:
+    """As hashlib says of the deciding facts, defaults included, and of weights and networks."""
     card = bench.card()
-    assert card.identity("0" * 64) == "1171e75165c3"
-    data = card.model_dump(mode="json")
-    del data["preprocessing"]["scale"]
-    old = type(card).model_validate(data)
-    assert old == card
-    assert old.preprocessing.scale == 1.0
+    facts = json.loads(card.to_json())
+    deciding = ("architecture", "preprocessing", "temperature", "tta")
+    text = json.dumps(
+        {
+            "files": {WEIGHTS: "0" * 64, NETWORK: "1" * 64, NETWORK_INT8: None},
+            **{name: facts[name] for name in deciding},
+        },
+        sort_keys=True,
+    )
+    sums = {WEIGHTS: "0" * 64, NETWORK: "1" * 64, "proofs.json": "2" * 64}
+    assert card.identity(sums) == hashlib.sha256(text.encode()).hexdigest()[:12]
+    ids = {
+        card.identity(sums),
+        card.identity(sums | {WEIGHTS: "3" * 64}),
+        card.identity(sums | {NETWORK: "3" * 64}),
+        card.identity(sums | {NETWORK_INT8: "3" * 64}),
+        bench.card(temperature=2.0).identity(sums),
+        bench.card(tta="all").identity(sums),
+    }
+    assert len(ids) == 6
+    assert bench.card(threshold=Threshold(value=0.1)).identity(sums) in ids
+
+
+def test_post_processing_travels_whole(bench: Any) -> None:
+    """Every setting comes back from the card's JSON, and areas have bounds."""
+    steps = PostProcessing(min_area=7, fill_holes=3, largest_only=True)
+    card = bench.card(postprocess=steps)
+    assert type(card).model_validate_json(card.to_json()).postprocess == steps
+    assert "min_area 7, fill_holes 3, largest_only True" in card.summary()
+    with pytest.raises(ValidationError, match="areas"):
+        bench.card(postprocess=PostProcessing(min_area=10**10))
 
 
 def test_the_scale_is_part_of_what_a_model_is(bench: Any) -> None:
     """Another scale gives other probabilities, so another id; it is told, and has bounds."""
     tiles = replace(bench.card().preprocessing, resize="tile")
     plain, scaled = (bench.card(preprocessing=replace(tiles, scale=scale)) for scale in (1.0, 0.5))
-    assert plain.identity("0" * 64) != scaled.identity("0" * 64)
+    assert plain.identity({}) != scaled.identity({})
     assert "tile at scale 0.5" in scaled.summary()
     for wrong in (
         replace(tiles, scale=0.0),

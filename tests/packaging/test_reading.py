@@ -78,6 +78,8 @@ def edit_part(part: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
         (edit_part("preprocessing", overlap=1.0), "overlap"),
         (edit_part("preprocessing", largest_tile=10**6), "largest_tile"),
         (edit_part("preprocessing", channels=1, mean=[0.5], std=[0.5]), "takes 3 channels"),
+        (edit_part("postprocess", min_area=-1), "min_area -1: give a number"),
+        (edit_part("postprocess", fill_holes=10**10), "postprocess: areas reach"),
         (lambda raw: raw.pop("architecture"), "architecture: Field required"),
     ],
 )

@@ -10,7 +10,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from binseg.errors import BundleError, OutputError
-from binseg.packaging import Architecture, pack_zip, read_bundle, write_bundle
+from binseg.packaging import (
+    NETWORK,
+    NETWORK_INT8,
+    Architecture,
+    pack_zip,
+    read_bundle,
+    write_bundle,
+)
 from binseg.packaging.tensors import from_bytes, to_bytes
 from binseg.types import Preprocessing
 
@@ -61,18 +68,32 @@ def test_equal_contents_give_equal_bytes(bench: Any, tmp_path: Path) -> None:
 
 
 def test_the_id_names_what_decides_the_probabilities(bench: Any, tmp_path: Path) -> None:
-    """Weights, architecture and preprocessing change the id; name, scores and licence don't."""
+    """Weights, networks, architecture and preprocessing change it; name, scores, licence don't."""
     first = bench.write(tmp_path / "a").card.id
     assert len(first) == 12
     assert bench.write(tmp_path / "b", name="x", licence="", scores={}).card.id == first
     stretch = Preprocessing(height=4, width=6, mean=(0.5,) * 3)
     assert bench.write(tmp_path / "c", preprocessing=stretch).card.id != first
-    assert bench.write(tmp_path / "d", architecture=Architecture(name="unet")).card.id != first
+    assert (
+        bench.write(
+            tmp_path / "d", architecture=Architecture(decoder="unet", encoder="unet")
+        ).card.id
+        != first
+    )
     moved = bench.weights() | {"a.bias": np.array([1, 3], np.float32)}
     other = write_bundle(
         tmp_path / "e", card=bench.card(), weights=moved, reference=bench.reference()
     )
     assert other.card.id != first
+    for network in (NETWORK, NETWORK_INT8):
+        exported = write_bundle(
+            tmp_path / network,
+            card=bench.card(),
+            weights=bench.weights(),
+            reference=bench.reference(),
+            extra={network: b"onnx"},
+        )
+        assert exported.card.id != first
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -81,7 +102,7 @@ def test_an_older_bundle_is_replaced(
 ) -> None:
     """A newer bundle takes an older one's place, and nothing else is left beside it."""
     if not exchange:
-        monkeypatch.setattr("binseg.packaging.writer._exchange", lambda *_: False)
+        monkeypatch.setattr("binseg.storage._exchange", lambda *_: False)
     (tmp_path / "b").mkdir()
     bench.write(tmp_path / "b")
     bundle = bench.write(tmp_path / "b", name="dogs")

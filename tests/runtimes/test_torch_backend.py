@@ -10,7 +10,7 @@ from torch import nn
 from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference.runtimes import open_backend
 from binseg.inference.runtimes.torch import TorchBackend
-from binseg.models.zoo import build_model
+from binseg.models import create_model
 from binseg.packaging import Architecture, Bundle, Card, Reference, write_bundle
 from binseg.types import Preprocessing
 
@@ -33,7 +33,7 @@ class Toy(nn.Module):
 
 def tiny() -> nn.Module:
     torch.manual_seed(0)
-    return build_model("unet", options=OPTIONS).eval()
+    return create_model("unet", encoder="unet", **OPTIONS).eval()
 
 
 def inputs(num: int = 2, size: int = 9) -> np.ndarray:
@@ -47,7 +47,7 @@ def bundle_of(
         folder,
         card=Card(
             name="tiny",
-            architecture=Architecture(name=name, options=OPTIONS | options),
+            architecture=Architecture(decoder=name, encoder="unet", options=OPTIONS | options),
             preprocessing=Preprocessing(height=8, width=8),
         ),
         weights=weights,

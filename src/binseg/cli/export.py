@@ -42,7 +42,7 @@ def export(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Where to; beside the run if left out."),
+        typer.Option("--out", metavar="FILE", help="The file; beside the run if left out."),
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="8-bit numbers, calibrated on validation images.")
@@ -52,7 +52,7 @@ def export(
         typer.Option(
             "--pixels",
             metavar="KIND",
-            help="What the file takes: uint8, or float32 (0 to 1; of 16-bit images, say).",
+            help="Pixels that the file takes: uint8, or float32 (0 to 1; of 16-bit images, say).",
         ),
     ] = "uint8",
     max_dice_change: Annotated[
@@ -60,12 +60,12 @@ def export(
         typer.Option(
             "--max-dice-change",
             metavar="SHARE",
-            help="How much int8 may change Dice, instead of 0.003.",
+            help="Largest change of Dice by int8, instead of 0.003.",
         ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Export a model; nothing is written unless it answers like the original."""
+    """Export a model; nothing is written unless it computes like the original."""
     from binseg.pipelines.export_model import export_model
 
     result = export_model(
@@ -84,7 +84,7 @@ def export(
 
 
 def _items(result: "ExportResult") -> list[object]:
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     table = plain_table(
         "the proof",

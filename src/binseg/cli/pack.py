@@ -28,14 +28,15 @@ def pack(
     run: Run,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.zip", help="The zip to write.")],
     half: Annotated[
-        bool, typer.Option("--half", help="Weights in 16 bits: half the size, nearly the answer.")
+        bool,
+        typer.Option("--half", help="Weights in 16 bits: half the size, nearly equal predictions."),
     ] = False,
     name: Annotated[str | None, typer.Option("--name", help="Name on the card.")] = None,
     licence: Annotated[
         str | None, typer.Option("--licence", help="Licence of the weights, for the card.")
     ] = None,
     note: Annotated[
-        str | None, typer.Option("--note", help="What the data was, for the card.")
+        str | None, typer.Option("--note", help="A note about the data, for the card.")
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`binseg verify`: does a model answer on this machine as it did where it was made?"""
+"""`binseg verify`: check that a model computes here as it did where it was made."""
 
 from pathlib import Path
 from typing import Annotated

@@ -9,7 +9,7 @@ from PIL import Image
 
 from binseg.errors import UsageError
 from binseg.imageio import from_pil, probe, read_georeference, read_image, read_pixel_size
-from binseg.imageio.pixels import orientation_of_exif, turn
+from binseg.imageio.decoding import orientation_of_exif, turn
 
 __all__ = ["ImageLike", "facts_of_file", "pixels_of"]
 

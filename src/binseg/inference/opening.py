@@ -18,7 +18,7 @@ from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Predictor
 from binseg.inference.runtimes import candidates, open_backend
 from binseg.packaging import NETWORK, NETWORK_INT8, Bundle, read_bundle
-from binseg.postprocess import PostProcessing, above
+from binseg.postprocess import above
 from binseg.storage import cache_dir, write_bytes
 from binseg.types import TTA
 
@@ -117,7 +117,7 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
             bundle=bundle,
             tta=settings.get("tta") or card.tta,
             temperature=card.temperature,
-            postprocessing=PostProcessing(**card.postprocess.model_dump()),
+            postprocessing=card.postprocess,
         )
         if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, precision):
             return opened

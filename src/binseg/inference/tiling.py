@@ -18,6 +18,7 @@ from binseg.inference.predictor import Predictor, Tell, mean_of, untold
 from binseg.parallel import map_ordered
 from binseg.transforms.geometry import cut, plan, resize_image, restore, tile_weights, tiles_for
 from binseg.transforms.preprocess import (
+    Bounds,
     known_range,
     percentile_range,
     percentile_step,
@@ -198,7 +199,7 @@ def _inputs(
     windows: Windows,
     page: int,
     batch: Sequence[Placement],
-    values: tuple[float, float],
+    values: Bounds,
 ) -> UInt8[np.ndarray, "B height width C"]:
     """Read the region of some neighbouring tiles once, and cut them out of it."""
     info = windows.info(page)
@@ -278,7 +279,7 @@ def _shrink(
     return input_HWC
 
 
-def _values(windows: Windows, page: int, preprocessing: Preprocessing) -> tuple[float, float]:
+def _values(windows: Windows, page: int, preprocessing: Preprocessing) -> Bounds:
     """Find what becomes 0 and 1; where percentiles decide, the page is read once for them."""
     info = windows.info(page)
     known = known_range(info.dtype, preprocessing)
@@ -288,11 +289,14 @@ def _values(windows: Windows, page: int, preprocessing: Preprocessing) -> tuple[
     pixel_bytes = info.channels * np.dtype(info.dtype).itemsize
     wide = min(info.width, 1 << 15)
     tall = max(1, min(256, _READ_BYTES // (wide * pixel_bytes)))
-    low, high, sample = np.inf, -np.inf, []
+    parts = []
+    lows, highs = [], []
     for top in range(0, info.height, tall):
         for left in range(0, info.width, wide):
             height, width = min(tall, info.height - top), min(wide, info.width - left)
             part_HWC = windows.read(page, top, left, height, width)
-            low, high = min(low, float(part_HWC.min())), max(high, float(part_HWC.max()))
-            sample.append(part_HWC[-top % every :: every, -left % every :: every].ravel())
-    return percentile_range(np.concatenate(sample), (low, high))
+            lows.append(part_HWC.min(axis=(0, 1)))
+            highs.append(part_HWC.max(axis=(0, 1)))
+            some_HWC = part_HWC[-top % every :: every, -left % every :: every]
+            parts.append(some_HWC.reshape(-1, info.channels))
+    return percentile_range(np.concatenate(parts), (np.min(lows, axis=0), np.max(highs, axis=0)))

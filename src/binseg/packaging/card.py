@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,14 +17,16 @@ from pydantic import (
     model_validator,
 )
 
-from binseg.packaging.lines import one_line
+from binseg.config.networks import model_label
+from binseg.errors import one_line
+from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
+from binseg.postprocess.mask_cleaning import PostProcessing
 from binseg.types import TTA, Preprocessing
 
 __all__ = [
     "FORMAT_VERSION",
     "Architecture",
     "Card",
-    "Corrections",
     "DataFacts",
     "Threshold",
     "describe_problems",
@@ -39,7 +42,7 @@ OptionValue = bool | int | float | str | list[int] | list[float] | None
 
 
 def _check_preprocessing(value: Preprocessing) -> Preprocessing:
-    """Refuse what no recipe could have given, so that a hostile card can't ask for terabytes."""
+    """Refuse values that no recipe could have given; a hostile card could ask for terabytes."""
     if not (1 <= value.height <= 16384 and 1 <= value.width <= 16384):
         raise ValueError(f"input size {value.height}x{value.width} is outside 1..16384")
     if not 1 <= value.channels <= 1024:
@@ -59,8 +62,14 @@ def _check_preprocessing(value: Preprocessing) -> Preprocessing:
     return value
 
 
+def _check_postprocess(value: PostProcessing) -> PostProcessing:
+    if max(value.min_area, value.fill_holes) > 10**9:
+        raise ValueError("areas reach up to 1000000000 pixels")
+    return value
+
+
 class Part(BaseModel):
-    """What all parts of a card share: frozen, no unknown keys, no infinities."""
+    """A part of a card: frozen, no unknown keys, no infinities."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -68,12 +77,24 @@ class Part(BaseModel):
 
 
 class Architecture(Part):
-    """Which network the weights belong to; the zoo builds it from this alone."""
+    """The network that the weights belong to; it is built from this alone."""
 
-    name: Name
+    decoder: Name
+    encoder: Name
     options: dict[Name, OptionValue] = {}
     """All options of the network, defaults filled in."""
     in_channels: Annotated[int, Field(ge=1)] = 3
+    out_channels: Literal[1] = 1
+    """Channels of the logits: one, foreground against background."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `create_model` takes for this network."""
+        return {**self.model_dump(exclude={"options"}), **self.options}
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        return model_label(self.decoder, self.encoder)
 
 
 class Threshold(Part):
@@ -81,25 +102,11 @@ class Threshold(Part):
 
     value: Annotated[float, Field(ge=0, le=1)] = 0.5
     method: Line = "fixed"
-    """How it was chosen, for people: "tuned on validation", "fixed"."""
-
-
-class Corrections(Part):
-    """What is done with every mask unless somebody says otherwise; areas in the image's pixels.
-
-    Only what raised the score on validation is set, so that most models have none.
-    """
-
-    min_area: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """Objects of fewer pixels are removed."""
-    fill_holes: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """Holes of up to so many pixels are filled."""
-    largest_only: bool = False
-    """Only the largest object stays."""
+    """The way it was chosen, for people: "tuned on validation", "fixed"."""
 
 
 class DataFacts(Part):
-    """What the model was trained on, without the images."""
+    """The training data in figures, without the images."""
 
     kind: Line = ""
     fingerprint: Line = ""
@@ -111,12 +118,12 @@ class DataFacts(Part):
 
 
 class Card(Part):
-    """What a bundle says about itself; `card.json` is exactly this."""
+    """All that a bundle says about itself; `card.json` is exactly this."""
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     id: Annotated[str, Field(pattern=r"^([0-9a-f]{12})?$")] = ""
-    """First 12 hex digits of a hash of weights, architecture, preprocessing, temperature and
-    tta; `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
+    """First 12 hex digits of a hash of weights, networks, architecture, preprocessing, temperature
+    and tta; `write_bundle` fills it in. Two bundles with one id give the same probabilities."""
     name: Name
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     """When it was written, ISO 8601 with time zone."""
@@ -127,17 +134,17 @@ class Card(Part):
     nothing."""
     threshold: Threshold = Threshold()
     tta: TTA = "none"
-    """Mirror images that are averaged unless somebody says otherwise; the threshold and the scores
-    are those of the average."""
-    postprocess: Corrections = Corrections()
-    """Corrections that belong to the model; the scores are those of corrected masks."""
+    """Test-time augmentation that belongs to the model; threshold and scores are taken with it."""
+    postprocess: Annotated[PostProcessing, AfterValidator(_check_postprocess)] = PostProcessing()
+    """Post-processing that belongs to the model; the scores are those of its masks. Only what
+    raised the score on validation is set, so that most models have none."""
     border: Literal["foreground", "background", "ignore", "none"] = "none"
-    """What the border class of trimaps counted as in training; none where there was none."""
+    """The side that the border class of trimaps was given in training; none without a border."""
     data: DataFacts = DataFacts()
     scores: dict[Name, dict[Name, float]] = {}
-    """Scores by where they were taken ("val, original size"), then by score."""
+    """Scores by split and size ("val, original size"), then by name."""
     versions: dict[Name, Line] = {}
-    """Versions of what made it: binseg, torch, python, ..."""
+    """Versions of the software that made it: binseg, torch, python, ..."""
     licence: Line = ""
     """Licence of the weights, as the trainer states it."""
     recipe: dict[str, JsonValue] = {}
@@ -152,56 +159,47 @@ class Card(Part):
             )
         return self
 
-    def identity(self, weights_sha256: str) -> str:
-        """The id that a bundle of this card and weights must bear.
+    def identity(self, sha256: Mapping[str, str]) -> str:
+        """Compute the id that a bundle of this card and these files must bear.
 
         Args:
-            weights_sha256: hash of the weights file.
+            sha256: hashes of the bundle's files by name; those of weights and networks count.
         """
-        names = {"architecture", "preprocessing"}
-        if self.temperature != 1.0:  # bundles that have none keep their id
-            names.add("temperature")
-        if self.tta != "none":  # likewise
-            names.add("tta")
-        parts = self.model_dump(mode="json", include=names)
-        if self.preprocessing.scale == 1.0:  # likewise
-            del parts["preprocessing"]["scale"]
-        if self.preprocessing.largest_tile == 0:  # likewise
-            del parts["preprocessing"]["largest_tile"]
-        text = json.dumps({"weights": weights_sha256, **parts}, sort_keys=True)
+        deciding = {"architecture", "preprocessing", "temperature", "tta"}
+        facts = self.model_dump(mode="json", include=deciding)
+        files = {name: sha256.get(name) for name in (WEIGHTS, NETWORK, NETWORK_INT8)}
+        text = json.dumps({"files": files, **facts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> bytes:
-        """The text of `card.json`."""
-        # Cards without corrections or tta stay readable for versions that know of none.
-        defaults = {"postprocess": Corrections(), "tta": "none"}
-        left_out = {name for name, value in defaults.items() if getattr(self, name) == value}
-        data = self.model_dump(mode="json", exclude=left_out)
+        """Write the text of `card.json`."""
+        data = self.model_dump(mode="json")
         return (json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def rows(self) -> list[tuple[str, str]]:
-        """The facts for people, as label and text; the recipe is left out."""
-        shape, data = self.preprocessing, self.data
-        options = "".join(f", {key} {value}" for key, value in self.architecture.options.items())
-        corrections = ", ".join(f"{name} {value}" for name, value in self.postprocess if value)
+        """Tell the facts to people, as label and text; the recipe is left out."""
+        shape, data, net = self.preprocessing, self.data, self.architecture
+        options = "".join(f", {key} {value}" for key, value in net.options.items())
+        steps = self.postprocess.as_dict().items()
+        postprocess = ", ".join(f"{name} {value}" for name, value in steps if value)
         rows = [
             ("name", self.name),
             ("id", self.id or "not written yet"),
-            ("architecture", self.architecture.name + options),
+            ("architecture", f"{net.decoder} on {net.encoder}{options}"),
             ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.resize}"
                       + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
             *([("tta", self.tta)] if self.tta != "none" else []),
-            *([("post-processing", corrections)] if corrections else []),
+            *([("post-processing", postprocess)] if postprocess else []),
             ("border", self.border),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),
         ]  # fmt: skip
-        for place, scores in self.scores.items():
+        for where, scores in self.scores.items():
             figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-            rows.append((f"scores {place}", figures))
+            rows.append((f"scores {where}", figures))
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         rows.append(("licence", self.licence or "not stated"))
         rows.append(("created", self.created.isoformat()))
@@ -209,14 +207,14 @@ class Card(Part):
         return rows
 
     def summary(self) -> str:
-        """The facts as aligned lines for a terminal."""
+        """Tell the facts as aligned lines for a terminal."""
         rows = self.rows()
         indent = max(len(label) for label, _ in rows) + 2
         return "\n".join(f"{label:<{indent}}{text}" for label, text in rows)
 
 
 def describe_problems(error: ValidationError) -> str:
-    """All that pydantic found, on one line."""
+    """Put all that pydantic found on one line."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
         (".".join(str(part) for part in problem["loc"]) or "card")[:80]

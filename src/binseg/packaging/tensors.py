@@ -8,13 +8,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from binseg.errors import BundleError
-from binseg.packaging.lines import one_line
+from binseg.errors import BundleError, one_line
 
 __all__ = ["check_header", "from_bytes", "to_bytes"]
 
-_MAX_HEADER = 2**20 - 8
-"""Room for thousands of tensors; readers need one mebibyte of the file to check its header."""
+_MAX_HEADER = 2**20
+"""Room for thousands of tensors, in bytes."""
 _ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2,
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
@@ -22,14 +21,14 @@ _ITEM_SIZES = {
 
 
 def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """The tensors as the bytes of one safetensors file; equal tensors give equal bytes."""
+    """Pack tensors into the bytes of one safetensors file; equal tensors give equal bytes."""
     # safetensors reads from the data pointer on, so strided views must be made dense first
     # (asarray, because ascontiguousarray would turn a number into a vector).
     return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
-    """The tensors in the bytes of a safetensors file, as arrays of their own that may be written.
+    """Unpack the bytes of a safetensors file into arrays that own their memory.
 
     Args:
         data: the whole file.
@@ -38,35 +37,38 @@ def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
     Raises:
         BundleError: a header that lies about the file, or a type that numpy doesn't have.
     """
-    check_header(data[: 8 + _MAX_HEADER], size=len(data), name=name)
+    check_header(data, name=name)
     try:
-        return {key: _writable(array) for key, array in load(data).items()}
+        return {
+            key: array if array.flags.writeable else array.copy()
+            for key, array in load(data).items()
+        }
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{name}: not readable as safetensors ({one_line(str(error))})") from None
 
 
-def check_header(start: bytes, *, size: int, name: str) -> None:
-    """Check a safetensors header against the true size of its file, before any memory is taken.
+def check_header(data: bytes, *, name: str) -> None:
+    """Check a safetensors header against the size of its file, before it is believed.
 
     Args:
-        start: the first bytes of the file, the header among them.
-        size: length of the whole file in bytes.
+        data: the whole file.
         name: the file, for errors.
 
     Raises:
         BundleError: the header is longer than the file, isn't JSON, or claims tensors that
             don't fill the file exactly.
     """
-    if size < 8 or len(start) < 8:
+    size = len(data)
+    if size < 8:
         raise BundleError(f"{name}: {size} bytes are too few for a safetensors file; it is cut off")
-    length = int.from_bytes(start[:8], "little")
+    length = int.from_bytes(data[:8], "little")
     if length > min(size - 8, _MAX_HEADER):
         raise BundleError(
             f"{name}: the header claims {length} bytes in a file of {size}; "
             "it is cut off, or no safetensors file"
         )
     try:
-        header = json.loads(start[8 : 8 + length])
+        header = json.loads(data[8 : 8 + length])
         spans = [_span(entry) for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise BundleError(f"{name}: the header is no safetensors header") from None
@@ -83,7 +85,7 @@ def check_header(start: bytes, *, size: int, name: str) -> None:
 
 
 def _span(entry: Mapping[str, object]) -> tuple[int, int]:
-    """Where a tensor lies; an error where its shape, its type and its bytes disagree."""
+    """Find a tensor's bytes; an error where its shape, its type and its bytes disagree."""
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(shape) > 16:
         raise TypeError
@@ -93,7 +95,3 @@ def _span(entry: Mapping[str, object]) -> tuple[int, int]:
     if math.prod(shape) * _ITEM_SIZES[str(entry["dtype"])] != end - begin:
         raise ValueError
     return begin, end
-
-
-def _writable(array: np.ndarray) -> np.ndarray:
-    return array if array.flags.writeable else array.copy()

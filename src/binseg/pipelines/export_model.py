@@ -1,33 +1,16 @@
-"""A model for other runtimes: made, proven beside torch on images, and only then written."""
+"""Exporting a model: made, proven beside torch on images, and only then written."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import torch
+from torch import nn
 
 from binseg.errors import ExportError, UsageError
-from binseg.export import (
-    LIMITS,
-    TARGETS,
-    Facts,
-    Limits,
-    Made,
-    Pixels,
-    Proof,
-    RawPixels,
-    core_onnx,
-    make_file,
-    prove,
-    quantise,
-    tell_input,
-)
-from binseg.export.core import require
-from binseg.export.files import SUFFIXES
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
 from binseg.inference.runtimes.onnx import onnx_backend
@@ -39,10 +22,20 @@ from binseg.packaging import (
     PROOFS,
     Bundle,
     Card,
-    Corrections,
     read_bundle,
     write_bundle,
 )
+from binseg.packaging.exported_file import SUFFIXES, Facts
+from binseg.packaging.exporting import (
+    TARGETS,
+    Made,
+    core_onnx,
+    describe_input,
+    make_file,
+    quantise,
+)
+from binseg.packaging.proof import LIMITS, Compute, Limits, Proof, prove
+from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
 from binseg.pipelines.proof_images import ProofImages, as_pixels, find_images, small
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_bytes
@@ -57,7 +50,7 @@ CALIBRATION = 16
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What was written, and how it was proven."""
+    """The file that was written, and its proofs."""
 
     path: Path
     target: str
@@ -65,13 +58,35 @@ class ExportResult:
     proofs: tuple[Proof, ...]
 
     def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
+        """Return the facts as plain data."""
         return {
             "path": str(self.path),
             "target": self.target,
             "bytes": self.num_bytes,
             "proofs": [proof.as_dict() for proof in self.proofs],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """The model to export, with all that its proof needs."""
+
+    bundle: Bundle
+    network: nn.Module
+    reference: ModelPredictor
+    """binseg's own prediction by torch in float32."""
+    images: ProofImages
+    int8: Limits | None
+    """Limits of 8-bit numbers; None where they aren't asked for."""
+    progress: Progress
+
+    def own_prediction(self, image_HWC: np.ndarray) -> np.ndarray:
+        """Predict the probability (H, W) as `binseg predict` does."""
+        return self.reference.predict(image_HWC).probability_HW
+
+    def limits(self, precision: str) -> Limits:
+        """Give the limits of a precision."""
+        return self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
 
 
 def export_model(
@@ -93,8 +108,8 @@ def export_model(
         out: the file (or, for a bundle, a folder); beside the run if left out, and for a bundle the
             bundle itself.
         int8: 8-bit whole numbers, calibrated on validation images.
-        pixels: what the file takes: uint8 or float32.
-        max_dice_change: how much Dice may change by int8, instead of 0.003.
+        pixels: kind of pixels that the file takes: uint8 or float32.
+        max_dice_change: largest change of Dice by int8, instead of 0.003.
         progress: told of each step.
 
     Raises:
@@ -112,65 +127,71 @@ def export_model(
         raise UsageError("max_dice_change is of int8, which isn't asked for; add --int8")
     bundle = read_bundle(run)
     network = load_network(bundle).eval()
-    reference = _predictor(bundle, TorchBackend(network))
-    images = find_images(Path(run), bundle, progress)
-    of_int8 = LIMITS["int8"]
+    limits = LIMITS["int8"]
     if max_dice_change is not None:
-        of_int8 = replace(of_int8, dice_change=max_dice_change)
+        limits = replace(limits, dice_change=max_dice_change)
+    model = _Model(
+        bundle=bundle,
+        network=network,
+        reference=_predictor(bundle, TorchBackend(network)),
+        images=find_images(Path(run), bundle, progress),
+        int8=limits if int8 else None,
+        progress=progress,
+    )
     if target == "bundle":
-        adding = _Adding(
-            bundle=bundle,
-            network=network,
-            reference=reference,
-            images=images,
-            of_int8=of_int8 if int8 else None,
-            progress=progress,
-        )
-        return _into_bundle(adding, out)
-    raw = RawPixels(
-        network,
-        bundle.card.preprocessing,
-        temperature=bundle.card.temperature,
-        pixels=cast("Pixels", pixels),
-    ).eval()
-    images = as_pixels(images, raw.pixels, raw.shape)
+        return _into_bundle(model, out)
     path = Path(out) if out is not None else _beside(bundle, SUFFIXES[target])
-    for what in _left_out(bundle.card):
-        progress.say(f"{path.name} answers without {what}, which the scores of the card are with")
+    return _into_file(model, target, path, cast("Pixels", pixels))
+
+
+def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> ExportResult:
+    """Write one file for a runtime, which takes raw pixels."""
+    card, progress = model.bundle.card, model.progress
+    raw = RawPixels(
+        model.network, card.preprocessing, temperature=card.temperature, pixels=pixels
+    ).eval()
+    images = as_pixels(model.images, raw.pixels, raw.shape)
+    for what in _left_out(card):
+        progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
     progress.say(f"making {path.name}")
-    changed = _quantiser([one[None] for one in images.images], "pixels") if int8 else None
-    made = make_file(target, raw, precision="int8" if int8 else "fp32", changed=changed)
+    changed = None
+    if model.int8 is not None:
+        samples = [one[None] for one in images.images[:CALIBRATION]]
+        changed = partial(quantise, samples=samples, name="pixels")
+    precision = "fp32" if model.int8 is None else "int8"
+    made = make_file(target, raw, precision=precision, changed=changed)
     progress.say(f"proving it on {len(images.images)} images beside torch in float32")
-    proofs = _prove_file(made, raw, reference, images, of_int8=of_int8)
+    proofs = _prove_file(model, made, raw, images)
     for proof in proofs:
         _refuse_failed(proof, path)
-    if target == "openvino" and not int8 and computes_bf16():
-        # What a program gets here that doesn't ask for a precision: told, and not required.
-        other = make_file(target, raw, precision="bf16")
-        proofs += _prove_file(other, raw, reference, images, of_int8=of_int8)[:1]
-    data = made.finish(_facts(bundle, raw, made, proofs, images).as_text())
+    if target == "openvino" and model.int8 is None and computes_bf16():
+        # The precision of programs here that don't ask for one: told, and not required.
+        proofs += _prove_file(model, make_file(target, raw, precision="bf16"), raw, images)[:1]
+    sample_HWC = small(images.images[0])
+    # The sample's probability is torch's, or for int8 the file's own.
+    compute = made.compute if made.precision == "int8" else by_torch(raw)
+    facts = Facts(
+        card=json.loads(card.to_json()),
+        threshold=card.threshold.value,
+        input=describe_input(raw),
+        proof={"precision": made.precision, "rows": [proof.as_dict() for proof in proofs]},
+        reference_HWC=sample_HWC,
+        reference_HW=compute(sample_HWC).astype(np.float32),
+    )
+    data = made.finish(facts.as_text())
     write_bytes(path, data)
     return ExportResult(path=path, target=target, num_bytes=len(data), proofs=tuple(proofs))
 
 
 def _left_out(card: Card) -> list[str]:
-    """What a model does around its network, and a single file doesn't."""
-    parts = [f"the mirror images of the model (tta {card.tta})"] if card.tta != "none" else []
-    if card.postprocess != Corrections():
-        parts.append("the model's post-processing of masks")
-    return parts
+    """Name the parts around the network that a single file lacks."""
+    parts = [f"the model's test-time augmentation (tta {card.tta})"] if card.tta != "none" else []
+    return parts + ([] if card.postprocess.is_empty else ["the model's post-processing of masks"])
 
 
-def _prove_file(
-    made: Made,
-    raw: RawPixels,
-    reference: ModelPredictor,
-    images: ProofImages,
-    *,
-    of_int8: Limits,
-) -> list[Proof]:
-    """Beside the same graph in torch, and beside binseg's own prediction."""
-    exact = of_int8 if made.precision == "int8" else LIMITS[made.precision]
+def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) -> list[Proof]:
+    """Prove a file beside the same graph in torch, and beside binseg's own prediction."""
+    exact = model.limits(made.precision)
     own = LIMITS["whole" if raw.shape.resize == "tile" else "resized"]
     if made.precision == "int8":
         own = Limits(
@@ -179,64 +200,28 @@ def _prove_file(
             agreement_alone=own.agreement_alone * exact.agreement_alone,
             dice_change=own.dice_change + exact.dice_change,
         )
-    known = {
-        "threshold": reference.threshold,
-        "runtime": made.target,
-        "precision": made.precision,
-        "truths": images.truths,
-    }
+    references: list[tuple[str, Compute, Limits]] = [
+        ("the same graph in torch", by_torch(raw), exact),
+        ("binseg predict", model.own_prediction, own),
+    ]
     return [
         prove(
-            _answer_of(raw),
-            made.answer,
+            reference,
+            made.compute,
             images.images,
-            beside="the same graph in torch",
-            limits=exact,
-            **known,  # type: ignore[arg-type]
-        ),
-        prove(
-            lambda image: reference.predict(image).probability_HW,
-            made.answer,
-            images.images,
-            beside="binseg predict",
-            limits=own,
-            **known,  # type: ignore[arg-type]
-        ),
+            threshold=model.reference.threshold,
+            runtime=made.target,
+            precision=made.precision,
+            beside=name,
+            limits=limits,
+            truths=images.truths,
+        )
+        for name, reference, limits in references
     ]
 
 
-def _answer_of(raw: RawPixels) -> Callable[[np.ndarray], np.ndarray]:
-    def answer(pixels_HWC: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            result = raw(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
-        probability: np.ndarray = result[0].numpy()
-        return probability
-
-    return answer
-
-
-def _facts(
-    bundle: Bundle,
-    raw: RawPixels,
-    made: Made,
-    proofs: Sequence[Proof],
-    images: ProofImages,
-) -> Facts:
-    """What goes into the file; its reference answer is torch's, or for int8 its own."""
-    reference = small(images.images[0])
-    answer = made.answer if made.precision == "int8" else _answer_of(raw)
-    return Facts(
-        card=json.loads(bundle.card.to_json()),
-        threshold=bundle.card.threshold.value,
-        input=tell_input(raw),
-        proof={"precision": made.precision, "rows": [proof.as_dict() for proof in proofs]},
-        reference_HWC=reference,
-        reference_HW=answer(reference).astype(np.float32),
-    )
-
-
 def _beside(bundle: Bundle, suffix: str) -> Path:
-    """NAME.onnx in the run's folder, or beside a bundle that stands alone."""
+    """Name NAME.onnx in the run's folder, or beside a bundle that stands alone."""
     home = bundle.path.parent
     name = home.name if bundle.path.name == "bundle" else bundle.path.stem
     return home / f"{name}{suffix}"
@@ -266,54 +251,27 @@ def _refuse_failed(proof: Proof, path: Path) -> None:
     )
 
 
-def _quantiser(samples: Sequence[np.ndarray], name: str) -> Callable[[bytes], bytes]:
-    def changed(data: bytes) -> bytes:
-        return quantise(data, samples[:CALIBRATION], name=name, kept=_ends(data))
-
-    return changed
-
-
-def _ends(data: bytes) -> list[str]:
-    """Names of the first and the last convolution, which stay in floats."""
-    model = require("onnx").load_from_string(data)
-    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
-    return [names[0], names[-1]] if names else []
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Adding:
-    """What adding a network to a bundle needs."""
-
-    bundle: Bundle
-    network: Any
-    reference: ModelPredictor
-    images: ProofImages
-    of_int8: Limits | None
-    """None without int8."""
-    progress: Progress
-
-
-def _into_bundle(adding: _Adding, out: str | Path | None) -> ExportResult:
+def _into_bundle(model: _Model, out: str | Path | None) -> ExportResult:
     """Add the network to the bundle, with a proof for each runtime that is installed."""
-    bundle, shape = adding.bundle, adding.bundle.card.preprocessing
+    bundle, shape = model.bundle, model.bundle.card.preprocessing
     if out is None and bundle.path.is_file():
         raise UsageError(f"{bundle.path} is a zip: name a folder for the new bundle with --out")
     path = Path(out) if out is not None else bundle.path
-    extra = {NETWORK: core_onnx(adding.network, shape)}
-    if adding.of_int8 is not None:
-        images = adding.images.images[:CALIBRATION]
+    extra = {NETWORK: core_onnx(model.network, shape)}
+    if model.int8 is not None:
+        images = model.images.images[:CALIBRATION]
         inputs = [normalise(prepare(image, shape)[0][:1], shape) for image in images]
-        extra[NETWORK_INT8] = _quantiser(inputs, "inputs")(extra[NETWORK])
+        extra[NETWORK_INT8] = quantise(extra[NETWORK], inputs, name="inputs")
     proofs = [
-        _prove_network(adding, runtime, precision, extra)
-        for runtime, precision in _runtimes(int8=adding.of_int8 is not None)
+        _prove_network(model, runtime, precision, extra)
+        for runtime, precision in _runtimes(int8=model.int8 is not None)
     ]
     for proof in proofs:
         if proof.precision == "fp32":
             _refuse_failed(proof, path)
         elif not proof.passed:
             told = f"masks agree to {proof.agreement:.4f}"
-            adding.progress.say(f"{proof.runtime} {proof.precision} isn't proven ({told})")
+            model.progress.say(f"{proof.runtime} {proof.precision} isn't proven ({told})")
     of_int8 = [one for one in proofs if one.precision == "int8"]
     if of_int8 and not any(one.passed for one in of_int8):
         _refuse_failed(of_int8[0], path)
@@ -330,35 +288,34 @@ def _into_bundle(adding: _Adding, out: str | Path | None) -> ExportResult:
     )
 
 
-def _prove_network(adding: _Adding, runtime: str, precision: str, extra: dict[str, bytes]) -> Proof:
+def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str, bytes]) -> Proof:
     """Predict with a runtime as binseg will, beside torch in float32."""
-    images = adding.images
-    adding.progress.say(f"proving {runtime} {precision} on {len(images.images)} images")
+    images = model.images
+    model.progress.say(f"proving {runtime} {precision} on {len(images.images)} images")
     data = extra[NETWORK_INT8 if precision == "int8" else NETWORK]
     backend: Backend
     if runtime == "torch":
-        backend = TorchBackend(adding.network, precision=precision)
+        backend = TorchBackend(model.network, precision=precision)
     elif runtime == "onnxruntime":
         backend = onnx_backend(data, precision=precision, name=NETWORK)
     else:
         backend = openvino_backend(data, precision=precision, name=NETWORK)
-    other = _predictor(adding.bundle, backend)
-    limits = adding.of_int8 if precision == "int8" else None
+    other = _predictor(model.bundle, backend)
     return prove(
-        lambda image: adding.reference.predict(image).probability_HW,
+        model.own_prediction,
         lambda image: other.predict(image).probability_HW,
         images.images,
-        threshold=adding.reference.threshold,
+        threshold=model.reference.threshold,
         runtime=runtime,
         precision=backend.precision,
         beside="torch fp32",
-        limits=limits or LIMITS[precision],
+        limits=model.limits(precision),
         truths=images.truths,
     )
 
 
 def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
-    """Runtime and precision of each proof, as far as they are installed."""
+    """List runtime and precision of each proof, as far as they are installed."""
     found = []
     if find_spec("onnxruntime") is not None:
         found += [("onnxruntime", "fp32"), *([("onnxruntime", "int8")] if int8 else [])]

@@ -1,7 +1,7 @@
-"""A model as one file to hand on, as it is or in half the size."""
+"""Packing a model as one file to hand on, as it is or in half the size."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +9,38 @@ import numpy as np
 
 from binseg.errors import BundleError
 from binseg.inference import load
-from binseg.packaging import Bundle, Reference, pack_zip, read_bundle, write_bundle
+from binseg.packaging import (
+    NETWORK,
+    NETWORK_INT8,
+    PROOFS,
+    Bundle,
+    Card,
+    Reference,
+    pack_zip,
+    read_bundle,
+    write_bundle,
+)
 
 __all__ = ["PackResult", "pack"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """What was written."""
+    """The zip that was written."""
 
     path: Path
     id: str
     name: str
     num_bytes: int
     largest_difference: float | None
-    """Of a reference probability, by rounding the weights; None where nothing was rounded."""
+    """Change of a reference probability by rounding the weights; None where nothing was rounded."""
     left_out: tuple[str, ...] = ()
     """Networks of other runtimes, which hold the weights before they were rounded."""
 
     def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
-        return {
-            "path": str(self.path),
-            "id": self.id,
-            "name": self.name,
-            "bytes": self.num_bytes,
-            "largest_difference": self.largest_difference,
-            "left_out": list(self.left_out),
-        }
+        """Return the facts as plain data."""
+        facts = asdict(self) | {"path": str(self.path), "left_out": list(self.left_out)}
+        return {"bytes" if name == "num_bytes" else name: fact for name, fact in facts.items()}
 
 
 def pack(
@@ -54,10 +58,10 @@ def pack(
         run: a run's folder or a bundle.
         out: the zip to write.
         half: store the weights in 16 bits (they compute in 32 again), which halves the file; one
-            reference sample is kept, with the answer of the rounded weights.
+            reference sample is kept, with the probability that the rounded weights give.
         name: on the card, instead of the model's.
         licence: on the card.
-        note: on the data, for the card.
+        note: about the data, for the card.
 
     Raises:
         BundleError: weights too large for 16 bits.
@@ -66,13 +70,18 @@ def pack(
     bundle = read_bundle(run)
     left_out = tuple(file for file in bundle.sha256 if half and file.endswith(".onnx"))
     difference = None
-    if half or name or licence or note:
-        with tempfile.TemporaryDirectory() as scratch:
-            bundle, difference = _changed(
-                bundle, Path(scratch) / "bundle", half=half, name=name, licence=licence, note=note
-            )
-            pack_zip(bundle, out)
-    else:
+    with tempfile.TemporaryDirectory() as scratch:
+        if half or name or licence or note:
+            card = bundle.card
+            data = card.data if note is None else card.data.model_copy(update={"note": note})
+            facts = {
+                "name": name or card.name,
+                "licence": licence or card.licence,
+                "data": data,
+                "recipe": _without_folders(card.recipe),
+            }
+            card = card.model_copy(update=facts)
+            bundle, difference = _changed(bundle, card, Path(scratch) / "bundle", half=half)
         pack_zip(bundle, out)
     return PackResult(
         path=out,
@@ -85,31 +94,13 @@ def pack(
 
 
 def _changed(
-    bundle: Bundle,
-    folder: Path,
-    *,
-    half: bool,
-    name: str | None,
-    licence: str | None,
-    note: str | None,
+    bundle: Bundle, card: Card, folder: Path, *, half: bool
 ) -> tuple[Bundle, float | None]:
     """Write the bundle with another card, and perhaps with rounded weights, into a folder."""
-    data = bundle.card.data if note is None else bundle.card.data.model_copy(update={"note": note})
-    card = bundle.card.model_copy(
-        update={
-            "name": name or bundle.card.name,
-            "licence": licence or bundle.card.licence,
-            "data": data,
-            "recipe": _without_folders(bundle.card.recipe),
-        }
-    )
     weights, reference = bundle.weights(), bundle.reference()
     if not half:
-        extra = {
-            file: bundle.read_bytes(file)
-            for file in bundle.sha256
-            if file.endswith(".onnx") or file == "proofs.json"
-        }
+        added = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
+        extra = {file: bundle.read_bytes(file) for file in added}
         return write_bundle(
             folder, card=card, weights=weights, reference=reference, extra=extra
         ), None
@@ -124,14 +115,14 @@ def _changed(
     )
     write_bundle(folder, card=card, weights=rounded, reference=first)
     plain = load(folder, backend="torch", device="cpu", tta="none")  # as it is verified
-    answer = plain.probability_of_inputs(first.input_NHWC)
-    difference = float(np.abs(answer - first.probability_NHW).max())
-    reference = Reference(input_NHWC=first.input_NHWC, probability_NHW=answer)
+    probability_NHW = plain.probability_of_inputs(first.input_NHWC)
+    difference = float(np.abs(probability_NHW - first.probability_NHW).max())
+    reference = replace(first, probability_NHW=probability_NHW)
     return write_bundle(folder, card=card, weights=rounded, reference=reference), difference
 
 
 def _without_folders(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with the name of its data alone: others needn't know where that lay."""
+    """Leave only the name of its data in a recipe: others needn't know where that lay."""
     data = recipe.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("path"), str):
         return recipe

@@ -1,4 +1,4 @@
-"""The images on which an export is proven: validation ones where they are, odd sizes always."""
+"""Images on which an export is proven: validation ones where they are, odd sizes always."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +9,8 @@ from jaxtyping import Bool, Num
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import BinsegError
-from binseg.export import Pixels
 from binseg.packaging import Bundle
+from binseg.packaging.raw_pixels import Pixels
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Preprocessing, Sample
@@ -34,11 +34,11 @@ class ProofImages:
 
 
 def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
-    """Up to 24 validation images of a run, else the reference sample; and odd sizes.
+    """Find up to 24 validation images of a run, else the reference sample; and odd sizes.
 
     Args:
         run: the folder of a run, whose data may be at hand; or a bundle.
-        bundle: of that run.
+        bundle: the run's model.
         progress: told where there is no truth.
     """
     images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
@@ -57,28 +57,26 @@ def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
 
 
 def as_pixels(images: ProofImages, pixels: Pixels, preprocessing: Preprocessing) -> ProofImages:
-    """The images as an exported file takes them.
+    """Convert the images into the pixels that an exported file takes.
 
     Args:
         images: of any type.
-        pixels: what the file takes.
+        pixels: kind of pixels that the file takes.
         preprocessing: with `intensity: percentile`, floats keep their range.
     """
     keeps_range = preprocessing.intensity == "percentile"
-    changed = []
-    for image_HWC in images.images:
-        if pixels == "uint8":
-            changed.append(_as_bytes(image_HWC))
-        else:
-            full = (
-                1 if keeps_range or image_HWC.dtype.kind == "f" else np.iinfo(image_HWC.dtype).max
-            )
-            changed.append((image_HWC / np.float32(full)).astype(np.float32))
-    return ProofImages(images=changed, truths=images.truths)
+
+    def as_floats(image_HWC: np.ndarray) -> np.ndarray:
+        is_whole = image_HWC.dtype.kind != "f" and not keeps_range
+        full = np.iinfo(image_HWC.dtype).max if is_whole else 1
+        return (image_HWC / np.float32(full)).astype(np.float32)
+
+    convert = _as_bytes if pixels == "uint8" else as_floats
+    return replace(images, images=[convert(one) for one in images.images])
 
 
 def small(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "h w C"]:
-    """Every so many pixels, so that it can travel inside a file."""
+    """Thin an image out to 192 pixels a side, so that it can travel inside a file."""
     every = -(-max(image_HWC.shape[:2]) // REFERENCE_SIDE)
     return np.ascontiguousarray(image_HWC[::every, ::every])
 
@@ -98,7 +96,7 @@ def _as_bytes(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
 def _validation(
     run: Path, channels: int, progress: Progress
 ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    """Validation images of a run with their masks; none where its data isn't at hand."""
+    """Read validation images of a run with their masks; none where its data isn't at hand."""
     if not (run / "recipe.yaml").is_file():
         progress.say("no run folder: proven on the bundle's reference sample, without truth")
         return [], []
@@ -110,34 +108,23 @@ def _validation(
         records = [one for one in dataset.records if splits.get(one.id) == "val"]
         chosen = records[:: max(1, len(records) // MAX_IMAGES)][:MAX_IMAGES]
         # One whole image in memory at a time: they may be large.
-        samples = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
+        pairs = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
     except BinsegError as problem:
         progress.say(f"the run's data is not at hand ({problem}): proven without truth")
         return [], []
-    images: list[np.ndarray] = []
-    truths: list[np.ndarray | None] = []
-    for one in samples:
-        have = one.image_HWC.shape[2]
-        if have not in (channels, 1):
-            continue
-        image_HWC = one.image_HWC if have == channels else one.image_HWC.repeat(channels, axis=2)
-        images.append(image_HWC)
-        truths.append(one.mask_HW)
-    return images, truths
+    # A grey image is repeated for a model of several channels; others of another number are left.
+    known = [
+        (image_HWC if image_HWC.shape[2] == channels else image_HWC.repeat(channels, axis=2), mask)
+        for image_HWC, mask in pairs
+        if image_HWC.shape[2] in (channels, 1)
+    ]
+    return [image_HWC for image_HWC, _ in known], [mask_HW for _, mask_HW in known]
 
 
-def _middle_of(sample: Sample) -> Sample:
-    mask_HW = None if sample.mask_HW is None else _middle(sample.mask_HW)
-    return replace(
-        sample,
-        image_HWC=_middle(sample.image_HWC),
-        mask_HW=mask_HW,
-        valid_HW=_middle(sample.valid_HW),
-    )
-
-
-def _middle(pixels: np.ndarray) -> np.ndarray:
-    """The middle of an image or mask, of at most MAX_SIDE on a side."""
-    height, width = pixels.shape[:2]
+def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+    """Cut image and mask to their middle, of at most MAX_SIDE on a side."""
+    height, width = sample.image_HWC.shape[:2]
     top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
-    return np.ascontiguousarray(pixels[top : top + MAX_SIDE, left : left + MAX_SIDE])
+    middle = np.s_[top : top + MAX_SIDE, left : left + MAX_SIDE]
+    mask_HW = None if sample.mask_HW is None else np.ascontiguousarray(sample.mask_HW[middle])
+    return np.ascontiguousarray(sample.image_HWC[middle]), mask_HW

@@ -1,14 +1,14 @@
-"""Does a bundle or an exported file answer on this machine as it did where it was made?"""
+"""Verifying that a bundle or an exported file computes here as it did where it was made."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
 
 from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference import load, verify_reference
 from binseg.inference.runtimes import proofs_of
 from binseg.packaging import read_bundle
+from binseg.packaging.exported_file import open_file
+from binseg.packaging.proof import LIMITS, prove
 
 __all__ = ["Verification", "verify"]
 
@@ -18,7 +18,7 @@ FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """One runtime's answer to the reference sample."""
+    """One runtime's probability of the reference sample beside the stored one."""
 
     runtime: str
     precision: str
@@ -29,19 +29,12 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether it lies within the tolerance."""
+        """True where the difference lies within the tolerance."""
         return self.largest_difference <= self.tolerance
 
     def as_dict(self) -> dict[str, object]:
-        """The figures as plain data."""
-        return {
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "largest_difference": self.largest_difference,
-            "agreement": self.agreement,
-            "tolerance": self.tolerance,
-            "passed": self.passed,
-        }
+        """Return the figures as plain data."""
+        return {**asdict(self), "passed": self.passed}
 
 
 def verify(path: str | Path) -> tuple[list[Verification], list[str]]:
@@ -90,25 +83,31 @@ def _is_bundle_zip(path: Path) -> bool:
 
 
 def _file(path: Path) -> Verification:
-    from binseg.export.files import open_file
-
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise BundleError(f"{path}: can't be read ({problem.strerror})") from None
-    answer, facts, target = open_file(data, name=str(path))
+    compute, facts, target = open_file(data, name=str(path))
     precision = str(facts.proof.get("precision"))
     if precision not in FILE_TOLERANCES:
         raise BundleError(f"{path}: not exported by binseg, or damaged (precision {precision})")
-    ours_HW = answer(facts.reference_HWC)
-    if ours_HW.shape != facts.reference_HW.shape:
-        raise BundleError(f"{path}: damaged: its reference sample has another size than its answer")
-    one, other = ours_HW > facts.threshold, facts.reference_HW > facts.threshold
-    either = int((one | other).sum())
+    probability_HW = compute(facts.reference_HWC)
+    if probability_HW.shape != facts.reference_HW.shape:
+        raise BundleError(f"{path}: damaged: its reference sample has another size than its output")
+    proof = prove(
+        lambda _: facts.reference_HW,
+        lambda _: probability_HW,
+        [facts.reference_HWC],
+        threshold=facts.threshold,
+        runtime=target,
+        precision=precision,
+        beside="the reference sample",
+        limits=LIMITS[precision],
+    )
     return Verification(
         runtime=target,
         precision=precision,
-        largest_difference=float(np.abs(ours_HW - facts.reference_HW).max()),
-        agreement=int((one & other).sum()) / either if either else 1.0,
+        largest_difference=proof.largest_difference,
+        agreement=proof.agreement,
         tolerance=FILE_TOLERANCES[precision],
     )

@@ -72,7 +72,7 @@ class ServedModel:
             "is_default": self.is_default,
             "threshold": card.threshold.value,
             "threshold_method": card.threshold.method,
-            "postprocess": card.postprocess.model_dump(),
+            "postprocess": card.postprocess.as_dict(),
             "tta": card.tta,
             "input": {
                 "height": shape.height,

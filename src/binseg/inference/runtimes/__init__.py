@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError, UsageError
+from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
 from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
 
 __all__ = [
@@ -231,7 +231,6 @@ BACKENDS: dict[str, Callable[[Bundle, str, str], Backend]] = {
 
 
 def _check_choice(value: str, choices: tuple[str, ...], *, what: str) -> None:
-    if value not in choices:
-        from binseg.config import closest  # with all recipes, which predicting doesn't need
-
-        raise UsageError(f"there is no {what} {value!r}: {closest(value, choices)}")
+    if value in choices:
+        return
+    raise UsageError(f"there is no {what} {value!r}: {suggest(value, choices)}")

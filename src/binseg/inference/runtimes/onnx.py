@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError
 from binseg.inference.runtimes import num_threads
-from binseg.packaging.lines import one_line
+from binseg.packaging.networks import onnx_session
 
 __all__ = ["OnnxBackend", "onnx_backend"]
 
@@ -44,22 +43,5 @@ def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:
         MissingExtraError: onnxruntime isn't installed.
         BundleError: onnxruntime can't read it.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as problem:
-        if problem.name != "onnxruntime":
-            raise
-        raise MissingExtraError(
-            "onnxruntime", extra="onnx", purpose="--backend onnxruntime"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads()
-    options.log_severity_level = 3  # errors alone; the rest is about its own machinery
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # noqa: BLE001  # its errors have no common parent but this
-        raise BundleError(
-            f"{name}: onnxruntime can't read the exported network "
-            f"({one_line(str(problem))}); export it again"
-        ) from None
+    session = onnx_session(data, name=name, num_threads=num_threads())
     return OnnxBackend(session, precision=precision)

@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float32
 from torch import nn
 
-from binseg.errors import BundleError, UsageError
-from binseg.models.zoo import build_model
+from binseg.errors import BundleError, UsageError, one_line
+from binseg.models import create_model
 from binseg.packaging import Bundle
-from binseg.packaging.lines import one_line
 
 __all__ = ["TorchBackend", "load_network", "open_torch"]
 
@@ -180,11 +179,8 @@ def load_network(bundle: Bundle) -> nn.Module:
 
 
 def _build(bundle: Bundle) -> nn.Module:
-    architecture = bundle.card.architecture
     try:
-        return build_model(
-            architecture.name, in_channels=architecture.in_channels, options=architecture.options
-        )
+        return create_model(**bundle.card.architecture.arguments())
     except UsageError as error:
         raise BundleError(f"{bundle.path}: the card's architecture is unknown: {error}") from None
 

@@ -1,0 +1,196 @@
+"""Files of a bundle, read from a folder or from a zip that is never unpacked to disk."""
+
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from binseg.errors import BundleError, one_line
+
+__all__ = [
+    "CARD",
+    "NETWORK",
+    "NETWORK_INT8",
+    "PLAIN_NAME",
+    "PROOFS",
+    "REFERENCE",
+    "SUMS",
+    "WEIGHTS",
+    "BundleFiles",
+    "find_files",
+]
+
+CARD = "card.json"
+WEIGHTS = "weights.safetensors"
+REFERENCE = "reference.safetensors"
+SUMS = "SHA256SUMS"
+NETWORK, NETWORK_INT8, PROOFS = "network.onnx", "network-int8.onnx", "proofs.json"
+"""Files that `binseg export --to bundle` adds: the network for other runtimes, and the proof."""
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+# Largest sizes that are read: far above what we write, far below what would hurt.
+_LIMITS = {SUMS: 2**16, CARD: 2**22, REFERENCE: 2**30}
+_LIMIT = 2**32
+_MAX_MEMBERS = 10_000
+_MAX_RATIO = 100
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleFiles:
+    """The files of one bundle, read by plain name; sizes are checked before bytes are read."""
+
+    path: Path
+    """The folder or the zip."""
+    members: Mapping[str, zipfile.ZipInfo] | None = None
+    """The zip's files by plain name; None for a folder."""
+
+    def size(self, name: str) -> int:
+        """Return the length of a file in bytes, as the folder or the zip declares it.
+
+        Raises:
+            BundleError: missing, no ordinary file, or larger than any bundle's.
+        """
+        size = self._declared(name)
+        limit = _LIMITS.get(name, _LIMIT)
+        if size > limit:
+            raise BundleError(f"{self.path}: {name} has {size} bytes; at most {limit} are read")
+        return size
+
+    def _declared(self, name: str) -> int:
+        missing = BundleError(f"{self.path}: {name} is missing; the bundle is incomplete")
+        if self.members is None:
+            try:
+                found = (self.path / name).stat()
+            except FileNotFoundError:
+                raise missing from None
+            except OSError as error:
+                raise self._unreadable(name, error) from None
+            # A pipe or device in a file's place would block for ever or never end.
+            if not stat.S_ISREG(found.st_mode):
+                raise BundleError(f"{self.path}: {name} is not an ordinary file")
+            return found.st_size
+        if name not in self.members:
+            raise missing
+        member = self.members[name]
+        # Zip bombs declare gigabytes in a few kilobytes; weights hardly compress at all.
+        if member.file_size > 2**20 and member.file_size > _MAX_RATIO * member.compress_size:
+            raise BundleError(
+                f"{self.path}: {name} unpacks to more than {_MAX_RATIO} times its packed size; "
+                "no bundle does"
+            )
+        return member.file_size
+
+    def read(self, name: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            BundleError: missing, unreadable or too large.
+        """
+        size = self.size(name)
+        try:
+            with self._open(name) as file:
+                # In one piece: joining pieces of a large network takes as long again.
+                data = file.read(size + 1)
+        except _DAMAGE as error:
+            raise self._unreadable(name, error) from None
+        if len(data) > size:
+            raise BundleError(f"{self.path}: {name} grew while it was read")
+        return data
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        if self.members is None:
+            with (self.path / name).open("rb") as file:
+                yield file
+            return
+        # zipfile itself stops at the declared size.
+        with zipfile.ZipFile(self.path) as archive, archive.open(self.members[name]) as member:
+            yield member
+
+    def _unreadable(self, name: str, error: Exception) -> BundleError:
+        return BundleError(f"{self.path}: can't read {name} ({_reason(error)})")
+
+
+def find_files(path: Path) -> BundleFiles:
+    """Find the bundle at a path: the folder itself, its `bundle/`, or a zip.
+
+    Raises:
+        BundleError: nothing is there, or nothing that is a bundle.
+    """
+    try:
+        if path.is_dir():
+            return _find_in_folder(path)
+        if path.is_file():
+            return _find_in_zip(path)
+    except _DAMAGE as error:
+        raise BundleError(f"{path}: can't be read ({_reason(error)})") from None
+    raise BundleError(
+        f"{path}: there is no such bundle; give a bundle's folder, its .zip, or a run's folder"
+    )
+
+
+def _find_in_folder(path: Path) -> BundleFiles:
+    for folder in (path, path / "bundle"):
+        if (folder / CARD).exists() or (folder / SUMS).exists():
+            return BundleFiles(path=folder)
+    if (path / "recipe.yaml").exists():
+        raise BundleError(f"{path}: this run has no bundle yet; training writes it when it ends")
+    raise BundleError(
+        f"{path}: not a bundle: neither it nor its folder bundle/ holds {CARD} and {SUMS}"
+    )
+
+
+def _find_in_zip(path: Path) -> BundleFiles:
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        kind = "a PyTorch checkpoint or another program's file" if is_pickle else "no zip"
+        raise BundleError(
+            f"{path}: not a bundle ({kind}, or one that is cut off); binseg reads a bundle's "
+            "folder or .zip, and never unpickles"
+        )
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    if len(infos) > _MAX_MEMBERS:
+        raise BundleError(f"{path}: {len(infos)} files in one zip; a bundle has a handful")
+    for info in infos:
+        _check_member(path, info)
+    names = [info.filename for info in infos]
+    if len(set(names)) != len(names):
+        raise BundleError(f"{path}: two files of one name in the zip; it is damaged or forged")
+    cards = [name for name in names if f"/{name}".endswith(f"/{CARD}")]
+    if len(cards) != 1:
+        found = "no" if not cards else str(len(cards))
+        hint = " (a PyTorch checkpoint?)" if any(n.endswith("data.pkl") for n in names) else ""
+        raise BundleError(f"{path}: not a bundle{hint}: the zip holds {found} {CARD}")
+    folder = cards[0].removesuffix(CARD)
+    members = {
+        info.filename.removeprefix(folder): info
+        for info in infos
+        if info.filename.startswith(folder)
+    }
+    return BundleFiles(path=path, members=members)
+
+
+def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
+    """Refuse links, and names that would leave the folder where other programs unpack them."""
+    # zipfile has already cut names at NUL and turned the system's separators; the rest is ours.
+    name = info.filename
+    parts = name.split("/")
+    if "\\" in name or name.startswith("/") or ":" in parts[0] or ".." in parts:
+        raise BundleError(f"{path}: the zip holds the unsafe name {name[:100]!r}; it is refused")
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise BundleError(f"{path}: the zip holds the link {name[:100]!r}; links are refused")
+    if info.flag_bits & 0x1:
+        raise BundleError(f"{path}: the zip is encrypted; unpack it and give the folder")
+
+
+def _reason(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) else None
+    return one_line(told or str(error) or type(error).__name__)

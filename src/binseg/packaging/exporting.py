@@ -1,0 +1,273 @@
+"""Making exports: the network alone for binseg's own runtimes, or one file that takes pixels."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from binseg.errors import UsageError
+from binseg.packaging.exported_file import (
+    by_onnxruntime,
+    by_openvino,
+    ir_with_facts,
+    onnx_with_facts,
+)
+from binseg.packaging.networks import onnx_session, require
+from binseg.packaging.proof import Compute
+from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
+from binseg.types import Preprocessing
+
+__all__ = [
+    "OPSET",
+    "TARGETS",
+    "Made",
+    "core_onnx",
+    "describe_input",
+    "make_file",
+    "quantise",
+    "to_onnx",
+]
+
+OPSET = 18
+TARGETS = ("onnx", "openvino", "torch")
+_DYNAMIC = {0: "num", 1: "height", 2: "width"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A file in memory, ready to be proven and then written."""
+
+    target: str
+    precision: str
+    compute: Compute
+    """Computes as the file will."""
+    finish: Callable[[Mapping[str, str]], bytes]
+    """Takes the facts for the file's metadata, and gives the file."""
+
+
+def make_file(
+    target: str,
+    raw: RawPixels,
+    *,
+    precision: str = "fp32",
+    changed: Callable[[bytes], bytes] | None = None,
+) -> Made:
+    """Make a file for a runtime, in memory.
+
+    Args:
+        target: onnx, openvino or torch.
+        raw: the network with its preprocessing.
+        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
+            where `changed` quantises.
+        changed: turns the ONNX file into another one (quantised).
+
+    Raises:
+        UsageError: another target, or a network that torch can't capture at any size.
+        MissingExtraError: what the target needs isn't installed.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"there is no export {target!r}; choose one of {', '.join(TARGETS)}")
+    height, width = example_size(raw.network, raw.shape)
+    example = torch.zeros(2, height, width, raw.shape.channels, dtype=getattr(torch, raw.pixels))
+    if target == "torch":
+        return _program(raw, example)
+    names = ("pixels", "probability")
+    data = to_onnx(raw, example, names=names, dynamic=dict.fromkeys(names, _DYNAMIC))
+    if changed is not None:
+        data = changed(data)
+    if target == "onnx":
+        return Made(
+            target=target,
+            precision=precision,
+            compute=by_onnxruntime(onnx_session(data, name="the export")),
+            finish=lambda text: onnx_with_facts(data, text),
+        )
+    compute, used = by_openvino(data, None, precision, name="the export")
+    return Made(
+        target=target,
+        precision="int8" if precision == "int8" else used,
+        compute=compute,
+        finish=lambda text: ir_with_facts(data, text),
+    )
+
+
+def _program(raw: RawPixels, example: torch.Tensor) -> Made:
+    """Capture a network with torch.export."""
+    # Below this the scaled image would be one pixel, which torch.export takes for a constant.
+    least = 2 if raw.shape.scale >= 1 else int(2 / raw.shape.scale) + 1
+    sides = {
+        axis: torch.export.Dim(name, min=1 if axis == 0 else least, max=65536)
+        for axis, name in _DYNAMIC.items()
+    }
+    try:
+        program = torch.export.export(
+            raw.eval(),
+            (example,),
+            dynamic_shapes=(sides,),
+            # Sizes of maps are compared by rules (halves of multiples of 32) that are always true
+            # and that torch can't prove: it checks them when the program runs.
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+    except torch._dynamo.exc.UserError as problem:
+        reason = " ".join(str(problem).split())[:120]
+        raise UsageError(
+            f"torch.export can't capture this network for any size ({reason}...); take --to onnx"
+        ) from None
+
+    def finish(text: Mapping[str, str]) -> bytes:
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files=dict(text))
+        return buffer.getvalue()
+
+    compute = by_torch(program.module())
+    return Made(target="torch", precision="fp32", compute=compute, finish=finish)
+
+
+def describe_input(raw: RawPixels) -> dict[str, Any]:
+    """Describe what the file takes and gives, for whoever opens it without binseg."""
+    shape = raw.shape
+    ranges = {"uint8": [0, 255], "float32": [0, 1] if shape.intensity == "dtype" else "any"}
+    how = {
+        "stretch": f"resized to {shape.width}x{shape.height} inside, and back",
+        "letterbox": f"fitted into {shape.width}x{shape.height} with its aspect kept, and back",
+        "tile": "computed as a whole, not in tiles; mirrored at the edges to a multiple of 32",
+    }
+    return {
+        "pixels": {
+            "type": raw.pixels,
+            "axes": "num, height, width, channels",
+            "channels": shape.channels,
+            "range": ranges[raw.pixels],
+            "sizes": "any",
+        },
+        "probability": {"type": "float32", "axes": "num, height, width"},
+        "how": how[shape.resize],
+    }
+
+
+def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
+    """Export a network for batches of any number: of inputs of its own size, tiles of any size.
+
+    Args:
+        network: in float32, on the CPU.
+        preprocessing: says size and channels.
+
+    Returns:
+        One ONNX file: `inputs` (N, C, H, W) to `logits` (N, 1, H, W).
+
+    Raises:
+        MissingExtraError: onnx isn't installed.
+    """
+    height, width = preprocessing.height, preprocessing.width
+    axes = {0: "num"}
+    if preprocessing.resize == "tile":
+        width += 32  # unequal, so that tracing takes neither for the other
+        axes |= {2: "height", 3: "width"}
+    return to_onnx(
+        network,
+        torch.zeros(2, preprocessing.channels, height, width),
+        names=("inputs", "logits"),
+        dynamic={"inputs": axes, "logits": axes},
+    )
+
+
+def to_onnx(
+    module: nn.Module,
+    example: torch.Tensor,
+    *,
+    names: tuple[str, str],
+    dynamic: dict[str, dict[int, str]],
+) -> bytes:
+    """Trace a module into one ONNX file, weights included.
+
+    torch's tracing exporter is used: its newer one takes some twenty times as long, and puts
+    weights into a file beside the model. What tracing loses (branches that depend on sizes) is
+    looked for afterwards, by proofs at other sizes.
+    """
+    require("onnx")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), _silent(logging.getLogger("torch.onnx")):
+        warnings.simplefilter("ignore")  # it warns of its own inner workings, and of its age
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_axes=dynamic,
+            opset_version=OPSET,
+            do_constant_folding=True,
+        )
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Keep a logger to itself, but for what is critical."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes:
+    """Quantise an ONNX model: weights by channel, activations by their range on the samples.
+
+    Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
+    keeps floats at its ends (QDQ); the first and the last convolution stay in floats.
+
+    Args:
+        model: float32 ONNX.
+        samples: inputs as the model takes them, from validation images.
+        name: of the model's input.
+
+    Raises:
+        MissingExtraError: onnx or onnxruntime isn't installed.
+    """
+    graph = require("onnx").load_from_string(model).graph
+    require("onnxruntime")
+    from onnxruntime import quantization
+
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """Gives the samples one by one."""
+
+        def __init__(self) -> None:
+            self._left: Iterator[Mapping[str, np.ndarray]] = iter(
+                {name: sample} for sample in samples
+            )
+
+        def get_next(self) -> Any:
+            return next(self._left, None)
+
+    # It advises a step that its own function does.
+    with _silent(logging.getLogger()), tempfile.TemporaryDirectory() as scratch:
+        before, prepared, after = (Path(scratch) / one for one in ("float", "prepared", "int8"))
+        before.write_bytes(model)
+        quantization.quant_pre_process(str(before), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(after),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv", "ConvTranspose"],
+            nodes_to_exclude=[*convolutions[:1], *convolutions[-1:]],
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+        )
+        return after.read_bytes()

@@ -1,0 +1,275 @@
+"""Preprocessing and its inverse inside the network: raw pixels of any size in, probability out.
+
+A resize is two matrix products whose matrices are computed from the image's size inside the
+graph: the triangle filter of Pillow's antialiased bilinear resize, which no runtime's own operator
+equals.
+"""
+
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Num
+from torch import Tensor, nn
+
+from binseg.errors import UsageError
+from binseg.packaging.proof import Compute
+from binseg.types import Preprocessing
+
+__all__ = ["Pixels", "RawPixels", "by_torch", "example_size", "multiple_of"]
+
+Pixels = Literal["uint8", "float32"]
+"""Pixels that a file takes: bytes, or floats (0 to 1 where the model's `intensity` is dtype, any
+numbers otherwise)."""
+
+_STRIDE = 32
+"""Whole images are brought to multiples of this, the coarsest grid of our networks."""
+_PERCENTILES = (0.005, 0.995)
+Size = Any
+"""A size, as Python knows it; a symbol or a tensor while it is traced."""
+
+
+class RawPixels(nn.Module):
+    """A network that takes images as they are.
+
+    `forward` takes pixels (N, H, W, C) and gives the probability (N, H, W) that binseg's own
+    prediction gives. A model of tiles runs over the whole image at once: it is mirrored at its
+    right and lower edge to a multiple of 32, an image smaller than a tile on all sides to a tile.
+
+    Args:
+        network: normalised inputs to logits; must take any size where `resize` is tile.
+        preprocessing: of the bundle.
+        temperature: of the bundle.
+        pixels: uint8, or float32: 0 to 1 where `intensity` is dtype, any numbers otherwise.
+
+    Raises:
+        UsageError: another kind of pixels.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        temperature: float,
+        pixels: Pixels = "uint8",
+    ) -> None:
+        super().__init__()
+        if pixels not in get_args(Pixels):
+            raise UsageError(f"pixels {pixels!r}: give one of {', '.join(get_args(Pixels))}")
+        self.network = network
+        self.shape = preprocessing
+        self.pixels = pixels
+        self.temperature = temperature
+        shape = (1, preprocessing.channels, 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
+
+    def forward(self, pixels_NHWC: Tensor) -> Tensor:
+        """Give the probability of foreground, (N, H, W)."""
+        image_NCHW = pixels_NHWC.permute(0, 3, 1, 2).float()
+        if self.shape.intensity == "percentile":
+            image_NCHW = _stretched(image_NCHW)
+        elif self.pixels == "float32":
+            image_NCHW = torch.clamp(image_NCHW, 0.0, 1.0) * 255.0
+        if self.shape.resize == "tile":
+            return self._whole(image_NCHW)
+        return self._fitted(image_NCHW)
+
+    def _probability(self, input_NChw: Tensor) -> Tensor:
+        normalised = (input_NChw / 255.0 - self.mean) / self.std
+        return torch.sigmoid(self.network(normalised)[:, 0] / self.temperature)
+
+    def _resized(self, image_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
+        """Resize to bytes, rounding where Pillow does."""
+        if self.pixels == "uint8" and self.shape.intensity == "dtype":
+            # 8-bit images: across first, then down, halves up after each.
+            out = torch.floor(torch.matmul(image_NCHW, across.transpose(0, 1)) + 0.5)
+            return torch.floor(torch.matmul(down, out) + 0.5)
+        out = torch.matmul(down, torch.matmul(image_NCHW, across.transpose(0, 1)))
+        return torch.round(out)
+
+    def _fitted(self, image_NCHW: Tensor) -> Tensor:
+        """Compute the whole image in one input, stretched or letterboxed."""
+        tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
+        height, width = self.shape.height, self.shape.width
+        rows, columns = self._target(tall, wide)
+        across, down = _resizing(wide, width, columns), _resizing(tall, height, rows)
+        probability_Nhw = self._probability(self._resized(image_NCHW, across, down))
+        return _restored(
+            probability_Nhw, _restoring(wide, width, columns), _restoring(tall, height, rows)
+        )
+
+    def _whole(self, image_NCHW: Tensor) -> Tensor:
+        """Compute the whole image at once, where binseg would cut tiles."""
+        tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
+        scaled = self.shape.scale != 1.0
+        if scaled:
+            high = _scaled(tall, self.shape.height, self.shape.scale)
+            broad = _scaled(wide, self.shape.width, self.shape.scale)
+            rows, columns = (torch.zeros(()), _number(high)), (torch.zeros(()), _number(broad))
+            input_NChw = self._resized(
+                image_NCHW, _resizing(wide, broad, columns), _resizing(tall, high, rows)
+            )
+        else:
+            high, broad = tall, wide
+            input_NChw = torch.round(image_NCHW)
+        multiple = multiple_of(self.network)
+        largest = self.shape.largest_tile
+        top, from_rows = _mirrored(high, self.shape.height, multiple, largest)
+        left, from_columns = _mirrored(broad, self.shape.width, multiple, largest)
+        padded = input_NChw.index_select(2, from_rows).index_select(3, from_columns)
+        probability_Nhw = self._probability(padded)
+        cropped = probability_Nhw.index_select(1, torch.arange(high) + top)
+        cropped = cropped.index_select(2, torch.arange(broad) + left)
+        if not scaled:
+            return cropped
+        return _restored(cropped, _restoring(wide, broad, columns), _restoring(tall, high, rows))
+
+    def _target(
+        self, tall: Size, wide: Size
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Find the first row and number of rows of the image in the input; likewise columns."""
+        height, width = (torch.tensor(float(n)) for n in (self.shape.height, self.shape.width))
+        zero = torch.zeros(())
+        if self.shape.resize == "stretch":
+            return (zero, height), (zero, width)
+        tall_, wide_ = _number(tall), _number(wide)
+        factor = torch.minimum(height / tall_, width / wide_)
+        fit_height = torch.clamp(torch.round(tall_ * factor), 1, self.shape.height)
+        fit_width = torch.clamp(torch.round(wide_ * factor), 1, self.shape.width)
+        top = torch.floor((height - fit_height) / 2)
+        left = torch.floor((width - fit_width) / 2)
+        return (top, fit_height), (left, fit_width)
+
+
+def multiple_of(network: nn.Module) -> int:
+    """Give the number whose multiples the sides of a whole image are brought to."""
+    strides = getattr(getattr(network, "encoder", None), "strides", (1,))
+    return math.lcm(_STRIDE, strides[-1], getattr(network, "multiple", 1))
+
+
+def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Give height and width to trace with: unequal, so that no size hides another.
+
+    Traced branches on sizes stay as the example took them; for whole images, each of their maps
+    is larger than a pixel.
+    """
+    if preprocessing.resize != "tile":
+        return 37, 53
+    multiple = multiple_of(network)
+    return (
+        math.ceil((max(preprocessing.height, multiple) + 5) / preprocessing.scale),
+        math.ceil((max(preprocessing.width, multiple) + multiple + 7) / preprocessing.scale),
+    )
+
+
+def _stretched(image_NCHW: Tensor) -> Tensor:
+    """Bring the 0.5th to the 99.5th percentile of each image's values to 0 to 255."""
+    ordered = torch.sort(image_NCHW.flatten(1), dim=1).values
+    tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
+    last = _number(tall) * _number(wide) * image_NCHW.shape[1] - 1
+    least, largest = ordered[:, :1], ordered[:, -1:]
+    low, high = (_at(ordered, last * share, last) for share in _PERCENTILES)
+    differ = low < high
+    low = torch.where(differ, low, least)[:, :, None, None]
+    high = torch.where(differ, high, largest)[:, :, None, None]
+    span = torch.where(low < high, high - low, torch.ones(()))
+    # An image of one value becomes 0, since it equals its least.
+    return torch.clamp((image_NCHW - low) / span, 0.0, 1.0) * 255.0
+
+
+def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
+    """Interpolate the value between two places, as numpy's percentile does."""
+    below = torch.floor(position)
+    above = torch.minimum(below + 1, last)
+    num = ordered.shape[0]
+    one = ordered.gather(1, below.long().reshape(1, 1).expand(num, 1))
+    other = ordered.gather(1, above.long().reshape(1, 1).expand(num, 1))
+    return one + (other - one) * (position - below)
+
+
+def _number(size: Size) -> Tensor:
+    """Make a float of a size that tracing may know as a symbol."""
+    return torch.ones(size, dtype=torch.float32).sum()
+
+
+def _at_least(size: Size, least: int) -> Size:
+    """Take the larger of both, whatever tracing knows the size as."""
+    if isinstance(size, Tensor):
+        return torch.clamp(size, min=least)
+    return torch.sym_max(size, least)  # type: ignore[no-untyped-call]
+
+
+def _scaled(num: Size, into: int, scale: float) -> Size:
+    """Count a side's pixels at the scale of the tiles, as `geometry.scaled_size` does."""
+    tile = max(1, round(into / scale))
+    return _at_least((2 * num * into + tile) // (2 * tile), 1)
+
+
+def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, Tensor]:
+    """Place a side in its mirrored surroundings: its start, and the pixel that each of them is.
+
+    As `geometry.plan` does it: an image of one tile lies in the tile's middle, a larger one at 0.
+    """
+    tile = -(-tile // multiple) * multiple
+    count = _at_least((num + multiple - 1) // multiple * multiple, tile)
+    # 1 where the side is one tile, 0 where it is longer; without a branch, which tracing would fix.
+    is_one = 1 - _at_least(1 - _at_least(max(tile, largest) + 1 - num, 0), 0)
+    start = (count - num) // 2 * is_one
+    folded = torch.remainder(torch.arange(count) - start, 2 * num)
+    return start, torch.minimum(folded, 2 * num - 1 - folded)
+
+
+def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
+    """Make the matrix (size, num) from an image's line to the input's; zeros outside `target`."""
+    first, taken = target
+    scale = _number(num) / taken
+    at = torch.arange(size, dtype=torch.float32) - first
+    weights = _triangles((at + 0.5) * scale, torch.clamp(scale, min=1), _centres(num))
+    inside = ((at >= 0) & (at < taken)).float()
+    return _summing_to_one(weights) * inside[:, None]
+
+
+def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
+    """Make the matrix (num, size) from the input's line back to the image's."""
+    first, taken = target
+    scale = taken / _number(num)
+    at = _centres(size) - first
+    weights = _triangles(_centres(num) * scale, torch.clamp(scale, min=1), at)
+    inside = ((at > 0) & (at < taken)).float()
+    return _summing_to_one(weights * inside[None])
+
+
+def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """Bring maps back to the image's size, within [0, 1]."""
+    out = torch.matmul(down, torch.matmul(maps_Nhw, across.transpose(0, 1)))
+    return torch.clamp(out, 0.0, 1.0)
+
+
+def _centres(num: Size) -> Tensor:
+    return torch.arange(num, dtype=torch.float32) + 0.5
+
+
+def _triangles(centres: Tensor, support: Tensor, at: Tensor) -> Tensor:
+    """Evaluate a triangle around each centre at each place."""
+    return torch.clamp(1 - torch.abs(at[None] - centres[:, None]) / support, min=0)
+
+
+def _summing_to_one(weights: Tensor) -> Tensor:
+    return weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)
+
+
+def by_torch(module: Any) -> Compute:
+    """Compute with a torch module that takes pixels (N, H, W, C)."""
+
+    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
+        with torch.inference_mode():
+            result = module(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
+        probability: np.ndarray = result[0].numpy()
+        return probability
+
+    return compute
