@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from binseg.config import Recipe as Recipe
     from binseg.config import load_recipe as load_recipe
     from binseg.errors import BinsegError as BinsegError
+    from binseg.evaluation.comparison import compare as compare
     from binseg.inference import Prediction as Prediction
     from binseg.inference import PredictOptions as PredictOptions
+    from binseg.models.create import create_model as create_model
     from binseg.packaging import Bundle as Bundle
     from binseg.pipelines.check_data import check as check
-    from binseg.pipelines.compare_models import compare as compare
     from binseg.pipelines.evaluate_model import evaluate as evaluate
     from binseg.types import Counts as Counts
     from binseg.types import Report as Report
@@ -41,7 +42,8 @@ _HOMES = {
     "Report": "binseg.types",
     "Run": "binseg.api",
     "check": "binseg.pipelines.check_data",
-    "compare": "binseg.pipelines.compare_models",
+    "compare": "binseg.evaluation.comparison",
+    "create_model": "binseg.models.create",
     "evaluate": "binseg.pipelines.evaluate_model",
     "load": "binseg.api",
     "load_recipe": "binseg.config",
