@@ -8,7 +8,7 @@ sizes share batches.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +53,8 @@ AHEAD_BYTES = 256_000_000
 
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
+_Found = Float32[np.ndarray, "N height width"] | Prediction | Failure
+"""What was computed for an image: the maps of its inputs, or all of it."""
 
 
 def run(
@@ -260,22 +262,24 @@ class _Work:
 
     def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
         """Predict images; the results come in their order."""
-        waiting: deque[Future[Written | Failure]] = deque()
-        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers:
-            read = map_ordered(
-                self._read,
-                todo,
-                num_threads=NUM_READERS,
-                ahead=lambda: self._num_ahead(reading=True),
-            )
-            with closing(read):
-                for batch in self._batches(read):
-                    for finish in self._finishers(batch):
-                        waiting.append(writers.submit(finish))
-                        while len(waiting) > self._num_ahead():
-                            yield waiting.popleft().result()
+        waiting: deque[Callable[[], Written | Failure]] = deque()
+        reads = map_ordered(
+            self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
+        )
+        with (
+            ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers,
+            closing(reads),
+        ):
+            for batch in self._batches(reads):
+                for one, found in zip(batch, self._computed(batch), strict=True):
+                    if isinstance(one, Failure):
+                        waiting.append(partial(_same, one))
+                    else:
+                        waiting.append(writers.submit(self._finish, one, found).result)
+                    while len(waiting) > self._num_ahead():
+                        yield waiting.popleft()()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()()
 
     def _num_ahead(self, *, reading: bool = False) -> int:
         """Tell how many images may wait, by the largest that was seen; the first alone tells it."""
@@ -285,23 +289,21 @@ class _Work:
         return min(64, most, max(1, AHEAD_BYTES // self.largest))
 
     def _read(self, todo: _Todo) -> _Read | Failure:
-        """Decode an image, and make its inputs."""
-        image = todo[0]
-        shape = self.predictor.preprocessing
+        """Decode an image, and make its inputs where they can share a batch."""
+        image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             image_HWC = image.read()
-            inputs = None
             if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
         return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs)
 
-    def _batches(self, read: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
+    def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
         batch: list[_Read | Failure] = []
         num_bytes = num_inputs = 0
-        for one in read:
+        for one in reads:
             batch.append(one)
             if isinstance(one, Failure):
                 continue
@@ -316,47 +318,41 @@ class _Work:
         if batch:
             yield batch
 
-    def _finishers(
-        self, batch: Sequence[_Read | Failure]
-    ) -> Iterator[Callable[[], Written | Failure]]:
-        """Compute a batch; what is left to do with each image is for a writer."""
-        inputs = [
-            one.inputs_NHWC
-            for one in batch
-            if isinstance(one, _Read) and one.inputs_NHWC is not None
-        ]
-        maps = iter(self.predictor.probabilities_together(inputs))
+    def _computed(self, batch: Sequence[_Read | Failure]) -> Iterator[_Found]:
+        """Compute a batch: the maps of images that share it, the predictions of the others."""
+        read = [one for one in batch if isinstance(one, _Read)]
+        maps = iter(
+            self.predictor.probabilities_together(
+                [one.inputs_NHWC for one in read if one.inputs_NHWC is not None]
+            )
+        )
         for one in batch:
             if isinstance(one, Failure):
-                yield partial(_given, one)
-            elif one.inputs_NHWC is None:
-                yield partial(self._write, one, self._predicted(one))
+                yield one
+            elif one.inputs_NHWC is not None:
+                yield next(maps)
             else:
-                yield partial(self._blend, one, next(maps))
+                yield self._predicted(one)
 
     def _predicted(self, one: _Read) -> Prediction | Failure:
         """Predict an image that shares no batch."""
         image, _ = one.todo
+        facts = facts_of(image, self.options)
         try:
-            return self.predictor.predict_array(
-                one.image_HWC, read_as=image.name, **facts_of(image, self.options)
-            )
+            return self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
         except ImageError as error:
             return Failure.of(image.name, error)
 
-    def _blend(
-        self, one: _Read, maps_NHW: Float32[np.ndarray, "N height width"]
-    ) -> Written | Failure:
+    def _finish(self, one: _Read, found: _Found) -> Written | Failure:
         """Bring an image's maps to its own size, and write it."""
-        facts = facts_of(one.todo[0], self.options)
-        return self._write(one, self.predictor.prediction_of(one.image_HWC, maps_NHW, **facts))
-
-    def _write(self, one: _Read, prediction: Prediction | Failure) -> Written | Failure:
         image, stem = one.todo
-        if isinstance(prediction, Failure):
-            return prediction
-        return self.sink.write(image, prediction, stem, self.options)
+        if isinstance(found, Failure):
+            return found
+        if isinstance(found, np.ndarray):
+            facts = facts_of(image, self.options)
+            found = self.predictor.prediction_of(one.image_HWC, found, **facts)
+        return self.sink.write(image, found, stem, self.options)
 
 
-def _given(failure: Failure) -> Written | Failure:
+def _same(failure: Failure) -> Written | Failure:
     return failure
