@@ -115,7 +115,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where everything lies."""
+        """The folder that holds everything."""
         return self.result.folder
 
     @property

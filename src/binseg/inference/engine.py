@@ -31,13 +31,7 @@ from binseg.inference.sinks import (
     facts_of,
     files_of,
 )
-from binseg.inference.sources import (
-    Failure,
-    FileSource,
-    InputImage,
-    ListedSource,
-    Source,
-)
+from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
@@ -54,7 +48,7 @@ AHEAD_BYTES = 256_000_000
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
 _Found = Float32[np.ndarray, "N height width"] | Prediction | Failure
-"""What was computed for an image: the maps of its inputs, or all of it."""
+"""The maps of an image's inputs, or its whole prediction."""
 
 
 def run(
@@ -123,23 +117,9 @@ def predict_files(
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> PredictResult:
-    """Write a 0/255 mask for every image, at the image's own size.
+    """Write a 0/255 mask for every image into a folder, at the image's own size.
 
-    Args:
-        predictor: the model.
-        inputs: files, folders (with the folders in them, whose structure is kept) and globs.
-        out: folder for the masks.
-        options: other settings than the model's own, and which files each image gets.
-        overwrite: replace files of an earlier run; inputs are never replaced.
-        resume: leave out images whose outputs are there already, if they are of these images,
-            this model and these settings.
-        progress: told of every image.
-
-    Returns:
-        What was written; inputs that failed are in it too, and stop nothing.
-
-    Raises:
-        UsageError, OutputError: as `run`.
+    The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
     sink = FolderSink(out, overwrite=overwrite, resume=resume)
     return run(FileSource(inputs), predictor, sink, options, progress=progress)
@@ -153,17 +133,10 @@ def predict_bytes(
     options: PredictOptions | None = None,
     name: str = "the image on stdin",
 ) -> bytes:
-    """Predict one image that is in memory, as a pipe does.
-
-    Args:
-        predictor: the model.
-        data: an image file's bytes.
-        output: mask, probability, overlay, cutout or json.
-        options: other settings than the model's own.
-        name: what errors call the image.
+    """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
 
     Raises:
-        ImageError: bytes that are no image.
+        ImageError: bytes that are no image; it calls them by `name`.
         UsageError: another output.
     """
     sink = BytesSink(output)
@@ -266,10 +239,7 @@ class _Work:
         reads = map_ordered(
             self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
         )
-        with (
-            ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers,
-            closing(reads),
-        ):
+        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers, closing(reads):
             for batch in self._batches(reads):
                 for one, found in zip(batch, self._computed(batch), strict=True):
                     if isinstance(one, Failure):

@@ -1,4 +1,4 @@
-"""Where predictions go: files beside each other in a folder, or bytes for a client."""
+"""Predictions are taken in: by files beside each other in a folder, or bytes for a client."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """What was written and what was not."""
+    """The images that were written, and those that were not."""
 
     written: tuple[Written, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -61,26 +61,25 @@ class PredictResult:
         return {
             "written": [
                 {
+                    **vars(one),
                     "source": str(one.source),
-                    "page": one.page,
                     "mask": str(one.mask),
                     "others": [str(path) for path in one.others],
-                    "foreground": one.foreground,
                 }
                 for one in self.written
             ],
-            "failures": [{"source": one.source, "reason": one.reason} for one in self.failures],
+            "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
         }
 
 
 class Sink(ABC):
-    """What takes predictions in; as it stands, one image's result in the folder `out`."""
+    """A receiver of predictions; as it stands, of one image's result in the folder `out`."""
 
     replaces = True
-    """Whether outputs that are there may be replaced."""
+    """True lets outputs that are there be replaced."""
     large_probability: ProbabilityType = "uint8"
-    """How the probabilities of huge images are stored."""
+    """The type in which probabilities of huge images are stored."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

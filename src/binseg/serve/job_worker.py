@@ -64,7 +64,7 @@ class JobWorker:
         self._limits = limits
         self._changed = threading.Condition()
         self.is_stopping = False
-        """Whether the server ends."""
+        """True once the server ends."""
         self._current: _Current | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()

@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedResult:
-    """What a client gets for one image."""
+    """The response to one image."""
 
     data: bytes
     media: str
