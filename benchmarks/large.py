@@ -34,7 +34,7 @@ import tifffile
 from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
-from binseg.inference import Predictor, load, sigmoid
+from binseg.inference import ModelPredictor, PredictOptions, load, sigmoid
 from binseg.inference.large import predict_large
 from binseg.pipelines.train_model import train
 from binseg.storage import write_json
@@ -151,8 +151,7 @@ def work(image: Path, given: argparse.Namespace) -> None:
         load(given.run, device="cpu"),
         image,
         out=out,
-        tile=given.tile,
-        overlap=given.overlap,
+        options=PredictOptions(tile=given.tile, overlap=given.overlap),
         progress=PlainProgress(),
         overwrite=True,
     )
@@ -240,7 +239,7 @@ def tell_seams(
 
 
 def seam_of(
-    predictor: Predictor,
+    predictor: ModelPredictor,
     path: Path,
     whole_HW: np.ndarray,
     *,
@@ -250,15 +249,16 @@ def seam_of(
     """The largest difference between tiles of one kind (or the model's own) and the whole."""
     out = path.with_name("crop-mask.tif")
     start = time.process_time()
+    options = PredictOptions(tile=tile, overlap=overlap)
     predict_large(
-        predictor, path, out=out, probability="float32", tile=tile, overlap=overlap,
-        overwrite=True, whole_pixels=0,
+        predictor, path, out=out, options=options, probability="float32", overwrite=True,
+        whole_pixels=0,
     )  # fmt: skip
     seconds = time.process_time() - start
     if tile is None:
         own = tiles_for(*whole_HW.shape, predictor.preprocessing)
     else:
-        own = predictor.with_tiles(size=tile, overlap=overlap).preprocessing
+        own = predictor.with_options(options).preprocessing
     size, share = own.height, own.overlap
     tiled_HW = tifffile.imread(path.with_name("crop-mask_probability.tif"))
     shared = size - int(size * (1 - share)) // 32 * 32

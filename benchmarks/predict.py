@@ -30,15 +30,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from binseg.inference.files import predict_files
-from binseg.inference.runtimes.onnx_backend import onnx_backend
-from binseg.inference.runtimes.openvino_backend import openvino_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
 from PIL import Image
 
 from binseg.imageio import IMAGE_SUFFIXES, read_image
-from binseg.inference import Predictor, load
+from binseg.inference import ModelPredictor, load
+from binseg.inference.engine import predict_files
 from binseg.inference.runtimes import Backend, computes_bf16
+from binseg.inference.runtimes.onnx import onnx_backend
+from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.packaging.exporting import core_onnx, quantise
 from binseg.packaging.proof import LIMITS, prove
@@ -149,7 +149,7 @@ def model_rows(run: Path, size: int, *, repeats: int, quick: bool) -> list[Row]:
     plain = statistics.median(seconds[PLAIN])
     card = bundle.card
     predictors = {
-        name: Predictor(
+        name: ModelPredictor(
             backend=backend,
             preprocessing=shape,
             threshold=card.threshold.value,
@@ -226,7 +226,6 @@ def cold_start(scratch: Path, *, repeats: int) -> dict[str, float]:
 def whole_folder(scratch: Path, images: Path, num: int) -> dict[str, object]:
     """Predict a folder in parts, each in turn with the model alone on as many inputs."""
     predictor = load(scratch / "bundle")
-    assert isinstance(predictor, Predictor)
     each = num // TURNS
     sources = some_images(images, min(num, 500))
     for index in range(num):

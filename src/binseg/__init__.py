@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from binseg.evaluation.comparison import compare as compare
     from binseg.inference import Prediction as Prediction
     from binseg.inference import PredictOptions as PredictOptions
+    from binseg.models.create import create_model as create_model
     from binseg.packaging import Bundle as Bundle
     from binseg.pipelines.check_data import check as check
     from binseg.pipelines.evaluate_model import evaluate as evaluate
@@ -42,6 +43,7 @@ _HOMES = {
     "Run": "binseg.api",
     "check": "binseg.pipelines.check_data",
     "compare": "binseg.evaluation.comparison",
+    "create_model": "binseg.models.create",
     "evaluate": "binseg.pipelines.evaluate_model",
     "load": "binseg.api",
     "load_recipe": "binseg.config",

@@ -1,14 +1,12 @@
 """The calls that `import binseg` offers, in the terms of the field; they join the rooms below."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
-from binseg.config import DataConfig, Recipe, load_recipe
-from binseg.data.dataset import Dataset
-from binseg.data.sources import open_dataset as open_records
-from binseg.errors import UsageError, suggest
+from binseg.errors import UsageError, suggest, training_extra_missing
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_on_files
 from binseg.inference.opening import open_model
@@ -18,6 +16,8 @@ from binseg.progress import SILENT, Progress
 from binseg.types import Report
 
 if TYPE_CHECKING:
+    from binseg.config import DataConfig, Recipe
+    from binseg.data.dataset import Dataset
     from binseg.pipelines.export_model import ExportResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
@@ -33,7 +33,7 @@ class _Evaluated:
 
     def evaluate(
         self,
-        data: DataConfig | str | Path | None = None,
+        data: "DataConfig | str | Path | None" = None,
         *,
         split: str = "test",
         out: str | Path | None = None,
@@ -89,8 +89,8 @@ class Model(_Evaluated, ModelPredictor):
             ExportError: the proof failed; nothing is written.
             MissingExtraError: what the export needs isn't installed.
         """
-        from binseg.pipelines.export_model import export_model
-
+        with _needing_torch("exporting"):
+            from binseg.pipelines.export_model import export_model
         target = _TARGETS.get(Path(path).suffix.lower())
         if target is None:
             raise UsageError(f"{path}: an exported model ends in one of {', '.join(_TARGETS)}")
@@ -115,7 +115,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where everything lies."""
+        """The folder that holds everything."""
         return self.result.folder
 
     @property
@@ -200,7 +200,7 @@ def predict_files(
     )
 
 
-def open_dataset(data: DataConfig | str | Path, *, progress: Progress = SILENT) -> Dataset:
+def open_dataset(data: "DataConfig | str | Path", *, progress: Progress = SILENT) -> "Dataset":
     """List the images and masks of a data set; pixels are read when they are asked for.
 
     Args:
@@ -213,6 +213,9 @@ def open_dataset(data: DataConfig | str | Path, *, progress: Progress = SILENT) 
     >>> len(open_dataset("synthetic:num=4,size=32").records)
     4
     """
+    from binseg.config import DataConfig
+    from binseg.data.sources import open_dataset as open_records
+
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     return open_records(config, progress=progress)
 
@@ -232,9 +235,9 @@ def plan(
         UsageError: an unknown setting.
         DataError: data that can't be used.
     """
-    from binseg.pipelines.plan_recipe import chosen_budget
-    from binseg.pipelines.plan_recipe import plan as plan_recipe
-
+    with _needing_torch("binseg.plan"):
+        from binseg.pipelines.plan_recipe import chosen_budget
+        from binseg.pipelines.plan_recipe import plan as plan_recipe
     sections = _sections(data, settings)
     seconds = chosen_budget(budget, sections=sections, overrides=())
     return plan_recipe(sections=sections, budget=seconds, progress=progress)
@@ -245,7 +248,7 @@ def train(
     *,
     out: str | Path,
     budget: str | None = None,
-    recipe: Recipe | str | Path | None = None,
+    recipe: "Recipe | str | Path | None" = None,
     progress: Progress = SILENT,
     **settings: Any,
 ) -> Run:
@@ -272,8 +275,9 @@ def train(
         TrainingError: it diverged.
         StoppedError: it was asked to stop, and says how to go on.
     """
-    from binseg.pipelines.train_model import train as train_recipe
-
+    with _needing_torch("binseg.train"):
+        from binseg.pipelines.plan_recipe import parse_budget
+        from binseg.pipelines.train_model import train as train_recipe
     if recipe is None:
         if data is None:
             raise UsageError("which images? Give a folder, a manifest or an annotation file")
@@ -281,8 +285,6 @@ def train(
     else:
         sections = _sections(data, settings)
         if budget is not None:
-            from binseg.pipelines.plan_recipe import parse_budget
-
             seconds = parse_budget(budget)
             minutes = None if seconds is None else seconds / 60
             sections.setdefault("train", {})["budget_minutes"] = minutes
@@ -290,7 +292,20 @@ def train(
     return Run(result=train_recipe(whole, out=out, progress=progress))
 
 
-def _changed(recipe: Recipe | str | Path, sections: Mapping[str, Mapping[str, object]]) -> Recipe:
+@contextmanager
+def _needing_torch(purpose: str) -> Iterator[None]:
+    """Turn the absence of what training brings into a sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise training_extra_missing(error, purpose=purpose) or error from None
+
+
+def _changed(
+    recipe: "Recipe | str | Path", sections: Mapping[str, Mapping[str, object]]
+) -> "Recipe":
+    from binseg.config import Recipe, load_recipe
+
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, sections=sections)
     tree = recipe.model_dump(mode="json")
@@ -304,6 +319,8 @@ def _sections(data: str | Path | None, settings: Mapping[str, Any]) -> dict[str,
     >>> _sections("folder", {"epochs": 3, "model__name": "unet"})
     {'data': {'path': 'folder'}, 'train': {'epochs': 3}, 'model': {'name': 'unet'}}
     """
+    from binseg.config import Recipe
+
     sections: dict[str, dict[str, object]] = {}
     if data is not None:
         sections["data"] = {"path": str(data)}

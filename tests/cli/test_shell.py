@@ -78,7 +78,7 @@ def test_an_install_for_predicting_says_what_training_needs() -> None:
     """One sentence with the extra, from the shell and from Python, and no traceback."""
     shell = "from binseg.cli import main\nsys.argv = {}\nmain()"
     for code in (
-        "import binseg\nbinseg.train",
+        "import binseg\nbinseg.train(out='x', recipe='demo')",
         shell.format(["binseg", "train", "--data", "synthetic"]),
         shell.format(["binseg", "encoders"]),
     ):

@@ -219,7 +219,7 @@ def test_the_end_finishes_what_was_taken(
     listen: Listen, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Told to end in the middle of requests, the server answers them all, and takes no more."""
-    from binseg.serve.images import take_in
+    from binseg.serve.pipeline import take_in
 
     gate, entered = threading.Event(), threading.Semaphore(0)
 

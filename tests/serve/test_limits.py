@@ -107,7 +107,7 @@ def test_bombs_are_refused_by_their_header(
     def unpack(*_: object, **__: object) -> None:
         raise AssertionError("it was unpacked")
 
-    monkeypatch.setattr("binseg.serve.images.decode_image", unpack)
+    monkeypatch.setattr("binseg.serve.pipeline.decode_image", unpack)
     bomb = _bomb(20_000, 20_000)
     with open_client() as client:
         if path == "/v1/batch":
@@ -130,7 +130,7 @@ def test_when_all_places_are_taken_it_is_429(
         assert gate.wait(30)
         return take_in(*given, **named)
 
-    from binseg.serve.images import take_in
+    from binseg.serve.pipeline import take_in
 
     monkeypatch.setattr("binseg.serve.pipeline.take_in", slowly)
     statuses = []
@@ -188,7 +188,7 @@ def test_a_client_that_goes_away_leaves_nothing(
         assert gate.wait(30)
         return take_in(*given, **named)
 
-    from binseg.serve.images import take_in
+    from binseg.serve.pipeline import take_in
 
     monkeypatch.setattr("binseg.serve.pipeline.take_in", slowly)
     messages = iter([{"type": "http.request", "body": image, "more_body": False}])
@@ -227,8 +227,7 @@ def test_memory_is_a_limit_too() -> None:
 
 def test_tiles_are_counted_before_they_are_made() -> None:
     """A model of enlarged tiles would make gigabytes of an image that is allowed itself."""
-    from binseg.serve.images import take_in
-
+    from binseg.serve.pipeline import take_in
     from binseg.types import Preprocessing
 
     shape = Preprocessing(resize="tile", height=64, width=64, scale=8.0)

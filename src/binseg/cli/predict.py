@@ -103,8 +103,7 @@ def predict(
         bool, typer.Option("--resume", help="Leave out images that have their masks already.")
     ] = False,
     watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Go on with what comes into the folder, until Ctrl-C."),
+        bool, typer.Option("--watch", help="Go on with what comes into the folder, until Ctrl-C.")
     ] = False,
     scale: Annotated[
         float,
@@ -204,12 +203,7 @@ def predict(
     sink = FolderSink(out, overwrite=overwrite or watch, resume=resume)
     try:
         result = predict_all(
-            source,
-            predictor,
-            sink,
-            options,
-            progress=progress,
-            told=_tell_round if watch else None,
+            source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
         )
     except KeyboardInterrupt:
         if not watch:

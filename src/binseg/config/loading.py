@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -52,7 +53,7 @@ def load_recipe(
     """
     label = "the command line" if source is None else str(source)
     tree: dict[str, Any] = {} if source is None else _parse(recipe_text(source), label)
-    own = {name: dict(tree[name]) for name in _DEPENDENT if isinstance(tree.get(name), dict)}
+    own = {name: deepcopy(tree[name]) for name in _DEPENDENT if isinstance(tree.get(name), dict)}
     _merge(tree, sections or {})
     for override in overrides:
         _set(tree, *_parse_override(override))

@@ -8,7 +8,7 @@ sizes share batches.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -31,13 +31,7 @@ from binseg.inference.sinks import (
     facts_of,
     files_of,
 )
-from binseg.inference.sources import (
-    Failure,
-    FileSource,
-    InputImage,
-    ListedSource,
-    Source,
-)
+from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
@@ -53,6 +47,8 @@ AHEAD_BYTES = 256_000_000
 
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
+_Found = Float32[np.ndarray, "N height width"] | Prediction | Failure
+"""The maps of an image's inputs, or its whole prediction."""
 
 
 def run(
@@ -121,23 +117,9 @@ def predict_files(
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> PredictResult:
-    """Write a 0/255 mask for every image, at the image's own size.
+    """Write a 0/255 mask for every image into a folder, at the image's own size.
 
-    Args:
-        predictor: the model.
-        inputs: files, folders (with the folders in them, whose structure is kept) and globs.
-        out: folder for the masks.
-        options: other settings than the model's own, and which files each image gets.
-        overwrite: replace files of an earlier run; inputs are never replaced.
-        resume: leave out images whose outputs are there already, if they are of these images,
-            this model and these settings.
-        progress: told of every image.
-
-    Returns:
-        What was written; inputs that failed are in it too, and stop nothing.
-
-    Raises:
-        UsageError, OutputError: as `run`.
+    The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
     sink = FolderSink(out, overwrite=overwrite, resume=resume)
     return run(FileSource(inputs), predictor, sink, options, progress=progress)
@@ -151,17 +133,10 @@ def predict_bytes(
     options: PredictOptions | None = None,
     name: str = "the image on stdin",
 ) -> bytes:
-    """Predict one image that is in memory, as a pipe does.
-
-    Args:
-        predictor: the model.
-        data: an image file's bytes.
-        output: mask, probability, overlay, cutout or json.
-        options: other settings than the model's own.
-        name: what errors call the image.
+    """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
 
     Raises:
-        ImageError: bytes that are no image.
+        ImageError: bytes that are no image; it calls them by `name`.
         UsageError: another output.
     """
     sink = BytesSink(output)
@@ -260,22 +235,21 @@ class _Work:
 
     def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
         """Predict images; the results come in their order."""
-        waiting: deque[Future[Written | Failure]] = deque()
-        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers:
-            read = map_ordered(
-                self._read,
-                todo,
-                num_threads=NUM_READERS,
-                ahead=lambda: self._num_ahead(reading=True),
-            )
-            with closing(read):
-                for batch in self._batches(read):
-                    for finish in self._finishers(batch):
-                        waiting.append(writers.submit(finish))
-                        while len(waiting) > self._num_ahead():
-                            yield waiting.popleft().result()
+        waiting: deque[Callable[[], Written | Failure]] = deque()
+        reads = map_ordered(
+            self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
+        )
+        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers, closing(reads):
+            for batch in self._batches(reads):
+                for one, found in zip(batch, self._computed(batch), strict=True):
+                    if isinstance(one, Failure):
+                        waiting.append(partial(_same, one))
+                    else:
+                        waiting.append(writers.submit(self._finish, one, found).result)
+                    while len(waiting) > self._num_ahead():
+                        yield waiting.popleft()()
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()()
 
     def _num_ahead(self, *, reading: bool = False) -> int:
         """Tell how many images may wait, by the largest that was seen; the first alone tells it."""
@@ -285,23 +259,21 @@ class _Work:
         return min(64, most, max(1, AHEAD_BYTES // self.largest))
 
     def _read(self, todo: _Todo) -> _Read | Failure:
-        """Decode an image, and make its inputs."""
-        image = todo[0]
-        shape = self.predictor.preprocessing
+        """Decode an image, and make its inputs where they can share a batch."""
+        image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             image_HWC = image.read()
-            inputs = None
             if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
         return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs)
 
-    def _batches(self, read: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
+    def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
         batch: list[_Read | Failure] = []
         num_bytes = num_inputs = 0
-        for one in read:
+        for one in reads:
             batch.append(one)
             if isinstance(one, Failure):
                 continue
@@ -316,47 +288,41 @@ class _Work:
         if batch:
             yield batch
 
-    def _finishers(
-        self, batch: Sequence[_Read | Failure]
-    ) -> Iterator[Callable[[], Written | Failure]]:
-        """Compute a batch; what is left to do with each image is for a writer."""
-        inputs = [
-            one.inputs_NHWC
-            for one in batch
-            if isinstance(one, _Read) and one.inputs_NHWC is not None
-        ]
-        maps = iter(self.predictor.probabilities_together(inputs))
+    def _computed(self, batch: Sequence[_Read | Failure]) -> Iterator[_Found]:
+        """Compute a batch: the maps of images that share it, the predictions of the others."""
+        read = [one for one in batch if isinstance(one, _Read)]
+        maps = iter(
+            self.predictor.probabilities_together(
+                [one.inputs_NHWC for one in read if one.inputs_NHWC is not None]
+            )
+        )
         for one in batch:
             if isinstance(one, Failure):
-                yield partial(_given, one)
-            elif one.inputs_NHWC is None:
-                yield partial(self._write, one, self._predicted(one))
+                yield one
+            elif one.inputs_NHWC is not None:
+                yield next(maps)
             else:
-                yield partial(self._blend, one, next(maps))
+                yield self._predicted(one)
 
     def _predicted(self, one: _Read) -> Prediction | Failure:
         """Predict an image that shares no batch."""
         image, _ = one.todo
+        facts = facts_of(image, self.options)
         try:
-            return self.predictor.predict_array(
-                one.image_HWC, read_as=image.name, **facts_of(image, self.options)
-            )
+            return self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
         except ImageError as error:
             return Failure.of(image.name, error)
 
-    def _blend(
-        self, one: _Read, maps_NHW: Float32[np.ndarray, "N height width"]
-    ) -> Written | Failure:
+    def _finish(self, one: _Read, found: _Found) -> Written | Failure:
         """Bring an image's maps to its own size, and write it."""
-        facts = facts_of(one.todo[0], self.options)
-        return self._write(one, self.predictor.prediction_of(one.image_HWC, maps_NHW, **facts))
-
-    def _write(self, one: _Read, prediction: Prediction | Failure) -> Written | Failure:
         image, stem = one.todo
-        if isinstance(prediction, Failure):
-            return prediction
-        return self.sink.write(image, prediction, stem, self.options)
+        if isinstance(found, Failure):
+            return found
+        if isinstance(found, np.ndarray):
+            facts = facts_of(image, self.options)
+            found = self.predictor.prediction_of(one.image_HWC, found, **facts)
+        return self.sink.write(image, found, stem, self.options)
 
 
-def _given(failure: Failure) -> Written | Failure:
+def _same(failure: Failure) -> Written | Failure:
     return failure

@@ -1,4 +1,4 @@
-"""What `predict` takes, as pixels with what is known about them: paths, arrays and PIL images."""
+"""Paths, arrays and PIL images, as `predict` takes them, become pixels with facts of their file."""
 
 from pathlib import Path
 from typing import Any

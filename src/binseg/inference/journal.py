@@ -12,12 +12,12 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Num
+from jaxtyping import Num
 
 from binseg.errors import ImageError, OutputError, UsageError
 from binseg.imageio import TiledPage, decode_tiles, encode_tiles, write_tiled
@@ -38,7 +38,7 @@ _HEAD_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one page is cut up on disk."""
+    """The tiles that one page is cut into on disk."""
 
     height: int
     width: int
@@ -64,7 +64,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """What the output says beside its pixels."""
+    """The facts that the output states beside its pixels."""
 
     facts: Mapping[str, object]
     georeference: Georeference | None
@@ -174,11 +174,7 @@ class Journal:
         for index in range(layout.num_bands):
             band = self.read(page, index)
             yield decode_tiles(
-                band.layers[which],
-                layout.tile,
-                height=band.height,
-                width=layout.width,
-                dtype=dtype,
+                band.layers[which], layout.tile, height=band.height, width=layout.width, dtype=dtype
             )
 
     def num_bytes(self) -> int:
@@ -223,12 +219,12 @@ def assemble(
     """Write one layer of all finished bands under its final name.
 
     Args:
-        journal: all bands of all pages.
-        layouts: how the pages are cut up.
+        journal: all bands of all pages, which are cut up as `layouts` say.
+        layouts: one for each page.
         out: a .tif, .tiff or .zarr name; what is there is replaced.
-        which: the layer, `MASK` or `PROBABILITY`.
-        dtype: type of the layer's pixels.
-        postprocessing: what corrects the mask; must be empty for the probability.
+        which: the layer, `MASK` or `PROBABILITY`, whose pixels have the type `dtype`.
+        dtype: see `which`.
+        postprocessing: corrects the mask; must be empty for the probability.
         whole: what else the output says.
 
     Returns:
@@ -244,17 +240,16 @@ def assemble(
         """Unpack the rows of a page, and correct them."""
         nonlocal num_foreground
 
-        def masks() -> Iterator[Bool[np.ndarray, "h W"]]:
-            return (rows > 0 for rows in journal.layer(page, layout, which, dtype))
+        def stored() -> Iterator[Num[np.ndarray, "h W"]]:
+            return journal.layer(page, layout, which, dtype)
 
-        if postprocessing.is_empty:
-            for rows_HW in journal.layer(page, layout, which, dtype):
-                num_foreground += int(np.count_nonzero(rows_HW))
-                yield rows_HW
-            return
-        for mask_HW in clean_bands(masks, postprocessing)():
-            num_foreground += int(np.count_nonzero(mask_HW))
-            yield mask_HW.astype(np.uint8) * np.uint8(255)
+        def cleaned() -> Iterator[Num[np.ndarray, "h W"]]:
+            masks = clean_bands(lambda: (rows > 0 for rows in stored()), postprocessing)
+            return (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in masks())
+
+        for rows_HW in stored() if postprocessing.is_empty else cleaned():
+            num_foreground += int(np.count_nonzero(rows_HW))
+            yield rows_HW
 
     def tiles_of(page: int, layout: Layout) -> Iterator[bytes]:
         """Give the packed tiles of a page: as they are where nothing is corrected."""
@@ -290,22 +285,34 @@ def assemble(
         )
     else:
         finished = journal.folder / "whole.zarr"
-        if len({(one.height, one.width) for one in layouts}) > 1:
-            raise UsageError(
-                f"{out.stem}: pages of several sizes don't fit into one Zarr; write a .tif"
-            )
-        shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
-        tile, shape = layouts[0].tile, whole.axes.lengths[:-2]
-        array = write_zarr_metadata(
-            finished, whole.axes, chunk=tile, dtype=dtype, name=out.stem, facts=whole.facts
-        )
-        for page, layout in enumerate(layouts):
-            at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
-            for index, rows_HW in enumerate(rows_of(page, layout)):
-                rows = slice(index * tile, index * tile + len(rows_HW))
-                array[(*at, rows, slice(None))] = rows_HW
+        rows = (rows_of(page, one) for page, one in enumerate(layouts))
+        _write_zarr(finished, layouts, rows, dtype=dtype, name=out.stem, whole=whole)
     publish(finished, out)
     return num_foreground
+
+
+def _write_zarr(
+    folder: Path,
+    layouts: Sequence[Layout],
+    rows_of_pages: Iterable[Iterable[Num[np.ndarray, "h W"]]],
+    *,
+    dtype: str,
+    name: str,
+    whole: Whole,
+) -> None:
+    assert whole.axes is not None
+    if len({(one.height, one.width) for one in layouts}) > 1:
+        raise UsageError(f"{name}: pages of several sizes don't fit into one Zarr; write a .tif")
+    shutil.rmtree(folder, ignore_errors=True)  # of a program that was stopped here
+    tile, shape = layouts[0].tile, whole.axes.lengths[:-2]
+    array = write_zarr_metadata(
+        folder, whole.axes, chunk=tile, dtype=dtype, name=name, facts=whole.facts
+    )
+    for page, bands in enumerate(rows_of_pages):
+        at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
+        for index, rows_HW in enumerate(bands):
+            rows = slice(index * tile, index * tile + len(rows_HW))
+            array[(*at, rows, slice(None))] = rows_HW
 
 
 def _refuse_foreign(folder: Path) -> None:

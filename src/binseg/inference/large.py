@@ -52,7 +52,7 @@ _MASK_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class LargeResult:
-    """What was written."""
+    """The files that were written, and their figures."""
 
     source: Path
     mask: Path
@@ -126,23 +126,13 @@ def predict_large(
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
         work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels)
-        layers = [(out, MASK, "uint8", predictor.postprocessing)]
-        if probability_out is not None and probability is not None:
-            # The mask comes last: where it is, the work is done.
-            layers.insert(0, (probability_out, PROBABILITY, probability, NOTHING))
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
-            for to, which, dtype, postprocessing in layers:
-                foreground = assemble(
-                    journal,
-                    layouts,
-                    out=to,
-                    which=which,
-                    dtype=dtype,
-                    postprocessing=postprocessing,
-                    whole=whole,
-                )
+            if probability_out is not None:
+                work.assemble(probability_out, PROBABILITY, whole)
+            # The mask comes last: where it is, the work is done.
+            num_foreground = work.assemble(out, MASK, whole)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
             raise OutputError(
@@ -156,7 +146,7 @@ def predict_large(
         num_pages=len(infos),
         height=infos[0].height,
         width=infos[0].width,
-        foreground=foreground / sum(one.height * one.width for one in infos),
+        foreground=num_foreground / sum(one.height * one.width for one in infos),
         num_bands=sum(one.num_bands for one in layouts),
         num_resumed=sum(done),
         seconds=time.monotonic() - start,
@@ -339,6 +329,19 @@ class _Work:
                 )
                 for index, probability_HW in enumerate(bands, start=num):
                     self.journal.write(page, index, self._packed(probability_HW, layout.tile))
+
+    def assemble(self, out: Path, which: int, whole: Whole) -> int:
+        """Make a file of a layer of all bands; count its foreground."""
+        is_mask = which == MASK
+        return assemble(
+            self.journal,
+            self.layouts,
+            out=out,
+            which=which,
+            dtype="uint8" if is_mask else str(self.probability),
+            postprocessing=self.predictor.postprocessing if is_mask else NOTHING,
+            whole=whole,
+        )
 
     def _packed(self, probability_HW: Float32[np.ndarray, "h W"], tile: int) -> Band:
         mask_HW = above(probability_HW, self.predictor.threshold)

@@ -32,7 +32,7 @@ M = TypeVar("M", bound=ModelPredictor)
 
 
 class LoadSettings(TypedDict, total=False):
-    """How a model is loaded; every setting may be left out."""
+    """Settings by which a model is loaded; each may be left out."""
 
     backend: str
     """auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that is installed
@@ -53,7 +53,7 @@ class LoadSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceCheck:
-    """How near a runtime comes to the reference sample of a bundle."""
+    """A runtime beside the reference sample of a bundle."""
 
     largest_difference: float
     """Largest difference of any pixel's probability."""

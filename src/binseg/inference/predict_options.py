@@ -1,4 +1,4 @@
-"""What may be asked of a prediction, said once for the shell, Python, the server and its jobs."""
+"""The settings of a prediction, said once for the shell, Python, the server and its jobs."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -31,7 +31,7 @@ class PredictOptions:
     largest_only: bool | None = None
     """Only the largest object stays."""
     own_postprocessing: bool = True
-    """Whether the post-processing that the model brings is done where nothing else is asked for."""
+    """False leaves out the post-processing that the model brings."""
     tta: TTA | None = None
     """Test-time augmentation: mirror images that are predicted too and averaged."""
     scale: float = 1.0
@@ -73,7 +73,7 @@ class PredictOptions:
 
     @property
     def is_per_page(self) -> bool:
-        """Whether a multi-page file is answered page by page, and not by one stack of masks."""
+        """True where each page of a file gets its own outputs, and not all one stack of masks."""
         return any(one != "probability" for one in self.outputs)
 
     def postprocessing_for(self, own: PostProcessing) -> PostProcessing:

@@ -1,4 +1,4 @@
-"""What a model says about one image: its mask, objects and outlines, as arrays, files and bytes."""
+"""A model's result for one image: mask, objects and outlines, as arrays, files and bytes."""
 
 import base64
 import csv
@@ -56,7 +56,7 @@ _SHOWN_SIDE = 720
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says about one image, at the image's own size."""
+    """A model's result for one image, at the image's own size."""
 
     probability_HW: Float32[np.ndarray, "H W"]
     threshold: float
@@ -66,11 +66,11 @@ class Prediction:
     image_HWC: Num[np.ndarray, "H W C"] | None = None
     """The image as it was read, for overlays; None where it was too large to keep."""
     name: str = "image"
-    """What outputs call the image."""
+    """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
     georeference: Georeference | None = None
     path_hash: str = ""
-    """What tells the image from others of its name; only the mask's file keeps it."""
+    """A hash that tells the image from others of its name; only the mask's file keeps it."""
 
     @property
     def probability(self) -> Float32[np.ndarray, "H W"]:
@@ -139,7 +139,7 @@ class Prediction:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What made the prediction; every output carries it where its format has room."""
+        """The makings of the prediction, which every output states where its format has room."""
         return {
             "binseg": version("binseg"),
             "model": self.bundle_id,

@@ -38,18 +38,18 @@ def untold(_: int) -> None:
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What answers for images: one model (`ModelPredictor`), or several (`EnsemblePredictor`)."""
+    """A predictor of images: one model (`ModelPredictor`), or several (`EnsemblePredictor`)."""
 
     bundle_id: str
     threshold: float
     postprocessing: PostProcessing
     batch_size: int
     preprocessing: Preprocessing | None
-    """How images become inputs; None for an ensemble whose members each have their own way."""
+    """The way from images to inputs; None for an ensemble whose members have ways of their own."""
 
     @property
     def name(self) -> str:
-        """What reports call the model."""
+        """The model's name in reports."""
 
     @property
     def members(self) -> "tuple[ModelPredictor, ...]":
@@ -69,13 +69,7 @@ class Predictor(Protocol):
     def probability_of_image(
         self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image", *, tell: Tell = untold
     ) -> Float32[np.ndarray, "H W"]:
-        """Compute the probability at the image's own size.
-
-        Args:
-            image_HWC: as `predict` takes arrays.
-            name: what errors call the image.
-            tell: is told of model inputs as they are computed.
-        """
+        """Compute the probability at an image's own size; `tell` hears of inputs as done."""
         assert self.preprocessing is not None, "members with inputs of their own are asked each"
         height, width = image_HWC.shape[:2]
         num = min(one.batch_for(height, width) for one in self.members)
@@ -91,10 +85,7 @@ class Predictor(Protocol):
     def probability_of_inputs(
         self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
     ) -> Float32[np.ndarray, "N height width"]:
-        """Compute the probability for inputs that `preprocess.prepare` made.
-
-        Args:
-            inputs_NHWC: any number of them; they are computed `batch_size` at a time.
+        """Compute the probability for inputs that `preprocess.prepare` made, in batches.
 
         Raises:
             BundleError: the model of a bundle gives NaN or infinity.
@@ -103,7 +94,7 @@ class Predictor(Protocol):
 
     @property
     def has_one_input(self) -> bool:
-        """Whether an image becomes exactly one input, of one size for all members."""
+        """True where an image becomes exactly one input, of one size for all members."""
         return self.preprocessing is not None and self.preprocessing.resize != "tile"
 
     def num_inputs(self, height: int, width: int) -> int:
@@ -115,7 +106,7 @@ class Predictor(Protocol):
         )
 
     def shares_batches(self, height: int, width: int) -> bool:
-        """Whether all inputs of such an image fit into one batch, beside those of other images."""
+        """Tell whether all inputs of such an image fit into one batch, beside those of others."""
         most = min(one.batch_for(height, width) for one in self.members)
         return self.preprocessing is not None and self.num_inputs(height, width) <= most
 
@@ -174,11 +165,7 @@ class Predictor(Protocol):
         return [one for group in groups for one in chosen._together(group, page)]
 
     def predict_many(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
-        """Predict images one after the other, as they are asked for; memory stays flat.
-
-        Args:
-            images: as `predict` takes them; may be endless.
-        """
+        """Predict images, perhaps endlessly many, one by one as they are asked for."""
         for image in images:
             yield self.predict(image)
 
@@ -215,13 +202,9 @@ class Predictor(Protocol):
         maps_NHW: Float32[np.ndarray, "N height width"],
         **facts: Any,
     ) -> Prediction:
-        """Bring the probability of an image's inputs back to the image's size.
+        """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
 
-        Args:
-            image_HWC: the image.
-            maps_NHW: what `probability_of_inputs` gave for the inputs that `preprocess.prepare`
-                made of it: the way to compute inputs of several images in one batch.
-            facts: further fields of the Prediction.
+        With `probability_of_inputs` it computes inputs of several images in one batch.
         """
         assert self.preprocessing is not None, "members have no inputs in common"
         height, width = image_HWC.shape[:2]
@@ -321,7 +304,7 @@ class ModelPredictor(Predictor):
 
     @property
     def card(self) -> Card | None:
-        """What the model's bundle says about it; None for a model in training."""
+        """The card of the model's bundle; None for a model in training."""
         return self.bundle.card if self.bundle else None
 
     @property

@@ -1,11 +1,12 @@
-"""Where predictions go: files beside each other in a folder, or bytes for a client."""
+"""Predictions are taken in: by files beside each other in a folder, or bytes for a client."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from binseg.errors import UsageError
 from binseg.imageio import read_facts
@@ -36,7 +37,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """What was written and what was not."""
+    """The images that were written, and those that were not."""
 
     written: tuple[Written, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -60,31 +61,33 @@ class PredictResult:
         return {
             "written": [
                 {
+                    **vars(one),
                     "source": str(one.source),
-                    "page": one.page,
                     "mask": str(one.mask),
                     "others": [str(path) for path in one.others],
-                    "foreground": one.foreground,
                 }
                 for one in self.written
             ],
-            "failures": [{"source": one.source, "reason": one.reason} for one in self.failures],
+            "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
         }
 
 
-class Sink(Protocol):
-    """What takes predictions in."""
+class Sink(ABC):
+    """A receiver of predictions; as it stands, of one image's result in the folder `out`."""
 
-    out: Path
-    """The folder of the outputs; what lies in there is no input."""
-    replaces: bool
-    """Whether outputs that are there may be replaced."""
-    large_probability: ProbabilityType
-    """How the probabilities of huge images are stored."""
+    replaces = True
+    """True lets outputs that are there be replaced."""
+    large_probability: ProbabilityType = "uint8"
+    """The type in which probabilities of huge images are stored."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        """The folder of the outputs; what lies in there is no input."""
 
     def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
         """Keep the outputs of these images, which are there already, from all others."""
+        del images, options
 
     def stems(
         self,
@@ -98,7 +101,11 @@ class Sink(Protocol):
         Raises:
             UsageError: an output would replace what must stay.
         """
+        del predictor, options, progress
+        assert len(images) == 1, "one result is of one image"
+        return [self.out / "result"]
 
+    @abstractmethod
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
@@ -109,7 +116,7 @@ class Sink(Protocol):
         """
 
 
-class FolderSink:
+class FolderSink(Sink):
     """A folder of masks, and of what else was asked for.
 
     Args:
@@ -122,7 +129,7 @@ class FolderSink:
     large_probability: ProbabilityType = "float32"
 
     def __init__(self, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
-        self.out = Path(out)
+        super().__init__(Path(out))
         self.replaces = overwrite or resume
         self._resume = resume
         self._owners: dict[Path, Path] = {}
@@ -204,41 +211,27 @@ class FolderSink:
                 )
 
 
-class BytesSink:
-    """One output of one image, in memory.
+class BytesSink(Sink):
+    """One output of one image, in memory: `data` of type `media`.
 
     Args:
         kind: mask, probability, overlay, cutout or json.
+        out: the folder of what doesn't fit into memory.
     """
 
-    out = Path("-")
-    replaces = True
-    large_probability: ProbabilityType = "uint8"
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
+    def __init__(self, kind: str, out: Path = Path("-")) -> None:
+        super().__init__(out)
+        self.kind = kind
         self.data, self.media = b"", ""
-
-    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
-        """Keep nothing: memory holds no output of earlier runs."""
-
-    def stems(
-        self,
-        images: Sequence[InputImage],
-        predictor: Predictor,
-        options: PredictOptions,
-        progress: Progress,
-    ) -> list[Path | None]:
-        """Take the one image."""
-        del predictor, options, progress
-        assert len(images) == 1, "memory takes one image"
-        return [self.out]
+        self.size: tuple[int, int] | None = None
+        """Height and width of the image, once it was there."""
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
-        """Encode the output, as `data` of type `media`."""
-        self.data, self.media = prediction.encode(self._kind, tolerance=options.tolerance)
+        """Encode the output."""
+        self.data, self.media = prediction.encode(self.kind, tolerance=options.tolerance)
+        self.size = prediction.mask.shape
         return Written(source=image.path, mask=stem, foreground=float(prediction.mask.mean()))
 
 

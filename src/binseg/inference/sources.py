@@ -1,4 +1,4 @@
-"""Where images come from: files, folders, globs, a folder that fills, or memory."""
+"""Images to predict come from files, folders, globs, a folder that fills, or memory."""
 
 import glob
 import os
@@ -56,11 +56,11 @@ class InputImage:
     data: bytes | None = None
     """The file's bytes, where they are in memory."""
     title: str = ""
-    """What outputs call it, if not by its file's name."""
+    """The name of the image in outputs, if not its file's."""
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the image in errors."""
         return str(self.path) if self.data is None else self.title
 
     def read(self) -> Num[np.ndarray, "H W C"]:
@@ -207,7 +207,7 @@ def find_images(
 
 
 class Places:
-    """Where files really lie, links followed; each folder is asked for once."""
+    """The real places of files, links followed; each folder is asked for once."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, Path] = {}

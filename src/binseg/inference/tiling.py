@@ -189,17 +189,15 @@ def _answered(
         for batch in row:
             yield from zip(predictor.probability_of_inputs(next(read)), batch, strict=True)
 
-    with closing(map_ordered(inputs_of, (batch for row in rows for batch in row))) as read:
+    # One thread: readers of windows aren't shared, and more batches would only take memory.
+    batches = (batch for row in rows for batch in row)
+    with closing(map_ordered(inputs_of, batches, num_threads=1, ahead=2)) as read:
         for row in rows:
             yield answers(row)
 
 
 def _inputs(
-    shape: Preprocessing,
-    windows: Windows,
-    page: int,
-    batch: Sequence[Placement],
-    values: Bounds,
+    shape: Preprocessing, windows: Windows, page: int, batch: Sequence[Placement], values: Bounds
 ) -> UInt8[np.ndarray, "B height width C"]:
     """Read the region of some neighbouring tiles once, and cut them out of it."""
     info = windows.info(page)

@@ -53,7 +53,7 @@ class PostProcessing:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it leaves every mask as it is."""
+        """True where every mask stays as it is."""
         return self == NOTHING
 
     def as_dict(self) -> dict[str, int | bool]:
@@ -159,7 +159,7 @@ class _Parts:
     firsts: Int64[np.ndarray, " parts"]
     """The first part of that object."""
     at_edge: Bool[np.ndarray, " parts"]
-    """Whether that object reaches the image's edge."""
+    """True where that object reaches the image's edge."""
 
 
 def _filled(bands: Bands, most: int) -> Bands:

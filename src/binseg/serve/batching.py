@@ -124,7 +124,7 @@ class Batcher:
         return sum(len(one.inputs_NHWC) - one.num_begun for one in self._orders)
 
     def _take(self) -> list[tuple[_Order, slice]]:
-        """Of each image that waits an equal share, until the batch is full.
+        """Take an equal share of each image that waits, until the batch is full.
 
         Only inputs of one size become a batch; images of other sizes come first the next time.
         """

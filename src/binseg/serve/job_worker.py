@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from binseg import storage
 from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import holds_tiff, needs_windows, open_windows, probe
-from binseg.inference import Prediction, PredictOptions, Predictor
+from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
-from binseg.inference.large import ProbabilityType
-from binseg.inference.sinks import Written
+from binseg.inference.sinks import BytesSink, Written
 from binseg.inference.sources import InputImage, ListedSource
-from binseg.progress import Progress, Task
+from binseg.progress import Task
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.pipeline import check_outline
@@ -65,7 +64,7 @@ class JobWorker:
         self._limits = limits
         self._changed = threading.Condition()
         self.is_stopping = False
-        """Whether the server ends."""
+        """True once the server ends."""
         self._current: _Current | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()
@@ -162,74 +161,48 @@ class JobWorker:
             title=job.name,
         )
         listener = _Listener(self, current)
-        sink = _JobSink(folder, query.output)
+        sink = _JobSink(query.output, folder)
         done = run(ListedSource([image]), model.predictor, sink, options, progress=listener)
         if done.failures:
             raise ImageError(done.failures[0].reason)
         listener.check()
-        path = done.written[0].others[0] if done.written[0].others else done.written[0].mask
-        info = sink.size or _size_of(folder / IMAGE)
+        (written,) = done.written
+        path = [written.mask, *written.others][-1]
+        height, width = sink.size or _first_page(folder / IMAGE)
         threshold = model.predictor.with_options(options).threshold
         self._store.finish(
             job.id,
             result=path.name,
-            media=sink.media,
+            media=sink.media or "image/tiff",
             headers={
                 "X-Binseg-Model": model.id,
                 "X-Binseg-Threshold": repr(threshold),
-                "X-Binseg-Size": f"{info[1]}x{info[0]}",
+                "X-Binseg-Size": f"{width}x{height}",
             },
             num_bytes=path.stat().st_size,
         )
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def _first_page(path: Path) -> tuple[int, int]:
     """Give height and width of the first page of a huge image."""
     with open_windows(path) as windows:
         info = windows.info(0)
     return info.height, info.width
 
 
-class _JobSink:
+class _JobSink(BytesSink):
     """The result of a job, in its folder; a huge image's is the TIFF that the engine writes."""
-
-    replaces = True
-    large_probability: ProbabilityType = "uint8"
-
-    def __init__(self, folder: Path, output: str) -> None:
-        self.out = folder
-        self.media = "image/tiff"
-        self.size: tuple[int, int] | None = None
-        """Height and width of an image that was in memory."""
-        self._output = output
-
-    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
-        """Keep nothing: the folder has one job."""
-
-    def stems(
-        self,
-        images: Sequence[InputImage],
-        predictor: Predictor,
-        options: PredictOptions,
-        progress: Progress,
-    ) -> list[Path | None]:
-        """Name the one result."""
-        del predictor, options, progress
-        return [self.out / "result" for _ in images]
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
         """Encode the output and write it."""
-        del options
-        height, width = prediction.mask.shape
-        if self._output == "json":
+        if self.kind == "json":
             check_outline(prediction.mask)
-        data, self.media = prediction.encode(self._output)
-        self.size = (height, width)
-        path = stem.with_suffix(".json" if self.media == "application/json" else ".png")
-        storage.write_bytes(path, data)
-        return Written(source=image.path, mask=path, foreground=float(prediction.mask.mean()))
+        written = super().write(image, prediction, stem, options)
+        path = stem.with_suffix(".json" if self.kind == "json" else ".png")
+        storage.write_bytes(path, self.data)
+        return replace(written, mask=path)
 
 
 class _Listener:

@@ -41,34 +41,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedResult:
-    """What a client gets for one image."""
+    """The response to one image."""
 
     data: bytes
     media: str
-    model: str
-    threshold: float
-    height: int
-    width: int
-    seconds: float
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The facts as headers of the response."""
-        return {
-            "X-Binseg-Model": self.model,
-            "X-Binseg-Threshold": repr(self.threshold),
-            "X-Binseg-Size": f"{self.width}x{self.height}",
-            "X-Binseg-Seconds": f"{self.seconds:.4f}",
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodedImage:
-    """An image that was read, and the model's inputs of it."""
-
-    image_HWC: Num[np.ndarray, "H W C"]
-    """One black value for all pixels where the result doesn't show the image."""
-    inputs_NHWC: UInt8[np.ndarray, "N H W C"]
+    headers: dict[str, str]
 
 
 class Pipeline:
@@ -102,7 +79,7 @@ class Pipeline:
         predictor = model.predictor.with_options(wanted.options())
         self.num_coming += 1
         try:
-            decoded = await self.in_thread(
+            image_HWC, inputs_NHWC = await self.in_thread(
                 take_in,
                 sent.data,
                 predictor.preprocessing,
@@ -111,22 +88,19 @@ class Pipeline:
                 held=held,
                 keeps_image=output in ("overlay", "cutout"),
             )
-            maps_NHW = await asyncio.wrap_future(model.batcher.submit(decoded.inputs_NHWC))
+            maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
         data, media = await self.in_thread(
-            _encode, predictor, decoded, maps_NHW, name=sent.name, output=output
+            _encode, predictor, image_HWC, maps_NHW, name=sent.name, output=output
         )
-        height, width = decoded.image_HWC.shape[:2]
-        return EncodedResult(
-            data=data,
-            media=media,
-            model=model.id,
-            threshold=predictor.threshold,
-            height=height,
-            width=width,
-            seconds=time.perf_counter() - start,
-        )
+        headers = {
+            "X-Binseg-Model": model.id,
+            "X-Binseg-Threshold": repr(predictor.threshold),
+            "X-Binseg-Size": f"{image_HWC.shape[1]}x{image_HWC.shape[0]}",
+            "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
+        }
+        return EncodedResult(data=data, media=media, headers=headers)
 
     async def try_predict(
         self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
@@ -177,8 +151,10 @@ def take_in(
     limits: Limits,
     held: Held,
     keeps_image: bool,
-) -> DecodedImage:
+) -> tuple[Num[np.ndarray, "H W C"], UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
+
+    Without `keeps_image`, the image is one black value for all pixels.
 
     Raises:
         Refusal: too large, or no room.
@@ -201,7 +177,7 @@ def take_in(
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     if not keeps_image:
         image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
-    return DecodedImage(image_HWC=image_HWC, inputs_NHWC=inputs_NHWC)
+    return image_HWC, inputs_NHWC
 
 
 def preview(data: bytes, *, name: str, limits: Limits, held: Held) -> tuple[bytes, tuple[int, int]]:
@@ -280,14 +256,14 @@ async def _gone(request: Request) -> None:
 
 def _encode(
     predictor: Predictor,
-    decoded: DecodedImage,
+    image_HWC: Num[np.ndarray, "H W C"],
     maps_NHW: Float32[np.ndarray, "N H W"],
     *,
     name: str,
     output: Output,
 ) -> tuple[bytes, str]:
     """Join the maps of all inputs at the image's size, and encode what was asked for."""
-    prediction = predictor.prediction_of(decoded.image_HWC, maps_NHW, name=name)
+    prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name)
     if output == "json":
         check_outline(prediction.mask)
     return prediction.encode(output)

@@ -31,7 +31,7 @@ class Wanted(BaseModel):
     """Only the largest object stays."""
 
     def options(self) -> PredictOptions:
-        """What was asked for; the rest is left to the model."""
+        """The settings that were asked for; the rest is left to the model."""
         return PredictOptions(
             threshold=self.threshold,
             min_area=self.min_area,
@@ -44,7 +44,7 @@ class PredictQuery(Wanted):
     """The parameters of `/v1/predict`."""
 
     output: Output | None = None
-    """What comes back: a PNG (mask: 0 and 255; probability: times 255; overlay; cutout with
+    """The result: a PNG (mask: 0 and 255; probability: times 255; overlay; cutout with
     transparency), or JSON with objects, polygons and run lengths. If left out, `Accept` decides:
     application/json gives json, anything else the mask."""
 

@@ -11,10 +11,10 @@ __all__ = ["default_bundle_path", "photo_path"]
 
 
 def default_bundle_path() -> Path:
-    """Where the bundle lies that `binseg predict PHOTO` uses when no model is named."""
+    """Give the path of the bundle that `binseg predict PHOTO` uses when no model is named."""
     return Path(__file__).parent / "pets.zip"
 
 
 def photo_path() -> Path:
-    """Where the photo of a cat lies that the demo shows the model on."""
+    """Give the path of the photo of a cat that the demo shows the model on."""
     return Path(__file__).parent / "cat.jpg"

@@ -33,12 +33,8 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-_BY_SPEED = (
-    ("openvino", "bf16"),
-    ("openvino", "fp32"),
-    ("onnxruntime", "fp32"),
-)
-"""What auto tries before torch; int8 is the user's to choose, for it keeps less of the answer."""
+_BY_SPEED = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
+"""Runtimes that auto tries before torch; int8 answers less exactly, and is the user's to choose."""
 _AUTO_AGREEMENT = 0.999
 """IoU of its masks with those of fp32 that a lower precision must have shown to be taken."""
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
