@@ -23,6 +23,8 @@ __all__ = ["VIDEO_SUFFIXES", "is_video", "predict_videos"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 DEFAULT_RATE = Fraction(25)
+_ONLY_VIDEOS = {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}
+"""FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
 
 def is_video(path: Path) -> bool:
@@ -132,7 +134,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], int | None, Frac
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_ONLY_VIDEOS)
     except (av.FFmpegError, OSError) as problem:
         reason = " ".join(str(problem).split())
         raise ImageError(f"{path}: can't be read as a video ({reason})") from None

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import UsageError
-from binseg.inference.runtimes.exported import exported_network, num_threads
+from binseg.inference.runtimes.exported import checked_logits, exported_network, num_threads
 from binseg.packaging import Bundle
 from binseg.packaging.networks import onnx_session
 
@@ -29,8 +29,8 @@ class OnnxBackend:
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """The logits of a batch of normalised inputs."""
-        logits_N1HW: np.ndarray = self._session.run(None, {"inputs": inputs_NCHW})[0]
-        return logits_N1HW[:, 0]
+        logits = self._session.run(None, {"inputs": inputs_NCHW})[0]
+        return checked_logits(logits, inputs_NCHW)
 
 
 def open_onnxruntime(bundle: Bundle, *, device: str, precision: str) -> OnnxBackend:

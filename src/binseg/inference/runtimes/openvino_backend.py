@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import UsageError
-from binseg.inference.runtimes.exported import exported_network, num_threads
+from binseg.inference.runtimes.exported import checked_logits, exported_network, num_threads
 from binseg.packaging import Bundle
 from binseg.packaging.networks import compile_openvino
 
@@ -31,7 +31,7 @@ class OpenVinoBackend:
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """The logits of a batch of normalised inputs."""
         found = self._request.infer([inputs_NCHW], share_inputs=True)[0]
-        return np.array(found[:, 0], np.float32)
+        return checked_logits(found, inputs_NCHW)
 
 
 def open_openvino(bundle: Bundle, *, device: str, precision: str) -> OpenVinoBackend:
