@@ -32,10 +32,11 @@ test: .venv/.dev   ## the quick tests
 slow: .venv/.dev   ## the tests that take minutes
 	$(BIN)/python -m pytest -n 2 -m slow
 
-lint: .venv/.dev   ## style, types and import layers
+lint: .venv/.dev   ## style, complexity, types, import layers and the size of everything
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_house.py
 
 docs: .venv/.dev   ## the documentation, without warnings
 	$(BIN)/python docs/generate.py --check

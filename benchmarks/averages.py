@@ -16,7 +16,7 @@ import numpy as np
 from binseg.config import DataConfig
 from binseg.data import open_dataset, read_sample
 from binseg.data.splits import read_split
-from binseg.metrics import SCORES, count, pool
+from binseg.metrics import count, pool, score_all
 from binseg.types import Counts
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
@@ -89,12 +89,12 @@ def tell_borders(run: Path, data: Path) -> None:
             assert sample.mask_HW is not None
             answers.setdefault(record.id, sample.mask_HW)
             found.append(count(answers[record.id], sample.mask_HW, sample.valid_HW))
-        means = {name: np.mean([SCORES[name](one) for one in found]) for name in ("dice", "iou")}
-        total = pool(found)
+        means = {name: np.mean([score_all(one)[name] for one in found]) for name in ("dice", "iou")}
+        total = score_all(pool(found))
         print(
             f"  {border:11} {len(records)} images: mean Dice {means['dice']:.4f}, mean IoU "
-            f"{means['iou']:.4f}; pooled Dice {SCORES['dice'](total):.4f}, pooled IoU "
-            f"{SCORES['iou'](total):.4f}"
+            f"{means['iou']:.4f}; pooled Dice {total['dice']:.4f}, pooled IoU "
+            f"{total['iou']:.4f}"
         )
 
 

@@ -292,7 +292,7 @@ def main() -> int:
     """Check the clean copy and the planted one, and print what was found; 1 if one is missed."""
     options = _arguments()
     dataset = open_dataset(DataConfig(path=options.data))
-    step = max(1, len(dataset.records) // options.photos)
+    step = max(1, len(dataset.records) // options.images)
     records = dataset.records[::step]
     dataset = Dataset(kind="folder", root=dataset.root, records=records, rule=dataset.rule)
     with tempfile.TemporaryDirectory() as temporary:

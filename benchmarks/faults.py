@@ -37,19 +37,19 @@ import numpy as np
 import safetensors.numpy
 import torch
 import yaml
+from binseg.training.checkpoints import LAST, PREVIOUS, WholeFiles, newest_whole
+from binseg.training.fit import fit
 from PIL import Image
 
 from binseg.cli import app
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import BinsegError
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.packaging import read_bundle
 from binseg.progress import SILENT, track
 from binseg.storage import sha256_of, write_json
-from binseg.training.checkpoints import LAST, PREVIOUS, WholeFiles, newest_whole
-from binseg.training.fit import fit
 
 SIZE = 32
 NUM_TRAIN, NUM_VAL = 20, 4
@@ -147,7 +147,7 @@ def small_training(folder: Path, *, workers: int) -> None:
     )
     torch.manual_seed(0)
     fit(
-        build_model("unet", options=recipe.model.options),
+        build_model(recipe),
         recipe=recipe,
         train=drawn(NUM_TRAIN, 0),
         val=drawn(NUM_VAL, 1),

@@ -34,7 +34,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe, recipe_names
 from binseg.config.loading import recipe_text
 from binseg.errors import BinsegError

@@ -31,7 +31,7 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe
 from binseg.data.sources.synthetic import draw_synthetic
 from binseg.inference import Predictor, load, sigmoid

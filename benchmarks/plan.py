@@ -21,8 +21,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from binseg.autoconfig import few_split_settings
-from binseg.cli.progress import PlainProgress
+from binseg.autoconfig import few_ratios
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.config.recipe import DataConfig
 from binseg.data.sources import open_dataset
@@ -188,8 +188,8 @@ def _split_of(data: str) -> tuple[str, ...]:
     if all(record.split is None for record in records):
         if any(record.page is not None for record in records):
             return ("data.split.method=block", "data.split.gap=5")
-        few = few_split_settings(len(records))
-        ratios = [f"data.split.ratios={list(one.value)}" for one in few if "ratios" in one.key]  # type: ignore[call-overload]
+        few = few_ratios(len(records))
+        ratios = [f"{one.key}={list(one.value)}" for one in few]  # type: ignore[call-overload]
         return ("data.split.method=ratio", *ratios)
     return ("data.split.method=official",)
 

@@ -30,15 +30,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from binseg.inference.files import predict_files
+from binseg.inference.runtimes.onnx_backend import onnx_backend
+from binseg.inference.runtimes.openvino_backend import openvino_backend
+from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
 from PIL import Image
 
 from binseg.imageio import IMAGE_SUFFIXES, read_image
 from binseg.inference import Predictor, load
-from binseg.inference.files import predict_files
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx_backend import onnx_backend
-from binseg.inference.runtimes.openvino_backend import openvino_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.packaging.exporting import core_onnx, quantise
 from binseg.packaging.proof import LIMITS, prove

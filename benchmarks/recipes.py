@@ -20,17 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from binseg.training.precision import resolve_device, resolve_precision
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.data.cache import open_cache
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
-from binseg.models.zoo import build_model, num_parameters
+from binseg.models import build_model, num_parameters
 from binseg.pipelines.train_model import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
-from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.run_folder import RunFolder, environment
 
 LADDER: Mapping[str, tuple[str, ...]] = {
@@ -130,7 +130,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="take so many of the Pet images, spread")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the recipes or rungs")
     parser.add_argument("--ladder", action="store_true", help="the rungs of report A instead")
-    parser.add_argument("--model", default="resnet34-unet-a", help="of the ladder")
+    parser.add_argument(
+        "--recipe", default="report-a-resnet34-unet", help="of the ladder, with its network"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all runs"
     )
@@ -148,10 +150,10 @@ def _asked(options: argparse.Namespace) -> list[Run]:
         runs = [
             Run(
                 name=rung,
-                recipe_name="report-a-resnet34-unet",
+                recipe_name=options.recipe,
                 data=data,
                 images_seen=options.images_seen,
-                changes=(*common, f"model.name={options.model}", *changes),
+                changes=(*common, *changes),
             )
             for rung, changes in LADDER.items()
         ]
@@ -260,17 +262,13 @@ def _row(run: Run, result: TrainResult) -> dict[str, object]:
     column = lines[0].split(",").index("seconds")
     seconds = sum(float(line.split(",")[column]) for line in lines[1:])
     num_inputs = _num_inputs(recipe)
-    report, intervals = result.report, result.validation.intervals()["mean"]["original"]
+    report, intervals = result.report, result.report.intervals["mean"]["original"]
     device = resolve_device(recipe.train.device)
     facts = environment()
     return {
         "name": run.name,
         "model": recipe.model.name,
-        "parameters": num_parameters(
-            build_model(
-                recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-            )
-        ),
+        "parameters": num_parameters(build_model(recipe)),
         "mean": dict(report.mean["original"]),
         "intervals": {
             name: None if found is None else [found.low, found.high]

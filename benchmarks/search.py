@@ -21,17 +21,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from binseg.training.fit import fit
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
+from binseg.data.cache import open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset
-from binseg.data.pixels import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, StoppedError
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.storage import write_text
-from binseg.training.fit import fit
 from binseg.types import Record
 
 LOG = "search.jsonl"
@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace, recipe: Recipe) -> list[dict[str, float]
         for split, num in (("train", options.images), ("val", options.val_images))
     )
     torch.manual_seed(recipe.train.seed)
-    model = build_model(recipe.model.name, options=recipe.model.options)
+    model = build_model(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         return fit(
             model,

@@ -27,21 +27,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from binseg.training.fit import fit
+from binseg.training.precision import resolve_device, resolve_precision
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from binseg.cli.progress import PlainProgress
+from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
 from binseg.data.cache import PixelCache, open_cache
 from binseg.data.dataset import Dataset as WholeImages
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.progress import SILENT
 from binseg.storage import write_json
-from binseg.training.fit import fit
-from binseg.training.precision import resolve_device, resolve_precision
 from binseg.training.run_folder import environment
 from binseg.types import Record
 
@@ -104,7 +104,7 @@ class PlainLoop:
     def __init__(self, recipe: Recipe, records: Sequence[Record], *, seed: int) -> None:
         torch.manual_seed(seed)
         random.seed(seed)
-        self.model = build_model(recipe.model.name, options=recipe.model.options)
+        self.model = build_model(recipe)
         self._recipe = recipe
         self._loader = DataLoader(
             PlainImages(records, size=recipe.input.size, augmented=True),
@@ -179,7 +179,7 @@ def _binseg(
 ) -> list[dict[str, float]]:
     """Train as `binseg train` does, and give the lines of metrics.csv."""
     torch.manual_seed(recipe.train.seed)
-    model = build_model(recipe.model.name, options=recipe.model.options)
+    model = build_model(recipe)
     folder.mkdir(parents=True)
     return fit(model, recipe=recipe, train=train, val=val, folder=folder).history
 

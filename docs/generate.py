@@ -1,6 +1,6 @@
-"""Write the pages that repeat the code: `binseg --help`, the recipe's fields, models and losses.
+"""Write the pages that repeat the code: `binseg --help`, a recipe's fields, models, losses, scores.
 
-python docs/generate.py           write docs/reference/cli.md, recipe.md, models.md and losses.md
+python docs/generate.py           write cli, recipe, models, losses and scores.md in docs/reference/
 python docs/generate.py --check   exit 1 if they are not what the code says
 """
 
@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.config import Recipe
+from binseg.config.networks import MODELS
 from binseg.losses import LOSSES
-from binseg.models.options import OPTIONS
-from binseg.models.zoo import MODELS
+from binseg.metrics import METRICS
+from binseg.metrics.registry import PixelMetric
+from binseg.models import DECODERS, ENCODERS
+from binseg.models.option_rules import OPTIONS
 
 __all__ = ["pages", "stale_pages"]
 
@@ -102,25 +105,54 @@ def models_page() -> str:
     """Return the page of all networks and their options."""
     models = [
         (
-            f"`{entry.name}`",
+            f"`{name}`",
+            f"{model.num_parameters:,}",
+            f"`{model.decoder}`",
+            f"`{model.encoder}`",
+            _options(model.options),
+            model.summary,
+        )
+        for name, model in MODELS.items()
+    ]
+    encoders = [
+        (
+            f"`{name}`",
             f"{entry.num_parameters:,}",
             entry.summary,
             entry.source,
-            ", ".join(f"`{key}: {_value(value)}`" for key, value in entry.defaults.items()),
+            _options(entry.defaults),
         )
-        for entry in MODELS.values()
+        for name, entry in ENCODERS.items()
+    ]
+    decoders = [
+        (f"`{name}`", entry.summary, entry.source, _options(entry.defaults))
+        for name, entry in DECODERS.items()
     ]
     options = [(f"`{name}`", rule.accepted(), rule.help) for name, rule in OPTIONS.items()]
     return "\n".join(
         [
-            "# Models\n\nWhat `model.name` takes. An option changes by `--set "
-            "model.options.width=32`. Weights are counted with three channels in and the default "
-            "options.\n",
-            _table(("name", "weights", "what it is", "source", "options with defaults"), models),
-            "## Options\n",
+            "# Models\n\nA network is an encoder with a decoder: `model.encoder`, `model.decoder`, "
+            "any pair of them. `--model`\n(`model.name`) takes a name that stands for both. An "
+            "option changes by `--set model.options.width=32`. Weights\nare counted with three "
+            "channels in.\n",
+            "## Named models\n",
+            _table(("name", "weights", "decoder", "encoder", "options", "what it is"), models),
+            "The networks of the source reports are recipes: `report-a-unet`, "
+            "`report-a-resnet34-unet`, and so on.\n",
+            "## Encoders\n",
+            _table(("name", "weights", "what it is", "source", "options"), encoders),
+            "## Decoders\n",
+            _table(("name", "what it is", "source", "options"), decoders),
+            "`keras_unet`, with the encoder `unet`, is the tutorial's U-Net built by Keras (extra "
+            "`keras`).\n",
+            "## Options\n\nAn option that encoder and decoder both have is one option.\n",
             _table(("option", "takes", "meaning"), options),
         ]
     )
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"`{key}: {_value(value)}`" for key, value in options.items())
 
 
 def losses_page() -> str:
@@ -137,6 +169,28 @@ def losses_page() -> str:
         ]
         if knobs:
             parts.append(_table(("option", "default", "takes", "meaning"), knobs))
+    return "\n".join(parts)
+
+
+def scores_page() -> str:
+    """Return the page of all scores, by what they are scores of."""
+    parts = [
+        "# Scores\n\nEvery score of a report, by the name that files and the option `--score` use. "
+        "[What the scores\nmean](../explanation/scores.md) tells how to read them; distances "
+        "are in mm where `--spacing` is given.\n"
+    ]
+    for kind in dict.fromkeys(metric.kind for metric in METRICS.values()):
+        rows = []
+        for metric in METRICS.values():
+            if metric.kind == kind:
+                formula = f": {metric.formula}" if isinstance(metric, PixelMetric) else ""
+                better = "higher" if metric.higher_is_better else "lower"
+                unit = "px or mm" if metric.is_distance else "0 to 1"
+                rows.append(
+                    (f"`{metric.name}`", metric.label, metric.meaning + formula, unit, better)
+                )
+        parts.append(f"## {kind.capitalize()}\n")
+        parts.append(_table(("name", "score", "meaning", "unit", "better"), rows))
     return "\n".join(parts)
 
 
@@ -219,6 +273,7 @@ def pages() -> dict[str, str]:
         "recipe.md": recipe_page(),
         "models.md": models_page(),
         "losses.md": losses_page(),
+        "scores.md": scores_page(),
     }
 
 

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from binseg.autoconfig import Fingerprint, Machine
-from binseg.autoconfig.fingerprint import SCALES, SIZES, Intensities
-from binseg.autoconfig.orientation import Symmetry
+from binseg.autoconfig.fingerprint import SCALES, SIZES, Intensities, Symmetry
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -159,7 +158,6 @@ def photos() -> Fingerprint:
         empty_share=0.0,
         num_objects=1.0,
         diameter=(100.0, 200.0, 300.0),
-        spread_of_diameter=(0.2, 0.2),
         thin=30.0,
         thick=100.0,
         kept_at_size=dict.fromkeys(SIZES, 0.995),

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit, logit
 
 from binseg.errors import UsageError
-from binseg.inference import Ensemble, Predictor
+from binseg.inference import EnsemblePredictor, ModelPredictor, PredictOptions, Predictor
 from binseg.types import Preprocessing
 
 PLAIN = Preprocessing(height=16, width=16, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -33,8 +33,8 @@ class Slanted:
 
 def predictor(
     name: str = "one", *, gain: float = 8.0, threshold: float = 0.5, **options: Any
-) -> Predictor:
-    return Predictor(
+) -> ModelPredictor:
+    return ModelPredictor(
         backend=Slanted(gain),
         preprocessing=options.pop("preprocessing", PLAIN),
         threshold=threshold,
@@ -90,7 +90,7 @@ def test_an_ensemble_is_the_mean(mode: Any) -> None:
     shape = replace(PLAIN, resize=mode)
     members = [predictor(f"m{g}", gain=g, preprocessing=shape) for g in (2.0, 5.0, 9.0)]
     image = photo(2, height=21, width=30)
-    found = Ensemble(members).predict(image)
+    found = EnsemblePredictor(members).predict(image)
     expected = np.mean([one.predict(image).probability for one in members], axis=0)
     assert np.allclose(found.probability, expected, atol=1e-6)
     assert found.bundle_id == "m2.0+m5.0+m9.0"
@@ -100,13 +100,13 @@ def test_members_may_have_inputs_of_their_own() -> None:
     """Models of other input sizes are averaged at the image's size."""
     large = replace(PLAIN, height=24, width=32)
     members = [predictor("small"), predictor("large", preprocessing=large, threshold=0.7)]
-    both = Ensemble(members)
+    both = EnsemblePredictor(members)
     image = photo(3, height=40, width=50)
     expected = np.mean([one.predict(image).probability for one in members], axis=0)
     assert np.allclose(both.predict(image).probability, expected, atol=1e-6)
     assert not both.has_one_input
     assert both.threshold == pytest.approx(0.6)
-    assert Ensemble([members[0], predictor("b")]).has_one_input
+    assert EnsemblePredictor([members[0], predictor("b")]).has_one_input
 
 
 def test_inputs_are_averaged_too() -> None:
@@ -114,33 +114,39 @@ def test_inputs_are_averaged_too() -> None:
     members = [predictor("a", gain=3.0), predictor("b", gain=7.0)]
     inputs = photo(4)[None]
     expected = np.mean([one.probability_of_inputs(inputs) for one in members], axis=0)
-    assert np.allclose(Ensemble(members).probability_of_inputs(inputs), expected, atol=1e-7)
+    assert np.allclose(
+        EnsemblePredictor(members).probability_of_inputs(inputs), expected, atol=1e-7
+    )
 
 
 def test_another_threshold_changes_nothing_else() -> None:
-    """`with_threshold` keeps members and tta, and leaves the model itself as it was."""
-    for model in (predictor(tta="all"), Ensemble([predictor("a"), predictor("b", gain=1.0)])):
-        other = model.with_threshold(0.9)
+    """Another threshold keeps members and tta, and leaves the model itself as it was."""
+    models: list[Predictor] = [
+        predictor(tta="all"),
+        EnsemblePredictor([predictor("a"), predictor("b", gain=1.0)]),
+    ]
+    for model in models:
+        other = model.with_options(PredictOptions(threshold=0.9))
         image = photo(5)
         assert np.array_equal(other.predict(image).probability, model.predict(image).probability)
         assert (model.threshold, other.threshold) == (0.5, 0.9)
         assert type(other) is type(model)
     with pytest.raises(UsageError, match="threshold 2"):
-        predictor().with_threshold(2)
+        predictor().with_options(PredictOptions(threshold=2))
 
 
 def test_an_ensemble_needs_different_models() -> None:
     """One model, or one of them twice, is no ensemble."""
     with pytest.raises(UsageError, match="at least two"):
-        Ensemble([predictor()])
+        EnsemblePredictor([predictor()])
     with pytest.raises(UsageError, match="twice"):
-        Ensemble([predictor("a"), predictor("a")])
+        EnsemblePredictor([predictor("a"), predictor("a")])
 
 
 def test_probabilities_stay_probabilities() -> None:
     """Means of many ones and zeros are never above 1 or below 0."""
     sure = [predictor(f"m{n}", gain=1e4) for n in range(7)]
     image = np.where(photo(6) > 127, 255, 0).astype(np.uint8)
-    found = Ensemble(sure).predict(image).probability
+    found = EnsemblePredictor(sure).predict(image).probability
     assert found.dtype == np.float32
     assert 0 <= found.min() <= found.max() <= 1

@@ -17,9 +17,11 @@ from binseg.imageio import (
     decode_image,
     from_pil,
     num_pages,
+    open_windows,
     probe,
     read_image,
     read_labels,
+    read_pixels,
     write_mask,
     write_probability,
     write_rgb,
@@ -147,7 +149,7 @@ def test_content_decides_not_the_suffix(tmp_path: Path, format_: str, mode: str)
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
 def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: str) -> None:
-    """Whether white or black comes first in it; other colours stay numbers."""
+    """White or black may come first in it; other greys and colours are read as they look, too."""
     mask = np.zeros((6, 8), np.uint8)
     mask[2:4, 3:6] = 1
     path = tmp_path / f"m{suffix}"
@@ -160,19 +162,21 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
     photo = Image.fromarray(mask, mode="P")
     photo.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
     photo.save(path)
-    assert np.array_equal(read_labels(path), mask), "the file's palette decides, not what is used"
+    assert np.array_equal(read_labels(path), mask * 128)
     photo.putpalette([0, 0, 0, 128, 0, 0])
     photo.save(path)
-    assert np.array_equal(read_labels(path), mask)
+    assert np.array_equal(read_labels(path)[:, :, 0], mask * 128)
+    assert np.array_equal(read_labels(path, indices=True), mask)
 
 
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
-    """Transparency is dropped without a warning; labels are the indices, not the colours."""
+    """Transparency is dropped without a warning; indices are there for who asks."""
     photo = Image.fromarray(LABELS, mode="P")
     photo.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
     path = saved(tmp_path / "a.png", photo, transparency=bytes([0, 128, 255, 7]))
     assert read_image(path)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
-    np.testing.assert_array_equal(read_labels(path), LABELS)
+    np.testing.assert_array_equal(read_labels(path, indices=True), LABELS)
+    np.testing.assert_array_equal(read_labels(path), read_image(path))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -267,8 +271,8 @@ def test_wide_tiffs_become_float32_and_whole_labels(tmp_path: Path, dtype: str) 
     check_probe(path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_nan_and_infinity_are_refused(tmp_path: Path, value: float) -> None:
+@pytest.mark.parametrize("value", [np.inf, 1e300])
+def test_infinity_is_refused(tmp_path: Path, value: float) -> None:
     """They would spread through the whole network without an error; so would 1e300 as float32."""
     values = np.zeros((4, 4))
     values[1, 2] = value
@@ -304,12 +308,76 @@ def test_channels_first_or_last_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_alpha_of_tiffs_is_dropped_and_other_extras_are_kept(tmp_path: Path) -> None:
-    """A fourth channel marked as alpha goes; one of unknown meaning (infrared) stays."""
+    """A fourth channel marked as alpha goes; one of unknown meaning, or that varies, stays."""
     four = np.dstack([RGB, GREY])
-    alpha = tiff(tmp_path / "alpha.tif", four, photometric="rgb", extrasamples=("unassalpha",))
-    other = tiff(tmp_path / "other.tif", four, photometric="rgb", extrasamples=("unspecified",))
-    np.testing.assert_array_equal(read_image(alpha), RGB)
-    np.testing.assert_array_equal(read_image(other), four)
+    clear = np.dstack([RGB, np.where(GREY > 99, 255, 0).astype(np.uint8)])
+    clear[0, :5, 3] = 130
+    for name, pixels, extra, expected in (
+        ("alpha", clear, "unassalpha", RGB),
+        ("opaque", np.dstack([RGB, np.full_like(GREY, 255)]), "unassalpha", RGB),
+        ("gdal", four, "unassalpha", four),
+        ("other", four, "unspecified", four),
+    ):
+        path = tiff(tmp_path / f"{name}.tif", pixels, photometric="rgb", extrasamples=(extra,))
+        np.testing.assert_array_equal(read_image(path), expected, err_msg=name)
+        assert probe(path).keeps_alpha == (name == "gdal")
+        check_probe(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "compression": "zlib"}])
+def test_no_data_is_told_and_filled(tmp_path: Path, options: dict[str, object]) -> None:
+    """At NaN and the value of GDAL's tag stands the median; what is left is as stored."""
+    values = RNG.normal(400, 50, (40, 56, 2)).astype(np.float32)
+    hole = np.zeros((40, 56), bool)
+    hole[3:9, 10:30] = True
+    tag = {"extratags": [(42113, "s", 0, "-9999", True)]}
+    for name, number, extra in (("tag", -9999, tag), ("nan", np.nan, {})):
+        pixels = values.copy()
+        pixels[hole, 0] = number
+        path = tmp_path / f"{name}.tif"
+        tiff(path, pixels, photometric="minisblack", planarconfig="contig", **extra, **options)
+        image, valid = read_pixels(path)
+        assert valid is not None
+        np.testing.assert_array_equal(valid, ~hole)
+        np.testing.assert_array_equal(image[~hole], values[~hole])
+        assert np.abs(image[hole] - 400).max() < 20
+        with open_windows(path) as windows:
+            np.testing.assert_array_equal(windows.read(0, 2, 8, 30, 40), image[2:32, 8:48])
+    assert probe(tmp_path / "tag.tif").nodata == -9999
+    assert read_pixels(tiff(tmp_path / "whole.tif", values[:, :, 0]))[1] is None
+
+
+def test_black_is_no_data_only_where_all_colours_are(tmp_path: Path) -> None:
+    """Of colours whose tag says 0, pixels with a 0 in one channel are data."""
+    pixels = RGB.copy()
+    pixels[0, 0], pixels[1, 1] = (0, 0, 0), (0, 9, 9)
+    tag = [(42113, "s", 0, "0", True)]
+    _, valid = read_pixels(tiff(tmp_path / "a.tif", pixels, photometric="rgb", extratags=tag))
+    assert valid is not None
+    assert not valid[0, 0]
+    assert valid[1, 1]
+    wild = [(42113, "s", 0, "-9999", True)]
+    path = tiff(tmp_path / "b.tif", pixels, photometric="rgb", extratags=wild)
+    assert read_pixels(path)[1] is None, "a value that 8 bits can't hold is nowhere"
+
+
+@pytest.mark.parametrize("axes", ["ZCYX", "TZCYX", "CZYX"])
+@pytest.mark.parametrize("kind", ["imagej", "ome"])
+def test_hyperstacks_are_images_of_several_channels(tmp_path: Path, axes: str, kind: str) -> None:
+    """A stack of Z images of C channels has Z images, each with its channels, also by windows."""
+    if kind == "imagej" and axes == "CZYX":
+        pytest.skip("ImageJ writes ZC only")
+    sides = {"T": 2, "Z": 3, "C": 2, "Y": 12, "X": 20}
+    stack = RNG.integers(0, 256, [sides[one] for one in axes], dtype=np.uint8)
+    path = tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif")
+    tiff(path, stack, **{kind: True}, metadata={"axes": axes}, photometric="minisblack")
+    images = np.moveaxis(stack, axes.index("C"), -1).reshape(-1, 12, 20, 2)
+    assert num_pages(path) == len(images)
+    with open_windows(path) as windows:
+        assert windows.num_pages == len(images)
+        for page, expected in enumerate(images):
+            np.testing.assert_array_equal(read_image(path, page=page), expected)
+            np.testing.assert_array_equal(windows.read(page, 2, 3, 5, 6), expected[2:7, 3:9])
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 import binseg
 from binseg.errors import BundleError, ImageError, TrainingError, UsageError
-from binseg.inference import Predictor, load, sigmoid, verify_reference
-from binseg.inference.runtimes.torch_backend import TorchBackend
-from binseg.models.zoo import build_model
+from binseg.inference import ModelPredictor, load, sigmoid, verify_reference
+from binseg.inference.runtimes.torch import TorchBackend
+from binseg.models import create_model
 from binseg.packaging import (
     Architecture,
     Bundle,
@@ -51,8 +51,8 @@ class Broken:
         return np.full_like(inputs_NCHW[:, 0], np.nan)
 
 
-def predictor(backend: Any = None, *, batch_size: int = 8, **changes: Any) -> Predictor:
-    return Predictor(
+def predictor(backend: Any = None, *, batch_size: int = 8, **changes: Any) -> ModelPredictor:
+    return ModelPredictor(
         backend=backend or Red(),
         preprocessing=replace(PLAIN, **changes),
         threshold=0.5,
@@ -69,7 +69,7 @@ def photo(height: int = 16, width: int = 16) -> np.ndarray:
 
 def bundle(folder: Path, *, reference_shift: float = 0.0) -> Bundle:
     torch.manual_seed(0)
-    model = build_model("unet", options=OPTIONS).eval()
+    model = create_model("unet", encoder="unet", **OPTIONS).eval()
     inputs = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     maker = predictor(TorchBackend(model))
     probability = np.clip(maker.probability_of_inputs(inputs) + np.float32(reference_shift), 0, 1)
@@ -77,7 +77,7 @@ def bundle(folder: Path, *, reference_shift: float = 0.0) -> Bundle:
         folder,
         card=Card(
             name="<tiny>",
-            architecture=Architecture(name="unet", options=OPTIONS),
+            architecture=Architecture(decoder="unet", encoder="unet", options=OPTIONS),
             preprocessing=PLAIN,
             threshold=Threshold(value=0.3),
         ),
@@ -154,7 +154,7 @@ def test_a_turned_pil_image_is_turned(tmp_path: Path, kind: str) -> None:
         ([[1, 2], [3, 4]], "got a list; predict takes a path"),
         (None, "got a NoneType"),
         (torch.zeros(3, 4, 4), r"got a torch\.Tensor"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "predict_many"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "or a list of such images"),
         (np.zeros(4, np.uint8), "one image"),
         (np.zeros((0, 4), np.uint8), "none of them 0"),
     ],
@@ -216,7 +216,7 @@ def test_the_batch_size_only_saves_time(tmp_path: Path, batch_size: int) -> None
     """Tiles computed one at a time or all at once give one answer, up to float32's last bits."""
     image = photo(50, 40)
     torch.manual_seed(0)
-    model = build_model("unet", options=OPTIONS).eval()
+    model = create_model("unet", encoder="unet", **OPTIONS).eval()
     answers = [
         predictor(TorchBackend(model), batch_size=size, resize="tile").predict(image).probability
         for size in (8, batch_size)
@@ -275,7 +275,7 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="batch_size 0"):
         predictor(batch_size=0)
     with pytest.raises(UsageError, match=r"threshold 1\.5"):
-        Predictor(backend=Red(), preprocessing=PLAIN, threshold=1.5, bundle_id="x")
+        ModelPredictor(backend=Red(), preprocessing=PLAIN, threshold=1.5, bundle_id="x")
 
 
 def test_loading_gives_the_model_back(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_loading_gives_the_model_back(tmp_path: Path) -> None:
     made = bundle(tmp_path / "run" / "bundle")
     image = photo(30, 20)
     torch.manual_seed(0)
-    live = predictor(TorchBackend(build_model("unet", options=OPTIONS).eval()))
+    live = predictor(TorchBackend(create_model("unet", encoder="unet", **OPTIONS).eval()))
     for path in (made.path, tmp_path / "run", str(pack_zip(made, tmp_path / "m.zip"))):
         model = binseg.load(path)
         prediction = model.predict(image)

@@ -14,7 +14,7 @@ from binseg.transforms.preprocess import (
     prepare_truth,
     to_unit,
 )
-from binseg.types import Intensity, Preprocessing, ResizeMode
+from binseg.types import IGNORE, Intensity, Preprocessing, ResizeMode
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -178,8 +178,8 @@ def test_padding_is_black_and_ignored() -> None:
     (targets_HW,) = prepare_truth(mask_HW, valid_HW, placements)
     assert targets_HW.dtype == np.uint8
     padding = inputs_NHWC[0, :, :, 0] == 0
-    assert (targets_HW[padding] == 2).all()
-    assert (targets_HW[~padding][: padding.sum()].reshape(-1, 24)[:, :12] == 2).all()
+    assert (targets_HW[padding] == IGNORE).all()
+    assert (targets_HW[~padding][: padding.sum()].reshape(-1, 24)[:, :12] == IGNORE).all()
     assert (targets_HW[~padding].reshape(-1, 24)[:, 12:] == 1).all()
 
 
@@ -189,7 +189,7 @@ def test_pixels_past_the_edge_are_ignored() -> None:
     _, placements = prepare(np.zeros((4, 6, 3), np.uint8), settings_of("tile"))
     (targets_HW,) = prepare_truth(mask_HW, mask_HW, placements)
     assert (targets_HW == 1).sum() == 24
-    assert (targets_HW == 2).sum() == 32 * 24 - 24
+    assert (targets_HW == IGNORE).sum() == 32 * 24 - 24
 
 
 def test_background_is_zero() -> None:
@@ -279,3 +279,21 @@ def test_shrunk_tiles_are_pillows() -> None:
         region = Image.fromarray(image_HWC[top : top + 32, left : left + 32])
         expected = np.asarray(region.resize((16, 16), Image.Resampling.BILINEAR))
         assert np.array_equal(input_HWC, expected)
+
+
+def test_percentiles_are_of_each_channel() -> None:
+    """Elevation in metres beside an index of -1 to 1: both keep their levels."""
+    random = np.random.default_rng(0)
+    image = np.stack([random.normal(1500, 600, (72, 72)), random.uniform(-1, 1, (72, 72))], axis=2)
+    for size in (72, 40):
+        both = Preprocessing(
+            height=size, width=size, channels=2, intensity="percentile", mean=(0,) * 2, std=(1,) * 2
+        )
+        one = Preprocessing(
+            height=size, width=size, channels=1, intensity="percentile", mean=(0,), std=(1,)
+        )
+        inputs, _ = prepare(image.astype(np.float32), both)
+        for channel in range(2):
+            alone, _ = prepare(image[:, :, channel : channel + 1].astype(np.float32), one)
+            np.testing.assert_array_equal(inputs[0, :, :, channel], alone[0, :, :, 0])
+            assert len(np.unique(inputs[0, :, :, channel])) > 90

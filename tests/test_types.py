@@ -1,6 +1,8 @@
 """The nouns keep their promises and show themselves in notebooks."""
 
+import base64
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -28,10 +30,22 @@ def test_a_mask_has_the_corrections_that_belong_to_it() -> None:
     assert not corrected.mask.any()
 
 
-def test_a_prediction_shows_itself_as_an_image_of_its_mask() -> None:
-    """The PNG of a notebook has the mask's size and its pixels."""
-    shown = Image.open(io.BytesIO(_prediction()._repr_png_()))
-    assert np.asarray(shown).tolist() == [[False, False, True]]
+def _shown(html: str) -> np.ndarray:
+    """The pixels of the image that a notebook shows."""
+    found = re.search(r'src="data:image/png;base64,([^"]+)"', html)
+    assert found is not None
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(found[1]))))
+
+
+def test_a_prediction_shows_itself_as_an_overlay_or_as_its_mask() -> None:
+    """A notebook's image has the image's size and the mask's colour; without an image, the mask."""
+    prediction = replace(_prediction(), name="<a>.jpg")
+    html = prediction._repr_html_()
+    assert _shown(html).tolist() == [[0, 0, 255]]
+    assert "&lt;a&gt;.jpg" in html
+    with_image = replace(prediction, image_HWC=np.full((1, 3, 3), 7, np.uint8))
+    assert np.array_equal(_shown(with_image._repr_html_()), with_image.overlay())
+    assert not np.array_equal(with_image.overlay()[0, 2], [7, 7, 7])
 
 
 def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:

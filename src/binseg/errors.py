@@ -1,18 +1,20 @@
-"""Every error that binseg raises for a user, and nothing else.
+"""Every error that binseg raises for a user, and the hint that ends a message about a typo.
 
-    BinsegError            one clear line: what we got, what we accept, what to do
-    ├── UsageError         an option, a recipe or a name that we don't accept (exit code 2)
-    ├── DataError          a dataset as a whole: pairs, splits, manifests
-    │   └── ImageError   one image or mask file that can't be read or used
+    BinsegError            one line: what we got, what we accept, what to do (exit code 1)
+    ├── UsageError         an option, a recipe or a name that binseg doesn't accept (exit code 2)
+    ├── DataError          a data set as a whole: pairs, splits, manifests
+    │   └── ImageError     one image or mask file that can't be read or used
     ├── BundleError        a model folder that is truncated, edited, foreign or too new
-    ├── TrainingError      training can't go on: diverged, nothing to learn
-    │   └── StoppedError   it was asked to stop, and can go on later (exit code 130 or 143)
-    ├── ExportError        an exported model that doesn't answer like its origin; never written
-    ├── OutputError        an answer that can't be written: disk full, no permission
-    └── MissingExtraError  an optional part isn't installed; names the exact extra
+    ├── TrainingError      training that can't start or can't go on
+    │   └── StoppedError   training that was asked to stop and can be resumed (130 or 143)
+    ├── ExportError        an exported model that predicts differently; it is never written
+    ├── OutputError        a result that can't be written: disk full, no permission
+    └── MissingExtraError  an optional dependency that isn't installed; names the extra
 
 A broken promise of our own code is an `assert`, never one of these.
 """
+
+from collections.abc import Iterable
 
 __all__ = [
     "BinsegError",
@@ -26,12 +28,15 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "one_line",
+    "suggest",
     "training_extra_missing",
 ]
 
+_TRAINING_PACKAGES = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+
 
 class BinsegError(Exception):
-    """Anything that a user can mend; its text is one line, shown without a traceback."""
+    """An error that the user can fix; its text is one line, shown without a traceback."""
 
     exit_code: int = 1
 
@@ -43,7 +48,7 @@ class UsageError(BinsegError):
 
 
 class DataError(BinsegError):
-    """A dataset that can't be used as it is."""
+    """A data set that can't be used as it is."""
 
 
 class ImageError(DataError):
@@ -51,11 +56,11 @@ class ImageError(DataError):
 
 
 class BundleError(BinsegError):
-    """A bundle that is truncated, edited, foreign, or of a format that we don't know."""
+    """A bundle that is truncated, edited, foreign, or in a format we don't know."""
 
 
 class ExportError(BinsegError):
-    """An export that failed its proof."""
+    """An export that failed its comparison with the original model."""
 
 
 class TrainingError(BinsegError):
@@ -63,11 +68,11 @@ class TrainingError(BinsegError):
 
 
 class StoppedError(TrainingError):
-    """Training that was asked to stop; the text tells how to go on.
+    """Training that was asked to stop; the text says how to resume it.
 
     Args:
         text: one line.
-        signal_number: that asked; the exit code follows from it, as in every shell.
+        signal_number: the signal received; it decides the exit code, as in every shell.
     """
 
     def __init__(self, text: str, *, signal_number: int) -> None:
@@ -80,12 +85,12 @@ class OutputError(BinsegError):
 
 
 class MissingExtraError(BinsegError):
-    """An optional part that isn't installed.
+    """An optional dependency that isn't installed.
 
     Args:
         package: the import that failed, as users know it (`wandb`).
-        extra: the extra of binseg that brings it (`wandb`).
-        purpose: what it is needed for, a few words.
+        extra: the extra of binseg that installs it (`wandb`).
+        purpose: what needs it, in a few words.
     """
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
@@ -95,18 +100,21 @@ class MissingExtraError(BinsegError):
         )
 
 
-_OF_TRAINING = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+_OF_TRAINING = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
-    """Turn the absence of a part that training brings into a sentence; None for other modules.
+    """Turn a failed import into the sentence that names `binseg[train]`.
 
     Args:
-        error: of an import.
-        purpose: what was asked for.
+        error: the failed import.
+        purpose: what needs the package, in a few words.
+
+    Returns:
+        None where the missing module isn't part of that extra.
     """
-    package = (error.name or "").split(".")[0]
-    if package not in _OF_TRAINING:
+    package = (error.name or "").partition(".")[0]
+    if package not in _TRAINING_PACKAGES:
         return None
     return MissingExtraError(package, extra="train", purpose=purpose)
 
@@ -119,3 +127,19 @@ def one_line(text: str, *, limit: int = 300) -> str:
     """
     line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def suggest(name: str, accepted: Iterable[str]) -> str:
+    """Return the hint that ends every message about an unknown name.
+
+    >>> suggest("resnet34unet", ["unet", "resnet34-unet"])
+    'did you mean resnet34-unet? accepted: resnet34-unet, unet'
+    >>> suggest("x", ["unet"])
+    'accepted: unet'
+    """
+    from difflib import get_close_matches
+
+    names = sorted(accepted)
+    near = get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    listed = f"accepted: {', '.join(names)}"
+    return f"did you mean {near[0]}? {listed}" if near else listed

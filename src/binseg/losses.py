@@ -8,24 +8,55 @@ over the images that have a valid pixel.
 A new loss is a function here and an entry in `LOSSES`.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
-__all__ = ["LOSSES", "Knob", "Loss", "LossEntry", "batch_shared_by", "build_loss"]
+__all__ = ["LOSSES", "BatchCounts", "Knob", "Loss", "LossEntry", "build_loss"]
+
+
+class BatchCounts(NamedTuple):
+    """What the sums over a batch are divided by.
+
+    Where several ranks share a batch, each is given the batch's own counts over the number of
+    ranks: the mean of the ranks' losses, and so of their gradients, is then that of the whole
+    batch, however unequal the shares are.
+    """
+
+    pixels: Float[Tensor, ""]
+    """Valid pixels, at least 1."""
+    images: Float[Tensor, ""]
+    """Images that have a valid pixel, at least 1."""
+
+    @classmethod
+    def of(
+        cls,
+        valid_B1HW: Bool[Tensor, "B 1 H W"],
+        *,
+        world_size: int = 1,
+        add: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> "BatchCounts":
+        """Count a batch, or the whole of a batch that ranks share.
+
+        Args:
+            valid_B1HW: this rank's part.
+            world_size: number of ranks.
+            add: gives the sum of a tensor over the ranks.
+        """
+        valid_BN = valid_B1HW.flatten(1)
+        own = torch.stack([valid_BN.sum(), valid_BN.any(dim=1).sum()]).float()
+        pixels, images = (add(own).clamp(min=1) / world_size).unbind()
+        return cls(pixels, images)
 
 
 @runtime_checkable
@@ -37,40 +68,12 @@ class Loss(Protocol):
         logits_B1HW: Float[Tensor, "B 1 H W"],
         target_B1HW: Float[Tensor, "B 1 H W"],
         valid_B1HW: Bool[Tensor, "B 1 H W"],
+        counts: BatchCounts | None = None,
     ) -> Float[Tensor, ""]:
-        """Compare logits with the truth where it is valid; a scalar in float32."""
+        """Compare logits with the truth where it is valid; a scalar in float32.
 
-
-_SHARED: ContextVar[tuple[Callable[[Tensor], Tensor], int] | None] = ContextVar(
-    "_SHARED", default=None
-)
-
-
-@contextlib.contextmanager
-def batch_shared_by(num: int, *, add: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let losses divide by the pixels or images of a batch that several processes share.
-
-    The mean of the processes' losses, and so of their gradients, is then that of the whole batch,
-    however unequal the shares are.
-
-    Args:
-        num: processes.
-        add: gives the sum of a tensor over the processes; all call it alike.
-    """
-    token = _SHARED.set((add, num))
-    try:
-        yield
-    finally:
-        _SHARED.reset(token)
-
-
-def _number(own: Tensor) -> Tensor:
-    """What sums are divided by: how many there are, and at least 1."""
-    shared = _SHARED.get()
-    if shared is None:
-        return own.clamp(min=1)
-    add, num = shared
-    return add(own).clamp(min=1) / num
+        `counts` are those of the tensors unless they are only a part of a batch.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,24 @@ class _Pixels:
     target_BN: Float[Tensor, "B N"]
     weight_BN: Float[Tensor, "B N"]
     """1 where valid, 0 where ignored."""
+    target_B1HW: Float[Tensor, "B 1 H W"]
+    valid_B1HW: Bool[Tensor, "B 1 H W"]
+    counts: BatchCounts
+
+    @classmethod
+    def of(
+        cls, logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor, counts: BatchCounts
+    ) -> "_Pixels":
+        # Filled, not multiplied: 0 x nan is nan, and its gradient too.
+        target_B1HW = target_B1HW.float().masked_fill(~valid_B1HW, 0.0)
+        return cls(
+            logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
+            target_BN=target_B1HW.flatten(1),
+            weight_BN=valid_B1HW.float().flatten(1),
+            target_B1HW=target_B1HW,
+            valid_B1HW=valid_B1HW,
+            counts=counts,
+        )
 
     @property
     def probability_BN(self) -> Float[Tensor, "B N"]:
@@ -89,41 +110,18 @@ class _Pixels:
 
     def mean_over_pixels(self, values_BN: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
         """Average over all valid pixels of the batch; 0 where there are none."""
-        return (values_BN * self.weight_BN).sum() / _number(self.weight_BN.sum())
+        return (values_BN * self.weight_BN).sum() / self.counts.pixels
 
     def mean_over_images(self, values_B: Float[Tensor, " B"]) -> Float[Tensor, ""]:
         """Average over the images that have a valid pixel; 0 where there are none."""
         seen_B = self.weight_BN.amax(dim=1)
-        return (values_B * seen_B).sum() / _number(seen_B.sum())
+        return (values_B * seen_B).sum() / self.counts.images
 
 
-def _pixels(logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor) -> _Pixels:
-    assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
-    assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
-    assert valid_B1HW.dtype == torch.bool, "valid is bool"
-    # Filled, not multiplied: 0 x nan is nan, and its gradient too.
-    return _Pixels(
-        logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
-        target_BN=target_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
-        weight_BN=valid_B1HW.float().flatten(1),
-    )
-
-
-# --- the losses ---------------------------------------------------------------------------------
-
-
-def _bce(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor,
-    *,
-    foreground_weight: float,
-    border_smoothing: float,
-) -> Tensor:
-    pixels = _pixels(logits, target, valid)
+def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) -> Tensor:
     truth_BN = pixels.target_BN
     if border_smoothing:
-        truth_BN = _smoothed(target, valid, int(border_smoothing)).flatten(1)
+        truth_BN = _smoothed(pixels, int(border_smoothing)).flatten(1)
     bce_BN = functional.binary_cross_entropy_with_logits(
         pixels.logits_BN, truth_BN, reduction="none"
     )
@@ -131,21 +129,19 @@ def _bce(
 
 
 @torch.no_grad()
-def _smoothed(target_B1HW: Tensor, valid_B1HW: Tensor, width: int) -> Tensor:
-    """The truth that passes from 0 to 1 over `width` pixels on either side of a border.
+def _smoothed(pixels: _Pixels, width: int) -> Tensor:
+    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border.
 
-    The mean of the valid pixels around each one, 0 where it is ignored itself.
+    It is the mean of the valid pixels around each one, 0 where it is ignored itself.
     """
     around = partial(functional.avg_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
-    known_B1HW = valid_B1HW.float()
-    # Filled, not multiplied: what stands at ignored pixels may be nan.
-    sum_B1HW = around(target_B1HW.float().masked_fill(~valid_B1HW, 0.0))
+    known_B1HW = pixels.valid_B1HW.float()
+    sum_B1HW = around(pixels.target_B1HW)
     mean_B1HW: Tensor = sum_B1HW / around(known_B1HW).clamp(min=1e-6) * known_B1HW
     return mean_B1HW.clamp(0, 1)
 
 
-def _dice(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Tensor:
-    pixels = _pixels(logits, target, valid)
+def _dice(pixels: _Pixels, *, smooth: float) -> Tensor:
     probability_BN = pixels.probability_BN
     overlap_B = (probability_BN * pixels.target_BN).sum(dim=1)
     areas_B = (probability_BN + pixels.target_BN).sum(dim=1)
@@ -153,28 +149,23 @@ def _dice(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Te
 
 
 def _bce_dice(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor,
+    pixels: _Pixels,
     *,
     bce_weight: float,
     dice_weight: float,
     smooth: float,
     border_smoothing: float,
 ) -> Tensor:
-    bce = _bce(logits, target, valid, foreground_weight=1.0, border_smoothing=border_smoothing)
-    return bce_weight * bce + dice_weight * _dice(logits, target, valid, smooth=smooth)
+    bce = _bce(pixels, foreground_weight=1.0, border_smoothing=border_smoothing)
+    return bce_weight * bce + dice_weight * _dice(pixels, smooth=smooth)
 
 
-def _jaccard(logits: Tensor, target: Tensor, valid: Tensor, *, smooth: float) -> Tensor:
+def _jaccard(pixels: _Pixels, *, smooth: float) -> Tensor:
     # Jaccard is Tversky with both errors at full weight.
-    return _tversky(logits, target, valid, alpha=1.0, beta=1.0, smooth=smooth)
+    return _tversky(pixels, alpha=1.0, beta=1.0, smooth=smooth)
 
 
-def _tversky(
-    logits: Tensor, target: Tensor, valid: Tensor, *, alpha: float, beta: float, smooth: float
-) -> Tensor:
-    pixels = _pixels(logits, target, valid)
+def _tversky(pixels: _Pixels, *, alpha: float, beta: float, smooth: float) -> Tensor:
     probability_BN = pixels.probability_BN
     hit_B = (probability_BN * pixels.target_BN).sum(dim=1)
     extra_B = probability_BN.sum(dim=1) - hit_B
@@ -183,17 +174,15 @@ def _tversky(
     return pixels.mean_over_images(1 - index_B)
 
 
-def _focal(logits: Tensor, target: Tensor, valid: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    pixels = _pixels(logits, target, valid)
-    signed_BN = pixels.logits_BN * (2 * pixels.target_BN - 1)  # above 0 where the answer is right
+def _focal(pixels: _Pixels, *, alpha: float, gamma: float) -> Tensor:
+    signed_BN = pixels.logits_BN * (2 * pixels.target_BN - 1)  # above 0 where it is right
     # (1 - p)^gamma through its logarithm: a power of 0 has no finite gradient for gamma below 1.
     doubt_BN = (gamma * functional.logsigmoid(-signed_BN)).exp()
     side_BN = alpha * pixels.target_BN + (1 - alpha) * (1 - pixels.target_BN)
     return pixels.mean_over_pixels(-side_BN * doubt_BN * functional.logsigmoid(signed_BN))
 
 
-def _lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    pixels = _pixels(logits, target, valid)
+def _lovasz(pixels: _Pixels) -> Tensor:
     errors_BN = 1 - pixels.logits_BN * (2 * pixels.target_BN - 1)
     # Ignored pixels get an error below 0: they sort behind all that count, and weigh nothing.
     errors_BN = errors_BN.masked_fill(pixels.weight_BN == 0, -1.0)
@@ -208,17 +197,8 @@ def _lovasz(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return pixels.mean_over_images((errors_BN.relu() * steps_BN).sum(dim=1))
 
 
-def _boundary(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor,
-    *,
-    width: float,
-    border_weight: float,
-    smooth: float,
-) -> Tensor:
-    pixels = _pixels(logits, target, valid)
-    border_BN = _border_band(target, valid, int(width)).flatten(1)
+def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: float) -> Tensor:
+    border_BN = _border_band(pixels, int(width)).flatten(1)
     weight_BN = (1 + border_weight * border_BN) * pixels.weight_BN
     bce_BN = functional.binary_cross_entropy_with_logits(
         pixels.logits_BN, pixels.target_BN, reduction="none"
@@ -232,20 +212,39 @@ def _boundary(
 
 
 @torch.no_grad()
-def _border_band(target_B1HW: Tensor, valid_B1HW: Tensor, width: int) -> Tensor:
-    """1 where valid foreground and valid background both lie within `width` pixels, else 0.
+def _border_band(pixels: _Pixels, width: int) -> Tensor:
+    """Mark where valid foreground and valid background both lie within `width` pixels.
 
     For a binary mask this is its morphological gradient, dilation minus erosion.
     """
     near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
-    # Comparing keeps the ignored pixels' values out, nan or not.
-    foreground_B1HW = (valid_B1HW & (target_B1HW > 0.5)).float()
-    background_B1HW = (valid_B1HW & (target_B1HW <= 0.5)).float()
+    is_foreground_B1HW = pixels.target_B1HW > 0.5
+    foreground_B1HW = (pixels.valid_B1HW & is_foreground_B1HW).float()
+    background_B1HW = (pixels.valid_B1HW & ~is_foreground_B1HW).float()
     band_B1HW: Tensor = near(foreground_B1HW) * near(background_B1HW)
     return band_B1HW
 
 
-# --- the dict -----------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class _BuiltLoss:
+    """A loss with all its options."""
+
+    function: Callable[..., Tensor]
+    options: Mapping[str, float]
+
+    def __call__(
+        self,
+        logits_B1HW: Tensor,
+        target_B1HW: Tensor,
+        valid_B1HW: Tensor,
+        counts: BatchCounts | None = None,
+    ) -> Tensor:
+        assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
+        assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
+        assert valid_B1HW.dtype == torch.bool, "valid is bool"
+        counts = counts or BatchCounts.of(valid_B1HW)
+        pixels = _Pixels.of(logits_B1HW, target_B1HW, valid_B1HW, counts)
+        return self.function(pixels, **self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,15 +302,13 @@ class LossEntry:
         """
         for name in options:
             if name not in self.knobs:
-                raise UsageError(
-                    f"loss {self.name} has no option {name!r}{_nearest(name, self.knobs)}; "
-                    f"it has {', '.join(self.knobs) or 'none'}"
-                )
+                known = suggest(name, self.knobs) if self.knobs else "it has none"
+                raise UsageError(f"loss {self.name} has no option {name!r}; {known}")
         checked = {
             name: knob.check(options.get(name, knob.default), loss=self.name, name=name)
             for name, knob in self.knobs.items()
         }
-        return partial(self.function, **checked)
+        return _BuiltLoss(function=self.function, options=checked)
 
 
 _SMOOTH = Knob(
@@ -441,13 +438,5 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
     0.0
     """
     if name not in LOSSES:
-        raise UsageError(
-            f"unknown loss {name!r}{_nearest(name, LOSSES)}; there are {', '.join(LOSSES)}"
-        )
+        raise UsageError(f"unknown loss {name!r}; {suggest(name, LOSSES)}")
     return LOSSES[name].build(options or {})
-
-
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    """A question with the nearest known name, or nothing where none is near."""
-    near = get_close_matches(str(name).lower(), list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens: a terminal, a log, nobody."""
+"""Report the progress of long work to whoever listens: a terminal, a log, nobody."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +14,7 @@ class Task(Protocol):
     """One piece of long work."""
 
     def advance(self, num: int = 1, /, **figures: float) -> None:
-        """Say that `num` more units are done; `figures` (loss=0.3) are shown beside the bar."""
+        """Report `num` more units as done; `figures` (loss=0.3) are shown beside the bar."""
 
 
 @runtime_checkable
@@ -22,28 +22,26 @@ class Progress(Protocol):
     """A listener: the shell's progress bars, a log, or nobody."""
 
     def say(self, line: str) -> None:
-        """Tell the user one fact, now."""
+        """Report one fact to the user, now."""
 
     def task(self, label: str, *, total: int | None) -> AbstractContextManager[Task]:
         """Open a piece of work of `total` units (None: unknown)."""
 
 
-class _SilentTask:
-    def advance(self, num: int = 1, /, **figures: float) -> None:
-        """Do nothing."""
-
-
 class Silent:
-    """The listener that isn't there: for use as a library and in tests."""
+    """The listener that ignores everything, for use as a library and in tests."""
 
     def say(self, line: str) -> None:
         """Do nothing."""
 
+    def advance(self, num: int = 1, /, **figures: float) -> None:
+        """Do nothing."""
+
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:
-        """Give a task that nobody watches."""
+        """Open a piece of work that nobody watches."""
         del label, total
-        yield _SilentTask()
+        yield self
 
 
 SILENT: Progress = Silent()

@@ -1,4 +1,4 @@
-"""The nouns: frozen, keyword-only records that pass between the rooms. Pixels stay numpy arrays.
+"""The records that pass between the rooms: frozen and keyword-only. Pixels stay numpy arrays.
 
 Shape letters used in names everywhere: H, W height and width; C channels; N, B batch.
 `mask` is always bool, `probability` a float32 in [0, 1], `logits` neither.
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 __all__ = [
+    "IGNORE",
     "TTA",
     "Averages",
     "Box",
@@ -26,7 +27,6 @@ __all__ = [
     "Intensity",
     "Interval",
     "ObjectCounts",
-    "Outline",
     "Placement",
     "Preprocessing",
     "Record",
@@ -35,6 +35,7 @@ __all__ = [
     "ResizeMode",
     "Ring",
     "Sample",
+    "Scores",
     "Severity",
     "Shape",
     "Size",
@@ -43,16 +44,18 @@ __all__ = [
     "Sweep",
 ]
 
+IGNORE = 255
+"""The target value of pixels that count neither for nor against; 0 is background, 1 foreground."""
 Split = Literal["train", "val", "test"]
 ResizeMode = Literal["stretch", "letterbox", "tile"]
 TTA = Literal["none", "horizontal", "all"]
+"""Test-time augmentation: the mirror images of an input that are predicted too and averaged: none,
+left-right (twice the time), or left-right, upside-down and both (four times)."""
 TTA_PASSES: Mapping[TTA, int] = MappingProxyType({"none": 1, "horizontal": 2, "all": 4})
-"""How many mirror images are predicted, and so how much longer a prediction takes."""
-"""Which mirror images of an input are predicted too and averaged: none, left-right (twice the
-time), or left-right, upside-down and both (four times)."""
+"""The number of images that are predicted for one, and so how much longer a prediction takes."""
 Intensity = Literal["dtype", "percentile"]
 Size = Literal["original", "model"]
-"""At which size pixels were counted: the image's own, or the model's input."""
+"""The size at which pixels were counted: the image's own, or the model's input."""
 Severity = Literal["error", "warning", "note"]
 """error: scores or training are wrong; warning: probably a mistake; note: worth knowing."""
 Ring = tuple[tuple[float, float], ...]
@@ -75,8 +78,8 @@ class Record:
     image_path: Path
     mask_path: Path | None = None
     further_masks: tuple[Path, ...] = ()
-    """The rest of a mask that is drawn in several files, one for each object: what any of them
-    marks is foreground."""
+    """The rest of a mask in several files, one for each object: what any of them marks is
+    foreground."""
     shapes: tuple[Shape, ...] | None = None
     """Polygons instead of a mask file; an empty tuple says that nothing is in the image."""
     page: int | None = None
@@ -130,12 +133,13 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How any image becomes a model input; it travels in the bundle, and there is no other."""
+    """The way any image becomes a model input; it travels in the bundle, and there is no other."""
 
     height: int = 256
     width: int = 256
     resize: ResizeMode = "stretch"
-    """stretch: resize to height x width; pad: keep the aspect; tile: cut tiles at `scale`."""
+    """stretch: resize to height x width; letterbox: keep the aspect ratio; tile: cut tiles at
+    `scale`."""
     scale: float = 1.0
     """Factor of height and width before tiles are cut (resize: tile only)."""
     overlap: float = 0.25
@@ -167,7 +171,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a region of an original image sits in one model input; geometry knows its inverse.
+    """The place of a region of an original image in one model input; geometry knows its inverse.
 
     The pixels of `source` (in the original; for tiles it may reach past the edge, where the
     image is mirrored) are resized to the size of `target` and put there, inside an input of
@@ -182,7 +186,7 @@ class Placement:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Pixels of one image (or, added up, of many) by truth and answer; ignored pixels are in none.
+    """Pixels of one image (or of many, added up) by truth and prediction, ignored ones left out.
 
     >>> Counts(tp=1, fp=2, fn=3, tn=4) + Counts(tp=1, fp=0, fn=0, tn=9)
     Counts(tp=2, fp=2, fn=3, tn=13)
@@ -220,27 +224,15 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A number and how far it can be trusted; None where one image or group tells nothing."""
+    """A number and its interval, which is None where one image or group tells nothing."""
 
     value: float
     interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outline:
-    """How near one image's predicted outline is to the true one (`metrics.OUTLINE_RULE`)."""
-
-    boundary_iou: float
-    boundary_f1: float
-    surface_dice: float
-    hd95: float
-    """In the report's unit, as is `assd`."""
-    assd: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class ObjectCounts:
-    """Objects of one image (or, added up, of many): connected pixels, matched above IoU 0.5."""
+    """Objects of one image (or of many, added up): connected pixels, matched above IoU 0.5."""
 
     num_true: int
     num_predicted: int
@@ -257,39 +249,40 @@ class ObjectCounts:
         )
 
 
+Scores = Mapping[str, float]
+"""Values by the names of `metrics.METRICS`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
     """One image's line in a report: what was counted, and the scores that follow from it."""
 
     id: str
     counts: Mapping[Size, Counts]
-    scores: Mapping[Size, Mapping[str, float]]
+    scores: Mapping[Size, Scores]
     columns: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
-    outline: Outline | None = None
-    """At original size, as are `objects` and `brier`; None where it wasn't measured."""
+    outline: Scores | None = None
+    """At original size, as are `objects` and `probability`; None where it wasn't measured."""
     objects: ObjectCounts | None = None
-    brier: float | None = None
+    probability: Scores | None = None
+    """Errors of the probability itself, before any threshold."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What each threshold would score at original size: to look at, never to choose from."""
+    """The scores of each threshold at original size: to look at, never to choose from."""
 
     thresholds: tuple[float, ...]
-    mean_dice: tuple[float, ...]
-    """Mean over images; the next four are of pooled pixels."""
-    dice: tuple[float, ...]
-    iou: tuple[float, ...]
-    precision: tuple[float, ...]
-    recall: tuple[float, ...]
+    curves: Mapping[str, tuple[float, ...]]
+    """`mean_dice` is a mean over images; the scores of counted pixels, by name, are pooled."""
     average_precision: float
     """Area below precision over recall of the pooled pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """The pixels whose probability is in (low, high]: what was said, and what was so."""
+    """The pixels whose probability is in (low, high], and the share of them that is foreground."""
 
     low: float
     high: float
@@ -297,16 +290,13 @@ class ReliabilityBin:
     mean_probability: float
     """0 where there is no pixel, as is `share`."""
     share: float
-    """Of these pixels, how many are foreground."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Do probabilities mean what they say? Over all valid pixels, at original size."""
+    """How far probabilities can be taken at their word: all valid pixels, at original size."""
 
-    brier: Figure
-    ece: Figure
-    """Expected calibration error: |said - so|, averaged over `bins` by their pixels."""
+    scores: Mapping[str, Figure]
     bins: tuple[ReliabilityBin, ...]
 
 
@@ -333,9 +323,9 @@ Averages = Mapping[str, Mapping[Size, Mapping[str, Interval | None]]]
 """Intervals by "mean" or "pooled", then by size, then by score."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
-    """How good a model is on one split: per image and pooled, with the rules that were used."""
+    """The scores of a model on one split: per image and pooled, with the rules that were used."""
 
     title: str
     bundle_id: str
@@ -344,9 +334,9 @@ class Report:
     border: str
     """What became of the border class of trimaps, or "none"."""
     images: tuple[ImageScores, ...]
-    mean: Mapping[Size, Mapping[str, float]]
+    mean: Mapping[Size, Scores]
     """Average over images of each score: every image weighs the same."""
-    pooled: Mapping[Size, Mapping[str, float]]
+    pooled: Mapping[Size, Scores]
     """Scores of the added-up counts: every pixel weighs the same."""
     num_empty_truth: int
     """Images whose truth holds no foreground; the empty-mask rule decided their scores."""
@@ -354,27 +344,40 @@ class Report:
     """Sentences that must be read with the numbers: the empty-mask rule, what was ignored."""
     intervals: Averages = field(default_factory=dict)
     """95% intervals of `mean` and `pooled`; empty where none were asked for."""
-    drawn: Literal["image", "group"] = "image"
-    """What the bootstrap of all intervals draws: images, or whole groups of them."""
+    resampled: Literal["image", "group"] = "image"
+    """The unit of the bootstrap behind all intervals: images, or whole groups of them."""
     num_missed: int = 0
     """Images with an object of which nothing was found."""
     num_false_alarms: int = 0
     """Images without an object in which something was found."""
     outline: Mapping[str, Figure] = field(default_factory=dict)
-    """Means over images of boundary_iou, boundary_f1, surface_dice, hd95, assd; original size."""
+    """Means over images of the outline scores, original size."""
     tolerance: float = 2.0
-    """Of boundary_f1 and surface_dice, in `unit`."""
+    """Of boundary F1 and surface Dice, in `unit`."""
     unit: Literal["px", "mm"] = "px"
     spacing: tuple[float, float] | None = None
     """Height and width of a pixel in mm, where it was given."""
     objects: Mapping[str, Figure] = field(default_factory=dict)
-    """Of the pooled objects: precision, recall, f1, pq, sq, rq; original size."""
+    """Scores of the pooled objects, original size."""
     calibration: Calibration | None = None
     sweep: Sweep | None = None
     slices: tuple[Slice, ...] = ()
 
+    def __repr__(self) -> str:
+        """Show the headline: a report of a thousand images has megabytes of figures."""
+        names = [name for name in ("dice", "iou") if name in self.mean["original"]]
+        found = self.intervals.get("mean", {}).get("original", {})
+        told = ", ".join(
+            f"mean {name} {self.mean['original'][name]:.4f} {found.get(name) or ''}".rstrip()
+            for name in names
+        )
+        return (
+            f"<Report {self.title!r}: {told} at original size, {len(self.images)} images, "
+            f"threshold {self.threshold:.3f}>"
+        )
+
     def _repr_html_(self) -> str:
-        """The table that notebooks show."""
+        """Show the averages as a table in notebooks, with the rules folded below it."""
         names = list(self.mean["original"])
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         rows = "".join(
@@ -386,7 +389,8 @@ class Report:
         )
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<h3>{escape(self.title)}</h3><p>{len(self.images)} images, threshold "
-            f"{self.threshold:g}, border: {escape(self.border)}</p>"
-            f"<table><tr><th></th>{head}</tr>{rows}</table><ul>{notes}</ul>"
+            f"<p><b>{escape(self.title)}</b>: {len(self.images)} images, threshold "
+            f"{self.threshold:.3f}, border: {escape(self.border)}</p>"
+            f"<table><tr><th></th>{head}</tr>{rows}</table>"
+            f"<details><summary>Rules</summary><ul>{notes}</ul></details>"
         )

@@ -1,4 +1,4 @@
-"""What the tests of the planning room share: thin things, and what a rule sees."""
+"""Shared by the tests of autoconfig: thin objects, and the situation that a rule sees."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,6 +7,7 @@ import pytest
 
 from binseg.autoconfig import Fingerprint, Machine, Situation
 from binseg.autoconfig.fingerprint import SCALES, SIZES
+from binseg.autoconfig.planning import RULES
 
 
 @pytest.fixture
@@ -34,3 +35,21 @@ def situation(machine: Machine) -> Callable[..., Situation]:
         return Situation(fingerprint=facts, machine=machine, budget=budget, decided=table)
 
     return make
+
+
+@pytest.fixture
+def decide() -> Callable[..., dict[str, object]]:
+    """Apply rules in turn, each seeing what those before it decided."""
+
+    def apply(at: Situation, *keys: str) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key in keys:
+            choice = RULES[key](at)
+            if choice is not None:
+                value, reason = choice
+                assert reason, "every setting has its reason"
+                found[key] = value
+                at = at.having({key: value})
+        return found
+
+    return apply

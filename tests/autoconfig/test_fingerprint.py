@@ -78,7 +78,7 @@ def test_shapes_are_those_of_images_that_hold_something(
 ) -> None:
     """One image of ten has a speck: it is measured, wherever it stands; else nobody knows."""
     monkeypatch.setattr(fingerprint, "SHAPED_PIXELS", 0)
-    monkeypatch.setattr(fingerprint, "LEAST_SHAPED", 3)
+    monkeypatch.setattr(fingerprint, "MIN_SHAPED", 3)
     rare = draw(tmp_path / "rare", num=20, specks={4, 13})
     assert rare.kept_at_size[64] < 0.9
     assert rare.diameter[1] < 10

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.errors import DataError
 from binseg.packaging import read_bundle
-from binseg.pipelines.evaluate_model import evaluate_split, report_folder
+from binseg.pipelines.evaluate_model import evaluate, report_folder
 
 
 def run(*argv: object, code: int = 0) -> str:
@@ -128,4 +128,4 @@ def test_an_ensemble_is_not_scored_on_what_a_member_learnt(
     assert swapped != text
     split.write_text(swapped, "utf-8")
     with pytest.raises(DataError, match="no member was trained on"):
-        evaluate_split([trained, leaky], split="val")
+        evaluate([trained, leaky], split="val")

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.progress import LiveProgress, PlainProgress
+from binseg.cli.console import LiveProgress, PlainProgress
 from binseg.cli.shell import Shell
 from binseg.errors import DataError, MissingExtraError, StoppedError, UsageError
 
@@ -27,7 +27,7 @@ VERBS = (
     "recipes",
     "demo",
 )
-HEAVY = {"torch", "numpy", "lightning", "matplotlib", "PIL", "scipy", "yaml"}
+HEAVY = {"torch", "numpy", "lightning_fabric", "matplotlib", "PIL", "scipy", "yaml"}
 
 
 def modules_after(code: str) -> set[str]:
@@ -67,7 +67,7 @@ from importlib.abc import MetaPathFinder
 
 class Absent(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in ("torch", "lightning", "kornia"):
+        if name.split(".")[0] in ("torch", "lightning_fabric", "kornia"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
@@ -80,7 +80,7 @@ def test_an_install_for_predicting_says_what_training_needs() -> None:
     for code in (
         "import binseg\nbinseg.train",
         shell.format(["binseg", "train", "--data", "synthetic"]),
-        shell.format(["binseg", "models"]),
+        shell.format(["binseg", "encoders"]),
     ):
         command = [sys.executable, "-c", WITHOUT_TORCH + code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -178,6 +178,14 @@ def test_models_as_json() -> None:
     assert models["unet"] == 31_037_633
 
 
+def test_encoders_as_json() -> None:
+    """`binseg encoders --json` is pure JSON with each encoder's parameters and options."""
+    result = CliRunner().invoke(app, ["encoders", "--json"])
+    encoders = {line["name"]: line for line in json.loads(result.stdout)}
+    assert encoders["resnet34"]["num_parameters"] == 21_284_672
+    assert encoders["efficientnet_lite0"]["options"] == {"width": 32}
+
+
 def test_recipes_list_show_schema() -> None:
     """Recipes are listed, shown as YAML that loads again, and described as a JSON schema."""
     runner = CliRunner()
@@ -202,7 +210,7 @@ def test_plain_progress_tells_long_work(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a log, long work says how far it is, now and then."""
-    monkeypatch.setattr("binseg.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("binseg.cli.console.SECONDS_BETWEEN_LINES", 0.0)
     with PlainProgress().task("counting", total=2) as task:
         task.advance(1, loss=0.25)
     assert "counting: 1/2" in capsys.readouterr().err

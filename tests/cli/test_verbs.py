@@ -98,7 +98,7 @@ def test_shell_and_python_give_the_same_numbers(trained: Path, tmp_path: Path) -
 def test_evaluate_shows_a_table(trained: Path, tmp_path: Path) -> None:
     """People get both averages at both sizes, and the rule for empty masks."""
     shown = run("evaluate", trained, "--out", tmp_path / "test")
-    for text in ("mean over images", "pooled pixels", "original", "model", "Empty masks", "dice"):
+    for text in ("mean over images", "pooled pixels", "original", "model", "Empty masks", "Dice"):
         assert text in shown
     assert max(map(len, shown.splitlines())) < 200, "rules are a short line each"
     assert shown.index("Calibration") < shown.index("mean over images"), "what counts comes last"

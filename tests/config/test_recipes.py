@@ -52,7 +52,7 @@ def test_all_problems_come_in_one_line_with_the_nearest_name() -> None:
         ("data: {foreground: [1], threshold: 3}", "not both"),
         ("data: {split: {method: file}}", "needs file"),
         ("data: {split: {fold: 7}}", "does not exist"),
-        ("model: {encoder_weights: 'https://x/y.pt'}", "encoder_sha256"),
+        ("model: {encoder_weights: 'https://x/y.pt'}", "#sha256="),
         ("optimizer: {lr: .inf}", "optimizer.lr"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_mapping_replaces_what_was_there() -> None:
     assert load_recipe("pet-small", overrides=["train.progressive={}"]).train.progressive == {}
     one = load_recipe("pet-small", overrides=["train.progressive={128: 0.5}"]).train.progressive
     assert one == {128: 0.5}
-    assert load_recipe("demo", overrides=["model.options.width=8"]).model.options == {"width": 8}
+    assert load_recipe("demo", overrides=["model.options.width=8"]).model.options["width"] == 8
     both = load_recipe("demo", overrides=["train={epochs: 2}", "train.seed=7"]).train
     assert (both.epochs, both.seed) == (2, 7)
     assert both.batch_size == load_recipe("demo").train.batch_size
@@ -96,7 +96,7 @@ def test_options_go_with_their_network() -> None:
     narrow = load_recipe("demo", overrides=[*changed, "model.options={width: 32}"])
     assert narrow.model.options == {"width": 32}
     kept = load_recipe("demo", sections={"model": {"name": "unet-small"}})
-    assert kept.model.options == {"width": 16}
+    assert kept.model.options["width"] == 16
 
 
 def test_exponents_are_numbers_as_in_yaml_1_2() -> None:

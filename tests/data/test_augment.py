@@ -11,8 +11,15 @@ from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
-from binseg.transforms.augment import PRESETS, PipelineAugment, Preset, PresetAugment, build_augment
-from binseg.transforms.random_numbers import Draw
+from binseg.transforms.augmentation import (
+    PRESETS,
+    PipelineAugment,
+    Preset,
+    PresetAugment,
+    build_augment,
+)
+from binseg.transforms.batch_transforms import BatchRandom
+from binseg.types import IGNORE
 
 SIZE = 24
 CHANGING = sorted(set(PRESETS) - {"none", "report-c"})
@@ -25,13 +32,18 @@ def _one_thread() -> None:
 
 
 def blobs(num: int = 8, *, height: int = SIZE, width: int = SIZE) -> torch.Tensor:
-    """Targets of 0, 1 and 2 in smooth shapes, so that one pixel more or less doesn't matter."""
+    """Targets in smooth shapes, so that one pixel more or less doesn't matter."""
     rows, columns = np.mgrid[:height, :width]
     targets = np.zeros((num, height, width), np.uint8)
     for index in range(num):
         targets[index][(rows - 8 - index / 2) ** 2 + (columns - 14) ** 2 < 40] = 1
-        targets[index][(rows > height - 6) & (columns < 8)] = 2
+        targets[index][(rows > height - 6) & (columns < 8)] = IGNORE
     return torch.from_numpy(targets)
+
+
+def levels(targets: torch.Tensor) -> torch.Tensor:
+    """A grey level for each target: black, mid-grey, and white where it is ignored."""
+    return torch.where(targets == IGNORE, 1.0, targets / 2)
 
 
 def photos(num: int = 8, *, channels: int = 3) -> torch.Tensor:
@@ -50,20 +62,20 @@ def geometry(name: str) -> PresetAugment:
 def test_image_and_mask_move_alike(name: str) -> None:
     """An image that shows its own mask still shows it, but for interpolated edges."""
     targets = blobs()
-    images = (targets.float() / 2)[:, None].repeat(1, 3, 1, 1)
+    images = levels(targets)[:, None].repeat(1, 3, 1, 1)
     moved, labels = geometry(name)(images, targets, **NOW)
     assert not torch.equal(labels, targets), "something moved"
     shown = labels[:, None].float()
     largest = torch.nn.functional.max_pool2d(shown, 5, 1)
     inner = largest == -torch.nn.functional.max_pool2d(-shown, 5, 1)
-    difference = (moved[:, :1] - shown / 2).abs()[:, :, 2:-2, 2:-2]
+    difference = (moved[:, :1] - levels(labels)[:, None]).abs()[:, :, 2:-2, 2:-2]
     assert inner.float().mean() > 0.3
     assert difference[inner].max() < 1e-4
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_types_ranges_and_arguments_are_kept(name: str) -> None:
-    """Images stay float in [0, 1], targets 0, 1 or 2 without new values; arguments stay."""
+    """Images stay float in [0, 1], targets 0, 1 or `IGNORE` without new values; arguments stay."""
     images, targets = photos(), blobs()
     before = images.clone(), targets.clone()
     moved, labels = build_augment(AugmentConfig(preset=name))(images, targets, **NOW)  # type: ignore[arg-type]
@@ -72,7 +84,7 @@ def test_types_ranges_and_arguments_are_kept(name: str) -> None:
     assert labels.shape == targets.shape
     assert labels.dtype == torch.uint8
     assert 0 <= moved.min() <= moved.max() <= 1
-    assert set(np.unique(labels.numpy())) <= {0, 1, 2}
+    assert set(np.unique(labels.numpy())) <= {0, 1, IGNORE}
     assert torch.equal(images, before[0])
     assert torch.equal(targets, before[1])
 
@@ -147,13 +159,13 @@ def test_the_affine_map_is_kornias(monkeypatch: pytest.MonkeyPatch) -> None:
     height, width = SIZE, SIZE + 8
     images = torch.rand(4, 3, height, width)
     drawn: list[torch.Tensor] = []
-    uniform = Draw.uniform
+    uniform = BatchRandom.uniform
 
     def listen(self: Any, low: float, high: float) -> torch.Tensor:
         drawn.append(uniform(self, low, high))
         return drawn[-1]
 
-    monkeypatch.setattr(Draw, "uniform", listen)
+    monkeypatch.setattr(BatchRandom, "uniform", listen)
     targets = torch.zeros(4, height, width, dtype=torch.uint8)
     moved, _ = PresetAugment(preset=preset)(images, targets, **NOW)
     angle, zoom, shift_x, shift_y = drawn[1:5]  # after whether to warp
@@ -291,10 +303,10 @@ def test_a_saved_pipeline_of_report_b_moves_image_and_mask_alike(tmp_path: Path)
     a.save(pipeline, tmp_path / "b.yaml", data_format="yaml")
     apply = build_augment(AugmentConfig(albumentations=str(tmp_path / "b.yaml")))
     targets = blobs()
-    moved, labels = apply((targets.float() / 2)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
+    moved, labels = apply(levels(targets)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
     assert not torch.equal(labels, targets)
-    assert set(np.unique(labels.numpy())) <= {0, 1, 2}
-    agree = ((moved[:, 0] - labels / 2).abs() < 0.3).float().mean()
+    assert set(np.unique(labels.numpy())) <= {0, 1, IGNORE}
+    agree = ((moved[:, 0] - levels(labels)).abs() < 0.3).float().mean()
     assert agree > 0.97
-    again, _ = apply((targets.float() / 2)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
+    again, _ = apply(levels(targets)[:, None].repeat(1, 3, 1, 1), targets, **NOW)
     assert torch.equal(moved, again)

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import resource
 import signal
 import threading
@@ -10,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from binseg import storage
-from binseg.data import MaskRule, store
-from binseg.data.cache import open_cache
+from binseg.config.recipe import DataConfig, Recipe
+from binseg.data import MaskRule, detect_rule, store
+from binseg.data.cache import open_cache, open_training_pixels
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
+from binseg.parallel import num_cores
 from binseg.transforms import preprocess
 from binseg.types import Preprocessing, Record
 
@@ -54,7 +59,7 @@ def test_huge_images_are_decoded_one_at_a_time(
     records: list[Record], rule: MaskRule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Small ones on all threads; a file that can't be read is named by the decoding alone."""
-    assert store._num_decoders(records) == store._num_threads() > 1
+    assert store._num_decoders(records) == num_cores() > 1
     (height, width) = read_sample(records[0], rule).image_HWC.shape[:2]
     monkeypatch.setattr(store, "DECODED_PIXELS", 2 * height * width - 1)
     assert store._num_decoders(records) == 1
@@ -291,3 +296,23 @@ def test_a_strange_limit_is_refused(
         with pytest.raises(UsageError, match="BINSEG_CACHE_GB"):
             open_cache(records, rule, SMALL, folder=tmp_path)
     assert not (tmp_path / "pixels").exists()
+
+
+@pytest.mark.parametrize("method", ["stretch", "tile"])
+def test_twelve_bits_of_sixteen_are_told(tmp_path: Path, method: str, listener: Any) -> None:
+    """A recipe that divides 12-bit values by 65535 leaves 16 levels: the user hears the option."""
+    random, records = np.random.default_rng(0), []
+    for number in range(3):
+        image, mask = tmp_path / f"{number}.tif", tmp_path / f"{number}.png"
+        tifffile.imwrite(image, random.integers(0, 4096, (40, 48), dtype=np.uint16))
+        Image.fromarray(np.eye(40, 48, dtype=np.uint8) * 255).save(mask)
+        records.append(Record(id=str(number), image_path=image, mask_path=mask))
+    rule = detect_rule(records, DataConfig())
+    for intensity, is_told in (("dtype", True), ("percentile", False)):
+        listener.lines.clear()
+        changes = {"size": 32, "channels": 1, "intensity": intensity, "resize": method}
+        recipe = Recipe.model_validate({"input": changes})
+        open_training_pixels(records, rule, recipe, progress=listener, folder=tmp_path / "cache")
+        told = [line for line in listener.lines if "input.intensity=percentile" in line]
+        assert bool(told) == is_told
+        assert not told or re.search(r"sees 1[5-7] of 256 grey levels", told[0])

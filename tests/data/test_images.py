@@ -10,7 +10,7 @@ import pytest
 
 from binseg.config.recipe import PatchConfig
 from binseg.data import MaskRule
-from binseg.data.patches import draw_places, patches_per_epoch
+from binseg.data.patches import patches_per_epoch, sample_places
 from binseg.data.whole_images import ImageCache, WholeImages, open_images
 from binseg.errors import DataError
 from binseg.transforms.preprocess import prepare, prepare_truth
@@ -140,7 +140,7 @@ def test_broken_files_are_built_again(
 def test_every_image_gets_its_patches(open_drawn: Callable[..., Any]) -> None:
     """By the root of its area, to within one; small ones count as whole patches; all lie inside."""
     cache, _ = open_drawn((32, 32), (16, 64), (4, 4), (8, 8))
-    places = draw_places(cache, size=8, num=100, foreground=0.5, seed=0, epoch=0)
+    places = sample_places(cache, size=8, num=100, foreground=0.5, seed=0, epoch=0)
     counts = np.bincount(places[:, 0], minlength=4)
     assert np.abs(counts - np.array([40, 40, 10, 10])).max() <= 1
     for photo, top, left in places:
@@ -157,7 +157,7 @@ def test_seed_and_epoch_decide_the_places(open_drawn: Callable[..., Any]) -> Non
     cache, _ = open_drawn((40, 50))
 
     def places(seed: int, epoch: int) -> list[list[int]]:
-        drawn = draw_places(cache, size=8, num=20, foreground=0.3, seed=seed, epoch=epoch)
+        drawn = sample_places(cache, size=8, num=20, foreground=0.3, seed=seed, epoch=epoch)
         return drawn.tolist()  # type: ignore[no-any-return]
 
     assert places(0, 1) == places(0, 1)
@@ -174,7 +174,7 @@ def test_a_share_of_patches_holds_the_rare_class(open_drawn: Callable[..., Any])
         lone = seeds.places_K[seeds.places_K > 250 * 256]
         one = replace(seeds, places_K=lone, starts_N1=np.array([0, len(lone)]))
         only = replace(cache, foreground=one)
-        places = draw_places(only, size=16, num=400, foreground=foreground, seed=0, epoch=0)
+        places = sample_places(only, size=16, num=400, foreground=foreground, seed=0, epoch=0)
         near = [bool((top > 238) & (left > 238)) for _, top, left in places]
         return float(np.mean(near))
 
@@ -190,7 +190,7 @@ def test_empty_images_take_no_share_of_the_rare(open_drawn: Callable[..., Any]) 
     own = seeds.places_K[seeds.starts_N1[3] : seeds.starts_N1[4]]
     starts = np.array([0] * 4 + [len(own)] * 7)
     sparse = replace(cache, foreground=replace(seeds, places_K=own, starts_N1=starts))
-    places = draw_places(sparse, size=16, num=1000, foreground=0.5, seed=0, epoch=0)
+    places = sample_places(sparse, size=16, num=1000, foreground=0.5, seed=0, epoch=0)
     assert 0.5 < (places[:, 0] == 3).mean() < 0.6
     assert np.bincount(places[:, 0], minlength=10).min() > 30
 
@@ -198,7 +198,7 @@ def test_empty_images_take_no_share_of_the_rare(open_drawn: Callable[..., Any]) 
 def test_edges_are_not_forgotten(open_drawn: Callable[..., Any]) -> None:
     """Outermost rows come half as often as the average, corners a quarter, and none too often."""
     cache, _ = open_drawn((64, 64))
-    places = draw_places(cache, size=16, num=4000, foreground=0.0, seed=0, epoch=0)
+    places = sample_places(cache, size=16, num=4000, foreground=0.0, seed=0, epoch=0)
     seen = np.zeros((64, 64))
     for _, top, left in places:
         seen[top : top + 16, left : left + 16] += 1

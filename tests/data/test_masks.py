@@ -5,9 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
+from scipy import ndimage
 
 from binseg.config.recipe import DataConfig
 from binseg.data import MaskRule, detect_rule
+from binseg.data.masks import _voc_colour
+from binseg.data.samples import looks_inverted, read_mask
 from binseg.errors import DataError, ImageError
 from binseg.types import Record, Shape
 
@@ -58,7 +63,7 @@ def test_border_of_trimaps(
 ) -> None:
     """The border class 3 counts as the option says, and the rule says so."""
     config = DataConfig.model_validate({"border": border})
-    rule = detect_rule(of_masks(values(1, 2), values(2, 3)), config)
+    rule = detect_rule(of_masks(values(1, 3, 2), values(2, 3)), config)
     mask_HW, valid_HW = rule.apply(values(1, 2, 3))
     assert mask_HW[0].astype(int).tolist() == [1, 0, mask]
     assert valid_HW[0].astype(int).tolist() == [1, 1, valid]
@@ -70,7 +75,7 @@ def test_values_of_1_and_2_are_a_trimap_only_for_the_pet_set(
 ) -> None:
     """Without a 3 nobody knows which of 1 and 2 is the object, except in Oxford's own layout."""
     records = of_masks(values(1, 2))
-    assert detect_rule(records, DataConfig(), kind="oxford-pet").kind == "trimap"
+    assert detect_rule(records, DataConfig(), is_trimap=True).kind == "trimap"
     with pytest.raises(DataError, match=r"hold the values 1, 2.*data\.foreground=\[2\]"):
         detect_rule(records, DataConfig())
     with pytest.raises(DataError) as caught:
@@ -253,3 +258,118 @@ def test_outlines_need_no_values(tmp_path: Path) -> None:
         detect_rule([Record(id="a", image_path=tmp_path)], DataConfig())
     with pytest.raises(DataError, match="none of the 1 images has an outline"):
         detect_rule([Record(id="a", image_path=tmp_path, shapes=())], DataConfig())
+
+
+def test_three_classes_side_by_side_are_no_trimap(of_masks: Callable[..., list[Record]]) -> None:
+    """1, 2 and 3 are a trimap only where 3 lies between the others; classes that touch aren't."""
+    with pytest.raises(DataError, match=r"hold the values 1, 2, 3.*data\.foreground"):
+        detect_rule(of_masks(values(1, 2, 3), values(2, 1, 3)), DataConfig())
+
+
+DISC = np.hypot(*(np.mgrid[:40, :48] - np.array([[[20]], [[22]]]))) < 11
+RED, WHITE, GREY = (255, 0, 0), (255, 255, 255), (128, 128, 128)
+
+
+def painted(colour: tuple[int, ...], mask_HW: np.ndarray = DISC) -> Image.Image:
+    return Image.fromarray(np.where(mask_HW[..., None], colour, 0).astype(np.uint8))
+
+
+def swapped(image: Image.Image) -> Image.Image:
+    """The same picture with the palette's first two entries the other way round."""
+    colours = np.asarray(image.getpalette()).reshape(-1, 3)[:2]
+    turned = Image.fromarray(1 - np.asarray(image), mode="P")
+    turned.putpalette(colours[::-1].ravel().tolist())
+    return turned
+
+
+@pytest.mark.parametrize("colour", [RED, WHITE, GREY])
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".bmp", ".tif"])
+def test_two_colour_palettes_mean_their_colours(
+    tmp_path: Path, colour: tuple[int, ...], suffix: str
+) -> None:
+    """One mask in 24 bits and with its palette both ways round: foreground is the disc in all."""
+    plain = painted(colour)
+    records = []
+    for number, image in enumerate([plain, plain.quantize(2), swapped(plain.quantize(2))]):
+        path = tmp_path / f"{number}{suffix if number else '.png'}"
+        image.save(path)
+        records.append(Record(id=str(number), image_path=path, mask_path=path))
+    rule = detect_rule(records, DataConfig())
+    for record in records:
+        np.testing.assert_array_equal(read_mask(record, rule)[0], DISC)
+
+
+def test_soft_grey_palettes_are_cut_where_the_advice_says(tmp_path: Path) -> None:
+    """Grey levels of a palette are those it shows: the threshold that is advised finds the disc."""
+    soft_HW = (ndimage.gaussian_filter(DISC.astype(float), 1) * 255).round().astype(np.uint8)
+    path = tmp_path / "a.png"
+    Image.fromarray(soft_HW).convert("RGB").quantize(64).save(path)
+    records = [Record(id="a", image_path=path, mask_path=path)]
+    with pytest.raises(DataError, match=r"data\.threshold=127"):
+        detect_rule(records, DataConfig())
+    mask_HW, _ = read_mask(records[0], detect_rule(records, DataConfig(threshold=127)))
+    assert (mask_HW != DISC).mean() < 0.01
+
+
+def test_voc_palettes_are_read_by_index_and_said(tmp_path: Path) -> None:
+    """VOC's colours stand for class numbers: 15 is chosen by its number, 255 is left out."""
+    labels_HW = np.zeros((20, 30), np.uint8)
+    labels_HW[4:9, 5:12], labels_HW[4:9, 12:20], labels_HW[9, 5:20] = 15, 2, 255
+    image = Image.fromarray(labels_HW, mode="P")
+    image.putpalette([part for one in range(256) for part in _voc_colour(one).to_bytes(3)])
+    image.save(tmp_path / "a.png")
+    records = [Record(id="a", image_path=tmp_path / "a.png", mask_path=tmp_path / "a.png")]
+    rule = detect_rule(records, DataConfig(foreground=[15], ignore=[255]))
+    mask_HW, valid_HW = read_mask(records[0], rule)
+    np.testing.assert_array_equal(mask_HW, labels_HW == 15)
+    np.testing.assert_array_equal(valid_HW, labels_HW != 255)
+    assert "indices of the palette" in rule.describe()
+
+
+def miniswhite(path: Path, pixels: np.ndarray, description: str) -> Record:
+    tifffile.imwrite(
+        path,
+        pixels,
+        photometric="miniswhite",
+        description=description,
+        metadata=None,
+        software="",
+    )
+    return Record(id=path.stem, image_path=path, mask_path=path)
+
+
+def test_imagejs_inverting_table_changes_nothing(tmp_path: Path) -> None:
+    """ImageJ's masks are 255 where the object is, as tifffile reads them, whatever is displayed."""
+    record = miniswhite(tmp_path / "a.tif", DISC.astype(np.uint8) * 255, "ImageJ=1.53t\n")
+    rule = detect_rule([record], DataConfig())
+    np.testing.assert_array_equal(read_mask(record, rule)[0], DISC)
+    assert "white is zero" not in rule.describe()
+
+
+def test_other_files_whose_white_is_zero_are_turned_and_said(tmp_path: Path) -> None:
+    """A scanner's white-is-zero is meant: 0 is white, and the user reads that it was turned."""
+    record = miniswhite(tmp_path / "a.tif", (~DISC).astype(np.uint8) * 255, "scan")
+    rule = detect_rule([record], DataConfig())
+    np.testing.assert_array_equal(read_mask(record, rule)[0], DISC)
+    assert "white is zero" in rule.describe()
+
+
+def test_masks_that_look_inverted_are_told_the_option_that_turns_them(tmp_path: Path) -> None:
+    """All masks inverted: the option makes them right; a few: they are named; none: silence."""
+    records = []
+    for number in range(8):
+        path = tmp_path / f"{number}.png"
+        painted(WHITE, ~DISC).convert("L").save(path)
+        records.append(Record(id=str(number), image_path=path, mask_path=path))
+    rule = detect_rule(records, DataConfig())
+    told = looks_inverted(records, rule)
+    assert told is not None
+    assert "--set 'data.foreground=[0]'" in told
+    right = detect_rule(records, DataConfig(foreground=[0]))
+    np.testing.assert_array_equal(read_mask(records[0], right)[0], DISC)
+    assert looks_inverted(records, right) is None
+    painted(WHITE).convert("L").save(tmp_path / "3.png")
+    odd = looks_inverted(records, right)
+    assert odd is not None
+    assert "1 mask looks inverted beside the others" in odd
+    assert "3.png" in odd

@@ -7,10 +7,18 @@ import pytest
 import torch
 from scipy import ndimage
 
-from binseg.transforms.augment import PresetAugment
-from binseg.transforms.motion import _bent, _grid, _knots, _matrix, _Mirror, _mirrored, move
+from binseg.transforms.augmentation import PresetAugment
+from binseg.transforms.batch_transforms import (
+    BatchRandom,
+    _bent,
+    _grid,
+    _knots,
+    _matrix,
+    _Mirror,
+    _mirrored,
+    move,
+)
 from binseg.transforms.presets import Preset
-from binseg.transforms.random_numbers import Draw
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 
@@ -94,7 +102,7 @@ def test_the_grid_is_torchs() -> None:
 def test_deformations_are_smooth_and_never_fold() -> None:
     """Even the strongest one keeps neighbours in their order, and moves no pixel further."""
     preset = Preset(source="", affine=1.0, elastic=0.1)
-    knots = _knots(preset, Draw(torch.Generator().manual_seed(0), 50))
+    knots = _knots(preset, BatchRandom(torch.Generator().manual_seed(0), 50))
     assert knots is not None
     bent = _bent(knots, 64, 48)
     assert bent.shape == (50, 64, 48, 2)
@@ -111,7 +119,7 @@ def test_a_deformation_moves_image_and_target_alike() -> None:
     targets = (smooth(8, 64)[:, 0] > 128).to(torch.uint8)
     images = targets[:, None] * 255
     preset = Preset(source="", affine=1.0, elastic=0.05)
-    draw = Draw(torch.Generator().manual_seed(0), 8)
-    moved, labels = move(preset, images, targets, draw, (64, 64))
+    random = BatchRandom(torch.Generator().manual_seed(0), 8)
+    moved, labels = move(preset, images, targets, random, (64, 64))
     assert (labels != targets).float().mean() > 0.02
     assert ((moved[:, 0] > 0.5) != (labels == 1)).float().mean() < 0.01

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
-from binseg.data.polygons import rasterise
+from binseg.data.samples import rasterise
 from binseg.types import Ring, Shape
 
 

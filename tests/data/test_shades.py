@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from kornia.augmentation import ColorJitter
+from kornia.filters import gaussian_blur2d
 from scipy import ndimage
 
-from binseg.transforms.augment import PresetAugment
+from binseg.transforms.augmentation import PresetAugment
 from binseg.transforms.presets import Preset
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
@@ -112,3 +113,11 @@ def test_a_wide_blur_is_scipys() -> None:
     moved = change(images, blur=1.0, blur_sigma=(1.2, 1.2))
     expected = ndimage.gaussian_filter(images[0, 0].numpy(), 1.2, mode="mirror", radius=3)
     assert np.abs(moved[0, 0].numpy() - expected).max() < 1e-4
+
+
+def test_blur_is_kornias() -> None:
+    """Several images of several channels, one sigma: the depthwise convolution is Kornia's."""
+    images = torch.rand(3, 4, 20, 31)
+    sigmas = torch.full((3, 2), 0.7)
+    moved = change(images, blur=1.0, blur_sigma=(0.7, 0.7))
+    assert torch.allclose(moved, gaussian_blur2d(images, (3, 3), sigmas), atol=1e-6)

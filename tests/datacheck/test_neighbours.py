@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from binseg.data.origins import place_of
-from binseg.datacheck.neighbours import seams
+from binseg.datacheck.leaks import seams
 from binseg.types import Record, Split
 
 
@@ -76,5 +76,5 @@ def test_pages_at_a_seam() -> None:
         for n, split in splits.items()
     ]
     (seam,) = seams(pages)
-    assert seam.pages
+    assert seam.kind == "pages"
     assert seam.indices == (1, 2)

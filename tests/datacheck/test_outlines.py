@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from skimage.measure import label, regionprops
 
-from binseg.datacheck.outlines import Outline, measure, unlike_others
+from binseg.datacheck.looks import Outline, measure_outline
+from binseg.datacheck.verdicts import unlike_others
 
 
 def test_measures_agree_with_skimage() -> None:
@@ -14,7 +15,7 @@ def test_measures_agree_with_skimage() -> None:
     rows, columns = np.mgrid[:80, :90]
     mask_HW = (abs(rows - 30) < 20) & (abs(columns - 40) < 25) & ~((rows > 25) & (columns < 35))
     mask_HW[70:76, 80:86] = True
-    found = measure(mask_HW)
+    found = measure_outline(mask_HW)
     assert found is not None
     regions = regionprops(label(mask_HW, connectivity=1))  # type: ignore[no-untyped-call]
     largest = max(regions, key=lambda region: region.area)
@@ -26,8 +27,8 @@ def test_measures_agree_with_skimage() -> None:
 
 def test_empty_and_full_masks_have_no_outline() -> None:
     """There is nothing to measure."""
-    assert measure(np.zeros((8, 8), np.bool_)) is None
-    assert measure(np.ones((8, 8), np.bool_)) is None
+    assert measure_outline(np.zeros((8, 8), np.bool_)) is None
+    assert measure_outline(np.ones((8, 8), np.bool_)) is None
 
 
 def test_the_odd_one_out() -> None:

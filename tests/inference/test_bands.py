@@ -12,8 +12,8 @@ from scipy import ndimage
 
 from binseg.errors import ImageError, UsageError
 from binseg.imageio import ImageInfo, open_windows
-from binseg.inference import Ensemble, Predictor
-from binseg.inference.bands import live_bytes, num_inputs, probability_bands
+from binseg.inference import EnsemblePredictor, ModelPredictor, PredictOptions, Predictor
+from binseg.inference.tiling import live_bytes, probability_bands
 from binseg.transforms.geometry import plan, tiles_for
 from binseg.types import Preprocessing
 
@@ -33,10 +33,10 @@ class Blur:
         return np.asarray(blurred_NHW * np.float32(3))
 
 
-def model(identity: str = "blur", **settings: Any) -> Predictor:
+def model(identity: str = "blur", **settings: Any) -> ModelPredictor:
     """A predictor that takes tiles of 64, unless told otherwise."""
     shape = Preprocessing(height=64, width=64, resize="tile")
-    return Predictor(
+    return ModelPredictor(
         backend=Blur(),
         preprocessing=replace(shape, **settings),
         threshold=0.5,
@@ -145,8 +145,8 @@ def test_small_pages_are_predicted_whole(paths: dict[str, Path]) -> None:
 
 def test_ensembles_answer_together(paths: dict[str, Path]) -> None:
     """Members that prepare images in their own ways are averaged band by band."""
-    alike = Ensemble([model("a"), model("b")])
-    unlike = Ensemble([model("a"), model("b", resize="stretch"), model("c", scale=0.5)])
+    alike = EnsemblePredictor([model("a"), model("b")])
+    unlike = EnsemblePredictor([model("a"), model("b", resize="stretch"), model("c", scale=0.5)])
     for predictor in (alike, unlike):
         whole_HW = predictor.predict(paths["uint8"]).probability_HW
         np.testing.assert_allclose(by_bands(predictor, paths["uint8"]), whole_HW, rtol=0, atol=1e-6)
@@ -159,7 +159,7 @@ def test_tiles_leave_no_seam(size: int, overlap: float, paths: dict[str, Path]) 
     Half of what tiles share, less half the fade, must reach 4 pixels here: the network looks at
     9 x 9. The image's last pixels are mirrored in tiles, and end in zeros in the whole.
     """
-    predictor = model().with_tiles(size=size, overlap=overlap)
+    predictor = model().with_options(PredictOptions(tile=size, overlap=overlap))
     whole = model(height=HEIGHT, width=WIDTH, resize="stretch").predict(paths["uint8"])
     difference_HW = np.abs(by_bands(predictor, paths["uint8"]) - whole.probability_HW)
     assert difference_HW[:-4, :-4].max() < 1e-5
@@ -188,23 +188,28 @@ def test_images_that_fit_are_one_tile(largest: int, scale: float, paths: dict[st
 
 def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:
     """A scale multiplies the model's own, for all members; whole images have none."""
-    shape = model(scale=0.5).with_tiles(scale=0.5, size=96, overlap=0.5).preprocessing
+    shape = (
+        model(scale=0.5).with_options(PredictOptions(scale=0.5, tile=96, overlap=0.5)).preprocessing
+    )
     assert (shape.scale, shape.height, shape.width, shape.overlap) == (0.25, 96, 96, 0.5)
     large = model()
     large.preprocessing = replace(large.preprocessing, largest_tile=1024)
-    more = large.with_tiles(overlap=0.6)
+    more = large.with_options(PredictOptions(overlap=0.6))
     shape = tiles_for(900, 5000, more.preprocessing)
     assert (shape.height, shape.width, shape.overlap) == (928, 1024, 0.6)
-    assert large.with_tiles(size=512).batch_for(5000, 5000) == 1, "as much memory as before"
-    both = Ensemble([model("a"), model("b", scale=2.0)]).with_tiles(scale=0.5)
+    assert large.with_options(PredictOptions(tile=512)).batch_for(5000, 5000) == 1, (
+        "as much memory as before"
+    )
+    half = PredictOptions(scale=0.5)
+    both = EnsemblePredictor([model("a"), model("b", scale=2.0)]).with_options(half)
     assert [one.preprocessing.scale for one in both.members] == [0.5, 1.0]
-    half_HW = model().with_tiles(scale=0.5).predict(paths["uint8"]).probability_HW
+    half_HW = model().with_options(half).predict(paths["uint8"]).probability_HW
     assert half_HW.shape == (HEIGHT, WIDTH)
     with pytest.raises(UsageError, match="no tiles and no scale"):
-        model(resize="stretch").with_tiles(scale=0.5)
-    for wrong in ({"scale": 0.0}, {"size": 8}, {"overlap": 0.95}):
+        model(resize="stretch").with_options(half)
+    for wrong in ({"scale": 0.0}, {"tile": 8}, {"overlap": 0.95}):
         with pytest.raises(UsageError, match="give"):
-            model().with_tiles(**wrong)
+            PredictOptions(**wrong)
 
 
 def test_odd_pixels_are_refused_where_they_are(tmp_path: Path) -> None:
@@ -230,7 +235,9 @@ def test_work_and_memory_are_known_beforehand() -> None:
         num_pages=1, turned=False,
     )  # fmt: skip
     predictor = model(height=512, width=512)
-    assert num_inputs(predictor, info) == len(plan(40_000, 30_000, predictor.preprocessing))
+    assert predictor.num_inputs(info.height, info.width) == len(
+        plan(40_000, 30_000, predictor.preprocessing)
+    )
     assert live_bytes(predictor, info, band=512) < 200e6
     taller = replace(info, height=400_000)
     assert live_bytes(predictor, taller, band=512) == live_bytes(predictor, info, band=512)

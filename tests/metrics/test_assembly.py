@@ -17,7 +17,7 @@ from binseg.metrics import (
     image_rows,
     measure_outline,
     measure_reliability,
-    report_to_json_dict,
+    report_as_dict,
     score_image,
     score_objects,
     summarise,
@@ -45,12 +45,12 @@ def measured(seed: int, group: str | None = None) -> tuple[ImageScores, Reliabil
         score_image(f"{seed}", {"original": counts, "model": counts}, group=group),
         outline=measure_outline(mask, truth, valid),
         objects=count_objects(mask, truth, valid),
-        brier=reliability.brier,
+        probability=reliability.scores,
     )
     return one, reliability, np.stack([probability, truth, valid])
 
 
-def report_of(seeds: list[int], *, by_group: bool = False, draws: int = 200) -> Report:
+def report_of(seeds: list[int], *, by_group: bool = False, num_resamples: int = 200) -> Report:
     """Make the whole report of such images."""
     found = [measured(seed, f"g{seed // 3}" if by_group else None) for seed in seeds]
     tally = ProbabilityTally()
@@ -64,14 +64,19 @@ def report_of(seeds: list[int], *, by_group: bool = False, draws: int = 200) -> 
         threshold=THRESHOLD,
         border="none",
     )
-    return assemble(counted, reliabilities=[one for _, one, _ in found], tally=tally, draws=draws)
+    return assemble(
+        counted,
+        reliabilities=[one for _, one, _ in found],
+        tally=tally,
+        num_resamples=num_resamples,
+    )
 
 
 def test_outlines_are_means_and_objects_are_pooled() -> None:
     """Each outline score is the mean over images; objects are added up before they are scored."""
     report = report_of(list(range(20)))
     outlines = [one.outline for one in report.images if one.outline is not None]
-    assert report.outline["hd95"].value == pytest.approx(np.mean([one.hd95 for one in outlines]))
+    assert report.outline["hd95"].value == pytest.approx(np.mean([one["hd95"] for one in outlines]))
     total = ObjectCounts(num_true=0, num_predicted=0, num_matched=0, sum_iou=0.0)
     for one in report.images:
         assert one.objects is not None
@@ -87,8 +92,7 @@ def test_every_headline_has_its_interval() -> None:
     figures = [
         *report.outline.values(),
         *report.objects.values(),
-        report.calibration.brier,
-        report.calibration.ece,
+        *report.calibration.scores.values(),
     ]
     for figure in figures:
         assert figure.interval is not None
@@ -103,8 +107,8 @@ def test_sweep_meets_the_report_at_its_threshold() -> None:
     report = report_of(list(range(20)))
     assert report.sweep is not None
     at = report.sweep.thresholds.index(THRESHOLD)
-    assert report.sweep.mean_dice[at] == pytest.approx(report.mean["original"]["dice"])
-    assert report.sweep.iou[at] == pytest.approx(report.pooled["original"]["iou"])
+    assert report.sweep.curves["mean_dice"][at] == pytest.approx(report.mean["original"]["dice"])
+    assert report.sweep.curves["iou"][at] == pytest.approx(report.pooled["original"]["iou"])
 
 
 def test_missed_objects_are_told() -> None:
@@ -120,7 +124,9 @@ def test_order_changes_nothing() -> None:
     one, other = report_of(list(range(20))), report_of(list(range(20))[::-1])
     assert one.calibration is not None
     assert other.calibration is not None
-    assert other.calibration.ece.value == pytest.approx(one.calibration.ece.value)
+    assert other.calibration.scores["ece"].value == pytest.approx(
+        one.calibration.scores["ece"].value
+    )
     for name, figure in one.outline.items():
         assert other.outline[name].value == pytest.approx(figure.value)
     for name, figure in one.objects.items():
@@ -130,18 +136,18 @@ def test_order_changes_nothing() -> None:
 def test_groups_are_drawn_everywhere() -> None:
     """With groups, every interval is of whole groups, and the report says so."""
     report = report_of(list(range(20)), by_group=True)
-    assert report.drawn == "group"
+    assert report.resampled == "group"
     single = report_of([3, 4, 5], by_group=True)
     assert single.outline["hd95"].interval is None
     assert single.objects["pq"].interval is None
     assert single.calibration is not None
-    assert single.calibration.brier.interval is None
+    assert single.calibration.scores["brier"].interval is None
 
 
 def test_json_and_csv_hold_it_all() -> None:
     """The whole report survives JSON; each image has its outline, objects and Brier score."""
     report = report_of(list(range(12)))
-    found = report_to_json_dict(report)
+    found = report_as_dict(report)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert again["outline"]["scores"]["hd95"]["value"] == report.outline["hd95"].value
@@ -157,11 +163,11 @@ def test_json_and_csv_hold_it_all() -> None:
 def test_counts_alone_make_a_report_too() -> None:
     """Images that were only counted give averages and intervals, and nothing invented."""
     bare = [
-        replace(one, outline=None, objects=None, brier=None)
+        replace(one, outline=None, objects=None, probability=None)
         for one, _, _ in map(measured, range(6))
     ]
     counted = summarise(bare, title="t", bundle_id="b", split="s", threshold=0.5, border="none")
-    report = assemble(counted, rule=OutlineRule(tolerance=3, spacing=0.5), draws=50)
+    report = assemble(counted, rule=OutlineRule(tolerance=3, spacing=0.5), num_resamples=50)
     assert report.intervals["mean"]["original"]["dice"] is not None
     assert (report.outline, report.objects, report.calibration, report.sweep) == (
         {},
@@ -176,10 +182,10 @@ def test_intervals_of_hardly_anything_are_warned_of() -> None:
     """Two groups of three images: their interval is just the range of two means."""
     warned = [one for one in report_of(list(range(6)), by_group=True).notes if "too narrow" in one]
     assert warned == [
-        "Intervals: only 2 groups are drawn, so they are too narrow; don't read them as 95%."
+        "Intervals: only 2 groups are resampled, so they are too narrow; don't read them as 95%."
     ]
     assert not any("too narrow" in one for one in report_of(list(range(6))).notes)
-    assert not any("too narrow" in one for one in report_of(list(range(4)), draws=0).notes)
+    assert not any("too narrow" in one for one in report_of(list(range(4)), num_resamples=0).notes)
 
 
 def test_ignored_images_have_no_score_in_files() -> None:
@@ -195,7 +201,7 @@ def test_ignored_images_have_no_score_in_files() -> None:
     assert rows[0]["tp"] == 0
     mean = np.mean([float(row["dice"]) for row in rows if row["dice"] != ""])
     assert mean == pytest.approx(report.mean["original"]["dice"])
-    told = report_to_json_dict(replace(report, images=(ignored,)))["images"]
+    told = report_as_dict(replace(report, images=(ignored,)))["images"]
     assert isinstance(told, list)
     assert told[0]["scores"]["original"]["dice"] is None
     assert told[0]["outline"] is None

@@ -17,13 +17,13 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from binseg.errors import DataError
 from binseg.metrics import (
+    LogitTally,
     ProbabilityTally,
     count,
     dice,
-    fit_temperature,
-    iou,
     measure_reliability,
     pool,
+    score_all,
     summarise_calibration,
 )
 from binseg.types import Sweep
@@ -61,15 +61,23 @@ def sweep_of(images: list[Answer]) -> Sweep:
     return tally.sweep()
 
 
+def fit_temperature(images: list[Answer]) -> float:
+    """Fit a temperature to the images."""
+    tally = LogitTally()
+    for image in images:
+        tally.add(*image)
+    return tally.temperature()
+
+
 def test_brier_is_scikit_learns() -> None:
     """The Brier score of all valid pixels, and of one image."""
     images = answers(0)
     probability, truth = pixels(images)
     found = summarise_calibration([measure_reliability(*image) for image in images])
-    assert found.brier.value == pytest.approx(brier_score_loss(truth, probability))
+    assert found.scores["brier"].value == pytest.approx(brier_score_loss(truth, probability))
     one = pixels(images[:1])
     expected = brier_score_loss(one[1], one[0])
-    assert measure_reliability(*images[0]).brier == pytest.approx(expected)
+    assert measure_reliability(*images[0]).scores["brier"] == pytest.approx(expected)
 
 
 def test_reliability_curve_is_scikit_learns() -> None:
@@ -95,7 +103,7 @@ def test_calibration_error_is_torchmetrics() -> None:
         )
     )
     found = summarise_calibration([measure_reliability(*image) for image in images])
-    assert found.ece.value == pytest.approx(theirs, abs=1e-5)
+    assert found.scores["ece"].value == pytest.approx(theirs, abs=1e-5)
 
 
 def test_edges_of_bins() -> None:
@@ -112,8 +120,8 @@ def test_a_perfect_model_is_calibrated() -> None:
     truth = np.array([[True, False, True]])
     image = (truth.astype(np.float32), truth, np.ones_like(truth))
     found = summarise_calibration([measure_reliability(*image)])
-    assert (found.brier.value, found.ece.value) == (0, 0)
-    assert found.brier.interval is None
+    assert (found.scores["brier"].value, found.scores["ece"].value) == (0, 0)
+    assert found.scores["brier"].interval is None
 
 
 @pytest.mark.parametrize("truth", [np.zeros((3, 3), bool), np.ones((3, 3), bool)])
@@ -122,9 +130,11 @@ def test_masks_of_one_kind(truth: np.ndarray) -> None:
     everywhere = np.ones((3, 3), dtype=bool)
     image = (np.full((3, 3), 0.25, np.float32), truth, everywhere)
     found = summarise_calibration([measure_reliability(*image)])
-    assert found.brier.value == pytest.approx((0.25 - truth.mean()) ** 2)
+    assert found.scores["brier"].value == pytest.approx((0.25 - truth.mean()) ** 2)
     sweep = sweep_of([image])
-    assert np.isfinite([*sweep.mean_dice, *sweep.precision, sweep.average_precision]).all()
+    assert np.isfinite(
+        [*sweep.curves["mean_dice"], *sweep.curves["precision"], sweep.average_precision]
+    ).all()
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -158,13 +168,15 @@ def test_sweep_scores_every_threshold() -> None:
     for at in (0, 200, 512, 800):
         threshold = sweep.thresholds[at]
         counts = [count(p > threshold, t, v) for p, t, v in images]
-        assert sweep.mean_dice[at] == pytest.approx(np.mean([dice(one) for one in counts]))
-        assert sweep.dice[at] == pytest.approx(dice(pool(counts)))
-        assert sweep.iou[at] == pytest.approx(iou(pool(counts)))
+        assert sweep.curves["mean_dice"][at] == pytest.approx(
+            np.mean([dice(one) for one in counts])
+        )
+        assert sweep.curves["dice"][at] == pytest.approx(dice(pool(counts)))
+        assert sweep.curves["iou"][at] == pytest.approx(score_all(pool(counts))["iou"])
         answered = probability > threshold
-        assert sweep.recall[at] == pytest.approx(recall_score(truth, answered))
+        assert sweep.curves["recall"][at] == pytest.approx(recall_score(truth, answered))
         if answered.any():
-            assert sweep.precision[at] == pytest.approx(precision_score(truth, answered))
+            assert sweep.curves["precision"][at] == pytest.approx(precision_score(truth, answered))
 
 
 @given(seed=st.integers(0, 10_000))
@@ -179,20 +191,27 @@ def test_order_and_batching_change_nothing(seed: int) -> None:
     first = summarise_calibration([measure_reliability(*image) for image in images])
     for some in (other, joined):
         again = summarise_calibration([measure_reliability(*image) for image in some])
-        assert again.brier.value == pytest.approx(first.brier.value)
-        assert again.ece.value == pytest.approx(first.ece.value)
-        assert sweep_of(some).dice == pytest.approx(sweep_of(images).dice)
+        assert again.scores["brier"].value == pytest.approx(first.scores["brier"].value)
+        assert again.scores["ece"].value == pytest.approx(first.scores["ece"].value)
+        assert sweep_of(some).curves["dice"] == pytest.approx(sweep_of(images).curves["dice"])
         assert sweep_of(some).average_precision == pytest.approx(sweep_of(images).average_precision)
-    assert sweep_of(other).mean_dice == pytest.approx(sweep_of(images).mean_dice)
+    assert sweep_of(other).curves["mean_dice"] == pytest.approx(
+        sweep_of(images).curves["mean_dice"]
+    )
 
 
 def test_groups_widen_intervals() -> None:
     """Copies of an image in one group tell nothing new, so that the interval stays as it was."""
     images = [measure_reliability(*image) for image in answers(6, 8)]
-    single = summarise_calibration(images).brier.interval
-    copied = summarise_calibration(
-        [one for one in images for _ in range(5)], groups=[n for n in range(8) for _ in range(5)]
-    ).brier.interval
+    single = summarise_calibration(images).scores["brier"].interval
+    copied = (
+        summarise_calibration(
+            [one for one in images for _ in range(5)],
+            groups=[n for n in range(8) for _ in range(5)],
+        )
+        .scores["brier"]
+        .interval
+    )
     assert single is not None
     assert copied is not None
     assert (copied.low, copied.high) == pytest.approx((single.low, single.high))

@@ -5,14 +5,13 @@ import pytest
 from scipy import stats
 
 from binseg.metrics import (
-    Interval,
+    bootstrap,
     bootstrap_interval,
-    draws,
     report_intervals,
     score_image,
     summarise,
 )
-from binseg.types import Counts, Report
+from binseg.types import Counts, Interval, Report
 
 
 def known(found: Interval | None) -> Interval:
@@ -23,7 +22,7 @@ def known(found: Interval | None) -> Interval:
 def test_interval_is_scipys() -> None:
     """Low and high agree with scipy's percentile bootstrap, within the noise of the draws."""
     values = np.random.default_rng(0).beta(8, 2, size=60)
-    found = known(bootstrap_interval(values, draws=8000))
+    found = known(bootstrap_interval(values, num_resamples=8000))
     expected = stats.bootstrap(
         (values,), np.mean, n_resamples=8000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
@@ -50,7 +49,7 @@ def test_draws_in_pieces_are_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     """Bounding the memory changes no number."""
     values = np.random.default_rng(0).random(30)
     whole = bootstrap_interval(values)
-    monkeypatch.setattr(draws, "_CELLS", 100)
+    monkeypatch.setattr(bootstrap, "_CELLS", 100)
     assert bootstrap_interval(values) == whole
 
 
@@ -71,7 +70,7 @@ def test_groups_of_unequal_size_weigh_by_their_images() -> None:
     found = known(bootstrap_interval(values, groups=groups))
     assert (found.low, found.high) == (0.0, 1.0)
     drawn = {0.0, 0.75, 1.0}  # b b, a b, a a
-    halves = known(bootstrap_interval(values, groups=groups, draws=1))
+    halves = known(bootstrap_interval(values, groups=groups, num_resamples=1))
     assert halves.low in drawn
 
 
@@ -85,7 +84,9 @@ def test_coverage_is_ninety_five_percent() -> None:
     """Of many data sets of 100 images, 95% (+-3) have the true mean in their interval."""
     random = np.random.default_rng(0)
     values = random.beta(8, 2, size=(300, 100))
-    found = [known(bootstrap_interval(row, draws=200, seed=i)) for i, row in enumerate(values)]
+    found = [
+        known(bootstrap_interval(row, num_resamples=200, seed=i)) for i, row in enumerate(values)
+    ]
     assert np.mean([one.low <= 0.8 <= one.high for one in found]) == pytest.approx(0.95, abs=0.03)
 
 
@@ -130,7 +131,7 @@ def test_pooled_interval_pools_each_draw() -> None:
     drawn = counts[random.integers(6, size=(4000, 6))].sum(axis=1)
     tp, fp, fn, _ = drawn.T
     expected = np.quantile(2 * tp / (2 * tp + fp + fn), [0.025, 0.975])
-    found = known(report_intervals(scored, draws=4000)["pooled"]["original"]["dice"])
+    found = known(report_intervals(scored, num_resamples=4000)["pooled"]["original"]["dice"])
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.01)
 
 

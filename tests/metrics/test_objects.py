@@ -9,7 +9,7 @@ from skimage.measure import label
 from torchmetrics.detection import PanopticQuality
 
 from binseg.metrics import count_objects, score_objects
-from binseg.metrics.objects import object_table
+from binseg.metrics.scores import object_table
 from binseg.types import ObjectCounts
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -75,7 +75,7 @@ def test_panoptic_quality_is_torchmetrics(filled_pairs: list[Pair]) -> None:
     pq, sq, rq = referee.compute()[0].tolist()  # of the class 1; class 0 is the background
     found = score_objects(total)
     assert total.num_matched > 10
-    assert (found["pq"], found["sq"], found["rq"]) == pytest.approx((pq, sq, rq))
+    assert (found["pq"], found["sq"], found["object_f1"]) == pytest.approx((pq, sq, rq))
 
 
 def test_no_two_predictions_match_one_object() -> None:

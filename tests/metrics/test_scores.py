@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification as torch_referee
 
-from binseg.metrics import EMPTY_RULE, MEANINGS, SCORES, count, score_all
+from binseg.metrics import EMPTY_RULE, METRICS, count, score_all
 from binseg.metrics.counts import as_array
 from binseg.metrics.scores import score_table
 from binseg.types import Counts
@@ -74,7 +74,7 @@ def test_scores_are_torchmetrics(name: str, theirs: Callable[..., torch.Tensor])
         mask, truth, valid = masks(seed, 0.4)
         marked = torch.from_numpy(np.where(valid, truth, -1))
         expected = theirs(torch.from_numpy(mask).int(), marked, ignore_index=-1).item()
-        assert SCORES[name](count(mask, truth, valid)) == pytest.approx(expected, abs=1e-6)
+        assert score_all(count(mask, truth, valid))[name] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_scores_are_torchmetrics(name: str, theirs: Callable[..., torch.Tensor])
 def test_empty_rule(case: str, counts: Counts, expected: tuple[float, ...]) -> None:
     """What EMPTY_RULE says about empty and full masks is what the scores are."""
     names = ("dice", "iou", "precision", "recall", "specificity", "accuracy")
-    assert [SCORES[name](counts) for name in names] == pytest.approx(expected), case
+    assert [score_all(counts)[name] for name in names] == pytest.approx(expected), case
 
 
 def test_rule_names_what_it_decides() -> None:
     """The rule's sentence speaks of every score that it can decide; each score has its meaning."""
     for name in ("Dice", "IoU", "precision", "recall", "Specificity", "mean IoU"):
         assert name in EMPTY_RULE
-    assert MEANINGS.keys() == SCORES.keys()
+    assert all(metric.meaning and metric.label for metric in METRICS.values())
 
 
 @given(counts=COUNTS)
@@ -117,4 +117,4 @@ def test_many_at_once_are_each_alone(many: list[Counts]) -> None:
     """Scores of a whole table are those of its rows, to the bit."""
     table = score_table(as_array(many))
     for row, counts in enumerate(many):
-        assert {name: float(table[name][row]) for name in SCORES} == score_all(counts)
+        assert {name: float(table[name][row]) for name in table} == score_all(counts)

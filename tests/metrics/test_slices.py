@@ -95,10 +95,10 @@ def test_every_image_is_in_one_part_whatever_the_order(seed: int) -> None:
     images = [
         image(n, area=int(random.integers(0, 6)), source=str(random.integers(3))) for n in range(12)
     ]
-    parts = slice_images(images, draws=0)
+    parts = slice_images(images, num_resamples=0)
     for by in {one.by for one in parts}:
         assert sum(one.num_images for one in parts if one.by == by) == 12
-    again = slice_images([images[i] for i in random.permutation(12)], draws=0)
+    again = slice_images([images[i] for i in random.permutation(12)], num_resamples=0)
     assert [(one.by, one.value, one.num_images) for one in again] == [
         (one.by, one.value, one.num_images) for one in parts
     ]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from binseg.errors import DataError
 from binseg.inference import Prediction
-from binseg.metrics import counts_above, dice, tune_threshold
+from binseg.metrics import dice, tune_threshold
 from binseg.metrics.counts import as_array, count
+from binseg.metrics.threshold import histogram
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024
@@ -37,7 +38,7 @@ def test_histogram_counts_what_comparing_counts(seed: int) -> None:
     """At all 1,024 candidates the counts are those of `probability > threshold`, edges included."""
     probability, truth, valid = answers(seed, num=1)[0]
     expected = [count(probability > float(t), truth, valid) for t in THRESHOLDS[::31]]
-    found = counts_above(probability, truth, valid)[::31]
+    found = histogram(probability, truth, valid).counts()[::31]
     assert np.array_equal(found, as_array(expected))
 
 
@@ -47,7 +48,7 @@ def test_thresholds_hit_exactly() -> None:
         exact = np.float32(t)
         pair = np.array([[exact, np.nextafter(exact, np.float32(2))]], dtype=np.float32)
         everywhere = np.ones((1, 2), dtype=bool)
-        tp = counts_above(pair, everywhere, everywhere)[:, 0]
+        tp = histogram(pair, everywhere, everywhere).counts()[:, 0]
         assert tp[int(t * 1024)] == 1
 
 
@@ -67,7 +68,7 @@ def test_choice_is_what_trying_all_finds(seed: int) -> None:
         dice(count(_predict(p, choice.threshold), truth, valid)) for p, truth, valid in images
     ]
     assert np.mean(scored) == pytest.approx(choice.dice)
-    assert dict(choice.curve)[choice.threshold] == choice.dice
+    assert choice.dice_T[choice.thresholds_T == choice.threshold].tolist() == [choice.dice]
     assert choice.num_images == 4
 
 
@@ -158,4 +159,4 @@ def test_nan_is_our_own_mistake() -> None:
     """A probability that is none never gets into the histogram."""
     everywhere = np.ones((1, 2), dtype=bool)
     with pytest.raises(AssertionError, match="nan"):
-        counts_above(np.array([[0.5, np.nan]], dtype=np.float32), everywhere, everywhere)
+        histogram(np.array([[0.5, np.nan]], dtype=np.float32), everywhere, everywhere).counts()

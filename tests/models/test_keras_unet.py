@@ -1,21 +1,24 @@
-"""The Keras U-Net is our U-Net, drawn by Keras."""
+"""The Keras U-Net is our U-Net, built by Keras."""
 
 import copy
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from binseg.config import load_recipe
 from binseg.errors import MissingExtraError, UsageError
-from binseg.models import build_model
+from binseg.models import create_model
 
 
 def keras_unet(**options: int | float | str) -> nn.Module:
     """The Keras network, or a skipped test where Keras is not installed."""
     torch.manual_seed(0)
     try:
-        return build_model("keras-unet", options={"width": 4, "depth": 3, **options})
+        asked: dict[str, Any] = {"width": 4, "depth": 3, **options}
+        return create_model("keras_unet", encoder="unet", **asked)
     except MissingExtraError as error:
         pytest.skip(str(error))
 
@@ -28,7 +31,8 @@ def _ours(parameter: Tensor, name: str) -> Tensor:
 def test_same_weights_same_logits_as_the_torch_unet() -> None:
     """With its weights copied across, our norm-free U-Net gives the same logits: same network."""
     theirs = keras_unet().eval()
-    ours = build_model("unet-a", options={"width": 4, "depth": 3}).eval()
+    twin = load_recipe("report-c-unet").model.arguments()
+    ours = create_model(**(twin | {"width": 4, "depth": 3})).eval()
     # Both list their layers in the order of computation, and each has a kernel and a bias; but
     # Keras joins (skip, up) and report A joins (up, skip): that half of the kernel trades places.
     given = list(theirs.named_parameters())
@@ -104,11 +108,11 @@ def test_absent_keras_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(MissingExtraError, match=r'pip install "binseg\[keras\]"'):
-        build_model("keras-unet")
+        create_model("keras_unet", encoder="unet")
 
 
 def test_another_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keras set to another backend is not switched behind the user's back."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    with pytest.raises(UsageError, match="set to run on jax, and keras-unet needs it on torch"):
-        build_model("keras-unet")
+    with pytest.raises(UsageError, match="set to run on jax, and keras_unet needs it on torch"):
+        create_model("keras_unet", encoder="unet")

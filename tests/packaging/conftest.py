@@ -27,7 +27,9 @@ class Bench:
         facts: dict[str, Any] = {
             "name": "cats",
             "created": datetime(2026, 1, 2, tzinfo=UTC),
-            "architecture": Architecture(name="unet", options={"width": 4, "up": "transpose"}),
+            "architecture": Architecture(
+                decoder="unet", encoder="unet", options={"width": 4, "up": "transpose"}
+            ),
             "preprocessing": Preprocessing(height=4, width=6),
             "threshold": Threshold(value=0.4, method="tuned on validation"),
             "data": DataFacts(kind="folder", num_train=7),

@@ -1,6 +1,7 @@
 """A graph with the preprocessing inside answers like binseg's own prediction, at any size."""
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from binseg.config import ModelConfig
+from binseg.config.networks import MODELS
 from binseg.errors import MissingExtraError, UsageError
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
+from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.skeleton import resize
-from binseg.models.zoo import MODELS, build_model
 from binseg.packaging.exporting import core_onnx, to_onnx
 from binseg.packaging.networks import openvino_core
 from binseg.packaging.raw_pixels import RawPixels, _stretched, example_size, multiple_of
@@ -24,11 +27,13 @@ pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
 SIZES = ((1, 9), (31, 64), (32, 48), (64, 64), (77, 50), (120, 150))
-SMALL = {
-    "segformer-b0": {"width": 4, "decoder_width": 8},
-    "resnet34-fpn": {"width": 4, "decoder_width": 8},
-    "resnet34-psp": {"width": 4, "decoder_width": 8},
-}
+PAIRS = [
+    ("unet", "keras_unet"),
+    *((encoder, "unet") for encoder in ENCODERS),
+    *(("resnet18", decoder) for decoder in DECODERS if decoder != "unet"),
+    ("mit_b0", "mlp"),
+]
+"""Each encoder and each decoder once, at least."""
 WHOLE = Preprocessing(height=64, width=96, resize="tile")
 
 
@@ -43,7 +48,7 @@ def photo(height: int, width: int) -> np.ndarray:
 def network() -> nn.Module:
     """A network whose answer varies with the image."""
     torch.manual_seed(0)
-    return build_model("unet-compact", options={"width": 4}).eval()
+    return create_model(**ModelConfig(name="unet-compact", options={"width": 4}).arguments()).eval()
 
 
 def onnx_of(raw: RawPixels) -> bytes:
@@ -84,7 +89,7 @@ def test_preprocessing_is_inside_the_graph(
         intensity=intensity,  # type: ignore[arg-type]
         largest_tile=largest,
     )
-    ours = Predictor(
+    ours = ModelPredictor(
         backend=TorchBackend(network),
         preprocessing=preprocessing,
         threshold=0.5,
@@ -108,15 +113,32 @@ def test_preprocessing_is_inside_the_graph(
             assert np.abs(found[0] - expected).mean() < 0.001
 
 
-@pytest.mark.parametrize("name", list(MODELS))
-def test_every_network_of_the_zoo_at_any_size(name: str) -> None:
-    """Whole images of odd sizes, small ones too, equal torch in onnxruntime and openvino."""
+def small(encoder: str, decoder: str) -> nn.Module:
+    """Give a pair with few channels; the test is skipped where its optional part is absent."""
     torch.manual_seed(0)
+    options: dict[str, Any] = {"width": 4} | (
+        {"decoder_width": 8} if decoder in ("fpn", "psp", "mlp") else {}
+    )
     try:
-        model = build_model(name, options=SMALL.get(name, {"width": 4})).eval()
+        return create_model(decoder, encoder=encoder, **options).eval()
     except MissingExtraError as problem:
         pytest.skip(str(problem))
-    raw = RawPixels(model, WHOLE, temperature=1.0).eval()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        *PAIRS,
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in product(ENCODERS, DECODERS)
+            if pair not in PAIRS
+        ),
+    ],
+)
+def test_every_pair_at_any_size(encoder: str, decoder: str) -> None:
+    """Whole images of odd sizes, small ones too, equal torch in onnxruntime and openvino."""
+    raw = RawPixels(small(encoder, decoder), WHOLE, temperature=1.0).eval()
     run_all = runners(onnx_of(raw))
     for height, width in ((1, 9), (101, 130)):
         image = photo(height, width)[None]
@@ -126,11 +148,19 @@ def test_every_network_of_the_zoo_at_any_size(name: str) -> None:
             assert np.abs(run(image) - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["resnet34-psp", "segformer-b0", "unet", "unet-compact"])
-def test_the_network_alone_in_other_batches(name: str) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "decoder"),
+    [
+        ("resnet34", "psp"),
+        ("mit_b0", "mlp"),
+        ("unet", "unet"),
+        ("resnet_compact", "unet"),
+        ("efficientnet_lite0", "unet"),
+    ],
+)
+def test_the_network_alone_in_other_batches(encoder: str, decoder: str) -> None:
     """Batches of another number than the traced one, at an odd input size."""
-    torch.manual_seed(0)
-    model = build_model(name, options=SMALL.get(name, {"width": 4})).eval()
+    model = small(encoder, decoder)
     data = core_onnx(model, Preprocessing(height=45, width=67))
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     inputs = torch.randn(3, 3, 45, 67)
@@ -146,7 +176,7 @@ def test_the_network_alone_in_other_batches(name: str) -> None:
 def test_every_network_at_its_own_width(name: str) -> None:
     """The networks as they are trained, at sizes that are no multiple of anything."""
     torch.manual_seed(0)
-    model = build_model(name).eval()
+    model = create_model(**ModelConfig(name=name).arguments()).eval()
     raw = RawPixels(model, WHOLE, temperature=1.0).eval()
     run_all = runners(onnx_of(raw))
     for height, width in ((1, 9), (64, 96), (131, 203)):
@@ -204,7 +234,7 @@ def test_whole_images_at_a_scale(network: nn.Module) -> None:
 def test_multiples_and_pixels(network: nn.Module) -> None:
     """Sides are multiples of 32, or of more where a network is deeper; other pixels are refused."""
     assert multiple_of(network) == 32
-    assert multiple_of(build_model("unet", options={"width": 2, "depth": 6})) == 64
+    assert multiple_of(create_model("unet", encoder="unet", width=2, depth=6)) == 64
     with pytest.raises(UsageError, match="uint8, float32"):
         RawPixels(network, WHOLE, temperature=1.0, pixels="int16")  # type: ignore[arg-type]
 

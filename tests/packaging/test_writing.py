@@ -74,7 +74,12 @@ def test_the_id_names_what_decides_the_probabilities(bench: Any, tmp_path: Path)
     assert bench.write(tmp_path / "b", name="x", licence="", scores={}).card.id == first
     stretch = Preprocessing(height=4, width=6, mean=(0.5,) * 3)
     assert bench.write(tmp_path / "c", preprocessing=stretch).card.id != first
-    assert bench.write(tmp_path / "d", architecture=Architecture(name="unet")).card.id != first
+    assert (
+        bench.write(
+            tmp_path / "d", architecture=Architecture(decoder="unet", encoder="unet")
+        ).card.id
+        != first
+    )
     moved = bench.weights() | {"a.bias": np.array([1, 3], np.float32)}
     other = write_bundle(
         tmp_path / "e", card=bench.card(), weights=moved, reference=bench.reference()

@@ -34,7 +34,7 @@ def folds(
 
 def test_every_image_is_judged_by_a_model_new_to_it(folds: CrossResult, discs: Path) -> None:
     """The pooled images are all images, once each, and none trained the fold that judged it."""
-    images = folds.pooled.report.images
+    images = folds.pooled.images
     assert sorted(one.id for one in images) == sorted(p.stem for p in (discs / "images").iterdir())
     splits = [RunFolder.open(fold.folder).splits() for fold in folds.folds]
     for one in images:
@@ -44,7 +44,7 @@ def test_every_image_is_judged_by_a_model_new_to_it(folds: CrossResult, discs: P
 
 def test_pooled_images_are_those_of_the_runs(folds: CrossResult) -> None:
     """Each run's own validation report and the pooled one say the same of every image."""
-    told = {one.id: one.scores["original"]["dice"] for one in folds.pooled.report.images}
+    told = {one.id: one.scores["original"]["dice"] for one in folds.pooled.images}
     found: dict[str, float] = {}
     for fold in folds.folds:
         text = (fold.folder / "val" / "per_image.csv").read_text("utf-8")
@@ -59,7 +59,7 @@ def test_pooled_folder_is_that_of_an_evaluation(folds: CrossResult) -> None:
     names = {path.name for path in folds.pooled_folder.iterdir()}
     assert names >= {"report.json", "per_image.csv", "gallery.png", "histogram.png"}
     report = json.loads((folds.pooled_folder / "report.json").read_text("utf-8"))
-    assert report["mean"]["original"] == dict(folds.pooled.report.mean["original"])
+    assert report["mean"]["original"] == dict(folds.pooled.mean["original"])
     assert any(f"{folds.folds[1].threshold:.3f}" in note for note in report["notes"])
     assert json.loads(json.dumps(folds.as_dict()))["folds"][1]["num_images"] == 8
 
@@ -87,7 +87,7 @@ def test_a_stopped_cross_validation_goes_on(
     assert "mean Dice, original size" in result.stdout
     assert (out / "fold-0" / "bundle" / "card.json").stat().st_mtime_ns == first
     report = json.loads((out / "pooled" / "report.json").read_text("utf-8"))
-    assert report["mean"]["original"] == dict(folds.pooled.report.mean["original"])
+    assert report["mean"]["original"] == dict(folds.pooled.mean["original"])
 
 
 def test_folds_that_cannot_be(

@@ -19,15 +19,16 @@ from scipy import ndimage
 
 from binseg.errors import BinsegError, ImageError, OutputError, UsageError
 from binseg.imageio import needs_windows, open_windows
-from binseg.inference import Predictor, journal
+from binseg.inference import ModelPredictor, PredictOptions, journal
 from binseg.inference import large as predicting
-from binseg.inference.band_assembly import Layout, page_layout
-from binseg.inference.large import predict_large
+from binseg.inference.journal import Layout
+from binseg.inference.large import page_layout, predict_large
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Silent
 from binseg.types import Preprocessing
 
 HEIGHT, WIDTH = 700, 600
+LOWER, HALF = PredictOptions(threshold=0.3), PredictOptions(scale=0.5)
 
 
 class Blur:
@@ -53,10 +54,10 @@ class Blur:
         return np.asarray(blurred_NHW * np.float32(4))
 
 
-def model(backend: Blur | None = None, **settings: Any) -> Predictor:
+def model(backend: Blur | None = None, **settings: Any) -> ModelPredictor:
     """A predictor that takes tiles of 128, unless told otherwise."""
     shape = Preprocessing(height=128, width=128, resize="tile", mean=(0.5,) * 3, std=(0.25,) * 3)
-    return Predictor(
+    return ModelPredictor(
         backend=backend or Blur(),
         preprocessing=replace(shape, **settings),
         threshold=0.6,
@@ -241,11 +242,11 @@ def test_other_settings_start_again(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.tif"
     begin(path, out)
     heard = Heard()
-    result = predict_large(model(), path, out=out, threshold=0.3, progress=heard, whole_pixels=0)
+    result = predict_large(model(), path, out=out, options=LOWER, progress=heard, whole_pixels=0)
     assert result.num_resumed == 0
     assert any("another threshold; starting again" in line for line in heard.lines)
     np.testing.assert_array_equal(
-        tifffile.imread(out) > 0, model().with_threshold(0.3).predict(path).mask
+        tifffile.imread(out) > 0, model().predict(path, options=LOWER).mask
     )
     begin(path, tmp_path / "two.tif")
     os.utime(path, (1, 1))
@@ -299,7 +300,8 @@ def test_clean_up_is_that_of_the_whole_mask(
     if suffix == ".zarr":
         pytest.importorskip("zarr")
     out = tmp_path / f"out{suffix}"
-    corrected = model().with_postprocessing(postprocessing)
+    asked = PredictOptions(**postprocessing.as_dict())  # type: ignore[arg-type]
+    corrected = model().with_options(asked)
     result = predict_large(corrected, path, out=out, whole_pixels=0)
     wanted_HW = clean(model().predict(path).mask, postprocessing)
     assert np.array_equal(corrected.predict(path).mask, wanted_HW)
@@ -413,11 +415,11 @@ def test_a_full_disk_keeps_what_is_finished(
 
 def test_a_scale_is_for_tiles(path: Path, tmp_path: Path) -> None:
     """A scale resizes the image before it is cut into tiles; whole images have none."""
-    predict_large(model(), path, out=tmp_path / "out.tif", scale=0.5, whole_pixels=0)
+    predict_large(model(), path, out=tmp_path / "out.tif", options=HALF, whole_pixels=0)
     wanted_HW = model(scale=0.5).predict(path).mask
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif") > 0, wanted_HW)
     with pytest.raises(UsageError, match="no scale"):
-        predict_large(model(resize="letterbox"), path, out=tmp_path / "two.tif", scale=0.5)
+        predict_large(model(resize="letterbox"), path, out=tmp_path / "two.tif", options=HALF)
 
 
 def test_damaged_images_leave_no_output(path: Path, tmp_path: Path) -> None:

@@ -17,32 +17,46 @@ from binseg.imageio import (
     read_georeference,
     read_pixel_size,
 )
-from binseg.inference import Prediction
-from binseg.inference.outputs import Answer, OutputKinds, encode_output, write_outputs
+from binseg.inference import Prediction, PredictOptions
+from binseg.inference.predict_options import EXTRA_OUTPUTS
+from binseg.inference.sinks import FolderSink
+from binseg.inference.sources import InputImage
 from binseg.postprocess import NOTHING, PostProcessing
 
-EVERYTHING = OutputKinds(
-    mask="tif", overlay=True, cutout=True, probability=True, geojson=True, coco=True, table=True
-)
+EVERYTHING = PredictOptions(mask_format="tif", outputs=EXTRA_OUTPUTS)
 PLACE = Georeference(transform=(0.5, 0.0, 600000.0, 0.0, -0.5, 5200000.0), crs="EPSG:32632")
 
 
-def answer(*, postprocessing: PostProcessing = NOTHING, **changes: object) -> Answer:
+def answer(*, postprocessing: PostProcessing = NOTHING, **changes: object) -> Prediction:
     """Two squares, one of them small, with probability 0.9 on 0.1."""
     probability = np.full((20, 30), 0.1, np.float32)
     probability[2:10, 3:13] = 0.9
     probability[15:17, 20:22] = 0.7
     image = np.zeros((20, 30, 3), np.uint8)
-    prediction = Prediction(
-        probability_HW=probability, threshold=0.5, bundle_id="abc", postprocessing=postprocessing
-    )
     settings: dict[str, object] = {"name": "a.jpg", **changes}
-    return Answer(prediction=prediction, image_HWC=image, **settings)  # type: ignore[arg-type]
+    return Prediction(
+        probability_HW=probability,
+        threshold=0.5,
+        bundle_id="abc",
+        postprocessing=postprocessing,
+        image_HWC=image,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def write_outputs(
+    made: Prediction, *, stem: Path, options: PredictOptions | None = None
+) -> list[Path]:
+    """Write a prediction's files as a folder of masks gets them."""
+    image = InputImage(path=Path("a.jpg"), relative=Path("a.jpg"))
+    chosen = options or PredictOptions()
+    written = FolderSink(stem.parent).write(image, made, stem, chosen)
+    return [written.mask, *written.others]
 
 
 def test_all_kinds_are_written_under_the_names_that_are_told(tmp_path: Path) -> None:
     """The mask comes first, and there is no other file."""
-    paths = write_outputs(answer(), stem=tmp_path / "a", kinds=EVERYTHING)
+    paths = write_outputs(answer(), stem=tmp_path / "a", options=EVERYTHING)
     assert [path.name for path in paths] == [
         "a.tif", "a_overlay.png", "a_cutout.png", "a_probability.tif", "a.geojson", "a_coco.json",
         "a_objects.csv",
@@ -55,8 +69,8 @@ def test_every_output_says_what_made_it(tmp_path: Path) -> None:
     made = answer(postprocessing=PostProcessing(min_area=5))
     expected = {**made.facts}
     assert expected["postprocess"] == {"min_area": 5, "fill_holes": 0, "largest_only": False}
-    write_outputs(made, stem=tmp_path / "t", kinds=EVERYTHING)
-    write_outputs(made, stem=tmp_path / "p", kinds=OutputKinds())
+    write_outputs(made, stem=tmp_path / "t", options=EVERYTHING)
+    write_outputs(made, stem=tmp_path / "p", options=PredictOptions())
     with Image.open(tmp_path / "p.png") as png:
         assert json.loads(png.info["binseg"]) == expected
     for name in ("t.tif", "t_probability.tif"):
@@ -74,7 +88,7 @@ def test_every_output_says_what_made_it(tmp_path: Path) -> None:
 def test_the_clean_up_is_in_all_outputs(tmp_path: Path) -> None:
     """The small square is nowhere."""
     made = answer(postprocessing=PostProcessing(min_area=5))
-    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    write_outputs(made, stem=tmp_path / "a", options=EVERYTHING)
     mask = tifffile.imread(tmp_path / "a.tif")
     assert set(np.unique(mask)) == {0, 255}
     assert (mask == 255).sum() == 80
@@ -89,7 +103,7 @@ def test_the_clean_up_is_in_all_outputs(tmp_path: Path) -> None:
 def test_an_empty_mask_gives_empty_tables(tmp_path: Path) -> None:
     """No objects: a table with its head alone, and no features."""
     made = answer(postprocessing=PostProcessing(min_area=1000))
-    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    write_outputs(made, stem=tmp_path / "a", options=EVERYTHING)
     head, *rows = (tmp_path / "a_objects.csv").read_text().splitlines()
     assert head.startswith("image,label,area_px")
     assert not rows
@@ -99,7 +113,7 @@ def test_an_empty_mask_gives_empty_tables(tmp_path: Path) -> None:
 def test_maps_keep_their_place(tmp_path: Path) -> None:
     """Mask and probability have the image's georeference; outlines are in its coordinates."""
     made = answer(georeference=PLACE, pixel_size=PixelSize(height=2.0, width=0.5))
-    write_outputs(made, stem=tmp_path / "a", kinds=EVERYTHING)
+    write_outputs(made, stem=tmp_path / "a", options=EVERYTHING)
     for name in ("a.tif", "a_probability.tif"):
         assert read_georeference(tmp_path / name) == PLACE
     features = json.loads((tmp_path / "a.geojson").read_text())
@@ -168,16 +182,16 @@ def test_places_and_pixel_sizes_of_others_are_read(tmp_path: Path) -> None:
 def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
     """What a client gets is what the disk would get."""
     made = answer()
-    write_outputs(made, stem=tmp_path / "a", kinds=OutputKinds(overlay=True, cutout=True))
+    write_outputs(made, stem=tmp_path / "a", options=PredictOptions(outputs=("overlay", "cutout")))
     for kind, name in (("mask", "a.png"), ("overlay", "a_overlay.png"), ("cutout", "a_cutout.png")):
-        data, media = encode_output(kind, made)
+        data, media = made.encode(kind)
         assert media == "image/png"
         assert data == (tmp_path / name).read_bytes()
-    data, _ = encode_output("probability", made)
+    data, _ = made.encode("probability")
     grey = decode_image(data, name="p")[..., 0]
-    assert np.array_equal(grey, np.rint(made.prediction.probability_HW * 255))
-    facts = json.loads(encode_output("json", made)[0])
+    assert np.array_equal(grey, np.rint(made.probability_HW * 255))
+    facts = json.loads(made.encode("json")[0])
     assert (facts["num_objects"], facts["width"], facts["height"]) == (2, 30, 20)
     assert facts["foreground_share"] == pytest.approx(84 / 600)
     with pytest.raises(UsageError, match="no output 'jpg'"):
-        encode_output("jpg", made)
+        made.encode("jpg")

@@ -9,7 +9,7 @@ from PIL import Image
 
 import binseg
 from binseg.config import Recipe, load_recipe
-from binseg.pipelines.show_augmentation import draw_sheet
+from binseg.pipelines.show_augmentation import plot_augmentation
 from binseg.pipelines.train_model import train
 
 SETTINGS = (
@@ -84,11 +84,11 @@ def test_aspect_is_kept_by_padding(discs: Path, tmp_path: Path) -> None:
 def test_the_sheet_shows_patches(discs: Path, tmp_path: Path) -> None:
     """A sheet of a patch recipe has patches of the input's size; without change all are equal."""
     recipe = recipe_of(discs, "augment.preset=none", "augment.orientation=fixed")
-    draw_sheet(recipe, out=tmp_path / "sheet.png", num_samples=2, num_variants=1)
+    plot_augmentation(recipe, out=tmp_path / "sheet.png", num_samples=2, num_variants=1)
     with Image.open(tmp_path / "sheet.png") as image:
         sheet = np.asarray(image)
     assert np.array_equal(sheet[4:20, 4:20], sheet[4:20, 28:44])
     changed = recipe_of(discs)
-    draw_sheet(changed, out=tmp_path / "sheet.png", num_samples=2, num_variants=3)
+    plot_augmentation(changed, out=tmp_path / "sheet.png", num_samples=2, num_variants=3)
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.size == (4 * (16 + 4) + 3 * 4, 2 * (16 + 4) + 4)

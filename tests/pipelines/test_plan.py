@@ -32,7 +32,7 @@ def test_the_commented_file_is_the_recipe(planned: PlanResult, tmp_path: Path) -
     write_plan(planned, path)
     assert load_recipe(path) == planned.recipe
     assert "# " in path.read_text("utf-8")
-    with pytest.raises(UsageError, match="there is such a file"):
+    with pytest.raises(UsageError, match="this file exists"):
         write_plan(planned, path)
     with pytest.raises(UsageError, match=r"ends in \.yaml"):
         write_plan(planned, tmp_path / "my.txt")
@@ -43,7 +43,7 @@ def test_the_commented_file_is_the_recipe(planned: PlanResult, tmp_path: Path) -
 def test_what_was_given_stays_and_the_rest_is_decided(planned: PlanResult) -> None:
     """The network is the user's; size, batch and rates are the plan's."""
     recipe = planned.recipe
-    assert recipe.model.options == {"width": 4, "depth": 2}
+    assert (recipe.model.options["width"], recipe.model.options["depth"]) == (4, 2)
     assert recipe.train.budget_minutes == pytest.approx(10 / 60, abs=1e-3)
     assert {"input.size", "train.batch_size", "augment.orientation"} <= {
         one.key for one in planned.plan.settings

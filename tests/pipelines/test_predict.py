@@ -14,15 +14,14 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.errors import ImageError, UsageError
-from binseg.inference import Predictor
-from binseg.inference.files import predict_files
-from binseg.inference.inputs import find_images
+from binseg.inference import ModelPredictor, PredictOptions
+from binseg.inference.engine import predict_bytes, predict_files, run
 from binseg.inference.large import predict_large
-from binseg.inference.outputs import OutputKinds
-from binseg.inference.pipe import predict_bytes
-from binseg.inference.video import predict_videos
-from binseg.inference.watching import watch
+from binseg.inference.sinks import FolderSink
+from binseg.inference.sources import WatchSource, find_images
 from binseg.types import Preprocessing
+
+OVERLAY = PredictOptions(outputs=("overlay",))
 
 
 class Brightness:
@@ -38,10 +37,10 @@ class Brightness:
 
 
 @pytest.fixture
-def model() -> Predictor:
+def model() -> ModelPredictor:
     """A predictor of that backend."""
     preprocessing = Preprocessing(height=8, width=8)
-    return Predictor(
+    return ModelPredictor(
         backend=Brightness(), preprocessing=preprocessing, threshold=0.5, bundle_id="bright"
     )
 
@@ -65,7 +64,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_folders_keep_their_structure(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Images in folders of a folder go to folders of the same names."""
     paint("in/a.png")
@@ -76,7 +75,7 @@ def test_folders_keep_their_structure(
 
 
 def test_equal_names_get_masks_of_their_own(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """a.png, a.jpg and another folder's a.png: three images, three masks."""
     first, second, third = paint("in/a.jpg", 200), paint("in/a.png", 10), paint("other/a.png", 200)
@@ -86,17 +85,17 @@ def test_equal_names_get_masks_of_their_own(
 
 
 def test_answers_of_other_images_dont_collide(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The mask of a_overlay.jpg doesn't hide the overlay of a.jpg."""
     images = [paint("in/a.jpg"), paint("in/a_overlay.jpg")]
-    result = predict_files(model, images, out=tmp_path / "out", kinds=OutputKinds(overlay=True))
+    result = predict_files(model, images, out=tmp_path / "out", options=OVERLAY)
     files = [path for one in result.written for path in (one.mask, *one.others)]
     assert len(set(files)) == 4
 
 
 def test_same_image_given_twice_is_predicted_once(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A file, its folder, a glob that finds it and links to both are one image."""
     image = paint("in/a.png")
@@ -108,7 +107,7 @@ def test_same_image_given_twice_is_predicted_once(
 
 
 def test_second_run_in_one_folder_skips_its_answers(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Masks of an earlier run inside the input folder are no images."""
     paint("in/a.png")
@@ -120,7 +119,7 @@ def test_second_run_in_one_folder_skips_its_answers(
 
 
 def test_inputs_are_never_overwritten(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Not even with `overwrite`, and not by way of another image's name."""
     image = paint("in/a.png")
@@ -134,7 +133,7 @@ def test_inputs_are_never_overwritten(
 
 
 def test_files_that_are_there_stay(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A mask that somebody drew is not replaced unless that is asked for."""
     image, drawn = paint("in/a.png"), paint("masks/a.png")
@@ -146,7 +145,7 @@ def test_files_that_are_there_stay(
     assert drawn.read_bytes() != before
 
 
-def test_stacks_give_stacks_of_masks(model: Predictor, tmp_path: Path) -> None:
+def test_stacks_give_stacks_of_masks(model: ModelPredictor, tmp_path: Path) -> None:
     """A mask has the pages of its stack; answers of other kinds come page by page."""
     pages = np.stack([np.full((9, 11), level, np.uint8) for level in (0, 255)])
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
@@ -154,14 +153,14 @@ def test_stacks_give_stacks_of_masks(model: Predictor, tmp_path: Path) -> None:
     assert names(tmp_path / "out") == {"stack.tif"}
     assert result.written[0].foreground == 0.5
     assert np.array_equal(tifffile.imread(tmp_path / "out" / "stack.tif"), pages)
-    kinds = OutputKinds(overlay=True)
-    result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "pages", kinds=kinds)
+    options = OVERLAY
+    result = predict_files(model, [tmp_path / "stack.tif"], out=tmp_path / "pages", options=options)
     assert [one.mask.name for one in result.written] == ["stack-page0000.png", "stack-page0001.png"]
     assert [one.foreground for one in result.written] == [0.0, 1.0]
 
 
 def test_failures_are_named_once(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A broken image, an absent one and an empty folder fail; the others are written."""
     broken = paint("in/broken.png")
@@ -180,10 +179,12 @@ def test_failures_are_named_once(
 
 
 def test_threshold_replaces_the_models(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A threshold of 1 finds nothing, and the model keeps its own."""
-    result = predict_files(model, [paint("a.png")], out=tmp_path / "out", threshold=1.0)
+    result = predict_files(
+        model, [paint("a.png")], out=tmp_path / "out", options=PredictOptions(threshold=1.0)
+    )
     assert result.written[0].foreground == 0.0
     assert model.threshold == 0.5
 
@@ -210,7 +211,7 @@ def test_images_of_many_sizes_share_batches(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / "in" / f"{number:02}.png")
     (tmp_path / "in" / "07.png").write_bytes(b"no image")
     backend = Counting()
-    model = Predictor(
+    model = ModelPredictor(
         backend=backend,
         preprocessing=Preprocessing(height=8, width=8),
         threshold=0.6,
@@ -230,22 +231,24 @@ def test_images_of_many_sizes_share_batches(tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_goes_on(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Only images without all their answers are predicted."""
     first, second = paint("in/a.png"), paint("in/b.png")
-    kinds = OutputKinds(overlay=True)
-    predict_files(model, [first], out=tmp_path / "out", kinds=kinds)
+    options = OVERLAY
+    predict_files(model, [first], out=tmp_path / "out", options=options)
     before = (tmp_path / "out" / "a.png").stat().st_mtime_ns
     predict_files(model, [second], out=tmp_path / "out")
-    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out", kinds=kinds, resume=True)
+    result = predict_files(
+        model, [tmp_path / "in"], out=tmp_path / "out", options=options, resume=True
+    )
     assert [one.source.name for one in result.written] == ["b.png"]
     assert (result.num_skipped, result.num_inputs) == (1, 2)
     assert (tmp_path / "out" / "a.png").stat().st_mtime_ns == before
 
 
 def test_resuming_keeps_no_other_images_answers(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Of another folder's namesake, another model or another threshold: refused, and kept."""
     out = tmp_path / "out"
@@ -255,7 +258,7 @@ def test_resuming_keeps_no_other_images_answers(
         predict_files(model, [paint("day2/a.png", 10)], out=out, resume=True)
     first = tmp_path / "day1" / "a.png"
     with pytest.raises(UsageError, match="is of another threshold"):
-        predict_files(model, [first], out=out, resume=True, threshold=0.7)
+        predict_files(model, [first], out=out, resume=True, options=PredictOptions(threshold=0.7))
     model.bundle_id = "other"
     with pytest.raises(UsageError, match="is of another model"):
         predict_files(model, [first], out=out, resume=True)
@@ -277,7 +280,7 @@ def test_zarr_images_in_folders_are_found(tmp_path: Path, paint: Callable[..., P
 
 
 def test_a_watched_folder_is_followed(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """New and changed images are predicted once they rest; names stay apart between rounds."""
     paint("in/a.png")
@@ -293,35 +296,30 @@ def test_a_watched_folder_is_followed(
             paint("in/a.png", 10)
         return look == 8
 
-    watch(
-        model,
-        tmp_path / "in",
-        out=tmp_path / "in" / "masks",
-        seconds=0.0,
-        told=lambda result: rounds.append(sorted(one.source.name for one in result.written)),
-        stop=stop,
-    )
-    assert rounds == [["a.png"], ["a.jpg"], ["b.png"], ["a.png"]]
-    assert names(tmp_path / "in" / "masks") == {"a.png", "a.jpg.png", "deep/b.png"}
+    def follow(folder: Path, stop: Callable[[], bool], out: Path) -> None:
+        run(
+            WatchSource(folder=folder, seconds=0.0, stop=stop),
+            model,
+            FolderSink(out, overwrite=True),
+            told=lambda result: rounds.append(sorted(one.source.name for one in result.written)),
+        )
+
+    masks = tmp_path / "in" / "masks"
+    follow(tmp_path / "in", stop, masks)
+    assert rounds == [["a.png"], ["a.jpg", "b.png"], ["a.png"]]
+    assert names(masks) == {"a.png", "a.jpg.png", "deep/b.png"}
     rounds.clear()
     looks = iter(range(6, 100))
-    watch(
-        model,
-        tmp_path / "in",
-        out=tmp_path / "in" / "masks",
-        seconds=0.0,
-        told=lambda result: rounds.append([one.source.name for one in result.written]),
-        stop=lambda: next(looks) > 10,
-    )
+    follow(tmp_path / "in", lambda: next(looks) > 10, masks)
     assert ["a.png"] not in rounds
     with pytest.raises(UsageError, match="no folder"):
-        watch(model, tmp_path / "gone", out=tmp_path / "m")
+        follow(tmp_path / "gone", lambda: True, tmp_path / "m")
     with pytest.raises(UsageError, match="would be taken for images"):
-        watch(model, tmp_path / "in", out=tmp_path / "in", stop=lambda: True)
+        follow(tmp_path / "in", lambda: True, tmp_path / "in")
 
 
 def test_masks_may_go_to_the_folder_around_the_images(
-    model: Predictor, paint: Callable[..., Path], tmp_path: Path
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """`--out .` for images in ./in: they aren't answers, though they lie below it."""
     paint("in/a.jpg")
@@ -329,48 +327,63 @@ def test_masks_may_go_to_the_folder_around_the_images(
     assert [one.mask for one in result.written] == [tmp_path / "a.png"]
 
 
-def test_a_huge_image_that_was_interrupted_late_goes_on(model: Predictor, tmp_path: Path) -> None:
+def test_a_huge_image_that_was_interrupted_late_goes_on(
+    model: ModelPredictor, tmp_path: Path
+) -> None:
     """Its probabilities are there and its mask isn't; asked for later, they are made."""
     path = tmp_path / "stack.tif"
     pages = np.random.default_rng(0).integers(0, 255, (2, 40, 50), dtype=np.uint8)
     tifffile.imwrite(path, pages, photometric="minisblack")
     out = tmp_path / "out"
-    both = OutputKinds(probability=True)
+    both = PredictOptions(outputs=("probability",))
     predict_files(model, [path], out=out)
-    again = predict_files(model, [path], out=out, kinds=both, resume=True)
+    again = predict_files(model, [path], out=out, options=both, resume=True)
     assert again.written[0].others == (out / "stack_probability.tif",)
-    assert predict_files(model, [path], out=out, kinds=both, resume=True).num_skipped == 1
+    assert predict_files(model, [path], out=out, options=both, resume=True).num_skipped == 1
     with pytest.raises(UsageError, match=r"stack.*\.tif exists"):
-        predict_files(model, [path], out=out, kinds=both)
+        predict_files(model, [path], out=out, options=both)
     (out / "stack.tif").unlink()
     (out / "stack.tif.part").mkdir()
     (out / "stack.tif.part" / "job.json").write_text("{}")
     assert predict_large(model, path, out=out / "stack.tif", probability="float32").mask.exists()
 
 
-def test_bytes_in_bytes_out(model: Predictor, paint: Callable[..., Path]) -> None:
+def test_bytes_in_bytes_out(model: ModelPredictor, paint: Callable[..., Path]) -> None:
     """A pipe's answer is the file's."""
     image = paint("a.png")
     with Image.open(io.BytesIO(predict_bytes(model, image.read_bytes()))) as mask:
         assert np.array_equal(np.asarray(mask) == 255, model.predict(image).mask)
     with pytest.raises(ImageError, match="the image on stdin"):
         predict_bytes(model, b"text")
-    facts = json.loads(predict_bytes(model, image.read_bytes(), output="json", threshold=1.0))
+    facts = json.loads(
+        predict_bytes(
+            model, image.read_bytes(), output="json", options=PredictOptions(threshold=1.0)
+        )
+    )
     assert facts["num_objects"] == 0
 
 
-def test_a_video_becomes_a_video_of_masks(model: Predictor, tmp_path: Path) -> None:
-    """Frame by frame the masks of the frames, without loss; the overlay plays too."""
-    av = pytest.importorskip("av")
-    frames = [np.full((18, 22, 3), level, np.uint8) for level in (0, 250, 0, 250, 250)]
-    with av.open(str(tmp_path / "f.mkv"), "w") as container:
+def write_video(path: Path, levels: list[int]) -> list[np.ndarray]:
+    """Write a video of grey frames without loss; give the frames."""
+    import av
+
+    path.parent.mkdir(exist_ok=True)
+    frames = [np.full((18, 22, 3), level, np.uint8) for level in levels]
+    with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=10)
         stream.width, stream.height, stream.pix_fmt = 22, 18, "bgr0"
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
-    (made,) = predict_videos(
-        model, [tmp_path / "f.mkv"], out=tmp_path / "out", overlay=True
+    return frames
+
+
+def test_a_video_becomes_a_video_of_masks(model: ModelPredictor, tmp_path: Path) -> None:
+    """Frame by frame the masks of the frames, without loss; the overlay plays too."""
+    av = pytest.importorskip("av")
+    frames = write_video(tmp_path / "f.mkv", [0, 250, 0, 250, 250])
+    (made,) = predict_files(
+        model, [tmp_path / "f.mkv"], out=tmp_path / "out", options=OVERLAY
     ).written
     assert made.foreground == 0.6
     with av.open(str(made.mask)) as container:
@@ -382,27 +395,38 @@ def test_a_video_becomes_a_video_of_masks(model: Predictor, tmp_path: Path) -> N
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
-def test_videos_stop_nobody_and_replace_nothing(model: Predictor, tmp_path: Path) -> None:
+def test_videos_stop_nobody_and_replace_nothing(model: ModelPredictor, tmp_path: Path) -> None:
     """A bad video is named; an input, an earlier answer and another video's are never replaced."""
     pytest.importorskip("av")
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
     out = tmp_path / "out"
-    (failure,) = predict_videos(model, [bad], out=out).failures
+    (failure,) = predict_files(model, [bad], out=out).failures
     assert "can't be read as a video" in failure.reason
     assert not out.exists()
     video = tmp_path / "f.mkv"
     video.write_bytes(b"precious")
     with pytest.raises(UsageError, match="is one of the inputs"):
-        predict_videos(model, [video], out=tmp_path, overwrite=True)
+        predict_files(model, [video], out=tmp_path, overwrite=True)
     out.mkdir()
     (out / "f.mkv").write_bytes(b"earlier")
     with pytest.raises(UsageError, match="exists; choose another folder"):
-        predict_videos(model, [video], out=out)
-    assert predict_videos(model, [video], out=out, resume=True).num_skipped == 1
-    with pytest.raises(UsageError, match="two videos would become"):
-        predict_videos(model, [video, tmp_path / "more" / "f.mp4"], out=out, overwrite=True)
+        predict_files(model, [video], out=out)
+    assert predict_files(model, [video], out=out, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match=r"videos give masks and --overlay"):
+        predict_files(model, [video], out=out, options=PredictOptions(outputs=("table",)))
     assert (video.read_bytes(), (out / "f.mkv").read_bytes()) == (b"precious", b"earlier")
+
+
+def test_videos_of_one_name_get_masks_of_their_own(model: ModelPredictor, tmp_path: Path) -> None:
+    """Names are given as to images: the second video's masks don't replace the first one's."""
+    pytest.importorskip("av")
+    videos = [tmp_path / "f.mp4", tmp_path / "more" / "f.mp4"]
+    for video in videos:
+        write_video(video, [0, 250])
+    result = predict_files(model, videos, out=tmp_path / "out")
+    assert [one.mask.name for one in result.written] == ["f.mkv", "f.mp4.mkv"]
+    assert names(tmp_path / "out") == {"f.mkv", "f.mp4.mkv"}
 
 
 def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from binseg.config import Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.errors import BundleError, DataError, OutputError, TrainingError, UsageError
-from binseg.pipelines.catalogue import list_models, list_recipes
+from binseg.pipelines.catalogue import list_encoders, list_models, list_recipes
 from binseg.pipelines.run_demo import demo
-from binseg.pipelines.show_augmentation import draw_sheet
+from binseg.pipelines.show_augmentation import plot_augmentation
 from binseg.pipelines.train_model import resume_training, train
 from binseg.training.run_folder import RunFolder, environment, next_run_path
 
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on(
     overrides = [*tiny, "train.epochs=2"]
     recipe = load_recipe(overrides=overrides, sections={"data": {"path": str(discs)}})
     whole = train(recipe, out=tmp_path / "whole")
-    stop_at("draw_curves", recipe, tmp_path / "stopped")
+    stop_at("plot_curves", recipe, tmp_path / "stopped")
     resumed = resume_training(tmp_path / "stopped")
     assert resumed.report.mean == whole.report.mean
     assert resumed.best_epoch == whole.best_epoch
@@ -201,7 +201,7 @@ def test_demo_end_to_end(tiny: tuple[str, ...], tmp_path: Path) -> None:
     assert 0 < result.otsu_dice < 1
     assert result.gallery_path.is_file()
     assert result.mask_path.is_file()
-    assert result.evaluation.report.split == "test"
+    assert result.report.split == "test"
     assert json.loads(json.dumps(result.as_dict()))["otsu_dice"] == result.otsu_dice
 
 
@@ -210,17 +210,18 @@ def test_sheet_shows_the_unchanged_first(discs: Path, tmp_path: Path) -> None:
     recipe = load_recipe(
         overrides=["augment.preset=none", "input.size=16"], sections={"data": {"path": str(discs)}}
     )
-    draw_sheet(recipe, out=tmp_path / "sheet.png", num_samples=2, num_variants=1)
+    plot_augmentation(recipe, out=tmp_path / "sheet.png", num_samples=2, num_variants=1)
     with Image.open(tmp_path / "sheet.png") as image:
         sheet = np.asarray(image)
     assert np.array_equal(sheet[4:20, 4:20], sheet[4:20, 28:44])
 
 
 def test_catalogue_knows_models_and_recipes() -> None:
-    """Every recipe's model is in the list of models."""
-    names = {line.name for line in list_models()}
-    assert {line.model for line in list_recipes()} <= names
-    assert os.sep not in "".join(names)
+    """Every named model's encoder, and every recipe's, is in the list of encoders."""
+    encoders = {str(line["name"]) for line in list_encoders()}
+    assert {line["encoder"] for line in list_models()} <= encoders
+    assert {load_recipe(str(line["name"])).model.encoder for line in list_recipes()} <= encoders
+    assert os.sep not in "".join(str(line["name"]) for line in list_models())
 
 
 def test_what_a_run_left_before_it_began_is_nothing(

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import DataError
-from binseg.postprocess import PostProcessing, bands, clean
-from binseg.postprocess.bands import clean_bands
+from binseg.postprocess import PostProcessing, clean, clean_bands, mask_cleaning
 
 
 def cut(mask_HW: np.ndarray, height: int) -> Callable[[], Iterator[np.ndarray]]:
@@ -54,7 +53,7 @@ def test_a_snake_through_all_bands_is_one_object() -> None:
 
 def test_noise_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask of too many specks gives one line instead of filling the memory."""
-    monkeypatch.setattr(bands, "_MOST_PARTS", 10)
+    monkeypatch.setattr(mask_cleaning, "_MOST_PARTS", 10)
     mask_HW = np.zeros((20, 20), bool)
     mask_HW[::2, ::2] = True
     with pytest.raises(DataError, match="too many to clean up"):

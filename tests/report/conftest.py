@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from binseg.metrics import (
-    MEANINGS,
     ProbabilityTally,
     assemble,
     count,
@@ -43,7 +42,7 @@ class MadeUp:
     truth_NHW: np.ndarray
 
 
-def make_up(names: Sequence[str], *, side: int = 24, draws: int = 50) -> MadeUp:
+def make_up(names: Sequence[str], *, side: int = 24, num_resamples: int = 50) -> MadeUp:
     """Score noisy discs; the first has no object and a false alarm, the second is missed."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side] / side
@@ -71,7 +70,7 @@ def make_up(names: Sequence[str], *, side: int = 24, draws: int = 50) -> MadeUp:
                 scored,
                 outline=measure_outline(mask_HW, truth_HW, valid_HW),
                 objects=count_objects(mask_HW, truth_HW, valid_HW),
-                brier=reliabilities[-1].brier,
+                probability=reliabilities[-1].scores,
             )
         )
         items.append(
@@ -94,7 +93,9 @@ def make_up(names: Sequence[str], *, side: int = 24, draws: int = 50) -> MadeUp:
         threshold=THRESHOLD,
         border="foreground",
     )
-    report = assemble(counted, reliabilities=reliabilities, tally=tally, draws=draws)
+    report = assemble(
+        counted, reliabilities=reliabilities, tally=tally, num_resamples=num_resamples
+    )
     return MadeUp(
         report=report,
         items=tuple(items),
@@ -120,7 +121,6 @@ def page(made_up: MadeUp, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path,
         report=made_up.report,
         galleries=[("Worst", ranked[:3]), ("<Others>", hostile)],
-        meanings=MEANINGS,
         background=Background(
             model=[("name", HOSTILE[0]), ("id", "abc")],
             data=[("path", "somewhere")],

@@ -51,10 +51,12 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
         findings=[evil],
         shares=[0.1, 0.1, 1.0],
         thumbs={"a&b": np.zeros((5, 7, 3), np.uint8)},
+        titles={"odd<": "Odd <i>"},
     )
     text = path.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "<b>data</b>" not in text
+    assert "Odd &lt;i&gt;" in text
     assert 'src="data:image/jpeg;base64,' in text
     assert not re.search(r"(src|href)=\"?(http|/|\.)", text)
     reader = Balance()
@@ -74,7 +76,7 @@ def test_the_rest_is_counted(tmp_path: Path) -> None:
     """A page says how many findings it leaves out; a sound data set says so."""
     path = tmp_path / "check.html"
     findings = [finding(number) for number in range(MAX_FINDINGS_SHOWN + 3)]
-    write_doctor_page(path, title="x", facts=[], findings=findings, shares=[], thumbs={})
+    write_doctor_page(path, title="x", facts=[], findings=findings, shares=[], thumbs={}, titles={})
     assert "and 3 more of this kind" in path.read_text(encoding="utf-8")
-    write_doctor_page(path, title="x", facts=[], findings=[], shares=[], thumbs={})
+    write_doctor_page(path, title="x", facts=[], findings=[], shares=[], thumbs={}, titles={})
     assert "Nothing wrong found" in path.read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from binseg.errors import MissingExtraError, OutputError
-from binseg.report import GalleryItem, draw_curves, draw_gallery, draw_histogram, figure
-from binseg.report.curves import best_epoch
+from binseg.report import GalleryItem, figure, plot_curves, plot_gallery, plot_histogram
+from binseg.report.plots import best_epoch
 
 Row = dict[str, float | str | None]
 
@@ -55,7 +55,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         kept.append(drawn_figure)
         original(drawn_figure, path)
 
-    for module in ("curves", "histogram", "gallery"):
+    for module in ("plots", "gallery"):
         monkeypatch.setattr(f"binseg.report.{module}.save_figure", keep)
     return kept
 
@@ -81,7 +81,7 @@ def size_of(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("num", [1, 2, 13, 300])
 def test_curves_of_any_length(tmp_path: Path, drawn: list[Figure], num: int) -> None:
     """One epoch or three hundred: ticks at whole epochs of the run only, nothing cut off."""
-    draw_curves(rows(num), tmp_path / "curves.png", title="a $title$ with_100%")
+    plot_curves(rows(num), tmp_path / "curves.png", title="a $title$ with_100%")
     assert size_of(tmp_path / "curves.png")[0] > 1000
     assert_nothing_clipped(drawn[0])
     for axes in drawn[0].axes:
@@ -93,7 +93,7 @@ def test_curves_of_any_length(tmp_path: Path, drawn: list[Figure], num: int) -> 
 
 def test_curves_show_their_numbers(tmp_path: Path, drawn: list[Figure]) -> None:
     """The lines hold the rows' figures, and the best validation epoch is marked in each panel."""
-    draw_curves(rows(13), tmp_path / "curves.png")
+    plot_curves(rows(13), tmp_path / "curves.png")
     loss, dice, rate = drawn[0].axes
     assert loss.lines[1].get_ydata() == pytest.approx([row["val_loss"] for row in rows(13)])
     assert dice.lines[0].get_ydata() == pytest.approx([row["train_dice"] for row in rows(13)])
@@ -109,7 +109,7 @@ def test_curves_from_a_csv_with_gaps(tmp_path: Path, drawn: list[Figure]) -> Non
     texts = [{name: str(value) for name, value in row.items()} for row in rows(3)]
     texts[1]["val_dice"] = ""
     del texts[2]["train_dice"]
-    draw_curves(texts, tmp_path / "curves.png")
+    plot_curves(texts, tmp_path / "curves.png")
     dice = drawn[0].axes[1]
     assert np.isnan(np.asarray(dice.lines[1].get_ydata())).tolist() == [False, True, False]
     assert np.isnan(np.asarray(dice.lines[0].get_ydata())).tolist() == [False, False, True]
@@ -118,7 +118,7 @@ def test_curves_from_a_csv_with_gaps(tmp_path: Path, drawn: list[Figure]) -> Non
 def test_curves_without_validation(tmp_path: Path) -> None:
     """A run that never got to a validation figure has curves, and no best epoch."""
     bare: list[Row] = [{"epoch": 1, "lr": 1e-3, "train_loss": 0.5}]
-    draw_curves(bare, tmp_path / "curves.png")
+    plot_curves(bare, tmp_path / "curves.png")
     assert best_epoch(bare) is None
 
 
@@ -134,7 +134,7 @@ def test_histogram_counts_every_image(
     tmp_path: Path, drawn: list[Figure], scores: list[float]
 ) -> None:
     """The bars add up to the number of images; mean, median and the poor ones are told."""
-    draw_histogram(scores, tmp_path / "histogram.png", title="Dice of each image")
+    plot_histogram(scores, tmp_path / "histogram.png", title="Dice of each image")
     assert_nothing_clipped(drawn[0])
     axes = drawn[0].axes[0]
     assert sum(bar.get_height() for bar in axes.patches) == len(scores)  # type: ignore[attr-defined]
@@ -147,7 +147,7 @@ def test_histogram_counts_every_image(
 @pytest.mark.parametrize(("num", "blocks"), [(1, 1), (8, 1), (9, 2), (30, 2)])
 def test_gallery_of_any_number(tmp_path: Path, drawn: list[Figure], num: int, blocks: int) -> None:
     """Each image has four panels and its Dice; from 9 on in two blocks; above 24 it says so."""
-    draw_gallery([item(f"cat {i}") for i in range(num)], tmp_path / "g.png", title="Validation")
+    plot_gallery([item(f"cat {i}") for i in range(num)], tmp_path / "g.png", title="Validation")
     assert_nothing_clipped(drawn[0])
     assert len(drawn[0].axes) == 4 * min(num, 24)
     texts = [text.get_text() for text in drawn[0].texts]
@@ -160,7 +160,7 @@ def test_gallery_of_any_number(tmp_path: Path, drawn: list[Figure], num: int, bl
 
 def test_gallery_without_truth(tmp_path: Path, drawn: list[Figure]) -> None:
     """Where nothing has a truth, image, prediction and overlay are shown, without a legend."""
-    draw_gallery([item(truth_HW=None, dice=None)] * 2, tmp_path / "g.png")
+    plot_gallery([item(truth_HW=None, dice=None)] * 2, tmp_path / "g.png")
     assert [text.get_text() for text in drawn[0].texts][:3] == ["image", "prediction", "overlay"]
     assert len(drawn[0].axes) == 6
     assert not drawn[0].legends
@@ -179,7 +179,7 @@ def test_gallery_of_strange_images(tmp_path: Path, drawn: list[Figure]) -> None:
         item("a_very_long_name_" * 20 + "$x^2$.tif", valid_HW=invalid),
         item("\u8c93/0001.png", truth_HW=None, dice=None),
     ]
-    draw_gallery(odd, tmp_path / "g.png", title="$odd$ \u8c93")
+    plot_gallery(odd, tmp_path / "g.png", title="$odd$ \u8c93")
     assert_nothing_clipped(drawn[0])
     legend = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert legend == ["found", "missed", "extra", "ignored"]
@@ -190,7 +190,7 @@ def test_drawing_leaves_no_trace(tmp_path: Path) -> None:
     script = (
         "import sys, binseg.report; from pathlib import Path\n"
         "assert 'matplotlib' not in sys.modules\n"
-        f"binseg.report.draw_histogram([0.5], Path({str(tmp_path / 'h.png')!r}))\n"
+        f"binseg.report.plot_histogram([0.5], Path({str(tmp_path / 'h.png')!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -202,7 +202,7 @@ def test_missing_matplotlib_names_the_extra(
     """Without matplotlib, one line says what needs it and how to get it; no file is left."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"binseg\[train\]"):
-        draw_histogram([0.5], tmp_path / "h.png")
+        plot_histogram([0.5], tmp_path / "h.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -210,4 +210,4 @@ def test_unwritable_place_is_one_clear_error(tmp_path: Path) -> None:
     """A folder that can't be made is the user's to mend, and says which."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="file"):
-        draw_histogram([0.5], tmp_path / "file" / "h.png")
+        plot_histogram([0.5], tmp_path / "file" / "h.png")

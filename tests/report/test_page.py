@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from binseg.report.page import write_page
-from binseg.report.page.axes import Axis
 from binseg.report.page.markup import el, json_block, readable
+from binseg.report.page.svg import Axis
 from binseg.types import Report
 
 
@@ -163,7 +163,7 @@ def test_colours_have_contrast(scheme: int) -> None:
         ("good", "good-bg"), ("ink", "tint"),
     ):  # fmt: skip
         assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
-    for line in ("a", "b", "c", "d", "control"):
+    for line in ("a", "b", "c", "d", "ink", "control"):
         assert contrast(colour[line], colour["card"]) >= 3, line
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from binseg.metrics import count, dice, iou, pool, precision, recall
+from binseg.metrics import count, dice, pool, score_all
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,14 +77,10 @@ def _check_threshold(tab: Any, made_up: Any, step: int) -> None:
         count(probability_HW > step / 1024, truth_HW, everywhere)
         for probability_HW, truth_HW in zip(made_up.probability_NHW, made_up.truth_NHW, strict=True)
     ]
-    total = pool(counts)
-    expected = {
-        "mean_dice": float(np.mean([dice(one) for one in counts])),
-        "dice": dice(total),
-        "iou": iou(total),
-        "precision": precision(total),
-        "recall": recall(total),
-    }
+    total = score_all(pool(counts))
+    names = ("dice", "iou", "precision", "recall", "mean_iou")
+    mean = float(np.mean([dice(one) for one in counts]))
+    expected = {"mean_dice": mean, **{name: total[name] for name in names}}
     for name, value in expected.items():
         shown = tab.locator(f"[data-score={name}]").text_content()
         assert float(shown) == pytest.approx(value, abs=5.1e-5), name

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binseg.report import cutout, error_map, for_display, overlay
-from binseg.report.errors import ERROR_COLOURS
+from binseg.report.overlay import ERROR_COLOURS
 
 
 def photo(channels: int = 3, dtype: str = "uint8", top: float = 255) -> np.ndarray:

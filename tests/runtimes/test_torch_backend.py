@@ -9,8 +9,8 @@ from torch import nn
 
 from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference.runtimes import open_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend
-from binseg.models.zoo import build_model
+from binseg.inference.runtimes.torch import TorchBackend
+from binseg.models import create_model
 from binseg.packaging import Architecture, Bundle, Card, Reference, write_bundle
 from binseg.types import Preprocessing
 
@@ -33,7 +33,7 @@ class Toy(nn.Module):
 
 def tiny() -> nn.Module:
     torch.manual_seed(0)
-    return build_model("unet", options=OPTIONS).eval()
+    return create_model("unet", encoder="unet", **OPTIONS).eval()
 
 
 def inputs(num: int = 2, size: int = 9) -> np.ndarray:
@@ -47,7 +47,7 @@ def bundle_of(
         folder,
         card=Card(
             name="tiny",
-            architecture=Architecture(name=name, options=OPTIONS | options),
+            architecture=Architecture(decoder=name, encoder="unet", options=OPTIONS | options),
             preprocessing=Preprocessing(height=8, width=8),
         ),
         weights=weights,
@@ -128,7 +128,7 @@ def test_bf16_is_near_fp32_and_not_equal(tmp_path: Path) -> None:
     ("choice", "match"),
     [
         ({"name": "troch"}, "did you mean torch"),
-        ({"name": "caffe"}, "choices: auto, torch"),
+        ({"name": "caffe"}, "accepted: auto, .*torch"),
         ({"device": "gpu"}, "no device 'gpu'"),
         ({"precision": "fp16"}, "no precision 'fp16'"),
     ],
@@ -151,7 +151,7 @@ def test_an_absent_gpu_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_missing_torch_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torch, the error says what to install."""
     bundle = bundle_of(tmp_path / "b", state(tiny()))
-    monkeypatch.delitem(sys.modules, "binseg.inference.runtimes.torch_backend")
+    monkeypatch.delitem(sys.modules, "binseg.inference.runtimes.torch")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"binseg\[train\]"):
         open_backend(bundle)

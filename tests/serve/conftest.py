@@ -12,7 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import binseg
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.serve.app import Access, Service, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.running import Server
@@ -34,7 +34,7 @@ def decoded(data: bytes) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def predictor(trained: Path) -> Predictor:
+def predictor(trained: Path) -> ModelPredictor:
     """The model that is served."""
     return binseg.load(trained)
 
@@ -46,7 +46,7 @@ def image(discs: Path) -> bytes:
 
 
 @pytest.fixture
-def open_client(predictor: Predictor, tmp_path: Path) -> Open:
+def open_client(predictor: ModelPredictor, tmp_path: Path) -> Open:
     """Makes clients of servers without a socket: `open_client(access=..., max_bytes=...)`."""
 
     @contextmanager
@@ -62,7 +62,9 @@ def open_client(predictor: Predictor, tmp_path: Path) -> Open:
 
 
 @pytest.fixture(scope="module")
-def client(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+def client(
+    predictor: ModelPredictor, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient]:
     """A client of a server with the usual limits, shared by the tests of a module."""
     state = tmp_path_factory.mktemp("state")
     app = create_app(Service([predictor], state=state, limits=Limits()))
@@ -71,7 +73,7 @@ def client(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture
-def listen(predictor: Predictor, tmp_path: Path) -> Listen:
+def listen(predictor: ModelPredictor, tmp_path: Path) -> Listen:
     """Makes servers on a free port of this machine, in a thread: `listen(head_seconds=0.5)`."""
 
     @contextmanager

@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.inference import Predictor
+from binseg.inference import PredictOptions, Predictor
 from binseg.serve.app import Access
 
 from .conftest import Listen, decoded
@@ -70,7 +70,9 @@ def test_the_python_client_is_ten_lines_and_works(
     with listen() as server:
         names: dict[str, Any] = {}
         exec(code.replace(URL, server.url.rstrip("/")), names)
-        expected = predictor.with_threshold(0.5).predict(folder / "photo.jpg").mask
+        expected = predictor.predict(
+            folder / "photo.jpg", options=PredictOptions(threshold=0.5)
+        ).mask
         assert np.array_equal(names["mask"], expected)
         with pytest.raises(RuntimeError, match="Threshold"):
             names["predict"]("photo.jpg", threshold=7)

@@ -20,7 +20,7 @@ import tifffile
 from starlette.testclient import TestClient
 
 from binseg.errors import UsageError
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.serve.job_store import IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Limits
@@ -158,7 +158,7 @@ class _Stuck:
 
     name, precision = "stuck", "fp32"
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: ModelPredictor) -> None:
         self._backend = predictor.backend
         self.gate, self.entered = threading.Event(), threading.Event()
 
@@ -176,7 +176,7 @@ def _put(store: JobStore, image: bytes, model: str) -> str:
 
 
 def test_an_orderly_end_puts_the_job_back(
-    predictor: Predictor, image: bytes, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, tmp_path: Path
 ) -> None:
     """The server ends in the middle of a job, without waiting for it; the next start does it."""
     from copy import copy
@@ -208,7 +208,7 @@ def test_an_orderly_end_puts_the_job_back(
 
 
 def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
-    predictor: Predictor, image: bytes, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, tmp_path: Path
 ) -> None:
     """After three starts that never came to an end it has failed, and says so."""
     store = JobStore(tmp_path / "state")
@@ -250,7 +250,7 @@ def test_what_came_half_is_swept_away(tmp_path: Path) -> None:
     store.close()
 
 
-def test_old_results_are_removed(predictor: Predictor, image: bytes, tmp_path: Path) -> None:
+def test_old_results_are_removed(predictor: ModelPredictor, image: bytes, tmp_path: Path) -> None:
     """A finished job stays for its hours, a waiting one for as long as it takes."""
     store = JobStore(tmp_path)
     done, waiting = (_put(store, image, predictor.bundle_id) for _ in range(2))

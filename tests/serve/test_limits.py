@@ -228,6 +228,7 @@ def test_memory_is_a_limit_too() -> None:
 def test_tiles_are_counted_before_they_are_made() -> None:
     """A model of enlarged tiles would make gigabytes of an image that is allowed itself."""
     from binseg.serve.images import take_in
+
     from binseg.types import Preprocessing
 
     shape = Preprocessing(resize="tile", height=64, width=64, scale=8.0)

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 from starlette.testclient import TestClient
 
 from binseg.imageio import decode_image
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor, PredictOptions
 from binseg.postprocess import PostProcessing, clean
 from binseg.serve.app import Service, create_app
 from binseg.serve.limits import Limits
@@ -24,12 +24,12 @@ URL = "/v1/predict"
 
 
 @pytest.fixture
-def probability_HW(predictor: Predictor, image: bytes) -> np.ndarray:
+def probability_HW(predictor: ModelPredictor, image: bytes) -> np.ndarray:
     return predictor.predict(decode_image(image, name="p")).probability_HW
 
 
 def test_the_mask_is_that_of_the_predictor(
-    client: TestClient, image: bytes, probability_HW: np.ndarray, predictor: Predictor
+    client: TestClient, image: bytes, probability_HW: np.ndarray, predictor: ModelPredictor
 ) -> None:
     """Over HTTP and in Python an image has one mask, and the headers say what made it."""
     answer = client.post(URL, content=image)
@@ -85,12 +85,12 @@ def test_threshold_and_clean_up_are_parameters(
 
 
 def test_a_models_own_corrections_are_made_unless_asked_otherwise(
-    predictor: Predictor, image: bytes, probability_HW: np.ndarray, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, probability_HW: np.ndarray, tmp_path: Path
 ) -> None:
     """The server gives the mask that Python and the command line give."""
     threshold = float(np.median(probability_HW))
     own = PostProcessing(min_area=40, fill_holes=30)
-    served = predictor.with_threshold(threshold).with_postprocessing(own)
+    served = predictor.with_options(PredictOptions(threshold=threshold, min_area=40, fill_holes=30))
     app = create_app(Service([served], state=tmp_path / "state", limits=Limits()), access=None)
     with TestClient(app) as client:
         for query, postprocessing in (
@@ -268,7 +268,7 @@ def test_several_files_come_back_as_zip_or_json(client: TestClient, image: bytes
     assert only_bad.status_code == 422
 
 
-def test_models_have_cards(client: TestClient, predictor: Predictor) -> None:
+def test_models_have_cards(client: TestClient, predictor: ModelPredictor) -> None:
     """The card is there without the recipe, which names the trainer's folders."""
     answer = client.get("/v1/models").json()
     (model,) = answer["models"]

@@ -12,8 +12,8 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.models.zoo import build_model
-from binseg.training.fit import FitResult, fit
+from binseg.models import create_model
+from binseg.training.loop import FitResult, fit
 
 SIZE = 16
 
@@ -89,7 +89,7 @@ def network() -> Callable[..., nn.Module]:
 
     def build(**options: Any) -> nn.Module:
         torch.manual_seed(0)
-        return build_model("unet", options={"width": 2, "depth": 1, **options})
+        return create_model("unet", encoder="unet", **{"width": 2, "depth": 1, **options})
 
     return build
 

@@ -1,22 +1,20 @@
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from binseg.training.averaging import WARMUP, MovingAverage
+from binseg.training.optim import AVERAGE_WARMUP, MovingAverage
 
 
-def learn(model: nn.Module, average: MovingAverage, values: list[float], batches: int = 1) -> None:
+def learn(model: nn.Module, average: MovingAverage, values: list[float]) -> None:
     """Set the weights to each value as if an optimiser step had, and let the average follow."""
-    for step, value in enumerate(values, start=1):
+    for value in values:
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):
                 tensor.fill_(value)
-        trainer: Any = SimpleNamespace(global_step=step)
-        for batch in range(batches):
-            average.on_train_batch_end(trainer, SimpleNamespace(), None, None, batch)  # type: ignore[arg-type]
+        average.update()
 
 
 def test_the_average_is_the_exponential_one() -> None:
@@ -27,7 +25,7 @@ def test_the_average_is_the_exponential_one() -> None:
     learn(model, average, values)
     expected = values[0]
     for num, value in enumerate(values[1:], start=1):
-        keep = min(0.2, (1 + num) / (WARMUP + num))
+        keep = min(0.2, (1 + num) / (AVERAGE_WARMUP + num))
         expected = keep * expected + (1 - keep) * value
     shipped = average.model.state_dict()
     for name in ("weight", "bias", "running_mean", "running_var"):
@@ -35,13 +33,20 @@ def test_the_average_is_the_exponential_one() -> None:
     assert shipped["num_batches_tracked"].item() == 8, "a count is copied, not averaged"
 
 
-def test_accumulated_batches_are_one_step() -> None:
+def test_accumulated_batches_are_one_step(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The average moves once per optimiser step, however many batches that took."""
-    one, other = nn.Linear(1, 1), nn.Linear(1, 1)
-    once, often = MovingAverage(one, decay=0.9), MovingAverage(other, decay=0.9)
-    learn(one, once, [1.0, 5.0])
-    learn(other, often, [1.0, 5.0], batches=3)
-    assert torch.equal(once.model.weight, often.model.weight)  # type: ignore[arg-type]
+    moves: list[int] = []
+    update = MovingAverage.update
+
+    def note(self: MovingAverage) -> None:
+        moves.append(1)
+        update(self)
+
+    monkeypatch.setattr(MovingAverage, "update", note)
+    run(train__epochs=1, train__batch_size=1, train__accumulate=4, train__ema_decay=0.9)
+    assert len(moves) == 3, "of nine batches"
 
 
 def test_a_resumed_average_goes_on() -> None:
@@ -54,6 +59,5 @@ def test_a_resumed_average_goes_on() -> None:
         with torch.no_grad():
             model.weight.fill_(3.0)
             model.bias.fill_(3.0)
-        trainer: Any = SimpleNamespace(global_step=3)
-        average.on_train_batch_end(trainer, SimpleNamespace(), None, None, 0)  # type: ignore[arg-type]
+        average.update()
     assert torch.equal(whole.model.weight, resumed.model.weight)  # type: ignore[arg-type]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from binseg.models.zoo import build_model
+from binseg.config import ModelConfig
+from binseg.models import create_model
 from binseg.progress import SILENT
-from binseg.training import compiling
-from binseg.training.compiling import compiled
+from binseg.training import devices
+from binseg.training.devices import compiled
 
 CPU = torch.device("cpu")
 
@@ -18,14 +19,14 @@ CPU = torch.device("cpu")
 def model() -> nn.Module:
     """A small network."""
     torch.manual_seed(0)
-    return build_model("unet-compact", options={"width": 4})
+    return create_model(**ModelConfig(name="unet-compact", options={"width": 4}).arguments())
 
 
 def test_without_a_compiler_it_is_said_and_trained_without(
     model: nn.Module, listen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once, when it was asked for; else nothing is said."""
-    monkeypatch.setattr(compiling, "has_compiler", lambda device: False)
+    monkeypatch.setattr(devices, "has_compiler", lambda device: False)
     heard = listen()
     assert compiled(model, asked=False, device=CPU, progress=heard) is model
     assert heard.lines == []
@@ -38,7 +39,7 @@ def test_without_a_compiler_it_is_said_and_trained_without(
 @pytest.mark.filterwarnings("ignore")  # of torch's own, about its compiler
 def test_compiled_networks_answer_alike(model: nn.Module) -> None:
     """The same logits and the same gradients."""
-    if not compiling.has_compiler(CPU):
+    if not devices.has_compiler(CPU):
         pytest.skip("no compiler on this machine")
     translated = compiled(model, asked=True, device=CPU, progress=SILENT)
     assert translated is not model

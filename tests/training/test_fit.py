@@ -14,10 +14,11 @@ from binseg import metrics
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.errors import OutputError, StoppedError, TrainingError
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.training import loggers
-from binseg.training.fit import FitResult
+from binseg.training.loop import FitResult
+from binseg.types import IGNORE
 
 Run = Callable[..., FitResult]
 
@@ -158,7 +159,7 @@ def test_the_best_epoch_is_kept(
     assert result.best_epoch == int(np.argmax(scores)) + 1
     model = network(dropout=0.2)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in result.best_state.items()})
-    predictor = Predictor(
+    predictor = ModelPredictor(
         backend=TorchBackend(model),
         preprocessing=recipe().input.preprocessing(),
         threshold=0.5,
@@ -167,7 +168,7 @@ def test_the_best_epoch_is_kept(
     )
     probability_NHW = predictor.probability_of_inputs(val.inputs_NHWC)
     dice = [
-        metrics.dice(metrics.count(probability > 0.5, target == 1, target != 2))
+        metrics.dice(metrics.count(probability > 0.5, target == 1, target != IGNORE))
         for probability, target in zip(probability_NHW, val.targets_NHW, strict=True)
     ]
     assert float(np.mean(dice)) == pytest.approx(max(scores), abs=1e-12)
@@ -205,7 +206,7 @@ def test_validation_pools_the_tiles_of_one_image(
     )
     result = run(model=constant(1.0), val=tiles, train__epochs=1, optimizer__lr=1e-12)
     foreground = int((val.targets_NHW == 1).sum())
-    valid = int((val.targets_NHW != 2).sum())
+    valid = int((val.targets_NHW != IGNORE).sum())
     assert result.history[0]["val_dice"] == pytest.approx(2 * foreground / (foreground + valid))
 
 

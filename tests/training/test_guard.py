@@ -12,9 +12,9 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError
-from binseg.training.checkpoints import LAST, WholeFiles
-from binseg.training.fit import FitResult
-from binseg.training.guard import MANY, StepGuard, is_finite
+from binseg.training.checkpoint import LAST, read_checkpoint
+from binseg.training.diagnostics import MANY, StepGuard, is_finite
+from binseg.training.loop import FitResult
 
 Run = Callable[..., FitResult]
 
@@ -46,10 +46,10 @@ def test_a_bad_step_changes_nothing(run: Run, listen: Any, tmp_path: Path) -> No
     }
     listener = listen()
     run(model=Bad({5}), folder=tmp_path / "bad", progress=listener, **settings)
-    state = WholeFiles().load_checkpoint(tmp_path / "bad" / LAST)
-    assert all(value.isfinite().all() for value in state["state_dict"].values())
-    assert state["state_dict"]["model.norm.num_batches_tracked"] == 8
-    steps = {float(value["step"]) for value in state["optimizer_states"][0]["state"].values()}
+    state = read_checkpoint(tmp_path / "bad" / LAST)
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert state["model"]["norm.num_batches_tracked"] == 8
+    steps = {float(value["step"]) for value in state["optimizer"]["state"].values()}
     assert steps == {8.0}
     told = [line for line in listener.lines if "left out" in line]
     assert len(told) == 1
@@ -77,7 +77,7 @@ def test_many_bad_steps_in_a_row_end_the_run(run: Run, tmp_path: Path) -> None:
         )
     best = safetensors.torch.load_file(tmp_path / "run" / "best.safetensors")
     assert all(value.isfinite().all() for value in best.values())
-    state = WholeFiles().load_checkpoint(tmp_path / "run" / LAST)
+    state = read_checkpoint(tmp_path / "run" / LAST)
     assert (state["binseg"]["epoch"], state["binseg"]["step"]) == (1, 2)
 
 

@@ -58,8 +58,8 @@ def test_a_trackers_run_is_finished(
 ) -> None:
     """What wandb began is ended, also when training fails, so that the next run is its own."""
     finished: list[bool] = []
-    run = SimpleNamespace(finish=lambda: finished.append(True))
-    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda folder: SimpleNamespace(experiment=run))
+    run: Any = SimpleNamespace(close=lambda: finished.append(True))
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", lambda folder: run)
     with pytest.raises(ValueError, match="stop"), running_loggers(["wandb"], tmp_path, listen()):
         raise ValueError("stop")
     assert finished == [True]

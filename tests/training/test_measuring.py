@@ -6,8 +6,9 @@ from torch import nn
 from binseg.config.recipe import InputConfig, ModelConfig, Recipe, TrainConfig
 from binseg.data.cache import PixelCache
 from binseg.errors import TrainingError
-from binseg.models.zoo import build_model
+from binseg.models import create_model
 from binseg.training import measuring
+from binseg.training.devices import available_memory, estimate_memory
 from binseg.training.measuring import (
     PHASES,
     RateTrial,
@@ -16,7 +17,6 @@ from binseg.training.measuring import (
     profile_steps,
     suggested_rate,
 )
-from binseg.training.memory import available_memory, estimate_memory
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(
@@ -28,7 +28,7 @@ RECIPE = Recipe(
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return build_model("unet-compact", options={"width": 4})
+    return create_model(**ModelConfig(name="unet-compact", options={"width": 4}).arguments())
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_suggested_rate_lies_where_the_fall_begins(
 @pytest.mark.parametrize("name", ["unet-compact", "unet-small", "resnet34-unet"])
 def test_memory_grows_with_the_area_and_the_weights(name: str) -> None:
     """Maps are counted by the pixel, weights once; neither weights nor statistics change."""
-    model = build_model(name, options={"width": 8}).train()
+    model = create_model(**ModelConfig(name=name, options={"width": 8}).arguments()).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     small = estimate_memory(model, RECIPE, size=64)
     large = estimate_memory(model, RECIPE, size=128)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from binseg.errors import TrainingError
-from binseg.training import memory
+from binseg.training import devices
 
 
 def test_a_run_begins_with_what_it_needs(run: Callable[..., Any], listen: Any) -> None:
@@ -24,7 +24,7 @@ def test_a_batch_that_can_not_fit_is_refused_with_one_that_does(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Before a step is made, a smaller batch with accumulation is proposed."""
-    monkeypatch.setattr(memory, "available_memory", lambda device: 150_000)
+    monkeypatch.setattr(devices, "available_memory", lambda device: 150_000)
     with pytest.raises(TrainingError, match=r"batch_size to \d+ and train\.accumulate to \d+"):
         run(train__batch_size=256)
     assert not (tmp_path / "run" / "last.ckpt").exists()
@@ -55,13 +55,13 @@ def test_memory_that_runs_out_proposes_half_the_batch(
 
 def test_half_an_image_is_not_proposed(recipe: Callable[..., Any]) -> None:
     """A batch of one can only become smaller by its size."""
-    told = memory.lacking_memory(recipe(train__batch_size=1), torch.device("cpu"))
+    told = devices.lacking_memory(recipe(train__batch_size=1), torch.device("cpu"))
     assert told.endswith("set input.size below 16")
 
 
 def test_where_not_even_one_input_fits_that_is_said(recipe: Callable[..., Any]) -> None:
     """No smaller batch helps."""
-    told = memory.lacking_memory(recipe(), torch.device("cpu"), fits=0)
+    told = devices.lacking_memory(recipe(), torch.device("cpu"), fits=0)
     assert told.startswith("the memory is too small for even one input of 16x16; lower input.size")
 
 
@@ -75,4 +75,4 @@ def test_files_that_were_read_leave_their_room_in_a_container(
         "memory.stat": "anon 300\ninactive_file 400\nactive_file 200\n",
     }
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: files[self.name])
-    assert memory._container_limit() == 700
+    assert devices._container_limit() == 700

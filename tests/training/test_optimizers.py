@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from binseg.config.recipe import OptimizerConfig
-from binseg.training.optimizers import build_optimizer
+from binseg.training.optim import build_optimizer
 
 PLAIN = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 

@@ -17,7 +17,7 @@ from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.training import batches
 from binseg.training.batches import build_batches
-from binseg.training.fit import FitResult, fit
+from binseg.training.loop import FitResult, fit
 from binseg.training.validation import validate
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def train_patches(
 def test_batches_have_their_surroundings(recipe: Callable[..., Recipe]) -> None:
     """Patches are cut larger by the context; steps and sizes are those of the recipe."""
     given = build_batches(whole_images(), recipe(**PATCHES), device=CPU, context=1.5)
-    got = list(given.loader(epoch=0))
+    got = list(given.epoch(0))
     assert [len(batch.inputs_BHWC) for batch in got] == [4, 5]
     assert len(given) == 2
     assert [batch.step for batch in got] == [0, 1]
@@ -108,7 +108,7 @@ def test_smaller_sizes_are_smaller_patches(recipe: Callable[..., Recipe]) -> Non
     settings = {**PATCHES, "train__progressive": {8: 0.5}}
     given = build_batches(whole_images(), recipe(**settings), device=CPU)
     for epoch, size in ((0, 8), (1, 16)):
-        got = list(given.loader(epoch=epoch))
+        got = list(given.epoch(epoch))
         assert len(got) == 2
         assert {batch.inputs_BHWC.shape[1] for batch in got} == {size}
 
@@ -121,7 +121,7 @@ def test_loading_changes_nothing(
     def load(workers: int) -> list[list[torch.Tensor]]:
         settings = {**PATCHES, "train__workers": workers}
         given = build_batches(whole_images(), recipe(**settings), device=CPU, context=1.2)
-        return [[batch.inputs_BHWC, batch.targets_BHW] for batch in given.loader(epoch=3)]
+        return [[batch.inputs_BHWC, batch.targets_BHW] for batch in given.epoch(3)]
 
     first = load(0)
     monkeypatch.setattr(batches, "RESIDENT_BYTES", 0)
@@ -207,11 +207,10 @@ def test_no_answer_is_no_good_answer_where_most_is_empty(pixels: Callable[..., P
         return validate(
             _Silent(),
             replace(cache, targets_NHW=targets_NHW, is_partial=is_partial),
+            recipe=Recipe.model_validate({"input": {"size": 16}, "train": {"batch_size": 4}}),
             loss=build_loss("bce"),
-            preprocessing=Recipe.model_validate({"input": {"size": 16}}).input.preprocessing(),
             device=torch.device("cpu"),
             precision="fp32",
-            batch_size=4,
         ).dice
 
     assert dice(targets, is_partial=False) == 0.0

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from binseg.errors import UsageError
-from binseg.training import precision
-from binseg.training.precision import resolve_device, resolve_precision
+from binseg.training import devices
+from binseg.training.devices import resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 
@@ -16,7 +16,7 @@ def test_auto_takes_bf16_only_where_it_is_fast(
     """`auto` follows the processor, silently."""
     listener = listen()
     for fast, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(precision, "computes_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(devices, "computes_bf16", lambda device, fast=fast: fast)
         assert resolve_precision("auto", CPU, listener) == expected
         assert resolve_precision("fp32", CPU, listener) == "fp32"
     assert listener.lines == []
@@ -24,7 +24,7 @@ def test_auto_takes_bf16_only_where_it_is_fast(
 
 def test_slow_bf16_is_given_and_told(listen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who asks for bf16 gets it, and hears where it is slow."""
-    monkeypatch.setattr(precision, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "computes_bf16", lambda device: False)
     listener = listen()
     assert resolve_precision("bf16", CPU, listener) == "bf16"
     assert "slower than fp32" in listener.lines[0]

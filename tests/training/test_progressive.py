@@ -2,12 +2,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
 
 from binseg.config.recipe import InputConfig, Recipe, TrainConfig
-from binseg.training.fit import FitResult
-from binseg.training.module import SegmentationModule
+from binseg.training.loop import FitResult
+from binseg.training.step import Tensors, TrainingStep
 
 
 def test_sizes_rise_to_the_input_size() -> None:
@@ -42,15 +41,16 @@ def test_early_epochs_train_on_smaller_inputs(
 ) -> None:
     """The network sees the sizes of the plan, with targets that are still 0 and 1."""
     seen: list[tuple[int, ...]] = []
-    step = SegmentationModule.training_step
+    prepare = TrainingStep.prepare
 
-    def watched(self: SegmentationModule, batch: Any, batch_idx: int) -> torch.Tensor:
-        seen.append(tuple(batch.images_BCHW.shape[-2:]))
-        assert batch.target_B1HW.shape[-2:] == batch.images_BCHW.shape[-2:]
-        assert set(batch.target_B1HW.unique().tolist()) == {0.0, 1.0}
-        return step(self, batch, batch_idx)
+    def watched(self: TrainingStep, batch: Any, *, epoch: int) -> Tensors:
+        tensors = prepare(self, batch, epoch=epoch)
+        seen.append(tuple(tensors.images_BCHW.shape[-2:]))
+        assert tensors.target_B1HW.shape[-2:] == tensors.images_BCHW.shape[-2:]
+        assert set(tensors.target_B1HW.flatten().tolist()) == {0.0, 1.0}
+        return tensors
 
-    monkeypatch.setattr(SegmentationModule, "training_step", watched)
+    monkeypatch.setattr(TrainingStep, "prepare", watched)
     result = run(train__epochs=2, train__progressive={8: 0.5}, augment__preset="none")
     assert seen == [(8, 8)] * 2 + [(16, 16)] * 2
     assert len(result.history) == 2

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import Logger
 
 from binseg.errors import OutputError, StoppedError, TrainingError
-from binseg.training import batches, keeping, loggers, position, shared_memory
-from binseg.training.checkpoints import LAST, PREVIOUS
-from binseg.training.fit import FitResult
-from binseg.training.keeping import BEST
+from binseg.training import batches, loggers
+from binseg.training.checkpoint import BEST, LAST, PREVIOUS, Checkpointer, Position
+from binseg.training.loop import FitResult
 
 Run = Callable[..., FitResult]
 
@@ -177,17 +175,14 @@ def test_results_that_cannot_be_written_are_an_error(run: Run, listen: Any, tmp_
             run(progress=listener, **STATEFUL)
 
 
-class Broken(Logger):
+class Broken:
     """A tracker whose disk is full."""
 
-    name = "broken"
-    version = 0
+    def log(self, row: Any, *, step: int) -> None:
+        raise OSError(28, f"epoch {row['epoch']:.0f}, {step}: no space left")
 
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        raise OSError(28, f"epoch {metrics['epoch']:.0f}, {step}: no space left")
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Keep nothing."""
+    def close(self) -> None:
+        raise OSError(28, "no space left")
 
 
 def test_a_logger_that_fails_does_not_stop_a_run(
@@ -227,7 +222,7 @@ def test_a_loader_that_hangs_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
 
     read = batches._CachedBatches.__getitem__
     monkeypatch.setattr(batches._CachedBatches, "__getitem__", hang)
-    monkeypatch.setattr(position, "LOADER_SECONDS", 1)
+    monkeypatch.setattr(batches, "LOADER_SECONDS", 1)
     with pytest.raises(TrainingError, match=r"gave nothing for a long time.*train\.workers to 0"):
         run(train__workers=1)
 
@@ -240,7 +235,7 @@ def test_without_shared_memory_the_main_process_loads(
     """A container's missing or tiny /dev/shm is said, and changes nothing."""
     whole = run(folder=tmp_path / "whole")
     if kind == "absent":
-        monkeypatch.setattr(shared_memory, "SHARED_MEMORY", tmp_path / "nowhere")
+        monkeypatch.setattr(batches, "SHARED_MEMORY", tmp_path / "nowhere")
     else:
         monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
     listener = listen()
@@ -293,17 +288,17 @@ def test_checkpoints_come_by_the_clock(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is written when the minutes are over, counted from the one before."""
-    saved: list[position.Position] = []
-    save = keeping.Keeper.save
+    saved: list[Position] = []
+    save = Checkpointer.save
 
-    def note(self: keeping.Keeper, trainer: Any, module: Any, where: position.Position) -> None:
+    def note(self: Checkpointer, where: Position) -> None:
         saved.append(where)
-        save(self, trainer, module, where)
+        save(self, where)
 
     ticks = itertools.count(0.0, 25.0)
-    monkeypatch.setattr(keeping.Keeper, "save", note)
-    assert keeping.Keeper.__init__.__kwdefaults__ is not None
-    monkeypatch.setitem(keeping.Keeper.__init__.__kwdefaults__, "clock", lambda: next(ticks))
+    monkeypatch.setattr(Checkpointer, "save", note)
+    assert Checkpointer.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(Checkpointer.__init__.__kwdefaults__, "clock", lambda: next(ticks))
     run(folder=tmp_path / "run", **STATEFUL | {"train__epochs": 1, "train__checkpoint_minutes": 1})
     # Each look at this clock takes 25 s; the ninth step is followed by the epoch's end.
     assert [(where.epoch, where.step) for where in saved] == [(0, 3), (0, 6), (0, 9), (1, 0)]

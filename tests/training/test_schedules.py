@@ -3,7 +3,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from binseg.config.recipe import ScheduleConfig
-from binseg.training.schedules import Schedule, build_schedule
+from binseg.training.optim import Schedule, build_schedule
 
 EPOCHS, STEPS = 6, 5
 

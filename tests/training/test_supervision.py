@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from binseg.config.recipe import Recipe
+from binseg.config import ModelConfig, Recipe
 from binseg.errors import StoppedError, UsageError
 from binseg.losses import build_loss
-from binseg.models.decoders.unet import UNetDecoder
+from binseg.models import create_model
+from binseg.models.decoders.unet_family import UNetDecoder
 from binseg.models.skeleton import EncoderDecoder
-from binseg.models.zoo import build_model
-from binseg.training.fit import FitResult
-from binseg.training.supervision import check_supervision, supervised
+from binseg.training.loop import FitResult
+from binseg.training.step import check_model, supervised
 
 WITH_SIDES = ("unet", "unet-compact", "unet-small", "resnet34-unet", "unetplusplus")
 WITHOUT = ("resnet34-fpn", "resnet34-psp", "segformer-b0")
@@ -31,7 +31,7 @@ def asked(name: str = "unet", **options: Any) -> Recipe:
 @pytest.mark.parametrize("name", WITH_SIDES)
 def test_the_first_level_is_the_networks_own_answer(name: str) -> None:
     torch.manual_seed(0)
-    model = build_model(name, options={"width": 4}).eval()
+    model = create_model(**ModelConfig(name=name, options={"width": 4}).arguments()).eval()
     learner, _ = supervised(model, build_loss("bce"), asked(name))
     images = torch.rand(1, 3, 45, 37)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_the_first_level_is_the_networks_own_answer(name: str) -> None:
 
 def test_each_level_counts_half_of_the_one_before() -> None:
     loss = build_loss("bce")
-    model = build_model("unet", options={"width": 2, "depth": 2})
+    model = create_model("unet", encoder="unet", width=2, depth=2)
     _, of_levels = supervised(model, loss, asked())
     target = (torch.rand(2, 1, 8, 8) > 0.5).float()
     valid = torch.rand(2, 1, 8, 8) > 0.2
@@ -56,7 +56,7 @@ def test_each_level_counts_half_of_the_one_before() -> None:
 def test_coarse_blocks_are_taught_past_a_dead_end() -> None:
     """The answer's own head is cut: what still reaches the coarse block is its own lesson."""
     torch.manual_seed(0)
-    model = build_model("unet", options={"width": 2, "depth": 2})
+    model = create_model("unet", encoder="unet", width=2, depth=2)
     assert isinstance(model, EncoderDecoder)
     assert isinstance(model.decoder, UNetDecoder)
     learner, loss = supervised(model, build_loss("bce"), asked())
@@ -105,5 +105,7 @@ def same(one: FitResult, other: FitResult) -> bool:
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_a_network_without_side_maps_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match=f"the decoder of {name} has no maps on its way"):
-        check_supervision(asked(name))
+    with pytest.raises(
+        UsageError, match=f"the decoder of {asked(name).model.name} has no maps on its way"
+    ):
+        check_model(lambda: create_model(**asked(name).model.arguments()), asked(name))

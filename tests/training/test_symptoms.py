@@ -10,9 +10,10 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.training.fit import FitResult
-from binseg.training.symptoms import symptom_of, tell
+from binseg.training.diagnostics import symptom_line, symptom_of
+from binseg.training.loop import FitResult
 from binseg.training.validation import ValidationScores
+from binseg.types import IGNORE
 
 Run = Callable[..., FitResult]
 STILL: dict[str, Any] = {
@@ -61,7 +62,7 @@ def test_the_shares_are_those_of_the_pixels(
 ) -> None:
     """The foreground that is named is the share of valid pixels."""
     val = pixels(3, seed=1)
-    share = float((val.targets_NHW == 1).sum() / (val.targets_NHW != 2).sum())
+    share = float((val.targets_NHW == 1).sum() / (val.targets_NHW != IGNORE).sum())
     listener = listen()
     run(model=always(-1.0), val=val, progress=listener, **STILL)
     assert any(f"foreground is {share:.2%} of" in line for line in listener.lines)
@@ -79,10 +80,10 @@ def test_the_signs(recipe: Callable[..., Recipe]) -> None:
     assert symptom_of(scores(0.6, 0.1, 0.1)) is None
     assert symptom_of(scores(1.0, 1.0, 1.0)) is None
     assert symptom_of(scores(float(np.nan), 0.2, 0.0)) is None
-    line = tell("elsewhere", scores(0.0, 0.3, 0.1), recipe(), num_epochs=1)
+    line = symptom_line("elsewhere", scores(0.0, 0.3, 0.1), recipe(), num_epochs=1)
     assert line is not None
     assert "data.foreground" in line
-    rare = tell("empty", scores(0.0, 0.0, 0.002), recipe(loss__name="bce"), num_epochs=1)
+    rare = symptom_line("empty", scores(0.0, 0.0, 0.002), recipe(loss__name="bce"), num_epochs=1)
     assert rare is not None
     assert "set loss.name to bce-dice" in rare
-    assert tell("empty", scores(0.0, 0.0, 0.1), recipe(), num_epochs=2) is None
+    assert symptom_line("empty", scores(0.0, 0.0, 0.1), recipe(), num_epochs=2) is None

@@ -10,9 +10,9 @@ import torch
 
 from binseg.config.recipe import Recipe
 from binseg.errors import BinsegError
-from binseg.training.checkpoints import LAST
-from binseg.training.fit import FitResult
-from binseg.training.pace import Pace
+from binseg.training.checkpoint import LAST
+from binseg.training.clock import Clock
+from binseg.training.loop import FitResult
 
 Run = Callable[..., FitResult]
 PLAN = {
@@ -45,11 +45,11 @@ def test_a_checkpoint_tells_every_process_the_time(
 
     with pytest.raises(BinsegError, match="--resume"):
         run(seconds=600.0, progress=listen(at_step=press), **PLAN)
-    kept = torch.load(tmp_path / "run" / LAST, weights_only=True)["binseg"]["pace"]
-    pace = Pace(recipe(**PLAN), seconds=600.0, clock=lambda: 0.0)  # as a follower has it
-    pace.load_state_dict(kept)
-    assert pace.elapsed == kept["elapsed"] > 0
-    assert pace.training_size(0) == kept["sizes"][0]
+    kept = torch.load(tmp_path / "run" / LAST, weights_only=True)["clock"]
+    clock = Clock(recipe(**PLAN), seconds=600.0)
+    clock.load_state_dict(kept)
+    assert clock.elapsed == kept["elapsed"] > 0
+    assert clock.training_size(0) == kept["sizes"][0]
 
 
 @pytest.mark.slow  # the clock decides, which other work on the machine disturbs

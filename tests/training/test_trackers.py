@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from binseg.training.fit import FitResult
+from binseg.training.loop import FitResult
 
 Run = Callable[..., FitResult]
 

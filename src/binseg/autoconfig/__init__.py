@@ -1,27 +1,27 @@
-"""From a data set's facts to the settings of a training recipe, each with its reason.
+"""From the facts about a data set to the settings of a training recipe, each with its reason.
 
-fingerprint.py   what the images and masks are like
-shapes.py        thickness, objects, and what survives a resize
-orientation.py   whether there is an up
-situation.py     what a rule knows, and what it gives
-resolution.py    rules: whole images or patches, size, network
-learning.py      rules: intensities, augmentation, loss, rates, epochs
-plan.py          all rules in order; the plan as a recipe
+fingerprint.py     the facts: sizes, intensities, foreground, symmetry
+shapes.py          thickness, objects, and what survives a resize
+cost.py            the machine, the budget, and what a run can see in its time
+input_rules.py     rules: pixel values, whole images or patches, size, network
+training_rules.py  rules: batches, augmentation, learning rate, epochs, validation
+planning.py        the table of all rules; the plan as a recipe
 """
 
+from binseg.autoconfig.cost import Machine, Situation
 from binseg.autoconfig.fingerprint import Fingerprint, take_fingerprint
-from binseg.autoconfig.plan import Plan, draw_up, few_ratios, few_split_settings, split_settings
-from binseg.autoconfig.situation import Machine, Setting, Situation
+from binseg.autoconfig.input_rules import THICK_OPTIONS
+from binseg.autoconfig.planning import Plan, Setting, few_ratios, make_plan, stack_settings
 
 __all__ = [
+    "THICK_OPTIONS",
     "Fingerprint",
     "Machine",
     "Plan",
     "Setting",
     "Situation",
-    "draw_up",
     "few_ratios",
-    "few_split_settings",
-    "split_settings",
+    "make_plan",
+    "stack_settings",
     "take_fingerprint",
 ]

@@ -1,49 +1,108 @@
-"""What is in a data set, as far as a training recipe depends on it: facts, no decisions."""
+"""The facts about a data set that a training recipe depends on; nothing is decided here."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num
 
-from binseg.autoconfig.orientation import Symmetry, measure_symmetry
 from binseg.autoconfig.shapes import Shapes, kept_by_resize, measure_shapes
 from binseg.data.dataset import Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.imageio import probe
-from binseg.progress import SILENT, Progress
+from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
 from binseg.types import Record, Sample
 
-__all__ = ["SCALES", "SIZES", "Fingerprint", "Intensities", "take_fingerprint"]
+__all__ = [
+    "SCALES",
+    "SIZES",
+    "Fingerprint",
+    "Intensities",
+    "Symmetry",
+    "measure_symmetry",
+    "take_fingerprint",
+]
+
+K = TypeVar("K", int, float)
+Three = tuple[float, float, float]
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
-"""Sides of square inputs for which `Fingerprint.kept_at_size` says what is kept."""
+"""Sides of square inputs, in pixels, listed by `Fingerprint.kept_at_size`."""
 SCALES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
-"""Factors for which `Fingerprint.kept_at_scale` says what is kept."""
-NUM_LOOKED = 200
+"""Factors of the image's own size, listed by `Fingerprint.kept_at_scale`."""
+MAX_READ = 200
 """Images that are read at most."""
-NUM_SHAPED, LEAST_SHAPED = 64, 12
-"""Of these, images whose shapes are measured: at most, and at least however large they are."""
+MAX_SHAPED, MIN_SHAPED = 64, 12
+"""Images whose shapes are measured: at most, and at least (however large they are)."""
 SHAPED_PIXELS = 30_000_000
-"""Pixels of masks whose shapes are measured, in all images together."""
+"""Mask pixels whose shapes are measured, over all images."""
 WINDOW = 2048
-"""Side of the part of a larger mask that is measured."""
+"""Pixels; of masks with a longer side, a part of this side is measured."""
 THUMB = 16
-"""Side of the images that tell whether there is an up."""
+"""Pixels; side of the thumbnails that are tested for an upright orientation."""
 GREY_DIFFERENCE = 4.0
-"""Grey levels (of 255) between channels that JPEG leaves in a grey image, on average."""
+"""Grey levels (of 255) by which JPEG makes the channels of a grey image differ, on average."""
 COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
-"""Grey levels that a coloured pixel differs by, and the share of pixels that may do so in a grey
-image: a thousandth."""
+"""Grey levels that make a pixel coloured; in a grey image up to a thousandth of the pixels may."""
 PERCENTILES = (0.5, 99.5)
+NUM_SIGN_FLIPS = 999
+"""Random sign flips that the real images are compared with."""
+SIGNIFICANCE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetry:
+    """The difference between images and their mirror images, on average over a data set."""
+
+    share: float
+    """The part of that difference that all images have in common (a sky above): 0 none, 1 all."""
+    p: float
+    """The p value of the test: how often images mirrored at random have as much in common."""
+    num: int
+    """Number of independent images."""
+
+    @property
+    def is_broken(self) -> bool:
+        """True if images and their mirror images differ beyond chance."""
+        return self.p < SIGNIFICANCE
+
+
+def measure_symmetry(
+    thumbs_NHW: Float[np.ndarray, "N H W"], *, axis: int, seed: int = 0
+) -> Symmetry:
+    """Test whether images can be told from their mirror images.
+
+    If the images have no up, each could as well have been taken upside down, and the part that
+    changes sign in the mirror cancels out over many images. Mirroring the images at random tells
+    how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis).
+
+    Args:
+        thumbs_NHW: small images (or masks) of one size, independent of each other.
+        axis: 1 mirrors top and bottom, 2 left and right.
+        seed: seed of the random sign flips.
+    """
+    num = len(thumbs_NHW)
+    if num < 2:
+        return Symmetry(share=0.0, p=1.0, num=num)
+    odd_ND = ((thumbs_NHW - np.flip(thumbs_NHW, axis)) / 2).reshape(num, -1)
+    # Unit length, so that one image of high contrast can't decide for all.
+    odd_ND /= np.linalg.norm(odd_ND, axis=1, keepdims=True).clip(min=1e-9)
+    seen = float(np.square(odd_ND.mean(axis=0)).sum())
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(NUM_SIGN_FLIPS, num))
+    by_chance = np.square(signs @ odd_ND / num).sum(axis=1)
+    p = (1 + int((by_chance >= seen).sum())) / (NUM_SIGN_FLIPS + 1)
+    # The mean of unit vectors that share nothing has a square of 1 / num by chance.
+    share = max(0.0, (seen - 1 / num) / (1 - 1 / num))
+    return Symmetry(share=round(share, 4), p=p, num=num)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intensities:
-    """Mean and spread of each channel, in [0, 1] after the image's range was brought there."""
+    """Mean and standard deviation of each channel, after the image's range became [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -51,7 +110,11 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The facts that the rules of a plan look at; lengths in pixels of the images."""
+    """The facts that the rules of a plan look at.
+
+    Lengths are in pixels of the images. Three numbers are the 5th percentile, the median and the
+    95th percentile over the images, unless stated otherwise.
+    """
 
     num_train: int
     num_val: int
@@ -59,53 +122,44 @@ class Fingerprint:
     num_units: int
     """Independent training images: a stack or a group counts once."""
     is_stack: bool
-    """Pages of stacks, of which neighbours are nearly the same image."""
-    height: tuple[float, float, float]
-    """5th percentile, median, 95th percentile; so is everything with three numbers."""
-    width: tuple[float, float, float]
-    aspect: tuple[float, float, float]
-    """Width by height."""
+    """True for pages of stacks, whose neighbours look nearly the same."""
+    height: Three
+    width: Three
+    aspect: Three
+    """Width divided by height."""
     channels: int
     dtype: str
-    """uint8, uint16 or float32; the widest."""
+    """The widest pixel type found: uint8, uint16 or float32."""
     is_grey: bool
-    """One channel, or three that are equal."""
-    range_used: tuple[float, float, float]
+    """True if all images have one channel, or three equal ones."""
+    range_used: Three
     """Share of the pixel type's range between an image's 0.5 and 99.5 percentile."""
     by_dtype: Intensities
     by_percentile: Intensities
-    foreground: tuple[float, float, float]
+    foreground: Three
     """Share of the pixels."""
     mean_foreground: float
     empty_share: float
-    """Images without any foreground."""
+    """Share of the images that have no foreground."""
     num_objects: float
-    """Of an image with any, median."""
-    diameter: tuple[float, float, float]
-    """Of circles with the objects' areas; 10th percentile, median, 90th percentile."""
-    spread_of_diameter: tuple[float, float]
-    """Standard deviation, between images, of the logarithm of the images' median diameters: in
-    pixels, and as a share of the side. What varies less is what nature or the camera keeps."""
+    """Median over the images that have any."""
+    diameter: Three
+    """Diameters of discs of the objects' areas: 10th percentile, median, 90th percentile."""
     thin: float
-    """Thickness that a tenth of the middle lines is below; median over images."""
+    """Thickness below which a tenth of the middle lines lies; median over images."""
     thick: float
-    """Thickness that half of the foreground is below; median over images."""
+    """Thickness below which half of the foreground lies; median over images."""
     kept_at_size: dict[int, float]
-    """Mean Dice of perfect answers at size x size, brought back to the images' own size."""
+    """Mean Dice of perfect masks made at size x size and resized back to the images' own size."""
     kept_at_scale: dict[float, float]
-    """Likewise at a factor of the images' own size."""
+    """Mean Dice of perfect masks made at a factor of the images' own size and resized back."""
     up_down: Symmetry
     left_right: Symmetry
-
-    @property
-    def side(self) -> float:
-        """Of a square with the area of the median image."""
-        return float(np.sqrt(self.height[1] * self.width[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What one image told."""
+    """The facts about one image."""
 
     size: tuple[int, int]
     channels: int
@@ -113,34 +167,35 @@ class _Look:
     is_grey: bool
     range_used: float
     moments: tuple[np.ndarray, np.ndarray]
-    """Mean and mean square of each channel, by dtype; the next likewise by percentile."""
+    """Mean and mean square of each channel, scaled by the pixel type's range."""
     stretched: tuple[np.ndarray, np.ndarray]
+    """Mean and mean square of each channel, scaled by the image's percentiles."""
     foreground: float
     thumbs: np.ndarray
-    """Grey image and mask, 2 x THUMB x THUMB."""
+    """Grey image and mask, (2, THUMB, THUMB)."""
     shapes: Shapes | None = None
     kept: tuple[np.ndarray, np.ndarray] | None = None
+    """Dice kept at SIZES and at SCALES; None where shapes were not measured, or there are none."""
 
 
 def take_fingerprint(
     dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT
 ) -> Fingerprint:
-    """Read a sample of the training images and say what they are like.
+    """Read a sample of the training images and measure them.
 
     Args:
-        dataset: with its splits; only training images are looked at.
-        seed: chooses the sample.
-        progress: told of every image.
+        dataset: the split data set; only training images are looked at.
+        seed: seed of the sample.
+        progress: hears of every image.
 
     Raises:
-        DataError: no training image.
-        ImageError: an image that can't be read.
+        DataError: there is no training image, or one has no mask.
+        ImageError: an image can't be read.
     """
-    train = dataset.of_split("train")
-    chosen = _choose(train, NUM_LOOKED, seed)
+    chosen = _choose(dataset.of_split("train"), MAX_READ, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
     fitting = SHAPED_PIXELS // max(1, min(size.height, WINDOW) * min(size.width, WINDOW))
-    num_shaped = min(NUM_SHAPED, max(LEAST_SHAPED, fitting), len(chosen))
+    num_shaped = min(MAX_SHAPED, max(MIN_SHAPED, fitting), len(chosen))
     first = set(spread(range(len(chosen)), num_shaped))
 
     def look(index: int, *, again: bool = False) -> _Look:
@@ -149,30 +204,22 @@ def take_fingerprint(
             raise DataError(f"{sample.id}: a training image without a mask")
         return _look(sample, shaped=again or index in first)
 
-    looks: list[_Look] = []
-    with (
-        progress.task("looking at the images", total=len(chosen)) as task,
-        ThreadPoolExecutor(max_workers=2) as pool,
-    ):
-        for one in pool.map(look, range(len(chosen))):
-            looks.append(one)
-            task.advance()
-        # Where many images are empty, shapes are those of the others.
-        lacking = num_shaped - sum(one.kept is not None for one in looks)
-        others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
-        for row in spread(others, lacking):
-            looks[row] = look(row, again=True)
+    looking = map_ordered(look, range(len(chosen)), num_threads=2)
+    total = len(chosen)
+    looks = list(track(looking, progress=progress, label="looking at the images", total=total))
+    # Where many images are empty, shapes are those of the others.
+    lacking = num_shaped - sum(one.kept is not None for one in looks)
+    others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
+    for row in spread(others, lacking):
+        looks[row] = look(row, again=True)
     return _summarise(dataset, chosen, looks)
 
 
 def _choose(records: Sequence[Record], num: int, seed: int) -> list[Record]:
-    """Take records at random, but for stacks evenly over their pages."""
-    if len(records) <= num:
-        return list(records)
-    if any(record.page is not None for record in records):
-        rows = np.linspace(0, len(records) - 1, num).round().astype(int)
-    else:
-        rows = np.sort(np.random.default_rng(seed).permutation(len(records))[:num])
+    """Choose records at random, or evenly spread over the pages of stacks."""
+    if len(records) <= num or any(record.page is not None for record in records):
+        return spread(records, num)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(records))[:num])
     return [records[row] for row in rows]
 
 
@@ -188,7 +235,6 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     if high <= low:
         low, high = float(some_HWC.min()), max(float(some_HWC.max()), float(some_HWC.min()) + 1e-6)
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
-    unit_HWC = (some_HWC / top).clip(0, 1)
     thumbs = [
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
         for plane_HW in (stretched_HWC.mean(axis=2), mask_HW[::step, ::step])
@@ -200,7 +246,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         is_grey=channels == 1
         or (channels == 3 and _looks_grey(some_HWC, top=top, used=high - low)),
         range_used=float((high - low) / top),
-        moments=_moments(unit_HWC),
+        moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
         foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
         thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
@@ -210,11 +256,11 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
 
 
 def _looks_grey(pixels_HWC: np.ndarray, *, top: float, used: float) -> bool:
-    """Tell whether three channels differ by no more than JPEG's noise, on average and anywhere.
+    """Tell whether three channels differ only by JPEG's noise, both on average and anywhere.
 
-    Few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
+    A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
     """
-    full = top if top == 255.0 else used  # of 16 bits often only a part is used
+    full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
     most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
     return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
@@ -234,50 +280,48 @@ def _moments(unit_HWC: Float[np.ndarray, "H W C"]) -> tuple[np.ndarray, np.ndarr
 
 def _kept(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     part_HW = _window(mask_HW)
-    (height, width), (rows, columns) = part_HW.shape, mask_HW.shape
-    at_scales = [(max(1, round(height * s)), max(1, round(width * s))) for s in SCALES]
-    at_sizes = [
-        (max(1, round(size * height / rows)), max(1, round(size * width / columns)))
-        for size in SIZES
-    ]
+
+    def sizes(factors: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
+        height, width = part_HW.shape
+        return [(max(1, round(height * y)), max(1, round(width * x))) for y, x in factors]
+
+    rows, columns = mask_HW.shape
+    at_sizes = sizes((size / rows, size / columns) for size in SIZES)
+    at_scales = sizes((scale, scale) for scale in SCALES)
     return kept_by_resize(part_HW, at_sizes), kept_by_resize(part_HW, at_scales)
 
 
 def _window(mask_HW: np.ndarray) -> np.ndarray:
-    """The part of a huge mask around a pixel amid its foreground; smaller ones whole."""
+    """Cut a window around a pixel amid the foreground out of a huge mask."""
     if max(mask_HW.shape) <= WINDOW:
         return mask_HW
     middle = [length // 2 for length in mask_HW.shape]
     rows = np.flatnonzero(mask_HW.any(axis=1))
-    if len(rows):  # the middle row and the middle column of all might meet where there is nothing
+    if len(rows):  # the middle row and the middle column of all might meet in the background
         middle[0] = int(rows[len(rows) // 2])
         columns = np.flatnonzero(mask_HW[middle[0]])
         middle[1] = int(columns[len(columns) // 2])
-    starts = [
+    top, left = (
         max(0, min(at - WINDOW // 2, length - WINDOW))
         for at, length in zip(middle, mask_HW.shape, strict=True)
-    ]
-    return mask_HW[starts[0] : starts[0] + WINDOW, starts[1] : starts[1] + WINDOW]
+    )
+    return mask_HW[top : top + WINDOW, left : left + WINDOW]
 
 
 def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Look]) -> Fingerprint:
+    splits = [record.split for record in dataset.records]
     train = dataset.of_split("train")
-    num_of = {
-        name: sum(record.split == name for record in dataset.records)
-        for name in ("train", "val", "test")
-    }
     channels = max(look.channels for look in looks)
     of_channels = [look for look in looks if look.channels == channels]
     heights, widths = np.array([look.size for look in looks], float).T
     shares = [look.foreground for look in looks]
     shapes = [look.shapes for look in looks if look.shapes is not None]
     kept = [look.kept for look in looks if look.kept is not None]
-    diameters = [diameter for one in shapes for diameter in one.diameters]
     thumbs = _independent_thumbs(records, looks)
     return Fingerprint(
-        num_train=num_of["train"],
-        num_val=num_of["val"],
-        num_test=num_of["test"],
+        num_train=splits.count("train"),
+        num_val=splits.count("val"),
+        num_test=splits.count("test"),
         num_units=len({_unit(record) for record in train}),
         is_stack=any(record.page is not None for record in train),
         height=_three(heights),
@@ -292,66 +336,53 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
         foreground=_three(shares),
         mean_foreground=float(np.mean(shares)),
         empty_share=float(np.mean([share == 0 for share in shares])),
-        num_objects=float(np.median([len(one.diameters) for one in shapes])) if shapes else 0.0,
-        diameter=_three(diameters or [0.0], (10, 50, 90)),
-        spread_of_diameter=_spread_of_diameter(looks),
-        thin=float(np.median([one.thin for one in shapes])) if shapes else 0.0,
-        thick=float(np.median([one.thick for one in shapes])) if shapes else 0.0,
+        num_objects=_median([len(one.diameters) for one in shapes]),
+        diameter=_three([one for each in shapes for one in each.diameters] or [0.0], (10, 50, 90)),
+        thin=_median([one.thin for one in shapes]),
+        thick=_median([one.thick for one in shapes]),
         kept_at_size=_means(SIZES, [one[0] for one in kept]),
         kept_at_scale=_means(SCALES, [one[1] for one in kept]),
-        up_down=_worse(thumbs, axis=1),
-        left_right=_worse(thumbs, axis=2),
+        up_down=_clearer(thumbs, axis=1),
+        left_right=_clearer(thumbs, axis=2),
     )
 
 
 def _unit(record: Record) -> str:
-    """What is independent of the rest: a file where pages are, a group where there are groups."""
+    """Name what a record belongs to: the file of a page, the group, or the image alone."""
     return str(record.image_path) if record.page is not None else record.group or record.id
 
 
 def _independent_thumbs(records: Sequence[Record], looks: Sequence[_Look]) -> np.ndarray:
-    """One thumbnail (of image and mask) for each independent unit, the mean over its images."""
+    """Average the thumbnails (of image and mask) of each independent unit: (N, 2, H, W)."""
     of_unit: dict[str, list[np.ndarray]] = {}
     for record, look in zip(records, looks, strict=True):
         of_unit.setdefault(_unit(record), []).append(look.thumbs)
     return np.stack([np.mean(thumbs, axis=0) for thumbs in of_unit.values()])
 
 
-def _worse(thumbs_N2HW: np.ndarray, *, axis: int) -> Symmetry:
-    """The one of image and mask that tells a direction more surely."""
+def _clearer(thumbs_N2HW: np.ndarray, *, axis: int) -> Symmetry:
+    """Test images and masks, and return the clearer of the two results."""
     both = [measure_symmetry(thumbs_N2HW[:, row], axis=axis) for row in (0, 1)]
     return min(both, key=lambda one: (one.p, -one.share))
 
 
-def _three(
-    values: Iterable[float], at: tuple[float, float, float] = (5, 50, 95)
-) -> tuple[float, float, float]:
+def _three(values: Iterable[float], at: Three = (5, 50, 95)) -> Three:
     low, middle, high = np.percentile(np.asarray(list(values), float), at)
     return round(float(low), 4), round(float(middle), 4), round(float(high), 4)
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else 0.0
 
 
 def _intensities(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> Intensities:
     mean = np.mean([one[0] for one in moments], axis=0)
     square = np.mean([one[1] for one in moments], axis=0)
-    std = np.sqrt((square - mean**2).clip(min=1e-4))
-    return Intensities(
-        mean=tuple(mean.round(4).tolist()), std=tuple(std.clip(min=0.02).round(4).tolist())
-    )
+    std = np.sqrt((square - mean**2).clip(min=1e-4)).clip(min=0.02)
+    return Intensities(mean=tuple(mean.round(4).tolist()), std=tuple(std.round(4).tolist()))
 
 
-def _spread_of_diameter(looks: Sequence[_Look]) -> tuple[float, float]:
-    pixels, shares = [], []
-    for look in looks:
-        if look.shapes is not None and look.shapes.diameters:
-            typical = float(np.median(look.shapes.diameters))
-            pixels.append(np.log(typical))
-            shares.append(np.log(typical / np.sqrt(look.size[0] * look.size[1])))
-    if not pixels:
-        return 0.0, 0.0
-    return round(float(np.std(pixels)), 4), round(float(np.std(shares)), 4)
-
-
-def _means(keys: Sequence, rows: Sequence[np.ndarray]) -> dict:  # type: ignore[type-arg]
-    # Of things that weren't seen nobody knows how small they are: then nothing keeps them.
+def _means(keys: Sequence[K], rows: Sequence[np.ndarray]) -> dict[K, float]:
+    # Nobody knows how small objects are that weren't seen: assume that no size keeps them.
     values = np.mean(rows, axis=0) if rows else np.zeros(len(keys))
     return {key: round(float(value), 4) for key, value in zip(keys, values, strict=True)}

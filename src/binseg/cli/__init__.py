@@ -58,34 +58,24 @@ def _show_version(asked: bool) -> None:
 def _options(
     context: typer.Context,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing on the way; only answers and errors.")
+        bool, typer.Option("--quiet", "-q", help="Print only results and errors.")
     ] = False,
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and stop."
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
-    """From a folder of images with masks to a model that finds one kind of thing."""
+    """Turn a folder of images with masks into a model that finds one kind of object."""
     context.obj = Settings(quiet=quiet)
 
 
-check.add_to(app)
-plan.add_to(app)
-train.add_to(app)
-evaluate.add_to(app)
-compare.add_to(app)
-predict.add_to(app)
-pack.add_to(app)
-export.add_to(app)
-verify.add_to(app)
-augment.add_to(app)
-models.add_to(app)
-recipes.add_to(app)
-serve.add_to(app)
-bench.add_to(app)
-demo.add_to(app)
+for verb in (
+    check, plan, train, evaluate, compare, predict, pack, export, verify, augment, models, recipes,
+    serve, bench, demo,
+):  # fmt: skip
+    verb.add_to(app)
 
 
 def main() -> None:

@@ -41,16 +41,16 @@ def augment(
     seed: Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")] = None,
     set_: Set = None,
 ) -> None:
-    """Draw samples before and after augmentation, with the outline of their masks."""
+    """Show samples before and after augmentation, with the outline of their masks."""
     from binseg.config import load_recipe
-    from binseg.pipelines.show_augmentation import draw_sheet
+    from binseg.pipelines.show_augmentation import plot_augmentation
 
     whole = load_recipe(
         recipe,
         overrides=set_ or (),
         sections=nested(data__path=data, data__border=border, input__size=size, train__seed=seed),
     )
-    draw_sheet(
+    plot_augmentation(
         whole, out=out, num_samples=samples, num_variants=variants, progress=progress_of(context)
     )
     show(f"written to {out}")

@@ -124,7 +124,7 @@ def _items(result: "TrainingBench") -> list[object]:
 
 
 def _phases(result: "TrainingBench", title: str) -> "Table":
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     table = plain_table(title, "phase", "ms a step", "share")
     for name, seconds in result.profile.seconds.items():
@@ -135,7 +135,7 @@ def _phases(result: "TrainingBench", title: str) -> "Table":
 
 
 def _operations(result: "TrainingBench") -> "Table":
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     table = plain_table("slowest operations", "operation", "share", "calls a step")
     for one in result.profile.operations:
@@ -144,7 +144,7 @@ def _operations(result: "TrainingBench") -> "Table":
 
 
 def _batches(result: "TrainingBench") -> "Table":
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     table = plain_table("batch sizes", "batch", "ms an input", "GB")
     for one in result.batches:

@@ -1,4 +1,4 @@
-"""`binseg check`: what is in a dataset, and what is wrong with it."""
+"""`binseg check`: show what is in a data set, and what is wrong with it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import Border, Download, Json, Recipe, Set, nested, register
+from binseg.cli.options import Border, Download, Json, Recipe, RequiredData, Set, nested, register
 from binseg.errors import DataError
 
 __all__ = ["add_to", "check"]
@@ -27,27 +27,22 @@ def add_to(app: typer.Typer) -> None:
 def check(
     context: typer.Context,
     *,
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="PATH",
-            help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
-        ),
-    ],
+    data: RequiredData,
     download: Download = False,
     recipe: Recipe = None,
     border: Border = None,
     set_: Set = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="Write the findings with their images."),
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page with the findings and their images."
+        ),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Look at every image and mask; exit code 1 if something is wrong."""
-    from binseg.cli.tables import check_tables
+    """Check every image and mask of a data set; exit code 1 if something is wrong."""
+    from binseg.cli.screen import check_tables
     from binseg.config import load_recipe
     from binseg.pipelines.check_data import check as run
 

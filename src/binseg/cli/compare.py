@@ -42,8 +42,8 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two models on the same images, and say when the difference is noise."""
-    from binseg.cli.tables import compare_items
-    from binseg.pipelines.compare_models import compare as compare_runs
+    from binseg.cli.screen import compare_items
+    from binseg.evaluation.comparison import compare as compare_runs
 
     result = compare_runs(run_a, run_b, split=split, score=score)
     if json_:

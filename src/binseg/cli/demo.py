@@ -1,4 +1,4 @@
-"""`binseg demo`: the whole line in a few minutes, on images made on the spot."""
+"""`binseg demo`: the whole path in a few minutes, on images made on the spot."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Train a small model on synthetic images, score it, and set Otsu's method beside it."""
-    from binseg.cli.tables import demo_table, report_items
+    from binseg.cli.screen import demo_table, report_items
     from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
@@ -35,7 +35,7 @@ def demo(
         write_json_answer(result.as_dict())
         return
     show(
-        *report_items(result.evaluation),
+        *report_items(result.report),
         demo_table(result),
         f"gallery: {result.gallery_path}",
         f"one predicted mask: {result.mask_path}",

@@ -88,16 +88,18 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Score a model per image and pooled, at the images' own size and at the model's."""
-    from binseg.cli.tables import report_items
-    from binseg.evaluation.evaluation_data import Known, check_split_name, data_config
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.cli.screen import report_items
+    from binseg.evaluation.origin import Origin, check_split_name, data_config
+    from binseg.evaluation.report_files import PAGE_NAME
     from binseg.inference import load
-    from binseg.pipelines.evaluate_model import evaluate_split, report_folder
+    from binseg.metrics import report_as_dict
+    from binseg.pipelines.evaluate_model import evaluate as evaluate_model
+    from binseg.pipelines.evaluate_model import report_folder
 
     check_split_name(split)
     predictor = load([run, *(with_ or ())], device=device or "auto", tta=cast("TTA | None", tta))
     config = data_config(
-        Known.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
+        Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_ or ()
     )
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
@@ -109,7 +111,7 @@ def evaluate(
         tta=tta,
         changes=[*changes, *(set_ or ())],
     )
-    evaluation = evaluate_split(
+    report = evaluate_model(
         predictor,
         data=config,
         split=split,
@@ -120,6 +122,6 @@ def evaluate(
         progress=progress_of(context),
     )
     if json_:
-        write_json_answer(evaluation.as_dict())
+        write_json_answer(report_as_dict(report))
         return
-    show(*report_items(evaluation, by=by or ()), f"report: {folder / PAGE_NAME}")
+    show(*report_items(report, by=by or ()), f"report: {folder / PAGE_NAME}")

@@ -84,7 +84,7 @@ def export(
 
 
 def _items(result: "ExportResult") -> list[object]:
-    from binseg.cli.tables import plain_table
+    from binseg.cli.screen import plain_table
 
     table = plain_table(
         "the proof",

@@ -1,5 +1,6 @@
-"""Options that several verbs share, so that one name means one thing everywhere."""
+"""The options that several verbs share, so that one name means one thing everywhere."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ __all__ = [
     "Download",
     "Json",
     "Recipe",
+    "RequiredData",
     "Run",
     "Set",
     "TTAOption",
@@ -22,29 +24,26 @@ __all__ = [
     "register",
 ]
 
-from collections.abc import Callable
-
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="PATH",
-        help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
-    ),
-]
+_DATA = typer.Option(
+    "--data",
+    metavar="PATH",
+    help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
+)
+Data = Annotated[str | None, _DATA]
+RequiredData = Annotated[str, _DATA]
 Border = Annotated[
     str | None,
     typer.Option(
         "--border",
         metavar="RULE",
-        help="Trimaps: the border counts as foreground, background or ignore.",
+        help="What the border of a trimap counts as: foreground, background or ignore.",
     ),
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 Download = Annotated[
     bool,
     typer.Option(
-        "--download", help="Fetch Oxford-IIIT Pet (800 MB) into --data where that is absent."
+        "--download", help="Download Oxford-IIIT Pet (800 MB) into --data if it is absent."
     ),
 ]
 TTAOption = Annotated[
@@ -52,8 +51,8 @@ TTAOption = Annotated[
     typer.Option(
         "--tta",
         metavar="KIND",
-        help="Average over mirror images too: none, horizontal (2x the time) or all (4x); if left "
-        "out, what the model brings.",
+        help="Average over flips of the image: none, horizontal (2x the time) or all (4x); by "
+        "default as stored in the model.",
     ),
 ]
 With = Annotated[
@@ -61,10 +60,10 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="RUN",
-        help="A further model (repeatable): all answer together, as the mean of probabilities.",
+        help="A further model (repeatable); the mean of all probabilities is the prediction.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Recipe = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME", help="A recipe of `binseg recipes`, or a YAML file."),
@@ -83,7 +82,7 @@ Set = Annotated[
 
 
 def nested(**flags: object) -> dict[str, dict[str, object]]:
-    """Turn flags `section__key=value` into a recipe's sections; flags not given are left out.
+    """Turn flags `section__key=value` into a recipe's sections; those not given are left out.
 
     >>> nested(train__epochs=3, train__seed=None)
     {'train': {'epochs': 3}}
@@ -99,7 +98,6 @@ def nested(**flags: object) -> dict[str, dict[str, object]]:
 def register(
     app: typer.Typer, function: Callable[..., None], *, name: str, examples: tuple[str, ...]
 ) -> None:
-    """Add a verb with its examples below its help."""
-    lines = ("[bold]Examples[/bold]", *examples)
-    epilog = "\n\n".join(lines)
+    """Add a verb, with its examples below its help."""
+    epilog = "\n\n".join(("[bold]Examples[/bold]", *examples))
     app.command(name, cls=Verb, epilog=epilog, no_args_is_help=False)(function)

@@ -1,4 +1,4 @@
-"""`binseg plan`: how to train on these images, on this machine, in this time, and why."""
+"""`binseg plan`: say how to train on these images, on this machine, in this time, and why."""
 
 import shlex
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import Border, Device, Download, Json, Set, nested, register
+from binseg.cli.options import Border, Device, Download, Json, RequiredData, Set, nested, register
 
 if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
@@ -25,8 +25,8 @@ Budget = Annotated[
     typer.Option(
         "--budget",
         metavar="TIME",
-        help="Time for the whole run: 2h, 90s, or none for as long as it takes. A plan's is 20m if "
-        "left out, unless a number of epochs is given.",
+        help="Time for the whole run: 2h, 90s, or none for as long as it takes. By default a plan "
+        "takes 20m, unless a number of epochs is given.",
     ),
 ]
 
@@ -39,14 +39,7 @@ def add_to(app: typer.Typer) -> None:
 def plan(
     context: typer.Context,
     *,
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data",
-            metavar="PATH",
-            help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
-        ),
-    ],
+    data: RequiredData,
     budget: Budget = None,
     download: Download = False,
     border: Border = None,
@@ -58,7 +51,7 @@ def plan(
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Look at the data and the machine, and say how to train: setting, value, because."""
+    """Look at the data and the machine, and say how to train: setting, value and reason."""
     from binseg.pipelines.plan_recipe import check_plan_path, chosen_budget, write_plan
     from binseg.pipelines.plan_recipe import plan as run
 
@@ -90,8 +83,8 @@ def plan(
 
 
 def plan_items(result: "PlanResult") -> list[object]:
-    """Draw a plan for the screen."""
-    from binseg.cli.tables import plain_table
+    """Lay out a plan for the screen."""
+    from binseg.cli.screen import plain_table
 
     facts, machine = result.plan.fingerprint, result.plan.machine
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"

@@ -1,7 +1,6 @@
 """`binseg predict`: masks for images."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -12,10 +11,9 @@ from binseg.cli.options import Device, Json, TTAOption, With, register
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.inference import Predictor
-    from binseg.inference.files import PredictResult
-    from binseg.inference.outputs import OutputKinds
-    from binseg.progress import Progress
+    from binseg.inference import PredictOptions
+    from binseg.inference.predict_options import OutputName
+    from binseg.inference.sinks import PredictResult
     from binseg.types import TTA
 
 __all__ = ["add_to", "predict"]
@@ -33,15 +31,6 @@ EXAMPLES = (
     "binseg predict runs/first video.mp4 --overlay",
 )
 PIPE = "-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _How:
-    """What all inputs of a command share."""
-
-    predictor: "Predictor"
-    out: Path
-    kinds: "OutputKinds"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -73,8 +62,7 @@ def predict(
         bool, typer.Option("--probability", help="Also the probabilities, as 32-bit TIFF.")
     ] = False,
     geojson: Annotated[
-        bool,
-        typer.Option("--geojson", help="Also outlines; on the map where the image tells."),
+        bool, typer.Option("--geojson", help="Also outlines; on the map where the image tells.")
     ] = False,
     coco: Annotated[
         bool, typer.Option("--coco", help="Also COCO annotations (polygons, run lengths).")
@@ -102,7 +90,7 @@ def predict(
     ] = None,
     no_postprocess: Annotated[
         bool,
-        typer.Option("--no-postprocess", help="Leave out the corrections that the model brings."),
+        typer.Option("--no-postprocess", help="Leave out the post-processing the model brings."),
     ] = False,
     tolerance: Annotated[
         float,
@@ -149,72 +137,85 @@ def predict(
     json_: Json = False,
 ) -> None:
     """Write a 0/255 mask for every image, at the image's own size."""
-    from binseg.evaluation.postprocessing_choice import choose_for
-    from binseg.inference import load
-    from binseg.inference.files import predict_files
-    from binseg.inference.outputs import OutputKinds
+    from binseg.inference import PredictOptions, load
+    from binseg.inference.engine import run as predict_all
+    from binseg.inference.sinks import FolderSink
+    from binseg.inference.sources import FileSource, Source, WatchSource
 
     run, inputs = _model_and_inputs(given)
-    if overwrite and resume:
-        raise UsageError("--overwrite replaces masks and --resume keeps them; give one of them")
-    kinds = OutputKinds(
-        mask="tif" if tiff else "png",
-        overlay=overlay,
-        cutout=cutout,
-        probability=probability,
-        geojson=geojson,
-        coco=coco,
-        table=table,
+    asked = {
+        "overlay": overlay,
+        "cutout": cutout,
+        "probability": probability,
+        "geojson": geojson,
+        "coco": coco,
+        "table": table,
+    }
+    options = PredictOptions(
+        threshold=threshold,
+        min_area=min_area,
+        fill_holes=fill_holes,
+        largest_only=largest_only,
+        own_postprocessing=not no_postprocess,
+        tta=cast("TTA | None", tta),
+        scale=scale,
+        tile=tile,
+        overlap=overlap,
+        outputs=tuple(cast("OutputName", name) for name, is_on in asked.items() if is_on),
+        mask_format="tif" if tiff else "png",
+        tolerance=tolerance,
     )
-    _check_inputs(inputs, kinds, watching=watch, as_json=json_)
-    ends_at_once = {"--json": json_, "--resume": resume, "--overwrite": overwrite}
-    if watch and (useless := [name for name, given in ends_at_once.items() if given]):
-        raise UsageError(f"{useless[0]} has no meaning with --watch, which replaces what changed")
-    of_files = {"--resume": resume, "--overwrite": overwrite, "--tiff": tiff, "--watch": watch}
-    if inputs == [PIPE] and (useless := [name for name, given in of_files.items() if given]):
-        raise UsageError(f"{useless[0]} is for files; - answers on stdout")
+    flags = {
+        "--json": json_,
+        "--resume": resume,
+        "--overwrite": overwrite,
+        "--tiff": tiff,
+        "--watch": watch,
+    }
+    _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
     predictor = load(
         [run, *(with_ or ())],
         backend=backend,
         device=device or "auto",
         precision=precision,
         batch_size=batch_size,
-        tta=cast("TTA | None", tta),
     )
-    if threshold is not None:
-        predictor = predictor.with_threshold(threshold)
-    if (scale, tile, overlap) != (1.0, None, None):
-        predictor = predictor.with_tiles(scale=scale, size=tile, overlap=overlap)
     progress = progress_of(context)
-    predictor = predictor.with_postprocessing(
-        choose_for(
-            predictor,
-            min_area=min_area,
-            fill_holes=fill_holes,
-            largest_only=largest_only,
-            own=not no_postprocess,
-            progress=progress,
+    unasked = options.unasked_from(predictor.postprocessing)
+    if not unasked.is_empty:
+        progress.say(
+            f"the model's own post-processing: {unasked.describe()} (--no-postprocess leaves it "
+            "out)"
         )
-    )
-    how = _How(predictor=predictor, out=out, kinds=kinds)
     if inputs == [PIPE]:
-        _pipe(how, as_json=json_, tolerance=tolerance)
-    elif watch:
-        _watch(how, inputs[0], progress, tolerance=tolerance)
+        from binseg.inference.engine import predict_bytes
+
+        shown = options.outputs[0] if options.outputs else "mask"
+        data = predict_bytes(
+            predictor, _stdin(), output="json" if json_ else shown, options=options
+        )
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    source: Source = FileSource(inputs)
+    if watch:
+        source = WatchSource(folder=Path(inputs[0]))
+        message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
+    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume)
+    try:
+        result = predict_all(
+            source,
+            predictor,
+            sink,
+            options,
+            progress=progress,
+            told=_tell_round if watch else None,
+        )
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        message("stopped watching")
     else:
-        videos, others = _sorted(inputs)
-        result = _videos(how, videos, overwrite=overwrite, resume=resume, progress=progress)
-        if others:
-            result += predict_files(
-                predictor,
-                others,
-                out=out,
-                kinds=kinds,
-                tolerance=tolerance,
-                overwrite=overwrite,
-                resume=resume,
-                progress=progress,
-            )
         _tell(result, out, as_json=json_)
 
 
@@ -238,95 +239,46 @@ def _model_and_inputs(given: list[str]) -> tuple[Path, list[str]]:
     return default_bundle_path(), given
 
 
-def _check_inputs(
-    inputs: list[str], kinds: "OutputKinds", *, watching: bool, as_json: bool
-) -> None:
-    """Refuse combinations that can't be."""
+def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]) -> None:
+    """Refuse combinations that can't be; `flags` are the switches that were given."""
+    if {"--overwrite", "--resume"} <= set(flags):
+        raise UsageError("--overwrite replaces masks and --resume keeps them; give one of them")
     if PIPE in inputs and len(inputs) > 1:
         raise UsageError("- stands for one image on stdin; give it alone")
-    if inputs == [PIPE] and sum((kinds.overlay, kinds.cutout, as_json)) > 1:
-        raise UsageError("stdout has room for one answer; give one of --overlay, --cutout, --json")
-    if inputs == [PIPE] and (kinds.probability or kinds.geojson or kinds.coco or kinds.table):
-        raise UsageError(
-            "to stdout go a mask, --overlay, --cutout, or --json with outlines and objects; name a "
-            "file for other answers"
-        )
-    if watching and len(inputs) > 1:
-        raise UsageError("--watch takes one folder")
+    if inputs == [PIPE]:
+        shown = [name for name in options.outputs if name in {"overlay", "cutout"}]
+        if len(shown) + ("--json" in flags) > 1:
+            raise UsageError(
+                "stdout has room for one answer; give one of --overlay, --cutout, --json"
+            )
+        if set(options.outputs) - {"overlay", "cutout"}:
+            raise UsageError(
+                "to stdout go a mask, --overlay, --cutout, or --json with outlines and objects; "
+                "name a file for other answers"
+            )
+        if useless := [name for name in flags if name != "--json"]:
+            raise UsageError(f"{useless[0]} is for files; - answers on stdout")
+    if "--watch" in flags:
+        if len(inputs) > 1:
+            raise UsageError("--watch takes one folder")
+        if useless := [name for name in flags if name in {"--json", "--resume", "--overwrite"}]:
+            raise UsageError(
+                f"{useless[0]} has no meaning with --watch, which replaces what changed"
+            )
 
 
-def _pipe(how: "_How", *, as_json: bool, tolerance: float) -> None:
-    """One image from stdin, one answer to stdout."""
-    from binseg.inference.pipe import predict_bytes
-
+def _stdin() -> bytes:
     if sys.stdin.isatty():
         raise UsageError("- reads an image from stdin, which is the keyboard: pipe a file into it")
-    wanted = "overlay" if how.kinds.overlay else "cutout" if how.kinds.cutout else "mask"
-    answer = predict_bytes(
-        how.predictor,
-        sys.stdin.buffer.read(),
-        output="json" if as_json else wanted,
-        tolerance=tolerance,
-    )
-    sys.stdout.buffer.write(answer)
-    sys.stdout.buffer.flush()
+    return sys.stdin.buffer.read()
 
 
-def _watch(how: "_How", folder: str, progress: "Progress", *, tolerance: float) -> None:
-    """Predict what comes, and tell of each round; Ctrl-C ends it well."""
-    from binseg.inference.watching import watch
-
-    def tell(result: "PredictResult") -> None:
-        for one in result.written:
-            message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
-        for failure in result.failures:
-            message(f"binseg: {failure.reason}")
-
-    message(f"watching {folder}; masks go to {how.out}; stop with Ctrl-C")
-    try:
-        watch(
-            how.predictor,
-            folder,
-            out=how.out,
-            kinds=how.kinds,
-            tolerance=tolerance,
-            told=tell,
-            progress=progress,
-        )
-    except KeyboardInterrupt:
-        message("stopped watching")
-
-
-def _sorted(inputs: list[str]) -> tuple[list[Path], list[str]]:
-    """Videos, and everything else."""
-    from binseg.inference.video import is_video
-
-    videos = [Path(one) for one in inputs if is_video(Path(one)) and Path(one).is_file()]
-    names = {str(video) for video in videos}
-    return videos, [one for one in inputs if str(Path(one)) not in names]
-
-
-def _videos(
-    how: "_How", videos: list[Path], *, overwrite: bool, resume: bool, progress: "Progress"
-) -> "PredictResult":
-    from binseg.inference.files import PredictResult
-    from binseg.inference.video import predict_videos
-
-    if not videos:
-        return PredictResult(written=(), failures=())
-    kinds = how.kinds
-    others = (kinds.cutout, kinds.probability, kinds.geojson, kinds.coco, kinds.table)
-    if any(others) or kinds.mask == "tif":
-        raise UsageError("videos give masks and --overlay; take images of the frames for the rest")
-    return predict_videos(
-        how.predictor,
-        videos,
-        out=how.out,
-        overlay=kinds.overlay,
-        overwrite=overwrite,
-        resume=resume,
-        progress=progress,
-    )
+def _tell_round(result: "PredictResult") -> None:
+    """Say what a round of --watch wrote."""
+    for one in result.written:
+        message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
+    for failure in result.failures:
+        message(f"binseg: {failure.reason}")
 
 
 def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:

@@ -32,14 +32,15 @@ def _list_by_default(context: typer.Context) -> None:
 
 def list_(json_: Json = False) -> None:
     """List every recipe with its source and the figure that its source states."""
-    from binseg.cli.tables import recipes_table
+    from binseg.cli.screen import rows_table
     from binseg.pipelines.catalogue import list_recipes
 
     lines = list_recipes()
     if json_:
-        write_json_answer([line.as_dict() for line in lines])
+        write_json_answer(lines)
     else:
-        show(recipes_table(lines))
+        titles = {"name": "recipe", "model": "model", "summary": "what", "source": "source"}
+        show(rows_table(lines, titles | {"expected": "expected"}))
 
 
 def show_(

@@ -1,8 +1,7 @@
 """The shell around all verbs: every failure becomes one line on stderr and an exit code.
 
-0: done; 1: it failed; 2: an option or a recipe that we don't accept; 130: stopped by Ctrl-C;
-143: told to end.
-`BINSEG_DEBUG=1` shows tracebacks.
+0: done; 1: failed; 2: an option or a recipe that binseg doesn't accept; 130: stopped by Ctrl-C;
+143: asked to terminate. `BINSEG_DEBUG=1` shows tracebacks.
 """
 
 import os
@@ -21,10 +20,10 @@ __all__ = ["Shell", "Verb", "Verbs", "exit_code_of"]
 
 
 class Verb(TyperCommand):
-    """A verb whose help shows switches without a type: they take no value."""
+    """A verb whose help shows no type for switches, since they take no value."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Give all parameters, `--help` included."""
+        """Return all parameters, `--help` included."""
         return _untyped(super().get_params(ctx))
 
 
@@ -32,7 +31,7 @@ class Verbs(TyperGroup):
     """A group of such verbs."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Give all parameters, `--help` included."""
+        """Return all parameters, `--help` included."""
         return _untyped(super().get_params(ctx))
 
 
@@ -73,13 +72,13 @@ def _untyped(parameters: list[Any]) -> list[Any]:
 
 
 def exit_code_of(error: Exception) -> int:
-    """Tell the user what went wrong, in one line, and return the exit code."""
+    """Print what went wrong in one line, and return the exit code."""
     if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError):
         error = training_extra_missing(error, purpose="this command") or error
     if isinstance(error, BinsegError):
-        # A verb may tell an interrupt in words of its own; it stays an interrupt.
+        # A verb may report an interrupt in words of its own; it stays an interrupt.
         interrupted = isinstance(error.__context__, KeyboardInterrupt | SystemExit)
         code = 130 if interrupted and error.exit_code == 1 else error.exit_code
         return _fail(str(error), code)
@@ -97,7 +96,7 @@ def exit_code_of(error: Exception) -> int:
 
 
 def _say_usage(error: typer.TyperException) -> int:
-    """Say what is wrong with the command line, and where its help is."""
+    """Print what is wrong with the command line, and where its help is."""
     text = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(text)  # empty where the help has been printed already

@@ -59,6 +59,14 @@ def train(
     model: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option("--encoder", metavar="NAME", help="An encoder of `binseg encoders`."),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option("--decoder", metavar="NAME", help="unet, fpn, mlp, ...: any goes with any."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
@@ -135,6 +143,8 @@ def train(
         data__download=download or None,
         data__border=border,
         model__name=model,
+        model__encoder=encoder,
+        model__decoder=decoder,
         model__encoder_weights=encoder_weights,
         train__epochs=epochs,
         train__batch_size=batch_size,
@@ -149,7 +159,7 @@ def train(
     )
     if resume:
         out, file = _run_to_resume(out, file)
-    if _follows(
+    if _joins(
         RunFolder(path=out).recipe_path if resume and out else file or recipe,
         sections,
         set_ or (),
@@ -196,31 +206,31 @@ def train(
         _show_folds(result)
 
 
-def _follows(
+def _joins(
     recipe: str | Path | None,
     sections: dict[str, dict[str, object]],
     overrides: Sequence[str],
     *,
     folds: bool,
 ) -> bool:
-    """Train along where this process isn't the first of several; it neither plans nor writes."""
+    """Train along where this process isn't rank 0, which alone plans and writes."""
     train = sections.get("train", {})
     if folds and {"devices", "num_nodes"} & train.keys():
         raise UsageError("--folds trains in one process; leave out --devices and --num-nodes")
     if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
-    from binseg.pipelines.following import follow_leader, place_of
-    from binseg.training.team import external_place
+    from binseg.pipelines.train_model import join_training
+    from binseg.training.ranks import ranks_of, started_ranks
 
-    place = external_place()
-    if place is not None and folds:
+    ranks = started_ranks()
+    if ranks is not None and folds:
         raise UsageError("--folds trains in one process; start it without torchrun or srun")
-    if place is None and int(os.environ.get("NODE_RANK", "0")) > 0:
-        place = place_of(load_recipe(recipe, overrides=overrides, sections=sections))
-    if place is None or place.rank == 0:
+    if ranks is None and int(os.environ.get("NODE_RANK", "0")) > 0:
+        ranks = ranks_of(load_recipe(recipe, overrides=overrides, sections=sections))
+    if ranks is None or ranks.rank == 0:
         return False
-    follow_leader(place, device=str(sections.get("train", {}).get("device", "auto")))
+    join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
 
 
@@ -282,12 +292,12 @@ def _plan(
 
 
 def _show_run(result: "TrainResult") -> None:
-    from binseg.cli.tables import report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.cli.screen import report_items
+    from binseg.evaluation.report_files import PAGE_NAME
 
     what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     show(
-        *report_items(result.validation),
+        *report_items(result.report),
         f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
         f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
         f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "
@@ -299,8 +309,8 @@ def _show_run(result: "TrainResult") -> None:
 
 
 def _show_folds(result: "CrossResult") -> None:
-    from binseg.cli.tables import folds_table, report_items
-    from binseg.evaluation.report_page import PAGE_NAME
+    from binseg.cli.screen import folds_table, report_items
+    from binseg.evaluation.report_files import PAGE_NAME
 
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     show(

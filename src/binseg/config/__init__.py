@@ -7,36 +7,13 @@ from binseg.config.loading import (
     recipe_schema,
     recipe_text,
 )
-from binseg.config.names import closest
-from binseg.config.recipe import (
-    About,
-    AugmentConfig,
-    DataConfig,
-    InputConfig,
-    LossConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PatchConfig,
-    Recipe,
-    ScheduleConfig,
-    SplitConfig,
-    TrainConfig,
-)
+from binseg.config.recipe import DataConfig, ModelConfig, Recipe, SplitConfig
 
 __all__ = [
-    "About",
-    "AugmentConfig",
     "DataConfig",
-    "InputConfig",
-    "LossConfig",
     "ModelConfig",
-    "OptimizerConfig",
-    "PatchConfig",
     "Recipe",
-    "ScheduleConfig",
     "SplitConfig",
-    "TrainConfig",
-    "closest",
     "dump_recipe",
     "load_recipe",
     "recipe_names",

@@ -12,15 +12,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from binseg.config.names import closest
 from binseg.config.recipe import Recipe
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
 
 __all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
 
 MAX_RECIPE_BYTES = 1_000_000
-_WITH_OPTIONS = ("model", "loss")
-"""Sections whose `options` belong to their `name`."""
+_DEPENDENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "loss": {"name": ("options",)},
+    "model": {
+        "name": ("decoder", "encoder", "options", "encoder_weights"),
+        "decoder": ("options",),
+        "encoder": ("options", "encoder_weights"),
+    },
+}
+"""Keys that a recipe set for another key of its section, and that are void where that changes."""
 
 
 def load_recipe(
@@ -31,7 +37,7 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe by file or name, then apply changes, then check everything at once.
 
-    A change of `model.name` or `loss.name` leaves the recipe's own options of the former one out.
+    A change of the network or the loss leaves the recipe's own options of the former one out.
 
     Args:
         source: a path ending in .yaml or .yml, the name of a shipped recipe, or None for defaults.
@@ -46,12 +52,12 @@ def load_recipe(
     """
     label = "the command line" if source is None else str(source)
     tree: dict[str, Any] = {} if source is None else _parse(recipe_text(source), label)
-    own = {unit: dict(tree[unit]) for unit in _WITH_OPTIONS if isinstance(tree.get(unit), dict)}
+    own = {name: dict(tree[name]) for name in _DEPENDENT if isinstance(tree.get(name), dict)}
     _merge(tree, sections or {})
     for override in overrides:
         _set(tree, *_parse_override(override))
-    for unit, before in own.items():
-        _leave_strange_options(before, tree[unit])
+    for name, before in own.items():
+        _drop_dependent(name, before, tree[name])
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -61,11 +67,7 @@ def load_recipe(
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with binseg."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in _shelf().iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return sorted(_shipped())
 
 
 def recipe_text(source: str | Path) -> str:
@@ -76,12 +78,13 @@ def recipe_text(source: str | Path) -> str:
     """
     name = str(source)
     if not name.endswith((".yaml", ".yml")):
-        if name not in recipe_names():
+        shipped = _shipped()
+        if name not in shipped:
             raise UsageError(
-                f"unknown recipe {name!r}: {closest(name, recipe_names())} "
+                f"unknown recipe {name!r}: {suggest(name, recipe_names())} "
                 "(or a path ending in .yaml)"
             )
-        return (_shelf() / f"{name}.yaml").read_text("utf-8")
+        return shipped[name].read_text("utf-8")
     path = Path(name)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
@@ -103,8 +106,11 @@ def recipe_schema() -> str:
     return json.dumps(Recipe.model_json_schema(), indent=2)
 
 
-def _shelf() -> Traversable:
-    return resources.files("binseg.config") / "recipes"
+def _shipped() -> dict[str, Traversable]:
+    """Find the recipes of the package by name; those of the source reports have their folder."""
+    folder = resources.files("binseg.config") / "recipes"
+    files = [*folder.iterdir(), *(folder / "reports").iterdir()]
+    return {one.name.removesuffix(".yaml"): one for one in files if one.name.endswith(".yaml")}
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -172,12 +178,16 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object) -> None:
     tree[keys[-1]] = value
 
 
-def _leave_strange_options(before: Mapping[str, Any], now: object) -> None:
-    """Take a recipe's options away with the network or loss that they were for."""
-    if not isinstance(now, dict) or not {"name", "options"} <= before.keys():
+def _drop_dependent(section: str, before: Mapping[str, Any], now: object) -> None:
+    """Take away what a recipe set for a network or loss that was changed."""
+    if not isinstance(now, dict):
         return
-    if now.get("name") != before["name"] and now.get("options") == before["options"]:
-        del now["options"]
+    for key, dependent in _DEPENDENT[section].items():
+        if now.get(key) == before.get(key):
+            continue
+        for other in dependent:
+            if other in before and now.get(other) == before[other]:
+                now.pop(other, None)
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
@@ -198,7 +208,7 @@ def _describe(detail: ErrorDetails) -> str:
     where = ".".join(str(part) for part in detail["loc"]) or "recipe"
     if detail["type"] == "extra_forbidden":
         accepted = _fields_at(detail["loc"][:-1])
-        return f"{where}: unknown key; {closest(str(detail['loc'][-1]), accepted)}"
+        return f"{where}: unknown key; {suggest(str(detail['loc'][-1]), accepted)}"
     if detail["type"] == "value_error":
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
@@ -206,7 +216,7 @@ def _describe(detail: ErrorDetails) -> str:
         choices = (
             str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
         )
-        hint = closest(str(detail["input"]), choices.split(", "))
+        hint = suggest(str(detail["input"]), choices.split(", "))
         return f"{where}: got {detail['input']!r}; {hint}"
     return f"{where}: {message} (got {detail['input']!r})"
 

@@ -3,10 +3,14 @@
 Each field is documented under it; `binseg recipes schema` prints the same as JSON schema.
 """
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from binseg.config.networks import MODELS, Option, model_label
+from binseg.errors import suggest
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 __all__ = [
@@ -26,13 +30,12 @@ __all__ = [
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Option = bool | int | float | str | list[int] | list[float] | None
 DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]
 Border = Literal["foreground", "background", "ignore"]
 
 
 class Section(BaseModel):
-    """What all parts of a recipe share: frozen, no unknown keys, no infinities."""
+    """The base of all sections: frozen, without unknown keys or infinities."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -40,35 +43,35 @@ class Section(BaseModel):
 
 
 class About(Section):
-    """What a recipe is for; read by people, used by nothing."""
+    """The purpose of a recipe, for people to read."""
 
     summary: str = ""
     """One sentence."""
     source: str = ""
-    """Where it comes from: the report, tutorial or paper."""
+    """The report, tutorial or paper that it comes from."""
     expected: str = ""
-    """The figure that the source states, or that we measured, with its protocol."""
+    """The score that the source states, or that we measured, with its protocol."""
     cost: str = ""
-    """Time or memory that it takes, with the machine."""
+    """The time or memory that it takes, and on which machine."""
 
 
 class SplitConfig(Section):
-    """Which images train, which choose the model, which test it."""
+    """The images that train, those that choose the model, and those that test it."""
 
     method: Literal["auto", "official", "file", "ratio", "block", "kfold"] = "auto"
     """auto takes the official split where the data set has one, else the manifest's, else ratio.
-    ratio deals groups at random; block takes the first ones to train, the next to val, the last to
-    test, by name and page: right for stacks and videos."""
+    ratio assigns groups at random; block takes the first ones for train, the next for val, the last
+    for test, by name and page: right for stacks and videos."""
     ratios: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
     """Shares of train, val and test for `ratio` and `block`; they must add up to 1."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Number of folds for `kfold`."""
     fold: Annotated[int, Field(ge=0)] = 0
-    """Which fold validates, from 0."""
+    """The fold that validates, counted from 0."""
     file: str | None = None
     """A CSV file with the columns id, split for `file` (a run's split.csv has them)."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of ratio and k-fold splits."""
+    """Seed of ratio and kfold splits."""
     gap: Annotated[int, Field(ge=0)] = 0
     """Pages of a stack left out between two splits: neighbours are nearly the same image."""
 
@@ -88,30 +91,31 @@ class SplitConfig(Section):
 
 
 class DataConfig(Section):
-    """Where the images are, and how the numbers in their masks are to be read."""
+    """The place of the images, and the meaning of the values in their masks."""
 
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
-    kind: DataKind = "auto"
-    """auto looks at what is there and says what it took."""
+    kind: str = "auto"
+    """auto looks at what is there and says what it took; else a kind of dataset, such as folder,
+    manifest, coco or labelme."""
     border: Border = "foreground"
-    """What the border class of a trimap (value 3) counts as."""
+    """The class that the border of a trimap (value 3) counts as."""
     foreground: list[int] | None = None
     """Mask values that are foreground; needed where the masks' values are ambiguous."""
     ignore: list[int] | None = None
-    """Mask values that count neither for nor against."""
+    """Mask values that count neither as foreground nor as background."""
     threshold: int | None = None
     """Values above this are foreground: for soft or JPEG-compressed masks."""
     page_group: Annotated[int, Field(gt=0)] = 10
     """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
     group: Literal["auto", "folder", "none"] = "auto"
     """auto: images that come from one source by their names (patches of a slide, slices of a
-    volume, a folder for each patient) stay in one split, unless the data says it otherwise; folder:
-    the images of each folder do, whatever they are called."""
+    volume, a folder for each patient) stay in one split, unless the data has splits of its own;
+    folder: the images of each folder do, whatever they are called."""
     download: bool = False
-    """Fetch the data set to `path` where it is absent (oxford-pet only)."""
+    """Download the data set to `path` if it is absent (oxford-pet only)."""
     allow_leaks: bool = False
-    """Train although images of one split come back in another; the scores will flatter."""
+    """Train although images of one split are also in another; the scores will flatter."""
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
@@ -125,7 +129,7 @@ class DataConfig(Section):
 
 
 class InputConfig(Section):
-    """What the model sees: size, fit, channels and normalisation; travels in the bundle."""
+    """The network's input: size, resize mode, channels, normalisation; stored in the bundle."""
 
     size: Annotated[int, Field(ge=8, le=4096)] = 256
     """Height and width of the model's input in pixels."""
@@ -164,7 +168,7 @@ class InputConfig(Section):
         return self
 
     def preprocessing(self) -> Preprocessing:
-        """The same facts in the form that travels in the bundle."""
+        """Return the same facts in the form that the bundle stores."""
         return Preprocessing(
             height=self.size,
             width=self.size,
@@ -180,63 +184,97 @@ class InputConfig(Section):
 
 
 def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
-    """One value a channel: as given, or the average of what was given, repeated."""
+    """Return one value per channel: as given, or the average of what was given, repeated."""
     if len(values) == channels:
         return tuple(values)
     return (sum(values) / len(values),) * channels
 
 
 class ModelConfig(Section):
-    """Which network; `binseg models` lists the names, the reference their options."""
+    """Which network: any encoder with any decoder; `binseg encoders` and the reference list them.
 
-    name: str = "resnet34-unet"
-    """A name of the zoo."""
-    options: dict[str, Option] = {}
-    """Changes to the named model's own defaults (dropout, norm, ...)."""
+    `name` stands for a decoder, an encoder and options; a recipe that is written out has these.
+    """
+
+    name: str = Field(default="", exclude=True)
+    """A network of `binseg models`, instead of decoder and encoder; other keys still change it."""
+    decoder: str = "unet"
+    """A name of the decoders."""
+    encoder: str = "resnet34"
+    """A name of `binseg encoders`."""
     encoder_weights: str | None = None
-    """File or https address of published encoder weights (torchvision names, safetensors or a
-    plain state dict); none means from scratch."""
-    encoder_sha256: str | None = None
-    """The file's SHA-256; needed for an address."""
+    """Weights to start the encoder from: a file (torchvision names, safetensors or a plain state
+    dict), or an https address with its hash, `https://...#sha256=HEX`; none means from scratch."""
+    options: dict[str, Option] = {}
+    """Changes to the pair's own defaults (width, dropout, norm, ...)."""
+    out_channels: Literal[1] = 1
+    """Channels of the logits: one, foreground against background."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `create_model` takes for this network, weights and input channels apart."""
+        pair = {"decoder": self.decoder, "encoder": self.encoder}
+        return {**pair, "out_channels": self.out_channels, **self.options}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, given: object) -> object:
+        if not isinstance(given, Mapping) or not given.get("name"):
+            return given
+        name, rest = given["name"], {key: given[key] for key in given if key != "name"}
+        if name not in MODELS:
+            raise ValueError(f"there is no model {name}; {suggest(str(name), MODELS)}")
+        known = MODELS[name]
+        pair = {"decoder": known.decoder, "encoder": known.encoder}
+        is_changed = any(rest.get(key, value) != value for key, value in pair.items())
+        options = rest.get("options", {})
+        if not is_changed and isinstance(options, Mapping):
+            rest["options"] = {**known.options, **options}
+        return pair | rest
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.encoder_weights and "://" in self.encoder_weights and not self.encoder_sha256:
-            raise ValueError("encoder_weights from an address needs encoder_sha256")
+        # The label of what is there, whatever name it was made from.
+        object.__setattr__(self, "name", model_label(self.decoder, self.encoder))
+        source = self.encoder_weights or ""
+        if "://" in source and not re.fullmatch(r"[^#]+#sha256=[0-9a-fA-F]{64}", source):
+            raise ValueError("encoder_weights from an address end in #sha256= and the file's hash")
         return self
 
 
 class LossConfig(Section):
-    """What training minimises."""
+    """The loss that training minimises."""
 
     name: str = "bce-dice"
     """A name of the losses; the reference lists them with their options."""
     options: dict[str, float] = {}
     """Changes to the loss's own defaults (smooth, gamma, weights)."""
     deep_supervision: bool = False
-    """Whether the maps on a U-Net's way up learn too, each with half the weight of the next."""
+    """Train the maps on a U-Net's way up, too, each with half the weight of the next."""
 
 
 class OptimizerConfig(Section):
-    """How the weights move."""
+    """The optimizer."""
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     """adamw: weight decay apart from the gradient; adam: within it; sgd: with momentum."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate; the peak where a schedule warms up."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """How strongly weights are pulled towards 0."""
+    """Strength with which weights are pulled towards 0."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD only."""
+    encoder_lr_factor: Annotated[float, Field(gt=0)] = 1.0
+    """The encoder's learning rate as a share of `lr`: below 1 where it brings weights that are good
+    already."""
 
 
 class ScheduleConfig(Section):
-    """How the learning rate changes over the run."""
+    """The course of the learning rate over the run."""
 
     name: Literal["none", "cosine", "onecycle", "step", "multistep", "plateau"] = "cosine"
-    """step and multistep move once an epoch, cosine too unless per_step; onecycle each step."""
+    """step and multistep act once per epoch, cosine too unless per_step; onecycle each step."""
     per_step: bool = True
-    """cosine: move each step (smooth) instead of each epoch (as report D)."""
+    """cosine: act each step (smooth) instead of each epoch (as in report D)."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Linear rise from 1 % of the rate over this many epochs, before any schedule."""
     step_epochs: Positive = 10
@@ -244,7 +282,7 @@ class ScheduleConfig(Section):
     milestones: list[int] = [20, 40]
     """multistep: epochs at which the rate drops."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """step, multistep, plateau: what the rate is multiplied with."""
+    """step, multistep, plateau: factor that the rate is multiplied by."""
     patience: Annotated[int, Field(ge=0)] = 2
     """plateau: epochs of the validation loss without improvement before a drop."""
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -252,16 +290,16 @@ class ScheduleConfig(Section):
 
 
 class AugmentConfig(Section):
-    """What is done to training images (and, moved alike, to their masks)."""
+    """Random changes of training images, and of their masks alike."""
 
     preset: Literal[
         "none", "mild", "medium", "strong", "report-a", "report-b", "report-c", "report-d"
     ] = "mild"
     """A named set of random changes; `binseg augment` shows what it does."""
     orientation: Literal["preset", "fixed", "upright", "any"] = "preset"
-    """What may be turned round. preset: as the preset says; fixed: nothing is mirrored (text,
-    organs); upright: left and right may swap (photos); any: there is no up, so both tta, quarter
-    turns and every angle (microscopy, aerial images)."""
+    """preset: as the preset says; fixed: nothing is mirrored (text, organs); upright: left and
+    right may swap (photos); any: there is no up, so both flips, quarter turns and every angle are
+    right (microscopy, aerial images)."""
     rotate: Annotated[float, Field(ge=0, le=180)] | None = None
     """Largest angle in degrees, either way, instead of the preset's."""
     zoom: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4.0)]] | None = None
@@ -277,10 +315,9 @@ class AugmentConfig(Section):
     blur: Share | None = None
     """Probability of a slight blur, instead of the preset's."""
     intensity: Annotated[float, Field(ge=0, le=3)] = 1.0
-    """Multiplies how strongly brightness, contrast, colour, gamma and noise change; 0 is not at
-    all."""
+    """Factor on the changes of brightness, contrast, colour, gamma and noise; 0 turns them off."""
     albumentations: str | None = None
-    """Your own saved Albumentations pipeline (JSON or YAML), used instead of all of these."""
+    """A saved Albumentations pipeline of your own (JSON or YAML), used instead of all of these."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -290,7 +327,7 @@ class AugmentConfig(Section):
 
 
 class PatchConfig(Section):
-    """Which parts of the images an epoch shows; for resize: tile."""
+    """The parts of the images that an epoch shows, with resize: tile."""
 
     method: Literal["random", "grid"] = "random"
     """random: each epoch cuts new patches at random places, with enough surroundings to turn and
@@ -313,10 +350,10 @@ class TrainConfig(Section):
     and sizes then follow the clock instead of `epochs`, which only says what to expect: a slower
     machine takes fewer epochs, and the run is repeated exactly only where it took as long."""
     per_epoch: Positive | Literal["all"] = "all"
-    """Inputs in an epoch: all of them, or a number, dealt in turn, so that few images give an
-    epoch worth validating and many don't make it endless (random patches: patches.per_epoch)."""
+    """Inputs in an epoch: all of them, or a number, taken in turn, so that few images make an epoch
+    worth validating and many don't make it endless (random patches: patches.per_epoch)."""
     batch_size: Positive = 16
-    """Inputs in one step; lower it where memory runs out."""
+    """Inputs in one step; lower it if memory runs out."""
     accumulate: Positive = 1
     """Batches whose gradients are added up before a step."""
     progressive: dict[Annotated[int, Field(ge=8)], Share] = {}
@@ -334,10 +371,16 @@ class TrainConfig(Section):
     num_nodes: Positive = 1
     """Machines that share each batch, each with so many devices."""
     compile: bool = False
-    """Whether torch.compile translates the network first, where there is a compiler. It wasn't seen
-    to pay on processors (docs/results.md)."""
+    """Compile the network with torch.compile first, if there is a compiler. It didn't pay on
+    processors (docs/results.md)."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
+    freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which the encoder keeps its weights and its batch norm's statistics, while
+    the decoder learns."""
+    freeze_batch_norm: bool = False
+    """Whether the encoder's batch norm keeps its statistics throughout: for pretrained encoders and
+    batches of a few images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and shipped; 0 is off."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
@@ -350,22 +393,22 @@ class TrainConfig(Section):
     """tune: small objects, holes or all but the largest object are taken out of masks where that
     raises the validation score beyond chance; whatever uses the model then does so by default."""
     tta: TTA | Literal["tune"] = "none"
-    """Mirror images that are predicted too and averaged wherever the model is used: none,
-    horizontal (twice the time) or all (four times). tune: those that the augmentation
-    draws, where that raises the validation score beyond chance."""
+    """Test-time augmentation: flips that are predicted, too, and averaged wherever the model is
+    used: none, horizontal (twice the time) or all (four times). tune: those that the augmentation
+    makes, if that raises the validation score beyond chance."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Decides first weights, order and augmentation; the split has its own seed."""
+    """Seed of the first weights, the order and augmentation; the split has its own."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 is fastest, and any number gives the same run."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Most minutes of work that a crash can cost: the run is saved so often within an epoch, and
     after each one. `--resume` goes on from there, to the same weights."""
     loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-    """Beside metrics.csv, which is always written."""
+    """Loggers beside metrics.csv, which is always written."""
 
 
 class Recipe(Section):
-    """One training run, whole: `binseg train RECIPE.yaml`."""
+    """A whole training run: `binseg train RECIPE.yaml`."""
 
     about: About = About()
     data: DataConfig = DataConfig()
@@ -389,11 +432,11 @@ class Recipe(Section):
 
     @property
     def draws_patches(self) -> bool:
-        """Whether training cuts random patches of whole images."""
+        """True if training cuts random patches of whole images."""
         return self.input.resize == "tile" and self.patches.method == "random"
 
     def training_size(self, epoch: int) -> int:
-        """Height and width of training inputs in an epoch, from 0.
+        """Return height and width of training inputs in an epoch, counted from 0.
 
         >>> Recipe(train=TrainConfig(epochs=10, progressive={128: 0.5})).training_size(4)
         128
@@ -406,7 +449,7 @@ class Recipe(Section):
         return self.input.size
 
     def size_at(self, progress: float) -> int:
-        """Height and width of training inputs where this share of the run is over."""
+        """Return height and width of training inputs after this share of the run."""
         reached = 0.0
         for size, share in self.train.progressive.items():
             reached += share

@@ -7,24 +7,28 @@ A cache holds what `preprocess.prepare` gives, as two uint8 files that are mappe
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Int, Num, UInt8
 
 from binseg import storage
+from binseg.config.recipe import Recipe
 from binseg.data.dataset import spread
 from binseg.data.masks import MaskRule
 from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
+from binseg.data.whole_images import ImageCache, open_images
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.types import Preprocessing, Record
 
-__all__ = ["PixelCache", "open_cache"]
+__all__ = ["PixelCache", "open_cache", "open_training_pixels", "open_validation_pixels"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
+NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
+"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +37,11 @@ class PixelCache:
 
     inputs_NHWC: UInt8[np.ndarray, "N H W C"]
     targets_NHW: UInt8[np.ndarray, "N H W"]
-    """0 background, 1 foreground, 2 ignored (no truth, or padding)."""
+    """0 background, 1 foreground, `IGNORE` (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one image share it."""
     is_partial: bool = False
-    """Whether some images are here without all of their tiles."""
+    """True if some images are here without all of their tiles."""
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)
@@ -47,7 +51,7 @@ class PixelCache:
 
     @property
     def num_bytes(self) -> int:
-        """What inputs and targets take in memory when they are loaded whole."""
+        """Memory that inputs and targets take when they are loaded whole."""
         return int(self.inputs_NHWC.nbytes + self.targets_NHW.nbytes)
 
     @property
@@ -63,7 +67,7 @@ class PixelCache:
         """Keep at most so many inputs, evenly spread over the images; those are copied.
 
         Half of them hold foreground, where so many do: few of a large image's tiles show a small
-        thing, and without it a sample couldn't tell a good answer from none.
+        thing, and without it a sample couldn't tell a good prediction from none.
         """
         if len(self) <= limit:
             return self
@@ -162,3 +166,57 @@ class _Inputs:
         if inputs.shape[:3] != targets.shape or record_of_N[-1] != num_records - 1:
             raise ValueError("its files differ in shape")
         return PixelCache(inputs_NHWC=inputs, targets_NHW=targets, record_of_N=record_of_N)
+
+
+def open_training_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache | ImageCache:
+    """Give whole images where the recipe trains on patches, else its inputs.
+
+    Args:
+        records: what to learn from.
+        rule: how the values of the masks are read.
+        recipe: its input and patches are used.
+        progress: hears of the decoding.
+        folder: where caches live; none means `pixels` in the user's cache folder.
+
+    Raises:
+        DataError: no records, or records that can't be read.
+        OutputError: the cache can't be written.
+    """
+    preprocessing = recipe.input.preprocessing().as_trained()
+    cache: PixelCache | ImageCache
+    if recipe.draws_patches:
+        cache = open_images(records, rule, preprocessing, progress=progress, folder=folder)
+    else:
+        cache = open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+    num = NUM_INPUTS if isinstance(cache, PixelCache) else NUM_PIXELS
+    some = cache.mapped[:: max(1, len(cache.mapped) // num)]
+    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
+        progress.say(
+            f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
+            "their type's range; input.intensity=percentile stretches each image"
+        )
+    return cache
+
+
+def open_validation_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache:
+    """Give the inputs that choose the best epoch; arguments and errors as above.
+
+    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
+    blends, would here only be paid and counted twice.
+    """
+    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from binseg.config.recipe import DataKind
 from binseg.data.masks import MaskRule
 from binseg.errors import DataError
+from binseg.parallel import map_ordered
 from binseg.storage import sha256_of
 from binseg.types import Record, Split
 
@@ -58,7 +57,8 @@ def counted(num: int, one: str, several: str) -> str:
 class Dataset:
     """All records of one place, with the one rule that reads their masks."""
 
-    kind: DataKind
+    kind: str
+    """A key of `SOURCES`."""
     root: Path
     records: tuple[Record, ...]
     rule: MaskRule
@@ -130,9 +130,7 @@ class Dataset:
 
 def _hashes(paths: Iterable[Path]) -> dict[Path, str]:
     ordered = sorted(paths)
-    # Hashing and reading both release the interpreter, so threads share the work.
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(ordered, pool.map(_hash, ordered), strict=True))
+    return dict(zip(ordered, map_ordered(_hash, ordered), strict=True))
 
 
 def _hash(path: Path) -> str:

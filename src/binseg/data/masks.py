@@ -1,16 +1,16 @@
-"""What the numbers in mask files mean: detected, said, and from then on held to strictly."""
+"""Meaning of the numbers in mask files: detected, said, and from then on held to strictly."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from binseg.config.recipe import Border, DataConfig, DataKind
+from binseg.config.recipe import Border, DataConfig
 from binseg.errors import DataError, ImageError
-from binseg.imageio import read_labels
+from binseg.imageio import probe, read_labels, read_palette
 from binseg.progress import SILENT, Progress, track
 from binseg.types import Record
 
@@ -23,6 +23,10 @@ _NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
 _NEAR, _MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than this, except at edges, which hold no more of the pixels."""
+_MOST_CLASSES = 32
+"""More colours in a palette are the soft edges of an adaptive one."""
+_MOST_TOUCHING = 0.2
+"""Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
 _TRIMAP = frozenset({1, 2, 3})
 """Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
 _COLOUR = 0x010101
@@ -31,7 +35,7 @@ _COLOUR = 0x010101
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """How a mask file's values become foreground, background, and pixels that don't count."""
+    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
@@ -45,9 +49,13 @@ class MaskRule:
     colour: bool = False
     """Values are colours 0xRRGGBB; grey masks count as grey colours."""
     border: Border | None = None
-    """What the border class of a trimap counts as; None where there is no such class."""
+    """Part that the border class of a trimap counts for; None where there is no such class."""
+    indices: bool = False
+    """Values of palette files are their indices, not the colours that these stand for."""
+    white_is_zero: bool = False
+    """Some masks are TIFFs that say so, whose values are turned round: for the user to read."""
     between: float | None = None
-    """Of JPEG masks, the share of pixels that aren't near 0 or 255 (kind `threshold`)."""
+    """Share of a JPEG mask's pixels that aren't near 0 or 255 (kind `threshold`)."""
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
         """Read one mask's values.
@@ -73,7 +81,7 @@ class MaskRule:
             if not known_HW.all():
                 strange = sorted(_values_of(values_HW[~known_HW]))
                 raise ImageError(
-                    f"the mask holds {self._name(strange)}, but the data set's masks were read as "
+                    f"the mask holds {self._name(strange)}, but the dataset's masks were read as "
                     f"{self.describe()}; mend the file or set data.foreground, data.ignore"
                 )
         return mask_HW, valid_HW
@@ -94,7 +102,18 @@ class MaskRule:
         if self.border is not None:
             return f"trimap: 1 foreground, 2 background, 3 (border) counts as {self.border}"
         background = "all else" if self.background is None else self._name(self.background)
-        return f"{self._name(self.foreground)} foreground, {background} background{ignored}"
+        read_as = " (indices of the palette, as in Pascal VOC)" if self.indices else ""
+        if self.white_is_zero:
+            read_as += " (TIFFs whose tag says that white is zero were turned round)"
+        named = f"{self._name(self.foreground)} foreground, {background} background"
+        return f"{named}{ignored}{read_as}"
+
+    @property
+    def turned_by(self) -> str | None:
+        """The option that swaps foreground and background, where there is one."""
+        if self.background is None or self.border is not None:
+            return None
+        return _flag("foreground", f"[{self._name(self.background)}]")
 
     def _name(self, values: Iterable[int]) -> str:
         return _name_values(values, colour=self.colour)
@@ -105,15 +124,15 @@ def detect_rule(
     config: DataConfig,
     progress: Progress = SILENT,
     *,
-    kind: DataKind = "auto",
+    is_trimap: bool = False,
 ) -> MaskRule:
     """Find out what mask values mean, from the options and from up to 64 masks.
 
     Args:
-        records: the whole data set; those with a mask file are looked at, evenly spaced.
+        records: the whole dataset; those with a mask file are looked at, evenly spaced.
         config: `foreground`, `ignore`, `threshold`, which settle what is ambiguous, and `border`.
         progress: told when many files have to be read.
-        kind: the kind of data set that the source found; `oxford-pet` always has trimaps.
+        is_trimap: whether the source knows that masks are trimaps.
 
     Raises:
         DataError: ambiguous values, naming the option that settles them; or masks that are all
@@ -125,11 +144,12 @@ def detect_rule(
     if not masked:
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     step = max(1, -(-len(masked) // _NUM_SCANNED))
-    found = _scan(masked[::step], progress)
-    rule = _rule_for(found, config, kind)
+    indices = is_trimap or _means_indices(masked[::step], config)
+    found = _scan(masked[::step], progress, indices=indices)
+    rule = _rule_for(found, config, masked[::step], is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
-        found = _scan(masked, progress)
-        rule = _rule_for(found, config, kind)
+        found = _scan(masked, progress, indices=indices)
+        rule = _rule_for(found, config, masked, is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
         there = _name_values(found.values, colour=found.colour)
         raise DataError(
@@ -137,19 +157,21 @@ def detect_rule(
             + (f", read as {rule.describe()}" if rule and config.foreground else "")
             + "; are these the right files, or does data.foreground need another value?"
         )
-    return rule
+    return replace(rule, indices=indices and found.has_palette, white_is_zero=found.white_is_zero)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """What the scanned masks hold between them."""
+    """Values that the scanned masks hold between them."""
 
     holders: Mapping[int, tuple[int, Path]]
-    """Of each value, in how many masks it is, and the first of them."""
+    """Number of masks that hold each value, and the first of them."""
     colour: bool
     lossy: bool
     is_mixed: bool = False
     """No mask holds both 1 and 255: some were saved as 1 bit, some as 8."""
+    has_palette: bool = False
+    white_is_zero: bool = False
     between: float = 0.0
     """Share of the grey pixels that aren't near 0 or 255."""
 
@@ -159,22 +181,69 @@ class _Found:
         return frozenset(self.holders)
 
 
-def _scan(records: Sequence[Record], progress: Progress) -> _Found:
+def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
+    """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
+
+    That is so where index 0 is black, every index has one colour of its own in all files, and
+    there are more than two, or they are VOC's very colours. Two-colour masks look the same both
+    ways unless their order differs from file to file, which colours don't mind.
+    """
+    asked = {*(config.foreground or ()), *(config.ignore or ())}
+    if any(value > 255 for value in asked):
+        return False
+    colour_of: dict[int, int] = {}
+    for path, page in [(path, one.page) for one in records for path in one.mask_paths]:
+        try:
+            palette_N3 = read_palette(path, page=page)
+            if palette_N3 is None:
+                continue
+            used = _values_of(read_labels(path, page=page, indices=True))
+        except ImageError:
+            continue  # the scan names it
+        packed_N = _coloured(palette_N3[None])[0]
+        if any(colour_of.setdefault(one, int(packed_N[one])) != packed_N[one] for one in used):
+            return False
+    colours = set(colour_of.values())
+    if colour_of.get(0, 0) != 0 or len(colours) < len(colour_of):
+        return False
+    if all(colour % _COLOUR == 0 for colour in colours) or len(colours) > _MOST_CLASSES:
+        return False
+    is_voc = all(colour == _voc_colour(one) for one, colour in colour_of.items() if one != 255)
+    return is_voc or len(colours) > 2 or asked <= colour_of.keys() != set()
+
+
+def _voc_colour(index: int) -> int:
+    """Give a class's colour in Pascal VOC's palette, as 0xRRGGBB.
+
+    >>> [f"{_voc_colour(index):06X}" for index in (0, 1, 2, 15)]
+    ['000000', '800000', '008000', 'C08080']
+    """
+    colour = 0
+    for bit in range(8):
+        for channel, shift in enumerate((16, 8, 0)):
+            colour |= (index >> (3 * bit + channel) & 1) << (7 - bit) << shift
+    return colour
+
+
+def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> _Found:
     greys: dict[int, tuple[int, Path]] = {}
     colours: dict[int, tuple[int, Path]] = {}
-    lossy, is_mixed = False, True
+    lossy, is_mixed, has_palette, white_is_zero = False, True, False, False
     num_between = num_pixels = 0
     broken: list[ImageError] = []
     files = [(path, record.page) for record in records for path in record.mask_paths]
     watched = track(files, progress=progress, label="looking at masks", total=len(files))
     for path, page in watched:
         try:
-            labels = read_labels(path, page=page)
+            info = probe(path)
+            labels = read_labels(path, page=page, indices=indices)
         except ImageError as error:
             # One broken file doesn't hide what the others mean; reading the samples will name it.
             broken.append(error)
             continue
-        lossy |= path.suffix.lower() in {".jpg", ".jpeg"}
+        lossy |= info.format == "JPEG"
+        has_palette |= info.mode in {"P", "PA", "PALETTE"}
+        white_is_zero |= info.mode == "MINISWHITE"
         is_colour = _is_colour(labels)
         holders = colours if is_colour else greys
         values = _coloured(labels) if is_colour else _grey(labels)
@@ -194,11 +263,15 @@ def _scan(records: Sequence[Record], progress: Progress) -> _Found:
         colour=bool(colours),
         lossy=lossy,
         is_mixed=is_mixed,
+        has_palette=has_palette,
+        white_is_zero=white_is_zero,
         between=num_between / max(1, num_pixels),
     )
 
 
-def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | None:
+def _rule_for(
+    found: _Found, config: DataConfig, records: Sequence[Record], *, is_trimap: bool
+) -> MaskRule | None:
     """Give the rule for the values found; None where they show background only."""
     ignore = frozenset(config.ignore or ())
     if config.threshold is not None:
@@ -209,7 +282,7 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
         chosen = frozenset(config.foreground)
         return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
     values = found.values - ignore
-    if kind == "oxford-pet" or (values == _TRIMAP and not found.colour):
+    if is_trimap or (values == _TRIMAP and not found.colour and _lies_between(records)):
         return _trimap(config.border, ignore)
     # Without 0 and with one value only, as in masks that are full, that value is foreground.
     others = values - {0}
@@ -229,8 +302,26 @@ def _rule_for(found: _Found, config: DataConfig, kind: DataKind) -> MaskRule | N
     )
 
 
+def _lies_between(records: Sequence[Record]) -> bool:
+    """Tell whether 3 parts 1 from 2, as the border of a trimap does."""
+    parted = touching = 0
+    for record in records[:: max(1, len(records) // 8)]:
+        try:
+            labels_HW = _grey(read_labels(record.mask_paths[0], page=record.page, indices=True))
+        except ImageError:
+            continue  # the scan named it
+        for one, other in (
+            (labels_HW[1:], labels_HW[:-1]),
+            (labels_HW[:, 1:], labels_HW[:, :-1]),
+        ):
+            low, high = np.minimum(one, other), np.maximum(one, other)
+            touching += int(((low == 1) & (high == 2)).sum())
+            parted += int(((high == 3) & (low < 3)).sum())
+    return touching < _MOST_TOUCHING * parted
+
+
 def _is_blurred_binary(found: _Found, values: frozenset[int]) -> bool:
-    """Whether the masks were 0 and 255 before JPEG blurred their edges."""
+    """Tell whether the masks were 0 and 255 before JPEG blurred their edges."""
     is_dark_to_bright = min(values, default=255) <= _NEAR and max(values, default=0) >= 255 - _NEAR
     few = found.between < _MOST_BETWEEN
     return found.lossy and not found.colour and len(values) > 2 and is_dark_to_bright and few
@@ -275,7 +366,7 @@ def _ambiguous(found: _Found, values: frozenset[int]) -> str:
     if found.colour and found.lossy:
         return (
             f"the masks hold {len(values)} colours ({names}), since JPEG blurs them: save the "
-            "masks as PNG, anew from what they were drawn with"
+            "masks as PNG, anew from the tool that made them"
         )
     if not found.colour and _is_nearly_binary(values):
         return (
@@ -319,7 +410,7 @@ def _ambiguous(found: _Found, values: frozenset[int]) -> str:
 
 
 def _is_nearly_binary(values: frozenset[int]) -> bool:
-    """Whether grey levels look like 0 and 255 that JPEG blurred once.
+    """Tell whether grey levels look like 0 and 255 that JPEG blurred once.
 
     A 255 alone above few small numbers may as well mark what is not to count.
     """
@@ -366,7 +457,7 @@ def _is_colour(labels: Labels) -> bool:
 def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
     if _is_colour(labels):
         raise ImageError(
-            "the mask is in colour, but the data set's masks were read as grey; "
+            "the mask is in colour, but the dataset's masks were read as grey; "
             "save it like the others"
         )
     return labels if labels.ndim == 2 else labels[..., 0]

@@ -1,4 +1,4 @@
-"""Which images come from one source, told by their names: those must stay in one split.
+"""Images of one source, told by their names: those must stay in one split.
 
 slide1_x0_y256   scan-r3-c4   img_003_patch_12   volume_slice_0041   tile_512_1024   patient7/09.png
 patient7/slice_041   frame_0041
@@ -40,7 +40,7 @@ _NUMBER = re.compile(
     re.I,
 )
 _SEQUENCE = re.compile(rf"^(?:(?P<source>.+)/)?(?P<word>slice|frame|z){_GAP}(?P<a>{_NUM})$", re.I)
-"""Of one folder: slices and frames are in order, whereas tiles and patches may be of any source."""
+"""Names that are grouped by folder: slices and frames are in order, tiles may be of any source."""
 _BARE = re.compile(rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>{_NUM})[ _.\-](?P<b>{_NUM})$")
 _MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
 _LEAST_PLACES = 4
@@ -49,7 +49,7 @@ _LEAST_PLACES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a patch sits: in which source, and at which numbers."""
+    """Position of a patch: its source, and the numbers in its name."""
 
     source: str
     at: tuple[int, ...]
@@ -97,7 +97,7 @@ def _within_split(id_: str) -> str:
 
 
 def is_grid(at_NP: np.ndarray) -> bool:
-    """Whether bare numbers of one source are coordinates: they lie steps apart as no counter's."""
+    """Tell whether a source's bare numbers are coordinates, which lie steps apart."""
     return len(at_NP) >= _LEAST_PLACES and _have_step(_from_smallest(at_NP))
 
 
@@ -229,7 +229,7 @@ def _by_member(members: Mapping[str, Sequence[int]]) -> dict[int, str]:
 
 
 def _are_patients(members: Mapping[str, Sequence[int]]) -> bool:
-    """Whether folders are patients rather than classes."""
+    """Tell whether folders are patients rather than classes."""
     sizes = [len(rows) for rows in members.values()]
     return len(sizes) >= LEAST_FOLDERS and bool(2 <= np.median(sizes) <= MOST_IN_FOLDER)
 

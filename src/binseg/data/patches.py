@@ -1,4 +1,4 @@
-"""Where the training patches of an epoch lie: decided by (seed, epoch) alone."""
+"""Places of the training patches of an epoch: decided by (seed, epoch) alone."""
 
 import math
 
@@ -8,13 +8,13 @@ from jaxtyping import Bool, Float, Int64
 from binseg.config.recipe import PatchConfig
 from binseg.data.whole_images import ImageCache
 
-__all__ = ["draw_places", "patches_per_epoch"]
+__all__ = ["patches_per_epoch", "sample_places"]
 
 LEAST_BATCHES = 20
-"""Of an epoch: below it, validation would cost more than learning."""
+"""Fewest batches of an epoch: below it, validation would cost more than learning."""
 PAST_EDGE = 0.5
-"""How far, as a share of the side, a place may be drawn past the edge before it is moved back: the
-outermost pixels, which one place of hundreds holds otherwise, come half as often as the middle."""
+"""Share of the side by which a place may lie past the edge before it is moved back: the outermost
+pixels, which one place of hundreds holds otherwise, come half as often as the middle."""
 CENTRAL = 0.5
 """A patch laid around a pixel has it in this central part of its side, not always in the middle:
 else the network could learn where in an input the object is."""
@@ -44,12 +44,12 @@ def patches_per_epoch(
 
 
 def _shares(sizes_N2: Int64[np.ndarray, "N 2"], size: int) -> np.ndarray:
-    """How many patches cover each image; a small image takes a whole one."""
+    """Count the patches that cover each image; a small image takes a whole one."""
     shares_N: np.ndarray = np.maximum(sizes_N2.astype(np.float64) / size, 1.0).prod(axis=1)
     return shares_N
 
 
-def draw_places(
+def sample_places(
     cache: ImageCache,
     *,
     size: int,
@@ -58,7 +58,7 @@ def draw_places(
     seed: int,
     epoch: int,
 ) -> Int64[np.ndarray, "num 3"]:
-    """Draw the patches of an epoch, in their order.
+    """Sample the patches of an epoch, in their order.
 
     Each image gets patches by the square root of its area, to within one: a large image has
     more to show than a small one, but not in proportion, and scores weigh images alike.
@@ -103,7 +103,7 @@ def _with_seeds(
     counts_N: Int64[np.ndarray, "N"],
     random: np.random.Generator,
 ) -> Int64[np.ndarray, "n"]:
-    """Draw other images for the patches around a rare pixel whose image has none."""
+    """Sample other images for the patches around a rare pixel whose image has none."""
     lacking = around & (counts_N[images] == 0)
     chances = weights_N * (counts_N > 0)
     if not lacking.any() or not chances.any():
@@ -118,7 +118,7 @@ def _with_seeds(
 def _anywhere(
     lengths: Int64[np.ndarray, "n"], size: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "n"]:
-    """Draw first pixels along one axis."""
+    """Sample first pixels along one axis."""
     margin = PAST_EDGE * size
     starts = random.uniform(-margin, np.maximum(lengths - size, 0) + margin + 1)
     return _inside(np.floor(starts).astype(np.int64), lengths, size)
@@ -130,7 +130,7 @@ def _around(
     size: int,
     random: np.random.Generator,
 ) -> Int64[np.ndarray, "n"]:
-    """Draw first pixels of patches that hold a pixel in their central part."""
+    """Sample first pixels of patches that hold a pixel in their central part."""
     low, high = size * (1 - CENTRAL) / 2, size * (1 + CENTRAL) / 2
     before = random.uniform(low, high, len(pixels)).astype(np.int64)
     return _inside(pixels - before, lengths, size)

@@ -1,14 +1,23 @@
 """A record becomes a sample: the image's pixels, its truth, and which pixels count."""
 
+import contextlib
+from collections.abc import Iterable, Sequence
+
 import numpy as np
+from jaxtyping import Bool, Float
 
+from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
-from binseg.data.polygons import rasterise
 from binseg.errors import ImageError
-from binseg.imageio import read_image, read_labels
-from binseg.types import Record, Sample
+from binseg.imageio import probe, read_labels, read_pixels
+from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["read_sample"]
+__all__ = ["looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
+
+NUM_LOOKED = 64
+"""Masks that `looks_inverted` looks at."""
+MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
+"""Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
@@ -22,27 +31,106 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         ImageError: a file that can't be read, a mask of another size than its image, or a
             mask value that the rule doesn't know; the text names the file.
     """
-    image_HWC = read_image(record.image_path, page=record.page)
+    image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
-    everywhere_HW = np.ones((height, width), dtype=bool)
+    if data_HW is None:
+        data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
         mask_HW = rasterise(record.shapes, height, width)
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=everywhere_HW)
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
     if record.mask_path is None:
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=everywhere_HW)
-    mask_HW, valid_HW = np.zeros_like(everywhere_HW), everywhere_HW
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
+    mask_HW, valid_HW = read_mask(record, rule)
+    if mask_HW.shape != (height, width):
+        page = "" if record.page is None else f" (page {record.page})"
+        sizes = _sizes_differ(record, mask_HW.shape, (height, width))
+        raise ImageError(f"{record.mask_path}{page}: {sizes}")
+    valid_HW = valid_HW & data_HW
+    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def read_mask(
+    record: Record, rule: MaskRule
+) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
+    """Read the mask files of a record, of which each may hold an object, at their own size.
+
+    Returns:
+        mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
+
+    Raises:
+        ImageError: a file that can't be read, files of different sizes, or a value that the rule
+            doesn't know; the text names the file.
+    """
+    mask_HW = valid_HW = None
     for path in record.mask_paths:
         page = "" if record.page is None else f" (page {record.page})"
-        labels = read_labels(path, page=record.page)
-        if labels.shape[:2] != (height, width):
-            sizes = _sizes_differ(record, labels.shape[:2], (height, width))
-            raise ImageError(f"{path}{page}: {sizes}")
+        labels = read_labels(path, page=record.page, indices=rule.indices)
         try:
             marked_HW, counts_HW = rule.apply(labels)
         except ImageError as error:
             raise ImageError(f"{path}{page}: {error}") from None
-        mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
-    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+        if mask_HW is None or valid_HW is None:
+            mask_HW, valid_HW = marked_HW, counts_HW
+        elif mask_HW.shape != marked_HW.shape:
+            raise ImageError(f"{path}: {_sizes_differ(record, marked_HW.shape, mask_HW.shape)}")
+        else:
+            mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
+    assert mask_HW is not None
+    assert valid_HW is not None
+    return mask_HW, valid_HW
+
+
+def notes_on_images(records: Sequence[Record]) -> list[str]:
+    """Say which pixels of images count as no data, and which channels aren't what they are called.
+
+    Up to 64 images are looked at.
+    """
+    infos = []
+    for record in spread(records, NUM_LOOKED):
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            infos.append(probe(record.image_path))
+    values = sorted({one.nodata for one in infos if one.nodata is not None})
+    kept = sum(one.keeps_alpha for one in infos)
+    notes = []
+    if values:
+        told = ", ".join(f"{value:g}" for value in values)
+        notes.append(f"pixels of the value {told} are no data by the files' tag, and don't count")
+    if kept:
+        some = counted(kept, "image has a channel", "images have a channel")
+        notes.append(
+            f"{some} that is marked as transparency but varies like data: it is kept "
+            f"(input.channels={max(one.channels for one in infos)})"
+        )
+    return notes
+
+
+def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
+    """Say that masks look inverted: foreground that is most of an image and of its border.
+
+    Up to 64 masks are looked at. A few that differ so from the rest were made in another way; if
+    all are so, the rule may be the wrong way round.
+    """
+    odd: list[str] = []
+    looked = 0
+    for record in spread([one for one in records if one.mask_path is not None], NUM_LOOKED):
+        with contextlib.suppress(ImageError):  # reading the samples will name it
+            mask_HW, valid_HW = read_mask(record, rule)
+            looked += 1
+            rim_HW = valid_HW.copy()
+            rim_HW[1:-1, 1:-1] = False
+            if not rim_HW.any() or mask_HW.all():
+                continue
+            if mask_HW[valid_HW].mean() > MOST_FOREGROUND and mask_HW[rim_HW].mean() > MOST_BORDER:
+                odd += [path.name for path in record.mask_paths[:1]]
+    if not odd or FEW_ODD * looked < len(odd) < looked:
+        return None
+    seen = "foreground is more than half of the image and most of its border"
+    if len(odd) < looked:
+        told = counted(len(odd), "mask looks", "masks look")
+        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); mend the files"
+    turn = rule.turned_by
+    way_on = f"; if the object is the rest, say {turn}" if turn else "; is the object the rest?"
+    return f"the masks look inverted: in all of them {seen}{way_on}"
 
 
 def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
@@ -54,3 +142,50 @@ def _sizes_differ(record: Record, of_mask: tuple[int, ...], of_image: tuple[int,
         # Cameras store a turned image with an EXIF note; drawing tools often drop that note.
         return f"{text}; one of them is turned: does only one carry an EXIF orientation?"
     return f"{text}; make them the same size (masks without interpolation)"
+
+
+def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Fill shapes: a pixel is foreground where its centre lies inside any of them.
+
+    Coordinates are (x, y) in pixels with (0, 0) at the outer corner of the first pixel, so that
+    the centre of row 0, column 0 is (0.5, 0.5). Within one shape the even-odd rule holds: a ring
+    inside a ring is a hole. What reaches past the image is cut off.
+
+    >>> square = Shape(rings=(((1.0, 0.0), (3.0, 0.0), (3.0, 2.0), (1.0, 2.0)),))
+    >>> rasterise([square], 2, 4).astype(int).tolist()
+    [[0, 1, 1, 0], [0, 1, 1, 0]]
+    """
+    mask_HW = np.zeros((height, width), dtype=bool)
+    for shape in shapes:
+        edges = [_edges(ring) for ring in shape.rings if len(ring) >= 3]
+        if edges:
+            _fill(mask_HW, np.concatenate(edges))
+    return mask_HW
+
+
+def _edges(ring: Ring) -> Float[np.ndarray, "E 4"]:
+    corners = np.asarray(ring, dtype=np.float64)
+    return np.concatenate([corners, np.roll(corners, -1, axis=0)], axis=1)
+
+
+def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
+    """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
+    height, width = mask_HW.shape
+    x0, y0, x1, y1 = edges_E4.T
+    # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    past = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    num_rows = past - first
+    edge = np.repeat(np.arange(len(first)), num_rows)
+    if not len(edge):
+        return
+    starts = np.repeat(np.cumsum(num_rows) - num_rows, num_rows)
+    rows = first[edge] + np.arange(len(edge)) - starts
+    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    # Only the shape's own box is worked on: many small objects in a large image stay cheap.
+    top, left, box_height, box_width = rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns)
+    where = (rows - top) * (box_width + 1) + columns - left
+    toggles = np.bincount(where, minlength=box_height * (box_width + 1))
+    inside = np.cumsum(toggles.reshape(box_height, box_width + 1), axis=1) & 1
+    mask_HW[top : top + box_height, left : left + box_width] |= inside[:, :-1].astype(bool)

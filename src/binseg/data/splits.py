@@ -1,4 +1,4 @@
-"""Which images train, which choose the model, which test it; groups are never torn apart.
+"""Splits: images that train, that choose the model, that test it; groups are never torn apart.
 
 A record without a split is left out on purpose: a page of a stack in the gap between two splits.
 """
@@ -6,7 +6,7 @@ A record without a split is left out on purpose: a page of a stack in the gap be
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +15,24 @@ import numpy as np
 
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import SPLITS, Dataset, counted, name_some
+from binseg.data.masks import MaskRule
+from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.storage import write_text
 from binseg.types import Record, Split
 
-__all__ = ["assign_splits", "parse_split", "read_contents", "read_split", "write_split"]
+__all__ = [
+    "RESPLIT",
+    "Foreground",
+    "assign_splits",
+    "lacking",
+    "parse_split",
+    "read_contents",
+    "read_split",
+    "seed_for_folds",
+    "split_with_foreground",
+    "write_split",
+]
 
 _OTHER_NAMES: Mapping[str, Split] = {
     "training": "train",
@@ -29,7 +42,7 @@ _OTHER_NAMES: Mapping[str, Split] = {
     "testing": "test",
 }
 _LEFT_OUT = "none"
-"""What a split file says of an image in no split."""
+"""Word in a split file for an image in no split."""
 
 
 def parse_split(name: str) -> Split | None:
@@ -50,7 +63,7 @@ def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
         config: the method, its seed and shares.
 
     Returns:
-        The same data set with every split filled in, and a note that says how. Pages in the gap
+        The same dataset with every split filled in, and a note that says how. Pages in the gap
         between two splits have none.
 
     Raises:
@@ -131,7 +144,8 @@ def read_split(path: Path) -> dict[str, Split | None]:
         # Names of files may hold bytes that aren't UTF-8.
         text = data.decode("utf-8-sig", errors="surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the split file can't be read: {_reason(error)}") from None
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"{path}: the split file can't be read: {why}") from None
     reader = csv.DictReader(io.StringIO(text))
     if not {"id", "split"} <= set(reader.fieldnames or ()):
         columns = name_some(reader.fieldnames or ["none"])
@@ -171,7 +185,7 @@ def _official(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], 
     train = [record for record in records if record.split == "train"]
     if "val" in split_of.values() or len({_group(record) for record in train}) < 2:
         return split_of, note
-    # A data set that comes as train and test needs something to choose the model by, and that
+    # A dataset that comes as train and test needs something to choose the model by, and that
     # must not be its test split.
     shares = (config.ratios[0], config.ratios[1], 0.0)
     split_of |= _by_ratio(train, shares, seed=config.seed)
@@ -262,7 +276,7 @@ def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> 
 
 
 def _place(record: Record) -> tuple[str, int, str]:
-    """Where a record stands: pages in their order within their stack, the rest by name."""
+    """Sort key of a record: pages in their order within their stack, the rest by name."""
     stack = record.id if record.page is None else str(record.image_path)
     return stack, record.page or 0, record.id
 
@@ -349,5 +363,81 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
         )
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not UTF-8 text"
+TRIES, FOLD_TRIES = 20, 100
+"""Splits that are tried; folds need more luck."""
+RESPLIT = ("method", "seed", "gap")
+"""Fields of a split that `split_with_foreground` changes."""
+
+
+class Foreground:
+    """Tells which images hold foreground; each mask is read once, and only when asked for."""
+
+    def __init__(self, rule: MaskRule) -> None:
+        self._rule = rule
+        self._found: dict[str, bool] = {}
+
+    def __call__(self, record: Record) -> bool:
+        """Tell whether any pixel of the image is foreground."""
+        if record.id not in self._found:
+            mask_HW = read_sample(record, self._rule).mask_HW
+            self._found[record.id] = mask_HW is not None and bool(mask_HW.any())
+        return self._found[record.id]
+
+
+def lacking(dataset: Dataset, holds: Callable[[Record], bool]) -> list[str]:
+    """Name the splits without an image that `holds` foreground: train, then val, then test."""
+    splits = {record.split for record in dataset.records}
+    return [one for one in SPLITS if one in splits and not any(map(holds, dataset.of_split(one)))]
+
+
+def split_with_foreground(
+    whole: Dataset, config: SplitConfig, *, without: Sequence[str], holds: Callable[[Record], bool]
+) -> tuple[Dataset, SplitConfig]:
+    """Find the split of which the least is missing: train counts most, test least.
+
+    Args:
+        whole: the data without splits.
+        config: how it was split; blocks become a random split.
+        without: the splits that lack foreground so.
+        holds: whether an image has some.
+
+    Returns:
+        The data with its new splits, and how they were made; `config` where none is better.
+    """
+    best, chosen = _badness(without), config
+    divided = assign_splits(whole, config)
+    first = 0 if config.method == "block" else config.seed + 1
+    for seed in range(first, first + TRIES):
+        again = config.model_copy(update={"method": "ratio", "seed": seed, "gap": 0})
+        tried = assign_splits(whole, again)
+        badness = _badness(lacking(tried.with_truth(), holds))
+        if badness < best:
+            best, chosen, divided = badness, again, tried
+        if not best:
+            break
+    return divided, chosen
+
+
+def seed_for_folds(whole: Dataset, config: SplitConfig) -> int:
+    """Find a seed with which every fold of `config` (kfold) has foreground to be judged by.
+
+    Raises:
+        DataError: no seed that was tried does it.
+    """
+    holds = Foreground(whole.rule)
+    for seed in range(config.seed, config.seed + FOLD_TRIES):
+        folds = (
+            assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))
+            for fold in range(config.folds)
+        )
+        if not any({"train", "val"} & {*lacking(each.with_truth(), holds)} for each in folds):
+            return seed
+    raise DataError(
+        f"{whole.root}: none of {FOLD_TRIES} seeds gives each of {config.folds} folds an image "
+        "that holds foreground; ask for fewer folds"
+    )
+
+
+def _badness(without: Sequence[str]) -> tuple[bool, ...]:
+    """Tell how much is missing: empty for nothing; else to be compared, the worse the greater."""
+    return tuple(split in without for split in SPLITS) if without else ()

@@ -14,9 +14,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -25,30 +24,39 @@ from jaxtyping import Bool, Num
 
 from binseg import storage
 from binseg.data.dataset import spread
-from binseg.data.eviction import cache_limit, evict, hold
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
-from binseg.errors import DataError, ImageError, OutputError
+from binseg.errors import DataError, ImageError, OutputError, UsageError
 from binseg.imageio import probe
+from binseg.parallel import map_ordered, num_cores
 from binseg.progress import SILENT, Progress, track
+from binseg.storage import locked
 from binseg.types import Preprocessing, Record
 
-__all__ = ["FACTS", "INPUTS", "TARGETS", "Layout", "map_pixels", "open_store", "write_header"]
+__all__ = [
+    "FACTS",
+    "INPUTS",
+    "TARGETS",
+    "Layout",
+    "cache_limit",
+    "evict",
+    "hold",
+    "map_pixels",
+    "open_store",
+    "write_header",
+]
 
 MAX_NAMED = 10
-"""How many unreadable records one message names."""
+"""Unreadable records that one message names."""
 PROBED = 50
 """Images whose headers tell how large they are."""
 DECODED_PIXELS = 100_000_000
-"""Of all images that are decoded at one moment."""
+"""Pixels of all images that are decoded at one moment."""
 INPUTS, TARGETS, FACTS = "inputs.npy", "targets.npy", "facts.json"
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Stored(Protocol):
-    """What a layout reads: something that rests on a mapped array."""
+    """Result of a layout, which rests on a mapped array."""
 
     @property
     def mapped(self) -> np.ndarray:
@@ -61,7 +69,7 @@ D = TypeVar("D")
 
 
 class Layout(Protocol[S_co, D]):
-    """What one kind of store holds."""
+    """Contents of one kind of store."""
 
     @property
     def version(self) -> int | str:
@@ -141,10 +149,6 @@ def _open(
     return layout.read(place, len(records))
 
 
-def _num_threads() -> int:
-    return min(8, (os.cpu_count() or 1) + 1)
-
-
 def _key(
     records: Sequence[Record],
     rule: MaskRule,
@@ -154,19 +158,9 @@ def _key(
 ) -> str:
     """Hash everything that decides the stored bytes."""
     paths = sorted({path for record in records for path in record.paths})
-    with ThreadPoolExecutor(_num_threads()) as pool:
-        hashes = dict(
-            zip(
-                paths,
-                track(
-                    pool.map(_hash_file, paths),
-                    progress=progress,
-                    label="looking at files",
-                    total=len(paths),
-                ),
-                strict=True,
-            )
-        )
+    hashed = map_ordered(_hash_file, paths)
+    watched = track(hashed, progress=progress, label="looking at files", total=len(paths))
+    hashes = dict(zip(paths, watched, strict=True))
     facts = {
         "format": version,
         "rule": dataclasses.asdict(rule),
@@ -190,7 +184,7 @@ def _key(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON doesn't know: sets, in an order that doesn't change."""
+    """Encode what JSON doesn't know: sets, in an order that doesn't change."""
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     return str(value)
@@ -261,7 +255,7 @@ def _decoded(
             return index, None, str(problem)
         return index, pixels, ""
 
-    rows = _map_in_order(decode, enumerate(records), num_threads=_num_decoders(records))
+    rows = map_ordered(decode, enumerate(records), num_threads=_num_decoders(records))
     labelled = track(rows, progress=progress, label="decoding images", total=len(records))
     for index, pixels, failure in labelled:
         if pixels is None:
@@ -277,24 +271,7 @@ def _num_decoders(records: Sequence[Record]) -> int:
         with contextlib.suppress(ImageError):  # decoding will name it
             info = probe(record.image_path)
             most = max(most, info.height * info.width)
-    return max(1, min(_num_threads(), DECODED_PIXELS // most))
-
-
-def _map_in_order(
-    function: Callable[[T], R], items: Iterable[T], *, num_threads: int
-) -> Iterator[R]:
-    """Map on threads, in order, with few results waiting: a data set needn't fit in memory."""
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 4 * num_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return max(1, min(num_cores(), DECODED_PIXELS // most))
 
 
 def write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -317,3 +294,85 @@ def map_pixels(path: Path) -> np.ndarray:
     if array.dtype != np.uint8 or path.stat().st_size != expected:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {expected}")
     return array
+
+
+DEFAULT_GB = 20.0
+"""Gigabytes where BINSEG_CACHE_GB says nothing."""
+
+
+def hold(place: Path, owner: object) -> None:
+    """Mark a cache as used now, and as in use for as long as `owner` lives.
+
+    Args:
+        place: the cache's folder.
+        owner: the array that maps it.
+    """
+    with contextlib.suppress(OSError):  # a cache that is read only can be used all the same
+        os.utime(place)
+    # Elsewhere (Windows), files that are mapped can't be moved away, which protects them as well.
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(place, os.O_RDONLY)
+        weakref.finalize(owner, os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def evict(home: Path, *, limit: float) -> None:
+    """Remove the caches unused for longest, until the rest fits.
+
+    Args:
+        home: the folder that all caches are in.
+        limit: bytes that they may take.
+    """
+    sizes: dict[Path, tuple[float, int]] = {}
+    for place in home.iterdir():
+        with contextlib.suppress(OSError):  # another process has just removed it
+            if place.is_dir() and not place.suffix:
+                num_bytes = sum(path.stat().st_size for path in place.iterdir())
+                sizes[place] = (place.stat().st_mtime, num_bytes)
+    total = sum(num_bytes for _, num_bytes in sizes.values())
+    for place in sorted(sizes, key=lambda place: sizes[place][0]):
+        if total <= limit:
+            return
+        # The lock is held while a cache is opened or built, the other while it is read.
+        with contextlib.suppress(OutputError, OSError), locked(place, timeout=0.0):
+            if not _is_in_use(place):
+                # Renamed first, so that nobody ever finds half a cache under its name.
+                gone = place.with_suffix(".evicted")
+                shutil.rmtree(gone, ignore_errors=True)
+                place.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+                total -= sizes[place][1]
+
+
+def cache_limit() -> float:
+    """Give the bytes that all caches may take: $BINSEG_CACHE_GB gigabytes, else 20.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    text = os.environ.get("BINSEG_CACHE_GB", "")
+    try:
+        gigabytes = float(text) if text else DEFAULT_GB
+    except ValueError:
+        gigabytes = -1.0
+    if not gigabytes >= 0:
+        raise UsageError(f"BINSEG_CACHE_GB is {text!r}; give a number of gigabytes, such as 20")
+    return gigabytes * 1e9
+
+
+def _is_in_use(place: Path) -> bool:
+    """Tell whether a process, this one or another, has the cache mapped."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False

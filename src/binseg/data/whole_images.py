@@ -21,11 +21,11 @@ from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, wr
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
-from binseg.types import Box, Preprocessing, Record
+from binseg.types import IGNORE, Box, Preprocessing, Record
 
 __all__ = ["ImageCache", "Seeds", "WholeImages", "open_images"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
 SEEDS = "seeds.npy"
 SEEDS_OF_ALL = 1 << 22
@@ -46,7 +46,7 @@ class Seeds:
 
     @property
     def counts_N(self) -> Int64[np.ndarray, "N"]:
-        """How many places are known in each image."""
+        """Number of places that are known in each image."""
         return np.diff(self.starts_N1)
 
 
@@ -55,10 +55,10 @@ class ImageCache:
     """Whole images of a list of records, each of its own size."""
 
     pixels: UInt8[np.ndarray, "P"]
-    """Of all images, one behind the other, channels x height x width: networks and resampling
-    want planes, and turning patches round at every step would cost more than cutting them."""
+    """Pixels of all images, one behind the other, channels x height x width: networks and
+    resampling want planes, and turning patches at every step would cost more than cutting them."""
     labels: UInt8[np.ndarray, "Q"]
-    """Of all targets: 0 background, 1 foreground, 2 ignored."""
+    """Targets of all images: 0 background, 1 foreground, `IGNORE`."""
     sizes_N2: Int64[np.ndarray, "N 2"]
     """Height and width of each image."""
     channels: int
@@ -76,12 +76,12 @@ class ImageCache:
 
     @property
     def starts_N1(self) -> Int64[np.ndarray, "N1"]:
-        """Where each image's targets begin, and where the last ends."""
+        """Start of each image's targets, and the end of the last."""
         return np.concatenate([[0], np.cumsum(self.sizes_N2.prod(axis=1))])
 
     @property
     def num_bytes(self) -> int:
-        """What images and targets take in memory when they are loaded whole."""
+        """Memory that images and targets take when they are loaded whole."""
         return int(self.pixels.nbytes + self.labels.nbytes)
 
     @property
@@ -227,7 +227,7 @@ class _Whole:
         input_HWC = preprocess.prepare_image(image_HWC, self._preprocessing, name=name)
         height, width = input_HWC.shape[:2]
         mask_HW, valid_HW = (resize_mask(one, height, width) for one in (mask_HW, valid_HW))
-        target_HW = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(2))
+        target_HW = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
         random = np.random.default_rng(index)
         return _InputImage(
             input_HWC=input_HWC,
@@ -240,7 +240,7 @@ class _Whole:
         channels = self._preprocessing.channels
         sizes: list[tuple[int, int]] = []
         places: tuple[list[np.ndarray], ...] = ([], [])
-        num_of = np.zeros(3, np.int64)
+        num_of = np.zeros(256, np.int64)
         with (folder / INPUTS).open("wb") as inputs, (folder / TARGETS).open("wb") as targets:
             write_header(inputs, (0,))
             write_header(targets, (0,))
@@ -248,7 +248,7 @@ class _Whole:
                 inputs.write(np.ascontiguousarray(one.input_HWC.transpose(2, 0, 1)).data)
                 targets.write(np.ascontiguousarray(one.target_HW).data)
                 sizes.append((one.target_HW.shape[0], one.target_HW.shape[1]))
-                num_of += np.bincount(one.target_HW.ravel(), minlength=3)
+                num_of += np.bincount(one.target_HW.ravel(), minlength=256)
                 places[0].append(one.background)
                 places[1].append(one.foreground)
             write_header(inputs, (int(num_of.sum()) * channels,))
@@ -300,9 +300,9 @@ class _Whole:
 def _some_places(
     chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
 ) -> Int64[np.ndarray, "K"]:
-    """Draw pixels where `chosen_HW` is true, as row * width + column.
+    """Sample pixels where `chosen_HW` is true, as row * width + column.
 
-    Half of them are drawn pixel by pixel and half object by object, so that a small object beside
+    Half of them are sampled pixel by pixel and half object by object, so that a small object beside
     large ones is seen too. Where all fit, all are given. What fills most of an image isn't listed,
     which would take many times the image's memory: there any pixel will do.
     """

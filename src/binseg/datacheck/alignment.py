@@ -1,8 +1,8 @@
-"""Masks that lie beside their object: do the mask's outline and the image's edges agree?
+"""Find masks that lie beside their object, by the agreement of outlines and edges.
 
-The outline is slid over the image; at each place we ask how strong the image's edges are under
-it *and run the same way*. A mask that fits has its best place where it is. Images without clear
-edges have no best place at all, and nothing is said about them.
+The outline is slid over the image; each place is judged by how strong the image's edges are under
+it *and whether they run the same way*. A mask that fits has its best place where it is. Images
+without clear edges have no best place at all, and nothing is said about them.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from jaxtyping import Bool, Complex64, Float32
 from scipy.fft import fft2, ifft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["REACH", "Shift", "agreement", "constant_shift", "now", "shift_of"]
+__all__ = ["REACH", "Shift", "agreement", "constant_shift", "fit_now", "shift_of"]
 
 REACH = 24
-"""Pixels (of the reduced image) that the outline is slid to each side."""
+"""Pixels of the reduced image that the outline is slid to each side."""
 MIN_OUTLINE = 40
 """Shorter outlines agree with something somewhere by chance."""
 MIN_PEAK = 3.5
 """Height of the best place above the usual, in robust standard deviations."""
 MIN_GAIN = 2.4
-"""How much better than where the mask lies now the best place must be."""
+"""Advantage that the best place must have over the one where the mask lies now."""
 MIN_STEP = 5.0
 """Pixels; hand-drawn outlines are off by less."""
 _WIDTH = 2.5
@@ -34,7 +34,7 @@ MIN_IMAGES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Where the mask would fit better, in pixels of the reduced image, and how clearly."""
+    """The place where a mask would fit better, in pixels of the reduced image, and how clearly."""
 
     down: int
     right: int
@@ -45,14 +45,10 @@ class Shift:
 def agreement(
     small_HWC: Float32[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"]
 ) -> Float32[np.ndarray, "R R"] | None:
-    """Slide the mask's outline over the image's edges.
-
-    Args:
-        small_HWC: the reduced image.
-        mask_HW: its mask, of the same size.
+    """Slide the outline of a mask over the edges of its (reduced) image.
 
     Returns:
-        For each slide by -REACH..REACH down and right how far the agreement is above the usual,
+        For each slide by -REACH..REACH down and right how far the agreement is above the median,
         in robust standard deviations; None where the outline is too short or there are no edges.
     """
     if _length(mask_HW) < MIN_OUTLINE:
@@ -72,13 +68,13 @@ def agreement(
 
 
 def _length(mask_HW: Bool[np.ndarray, "H W"]) -> int:
-    """Steps between foreground and background: the length of the outline."""
+    """Count the steps between foreground and background: the length of the outline."""
     across = (mask_HW[:, 1:] != mask_HW[:, :-1]).sum()
     return int(across + (mask_HW[1:] != mask_HW[:-1]).sum())
 
 
 def _edges(small_HWC: Float32[np.ndarray, "H W C"]) -> Complex64[np.ndarray, "H W"]:
-    """Strength and direction of the image's edges; strong ones count little more than weak."""
+    """Return strength and direction of edges; strong ones count little more than weak ones."""
     turned_HW, strength_HW = _directions(small_HWC)
     usual = max(2.0 * float(strength_HW.mean()), 1e-6)
     edges_HW: Complex64[np.ndarray, "H W"] = turned_HW / (strength_HW + np.float32(usual))
@@ -90,11 +86,11 @@ def _edges(small_HWC: Float32[np.ndarray, "H W C"]) -> Complex64[np.ndarray, "H 
 def _directions(
     values_HWC: Float32[np.ndarray, "H W C"],
 ) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
-    """Edges as complex numbers of their strength and twice their angle, and the strength.
+    """Return edges as complex numbers of their strength and twice their angle, and the strength.
 
-    Twice, because bright-to-dark and dark-to-bright are the same edge; so the colours' edges can
-    be added up. The product of one number with another's conjugate is largest where both edges run
-    the same way, and negative where they cross.
+    Twice, because bright-to-dark and dark-to-bright are the same edge, so that the channels' edges
+    can be added up. The product of one number with another's conjugate is largest where both edges
+    run the same way, and negative where they cross.
     """
     height, width, channels = values_HWC.shape
     turned_HW = np.zeros((height, width), np.complex64)
@@ -110,8 +106,8 @@ def _directions(
     return turned_HW / np.maximum(strength_HW, np.float32(1e-6)), strength_HW
 
 
-def now(surface: Float32[np.ndarray, "R R"]) -> float:
-    """How well the mask fits where it is, give or take two pixels."""
+def fit_now(surface: Float32[np.ndarray, "R R"]) -> float:
+    """Return how well the mask fits where it is, give or take two pixels."""
     return float(surface[REACH - 2 : REACH + 3, REACH - 2 : REACH + 3].max())
 
 
@@ -140,5 +136,5 @@ def constant_shift(surfaces: list[Float32[np.ndarray, "R R"]]) -> Shift | None:
 def _best(surface: Float32[np.ndarray, "R R"]) -> Shift:
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
     peak = float(surface[row, column])
-    gain = peak - now(surface)
+    gain = peak - fit_now(surface)
     return Shift(down=int(row) - REACH, right=int(column) - REACH, peak=peak, gain=gain)

@@ -1,8 +1,8 @@
-"""Opening data that is partly wrong: what can be used is used, the rest becomes findings.
+"""Open data that is partly wrong: what can be used is used, the rest becomes findings.
 
-`open_dataset` refuses a folder for one missing mask, and rightly so where a model is to be trained.
-A doctor who stops at the first wound would be no help: here the pairs that are whole are taken,
-the values that most masks hold are taken for the rule, and torn splits are kept as they are.
+`open_dataset` refuses a folder for one missing mask, and rightly so before a training. A check that
+stopped at the first fault would be no help: here the complete pairs are taken, the values that most
+masks hold decide the rule, and torn splits are kept as they are.
 """
 
 from collections import Counter, defaultdict
@@ -20,6 +20,7 @@ from binseg.data.sources import open_dataset
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.pairs import pair_up, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
+from binseg.datacheck.checks import make_finding
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
@@ -32,7 +33,7 @@ _NUM_SCANNED = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """What could be opened, and what stood in the way."""
+    """The data as far as it could be opened, and what stood in the way."""
 
     dataset: Dataset | None
     findings: tuple[Finding, ...]
@@ -43,25 +44,20 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
 
     Args:
         config: where it is and how its masks are read.
-        progress: told what was taken for what.
+        progress: hears what was taken for what.
     """
+    findings: list[Finding] = []
     try:
         dataset = open_dataset(config, progress=progress)
-        findings: list[Finding] = []
     except DataError as error:
+        refusal = make_finding("unusable", str(error))
         rescued = _rescue(config, progress)
         if rescued is None:
-            return Intake(dataset=None, findings=(_unusable(str(error)),))
-        dataset, findings = rescued
+            return Intake(dataset=None, findings=(refusal,))
         # Every cause should have a finding of its own; where none has, the refusal is one.
-        if not findings:
-            findings = [_unusable(str(error))]
+        dataset, findings = rescued[0], rescued[1] or [refusal]
     dataset, of_splits = _split(dataset, config)
     return Intake(dataset=dataset, findings=(*findings, *of_splits))
-
-
-def _unusable(text: str) -> Finding:
-    return Finding(severity="error", code="unusable", text=text)
 
 
 def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding]] | None:
@@ -76,14 +72,13 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
         rule, wrong = _rule(records, config, root, progress)
     except DataError:
         return None
-    findings += wrong
     records = list(with_groups(records, config)[0])
     if rule is None:
         # Images can be compared without their masks.
         records = [replace(record, mask_path=None, further_masks=()) for record in records]
         rule = MaskRule(kind="polygons")
     dataset = Dataset(kind="folder", root=root, records=tuple(records), rule=rule)
-    return dataset, findings
+    return dataset, findings + wrong
 
 
 def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]:
@@ -92,6 +87,11 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
     records: list[Record] = []
     alone: dict[str, list[Path]] = defaultdict(list)
     findings: list[Finding] = []
+
+    def add(code: str, text: str, paths: Sequence[Path]) -> None:
+        names = [path.relative_to(root).as_posix() for path in paths]
+        findings.append(make_finding(code, text, ids=names, files=names))
+
     for part in parts:
         pairs, _, _ = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
         used = {path for _, image, masks in pairs for path in (image, *masks)}
@@ -104,22 +104,16 @@ def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]
                     part.prefix + name, image, masks, split=split, page_group=config.page_group
                 )
             except DataError as error:
-                findings.append(_of_paths("pages", str(error), (image, *masks), root, ""))
+                add("pages", str(error), (image, *masks))
     for noun, partner in (("image", "mask"), ("mask", "image")):
         if paths := alone[noun]:
             text = f"{counted(len(paths), f'{noun} has', f'{noun}s have')} no {partner}"
-            advice = "Images and masks pair by file name: rename, add or remove."
-            findings.append(_of_paths(f"no-{partner}-file", text, paths, root, advice))
+            add(f"no-{partner}-file", text, paths)
     return sorted(records, key=lambda record: record.id), findings
 
 
-def _of_paths(code: str, text: str, paths: Sequence[Path], root: Path, advice: str) -> Finding:
-    names = tuple(path.relative_to(root).as_posix() for path in paths)
-    return Finding(severity="error", code=code, text=text, ids=names, files=names, advice=advice)
-
-
 def _listed_splits(root: Path) -> dict[str, Split]:
-    """Read train.txt, val.txt, test.txt; lines about absent images are nobody's loss here."""
+    """Read train.txt, val.txt and test.txt; lines about absent images do no harm here."""
     split_of: dict[str, Split] = {}
     for path in sorted(root.glob("*.txt")):
         split = parse_split(path.stem)
@@ -130,7 +124,7 @@ def _listed_splits(root: Path) -> dict[str, Split]:
 
 
 def _stem(line: str) -> str:
-    """An image's name without an image's ending."""
+    """Take an image's suffix off a name."""
     path = Path(line.strip())
     return str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path)
 
@@ -142,12 +136,11 @@ def _rule(
     try:
         return detect_rule(records, config, progress), []
     except DataError as error:
-        usual = _with_usual_values(records)
         try:
-            # Those that hold something else are found when they are read.
-            return detect_rule(usual, config, progress), []
+            # Masks that hold something else are found when they are read.
+            return detect_rule(_with_usual_values(records), config, progress), []
         except DataError:
-            return None, [replace(_unusable(f"{root}: {error}"), code="values")]
+            return None, [make_finding("values", f"{root}: {error}")]
 
 
 def _with_usual_values(records: Sequence[Record]) -> list[Record]:
@@ -166,7 +159,7 @@ def _with_usual_values(records: Sequence[Record]) -> list[Record]:
 
 
 def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
-    """The first values of a mask, or its first colours."""
+    """List the first values of a mask, or its first colours."""
     known = np.unique(labels.reshape(-1, *labels.shape[2:]), axis=0)[:64]
     return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 
@@ -176,20 +169,16 @@ def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]
     try:
         return assign_splits(dataset, config.split), []
     except DataError as error:
+        refusal = [make_finding("split", str(error))]
         split_of = {record.id: record.split for record in dataset.records}
         if config.split.method == "file" and config.split.file is not None:
             try:
                 split_of |= read_split(Path(config.split.file))
-            except DataError:
-                return dataset, [_bad_split(str(error))]
+            except DataError as reading:
+                return dataset, [make_finding("split", str(reading))]
         records = tuple(replace(r, split=split_of[r.id]) for r in dataset.records)
-        kept = replace(dataset, records=records)
         # Torn groups get a finding of their own, with the images named.
-        return kept, [] if _is_torn(records) else [_bad_split(str(error))]
-
-
-def _bad_split(text: str) -> Finding:
-    return Finding(severity="error", code="split", text=text)
+        return replace(dataset, records=records), [] if _is_torn(records) else refusal
 
 
 def _is_torn(records: Sequence[Record]) -> bool:

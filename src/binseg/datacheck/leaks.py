@@ -1,181 +1,162 @@
-"""The same thing in two places: copies, torn groups, neighbouring patches, shared masks."""
+"""The same content in two places: copies, torn groups, neighbouring patches, shared masks.
+
+Each finder takes the `Evidence` and yields hits: the records concerned, and one sentence.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
-from binseg.datacheck.looks import Look, files_of
+from binseg.data.dataset import name_some
+from binseg.data.origins import Place, is_grid, place_of
+from binseg.datacheck.looks import Evidence, Look
 from binseg.datacheck.near_duplicates import alike, clusters_of
-from binseg.datacheck.neighbours import seams
-from binseg.datacheck.verdicts import finding_on
 from binseg.errors import DataError
 from binseg.imageio import read_image
-from binseg.progress import SILENT, Progress
-from binseg.types import Finding, Record, Severity
+from binseg.parallel import map_ordered
+from binseg.types import Record
 
 __all__ = [
+    "Finder",
+    "Hit",
+    "Seam",
+    "at_seams",
+    "copies",
     "identical_files",
-    "on_copies",
-    "on_near_copies",
-    "on_seams",
-    "on_shared_masks",
-    "on_torn_groups",
+    "near_copies",
+    "seams",
+    "shared_masks",
+    "torn_groups",
 ]
 
-_LEAK_ADVICE = "Keep one of them, or give them one group in a manifest, so that they stay together."
-_SEAM_ADVICE = (
-    "Give each source one group (manifest column `group`), so that it stays in one split."
-)
+Hit = tuple[Sequence[Record], str]
+"""The records that a finding names, and what is wrong with them."""
+Finder = Callable[[Evidence], Iterable[Hit]]
 
 
-def on_copies(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
-    """The same pixels twice, and above all in two splits."""
-    same: dict[str, list[Look]] = defaultdict(list)
-    for look in looks:
-        same[look.image_hash].append(look)
-    for twins in same.values():
-        # Tiles of one colour (no data, blank glass) are alike without being copies.
-        if len(twins) < 2:
-            continue
-        if _is_blank(twins[0].thumb_SS) and _shows_nothing(twins[0].record):
-            continue
-        splits = _splits(look.record for look in twins)
-        severity: Severity = "warning"
-        if len(splits) > 1:
-            severity, code = "error", "leak"
-            text = f"one image is in {' and '.join(splits)}: scores on it mean nothing"
-        elif len({look.mask_hash for look in twins}) > 1:
-            code = "contradiction"
-            text = "one image has different masks under different names"
-        else:
-            code = "duplicate"
-            text = f"one image is there {'twice' if len(twins) == 2 else f'{len(twins)} times'}"
-        advice = _LEAK_ADVICE if code != "contradiction" else "Keep the better mask."
-        yield finding_on(twins, root, severity=severity, code=code, text=text, advice=advice)
+def copies(code: str) -> Finder:
+    """Make a finder of images with equal pixels: `leak`, `contradiction` or `duplicate`."""
+
+    def find(evidence: Evidence) -> Iterator[Hit]:
+        same: dict[str, list[Look]] = defaultdict(list)
+        for look in evidence.looks:
+            same[look.image_hash].append(look)
+        for twins in same.values():
+            # Tiles of one colour (no data, blank glass) are alike without being copies.
+            if len(twins) < 2 or (_is_blank(twins[0].thumb_SS) and _shows_nothing(twins[0].record)):
+                continue
+            records = [look.record for look in twins]
+            splits = _splits(records)
+            often = "twice" if len(twins) == 2 else f"{len(twins)} times"
+            kind, text = "duplicate", f"one image is there {often}"
+            if len(splits) > 1:
+                kind, text = "leak", _leak_text(splits)
+            elif len({look.mask_hash for look in twins}) > 1:
+                kind, text = "contradiction", "one image has different masks under different names"
+            if kind == code:
+                yield records, text
+
+    return find
 
 
-def on_near_copies(
-    looks: Sequence[Look], root: Path, *, progress: Progress = SILENT
-) -> Iterator[Finding]:
-    """Images that differ in size, encoding or a flip alone."""
-    if not looks:
-        return
-    pairs = alike(np.stack([look.thumb_SS for look in looks]), progress=progress)
-    told = [(a, b) for a, b in pairs if not _expected(looks[a].record, looks[b].record)]
-    for cluster in clusters_of(len(looks), told):
-        members = [looks[index] for index in cluster]
-        if len({look.image_hash for look in members}) == 1:
-            continue  # equal to the bit: told as copies
-        splits = _splits(look.record for look in members)
-        severity: Severity = "error" if len(splits) > 1 else "note"
-        code = "near-leak" if len(splits) > 1 else "near-duplicate"
-        where = f" in {' and '.join(splits)}: scores on them flatter" if len(splits) > 1 else ""
-        text = f"{len(members)} images are nearly the same{where}"
-        yield finding_on(
-            members, root, severity=severity, code=code, text=text, advice=_LEAK_ADVICE
-        )
+def near_copies(*, across: bool) -> Finder:
+    """Make a finder of images that differ in size, encoding, a flip or a quarter turn alone.
+
+    Args:
+        across: whether images in several splits are meant, or those within one.
+    """
+
+    def find(evidence: Evidence) -> Iterator[Hit]:
+        for members in evidence.near_copies:
+            records = [look.record for look in members]
+            splits = _splits(records)
+            if (len(splits) > 1) == across:
+                where = f" in {' and '.join(splits)}: scores on them flatter" if across else ""
+                yield records, f"{len(records)} images are nearly the same{where}"
+
+    return find
 
 
-def _expected(first: Record, second: Record) -> bool:
-    """Pages of a stack resemble each other, and so do images that a group keeps together."""
-    if first.page is not None and first.image_path == second.image_path:
-        return True
-    return first.group is not None and first.group == second.group and first.split == second.split
-
-
-def on_torn_groups(records: Sequence[Record], root: Path) -> Iterator[Finding]:
-    """Groups, which must stay whole, in more than one split."""
+def torn_groups(evidence: Evidence) -> Iterator[Hit]:
+    """Find groups, which must stay whole, that are in more than one split."""
     members: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in evidence.dataset.records:
         if record.group is not None:
             members[record.group].append(record)
     for group, torn in members.items():
         splits = _splits(torn)
         if len(splits) > 1:
-            text = f"group {group} is in {' and '.join(splits)}"
-            yield _on_records(
-                torn,
-                root,
-                severity="error",
-                code="torn-group",
-                text=text,
-                advice="Put it into one split.",
-            )
+            yield torn, f"group {group} is in {' and '.join(splits)}"
 
 
-def on_seams(records: Sequence[Record], root: Path) -> Iterator[Finding]:
-    """Patches of one source next to each other in two splits."""
-    found = list(seams(records))
-    pages = [seam for seam in found if seam.pages]
-    patches = [seam for seam in found if not seam.pages]
-    if pages:
-        at_seam = [records[index] for seam in pages for index in seam.indices]
-        text = f"{len(at_seam)} pages lie next to a page in another split, which looks the same"
-        advice = "Leave out some pages between the splits, or split by stack."
-        yield _on_records(
-            at_seam, root, severity="warning", code="page-seam", text=text, advice=advice
-        )
-    if patches:
-        at_seam = [records[index] for seam in patches for index in seam.indices]
-        sources = ", ".join(seam.source for seam in patches[:3])
-        more = f" and {len(patches) - 3} more" if len(patches) > 3 else ""
-        text = (
-            f"{len(at_seam)} patches of {sources}{more} touch a patch of the same source in "
-            "another split"
-        )
-        # Who gave the patches groups has decided which belong together: we only tell.
-        severity: Severity = "warning" if all(seam.grouped for seam in patches) else "error"
-        yield _on_records(
-            at_seam, root, severity=severity, code="patch-seam", text=text, advice=_SEAM_ADVICE
-        )
+def at_seams(kind: str) -> Finder:
+    """Make a finder of patches beside a patch of the same source in another split.
+
+    Args:
+        kind: `pages` of a stack, `patches` by their names, or such patches that are `grouped`: each
+            has a group, so that whoever made them knew that they touch.
+    """
+
+    def find(evidence: Evidence) -> Iterator[Hit]:
+        records = evidence.dataset.records
+        found = [seam for seam in seams(records) if seam.kind == kind]
+        at_seam = [records[index] for seam in found for index in seam.indices]
+        num, sources = len(at_seam), name_some((seam.source for seam in found), limit=3)
+        text = f"{num} patches of {sources} touch a patch of the same source in another split"
+        if kind == "pages":
+            text = f"{num} pages lie next to a page in another split, which looks the same"
+        if at_seam:
+            yield at_seam, text
+
+    return find
 
 
-def on_shared_masks(looks: Sequence[Look], root: Path) -> Iterator[Finding]:
-    """One mask under several images: paired by mistake, or copied in place of drawing."""
+def shared_masks(evidence: Evidence) -> Iterator[Hit]:
+    """Find one mask under several images: paired by mistake, or copied instead of drawn."""
     same: dict[str, list[Look]] = defaultdict(list)
-    for look in looks:
+    for look in evidence.looks:
         if look.mask_hash is not None and look.foreground not in (None, 0.0, 1.0):
             same[look.mask_hash].append(look)
     for sharers in same.values():
         if len({look.image_hash for look in sharers}) > 1 and not _look_alike(sharers):
             text = f"{len(sharers)} different images have exactly the same mask"
-            advice = "Find the image that it was drawn for."
-            yield finding_on(
-                sharers, root, severity="warning", code="shared-mask", text=text, advice=advice
-            )
+            yield [look.record for look in sharers], text
 
 
 def _look_alike(looks: Sequence[Look]) -> bool:
-    """Whether these are one image, told already: a re-encoded copy shares its mask rightly."""
+    """Tell whether these are one image: a re-encoded copy rightly has the same mask."""
     pairs = alike(np.stack([look.thumb_SS for look in looks]))
     return clusters_of(len(looks), pairs) == [tuple(range(len(looks)))]
 
 
-def identical_files(records: Sequence[Record], root: Path) -> Iterator[Finding]:
-    """Image files equal byte by byte in two splits; only files of one length are read."""
+def identical_files(evidence: Evidence) -> Iterator[Hit]:
+    """Find image files equal byte by byte in two splits; only files of one length are read."""
     by_size: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in evidence.dataset.records:
         if record.page is None and record.split is not None and record.image_path.is_file():
             by_size[record.image_path.stat().st_size].append(record)
-    doubtful = [
-        record for fellows in by_size.values() if len(_splits(fellows)) > 1 for record in fellows
-    ]
+    doubtful = [one for alike in by_size.values() if len(_splits(alike)) > 1 for one in alike]
     same: dict[str, list[Record]] = defaultdict(list)
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        hashes = pool.map(_hash_file, [record.image_path for record in doubtful])
-        for record, digest in zip(doubtful, hashes, strict=True):
-            same[digest].append(record)
+    hashes = map_ordered(_hash_file, [record.image_path for record in doubtful])
+    for record, digest in zip(doubtful, hashes, strict=True):
+        same[digest].append(record)
     for twins in same.values():
         splits = _splits(twins)
         if len(splits) > 1 and not _shows_nothing(twins[0]):
-            text = f"one image is in {' and '.join(splits)}: scores on it mean nothing"
-            yield _on_records(
-                twins, root, severity="error", code="leak", text=text, advice=_LEAK_ADVICE
-            )
+            yield twins, _leak_text(splits)
+
+
+def _leak_text(splits: Sequence[str]) -> str:
+    return f"one image is in {' and '.join(splits)}: scores on it mean nothing"
+
+
+def _splits(records: Iterable[Record]) -> list[str]:
+    return sorted({record.split for record in records if record.split is not None})
 
 
 def _is_blank(pixels: np.ndarray) -> bool:
@@ -183,7 +164,7 @@ def _is_blank(pixels: np.ndarray) -> bool:
 
 
 def _shows_nothing(record: Record) -> bool:
-    """Whether an image has one colour alone."""
+    """Tell whether an image has a single colour."""
     try:
         image_HWC = read_image(record.image_path, page=record.page)
     except DataError:
@@ -195,28 +176,53 @@ def _hash_file(path: Path) -> str:
     try:
         return blake2b(path.read_bytes(), digest_size=16).hexdigest()
     except OSError:
-        # Reading the samples will say what is wrong with it; it is equal to nothing.
-        return str(path)
+        return str(path)  # equal to nothing; reading the samples will say what is wrong with it
 
 
-def _splits(records: "Iterator[Record] | Sequence[Record]") -> list[str]:
-    return sorted({record.split for record in records if record.split is not None})
+class Seam(NamedTuple):
+    """One source whose patches lie in more than one split."""
+
+    source: str
+    indices: tuple[int, ...]
+    """The records that have a neighbour in another split."""
+    kind: str
+    """pages, patches or grouped, as `at_seams` takes it."""
 
 
-def _on_records(
-    records: Sequence[Record],
-    root: Path,
-    *,
-    severity: Severity,
-    code: str,
-    text: str,
-    advice: str,
-) -> Finding:
-    return Finding(
-        severity=severity,
-        code=code,
-        text=text,
-        ids=tuple(record.id for record in records),
-        files=tuple(name for record in records for name in files_of(record, root)),
-        advice=advice,
-    )
+def seams(records: Sequence[Record]) -> Iterator[Seam]:
+    """Find the sources that are in more than one split, with the patches that touch across."""
+    members: dict[tuple[str, bool, int], list[tuple[int, Place]]] = defaultdict(list)
+    for index, record in enumerate(records):
+        if record.page is not None:
+            place: Place | None = Place(source=str(record.image_path), at=(record.page,))
+        else:
+            place = place_of(record.id)
+        if place is not None and record.split is not None:
+            members[place.source, place.bare, len(place.at)].append((index, place))
+    for (source, bare, _), placed in members.items():
+        at_NP = np.array([place.at for _, place in placed], dtype=np.float64)
+        if len(_splits(records[index] for index, _ in placed)) < 2 or (bare and not is_grid(at_NP)):
+            continue
+        indices = tuple(placed[n][0] for n in _touching(at_NP, placed, records))
+        if indices:
+            is_grouped = all(records[index].group is not None for index in indices)
+            kind = "grouped" if is_grouped else "patches"
+            yield Seam(source, indices, "pages" if records[indices[0]].page is not None else kind)
+
+
+def _touching(
+    at_NP: np.ndarray, placed: Sequence[tuple[int, Place]], records: Sequence[Record]
+) -> list[int]:
+    """List the patches that are one step or less from a patch in another split."""
+    steps = np.array([_step(values) for values in at_NP.T])
+    found: set[int] = set()
+    for first, second in cKDTree(at_NP / steps).query_pairs(1.01, p=np.inf):
+        if records[placed[first][0]].split != records[placed[second][0]].split:
+            found |= {first, second}
+    return sorted(found)
+
+
+def _step(values: np.ndarray) -> float:
+    """Return the smallest distance of two positions on one axis; 1 where there is only one."""
+    distances = np.diff(np.unique(values))
+    return float(distances.min()) if distances.size else 1.0

@@ -1,36 +1,61 @@
-"""One look at each image and mask: decoded once, a few numbers and a small square are kept."""
+"""One look at each image and mask: decoded once; a few numbers and a small square are kept."""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Num, UInt8
+from scipy.ndimage import label
+from scipy.spatial import ConvexHull, QhullError
 
+from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
-from binseg.data.polygons import rasterise
+from binseg.data.samples import rasterise
 from binseg.datacheck.alignment import agreement
-from binseg.datacheck.near_duplicates import THUMB_SIDE
-from binseg.datacheck.outlines import Outline, measure
+from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_image, read_labels
+from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image, resize_mask
-from binseg.types import Finding, Record
+from binseg.types import Record
 
-__all__ = ["Look", "files_of", "look_at", "look_at_all"]
+__all__ = ["Evidence", "Look", "Outline", "Problem", "look_at_all", "measure_outline"]
 
-LOOKED_SIDE = 192
-"""Images are reduced to this longer side before edges and outlines are measured."""
+REDUCED_SIDE = 192
+"""Pixels; images are reduced to this longer side before edges and outlines are measured."""
 _AHEAD = 64  # images that may be decoded before the first of them is asked for
+
+
+class Problem(NamedTuple):
+    """The reason why an image or a mask can't be used."""
+
+    record: Record
+    code: str
+    """The check that reports it: unreadable, size or values."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A mask that has foreground and background, in a few numbers."""
+
+    share: float
+    """Share of foreground in all pixels."""
+    num_objects: int
+    solidity: float
+    """Area of the largest object over that of its convex hull: 1 for a disc, low for scribbles."""
+    rim: float
+    """Share of foreground along the image's rim; close to 1 where the classes are exchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one record showed; its pixels are gone."""
+    """The facts about one record; its pixels are gone."""
 
     record: Record
     height: int
@@ -38,100 +63,103 @@ class Look:
     channels: int
     dtype: str
     turned: bool
-    """The file asks to be turned (EXIF)."""
+    """True if the image file asks to be turned (EXIF)."""
     mask_turned: bool
     image_hash: str
-    """Of the pixels as they are seen, so that another file format changes nothing."""
+    """Hash of the pixels as they are seen, so that another file format changes nothing."""
     thumb_SS: UInt8[np.ndarray, "S S"]
     scale: float
-    """Pixels of the reduced image for one of the original."""
+    """Pixels of the reduced image per pixel of the original."""
     mask_hash: str | None = None
     foreground: float | None = None
-    """Share of the pixels that count; None without a readable mask."""
+    """Share of foreground in the pixels that count; None without a readable mask."""
     num_valid: int = 0
+    """Pixels that count."""
     outline: Outline | None = None
     surface_RR: Float32[np.ndarray, "R R"] | None = None
-    """How well the mask's outline agrees with the image's edges, slid by a few pixels."""
-    problem: Finding | None = None
-    """What is wrong with the mask, where it can't be used."""
+    """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
+    problem: Problem | None = None
+    """Why the mask can't be used."""
 
 
-def look_at_all(
-    records: Sequence[Record], rule: MaskRule, root: Path, *, progress: Progress = SILENT
-) -> Iterator[Look | Finding]:
-    """Look at all records on a few threads; only a few images are in memory at once.
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that the checks of a data set judge by."""
 
-    Args:
-        records: in the order of the answers.
-        rule: how masks are read.
-        root: the data set's folder, from which files are named.
-        progress: told of every record.
+    dataset: Dataset
+    looks: tuple[Look, ...] = ()
+    unread: tuple[Problem, ...] = ()
+    """Images that can't be read, so that there is no look at them."""
+    progress: Progress = SILENT
 
-    Yields:
-        A look, or the finding that says why there is none.
-    """
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-
-        def looks() -> Iterator[Look | Finding]:
-            for start in range(0, len(records), _AHEAD):
-                portion = records[start : start + _AHEAD]
-                yield from pool.map(lambda record: look_at(record, rule, root), portion)
-
-        yield from track(looks(), progress=progress, label="looking", total=len(records))
+    @cached_property
+    def near_copies(self) -> list[list[Look]]:
+        """Groups of images that are nearly the same, though not equal, and unexpectedly so."""
+        looks = self.looks
+        if not looks:
+            return []
+        pairs = alike(np.stack([look.thumb_SS for look in looks]), progress=self.progress)
+        odd = [(a, b) for a, b in pairs if not _belong(looks[a].record, looks[b].record)]
+        groups = [[looks[index] for index in group] for group in clusters_of(len(looks), odd)]
+        return [group for group in groups if len({look.image_hash for look in group}) > 1]
 
 
-def files_of(record: Record, root: Path) -> tuple[str, ...]:
-    """Name a record's files from the data set's folder."""
-    return tuple(
-        path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-        for path in record.paths
+def _belong(first: Record, second: Record) -> bool:
+    """Tell whether two may look alike: pages of a stack, or a group that one split holds."""
+    if first.page is not None and first.image_path == second.image_path:
+        return True
+    return first.group is not None and first.group == second.group and first.split == second.split
+
+
+def look_at_all(dataset: Dataset, *, progress: Progress = SILENT) -> Evidence:
+    """Look at all records on a few threads, with only a few images in memory at once."""
+    records = dataset.records
+    looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
+    found = list(track(looks, progress=progress, label="looking", total=len(records)))
+    return Evidence(
+        dataset=dataset,
+        looks=tuple(one for one in found if isinstance(one, Look)),
+        unread=tuple(one for one in found if isinstance(one, Problem)),
+        progress=progress,
     )
 
 
-def look_at(record: Record, rule: MaskRule, root: Path) -> Look | Finding:
-    """Decode one record and measure it; what can't be read becomes a finding."""
+def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
+    """Decode one record and measure it."""
     try:
         turned = probe(record.image_path).turned
         image_HWC = read_image(record.image_path, page=record.page)
     except ImageError as error:
-        return _finding(record, root, "unreadable", str(error))
-    mask_HW, valid_HW, mask_turned, problem = _truth(record, rule, root, image_HWC.shape[:2])
+        return Problem(record, "unreadable", _relative(str(error), dataset.root))
+    truth = _read_mask(record, dataset.rule, image_HWC.shape[:2])
     height, width, channels = image_HWC.shape
-    scale = min(1.0, LOOKED_SIDE / max(height, width))
+    scale = min(1.0, REDUCED_SIDE / max(height, width))
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
     small_HWC = _reduced(image_HWC, small)
-    seen_HWC = resize_image(small_HWC.mean(axis=2, keepdims=True), THUMB_SIDE, THUMB_SIDE)
-    facts = Look(
+    thumb_SS1 = resize_image(small_HWC.mean(axis=2, keepdims=True), THUMB_SIDE, THUMB_SIDE)
+    look = Look(
         record=record,
         height=height,
         width=width,
         channels=channels,
         dtype=str(image_HWC.dtype),
         turned=turned,
-        mask_turned=mask_turned,
+        mask_turned=truth.turned,
         image_hash=_hash(image_HWC),
-        thumb_SS=seen_HWC[:, :, 0].round().astype(np.uint8),
+        thumb_SS=thumb_SS1[:, :, 0].round().astype(np.uint8),
         scale=scale,
-        problem=problem,
+        problem=truth.problem
+        and truth.problem._replace(text=_relative(truth.problem.text, dataset.root)),
     )
-    if mask_HW is None:
-        return facts
-    return _with_mask(facts, small_HWC, mask_HW, valid_HW)
-
-
-def _with_mask(
-    facts: Look,
-    small_HWC: Float32[np.ndarray, "h w c"],
-    mask_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"],
-) -> Look:
-    num_valid = int(valid_HW.sum())
-    num_foreground = int((mask_HW & valid_HW).sum())
-    reduced_HW = resize_mask(mask_HW, *small_HWC.shape[:2])
-    outline = measure(reduced_HW)
+    if truth.mask_HW is None:
+        return look
+    num_valid = int(truth.valid_HW.sum())
+    num_foreground = int((truth.mask_HW & truth.valid_HW).sum())
+    reduced_HW = resize_mask(truth.mask_HW, *small)
+    outline = measure_outline(reduced_HW)
     return replace(
-        facts,
-        mask_hash=_hash(mask_HW),
+        look,
+        mask_hash=_hash(truth.mask_HW),
         foreground=num_foreground / num_valid if num_valid else 0.0,
         num_valid=num_valid,
         outline=outline,
@@ -139,65 +167,57 @@ def _with_mask(
     )
 
 
-Truth = tuple[Bool[np.ndarray, "H W"] | None, Bool[np.ndarray, "H W"], bool, Finding | None]
+class _Truth(NamedTuple):
+    """A mask as far as it can be read; without one, the check goes on with the image alone."""
+
+    mask_HW: Bool[np.ndarray, "H W"] | None
+    valid_HW: Bool[np.ndarray, "H W"]
+    turned: bool = False
+    problem: Problem | None = None
 
 
-def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) -> Truth:
-    """Read the mask; where it can't be used, say why and go on with the image alone."""
+def _read_mask(record: Record, rule: MaskRule, size: tuple[int, ...]) -> _Truth:
     everywhere_HW = np.ones(size, np.bool_)
     if record.shapes is not None:
-        return rasterise(record.shapes, *size), everywhere_HW, False, None
+        return _Truth(rasterise(record.shapes, *size), everywhere_HW)
     if record.mask_path is None:
-        return None, everywhere_HW, False, None
+        return _Truth(None, everywhere_HW)
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), everywhere_HW, False
     for path in record.mask_paths:
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page)
+            labels = read_labels(path, page=record.page, indices=rule.indices)
         except ImageError as error:
-            return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
+            problem = Problem(record, "unreadable", str(error))
+            return _Truth(None, everywhere_HW, turned, problem)
         if labels.shape[:2] != size:
-            problem = _finding(record, root, "size", _sizes(path, labels.shape[:2], size))
-            return None, everywhere_HW, turned, problem
+            text = f"{path.name}: {_sizes_differ(labels.shape[:2], size)}"
+            return _Truth(None, everywhere_HW, turned, Problem(record, "size", text))
         try:
             marked_HW, counts_HW = rule.apply(labels)
         except ImageError as error:
-            problem = _finding(record, root, "values", f"{path.name}: {error}")
-            return None, everywhere_HW, turned, problem
+            problem = Problem(record, "values", f"{path.name}: {error}")
+            return _Truth(None, everywhere_HW, turned, problem)
         mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
-    return mask_HW, valid_HW, turned, None
+    return _Truth(mask_HW, valid_HW, turned)
 
 
-_ADVICE = {
-    "unreadable": "Get the file anew, or leave the pair out.",
-    "size": "Export the mask anew at the image's size, without interpolation.",
-    "values": "Mend the file, or say what the values mean: data.foreground, data.ignore.",
-}
-
-
-def _finding(record: Record, root: Path, code: str, text: str) -> Finding:
-    return Finding(
-        severity="error",
-        code=code,
-        text=text.replace(f"{root}{os.sep}", ""),
-        ids=(record.id,),
-        files=files_of(record, root),
-        advice=_ADVICE[code],
-    )
-
-
-def _sizes(path: Path, of_mask: tuple[int, ...], of_image: tuple[int, ...]) -> str:
+def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, ...]) -> str:
     text = (
-        f"{path.name}: the mask is {of_mask[0]}x{of_mask[1]} (height x width), its "
-        f"image is {of_image[0]}x{of_image[1]}"
+        f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), its image is "
+        f"{of_image[0]}x{of_image[1]}"
     )
     return f"{text}; one of them is turned" if of_mask == of_image[::-1] else text
+
+
+def _relative(text: str, root: Path) -> str:
+    return text.replace(f"{root}{os.sep}", "")
 
 
 def _reduced(
     image_HWC: Num[np.ndarray, "H W C"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "h w c"]:
-    """The reduced image, three channels at most, 0 to 255; other types are stretched."""
+    """Reduce an image to three channels at most, from 0 to 255; other types are stretched."""
     small_HWC = resize_image(image_HWC[:, :, :3], *size).astype(np.float32)
     if image_HWC.dtype != np.uint8:
         low, high = np.percentile(small_HWC, [0.5, 99.5])
@@ -206,7 +226,37 @@ def _reduced(
 
 
 def _hash(pixels: np.ndarray) -> str:
-    facts = f"{pixels.shape} {pixels.dtype}".encode()
-    digest = blake2b(facts, digest_size=16)
+    digest = blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
+
+
+def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
+    """Measure a (reduced) mask; None where it is empty or full."""
+    if not mask_HW.any() or mask_HW.all():
+        return None
+    labels_HW, _ = label(mask_HW)
+    areas_N = np.bincount(labels_HW.ravel())[1:]
+    rim = np.concatenate([mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1]])
+    return Outline(
+        share=float(mask_HW.mean()),
+        # Specks of one or two pixels are left over from reducing.
+        num_objects=max(1, int((areas_N > 2).sum())),
+        solidity=_solidity(labels_HW == int(areas_N.argmax()) + 1),
+        rim=float(rim.mean()),
+    )
+
+
+def _solidity(object_HW: Bool[np.ndarray, "H W"]) -> float:
+    rows = np.flatnonzero(object_HW.any(axis=1))
+    first = object_HW.argmax(axis=1)[rows]
+    last = object_HW.shape[1] - object_HW[:, ::-1].argmax(axis=1)[rows]
+    # Corners of the first and last pixel of each row: the hull needs no others.
+    corners = np.concatenate(
+        [np.stack([rows + y, x], axis=1) for y in (0, 1) for x in (first, last)]
+    )
+    try:
+        hull_area = float(ConvexHull(corners).volume)
+    except QhullError:
+        return 1.0
+    return min(1.0, float(object_HW.sum()) / hull_area)

@@ -1,13 +1,11 @@
-"""Images that are nearly the same: found through resizing, re-encoding, tta and turns.
+"""Find images that are nearly the same, through resizing, re-encoding, flips and quarter turns.
 
-Each image is reduced to a small grey square and taken apart into waves (DCT). The signs of the
-lowest waves make 63 bits (a perceptual hash); tta and turns of the image only change signs and
-swap axes, so that all eight poses of an image cost one transform. Pairs whose bits nearly agree
-are then held to a stricter test: the waves without the coarsest, which carry the details, must
-correlate. Images that merely have the same layout fail there.
+Each image is reduced to a small grey square and transformed by a DCT. The signs of the lowest
+frequencies make 63 bits (a perceptual hash); flips and turns only change signs and swap axes, so
+that all eight poses of an image cost one transform. Pairs whose bits nearly agree then face a
+stricter test: the higher frequencies, which carry the details, must correlate. Images that merely
+have the same layout fail there.
 """
-
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8, UInt64
@@ -20,22 +18,23 @@ from binseg.progress import SILENT, Progress
 __all__ = ["THUMB_SIDE", "alike", "clusters_of", "fingerprints"]
 
 THUMB_SIDE = 32
-"""Height and width of the grey squares that are compared."""
+"""Pixels; height and width of the grey squares that are compared."""
 MAX_BITS = 14
-"""Candidates differ in at most so many of 63 bits; two random images differ in about 32."""
+"""Bits of 63 that candidates may differ in; two random images differ in about 32."""
 MIN_DETAIL = 0.9
 """Correlation of the details from which on two images count as one."""
 FAINT = 0.25
 """Grey levels of detail below which there is nothing to compare: black and blank images."""
 
-_KEPT = 24  # waves a side that are compared; the finest hold resampling and JPEG noise
-_COARSE = 4  # waves a side that only tell the layout
+_KEPT = 24  # frequencies a side that are compared; the highest hold resampling and JPEG noise
+_COARSE = 4  # frequencies a side that only tell the layout
+_PORTION = 4096  # pairs whose details are compared at once
 _BLOCK = 512  # rows of the table of distances that are in memory at once
 _POSES = tuple((swap, up, left) for swap in (False, True) for up in (1, -1) for left in (1, -1))
 
 
 def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, "8 N"]:
-    """Give the 63 bits of each image in its eight poses; the first is as it stands."""
+    """Return the 63 bits of each image in its eight poses; the first is the image as it stands."""
     weights_B = np.uint64(1) << np.arange(63, dtype=np.uint64)
     rows = []
     for pose in range(len(_POSES)):
@@ -47,11 +46,11 @@ def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, 
 def alike(
     thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
 ) -> list[tuple[int, int]]:
-    """Find pairs of images that are nearly the same, enough of them to tell who belongs together.
+    """Find pairs of images that are nearly the same, enough to tell which belong together.
 
     Args:
         thumbs_NSS: grey squares of THUMB_SIDE pixels, one an image.
-        progress: told of each block of comparisons.
+        progress: hears of each block of comparisons.
 
     Returns:
         Pairs (earlier, later); two images that are linked through others may lack a pair.
@@ -71,10 +70,14 @@ def alike(
                 first_P, second_P = _candidates(bits_8N, start, pose, clear_N)
                 # Images that are linked already need no further proof: a video of 10,000 frames
                 # that all look alike would otherwise ask for 50 million of them.
-                for a_P, b_P in _portions(first_P, second_P):
+                for start_P in range(0, len(first_P), _PORTION):
+                    part = slice(start_P, start_P + _PORTION)
+                    a_P, b_P = first_P[part], second_P[part]
                     new_P = label_N[a_P] != label_N[b_P]
                     a_Q, b_Q = a_P[new_P], b_P[new_P]
-                    same_Q = _correlation(details_NSS[a_Q], details_NSS[b_Q], pose) >= MIN_DETAIL
+                    posed_QSS = _posed(details_NSS[b_Q], pose)
+                    correlation_Q = np.einsum("qij,qij->q", details_NSS[a_Q], posed_QSS)
+                    same_Q = correlation_Q >= MIN_DETAIL
                     found = list(zip(a_Q[same_Q].tolist(), b_Q[same_Q].tolist(), strict=True))
                     if found:
                         pairs += found
@@ -105,7 +108,7 @@ def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:
 
 
 def _posed(waves_NSS: Float32[np.ndarray, "N s s"], pose: int) -> Float32[np.ndarray, "N s s"]:
-    """The waves of the flipped or turned images: a flip negates the odd waves of its axis."""
+    """Flip or turn images by their frequencies: a flip negates the odd ones of its axis."""
     swap, up, left = _POSES[pose]
     side = waves_NSS.shape[1]
     odd = np.arange(side) % 2 == 1
@@ -117,7 +120,7 @@ def _posed(waves_NSS: Float32[np.ndarray, "N s s"], pose: int) -> Float32[np.nda
 def _details(
     waves_NSS: Float32[np.ndarray, "N S S"],
 ) -> tuple[Float32[np.ndarray, "N s s"], Bool[np.ndarray, "N"]]:
-    """The finer waves at unit strength, and for which images there are any to speak of."""
+    """Return the higher frequencies at unit strength, and for which images there are any."""
     fine_NSS = waves_NSS[:, :_KEPT, :_KEPT].copy()
     fine_NSS[:, :_COARSE, :_COARSE] = 0
     strength_N = np.sqrt((fine_NSS**2).sum(axis=(1, 2)))
@@ -128,25 +131,9 @@ def _details(
 def _candidates(
     bits_8N: UInt64[np.ndarray, "8 N"], start: int, pose: int, clear_N: Bool[np.ndarray, "N"]
 ) -> tuple[Int[np.ndarray, "P"], Int[np.ndarray, "P"]]:
-    """Pairs with nearly equal bits: rows of one block, columns after them."""
+    """List pairs with nearly equal bits: rows of one block, columns after them."""
     rows_B = bits_8N[0, start : start + _BLOCK]
     differ_BN = np.bitwise_count(rows_B[:, None] ^ bits_8N[pose, None, start:])
     first_P, second_P = np.nonzero(differ_BN <= MAX_BITS)
     keep_P = (second_P > first_P) & clear_N[first_P + start] & clear_N[second_P + start]
     return first_P[keep_P] + start, second_P[keep_P] + start
-
-
-def _portions(
-    first_P: Int[np.ndarray, "P"], second_P: Int[np.ndarray, "P"]
-) -> Iterator[tuple[Int[np.ndarray, "Q"], Int[np.ndarray, "Q"]]]:
-    for start in range(0, len(first_P), 4096):
-        yield first_P[start : start + 4096], second_P[start : start + 4096]
-
-
-def _correlation(
-    first_PSS: Float32[np.ndarray, "P s s"], second_PSS: Float32[np.ndarray, "P s s"], pose: int
-) -> Float32[np.ndarray, "P"]:
-    correlation_P: Float32[np.ndarray, P] = np.einsum(
-        "pij,pij->p", first_PSS, _posed(second_PSS, pose)
-    )
-    return correlation_P

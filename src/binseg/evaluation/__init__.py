@@ -1,1 +1,8 @@
-"""Scores of a split, and the choices that validation makes."""
+"""Judging a model: scores of a split, the choices that validation makes, comparison, the report.
+
+origin.py        where a model comes from, and so the images that may score it
+scoring.py       every image predicted and measured, into one `Report`
+tuning.py        threshold, temperature, tta and post-processing, chosen on validation
+comparison.py    two models on the same images: better, or noise
+report_files.py  report.html, report.json, per_image.csv and images
+"""

@@ -1,59 +1,87 @@
-"""What validation decides after training: tta, temperature, threshold, post-processing.
+"""The choices that validation makes after training: tta, temperature, threshold, post-processing.
 
-One pass over the validation images serves all but the tta, which come before. The threshold is
+TTA comes first; one pass over the validation images then serves all the others. The threshold is
 chosen among the network's own probabilities and then follows them to where the temperature moves
 them, so that it cuts at the same logit.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool
+from scipy import ndimage
 
 from binseg.config import Recipe
-from binseg.data.dataset import Dataset
-from binseg.evaluation.postprocessing_choice import MOST_PIXELS, Answered, choose_postprocessing
+from binseg.data.dataset import Dataset, spread
 from binseg.evaluation.scoring import read_ahead
-from binseg.evaluation.tta_choice import choose_tta
-from binseg.inference import Predictor
+from binseg.inference import PredictOptions, Predictor
 from binseg.metrics import (
     LogitTally,
     Reliability,
+    count,
+    dice,
     measure_reliability,
     summarise_calibration,
     tune_threshold,
 )
 from binseg.packaging import Threshold
-from binseg.postprocess import NOTHING, PostProcessing
+from binseg.postprocess import NOTHING, PostProcessing, clean
 from binseg.progress import SILENT, Progress, track
-from binseg.types import TTA, Report
+from binseg.transforms.presets import resolve_preset
+from binseg.types import TTA, TTA_PASSES, Report
 
-__all__ = ["Tuned", "move_threshold", "tell_calibration", "tune_on_validation"]
+__all__ = [
+    "NUM_TRIED",
+    "Tuned",
+    "Validated",
+    "allowed_tta",
+    "choose_for",
+    "choose_postprocessing",
+    "choose_tta",
+    "move_threshold",
+    "tell_calibration",
+    "tune_on_validation",
+]
 
 LOWEST, HIGHEST = 0.02, 0.98
 """Thresholds outside call nearly all or none of the pixels foreground."""
 COLDEST, HOTTEST = 0.5, 5.0
 """Where validation is (almost) without a mistake, the likeliest temperature is 0: sharper and
 sharper probabilities, which also magnify how processors round."""
+LEAST_GAIN = 0.001
+"""Dice below which neither tta is worth its time nor a correction its explanation."""
+NUM_TRIED, LEAST_FOR_TTA = 64, 3
+"""Validation images that decide on tta, at most and at least."""
+LEAST_FOR_POSTPROCESSING = 10
+"""Validation images below which a mean gain and its error mean nothing."""
+MOST_PIXELS = 60_000_000
+"""240 MB; of the validation predictions that are kept to choose post-processing, the first ones."""
+ERRORS = 2.0
+"""Standard errors that the gain of a correction must exceed: several are tried, so that one would
+do so by chance too often."""
+SINGLE = 0.95
+"""Share of the true masks that must be one object before the largest one alone is tried."""
+
+Validation = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Probability, truth and valid pixels of one validation image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What validation decided."""
+    """The settings that validation chose."""
 
     threshold: Threshold
     temperature: float = 1.0
     postprocessing: PostProcessing = NOTHING
-    """Corrections of masks that help."""
     ece_before: float | None = None
     """Calibration error at temperature 1; None where no temperature was fitted."""
     tta: TTA = "none"
-    """Mirror images that are averaged."""
 
 
 def tune_on_validation(
-    recipe: Recipe, judge: Predictor, val: Dataset, *, progress: Progress = SILENT
+    recipe: Recipe, model: Predictor, val: Dataset, *, progress: Progress = SILENT
 ) -> Tuned:
     """Choose TTA, temperature, the threshold with the best Dice, and post-processing.
 
@@ -62,39 +90,30 @@ def tune_on_validation(
 
     Args:
         recipe: whether the threshold is to be tuned.
-        judge: the model, at temperature 1.
+        model: at temperature 1.
         val: the validation images.
         progress: told of every image.
     """
     asked = recipe.train.tta
-    tta: TTA = choose_tta(recipe, judge, val, progress=progress) if asked == "tune" else asked
-    judge = judge.with_tta(tta)
+    tta: TTA = choose_tta(recipe, model, val, progress=progress) if asked == "tune" else asked
+    model = model.with_options(PredictOptions(tta=tta))
+    is_corrected = recipe.train.postprocess == "tune"
     if recipe.train.threshold != "tune":
-        if recipe.train.postprocess == "tune":
+        if is_corrected:
             progress.say("post-processing: not tried, since train.threshold is fixed")
         fixed = Threshold(value=recipe.train.threshold, method="fixed by the recipe")
         return Tuned(threshold=fixed, tta=tta)
-    cleans = recipe.train.postprocess == "tune"
-    logits, reliabilities = LogitTally(), list[Reliability]()
-    kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    logits, reliabilities, kept = LogitTally(), list[Reliability](), list[Validation]()
 
-    def answers() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        samples = read_ahead(val.records, val.rule)
-        watched = track(
-            samples, progress=progress, label="choosing the threshold", total=len(val.records)
-        )
-        for sample in watched:
-            assert sample.mask_HW is not None
-            probability_HW = judge.predict(sample.image_HWC).probability
-            answer = (probability_HW, sample.mask_HW, sample.valid_HW)
-            logits.add(*answer)
-            held = sum(each[0].size for each in kept)
-            if cleans and held + probability_HW.size <= MOST_PIXELS:
-                kept.append((probability_HW.astype(np.float16), *answer[1:]))
-            reliabilities.append(measure_reliability(*answer))
-            yield answer
+    def predictions() -> Iterator[Validation]:
+        for one in _predict(model, val, progress):
+            logits.add(*one)
+            reliabilities.append(measure_reliability(*one))
+            if is_corrected and sum(x[0].size for x in kept) + one[0].size <= MOST_PIXELS:
+                kept.append((one[0].astype(np.float16), *one[1:]))
+            yield one
 
-    choice = tune_threshold(answers())
+    choice = tune_threshold(predictions())
     temperature = round(min(max(logits.temperature(), COLDEST), HOTTEST), 4)
     # A network that has hardly learnt may score best where it calls everything foreground.
     own = min(max(choice.threshold, LOWEST), HIGHEST)
@@ -111,12 +130,9 @@ def tune_on_validation(
         + ("; of all pixels together, since most images are empty)" if choice.is_pooled else ")")
     )
     postprocessing = NOTHING
-    if cleans:
+    if is_corrected:
         postprocessing, told = choose_postprocessing(
-            [
-                Answered(mask_HW=probability_HW > own, truth_HW=truth_HW, valid_HW=valid_HW)
-                for probability_HW, truth_HW, valid_HW in kept
-            ]
+            [Validated(mask_HW=p > own, truth_HW=truth, valid_HW=valid) for p, truth, valid in kept]
         )
         some = f" (by the first {len(kept)} of {len(val.records)}, to spare memory)"
         progress.say(f"post-processing: {told}" + (some if len(kept) < len(val.records) else ""))
@@ -125,12 +141,20 @@ def tune_on_validation(
         tta=tta,
         threshold=Threshold(value=threshold, method="tuned on validation, original size"),
         temperature=temperature,
-        ece_before=summarise_calibration(reliabilities, draws=1).ece.value,
+        ece_before=summarise_calibration(reliabilities, num_resamples=0).scores["ece"].value,
     )
 
 
+def _predict(model: Predictor, val: Dataset, progress: Progress) -> Iterator[Validation]:
+    samples = read_ahead(val.records, val.rule)
+    label = "choosing the threshold"
+    for sample in track(samples, progress=progress, label=label, total=len(val.records)):
+        assert sample.mask_HW is not None
+        yield model.predict(sample.image_HWC).probability, sample.mask_HW, sample.valid_HW
+
+
 def move_threshold(threshold: float, temperature: float) -> float:
-    """The threshold that cuts the calibrated probabilities where `threshold` cut the others.
+    """Find the threshold that cuts the calibrated probabilities where `threshold` cut the others.
 
     >>> move_threshold(0.5, 3.0), move_threshold(0.0, 3.0), round(move_threshold(0.9, 2.0), 3)
     (0.5, 0.0, 0.75)
@@ -147,5 +171,162 @@ def tell_calibration(tuned: Tuned, report: Report, progress: Progress) -> None:
         return
     progress.say(
         f"temperature {tuned.temperature:g}: expected calibration error on validation "
-        f"{tuned.ece_before:.4f} before, {report.calibration.ece.value:.4f} after"
+        f"{tuned.ece_before:.4f} before, {report.calibration.scores['ece'].value:.4f} after"
     )
+
+
+def allowed_tta(recipe: Recipe) -> TTA:
+    """Find the mirror images that the network has learnt from."""
+    preset = resolve_preset(recipe.augment)
+    if preset.flip and (preset.flip_vertical or preset.quarter_turn):
+        return "all"
+    return "horizontal" if preset.flip else "none"
+
+
+def choose_tta(
+    recipe: Recipe, model: Predictor, val: Dataset, *, progress: Progress = SILENT
+) -> TTA:
+    """Average over mirror images where that raises the mean Dice on validation beyond its error.
+
+    Both sides cut at 0.5, since no threshold is chosen yet.
+
+    Args:
+        recipe: tells which mirror images the network has learnt from.
+        model: without tta.
+        val: the validation images; up to 64 of them decide.
+        progress: told of every image, and what was found.
+    """
+    tta = allowed_tta(recipe)
+    if tta == "none" or len(val.records) < LEAST_FOR_TTA:
+        return "none"
+    chosen = spread(val.records, NUM_TRIED)
+    samples = read_ahead(chosen, val.rule)
+    gains = []
+    for sample in track(samples, progress=progress, label="trying tta", total=len(chosen)):
+        assert sample.mask_HW is not None
+        mirrored, plain = (
+            dice(count(one.predict(sample.image_HWC).probability > 0.5, sample.mask_HW,
+                       sample.valid_HW))
+            for one in (model.with_options(PredictOptions(tta=tta)), model)
+        )  # fmt: skip
+        gains.append(mirrored - plain)
+    gain, error = _mean_and_error(np.array(gains))
+    told = f"validation Dice {gain:+.4f} (standard error {error:.4f}, {len(gains)} images)"
+    if gain <= max(LEAST_GAIN, error):
+        progress.say(f"tta: none, since {tta} gives {told}")
+        return "none"
+    progress.say(
+        f"tta {tta}: {told}; predictions take {TTA_PASSES[tta]} times as long (--tta none "
+        "leaves it out)"
+    )
+    return tta
+
+
+def _mean_and_error(values_N: np.ndarray) -> tuple[float, float]:
+    """Find the mean of the values and its standard error."""
+    return float(values_N.mean()), float(values_N.std(ddof=1) / math.sqrt(len(values_N)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """A validation image: the model's mask at its threshold, and the truth."""
+
+    mask_HW: Bool[np.ndarray, "H W"]
+    truth_HW: Bool[np.ndarray, "H W"]
+    valid_HW: Bool[np.ndarray, "H W"]
+
+
+def choose_postprocessing(images: Sequence[Validated]) -> tuple[PostProcessing, str]:
+    """Try each correction, and keep those that raise the mean Dice beyond chance.
+
+    Args:
+        images: which the model wasn't trained on.
+
+    Returns:
+        The corrections, and a clause about them for people.
+    """
+    if len(images) < LEAST_FOR_POSTPROCESSING:
+        return NOTHING, f"not tried: {len(images)} validation images are too few to tell"
+    before_N = _dices(images, NOTHING)
+    chosen, dice_N = NOTHING, before_N
+    for changes in _candidates(images):
+        tried = replace(chosen, **changes)  # type: ignore[arg-type]
+        tried_N = _dices(images, tried)
+        gain, error = _mean_and_error(tried_N - dice_N)
+        if gain > max(LEAST_GAIN, ERRORS * error):
+            chosen, dice_N = tried, tried_N
+    if chosen.is_empty:
+        return NOTHING, "none helps beyond chance on validation"
+    gain, error = _mean_and_error(dice_N - before_N)
+    return chosen, f"{_named(chosen)}: validation Dice {gain:+.4f} (standard error {error:.4f})"
+
+
+def choose_for(
+    predictor: Predictor,
+    *,
+    min_area: int | None = None,
+    fill_holes: int | None = None,
+    largest_only: bool | None = None,
+    own: bool = True,
+    progress: Progress = SILENT,
+) -> PostProcessing:
+    """Combine the post-processing that was asked for with that of the model.
+
+    Args:
+        predictor: the model.
+        min_area: None leaves it to the model; so do the next two.
+        fill_holes: likewise.
+        largest_only: likewise.
+        own: False where the model's post-processing isn't to be applied at all.
+        progress: told which of the model's corrections are applied.
+
+    Raises:
+        UsageError: a negative area.
+    """
+    asked = {"min_area": min_area, "fill_holes": fill_holes, "largest_only": largest_only}
+    given = {name: value for name, value in asked.items() if value is not None}
+    brought = predictor.postprocessing if own else NOTHING
+    used = replace(brought, **{name: getattr(NOTHING, name) for name in given})
+    if not used.is_empty:
+        progress.say(
+            f"the model's own post-processing: {_named(used)} (--no-postprocess leaves it out)"
+        )
+    return replace(brought, **given)  # type: ignore[arg-type]
+
+
+def _candidates(images: Sequence[Validated]) -> list[dict[str, int | bool]]:
+    """List the corrections worth a try: areas follow from the true objects' areas."""
+    areas, numbers = [], []
+    for one in images:
+        labels_HW, num = ndimage.label(one.truth_HW, structure=np.ones((3, 3), bool))
+        areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
+        numbers.append(num)
+    every = np.concatenate(areas)
+    if not len(every):
+        return []
+    candidates: list[dict[str, int | bool]] = []
+    if np.mean([num <= 1 for num in numbers]) >= SINGLE:
+        candidates.append({"largest_only": True})
+    # Only specks that are smaller than almost every true object are removed.
+    smallest, typical = np.quantile(every, 0.02), np.median(every)
+    candidates += [{"min_area": int(share * smallest)} for share in (0.25, 0.5, 1.0)]
+    candidates += [{"fill_holes": int(share * typical)} for share in (0.05, 0.25)]
+    return [one for one in candidates if next(iter(one.values())) > 0]
+
+
+def _dices(images: Sequence[Validated], postprocessing: PostProcessing) -> np.ndarray:
+    """Score each image, empty masks as everywhere else."""
+    return np.array(
+        [dice(count(clean(x.mask_HW, postprocessing), x.truth_HW, x.valid_HW)) for x in images]
+    )
+
+
+def _named(postprocessing: PostProcessing) -> str:
+    parts = []
+    if postprocessing.min_area:
+        parts.append(f"objects below {postprocessing.min_area} pixels removed")
+    if postprocessing.fill_holes:
+        parts.append(f"holes of up to {postprocessing.fill_holes} pixels filled")
+    if postprocessing.largest_only:
+        parts.append("the largest object alone")
+    return ", ".join(parts)

@@ -1,24 +1,18 @@
 """The only reader and writer of image files.
 
-    reading.py   the public readers: a file, bytes or a Pillow image becomes an array
-    raster.py    JPEG, PNG, WebP, BMP and still GIF
-    tiff.py      TIFF: pages, many channels, 16 and 32 bits
-    pixels.py    what the decoders share: facts of an image, limits, turning, broken files
+    formats.py   FORMATS, and the public readers that walk it
+    raster.py    JPEG, PNG and others of single images, through Pillow
+    tiff.py      TIFF: many channels, 16 and 32 bits, no data (tiff_pages.py: its pages)
+    decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
-    tiled.py     results of any size, written tile by tile
-    writing.py   masks, images and probabilities to files
+    writing.py   masks, images and probabilities to files; results of any size, tile by tile
 
 What a file holds decides how it is read, never its name.
 """
 
-from binseg.imageio.metadata import (
-    Georeference,
-    PixelSize,
-    read_georeference,
-    read_pixel_size,
-)
-from binseg.imageio.pixels import MAX_PIXELS, ImageInfo
-from binseg.imageio.reading import (
+from binseg.imageio.decoding import MAX_PIXELS, ImageInfo
+from binseg.imageio.formats import (
+    FORMATS,
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
@@ -28,12 +22,14 @@ from binseg.imageio.reading import (
     probe_bytes,
     read_image,
     read_labels,
+    read_palette,
+    read_pixels,
 )
-from binseg.imageio.tiled import (
-    TiledPage,
-    decode_tiles,
-    encode_tiles,
-    write_tiled,
+from binseg.imageio.metadata import (
+    Georeference,
+    PixelSize,
+    read_georeference,
+    read_pixel_size,
 )
 from binseg.imageio.windows import (
     WINDOW_PIXELS,
@@ -44,19 +40,24 @@ from binseg.imageio.windows import (
 )
 from binseg.imageio.writing import (
     Facts,
+    TiledPage,
+    decode_tiles,
     encode_image,
     encode_mask,
     encode_probability,
+    encode_tiles,
     read_facts,
     write_bands,
     write_mask,
     write_probability,
     write_rgb,
     write_rgba,
+    write_tiled,
 )
 from binseg.imageio.zarr_folders import is_zarr
 
 __all__ = [
+    "FORMATS",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "TIFF_SUFFIXES",
@@ -85,7 +86,9 @@ __all__ = [
     "read_georeference",
     "read_image",
     "read_labels",
+    "read_palette",
     "read_pixel_size",
+    "read_pixels",
     "write_bands",
     "write_mask",
     "write_probability",

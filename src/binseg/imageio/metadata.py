@@ -1,4 +1,4 @@
-"""What image files say about the world: the size of a pixel, the place on a map."""
+"""Metadata of image files about the world: the size of a pixel, the place on a map."""
 
 import re
 from dataclasses import dataclass
@@ -45,14 +45,14 @@ class PixelSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Georeference:
-    """Where an image lies on a map."""
+    """Place of an image on a map."""
 
     transform: tuple[float, float, float, float, float, float]
     """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, for pixel corners."""
     crs: str | None
     """Name of the coordinate system ("EPSG:32632"), where the file tells."""
     is_geographic: bool = False
-    """Whether that system is of degrees instead of lengths."""
+    """True for a system of degrees instead of lengths."""
 
     def tags(self) -> list[tuple[int, int, int, tuple[float, ...], bool]]:
         """The GeoTIFF tags that say the same, as tifffile's `extratags`."""
@@ -169,7 +169,7 @@ def _of_world_file(path: Path) -> tuple[float, float, float, float, float, float
 
 
 def _is_of_centres(keys: Any) -> bool:
-    """Whether the tie point is the middle of a pixel (GTRasterTypeGeoKey 2), not its corner."""
+    """Tell whether the tie point is a pixel's middle (GTRasterTypeGeoKey 2), not its corner."""
     if keys is None:
         return False
     return any(

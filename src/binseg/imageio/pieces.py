@@ -78,7 +78,7 @@ class Pieces:
         else:
             self._across = self._width
         self.is_plain = _is_plain(page)
-        """Whether its rows lie in the file as they are in memory."""
+        """True if its rows lie in the file as they are in memory."""
         piece = self._length * self._across * self._samples * self._dtype.itemsize
         if not self.is_plain and piece > _LARGEST_PIECE:
             raise ImageError(
@@ -153,7 +153,7 @@ _JPEG = (6, 7, 33007, 34892)
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Whether the rows lie in the file as they are in memory."""
+    """Tell whether the rows lie in the file as they are in memory."""
     assert page.dtype is not None
     return (
         not page.is_tiled

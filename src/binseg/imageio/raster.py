@@ -1,5 +1,6 @@
-"""JPEG, PNG, WebP, BMP and still GIF, through Pillow; JPEG and 16-bit PNG past it where it pays."""
+"""Single images through Pillow; JPEG and 16-bit PNG past it where that pays."""
 
+import io
 import threading
 import warnings
 import zlib
@@ -9,14 +10,10 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Num, Shaped, UInt8
 from PIL import Image, ImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from binseg.errors import ImageError
-from binseg.imageio.pixels import (
+from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     check_size,
@@ -26,17 +23,16 @@ from binseg.imageio.pixels import (
     turn,
 )
 
-__all__ = ["Raster", "image_of", "labels_of", "open_raster", "raster_format"]
+__all__ = [
+    "Raster",
+    "encode_jpeg",
+    "encode_png",
+    "image_of",
+    "labels_of",
+    "open_raster",
+    "through_palette",
+]
 
-# Opened by these classes and not by Image.open, whose limit on pixels is one global number for the
-# whole process, and which takes anything that any plug-in claims.
-_CLASSES: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "BMP": BmpImageFile,
-    "GIF": GifImageFile,
-}
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
 
@@ -64,7 +60,7 @@ class Raster:
     pil_image: ImageFile.ImageFile
     format: str
     bits: int
-    """Bits a sample; looked at for PNG alone, 8 elsewhere."""
+    """Bits a sample (PNG) or pixel (BMP), 8 elsewhere."""
     orientation: int
 
     def info(self) -> ImageInfo:
@@ -90,13 +86,20 @@ class Raster:
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
-        """The raw values, turned: indices of a palette, 0 and 1 of a 1-bit file."""
+    def valid(self) -> None:
+        """Tell that there is data everywhere."""
+
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, or None where the file has none."""
+        return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Give the raw values, turned: a palette's colours or indices, 0 and 1 of a 1-bit file."""
         fast = self._fast()
         if fast is not None:
             pixels = fast[:, :, 0] if fast.shape[2] == 1 else fast
         else:
-            pixels = labels_of(self.pil_image, name=self.name)
+            pixels = labels_of(self.pil_image, name=self.name, indices=indices)
             if self.format == "PNG" and self.pil_image.mode == "L" and self.bits < 8:
                 # Pillow stretches 2 and 4 bits to 0..255; labels are the numbers in the file.
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
@@ -117,6 +120,9 @@ class Raster:
                 # part with grey and say nothing; Pillow's tells the two apart.
                 return None
             pixels = imagecodecs.jpeg8_decode(data)
+        elif self.format == "BMP" and self.bits == 8 and self.pil_image.mode == "1":
+            # Pillow takes 8 bits with a palette of black and white for 1 bit, and gives all black.
+            pixels = imagecodecs.bmp_decode(self._bytes())[:, :, :1]
         else:
             return None
         if pixels.ndim == 2:
@@ -135,27 +141,26 @@ class Raster:
         return data
 
 
-def raster_format(head: bytes) -> str | None:
-    """Tell the format by the first bytes, or None where it is none of these."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head.startswith(b"BM"):
-        return "BMP"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    return None
+def open_raster(
+    handle: Handle,
+    *,
+    name: str,
+    plugin: type[ImageFile.ImageFile],
+    page: int | None = None,
+    any_page: bool = False,
+) -> Raster:
+    """Read an image's header by one of Pillow's classes.
 
-
-def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
-    """Read an image's header.
+    `Image.open` isn't asked: its limit on pixels is one global number for the whole process, and
+    it takes anything that any plug-in claims.
 
     Raises:
-        ImageError: it is damaged, animated or too large.
+        ImageError: it is damaged, animated or too large, or a page other than 0 is asked for.
     """
+    del any_page
+    format_ = str(plugin.format)
+    if page not in (None, 0):
+        raise ImageError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
     handle.seek(0)
     head = handle.read(32)
     handle.seek(0)
@@ -163,10 +168,10 @@ def open_raster(handle: Handle, *, name: str, format_: str) -> Raster:
     # Python's filters are global: two threads that swap them at once could leave them swapped.
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pil_image = _CLASSES[format_](handle)
+        pil_image = plugin(handle)
         animated = bool(getattr(pil_image, "is_animated", False))
     width, height = pil_image.size
-    bits = head[24] if format_ == "PNG" else 8
+    bits = {"PNG": head[24], "BMP": head[28]}.get(format_, 8)
     exif = pil_image.info.get("exif")
     if exif is None and format_ == "PNG":
         exif = _late_exif(handle)
@@ -236,16 +241,16 @@ def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
     return np.asarray(pil_image.convert("RGB"))
 
 
-def labels_of(pil_image: Image.Image, *, name: str) -> Shaped[np.ndarray, "H W ..."]:
-    """A Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
+def labels_of(
+    pil_image: Image.Image, *, name: str, indices: bool = False
+) -> Shaped[np.ndarray, "H W ..."]:
+    """Give a Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
     mode = pil_image.mode
     if mode == "1":
         return np.asarray(pil_image, np.uint8)
     if mode in ("P", "PA"):
         indices_HW = _indices_of(pil_image)
-        if _is_black_and_white(pil_image):
-            return np.ascontiguousarray(_palette_of(pil_image)[indices_HW][:, :, 0])
-        return indices_HW
+        return indices_HW if indices else through_palette(indices_HW, _palette_of(pil_image))
     if mode == "I":
         return np.asarray(pil_image, np.int32)
     pixels_HWC = image_of(pil_image, name=name)
@@ -257,11 +262,13 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     return np.ascontiguousarray(pixels[:, :, 0] if pixels.ndim == 3 else pixels)
 
 
-def _is_black_and_white(pil_image: Image.Image) -> bool:
-    """Whether a palette holds nothing else: then it is meant as it looks, whichever comes first."""
-    pil_image.load()
-    red, green, blue = np.asarray(pil_image.getpalette("RGB") or [1, 1, 1]).reshape(-1, 3).T
-    return bool(np.isin(red, (0, 255)).all() and (red == green).all() and (red == blue).all())
+def through_palette(
+    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: UInt8[np.ndarray, "N 3"]
+) -> UInt8[np.ndarray, "H W ..."]:
+    """Look a mask's indices up: H x W of grey levels where only greys are used, else colours."""
+    used = np.flatnonzero(np.bincount(indices_HW.ravel(), minlength=len(colours_N3)))
+    is_grey = bool((colours_N3[used] == colours_N3[used, :1]).all())
+    return np.asarray((colours_N3[:, 0] if is_grey else colours_N3)[indices_HW])
 
 
 def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
@@ -270,3 +277,21 @@ def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
     colours = np.zeros((256, 3), np.uint8)  # indices past a short palette are black
     colours[: len(given)] = given[:256]
     return colours
+
+
+def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+    """Encode as PNG; `text` becomes the chunk `binseg`, and tags of TIFF have no place."""
+    del extratags
+    notes, buffer = PngInfo(), io.BytesIO()
+    if text is not None:
+        notes.add_text("binseg", text)
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
+    return buffer.getvalue()
+
+
+def encode_jpeg(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+    """Encode as JPEG, which has no place for a text or tags."""
+    del text, extratags
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()

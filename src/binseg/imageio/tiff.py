@@ -1,16 +1,19 @@
 """TIFF through tifffile: one page at a time, any number of channels, 1 to 64 bits."""
 
+import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Num, Shaped
+from jaxtyping import Bool, Num, Shaped, UInt8
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio.pixels import (
+from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     check_size,
@@ -18,17 +21,26 @@ from binseg.imageio.pixels import (
     swaps_sides,
     turn,
 )
+from binseg.imageio.pieces import Cache, Pieces
+from binseg.imageio.raster import through_palette
+from binseg.imageio.tiff_pages import Layout, TiffContent, list_tiff, page_of
 
-__all__ = ["TiffContent", "TiffImage", "image_of", "is_tiff", "list_tiff", "open_tiff"]
+__all__ = [
+    "TiffImage",
+    "encode_tiff",
+    "image_of",
+    "is_tiff",
+    "open_tiff",
+]
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_SOFTWARE, _ORIENTATION = 305, 274
-_MOST_LEVELS = 32
-"""Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
-_MOST_CHANNELS = 16
-"""As many pages may be the channels of one image, where the file's metadata says so."""
+_SOFTWARE, _ORIENTATION, _GDAL_NODATA = 305, 274, 42113
+_SAMPLE_SIDE = 256
+"""Side of the windows that tell what a channel usually holds."""
+_LEAST_ENDS = 0.5
+"""Share of a transparency that is none or full; less is a band of data that is marked so."""
 _LARGEST_TILE = 64_000_000
 """Bytes of a tile that may be larger than its image."""
 _UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
@@ -37,8 +49,6 @@ into one."""
 _JPEG = (6, 7)
 """Compressions whose colours the decoder already turned into RGB."""
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
-
-Layout = Literal["page", "page a channel", "page a row"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,26 +95,46 @@ class TiffImage:
             width=width,
             channels=channels,
             dtype=dtype,
-            mode=self.kind,
+            mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
             format="TIFF",
             num_pages=self.num_pages,
+            nodata=self._nodata,
+            keeps_alpha=self.keeps_alpha,
             turned=self.orientation != 1,
         )
 
     def image(self) -> Num[np.ndarray, "H W C"]:
         """The pixels, turned: uint8, uint16 or float32."""
-        return turn(self.colours_of(self._stored()), self.orientation)
+        return turn(self.colours_of(self._stored), self.orientation)
+
+    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+        """Tell where there is data, turned; None where the file has it everywhere."""
+        if self._nodata is None and not self._is_float:
+            return None
+        missing_HW = self._missing(self._stored)
+        return turn(~missing_HW, self.orientation) if missing_HW.any() else None
 
     def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
-        """What the numbers of any part of the image stand for: uint8, uint16 or float32."""
+        """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
+        if self._nodata is not None or self._is_float:
+            missing_HW = self._missing(stored_HWC)
+            if missing_HW.any():
+                stored_HWC = np.where(missing_HW[:, :, None], self._usual, stored_HWC)
         pixels_HWC = self._meant(stored_HWC)
         if self.kind == "PALETTE":
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def labels(self) -> Shaped[np.ndarray, "H W ..."]:
-        """The raw values, turned; numbers must be whole, colours 8-bit."""
-        pixels_HWC = self._meant(self._stored())
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, or None where the file has none."""
+        return self._palette() if self.kind == "PALETTE" else None
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Give the raw values, turned; numbers must be whole, colours 8-bit."""
+        pixels_HWC = self._meant(self._stored)
+        if self.kind == "PALETTE" and not indices:
+            labels = through_palette(pixels_HWC[:, :, 0].astype(np.uint8), self._palette())
+            return turn(labels, self.orientation)
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
@@ -123,8 +153,82 @@ class TiffImage:
         _, _, channels = self.stored_shape()
         # 1 and 2 mean alpha; 0 is a channel of unknown meaning (near infrared), which is kept.
         alphas = sum(1 for extra in self.page.extrasamples if int(extra) in (1, 2))
-        return max(1, channels - alphas) if self.layout == "page" else channels
+        if self.layout != "page" or not alphas or self.keeps_alpha:
+            return channels
+        return max(1, channels - alphas)
 
+    @cached_property
+    def keeps_alpha(self) -> bool:
+        """Whether a channel that is marked as transparency varies like data, and so is kept.
+
+        GDAL marks the fourth of four bands so unless told otherwise, whatever it is; transparency
+        is nearly everywhere none or full.
+        """
+        _, _, channels = self.stored_shape()
+        marked = [int(extra) in (1, 2) for extra in self.page.extrasamples]
+        if self.layout != "page" or marked != [True] or channels not in (2, 4) or self._is_float:
+            return False
+        last_N = self._sample[:, -1]
+        ends = (last_N == last_N.min()) | (last_N == last_N.max())
+        return bool(ends.mean() < _LEAST_ENDS)
+
+    @property
+    def _is_float(self) -> bool:
+        return self.page.dtype is not None and self.page.dtype.kind == "f"
+
+    @cached_property
+    def _nodata(self) -> float | None:
+        """The value that GDAL's tag declares to be none."""
+        tag = self.page.tags.get(_GDAL_NODATA)
+        try:
+            return None if tag is None else float(str(tag.value).strip("\0 "))
+        except ValueError:
+            return None
+
+    def _missing(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Bool[np.ndarray, "h w"]:
+        """Tell where there is no data: NaN, or the declared value.
+
+        One channel of measurements is enough; colours must all be it, since black is one too.
+        """
+        colours = stored_HWC[:, :, : self._colours()]
+        if colours.dtype.kind == "f":
+            missing = np.isnan(colours)
+            if self._nodata is not None:
+                # The tag is a text, which may have fewer digits than the number.
+                missing |= np.isclose(colours, self._nodata, rtol=1e-5, atol=0.0)
+            return np.asarray(missing.any(axis=2))
+        missing = colours == self._nodata
+        return np.asarray(missing.all(axis=2) if colours.dtype.kind == "u" else missing.any(axis=2))
+
+    @cached_property
+    def _sample(self) -> Shaped[np.ndarray, "N S"]:
+        """Some of the stored pixels, from windows along the image's diagonal."""
+        _, _, height, width, _ = self.page.shaped
+        tall, wide = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
+        cache, pages = Cache(), enumerate(self.pages)
+        try:
+            pieces = [Pieces(page, name=self.name, cache=cache, key=key) for key, page in pages]
+        except ImageError:  # it can't be read in parts
+            return self._stored.reshape(-1, self._stored.shape[2])
+        corners = {
+            (round(part * (height - tall)), round(part * (width - wide)))
+            for part in (0.0, 0.25, 0.5, 0.75, 1.0)
+        }
+        windows = [
+            np.concatenate([one.read(*corner, tall, wide) for one in pieces], axis=2)
+            for corner in sorted(corners)
+        ]
+        return np.concatenate([one.reshape(-1, one.shape[2]) for one in windows])
+
+    @cached_property
+    def _usual(self) -> Shaped[np.ndarray, "S"]:
+        """The median of each channel: it fills what is missing, and moves no percentile by much."""
+        sample_NS = self._sample[~self._missing(self._sample[:, None])[:, 0]]
+        if not len(sample_NS):
+            return np.zeros(self._sample.shape[1], self._sample.dtype)
+        return np.asarray(np.median(sample_NS, axis=0)).astype(sample_NS.dtype)
+
+    @cached_property
     def _stored(self) -> Shaped[np.ndarray, "H W S"]:
         """The numbers in the file, all samples, channels last."""
         for one in self.pages:
@@ -144,19 +248,22 @@ class TiffImage:
         if self.kind == "YCBCR" and int(self.page.compression) not in _JPEG:
             colours = Image.fromarray(np.ascontiguousarray(pixels_HWC), mode="YCbCr")
             return np.asarray(colours.convert("RGB"))
-        if self.kind == "MINISWHITE" and not self._means_as_stored():
+        if self.kind == "MINISWHITE" and not self._is_as_stored():
             if pixels_HWC.dtype == np.bool_:
                 return ~pixels_HWC
             return np.asarray((2**self.bits - 1) - pixels_HWC, pixels_HWC.dtype)
         return pixels_HWC
 
-    def _means_as_stored(self) -> bool:
-        """Whether white-is-zero is to be ignored.
+    def _is_as_stored(self) -> bool:
+        """Tell whether white-is-zero is to be ignored.
 
         tifffile (and scikit-image through it) writes arrays of bools as they are, True as 1, yet
         marks them as white-is-zero, and ignores the mark when it reads them: a mask from there
-        would come out inverted. Other programs mean the mark.
+        would come out inverted. ImageJ's mark is an inverting lookup table for the screen, under
+        which its masks are 255 where the object is. Other programs mean the mark.
         """
+        if self.page.parent.is_imagej:
+            return True
         software = self.page.tags.get(_SOFTWARE)
         by_tifffile = software is not None and str(software.value).startswith("tifffile")
         if self.page.dtype is None or self.page.dtype.kind not in "bu":
@@ -175,7 +282,7 @@ class TiffImage:
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
-    def _palette(self) -> Num[np.ndarray, "colours 3"]:
+    def _palette(self) -> UInt8[np.ndarray, "N 3"]:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
@@ -217,38 +324,6 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
     return image
 
 
-@dataclass(frozen=True, kw_only=True)
-class TiffContent:
-    """Which pages of an open TIFF file are images."""
-
-    file: tifffile.TiffFile
-    real: tuple[int, ...]
-    """The pages that are no smaller copies or transparency of another."""
-    layout: Layout
-    num_hidden: int
-    """Images of an ImageJ stack that share the tags of one page; else 0."""
-
-    @property
-    def num_pages(self) -> int:
-        """Images in the file, hidden ones left out."""
-        return len(self.real) if self.layout == "page" else 1
-
-
-def list_tiff(handle: Handle) -> TiffContent:
-    """Look through the pages of a file."""
-    handle.seek(0)
-    file = tifffile.TiffFile(handle, _multifile=False)
-    file.filehandle.set_lock(True)
-    real = _real_pages(file)
-    hidden = _hidden_pages(file)
-    return TiffContent(
-        file=file,
-        real=tuple(real),
-        layout=_layout(file, len(real)),
-        num_hidden=hidden if hidden > len(real) else 0,
-    )
-
-
 def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
     """Read the tags of one image of a file, of any size.
 
@@ -258,8 +333,7 @@ def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
     if not 0 <= page < content.num_pages:
         last = content.num_pages - 1
         raise ImageError(f"{name}: there is no page {page}; its pages are 0 to {last}")
-    chosen = [content.real[page]] if content.layout == "page" else content.real
-    pages = tuple(_page(content.file, index) for index in chosen)
+    pages = tuple(page_of(content.file, index) for index in content.images[page])
     tag = pages[0].tags.get(_ORIENTATION)
     orientation = int(tag.value) if tag is not None else 1
     image = TiffImage(
@@ -273,48 +347,6 @@ def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
     )
     _check(image)
     return image
-
-
-def _real_pages(file: tifffile.TiffFile) -> list[int]:
-    """The pages that are images of their own, no smaller copies or transparency of another."""
-    if file.is_svs:
-        return [0]  # the others are its pyramid, thumbnail, label and a photograph of the slide
-    count = len(file.pages)
-    if count == 1 or count > _MOST_LEVELS:
-        return list(range(count))
-    pages = [_page(file, index) for index in range(count)]
-    whole = [index for index, page in enumerate(pages) if not page.is_reduced]
-    return [index for index in whole if not pages[index].is_mask] or whole or [0]
-
-
-def _page(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
-    page = file.pages[index]
-    # Reading a series leaves frames behind: pages that borrow most tags from the first one.
-    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
-
-
-def _hidden_pages(file: tifffile.TiffFile) -> int:
-    """How many images ImageJ says there are; beyond 4 GB it gives all of them one page."""
-    metadata = file.imagej_metadata if file.is_imagej else None
-    return int((metadata or {}).get("images", 1))
-
-
-def _layout(file: tifffile.TiffFile, num_pages: int) -> Layout:
-    """Tell the channels of one image from a stack of images, by what the writer noted.
-
-    ImageJ and OME files name their axes: C Y X is one image with a page a channel. tifffile,
-    handed an array of height x width x channels without a word on it, writes a page for each *row*,
-    and notes the array's shape.
-    """
-    if num_pages == 1:
-        return "page"
-    if num_pages <= _MOST_CHANNELS and (file.is_imagej or file.is_ome):
-        return "page a channel" if file.series[0].axes == "CYX" else "page"
-    if file.is_shaped and _page(file, 0).ndim == 2:
-        shape = file.series[0].shape
-        narrow = len(shape) == 3 and shape[2] <= _MOST_CHANNELS < min(shape[:2])
-        return "page a row" if narrow and shape[0] == num_pages else "page"
-    return "page"
 
 
 def _check(image: TiffImage) -> None:
@@ -378,3 +410,21 @@ def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H
     if (rounded != finite).any() or np.abs(rounded).max() > 2**24:
         raise ImageError(f"{name}: fractions in a mask; save whole numbers, 8 or 16 bits")
     return np.asarray(rounded, np.int32)
+
+
+def encode_tiff(pixels: np.ndarray, text: str | None, extratags: Sequence[Any] = ()) -> bytes:
+    """Encode as a TIFF packed without loss (deflate); `text` becomes its description."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        pixels,
+        photometric="rgb" if pixels.shape[2:] in {(3,), (4,)} else "minisblack",
+        planarconfig="contig" if pixels.ndim == 3 else None,
+        extrasamples=("unassalpha",) if pixels.shape[2:] == (4,) else None,
+        compression="zlib",
+        description=text,
+        extratags=extratags,
+        metadata=None,  # else tifffile notes the array's shape in the file's description
+        software=False,
+    )
+    return buffer.getvalue()

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Num, Shaped
 
 from binseg.errors import ImageError
+from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
+from binseg.imageio.formats import opened, probe, read_image
 from binseg.imageio.metadata import PixelSize, read_pixel_size
 from binseg.imageio.pieces import Cache, Pieces
-from binseg.imageio.pixels import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
-from binseg.imageio.reading import opened, probe, read_image
-from binseg.imageio.tiff import TiffImage, image_of, is_tiff, list_tiff
+from binseg.imageio.tiff import TiffImage, image_of, is_tiff
+from binseg.imageio.tiff_pages import list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 
 __all__ = ["WINDOW_PIXELS", "Windows", "needs_windows", "open_windows"]
@@ -27,7 +28,7 @@ class Windows(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name of the file in errors."""
 
     @property
     def format(self) -> str:
@@ -39,7 +40,7 @@ class Windows(Protocol):
 
     @property
     def pixel_size(self) -> PixelSize | None:
-        """Of a pixel, where the file tells."""
+        """Size of a pixel, where the file tells."""
 
     def info(self, page: int) -> ImageInfo:
         """Size, channels and type of one page, from its header."""
@@ -187,7 +188,7 @@ class _WholeWindows:
 def _before_turn(
     window: tuple[int, int, int, int], orientation: int, tall: int, wide: int
 ) -> tuple[int, int, int, int]:
-    """Where a window of the turned image lies in the stored one, of `tall` x `wide` pixels."""
+    """Find a window of the turned image in the stored one, of `tall` x `wide` pixels."""
     top, left, height, width = window
     if swaps_sides(orientation):
         # The turned image's rows are the stored one's columns.

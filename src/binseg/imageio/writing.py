@@ -4,38 +4,43 @@ What made a file can travel in it: `facts` become JSON in a PNG's text chunk `bi
 TIFF's description; JPEG has no place for them.
 """
 
-import io
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Float32, UInt8, UInt16
-from PIL import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from jaxtyping import Bool, Float32, Num, UInt8, UInt16
+from PIL.PngImagePlugin import PngImageFile
 
 from binseg.errors import OutputError
-from binseg.imageio.metadata import Georeference
-from binseg.imageio.pixels import one_line
+from binseg.imageio.decoding import one_line
+from binseg.imageio.formats import FORMATS, format_of
+from binseg.imageio.metadata import Georeference, PixelSize
+from binseg.imageio.raster import encode_png
 from binseg.storage import atomic_path
 
 __all__ = [
     "Facts",
+    "TiledPage",
+    "decode_tiles",
     "encode_image",
     "encode_mask",
     "encode_probability",
+    "encode_tiles",
     "read_facts",
     "write_bands",
     "write_mask",
     "write_probability",
     "write_rgb",
     "write_rgba",
+    "write_tiled",
 ]
 
 Facts = Mapping[str, object]
-"""What made a file, as plain data."""
-_TIFF = (".tif", ".tiff")
+"""Origin of a file, as plain data."""
 
 
 def write_mask(
@@ -51,50 +56,33 @@ def write_mask(
         OutputError: another suffix, or the disk refused.
     """
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    assert mask_HW.ndim == 2, mask_HW.shape
-    pixels_HW = mask_HW.astype(np.uint8) * np.uint8(255)
-    _write(path, pixels_HW, (".png", *_TIFF), facts, georeference)
+    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, georeference)
 
 
 def write_rgb(
     path: Path, image_HW3: UInt8[np.ndarray, "H W 3"], *, facts: Facts | None = None
 ) -> None:
-    """Write a colour image as PNG, TIFF or JPEG by suffix.
-
-    Raises:
-        OutputError: another suffix, or the disk refused.
-    """
+    """Write a colour image as PNG, TIFF or JPEG by suffix; raises as `write_mask`."""
     assert image_HW3.dtype == np.uint8, image_HW3.dtype
-    assert image_HW3.ndim == 3, image_HW3.shape
-    assert image_HW3.shape[2] == 3, image_HW3.shape
-    _write(path, image_HW3, (".png", ".jpg", ".jpeg", *_TIFF), facts)
+    assert image_HW3.shape[2:] == (3,), image_HW3.shape
+    _write(path, image_HW3, ("PNG", "JPEG", "TIFF"), facts)
 
 
 def write_rgba(
     path: Path, image_HW4: UInt8[np.ndarray, "H W 4"], *, facts: Facts | None = None
 ) -> None:
-    """Write a colour image with transparency as PNG or TIFF by suffix.
-
-    Raises:
-        OutputError: another suffix, or the disk refused.
-    """
+    """Write a colour image with transparency as PNG or TIFF by suffix; raises as `write_mask`."""
     assert image_HW4.dtype == np.uint8, image_HW4.dtype
-    assert image_HW4.ndim == 3, image_HW4.shape
-    assert image_HW4.shape[2] == 4, image_HW4.shape
-    _write(path, image_HW4, (".png", *_TIFF), facts)
+    assert image_HW4.shape[2:] == (4,), image_HW4.shape
+    _write(path, image_HW4, ("PNG", "TIFF"), facts)
 
 
 def write_bands(
     path: Path, image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
 ) -> None:
-    """Write an image of any number of channels as TIFF, packed without loss (deflate).
-
-    Raises:
-        OutputError: another suffix, or the disk refused.
-    """
+    """Write an image of any number of channels as TIFF; raises as `write_mask`."""
     assert image_HWC.dtype in (np.uint8, np.uint16), image_HWC.dtype
-    assert image_HWC.ndim == 3, image_HWC.shape
-    _write(path, image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC, _TIFF)
+    _write(path, image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC, ("TIFF",))
 
 
 def write_probability(
@@ -104,94 +92,162 @@ def write_probability(
     facts: Facts | None = None,
     georeference: Georeference | None = None,
 ) -> None:
-    """Write a map of probabilities as a float32 TIFF, packed without loss (deflate).
-
-    Raises:
-        OutputError: another suffix, or the disk refused.
-    """
+    """Write a map of probabilities as a float32 TIFF; raises as `write_mask`."""
     assert probability_HW.dtype == np.float32, probability_HW.dtype
-    assert probability_HW.ndim == 2, probability_HW.shape
-    _write(path, probability_HW, _TIFF, facts, georeference)
+    _write(path, probability_HW, ("TIFF",), facts, georeference)
 
 
 def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
-    """The bytes of the PNG that `write_mask` writes."""
-    return _encode(mask_HW.astype(np.uint8) * np.uint8(255), ".png", facts)
+    """Give the bytes of the PNG that `write_mask` writes."""
+    return encode_png(_grey(mask_HW), _text(facts))
 
 
 def encode_probability(
     probability_HW: Float32[np.ndarray, "H W"], *, facts: Facts | None = None
 ) -> bytes:
-    """The bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
-    return _encode(np.rint(probability_HW * np.float32(255)).astype(np.uint8), ".png", facts)
+    """Give the bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
+    return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), _text(facts))
 
 
 def encode_image(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
-    """The bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
+    """Give the bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
     assert image_HWC.shape[2] in (3, 4), image_HWC.shape
-    return _encode(image_HWC, ".png", facts)
+    return encode_png(image_HWC, _text(facts))
 
 
 def read_facts(path: Path) -> dict[str, object]:
     """Read what made a PNG or TIFF of ours; empty where the file doesn't say."""
     try:
-        if path.suffix.lower() == ".png":
-            with path.open("rb") as handle:
+        with path.open("rb") as handle:
+            if format_of(handle.read(32)) == "PNG":
+                handle.seek(0)
                 text = PngImageFile(handle).info.get("binseg", "")
-        else:
-            with tifffile.TiffFile(path) as file:
-                text = file.pages.first.description
+            else:
+                text = tifffile.TiffFile(handle).pages.first.description
         facts = json.loads(text)
     except (OSError, ValueError, TypeError, AttributeError, tifffile.TiffFileError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
+def _grey(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    return mask_HW.astype(np.uint8) * np.uint8(255)
+
+
+def _text(facts: Facts | None) -> str | None:
+    return None if facts is None else json.dumps(facts, sort_keys=True)  # ASCII, as TIFF asks for
+
+
 def _write(
     path: Path,
     pixels: np.ndarray,
-    suffixes: tuple[str, ...],
+    formats: tuple[str, ...],
     facts: Facts | None = None,
     georeference: Georeference | None = None,
 ) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in suffixes:
-        raise OutputError(
-            f"can't write {one_line(path)}: the name must end in one of {', '.join(suffixes)}"
-        )
-    data = _encode(pixels, suffix, facts, georeference)
+    chosen = [FORMATS[name] for name in formats if suffix in FORMATS[name].suffixes]
+    if not chosen or chosen[0].encode is None:
+        accepted = ", ".join(suffix for name in formats for suffix in FORMATS[name].suffixes[:2])
+        raise OutputError(f"can't write {one_line(path)}: the name must end in one of {accepted}")
+    data = chosen[0].encode(pixels, _text(facts), georeference.tags() if georeference else ())
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _encode(
-    pixels: np.ndarray,
-    suffix: str,
-    facts: Facts | None,
+_LEVEL = 6
+_CLASSIC_BYTES = 3_900_000_000
+"""Larger files need BigTIFF's 64-bit addresses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledPage:
+    """One page of a TIFF file, already packed."""
+
+    height: int
+    width: int
+    dtype: str
+    tile: int
+    """Height and width of the tiles, a multiple of 16."""
+    tiles: Iterable[bytes]
+    """Row by row, from `encode_tiles`; asked for when the page is written."""
+
+
+def encode_tiles(rows_HW: Num[np.ndarray, "h W"], tile: int) -> list[bytes]:
+    """Pack a row of square tiles (deflate); zeros fill up what the rows don't cover."""
+    height, width = rows_HW.shape
+    assert height <= tile, (height, tile)
+    packed = []
+    for left in range(0, width, tile):
+        part_HW = rows_HW[:, left : left + tile]
+        if part_HW.shape != (tile, tile):
+            full_HW = np.zeros((tile, tile), rows_HW.dtype)
+            full_HW[: part_HW.shape[0], : part_HW.shape[1]] = part_HW
+            part_HW = full_HW
+        packed.append(zlib.compress(part_HW.tobytes(), _LEVEL))
+    return packed
+
+
+def decode_tiles(
+    packed: Sequence[bytes], tile: int, *, height: int, width: int, dtype: str
+) -> Num[np.ndarray, "height width"]:
+    """Unpack a row of tiles into the rows that they were made of."""
+    out_HW = np.empty((height, width), dtype)
+    for index, data in enumerate(packed):
+        full_HW = np.frombuffer(zlib.decompress(data), dtype).reshape(tile, tile)
+        left = index * tile
+        out_HW[:, left : left + tile] = full_HW[:height, : width - left]
+    return out_HW
+
+
+def write_tiled(
+    path: Path,
+    pages: Iterable[TiledPage],
+    *,
+    num_bytes: int,
+    facts: Mapping[str, object],
     georeference: Georeference | None = None,
-) -> bytes:
-    """The bytes of a file of one of the formats that are written."""
-    text = None if facts is None else json.dumps(facts, sort_keys=True)  # ASCII, as both ask for
-    buffer = io.BytesIO()
-    if suffix in _TIFF:
-        tifffile.imwrite(
-            buffer,
-            pixels,
-            photometric="rgb" if pixels.shape[2:] in {(3,), (4,)} else "minisblack",
-            planarconfig="contig" if pixels.ndim == 3 else None,
-            extrasamples=("unassalpha",) if pixels.shape[2:] == (4,) else None,
-            compression="zlib",
-            description=text,
-            extratags=georeference.tags() if georeference else (),
-            metadata=None,  # else tifffile notes the array's shape in the file's description
-            software=False,
-        )
-    elif suffix == ".png":
-        notes = PngInfo()
-        if text is not None:
-            notes.add_text("binseg", text)
-        Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
-    else:
-        Image.fromarray(pixels).save(buffer, format="JPEG", quality=92)
-    return buffer.getvalue()
+    pixel_size: PixelSize | None = None,
+) -> None:
+    """Write pages of packed tiles as one TIFF file; equal pages give equal bytes.
+
+    Args:
+        path: a temporary name; the caller moves the file when it is whole.
+        pages: written as they come.
+        num_bytes: about how many bytes all tiles have; decides between TIFF and BigTIFF.
+        facts: what made the file, for the description of the first page.
+        georeference: its place on a map.
+        pixel_size: told by TIFF's resolution.
+    """
+    resolution = None
+    if pixel_size is not None:
+        resolution = (1e4 / pixel_size.width, 1e4 / pixel_size.height)
+    text = _text(facts)
+    with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:
+        for page in pages:
+            writer.write(
+                _checked(page),
+                shape=(page.height, page.width),
+                dtype=page.dtype,
+                tile=(page.tile, page.tile),
+                compression="zlib",
+                photometric="minisblack",
+                description=text,
+                resolution=resolution,
+                resolutionunit="CENTIMETER" if resolution else None,
+                extratags=georeference.tags() if georeference else (),
+                metadata=None,
+                software=False,
+            )
+            text = None
+
+
+def _checked(page: TiledPage) -> Iterator[bytes]:
+    """The page's tiles, as many as there must be."""
+    wanted = -(-page.height // page.tile) * -(-page.width // page.tile)
+    num = 0
+    for one in page.tiles:
+        num += 1
+        yield one
+    assert num == wanted, (num, wanted)

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Num
 
 from binseg.errors import ImageError, MissingExtraError
+from binseg.imageio.decoding import ImageInfo, broken_files, finite_float32, one_line
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.pieces import Cache
-from binseg.imageio.pixels import ImageInfo, broken_files, finite_float32, one_line
 
 __all__ = ["ZarrAxes", "ZarrWindows", "is_zarr", "write_zarr_metadata"]
 
@@ -26,7 +26,7 @@ _LARGEST_CHUNK = 256_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ZarrAxes:
-    """What the axes of an array of pages x height x width mean; enough to write another like it."""
+    """Axes of an array of pages x height x width; enough to write another like it."""
 
     names: tuple[str, ...]
     """Without channels, ending in y and x."""
@@ -37,7 +37,7 @@ class ZarrAxes:
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether it is a folder with Zarr's metadata in it."""
+    """Tell whether it is a folder with Zarr's metadata in it."""
     path = Path(path)
     return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
 

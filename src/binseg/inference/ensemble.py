@@ -1,28 +1,34 @@
-"""Several models that answer together; for everyone else they are one predictor."""
+"""Several models that answer together, as the mean of their probabilities."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Num, UInt8
 
 from binseg.errors import UsageError
-from binseg.inference.single import Predictor, mean_of
-from binseg.postprocess.steps import NOTHING
-from binseg.types import TTA
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predictor import ModelPredictor, Predictor, Tell, mean_of, untold
+from binseg.postprocess import NOTHING
 
-__all__ = ["Ensemble"]
+__all__ = ["EnsemblePredictor"]
 
 
-class Ensemble(Predictor):
+class EnsemblePredictor(Predictor):
     """Several models that answer together: the mean of their probabilities.
 
     Args:
         members: at least two, of one border rule; they may differ in everything else.
         threshold: of the mean; the mean of the members' own if left out.
+
+    Raises:
+        UsageError: fewer than two, one of them twice, or models of different border rules.
     """
 
-    def __init__(self, members: Sequence[Predictor], *, threshold: float | None = None) -> None:
+    def __init__(
+        self, members: Sequence[ModelPredictor], *, threshold: float | None = None
+    ) -> None:
         if len(members) < 2:
             raise UsageError(f"an ensemble of {len(members)}: give at least two models")
         ids = [one.bundle_id for one in members]
@@ -34,22 +40,20 @@ class Ensemble(Predictor):
                 f"an ensemble of models that learnt other borders ({', '.join(sorted(borders))}): "
                 "give models trained with one --border"
             )
-        first = members[0]
-        own = sum(one.threshold for one in members) / len(members)
-        super().__init__(
-            backend=first.backend,
-            preprocessing=first.preprocessing,
-            threshold=own if threshold is None else threshold,
-            bundle_id="+".join(ids),
-            batch_size=first.batch_size,
-            bundle=first.bundle,
-            # Corrections that only some of them bring are no member's word for the mean.
-            postprocessing=first.postprocessing
-            if len({one.postprocessing for one in members}) == 1
-            else NOTHING,
+        self.bundle_id = "+".join(ids)
+        self.threshold = (
+            sum(one.threshold for one in members) / len(members) if threshold is None else threshold
         )
-        self._members = tuple(members)
-        self._is_alike = all(one.preprocessing == first.preprocessing for one in members)
+        # Post-processing that only some of them bring wasn't chosen for their mean.
+        each = {one.postprocessing for one in members}
+        self.postprocessing = each.pop() if len(each) == 1 else NOTHING
+        self._set_members(tuple(members))
+
+    def _set_members(self, members: tuple[ModelPredictor, ...]) -> None:
+        self._members = members
+        self.batch_size = min(one.batch_size for one in members)
+        shapes = {one.preprocessing for one in members}
+        self.preprocessing = shapes.pop() if len(shapes) == 1 else None
 
     @property
     def name(self) -> str:
@@ -57,35 +61,9 @@ class Ensemble(Predictor):
         return " + ".join(one.name for one in self._members)
 
     @property
-    def members(self) -> tuple[Predictor, ...]:
+    def members(self) -> tuple[ModelPredictor, ...]:
         """The single models that answer."""
         return self._members
-
-    @property
-    def has_one_input(self) -> bool:
-        """Whether all members take the same single input of an image."""
-        return self._is_alike and super().has_one_input
-
-    @property
-    def shares_inputs(self) -> bool:
-        """Whether all members take the same inputs of an image."""
-        return self._is_alike
-
-    def with_tta(self, tta: TTA) -> Self:
-        """Return the same members that average other mirror images."""
-        other = super().with_tta(tta)
-        other._members = tuple(one.with_tta(tta) for one in self._members)
-        return other
-
-    def with_tiles(
-        self, *, scale: float = 1.0, size: int | None = None, overlap: float | None = None
-    ) -> Self:
-        """Return the same members with other tiles; see `Predictor.with_tiles`."""
-        other = super().with_tiles(scale=scale, size=size, overlap=overlap)
-        other._members = tuple(
-            one.with_tiles(scale=scale, size=size, overlap=overlap) for one in self._members
-        )
-        return other
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -96,24 +74,33 @@ class Ensemble(Predictor):
             *dict.fromkeys(remark for one in self._members for remark in one.remarks),
         )
 
+    def with_options(self, options: PredictOptions) -> Self:
+        """Return the same members with other settings."""
+        other = copy(self)
+        other._set_members(tuple(one.with_options(options) for one in self._members))
+        other.postprocessing = options.postprocessing_for(self.postprocessing)
+        other.threshold = self.threshold if options.threshold is None else options.threshold
+        return other
+
     def probability_of_image(
-        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image"
+        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image", *, tell: Tell = untold
     ) -> Float32[np.ndarray, "H W"]:
-        """The members' mean probability at the image's own size."""
-        if self._is_alike:  # prepared, and brought back to its size, once for all
-            return super().probability_of_image(image_HWC, name)
-        return mean_of([one.probability_of_image(image_HWC, name) for one in self._members])
+        """Compute the members' mean probability at the image's own size."""
+        if self.preprocessing is not None:  # prepared, and brought back to its size, once for all
+            return super().probability_of_image(image_HWC, name, tell=tell)
+        return mean_of(
+            [one.probability_of_image(image_HWC, name, tell=tell) for one in self._members]
+        )
 
     def probability_of_inputs(
         self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
     ) -> Float32[np.ndarray, "N height width"]:
-        """The members' mean probability for inputs that are prepared already.
-
-        Args:
-            inputs_NHWC: of the preprocessing that all members share.
-        """
-        assert self._is_alike, "members with preprocessings of their own share no inputs"
+        """Compute the members' mean probability for inputs of the preprocessing they share."""
+        assert self.preprocessing is not None, "members with inputs of their own share none"
         return mean_of([one.probability_of_inputs(inputs_NHWC) for one in self._members])
 
     def __repr__(self) -> str:
-        return f"Ensemble({', '.join(map(repr, self._members))}, threshold {self.threshold:g})"
+        return (
+            f"{type(self).__name__}({', '.join(map(repr, self._members))}, threshold "
+            f"{self.threshold:g})"
+        )

@@ -4,7 +4,7 @@
     NAME.tif.part/00003-000012.band      page 3, band 12: its packed tiles, and a checksum
 
 Bands are written whole or not at all, from the top down, so that whatever ends the program leaves
-at most one band to compute again.
+at most one band to compute again. At the end `assemble` makes one file of them.
 """
 
 import contextlib
@@ -12,28 +12,48 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Bool, Num
 
-from binseg.errors import ImageError, OutputError
-from binseg.imageio import decode_tiles
+from binseg.errors import ImageError, OutputError, UsageError
+from binseg.imageio import TiledPage, decode_tiles, encode_tiles, write_tiled
+from binseg.imageio.metadata import Georeference, PixelSize
+from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
+from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
-from binseg.storage import atomic_path, write_json
+from binseg.storage import atomic_path, publish, write_json
 
-__all__ = ["Band", "Journal", "fingerprint"]
+__all__ = ["MASK", "PROBABILITY", "Band", "Journal", "Layout", "Whole", "assemble", "fingerprint"]
 
+MASK, PROBABILITY = 0, 1
+"""Layers of a band."""
 _JOB = "job.json"
 _OURS = {_JOB, "whole.tif", "whole.zarr"}
 _HEAD_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one page is cut up on disk."""
+
+    height: int
+    width: int
+    tile: int
+    """Height and width of the tiles, and rows of a band."""
+
+    @property
+    def num_bands(self) -> int:
+        """Bands of the page."""
+        return -(-self.height // self.tile)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Band:
-    """The packed answer for some full rows of a page."""
+    """The packed prediction for some full rows of a page."""
 
     height: int
     foreground: int
@@ -42,8 +62,19 @@ class Band:
     """The tiles of the mask, and those of the probability where it was asked for."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """What the output says beside its pixels."""
+
+    facts: Mapping[str, object]
+    georeference: Georeference | None
+    pixel_size: PixelSize | None
+    axes: ZarrAxes | None
+    """Axes of a Zarr output; None for a TIFF."""
+
+
 def fingerprint(path: Path) -> dict[str, object]:
-    """What tells an image from a changed one: sizes, times, and the first bytes.
+    """Tell an image from a changed one: sizes, times, and the first bytes.
 
     Raises:
         ImageError: it can't be read.
@@ -100,7 +131,7 @@ class Journal:
         self._done = self._sound_bands()
 
     def num_done(self, page: int) -> int:
-        """Finished bands of a page, from its top on."""
+        """Count the finished bands of a page, from its top on."""
         return self._done.get(page, 0)
 
     def write(self, page: int, index: int, band: Band) -> None:
@@ -133,18 +164,25 @@ class Journal:
         return band
 
     def layer(
-        self, page: int, index: int, which: int, *, tile: int, width: int, dtype: str
-    ) -> Num[np.ndarray, "h W"]:
-        """Unpack one layer of a finished band.
+        self, page: int, layout: Layout, which: int, dtype: str
+    ) -> Iterator[Num[np.ndarray, "h W"]]:
+        """Unpack one layer of a page, band by band.
 
         Raises:
             OutputError: as `read`.
         """
-        band = self.read(page, index)
-        return decode_tiles(band.layers[which], tile, height=band.height, width=width, dtype=dtype)
+        for index in range(layout.num_bands):
+            band = self.read(page, index)
+            yield decode_tiles(
+                band.layers[which],
+                layout.tile,
+                height=band.height,
+                width=layout.width,
+                dtype=dtype,
+            )
 
     def num_bytes(self) -> int:
-        """What all bands take on the disk."""
+        """Count what all bands take on the disk."""
         return sum(one.stat().st_size for one in self.folder.glob("*.band"))
 
     def remove(self) -> None:
@@ -155,7 +193,7 @@ class Journal:
         return self.folder / f"{page:05d}-{index:06d}.band"
 
     def _sound_bands(self) -> dict[int, int]:
-        """How many bands of each page are there and intact; the first damaged one ends the row."""
+        """Count each page's bands that are there and intact; the first damaged one ends the row."""
         done: dict[int, int] = {}
         broken: set[int] = set()
         for path in sorted(self.folder.iterdir()):
@@ -172,8 +210,106 @@ class Journal:
         return done
 
 
+def assemble(
+    journal: Journal,
+    layouts: Sequence[Layout],
+    *,
+    out: Path,
+    which: int,
+    dtype: str,
+    postprocessing: PostProcessing,
+    whole: Whole,
+) -> int:
+    """Write one layer of all finished bands under its final name.
+
+    Args:
+        journal: all bands of all pages.
+        layouts: how the pages are cut up.
+        out: a .tif, .tiff or .zarr name; what is there is replaced.
+        which: the layer, `MASK` or `PROBABILITY`.
+        dtype: type of the layer's pixels.
+        postprocessing: what corrects the mask; must be empty for the probability.
+        whole: what else the output says.
+
+    Returns:
+        Pixels of the layer that aren't 0: for the mask, those that are foreground.
+
+    Raises:
+        OutputError: the disk refused; all bands are kept.
+        DataError: more objects to clean up than fit into memory.
+    """
+    num_foreground = 0
+
+    def rows_of(page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
+        """Unpack the rows of a page, and correct them."""
+        nonlocal num_foreground
+
+        def masks() -> Iterator[Bool[np.ndarray, "h W"]]:
+            return (rows > 0 for rows in journal.layer(page, layout, which, dtype))
+
+        if postprocessing.is_empty:
+            for rows_HW in journal.layer(page, layout, which, dtype):
+                num_foreground += int(np.count_nonzero(rows_HW))
+                yield rows_HW
+            return
+        for mask_HW in clean_bands(masks, postprocessing)():
+            num_foreground += int(np.count_nonzero(mask_HW))
+            yield mask_HW.astype(np.uint8) * np.uint8(255)
+
+    def tiles_of(page: int, layout: Layout) -> Iterator[bytes]:
+        """Give the packed tiles of a page: as they are where nothing is corrected."""
+        nonlocal num_foreground
+        if not postprocessing.is_empty:
+            for rows_HW in rows_of(page, layout):
+                yield from encode_tiles(rows_HW, layout.tile)
+            return
+        for index in range(layout.num_bands):
+            band = journal.read(page, index)
+            num_foreground += band.foreground
+            yield from band.layers[which]
+
+    if whole.axes is None:
+        finished = journal.folder / "whole.tif"
+        pages = (
+            TiledPage(
+                height=one.height,
+                width=one.width,
+                dtype=dtype,
+                tile=one.tile,
+                tiles=tiles_of(page, one),
+            )
+            for page, one in enumerate(layouts)
+        )
+        write_tiled(
+            finished,
+            pages,
+            num_bytes=journal.num_bytes(),
+            facts=whole.facts,
+            georeference=whole.georeference,
+            pixel_size=whole.pixel_size,
+        )
+    else:
+        finished = journal.folder / "whole.zarr"
+        if len({(one.height, one.width) for one in layouts}) > 1:
+            raise UsageError(
+                f"{out.stem}: pages of several sizes don't fit into one Zarr; write a .tif"
+            )
+        shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
+        tile, shape = layouts[0].tile, whole.axes.lengths[:-2]
+        array = write_zarr_metadata(
+            finished, whole.axes, chunk=tile, dtype=dtype, name=out.stem, facts=whole.facts
+        )
+        for page, layout in enumerate(layouts):
+            at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
+            for index, rows_HW in enumerate(rows_of(page, layout)):
+                rows = slice(index * tile, index * tile + len(rows_HW))
+                array[(*at, rows, slice(None))] = rows_HW
+    publish(finished, out)
+    return num_foreground
+
+
 def _refuse_foreign(folder: Path) -> None:
-    """Only what this module wrote is thrown away."""
+    """Throw away only what this module wrote."""
     for path in folder.iterdir():
         ours = (
             path.name in _OURS or path.suffix == ".band" or path.name.startswith((".tmp-", ".old-"))
@@ -193,7 +329,7 @@ def _read_job(path: Path) -> dict[str, object] | None:
 
 
 def _read_band(path: Path) -> Band | None:
-    """The band of a file, or None where the file is missing or damaged."""
+    """Read the band of a file; None where the file is missing or damaged."""
     try:
         first, _, body = path.read_bytes().partition(b"\n")
         head = json.loads(first)

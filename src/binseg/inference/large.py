@@ -1,8 +1,10 @@
 """From an image on disk to a mask on disk, band by band, whatever the image's size."""
 
+import shutil
+import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
@@ -11,31 +13,27 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import MissingExtraError, OutputError, UsageError
-from binseg.imageio import (
-    ImageInfo,
-    Windows,
-    encode_tiles,
-    open_windows,
-    read_georeference,
-)
+from binseg.imageio import ImageInfo, Windows, encode_tiles, open_windows, read_georeference
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows
-from binseg.inference import Predictor
-from binseg.inference.band_assembly import (
+from binseg.inference.journal import (
     MASK,
     PROBABILITY,
+    Band,
+    Journal,
     Layout,
     Whole,
     assemble,
-    page_layout,
+    fingerprint,
 )
-from binseg.inference.bands import WHOLE_PIXELS, batch_of, probability_bands
-from binseg.inference.estimate import estimate_need
-from binseg.inference.journal import Band, Journal, fingerprint
-from binseg.postprocess.steps import NOTHING
-from binseg.progress import SILENT, Progress, Task
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predictor import Predictor
+from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
+from binseg.postprocess import NOTHING, above
+from binseg.progress import SILENT, Progress
 from binseg.storage import locked
+from binseg.transforms.geometry import tiles_for
 
-__all__ = ["LargeResult", "ProbabilityType", "predict_large"]
+__all__ = ["LargeResult", "ProbabilityType", "page_layout", "predict_large"]
 
 ProbabilityType = Literal["uint8", "float16", "float32"]
 """uint8 stands for the probability times 255, rounded."""
@@ -44,6 +42,12 @@ _SHRUNK = 4
 """An image that is shrunk more than this loses what a user who has so many pixels looks for."""
 _HUGE = 1 << 20
 """A side that is cut into tiles whatever their size."""
+_BAND_PIXELS = 1 << 25
+"""Most pixels of a band: very wide images have narrower ones."""
+_CACHE = 192_000_000
+"""Unpacked pieces of the image that the reader keeps."""
+_MASK_SHARE = 0.2
+"""Most bytes for each pixel of a packed mask: noise of 0 and 255 packs to a sixth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,8 @@ class LargeResult:
     probability: Path | None
     num_pages: int
     height: int
-    """Of the first page, as is the width."""
+    """Size of the first page, as is `width`."""
     width: int
-    num_pixels: int
-    """Of all pages."""
     foreground: float
     """Share of the pixels that are foreground, after the post-processing."""
     num_bands: int
@@ -68,18 +70,8 @@ class LargeResult:
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
-        return {
-            "source": str(self.source),
-            "mask": str(self.mask),
-            "probability": None if self.probability is None else str(self.probability),
-            "num_pages": self.num_pages,
-            "height": self.height,
-            "width": self.width,
-            "foreground": self.foreground,
-            "num_bands": self.num_bands,
-            "num_resumed": self.num_resumed,
-            "seconds": round(self.seconds, 3),
-        }
+        paths = {name: str(one) for name, one in vars(self).items() if isinstance(one, Path)}
+        return {**asdict(self), **paths, "seconds": round(self.seconds, 3)}
 
 
 def predict_large(
@@ -87,11 +79,8 @@ def predict_large(
     path: str | Path,
     *,
     out: str | Path,
-    threshold: float | None = None,
+    options: PredictOptions | None = None,
     probability: ProbabilityType | None = None,
-    scale: float | None = None,
-    tile: int | None = None,
-    overlap: float | None = None,
     resume: bool = True,
     overwrite: bool = False,
     progress: Progress = SILENT,
@@ -99,25 +88,19 @@ def predict_large(
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
-    What a mask says is what `Predictor.predict` would say if the image fitted into memory, its
-    corrections too. The
-    work may be interrupted at any time, by kill -9 too: finished bands are kept in `out`.part, the
-    same call goes on from them, and the file is the same byte for byte. Under its final name the
-    output is always whole.
+    The mask is that of `Predictor.predict` if the image fitted into memory, its post-processing
+    too. The work may be interrupted at any time, by kill -9 too: finished bands are kept in
+    `out`.part, the same call goes on from them, and the file is the same byte for byte. Under its
+    final name the output is always whole.
 
     Args:
         predictor: the model. One that takes tiles sees every pixel; one that takes whole images
-            gets the huge image shrunk to its input, and its answer is spread to the full size.
+            gets the huge image shrunk to its input, and its map is spread to the full size.
         path: a TIFF file, an OME-Zarr folder, or another image.
         out: the mask, 0 and 255: .tif (tiled, packed, BigTIFF beyond 4 GB, a page for each page)
             or .zarr (OME-Zarr).
-        threshold: instead of the model's own.
+        options: other settings than the model's own.
         probability: also OUT_probability, in this type.
-        scale: what the image is resized by for a model that takes tiles, 0.5 for pixels of
-            0.25 um where the model learnt from 0.5 um.
-        tile: height and width of the tiles instead of the model's input; larger ones see more of
-            their surroundings.
-        overlap: share of a tile that overlaps its neighbour, instead of the model's.
         resume: go on from what an interrupted call has finished.
         overwrite: replace outputs that are there.
         progress: told what is needed before it starts, and of every row.
@@ -133,10 +116,7 @@ def predict_large(
     start = time.monotonic()
     path, out = Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
-    if threshold is not None:
-        predictor = predictor.with_threshold(threshold)
-    if scale is not None or tile is not None or overlap is not None:
-        predictor = predictor.with_tiles(scale=scale or 1.0, size=tile, overlap=overlap)
+    predictor = predictor.with_options(options or PredictOptions())
     part = out.with_name(out.name + ".part")
     with open_windows(path) as windows, locked(part, timeout=1.0, tidy=True):
         infos = [windows.info(page) for page in range(windows.num_pages)]
@@ -146,37 +126,29 @@ def predict_large(
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
         work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels)
+        layers = [(out, MASK, "uint8", predictor.postprocessing)]
+        if probability_out is not None and probability is not None:
+            # The mask comes last: where it is, the work is done.
+            layers.insert(0, (probability_out, PROBABILITY, probability, NOTHING))
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
-            if probability_out is not None:
-                assert probability is not None
-                assemble(
+            for to, which, dtype, postprocessing in layers:
+                foreground = assemble(
                     journal,
                     layouts,
-                    out=probability_out,
-                    which=PROBABILITY,
-                    dtype=probability,
-                    postprocessing=NOTHING,
+                    out=to,
+                    which=which,
+                    dtype=dtype,
+                    postprocessing=postprocessing,
                     whole=whole,
                 )
-            # The mask comes last: where it is, the work is done.
-            foreground = assemble(
-                journal,
-                layouts,
-                out=out,
-                which=MASK,
-                dtype="uint8",
-                postprocessing=predictor.postprocessing,
-                whole=whole,
-            )
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
             raise OutputError(
                 f"{reason}; what is finished is in {part}, run again to go on"
             ) from error
         journal.remove()
-    pixels = sum(one.height * one.width for one in infos)
     return LargeResult(
         source=path,
         mask=out,
@@ -184,12 +156,24 @@ def predict_large(
         num_pages=len(infos),
         height=infos[0].height,
         width=infos[0].width,
-        num_pixels=pixels,
-        foreground=foreground / pixels,
+        foreground=foreground / sum(one.height * one.width for one in infos),
         num_bands=sum(one.num_bands for one in layouts),
         num_resumed=sum(done),
         seconds=time.monotonic() - start,
     )
+
+
+def page_layout(height: int, width: int) -> Layout:
+    """Choose the tiles of a page: 512 x 512, less for small and for very wide pages.
+
+    >>> page_layout(40_000, 40_000).tile, page_layout(100, 20).tile, page_layout(9, 300_000).tile
+    (512, 112, 64)
+    """
+    tile = 512
+    while tile > 64 and tile * width > _BAND_PIXELS:
+        tile //= 2
+    own = -(-max(height, min(width, tile)) // 16) * 16
+    return Layout(height=height, width=width, tile=min(tile, own))
 
 
 def _outputs(
@@ -221,7 +205,7 @@ def _job(
     probability: ProbabilityType | None,
     whole_pixels: int,
 ) -> dict[str, object]:
-    """All that decides the bands, under names that a user understands when one differs."""
+    """List all that decides the bands, under names that a user understands when one differs."""
     return {
         "version": version("binseg"),
         "image": {"name": path.name, **fingerprint(path)},
@@ -240,24 +224,17 @@ def _job(
 
 
 def _whole(
-    predictor: Predictor,
-    windows: Windows,
-    infos: Sequence[ImageInfo],
-    *,
-    path: Path,
-    out: Path,
+    predictor: Predictor, windows: Windows, infos: Sequence[ImageInfo], *, path: Path, out: Path
 ) -> Whole:
-    """What the output says beside its pixels."""
-    facts = {
-        "binseg": version("binseg"),
-        "model": predictor.bundle_id,
-        "threshold": predictor.threshold,
-        "postprocess": predictor.postprocessing.as_dict(),
-        "source": path.name,
-    }
     is_tiff = windows.format == "TIFF" and not infos[0].turned
     return Whole(
-        facts=facts,
+        facts={
+            "binseg": version("binseg"),
+            "model": predictor.bundle_id,
+            "threshold": predictor.threshold,
+            "postprocess": predictor.postprocessing.as_dict(),
+            "source": path.name,
+        },
         georeference=read_georeference(path) if is_tiff else None,
         pixel_size=windows.pixel_size,
         axes=_axes(windows, infos) if out.suffix.lower() == ".zarr" else None,
@@ -265,7 +242,7 @@ def _whole(
 
 
 def _axes(windows: Windows, infos: Sequence[ImageInfo]) -> ZarrAxes:
-    """The axes of a Zarr output: those of a Zarr input, else pages (z) by y by x."""
+    """Give the axes of a Zarr output: those of a Zarr input, else pages (z) by y by x."""
     try:
         import zarr  # noqa: F401 - asked for now, and not after hours
     except ModuleNotFoundError:
@@ -301,61 +278,70 @@ class _Work:
     whole_pixels: int
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
-        """Say what the work takes before it starts."""
-        if all(num == one.num_bands for num, one in zip(done, self.layouts, strict=True)):
+        """Say what the work takes before it starts: a batch is measured, the rest reckoned."""
+        left = [1 - num / one.num_bands for num, one in zip(done, self.layouts, strict=True)]
+        if not any(left):
             return
-        need = estimate_need(
-            self.predictor,
-            self.windows,
-            self.infos,
-            self.layouts,
-            done=done,
-            layer_bytes=np.dtype(self.probability).itemsize if self.probability else 0,
-            folder=self.journal.folder,
+        widest = max(self.infos, key=lambda one: one.height * one.width)
+        num_inputs = sum(
+            round(share * self.predictor.num_inputs(one.height, one.width))
+            for share, one in zip(left, self.infos, strict=True)
         )
-        first, num = self.infos[0], len(self.infos)
+        seconds = num_inputs * (self._seconds_per_input(widest) + self._seconds_per_read(widest))
+        live = max(
+            live_bytes(self.predictor, info, band=one.tile) + 12 * one.tile * one.width
+            for info, one in zip(self.infos, self.layouts, strict=True)
+        )
+        size = np.dtype(widest.dtype).itemsize
+        cached = min(_CACHE, widest.height * widest.width * widest.channels * size)
+        peak = _peak_memory()
+        memory = f"about {(peak + live + cached) / 1e9:.1f} GB of memory, " if peak else ""
+        layer = np.dtype(self.probability).itemsize if self.probability else 0
+        pixels = sum(one.height * one.width for one in self.layouts)
+        disk = 2 * pixels * (_MASK_SHARE + layer)  # while bands and output are both there
+        free = shutil.disk_usage(self.journal.folder).free
+        first, num, name = self.infos[0], len(self.infos), self.windows.name
         pages = "" if num == 1 else f", {num:,} pages"
         on = f"going on after {sum(done)} finished bands: " if any(done) else ""
+        inputs = "1 model input" if num_inputs == 1 else f"{num_inputs:,} model inputs"
         progress.say(
-            f"{self.windows.name}: {first.width:,} x {first.height:,} pixels{pages}: {on}"
-            f"{need.describe()}"
+            f"{name}: {first.width:,} x {first.height:,} pixels{pages}: {on}{inputs}; {memory}"
+            f"at most {disk / 1e9:.2g} GB of disk ({free / 1e9:.0f} GB free), about "
+            f"{duration(seconds)}"
         )
-        if need.disk > need.free_disk:
+        if disk > free:
             progress.say(f"{self.journal.folder.parent}: may not have room for all of it")
-        shape = self.predictor.preprocessing
-        shrunk = max(first.height / shape.height, first.width / shape.width)
-        if shape.resize != "tile" and shrunk > _SHRUNK:
-            progress.say(
-                f"{self.windows.name}: this model looks at the whole image shrunk to "
-                f"{shape.width} x {shape.height}, so that details are lost; one trained with "
-                "input.resize: tile sees every pixel"
-            )
+        for shape in {one.preprocessing for one in self.predictor.members}:
+            shrunk = max(first.height / shape.height, first.width / shape.width)
+            if shape.resize != "tile" and shrunk > _SHRUNK:
+                progress.say(
+                    f"{name}: this model looks at the whole image shrunk to {shape.width} x "
+                    f"{shape.height}, so that details are lost; one trained with "
+                    "input.resize: tile sees every pixel"
+                )
 
     def run(self, done: Sequence[int], progress: Progress) -> None:
         """Compute what isn't done yet."""
         label = f"predicting {Path(self.windows.name).name}"
-        total = sum(one.height for one in self.infos)
-        with progress.task(label, total=total) as task:
+        with progress.task(label, total=sum(one.height for one in self.infos)) as task:
             for page, (layout, num) in enumerate(zip(self.layouts, done, strict=True)):
                 task.advance(min(layout.height, num * layout.tile))
-                if num < layout.num_bands:
-                    self._run_page(page, layout, num, task)
-
-    def _run_page(self, page: int, layout: Layout, first: int, task: Task) -> None:
-        bands = probability_bands(
-            self.predictor,
-            self.windows,
-            page,
-            band=layout.tile,
-            first=first,
-            tell=task.advance,
-            whole_pixels=self.whole_pixels,
-        )
-        for index, probability_HW in enumerate(bands, start=first):
-            self.journal.write(page, index, self._packed(probability_HW, layout.tile))
+                if num == layout.num_bands:
+                    continue
+                bands = probability_bands(
+                    self.predictor,
+                    self.windows,
+                    page,
+                    band=layout.tile,
+                    first=num,
+                    tell=task.advance,
+                    whole_pixels=self.whole_pixels,
+                )
+                for index, probability_HW in enumerate(bands, start=num):
+                    self.journal.write(page, index, self._packed(probability_HW, layout.tile))
 
     def _packed(self, probability_HW: Float32[np.ndarray, "h W"], tile: int) -> Band:
-        mask_HW = probability_HW > self.predictor.threshold
+        mask_HW = above(probability_HW, self.predictor.threshold)
         layers = [encode_tiles(mask_HW.astype(np.uint8) * np.uint8(255), tile)]
         if self.probability == "uint8":
             bytes_HW = np.rint(probability_HW * np.float32(255)).astype(np.uint8)
@@ -365,3 +351,52 @@ class _Work:
         return Band(
             height=len(mask_HW), foreground=int(np.count_nonzero(mask_HW)), layers=tuple(layers)
         )
+
+    def _seconds_per_input(self, info: ImageInfo) -> float:
+        """Take the mean over the members; the first batch of each warms up and isn't counted."""
+        taken = []
+        for member in self.predictor.members:
+            shape = tiles_for(info.height, info.width, member.preprocessing)
+            num = batch_of(member, info.height, info.width)
+            zeros_NHWC = np.zeros((num, shape.height, shape.width, shape.channels), np.uint8)
+            member.probability_of_inputs(zeros_NHWC)
+            start = time.perf_counter()
+            member.probability_of_inputs(zeros_NHWC)
+            taken.append((time.perf_counter() - start) / num)
+        times = 1 if self.predictor.preprocessing is None else len(taken)
+        return times * sum(taken) / len(taken)
+
+    def _seconds_per_read(self, info: ImageInfo) -> float:
+        """Read the region of one input from the middle of a page."""
+        shape = tiles_for(info.height, info.width, self.predictor.members[0].preprocessing)
+        if shape.resize != "tile":
+            return 0.0
+        height, width = (min(side, 2 * shape.height) for side in (info.height, info.width))
+        top, left = (info.height - height) // 2, (info.width - width) // 2
+        start = time.perf_counter()
+        self.windows.read(self.infos.index(info), top, left, height, width)
+        return (time.perf_counter() - start) * (shape.height * shape.width) / (height * width)
+
+
+def _peak_memory() -> int:
+    """Tell the most bytes that this process has held so far; 0 where the system doesn't."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def duration(seconds: float) -> str:
+    """Say a time in words.
+
+    >>> duration(3), duration(125), duration(9000), duration(3600)
+    ('3 s', '2 min', '2 h 30 min', '1 h')
+    """
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")

@@ -1,26 +1,54 @@
 """From a bundle's files to a predictor, and the proof that it answers as it should."""
 
+import hashlib
 import logging
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 
-from binseg.errors import BundleError, UsageError
-from binseg.inference.ensemble import Ensemble
-from binseg.inference.machine import is_verified, remember_verified
+from binseg.errors import BundleError, OutputError, UsageError
+from binseg.inference.ensemble import EnsemblePredictor
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.predictor import ModelPredictor, Predictor
 from binseg.inference.runtimes import candidates, open_backend
-from binseg.inference.single import Predictor
-from binseg.packaging import Bundle, read_bundle
+from binseg.packaging import NETWORK, NETWORK_INT8, Bundle, read_bundle
+from binseg.postprocess import above
+from binseg.storage import cache_dir, write_bytes
 from binseg.types import TTA
 
-__all__ = ["ReferenceCheck", "load", "verify_reference"]
+__all__ = ["LoadSettings", "ReferenceCheck", "load", "open_model", "verify_reference"]
 
 _LOG = logging.getLogger("binseg")
 _TOLERANCES = {"fp32": 1e-3, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a reference probability. fp32 differs between processors by their order of
 summing alone; bf16 keeps 8 bits of each number and int8 256 steps, which undecided pixels feel."""
+M = TypeVar("M", bound=ModelPredictor)
+
+
+class LoadSettings(TypedDict, total=False):
+    """How a model is loaded; every setting may be left out."""
+
+    backend: str
+    """auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that is installed
+    and proven (`binseg export --to bundle`) and gives the reference sample's answer on this
+    machine. `backend.name` of what is returned says which."""
+    device: str
+    """auto, cpu or cuda."""
+    precision: str
+    """fp32 (as the scores were taken), bf16 (faster on processors that compute in it; undecided
+    pixels may change sides), int8, or auto: fp32, and bf16 where backend is auto and masks were
+    proven to agree to 0.999 IoU."""
+    batch_size: int
+    """Most inputs of the model's own size that are computed at once; 8 if left out."""
+    tta: TTA | None
+    """Mirror images that are predicted too and averaged: none, horizontal or all; those that
+    validation chose for the model (`card.tta`) if left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,36 +56,23 @@ class ReferenceCheck:
     """How near a runtime comes to the reference sample of a bundle."""
 
     largest_difference: float
-    """Of any pixel's probability."""
+    """Largest difference of any pixel's probability."""
     agreement: float
     """IoU of the masks at the predictor's threshold; 1 where both are empty."""
     tolerance: float
     passed: bool
 
 
-def load(
-    path: str | Path | Sequence[str | Path],
-    *,
-    backend: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int = 8,
-    tta: TTA | None = None,
-) -> Predictor:
+@overload
+def load(path: str | Path, **settings: Unpack[LoadSettings]) -> ModelPredictor: ...
+@overload
+def load(path: Sequence[str | Path], **settings: Unpack[LoadSettings]) -> Predictor: ...
+def load(path: str | Path | Sequence[str | Path], **settings: Unpack[LoadSettings]) -> Predictor:
     """Open a model to predict with, or several that answer together.
 
     Args:
         path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
-        backend: auto, torch, torch-compile, onnxruntime or openvino; auto takes the fastest that
-            is installed and proven (`binseg export --to bundle`) and gives the reference sample's
-            answer on this machine. `backend.name` of what is returned says which.
-        device: auto, cpu or cuda.
-        precision: fp32 (as the scores were taken), bf16 (faster on processors that compute in it;
-            undecided pixels may change sides), int8, or auto: fp32, and bf16 where backend is auto
-            and masks were proven to agree to 0.999 IoU.
-        batch_size: largest number of inputs computed at once.
-        tta: none, horizontal or all: mirror images that are predicted too and averaged; those
-            that validation chose for the model (`card.tta`) if left out.
+        settings: see `LoadSettings`.
 
     Raises:
         BundleError: missing, damaged, edited, foreign, or of a newer format; or no installed
@@ -69,49 +84,50 @@ def load(
     Traceback (most recent call last):
     binseg.errors.BundleError: runs/none: there is no such bundle; ...
     """
-    if not isinstance(path, str | Path):
-        members = [
-            load(
-                one,
-                backend=backend,
-                device=device,
-                precision=precision,
-                batch_size=batch_size,
-                tta=tta,
-            )
-            for one in path
-        ]
-        return members[0] if len(members) == 1 else Ensemble(members)
+    if isinstance(path, str | Path):
+        return open_model(path, ModelPredictor, **settings)
+    members = [open_model(one, ModelPredictor, **settings) for one in path]
+    return members[0] if len(members) == 1 else EnsemblePredictor(members)
+
+
+def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]) -> M:
+    """Do as `load` does for one model, as a predictor of the given class."""
     bundle = read_bundle(path)
-    tried = candidates(bundle, name=backend, device=device, precision=precision)
-    for index, (name, kind) in enumerate(tried):
+    backend = settings.get("backend", "auto")
+    device = settings.get("device", "auto")
+    card = bundle.card
+    tried = candidates(
+        bundle, name=backend, device=device, precision=settings.get("precision", "auto")
+    )
+    for index, (name, precision) in enumerate(tried):
+        is_last = index + 1 == len(tried)
         try:
-            runtime = open_backend(bundle, name=name, device=device, precision=kind)
+            runtime = open_backend(bundle, name=name, device=device, precision=precision)
         except (UsageError, BundleError) as problem:
-            if backend != "auto" or index + 1 == len(tried):
+            if backend != "auto" or is_last:
                 raise
-            _LOG.warning("%s: %s %s: %s; trying the next", bundle.path, name, kind, problem)
+            _LOG.warning("%s: %s %s: %s; trying the next", bundle.path, name, precision, problem)
             continue
-        opened = Predictor(
+        opened = kind(
             backend=runtime,
-            preprocessing=bundle.card.preprocessing,
-            threshold=bundle.card.threshold.value,
-            bundle_id=bundle.card.id,
-            batch_size=batch_size,
+            preprocessing=card.preprocessing,
+            threshold=card.threshold.value,
+            bundle_id=card.id,
+            batch_size=settings.get("batch_size", 8),
             bundle=bundle,
-            tta=bundle.card.tta if tta is None else tta,
-            temperature=bundle.card.temperature,
-            postprocessing=bundle.card.postprocess,
+            tta=settings.get("tta") or card.tta,
+            temperature=card.temperature,
+            postprocessing=card.postprocess,
         )
-        if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, kind):
+        if backend != "auto" or name == "torch" or _holds_here(opened, bundle, name, precision):
             return opened
         _LOG.warning(
             "%s: %s %s was proven elsewhere but answers the reference sample otherwise on this "
             "machine; %s",
             bundle.path,
             name,
-            kind,
-            "trying the next" if index + 1 < len(tried) else "nothing else is installed",
+            precision,
+            "nothing else is installed" if is_last else "trying the next",
         )
     raise BundleError(
         f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
@@ -119,17 +135,7 @@ def load(
     )
 
 
-def _holds_here(opened: Predictor, bundle: Bundle, name: str, kind: str) -> bool:
-    """Verify a network that was proven on another machine, once on this one."""
-    if is_verified(bundle, name, kind):
-        return True
-    if not verify_reference(opened, bundle).passed:
-        return False
-    remember_verified(bundle, name, kind)
-    return True
-
-
-def verify_reference(predictor: Predictor, bundle: Bundle) -> ReferenceCheck:
+def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:
     """Compute a bundle's reference sample again and compare: does it work on this machine?
 
     It isn't run at each load, because it takes as long as a prediction.
@@ -142,12 +148,12 @@ def verify_reference(predictor: Predictor, bundle: Bundle) -> ReferenceCheck:
         BundleError: the reference sample is damaged.
     """
     reference = bundle.reference()
-    plain = predictor.with_tta("none")
+    plain = predictor.with_options(PredictOptions(tta="none"))
     probability_NHW = plain.probability_of_inputs(reference.input_NHWC)
     difference = float(np.abs(probability_NHW - reference.probability_NHW).max())
     tolerance = _TOLERANCES[predictor.backend.precision]
     one, other = (
-        maps > predictor.threshold for maps in (probability_NHW, reference.probability_NHW)
+        above(maps, predictor.threshold) for maps in (probability_NHW, reference.probability_NHW)
     )
     either = int((one | other).sum())
     return ReferenceCheck(
@@ -156,3 +162,46 @@ def verify_reference(predictor: Predictor, bundle: Bundle) -> ReferenceCheck:
         tolerance=tolerance,
         passed=difference <= tolerance,
     )
+
+
+def _holds_here(opened: ModelPredictor, bundle: Bundle, name: str, precision: str) -> bool:
+    """Verify a network that was proven on another machine, once on this one."""
+    if is_verified(bundle, name, precision):
+        return True
+    passed = verify_reference(opened, bundle).passed
+    if passed:
+        remember_verified(bundle, name, precision)
+    return passed
+
+
+def is_verified(bundle: Bundle, runtime: str, precision: str) -> bool:
+    """Tell whether this very network passed in this runtime's version on this processor."""
+    return _mark(bundle, runtime, precision).is_file()
+
+
+def remember_verified(bundle: Bundle, runtime: str, precision: str) -> None:
+    """Note that it passed; where the cache can't be written, it is verified again next time."""
+    with suppress(OutputError):
+        write_bytes(_mark(bundle, runtime, precision), b"")
+
+
+def _mark(bundle: Bundle, runtime: str, precision: str) -> Path:
+    network = bundle.sha256[NETWORK_INT8 if precision == "int8" else NETWORK]
+    try:
+        release = version(runtime)
+    except PackageNotFoundError:  # built from source, or of another distribution's name
+        release = "unknown"
+    facts = (network, bundle.card.id, runtime, release, precision, _processor())
+    name = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    return cache_dir() / "verified" / name
+
+
+def _processor() -> str:
+    """Name the processor with its flags, which decide how a runtime computes."""
+    lines = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        lines = text.partition("\n\n")[0]
+    wanted = ("model name", "flags", "features", "cpu part")
+    kept = [line for line in lines.splitlines() if line.lower().startswith(wanted)]
+    return "\n".join(kept) or f"{platform.machine()} {platform.processor()}"

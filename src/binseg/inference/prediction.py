@@ -1,15 +1,57 @@
-"""What a model says about one image."""
+"""What a model says about one image: its mask, objects and outlines, as arrays, files and bytes."""
 
+import base64
+import csv
 import io
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num
+from jaxtyping import Bool, Float32, Num, UInt8
 
-from binseg.postprocess.steps import NOTHING, PostProcessing, clean
+from binseg.errors import UsageError
+from binseg.imageio import (
+    Georeference,
+    PixelSize,
+    encode_image,
+    encode_mask,
+    encode_probability,
+    write_mask,
+    write_probability,
+    write_rgb,
+    write_rgba,
+)
+from binseg.postprocess import (
+    NOTHING,
+    FoundObject,
+    Polygon,
+    PostProcessing,
+    coco,
+    encode_rle,
+    find_objects,
+    geojson,
+    segment,
+    trace_polygons,
+)
+from binseg.report import cutout, overlay
+from binseg.storage import write_text
 
-__all__ = ["Prediction"]
+__all__ = ["ENCODED", "FILES", "KEPT_PIXELS", "FileKind", "Prediction"]
+
+KEPT_PIXELS = 64_000_000
+"""Larger images don't stay in their Prediction."""
+ENCODED = ("mask", "probability", "overlay", "cutout", "json")
+"""Outputs that `Prediction.encode` makes."""
+_COLUMNS = ("label", "area_px", "centroid_y", "centroid_x", "top", "left", "height", "width")
+_SHOWN_SIDE = 720
+"""Longest side of the image that a notebook shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +62,15 @@ class Prediction:
     threshold: float
     bundle_id: str
     postprocessing: PostProcessing = NOTHING
-    """Corrections that the mask has."""
+    """Corrections of the mask."""
     image_HWC: Num[np.ndarray, "H W C"] | None = None
     """The image as it was read, for overlays; None where it was too large to keep."""
+    name: str = "image"
+    """What outputs call the image."""
+    pixel_size: PixelSize | None = None
+    georeference: Georeference | None = None
+    path_hash: str = ""
+    """What tells the image from others of its name; only the mask's file keeps it."""
 
     @property
     def probability(self) -> Float32[np.ndarray, "H W"]:
@@ -32,7 +80,132 @@ class Prediction:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
-        return clean(self.probability_HW > self.threshold, self.postprocessing)
+        return segment(self.probability_HW, self.threshold, self.postprocessing)
+
+    def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw the mask over the image, as 8-bit RGB.
+
+        Raises:
+            UsageError: the image was too large to be kept.
+        """
+        return overlay(self._image(), self.mask)
+
+    def cutout(self) -> UInt8[np.ndarray, "H W 4"]:
+        """Cut the foreground out of the image, as 8-bit RGBA; all else is transparent.
+
+        Raises:
+            UsageError: the image was too large to be kept.
+        """
+        return cutout(self._image(), self.mask)
+
+    def objects(self) -> list[FoundObject]:
+        """List the mask's connected objects with area, box, centroid and mean probability."""
+        return self._objects
+
+    def polygons(self, *, tolerance: float = 0.0) -> list[Polygon]:
+        """Trace the mask's outlines along its pixels' edges.
+
+        Args:
+            tolerance: by how many pixels they may be simplified.
+        """
+        return trace_polygons(self.mask, tolerance=tolerance)
+
+    def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
+        """Give the outlines as GeoJSON, in map coordinates where the image has them."""
+        place = self.georeference
+        return geojson(
+            self.polygons(tolerance=tolerance),
+            self._objects,
+            properties={**self.facts, "image": self.name},
+            transform=place.transform if place else None,
+            crs=place.crs if place else None,
+        )
+
+    def coco(self, *, tolerance: float = 0.0) -> dict[str, Any]:
+        """Give the objects as a COCO data set of this one image."""
+        polygons = self.polygons(tolerance=tolerance)
+        return coco([(self.name, self.mask, polygons, self._objects)], info=self.facts)
+
+    def table(self) -> str:
+        """Give the objects as CSV, a line each below a line of names."""
+        rows = [one.as_row() for one in self._objects]
+        names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["image", *names, "model", "threshold"], lineterminator="\n")
+        writer.writeheader()
+        made = {"model": self.bundle_id, "threshold": self.threshold}
+        writer.writerows({"image": self.name, **row, **made} for row in rows)
+        return text.getvalue()
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What made the prediction; every output carries it where its format has room."""
+        return {
+            "binseg": version("binseg"),
+            "model": self.bundle_id,
+            "threshold": self.threshold,
+            "postprocess": self.postprocessing.as_dict(),
+        }
+
+    def as_dict(self, *, tolerance: float = 0.0) -> dict[str, Any]:
+        """Give all that is known but the pixels as plain data."""
+        height, width = self.mask.shape
+        return {
+            **self.facts,
+            "width": width,
+            "height": height,
+            "foreground_share": float(self.mask.mean()),
+            "num_objects": len(self._objects),
+            "objects": [one.as_row() for one in self._objects],
+            "polygons": self.geojson(tolerance=tolerance),
+            "rle": encode_rle(self.mask),
+        }
+
+    def save(self, path: str | Path, *, kind: str | None = None, tolerance: float = 0.0) -> Path:
+        """Write the mask, or another kind of output, whole or not at all.
+
+        Args:
+            path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO) or .csv (a
+                line an object), unless `kind` says otherwise.
+            kind: mask, overlay, cutout, probability (.tif), geojson, coco or table.
+            tolerance: by how many pixels outlines may be simplified.
+
+        Raises:
+            UsageError: another kind, or a suffix that tells none.
+            OutputError: the disk refused, or the kind isn't written with this suffix.
+        """
+        path = Path(path)
+        kind = kind or _KIND_OF_SUFFIX.get(path.suffix.lower(), "")
+        if kind not in FILES:
+            raise UsageError(
+                f"{path}: the name must end in one of {', '.join(_KIND_OF_SUFFIX)}, or give kind= "
+                f"one of {', '.join(FILES)}"
+            )
+        FILES[kind].write(self, path, tolerance)
+        return path
+
+    def encode(self, kind: str, *, tolerance: float = 0.0) -> tuple[bytes, str]:
+        """Make one output in memory, and tell its media type.
+
+        Args:
+            kind: mask, probability (8-bit PNG), overlay, cutout or json.
+            tolerance: by how many pixels outlines may be simplified.
+
+        Raises:
+            UsageError: another kind.
+        """
+        match kind:
+            case "mask":
+                return encode_mask(self.mask, facts=self.facts), "image/png"
+            case "probability":
+                return encode_probability(self.probability_HW), "image/png"
+            case "overlay":
+                return encode_image(self.overlay(), facts=self.facts), "image/png"
+            case "cutout":
+                return encode_image(self.cutout(), facts=self.facts), "image/png"
+            case "json":
+                return json.dumps(self.as_dict(tolerance=tolerance)).encode(), "application/json"
+        raise UsageError(f"there is no output {kind!r}; choose one of {', '.join(ENCODED)}")
 
     def __repr__(self) -> str:
         height, width = self.probability_HW.shape
@@ -41,10 +214,88 @@ class Prediction:
             f"threshold {self.threshold:g}, bundle {self.bundle_id})"
         )
 
-    def _repr_png_(self) -> bytes:
-        """The mask as notebooks show it: white on black."""
-        from PIL import Image
+    def _repr_html_(self) -> str:
+        """Show the overlay in a notebook, or the mask where the image wasn't kept."""
+        every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
+        mask_HW = self.mask[every]
+        if self.image_HWC is None:
+            png = encode_mask(mask_HW)
+        else:
+            png = encode_image(overlay(self.image_HWC[every], mask_HW))
+        data = base64.b64encode(png).decode()
+        return (
+            f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+        )
 
-        out = io.BytesIO()
-        Image.fromarray(self.mask).save(out, format="PNG")
-        return out.getvalue()
+    @cached_property
+    def _objects(self) -> list[FoundObject]:
+        size = self.pixel_size
+        pixel_size = (size.height, size.width) if size else None
+        return find_objects(self.mask, self.probability_HW, pixel_size=pixel_size)
+
+    def _image(self) -> Num[np.ndarray, "H W C"]:
+        if self.image_HWC is None:
+            raise UsageError(
+                f"{self.name}: the image was too large to keep (above {KEPT_PIXELS / 1e6:.0f} "
+                "megapixels); draw on a smaller one"
+            )
+        return self.image_HWC
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """A file that a prediction becomes."""
+
+    ending: str
+    """The end of its name, behind the image's; the mask's may be .tif as well."""
+    write: Callable[[Prediction, Path, float], None]
+    """Takes the path, and by how many pixels outlines may be simplified."""
+
+
+def _write_mask(one: Prediction, path: Path, _: float) -> None:
+    facts = {**one.facts, **({"path_hash": one.path_hash} if one.path_hash else {})}
+    place = None if path.suffix.lower() == ".png" else one.georeference
+    write_mask(path, one.mask, facts=facts, georeference=place)
+
+
+def _write_probability(one: Prediction, path: Path, _: float) -> None:
+    write_probability(path, one.probability_HW, facts=one.facts, georeference=one.georeference)
+
+
+FILES: Mapping[str, FileKind] = MappingProxyType(
+    {
+        "mask": FileKind(ending=".png", write=_write_mask),
+        "overlay": FileKind(
+            ending="_overlay.png",
+            write=lambda one, path, _: write_rgb(path, one.overlay(), facts=one.facts),
+        ),
+        "cutout": FileKind(
+            ending="_cutout.png",
+            write=lambda one, path, _: write_rgba(path, one.cutout(), facts=one.facts),
+        ),
+        "probability": FileKind(ending="_probability.tif", write=_write_probability),
+        "geojson": FileKind(
+            ending=".geojson",
+            write=lambda one, path, rough: write_text(
+                path, json.dumps(one.geojson(tolerance=rough))
+            ),
+        ),
+        "coco": FileKind(
+            ending="_coco.json",
+            write=lambda one, path, rough: write_text(path, json.dumps(one.coco(tolerance=rough))),
+        ),
+        "table": FileKind(
+            ending="_objects.csv", write=lambda one, path, _: write_text(path, one.table())
+        ),
+    }
+)
+"""Files that a prediction becomes; a new one is a row here and a name in `OutputName`."""
+_KIND_OF_SUFFIX = {
+    ".png": "mask",
+    ".tif": "mask",
+    ".tiff": "mask",
+    ".geojson": "geojson",
+    ".json": "coco",
+    ".csv": "table",
+}

@@ -1,28 +1,27 @@
-"""A video in, a video of masks or overlays out, frame by frame."""
+"""A video in, a video of masks or overlays out, in batches of frames."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError, OutputError, UsageError
-from binseg.inference import Predictor
-from binseg.inference.files import PredictResult, Written
-from binseg.inference.inputs import failure_of, refuse_overwriting
+from binseg.errors import ImageError, MissingExtraError, OutputError
+from binseg.inference.predictor import Predictor
 from binseg.progress import SILENT, Progress
-from binseg.report import overlay as draw_over
 from binseg.storage import atomic_path
 
 if TYPE_CHECKING:
     import av
 
-__all__ = ["VIDEO_SUFFIXES", "is_video", "predict_videos"]
+__all__ = ["VIDEO_SUFFIXES", "is_video", "predict_video", "require_av"]
 
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
-DEFAULT_RATE = Fraction(25)
+_DEFAULT_RATE = Fraction(25)
+_CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}
 _ONLY_VIDEOS = {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}
 """FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
@@ -32,94 +31,54 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def predict_videos(
-    predictor: Predictor,
-    paths: Sequence[Path],
-    *,
-    out: Path,
-    overlay: bool = False,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Progress = SILENT,
-) -> PredictResult:
-    """Write each video's masks as NAME.mkv (FFV1, without loss: 0 and 255), of its size and pace.
-
-    Each frame is predicted by itself. Sound is left out.
+def predict_video(
+    predictor: Predictor, path: Path, *, files: Sequence[Path], progress: Progress = SILENT
+) -> float:
+    """Write a video's masks, of its size and pace; frames are predicted each alone, without sound.
 
     Args:
         predictor: the model.
-        paths: of the videos.
-        out: folder for the answers.
-        overlay: also NAME_overlay.mp4 (H.264), the video with the masks drawn over it.
-        overwrite: replace videos of an earlier run; inputs are never replaced.
-        resume: leave out videos whose answers are there already; each is there when it is whole.
+        path: the video.
+        files: NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
+            video with the masks drawn over it (H.264); what is there is replaced.
         progress: told of every frame.
 
     Returns:
-        What was written; videos that can't be read are in it too, and stop nothing.
+        Share of the pixels that are foreground, all frames together.
 
     Raises:
+        ImageError: it can't be read as a video.
         MissingExtraError: PyAV isn't installed.
-        UsageError: an answer would replace a file that is there, or another video's.
-        OutputError: the answers can't be written.
+        OutputError: the disk refused.
     """
-    _require_av()
-    answers = {path: _answers(path, out, overlay=overlay) for path in paths}
-    files = [file for each in answers.values() for file in each]
-    refuse_overwriting(paths, files, allowed=overwrite or resume)
-    if len(set(files)) < len(files):
-        twice = next(file for file in files if files.count(file) > 1)
-        raise UsageError(f"two videos would become {twice}; give each a folder of its own by --out")
-    if resume:
-        answers = {
-            path: each for path, each in answers.items() if not all(one.exists() for one in each)
-        }
-    written, failures = [], []
-    for path, each in answers.items():
-        try:
-            written.append(_predict_video(predictor, path, answers=each, progress=progress))
-        except ImageError as problem:
-            failures.append(failure_of(path, problem))
-    return PredictResult(
-        written=tuple(written),
-        failures=tuple(failures),
-        num_skipped=len(paths) - len(answers),
-    )
-
-
-def _answers(path: Path, out: Path, *, overlay: bool) -> tuple[Path, ...]:
-    mask = out / f"{path.stem}.mkv"
-    return (mask, out / f"{path.stem}_overlay.mp4") if overlay else (mask,)
-
-
-def _predict_video(
-    predictor: Predictor, path: Path, *, answers: tuple[Path, ...], progress: Progress
-) -> Written:
-    mask_path, *others = answers
-    overlay_path = others[0] if others else None
+    require_av()
+    mask_path, *others = files
     num, foreground = 0, 0.0
     with (
         _opened(path) as (frames, total, rate),
         _Video(mask_path, rate, codec="ffv1", pixels="gray") as masks,
-        _Video(overlay_path, rate, codec="libx264", pixels="yuv420p") as overlays,
+        _Video(others[0] if others else None, rate, codec="libx264", pixels="yuv420p") as overlays,
         progress.task(f"predicting frames of {path.name}", total=total) as task,
     ):
-        for image_HW3 in frames:
-            mask_HW = predictor.predict(image_HW3).mask
-            masks.add(mask_HW.astype(np.uint8) * np.uint8(255), "gray")
-            if overlay_path is not None:
-                overlays.add(draw_over(image_HW3, mask_HW), "rgb24")
-            num += 1
-            foreground += float(mask_HW.mean())
-            task.advance(1)
+        while some := list(islice(frames, predictor.batch_size)):
+            for prediction in predictor.predict(some):
+                masks.add(prediction.mask.astype(np.uint8) * np.uint8(255), "gray")
+                if others:
+                    overlays.add(prediction.overlay(), "rgb24")
+                num += 1
+                foreground += float(prediction.mask.mean())
+            task.advance(len(some))
         if num == 0:
             raise ImageError(f"{path}: there is no frame in it; get it anew or leave it out")
-    return Written(
-        source=path, page=None, mask=mask_path, others=tuple(others), foreground=foreground / num
-    )
+    return foreground / num
 
 
-def _require_av() -> None:
+def require_av() -> None:
+    """Make sure that PyAV is there.
+
+    Raises:
+        MissingExtraError: it isn't installed.
+    """
     try:
         import av  # noqa: F401
     except ModuleNotFoundError as problem:
@@ -130,19 +89,18 @@ def _require_av() -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], int | None, Fraction]]:
-    """Open a video: its frames as RGB, how many there are (where it tells), and its pace."""
+    """Open a video: its frames as RGB, their number (where it tells), and its pace."""
     import av
 
     try:
         container = av.open(str(path), options=_ONLY_VIDEOS)
     except (av.FFmpegError, OSError) as problem:
-        reason = " ".join(str(problem).split())
-        raise ImageError(f"{path}: can't be read as a video ({reason})") from None
+        raise ImageError(f"{path}: can't be read as a video ({_reason(problem)})") from None
     with container:
         if not container.streams.video:
             raise ImageError(f"{path}: there are no images in it, only other streams")
         stream = container.streams.video[0]
-        yield _frames(container, path), stream.frames or None, stream.average_rate or DEFAULT_RATE
+        yield _frames(container, path), stream.frames or None, stream.average_rate or _DEFAULT_RATE
 
 
 def _frames(container: "av.container.InputContainer", path: Path) -> Iterator[np.ndarray]:
@@ -155,8 +113,11 @@ def _frames(container: "av.container.InputContainer", path: Path) -> Iterator[np
             turns = round(frame.rotation / 90) % 4
             yield np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
     except av.FFmpegError as problem:
-        reason = " ".join(str(problem).split())
-        raise ImageError(f"{path}: the video is damaged or cut off ({reason})") from None
+        raise ImageError(f"{path}: the video is damaged or cut off ({_reason(problem)})") from None
+
+
+def _reason(problem: Exception) -> str:
+    return " ".join(str(problem).split())
 
 
 class _Video:
@@ -177,7 +138,7 @@ class _Video:
 
             self._file = atomic_path(self._path)
             temporary = self._file.__enter__()
-            self._container = av.open(str(temporary), "w", format=_container(self._path))
+            self._container = av.open(str(temporary), "w", format=_CONTAINERS[self._path.suffix])
         return self
 
     def add(self, pixels: np.ndarray, layout: str) -> None:
@@ -212,7 +173,3 @@ class _Video:
             self._file.__exit__(type(problem), problem, problem.__traceback__)
             raise OutputError(f"can't write {self._path}: {problem}") from None
         self._file.__exit__(kind, error, trace)
-
-
-def _container(path: Path) -> str:
-    return {".mkv": "matroska", ".mp4": "mp4"}[path.suffix]

@@ -1,4 +1,4 @@
-"""Bool arrays become `Counts`; nothing else in the package compares a mask with its truth."""
+"""Masks become `Counts`; nothing else in the package compares a mask with its truth."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,10 +15,10 @@ def count(
     truth_HW: Bool[np.ndarray, "H W"],
     valid_HW: Bool[np.ndarray, "H W"],
 ) -> Counts:
-    """Count the valid pixels of one image by truth and answer.
+    """Count the valid pixels of one image by truth and prediction.
 
     Args:
-        mask_HW: the answer, True where foreground is predicted.
+        mask_HW: True where foreground is predicted.
         truth_HW: True where foreground is.
         valid_HW: False where a pixel counts neither for nor against.
 
@@ -30,11 +30,11 @@ def count(
     assert mask_HW.dtype == truth_HW.dtype == valid_HW.dtype == np.bool_, "masks are bool"
     assert mask_HW.shape == truth_HW.shape == valid_HW.shape, "masks are of one size"
     num_valid = int(np.count_nonzero(valid_HW))
-    answered_HW = mask_HW & valid_HW
-    num_answered = int(np.count_nonzero(answered_HW))
+    predicted_HW = mask_HW & valid_HW
+    num_predicted = int(np.count_nonzero(predicted_HW))
     num_true = int(np.count_nonzero(truth_HW & valid_HW))
-    tp = int(np.count_nonzero(answered_HW & truth_HW))
-    fp, fn = num_answered - tp, num_true - tp
+    tp = int(np.count_nonzero(predicted_HW & truth_HW))
+    fp, fn = num_predicted - tp, num_true - tp
     return Counts(tp=tp, fp=fp, fn=fn, tn=num_valid - tp - fp - fn)
 
 

@@ -1,14 +1,12 @@
-"""How good a model is on parts of the data: small and large objects, one breed, one microscope."""
+"""Scores of parts of the data: small and large objects, one breed, one microscope."""
 
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from binseg.config.names import closest
-from binseg.errors import UsageError
+from binseg.errors import UsageError, suggest
+from binseg.metrics.bootstrap import NUM_RESAMPLES, bootstrap_interval, group_labels
 from binseg.metrics.counts import scored_images
-from binseg.metrics.draws import group_labels
-from binseg.metrics.intervals import bootstrap_interval
 from binseg.types import Counts, Figure, ImageScores, Slice
 
 __all__ = ["BY_SHARE", "BY_SIZE", "FEW_VALUES", "check_columns", "slice_images"]
@@ -20,7 +18,7 @@ FEW_VALUES = 20
 
 
 def slice_images(
-    images: Sequence[ImageScores], *, by: Iterable[str] = (), draws: int = 1000, seed: int = 0
+    images: Sequence[ImageScores], *, by: Iterable[str] = (), num_resamples: int = NUM_RESAMPLES
 ) -> tuple[Slice, ...]:
     """Split the images by object size, foreground share and columns; score each part by itself.
 
@@ -32,8 +30,7 @@ def slice_images(
     Args:
         images: of a report.
         by: further columns, whatever the number of their values.
-        draws: of the bootstrap that finds the intervals.
-        seed: of the draws.
+        num_resamples: of the bootstrap; 0 leaves out the intervals.
 
     Raises:
         UsageError: no image has such a column.
@@ -54,7 +51,7 @@ def slice_images(
                 (name, value, [one for one in scored if one.columns.get(name, "") == value])
                 for value in values
             ]
-    return tuple(_slice(by, value, kept, draws, seed) for by, value, kept in parts if kept)
+    return tuple(_slice(by, value, kept, num_resamples) for by, value, kept in parts if kept)
 
 
 def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
@@ -70,16 +67,22 @@ def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
     known = {*names, BY_SIZE, BY_SHARE}
     for name in asked:
         if name not in known:
-            raise UsageError(f"no image has a column {name!r} to slice by: {closest(name, known)}")
+            raise UsageError(f"no image has a column {name!r} to slice by: {suggest(name, known)}")
 
 
-def _slice(by: str, value: str, kept: Sequence[ImageScores], draws: int, seed: int) -> Slice:
+def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int) -> Slice:
     dice_N = [one.scores["original"]["dice"] for one in kept]
     groups = group_labels(kept)
-    interval = bootstrap_interval(dice_N, groups=groups, draws=draws, seed=seed) if draws else None
-    figure = Figure(value=float(np.mean(dice_N)), interval=interval)
-    num_groups = None if groups is None else len(set(groups))
-    return Slice(by=by, value=value, num_images=len(kept), num_groups=num_groups, dice=figure)
+    return Slice(
+        by=by,
+        value=value,
+        num_images=len(kept),
+        num_groups=None if groups is None else len(set(groups)),
+        dice=Figure(
+            value=float(np.mean(dice_N)),
+            interval=bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples),
+        ),
+    )
 
 
 def _area(counts: Counts) -> float:

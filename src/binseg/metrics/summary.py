@@ -1,40 +1,39 @@
-"""Scores of single images become a `Report`: means over images, pooled scores, the rules used."""
+"""Images become a `Report`: averages, pooled scores, intervals, slices, and the rules used.
 
-from collections.abc import Mapping, Sequence
+Everything that follows from single images is computed from them here, so that no order and no
+batch can change it; sums over probabilities come ready from the loop that saw them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from binseg.errors import DataError
+from binseg.metrics.bootstrap import (
+    LEAST_UNITS,
+    NUM_RESAMPLES,
+    group_labels,
+    interval_of,
+    report_intervals,
+    resampled_sums,
+)
+from binseg.metrics.calibration import (
+    CALIBRATION_RULE,
+    ProbabilityTally,
+    Reliability,
+    summarise_calibration,
+)
 from binseg.metrics.counts import pool, scored_images
-from binseg.metrics.scores import EMPTY_RULE, SCORES, score_all
-from binseg.types import Counts, ImageScores, Report, Size
+from binseg.metrics.objects import OBJECT_RULE
+from binseg.metrics.registry import EMPTY_RULE
+from binseg.metrics.scores import object_table, score_all
+from binseg.metrics.slices import slice_images
+from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
+from binseg.types import Counts, Figure, ImageScores, Report, Size
 
-__all__ = ["score_image", "summarise"]
-
-
-def score_image(
-    id: str,
-    counts: Mapping[Size, Counts],
-    columns: Mapping[str, str] | None = None,
-    *,
-    group: str | None = None,
-) -> ImageScores:
-    """Score what was counted in one image, at each size.
-
-    Args:
-        id: the image's name.
-        counts: its pixels, at each size.
-        columns: what else is known of it.
-        group: images of one group are drawn together for intervals.
-
-    >>> one = score_image("cat", {"original": Counts(tp=3, fp=1, fn=1, tn=5)})
-    >>> one.scores["original"]["dice"]
-    0.75
-    """
-    scores: dict[Size, dict[str, float]] = {size: score_all(each) for size, each in counts.items()}
-    return ImageScores(
-        id=id, counts=dict(counts), scores=scores, columns=dict(columns or {}), group=group
-    )
+__all__ = ["assemble", "summarise"]
 
 
 def summarise(
@@ -52,7 +51,7 @@ def summarise(
     Args:
         images: every image of the split, all counted at the same sizes.
         title: what the report is called.
-        bundle_id: the model that answered.
+        bundle_id: the model that predicted.
         split: the part of the data that was scored.
         threshold: the probability above which a pixel was called foreground.
         border: what became of the border class, or "none".
@@ -68,13 +67,18 @@ def summarise(
             f"nothing to score in split {split!r}: {len(images)} images, none with a pixel that "
             "isn't ignored; check the masks and the option `ignore`"
         )
+    total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
     mean: dict[Size, dict[str, float]] = {
-        size: {name: float(np.mean([one.scores[size][name] for one in kept])) for name in SCORES}
+        size: {
+            name: float(np.mean([one.scores[size][name] for one in kept]))
+            for name in kept[0].scores[size]
+        }
         for size, kept in scored.items()
     }
-    total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
     first = next(iter(scored))
-    num_empty = sum(_is_empty(one.counts[first]) for one in scored[first])
+    counts, whole = [one.counts[first] for one in scored[first]], total[first]
+    num_empty, num_ignored = sum(map(_is_empty, counts)), len(images) - len(counts)
+    background = (whole.fp + whole.tn) / whole.num_valid
     return Report(
         title=title,
         bundle_id=bundle_id,
@@ -85,12 +89,22 @@ def summarise(
         mean=mean,
         pooled={size: score_all(each) for size, each in total.items()},
         num_empty_truth=num_empty,
-        num_missed=sum(_is_missed(one.counts[first]) for one in scored[first]),
-        num_false_alarms=sum(_is_false_alarm(one.counts[first]) for one in scored[first]),
+        num_missed=sum(one.fn > 0 and one.tp == 0 for one in counts),
+        num_false_alarms=sum(one.fp > 0 and _is_empty(one) for one in counts),
         notes=(
-            f"{EMPTY_RULE} {_tell_empty(num_empty, len(scored[first]))}",
-            _warn_of_accuracy(total[first]),
-            *_tell_left_out(len(images) - len(scored[first])),
+            f"{EMPTY_RULE} "
+            + (
+                f"{num_empty} of {len(counts)} images have an empty truth and are in the means."
+                if num_empty
+                else f"None of the {len(counts)} images has an empty truth."
+            ),
+            "Accuracy misleads: a prediction without any foreground would score "
+            f"{background:.3f} here; read Dice or IoU.",
+            *(
+                [f"{num_ignored} of the images have only ignored pixels and are in no average."]
+                if num_ignored
+                else []
+            ),
             *notes,
         ),
     )
@@ -100,27 +114,122 @@ def _is_empty(counts: Counts) -> bool:
     return counts.tp + counts.fn == 0
 
 
-def _is_missed(counts: Counts) -> bool:
-    return counts.fn > 0 and counts.tp == 0
+def assemble(
+    report: Report,
+    *,
+    rule: OutlineRule | None = None,
+    reliabilities: Sequence[Reliability] = (),
+    tally: ProbabilityTally | None = None,
+    by: Iterable[str] = (),
+    num_resamples: int = NUM_RESAMPLES,
+) -> Report:
+    """Add to a report all that follows from its images, with 95% intervals.
 
+    Args:
+        report: what `summarise` gave.
+        rule: by which the outlines of its images were measured.
+        reliabilities: of its images with a valid pixel, in their order; none leaves calibration
+            out.
+        tally: of the same images; None leaves the sweep out.
+        by: columns to slice by.
+        num_resamples: of the bootstrap; 0 leaves all intervals out.
 
-def _is_false_alarm(counts: Counts) -> bool:
-    return counts.fp > 0 and _is_empty(counts)
-
-
-def _tell_empty(num_empty: int, num_images: int) -> str:
-    if num_empty == 0:
-        return f"None of the {num_images} images has an empty truth."
-    return f"{num_empty} of {num_images} images have an empty truth and are in the means."
-
-
-def _warn_of_accuracy(total: Counts) -> str:
-    share = (total.fp + total.tn) / total.num_valid
-    return (
-        f"Accuracy misleads: an answer without any foreground would score {share:.3f} here; "
-        "read Dice or IoU."
+    Raises:
+        UsageError: no such column.
+    """
+    rule = rule or OutlineRule()
+    scored = scored_images(report.images, "original")
+    groups = group_labels(scored)
+    outline, objects = (
+        _outline_figures(scored, num_resamples),
+        _object_figures(scored, num_resamples),
+    )
+    calibration = (
+        summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
+        if reliabilities
+        else None
+    )
+    labels = group_labels(report.images)
+    by_id = (
+        None if labels is None else {o.id: g for o, g in zip(report.images, labels, strict=True)}
+    )
+    intervals = report_intervals(report, groups=by_id, num_resamples=num_resamples)
+    missed = (
+        f"Such images: {report.num_missed} with an object of which nothing was found, "
+        f"{report.num_false_alarms} without an object in which something was found."
+    )
+    return replace(
+        report,
+        intervals=intervals if num_resamples else {},
+        resampled="image" if groups is None else "group",
+        outline=outline,
+        tolerance=rule.tolerance,
+        unit="px" if rule.spacing is None else "mm",
+        spacing=None if rule.spacing is None else rule.steps,
+        objects=objects,
+        calibration=calibration,
+        sweep=tally.sweep() if tally is not None else None,
+        slices=slice_images(report.images, by=by, num_resamples=num_resamples),
+        notes=(
+            *report.notes,
+            *([f"{OUTLINE_RULE} {missed}"] if outline else []),
+            *([OBJECT_RULE] if objects else []),
+            *([CALIBRATION_RULE] if calibration else []),
+            *_warn_of_few(scored, num_resamples),
+        ),
     )
 
 
-def _tell_left_out(num: int) -> list[str]:
-    return [f"{num} of the images have only ignored pixels and are in no average."] if num else []
+def _warn_of_few(images: Sequence[ImageScores], num_resamples: int) -> list[str]:
+    """Warn of intervals of hardly anything."""
+    groups = group_labels(images)
+    num = len(images) if groups is None else len(set(groups))
+    if not num_resamples or not 2 <= num < LEAST_UNITS:
+        return []
+    return [
+        f"Intervals: only {num} {'images' if groups is None else 'groups'} are resampled, so they "
+        "are too narrow; don't read them as 95%."
+    ]
+
+
+def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
+    """Average each outline score over the images; nothing where one wasn't measured."""
+    outlines = [one.outline for one in images if one.outline is not None]
+    if len(outlines) < len(images):
+        return {}
+    names = list(outlines[0])
+    rows = [[*(one[name] for name in names), 1.0] for one in outlines]
+
+    def means(sums_RK: Float64[np.ndarray, "R K"]) -> Mapping[str, Float64[np.ndarray, " R"]]:
+        return {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)}
+
+    return _figures(rows, means, images, num_resamples)
+
+
+def _object_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
+    """Score the pooled objects of all images; nothing where one's weren't counted."""
+    objects = [one.objects for one in images if one.objects is not None]
+    if len(objects) < len(images):
+        return {}
+    rows = [[x.num_true, x.num_predicted, x.num_matched, x.sum_iou] for x in objects]
+    return _figures(rows, object_table, images, num_resamples)
+
+
+def _figures(
+    rows: Sequence[Sequence[float]],
+    score: Callable[[Float64[np.ndarray, "R K"]], Mapping[str, Float64[np.ndarray, " R"]]],
+    images: Sequence[ImageScores],
+    num_resamples: int,
+) -> dict[str, Figure]:
+    """Score the sums of what the images add, and of what resampled images would."""
+    table_NK = np.array(rows, dtype=np.float64)
+    groups = group_labels(images)
+    sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
+    resampled = None if sums_RK is None else score(sums_RK)
+    return {
+        name: Figure(
+            value=float(value_1[0]),
+            interval=None if resampled is None else interval_of(resampled[name]),
+        )
+        for name, value_1 in score(table_NK.sum(axis=0, keepdims=True)).items()
+    }

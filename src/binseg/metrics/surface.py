@@ -1,4 +1,4 @@
-"""How near a predicted outline is to the true one: boundary overlap, and distances between them.
+"""Distances between two outlines, and the scores that follow from them.
 
 boundary IoU    Cheng et al., Boundary IoU (CVPR 2021): IoU of the pixels within d of either outline
 boundary F1     Csurka et al. (BMVC 2013): share of each outline within a tolerance of the other
@@ -15,9 +15,18 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
-from binseg.types import Outline
 
-__all__ = ["OUTLINE_MEANINGS", "OUTLINE_RULE", "OutlineRule", "measure_outline"]
+__all__ = [
+    "OUTLINE_RULE",
+    "OutlinePair",
+    "OutlineRule",
+    "assd",
+    "boundary_f1",
+    "boundary_iou",
+    "compare_outlines",
+    "hd95",
+    "surface_dice",
+]
 
 OUTLINE_RULE = (
     "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "
@@ -28,20 +37,12 @@ OUTLINE_RULE = (
 )
 """The sentences that go with every table of outline scores."""
 
-OUTLINE_MEANINGS = {
-    "boundary_iou": "IoU of the pixels within 2% of the diagonal of either outline",
-    "boundary_f1": "harmonic mean of the shares of each outline within the tolerance of the other",
-    "surface_dice": "share of both outlines that is within the tolerance of the other",
-    "hd95": "95th percentile of the distance between the outlines (the worse direction)",
-    "assd": "average distance between the outlines, both ways",
-}
-
 BOUNDARY_SHARE = 0.02  # of the image's diagonal: the width of the band of boundary IoU
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutlineRule:
-    """What counts as near, and how long a pixel is."""
+    """The distance that counts as near, and the length of a pixel."""
 
     tolerance: float = 2.0
     """Of boundary F1 and surface Dice, in pixels, or in mm where `spacing` is given."""
@@ -61,79 +62,62 @@ class OutlineRule:
             return self.spacing
         return (1.0, 1.0) if self.spacing is None else (self.spacing, self.spacing)
 
+    def diagonal(self, shape: tuple[int, ...]) -> float:
+        """The diagonal of an image of this height and width: no distance in it is longer."""
+        height, width = shape
+        down, across = self.steps
+        return float(np.hypot(height * down, width * across))
 
-def measure_outline(
-    mask_HW: Bool[np.ndarray, "H W"],
-    truth_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"] | None = None,
-    *,
-    rule: OutlineRule | None = None,
-) -> Outline:
-    """Compare the outlines of a prediction and its truth, by OUTLINE_RULE.
 
-    Args:
-        mask_HW: the answer.
-        truth_HW: what is there.
-        valid_HW: False where pixels are ignored; None ignores none.
-        rule: tolerance and spacing; 2 pixels if left out.
+@dataclass(frozen=True, kw_only=True)
+class OutlinePair:
+    """A predicted and a true mask, neither of them empty, and the distances of their outlines."""
 
-    >>> square = np.zeros((9, 9), dtype=bool)
-    >>> square[3:6, 3:6] = True
-    >>> found = measure_outline(np.roll(square, 1, axis=1), square)
-    >>> found.hd95, found.boundary_f1
-    (1.0, 1.0)
-    """
-    assert mask_HW.dtype == truth_HW.dtype == np.bool_, "masks are bool"
-    assert mask_HW.shape == truth_HW.shape, "masks are of one size"
-    rule = rule or OutlineRule()
-    if valid_HW is not None:
-        mask_HW, truth_HW = mask_HW & valid_HW, truth_HW & valid_HW
-    if not mask_HW.any() or not truth_HW.any():
-        return _of_empty(same=bool(mask_HW.any() == truth_HW.any()), shape=mask_HW.shape, rule=rule)
-    width = max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape))))
+    mask_hw: Bool[np.ndarray, "h w"]
+    """Cropped to what either mask holds, with a rim of one pixel; so is `truth_hw`."""
+    truth_hw: Bool[np.ndarray, "h w"]
+    to_truth_N: Float64[np.ndarray, " N"]
+    """From each pixel of the predicted outline to the nearest of the true one."""
+    to_mask_M: Float64[np.ndarray, " M"]
+    tolerance: float
+    band: int
+    """Width of the band of boundary IoU in pixels."""
+
+    @property
+    def num_near(self) -> tuple[int, int]:
+        """Pixels of the predicted and of the true outline within the tolerance of the other."""
+        near_mask, near_truth = (
+            int((distances <= self.tolerance).sum())
+            for distances in (self.to_truth_N, self.to_mask_M)
+        )
+        return near_mask, near_truth
+
+
+def compare_outlines(
+    mask_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], rule: OutlineRule
+) -> OutlinePair:
+    """Measure the distances between the outlines of two masks that both hold something."""
     # Nothing outside the box of both masks has a part in any score; big images become small.
     box = _box_of(mask_HW | truth_HW)
     mask_hw, truth_hw = np.pad(mask_HW[box], 1), np.pad(truth_HW[box], 1)
-    to_truth_N, to_mask_M = _distances(mask_hw, truth_hw, rule.steps)
-    near_mask, near_truth = (float((d <= rule.tolerance).sum()) for d in (to_truth_N, to_mask_M))
-    num_mask, num_truth = len(to_truth_N), len(to_mask_M)
-    precision, recall = near_mask / num_mask, near_truth / num_truth
-    both = precision + recall
-    return Outline(
-        boundary_iou=_boundary_iou(mask_hw, truth_hw, width),
-        boundary_f1=2 * precision * recall / both if both else 0.0,
-        surface_dice=(near_mask + near_truth) / (num_mask + num_truth),
-        hd95=max(float(np.percentile(d, 95)) for d in (to_truth_N, to_mask_M)),
-        assd=float(to_truth_N.sum() + to_mask_M.sum()) / (num_mask + num_truth),
+    mask_N2, truth_M2 = (
+        _outline_points(each) * np.array(rule.steps) for each in (mask_hw, truth_hw)
     )
-
-
-def _of_empty(*, same: bool, shape: tuple[int, ...], rule: OutlineRule) -> Outline:
-    """Score where at least one mask is empty (`same`: both)."""
-    height, width = shape
-    down, across = rule.steps
-    far = 0.0 if same else float(np.hypot(height * down, width * across))
-    share = float(same)
-    return Outline(boundary_iou=share, boundary_f1=share, surface_dice=share, hd95=far, assd=far)
+    # A tree of outline pixels gives the distances that a distance transform would (a test holds
+    # it), for the outline's pixels alone: on large images many times as fast.
+    return OutlinePair(
+        mask_hw=mask_hw,
+        truth_hw=truth_hw,
+        to_truth_N=KDTree(truth_M2).query(mask_N2)[0],
+        to_mask_M=KDTree(mask_N2).query(truth_M2)[0],
+        tolerance=rule.tolerance,
+        band=max(1, round(BOUNDARY_SHARE * float(np.hypot(*mask_HW.shape)))),
+    )
 
 
 def _box_of(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _distances(
-    mask_HW: Bool[np.ndarray, "H W"],
-    truth_HW: Bool[np.ndarray, "H W"],
-    steps: tuple[float, float],
-) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " M"]]:
-    """From each pixel of one outline to the nearest of the other, both ways.
-
-    A tree of outline pixels gives the distances that a distance transform would (a test holds
-    it), for the outline's pixels alone: on large images many times as fast.
-    """
-    mask_N2, truth_M2 = (_outline_points(each) * np.array(steps) for each in (mask_HW, truth_HW))
-    return KDTree(truth_M2).query(mask_N2)[0], KDTree(mask_N2).query(truth_M2)[0]
 
 
 def _outline_points(mask_HW: Bool[np.ndarray, "H W"]) -> Float64[np.ndarray, "N 2"]:
@@ -144,12 +128,34 @@ def _outline_points(mask_HW: Bool[np.ndarray, "H W"]) -> Float64[np.ndarray, "N 
     return np.argwhere(mask_HW & ~inner_HW).astype(np.float64)
 
 
-def _boundary_iou(
-    mask_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], width: int
-) -> float:
-    """IoU of the parts of both masks that are less than `width` 8-neighbour steps inside."""
-    mask_band_HW, truth_band_HW = (
-        each & (ndimage.distance_transform_cdt(each, metric="chessboard") <= width)
-        for each in (mask_HW, truth_HW)
+def boundary_iou(pair: OutlinePair) -> float:
+    """IoU of the parts of both masks that are less than `band` 8-neighbour steps inside."""
+    mask_band_hw, truth_band_hw = (
+        each & (ndimage.distance_transform_cdt(each, metric="chessboard") <= pair.band)
+        for each in (pair.mask_hw, pair.truth_hw)
     )
-    return float((mask_band_HW & truth_band_HW).sum() / (mask_band_HW | truth_band_HW).sum())
+    return float((mask_band_hw & truth_band_hw).sum() / (mask_band_hw | truth_band_hw).sum())
+
+
+def boundary_f1(pair: OutlinePair) -> float:
+    """Harmonic mean of the shares of each outline within the tolerance of the other."""
+    near_mask, near_truth = pair.num_near
+    precision, recall = near_mask / len(pair.to_truth_N), near_truth / len(pair.to_mask_M)
+    both = precision + recall
+    return 2 * precision * recall / both if both else 0.0
+
+
+def surface_dice(pair: OutlinePair) -> float:
+    """Share of the pixels of both outlines that is within the tolerance of the other."""
+    return sum(pair.num_near) / (len(pair.to_truth_N) + len(pair.to_mask_M))
+
+
+def hd95(pair: OutlinePair) -> float:
+    """95th percentile of the distance to the other outline, in the worse direction."""
+    return max(float(np.percentile(each, 95)) for each in (pair.to_truth_N, pair.to_mask_M))
+
+
+def assd(pair: OutlinePair) -> float:
+    """Average distance to the other outline, over the pixels of both."""
+    total = float(pair.to_truth_N.sum() + pair.to_mask_M.sum())
+    return total / (len(pair.to_truth_N) + len(pair.to_mask_M))

@@ -1,4 +1,4 @@
-"""The decision threshold: the one with the best Dice, from validation images only.
+"""Pixels by probability and truth, and what validation chooses from them: threshold, temperature.
 
 Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
 probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels
@@ -10,16 +10,82 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from scipy.optimize import minimize_scalar
 
 from binseg.errors import DataError
-from binseg.metrics.histogram import histogram
 from binseg.metrics.scores import is_mostly_empty, score_table
 
-__all__ = ["NUM_THRESHOLDS", "ThresholdChoice", "counts_above", "tune_threshold"]
+__all__ = [
+    "NUM_THRESHOLDS",
+    "Histogram",
+    "LogitTally",
+    "ThresholdChoice",
+    "count_bins",
+    "histogram",
+    "tune_threshold",
+]
 
 NUM_THRESHOLDS = 1024
 _TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """The valid pixels of one image (or of many, added up) in equal bins of probability.
+
+    Of K bins, number 0 holds the pixels of probability 0, number k those in ((k-1)/(K-1),
+    k/(K-1)]: open below and closed above, as `probability > threshold` cuts.
+    """
+
+    num_true_K: Int64[np.ndarray, " K"]
+    num_false_K: Int64[np.ndarray, " K"]
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        return Histogram(
+            num_true_K=self.num_true_K + other.num_true_K,
+            num_false_K=self.num_false_K + other.num_false_K,
+        )
+
+    def counts(self) -> Int64[np.ndarray, "T 4"]:
+        """The tp, fp, fn, tn at each lower edge of bins 1 and on: 0, 1/T .. (T-1)/T."""
+        fn_T, tn_T = (np.cumsum(one_K)[:-1] for one_K in (self.num_true_K, self.num_false_K))
+        tp_T, fp_T = self.num_true_K.sum() - fn_T, self.num_false_K.sum() - tn_T
+        return np.stack([tp_T, fp_T, fn_T, tn_T], axis=1)
+
+
+def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
+    """Say in which bin each probability is: 0 for 0, else 1 to `num_bins`.
+
+    With 1,024 bins (or another power of 2) nothing is rounded: p > k/1024 just where the bin is
+    above k.
+    """
+    assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
+        "probabilities are in [0, 1], and none is nan"
+    )
+    return np.ceil(probability_N * np.float64(num_bins)).astype(np.int64)
+
+
+def histogram(
+    probability_HW: Float32[np.ndarray, "H W"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    valid_HW: Bool[np.ndarray, "H W"],
+    *,
+    num_bins: int = NUM_THRESHOLDS,
+) -> Histogram:
+    """Count the valid pixels of one image by bin and truth.
+
+    >>> everywhere = np.ones((1, 3), dtype=bool)
+    >>> found = histogram(np.float32([[0, 0.5, 1]]), everywhere, everywhere, num_bins=2)
+    >>> found.num_true_K.tolist()
+    [1, 1, 1]
+    """
+    assert probability_HW.shape == truth_HW.shape == valid_HW.shape, "arrays are of one size"
+    bins_N, truth_N = count_bins(probability_HW[valid_HW], num_bins), truth_HW[valid_HW]
+    true_K, false_K = (
+        np.bincount(bins_N[chosen_N], minlength=num_bins + 1) for chosen_N in (truth_N, ~truth_N)
+    )
+    return Histogram(num_true_K=true_K, num_false_K=false_K)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +100,17 @@ class ThresholdChoice:
     """Dice at each of `thresholds_T`: the mean over images, or that of all pixels together."""
     num_images: int
     is_pooled: bool = False
-    """Whether all pixels together decided, since most images are empty."""
-
-    @property
-    def curve(self) -> list[tuple[float, float]]:
-        """Pairs of threshold and Dice, for JSON and plots."""
-        return list(zip(self.thresholds_T.tolist(), self.dice_T.tolist(), strict=True))
+    """True where all pixels together decided, since most images are empty."""
 
     @property
     def dice_at_half(self) -> float:
-        """What a threshold of 0.5 would have given."""
+        """The Dice that a threshold of 0.5 would have given."""
         return float(self.dice_T[NUM_THRESHOLDS // 2])
 
 
-def counts_above(
-    probability_HW: Float32[np.ndarray, "H W"],
-    truth_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"],
-) -> Int64[np.ndarray, "T 4"]:
-    """Count tp, fp, fn, tn of one image at each of the thresholds 0/1024, 1/1024 .. 1023/1024."""
-    return histogram(probability_HW, truth_HW, valid_HW, num_bins=NUM_THRESHOLDS).counts()
-
-
 def tune_threshold(
-    answers: Iterable[
-        tuple[
-            Float32[np.ndarray, "_ _"],
-            Bool[np.ndarray, "_ _"],
-            Bool[np.ndarray, "_ _"],
-        ]
+    predictions: Iterable[
+        tuple[Float32[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]]
     ],
 ) -> ThresholdChoice:
     """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
@@ -70,7 +118,7 @@ def tune_threshold(
     Where most images are empty, pooled Dice decides: see `is_mostly_empty`.
 
     Args:
-        answers: probability_HW, truth_HW and valid_HW of each validation image, one at a time;
+        predictions: probability_HW, truth_HW and valid_HW of each validation image, one at a time;
             images without a valid pixel are passed over.
 
     Raises:
@@ -79,9 +127,9 @@ def tune_threshold(
     total_T = np.zeros(NUM_THRESHOLDS)
     pooled_T4 = np.zeros((NUM_THRESHOLDS, 4), np.int64)
     num_images = num_empty = 0
-    for probability_HW, truth_HW, valid_HW in answers:
+    for probability_HW, truth_HW, valid_HW in predictions:
         if valid_HW.any():
-            counts_T4 = counts_above(probability_HW, truth_HW, valid_HW)
+            counts_T4 = histogram(probability_HW, truth_HW, valid_HW).counts()
             total_T += score_table(counts_T4)["dice"]
             pooled_T4 += counts_T4
             num_images += 1
@@ -105,7 +153,7 @@ def tune_threshold(
 
 
 def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
-    """The middle of the longest run of best values; of two equal runs, the one nearer to 0.5."""
+    """Find the middle of the longest run of best values; of two equal ones, that nearer to 0.5."""
     best_T = dice_T >= dice_T.max() - _TIE
     edges = np.flatnonzero(np.diff(np.concatenate([[False], best_T, [False]])))
     runs = list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))  # start, end + 1
@@ -114,3 +162,59 @@ def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
     )
     middle: int = (start + end) // 2
     return middle
+
+
+_LOGIT_LIMIT = 16.0  # float32 probabilities say little beyond
+_LOGIT_BINS = 1024
+
+
+class LogitTally:
+    """Adds up images one at a time; finds the temperature that suits them all.
+
+    The temperature divides all logits (Guo et al., On Calibration of Modern Neural Networks, ICML
+    2017). Above 1 the model was too sure. The order of probabilities doesn't change.
+    """
+
+    def __init__(self) -> None:
+        self._num_true_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
+        self._num_false_K = np.zeros(_LOGIT_BINS, dtype=np.int64)
+
+    def add(
+        self,
+        probability_HW: Float32[np.ndarray, "H W"],
+        truth_HW: Bool[np.ndarray, "H W"],
+        valid_HW: Bool[np.ndarray, "H W"],
+    ) -> None:
+        """Take in one image."""
+        bins_N = _logit_bins(probability_HW[valid_HW])
+        truth_N = truth_HW[valid_HW]
+        self._num_true_K += np.bincount(bins_N[truth_N], minlength=_LOGIT_BINS)
+        self._num_false_K += np.bincount(bins_N[~truth_N], minlength=_LOGIT_BINS)
+
+    def temperature(self) -> float:
+        """Find the number from 0.05 to 20 that makes the truth of all pixels most likely.
+
+        Raises:
+            DataError: no pixel is valid.
+        """
+        num = self._num_true_K.sum() + self._num_false_K.sum()
+        if num == 0:
+            raise DataError("a temperature can't be fitted: no validation image has a valid pixel")
+        logits_K = ((np.arange(_LOGIT_BINS) + 0.5) / _LOGIT_BINS * 2 - 1) * _LOGIT_LIMIT
+
+        def nll(log_temperature: float) -> float:
+            scaled_K = logits_K / np.exp(log_temperature)
+            loss_true_K, loss_false_K = np.logaddexp(0, -scaled_K), np.logaddexp(0, scaled_K)
+            return float((self._num_true_K @ loss_true_K + self._num_false_K @ loss_false_K) / num)
+
+        found = minimize_scalar(nll, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+        return float(np.exp(found.x))
+
+
+def _logit_bins(probability_N: Float32[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    wide_N = probability_N.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        logits_N = np.log(wide_N) - np.log1p(-wide_N)
+    share_N = (np.clip(logits_N, -_LOGIT_LIMIT, _LOGIT_LIMIT) / _LOGIT_LIMIT + 1) / 2
+    bins_N: Int64[np.ndarray, " N"] = (share_N * _LOGIT_BINS).astype(np.int64)
+    return bins_N.clip(0, _LOGIT_BINS - 1)

@@ -9,7 +9,18 @@ from torch.nn import functional
 
 from binseg.models.skeleton import resize
 
-__all__ = ["Join", "Norm", "Up", "conv_block", "conv_unit", "join_maps", "norm_layer", "up_layer"]
+__all__ = [
+    "Join",
+    "Norm",
+    "Up",
+    "conv_block",
+    "conv_unit",
+    "he_initialise",
+    "initialise_head",
+    "join_maps",
+    "norm_layer",
+    "up_layer",
+]
 
 Norm = Literal["batch", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -41,9 +52,17 @@ def conv_unit(
     bias: bool,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays (at stride 1)."""
+    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays (at stride 1).
+
+    Without a norm there is always a bias: nothing else would shift the values.
+    """
     conv = nn.Conv2d(
-        in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias
+        in_channels,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        bias=bias or norm == "none",
     )
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if norm != "none":
@@ -132,3 +151,28 @@ def join_maps(
         size = (skip_BChw.shape[-2], skip_BChw.shape[-1])
     fitted = fit_by_padding(up_BChw, size) if rule == "pad" else resize(up_BChw, size)
     return fitted, skip_BChw
+
+
+def he_initialise(module: nn.Module) -> None:
+    """Sample all convolutions anew for networks of ReLUs (arXiv 1502.01852), biases zero.
+
+    Norm layers keep torch's start (scale 1, shift 0).
+    """
+    for part in module.modules():
+        if isinstance(part, nn.ConvTranspose2d):
+            # With a kernel as large as the stride, each output pixel sees one tap per input
+            # channel; no ReLU follows, so the gain is 1.
+            nn.init.normal_(part.weight, std=math.sqrt(1 / part.in_channels))
+        elif isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_in", nonlinearity="relu")
+        else:
+            continue
+        if part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def initialise_head(head: nn.Conv2d) -> None:
+    """Start logits around 0 with a modest spread: training begins undecided."""
+    nn.init.normal_(head.weight, std=math.sqrt(1 / head.in_channels))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)

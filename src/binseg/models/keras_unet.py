@@ -1,6 +1,6 @@
 """The tutorial's U-Net (report C) made of Keras 3 layers, as a torch module like any other.
 
-Keras draws the graph; the numbers are torch parameters of the wrapper, named after layers that we
+Keras builds the graph; the numbers are torch parameters of the wrapper, named after layers that we
 name ourselves (`down1_conv1_kernel`, ...), and are handed to Keras call by call. So optimisers,
 state dicts, copies and devices work as with any torch module.
 """
@@ -46,17 +46,30 @@ class KerasUNet(nn.Module):
         depth: number of poolings.
         up: how maps double in size.
         dropout: share of values dropped between the two convolutions of a block.
+        out_channels: channels of the logits.
     """
 
     def __init__(
-        self, in_channels: int, *, width: int, depth: int, up: KerasUp, dropout: float
+        self,
+        in_channels: int,
+        *,
+        width: int,
+        depth: int,
+        up: KerasUp,
+        dropout: float,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         keras = _import_keras()
         self.multiple = 2**depth
         with keras.device("cpu:0"):
-            model = _draw(
-                keras, in_channels=in_channels, width=width, depth=depth, up=up, dropout=dropout
+            model = _built_by_keras(
+                keras,
+                in_out=(in_channels, out_channels),
+                width=width,
+                depth=depth,
+                up=up,
+                dropout=dropout,
             )
         self.graph = _Graph(model)
         self.names = tuple(_name(variable) for variable in model.trainable_variables)
@@ -68,8 +81,8 @@ class KerasUNet(nn.Module):
             self.register_parameter(name, nn.Parameter(value))
         assert not model.non_trainable_variables, "the wrapper would not hand them over"
 
-    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
-        """Logits of foreground, one per input pixel."""
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
+        """Return the logits, one per input pixel and channel."""
         keras = _import_keras()
         height, width = images_BCHW.shape[-2:]
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
@@ -90,7 +103,7 @@ class KerasUNet(nn.Module):
 
 
 def _import_keras() -> "ModuleType":
-    """Keras on torch.
+    """Import Keras on torch.
 
     Raises:
         MissingExtraError: Keras isn't installed.
@@ -102,19 +115,19 @@ def _import_keras() -> "ModuleType":
             import keras
         except ImportError as error:
             raise MissingExtraError(
-                "keras", extra="keras", purpose="the model keras-unet"
+                "keras", extra="keras", purpose="the decoder keras_unet"
             ) from error
         backend = keras.backend.backend()
     if backend != "torch":
         raise UsageError(
-            f"Keras is set to run on {backend}, and keras-unet needs it on torch: "
+            f"Keras is set to run on {backend}, and keras_unet needs it on torch: "
             "set the environment variable KERAS_BACKEND=torch before Python starts"
         )
     return keras  # type: ignore[no-any-return]
 
 
 def _name(variable: Any) -> str:
-    """A parameter's name from its layer's: `down1_conv1/kernel` becomes `down1_conv1_kernel`."""
+    """Turn a layer's name into a parameter's: `down1_conv1/kernel` becomes `down1_conv1_kernel`."""
     return str(variable.path).replace("/", "_")
 
 
@@ -126,10 +139,16 @@ def _he_normal(kernel: Tensor) -> None:
     nn.init.trunc_normal_(kernel, std=std, a=-2 * std, b=2 * std)
 
 
-def _draw(
-    keras: Any, *, in_channels: int, width: int, depth: int, up: KerasUp, dropout: float
+def _built_by_keras(
+    keras: Any,
+    *,
+    in_out: tuple[int, int],
+    width: int,
+    depth: int,
+    up: KerasUp,
+    dropout: float,
 ) -> Any:
-    """The tutorial's network, as one writes it in Keras."""
+    """Return the tutorial's network, as one writes it in Keras."""
     layers = keras.layers
     # Channels first saves turning every map around twice: torch computes that way.
     first = {"data_format": "channels_first"}
@@ -156,7 +175,7 @@ def _draw(
         maps = layers.Conv2D(channels, 1, name=name, **first)(maps)
         return layers.UpSampling2D(2, interpolation=up, name=f"{name}_resize", **first)(maps)
 
-    images = keras.Input((in_channels, None, None), name="images")
+    images = keras.Input((in_out[0], None, None), name="images")
     maps, skips = images, []
     for level in range(depth):
         maps = block(maps, width * 2**level, f"down{level + 1}")
@@ -169,5 +188,5 @@ def _draw(
         maps = layers.Concatenate(axis=1, name=f"up{level + 1}_join")([skips[level], maps])
         maps = block(maps, channels, f"up{level + 1}")
     # The sigmoid of the tutorial is left to the loss and the predictor, as everywhere here.
-    logits = layers.Conv2D(1, 1, name="head", **first)(maps)
+    logits = layers.Conv2D(in_out[1], 1, name="head", **first)(maps)
     return keras.Model(images, logits, name="keras_unet")

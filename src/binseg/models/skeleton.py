@@ -21,6 +21,16 @@ class Encoder(nn.Module):
     strides: tuple[int, ...]
     """Input pixels per feature pixel, in each map; the last is the least input that makes sense."""
 
+    def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
+        """Return the channels of a U-Net decoder at each map but the coarsest, finest first.
+
+        Args:
+            width: channels at a quarter of the size and above, doubled with each halving below
+                (so 64 gives the reports' 64, 64, 128, 256); 0 leaves the choice to the encoder.
+        """
+        width = width or self.channels[0]
+        return tuple(width * max(1, stride // 4) for stride in self.strides[:-1])
+
 
 class Decoder(nn.Module):
     """Turns an encoder's feature maps and the size of its input into one map for the head."""
@@ -28,10 +38,10 @@ class Decoder(nn.Module):
     out_channels: int
     """Channels of the map that goes to the head."""
     side_channels: tuple[int, ...] = ()
-    """Channels of the maps on the way to it that could answer too, the latest first."""
+    """Channels of the maps on the way to it that could be supervised too, the latest first."""
 
     def levels(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> list[Tensor]:
-        """The map that goes to the head, and behind it those of `side_channels`."""
+        """Return the map that goes to the head, then those of `side_channels`."""
         return [self(features, size)]
 
 
@@ -65,10 +75,11 @@ def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class EncoderDecoder(nn.Module):
-    """An image-to-logits network made of ready parts; the answer has the input's size.
+    """An image-to-logits network made of ready parts; the logits have the input's size.
 
-    Inputs smaller than the encoder's last stride are padded by repeating their edge, and the logits
-    are cropped back, so that 1 x 1 works as well as 572 x 572.
+    K is the head's number of channels, 1 for foreground against background. Inputs smaller than
+    the encoder's last stride are padded by repeating their edge, and the logits are cropped back,
+    so that 1 x 1 works as well as 572 x 572.
 
     Args:
         encoder: images to feature maps.
@@ -82,19 +93,19 @@ class EncoderDecoder(nn.Module):
         self.decoder = decoder
         self.head = head
 
-    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
-        """Logits of foreground, one per input pixel."""
+    def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
+        """Return the logits, one per input pixel and channel."""
         height, width = images_BCHW.shape[-2:]
         padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
         size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])
         features = self.encoder(padded_BCHW)
-        logits_B1HW = resize(self.head(self.decoder(features, size)), size)
-        return crop_to(logits_B1HW, (height, width))
+        logits_BKHW = resize(self.head(self.decoder(features, size)), size)
+        return crop_to(logits_BKHW, (height, width))
 
     def forward_levels(
         self, images_BCHW: Float[Tensor, "B C H W"], heads: Sequence[nn.Module]
-    ) -> list[Float[Tensor, "B 1 H W"]]:
-        """Logits of `forward`, and behind them those of `heads` on the decoder's side maps."""
+    ) -> list[Float[Tensor, "B K H W"]]:
+        """Return the logits of `forward`, then those of `heads` on the decoder's side maps."""
         height, width = images_BCHW.shape[-2:]
         padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
         size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])

@@ -3,7 +3,7 @@
 import pickle
 import re
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import urldefrag, urlsplit
 
 import torch
 from safetensors import SafetensorError
@@ -13,30 +13,28 @@ from torch import Tensor, nn
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
-from binseg.storage import cache_dir, download, sha256_of
+from binseg.storage import cache_dir, download
 
 __all__ = ["load_encoder_weights"]
 
 _CLASSIFIER = ("fc.", "classifier.")
-"""Where torchvision's classifiers keep the layers that a segmentation network has no use for."""
+"""Prefixes of torchvision's classifiers: the layers that a segmentation network leaves out."""
 _OLD_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 """DenseNet files still bear the names of an early torchvision: `denselayer1.norm.1.weight`."""
 
 
-def load_encoder_weights(
-    model: nn.Module, source: str, *, sha256: str | None = None, progress: Progress = SILENT
-) -> int:
+def load_encoder_weights(model: nn.Module, source: str, *, progress: Progress = SILENT) -> int:
     """Fill a model's encoder with weights from elsewhere; all of them, or an error.
 
     What the file holds beside the encoder (a classifier; the decoder of another binseg model) is
     left out, and said. Where the model takes other than 3 channels, the first convolution's
     weights for red, green and blue are summed (1 channel) or repeated in turn and scaled (n
-    channels), so that its answers keep their scale; that is said, too.
+    channels), so that its outputs keep their scale; that is said, too.
 
     Args:
-        model: a network of the zoo.
-        source: a file (safetensors, or a state dict as torch saves it) or an https address.
-        sha256: the file's hash, hex; an address needs it.
+        model: a network of `create_model`.
+        source: a file (safetensors, or a state dict as torch saves it), or an https address that
+            ends in `#sha256=` and the file's hash.
         progress: is told what was left out and changed.
 
     Returns:
@@ -49,9 +47,9 @@ def load_encoder_weights(
     if not isinstance(model, EncoderDecoder):
         raise UsageError(
             f"{type(model).__name__} has no encoder of its own to load weights into; "
-            "leave encoder_weights out, or take a model such as resnet34-unet"
+            "leave encoder_weights out, or take an encoder such as resnet34"
         )
-    path = _fetch(source, sha256=sha256, progress=progress)
+    path = _fetch(source, progress=progress)
     given = _encoder_part(_read(path), name=path.name, progress=progress)
     encoder = model.encoder
     wanted = encoder.state_dict()
@@ -62,28 +60,26 @@ def load_encoder_weights(
     return len(given)
 
 
-def _fetch(source: str, *, sha256: str | None, progress: Progress) -> Path:
-    """The weights as a file whose hash is right."""
+def _fetch(source: str, *, progress: Progress) -> Path:
+    """Return the weights as a file; one that comes from an address has the right hash."""
     if "://" not in source:
         path = Path(source).expanduser()
         if not path.is_file():
             raise DataError(f"{source}: there is no such file of encoder weights")
-        if sha256 is not None and (found := sha256_of(path)) != sha256.lower():
-            raise DataError(
-                f"{path.name}: its sha256 is {found}, expected {sha256}; fetch it anew, or correct "
-                "encoder_sha256"
-            )
         return path
     address = urlsplit(source)
     if address.scheme != "https":
         raise UsageError(
             f"encoder weights come from a file or an https address, not {address.scheme}://"
         )
-    if sha256 is None:
-        raise UsageError("encoder weights from an address need encoder_sha256, the file's SHA-256")
+    sha256 = address.fragment.removeprefix("sha256=").lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(
+            "encoder weights from an address need its file's hash: https://...#sha256=HEX"
+        )
     # The hash in the name keeps two files of one name, or two versions, apart.
-    name = f"{sha256[:12].lower()}-{PurePosixPath(address.path).name or 'weights'}"
-    return download(source, cache_dir() / "weights" / name, sha256=sha256, progress=progress)
+    path = cache_dir() / "weights" / f"{sha256[:12]}-{PurePosixPath(address.path).name}"
+    return download(urldefrag(source).url, path, sha256=sha256, progress=progress)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -160,7 +156,7 @@ def _check(given: dict[str, Tensor], wanted: dict[str, Tensor], *, name: str) ->
         hint = ""
         if all(key.endswith(".bias") for key in missing):
             hint = ": this encoder's convolutions have biases, published ones have none; take "
-            hint += "resnet34-unet"
+            hint += "encoder_bias: false"
         raise DataError(f"{name}: lacks {_some(missing)} of the model's encoder{hint}")
     unknown = [key for key in given if key not in wanted]
     if unknown:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,9 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from binseg.config.networks import model_label
 from binseg.errors import one_line
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
-from binseg.postprocess.steps import PostProcessing
+from binseg.postprocess.mask_cleaning import PostProcessing
 from binseg.types import TTA, Preprocessing
 
 __all__ = [
@@ -78,10 +79,22 @@ class Part(BaseModel):
 class Architecture(Part):
     """The network that the weights belong to; it is built from this alone."""
 
-    name: Name
+    decoder: Name
+    encoder: Name
     options: dict[Name, OptionValue] = {}
     """All options of the network, defaults filled in."""
     in_channels: Annotated[int, Field(ge=1)] = 3
+    out_channels: Literal[1] = 1
+    """Channels of the logits: one, foreground against background."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what `create_model` takes for this network."""
+        return {**self.model_dump(exclude={"options"}), **self.options}
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        return model_label(self.decoder, self.encoder)
 
 
 class Threshold(Part):
@@ -165,14 +178,14 @@ class Card(Part):
 
     def rows(self) -> list[tuple[str, str]]:
         """Tell the facts to people, as label and text; the recipe is left out."""
-        shape, data = self.preprocessing, self.data
-        options = "".join(f", {key} {value}" for key, value in self.architecture.options.items())
+        shape, data, net = self.preprocessing, self.data, self.architecture
+        options = "".join(f", {key} {value}" for key, value in net.options.items())
         steps = self.postprocess.as_dict().items()
         postprocess = ", ".join(f"{name} {value}" for name, value in steps if value)
         rows = [
             ("name", self.name),
             ("id", self.id or "not written yet"),
-            ("architecture", self.architecture.name + options),
+            ("architecture", f"{net.decoder} on {net.encoder}{options}"),
             ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.resize}"
                       + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
             ("intensity", shape.intensity),

@@ -8,16 +8,22 @@ import torch
 from torch import nn
 
 from binseg.config import Recipe
-from binseg.data.cache import PixelCache
-from binseg.data.pixels import open_training_pixels
+from binseg.data.cache import PixelCache, open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.data.whole_images import ImageCache
 from binseg.errors import UsageError
-from binseg.models.zoo import build_model, num_parameters
+from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress
-from binseg.report.rates import draw_rates
+from binseg.report.plots import plot_rates
 from binseg.training.batches import build_batches
+from binseg.training.devices import (
+    MemoryEstimate,
+    available_memory,
+    estimate_memory,
+    resolve_device,
+    resolve_precision,
+)
 from binseg.training.measuring import (
     BatchTrial,
     RateTrial,
@@ -27,8 +33,6 @@ from binseg.training.measuring import (
     profile_steps,
     suggested_rate,
 )
-from binseg.training.memory import MemoryEstimate, available_memory, estimate_memory
-from binseg.training.precision import resolve_device, resolve_precision
 
 __all__ = ["TrainingBench", "bench_training"]
 
@@ -132,12 +136,7 @@ def bench_training(
     cache = open_training_pixels(some, dataset.rule, recipe, progress=progress)
 
     def build() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.train.seed)
-            model = build_model(
-                recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
-            )
-        return model.to(device)
+        return build_model(recipe).to(device)
 
     model = build()
     free = available_memory(device)
@@ -161,7 +160,7 @@ def bench_training(
             build(), recipe, cache, device=device, bf16=bf16, progress=progress
         )
     if rates and curve is not None:
-        draw_rates(
+        plot_rates(
             [one.lr for one in rates],
             [one.loss for one in rates],
             curve,

@@ -16,8 +16,8 @@ from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
-from binseg.evaluation.report_page import NUM_IMAGES
-from binseg.evaluation.tta_choice import NUM_TRIED, allowed_tta
+from binseg.evaluation.report_files import NUM_IMAGES
+from binseg.evaluation.tuning import NUM_TRIED, allowed_tta
 from binseg.inference import Predictor
 from binseg.metrics import (
     LogitTally,
@@ -29,7 +29,7 @@ from binseg.metrics import (
 )
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Progress
-from binseg.training.fit import LEAST_TILES
+from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 

@@ -1,76 +1,49 @@
-"""What can be chosen by name: models and recipes, with their sources."""
-
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+"""Networks, encoders and recipes that can be chosen by name, as plain rows."""
 
 from binseg.config import load_recipe, recipe_names
-from binseg.config.recipe import Option
+from binseg.config.networks import MODELS
 
-__all__ = ["ModelLine", "RecipeLine", "list_models", "list_recipes"]
+__all__ = ["list_encoders", "list_models", "list_recipes"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelLine:
-    """One network."""
-
-    name: str
-    num_parameters: int
-    """With 3 channels in and the default options."""
-    summary: str
-    source: str
-    options: Mapping[str, Option]
-    """All that it takes, with their defaults."""
-
-    def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
-        return asdict(self)
+Row = dict[str, object]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecipeLine:
-    """One recipe that comes with binseg."""
-
-    name: str
-    model: str
-    summary: str
-    source: str
-    expected: str
-    cost: str
-
-    def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
-        return asdict(self)
-
-
-def list_models() -> list[ModelLine]:
-    """List every network of the zoo."""
-    from binseg.models.zoo import MODELS
-
+def list_models() -> list[Row]:
+    """List the named networks; parameters are counted with 3 channels in."""
     return [
-        ModelLine(
-            name=entry.name,
-            num_parameters=entry.num_parameters,
-            summary=entry.summary,
-            source=entry.source,
-            options=dict(entry.defaults),
-        )
-        for entry in MODELS.values()
+        {
+            "name": name,
+            "num_parameters": model.num_parameters,
+            "decoder": model.decoder,
+            "encoder": model.encoder,
+            "options": dict(model.options),
+            "summary": model.summary,
+        }
+        for name, model in MODELS.items()
     ]
 
 
-def list_recipes() -> list[RecipeLine]:
+def list_encoders() -> list[Row]:
+    """List every encoder with its default options; any of them goes with any decoder."""
+    from binseg.models import ENCODERS
+
+    return [
+        {
+            "name": name,
+            "num_parameters": entry.num_parameters,
+            "summary": entry.summary,
+            "source": entry.source,
+            "options": dict(entry.defaults),
+        }
+        for name, entry in ENCODERS.items()
+    ]
+
+
+def list_recipes() -> list[Row]:
     """List every recipe of the package."""
-    lines = []
+    rows: list[Row] = []
     for name in recipe_names():
         recipe = load_recipe(name)
-        lines.append(
-            RecipeLine(
-                name=name,
-                model=recipe.model.name,
-                summary=recipe.about.summary,
-                source=recipe.about.source,
-                expected=recipe.about.expected,
-                cost=recipe.about.cost,
-            )
-        )
-    return lines
+        about = recipe.about.model_dump(include={"summary", "source", "expected", "cost"})
+        rows.append({"name": name, "model": recipe.model.name, **about})
+    return rows

@@ -1,4 +1,4 @@
-"""Examine a data set: what is in it, what is wrong with it, and a page to look at."""
+"""Check a data set: what is in it, what is wrong with it, and a page to look at."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from binseg.config import DataConfig
 from binseg.data.dataset import SPLITS, Dataset
 from binseg.data.samples import read_sample
-from binseg.datacheck import Look, examine, foreground_share, ranked, take_in
+from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.errors import ImageError
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress, track
@@ -23,12 +23,12 @@ from binseg.types import Finding, Record
 __all__ = ["CheckResult", "check"]
 
 THUMB_SIDE = 296
-"""Longer side of the page's images: sharp on a phone's screen at half that size."""
+"""Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What is in a data set, and what is wrong with it."""
+    """The facts about a data set, and its findings."""
 
     path: str
     facts: tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class CheckResult:
     findings: tuple[Finding, ...]
     """The worst first."""
     shares: tuple[float, ...] = ()
-    """Of foreground among the pixels that count, one a readable mask."""
+    """Share of foreground in the pixels that count, for each readable mask."""
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""
@@ -44,7 +44,7 @@ class CheckResult:
         return any(finding.severity in bad for finding in self.findings)
 
     def as_dict(self) -> dict[str, object]:
-        """The facts, the findings and the histogram of shares in 20 bins, as plain data."""
+        """Return facts, findings and the histogram of shares in 20 bins as plain data."""
         counts, _ = np.histogram(self.shares, bins=20, range=(0.0, 1.0))
         return {
             "path": self.path,
@@ -61,8 +61,8 @@ def check(
 
     Args:
         data: where it is and how its masks are read.
-        page: where to write the findings with their images, as one HTML file.
-        progress: told of every image.
+        page: HTML file to write, with the findings and their images.
+        progress: hears of every image.
 
     Returns:
         Facts and findings; a data set that can't be opened at all is one finding.
@@ -90,6 +90,7 @@ def check(
             findings=result.findings,
             shares=result.shares,
             thumbs=_thumbs(intake.dataset, result.findings, progress),
+            titles={code: check.title for code, check in CHECKS.items()},
         )
         progress.say(f"page: {page}")
     return result
@@ -130,7 +131,7 @@ def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"] | Non
 
 
 def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
-    """Say what is in the data set, in a few lines."""
+    """Describe the data set in a few lines of label and text."""
     yield "kind", dataset.kind
     yield "images", str(len(dataset.records))
     yield "masks", dataset.rule.describe()

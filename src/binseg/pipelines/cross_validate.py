@@ -1,11 +1,11 @@
-"""Cross-validation: every image is judged once, by the model that did not learn from it.
+"""Cross-validation: every image is scored once, by the model that did not learn from it.
 
 fold-0/ ... fold-K-1/   runs like any other; fold k validates on the images of part k
 pooled/                 one report over all images, each scored by its own fold's model
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,22 +13,23 @@ from binseg.config import Recipe
 from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
+from binseg.data.splits import seed_for_folds
 from binseg.errors import BundleError, DataError, UsageError
-from binseg.evaluation.evaluation_data import Known, choose_data, data_config
-from binseg.evaluation.scoring import Evaluation, conclude, measure_dataset, write_report
+from binseg.evaluation.origin import Origin, choose_data, data_config
+from binseg.evaluation.report_files import write_report
+from binseg.evaluation.scoring import Scoring
 from binseg.inference import Predictor, load
-from binseg.metrics import OutlineRule, ProbabilityTally
-from binseg.pipelines.redraw import draw_folds
+from binseg.metrics import report_as_dict
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
-from binseg.training.keeping import resume_command
+from binseg.training.checkpoint import resume_command
 from binseg.training.run_folder import RunFolder
-from binseg.types import Figure
+from binseg.types import Figure, Report
 
 __all__ = ["CrossResult", "Fold", "cross_validate", "is_cross_validation", "resume_folds"]
 
 FOLD_COLUMN = "cv_fold"
-"""The column of the pooled report that says who judged an image."""
+"""The column of the pooled report that says whose model scored an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,12 @@ class CrossResult:
 
     folder: Path
     folds: tuple[Fold, ...]
-    pooled: Evaluation
+    pooled: Report
     seconds: float
 
     @property
     def pooled_folder(self) -> Path:
-        """Where the pooled report is."""
+        """The folder of the pooled report."""
         return self.folder / "pooled"
 
     def as_dict(self) -> dict[str, object]:
@@ -70,7 +71,7 @@ class CrossResult:
                 for one in self.folds
             ],
             "seconds": round(self.seconds, 1),
-            "pooled": self.pooled.as_dict(),
+            "pooled": report_as_dict(self.pooled),
         }
 
 
@@ -112,12 +113,10 @@ def cross_validate(
         )
     RunFolder.create(folder)
     first = _of_fold(recipe, 0, folds=folds)
-    seed = draw_folds(open_dataset(first.data), first.data.split)
+    seed = seed_for_folds(open_dataset(first.data), first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
-        split = recipe.data.split.model_copy(update={"seed": seed})
-        data = recipe.data.model_copy(update={"split": split})
-        first = _of_fold(recipe.model_copy(update={"data": data}), 0, folds=folds)
+        first = _with_split(first, seed=seed)
     return _run(first, folder, progress, spent=spent, plan=plan)
 
 
@@ -141,7 +140,7 @@ def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult
 
 
 def is_cross_validation(folder: Path) -> bool:
-    """Whether `binseg train --folds` has begun there."""
+    """Tell whether `binseg train --folds` has begun there."""
     return _run_of_fold(folder, 0).recipe_path.is_file()
 
 
@@ -150,9 +149,12 @@ def _run_of_fold(folder: Path, fold: int) -> RunFolder:
 
 
 def _of_fold(recipe: Recipe, fold: int, *, folds: int) -> Recipe:
-    """The recipe of one fold: nothing else than the split is changed."""
-    chosen = {"method": "kfold", "folds": folds, "fold": fold}
-    split = SplitConfig.model_validate(recipe.data.split.model_dump() | chosen)
+    return _with_split(recipe, method="kfold", folds=folds, fold=fold)
+
+
+def _with_split(recipe: Recipe, **changes: object) -> Recipe:
+    """Change settings of the split, and nothing else."""
+    split = SplitConfig.model_validate(recipe.data.split.model_dump() | changes)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"split": split})})
 
 
@@ -164,6 +166,7 @@ def _run(
     spent: float = 0.0,
     plan: str | None = None,
 ) -> CrossResult:
+    """Train the folds that aren't finished, then score all images."""
     started = time.perf_counter()
     num_folds = recipe.data.split.folds
     command = resume_command(folder)
@@ -200,83 +203,60 @@ def _pool(
     *,
     started: float,
 ) -> CrossResult:
-    """Let each fold's shipped model judge its own validation images; make one report of all."""
-    outline, tally = OutlineRule(), ProbabilityTally()
+    """Score each fold's shipped model on its own validation images; make one report of all."""
     predictors = [load(run.path, device=recipe.train.device) for run in runs]
     parts = [_images_of(fold, predictor) for fold, predictor in enumerate(predictors)]
-    measured = []
+    scoring = Scoring()
     for fold, (predictor, part) in enumerate(zip(predictors, parts, strict=True)):
-        measured += measure_dataset(
-            predictor,
-            part,
-            outline=outline,
-            tally=tally,
-            label=f"scoring fold {fold}",
-            progress=progress,
-        )
+        scoring.add(predictor, part, label=f"scoring fold {fold}", progress=progress)
     records = tuple(record for part in parts for record in part.records)
     assert len({record.id for record in records}) == len(records), "every image is in one fold"
     dataset = replace(parts[0], records=records, notes=_notes(predictors))
-    evaluation = conclude(
-        measured,
-        dataset=dataset,
-        predictors=predictors,
+    report = scoring.report(
+        dataset,
+        predictors,
         split="out of fold",
         title=f"{recipe.model.name}, {len(runs)}-fold cross-validation",
-        bundle_id="+".join(one.bundle_id for one in predictors),
-        threshold=sum(one.threshold for one in predictors) / len(predictors),
         by=(FOLD_COLUMN,),
-        outline=outline,
-        tally=tally,
     )
+    slices = {one.value: one for one in report.slices if one.by == FOLD_COLUMN}
     result = CrossResult(
         folder=folder,
-        folds=_folds(runs, predictors, evaluation),
-        pooled=evaluation,
+        folds=tuple(
+            Fold(
+                folder=run.path,
+                threshold=predictor.threshold,
+                num_images=slices[str(fold)].num_images,
+                dice=slices[str(fold)].dice,
+            )
+            for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
+        ),
+        pooled=report,
         seconds=time.perf_counter() - started,
     )
     write_report(
         result.pooled_folder,
-        evaluation,
+        report,
         dataset=dataset,
         predictor=predictors[0],
-        predictor_of=_judges(predictors, parts),
+        predictor_of={
+            record.id: predictor
+            for predictor, part in zip(predictors, parts, strict=True)
+            for record in part.records
+        },
     )
     return result
 
 
 def _images_of(fold: int, predictor: Predictor) -> Dataset:
-    """The validation images of a fold, each marked with its number."""
-    known = Known.of(predictor)
-    dataset = choose_data(data_config(known), split="val", known=known)
-    records = tuple(
+    """Open the validation images of a fold, each marked with its number."""
+    origin = Origin.of(predictor)
+    dataset = choose_data(data_config(origin), split="val", origin=origin)
+    marked = tuple(
         replace(record, columns={**record.columns, FOLD_COLUMN: str(fold)})
         for record in dataset.records
     )
-    return replace(dataset, records=records)
-
-
-def _judges(predictors: Sequence[Predictor], parts: Sequence[Dataset]) -> Mapping[str, Predictor]:
-    return {
-        record.id: predictor
-        for predictor, part in zip(predictors, parts, strict=True)
-        for record in part.records
-    }
-
-
-def _folds(
-    runs: Sequence[RunFolder], predictors: Sequence[Predictor], evaluation: Evaluation
-) -> tuple[Fold, ...]:
-    slices = {one.value: one for one in evaluation.report.slices if one.by == FOLD_COLUMN}
-    return tuple(
-        Fold(
-            folder=run.path,
-            threshold=predictor.threshold,
-            num_images=slices[str(fold)].num_images,
-            dice=slices[str(fold)].dice,
-        )
-        for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
-    )
+    return replace(dataset, records=marked)
 
 
 def _notes(predictors: Sequence[Predictor]) -> tuple[str, ...]:
@@ -287,6 +267,6 @@ def _notes(predictors: Sequence[Predictor]) -> tuple[str, ...]:
         f"fold's threshold ({thresholds}; the report states their mean).",
         "Each fold chose its best epoch and its threshold on the images that it is scored on, "
         "which flatters the figures a little; only a test split is free of that.",
-        "The intervals are those of drawing other images; that other training runs would give "
-        "other models is not in them: look at how the folds differ.",
+        "The intervals are those of other images; that other training runs would give other "
+        "models is not in them: look at how the folds differ.",
     )

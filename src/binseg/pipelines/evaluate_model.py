@@ -1,4 +1,4 @@
-"""How good a model is on one split: scores per image and pooled, tables and images."""
+"""A model scored on one split: figures per image and pooled, with tables and images on disk."""
 
 import re
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ from pathlib import Path
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError
-from binseg.evaluation.evaluation_data import Known, check_split_name, choose_data, data_config
-from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
-from binseg.inference import Predictor, load
+from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
+from binseg.evaluation.report_files import write_report
+from binseg.evaluation.scoring import score_dataset
+from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
-__all__ = ["evaluate", "evaluate_split", "report_folder"]
+__all__ = ["evaluate", "report_folder"]
 
 
 def evaluate(
@@ -53,64 +54,39 @@ def evaluate(
         BundleError: a model that can't be loaded.
         DataError: no image to score, or one that a member of the ensemble was trained on.
     """
-    return evaluate_split(
-        model,
-        data=data,
-        split=split,
-        out=out,
-        by=by,
-        tolerance=tolerance,
-        spacing=spacing,
-        device=device,
-        progress=progress,
-    ).report
-
-
-def evaluate_split(
-    model: str | Path | Sequence[str | Path] | Predictor,
-    *,
-    data: DataConfig | str | Path | None = None,
-    split: str = "test",
-    out: str | Path | None = None,
-    by: Sequence[str] = (),
-    tolerance: float | None = None,
-    spacing: float | None = None,
-    device: str = "auto",
-    progress: Progress = SILENT,
-) -> Evaluation:
-    """Do what `evaluate` does, for those who hand its report on as plain data."""
     check_split_name(split)
     if tolerance is None:
         tolerance = 2.0 if spacing is None else 2.0 * spacing
     outline = OutlineRule(tolerance=tolerance, spacing=spacing)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
-    known = Known.of(predictor)
-    config = data if isinstance(data, DataConfig) else data_config(known, data)
-    dataset = choose_data(config, split=split, known=known, progress=progress)
+    origin = Origin.of(predictor)
+    config = data if isinstance(data, DataConfig) else data_config(origin, data)
+    dataset = choose_data(config, split=split, origin=origin, progress=progress)
     for member in predictor.members[1:]:
         _check_member(member, config, dataset, split)
-    evaluation = score_dataset(
+    folder = None if out is None else Path(out)
+    report = score_dataset(
         predictor,
         dataset,
         split=split,
         title=f"{predictor.name}, {split} of {config.path}",
         by=by,
         outline=outline,
-        folder=None if out is None else Path(out),
+        folder=folder,
         progress=progress,
     )
-    if out is not None:
-        write_report(Path(out), evaluation, dataset=dataset, predictor=predictor)
-    return evaluation
+    if folder is not None:
+        write_report(folder, report, dataset=dataset, predictor=predictor)
+    return report
 
 
-def _check_member(member: Predictor, config: DataConfig, dataset: Dataset, split: str) -> None:
+def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:
     """Refuse to score an ensemble on images that one of its members was trained on.
 
     Raises:
         DataError: naming an image.
     """
-    own = choose_data(config, split=split, known=Known.of(member))
+    own = choose_data(config, split=split, origin=Origin.of(member))
     known = {record.id for record in own.records}
     strange = [record.id for record in dataset.records if record.id not in known]
     if strange:
@@ -131,7 +107,7 @@ def report_folder(
     tta: str | None = None,
     changes: Sequence[str] = (),
 ) -> Path:
-    """Say where a report goes that nobody named a folder for: into the run, by split and data.
+    """Name the folder of a report that nobody named: in the run, by split and data.
 
     Whatever makes it another report gives it another name, so that none replaces another.
 
@@ -140,7 +116,7 @@ def report_folder(
         split: what was scored.
         data: images other than the run's own.
         others: further members of an ensemble.
-        tta: as `load` takes them.
+        tta: as `load` takes it.
         changes: other ways to read the data or to measure.
     """
     run = RunFolder.find(model)

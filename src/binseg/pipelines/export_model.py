@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from binseg.errors import ExportError, UsageError
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx_backend import onnx_backend
-from binseg.inference.runtimes.openvino_backend import openvino_backend
-from binseg.inference.runtimes.torch_backend import TorchBackend, load_network
+from binseg.inference.runtimes.onnx import onnx_backend
+from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import (
     NETWORK,
     NETWORK_INT8,
@@ -73,7 +73,7 @@ class _Model:
 
     bundle: Bundle
     network: nn.Module
-    reference: Predictor
+    reference: ModelPredictor
     """binseg's own prediction by torch in float32."""
     images: ProofImages
     int8: Limits | None
@@ -227,9 +227,9 @@ def _beside(bundle: Bundle, suffix: str) -> Path:
     return home / f"{name}{suffix}"
 
 
-def _predictor(bundle: Bundle, backend: Backend) -> Predictor:
+def _predictor(bundle: Bundle, backend: Backend) -> ModelPredictor:
     card = bundle.card
-    return Predictor(
+    return ModelPredictor(
         backend=backend,
         preprocessing=card.preprocessing,
         threshold=card.threshold.value,

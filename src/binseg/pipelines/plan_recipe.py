@@ -12,19 +12,17 @@ import yaml
 from binseg.autoconfig import (
     Plan,
     Setting,
-    draw_up,
     few_ratios,
-    few_split_settings,
-    split_settings,
+    make_plan,
+    stack_settings,
     take_fingerprint,
 )
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import assign_splits
+from binseg.data.splits import RESPLIT, Foreground, assign_splits, lacking, split_with_foreground
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
-from binseg.pipelines.redraw import REDRAWN, Foreground, draw_with_foreground, lacking
 from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
@@ -40,8 +38,9 @@ __all__ = [
 ]
 
 DEFAULT_BUDGET = 20 * 60.0
-"""Seconds, where nobody says."""
-FEW_PAGES = 30
+"""Seconds of a plan's budget where the user gives none."""
+FEW_PAGES = 60
+"""Pages below which smaller groups of them are formed, so that they can be split."""
 UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
@@ -52,39 +51,68 @@ class PlanResult:
     plan: Plan
     recipe: Recipe
     seconds: float
-    """That the planning took."""
+    """Time that planning took."""
     expected_seconds: float
-    """That the training will take, all folds together."""
+    """Time that training will take, all folds together."""
 
     def as_yaml(self) -> str:
-        """The recipe with its reasons as comments; `binseg train FILE` runs it."""
-        return _commented(self.recipe, self.plan)
+        """Return the recipe with its reasons as comments; `binseg train FILE` runs it."""
+        reasons = {one.key: one.reason for one in self.plan.settings}
+        reasons["model.encoder"] = reasons["model.name"]
+        lines = [
+            "# A plan by `binseg plan`: change anything, then run `binseg train` with this file.",
+            *(f"# Note: {warning}" for warning in self.plan.warnings),
+        ]
+        for section, fields in self.recipe.model_dump(mode="json", exclude_unset=True).items():
+            lines.append(f"{section}:")
+            for field, value in fields.items():
+                key = f"{section}.{field}"
+                if isinstance(value, dict) and key not in reasons:
+                    lines.append(f"  {field}:")
+                    lines += [
+                        _line(f"    {inner}", each, reasons.get(f"{key}.{inner}"))
+                        for inner, each in value.items()
+                    ]
+                else:
+                    lines.append(_line(f"  {field}", value, reasons.get(key)))
+        return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, object]:
-        """Settings, reasons and facts as plain data."""
+        """Return settings, reasons and facts as plain data."""
+        machine = self.plan.machine
         return {
             "settings": [
-                {"key": one.key, "value": _plain(one.value), "reason": one.reason}
+                {
+                    "key": one.key,
+                    "value": list(one.value) if isinstance(one.value, tuple) else one.value,
+                    "reason": one.reason,
+                }
                 for one in self.plan.settings
             ],
             "warnings": list(self.plan.warnings),
             "expected_seconds": round(self.expected_seconds, 1),
             "fingerprint": asdict(self.plan.fingerprint),
             "machine": {
-                "device": self.plan.machine.device,
-                "cores": self.plan.machine.cores,
-                "seconds_per_megapixel": dict(self.plan.machine.seconds_per_megapixel),
-                "seconds_per_step": dict(self.plan.machine.seconds_per_step),
+                "device": machine.device,
+                "cores": machine.cores,
+                "seconds_per_megapixel": dict(machine.seconds_per_megapixel),
+                "seconds_per_step": dict(machine.seconds_per_step),
             },
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
 
+def _line(head: str, value: object, reason: str | None) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    text = text.strip().removesuffix("...").strip()
+    return f"{head}: {text}" + (f"  # {reason}" if reason else "")
+
+
 def parse_budget(text: str) -> float | None:
-    """Read a budget as people write it; None means that time doesn't matter.
+    """Read a budget as people write it.
 
     Returns:
-        Seconds.
+        Seconds; None for `none`, which means that time doesn't matter.
 
     Raises:
         UsageError: it can't be read.
@@ -107,15 +135,15 @@ def chosen_budget(
     sections: Mapping[str, Mapping[str, object]],
     overrides: Sequence[str],
 ) -> float | None:
-    """Give a plan's budget in seconds: a number of epochs that was asked for replaces the clock.
+    """Return the budget of a plan in seconds; a given number of epochs takes the clock's place.
 
     Args:
-        text: what the user wrote, if anything.
+        text: the value of `--budget`, if any.
         sections: what the user chose, as `plan` takes it; `train.budget_minutes` is a budget, too.
-        overrides: likewise.
+        overrides: more of it, as `section.key=value`.
 
     Raises:
-        UsageError: it can't be read, or two that contradict each other were given.
+        UsageError: the budget can't be read, or two settings contradict each other.
     """
     train = load_recipe(sections=sections, overrides=overrides).train
     has_epochs = "epochs" in train.model_fields_set
@@ -126,7 +154,7 @@ def chosen_budget(
     seconds = parse_budget(text or f"{train.budget_minutes}m")
     if has_epochs and seconds is not None:
         raise UsageError(
-            "a budget and a number of epochs: the clock would pass over the epochs; give one of "
+            "a budget and a number of epochs: the budget would override the epochs; give one of "
             "the two, or --budget none"
         )
     return seconds
@@ -145,13 +173,13 @@ def plan(
     Args:
         sections: what the user chose, section by section; data.path is needed.
         overrides: more of it, as `section.key=value`.
-        budget: seconds for the whole run; None where time doesn't matter.
-        folds: runs that share the budget.
-        progress: told how far it is.
+        budget: seconds for the whole run; None if time doesn't matter.
+        folds: number of runs that share the budget.
+        progress: hears how far it is.
 
     Raises:
-        UsageError: no data, or a setting that isn't one.
-        DataError: data that can't be trained on.
+        UsageError: data.path is missing, or a setting doesn't exist.
+        DataError: the data can't be trained on.
     """
     start = time.perf_counter()
     asked = load_recipe(sections=sections, overrides=overrides)
@@ -162,10 +190,10 @@ def plan(
     fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
     machine = measure_machine(asked, given, budget, progress)
     share = None if budget is None else max(1.0, budget / folds)
-    drawn = draw_up(fingerprint, machine, budget=share, given=given, before=split)
-    recipe = drawn.recipe(asked.model_dump(mode="json", exclude_unset=True))
+    made = make_plan(fingerprint, machine, budget=share, given=given, before=split)
+    recipe = made.recipe()
     return PlanResult(
-        plan=drawn,
+        plan=made,
         recipe=recipe,
         seconds=time.perf_counter() - start,
         expected_seconds=folds * expected_seconds(recipe, fingerprint, machine),
@@ -173,7 +201,7 @@ def plan(
 
 
 def _given(asked: Recipe) -> dict[str, object]:
-    """What the user chose, by dotted keys; `exclude_unset` is what pydantic was really given."""
+    """Return what the user really gave, by dotted keys (`data.split.seed`)."""
     table: dict[str, object] = {}
     for section, fields in asked.model_dump(exclude_unset=True).items():
         for field, value in fields.items():
@@ -181,20 +209,22 @@ def _given(asked: Recipe) -> dict[str, object]:
                 table |= {f"data.{field}.{inner}": each for inner, each in value.items()}
             else:
                 table[f"{section}.{field}"] = tuple(value) if isinstance(value, list) else value
+    if {"decoder", "encoder"} & asked.model.model_fields_set:
+        table["model.name"] = asked.model.name
     return table
 
 
 def _open(
     asked: Recipe, given: Mapping[str, object], progress: Progress
 ) -> tuple[Dataset, list[Setting]]:
-    """Open and split the data as training will."""
+    """Open the data and split it as training will."""
     dataset = open_dataset(asked.data, progress=progress)
     has_own = any(record.split is not None for record in dataset.records)
-    settings = [one for one in _split_rules(dataset, asked, given) if one.key not in given]
+    settings = [one for one in _split_settings(dataset, asked, given) if one.key not in given]
     changed = {one.key.rpartition(".")[2]: one.value for one in settings}
     data = asked.data.model_copy(update={"split": asked.data.split.model_copy(update=changed)})
     num = len(dataset.records)
-    if not has_own and num < FEW_PAGES * 2 and "data.page_group" not in given:
+    if not has_own and num < FEW_PAGES and "data.page_group" not in given:
         group = max(1, num // 12)
         finer = data.model_copy(update={"page_group": group})
         reopened = open_dataset(finer)
@@ -203,38 +233,35 @@ def _open(
             reason = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
     whole, dataset = dataset, assign_splits(dataset, data.split)
-    names = ("method", "seed", "file", "gap")
-    decided = {f"data.split.{name}" for name in names} & given.keys()
+    fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
     holds = Foreground(whole.rule)
-    if not has_own and not decided and (without := lacking(dataset.with_truth(), holds)):
-        dataset, drawn = draw_with_foreground(whole, data.split, without=without, holds=holds)
-        reason = f"else no image in {' and '.join(without)} would hold foreground"
-        changed = {name: getattr(drawn, name) for name in REDRAWN}
+    if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
+        dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
         if drawn is not data.split:
-            kept = [one for one in settings if one.key.rpartition(".")[2] not in REDRAWN]
-            settings = kept + [
-                Setting(key=f"data.split.{name}", value=value, reason=reason)
-                for name, value in changed.items()
-                if value != getattr(SplitConfig(), name)
+            reason = f"otherwise no image in {' and '.join(without)} would show foreground"
+            settings = [one for one in settings if one.key.rpartition(".")[2] not in RESPLIT]
+            settings += [
+                Setting(key=f"data.split.{name}", value=getattr(drawn, name), reason=reason)
+                for name in RESPLIT
+                if getattr(drawn, name) != getattr(SplitConfig(), name)
             ]
     return dataset.with_truth(), settings
 
 
-def _split_rules(dataset: Dataset, asked: Recipe, given: Mapping[str, object]) -> list[Setting]:
-    """How images are split where the user doesn't say."""
+def _split_settings(dataset: Dataset, asked: Recipe, given: Mapping[str, object]) -> list[Setting]:
+    """Decide how images are split where neither the data nor the user says so."""
     records = dataset.records
     splits = Counter(record.split for record in records)
     pages = Counter(record.image_path for record in records if record.page is not None)
-    is_open = asked.data.split.method == "auto" and not any(
-        key.startswith("data.split.") for key in given
-    )
-    if set(splits) == {None} and pages and "data.split.method" not in given:
-        return [
-            *split_settings(is_stack=True, num_pages=max(pages.values())),
-            *few_ratios(len(records)),
-        ]
-    if set(splits) == {None} and is_open:
-        return few_split_settings(len(records))
+    is_open = not any(key.startswith("data.split.") for key in given)
+    if set(splits) == {None}:
+        few = few_ratios(len(records))
+        if pages and "data.split.method" not in given:
+            return [*stack_settings(max(pages.values())), *few]
+        if is_open and few:
+            reason = "the images come without a split"
+            return [Setting(key="data.split.method", value="ratio", reason=reason), *few]
+        return []
     if is_open and splits["train"] and not splits["val"] and not splits[None]:
         return few_ratios(splits["train"])
     return []
@@ -244,49 +271,17 @@ def _num_groups(dataset: Dataset) -> int:
     return len({record.group or record.id for record in dataset.records})
 
 
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _commented(recipe: Recipe, drawn: Plan) -> str:
-    """YAML of what differs from the defaults, and why."""
-    why = {one.key: one.reason for one in drawn.settings}
-    lines = [
-        "# A plan by `binseg plan`: change anything, then run `binseg train` with this file.",
-        *(f"# Note: {warning}" for warning in drawn.warnings),
-    ]
-    tree = recipe.model_dump(mode="json", exclude_unset=True)
-    for section, fields in tree.items():
-        lines.append(f"{section}:")
-        for field, value in fields.items():
-            if isinstance(value, dict) and f"{section}.{field}" not in why:
-                lines.append(f"  {field}:")
-                lines += [
-                    _line(f"    {inner}", each, why.get(f"{section}.{field}.{inner}"))
-                    for inner, each in value.items()
-                ]
-            else:
-                lines.append(_line(f"  {field}", value, why.get(f"{section}.{field}")))
-    return "\n".join(lines) + "\n"
-
-
-def _line(head: str, value: object, reason: str | None) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
-    text = text.strip().removesuffix("...").strip()
-    return f"{head}: {text}" + (f"  # {reason}" if reason else "")
-
-
 def check_plan_path(path: str | Path) -> Path:
-    """Refuse a place for a plan before minutes are spent on it.
+    """Refuse a file name for a plan before minutes are spent on it.
 
     Raises:
-        UsageError: the name doesn't end in .yaml or .yml, or the file is there already.
+        UsageError: the name doesn't end in .yaml or .yml, or the file exists.
     """
     file = Path(path)
     if file.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"--out {file}: a recipe's name ends in .yaml")
     if file.exists():
-        raise UsageError(f"--out {file}: there is such a file; choose another name or remove it")
+        raise UsageError(f"--out {file}: this file exists; choose another name or remove it")
     return file
 
 
@@ -295,6 +290,6 @@ def write_plan(result: PlanResult, path: str | Path) -> None:
 
     Raises:
         UsageError: as `check_plan_path`.
-        OutputError: it can't be written.
+        OutputError: the file can't be written.
     """
     write_text(check_plan_path(path), result.as_yaml())

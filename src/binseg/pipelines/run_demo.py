@@ -1,31 +1,29 @@
-"""The whole line on images made on the spot: train, score, and set Otsu's method beside it."""
+"""The whole path on images made on the spot: train, score, and set Otsu's method beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.config import Recipe, load_recipe
 from binseg.data.otsu import otsu_dice
-from binseg.evaluation.evaluation_data import Known, choose_data, data_config
-from binseg.evaluation.scoring import Evaluation
-from binseg.inference import load
-from binseg.inference.files import predict_files
-from binseg.inference.outputs import OutputKinds
+from binseg.evaluation.origin import Origin, choose_data, data_config
+from binseg.inference import PredictOptions, load
+from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path, photo_path
-from binseg.pipelines.evaluate_model import evaluate_split
+from binseg.metrics import report_as_dict
+from binseg.pipelines.evaluate_model import evaluate
 from binseg.pipelines.train_model import train
-from binseg.postprocess import PostProcessing
 from binseg.progress import SILENT, Progress
-from binseg.training.run_folder import RunFolder
+from binseg.types import Report
 
 __all__ = ["DemoResult", "demo"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """What the demo made."""
+    """The files and figures that the demo made."""
 
     folder: Path
-    evaluation: Evaluation
+    report: Report
     """On the test split."""
     otsu_dice: float
     """Mean Dice of Otsu's threshold on the same images, told each time which side to take."""
@@ -44,7 +42,7 @@ class DemoResult:
             "gallery": str(self.gallery_path),
             "mask": str(self.mask_path),
             "photo": str(self.photo_path),
-            "test": self.evaluation.as_dict(),
+            "test": report_as_dict(self.report),
         }
 
 
@@ -59,29 +57,24 @@ def demo(
         progress: told how far it is.
     """
     trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
-    run = RunFolder(path=trained.folder)
-    test_folder = run.path / "test"
-    evaluation = evaluate_split(run.path, split="test", out=test_folder, progress=progress)
-    predictor = load(run.path)
-    known = Known.of(predictor)
-    test = choose_data(data_config(known), split="test", known=known)
-    predicted = predict_files(
-        predictor,
-        [test.records[0].image_path],
-        out=run.path / "predicted",
-        kinds=OutputKinds(overlay=True),
-    )
+    folder, options = trained.folder, PredictOptions(outputs=("overlay",))
+    report = evaluate(folder, split="test", out=folder / "test", progress=progress)
+    predictor = load(folder)
+    origin = Origin.of(predictor)
+    test = choose_data(data_config(origin), split="test", origin=origin)
+    image = test.records[0].image_path
+    predicted = predict_files(predictor, [image], out=folder / "predicted", options=options)
     photo = predict_files(
-        load(default_bundle_path()).with_postprocessing(PostProcessing(largest_only=True)),
+        load(default_bundle_path()),
         [photo_path()],
-        out=run.path / "photo",
-        kinds=OutputKinds(overlay=True),
+        out=folder / "photo",
+        options=replace(options, largest_only=True),
     )
     return DemoResult(
-        folder=run.path,
-        evaluation=evaluation,
+        folder=folder,
+        report=report,
         otsu_dice=otsu_dice(test.records, test.rule),
-        gallery_path=test_folder / "gallery.png",
+        gallery_path=folder / "test" / "gallery.png",
         mask_path=predicted.written[0].mask,
         photo_path=photo.written[0].others[0],
         seconds=trained.seconds,

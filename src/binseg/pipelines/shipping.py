@@ -11,21 +11,22 @@ from torch import nn
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
-from binseg.evaluation.evaluation_data import Known
-from binseg.evaluation.scoring import Evaluation, score_dataset, write_report
+from binseg.evaluation.origin import Origin
+from binseg.evaluation.report_files import write_report
+from binseg.evaluation.scoring import score_dataset
 from binseg.evaluation.tuning import Tuned, tell_calibration, tune_on_validation
-from binseg.inference import Predictor, load, verify_reference
-from binseg.inference.runtimes.torch_backend import TorchBackend
-from binseg.models.zoo import resolve_options
+from binseg.inference import ModelPredictor, PredictOptions, load, verify_reference
+from binseg.inference.runtimes.torch import TorchBackend
+from binseg.models import resolve_options
 from binseg.packaging import Architecture, Card, DataFacts, Reference, write_bundle
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
-from binseg.training.fit import FitResult
-from binseg.training.precision import resolve_device
+from binseg.training.devices import resolve_device
+from binseg.training.loop import FitResult
 from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
-__all__ = ["judge", "ship"]
+__all__ = ["in_memory", "ship"]
 
 NUM_REFERENCE = 2
 """Validation inputs that a bundle carries as its own test."""
@@ -45,38 +46,37 @@ def ship(
     fitted: FitResult,
     val_pixels: PixelCache,
     progress: Progress,
-) -> Evaluation:
+) -> Report:
     """Choose the threshold, score the validation split, and write the bundle with both."""
     model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
     device = resolve_device(recipe.train.device)
     backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
     val = replace(dataset, records=dataset.of_split("val"), notes=(CHOSEN_ON,))
-    tuned = tune_on_validation(recipe, judge(recipe, backend), val, progress=progress)
-    predictor = judge(recipe, backend, tuned)
-    evaluation = score_dataset(
-        predictor,
-        val,
-        split="val",
-        title=f"{recipe.model.name}, validation",
-        progress=progress,
-    )
-    reference = _reference(predictor.with_tta("none"), val_pixels)
-    tell_calibration(tuned, evaluation.report, progress)
-    card = _card(recipe, dataset, tuned, evaluation.report)
+    tuned = tune_on_validation(recipe, in_memory(recipe, backend), val, progress=progress)
+    predictor = in_memory(recipe, backend, tuned)
+    title = f"{recipe.model.name}, validation"
+    report = score_dataset(predictor, val, split="val", title=title, progress=progress)
+    reference = _reference(predictor.with_options(PredictOptions(tta="none")), val_pixels)
+    tell_calibration(tuned, report, progress)
     bundle = write_bundle(
-        run.bundle_path, card=card, weights=fitted.best_state, reference=reference
+        run.bundle_path,
+        card=_card(recipe, dataset, tuned, report),
+        weights=fitted.best_state,
+        reference=reference,
     )
-    _check_shipped(load(run.bundle_path, device=device.type))
-    report = replace(evaluation.report, bundle_id=bundle.card.id)
-    evaluation = replace(evaluation, report=report)
-    known = Known(run=run, card=bundle.card)
-    write_report(run.path / "val", evaluation, dataset=val, predictor=predictor, known=known)
-    return evaluation
+    shipped = load(run.bundle_path, device=device.type)
+    assert shipped.bundle is not None
+    check = verify_reference(shipped, shipped.bundle)
+    assert check.passed, f"the bundle predicts otherwise than its model: {check}"
+    report = replace(report, bundle_id=bundle.card.id)
+    origin = Origin(run=run, card=bundle.card)
+    write_report(run.path / "val", report, dataset=val, predictor=predictor, origin=origin)
+    return report
 
 
-def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> Predictor:
-    """The model in memory, as a predictor that works just like the one of its bundle."""
-    return Predictor(
+def in_memory(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> ModelPredictor:
+    """Wrap the model in memory as a predictor that works just like the one of its bundle."""
+    return ModelPredictor(
         backend=backend,
         preprocessing=recipe.input.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
@@ -87,8 +87,8 @@ def judge(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> 
     )
 
 
-def _reference(predictor: Predictor, pixels: PixelCache) -> Reference:
-    """Take the validation inputs with the most foreground: an empty answer would test little."""
+def _reference(predictor: ModelPredictor, pixels: PixelCache) -> Reference:
+    """Take the validation inputs with the most foreground: an empty mask would test little."""
     shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
     rows = np.argsort(shares, kind="stable")[::-1][:NUM_REFERENCE]
     input_NHWC = np.ascontiguousarray(pixels.inputs_NHWC[np.sort(rows)])
@@ -105,9 +105,13 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
     return Card(
         name=recipe.model.name,
         architecture=Architecture(
-            name=recipe.model.name,
-            options=resolve_options(recipe.model.name, recipe.model.options),
+            decoder=recipe.model.decoder,
+            encoder=recipe.model.encoder,
+            options=resolve_options(
+                recipe.model.decoder, recipe.model.encoder, recipe.model.options
+            ),
             in_channels=recipe.input.channels,
+            out_channels=recipe.model.out_channels,
         ),
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,
@@ -125,14 +129,10 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
         scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
         versions={
             "python": str(facts["python"]),
-            **{name: str(packages[name]) for name in ("binseg", "torch", "lightning", "numpy")},
+            **{
+                name: str(packages[name])
+                for name in ("binseg", "torch", "lightning-fabric", "numpy")
+            },
         },
         recipe=recipe.model_dump(mode="json"),
     )
-
-
-def _check_shipped(shipped: Predictor) -> None:
-    """Hold the bundle, read back from disk, to the answers of the model in memory."""
-    assert shipped.bundle is not None
-    check = verify_reference(shipped, shipped.bundle)
-    assert check.passed, f"the bundle answers otherwise than its model: {check}"

@@ -7,7 +7,7 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
-from binseg.data.patches import draw_places
+from binseg.data.patches import sample_places
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.whole_images import WholeImages, open_images
@@ -15,17 +15,18 @@ from binseg.errors import DataError
 from binseg.imageio import write_rgb
 from binseg.progress import SILENT, Progress
 from binseg.report import for_display, overlay
-from binseg.transforms.augment import Augment, build_augment
+from binseg.transforms.augmentation import build_augment
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Record
 
-__all__ = ["draw_sheet"]
+__all__ = ["plot_augmentation"]
 
 GAP = 4
-WHITE = 255
+Sample = tuple[np.ndarray, np.ndarray]
+"""An image as bytes and its target, both as the model sees them."""
 
 
-def draw_sheet(
+def plot_augmentation(
     recipe: Recipe,
     *,
     out: str | Path,
@@ -33,7 +34,7 @@ def draw_sheet(
     num_variants: int = 5,
     progress: Progress = SILENT,
 ) -> None:
-    """Draw what a recipe's augmentation does: a row a sample, the unchanged one first.
+    """Show what a recipe's augmentation does: a row a sample, the unchanged one first.
 
     Args:
         recipe: its data, input size, augmentation and seed are used.
@@ -49,26 +50,30 @@ def draw_sheet(
     chosen = spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
     if not chosen:
         raise DataError(f"{dataset.root}: no image has a mask; there is nothing to show")
-    augment = build_augment(recipe.augment)
-    prepare_one = _patch if recipe.draws_patches else _prepared
-    pairs = [prepare_one(record, dataset, recipe, augment.context) for record in chosen]
-    inputs_NHWC = np.stack([inputs_HWC for inputs_HWC, _ in pairs])
-    targets_NHW = np.stack([target_HW for _, target_HW in pairs])
-    size = recipe.input.size
+    augment, size, seed = build_augment(recipe.augment), recipe.input.size, recipe.train.seed
+    pairs = [
+        _patch(record, dataset, recipe, augment.context)
+        if recipe.draws_patches
+        else _prepared(record, dataset, recipe)
+        for record in chosen
+    ]
+    inputs_NHWC, targets_NHW = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
     margin = (inputs_NHWC.shape[1] - size) // 2
     middle = (slice(None), slice(margin, margin + size), slice(margin, margin + size))
-    columns = [_drawn(inputs_NHWC[middle], targets_NHW[middle])]
-    for variant in range(num_variants):
-        changed = _augmented(augment, inputs_NHWC, targets_NHW, recipe, variant)
-        columns.append(_drawn(*changed))
+    columns = [_outlined(inputs_NHWC[middle], targets_NHW[middle])]
+    images, targets = (
+        torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2),
+        torch.from_numpy(targets_NHW),
+    )
+    for epoch in range(num_variants):
+        changed, target = augment(images, targets, seed=seed, epoch=epoch, step=0, size=size)
+        bytes_NCHW = (changed * 255).round().clamp(0, 255).to(torch.uint8)
+        columns.append(_outlined(bytes_NCHW.permute(0, 2, 3, 1).numpy(), target.numpy()))
     write_rgb(Path(out), _sheet(columns))
 
 
-def _prepared(
-    record: Record, dataset: Dataset, recipe: Recipe, context: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make a sample what the model sees; of tiles, the one with the most foreground."""
-    del context
+def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
+    """Prepare a sample for the model; of tiles, take the one with the most foreground."""
     sample = read_sample(record, dataset.rule)
     assert sample.mask_HW is not None
     inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing().as_trained())
@@ -77,14 +82,12 @@ def _prepared(
     return inputs_NHWC[best], targets_NHW[best]
 
 
-def _patch(
-    record: Record, dataset: Dataset, recipe: Recipe, context: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a patch as training does, surroundings included: the first with foreground it draws."""
+def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> Sample:
+    """Cut a patch as training does, surroundings included: the first one with foreground."""
     cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
     size = recipe.input.size
     margin = round(size * (context - 1) / 2)
-    places_N3 = draw_places(
+    places_N3 = sample_places(
         cache, size=size, num=1, foreground=1.0, seed=recipe.train.seed, epoch=0
     )
     places_N3[:, 1:] -= margin
@@ -92,28 +95,8 @@ def _patch(
     return inputs_NCHW[0].transpose(1, 2, 0), targets_NHW[0]
 
 
-def _augmented(
-    augment: Augment,
-    inputs_NHWC: np.ndarray,
-    targets_NHW: np.ndarray,
-    recipe: Recipe,
-    epoch: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Change the samples as training would in some epoch."""
-    images, targets = augment(
-        torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2),
-        torch.from_numpy(targets_NHW),
-        seed=recipe.train.seed,
-        epoch=epoch,
-        step=0,
-        size=recipe.input.size,
-    )
-    changed_NHWC = (images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return changed_NHWC, targets.numpy()
-
-
-def _drawn(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarray]:
-    """Draw each mask's outline over its image."""
+def _outlined(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarray]:
+    """Lay each mask's outline over its image."""
     return [
         overlay(for_display(np.ascontiguousarray(image_HWC)), target_HW == 1, strength=0.0)
         for image_HWC, target_HW in zip(inputs_NHWC, targets_NHW, strict=True)
@@ -123,12 +106,8 @@ def _drawn(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarray]
 def _sheet(columns: list[list[np.ndarray]]) -> np.ndarray:
     """Put images in a grid, with a wider gap after the unchanged ones."""
     height, width, _ = columns[0][0].shape
-    num_rows = len(columns[0])
-    sheet_HW3 = np.full(
-        (num_rows * (height + GAP) + GAP, len(columns) * (width + GAP) + 3 * GAP, 3),
-        WHITE,
-        dtype=np.uint8,
-    )
+    rows, shape = len(columns[0]) * (height + GAP) + GAP, len(columns) * (width + GAP) + 3 * GAP
+    sheet_HW3 = np.full((rows, shape, 3), 255, dtype=np.uint8)
     for number, column in enumerate(columns):
         left = GAP + number * (width + GAP) + (GAP if number else 0)
         for row, image in enumerate(column):

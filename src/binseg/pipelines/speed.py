@@ -14,24 +14,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from binseg.autoconfig import Machine
-from binseg.autoconfig.resolution import THICK_OPTIONS
+from binseg.autoconfig import THICK_OPTIONS, Machine
 from binseg.config import Recipe, load_recipe
-from binseg.config.recipe import Option
 from binseg.data.cache import PixelCache
-from binseg.models.zoo import build_model
+from binseg.models import build_model
 from binseg.progress import SILENT, Progress
+from binseg.training.devices import (
+    available_memory,
+    estimate_memory,
+    resolve_device,
+    resolve_precision,
+)
 from binseg.training.measuring import WARM_UP, profile_steps
-from binseg.training.memory import available_memory, estimate_memory
-from binseg.training.precision import resolve_device, resolve_precision
 
 __all__ = ["measure_machine"]
 
 REFERENCE = "unet-compact"
-CANDIDATES: Mapping[str, Mapping[str, Option]] = MappingProxyType(
-    {REFERENCE: {}, "unet-small": {}, "unet": dict(THICK_OPTIONS)}
+CANDIDATES: Mapping[str, Mapping[str, object]] = MappingProxyType(
+    {REFERENCE: {}, "unet-small": {}, "unet": {"options": dict(THICK_OPTIONS)}}
 )
-"""Networks that the rules choose from, with their options."""
+"""Networks that the rules choose from, with what a recipe says of them beside their name."""
 LARGE = "resnet34-unet"
 """Likewise, on a GPU."""
 
@@ -95,15 +97,16 @@ def measure_machine(
     if device.type == "cuda":
         candidates[LARGE] = {}
     if "model.name" in given:
-        candidates = {asked.model.name: asked.model.options}
+        candidates = {asked.model.name: {"name": "", **asked.model.model_dump()}}
     usual = USUAL if budget is None or budget > SHORT else QUICK
     limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
     costs: dict[str, Cost] = {}
     memory: dict[str, float] = {}
     with progress.task("measuring the machine", total=len(candidates)) as task:
-        for name, options in candidates.items():
-            recipes = {one: _trial_recipe(asked, name, options, one) for one in (SMALL, usual)}
-            model = _build(recipes[usual])
+        for name, spec in candidates.items():
+            model_spec = {"name": name, **spec, "encoder_weights": None}
+            recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
+            model = build_model(recipes[usual])
             memory[name] = _bytes_per_megapixel(model, recipes[usual], bf16=bf16)
             left = limit - (time.perf_counter() - started)
             guess = _guess(costs.get(REFERENCE), name)
@@ -155,23 +158,17 @@ def _bytes_per_megapixel(model: nn.Module, recipe: Recipe, *, bf16: bool) -> flo
     return estimate.per_input / (MEMORY_SIZE**2 / 1e6)
 
 
-def _trial_recipe(asked: Recipe, name: str, options: Mapping[str, Option], trial: Trial) -> Recipe:
+def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> Recipe:
     """Steps as the plan's will be: its usual augmentation."""
     return load_recipe(
         sections={
             "input": {"size": trial.size, "channels": 3},
-            "model": {"name": name, "options": dict(options)},
+            "model": model,
             "augment": {"preset": "medium", "orientation": "any"},
             "loss": asked.loss.model_dump(),
             "train": {"batch_size": trial.batch},
         }
     )
-
-
-def _build(recipe: Recipe) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build_model(recipe.model.name, in_channels=3, options=recipe.model.options)
 
 
 def _pixels(trial: Trial) -> PixelCache:

@@ -3,43 +3,40 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from binseg.config import Recipe
 from binseg.config.recipe import OptimizerConfig, PatchConfig
-from binseg.data.cache import PixelCache
+from binseg.data.cache import PixelCache, open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset, counted, name_some
-from binseg.data.pixels import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
 from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
-from binseg.evaluation.scoring import Evaluation
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
-from binseg.models.weights import load_encoder_weights
-from binseg.models.zoo import build_model, resolve_options
+from binseg.metrics import report_as_dict
+from binseg.models import build_model, create_model, resolve_options
 from binseg.pipelines.budget import ending_seconds, training_seconds
-from binseg.pipelines.following import place_of, teamed
-from binseg.pipelines.shipping import judge, ship
+from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
-from binseg.report import draw_curves
+from binseg.report import plot_curves
 from binseg.storage import write_text
-from binseg.training.checkpoints import newest_whole
-from binseg.training.fit import fit
-from binseg.training.keeping import resume_command
-from binseg.training.precision import resolve_device
+from binseg.training.checkpoint import resume_command
+from binseg.training.devices import resolve_device
+from binseg.training.distributed import ProcessGroup, process_group, rank_device
+from binseg.training.loop import fit
+from binseg.training.ranks import Ranks, ranks_of
 from binseg.training.run_folder import RunFolder
-from binseg.training.supervision import check_supervision
+from binseg.training.step import check_model
 from binseg.types import Report
 
-__all__ = ["TrainResult", "resume_training", "train"]
+__all__ = ["TrainResult", "join_training", "resume_training", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +44,13 @@ class TrainResult:
     """Where a run is and how good its model is on the validation split."""
 
     folder: Path
-    validation: Evaluation
+    report: Report
+    """The shipped model's scores on the validation split."""
     best_epoch: int
     num_epochs: int
     seconds: float
     has_test: bool
     """Whether the data has a test split, which no step of training looks at."""
-
-    @property
-    def report(self) -> Report:
-        """The shipped model's scores on the validation split."""
-        return self.validation.report
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -67,7 +60,7 @@ class TrainResult:
             "best_epoch": self.best_epoch,
             "num_epochs": self.num_epochs,
             "seconds": round(self.seconds, 1),
-            "validation": self.validation.as_dict(),
+            "validation": report_as_dict(self.report),
         }
 
 
@@ -181,10 +174,10 @@ def _told_how_to_go_on(run: RunFolder, command: str | None) -> Iterator[None]:
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse unknown names and options, and absent devices, before a single file is read."""
-    resolve_options(recipe.model.name, recipe.model.options)
-    check_supervision(recipe)
+    resolve_options(recipe.model.decoder, recipe.model.encoder, recipe.model.options)
+    check_model(lambda: create_model(**recipe.model.arguments()), recipe)
     build_loss(recipe.loss.name, recipe.loss.options)
-    place_of(recipe)
+    ranks_of(recipe)
 
 
 def _check_used(recipe: Recipe) -> None:
@@ -250,7 +243,7 @@ def _run(
     )
     _check_foreground(train_pixels, "train")
     _check_foreground(val_pixels, "val")
-    model = _build(recipe, progress)
+    model = build_model(recipe, progress=progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
         return _train_andship(
@@ -282,20 +275,16 @@ def _train_andship(
         device = resolve_device(recipe.train.device)
         backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
         val = replace(dataset, records=dataset.of_split("val"))
-        ending = ending_seconds(recipe, judge(recipe, backend), val)
+        ending = ending_seconds(recipe, in_memory(recipe, backend), val)
         seconds = training_seconds(
             recipe.train.budget_minutes,
             spent=time.perf_counter() - started,
             ending=ending,
             progress=progress,
         )
-    with teamed(
-        place_of(recipe),
-        recipe=recipe,
-        dataset=dataset,
-        seconds=seconds,
-        checkpoint=newest_whole(run.path, SILENT) if run.is_saved else None,
-    ) as team:
+    ranks = ranks_of(recipe)
+    with process_group(ranks, rank_device(recipe.train.device, ranks)) as group:
+        _tell_others(group, recipe, dataset, resume=run.is_saved, seconds=seconds)
         fitted = fit(
             model,
             recipe=recipe,
@@ -306,12 +295,12 @@ def _train_andship(
             resume=run.is_saved,
             seconds=seconds,
             command=command,
-            team=team,
+            group=group,
         )
-    draw_curves(
+    plot_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
     )
-    validation = ship(
+    report = ship(
         recipe,
         run,
         dataset,
@@ -323,7 +312,7 @@ def _train_andship(
     run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
-        validation=validation,
+        report=report,
         best_epoch=fitted.best_epoch,
         num_epochs=len(fitted.history),
         seconds=time.perf_counter() - started,
@@ -351,16 +340,57 @@ def _check_foreground(pixels: PixelCache | ImageCache, split: str) -> None:
         )
 
 
-def _build(recipe: Recipe, progress: Progress) -> nn.Module:
-    """Build the network; its first weights follow from the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.train.seed)
-        model = build_model(
-            recipe.model.name, in_channels=recipe.input.channels, options=recipe.model.options
+def _tell_others(
+    group: ProcessGroup, recipe: Recipe, dataset: Dataset, *, resume: bool, seconds: float | None
+) -> None:
+    """Tell the other ranks, which wait in `join_training`, what to train."""
+    if group.world_size > 1:
+        group.share_json(
+            {
+                "recipe": recipe.model_dump_json(),
+                "splits": {record.id: record.split for record in dataset.records},
+                "fingerprint": dataset.fingerprint(),
+                "resume": resume,
+                "seconds": seconds,
+            }
         )
-    if recipe.model.encoder_weights is not None:
-        num = load_encoder_weights(
-            model, recipe.model.encoder_weights, sha256=recipe.model.encoder_sha256
+
+
+def join_training(ranks: Ranks, *, device: str = "auto") -> None:
+    """Train along on a rank other than 0, which says what, until it ends the run.
+
+    Args:
+        ranks: of this process.
+        device: as in the recipe, which comes only after the ranks have met.
+
+    Raises:
+        DataError: this machine's data is not that of rank 0.
+        TrainingError: rank 0 can't be reached, or is lost.
+    """
+    with process_group(ranks, rank_device(device, ranks)) as group:
+        job = group.share_json()
+        recipe = Recipe.model_validate_json(job["recipe"])
+        splits = job["splits"]
+        dataset = open_dataset(recipe.data)
+        records = (record for record in dataset.records if record.id in splits)
+        dataset = replace(
+            dataset, records=tuple(replace(one, split=splits[one.id]) for one in records)
         )
-        progress.say(f"encoder weights: {num} tensors from {recipe.model.encoder_weights}")
-    return model
+        if dataset.fingerprint() != job["fingerprint"]:
+            raise DataError(
+                f"{dataset.root}: process {group.rank + 1} of {group.world_size} finds other data "
+                "there than the first; give all machines the same"
+            )
+        with suppress(StoppedError):  # rank 0 tells it
+            fit(
+                create_model(
+                    in_channels=recipe.input.channels, **recipe.model.arguments()
+                ),  # DDP begins by giving all ranks the weights of rank 0
+                recipe=recipe,
+                train=open_training_pixels(dataset.of_split("train"), dataset.rule, recipe),
+                val=None,
+                folder=Path(),
+                resume=job["resume"],
+                seconds=job["seconds"],
+                group=group,
+            )

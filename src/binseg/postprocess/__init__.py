@@ -1,25 +1,35 @@
-"""What is done with a finished mask: cleaning it, counting its objects, tracing their outlines.
+"""From probabilities to a finished mask, its objects and their outlines: pure functions on arrays.
 
-Pure functions on arrays. An *object* is a set of foreground pixels that touch at sides or corners
-(8 neighbours), as in the scores; a *hole* is background that touches at sides only and does not
-reach the image's edge.
+An *object* is a set of foreground pixels that touch at sides or corners (8 neighbours), as in the
+scores; a *hole* is background that touches at sides only and does not reach the image's edge.
 """
 
+from binseg.postprocess.found_objects import FoundObject, find_objects
 from binseg.postprocess.interchange import coco, encode_rle, geojson
-from binseg.postprocess.objects import FoundObject, find_objects, label_objects
-from binseg.postprocess.polygons import Polygon, trace_polygons
-from binseg.postprocess.steps import NOTHING, PostProcessing, clean
+from binseg.postprocess.mask_cleaning import (
+    NOTHING,
+    PostProcessing,
+    above,
+    clean,
+    clean_bands,
+    label_objects,
+    segment,
+)
+from binseg.postprocess.tracing import Polygon, trace_polygons
 
 __all__ = [
     "NOTHING",
     "FoundObject",
     "Polygon",
     "PostProcessing",
+    "above",
     "clean",
+    "clean_bands",
     "coco",
     "encode_rle",
     "find_objects",
     "geojson",
     "label_objects",
+    "segment",
     "trace_polygons",
 ]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from binseg.postprocess.objects import FoundObject, label_objects
-from binseg.postprocess.polygons import Polygon, Ring
+from binseg.postprocess.found_objects import FoundObject
+from binseg.postprocess.mask_cleaning import label_objects
+from binseg.postprocess.tracing import Polygon, Ring
 
 __all__ = ["Affine", "coco", "encode_rle", "geojson"]
 
@@ -70,16 +71,18 @@ def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
         a, b, c, d, e, f = transform
         x = a * ring[:, 0] + b * ring[:, 1] + c
         y = d * ring[:, 0] + e * ring[:, 1] + f
-    tta = transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
+    is_mirrored = (
+        transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
+    )
     points = np.stack([x, y], axis=1)
-    # Outlines run anticlockwise where y is drawn upwards, unless the map tta them.
-    ordered = points[::-1] if tta else points
+    # Outlines run anticlockwise where y is drawn upwards, unless the map mirrors them.
+    ordered = points[::-1] if is_mirrored else points
     numbers: list[list[float]] = np.concatenate([ordered, ordered[:1]]).tolist()
     return [[_plain(x), _plain(y)] for x, y in numbers]
 
 
 def _plain(value: float) -> float:
-    """Whole numbers without a fraction: files of pixel corners become half as long."""
+    """Give whole numbers without a fraction: files of pixel corners become half as long."""
     return int(value) if value.is_integer() else value
 
 
@@ -96,7 +99,7 @@ def encode_rle(mask_HW: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
 
 
 def _text_of_runs(runs: Sequence[int]) -> str:
-    """As pycocotools' `rleToString`: differences to the run before the last, five bits a letter."""
+    """Encode as pycocotools does: differences to the run before the last, 5 bits a letter."""
     letters = []
     for index, run in enumerate(runs):
         value = run - runs[index - 2] if index > 2 else run

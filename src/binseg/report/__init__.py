@@ -1,31 +1,26 @@
-"""Images that people read: curves, histograms, galleries, overlays and cut-outs.
+"""Images and pages that people read.
 
-    figure.py      the one door to matplotlib: style, colours, saving
-    pixels.py      any image as 8-bit RGB for the eye
-    overlay.py     mask over image, image cut out by a mask
-    errors.py      what was missed and what was added, in colours
-    curves.py      a run: loss, Dice and learning rate by epoch
-    histogram.py   an evaluation: Dice of every image
-    gallery.py     images beside truth, prediction and error map
-    page/          an evaluation as one HTML file
+figure.py       the one door to matplotlib: style, colours, saving
+overlay.py      any image as RGB, mask over image, cut-out, error map
+plots.py        a run's curves, the scores of all images, the learning-rate test
+gallery.py      images beside truth, prediction and error map
+page/           an evaluation as one HTML file
+doctor_page.py  a dataset check as one HTML file
 
-Matplotlib is imported when the first figure is drawn, never before.
+Matplotlib is imported when the first figure is plotted, never before.
 """
 
-from binseg.report.curves import draw_curves
-from binseg.report.errors import error_map
-from binseg.report.gallery import GalleryItem, draw_gallery
-from binseg.report.histogram import draw_histogram
-from binseg.report.overlay import cutout, overlay
-from binseg.report.pixels import for_display
+from binseg.report.gallery import GalleryItem, plot_gallery
+from binseg.report.overlay import cutout, error_map, for_display, overlay
+from binseg.report.plots import plot_curves, plot_histogram
 
 __all__ = [
     "GalleryItem",
     "cutout",
-    "draw_curves",
-    "draw_gallery",
-    "draw_histogram",
     "error_map",
     "for_display",
     "overlay",
+    "plot_curves",
+    "plot_gallery",
+    "plot_histogram",
 ]

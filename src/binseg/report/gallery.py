@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
-from binseg.report.errors import ERROR_COLOURS, IGNORED, error_map
 from binseg.report.figure import GREY, INK, fonts, new_figure, save_figure, unit
-from binseg.report.overlay import overlay
-from binseg.report.pixels import for_display
+from binseg.report.overlay import ERROR_COLOURS, IGNORED, error_map, for_display, overlay
 from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MAX_ROWS", "GalleryItem", "draw_gallery"]
+__all__ = ["MAX_ROWS", "GalleryItem", "plot_gallery"]
 
 MAX_ROWS = 24
 _HEADS_WITH_TRUTH = ("image", "truth", "prediction", "error map")
@@ -49,13 +47,13 @@ class GalleryItem:
     dice: float | None = None
 
 
-def draw_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Draw a row per image: image, truth, prediction and error map, with its Dice above.
+def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
+    """Plot a row per image: image, truth, prediction and error map, with its Dice above.
 
     Args:
-        items: at most 24 are drawn, the first ones; from 9 on they stand in two blocks.
+        items: the first 24 are shown; from 9 on they stand in two blocks.
         path: of the PNG.
-        title: above the image.
+        title: above the images.
     """
     assert items, "at least one image"
     shown = items[:MAX_ROWS]
@@ -69,18 +67,21 @@ def draw_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -
         num_blocks=num_blocks,
         has_legend=with_truth,
     )
-    figure = new_figure(sheet.width, sheet.height, purpose="drawing a gallery", placed_by_hand=True)
-    sheet.draw_frame(figure, note=_tell_left_out(len(items)))
+    figure = new_figure(
+        sheet.width, sheet.height, purpose="plotting a gallery", placed_by_hand=True
+    )
+    left_out = f"the first {MAX_ROWS} of {len(items)} images" if len(items) > MAX_ROWS else ""
+    sheet.add_frame(figure, note=left_out)
     for number, item in enumerate(shown):
         block, row = divmod(number, sheet.num_rows)
-        sheet.draw_row(figure, block, row, caption=_caption(item), panels=_panels(item, heads))
+        sheet.add_row(figure, block, row, caption=_caption(item), panels=_panels(item, heads))
     if sheet.has_legend:
-        sheet.draw_legend(figure, ignored=any(_has_ignored(item) for item in shown))
+        sheet.add_legend(figure, ignored=any(_has_ignored(item) for item in shown))
     save_figure(figure, path)
 
 
 def _caption(item: GalleryItem) -> str:
-    """The image's id, its middle cut out where it is long, and its Dice."""
+    """Give the image's id, its middle cut out where it is long, and its Dice."""
     name = item.id.encode(errors="replace").decode()  # file names may hold what isn't text
     if len(name) > _LONGEST_CAPTION:
         half = _LONGEST_CAPTION // 2
@@ -92,12 +93,8 @@ def _has_ignored(item: GalleryItem) -> bool:
     return item.valid_HW is not None and not item.valid_HW.all()
 
 
-def _tell_left_out(num_items: int) -> str:
-    return f"the first {MAX_ROWS} of {num_items} images" if num_items > MAX_ROWS else ""
-
-
 def _panels(item: GalleryItem, heads: Sequence[str]) -> list[UInt8[np.ndarray, "H W 3"] | None]:
-    """The row's image under each head; None where it needs a truth that isn't there."""
+    """Make the row's image under each head; None where it needs a truth that isn't there."""
     image_HW3 = for_display(item.image_HWC)
     panels = {
         "image": image_HW3,
@@ -128,7 +125,7 @@ def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Sheet:
-    """Where everything stands, in inches from the top left; matplotlib counts from below."""
+    """The layout of a gallery, in inches from the top left; matplotlib counts from below."""
 
     title: str
     heads: tuple[str, ...]
@@ -147,7 +144,7 @@ class _Sheet:
 
     @property
     def top(self) -> float:
-        """Where the first row begins."""
+        """The upper edge of the first row."""
         return _MARGIN + (_TITLE if self.title else 0) + _HEADS
 
     @property
@@ -181,8 +178,8 @@ class _Sheet:
             fontfamily=fonts(),
         )
 
-    def draw_frame(self, figure: "Figure", *, note: str) -> None:
-        """Title, note of what is left out, and column heads."""
+    def add_frame(self, figure: "Figure", *, note: str) -> None:
+        """Write the title, the note of what is left out, and the heads of the columns."""
         if self.title:
             self.write(figure, self.title, left=_MARGIN, top=_MARGIN, size=13)
         if note:
@@ -194,7 +191,7 @@ class _Sheet:
                 top = self.top - _HEADS
                 self.write(figure, head, left=middle, top=top, align="center", grey=True)
 
-    def draw_row(
+    def add_row(
         self,
         figure: "Figure",
         block: int,
@@ -223,8 +220,8 @@ class _Sheet:
             axes.spines[:].set_color("0.75")  # a white mask must not run into the white paper
             axes.spines[:].set_linewidth(0.6)
 
-    def draw_legend(self, figure: "Figure", *, ignored: bool) -> None:
-        """Say what the colours of the error map mean."""
+    def add_legend(self, figure: "Figure", *, ignored: bool) -> None:
+        """Explain the colours of the error map."""
         from matplotlib.patches import Patch
 
         names = [name for name in ERROR_COLOURS if ignored or name != IGNORED]

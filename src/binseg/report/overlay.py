@@ -1,12 +1,66 @@
-"""A mask over its image, and an image cut out by its mask."""
+"""Images for the eye: any image as RGB, a mask laid over it, a cut-out, a map of errors.
+
+Models never see what these functions give. The colours of the error map are of Okabe & Ito's set,
+told apart with any kind of colour vision (https://jfly.uni-koeln.de/color/), and differ in
+brightness too, for print in grey.
+"""
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
-from binseg.report.figure import INK, SKY_BLUE, Colour
-from binseg.report.pixels import for_display
+from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
-__all__ = ["cutout", "overlay", "tint"]
+__all__ = [
+    "ERROR_COLOURS",
+    "EXTRA",
+    "IGNORED",
+    "MISSED",
+    "cutout",
+    "error_map",
+    "for_display",
+    "overlay",
+]
+
+_DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn the rest black
+
+FOUND = "found"
+MISSED = "missed"
+EXTRA = "extra"
+IGNORED = "ignored"
+ERROR_COLOURS: dict[str, Colour] = {
+    FOUND: WHITE,
+    MISSED: ORANGE,
+    EXTRA: SKY_BLUE,
+    IGNORED: PURPLE,
+}
+"""The colours of an error map, in the order of its legend."""
+
+
+def for_display(image_HWC: Num[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Turn an image of any type and number of channels into RGB that a screen shows well.
+
+    8-bit images keep their values; others are stretched between their 0.5 and 99.5 percentiles.
+    One or two channels become grey, of more than three the first three are shown.
+    """
+    channels = image_HWC.shape[2]
+    if channels == 2:
+        image_HWC = image_HWC.mean(axis=2, keepdims=True)
+    image_HWC = image_HWC[:, :, :3]
+    bytes_HWC = image_HWC if image_HWC.dtype == np.uint8 else _stretch(image_HWC)
+    return np.array(np.broadcast_to(bytes_HWC, (*bytes_HWC.shape[:2], 3)), order="C")
+
+
+def _stretch(image_HWC: Num[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+    values_HWC: Float64[np.ndarray, "H W C"] = image_HWC.astype(np.float64)
+    finite = values_HWC[np.isfinite(values_HWC)]
+    if finite.size == 0:
+        return np.zeros(image_HWC.shape, dtype=np.uint8)
+    low, high = np.percentile(finite, [_DARKEST, _BRIGHTEST])
+    # A flat image has nothing to stretch: it is shown as middle grey.
+    unit_HWC = (values_HWC - low) / (high - low) if high > low else np.full(image_HWC.shape, 0.5)
+    unit_HWC = np.nan_to_num(unit_HWC, nan=0.0, posinf=1.0, neginf=0.0)
+    bytes_HWC: UInt8[np.ndarray, "H W C"] = np.rint(unit_HWC.clip(0, 1) * 255).astype(np.uint8)
+    return bytes_HWC
 
 
 def overlay(
@@ -25,9 +79,9 @@ def overlay(
         strength: of the colour inside the outline, from 0 (none) to 1 (nothing else).
     """
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
-    painted_HW3 = tint(for_display(image_HWC), mask_HW, colour, strength)
+    painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
     width = max(1, round(min(mask_HW.shape) / 160))  # as broad to the eye in small and large
-    painted_HW3 = tint(painted_HW3, _inner_edge(~mask_HW, max(1, width // 2)), INK, 0.6)
+    painted_HW3 = _tint(painted_HW3, _inner_edge(~mask_HW, max(1, width // 2)), INK, 0.6)
     painted_HW3[_inner_edge(mask_HW, width)] = colour
     return painted_HW3
 
@@ -47,7 +101,7 @@ def cutout(
     return np.concatenate([for_display(image_HWC), alpha_HW1], axis=2)
 
 
-def tint(
+def _tint(
     image_HW3: UInt8[np.ndarray, "H W 3"],
     mask_HW: Bool[np.ndarray, "H W"],
     colour: Colour,
@@ -70,3 +124,21 @@ def _inner_edge(mask_HW: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray
         )
     edge_HW: Bool[np.ndarray, "H W"] = mask_HW & ~inside_HW
     return edge_HW
+
+
+def error_map(
+    image_HWC: Num[np.ndarray, "H W C"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    prediction_HW: Bool[np.ndarray, "H W"],
+    valid_HW: Bool[np.ndarray, "H W"] | None = None,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colour a dimmed grey copy of the image by what the prediction did there."""
+    assert image_HWC.shape[:2] == truth_HW.shape == prediction_HW.shape, "all are of one size"
+    valid_HW = np.ones(truth_HW.shape, dtype=np.bool_) if valid_HW is None else valid_HW
+    grey_HW1 = for_display(image_HWC).mean(axis=2, keepdims=True)
+    map_HW3 = np.repeat((grey_HW1 * 0.45).astype(np.uint8), 3, axis=2)
+    right_HW = truth_HW & prediction_HW & valid_HW
+    map_HW3 = _tint(map_HW3, right_HW, ERROR_COLOURS[FOUND], 0.5)
+    map_HW3 = _tint(map_HW3, ~valid_HW, ERROR_COLOURS[IGNORED], 0.6)
+    map_HW3 = _tint(map_HW3, truth_HW & ~prediction_HW & valid_HW, ERROR_COLOURS[MISSED], 0.95)
+    return _tint(map_HW3, prediction_HW & ~truth_HW & valid_HW, ERROR_COLOURS[EXTRA], 0.95)

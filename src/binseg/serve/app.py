@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from binseg.inference import Predictor
+from binseg.inference import ModelPredictor
 from binseg.serve.capacity import Capacity
 from binseg.serve.examples import Examples
 from binseg.serve.guard import Guard
@@ -56,7 +56,9 @@ class Service:
         limits: how much is taken.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], *, state: Path, limits: Limits) -> None:
+    def __init__(
+        self, predictors: Sequence[ModelPredictor], *, state: Path, limits: Limits
+    ) -> None:
         self.limits = limits
         self.shelf = Shelf(predictors)
         self.examples = Examples(self.shelf)

@@ -22,16 +22,16 @@ class Example:
     name: str
     title: str
     credit: str
-    draw: Callable[[], bytes]
+    make: Callable[[], bytes]
 
     def as_dict(self) -> dict[str, str]:
-        """What lists say of it."""
+        """The facts as plain data, for lists."""
         return {"name": self.name, "title": self.title, "credit": self.credit}
 
     @cached_property
     def png(self) -> bytes:
         """The image, as PNG."""
-        return self.draw()
+        return self.make()
 
 
 class Examples:
@@ -47,41 +47,36 @@ class Examples:
                 name=f"sample-{model.id}.png",
                 title=f"A sample of {model.name}",
                 credit="from the model's own data, at the size that it looks at",
-                draw=partial(_reference, model),
+                make=partial(_reference, model),
             )
             for model in shelf
             if model.card.preprocessing.channels in (1, 3)
-        ]
-        found = [
-            *found[:_MOST_SAMPLES],
+        ][:_MOST_SAMPLES]
+        found += [
             Example(
                 name="cat.png",
                 title="A cat",
                 credit="Chelsea, photographed by Stefan van der Walt (CC0)",
-                draw=_photo,
+                make=lambda: encode_image(read_image(photo_path())),
             ),
             Example(
-                name="drawn.png", title="Striped shapes", credit="drawn by binseg", draw=_drawn
+                name="drawn.png", title="Striped shapes", credit="drawn by binseg", make=_drawn
             ),
         ]
         self._by_name = {one.name: one for one in found}
 
     def list(self) -> list[Example]:
-        """All of them."""
+        """All examples."""
         return list(self._by_name.values())
 
     def find(self, name: str) -> Example | None:
-        """An example by its name."""
+        """Find an example by its name."""
         return self._by_name.get(name)
 
 
 def _reference(model: ServedModel) -> bytes:
     assert model.predictor.bundle is not None, "listed for bundles alone"
     return encode_image(for_display(model.predictor.bundle.reference().input_NHWC[0]))
-
-
-def _photo() -> bytes:
-    return encode_image(read_image(photo_path()))
 
 
 def _drawn() -> bytes:

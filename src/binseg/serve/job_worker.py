@@ -2,32 +2,30 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float32
+from typing import TYPE_CHECKING, Any
 
 from binseg import storage
-from binseg.errors import BinsegError, UsageError
-from binseg.imageio import holds_tiff, needs_windows, open_windows, probe, read_image
-from binseg.inference import Predictor
-from binseg.inference.large import predict_large
-from binseg.inference.outputs import Answer, encode_output
-from binseg.inference.runtimes import Backend
-from binseg.progress import Task
+from binseg.errors import BinsegError, ImageError, UsageError
+from binseg.imageio import holds_tiff, needs_windows, open_windows, probe
+from binseg.inference import Prediction, PredictOptions, Predictor
+from binseg.inference.engine import run
+from binseg.inference.large import ProbabilityType
+from binseg.inference.sinks import Written
+from binseg.inference.sources import InputImage, ListedSource
+from binseg.progress import Progress, Task
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.pipeline import check_outline
-from binseg.serve.queries import Wanted
+from binseg.serve.queries import JobQuery
 from binseg.serve.refusals import Refusal, refusal_of
 from binseg.serve.shelf import Shelf
-from binseg.transforms.geometry import plan
-from binseg.types import TTA_PASSES
+
+if TYPE_CHECKING:
+    import logging
 
 __all__ = ["JobWorker", "check_job", "facts_of"]
 
@@ -52,22 +50,6 @@ class _Current:
     removed: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Order:
-    """What a job asks for."""
-
-    name: str
-    output: str
-    wanted: Wanted
-
-    @classmethod
-    def of(cls, job: Job) -> "_Order":
-        """Read a job's line."""
-        query = dict(job.query)
-        output = query.pop("output")
-        return cls(name=job.name, output=output, wanted=Wanted.model_validate(query))
-
-
 class JobWorker:
     """A thread that does the jobs of a store.
 
@@ -82,7 +64,8 @@ class JobWorker:
         self._shelf = shelf
         self._limits = limits
         self._changed = threading.Condition()
-        self._stopping = False
+        self.is_stopping = False
+        """Whether the server ends."""
         self._current: _Current | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()
@@ -93,7 +76,7 @@ class JobWorker:
             self._changed.notify()
 
     def progress(self, job: Job) -> float:
-        """How far a job is, from 0 to 1."""
+        """Tell how far a job is, from 0 to 1."""
         current = self._current
         if job.state == "done":
             return 1.0
@@ -109,7 +92,7 @@ class JobWorker:
     def stop(self) -> None:
         """End soon; the job in work goes on at the next start from where it is."""
         with self._changed:
-            self._stopping = True
+            self.is_stopping = True
             self._changed.notify()
         self._thread.join()
 
@@ -119,18 +102,16 @@ class JobWorker:
                 if not self._take_turn():
                     return
             except (OSError, sqlite3.Error):  # a full disk, say, which may have room again
-                import logging
-
-                logging.getLogger("uvicorn.error").exception("the store of jobs can't be used")
+                _log().exception("the store of jobs can't be used")
                 with self._changed:
-                    if self._stopping:
+                    if self.is_stopping:
                         return
                     self._changed.wait(_TROUBLE_SECONDS)
 
     def _take_turn(self) -> bool:
         """Do the next job, or wait for one; False where the server ends."""
         with self._changed:
-            if self._stopping:
+            if self.is_stopping:
                 return False
             job = self._store.begin()
             if job is None:
@@ -142,22 +123,19 @@ class JobWorker:
         return True
 
     def _do(self, job: Job) -> None:
-        """Do a job to its end, whatever that is."""
+        """Do a job to its end, in success, failure or a stop."""
         current = self._current = _Current(id=job.id)
         try:
-            _check_starts(job)
             self._compute(job, current)
         except _StoppedError:
             if not current.removed:
                 self._store.put_back(job.id)
         except (Refusal, BinsegError) as error:
-            why = refusal_of(error) if isinstance(error, BinsegError) else error
-            message = _without_places(why.message, self._store.path(job.id), job.name)
-            self._store.fail(job.id, code=why.code, message=message)
-        except Exception:
-            import logging
-
-            logging.getLogger("uvicorn.error").exception("a job failed by a bug")
+            refusal = refusal_of(error) if isinstance(error, BinsegError) else error
+            message = _without_places(refusal.message, self._store.path(job.id), job.name)
+            self._store.fail(job.id, code=refusal.code, message=message)
+        except Exception:  # noqa: BLE001 - told in the log and to the client; the thread goes on
+            _log().exception("a job failed by a bug")
             self._store.fail(job.id, code="internal", message="A bug of the server.")
         finally:
             self._current = None
@@ -165,49 +143,96 @@ class JobWorker:
                 self._store.remove(job.id)
 
     def _compute(self, job: Job, current: _Current) -> None:
+        if job.starts > _MOST_STARTS:
+            times = f"{_MOST_STARTS} times"
+            raise Refusal(
+                500, "job_lost", f"The server stopped {times} while it worked on this image."
+            )
         folder = self._store.path(job.id)
         model = self._shelf.find(job.model)
-        order = _Order.of(job)
-        predictor = model.predictor
-        if order.wanted.threshold is not None:
-            predictor = predictor.with_threshold(order.wanted.threshold)
-        predictor = predictor.with_postprocessing(
-            order.wanted.postprocessing_for(predictor.postprocessing)
+        query = JobQuery.model_validate(job.query)
+        options = query.options()
+        is_large = needs_windows(folder / IMAGE)
+        if is_large and query.output == "probability":
+            options = replace(options, outputs=("probability",))
+        image = InputImage(
+            path=folder / IMAGE,
+            relative=Path(IMAGE),
+            kind="large" if is_large else "image",
+            title=job.name,
         )
-        teller = _Teller(self, current)
-        if needs_windows(folder / IMAGE):
-            path, size = _large(predictor, folder, order, teller)
-            media = "image/tiff"
-        else:
-            path, media, size = _whole(predictor, folder, order, teller)
-        teller.check()
-        headers = {
-            "X-Binseg-Model": model.id,
-            "X-Binseg-Threshold": repr(predictor.threshold),
-            "X-Binseg-Size": f"{size[1]}x{size[0]}",
-        }
+        listener = _Listener(self, current)
+        sink = _JobSink(folder, query.output)
+        done = run(ListedSource([image]), model.predictor, sink, options, progress=listener)
+        if done.failures:
+            raise ImageError(done.failures[0].reason)
+        listener.check()
+        path = done.written[0].others[0] if done.written[0].others else done.written[0].mask
+        info = sink.size or _size_of(folder / IMAGE)
+        threshold = model.predictor.with_options(options).threshold
         self._store.finish(
-            job.id, result=path.name, media=media, headers=headers, num_bytes=path.stat().st_size
+            job.id,
+            result=path.name,
+            media=sink.media,
+            headers={
+                "X-Binseg-Model": model.id,
+                "X-Binseg-Threshold": repr(threshold),
+                "X-Binseg-Size": f"{info[1]}x{info[0]}",
+            },
+            num_bytes=path.stat().st_size,
         )
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the server ends."""
-        return self._stopping
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Give height and width of the first page of a huge image."""
+    with open_windows(path) as windows:
+        info = windows.info(0)
+    return info.height, info.width
 
 
-def _without_places(text: str, folder: Path, name: str) -> str:
-    """A sentence that names the image as its client does, and not where it lies here."""
-    return text.replace(str(folder / IMAGE), name).replace(str(folder), "the job's folder")
+class _JobSink:
+    """The result of a job, in its folder; a huge image's is the TIFF that the engine writes."""
+
+    replaces = True
+    large_probability: ProbabilityType = "uint8"
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self.out = folder
+        self.media = "image/tiff"
+        self.size: tuple[int, int] | None = None
+        """Height and width of an image that was in memory."""
+        self._output = output
+
+    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
+        """Keep nothing: the folder has one job."""
+
+    def stems(
+        self,
+        images: Sequence[InputImage],
+        predictor: Predictor,
+        options: PredictOptions,
+        progress: Progress,
+    ) -> list[Path | None]:
+        """Name the one result."""
+        del predictor, options, progress
+        return [self.out / "result" for _ in images]
+
+    def write(
+        self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
+    ) -> Written:
+        """Encode the output and write it."""
+        del options
+        height, width = prediction.mask.shape
+        if self._output == "json":
+            check_outline(prediction.mask)
+        data, self.media = prediction.encode(self._output)
+        self.size = (height, width)
+        path = stem.with_suffix(".json" if self.media == "application/json" else ".png")
+        storage.write_bytes(path, data)
+        return Written(source=image.path, mask=path, foreground=float(prediction.mask.mean()))
 
 
-def _check_starts(job: Job) -> None:
-    if job.starts > _MOST_STARTS:
-        times = f"{_MOST_STARTS} times"
-        raise Refusal(500, "job_lost", f"The server stopped {times} while it worked on this image.")
-
-
-class _Teller:
+class _Listener:
     """Hears how far the work is; ends it where nobody wants it now."""
 
     def __init__(self, worker: JobWorker, current: _Current) -> None:
@@ -217,7 +242,7 @@ class _Teller:
         self._total = 1
 
     def say(self, line: str) -> None:
-        """Nobody listens to words."""
+        """Pass it over: nobody reads it."""
 
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:
@@ -243,60 +268,15 @@ class _Teller:
             raise _StoppedError
 
 
-class _Counted:
-    """A backend that tells of each input."""
+def _log() -> "logging.Logger":
+    import logging
 
-    def __init__(self, backend: Backend, task: Task) -> None:
-        self._backend = backend
-        self._task = task
-        self.name = backend.name
-        self.precision = backend.precision
-
-    def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
-        """The logits of a batch."""
-        logits_NHW = self._backend.logits(inputs_NCHW)
-        self._task.advance(len(inputs_NCHW))
-        return logits_NHW
+    return logging.getLogger("uvicorn.error")
 
 
-def _whole(
-    predictor: Predictor, folder: Path, order: "_Order", teller: _Teller
-) -> tuple[Path, str, tuple[int, int]]:
-    """An image that fits into memory."""
-    image_HWC = read_image(folder / IMAGE)
-    height, width = image_HWC.shape[:2]
-    counting = copy(predictor)
-    total = len(plan(height, width, predictor.preprocessing)) * TTA_PASSES[predictor.tta]
-    with teller.task(order.name, total=total) as task:
-        counting.backend = _Counted(predictor.backend, task)
-        answer = Answer(
-            prediction=counting.predict(image_HWC),
-            image_HWC=image_HWC,
-            name=order.name,
-        )
-    if order.output == "json":
-        check_outline(answer.mask_HW)
-    data, media = encode_output(order.output, answer)
-    path = folder / ("result.json" if media == "application/json" else "result.png")
-    storage.write_bytes(path, data)
-    return path, media, (height, width)
-
-
-def _large(
-    predictor: Predictor, folder: Path, order: "_Order", teller: _Teller
-) -> tuple[Path, tuple[int, int]]:
-    """An image of any size, band by band; what an earlier start has finished is kept."""
-    result = predict_large(
-        predictor,
-        folder / IMAGE,
-        out=folder / "result.tif",
-        probability="uint8" if order.output == "probability" else None,
-        overwrite=True,
-        progress=teller,
-    )
-    path = result.probability if order.output == "probability" else result.mask
-    assert path is not None
-    return path, (result.height, result.width)
+def _without_places(text: str, folder: Path, name: str) -> str:
+    """Name the image as its client does, and not where it lies here."""
+    return text.replace(str(folder / IMAGE), name).replace(str(folder), "the job's folder")
 
 
 def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
@@ -331,7 +311,7 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
 
 
 def facts_of(job: Job, worker: JobWorker) -> dict[str, Any]:
-    """A job as clients see it."""
+    """Show a job as clients see it."""
     facts: dict[str, Any] = {
         "id": job.id,
         "state": job.state,

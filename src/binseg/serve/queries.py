@@ -1,12 +1,11 @@
-"""What can be asked with an image."""
+"""The parameters that can come with an image."""
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from binseg.postprocess import PostProcessing
+from binseg.inference.predict_options import PredictOptions
 from binseg.serve.refusals import Refusal
 
 __all__ = ["Asking", "Output", "Predicting", "Wanted", "Working", "media_of", "output_of"]
@@ -16,7 +15,7 @@ _MOST_AREA = 10**12
 
 
 class Wanted(BaseModel):
-    """Which model, which pixels."""
+    """The parameters that all routes of prediction share."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -31,15 +30,14 @@ class Wanted(BaseModel):
     largest_only: bool | None = None
     """Only the largest object stays."""
 
-    def postprocessing_for(self, own: PostProcessing) -> PostProcessing:
-        """What is done with the mask: what was asked for, else the model's own corrections."""
-        asked = {
-            "min_area": self.min_area,
-            "fill_holes": self.fill_holes,
-            "largest_only": self.largest_only,
-        }
-        given = {name: value for name, value in asked.items() if value is not None}
-        return replace(own, **given)  # type: ignore[arg-type]
+    def options(self) -> PredictOptions:
+        """What was asked for; the rest is left to the model."""
+        return PredictOptions(
+            threshold=self.threshold,
+            min_area=self.min_area,
+            fill_holes=self.fill_holes,
+            largest_only=self.largest_only,
+        )
 
 
 class PredictQuery(Wanted):
@@ -65,7 +63,7 @@ Asking = Annotated[Wanted, Query()]
 
 
 def output_of(query: PredictQuery, request: Request) -> Output:
-    """What comes back, by the parameter or else by the header Accept."""
+    """Tell what comes back, by the parameter or else by the header Accept."""
     if query.output is not None:
         return query.output
     kind = media_of(request, ("image/png", "application/json"))
@@ -73,7 +71,7 @@ def output_of(query: PredictQuery, request: Request) -> Output:
 
 
 def media_of(request: Request, offered: tuple[str, ...]) -> str:
-    """Which of the offered media types a client likes best; the first one where all are alike.
+    """Choose the offered media type that a client likes best; the first one where all are alike.
 
     Raises:
         Refusal: 406, as it takes none of them.
@@ -92,7 +90,7 @@ def media_of(request: Request, offered: tuple[str, ...]) -> str:
 
 
 def _quality(accept: str, media: str) -> float:
-    """How much a client likes a media type, from 0 to 1: the most exact mention counts."""
+    """Tell how much a client likes a media type, from 0 to 1: the most exact mention counts."""
     found = (-1, 0.0)
     for part in accept.lower().split(","):
         kind, *settings = (piece.strip() for piece in part.split(";"))

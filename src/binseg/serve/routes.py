@@ -16,8 +16,7 @@ from starlette.staticfiles import StaticFiles
 from binseg.serve.app import Service
 from binseg.serve.bodies import Sent, read_form, read_image
 from binseg.serve.capacity import Held
-from binseg.serve.images import preview
-from binseg.serve.pipeline import Made, unless_gone
+from binseg.serve.pipeline import EncodedResult, preview, unless_gone
 from binseg.serve.queries import Asking, Output, Predicting, Wanted, media_of, output_of
 from binseg.serve.refusals import DOCUMENTED, Documented, Refusal
 from binseg.serve.shelf import ServedModel
@@ -250,10 +249,10 @@ async def _predict_all(
     *,
     output: Output,
     held: Held,
-) -> list[Made | Refusal]:
+) -> list[EncodedResult | Refusal]:
     turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(sent: Sent) -> Made | Refusal:
+    async def one(sent: Sent) -> EncodedResult | Refusal:
         async with turns:
             with held.part() as own:  # its pixels are gone when it is answered
                 return await service.pipeline.try_predict(
@@ -263,7 +262,7 @@ async def _predict_all(
     return list(await asyncio.gather(*(one(sent) for sent in files)))
 
 
-def _as_zip(files: Sequence[Sent], results: Sequence[Made | Refusal]) -> bytes:
+def _as_zip(files: Sequence[Sent], results: Sequence[EncodedResult | Refusal]) -> bytes:
     out, names = io.BytesIO(), set[str]()
     errors = []
     with zipfile.ZipFile(out, "w") as archive:  # PNG is packed already
@@ -292,7 +291,7 @@ def _unlike(names: set[str], stem: str) -> str:
     return name
 
 
-def _as_json(files: Sequence[Sent], results: Sequence[Made | Refusal]) -> bytes:
+def _as_json(files: Sequence[Sent], results: Sequence[EncodedResult | Refusal]) -> bytes:
     lines = []
     for sent, result in zip(files, results, strict=True):
         if isinstance(result, Refusal):

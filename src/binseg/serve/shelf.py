@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import BundleError, UsageError
-from binseg.inference import Predictor, load, verify_reference
+from binseg.inference import ModelPredictor, load, verify_reference
 from binseg.inference.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
@@ -25,7 +25,7 @@ class ServedModel:
         is_default: whether it answers where no model is named.
     """
 
-    def __init__(self, predictor: Predictor, *, is_default: bool) -> None:
+    def __init__(self, predictor: ModelPredictor, *, is_default: bool) -> None:
         assert predictor.card is not None, "only bundles are served"
         self.predictor = copy(predictor)
         self.predictor.backend = SharedBackend(predictor.backend)
@@ -103,7 +103,7 @@ class Shelf:
         UsageError: none, or one twice.
     """
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
+    def __init__(self, predictors: Sequence[ModelPredictor]) -> None:
         self._models = [
             ServedModel(one, is_default=place == 0) for place, one in enumerate(predictors)
         ]
@@ -161,7 +161,7 @@ def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
 
 def open_models(
     paths: Sequence[Path], *, backend: str, device: str, precision: str, batch_size: int
-) -> list[Predictor]:
+) -> list[ModelPredictor]:
     """Load bundles and try each on its reference sample, which also warms it up.
 
     Raises:

@@ -2,12 +2,17 @@
 
 The order of an epoch, and the places of its patches, are decided by (seed, epoch). The sampler, in
 the main process, hands out whole batches of row numbers or places, so that the number of loader
-workers changes nothing.
+workers changes nothing, and a run can go on at any step of any epoch.
 """
 
+import multiprocessing
+import shutil
 import signal
+import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,29 +20,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.patches import draw_places, patches_per_epoch
+from binseg.data.patches import patches_per_epoch, sample_places
 from binseg.data.whole_images import ImageCache, WholeImages
+from binseg.progress import SILENT, Progress
+from binseg.types import IGNORE
 
-__all__ = [
-    "IGNORE",
-    "Batch",
-    "Batches",
-    "EpochBatches",
-    "EpochPatches",
-    "PatchBatches",
-    "Shares",
-    "TrainingBatches",
-    "build_batches",
-]
+__all__ = ["Batch", "Batches", "EpochPatches", "EpochRows", "Shares", "build_batches"]
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
-IGNORE = 2
-"""The target value of pixels that count neither for nor against."""
 COPIED_ROWS = 256
 """Rows of a file that are copied to memory at a time."""
 GPU_SHARE = 0.25
 """A cache up to this share of a GPU's free memory lives there."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps what processes share; containers often have 64 MB of it, or none."""
+LOADER_SECONDS = 600.0
+"""Without a batch from a loader process for so long, it hangs: no batch takes that much work."""
 
 
 class Batch(NamedTuple):
@@ -80,14 +79,52 @@ def _shared(read: Callable[[slice], Batch], total: int, shares: Shares) -> Batch
     return batch._replace(targets_BHW=ignored, total=total, is_empty=True)
 
 
-class Batches(Protocol):
-    """What gives a run its batches."""
+class Batches:
+    """What gives a run its batches.
+
+    Args:
+        dataset: a map from a sampler's keys to batches.
+        sampler: the keys of each epoch.
+        workers: processes that read batches; they pay only for a cache too large for memory.
+        pins: whether batches are on their way to a GPU.
+        progress: hears where the machine has no memory for processes to share; the main process
+            then does their work, which gives the same run.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Batch],
+        sampler: "_EpochSampler",
+        *,
+        workers: int,
+        pins: bool,
+        progress: Progress,
+    ) -> None:
+        self._sampler = sampler
+        if workers and (reason := lacking_shared_memory(dataset, sampler, workers)):
+            progress.say(
+                f"{reason}, so that the main process loads the batches, as with train.workers 0; "
+                "the run is the same"
+            )
+            workers = 0
+        self._loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            worker_init_fn=_hear_no_interrupts,
+            persistent_workers=workers > 0,
+            pin_memory=pins,
+            timeout=LOADER_SECONDS if workers else 0,
+        )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        return len(self._sampler)
 
-    def loader(self, *, epoch: int) -> DataLoader[Batch]:
-        """Give a loader that starts at this epoch; its items are whole batches."""
+    def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Give the batches of an epoch, from 0, from one of its steps on."""
+        self._sampler.start(epoch, first=first)
+        return iter(self._loader)
 
 
 def build_batches(
@@ -99,39 +136,65 @@ def build_batches(
     size_of: Callable[[int], int] | None = None,
     shares: Shares = Shares(),  # noqa: B008  # frozen
     reserve: int = 0,
+    progress: Progress = SILENT,
 ) -> Batches:
     """Give the batches of a recipe.
 
     Args:
-        cache: whole images where the recipe draws patches, else inputs.
+        cache: whole images where the recipe trains on random patches, else inputs.
         recipe: its patches, sizes, batch size, seed and workers are used.
         device: where the batches will go.
-        context: how much larger than the input a patch is cut, for its surroundings.
+        context: how much larger than the input a patch is cut, so that turning and shrinking it
+            finds real pixels around it.
         size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
         shares: which part of each batch is this process's.
         reserve: bytes of a GPU's memory that training itself will need.
+        progress: hears where loader processes can't work.
     """
     assert recipe.draws_patches == isinstance(cache, ImageCache), type(cache)
-    if isinstance(cache, ImageCache):
-        return PatchBatches(
-            cache,
-            recipe=recipe,
-            device=device,
-            context=context,
-            size_of=size_of or recipe.training_size,
-            shares=shares,
-        )
     config = recipe.train
-    return TrainingBatches(
-        cache,
+    pins, workers = device.type == "cuda", config.workers
+    if isinstance(cache, ImageCache):
+        return Batches(
+            _CutBatches(cache, shares),
+            EpochPatches(cache, recipe=recipe, context=context, size_of=size_of),
+            workers=workers,
+            pins=pins,
+            progress=progress,
+        )
+    dataset = _CachedBatches(cache, device, shares, reserve=reserve)
+    if dataset.on_device:  # the pixels are on the GPU already: there is nothing to prepare
+        pins, workers = False, 0
+    rows = EpochRows(
+        num_rows=len(cache),
         batch_size=config.batch_size,
         seed=config.seed,
-        workers=config.workers,
-        device=device,
         per_epoch=None if config.per_epoch == "all" else int(config.per_epoch),
-        shares=shares,
-        reserve=reserve,
     )
+    return Batches(dataset, rows, workers=workers, pins=pins, progress=progress)
+
+
+class _EpochSampler(Sampler[Any]):
+    """The keys of an epoch's batches, from any of its steps on."""
+
+    _epoch = _first = 0
+
+    def start(self, epoch: int, *, first: int = 0) -> None:
+        """Choose the epoch, and the step in it, that comes next."""
+        self._epoch, self._first = epoch, first
+
+    def __iter__(self) -> Iterator[Any]:
+        for step, key in enumerate(self.keys(self._epoch)):
+            if step >= self._first:
+                yield key
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+
+    @abstractmethod
+    def keys(self, epoch: int) -> Iterator[Any]:
+        """Give the keys of a whole epoch."""
 
 
 class Rows(NamedTuple):
@@ -141,7 +204,7 @@ class Rows(NamedTuple):
     step: int
 
 
-class EpochBatches(Sampler[Rows]):
+class EpochRows(_EpochSampler):
     """The batches of one epoch after another, as row numbers.
 
     Every row comes once an epoch; where an epoch has another number of rows, none comes twice
@@ -156,26 +219,19 @@ class EpochBatches(Sampler[Rows]):
         self._per_epoch = per_epoch or num_rows
         self._batch_size = batch_size
         self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next (Lightning calls it, by this name)."""
-        self._epoch = epoch
 
     def __len__(self) -> int:
         return _num_batches(self._per_epoch, self._batch_size)
 
-    def __iter__(self) -> Iterator[Rows]:
-        order = self._order()
-        last = len(self) - 1
-        for step in range(last + 1):
-            start = step * self._batch_size
-            end = self._per_epoch if step == last else start + self._batch_size
-            yield Rows(np.sort(order[start:end]), step)
+    def keys(self, epoch: int) -> Iterator[Rows]:
+        """Give the epoch's row numbers by batch."""
+        order = self._order(epoch)
+        for step, rows in enumerate(_slices(self._per_epoch, self._batch_size)):
+            yield Rows(np.sort(order[rows]), step)
 
-    def _order(self) -> np.ndarray:
+    def _order(self, epoch: int) -> np.ndarray:
         """The epoch's piece of an endless row of permutations."""
-        start = self._epoch * self._per_epoch
+        start = epoch * self._per_epoch
         first, last = start // self._num_rows, (start + self._per_epoch - 1) // self._num_rows
         rounds = [
             np.random.default_rng((self._seed, number)).permutation(self._num_rows)
@@ -190,6 +246,14 @@ def _num_batches(num: int, batch_size: int) -> int:
     whole, rest = divmod(num, batch_size)
     lone = rest == 1 and batch_size > 1 and whole > 0
     return whole + (rest > 0) - lone
+
+
+def _slices(num: int, batch_size: int) -> Iterator[slice]:
+    """Cut an epoch's inputs into batches."""
+    last = _num_batches(num, batch_size) - 1
+    for step in range(last + 1):
+        start = step * batch_size
+        yield slice(start, num if step == last else start + batch_size)
 
 
 class _CachedBatches(Dataset[Batch]):
@@ -239,73 +303,6 @@ def _resident(array: np.ndarray, device: torch.device) -> torch.Tensor:
     return whole
 
 
-def _hear_no_interrupts(worker: int) -> None:
-    """Let the main process alone decide what Ctrl-C means, and let it end its workers."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _loader(
-    dataset: Dataset[Batch], sampler: Sampler[Any], *, workers: int, pins: bool
-) -> DataLoader[Batch]:
-    """A loader whose items are whole batches."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=sampler,
-        num_workers=workers,
-        worker_init_fn=_hear_no_interrupts,
-        persistent_workers=workers > 0,
-        pin_memory=pins,
-    )
-
-
-class TrainingBatches:
-    """The batches of a run, and the loader that gives them.
-
-    Args:
-        cache: the pixels.
-        batch_size: images in a batch.
-        seed: decides the order.
-        workers: processes that index the cache; they pay only for one too large for memory.
-        device: where the batches will go.
-        per_epoch: inputs in an epoch, if not all.
-        shares: which part of each batch is this process's.
-        reserve: bytes of a GPU's memory that aren't for the pixels.
-    """
-
-    def __init__(
-        self,
-        cache: PixelCache,
-        *,
-        batch_size: int,
-        seed: int,
-        workers: int,
-        device: torch.device,
-        per_epoch: int | None = None,
-        shares: Shares = Shares(),  # noqa: B008  # frozen
-        reserve: int = 0,
-    ) -> None:
-        self._sampler = EpochBatches(
-            num_rows=len(cache), batch_size=batch_size, seed=seed, per_epoch=per_epoch
-        )
-        self._dataset = _CachedBatches(cache, device, shares, reserve=reserve)
-        self._device = device
-        # Where the pixels live on the GPU already, there is nothing for a process to prepare.
-        self._workers = 0 if self._dataset.on_device else workers
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def loader(self, *, epoch: int) -> DataLoader[Batch]:
-        """Give a loader that starts at this epoch; its items are whole batches."""
-        # A resumed run starts its processes before Lightning tells the sampler the epoch.
-        self._sampler.set_epoch(epoch)
-        pins = self._device.type == "cuda" and not self._dataset.on_device
-        return _loader(self._dataset, self._sampler, workers=self._workers, pins=pins)
-
-
 class Places(NamedTuple):
     """One batch's patches: image, first row and first column of each."""
 
@@ -315,7 +312,7 @@ class Places(NamedTuple):
     step: int
 
 
-class EpochPatches(Sampler[Places]):
+class EpochPatches(_EpochSampler):
     """The patches of one epoch after another, as places.
 
     Every epoch has the same number of steps, whatever the size of its patches.
@@ -339,32 +336,25 @@ class EpochPatches(Sampler[Places]):
             size=recipe.input.size,
             batch_size=recipe.train.batch_size,
         )
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose patches come next (Lightning calls it, by this name)."""
-        self._epoch = epoch
 
     def __len__(self) -> int:
         return _num_batches(self._num, self._recipe.train.batch_size)
 
-    def __iter__(self) -> Iterator[Places]:
-        size = self._size_of(self._epoch)
+    def keys(self, epoch: int) -> Iterator[Places]:
+        """Give the epoch's places by batch."""
+        size = self._size_of(epoch)
         margin = round(size * (self._context - 1) / 2)
-        places_N3 = draw_places(
+        places_N3 = sample_places(
             self._cache,
             size=size,
             num=self._num,
             foreground=self._recipe.patches.foreground,
             seed=self._recipe.train.seed,
-            epoch=self._epoch,
+            epoch=epoch,
         )
         places_N3[:, 1:] -= margin
-        batch_size, last = self._recipe.train.batch_size, len(self) - 1
-        for step in range(last + 1):
-            start = step * batch_size
-            end = self._num if step == last else start + batch_size
-            yield Places(places_N3[start:end], size + 2 * margin, step)
+        for step, rows in enumerate(_slices(self._num, self._recipe.train.batch_size)):
+            yield Places(places_N3[rows], size + 2 * margin, step)
 
 
 class _CutBatches(Dataset[Batch]):
@@ -386,39 +376,35 @@ class _CutBatches(Dataset[Batch]):
         return Batch(inputs_BHWC, torch.from_numpy(targets_BHW), key.step)
 
 
-class PatchBatches:
-    """Batches of random patches of whole images, and the loader that gives them.
+def _hear_no_interrupts(worker: int) -> None:
+    """Let the main process alone decide what Ctrl-C means, and let it end its workers."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    Args:
-        cache: the images.
-        recipe: its patches, sizes, batch size, seed and workers are used.
-        device: where the batches will go.
-        context: how much larger than the input a patch is cut, so that turning and shrinking it
-            finds real pixels around it.
-        size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
-        shares: which part of each batch is this process's.
+
+def lacking_shared_memory(
+    dataset: Dataset[Batch], sampler: _EpochSampler, workers: int
+) -> str | None:
+    """Tell why loader processes can't hand their batches over here, or None where they can.
+
+    Looks at the size of a first batch: a process that runs out of shared memory is killed by the
+    system without a word.
     """
-
-    def __init__(
-        self,
-        cache: ImageCache,
-        *,
-        recipe: Recipe,
-        device: torch.device,
-        context: float,
-        size_of: Callable[[int], int] | None = None,
-        shares: Shares = Shares(),  # noqa: B008  # frozen
-    ) -> None:
-        self._sampler = EpochPatches(cache, recipe=recipe, context=context, size_of=size_of)
-        self._dataset = _CutBatches(cache, shares)
-        self._device = device
-        self._workers = recipe.train.workers
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def loader(self, *, epoch: int) -> DataLoader[Batch]:
-        """Give a loader that starts at this epoch; its items are whole batches."""
-        self._sampler.set_epoch(epoch)
-        pins = self._device.type == "cuda"
-        return _loader(self._dataset, self._sampler, workers=self._workers, pins=pins)
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        multiprocessing.get_context().Lock()
+        torch.empty(1).untyped_storage().share_memory_()
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except (OSError, RuntimeError, ImportError):
+        return f"loader processes need shared memory, and {SHARED_MEMORY} can't be used"
+    batch = dataset[next(iter(sampler))]
+    # Each process prepares two batches ahead, and one is in use.
+    need = (batch.inputs_BHWC.nbytes + batch.targets_BHW.nbytes) * (2 * workers + 1)
+    if free < need:
+        return (
+            f"loader processes need {need / 1e6:.0f} MB of shared memory, and {SHARED_MEMORY} "
+            f"has {free / 1e6:.0f} MB free (docker run --shm-size gives more)"
+        )
+    return None

@@ -1,26 +1,182 @@
-"""Experiment trackers beside metrics.csv; one that doesn't work is told, and training goes on."""
+"""The record of a run's epochs: metrics.csv, the lines on the screen, and experiment trackers.
 
-import contextlib
+A tracker that is missing or fails is told, and training goes on.
+"""
+
+import csv
+import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
-from lightning.pytorch.loggers import Logger
-
-from binseg.errors import MissingExtraError
+from binseg import storage
+from binseg.config.recipe import Recipe, TrainConfig
+from binseg.errors import MissingExtraError, OutputError
 from binseg.progress import Progress
+from binseg.training.diagnostics import symptom_line, symptom_of
+from binseg.training.validation import ValidationScores
 
-__all__ = ["log_row", "running_loggers"]
+__all__ = ["COLUMNS", "LOGGERS", "METRICS", "EpochLog", "Logger", "running_loggers"]
 
+METRICS = "metrics.csv"
+COLUMNS = (
+    "epoch",
+    "lr",
+    "train_loss",
+    "train_dice",
+    "val_loss",
+    "val_dice",
+    "seconds",
+    "data_share",
+)
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
 
 
-@contextlib.contextmanager
+class Logger(Protocol):
+    """An experiment tracker."""
+
+    def log(self, row: Mapping[str, float], *, step: int) -> None:
+        """File the figures of an epoch, from 1."""
+
+    def close(self) -> None:
+        """End the tracker's run, so that the process's next training is one of its own."""
+
+
+class EpochLog:
+    """The epochs of a run so far, and which of them was the best.
+
+    Args:
+        folder: of the run; gets metrics.csv.
+        recipe: what is trained.
+        progress: hears one line an epoch, and signs that nothing is learnt.
+        loggers: trackers.
+        writes: whether this rank writes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        recipe: Recipe,
+        progress: Progress,
+        loggers: Sequence[Logger],
+        writes: bool,
+    ) -> None:
+        self.history: list[dict[str, float]] = []
+        self.best_epoch = 0
+        """From 1; 0 where there is none yet."""
+        self._path = folder / METRICS
+        self._recipe = recipe
+        self._progress = progress
+        self._loggers = loggers
+        self._writes = writes
+        self._symptom: str | None = None
+        self._num_symptom = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no epoch was better for as many as `early_stopping` says."""
+        patience = self._recipe.train.early_stopping
+        return self.best_epoch > 0 and 0 < patience <= len(self.history) - self.best_epoch
+
+    def add(self, row: dict[str, float]) -> bool:
+        """Note an epoch; tell whether it is the best so far."""
+        is_best = self.best_epoch == 0 or is_better(
+            row, self.history[self.best_epoch - 1], self._recipe.train
+        )
+        self.history.append(row)
+        if is_best:
+            self.best_epoch = len(self.history)
+        return is_best
+
+    def try_to_write(self) -> None:
+        """Write metrics.csv, or say that it waits for a later epoch."""
+        try:
+            self.write()
+        except OutputError as problem:
+            self._progress.say(f"{problem}; training goes on, and it is written after a later one")
+
+    def write(self) -> None:
+        """Write the whole of metrics.csv: it is small, and a kill can't leave half a line.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        if not self._writes:
+            return
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        storage.write_text(self._path, table.getvalue())
+
+    def look_for_symptoms(self, scores: ValidationScores) -> None:
+        """Say where an epoch's predictions show that nothing is learnt."""
+        symptom = symptom_of(scores)
+        self._num_symptom = self._num_symptom + 1 if symptom == self._symptom else 1
+        self._symptom = symptom
+        if symptom is not None:
+            line = symptom_line(symptom, scores, self._recipe, num_epochs=self._num_symptom)
+            if line is not None:
+                self._progress.say(line)
+
+    def tell(self, share: str) -> None:
+        """Show the latest epoch, and file it with the trackers.
+
+        Args:
+            share: how far the run is, to stand behind the epoch's number.
+        """
+        row, num = self.history[-1], len(self.history)
+        for logger in self._loggers:
+            try:
+                logger.log(row, step=num)
+            except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
+                self._progress.say(
+                    f"a logger failed at epoch {num} ({_reason(problem)}); {METRICS} has it"
+                )
+        best = " (best)" if self.best_epoch == num else ""
+        self._progress.say(
+            f"epoch {num}{share}: training loss {row['train_loss']:.4f}, Dice "
+            f"{row['train_dice']:.4f}; validation loss {row['val_loss']:.4f}, Dice "
+            f"{row['val_dice']:.4f}{best}; {row['seconds']:.1f} s, {row['data_share']:.1%} of the "
+            "steps waiting for data"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resume needs."""
+        return {
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "symptom": self._symptom,
+            "num_symptom": self._num_symptom,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        self.history = [dict(row) for row in state["history"]]
+        self.best_epoch = state["best_epoch"]
+        self._symptom, self._num_symptom = state["symptom"], state["num_symptom"]
+
+
+def is_better(row: dict[str, float], best: dict[str, float], config: TrainConfig) -> bool:
+    """Tell whether an epoch beats the best so far; of two equal ones the earlier stays."""
+    if config.monitor == "loss":
+        return row["val_loss"] < best["val_loss"]
+    return row["val_dice"] > best["val_dice"]
+
+
+def _reason(problem: Exception) -> str:
+    return " ".join(str(problem).split())
+
+
+@contextmanager
 def running_loggers(
     names: Sequence[str], folder: Path, progress: Progress
 ) -> Iterator[list[Logger]]:
-    """Open the trackers of a recipe, and close what they began.
+    """Open the trackers of a recipe, and close them at the end, however it comes.
 
     Args:
         names: of `LOGGERS`.
@@ -32,64 +188,80 @@ def running_loggers(
         yield opened
     finally:
         for logger in opened:
-            # wandb alone keeps its run open, and would file the process's next training under it.
-            finish = getattr(getattr(logger, "experiment", None), "finish", None)
-            if finish is not None:
-                finish()
+            try:
+                logger.close()
+            except Exception as problem:  # noqa: BLE001
+                progress.say(f"a logger failed at its end ({_reason(problem)})")
 
 
 def _open(name: str, folder: Path, progress: Progress) -> Logger | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        logger = LOGGERS[name](folder)
-        # Reading the property is what starts the tracker: better here than inside the Trainer.
-        _ = getattr(logger, "experiment", None)
+        return LOGGERS[name](folder)
     except ModuleNotFoundError:
         missing = MissingExtraError(name, extra=name, purpose=f"the logger {name}")
         progress.say(f"{missing}; training goes on without it")
     except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
-        reason = " ".join(str(problem).split())
-        progress.say(f"the logger {name} doesn't start ({reason}); training goes on without it")
-    else:
-        return logger
+        progress.say(
+            f"the logger {name} doesn't start ({_reason(problem)}); training goes on without it"
+        )
     return None
 
 
-def log_row(logger: Logger, row: dict[str, float], *, step: int, progress: Progress) -> None:
-    """File an epoch with a tracker; one that fails (its disk, its server) doesn't end the run."""
-    try:
-        logger.log_metrics(row, step=step)
-    except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
-        reason = " ".join(str(problem).split())
-        progress.say(f"a logger failed at epoch {step} ({reason}); metrics.csv has it")
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, row: Mapping[str, float], *, step: int) -> None:
+        for name, value in row.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
-def _tensorboard(folder: Path) -> Logger:
-    from lightning.pytorch.loggers import TensorBoardLogger
+class _Wandb:
+    def __init__(self, folder: Path) -> None:
+        import wandb
 
-    return TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+        self._run = wandb.init(project=PROJECT, name=folder.name, dir=str(folder))
+
+    def log(self, row: Mapping[str, float], *, step: int) -> None:
+        self._run.log(dict(row), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
 
 
-def _wandb(folder: Path) -> Logger:
-    from lightning.pytorch.loggers import WandbLogger
+class _MLflow:
+    def __init__(self, folder: Path) -> None:
+        from mlflow.tracking import MlflowClient
 
-    offline = os.environ.get("WANDB_MODE") == "offline"
-    return WandbLogger(name=folder.name, save_dir=folder, project=PROJECT, offline=offline)
+        where = os.environ.get("MLFLOW_TRACKING_URI")
+        if where is None:
+            # mlflow-skinny has no database, and plain files only for those who insist.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            where = (folder / "mlruns").resolve().as_uri()
+        self._client = MlflowClient(where)
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
+        run = self._client.create_run(experiment, run_name=folder.name)
+        self._id = run.info.run_id
 
+    def log(self, row: Mapping[str, float], *, step: int) -> None:
+        for name, value in row.items():
+            self._client.log_metric(self._id, name, value, step=step)
 
-def _mlflow(folder: Path) -> Logger:
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    where = os.environ.get("MLFLOW_TRACKING_URI")
-    if where is None:
-        # mlflow-skinny has no database, and plain files only for those who insist.
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        where = (folder / "mlruns").resolve().as_uri()
-    return MLFlowLogger(experiment_name=PROJECT, run_name=folder.name, tracking_uri=where)
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
 
 
 LOGGERS: dict[str, Callable[[Path], Logger]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "mlflow": _mlflow,
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+    "mlflow": _MLflow,
 }
+"""Every tracker by the name it has in recipes."""

@@ -1,14 +1,13 @@
 """A recipe's steps outside of a run: how long each part takes, which batch and which rate pay.
 
-The steps are those of `SegmentationModule`, on real images; only Lightning's loop around them is
-missing.
+The steps are those of `TrainingStep`, on real images; only the loop around them is missing.
 """
 
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,13 +20,17 @@ from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError
 from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
-from binseg.training.batches import Batch, Batches, build_batches
-from binseg.training.compiling import COMPILE_ADVICE, compiled, is_of_compiler
-from binseg.training.memory import available_memory, estimate_memory
-from binseg.training.module import SegmentationModule
-from binseg.training.optimizers import build_optimizer
-from binseg.training.supervision import supervised
-from binseg.transforms.augment import build_augment
+from binseg.training.batches import build_batches
+from binseg.training.devices import (
+    COMPILE_ADVICE,
+    available_memory,
+    estimate_memory,
+    is_of_compiler,
+)
+from binseg.training.distributed import ALONE
+from binseg.training.optim import build_optimizer
+from binseg.training.step import TrainingStep, encoder_of, supervised
+from binseg.transforms.augmentation import build_augment
 
 __all__ = [
     "PHASES",
@@ -127,60 +130,45 @@ class _Steps:
         bf16: bool,
     ) -> None:
         self.device = device
-        self._bf16 = bf16
-        learner, self._loss = supervised(
-            model, build_loss(recipe.loss.name, recipe.loss.options), recipe
-        )
-        augment = build_augment(recipe.augment)
         # Steps of the full size, which are what memory and most of the time go by.
         plain = recipe.train.model_copy(update={"workers": 0, "progressive": {}})
-        recipe = recipe.model_copy(update={"train": plain})
-        batches = build_batches(
-            cache,
-            recipe,
-            device=device,
-            context=augment.context,
-        )
+        self._recipe = recipe = recipe.model_copy(update={"train": plain})
+        loss = build_loss(recipe.loss.name, recipe.loss.options)
+        learner, self._loss = supervised(model, loss, recipe)
         learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learner.train()
-        self._module = SegmentationModule(
-            learner,
-            recipe=recipe,
-            loss=self._loss,
-            augment=augment,
-            batches=batches,
-            progress=SILENT,
-            forward=compiled(learner, asked=plain.compile, device=device, progress=SILENT),
-        ).to(device)
-        self.optimizer = build_optimizer(learner, recipe.optimizer)
-        self._clip = recipe.train.gradient_clip
-        self._source = _endless(batches)
+        augment = build_augment(recipe.augment)
+        self._batches = build_batches(cache, recipe, device=device, context=augment.context)
+        self.optimizer = build_optimizer(learner, recipe.optimizer, encoder=encoder_of(learner))
+        self._fabric = ALONE.fabric(device, "bf16" if bf16 else "fp32")
+        self._step = TrainingStep(
+            learner, recipe=recipe, loss=self._loss, augment=augment, fabric=self._fabric
+        )
+        self._source = itertools.chain.from_iterable(map(self._batches.epoch, itertools.count()))
         self.seconds: dict[str, list[float]] = {name: [] for name in PHASES}
 
     def take(self) -> tuple[float, int]:
         """Take one step; give the loss and the number of inputs."""
-        batch = self._timed("load", lambda: next(self._source))
-        on_device = self._module.transfer_batch_to_device(batch, self.device, 0)
-        tensors = self._timed("augment", lambda: self._module.on_after_batch_transfer(on_device, 0))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            try:
-                logits = self._timed("forward", lambda: self._module(tensors.images_BCHW))
-            except RuntimeError as problem:
-                if is_of_compiler(problem):
-                    raise TrainingError(COMPILE_ADVICE) from None
-                raise
-            loss = self._timed(
-                "loss", lambda: self._loss(logits, tensors.target_B1HW, tensors.valid_B1HW)
-            )
-        self.optimizer.zero_grad()
-        self._timed("backward", loss.backward)
-        self._timed("update", self._update)
-        return float(loss.detach()), len(tensors.images_BCHW)
+        step, timed = self._step, self._timed
+        batch = timed("load", lambda: next(self._source))
+        images, target, valid = timed("augment", lambda: step.prepare(batch, epoch=0))
+        try:
+            logits = timed("forward", lambda: step.network(images))
+        except RuntimeError as problem:
+            if is_of_compiler(problem):
+                raise TrainingError(COMPILE_ADVICE) from None
+            raise
+        loss = timed("loss", lambda: self._loss(logits, target, valid))
+        timed("backward", lambda: self._fabric.backward(loss))
+        timed("update", self._update)
+        return float(loss.detach()), len(images)
 
     def _update(self) -> None:
-        if self._clip > 0:
-            nn.utils.clip_grad_norm_(self._module.model.parameters(), self._clip)
+        if self._recipe.train.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(
+                self._step.learner.parameters(), self._recipe.train.gradient_clip
+            )
         self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def _timed(self, phase: str, action: Callable[[], T]) -> T:
         """Do something and note its time; a GPU is waited for, so that the time is its own."""
@@ -191,11 +179,6 @@ class _Steps:
             torch.cuda.synchronize(self.device)
         self.seconds[phase].append(time.perf_counter() - start)
         return result
-
-
-def _endless(batches: Batches) -> Iterator[Batch]:
-    """The batches of one epoch after the other."""
-    return itertools.chain.from_iterable(batches.loader(epoch=epoch) for epoch in itertools.count())
 
 
 def profile_steps(
@@ -335,6 +318,7 @@ def find_learning_rate(
         TrainingError: the first loss is not a number.
     """
     steps = _Steps(model, recipe, cache, device, bf16=bf16)
+    shares = [group["lr"] / recipe.optimizer.lr for group in steps.optimizer.param_groups]
     trials: list[RateTrial] = []
     average, least = 0.0, math.inf
     growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / max(1, num_steps - 1))
@@ -342,8 +326,8 @@ def find_learning_rate(
         range(num_steps), progress=progress, label="raising the rate", total=num_steps
     ):
         lr = LOWEST_RATE * growth**step
-        for group in steps.optimizer.param_groups:
-            group["lr"] = lr
+        for group, share in zip(steps.optimizer.param_groups, shares, strict=True):
+            group["lr"] = lr * share
         loss, _ = steps.take()
         if not math.isfinite(loss):
             break

@@ -38,8 +38,7 @@ LOCK_SECONDS = 30.0
 PACKAGES = (
     "binseg",
     "imagecodecs",
-    "kornia",
-    "lightning",
+    "lightning-fabric",
     "numpy",
     "pillow",
     "pydantic",
@@ -94,14 +93,14 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: the bundle is there, and what training needs is gone."""
-        from binseg.training.checkpoints import LAST
+        from binseg.training.checkpoint import LAST
 
         return self.bundle_path.exists() and not (self.path / LAST).exists()
 
     @property
     def is_saved(self) -> bool:
         """Whether there is a checkpoint to go on from."""
-        from binseg.training.checkpoints import LAST, PREVIOUS
+        from binseg.training.checkpoint import LAST, PREVIOUS
 
         return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
 
@@ -120,8 +119,7 @@ class RunFolder:
 
     def remove_training_files(self) -> None:
         """Remove what only training needs; it weighs several times as much as the bundle."""
-        from binseg.training.checkpoints import LAST, PREVIOUS
-        from binseg.training.keeping import BEST
+        from binseg.training.checkpoint import BEST, LAST, PREVIOUS
 
         # In this order a run that is killed between two of them can still go on, or is finished.
         for name in (PREVIOUS, LAST, BEST):
@@ -184,12 +182,7 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """Read back every setting of the run."""
-        recipe = load_recipe(self.recipe_path)
-        if "group" in recipe.data.model_fields_set:
-            return recipe
-        # Begun before binseg grouped images by their names: it goes on as it began.
-        data = recipe.data.model_copy(update={"group": "none"})
-        return recipe.model_copy(update={"data": data})
+        return load_recipe(self.recipe_path)
 
     def data_fingerprint(self) -> str | None:
         """Return the fingerprint of the data that the run took, if it was recorded."""

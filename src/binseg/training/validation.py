@@ -9,18 +9,24 @@ import torch
 from torch import nn
 
 from binseg import metrics
+from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.inference import Predictor
-from binseg.inference.runtimes.torch_backend import TorchBackend
+from binseg.inference import ModelPredictor
+from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss
-from binseg.types import Counts, Preprocessing
+from binseg.types import IGNORE, Counts
 
-__all__ = ["ValidationScores", "validate"]
+__all__ = ["LEAST_TILES", "ValidationScores", "thinned", "validate"]
 
 THRESHOLD = 0.5
 """Of the probability, while training; the shipped threshold is tuned on the best weights."""
 CHUNK = 64
 """Inputs that are predicted and counted at a time, so that memory doesn't grow with the data."""
+LEAST_TILES = 128
+"""Validation tiles that are scored after an epoch of patches, however short it is."""
+LEAST_TIMED = 48
+"""Validation inputs after an epoch of a run with a budget: else a quarter of the epoch's inputs,
+which takes a twelfth of its time or so."""
 EPSILON = 1e-7
 """Probabilities are kept this far from 0 and 1 when they become logits again for the loss."""
 
@@ -40,27 +46,37 @@ class ValidationScores:
     """Of all valid pixels, those that are foreground."""
 
 
+def thinned(cache: PixelCache, recipe: Recipe, num_steps: int, *, is_timed: bool) -> PixelCache:
+    """Keep as many validation inputs as an epoch of so many steps is worth."""
+    num = num_steps * recipe.train.batch_size
+    if is_timed:
+        return cache.thinned(max(LEAST_TIMED, num // 4))
+    if recipe.draws_patches:  # whose number, not that of the images, is an epoch's cost
+        return cache.thinned(max(LEAST_TILES, num))
+    return cache
+
+
 def validate(
     model: nn.Module,
-    cache: PixelCache,
+    cache: PixelCache | None,
     *,
+    recipe: Recipe,
     loss: Loss,
-    preprocessing: Preprocessing,
     device: torch.device,
     precision: str,
-    batch_size: int,
     between: Callable[[], None] = lambda: None,
 ) -> ValidationScores:
     """Predict all inputs of the cache at the model's size, and score them.
 
     `between` is called between two chunks of inputs, and may raise.
     """
-    predictor = Predictor(
+    assert cache is not None, "rank 0 validates"
+    predictor = ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
-        preprocessing=preprocessing,
+        preprocessing=recipe.input.preprocessing(),
         threshold=THRESHOLD,
         bundle_id="training",
-        batch_size=batch_size,
+        batch_size=recipe.train.batch_size,
     )
     losses: list[float] = []
     sizes: list[int] = []
@@ -75,7 +91,7 @@ def validate(
         for row, probability_HW, target_HW in zip(
             cache.record_of_N[rows], probability_NHW, targets_NHW, strict=True
         ):
-            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != 2)
+            counted = metrics.count(probability_HW > THRESHOLD, target_HW == 1, target_HW != IGNORE)
             counts[int(row)].append(counted)
     images = [metrics.pool(of_image) for of_image in counts.values()]
     whole = metrics.pool(images)
@@ -100,4 +116,6 @@ def _loss(loss: Loss, probability_NHW: np.ndarray, targets_NHW: np.ndarray) -> f
     probability = torch.from_numpy(probability_NHW)[:, None]
     targets = torch.from_numpy(targets_NHW)[:, None]
     with torch.no_grad():
-        return float(loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != 2))
+        return float(
+            loss(torch.logit(probability, EPSILON), (targets == 1).float(), targets != IGNORE)
+        )

@@ -34,7 +34,7 @@ __all__ = [
 
 _BILINEAR = Image.Resampling.BILINEAR
 _RGB_PIXELS = 1 << 24
-"""Above this, colours go through Pillow one at a time, which takes a quarter of the memory."""
+"""Limit above which colours go through Pillow one at a time, in a quarter of the memory."""
 _STRIDE = 32
 """Tiles begin at multiples of this many pixels of the input: the coarsest grid of common networks.
 A tile that began between them would be pooled differently from the whole image."""
@@ -171,7 +171,7 @@ def _stride(tile: int, into: int) -> int:
 
 
 def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int]:
-    """Where tiles begin along one axis: evenly spread, overlapping by at least the share asked.
+    """Place tiles along one axis: evenly spread, overlapping by at least the share asked.
 
     >>> _starts(100, 40, 0.25)
     [0, 30, 60]
@@ -236,7 +236,7 @@ def place_mask(
 def restore(
     map_HW: Float32[np.ndarray, "height width"], placement: Placement
 ) -> Float32[np.ndarray, "source_height source_width"]:
-    """Bring a model's answer back to the size of the placement's source.
+    """Bring a model's output back to the size of the placement's source.
 
     Args:
         map_HW: one float per pixel of the model's input; padding is cut off.
@@ -259,10 +259,10 @@ def blend(
     height: int,
     width: int,
 ) -> Float32[np.ndarray, "H W"]:
-    """Join the answers to all inputs of one image into one map at the image's size.
+    """Join the outputs for all inputs of one image into one map at the image's size.
 
     Args:
-        maps: the model's answers **at the input's size**, one a placement (this function restores
+        maps: the model's outputs **at the input's size**, one a placement (this function restores
             them); an iterator is fine, so that they need not be in memory together.
         placements: the placements, in the same order.
         height: rows of the image.
@@ -290,7 +290,7 @@ def blend(
 
 
 def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarray, " tile"]]:
-    """How much each tile's pixels count along one axis; at every pixel they add up to 1.
+    """Weigh each tile's pixels along one axis; at every pixel the weights add up to 1.
 
     Halfway between the rims of two neighbours one passes into the other over half their overlap,
     `_FADE` pixels at most (a raised cosine): so there is no step, and no pixel comes from nearer to
@@ -401,7 +401,7 @@ def resize_mask(
 
 
 def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
-    """Which old pixel holds the centre of each new one; whole numbers, so nothing is off by one.
+    """Find the old pixel under the centre of each new one, in whole numbers: never off by one.
 
     >>> _nearest(4, 2).tolist(), _nearest(2, 4).tolist()
     ([1, 3], [0, 0, 1, 1])

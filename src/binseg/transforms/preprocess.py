@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
 from binseg.transforms.geometry import cut, place_mask, plan, resize_image, scaled_size
-from binseg.types import Placement, Preprocessing
+from binseg.types import IGNORE, Placement, Preprocessing
 
 __all__ = [
+    "Bounds",
     "known_range",
     "normalise",
     "percentile_range",
@@ -29,6 +30,8 @@ __all__ = [
 
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+"""Values that become 0, and values that become 1: one for each channel, or one for all."""
 _PERCENTILES = (0.5, 99.5)
 _PERCENTILE_VALUES = 1 << 22
 """Percentiles of larger images are taken from evenly spaced pixels, about this many values."""
@@ -52,8 +55,8 @@ def to_unit(
         ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
     """
     original_HWC = _accept(image_HWC, preprocessing, name)
-    low, high = _range(original_HWC, preprocessing, name)
-    return _to_range(_fit_channels(original_HWC, preprocessing.channels), low, high)
+    bounds = _bounds(original_HWC, preprocessing, name)
+    return _fit_channels(_to_range(original_HWC, bounds), preprocessing.channels)
 
 
 def prepare(
@@ -73,9 +76,9 @@ def prepare(
         ImageError: as `to_unit`.
     """
     original_HWC = _accept(image_HWC, preprocessing, name)
-    low, high = _range(original_HWC, preprocessing, name)
+    bounds = _bounds(original_HWC, preprocessing, name)
     placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
-    return _inputs(original_HWC, preprocessing.channels, low, high, placements), placements
+    return _inputs(original_HWC, preprocessing.channels, bounds, placements), placements
 
 
 def prepare_batches(
@@ -91,11 +94,11 @@ def prepare_batches(
         ImageError: as `to_unit`, when the first batch is asked for.
     """
     original_HWC = _accept(image_HWC, preprocessing, name)
-    low, high = _range(original_HWC, preprocessing, name)
+    bounds = _bounds(original_HWC, preprocessing, name)
     placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
     for start in range(0, len(placements), batch_size):
         some = placements[start : start + batch_size]
-        yield _inputs(original_HWC, preprocessing.channels, low, high, some), some
+        yield _inputs(original_HWC, preprocessing.channels, bounds, some), some
 
 
 def prepare_image(
@@ -116,9 +119,9 @@ def prepare_image(
         ImageError: as `to_unit`.
     """
     original_HWC = _accept(image_HWC, preprocessing, name)
-    low, high = _range(original_HWC, preprocessing, name)
+    bounds = _bounds(original_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
-    return _resized(original_HWC, preprocessing.channels, (low, high), size)
+    return _resized(original_HWC, preprocessing.channels, bounds, size)
 
 
 def prepare_region(
@@ -126,7 +129,7 @@ def prepare_region(
     size: tuple[int, int],
     preprocessing: Preprocessing,
     *,
-    values: tuple[float, float],
+    values: Bounds,
     rows: tuple[float, float] | None = None,
     name: str = "the image",
 ) -> UInt8[np.ndarray, "height width channels"]:
@@ -146,34 +149,39 @@ def prepare_region(
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     if preprocessing.intensity == "dtype":
-        _range(accepted_HWC, preprocessing, name)  # refuses floats beyond [0, 1]
+        _bounds(accepted_HWC, preprocessing, name)  # refuses floats beyond [0, 1]
     return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
 
 
-def known_range(dtype: str, preprocessing: Preprocessing) -> tuple[float, float] | None:
-    """Which values become 0 and 1, by the type of the pixels; None where the pixels decide."""
+def known_range(dtype: str, preprocessing: Preprocessing) -> Bounds | None:
+    """Give the values that become 0 and 1 by the pixels' type; None where the pixels decide."""
     if preprocessing.intensity == "percentile":
         return None
-    return (0.0, 1.0) if dtype == "float32" else (0.0, float(np.iinfo(dtype).max))
+    return (0.0,), (1.0 if dtype == "float32" else float(np.iinfo(dtype).max),)
 
 
 def percentile_step(num_values: int) -> int:
-    """Of an image of so many values, every how many rows and columns percentiles look at."""
+    """Give the step between the rows and columns that percentiles of so many values look at."""
     return int(np.ceil(np.sqrt(max(1.0, num_values / _PERCENTILE_VALUES))))
 
 
 def percentile_range(
-    sample: Num[np.ndarray, "..."], extremes: tuple[float, float]
-) -> tuple[float, float]:
-    """Which values become 0 and 1 under `intensity: percentile`.
+    sample_NC: Num[np.ndarray, "N C"],
+    extremes: tuple[Num[np.ndarray, " C"], Num[np.ndarray, " C"]],
+) -> Bounds:
+    """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
+
+    Channels may be different measurements, elevation and an index say, of which one range would
+    leave the narrower a single level.
 
     Args:
-        sample: the image's values, every `percentile_step` rows and columns.
-        extremes: the least and the largest value of the whole image.
+        sample_NC: pixels of the image, every `percentile_step` rows and columns.
+        extremes: the least and the largest values of the whole image.
     """
-    low, high = np.percentile(sample, _PERCENTILES)
+    bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
-    return (float(low), float(high)) if low < high else extremes
+    low_C, high_C = np.where(bounds[0] < bounds[1], bounds, np.stack(extremes))
+    return tuple(low_C.tolist()), tuple(high_C.tolist())
 
 
 def prepare_truth(
@@ -184,7 +192,7 @@ def prepare_truth(
     """Make the targets that belong to the inputs of `prepare`.
 
     Returns:
-        0 background, 1 foreground, 2 ignored: not valid, padding, or past the image's edge.
+        0 background, 1 foreground, `IGNORE`: not valid, padding, or past the image's edge.
     """
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
     return np.stack(
@@ -192,7 +200,7 @@ def prepare_truth(
             np.where(
                 place_mask(valid_HW, placement),
                 place_mask(mask_HW, placement).astype(np.uint8),
-                np.uint8(2),
+                np.uint8(IGNORE),
             )
             for placement in placements
         ]
@@ -245,34 +253,33 @@ def _accept(
     return original_HWC
 
 
-def _range(
+def _bounds(
     original_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, name: str
-) -> tuple[float, float]:
-    """Which values become 0 and 1."""
+) -> Bounds:
+    """Give the values that become 0 and 1."""
     if preprocessing.intensity == "percentile":
         every = percentile_step(original_HWC.size)
-        extremes = float(original_HWC.min()), float(original_HWC.max())
-        return percentile_range(original_HWC[::every, ::every], extremes)
+        extremes = original_HWC.min(axis=(0, 1)), original_HWC.max(axis=(0, 1))
+        sample_NC = original_HWC[::every, ::every].reshape(-1, original_HWC.shape[2])
+        return percentile_range(sample_NC, extremes)
     if original_HWC.dtype != np.float32:
-        return 0.0, float(np.iinfo(original_HWC.dtype).max)
+        return (0.0,), (float(np.iinfo(original_HWC.dtype).max),)
     low, high = float(original_HWC.min()), float(original_HWC.max())
     if low < -1e-6 or high > 1 + 1e-6:
         raise ImageError(
             f"{name}: float pixels from {low:g} to {high:g}; scale them to 0..1, or train with "
             "input.intensity: percentile"
         )
-    return 0.0, 1.0
+    return (0.0,), (1.0,)
 
 
-def _to_range(
-    values_HWC: Num[np.ndarray, "H W C"], low: float, high: float
-) -> Float32[np.ndarray, "H W C"]:
-    """Stretch low..high to 0..1 and clip; a constant image becomes 0."""
-    if high <= low:
-        return np.zeros(values_HWC.shape, np.float32)
+def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
+    """Stretch the bounds to 0..1 and clip; a constant channel becomes 0."""
+    low_C, high_C = (np.array(one, np.float64) for one in bounds)
+    width_C = np.where(high_C > low_C, high_C - low_C, np.inf)
     unit_HWC = values_HWC.astype(np.float32)
-    unit_HWC -= np.float32(low)
-    unit_HWC /= np.float32(high - low)
+    unit_HWC -= low_C.astype(np.float32)
+    unit_HWC /= width_C.astype(np.float32)
     return np.clip(unit_HWC, 0.0, 1.0, out=unit_HWC)
 
 
@@ -295,52 +302,43 @@ def _fit_channels(
 def _inputs(
     original_HWC: Num[np.ndarray, "H W C"],
     channels: int,
-    low: float,
-    high: float,
+    bounds: Bounds,
     placements: Sequence[Placement],
 ) -> UInt8[np.ndarray, "N height width channels"]:
-    return np.stack([_input(original_HWC, channels, low, high, one) for one in placements])
-
-
-def _input(
-    original_HWC: Num[np.ndarray, "H W C"],
-    channels: int,
-    low: float,
-    high: float,
-    placement: Placement,
-) -> UInt8[np.ndarray, "height width channels"]:
-    """One uint8 input: its region, brought to its size, in the middle of zeros."""
-    target = placement.target
-    region_HWC = cut(original_HWC, placement.source)
-    fitted_HWC = _resized(region_HWC, channels, (low, high), (target.height, target.width))
-    if (target.height, target.width) == (placement.height, placement.width):
-        return fitted_HWC
-    out_HWC = np.zeros((placement.height, placement.width, channels), np.uint8)
-    rows = slice(target.top, target.top + target.height)
-    out_HWC[rows, target.left : target.left + target.width] = fitted_HWC
-    return out_HWC
+    """Make uint8 inputs: each region, brought to its size, in the middle of zeros."""
+    first = placements[0]
+    out_NHWC = np.zeros((len(placements), first.height, first.width, channels), np.uint8)
+    for out_HWC, placement in zip(out_NHWC, placements, strict=True):
+        target = placement.target
+        region_HWC = cut(original_HWC, placement.source)
+        out_HWC[
+            target.top : target.top + target.height, target.left : target.left + target.width
+        ] = _resized(region_HWC, channels, bounds, (target.height, target.width))
+    return out_NHWC
 
 
 def _resized(
     region_HWC: Num[np.ndarray, "h w C"],
     channels: int,
-    bounds: tuple[float, float],
+    bounds: Bounds,
     size: tuple[int, int],
     rows: tuple[float, float] | None = None,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """A region as uint8 at a new size: 8-bit images by whole numbers, the rest by floats."""
-    if region_HWC.dtype == np.uint8 and bounds == (0.0, 255.0):
+    if region_HWC.dtype == np.uint8 and bounds == ((0.0,), (255.0,)):
         # The usual case. Placing, stretching and mixing channels are all linear, so their order
         # changes rounding only, and few pixels are mixed after a resize.
         placed_HWC = _fit_channels(resize_image(region_HWC, *size, rows=rows), channels)
         return np.rint(placed_HWC).astype(np.uint8) if placed_HWC.dtype != np.uint8 else placed_HWC
-    if rows is None and region_HWC.shape[:2] == size:
-        return _rounded(_to_range(_fit_channels(region_HWC, channels), *bounds))
+    if channels < region_HWC.shape[2]:  # colours become grey, which needs them all at once
+        unit_HWC = _fit_channels(_to_range(region_HWC, bounds), channels)
+        return _rounded(resize_image(unit_HWC, *size, rows=rows))
     # One channel at a time, so that only one of a whole image is in memory as floats.
     planes = []
-    for channel in range(min(channels, region_HWC.shape[2])):
-        one_HWC = region_HWC if channels == 1 else region_HWC[:, :, channel : channel + 1]
-        unit_HW1 = _to_range(_fit_channels(one_HWC, 1), *bounds)
+    for channel in range(region_HWC.shape[2]):
+        own = slice(channel, channel + 1) if len(bounds[0]) > 1 else slice(None)
+        one_HW1 = region_HWC[:, :, channel : channel + 1]
+        unit_HW1 = _to_range(one_HW1, (bounds[0][own], bounds[1][own]))
         planes.append(_rounded(resize_image(unit_HW1, *size, rows=rows)))
     return _fit_channels(np.concatenate(planes, axis=2), channels)
 

@@ -10,17 +10,17 @@ __all__ = ["PRESETS", "Preset", "resolve_preset"]
 UPRIGHT_ANGLE = 20.0
 """Largest angle of images that have an up, in degrees."""
 CHANCE = 0.5
-"""Of what a recipe asks for by its own field and the preset leaves off."""
+"""Probability of a change that a recipe's own field asks for and the preset leaves off."""
 MAX_CONTEXT = 1.5
 """Patches are cut at most this much larger than they are used; beyond it they are mirrored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How much of each random change; everything is off unless said."""
+    """Strengths of the random changes; everything is off unless said."""
 
     source: str
-    """What it reproduces, in a few words."""
+    """Origin of the preset, in a few words."""
     flip: float = 0.0
     """Probability of a left-right flip."""
     flip_vertical: float = 0.0
@@ -57,7 +57,7 @@ class Preset:
 
     @property
     def context(self) -> float:
-        """How much larger than the output an input must be, so that nothing need be mirrored."""
+        """Factor by which an input must exceed the output, so that nothing need be mirrored."""
         if self.affine == 0:
             return 1.0
         angle = math.radians(min(self.rotate, 45.0))

@@ -10,7 +10,7 @@ import pytest
 
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, open_dataset, read_sample
-from binseg.data.polygons import rasterise
+from binseg.data.samples import rasterise
 from binseg.data.sources.coco import rings_of_runs, runs_of_text
 from binseg.errors import DataError
 from binseg.types import Shape

@@ -8,6 +8,7 @@ import pytest
 
 from binseg.config.recipe import DataConfig
 from binseg.data import open_dataset
+from binseg.data.sources import SOURCES
 from binseg.errors import BinsegError, DataError, UsageError
 from binseg.progress import Progress
 
@@ -144,3 +145,9 @@ def test_kinds_are_told_apart(fill: Fill, save: Save, tmp_path: Path) -> None:
         "c/all.json": "coco",
         "l": "labelme",
     }
+
+
+def test_an_unknown_kind_is_told_the_kinds(tmp_path: Path) -> None:
+    """Kinds are the rows of `SOURCES`; the refusal lists them all."""
+    with pytest.raises(UsageError, match=f"give auto, {', '.join(SOURCES)}"):
+        open_dataset(DataConfig(path=str(tmp_path), kind="foldre"))

@@ -1,12 +1,17 @@
-"""The one door to data: tells the kinds apart by what lies there, and says which it took."""
+"""The one door to data: a table of the kinds of dataset, and the reader that walks it.
+
+A new kind is a row of `SOURCES`: its name, how it is recognised, and the function that reads it.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from binseg.config.recipe import DataConfig, DataKind
+from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
+from binseg.data.samples import looks_inverted, notes_on_images
 from binseg.data.sources.coco import is_coco, read_coco
 from binseg.data.sources.folder import nothing_found, read_folder
 from binseg.data.sources.labelme import is_labelme, read_labelme
@@ -18,7 +23,40 @@ from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_sy
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.progress import SILENT, Progress
 
-__all__ = ["open_dataset"]
+__all__ = ["SOURCES", "Source", "open_dataset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One kind of dataset: how it is recognised and read."""
+
+    about: str
+    """Its look in a few words, for the message that lists what is accepted."""
+    is_here: Callable[[Path], bool]
+    """Tells by names and the beginnings of files whether a path holds it."""
+    read: Callable[[Path, DataConfig], Findings]
+    """Finds the records, with the split that the data brings, if any."""
+
+
+SOURCES: Mapping[str, Source] = {
+    "synthetic": Source(
+        about="synthetic, the built-in generator",
+        is_here=lambda root: False,  # told by `data.path` alone: ./synthetic is a folder
+        read=read_folder,
+    ),
+    "oxford-pet": Source(
+        about="the official Oxford-IIIT Pet layout", is_here=is_oxford_pet, read=read_oxford_pet
+    ),
+    "manifest": Source(about="manifest.csv", is_here=is_manifest, read=read_manifest),
+    "folder": Source(
+        about="images and masks",
+        is_here=lambda root: root.is_dir() and bool(find_parts(root)[0]),
+        read=read_folder,
+    ),
+    "coco": Source(about="one COCO .json", is_here=is_coco, read=read_coco),
+    "labelme": Source(about="labelme .json files", is_here=is_labelme, read=read_labelme),
+}
+"""Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
@@ -29,7 +67,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         progress: told which kind was taken, what was ignored, how masks are read.
 
     Returns:
-        A data set whose records have a split only where the data brings one; `assign_splits`
+        A dataset whose records have a split only where the data brings one; `assign_splits`
         fills in the rest.
 
     Raises:
@@ -40,21 +78,14 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         raise UsageError(
             "data.path is not set: give a folder, a manifest.csv, a COCO .json or `synthetic`"
         )
-    if config.kind == "synthetic" or (config.kind == "auto" and is_synthetic(config.path)):
-        kind: DataKind = "synthetic"
-        spec = parse_synthetic(
-            config.path if is_synthetic(config.path) else _not_synthetic(config.path)
-        )
-        root = make_synthetic(spec, progress=progress)
-        findings = read_folder(root, config)
-    else:
-        root = Path(config.path).expanduser()
-        kind = _kind_of(root, config, progress)
-        findings = _READERS[kind](root, config)
+    if config.kind != "auto" and config.kind not in SOURCES:
+        raise UsageError(f"data.kind is {config.kind!r}; give auto, {', '.join(SOURCES)}")
+    kind, root = _locate(config, progress)
+    findings = SOURCES[kind].read(root, config)
     if not findings.records:
         raise DataError(f"{root}: no images found")
     try:
-        rule = detect_rule(findings.records, config, progress, kind=kind)
+        rule = detect_rule(findings.records, config, progress, is_trimap=findings.is_trimap)
     except ImageError:
         raise
     except DataError as error:
@@ -63,8 +94,7 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
-    if grouped:
-        notes.append(grouped)
+    notes += filter(None, (grouped, looks_inverted(records, rule), *notes_on_images(records)))
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
@@ -72,74 +102,36 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     return Dataset(kind=kind, root=root, records=records, rule=rule, notes=tuple(notes))
 
 
-_READERS: Mapping[DataKind, Callable[[Path, DataConfig], Findings]] = {
-    "folder": read_folder,
-    "oxford-pet": lambda root, config: read_oxford_pet(root),
-    "manifest": read_manifest,
-    "coco": read_coco,
-    "labelme": read_labelme,
-}
-
-
-def _not_synthetic(path: str) -> str:
-    raise UsageError(f"data.kind: synthetic needs data.path: synthetic, not {path!r}")
-
-
-def _kind_of(root: Path, config: DataConfig, progress: Progress) -> DataKind:
-    """Give the kind that was asked for, checked, or look at what is there."""
-    kind = config.kind
+def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
+    """Tell the kind, that was asked for or that is there, and where it lies, made or fetched."""
+    assert config.path
+    if config.kind == "synthetic" or (config.kind == "auto" and is_synthetic(config.path)):
+        if not is_synthetic(config.path):
+            raise UsageError(
+                f"data.kind: synthetic needs data.path: synthetic, not {config.path!r}"
+            )
+        return "synthetic", make_synthetic(parse_synthetic(config.path), progress=progress)
+    root, kind = Path(config.path).expanduser(), config.kind
     if config.download:
         if kind not in {"auto", "oxford-pet"}:
             raise UsageError(f"data.download: only oxford-pet can be downloaded, not {kind}")
         if not is_oxford_pet(root) and (kind == "oxford-pet" or not root.exists()):
             download_oxford_pet(root, progress=progress)
-    _refuse_unreachable(root)
-    if kind == "auto":
-        return _kind_of_file(root) if root.is_file() else _kind_of_folder(root)
-    if kind in {"folder", "oxford-pet"} and not root.is_dir():
-        raise DataError(f"{root}: data.kind: {kind} needs a folder; this is a file")
-    if kind == "oxford-pet" and not is_oxford_pet(root):
-        raise DataError(
-            f"{root}: the official layout is images/ and annotations/trimaps/; with "
-            "--download (data.download: true) it is fetched"
-        )
-    return kind
-
-
-def _refuse_unreachable(root: Path) -> None:
     try:
         root.stat()
     except FileNotFoundError:
         raise DataError(f"{root}: there is no such file or folder") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{root}: can't be read: {getattr(error, 'strerror', error)}") from None
-
-
-def _kind_of_file(path: Path) -> DataKind:
-    if is_manifest(path):
-        return "manifest"
-    if is_coco(path):
-        return "coco"
-    if is_labelme(path):
-        return "labelme"
-    raise DataError(
-        f"{path}: not a data set; a file must be a manifest (.csv, .tsv) or COCO annotations "
-        "(.json); for images, masks or labelme files give their folder"
-    )
-
-
-def _kind_of_folder(root: Path) -> DataKind:
-    if is_oxford_pet(root):
-        return "oxford-pet"
-    if is_manifest(root):
-        return "manifest"
-    if find_parts(root)[0]:
-        return "folder"
-    if is_coco(root):
-        return "coco"
-    if is_labelme(root):
-        return "labelme"
-    raise DataError(
-        nothing_found(root) + ", the official Oxford-IIIT Pet layout, manifest.csv, one COCO "
-        ".json, labelme .json files"
-    )
+    if kind != "auto":
+        return kind, root
+    found = next((name for name, source in SOURCES.items() if source.is_here(root)), None)
+    if found is None and root.is_file():
+        raise DataError(
+            f"{root}: not a dataset; a file must be a manifest (.csv, .tsv) or COCO annotations "
+            "(.json); for images, masks or labelme files give their folder"
+        )
+    if found is None:
+        others = [one.about for name, one in SOURCES.items() if name not in {"synthetic", "folder"}]
+        raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
+    return found, root

@@ -11,8 +11,15 @@ import numpy as np
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
-from binseg.data.sources.listing import Findings, inside, list_folder
+from binseg.data.sources.listing import (
+    Findings,
+    has_keys,
+    inside,
+    list_folder,
+    read_json,
+    ring_of,
+    size_problem,
+)
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape
 
@@ -130,7 +137,7 @@ def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _FolderImages:
-    """Where the images are that an annotation file names."""
+    """Places of the images that an annotation file names."""
 
     folder: Path
     """The file's."""

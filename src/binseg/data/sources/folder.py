@@ -34,6 +34,8 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     Raises:
         DataError: everything that has no partner or two, named.
     """
+    if not root.is_dir():
+        raise DataError(f"{root}: data.kind: folder needs a folder; this is a file")
     parts, notes = find_parts(root)
     if not parts:
         raise DataError(nothing_found(root))

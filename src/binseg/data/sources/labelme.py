@@ -8,8 +8,16 @@ from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.jsonfile import has_keys, read_json, ring_of, size_problem
-from binseg.data.sources.listing import Findings, ignored_note, inside, list_folder
+from binseg.data.sources.listing import (
+    Findings,
+    has_keys,
+    ignored_note,
+    inside,
+    list_folder,
+    read_json,
+    ring_of,
+    size_problem,
+)
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.types import Record, Ring, Shape

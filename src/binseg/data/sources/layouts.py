@@ -1,4 +1,4 @@
-"""Where in a folder images and masks lie: the layouts that people use."""
+"""Layouts of images and masks in a folder that people use."""
 
 import re
 from collections import Counter, defaultdict
@@ -32,11 +32,11 @@ _MASK_FOLDERS = (
 )
 """Names in small letters, without spaces, lines or dots; the second ones only where none of the
 first is there, since they also stand for other things."""
-_DRAWN = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
+_MANUAL = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
 _FIELD = {"mask", "masks"}
 """Beside the former these hold something else: the field of view of a retina's image."""
 _LEAST_CASES = 3
-"""Fewer folders with a pair in each may as well be two data sets, or two versions of one."""
+"""Fewer folders with a pair in each may as well be two datasets, or two versions of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Part:
     """Images and masks that belong together: the whole folder, or one split of it."""
 
     where: str
-    """What was taken for it, for the user: `images/ + masks/`."""
+    """Folders that were taken for it, as the user reads them: `images/ + masks/`."""
     split: Split | None
     prefix: str
     """Before each name, so that train/001 and test/001 are two images."""
@@ -136,10 +136,10 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
         for folder in folders
         if parse_split(folder.name) is not None
     }
-    drawn = {_plain(pair[1].name) for pair in pairs.values() if pair} & _DRAWN
+    by_hand = {_plain(pair[1].name) for pair in pairs.values() if pair} & _MANUAL
     for folder, pair in pairs.items():
         split, prefix = parse_split(folder.name), f"{folder.name}/"
-        if pair and drawn and _plain(pair[1].name) in _FIELD:
+        if pair and by_hand and _plain(pair[1].name) in _FIELD:
             notes.append(
                 f"{prefix} is left out: its {pair[1].name}/ is something else than the masks that "
                 "the other splits have"
@@ -207,11 +207,11 @@ def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None
         every = ([one for one in folders if _plain(one.name) in names] for names in tiers)
         full = ([one for one in some if list_folder(one).images] for some in every)
         fitting = next((some for some in full if some), [])
-        drawn = [one for one in fitting if _plain(one.name) in _DRAWN]
-        if len(drawn) == 1 and all(
-            _plain(one.name) in _FIELD for one in fitting if one not in drawn
+        by_hand = [one for one in fitting if _plain(one.name) in _MANUAL]
+        if len(by_hand) == 1 and all(
+            _plain(one.name) in _FIELD for one in fitting if one not in by_hand
         ):
-            fitting = drawn
+            fitting = by_hand
         if len(fitting) > 1:
             raise DataError(_doubtful(root, fitting, noun))
         found += fitting
@@ -315,8 +315,8 @@ def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Pa
         if masks:
             break
     images = tuple(one for one in named if one not in masks)
-    drawn = {name for name, _ in masks}
-    pieces = tuple(one for one in images if mask_of_piece(one[0]) in drawn)
+    by_hand = {name for name, _ in masks}
+    pieces = tuple(one for one in images if mask_of_piece(one[0]) in by_hand)
     if pieces:
         images, masks = tuple(one for one in images if one not in pieces), (*masks, *pieces)
     if not masks or not images:

@@ -1,23 +1,29 @@
-"""What lies in a folder: images and other files, with hidden ones left out."""
+"""Contents of a folder, hidden files left out, and of JSON that someone else's tool wrote."""
 
+import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from binseg.data.dataset import name_some
-from binseg.errors import DataError
-from binseg.imageio import IMAGE_SUFFIXES
-from binseg.types import Record
+from binseg.errors import DataError, ImageError
+from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.types import Record, Ring
 
 __all__ = [
     "Findings",
     "Listing",
+    "has_keys",
     "ignored_note",
     "inside",
     "list_folder",
+    "read_json",
     "real_path",
+    "ring_of",
+    "size_problem",
     "subfolders",
 ]
 
@@ -26,10 +32,12 @@ _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What a source found: the records, and sentences for the user."""
+    """Result of a source: the records, and sentences for the user."""
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
+    is_trimap: bool = False
+    """True if masks are trimaps (1 object, 2 background, 3 border), whatever values are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
 
 
 def real_path(folder: str | Path) -> Path:
-    """Where a folder is, links followed; unlike `resolve` it takes links to themselves."""
+    """Resolve a folder, links followed; unlike `resolve` it takes links to themselves."""
     return Path(os.path.realpath(folder))
 
 
@@ -110,3 +118,70 @@ def _is_hidden(name: str) -> bool:
 
 def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"{error.filename}: the folder can't be read: {error.strerror}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DataError: a file that can't be read or isn't a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from None
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deeply to be annotations") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds a list or a value, not annotations (an object)")
+    return content
+
+
+def has_keys(path: Path, *keys: str) -> bool:
+    """Tell whether a file looks like a JSON object with these keys, without parsing it all."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        content = path.read_bytes()
+    except OSError:
+        # Reading it as what it was asked for will say why it can't be read.
+        return False
+    return all(f'"{key}"'.encode() in content for key in keys)
+
+
+def ring_of(points: object) -> Ring:
+    """Read [[x, y], ...] or [x, y, x, y, ...] as a ring.
+
+    Raises:
+        ValueError: anything else, numbers that aren't finite included; says what it is.
+    """
+    if not isinstance(points, list):
+        raise ValueError("is not a list of points")  # noqa: TRY004  # the file's fault, not a type's
+    flat = [v for point in points for v in point] if _nested(points) else points
+    if len(flat) % 2:
+        raise ValueError("has an x without a y")
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in flat):
+        raise ValueError("holds something that is no number")
+    return tuple(zip(map(float, flat[::2]), map(float, flat[1::2]), strict=True))
+
+
+def _nested(points: list[Any]) -> bool:
+    return bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
+
+
+def size_problem(image: Path, height: object, width: object) -> str | None:
+    """Say how an image's size differs from the one its outlines were drawn on, if it does."""
+    if height is None or width is None:
+        return None
+    try:
+        info = probe(image)
+    except ImageError:
+        # Reading the image will say what is wrong with it.
+        return None
+    if (info.height, info.width) == (height, width):
+        return None
+    return f"{image.name} is {info.height}x{info.width}, its outlines are for {height}x{width}"

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.sources.layouts import wrapped
 from binseg.data.sources.listing import Findings, list_folder
@@ -24,7 +25,7 @@ _SPECIES = {"1": "cat", "2": "dog"}
 
 
 def is_oxford_pet(root: Path) -> bool:
-    """Tell whether a folder has the data set's layout, whole or with one list only.
+    """Tell whether a folder has the dataset's layout, whole or with one list only.
 
     The folder may be wrapped in others, as torchvision unpacks it.
     """
@@ -38,7 +39,7 @@ def _home(root: Path) -> Path | None:
     return None
 
 
-def read_oxford_pet(root: Path) -> Findings:
+def read_oxford_pet(root: Path, config: DataConfig) -> Findings:
     """Read the official lists; either of them alone works, for its own splits.
 
     The test list is the test split; of `trainval.txt`, in file order, every tenth image from
@@ -47,7 +48,13 @@ def read_oxford_pet(root: Path) -> Findings:
     Raises:
         DataError: no list, a list that can't be read, or listed files that are missing.
     """
-    root = _home(root) or root
+    del config
+    if (home := _home(root)) is None:
+        raise DataError(
+            f"{root}: the official layout is images/ and annotations/trimaps/; with "
+            "--download (data.download: true) it is fetched"
+        )
+    root = home
     records: list[Record] = []
     lists: list[str] = []
     for name in ("trainval.txt", "test.txt"):
@@ -66,7 +73,7 @@ def read_oxford_pet(root: Path) -> Findings:
     if len(lists) == 1:
         only = "train and val" if lists == ["trainval.txt"] else "test"
         notes.append(f"only {lists[0]} is there: the splits are {only}")
-    return Findings(records=tuple(records), notes=tuple(notes))
+    return Findings(records=tuple(records), notes=tuple(notes), is_trimap=True)
 
 
 def download_oxford_pet(
@@ -79,7 +86,7 @@ def download_oxford_pet(
     """Fetch and unpack the official archives into `root`; what was fetched is resumed.
 
     Args:
-        root: the data set's folder, made where absent.
+        root: the dataset's folder, made where absent.
         progress: told about both archives.
         base_url: where the archives lie.
         md5_of: the archives' names and checksums.

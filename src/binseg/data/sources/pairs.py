@@ -30,7 +30,7 @@ _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 
 _PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
 _MOST_AGREE = 0.9
-"""Of the names that differ by common parts, where the rest are files that were lost."""
+"""Share of names that must pair when they differ by common parts; the rest are lost files."""
 
 Named = tuple[str, Path]
 """A name, which is the path in its folder without the file's ending, and the whole path."""
@@ -104,24 +104,24 @@ def pair_by_name(
     images_of = _by_name(images)
     masks_of: dict[str, list[Path]] = defaultdict(list)
     pieces_of: dict[str, list[Path]] = defaultdict(list)
-    drawn = {name for name, _ in masks}
+    mask_names = {name for name, _ in masks}
     for name, path in masks:
         whole = mask_of_piece(name)
         if name in images_of:
             (pieces_of if name in in_pieces else masks_of)[name].append(path)
-        elif whole and whole in drawn:
+        elif whole and whole in mask_names:
             pieces_of[mask_name_of(whole) or whole].append(path)
         else:
             masks_of[mask_name_of(name) or name].append(path)
-    drawn_of = {name: [*masks_of[name], *pieces_of[name]] for name in {*masks_of, *pieces_of}}
+    masks_by_name = {name: [*masks_of[name], *pieces_of[name]] for name in {*masks_of, *pieces_of}}
     problems = [
         *_doubles("image", images_of),
         *_doubles("mask", masks_of),
-        *_partnerless("image", "mask", images_of, drawn_of),
-        *_partnerless("mask", "image", drawn_of, images_of),
+        *_partnerless("image", "mask", images_of, masks_by_name),
+        *_partnerless("mask", "image", masks_by_name, images_of),
     ]
-    names = sorted(images_of.keys() & drawn_of.keys())
-    return [(name, images_of[name][0], tuple(drawn_of[name])) for name in names], problems
+    names = sorted(images_of.keys() & masks_by_name.keys())
+    return [(name, images_of[name][0], tuple(masks_by_name[name])) for name in names], problems
 
 
 def _pair_by_difference(
@@ -164,7 +164,7 @@ def _pair_by_difference(
 
 
 def _cores(named: Sequence[Named]) -> list[str]:
-    """What is left of each file's name without the beginning and ending that all share."""
+    """Strip each file's name of the beginning and ending that all share."""
     files = [PurePosixPath(name) for name, _ in named]
     names = [file.name for file in files]
     # Digits are counted, not shared: of 21 and 22 the 2 belongs to the number.

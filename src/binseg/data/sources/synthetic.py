@@ -9,7 +9,6 @@ a small network that sees texture and shading learns it within minutes on a CPU.
 import re
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,8 @@ from jaxtyping import Bool, Float, UInt8
 from binseg.data.sources.families import FAMILIES, draw_family
 from binseg.errors import OutputError, UsageError
 from binseg.imageio import write_bands, write_mask, write_rgb
-from binseg.progress import SILENT, Progress
+from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
 
 __all__ = ["SyntheticSpec", "draw_synthetic", "is_synthetic", "make_synthetic", "parse_synthetic"]
@@ -33,7 +33,7 @@ _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """Which images: the same numbers give the same images, whatever `num` is."""
+    """Parameters of the images: the same numbers give the same images, whatever `num` is."""
 
     num: int = 240
     size: int = 128
@@ -125,13 +125,10 @@ def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
             write_bands(folder / "images" / f"{names[index]}.tif", image_HWC)
         write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
 
-    # Threads: most of the time goes into waiting for the disk, file by file.
-    with (
-        progress.task("drawing synthetic images", total=spec.num) as task,
-        ThreadPoolExecutor(max_workers=8) as pool,
-    ):
-        for _ in pool.map(draw, range(spec.num)):
-            task.advance()
+    # Most of the time goes into waiting for the disk, file by file.
+    drawn = map_ordered(draw, range(spec.num), num_threads=8)
+    for _ in track(drawn, progress=progress, label="drawing synthetic images", total=spec.num):
+        pass
     num_held = max(1, round(spec.num * 0.15))
     num_train = spec.num - 2 * num_held
     parts = {

@@ -1,13 +1,13 @@
 """Runtimes behind one protocol: a batch of arrays in, logits out; the one door to torch.
 
-`BACKENDS` says which there are. `auto` takes the fastest runtime that is installed and was proven
+`BACKENDS` lists them. `auto` takes the fastest runtime that is installed and was proven
 to answer like torch when the network was exported into the bundle; torch where there is none.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,8 +15,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.errors import BundleError, MissingExtraError, UsageError
-from binseg.packaging import PROOFS, Bundle
+from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
+from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
 
 __all__ = [
     "BACKENDS",
@@ -24,7 +24,10 @@ __all__ = [
     "PRECISIONS",
     "Backend",
     "candidates",
+    "checked_logits",
     "computes_bf16",
+    "exported_network",
+    "num_threads",
     "open_backend",
     "proofs_of",
 ]
@@ -142,7 +145,7 @@ def proofs_of(bundle: Bundle) -> dict[str, float]:
 
 
 def computes_bf16() -> bool:
-    """Whether the processor multiplies bf16 in hardware; elsewhere it is slower than fp32."""
+    """Tell whether the processor multiplies bf16 in hardware; elsewhere it is slower than fp32."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -155,22 +158,56 @@ def computes_bf16() -> bool:
 
 
 def _has_gpu() -> bool:
-    """Whether an NVIDIA driver is there and torch might use it; importing torch would take long."""
+    """Tell whether torch might use an NVIDIA driver; importing torch would take long."""
     driver = Path("/proc/driver/nvidia/version").exists() or os.name == "nt"
     return driver and find_spec("torch") is not None
 
 
-def _open_torch(bundle: Bundle, device: str, precision: str) -> Backend:
-    return _torch(bundle, device, precision, compiled=False)
+def exported_network(bundle: Bundle, precision: str) -> bytes:
+    """Read the ONNX file of a bundle for a precision.
+
+    Raises:
+        BundleError: nobody exported it into the bundle.
+    """
+    name = NETWORK_INT8 if precision == "int8" else NETWORK
+    if name not in bundle.sha256:
+        more = " --int8" if precision == "int8" else ""
+        raise BundleError(
+            f"{bundle.path}: holds no {name}; add it with binseg export {bundle.path} --to bundle"
+            f"{more}, or take --backend torch"
+        )
+    return bundle.network(name)
 
 
-def _open_torch_compile(bundle: Bundle, device: str, precision: str) -> Backend:
-    return _torch(bundle, device, precision, compiled=True)
+def checked_logits(
+    logits: np.ndarray, inputs_NCHW: Float32[np.ndarray, "N C H W"]
+) -> Float32[np.ndarray, "N H W"]:
+    """Take the one map of each input out of a network's output, which must be of its size.
+
+    Raises:
+        BundleError: the network gave another shape.
+    """
+    num, _, height, width = inputs_NCHW.shape
+    if logits.shape != (num, 1, height, width):
+        raise BundleError(
+            f"the exported network gives {logits.shape} for inputs of {inputs_NCHW.shape}; it is "
+            "not the model's, export it again"
+        )
+    return np.array(logits[:, 0], np.float32)
 
 
-def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool) -> Backend:
+def num_threads() -> int:
+    """Count the cores that this process may use; OMP_NUM_THREADS decides where it is set."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    # Runtimes count the machine's cores, which under taskset or in a container aren't all ours.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = False) -> Backend:
     try:
-        from binseg.inference.runtimes.torch_backend import open_torch
+        from binseg.inference.runtimes.torch import open_torch
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
@@ -182,29 +219,36 @@ def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool) -> Ba
     return open_torch(bundle, device=device, precision=precision, compiled=compiled)
 
 
-def _open_onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
-    from binseg.inference.runtimes.onnx_backend import open_onnxruntime
+def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
+    from binseg.inference.runtimes.onnx import onnx_backend
 
-    return open_onnxruntime(bundle, device=device, precision=precision)
+    if device == "cuda" or precision == "bf16":
+        raise UsageError(
+            f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
+            f"{device}; take --backend torch or openvino"
+        )
+    network = exported_network(bundle, precision)
+    return onnx_backend(network, precision=precision, name=str(bundle.path))
 
 
-def _open_openvino(bundle: Bundle, device: str, precision: str) -> Backend:
-    from binseg.inference.runtimes.openvino_backend import open_openvino
+def _openvino(bundle: Bundle, device: str, precision: str) -> Backend:
+    from binseg.inference.runtimes.openvino import openvino_backend
 
-    return open_openvino(bundle, device=device, precision=precision)
+    if device == "cuda":
+        raise UsageError("openvino computes on the processor here; take --backend torch for cuda")
+    network = exported_network(bundle, precision)
+    return openvino_backend(network, precision=precision, name=str(bundle.path))
 
 
 BACKENDS: dict[str, Callable[[Bundle, str, str], Backend]] = {
-    "torch": _open_torch,
-    "torch-compile": _open_torch_compile,
-    "onnxruntime": _open_onnxruntime,
-    "openvino": _open_openvino,
+    "torch": _torch,
+    "torch-compile": partial(_torch, compiled=True),
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
 }
 
 
 def _check_choice(value: str, choices: tuple[str, ...], *, what: str) -> None:
     if value in choices:
         return
-    nearest = difflib.get_close_matches(value, choices, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise UsageError(f"there is no {what} {value!r}{hint} (choices: {', '.join(choices)})")
+    raise UsageError(f"there is no {what} {value!r}: {suggest(value, choices)}")

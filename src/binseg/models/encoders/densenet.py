@@ -26,7 +26,7 @@ class _DenseLayer(nn.Module):
         self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
-        """The new channels behind the old ones."""
+        """Return the new channels behind the old ones."""
         inner = self.conv1(functional.relu(self.norm1(maps_BChw)))
         new = self.conv2(functional.relu(self.norm2(inner)))
         return torch.cat((maps_BChw, new), dim=1)
@@ -80,14 +80,14 @@ class DenseNetEncoder(Encoder):
         self.strides = tuple(2 ** (level + 1) for level in range(len(widths)))
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """The stem's map and one per dense block: at 1/2, 1/4, 1/8, 1/16, 1/32."""
+        """Return the stem's map and one per dense block: at 1/2, 1/4, 1/8, 1/16, 1/32."""
         part = self.features.get_submodule
         maps = functional.relu(part("norm0")(part("conv0")(images_BCHW)))
         features = [maps]
         maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
         for index in range(1, self.num_blocks):
             maps = part(f"denseblock{index}")(maps)
-            # What the transition's norm gives, before its convolution halves the channels.
+            # Taken behind the transition's norm, before its convolution halves the channels.
             maps = functional.relu(part(f"transition{index}.norm")(maps))
             features.append(maps)
             maps = functional.avg_pool2d(part(f"transition{index}.conv")(maps), 2)

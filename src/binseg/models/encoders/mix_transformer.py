@@ -36,7 +36,7 @@ class EfficientAttention(nn.Module):
             self.reduce_norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, tokens_BND: Tensor, h: int, w: int) -> Tensor:
-        """Tokens that have looked at each other."""
+        """Return tokens that have attended to each other."""
         source = tokens_BND
         if self.reduce is not None:
             source = self.reduce_norm(_to_tokens(self.reduce(_to_map(tokens_BND, h, w))))
@@ -48,7 +48,7 @@ class EfficientAttention(nn.Module):
         return out
 
     def _split(self, tokens_BND: Tensor) -> Tensor:
-        """One head's share of the channels each: (B, heads, N, D / heads)."""
+        """Return one head's share of the channels each: (B, heads, N, D / heads)."""
         return tokens_BND.reshape(*tokens_BND.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
@@ -62,7 +62,7 @@ class MixFFN(nn.Module):
         self.shrink = nn.Linear(inner, width)
 
     def forward(self, tokens_BND: Tensor, h: int, w: int) -> Tensor:
-        """Tokens of the same width."""
+        """Return tokens of the same width."""
         mixed = _to_tokens(self.mix(_to_map(self.expand(tokens_BND), h, w)))
         out: Tensor = self.shrink(functional.gelu(mixed))
         return out
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.ffn = MixFFN(width, inner=width * 4)
 
     def forward(self, tokens_BND: Tensor, h: int, w: int) -> Tensor:
-        """Tokens of the same width."""
+        """Return tokens of the same width."""
         tokens = tokens_BND + self._drop(self.attention(self.norm1(tokens_BND), h, w))
         return tokens + self._drop(self.ffn(self.norm2(tokens), h, w))
 
@@ -123,7 +123,7 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
-        """A map of `width` channels at 1/stride of the size, rounded up."""
+        """Return a map of `width` channels at 1/stride of the size, rounded up."""
         patches = self.embed(maps_BChw)
         h, w = patches.shape[-2:]
         tokens = self.embed_norm(_to_tokens(patches))
@@ -179,7 +179,7 @@ class MixTransformerEncoder(Encoder):
                 nn.init.zeros_(part.bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        """One map per stage, finest first."""
+        """Return one map per stage, finest first."""
         features: list[Tensor] = []
         maps = images_BCHW
         for stage in self.stages:

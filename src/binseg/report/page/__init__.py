@@ -1,12 +1,10 @@
 """An evaluation as one HTML file that opens anywhere, offline.
 
-    markup.py    text becomes HTML, escaped
-    axes.py      SVG charts
-    charts.py    what is drawn with them
-    sections.py  headline, tables, rules
-    slices.py    parts of the data on one scale
-    table.py     the table of images
-    images.py  the galleries
+    markup.py       text becomes HTML, escaped
+    svg.py          charts as inline SVG
+    charts.py       what is drawn with them
+    page_parts.py   headline, tables, rules
+    image_table.py  the table of images and the galleries
     page.html, page.css, page.js
 
 The page's own security policy names its style and its script by their hashes, so that nothing else
@@ -23,24 +21,21 @@ from pathlib import Path
 from string import Template
 
 from binseg.report.gallery import GalleryItem
-from binseg.report.page import charts, sections
-from binseg.report.page.images import draw_gallery_section
+from binseg.report.page import charts, page_parts
+from binseg.report.page.image_table import gallery_cards, image_columns, images_table, table_data
 from binseg.report.page.markup import Html, el, join, json_block
-from binseg.report.page.slices import draw_slices
-from binseg.report.page.table import draw_table, image_columns, table_data
 from binseg.storage import write_text
-from binseg.types import Report, Sweep
+from binseg.types import Report
 
 __all__ = ["Background", "Gallery", "write_page"]
 
 Gallery = tuple[str, Sequence[GalleryItem]]
 """A heading and the images below it."""
-_SWEPT = ("thresholds", "mean_dice", "dice", "iou", "precision", "recall")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
-    """Where the figures come from: what a page tells beside a report."""
+    """The origin of the figures: what a page tells beside a report."""
 
     model: Sequence[tuple[str, str]] = ()
     """Label and text, a line each: the card."""
@@ -51,9 +46,9 @@ class Background:
     training: Sequence[Mapping[str, float | str | None]] = ()
     """The lines of metrics.csv."""
     by_loss: bool = False
-    """Whether validation loss, not Dice, chose the best epoch."""
+    """True where validation loss, not Dice, chose the best epoch."""
     threshold_method: str = ""
-    """How the threshold was chosen."""
+    """The way the threshold was chosen."""
 
 
 def write_page(
@@ -61,7 +56,6 @@ def write_page(
     *,
     report: Report,
     galleries: Sequence[Gallery] = (),
-    meanings: Mapping[str, str] | None = None,
     background: Background | None = None,
 ) -> None:
     """Write the page of one evaluation.
@@ -70,8 +64,7 @@ def write_page(
         path: of the HTML file.
         report: the figures.
         galleries: images with truth and prediction, small copies of which go into the page.
-        meanings: a phrase on each score; those of objects begin with "objects_".
-        background: where the figures come from.
+        background: the origin of the figures.
 
     Raises:
         OutputError: the file can't be written.
@@ -80,13 +73,19 @@ def write_page(
     columns = image_columns(report)
     data = table_data(report, columns)
     if report.sweep is not None:
-        data["sweep"] = _sweep_data(report.sweep, report.threshold)
-    parts = _sections(report, galleries, meanings or {}, background)
-    parts.append(("images", "All images", _images(draw_table(columns))))
-    parts.append(
-        ("rules", "How it was measured", sections.draw_rules(report, background.threshold_method))
-    )
-    parts.append(("origin", "Model and data", _origin(background)))
+        # Not rounded: what is rounded twice differs from the tables in its last digit.
+        data["sweep"] = {
+            "thresholds": report.sweep.thresholds,
+            **report.sweep.curves,
+            "start": charts.nearest_threshold(report.sweep, report.threshold),
+        }
+    method = background.threshold_method
+    parts = [
+        *_sections(report, galleries, method),
+        ("images", "All images", _images(images_table(columns))),
+        ("rules", "How it was measured", page_parts.rules_list(report, method)),
+        ("origin", "Model and data", _origin(background)),
+    ]
     parts = [(id_, title, content) for id_, title, content in parts if content]
     nav = [el("li", el("a", title, href=f"#{id_}")) for id_, title, _ in parts]
     body = [
@@ -101,7 +100,7 @@ def write_page(
         f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
         style=style,
         script=script,
-        headline=sections.draw_headline(report),
+        headline=page_parts.headline(report),
         nav=join(nav),
         parts=join(body),
         data=json_block("data", data),
@@ -119,65 +118,47 @@ def _facts(report: Report) -> Html:
 
 
 def _sections(
-    report: Report,
-    galleries: Sequence[Gallery],
-    meanings: Mapping[str, str],
-    background: Background,
+    report: Report, galleries: Sequence[Gallery], method: str
 ) -> list[tuple[str, str, Html]]:
-    """Id, heading and content of each part whose figures are there."""
+    """Give id, heading and content of each part whose figures are there."""
     scored = [
         one.scores["original"]["dice"] for one in report.images if one.counts["original"].num_valid
     ]
-    parts = [("scores", "Scores", sections.draw_averages(report, meanings))]
-    parts.append(("histogram", "Dice of each image", charts.draw_dice(scored)))
+    parts = [("scores", "Scores", page_parts.averages_table(report))]
+    parts.append(("histogram", "Dice of each image", charts.dice_chart(scored)))
     if report.calibration is not None:
-        content = join(
-            (
-                sections.draw_calibration_figures(report),
-                charts.draw_reliability(report.calibration),
-            )
-        )
-        parts.append(("calibration", "Calibration", content))
+        figures = page_parts.calibration_figures(report)
+        curve = charts.reliability_chart(report.calibration)
+        parts.append(("calibration", "Calibration", join((figures, curve))))
     if report.sweep is not None:
-        parts.append(("threshold", "Threshold", _threshold(report, background)))
+        parts.append(("threshold", "Threshold", _threshold(report, method)))
     if report.outline:
-        parts.append(("outlines", "Outlines", sections.draw_outline(report, meanings)))
+        parts.append(("outlines", "Outlines", page_parts.outlines_table(report)))
     if report.objects:
-        parts.append(("objects", "Objects", sections.draw_objects(report, meanings)))
+        parts.append(("objects", "Objects", page_parts.objects_table(report)))
     if report.slices:
-        parts.append(("slices", "Slices", draw_slices(report.slices)))
+        parts.append(("slices", "Slices", page_parts.slices_table(report.slices)))
     if any(items for _, items in galleries):
-        parts.append(("gallery", "Images", draw_gallery_section(galleries)))
+        parts.append(("gallery", "Images", gallery_cards(galleries)))
     return parts
 
 
-def _threshold(report: Report, background: Background) -> Html:
+def _threshold(report: Report, method: str) -> Html:
     assert report.sweep is not None
-    start = charts.nearest_threshold(report.sweep, report.threshold)
-    average = f"Precision over recall, average precision {report.sweep.average_precision:.4f}"
-    return join(
-        (
-            sections.draw_thresholds(report, background.threshold_method, start),
-            el(
-                "div",
-                el("div", el("h3", "Scores by threshold"),
-                   charts.draw_sweep(report.sweep, report.threshold)),
-                el("div", el("h3", average),
-                   charts.draw_precision_recall(report.sweep, report.threshold)),
-                class_="pair",
-            ),
-        )
-    )  # fmt: skip
-
-
-def _sweep_data(sweep: Sweep, threshold: float) -> dict[str, object]:
-    # Not rounded: what is rounded twice differs from the tables in its last digit.
-    curves = {name: list(getattr(sweep, name)) for name in _SWEPT}
-    return {**curves, "start": charts.nearest_threshold(sweep, threshold)}
+    sweep, threshold = report.sweep, report.threshold
+    start = charts.nearest_threshold(sweep, threshold)
+    average = f"Precision over recall, average precision {sweep.average_precision:.4f}"
+    pair = (
+        ("Scores by threshold", charts.sweep_chart(sweep, threshold)),
+        (average, charts.precision_recall_chart(sweep, threshold)),
+    )
+    drawn = [el("div", el("h3", title), chart) for title, chart in pair]
+    slider = page_parts.threshold_slider(report, method, start)
+    return join((slider, el("div", *drawn, class_="pair")))
 
 
 def _images(table: Html) -> Html:
-    """The table with what filters it and what turns its pages."""
+    """Put what filters the table above it, and what turns its pages below."""
     search = el("input", type="search", id="search", autocomplete="off", spellcheck="false")
     kinds = (
         ("", "all images"),
@@ -204,18 +185,18 @@ def _images(table: Html) -> Html:
         class_="pages needs-script",
     )
     without = el("noscript", el("p", "The table needs scripts; per_image.csv holds all of it."))
-    return join((controls, without, sections.scroller(table, "Scores of each image"), pages))
+    return join((controls, without, page_parts.scroller(table, "Scores of each image"), pages))
 
 
 def _origin(background: Background) -> Html:
-    """Training curves, card, data and recipe, each to be folded."""
+    """List training curves, card, data and recipe, each to be folded."""
     parts = []
     if background.training:
-        drawn = charts.draw_training(background.training, by_loss=background.by_loss)
+        drawn = charts.training_charts(background.training, by_loss=background.by_loss)
         parts.append(el("div", el("h3", "Training"), drawn, class_="curves"))
     for title, facts in (("Data", background.data), ("Model card", background.model)):
         if facts:
-            drawn = sections.draw_facts(facts)
+            drawn = page_parts.facts_list(facts)
             parts.append(el("details", el("summary", title), drawn, data_print=True))
     if background.recipe:
         text = el("pre", background.recipe, tabindex=0, aria_label="Recipe", role="region")
@@ -229,5 +210,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """The name of a style or script in a security policy."""
+    """Name a style or script for a security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

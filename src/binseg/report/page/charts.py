@@ -1,48 +1,40 @@
-"""What the page draws: histogram, threshold sweep, precision and recall, reliability, training."""
+"""Charts of the page: histogram, threshold sweep, precision and recall, reliability, training."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from binseg.report.curves import best_epoch
-from binseg.report.page.axes import Axis, bars, chart, curve, dot, legend, upright
 from binseg.report.page.markup import Html, el, join
+from binseg.report.page.page_parts import readouts
+from binseg.report.page.svg import Axis, bars, chart, curve, dot, legend, upright
+from binseg.report.plots import NUM_BINS, POOR, best_epoch
 from binseg.types import Calibration, Sweep
 
 __all__ = [
-    "draw_dice",
-    "draw_precision_recall",
-    "draw_reliability",
-    "draw_sweep",
-    "draw_training",
+    "dice_chart",
     "nearest_threshold",
+    "precision_recall_chart",
+    "reliability_chart",
+    "sweep_chart",
+    "training_charts",
 ]
 
-_NUM_BARS = 20
-_POOR = 0.5
-_SWEPT = (
-    ("mean_dice", "mean Dice", "a"),
-    ("iou", "pooled IoU", "b"),
-    ("precision", "pooled precision", "c"),
-    ("recall", "pooled recall", "d"),
-)
 
-
-def draw_dice(scores: Sequence[float]) -> Html:
+def dice_chart(scores: Sequence[float]) -> Html:
     """Draw how many images have which Dice, with mean and median."""
-    heights, edges = np.histogram(np.asarray(scores), bins=_NUM_BARS, range=(0.0, 1.0))
+    heights, edges = np.histogram(np.asarray(scores), bins=NUM_BINS, range=(0.0, 1.0))
     x = Axis.unit("Dice of an image")
     y = Axis.around([0, *heights.tolist()], "images", whole=True)
     pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
     mean, median = float(np.mean(scores)), float(np.median(scores))
-    num_poor = sum(score < _POOR for score in scores)
+    num_poor = sum(score < POOR for score in scores)
     drawn = bars(
         pairs,
         heights.tolist(),
         x=x,
         y=y,
-        tones=["poor" if high <= _POOR + 1e-9 else "good" for _, high in pairs],
+        tones=["poor" if high <= POOR + 1e-9 else "good" for _, high in pairs],
         titles=[
             f"{low:.2f} to {high:.2f}: {_images(height)}"
             for (low, high), height in zip(pairs, heights.tolist(), strict=True)
@@ -50,14 +42,14 @@ def draw_dice(scores: Sequence[float]) -> Html:
     )
     said = (
         f"Histogram of Dice over {_images(len(scores))}: mean {mean:.4f}, median {median:.4f}, "
-        f"{num_poor} below {_POOR:g}."
+        f"{num_poor} below {POOR:g}."
     )
     marks = (
         upright(mean, x=x, tone="mean"),
         upright(median, x=x, tone="median"),
     )
     share = num_poor / len(scores)
-    below = f"below {_POOR:g}: {_images(num_poor)} ({share:.1%})"
+    below = f"below {POOR:g}: {_images(num_poor)} ({share:.1%})"
     entries = (("mean", f"mean {mean:.4f}"), ("median", f"median {median:.4f}"), ("poor", below))
     return join((chart(label=said, x=x, y=y, overlay=(*drawn, *marks)), legend(*entries)))
 
@@ -67,16 +59,17 @@ def nearest_threshold(sweep: Sweep, threshold: float) -> int:
     return min(range(len(sweep.thresholds)), key=lambda at: abs(sweep.thresholds[at] - threshold))
 
 
-def draw_sweep(sweep: Sweep, threshold: float) -> Html:
+def sweep_chart(sweep: Sweep, threshold: float) -> Html:
     """Draw what each threshold scores; the script moves the line with the id `sweep-line`."""
     x, y = Axis.unit("threshold"), Axis.unit("score")
-    best = int(np.argmax(sweep.mean_dice))
+    mean_dice = sweep.curves["mean_dice"]
+    best = int(np.argmax(mean_dice))
+    shown = [(name, label, tone) for name, label, tone in readouts(sweep) if tone]
     lines = [
-        curve(sweep.thresholds, getattr(sweep, name), x=x, y=y, tone=tone)
-        for name, _, tone in _SWEPT
+        curve(sweep.thresholds, sweep.curves[name], x=x, y=y, tone=tone) for name, _, tone in shown
     ]
     said = (
-        f"Scores by threshold. Mean Dice is highest, {sweep.mean_dice[best]:.4f}, at "
+        f"Scores by threshold. Mean Dice is highest, {mean_dice[best]:.4f}, at "
         f"{sweep.thresholds[best]:.3f}; the model uses {threshold:.3f}."
     )
     marks = (
@@ -86,23 +79,24 @@ def draw_sweep(sweep: Sweep, threshold: float) -> Html:
     return join(
         (
             chart(*lines, label=said, x=x, y=y, overlay=marks),
-            legend(*((tone, name) for _, name, tone in _SWEPT)),
+            legend(*((tone, label) for _, label, tone in shown)),
         )
     )
 
 
-def draw_precision_recall(sweep: Sweep, threshold: float) -> Html:
+def precision_recall_chart(sweep: Sweep, threshold: float) -> Html:
     """Draw precision over recall, with the model's own point; the script moves `pr-point`."""
     x, y = Axis.unit("recall"), Axis.unit("precision")
     at = nearest_threshold(sweep, threshold)
-    recall, precision = sweep.recall[at], sweep.precision[at]
+    recalls, precisions = sweep.curves["recall"], sweep.curves["precision"]
+    recall, precision = recalls[at], precisions[at]
     said = (
         f"Precision over recall of the pooled pixels, average precision "
         f"{sweep.average_precision:.4f}. The model's threshold gives precision {precision:.4f} "
         f"and recall {recall:.4f}."
     )
     # Where nothing is predicted any more, precision is no figure.
-    points = [(r, p) for r, p in zip(sweep.recall, sweep.precision, strict=True) if r > 0]
+    points = [(r, p) for r, p in zip(recalls, precisions, strict=True) if r > 0]
     marks = (
         dot(recall, precision, x=x, y=y, tone="used", title=f"threshold {threshold:.3f}"),
         dot(recall, precision, x=x, y=y, tone="cursor", id="pr-point"),
@@ -116,8 +110,8 @@ def draw_precision_recall(sweep: Sweep, threshold: float) -> Html:
     )
 
 
-def draw_reliability(calibration: Calibration) -> Html:
-    """Draw what was said against what was so, and below it how many pixels said it."""
+def reliability_chart(calibration: Calibration) -> Html:
+    """Draw the share of foreground over the probability, and below it the number of pixels."""
     x, y = Axis.unit(""), Axis.unit("share that is foreground")
     bins = [one for one in calibration.bins if one.num_pixels]
     said = "Reliability: " + "; ".join(
@@ -145,10 +139,10 @@ def draw_reliability(calibration: Calibration) -> Html:
         y=y,
         overlay=dots,
     )  # fmt: skip
-    return join((upper, _draw_pixels(calibration), legend(("a", "model"), ("ideal", "ideal"))))
+    return join((upper, _pixels_chart(calibration), legend(("a", "model"), ("ideal", "ideal"))))
 
 
-def _draw_pixels(calibration: Calibration) -> Html:
+def _pixels_chart(calibration: Calibration) -> Html:
     """Draw the number of pixels in each bin, by powers of ten: the ends hold nearly all."""
     powers = [math.log10(one.num_pixels) if one.num_pixels else 0.0 for one in calibration.bins]
     top = max(1, math.ceil(max(powers)))
@@ -174,12 +168,12 @@ def _power(at: int) -> str:
     return "1" if at == 0 else f"{10**at:,}" if at < 4 else f"1e{at}"
 
 
-def draw_training(rows: Sequence[Mapping[str, float | str | None]], *, by_loss: bool) -> Html:
+def training_charts(rows: Sequence[Mapping[str, float | str | None]], *, by_loss: bool) -> Html:
     """Draw loss and Dice by epoch, the best epoch marked.
 
     Args:
         rows: the lines of metrics.csv, at least one.
-        by_loss: whether validation loss, not Dice, chose the best epoch.
+        by_loss: True where validation loss, not Dice, chose the best epoch.
     """
     epochs = [_number(row.get("epoch")) for row in rows]
     x = _epoch_axis(epochs)
@@ -215,7 +209,7 @@ def draw_training(rows: Sequence[Mapping[str, float | str | None]], *, by_loss: 
 
 
 def _epoch_axis(epochs: Sequence[float]) -> Axis:
-    """From the first epoch to the last; a single one stands in the middle."""
+    """Span the first epoch to the last; a single one stands in the middle."""
     first, last = min(epochs), max(epochs)
     if first == last:
         return Axis(low=first - 1, high=last + 1, ticks=((first, f"{first:g}"),), title="epoch")

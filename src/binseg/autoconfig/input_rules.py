@@ -1,0 +1,298 @@
+"""The rules for what the network sees, and for the network: pixel values, size, patches.
+
+Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
+reason, or None where the recipe's default stays.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from binseg.autoconfig.cost import (
+    Choice,
+    Situation,
+    num_views,
+    patch_passes,
+    scoring_seconds,
+    seen_megapixels,
+    smaller_sizes,
+    times,
+)
+from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
+
+GOAL, FINE_GOAL = 0.98, 0.99
+"""Dice that a perfect mask must keep at the chosen size, and where the budget allows more: no
+network finds what is lost there."""
+GOAL_AT_HALF = 0.93
+"""The goal at half the size, where unet-compact predicts. Less is asked, since its soft output is
+trained through the enlargement and so places an edge more finely than in whole pixels."""
+FINE_AT_HALF = 0.85
+"""Below this Dice at half the size, a first map at half the size is too coarse."""
+SCALE_PASSES, FINE_PASSES = 60, 30
+"""Passes over the images that must remain at a finer scale, and with unet at full size."""
+LEAST_SIZE, MOST_SIZE, MOST_UNLIMITED = 128, 256, 320
+"""Pixels; sides of whole images. Below, deep maps have hardly a cell; above, patches cost less."""
+PATCHES = (256, 192, 128)
+"""Sides of patches, the best first; smaller ones if the budget is short."""
+PASSES = 50
+"""Passes over whole images that a run from scratch should make (see the results' page)."""
+LEAST_VIEWS = 12_000
+"""Inputs that a run should see however few images there are: 1,500 steps of 8."""
+ENLARGE = 1.34
+"""Factor by which small images are enlarged at most."""
+FITS = 1.25
+"""If nearly all images are at most this many times the largest input, and the typical one fits,
+whole images did better than patches, in which each place is seen by chance."""
+LARGE_VIEWS, LARGE_TRAIN = 100_000, 300
+"""Inputs and training images that make resnet34-unet worth six times the time, on a GPU; in hours
+of a processor the smaller networks did better (see the results' page)."""
+THICK_OPTIONS: Mapping[str, int] = MappingProxyType({"width": 16})
+"""Options of `unet`, whose first map is at full size: as narrow as the smaller networks' first."""
+NARROW = 1 / 3
+"""A range that covers less of the pixel type's range wastes too many of the 8 bits."""
+RARE_AS_CLIPPED = 0.01
+"""Share of foreground that percentiles (0.5 % at either end) may clip away."""
+
+
+def needed_size(facts: Fingerprint, goal: float = GOAL) -> int | None:
+    """Return the smallest square input at which a perfect mask keeps the goal; None if none."""
+    return next((size for size in SIZES if facts.kept_at_size[size] >= goal), None)
+
+
+def needed_scale(facts: Fingerprint, goal: float = GOAL) -> float:
+    """Return the smallest factor of the images' size at which a perfect mask keeps the goal."""
+    return next((scale for scale in SCALES if facts.kept_at_scale[scale] >= goal), 1.0)
+
+
+def channels(at: Situation) -> Choice:
+    """Choose the number of the network's input channels."""
+    facts = at.fingerprint
+    if facts.channels not in {1, 3}:
+        return facts.channels, f"the images have {facts.channels} channels"
+    if not facts.is_grey:
+        return 3, "the images are in colour"
+    if facts.channels == 1:
+        return 1, "the images are grey"
+    return 1, "the images are grey, stored as three equal channels"
+
+
+def intensity(at: Situation) -> Choice:
+    """Choose what becomes 0 and 1."""
+    facts = at.fingerprint
+    low, middle, _ = facts.range_used
+    if facts.dtype == "float32":
+        return "percentile", "floating-point images have no range of their own"
+    if facts.dtype == "uint16" and middle < 0.9:
+        return "percentile", f"half of the 16-bit images use less than {middle:.0%} of their range"
+    if low < NARROW and facts.mean_foreground < RARE_AS_CLIPPED:
+        return "dtype", "objects so rare may be the brightest pixels, which stretching would clip"
+    if low < NARROW:
+        return "percentile", f"some images use only {low:.0%} of the range, so each is stretched"
+    return "dtype", f"the images use {middle:.0%} of their range"
+
+
+def mean(at: Situation) -> Choice:
+    """Measure the mean that is subtracted from each channel."""
+    return _per_channel(at, "mean"), "average of the training images"
+
+
+def std(at: Situation) -> Choice:
+    """Measure the standard deviation that each channel is divided by."""
+    return _per_channel(at, "std"), "standard deviation of the training images"
+
+
+def _per_channel(at: Situation, name: str) -> tuple[float, ...]:
+    facts, stretched = at.fingerprint, at.text("input.intensity") == "percentile"
+    values = getattr(facts.by_percentile if stretched else facts.by_dtype, name)
+    if len(values) > at.number("input.channels"):  # three equal channels of a grey image
+        values = (sum(values) / len(values),)
+    return tuple(round(value, 4) for value in values)
+
+
+def resize(at: Situation) -> Choice:
+    """Choose between whole images and patches of them."""
+    facts = at.fingerprint
+    half, need = facts.kept_at_scale[0.5], needed_size(facts)
+    if _is_small(facts) and half < FINE_AT_HALF:
+        return "tile", (
+            f"at half the size a perfect mask keeps only Dice {half:.3f}: objects so thin need the "
+            "image's own pixels, and a network that predicts at that size"
+        )
+    kept = (
+        f"at {MOST_SIZE}x{MOST_SIZE} a perfect mask keeps Dice {facts.kept_at_size[MOST_SIZE]:.3f}"
+    )
+    if need is not None and need <= MOST_SIZE:
+        wide = facts.aspect[2] / max(facts.aspect[0], 1e-9)
+        if wide > 1.8:
+            return "letterbox", f"{kept}; aspect ratios differ {wide:.1f} times, so they are kept"
+        return "stretch", f"{kept}, so whole images lose nothing that matters"
+    if _is_small(facts):
+        return "stretch", f"the typical image has {_longest(facts):.0f} pixels a side, and fits"
+    return "tile", f"{kept}: the objects are too small or too thin for whole images"
+
+
+def _is_small(facts: Fingerprint) -> bool:
+    most = max(facts.height[2], facts.width[2])
+    return _longest(facts) <= MOST_SIZE and most <= FITS * MOST_SIZE
+
+
+def _longest(facts: Fingerprint) -> float:
+    return max(facts.height[1], facts.width[1])
+
+
+def scale(at: Situation) -> Choice:
+    """Take the smallest scale that keeps the goal, or a finer one that the budget affords."""
+    facts = at.fingerprint
+    if not at.is_tiled:
+        return None
+    if _is_small(facts) and facts.kept_at_scale[0.5] < FINE_AT_HALF:
+        return 1.0, "small images need no reduction"
+    least, fine = needed_scale(facts), needed_scale(facts, FINE_GOAL)
+    candidates = [scale for scale in SCALES if least <= scale <= fine]
+    fitting = [one for one in candidates if at.budget is None or _passes(at, one) >= SCALE_PASSES]
+    scale = max(fitting, default=least)
+    if scale == 1.0:
+        return 1.0, f"at half the size only Dice {facts.kept_at_scale[0.5]:.3f} could be kept"
+    return scale, (
+        f"at {scale:g} of the size a perfect mask keeps Dice {facts.kept_at_scale[scale]:.3f}, "
+        f"with {scale**2:.0%} of the pixels and more of the surroundings in each patch"
+    )
+
+
+def _passes(at: Situation, scale: float) -> float:
+    """Return how often all images would be seen at a scale, by the network that suits it."""
+    name = _network_for(_between(at.fingerprint.kept_at_scale, scale / 2))
+    if name not in at.machine.seconds_per_megapixel:  # the user chose another network
+        name = next(iter(at.machine.seconds_per_megapixel))
+    return patch_passes(at.having({"input.scale": scale}), name)
+
+
+def _network_for(kept_at_half: float) -> str:
+    return "unet-compact" if kept_at_half >= GOAL_AT_HALF else "unet-small"
+
+
+def _between(kept: Mapping[float, float] | Mapping[int, float], at: float) -> float:
+    """Interpolate in a table of kept Dice."""
+    keys = sorted(kept)
+    if at <= keys[0] or at >= keys[-1]:
+        return kept[keys[0] if at <= keys[0] else keys[-1]]  # type: ignore[index]
+    below, above = max(k for k in keys if k <= at), min(k for k in keys if k > at)
+    share = (at - below) / (above - below)
+    return kept[below] * (1 - share) + kept[above] * share  # type: ignore[index]
+
+
+def model(at: Situation) -> Choice:
+    """Choose the network by the finest detail that it must predict."""
+    facts = at.fingerprint
+    if at.is_tiled:
+        kept = _between(facts.kept_at_scale, at.number("input.scale") / 2)
+    else:
+        # Whole images may become larger than needed, never smaller.
+        kept = _between(facts.kept_at_size, max((needed_size(facts) or MOST_SIZE) / 2, 64))
+    at_half = f"at half the input's size a perfect mask keeps Dice {kept:.3f}"
+    if _network_for(kept) == "unet-compact":
+        if _affords_large(at):
+            return "resnet34-unet", f"{facts.num_train} images, and time for {LARGE_VIEWS:,} inputs"
+        return "unet-compact", f"{at_half}: a network that predicts there will do, twice as fast"
+    often = _affords_full_size(at) if at.is_tiled and kept < FINE_AT_HALF else ""
+    if often:
+        return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
+    return "unet-small", f"{at_half}: too little for a network that predicts there"
+
+
+def _affords_full_size(at: Situation) -> str:
+    """Say how often unet (its first map at full size) would see each part; "" if too rarely."""
+    if "unet" not in at.machine.seconds_per_megapixel:
+        return ""
+    if at.budget is None:
+        return "often enough"
+    passes = patch_passes(at, "unet")
+    views = num_views(at.having({"model.name": "unet"}), PATCHES[0])
+    return "" if passes < FINE_PASSES or views < LEAST_VIEWS else times(passes)
+
+
+def _affords_large(at: Situation) -> bool:
+    if at.machine.device != "cuda" or at.fingerprint.num_train < LARGE_TRAIN:
+        return False
+    if "resnet34-unet" not in at.machine.seconds_per_megapixel:  # the user chose another network
+        return False
+    megapixels = LARGE_VIEWS * MOST_SIZE**2 / 1e6
+    return at.budget is None or seen_megapixels(at, "resnet34-unet") >= megapixels
+
+
+def model_options(at: Situation) -> Choice:
+    """Choose the network's options, if the rules chose the network."""
+    if at.text("model.name") != "unet" or "model.name" in at.given:
+        return None
+    return dict(THICK_OPTIONS), "narrow, so that it is fast"
+
+
+def size(at: Situation) -> Choice:
+    """Choose the side of the network's inputs."""
+    facts = at.fingerprint
+    if at.is_tiled:
+        return _patch_size(at)
+    least = max(LEAST_SIZE, needed_size(facts) or MOST_SIZE)
+    longest = _round_up(ENLARGE * _longest(facts))
+    most = max(least, min(MOST_UNLIMITED if at.budget is None else MOST_SIZE, longest))
+    sizes = [size for size in range(LEAST_SIZE, most + 1, 32) if size >= least] or [most]
+    if at.budget is None:
+        return sizes[-1], "time doesn't matter, and larger inputs would hardly tell more"
+    asked = max(PASSES * facts.num_train, LEAST_VIEWS)
+    size = max((size for size in sizes if num_views(at, size) >= asked), default=sizes[0])
+    views = num_views(at, size) / facts.num_train
+    reason = f"a perfect mask keeps Dice {_between(facts.kept_at_size, size):.3f} there"
+    if size < sizes[-1]:
+        reason += f"; larger inputs would leave time for fewer than {asked:,} of them"
+    return size, f"{reason}; each image is seen {times(views)}"
+
+
+def _patch_size(at: Situation) -> Choice:
+    facts, scale, size = at.fingerprint, at.number("input.scale"), PATCHES[0]
+    largest = max(facts.height[2], facts.width[2]) * scale
+    if largest <= size:
+        reason = f"covers whole images of up to {largest:.0f} pixels at this scale"
+        return max(LEAST_SIZE, _round_up(largest)), reason
+    if at.budget is not None:
+        fitting = (one for one in PATCHES if num_views(at, one) >= LEAST_VIEWS)
+        size = next(fitting, PATCHES[-1])
+    reason = (
+        f"covers {size / scale:.0f} pixels of the images; the typical one has "
+        f"{facts.width[1]:.0f}x{facts.height[1]:.0f}"
+    )
+    if size < PATCHES[0]:
+        reason += f"; larger patches would leave time for fewer than {LEAST_VIEWS:,} of them"
+    return size, reason
+
+
+def _round_up(length: float) -> int:
+    return -(-int(length) // 32) * 32
+
+
+def progressive(at: Situation) -> Choice:
+    """Choose the smaller inputs of the first epochs."""
+    size, what = int(at.number("input.size")), "patches" if at.is_tiled else "images"
+    steps = smaller_sizes(size, is_tiled=at.is_tiled)
+    if not steps:
+        return steps, f"still smaller {what} would show too little"
+    return steps, f"the network sees several times as many {what} while they are small"
+
+
+def patch_foreground(at: Situation) -> Choice:
+    """Choose how many patches lie around the rarer class."""
+    if not at.is_tiled:
+        return None
+    share = at.fingerprint.mean_foreground
+    reason = f"{share:.1%} of the pixels are foreground"
+    if min(share, 1 - share) >= 0.05:
+        return 0.33, reason
+    return 0.5, f"{reason}: half of the patches lie around the rarer class"
+
+
+def overlap(at: Situation) -> Choice:
+    """Choose how much the tiles of prediction overlap."""
+    if not at.is_tiled:
+        return None
+    if at.budget is not None and scoring_seconds(at) > 0.2 * at.budget:
+        num = at.fingerprint.num_val
+        return 0.1, f"little, since scoring {num} validation images takes long"
+    return 0.25, "tiles overlap so that no seam shows"

@@ -1,0 +1,199 @@
+"""A plan: every setting that the rules chose, with its reason, as a recipe that runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from binseg.autoconfig import input_rules, training_rules
+from binseg.autoconfig.cost import Machine, Rule, Situation, Value
+from binseg.autoconfig.fingerprint import Fingerprint
+from binseg.autoconfig.training_rules import always, only_for_thin
+from binseg.config import Recipe, load_recipe
+
+__all__ = ["RULES", "Plan", "Setting", "few_ratios", "make_plan", "stack_settings"]
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "input.channels": input_rules.channels,
+        "input.intensity": input_rules.intensity,
+        "input.mean": input_rules.mean,
+        "input.std": input_rules.std,
+        "input.resize": input_rules.resize,
+        "input.scale": input_rules.scale,
+        "model.name": input_rules.model,
+        "model.options": input_rules.model_options,
+        "input.size": input_rules.size,
+        "train.progressive": input_rules.progressive,
+        "patches.foreground": input_rules.patch_foreground,
+        "input.overlap": input_rules.overlap,
+        "train.batch_size": training_rules.batch_size,
+        "augment.orientation": training_rules.orientation,
+        "augment.preset": training_rules.preset,
+        "augment.elastic": only_for_thin(0.015, "deformed shapes stand in for more images"),
+        "augment.gamma": only_for_thin(0.3, "so do other exposures"),
+        "loss.name": training_rules.loss,
+        "optimizer.name": always("adamw", "trains from scratch in few steps"),
+        "optimizer.lr": training_rules.lr,
+        "optimizer.weight_decay": always(0.02, "goes with the high peak of the learning rate"),
+        "schedule.name": always("onecycle", "rises, then falls to zero just as the run ends"),
+        "schedule.rise": always(0.15, "a seventh of the run to warm up"),
+        "patches.per_epoch": training_rules.patches_per_epoch,
+        "train.per_epoch": training_rules.images_per_epoch,
+        "train.epochs": training_rules.epochs,
+        "train.budget_minutes": training_rules.budget_minutes,
+        "train.ema_decay": training_rules.ema_decay,
+        "train.postprocess": training_rules.postprocess,
+        "train.tta": training_rules.tta,
+        "train.threshold": training_rules.threshold,
+    }
+)
+"""The rule of each setting, in the order in which they are decided: each rule sees what those above
+it chose, and everything that the user gave. A new rule is a function and its row here."""
+GIVEN = "you said so"
+FEW_IMAGES = 50
+FEW_RATIOS = (0.7, 0.3, 0.0)
+STACK_GAP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One line of a plan."""
+
+    key: str
+    """The setting as recipes name it: section.field."""
+    value: Value
+    reason: str
+    """One clause, with the figures that decided."""
+    is_given: bool = False
+    """True if the user gave the value, so that no rule decided it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The settings of a training, each with its reason."""
+
+    settings: tuple[Setting, ...]
+    warnings: tuple[str, ...]
+    fingerprint: Fingerprint
+    machine: Machine
+
+    def recipe(self) -> Recipe:
+        """Return the plan as a recipe."""
+        tree: dict[str, Any] = {}
+        for one in self.settings:
+            if one.is_given and one.key == "model.name":  # a label of the encoder and decoder
+                continue
+            *outer, last = one.key.split(".")
+            below = tree
+            for name in outer:
+                below = below.setdefault(name, {})
+            below[last] = list(one.value) if isinstance(one.value, tuple) else one.value
+        return load_recipe(sections=tree)
+
+    def setting(self, key: str) -> Setting:
+        """Return one line of the plan by its key."""
+        return next(one for one in self.settings if one.key == key)
+
+
+def make_plan(
+    fingerprint: Fingerprint,
+    machine: Machine,
+    *,
+    budget: float | None,
+    given: Mapping[str, Value],
+    before: Sequence[Setting] = (),
+) -> Plan:
+    """Apply all rules.
+
+    Args:
+        fingerprint: the facts about the training images.
+        machine: the device that will train.
+        budget: seconds for the whole run; None if time doesn't matter.
+        given: settings that the user chose, by their keys; the rules follow them.
+        before: settings that were decided before the images were looked at (the split).
+    """
+    at = Situation(
+        fingerprint=fingerprint,
+        machine=machine,
+        budget=budget,
+        decided=dict(given),
+        given=frozenset(given),
+    )
+    settings = list(before)
+    for key, rule in RULES.items():
+        choice = (given[key], GIVEN) if key in given else rule(at)
+        if choice is not None:
+            value, reason = choice
+            settings.append(Setting(key=key, value=value, reason=reason, is_given=key in given))
+            at = at.having({key: value})
+    settings += [
+        Setting(key=key, value=value, reason=GIVEN, is_given=True)
+        for key, value in given.items()
+        if key not in RULES
+    ]
+    return Plan(
+        settings=tuple(settings),
+        warnings=tuple(_warnings(at)),
+        fingerprint=fingerprint,
+        machine=machine,
+    )
+
+
+def few_ratios(num: int) -> list[Setting]:
+    """Split few images, pages or training images so that enough of them validate.
+
+    Args:
+        num: how many there are to be split.
+    """
+    if num > FEW_IMAGES:
+        return []
+    reason = f"{num} images are few: three tenths validate, and none is kept for a test"
+    return [Setting(key="data.split.ratios", value=FEW_RATIOS, reason=reason)]
+
+
+def stack_settings(num_pages: int) -> list[Setting]:
+    """Split a stack of so many pages in blocks, where nobody says how."""
+    gap = min(STACK_GAP, num_pages // 20)
+    return [
+        Setting(
+            key="data.split.method",
+            value="block",
+            reason="neighbouring slices look nearly the same, so whole blocks stay together",
+        ),
+        Setting(key="data.split.gap", value=gap, reason="slices left out between two splits"),
+    ]
+
+
+def _warnings(at: Situation) -> list[str]:
+    facts = at.fingerprint
+    is_clipped = (
+        at.decided.get("input.intensity") == "percentile"
+        and facts.mean_foreground < input_rules.RARE_AS_CLIPPED
+    )
+    found = (
+        (
+            facts.num_train < FEW_IMAGES,
+            f"{facts.num_train} training images are few: expect a lower score on new images than "
+            f"on the {facts.num_val} that validate; --folds 5 scores every image, and more masks "
+            "help most",
+        ),
+        (
+            facts.num_val < training_rules.MIN_VAL,
+            f"{facts.num_val} validation images can hardly choose between epochs or thresholds: "
+            "the score is a rough guess",
+        ),
+        (
+            facts.num_units < 2,
+            "all images come from one stack, so nothing here tells how well the model does on "
+            "another",
+        ),
+        (facts.empty_share > 0.5, f"{facts.empty_share:.0%} of the images have no foreground"),
+        (
+            is_clipped,
+            f"{facts.mean_foreground:.2%} of the pixels are foreground, and stretching clips 0.5% "
+            "at either end: if the objects are the brightest or darkest pixels, save the images in "
+            "8 bits over the range that matters; those are not stretched",
+        ),
+    )
+    return [text for holds, text in found if holds]

@@ -1,0 +1,198 @@
+"""The rules for how the network learns: batches, augmentation, rates, epochs, validation.
+
+Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
+reason, or None where the recipe's default stays.
+"""
+
+import math
+
+from binseg.autoconfig.cost import (
+    Choice,
+    Rule,
+    Situation,
+    Value,
+    num_inputs,
+    num_mirrored,
+    num_passes,
+    scoring_seconds,
+    times,
+)
+from binseg.data.dataset import counted
+
+MIN_VAL = 4
+"""Validation images that can choose between epochs or thresholds."""
+TTA_SHARE = 0.12
+"""Share of the budget that scoring mirror images may take."""
+FEW_IMAGES = 60
+MANY_PASSES, SOME_PASSES = 200, 12
+"""Passes over the images above which augmentation is strengthened, and below which it is mild."""
+MIN_UNITS = 12
+"""Independent images that can tell whether there is an up."""
+LOCAL = 0.15
+"""Share of what images have in common, and not with their mirror images, below which only the
+light or the sky differs, and not what patches look like (Oxford-IIIT Pet: 0.06)."""
+NUM_EPOCHS = 30
+"""Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
+LEAST_STEPS = 8
+MEMORY_SHARE = 0.5
+
+
+def batch_size(at: Situation) -> Choice:
+    """Choose the inputs of one step."""
+    num, size = at.fingerprint.num_train, at.number("input.size")
+    value = 16 if size <= 192 else 8
+    reason = f"larger batches of {size:.0f}x{size:.0f} inputs would mean too few steps"
+    if not at.is_tiled and num < 8 * value:
+        value = max(4, min(8, num // 2))
+        reason = f"small batches make more steps of {num} training images"
+    each = at.machine.bytes_per_megapixel.get(at.text("model.name"))
+    if each is not None and at.machine.free_bytes is not None:
+        fits = int(MEMORY_SHARE * at.machine.free_bytes / (each * size**2 / 1e6))
+        if fits < value:
+            return max(2, fits), f"only {at.machine.free_bytes / 1e9:.1f} GB of memory are free"
+    return value, reason
+
+
+def orientation(at: Situation) -> Choice:
+    """Choose what augmentation may turn or mirror, judged from the images."""
+    facts = at.fingerprint
+    up, side = facts.up_down, facts.left_right
+    if at.is_tiled and max(up.share, side.share) < LOCAL:
+        if not up.is_broken:
+            return "any", f"patches look alike upside down (p = {up.p:.2f})"
+        return "any", "patches show small objects, which hardly tell where up is"
+    if up.is_broken and side.is_broken and side.share > 0.02:
+        return "fixed", f"left and right differ, too (p = {side.p:.3f}), so nothing is mirrored"
+    if up.is_broken:
+        return "upright", f"top and bottom differ in {up.num} images alike (p = {up.p:.3f})"
+    if facts.is_stack:
+        return "any", "slices of a volume have no up"
+    if up.num < MIN_UNITS:
+        return "any", f"{up.num} independent images can't tell, and nothing suggests an up"
+    return "any", f"{up.num} images look alike upside down (p = {up.p:.2f})"
+
+
+def _seen(at: Situation) -> str:
+    images = counted(at.fingerprint.num_train, "training image", "training images")
+    return f"{images}, each seen {times(num_passes(at))}"
+
+
+def _is_repetitive(at: Situation) -> bool:
+    """Tell whether images come back so often that augmentation must vary them more."""
+    often = num_passes(at)
+    few = at.fingerprint.num_train < FEW_IMAGES
+    return often > MANY_PASSES or (few and often >= SOME_PASSES)
+
+
+def preset(at: Situation) -> Choice:
+    """Choose how strongly the images are augmented."""
+    if _is_repetitive(at):
+        if at.text("model.name") == "unet-compact":
+            return "strong", f"{_seen(at)}: repeats must vary"
+        return "medium", f"{_seen(at)}; blur and noise would erase thin or small objects"
+    if num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
+        return "mild", f"{_seen(at)}: hardly any repeats"
+    return "medium", _seen(at)
+
+
+def only_for_thin(value: float, reason: str) -> Rule:
+    """Make a rule for what replaces blur and noise where these would erase thin objects."""
+
+    def rule(at: Situation) -> Choice:
+        is_thin = at.text("model.name") != "unet-compact"
+        return (value, reason) if is_thin and _is_repetitive(at) else None
+
+    return rule
+
+
+def always(value: Value, reason: str) -> Rule:
+    """Make a rule that always gives the same value."""
+    return lambda _: (value, reason)
+
+
+def loss(at: Situation) -> Choice:
+    """Choose the loss."""
+    share = at.fingerprint.mean_foreground
+    return "bce-dice", f"{share:.1%} foreground; the Dice term looks after the rarer class"
+
+
+def lr(at: Situation) -> Choice:
+    """Choose the peak of the learning rate."""
+    batch = at.number("train.batch_size")
+    lr = round(1.5e-3 * math.sqrt(min(1.0, batch / 16)), 5)
+    return lr, f"1.5e-3 for batches of 16; these have {batch:.0f}"
+
+
+def patches_per_epoch(at: Situation) -> Choice:
+    """Choose the patches of an epoch; none where the network sees whole images."""
+    return _per_epoch(at) if at.is_tiled else None
+
+
+def images_per_epoch(at: Situation) -> Choice:
+    """Choose the images of an epoch; none where the network sees patches."""
+    return None if at.is_tiled else _per_epoch(at)
+
+
+def _per_epoch(at: Situation) -> Choice:
+    if "train.epochs" in at.given and at.budget is None:
+        return "auto" if at.is_tiled else "all", "each epoch is one pass over the images"
+    num, batch = at.fingerprint.num_train, int(at.number("train.batch_size"))
+    each = max(LEAST_STEPS, round(num_inputs(at) / NUM_EPOCHS / batch)) * batch
+    if not at.is_tiled and num / 1.5 <= each <= num * 1.5:
+        return "all", f"all {num} images"
+    return each, f"about {NUM_EPOCHS} validations, which take a few per cent of the time"
+
+
+def epochs(at: Situation) -> Choice:
+    """Choose the number of epochs."""
+    views = num_inputs(at)
+    each = at.decided["patches.per_epoch" if at.is_tiled else "train.per_epoch"]
+    inputs = each if isinstance(each, int) else at.fingerprint.num_train
+    reason = f"{views:,.0f} inputs in all" if at.budget is None else "expected within the budget"
+    return max(1, round(views / inputs)), reason
+
+
+def budget_minutes(at: Situation) -> Choice:
+    """Pass the budget on to the run."""
+    if at.budget is None:
+        return None
+    return round(at.budget / 60, 3), "the schedule follows the clock, so that the run ends in time"
+
+
+def ema_decay(at: Situation) -> Choice:
+    """Choose the decay of the moving average of the weights."""
+    steps = num_inputs(at) / at.number("train.batch_size")
+    decay = round(min(0.998, max(0.9, 1 - 12 / max(steps, 1))), 4)
+    span = 1 / (1 - decay)
+    if span >= steps:
+        return decay, "the run is so short that the average covers all of it"
+    return decay, f"averages about {span:.0f} of {steps:,.0f} steps: steadier than the last one"
+
+
+def postprocess(at: Situation) -> Choice:
+    """Choose whether post-processing is tried in validation."""
+    num = at.fingerprint.num_val
+    if num < MIN_VAL:
+        judges = counted(num, "validation image", "validation images")
+        return "none", f"{judges} can't tell what helps"
+    if at.decided.get("train.threshold", "tune") != "tune":
+        return "none", "a fixed threshold is meant for the network's own prediction"
+    return "tune", "specks, holes or smaller objects are removed where that helps in validation"
+
+
+def tta(at: Situation) -> Choice:
+    """Choose whether test-time augmentation is tried in validation."""
+    num, times = at.fingerprint.num_val, num_mirrored(at)
+    if times == 1:
+        return "none", "mirrored images would be another kind of image"
+    if at.budget is not None and times * scoring_seconds(at) > TTA_SHARE * at.budget:
+        return "none", f"predicting {num} validation images {times} times would take too long"
+    return "tune", f"averages {times} mirrored views where that helps in validation"
+
+
+def threshold(at: Situation) -> Choice:
+    """Fix the threshold where too few images could tune it."""
+    num = at.fingerprint.num_val
+    if num >= MIN_VAL:
+        return None
+    return 0.5, f"a threshold tuned on {counted(num, 'image', 'images')} would be worse on others"

@@ -1,0 +1,213 @@
+"""Tables for people; the same facts leave as JSON with --json."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from binseg.metrics.registry import METRICS, Metric, PixelMetric, metrics_of
+from binseg.metrics.report_data import report_rows
+
+if TYPE_CHECKING:
+    from binseg.evaluation.comparison import Comparison
+    from binseg.pipelines.check_data import CheckResult
+    from binseg.pipelines.cross_validate import CrossResult
+    from binseg.pipelines.run_demo import DemoResult
+    from binseg.types import Figure, Report
+
+__all__ = [
+    "check_tables",
+    "compare_items",
+    "demo_table",
+    "folds_table",
+    "plain_table",
+    "report_items",
+    "rows_table",
+]
+
+SHOWN_SLICES = 8
+SHOWN_IDS = 5
+SHOWN_COLUMNS = 4
+"""Of the further scores, beside their kind."""
+IN_SHORT = {
+    "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
+    "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
+    "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
+    "Calibration: ": "Calibration: over all pixels, most of which are easy.",
+    "The border rule ": "Border: compare only figures of one border rule.",
+}
+"""The short form of the rules that reports state in full, by how these begin."""
+STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def plain_table(title: str | None, *heads: str) -> Table:
+    """Start a table in the house style: a title at the left, a line below the heads."""
+    plain = None if title is None else Text(title)  # paths may hold what looks like markup
+    table = Table(*heads, title=plain, title_justify="left", box=box.SIMPLE_HEAD)
+    table.title_style = "bold"
+    return table
+
+
+def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
+    """List what the screen shows of a report; the averages with their intervals come last.
+
+    Args:
+        report: what is in the files of the report whole.
+        by: the columns whose slices are shown.
+    """
+    shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
+    border = "" if report.border == "none" else f", border = {report.border}"
+    shown = [metric for metric in metrics_of(PixelMetric) if metric.is_main]
+    labels = [metric.label for metric in shown]
+    table = plain_table(f"{report.title}: {shape}{border}", "average", "size", *labels)
+    for row in report_rows(report, intervals=report.intervals):
+        cells = [_with_interval(row, metric.name) for metric in shown]
+        table.add_row(str(row["average"]), str(row["size"]), *cells)
+    notes = [f"- {_in_short(note)}" for note in report.notes]
+    return [_further_scores(report), *_slices(report, by), *notes, table]
+
+
+def _in_short(note: str) -> str:
+    """Give the short line of a rule that every report states; other notes stay as they are."""
+    return next((line for start, line in IN_SHORT.items() if note.startswith(start)), note)
+
+
+def _with_interval(row: Mapping[str, str | float], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    text = f"{row[name]:.4f}"
+    return text if low == "" else f"{text} [{low:.3f}, {high:.3f}]"
+
+
+def _figure(figure: "Figure", digits: int = 4) -> str:
+    found = figure.interval
+    text = f"{figure.value:.{digits}f}"
+    if found is None:
+        return text
+    return f"{text} [{found.low:.{digits - 1}f}, {found.high:.{digits - 1}f}]"
+
+
+def _further_scores(report: "Report") -> Table:
+    """Show the main scores of outlines, objects and probabilities, those of a kind together."""
+    title = "outlines, objects, probabilities (original size)"
+    table = plain_table(title, *[""] * (SHOWN_COLUMNS + 1))
+    table.show_header = False
+    figures = {**report.outline, **report.objects}
+    if report.calibration is not None:
+        figures |= report.calibration.scores
+    cells_of: dict[str, list[str]] = {}
+    for name, figure in figures.items():
+        if METRICS[name].is_main:
+            cell = _labelled(METRICS[name], figure, report)
+            cells_of.setdefault(METRICS[name].kind, []).append(cell)
+    if report.sweep is not None:
+        average = f"average precision {report.sweep.average_precision:.4f}"
+        cells_of.setdefault("probabilities", []).append(average)
+    failures = f"missed {report.num_missed}, false alarms {report.num_false_alarms}"
+    cells_of["images"] = [failures]
+    for kind, cells in cells_of.items():
+        for start in range(0, len(cells), SHOWN_COLUMNS):
+            table.add_row("" if start else kind, *cells[start : start + SHOWN_COLUMNS])
+    return table
+
+
+def _labelled(metric: Metric, figure: "Figure", report: "Report") -> str:
+    within = f", {report.tolerance:g} {report.unit}:" if metric.has_tolerance else ""
+    if metric.is_distance:
+        return f"{metric.label} {_figure(figure, 2)} {report.unit}"
+    return f"{metric.label}{within} {_figure(figure)}"
+
+
+def _slices(report: "Report", by: Sequence[str]) -> list[object]:
+    """Show the parts of the data that were asked for, the worst of each kind first."""
+    kinds = [kind for kind in dict.fromkeys(one.by for one in report.slices) if kind in by]
+    if not kinds:
+        return []
+    table = plain_table("slices (mean Dice, original size)", "by", "part", "images", "dice")
+    table.columns[2].justify = "right"
+    for kind in kinds:
+        parts = [one for one in report.slices if one.by == kind]
+        for one in sorted(parts, key=lambda part: part.dice.value)[:SHOWN_SLICES]:
+            few = ", too few to tell" if one.is_small else ""
+            table.add_row(kind, one.value, str(one.num_images), _figure(one.dice) + few)
+        if len(parts) > SHOWN_SLICES:
+            table.add_row("", f"and {len(parts) - SHOWN_SLICES} better ones", "", "")
+    return [table]
+
+
+def compare_items(result: "Comparison") -> list[object]:
+    """Show two models side by side, and say whether the difference is noise."""
+    table = plain_table(
+        f"{result.num_images} images of {result.split}",
+        "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
+    )  # fmt: skip
+    for one in result.differences:
+        interval = (
+            "" if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
+        )
+        table.add_row(
+            METRICS[one.name].label,
+            f"{one.mean_a:.4f}",
+            f"{one.mean_b:.4f}",
+            f"{one.difference:+.4f}",
+            interval,
+            f"{one.p:.2g}",
+            f"{one.num_better} / {one.num_worse}",
+        )
+    names = (f"A: {result.title_a}", f"B: {result.title_b}")
+    return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
+
+
+def folds_table(result: "CrossResult") -> Table:
+    """Show each fold's Dice, and that of all images, each scored by a model that is new to it."""
+    table = plain_table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
+    table.columns[1].justify = "right"
+    for number, one in enumerate(result.folds):
+        cells = (str(one.num_images), f"{one.threshold:.3f}", _figure(one.dice), str(one.folder))
+        table.add_row(str(number), *cells)
+    report = result.pooled
+    row = report_rows(report, intervals=report.intervals)[0]
+    table.add_row("all", str(len(report.images)), "", _with_interval(row, "dice"))
+    return table
+
+
+def demo_table(result: "DemoResult") -> Table:
+    """Show the model's test Dice beside that of Otsu's threshold."""
+    table = plain_table("test Dice, mean over images", "method", "Dice")
+    mean = result.report.mean["original"]["dice"]
+    table.add_row("this model", f"{mean:.4f}")
+    table.add_row("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}")
+    return table
+
+
+def check_tables(result: "CheckResult") -> list[object]:
+    """Show what is in a data set and what is wrong with it."""
+    items: list[object] = []
+    if result.facts:
+        facts = plain_table(result.path, "", "")
+        facts.show_header = False
+        for label, text in result.facts:
+            facts.add_row(label, text)
+        items.append(facts)
+    if not result.findings:
+        return [*items, "nothing wrong found"]
+    findings = plain_table("findings", "severity", "what", "where")
+    for finding in result.findings:
+        rest = len(finding.ids) - SHOWN_IDS
+        where = ", ".join(finding.ids[:SHOWN_IDS]) + (f" and {rest} more" if rest > 0 else "")
+        severity = Text(finding.severity, style=STYLES[finding.severity])
+        findings.add_row(severity, finding.text, where)
+    return [*items, findings]
+
+
+def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
+    """List plain rows, one column for each key of `titles`; numbers stand to the right."""
+    table = plain_table(None, *titles.values())
+    for key, column in zip(titles, table.columns, strict=True):
+        if any(isinstance(row[key], int) for row in rows):
+            column.justify = "right"
+    for row in rows:
+        cells = (row[key] for key in titles)
+        table.add_row(*(f"{one:,}" if isinstance(one, int) else str(one) for one in cells))
+    return table

@@ -1,0 +1,273 @@
+"""The table of image formats, and the readers that walk it: content decides, never the name.
+
+A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, a function that
+opens it, and one that encodes it where binseg writes it.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Num, Shaped, UInt8
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from binseg.errors import ImageError
+from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, turn
+from binseg.imageio.raster import encode_jpeg, encode_png, image_of, open_raster
+from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
+
+__all__ = [
+    "FORMATS",
+    "IMAGE_SUFFIXES",
+    "TIFF_SUFFIXES",
+    "Format",
+    "decode_image",
+    "format_of",
+    "from_pil",
+    "num_pages",
+    "opened",
+    "probe",
+    "probe_bytes",
+    "read_image",
+    "read_labels",
+    "read_palette",
+    "read_pixels",
+]
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """An image whose header was read."""
+
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+
+    def image(self) -> Num[np.ndarray, "H W C"]:
+        """Decode the pixels, turned as EXIF asks."""
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Decode a mask's own numbers, turned as EXIF asks."""
+
+    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+        """Tell where there is data, turned as EXIF asks; None where it is everywhere."""
+
+    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+        """Give the colours of a palette, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """One image format: how its files are recognised, read and, where it can be, written."""
+
+    suffixes: tuple[str, ...]
+    """Endings in lower case by which folders are searched; the first is the usual one."""
+    matches: Callable[[bytes], bool]
+    """Tells the format by a file's first 32 bytes."""
+    open: Callable[..., Decoder]
+    """Takes the open file, and by keyword name, page and any_page (see `open_tiff`)."""
+    encode: Callable[..., bytes] | None = None
+    """Takes uint8 or float32 pixels, a text to note or None, and further TIFF tags."""
+
+
+def _starts(*marks: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(marks)
+
+
+FORMATS: Mapping[str, Format] = {
+    "JPEG": Format(
+        suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+        matches=_starts(b"\xff\xd8\xff"),
+        open=partial(open_raster, plugin=JpegImageFile),
+        encode=encode_jpeg,
+    ),
+    "PNG": Format(
+        suffixes=(".png",),
+        matches=_starts(b"\x89PNG\r\n\x1a\n"),
+        open=partial(open_raster, plugin=PngImageFile),
+        encode=encode_png,
+    ),
+    "WEBP": Format(
+        suffixes=(".webp",),
+        matches=lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+        open=partial(open_raster, plugin=WebPImageFile),
+    ),
+    "BMP": Format(
+        suffixes=(".bmp",),
+        matches=_starts(b"BM"),
+        open=partial(open_raster, plugin=BmpImageFile),
+    ),
+    "GIF": Format(
+        suffixes=(".gif",),
+        matches=_starts(b"GIF87a", b"GIF89a"),
+        open=partial(open_raster, plugin=GifImageFile),
+    ),
+    "TIFF": Format(
+        suffixes=(".tif", ".tiff", ".svs"),
+        matches=is_tiff,
+        open=open_tiff,
+        encode=encode_tiff,
+    ),
+}
+TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
+"""Endings of files that may hold several pages, or be too large to be read whole."""
+IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.suffixes)
+"""Endings, in lower case, by which folders are searched for images."""
+
+
+def format_of(head: bytes) -> str | None:
+    """Tell a format by a file's first 32 bytes; None where it is none that binseg reads."""
+    return next((name for name, one in FORMATS.items() if one.matches(head)), None)
+
+
+def probe(path: Path) -> ImageInfo:
+    """Read an image's header and nothing else; of a multi-page file, the first page's.
+
+    Raises:
+        ImageError: no file, no image, damaged, animated or too large.
+    """
+    with _decoder(path, any_page=True) as decoder:
+        return decoder.info()
+
+
+def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
+    """Read the header of an image in memory, which errors call `name`; see `probe`."""
+    with broken_files(name):
+        return _choose(io.BytesIO(data), name=name, any_page=True).info()
+
+
+def num_pages(path: Path) -> int:
+    """Count the pages of a file: 1, except for TIFF stacks; raises as `probe`."""
+    return probe(path).num_pages
+
+
+def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C"]:
+    """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
+
+    Args:
+        path: a file of one of `FORMATS`, whatever its suffix says.
+        page: which page of a multi-page TIFF, from 0; needed there, and 0 or None elsewhere.
+
+    Returns:
+        uint8 or uint16, or float32 for 32-bit files; 1 channel for grey, 3 for colour, as many as
+        there are for other TIFFs. 1-bit images are 0 and 255. Float values stay as they are.
+
+    Raises:
+        ImageError: one line with the path, what is wrong and what to do.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.image()
+
+
+def read_palette(path: Path, *, page: int | None = None) -> UInt8[np.ndarray, "N 3"] | None:
+    """Read the colours that an image's indices stand for, or None where it has no palette."""
+    with _decoder(path, page=page) as decoder:
+        return decoder.palette()
+
+
+def read_labels(
+    path: Path, *, page: int | None = None, indices: bool = False
+) -> Shaped[np.ndarray, "H W ..."]:
+    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
+
+    Args:
+        path: as for `read_image`.
+        page: as for `read_image`.
+        indices: give a palette's indices instead of the grey levels or colours they stand for.
+
+    Returns:
+        Integers of shape H x W: grey values, or 0 and 1 of a 1-bit file; or uint8 of shape
+        H x W x 3 for masks in colours. Alpha is dropped.
+
+    Raises:
+        ImageError: as `read_image`, and for masks with fractions or odd channels.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.labels(indices=indices)
+
+
+def read_pixels(
+    path: Path, *, page: int | None = None
+) -> tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"] | None]:
+    """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
+
+    Returns:
+        The image as `read_image` gives it, with the channel's median where there is no data; and
+        False there, or None where there is data everywhere.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.image(), decoder.valid()
+
+
+def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:
+    """Read an image from memory, which errors call `name`; see `read_image`."""
+    with broken_files(name):
+        return _choose(io.BytesIO(data), name=name).image()
+
+
+def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
+    """Turn a Pillow image into the array that `read_image` would give for its pixels.
+
+    The pixels stay where they are: an EXIF turn that Pillow hasn't applied isn't applied here, so
+    that the mask of an image has the size of the object in the caller's hand.
+
+    Raises:
+        ImageError: float pixels that are NaN or infinite.
+    """
+    return turn(image_of(image, name="the image"), 1)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Handle]:
+    """Open a file to read, with one line for whatever the system says against it."""
+    name = one_line(path)
+    try:
+        handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: there is no such file; check the name") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: a folder, not an image; name a file in it") from error
+    except PermissionError as error:
+        raise ImageError(f"{name}: you may not read it; change its permissions") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: can't be opened ({one_line(error)})") from error
+    with handle:
+        yield handle
+
+
+@contextmanager
+def _decoder(path: Path, **asked: Any) -> Iterator[Decoder]:
+    name = one_line(path)
+    with opened(path) as handle, broken_files(name):
+        yield _choose(handle, name=name, **asked)
+
+
+def _choose(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> Decoder:
+    """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
+    head = handle.read(32)
+    found = format_of(head)
+    if found is None:
+        raise ImageError(_unknown(head, name))
+    return FORMATS[found].open(handle, name=name, page=page, any_page=any_page)
+
+
+def _unknown(head: bytes, name: str) -> str:
+    read = ", ".join(FORMATS)
+    if not head:
+        return f"{name}: the file is empty; get it anew or leave it out"
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
+        return f"{name}: a HEIC or AVIF image; save it as one of {read}"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        return f"{name}: text, not an image; binseg reads {read}"
+    return f"{name}: not an image that binseg knows; it reads {read}"

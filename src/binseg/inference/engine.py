@@ -1,0 +1,362 @@
+"""From a source of images to a sink of predictions: the one engine of shell, Python and server.
+
+    reader threads -> batches of equal inputs, computed in the calling thread -> writer threads
+
+Reading, computing and writing happen at the same time, with few images in memory; images of many
+sizes share batches.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Num, UInt8
+
+from binseg.errors import DataError, ImageError, MissingExtraError, UsageError
+from binseg.inference.large import predict_large
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.prediction import Prediction
+from binseg.inference.predictor import Predictor
+from binseg.inference.sinks import (
+    BytesSink,
+    FolderSink,
+    PredictResult,
+    Sink,
+    Written,
+    facts_of,
+    files_of,
+)
+from binseg.inference.sources import (
+    Failure,
+    FileSource,
+    InputImage,
+    ListedSource,
+    Source,
+)
+from binseg.inference.video import predict_video, require_av
+from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
+from binseg.transforms.preprocess import prepare
+
+__all__ = ["predict_bytes", "predict_files", "run"]
+
+NUM_READERS = 2
+NUM_WRITERS = 4
+"""More, since they mostly wait until the disk has what they wrote."""
+AHEAD_BYTES = 256_000_000
+"""Decoded images that wait for the model, or for a writer; at least one each does."""
+
+_Todo = tuple[InputImage, Path]
+"""An image, and the stem of its outputs."""
+
+
+def run(
+    source: Source,
+    predictor: Predictor,
+    sink: Sink,
+    options: PredictOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    told: Callable[[PredictResult], None] | None = None,
+) -> PredictResult:
+    """Predict all images of a source into a sink, in bounded memory.
+
+    Args:
+        source: the images.
+        predictor: the model.
+        sink: takes the predictions in.
+        options: other settings than the model's own.
+        progress: told of every image, or of every model input where there is one image.
+        told: hears of each round that found something, whose results are then not kept here.
+
+    Returns:
+        What was written; inputs that failed are in it too, and stop nothing.
+
+    Raises:
+        UsageError: an output would replace a file that is there, or one that was to be kept is of
+            another image, model or setting; or options that the model or the images don't have.
+        OutputError: an output can't be written.
+    """
+    options = options or PredictOptions()
+    predictor = predictor.with_options(options)
+    everything = PredictResult()
+    for found in source.rounds(sink, options):
+        sink.claim(found.claimed, options)
+        if not found.images and not found.failures:
+            continue
+        _check_videos(found.images, options)
+        stems = sink.stems(found.images, predictor, options, progress)
+        both = zip(found.images, stems, strict=True)
+        todo = [(image, stem) for image, stem in both if stem is not None]
+        num_skipped = len(found.images) - len(todo)
+        if num_skipped:
+            progress.say(f"{num_skipped} of {len(found.images)} are there already")
+        work = _Work(predictor=predictor, sink=sink, options=options)
+        results = list(_results(todo, work, progress))
+        failures = [one for one in results if isinstance(one, Failure)]
+        result = PredictResult(
+            written=tuple(one for one in results if isinstance(one, Written)),
+            failures=(*found.failures, *failures),
+            num_skipped=num_skipped,
+        )
+        if told is None:
+            everything += result
+        else:
+            told(result)
+    return everything
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Iterable[str | Path],
+    *,
+    out: str | Path,
+    options: PredictOptions | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> PredictResult:
+    """Write a 0/255 mask for every image, at the image's own size.
+
+    Args:
+        predictor: the model.
+        inputs: files, folders (with the folders in them, whose structure is kept) and globs.
+        out: folder for the masks.
+        options: other settings than the model's own, and which files each image gets.
+        overwrite: replace files of an earlier run; inputs are never replaced.
+        resume: leave out images whose outputs are there already, if they are of these images,
+            this model and these settings.
+        progress: told of every image.
+
+    Returns:
+        What was written; inputs that failed are in it too, and stop nothing.
+
+    Raises:
+        UsageError, OutputError: as `run`.
+    """
+    sink = FolderSink(out, overwrite=overwrite, resume=resume)
+    return run(FileSource(inputs), predictor, sink, options, progress=progress)
+
+
+def predict_bytes(
+    predictor: Predictor,
+    data: bytes,
+    *,
+    output: str = "mask",
+    options: PredictOptions | None = None,
+    name: str = "the image on stdin",
+) -> bytes:
+    """Predict one image that is in memory, as a pipe does.
+
+    Args:
+        predictor: the model.
+        data: an image file's bytes.
+        output: mask, probability, overlay, cutout or json.
+        options: other settings than the model's own.
+        name: what errors call the image.
+
+    Raises:
+        ImageError: bytes that are no image.
+        UsageError: another output.
+    """
+    sink = BytesSink(output)
+    image = InputImage(path=Path("-"), relative=Path("-"), data=data, title=name)
+    result = run(ListedSource([image]), predictor, sink, options)
+    if result.failures:
+        raise ImageError(result.failures[0].reason)
+    return sink.data
+
+
+def _results(
+    todo: Sequence[_Todo], work: "_Work", progress: Progress
+) -> Iterator[Written | Failure]:
+    """Predict images in memory first, then huge ones and videos."""
+    plain = [one for one in todo if one[0].kind == "image"]
+    if len(plain) == 1:
+        yield work.alone(plain[0], progress)
+    else:
+        results = work.results(plain)
+        yield from track(results, progress=progress, label="predicting", total=len(plain))
+    for one in todo:
+        if one[0].kind != "image":
+            yield work.by_parts(one, progress)
+
+
+def _check_videos(images: Sequence[InputImage], options: PredictOptions) -> None:
+    """Refuse videos that can't be answered as asked, before any work."""
+    if not any(image.kind == "video" for image in images):
+        return
+    require_av()
+    if set(options.outputs) - {"overlay"} or options.mask_format == "tif":
+        raise UsageError("videos give masks and --overlay; take images of the frames for the rest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """An image in memory, with its inputs where it can share a batch."""
+
+    todo: _Todo
+    image_HWC: Num[np.ndarray, "H W C"]
+    inputs_NHWC: UInt8[np.ndarray, "N height width channels"] | None
+
+
+@dataclass(kw_only=True)
+class _Work:
+    """Images, read, computed and written: many at the same time, or one by one."""
+
+    predictor: Predictor
+    sink: Sink
+    options: PredictOptions
+    largest: int = 0
+    """Bytes of the largest image so far, with its probability; 0 before the first."""
+
+    def alone(self, todo: _Todo, progress: Progress) -> Written | Failure:
+        """Predict a single image, and tell how far its inputs are."""
+        image, stem = todo
+        try:
+            image_HWC = image.read()
+            num_inputs = self.predictor.num_inputs(*image_HWC.shape[:2])
+            with progress.task("predicting", total=num_inputs) as task:
+                prediction = self.predictor.predict_array(
+                    image_HWC,
+                    read_as=image.name,
+                    tell=task.advance,
+                    **facts_of(image, self.options),
+                )
+                return self.sink.write(image, prediction, stem, self.options)
+        except ImageError as error:
+            return Failure.of(image.name, error)
+
+    def by_parts(self, todo: _Todo, progress: Progress) -> Written | Failure:
+        """Predict a huge image band by band, or a video frame by frame."""
+        (image, stem), predictor, sink = todo, self.predictor, self.sink
+        files = files_of(image, stem, self.options)
+        try:
+            if image.kind == "video":
+                foreground = predict_video(predictor, image.path, files=files, progress=progress)
+            else:
+                if self.options.is_per_page:
+                    progress.say(
+                        f"{image.path}: too large for other outputs than mask and probability"
+                    )
+                foreground = predict_large(
+                    predictor,
+                    image.path,
+                    out=files[0],
+                    probability=sink.large_probability if len(files) > 1 else None,
+                    overwrite=sink.replaces,
+                    progress=progress,
+                ).foreground
+        except (DataError, MissingExtraError) as error:
+            return Failure.of(image.path, error)
+        return Written(
+            source=image.path, mask=files[0], others=tuple(files[1:]), foreground=foreground
+        )
+
+    def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
+        """Predict images; the results come in their order."""
+        waiting: deque[Future[Written | Failure]] = deque()
+        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers:
+            read = map_ordered(
+                self._read,
+                todo,
+                num_threads=NUM_READERS,
+                ahead=lambda: self._num_ahead(reading=True),
+            )
+            with closing(read):
+                for batch in self._batches(read):
+                    for finish in self._finishers(batch):
+                        waiting.append(writers.submit(finish))
+                        while len(waiting) > self._num_ahead():
+                            yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _num_ahead(self, *, reading: bool = False) -> int:
+        """Tell how many images may wait, by the largest that was seen; the first alone tells it."""
+        if not self.largest:
+            return 1
+        most = 2 * self.predictor.batch_size if reading else 64
+        return min(64, most, max(1, AHEAD_BYTES // self.largest))
+
+    def _read(self, todo: _Todo) -> _Read | Failure:
+        """Decode an image, and make its inputs."""
+        image = todo[0]
+        shape = self.predictor.preprocessing
+        try:
+            image_HWC = image.read()
+            inputs = None
+            if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
+                inputs, _ = prepare(image_HWC, shape, name=image.name)
+        except ImageError as error:
+            return Failure.of(image.name, error)
+        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs)
+
+    def _batches(self, read: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
+        """Gather images until their inputs fill a batch, or their pixels the allowance."""
+        batch: list[_Read | Failure] = []
+        num_bytes = num_inputs = 0
+        for one in read:
+            batch.append(one)
+            if isinstance(one, Failure):
+                continue
+            pixels = one.image_HWC
+            self.largest = max(self.largest, pixels.nbytes + 4 * pixels[:, :, 0].size)
+            num_bytes += pixels.nbytes
+            num_inputs += 0 if one.inputs_NHWC is None else len(one.inputs_NHWC)
+            is_full = num_inputs >= self.predictor.batch_size or num_bytes > AHEAD_BYTES
+            if is_full or one.inputs_NHWC is None:
+                yield batch
+                batch, num_bytes, num_inputs = [], 0, 0
+        if batch:
+            yield batch
+
+    def _finishers(
+        self, batch: Sequence[_Read | Failure]
+    ) -> Iterator[Callable[[], Written | Failure]]:
+        """Compute a batch; what is left to do with each image is for a writer."""
+        inputs = [
+            one.inputs_NHWC
+            for one in batch
+            if isinstance(one, _Read) and one.inputs_NHWC is not None
+        ]
+        maps = iter(self.predictor.probabilities_together(inputs))
+        for one in batch:
+            if isinstance(one, Failure):
+                yield partial(_given, one)
+            elif one.inputs_NHWC is None:
+                yield partial(self._write, one, self._predicted(one))
+            else:
+                yield partial(self._blend, one, next(maps))
+
+    def _predicted(self, one: _Read) -> Prediction | Failure:
+        """Predict an image that shares no batch."""
+        image, _ = one.todo
+        try:
+            return self.predictor.predict_array(
+                one.image_HWC, read_as=image.name, **facts_of(image, self.options)
+            )
+        except ImageError as error:
+            return Failure.of(image.name, error)
+
+    def _blend(
+        self, one: _Read, maps_NHW: Float32[np.ndarray, "N height width"]
+    ) -> Written | Failure:
+        """Bring an image's maps to its own size, and write it."""
+        facts = facts_of(one.todo[0], self.options)
+        return self._write(one, self.predictor.prediction_of(one.image_HWC, maps_NHW, **facts))
+
+    def _write(self, one: _Read, prediction: Prediction | Failure) -> Written | Failure:
+        image, stem = one.todo
+        if isinstance(prediction, Failure):
+            return prediction
+        return self.sink.write(image, prediction, stem, self.options)
+
+
+def _given(failure: Failure) -> Written | Failure:
+    return failure

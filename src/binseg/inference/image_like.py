@@ -1,0 +1,78 @@
+"""What `predict` takes, as pixels with what is known about them: paths, arrays and PIL images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+from PIL import Image
+
+from binseg.errors import UsageError
+from binseg.imageio import from_pil, probe, read_georeference, read_image, read_pixel_size
+from binseg.imageio.decoding import orientation_of_exif, turn
+
+__all__ = ["ImageLike", "facts_of_file", "pixels_of"]
+
+ImageLike = str | Path | np.ndarray | Image.Image
+"""A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
+bool, or floats in [0, 1]), or a PIL image."""
+
+
+def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[str, Any]:
+    """Read what a Prediction says of its image's file beside the pixels.
+
+    Args:
+        path: the image.
+        place: whether the georeference is wanted.
+        size: whether the size of a pixel is wanted.
+    """
+    # An image that was turned by its EXIF no longer has the file's own axes.
+    knows_axes = (place or size) and not probe(path).turned
+    return {
+        "name": path.name,
+        "georeference": read_georeference(path) if place and knows_axes else None,
+        "pixel_size": read_pixel_size(path) if size and knows_axes else None,
+    }
+
+
+def pixels_of(
+    image: object, page: int | None
+) -> tuple[Num[np.ndarray, "H W C"], str, dict[str, Any]]:
+    """Decode what `predict` takes: the pixels, what errors call them, and facts of their file."""
+    if isinstance(image, str | Path):
+        path = Path(image)
+        image_HWC = read_image(path, page=page)
+        return image_HWC, str(image), facts_of_file(path)
+    if page is not None:
+        raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
+    if isinstance(image, Image.Image):
+        return _turned(image), "the PIL image", {}
+    if isinstance(image, np.ndarray):
+        if image.ndim not in (2, 3) or 0 in image.shape:
+            raise UsageError(
+                f"got an array of shape {image.shape}; predict takes one image of height x "
+                "width or height x width x channels, none of them 0, or a list of such images"
+            )
+        image_HWC = image[:, :, None] if image.ndim == 2 else image
+        if image_HWC.dtype == np.bool_:
+            image_HWC = image_HWC.astype(np.uint8) * np.uint8(255)
+        return image_HWC, "the array", {}
+    raise UsageError(
+        f"got {_kind(image)}; predict takes a path, a numpy array (height x width, or height x "
+        "width x channels) or a PIL image, or a list of these"
+    )
+
+
+def _turned(image: Image.Image) -> Num[np.ndarray, "H W C"]:
+    """Give the pixels as `read_image` would: the model learnt from turned images.
+
+    Pillow keeps the EXIF block of an image that it hasn't turned, and updates it when it has.
+    """
+    exif = image.info.get("exif")
+    found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
+    return turn(from_pil(image), found if isinstance(found, int) else 1)
+
+
+def _kind(image: object) -> str:
+    kind = type(image)
+    return f"a {kind.__module__}.{kind.__qualname__}".replace("builtins.", "")

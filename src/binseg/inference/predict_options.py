@@ -1,0 +1,112 @@
+"""What may be asked of a prediction, said once for the shell, Python, the server and its jobs."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from binseg.errors import UsageError
+from binseg.postprocess import NOTHING, PostProcessing
+from binseg.types import TTA, Preprocessing
+
+__all__ = ["EXTRA_OUTPUTS", "OutputName", "PredictOptions"]
+
+OutputName = Literal["overlay", "cutout", "probability", "geojson", "coco", "table"]
+EXTRA_OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
+"""Files that an image can get beside its mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Settings of a prediction; what is left out is the model's own.
+
+    Raises:
+        UsageError: a value out of range, named.
+    """
+
+    threshold: float | None = None
+    """A pixel is foreground where its probability is above this."""
+    min_area: int | None = None
+    """Objects of fewer pixels are removed."""
+    fill_holes: int | None = None
+    """Holes of up to so many pixels are filled."""
+    largest_only: bool | None = None
+    """Only the largest object stays."""
+    own_postprocessing: bool = True
+    """Whether the post-processing that the model brings is done where nothing else is asked for."""
+    tta: TTA | None = None
+    """Test-time augmentation: mirror images that are predicted too and averaged."""
+    scale: float = 1.0
+    """Models of tiles: what images are resized by beforehand; 0.5 for pixels of 0.25 um where the
+    model learnt from 0.5 um."""
+    tile: int | None = None
+    """Models of tiles: height and width of a tile. Larger ones see more of their surroundings, and
+    take more memory."""
+    overlap: float | None = None
+    """Models of tiles: share of a tile that overlaps its neighbour."""
+    batch_size: int | None = None
+    """Most inputs that are computed at once."""
+    outputs: tuple[OutputName, ...] = ()
+    """Files beside the mask."""
+    mask_format: Literal["png", "tif"] = "png"
+    """tif keeps the georeference of the image."""
+    tolerance: float = 0.0
+    """By how many pixels outlines may be simplified."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold:g}: give a probability from 0 to 1")
+        if self.tta not in (None, *get_args(TTA)):
+            raise UsageError(f"tta {self.tta!r}: give one of {', '.join(get_args(TTA))}")
+        if not 0.01 <= self.scale <= 100:
+            raise UsageError(f"scale {self.scale:g}: give a factor from 0.01 to 100")
+        # Exported networks are proven at the multiples of their coarsest stride.
+        if self.tile is not None and not (32 <= self.tile <= 8192 and self.tile % 32 == 0):
+            raise UsageError(f"tiles of {self.tile} pixels: give a multiple of 32 from 32 to 8192")
+        if self.overlap is not None and not 0 <= self.overlap <= 0.9:
+            raise UsageError(f"overlap {self.overlap:g}: give a share of the tile from 0 to 0.9")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"batch_size {self.batch_size}: give 1 or more")
+        if self.tolerance < 0:
+            raise UsageError(f"tolerance {self.tolerance:g}: give pixels from 0")
+        if unknown := [one for one in self.outputs if one not in EXTRA_OUTPUTS]:
+            raise UsageError(f"output {unknown[0]!r}: give one of {', '.join(EXTRA_OUTPUTS)}")
+        PostProcessing(min_area=self.min_area or 0, fill_holes=self.fill_holes or 0)
+
+    @property
+    def is_per_page(self) -> bool:
+        """Whether a multi-page file is answered page by page, and not by one stack of masks."""
+        return any(one != "probability" for one in self.outputs)
+
+    def postprocessing_for(self, own: PostProcessing) -> PostProcessing:
+        """Lay what is asked for over the post-processing that a model brings."""
+        return replace(own if self.own_postprocessing else NOTHING, **self._asked())
+
+    def unasked_from(self, own: PostProcessing) -> PostProcessing:
+        """Give the part of a model's own post-processing that is done though nobody asked."""
+        unasked = {name: getattr(NOTHING, name) for name in self._asked()}
+        return replace(own if self.own_postprocessing else NOTHING, **unasked)
+
+    def _asked(self) -> dict[str, Any]:
+        asked = {name: getattr(self, name) for name in ("min_area", "fill_holes", "largest_only")}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def preprocessing_for(self, own: Preprocessing, *, name: str) -> Preprocessing:
+        """Lay scale and tiles over the preprocessing of the model called `name`.
+
+        Raises:
+            UsageError: the model takes whole images.
+        """
+        if (self.scale, self.tile, self.overlap) == (1.0, None, None):
+            return own
+        if own.resize != "tile":
+            raise UsageError(
+                f"{name} resizes whole images to {own.width} x {own.height}, so that there are no "
+                "tiles and no scale to set; train with input.resize: tile for that"
+            )
+        return replace(
+            own,
+            scale=own.scale * self.scale,
+            height=self.tile or own.height,
+            width=self.tile or own.width,
+            overlap=own.overlap if self.overlap is None else self.overlap,
+            largest_tile=0 if self.tile else own.largest_tile,
+        )

@@ -1,0 +1,455 @@
+"""One model with its preprocessing and threshold: images in, predictions out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import replace
+from html import escape
+from typing import Any, Protocol, Self, TypeVar, cast, overload, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float32, Num, UInt8
+
+from binseg.errors import BundleError, TrainingError
+from binseg.inference.image_like import ImageLike, pixels_of
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.prediction import KEPT_PIXELS, Prediction
+from binseg.inference.runtimes import Backend
+from binseg.packaging import Bundle, Card
+from binseg.postprocess import NOTHING, PostProcessing, segment
+from binseg.transforms.geometry import blend, plan, tiles_for
+from binseg.transforms.preprocess import normalise, prepare, prepare_batches
+from binseg.types import TTA, Preprocessing
+
+__all__ = ["ModelPredictor", "Predictor", "Tell", "mean_of", "sigmoid", "untold"]
+
+Tell = Callable[[int], object]
+"""Is told of units of work as they are done."""
+_Image = TypeVar("_Image", bound=ImageLike)
+_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (2,)),
+    "all": ((), (2,), (1,), (1, 2)),
+}
+
+
+def untold(_: int) -> None:
+    """Tell nobody."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What answers for images: one model (`ModelPredictor`), or several (`EnsemblePredictor`)."""
+
+    bundle_id: str
+    threshold: float
+    postprocessing: PostProcessing
+    batch_size: int
+    preprocessing: Preprocessing | None
+    """How images become inputs; None for an ensemble whose members each have their own way."""
+
+    @property
+    def name(self) -> str:
+        """What reports call the model."""
+
+    @property
+    def members(self) -> "tuple[ModelPredictor, ...]":
+        """The single models that answer."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences that must be read with its scores."""
+
+    def with_options(self, options: PredictOptions) -> Self:
+        """Return the same model with other settings; the one place where options take effect.
+
+        Raises:
+            UsageError: tiles or a scale for a model that takes whole images.
+        """
+
+    def probability_of_image(
+        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image", *, tell: Tell = untold
+    ) -> Float32[np.ndarray, "H W"]:
+        """Compute the probability at the image's own size.
+
+        Args:
+            image_HWC: as `predict` takes arrays.
+            name: what errors call the image.
+            tell: is told of model inputs as they are computed.
+        """
+        assert self.preprocessing is not None, "members with inputs of their own are asked each"
+        height, width = image_HWC.shape[:2]
+        num = min(one.batch_for(height, width) for one in self.members)
+        batches = prepare_batches(image_HWC, self.preprocessing, batch_size=num, name=name)
+
+        def maps() -> Iterator[Float32[np.ndarray, "height width"]]:
+            for inputs_BHWC, _ in batches:
+                yield from self.probability_of_inputs(inputs_BHWC)
+                tell(len(inputs_BHWC))
+
+        return _blended(maps(), height, width, self.preprocessing)
+
+    def probability_of_inputs(
+        self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
+    ) -> Float32[np.ndarray, "N height width"]:
+        """Compute the probability for inputs that `preprocess.prepare` made.
+
+        Args:
+            inputs_NHWC: any number of them; they are computed `batch_size` at a time.
+
+        Raises:
+            BundleError: the model of a bundle gives NaN or infinity.
+            TrainingError: the model in training does.
+        """
+
+    @property
+    def has_one_input(self) -> bool:
+        """Whether an image becomes exactly one input, of one size for all members."""
+        return self.preprocessing is not None and self.preprocessing.resize != "tile"
+
+    def num_inputs(self, height: int, width: int) -> int:
+        """Count the inputs of an image, all members together; known without listing them."""
+        shapes = [self.preprocessing] if self.preprocessing else []
+        return sum(
+            len(plan(height, 1, shape)) * len(plan(1, width, shape))
+            for shape in shapes or [one.preprocessing for one in self.members]
+        )
+
+    def shares_batches(self, height: int, width: int) -> bool:
+        """Whether all inputs of such an image fit into one batch, beside those of other images."""
+        most = min(one.batch_for(height, width) for one in self.members)
+        return self.preprocessing is not None and self.num_inputs(height, width) <= most
+
+    @overload
+    def predict(
+        self,
+        images: ImageLike,
+        *,
+        page: int | None = ...,
+        batch_size: int | None = ...,
+        options: PredictOptions | None = ...,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        images: list[_Image] | tuple[_Image, ...],
+        *,
+        page: int | None = ...,
+        batch_size: int | None = ...,
+        options: PredictOptions | None = ...,
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        images: object,
+        *,
+        page: int | None = None,
+        batch_size: int | None = None,
+        options: PredictOptions | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Find the foreground in an image, or in each of a list, at the image's own size.
+
+        The images of a list share batches, whatever their sizes.
+
+        Args:
+            images: a path, an array or a PIL image, or a list of these (EXIF turns are applied to
+                files and PIL images). Arrays are height x width or height x width x channels:
+                uint8 and uint16 by their full range, bool as black and white, floats in [0, 1]
+                (any range where the model was trained with `intensity: percentile`).
+            page: the page of a multi-page file, from 0.
+            batch_size: most inputs that are computed at once, instead of the model's.
+            options: other settings than the model's own.
+
+        Returns:
+            One prediction for one image, a list for a list.
+
+        Raises:
+            UsageError: something that isn't an image.
+            ImageError: an image that can't be read, or doesn't fit the model's channels.
+        """
+        asked = options or PredictOptions()
+        chosen = self.with_options(replace(asked, batch_size=batch_size or asked.batch_size))
+        if not isinstance(images, list | tuple):
+            return chosen._together([images], page)[0]
+        num = chosen.batch_size
+        groups = (images[start : start + num] for start in range(0, len(images), num))
+        return [one for group in groups for one in chosen._together(group, page)]
+
+    def predict_many(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
+        """Predict images one after the other, as they are asked for; memory stays flat.
+
+        Args:
+            images: as `predict` takes them; may be endless.
+        """
+        for image in images:
+            yield self.predict(image)
+
+    def predict_array(
+        self,
+        image_HWC: Num[np.ndarray, "H W C"],
+        *,
+        read_as: str = "the image",
+        tell: Tell = untold,
+        **facts: Any,
+    ) -> Prediction:
+        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`."""
+        probability_HW = self.probability_of_image(image_HWC, read_as, tell=tell)
+        return self._prediction(probability_HW, image_HWC, facts)
+
+    def probabilities_together(
+        self, inputs: Sequence[UInt8[np.ndarray, "_ _ _ C"]]
+    ) -> list[Float32[np.ndarray, "_ _ _"]]:
+        """Compute the inputs of several images; those of one size share batches."""
+        maps: dict[int, Float32[np.ndarray, "_ _ _"]] = {}
+        sizes = {one.shape[1:] for one in inputs}
+        for size in sizes:
+            which = [index for index, one in enumerate(inputs) if one.shape[1:] == size]
+            joined_NHW = self.probability_of_inputs(
+                np.concatenate([inputs[index] for index in which])
+            )
+            ends = np.cumsum([len(inputs[index]) for index in which])
+            maps.update(zip(which, np.split(joined_NHW, ends[:-1]), strict=True))
+        return [maps[index] for index in range(len(inputs))]
+
+    def prediction_of(
+        self,
+        image_HWC: Num[np.ndarray, "H W C"],
+        maps_NHW: Float32[np.ndarray, "N height width"],
+        **facts: Any,
+    ) -> Prediction:
+        """Bring the probability of an image's inputs back to the image's size.
+
+        Args:
+            image_HWC: the image.
+            maps_NHW: what `probability_of_inputs` gave for the inputs that `preprocess.prepare`
+                made of it: the way to compute inputs of several images in one batch.
+            facts: further fields of the Prediction.
+        """
+        assert self.preprocessing is not None, "members have no inputs in common"
+        height, width = image_HWC.shape[:2]
+        probability_HW = _blended(maps_NHW, height, width, self.preprocessing)
+        return self._prediction(probability_HW, image_HWC, facts)
+
+    def mask_of(self, probability_HW: Float32[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+        """Cut probabilities at the threshold and correct the mask, as every prediction does."""
+        return segment(probability_HW, self.threshold, self.postprocessing)
+
+    def _prediction(
+        self,
+        probability_HW: Float32[np.ndarray, "H W"],
+        image_HWC: Num[np.ndarray, "H W C"],
+        facts: dict[str, Any],
+    ) -> Prediction:
+        return Prediction(
+            probability_HW=probability_HW,
+            threshold=self.threshold,
+            bundle_id=self.bundle_id,
+            postprocessing=self.postprocessing,
+            image_HWC=image_HWC if probability_HW.size <= KEPT_PIXELS else None,
+            **facts,
+        )
+
+    def _together(self, images: Sequence[object], page: int | None) -> list[Prediction]:
+        """Predict some images, in one batch as far as they can share it."""
+        read = [pixels_of(image, page) for image in images]
+        sharing = [
+            index
+            for index, (image_HWC, _, _) in enumerate(read)
+            if len(read) > 1 and self.shares_batches(*image_HWC.shape[:2])
+        ]
+        inputs = []
+        for index in sharing:
+            image_HWC, name, _ = read[index]
+            inputs.append(
+                prepare(image_HWC, cast("Preprocessing", self.preprocessing), name=name)[0]
+            )
+        maps = dict(zip(sharing, self.probabilities_together(inputs), strict=True))
+        return [
+            self.prediction_of(image_HWC, maps[index], **facts)
+            if index in maps
+            else self._prediction(self.probability_of_image(image_HWC, name), image_HWC, facts)
+            for index, (image_HWC, name, facts) in enumerate(read)
+        ]
+
+
+class ModelPredictor(Predictor):
+    """A model with its preprocessing and threshold.
+
+    Args:
+        backend: what computes the logits.
+        preprocessing: how images become inputs; the model was trained with it.
+        threshold: the probability above which a pixel is foreground.
+        bundle_id: goes into every prediction.
+        batch_size: most inputs of the model's own size that are computed at once.
+        bundle: where the model comes from; None for one that is in training.
+        tta: which mirror images are averaged.
+        temperature: divides the logits, so that probabilities mean what they say.
+        postprocessing: corrections of every mask.
+    """
+
+    preprocessing: Preprocessing
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        preprocessing: Preprocessing,
+        threshold: float,
+        bundle_id: str,
+        batch_size: int = 8,
+        bundle: Bundle | None = None,
+        tta: TTA = "none",
+        temperature: float = 1.0,
+        postprocessing: PostProcessing = NOTHING,
+    ) -> None:
+        PredictOptions(threshold=threshold, tta=tta, batch_size=batch_size)  # refuses odd values
+        assert temperature > 0, "a temperature of 0 or below would invert the answer"
+        self.backend = backend
+        self.preprocessing = preprocessing
+        self._own_pixels = preprocessing.height * preprocessing.width
+        self.threshold = threshold
+        self.temperature = temperature
+        self.bundle_id = bundle_id
+        self.batch_size = batch_size
+        self.bundle = bundle
+        self.tta: TTA = tta
+        self.postprocessing = postprocessing
+
+    @property
+    def name(self) -> str:
+        """The card's name for it, and its test-time augmentation."""
+        name = self.card.name if self.card else "model"
+        return name if self.tta == "none" else f"{name}, tta {self.tta}"
+
+    @property
+    def card(self) -> Card | None:
+        """What the model's bundle says about it; None for a model in training."""
+        return self.bundle.card if self.bundle else None
+
+    @property
+    def members(self) -> "tuple[ModelPredictor, ...]":
+        """The model alone."""
+        return (self,)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences that must be read with its scores."""
+        if self.card is None or self.tta == self.card.tta:
+            return ()
+        own = "without tta" if self.card.tta == "none" else f"with tta {self.card.tta}"
+        return (f"The threshold was chosen {own}, the predictions are of tta {self.tta}.",)
+
+    def with_options(self, options: PredictOptions) -> Self:
+        """Return the same model with other settings."""
+        other = copy(self)
+        other.preprocessing = options.preprocessing_for(self.preprocessing, name=self.name)
+        other.postprocessing = options.postprocessing_for(self.postprocessing)
+        other.threshold = self.threshold if options.threshold is None else options.threshold
+        other.tta = options.tta or self.tta
+        other.batch_size = options.batch_size or self.batch_size
+        return other
+
+    def batch_for(self, height: int, width: int) -> int:
+        """Tell how many inputs of an image of this size are computed at once.
+
+        `batch_size` of those of the model's own size; of larger tiles as many as hold no more
+        pixels, at least one.
+        """
+        shape = tiles_for(height, width, self.preprocessing)
+        return self._batch_of(shape.height, shape.width)
+
+    def _batch_of(self, height: int, width: int) -> int:
+        own = self._own_pixels
+        return max(1, self.batch_size * own // max(own, height * width))
+
+    def probability_of_inputs(
+        self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
+    ) -> Float32[np.ndarray, "N height width"]:
+        """Compute the probability for inputs that are prepared already, in batches."""
+        shape = self.preprocessing
+        size = inputs_NHWC.shape[1:3]
+        assert size == (shape.height, shape.width) or shape.largest_tile, size
+        assert inputs_NHWC.shape[3] == shape.channels
+        probability_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
+        num = self._batch_of(*size)
+        for start in range(0, len(inputs_NHWC), num):
+            batch = slice(start, start + num)
+            probability_NHW[batch] = self._mean_over_tta(inputs_NHWC[batch])
+        return probability_NHW
+
+    def _mean_over_tta(
+        self, inputs_BHWC: UInt8[np.ndarray, "B height width channels"]
+    ) -> Float32[np.ndarray, "B height width"]:
+        """Predict every mirror image, mirror the logits back, and average them.
+
+        Logits are averaged, so that the temperature and a threshold that was moved with it cut the
+        mean just where they would cut one of them.
+        """
+        all_axes = _AXES[self.tta]
+        total_BHW: Float32[np.ndarray, "B height width"] | None = None
+        for axes in all_axes:
+            view_BHWC = np.flip(inputs_BHWC, axes)
+            logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
+            if not np.isfinite(logits_BHW).all():
+                raise self._not_finite()
+            turned_BHW = np.flip(logits_BHW, axes)
+            total_BHW = turned_BHW if total_BHW is None else total_BHW + turned_BHW
+        assert total_BHW is not None
+        return sigmoid(total_BHW / np.float32(len(all_axes) * self.temperature))
+
+    def _not_finite(self) -> BundleError | TrainingError:
+        how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"
+        if self.bundle:
+            return BundleError(f"{self.bundle.path}: {how}; its training diverged, train it again")
+        return TrainingError(f"{how}: training diverged; lower the learning rate or use fp32")
+
+    def __repr__(self) -> str:
+        shape = self.preprocessing
+        name = f"{self.card.name!r}, {self.card.architecture.name}, " if self.card else ""
+        return (
+            f"{type(self).__name__}({name}{shape.height}x{shape.width} {shape.resize}, threshold "
+            f"{self.threshold:g}, {self.backend.name} {self.backend.precision}, "
+            f"bundle {self.bundle_id})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the card's table in a notebook."""
+        rows = [*(self.card.rows() if self.card else [("bundle", self.bundle_id)])]
+        rows.append(("computed by", f"{self.backend.name}, {self.backend.precision}"))
+        lines = "".join(
+            f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in rows
+        )
+        return f"<table>{lines}</table>"
+
+
+def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
+    """Average probabilities."""
+    total = maps[0].copy()
+    for one in maps[1:]:
+        total += one
+    total /= np.float32(len(maps))
+    # The sum of float32 may pass 1 by a rounding error.
+    clipped: np.ndarray = np.clip(total, 0.0, 1.0, out=total)
+    return clipped
+
+
+def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Compute the logistic function, which neither overflows nor loses small probabilities.
+
+    >>> sigmoid(np.float32([-200, 0, 200])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    # exp of a negative number only; scipy's expit would do, but costs its import at each start.
+    power = np.exp(-np.abs(logits))
+    result: np.ndarray = np.where(logits >= 0, np.float32(1), power) / (np.float32(1) + power)
+    return result
+
+
+def _blended(
+    maps: Iterable[Float32[np.ndarray, "height width"]],
+    height: int,
+    width: int,
+    preprocessing: Preprocessing,
+) -> Float32[np.ndarray, "H W"]:
+    probability_HW = blend(maps, plan(height, width, preprocessing), height, width)
+    # Interpolation and the window's weights may leave [0, 1] by a rounding error.
+    np.clip(probability_HW, 0.0, 1.0, out=probability_HW)
+    return probability_HW

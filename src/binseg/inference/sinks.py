@@ -1,0 +1,302 @@
+"""Where predictions go: files beside each other in a folder, or bytes for a client."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Protocol
+
+from binseg.errors import UsageError
+from binseg.imageio import read_facts
+from binseg.inference.image_like import facts_of_file
+from binseg.inference.large import ProbabilityType
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.prediction import FILES, Prediction
+from binseg.inference.predictor import Predictor
+from binseg.inference.sources import Failure, InputImage, Places
+from binseg.progress import Progress
+
+__all__ = ["BytesSink", "FolderSink", "PredictResult", "Sink", "Written", "facts_of", "files_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One image's outputs on disk."""
+
+    source: Path
+    page: int | None = None
+    """The page of a multi-page file, from 0."""
+    mask: Path
+    others: tuple[Path, ...] = ()
+    """Overlay, cut-out, outlines and so on, as asked."""
+    foreground: float
+    """Share of the pixels that are foreground."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What was written and what was not."""
+
+    written: tuple[Written, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    num_skipped: int = 0
+    """Images whose outputs an earlier run had written (resume)."""
+
+    def __add__(self, other: "PredictResult") -> "PredictResult":
+        return PredictResult(
+            written=self.written + other.written,
+            failures=self.failures + other.failures,
+            num_skipped=self.num_skipped + other.num_skipped,
+        )
+
+    @property
+    def num_inputs(self) -> int:
+        """Images (and inputs that are none) in all."""
+        return len(self.written) + len(self.failures) + self.num_skipped
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data."""
+        return {
+            "written": [
+                {
+                    "source": str(one.source),
+                    "page": one.page,
+                    "mask": str(one.mask),
+                    "others": [str(path) for path in one.others],
+                    "foreground": one.foreground,
+                }
+                for one in self.written
+            ],
+            "failures": [{"source": one.source, "reason": one.reason} for one in self.failures],
+            "skipped": self.num_skipped,
+        }
+
+
+class Sink(Protocol):
+    """What takes predictions in."""
+
+    out: Path
+    """The folder of the outputs; what lies in there is no input."""
+    replaces: bool
+    """Whether outputs that are there may be replaced."""
+    large_probability: ProbabilityType
+    """How the probabilities of huge images are stored."""
+
+    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
+        """Keep the outputs of these images, which are there already, from all others."""
+
+    def stems(
+        self,
+        images: Sequence[InputImage],
+        predictor: Predictor,
+        options: PredictOptions,
+        progress: Progress,
+    ) -> list[Path | None]:
+        """Name each image's outputs, without their endings; None where all are there already.
+
+        Raises:
+            UsageError: an output would replace what must stay.
+        """
+
+    def write(
+        self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
+    ) -> Written:
+        """Take in a prediction; called from several threads.
+
+        Raises:
+            OutputError: the disk refused.
+        """
+
+
+class FolderSink:
+    """A folder of masks, and of what else was asked for.
+
+    Args:
+        out: the folder; made when it is needed.
+        overwrite: replace files of an earlier run; inputs are never replaced.
+        resume: leave out images whose outputs are there already, if they are of these images, this
+            model and these settings.
+    """
+
+    large_probability: ProbabilityType = "float32"
+
+    def __init__(self, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+        self.out = Path(out)
+        self.replaces = overwrite or resume
+        self._resume = resume
+        self._owners: dict[Path, Path] = {}
+        """The image behind each output of earlier rounds."""
+
+    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
+        """Keep the outputs of these images, which are there already, from all others."""
+        for image in images:
+            stem = (self.out / image.relative).with_suffix("")
+            self._owners.update(dict.fromkeys(files_of(image, stem, options), image.path))
+
+    def stems(
+        self,
+        images: Sequence[InputImage],
+        predictor: Predictor,
+        options: PredictOptions,
+        progress: Progress,
+    ) -> list[Path | None]:
+        """Give each image a stem of its own: `a.jpg` and `a.png` must not share a mask."""
+        stems = self._named(images, options, progress)
+        both = list(zip(images, stems, strict=True))
+        self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
+        if not self._resume:
+            return [*stems]
+        return [None if _is_done(predictor, *one, options) else one[1] for one in both]
+
+    def write(
+        self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
+    ) -> Written:
+        """Write all files of an image, the mask first; each is whole or not there."""
+        paths = files_of(image, stem, options)
+        for path, kind in zip(paths, ("mask", *options.outputs), strict=True):
+            FILES[kind].write(prediction, path, options.tolerance)
+        return Written(
+            source=image.path,
+            page=image.page,
+            mask=paths[0],
+            others=tuple(paths[1:]),
+            foreground=float(prediction.mask.mean()),
+        )
+
+    def _named(
+        self, images: Sequence[InputImage], options: PredictOptions, progress: Progress
+    ) -> list[Path]:
+        taken: set[Path] = set()
+        stems = []
+
+        def is_free(image: InputImage, stem: Path) -> bool:
+            files = files_of(image, stem, options)
+            own = all(self._owners.get(one, image.path) == image.path for one in files)
+            return own and taken.isdisjoint(files)
+
+        for image in images:
+            names = _candidates(image, self.out)
+            stem = first = next(names)
+            while not is_free(image, stem):
+                stem = next(names)
+            files = files_of(image, stem, options)
+            if stem != first:
+                progress.say(
+                    f"{image.path}: written as {files[0].name}, since another has its name"
+                )
+            taken.update(files)
+            self._owners.update(dict.fromkeys(files, image.path))
+            stems.append(stem)
+        return stems
+
+    def _refuse_replacing(self, images: Sequence[InputImage], files: Sequence[Path]) -> None:
+        """Stop before the first input rather than replace a file that can't be had again."""
+        places = Places()
+        real = {places.real(image.path) for image in images}
+        for file in files:
+            if places.real(file) in real:
+                raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
+            if file.exists() and not self.replaces:
+                raise UsageError(
+                    f"{file} exists; choose another folder with --out, replace the files of an "
+                    "earlier run with --overwrite, or go on with a stopped one with --resume"
+                )
+
+
+class BytesSink:
+    """One output of one image, in memory.
+
+    Args:
+        kind: mask, probability, overlay, cutout or json.
+    """
+
+    out = Path("-")
+    replaces = True
+    large_probability: ProbabilityType = "uint8"
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self.data, self.media = b"", ""
+
+    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
+        """Keep nothing: memory holds no output of earlier runs."""
+
+    def stems(
+        self,
+        images: Sequence[InputImage],
+        predictor: Predictor,
+        options: PredictOptions,
+        progress: Progress,
+    ) -> list[Path | None]:
+        """Take the one image."""
+        del predictor, options, progress
+        assert len(images) == 1, "memory takes one image"
+        return [self.out]
+
+    def write(
+        self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
+    ) -> Written:
+        """Encode the output, as `data` of type `media`."""
+        self.data, self.media = prediction.encode(self._kind, tolerance=options.tolerance)
+        return Written(source=image.path, mask=stem, foreground=float(prediction.mask.mean()))
+
+
+def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
+    """List the files that an image gets, the mask's first."""
+    if image.kind == "video":
+        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in options.outputs else [])]
+    elif image.kind == "large":
+        endings = [".tif", *(["_probability.tif"] if "probability" in options.outputs else [])]
+    else:
+        endings = [f".{options.mask_format}", *(FILES[one].ending for one in options.outputs)]
+    return [stem.with_name(stem.name + ending) for ending in endings]
+
+
+def facts_of(image: InputImage, options: PredictOptions) -> dict[str, Any]:
+    """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
+    if image.data is not None:
+        return {"name": image.name}
+    asked = set(options.outputs)
+    facts = facts_of_file(
+        image.path,
+        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
+        size=bool(asked & {"table", "geojson"}),
+    )
+    return {**facts, "name": image.title or image.path.name, "path_hash": _path_hash(image)}
+
+
+def _is_done(predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions) -> bool:
+    """Tell whether all outputs of an image are there, made as they would be now."""
+    files = files_of(image, stem, options)
+    if not all(file.exists() for file in files):
+        return False
+    made = {} if image.kind == "video" else read_facts(files[0])
+    expected = {
+        "image": ("path_hash", _path_hash(image)),
+        "model": ("model", predictor.bundle_id),
+        "threshold": ("threshold", predictor.threshold),
+        "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
+    }
+    for noun, (key, value) in expected.items():
+        if made.get(key, value) != value:
+            raise UsageError(
+                f"{files[0]} is of another {noun}; choose another folder with --out, or replace "
+                "what is there with --overwrite"
+            )
+    return True
+
+
+def _path_hash(image: InputImage) -> str:
+    """Tell images of one name apart, without naming anybody's folders."""
+    place = f"{image.path.resolve()}#{image.page}"
+    return blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def _candidates(image: InputImage, out: Path) -> Iterator[Path]:
+    """Give stems from the plainest on; the list has no end."""
+    folder, name = out / image.relative.parent, image.relative
+    page = "" if image.page is None else f"-page{image.page:04d}"
+    numbered = (f"{name.stem}{page}-{number}" for number in count(2))
+    for text in chain((f"{name.stem}{page}", f"{name.name}{page}"), numbered):
+        yield folder / text

@@ -1,0 +1,311 @@
+"""Where images come from: files, folders, globs, a folder that fills, or memory."""
+
+import glob
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Num
+
+from binseg.errors import BinsegError, ImageError, UsageError
+from binseg.imageio import (
+    IMAGE_SUFFIXES,
+    TIFF_SUFFIXES,
+    decode_image,
+    is_zarr,
+    needs_windows,
+    open_windows,
+    read_image,
+)
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.video import is_video
+
+if TYPE_CHECKING:
+    from binseg.inference.sinks import Sink
+
+__all__ = [
+    "Failure",
+    "FileSource",
+    "InputImage",
+    "ListedSource",
+    "Places",
+    "Round",
+    "Source",
+    "WatchSource",
+    "find_images",
+]
+
+_ZARR_SUFFIX = ".zarr"
+_Stamp = tuple[int, int]
+"""Size and time of change (ns) of a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputImage:
+    """One input: where it is, and where below the outputs' folder its own go."""
+
+    path: Path
+    page: int | None = None
+    relative: Path
+    kind: Literal["image", "large", "video"] = "image"
+    """large: read in parts, as huge images, whole stacks and OME-Zarr folders are."""
+    data: bytes | None = None
+    """The file's bytes, where they are in memory."""
+    title: str = ""
+    """What outputs call it, if not by its file's name."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return str(self.path) if self.data is None else self.title
+
+    def read(self) -> Num[np.ndarray, "H W C"]:
+        """Decode its pixels.
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        if self.data is not None:
+            return decode_image(self.data, name=self.name)
+        return read_image(self.path, page=self.page)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An input that gave no mask."""
+
+    source: str
+    reason: str
+    """One line that names the input."""
+
+    @classmethod
+    def of(cls, source: str | Path, error: BinsegError | str) -> "Failure":
+        """Name the input, unless the message does."""
+        text = str(error)
+        named = text if str(source) in text else f"{source}: {text}"
+        return cls(source=str(source), reason=named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Images that are to be predicted now."""
+
+    images: Sequence[InputImage]
+    failures: Sequence[Failure] = ()
+    claimed: Sequence[InputImage] = ()
+    """Images that have their outputs from an earlier run, under the plainest names."""
+
+
+class Source(Protocol):
+    """Images to predict, all at once or in rounds as they come."""
+
+    def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
+        """Give the images; files that lie in the sink are none."""
+
+
+@dataclass(frozen=True)
+class ListedSource:
+    """Images that are known one by one."""
+
+    images: Sequence[InputImage]
+
+    def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
+        """Give them in one round."""
+        del sink, options
+        yield Round(images=self.images)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files, folders (with the folders in them, whose structure is kept) and globs."""
+
+    inputs: Iterable[str | Path]
+
+    def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
+        """Give all images in one round; an input that names none is a failure."""
+        images, failures = find_images(self.inputs, sink.out, whole_stacks=not options.is_per_page)
+        yield Round(images=images, failures=failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSource:
+    """A folder that is looked into again and again, for images that are new or changed.
+
+    An image is taken when it looked the same twice, so that one that is still being copied is left
+    alone. Images whose masks are there and newer are left out.
+    """
+
+    folder: Path
+    seconds: float = 1.0
+    """Time between two looks."""
+    stop: Callable[[], bool] = lambda: False
+    """Is asked after each look."""
+
+    def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
+        """Give a round whenever images came.
+
+        Raises:
+            UsageError: there is no such folder, or it is that of the masks.
+        """
+        home, out = self.folder, sink.out
+        if not home.is_dir():
+            raise UsageError(f"{home} is no folder; --watch takes the folder that images come into")
+        if out.resolve() == home.resolve():
+            raise UsageError(
+                f"{home} can't hold the masks of the images that come into it, which would be "
+                "taken for images; choose another folder with --out"
+            )
+        before: dict[Path, _Stamp] = {}
+        done = {
+            path: stamp
+            for path, stamp in _stamped(home, out)
+            if _is_answered(path, out / path.relative_to(home))
+        }
+        plain = [InputImage(path=path, relative=path.relative_to(home)) for path in done]
+        yield Round(images=(), claimed=plain)
+        while True:
+            now = dict(_stamped(home, out))
+            ready = [
+                path
+                for path, stamp in now.items()
+                if before.get(path) == stamp and done.get(path) != stamp
+            ]
+            if ready:
+                found = [(path, path.relative_to(home)) for path in ready]
+                images, failures = _listed(found, whole_stacks=not options.is_per_page)
+                yield Round(images=images, failures=failures)
+            done.update({path: now[path] for path in ready})
+            before = now
+            if self.stop():
+                return
+            time.sleep(self.seconds)
+
+
+def find_images(
+    inputs: Iterable[str | Path], out: Path, *, whole_stacks: bool = True
+) -> tuple[list[InputImage], list[Failure]]:
+    """List every image once; an input that names none is a failure.
+
+    Args:
+        inputs: files, folders and globs.
+        out: what lies in there are masks of an earlier run, and no images.
+        whole_stacks: whether a multi-page file is one image, or each of its pages.
+    """
+    found: list[tuple[Path, Path]] = []
+    failures: list[Failure] = []
+    for given in inputs:
+        of_input = list(_expand(str(given), out))
+        if not of_input:
+            failures.append(Failure.of(given, "there is no such image, or none in it"))
+        found += of_input
+    images, unreadable = _listed(found, whole_stacks=whole_stacks)
+    return images, [*failures, *unreadable]
+
+
+class Places:
+    """Where files really lie, links followed; each folder is asked for once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, Path] = {}
+
+    def real(self, path: Path) -> Path:
+        """Do as `path.resolve()`, which asks the disk for each part of each path."""
+        if path.name in {"", ".."} or path.is_symlink():
+            return Path(os.path.realpath(path))  # `resolve` fails at a link to itself
+        folder = path.parent
+        if folder not in self._folders:
+            self._folders[folder] = folder.resolve()
+        return self._folders[folder] / path.name
+
+
+def _listed(
+    found: Iterable[tuple[Path, Path]], *, whole_stacks: bool
+) -> tuple[list[InputImage], list[Failure]]:
+    """Turn files into images, each once, by what their headers say."""
+    images: list[InputImage] = []
+    failures: list[Failure] = []
+    seen: set[tuple[Path, int | None]] = set()
+    places = Places()
+    for path, relative in found:
+        try:
+            of_file = _images_of(path, relative, whole_stacks=whole_stacks)
+        except ImageError as error:
+            failures.append(Failure.of(path, error))
+            continue
+        place = places.real(path)
+        for image in of_file:
+            if (place, image.page) not in seen:
+                seen.add((place, image.page))
+                images.append(image)
+    return images, failures
+
+
+def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the files that an input stands for, each with its path inside that input."""
+    path = Path(given)
+    if path.is_dir() and (path.suffix.lower() == _ZARR_SUFFIX or is_zarr(path)):
+        yield path, Path(path.name)
+    elif path.is_dir():
+        yield from _in_folder(path, out)
+    elif path.exists():
+        yield path, Path(path.name)
+    else:
+        for match in map(Path, sorted(glob.glob(given, recursive=True))):  # noqa: PTH207 - absolute too
+            if match.is_dir():
+                yield from _in_folder(match, out)
+            else:
+                yield match, Path(match.name)
+
+
+def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Give the images of a folder, without hidden ones and without masks of an earlier run."""
+    home, answers, places = folder.resolve(), out.resolve(), Places()
+    apart = answers != home and answers.is_relative_to(home)
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        zarrs = [name for name in folders if name.lower().endswith(_ZARR_SUFFIX)]
+        folders[:] = [name for name in folders if name not in zarrs and not name.startswith(".")]
+        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        found += [Path(parent, name) for name in (*zarrs, *images) if not name.startswith(".")]
+    for path in sorted(found):
+        if not (apart and places.real(path).is_relative_to(answers)):
+            yield path, path.relative_to(folder)
+
+
+def _images_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
+    """List a file's images; only TIFF and OME-Zarr hold several, or ones to be read in parts."""
+    if is_video(path):
+        return [InputImage(path=path, relative=relative, kind="video")]
+    may_be_large = path.suffix.lower() in TIFF_SUFFIXES or path.is_dir()
+    if not may_be_large or not needs_windows(path):
+        return [InputImage(path=path, relative=relative)]
+    num_pages = 1
+    if not path.is_dir():
+        with open_windows(path) as windows:
+            num_pages = windows.num_pages
+    if whole_stacks or num_pages == 1:
+        return [InputImage(path=path, relative=relative, kind="large")]
+    return [InputImage(path=path, page=page, relative=relative) for page in range(num_pages)]
+
+
+def _stamped(home: Path, out: Path) -> Iterator[tuple[Path, _Stamp]]:
+    """Give the images of a watched folder with their stamps; OME-Zarr folders are left out."""
+    for path, _ in _in_folder(home, out):
+        if path.suffix.lower() == _ZARR_SUFFIX:
+            continue
+        try:
+            facts = path.stat()
+        except OSError:  # gone between the listing and now
+            continue
+        yield path, (facts.st_size, facts.st_mtime_ns)
+
+
+def _is_answered(path: Path, plain: Path) -> bool:
+    """Tell whether a mask of the plain name is there, and not older than the image."""
+    masks = (plain.with_suffix(".png"), plain.with_suffix(".tif"))
+    changed = path.stat().st_mtime
+    return any(mask.exists() and mask.stat().st_mtime >= changed for mask in masks)

@@ -1,0 +1,155 @@
+"""95% intervals: how far a score would move with other images, by percentile bootstrap.
+
+Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole groups (patients,
+stacks, videos) are resampled where there are any, since their images resemble each other.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64, Num
+
+from binseg.metrics.counts import as_array, scored_images
+from binseg.metrics.scores import score_table
+from binseg.types import ImageScores, Interval, Report, Size
+
+__all__ = [
+    "LEAST_UNITS",
+    "NUM_RESAMPLES",
+    "bootstrap_interval",
+    "group_labels",
+    "interval_of",
+    "report_intervals",
+    "resampled_sums",
+    "sum_groups",
+]
+
+LEVEL = 0.95
+NUM_RESAMPLES = 1000
+_CELLS = 4_000_000  # of the table resamples x groups that is held at a time: 32 MB
+LEAST_UNITS = 6
+"""Images or groups of which fewer tell too little: intervals are too narrow, and even differences
+of one sign come by chance more often than once in twenty."""
+
+
+def group_labels(images: Sequence[ImageScores]) -> list[Hashable] | None:
+    """Say which images belong together, one without a group being its own; None: no groups."""
+    if not any(one.group for one in images):
+        return None
+    return [("id", one.id) if one.group is None else ("group", one.group) for one in images]
+
+
+def resampled_sums(
+    table_NK: Float64[np.ndarray, "N K"],
+    *,
+    groups: Sequence[Hashable] | None,
+    num_resamples: int,
+    seed: int = 0,
+) -> Float64[np.ndarray, "R K"] | None:
+    """Add up the columns of data sets made of as many groups as there are, with repeats.
+
+    Args:
+        table_NK: what each image adds.
+        groups: the group of each image; None resamples single images.
+        num_resamples: how many data sets; 0 gives None.
+        seed: the same seed gives the same data sets.
+
+    Returns:
+        A row of sums for each data set; None for a single image or group, which tells nothing.
+    """
+    if groups is not None:
+        assert len(groups) == len(table_NK), "one group per image"
+        table_NK = sum_groups(table_NK, groups)
+    num_groups = len(table_NK)
+    if num_groups < 2 or num_resamples == 0:
+        return None
+    random = np.random.default_rng(seed)
+    return np.concatenate(
+        [times_RG @ table_NK for times_RG in _times_taken(random, num_resamples, num_groups)]
+    )
+
+
+def sum_groups(
+    table_NK: Float64[np.ndarray, "N K"], groups: Sequence[Hashable]
+) -> Float64[np.ndarray, "G K"]:
+    """Add up the rows of each group, in the order in which the groups appear."""
+    numbers: dict[Hashable, int] = {}
+    number_N = [numbers.setdefault(group, len(numbers)) for group in groups]
+    sums_GK = np.zeros((len(numbers), table_NK.shape[1]))
+    np.add.at(sums_GK, number_N, table_NK)
+    return sums_GK
+
+
+def _times_taken(
+    random: np.random.Generator, num_resamples: int, num_groups: int
+) -> Iterator[Int64[np.ndarray, "R G"]]:
+    """Count how often each data set takes each group, a bounded number of them at a time."""
+    step = max(1, _CELLS // num_groups)
+    for start in range(0, num_resamples, step):
+        num = min(step, num_resamples - start)
+        picks_RG = random.integers(num_groups, size=(num, num_groups))
+        picks_RG += np.arange(num)[:, None] * num_groups
+        flat = np.bincount(picks_RG.ravel(), minlength=num * num_groups)
+        yield flat.reshape(num, num_groups)
+
+
+def interval_of(values_R: Num[np.ndarray, " R"]) -> Interval:
+    """Cut 2.5% off each end of the resampled values."""
+    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, " N"] | Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """Find the 95% interval of the mean of one value per image, as `resampled_sums` does.
+
+    >>> str(bootstrap_interval([0.8, 0.9, 0.85, 0.95, 0.7]))
+    '[0.7600, 0.9100]'
+    """
+    values_N = np.asarray(values, dtype=np.float64)
+    assert values_N.ndim == 1, "one value per image"
+    table_NK = np.stack([values_N, np.ones(len(values_N))], axis=1)
+    sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples, seed=seed)
+    return None if sums_RK is None else interval_of(sums_RK[:, 0] / sums_RK[:, 1])
+
+
+def report_intervals(
+    report: Report,
+    *,
+    groups: Mapping[str, Hashable] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, dict[Size, dict[str, Interval | None]]]:
+    """Find the 95% interval of every mean and pooled score of a report.
+
+    Args:
+        report: what `summarise` gave.
+        groups: the group of each image by its id; None resamples single images.
+        num_resamples: how many data sets; all scores share them, so that they can be compared.
+
+    Returns:
+        "mean" or "pooled" -> size -> score -> interval.
+    """
+    found: dict[str, dict[Size, dict[str, Interval | None]]] = {"mean": {}, "pooled": {}}
+    for size, names in report.mean.items():
+        images = scored_images(report.images, size)
+        labels = None if groups is None else [groups[one.id] for one in images]
+        counts_N4 = as_array([one.counts[size] for one in images]).astype(np.float64)
+        scores_NS = np.array([[one.scores[size][name] for name in names] for one in images])
+        # Each image's tp, fp, fn, tn, 1 and scores: all that a resampled data set adds up.
+        table_NK = np.concatenate([counts_N4, np.ones((len(images), 1)), scores_NS], axis=1)
+        sums_RK = resampled_sums(table_NK, groups=labels, num_resamples=num_resamples)
+        if sums_RK is None:
+            found["mean"][size] = found["pooled"][size] = dict.fromkeys(names)
+            continue
+        means_RS = sums_RK[:, 5:] / sums_RK[:, 4:5]
+        pooled = score_table(sums_RK[:, :4])
+        found["mean"][size] = {
+            name: interval_of(means_RS[:, column]) for column, name in enumerate(names)
+        }
+        found["pooled"][size] = {name: interval_of(pooled[name]) for name in names}
+    return found

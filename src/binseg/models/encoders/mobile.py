@@ -1,0 +1,211 @@
+"""Inverted residuals for small machines: MobileNetV2 (arXiv 1801.04381) and EfficientNet-Lite.
+
+EfficientNet-Lite is EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6,
+stem, first and last stage not scaled (TensorFlow's `tpu/models/official/efficientnet/lite`).
+"""
+
+import math
+from collections import OrderedDict
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from binseg.models.skeleton import Encoder
+
+__all__ = ["EFFICIENTNET", "MOBILENET_V2", "MobileEncoder", "Stage", "scaled_stages"]
+
+
+class Stage(NamedTuple):
+    """Inverted residual blocks in a row; the first one has the stride."""
+
+    num_blocks: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+
+
+MOBILENET_V2 = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(3, 3, 2, 6, 32),
+    Stage(4, 3, 2, 6, 64),
+    Stage(3, 3, 1, 6, 96),
+    Stage(3, 3, 2, 6, 160),
+    Stage(1, 3, 1, 6, 320),
+)
+EFFICIENTNET = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+"""EfficientNet-B0's stages, and so EfficientNet-Lite0's."""
+
+
+def scaled_stages(stages: tuple[Stage, ...], *, width: float, depth: float) -> tuple[Stage, ...]:
+    """Scale EfficientNet's channels and depths; channels stay multiples of 8.
+
+    First and last stage keep their depth, as in EfficientNet-Lite.
+
+    >>> [stage.channels for stage in scaled_stages(EFFICIENTNET, width=1.1, depth=1.2)]
+    [16, 24, 48, 88, 120, 208, 352]
+    """
+    ends = (0, len(stages) - 1)
+    return tuple(
+        stage._replace(
+            num_blocks=stage.num_blocks if index in ends else math.ceil(stage.num_blocks * depth),
+            channels=_multiple_of_8(stage.channels * width),
+        )
+        for index, stage in enumerate(stages)
+    )
+
+
+def _multiple_of_8(channels: float) -> int:
+    """Round to a multiple of 8, but never down by more than a tenth."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+class _SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's SAME: the odd pixel goes to the right and below."""
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Return maps at 1/stride of the size, rounded up."""
+        pads: list[int] = []
+        for side in (-1, -2):
+            stride, kernel = self.stride[side], self.kernel_size[side]
+            missing = kernel - stride + -maps_BChw.shape[side] % stride
+            pads += [missing // 2, missing - missing // 2]
+        padded = functional.pad(maps_BChw, pads)
+        return functional.conv2d(
+            padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+class _ConvNorm(nn.Sequential):
+    """Convolution, batch norm and, where it is asked for, ReLU6."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        same: bool,
+    ) -> None:
+        # At stride 1 both paddings are the same.
+        kind, padding = (_SameConv2d, 0) if same and stride > 1 else (nn.Conv2d, kernel // 2)
+        conv = kind(
+            in_channels,
+            out_channels,
+            kernel,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            bias=False,
+        )
+        # TensorFlow's EfficientNets have another epsilon and, in torch's words, momentum.
+        eps, momentum = (1e-3, 0.01) if same else (1e-5, 0.1)
+        norm = nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv, norm=norm)
+        if relu:
+            parts["relu"] = nn.ReLU6(inplace=True)
+        super().__init__(parts)
+
+
+class InvertedResidual(nn.Module):
+    """Expand the channels, convolve each alone, project them back; add the input where it fits."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        expand: int,
+        same: bool,
+    ) -> None:
+        super().__init__()
+        inner = in_channels * expand
+        self.adds = stride == 1 and in_channels == out_channels
+        self.expand = _ConvNorm(in_channels, inner, same=same) if expand > 1 else nn.Identity()
+        self.depthwise = _ConvNorm(
+            inner, inner, kernel=kernel, stride=stride, groups=inner, same=same
+        )
+        self.project = _ConvNorm(inner, out_channels, relu=False, same=same)
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Return maps of `out_channels` at 1/stride of the size, rounded up."""
+        out: Tensor = self.project(self.depthwise(self.expand(maps_BChw)))
+        return maps_BChw + out if self.adds else out
+
+
+class MobileEncoder(Encoder):
+    """A stem and stages of inverted residuals; feature maps at 1/2, 1/4, 1/8, 1/16, 1/32.
+
+    Each map is the last one of its size; the classifier's 1x1 convolution is left out.
+
+    Args:
+        in_channels: channels of the images.
+        width: channels of the stem, 32 as published; other channels change in proportion.
+        stages: `MOBILENET_V2` or EfficientNet's.
+        tensorflow: whether padding, epsilon and momentum are TensorFlow's (EfficientNet-Lite).
+    """
+
+    def __init__(
+        self, in_channels: int, *, width: int, stages: tuple[Stage, ...], tensorflow: bool
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.stem = _ConvNorm(in_channels, width, kernel=3, stride=2, same=tensorflow)
+        self.blocks = nn.ModuleList()
+        self.taken: list[int] = []
+        widths: list[int] = []
+        before, reach = width, 2
+        strides: list[int] = []
+        for stage in stages:
+            channels = max(1, round(stage.channels * width / 32))
+            if stage.stride == 1 and strides:  # a later map of the same size takes its place
+                for kept in (self.taken, widths, strides):
+                    kept.pop()
+            for index in range(stage.num_blocks):
+                stride = stage.stride if index == 0 else 1
+                reach *= stride
+                self.blocks.append(
+                    InvertedResidual(
+                        before,
+                        channels,
+                        kernel=stage.kernel,
+                        stride=stride,
+                        expand=stage.expand,
+                        same=tensorflow,
+                    )
+                )
+                before = channels
+            self.taken.append(len(self.blocks) - 1)
+            widths.append(channels)
+            strides.append(reach)
+        self.channels, self.strides = tuple(widths), tuple(strides)
+
+    def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
+        """Return channels for a decoder of a third of the encoder's size: 40, 40, 80, 160."""
+        return super().decoder_channels(width or max(1, self.width * 5 // 4))
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return one map per size, finest first."""
+        maps = self.stem(images_BCHW)
+        features: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            maps = block(maps)
+            if index in self.taken:
+                features.append(maps)
+        return tuple(features)

@@ -1,0 +1,56 @@
+"""Work on threads, with results in the order of the items and few of them waiting."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["map_ordered", "num_cores"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def num_cores() -> int:
+    """Threads that decoding and hashing use: one more than there are cores, 8 at most."""
+    return min(8, (os.cpu_count() or 1) + 1)
+
+
+def map_ordered(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    num_threads: int | None = None,
+    ahead: int | Callable[[], int] | None = None,
+) -> Generator[R]:
+    """Apply a function on threads and yield its results in order, the next ones ready ahead.
+
+    Decoding, hashing and disks let go of the interpreter, so threads share the work; the items may
+    be endless, since at most `ahead` results are in work or wait in memory.
+
+    Args:
+        function: runs on the threads; what it raises comes out where its result would.
+        items: taken as they are needed, on the thread of the caller.
+        num_threads: `num_cores()` if left out.
+        ahead: most results in work or waiting, at least 1; asked for each time where it is a
+            function; 4 a thread if left out.
+
+    >>> list(map_ordered(abs, [-1, 2, -3], num_threads=2))
+    [1, 2, 3]
+    """
+    num_threads = num_threads or num_cores()
+    waiting: deque[Future[R]] = deque()
+    order = iter(items)
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            while True:
+                limit = ahead() if callable(ahead) else ahead or 4 * num_threads
+                for item in islice(order, max(0, max(1, limit) - len(waiting))):
+                    waiting.append(pool.submit(function, item))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,211 @@
+"""Plots as PNG files: a training run, the scores of all images, a learning-rate range test."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from binseg.report.figure import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    VERMILLION,
+    Colour,
+    new_figure,
+    save_figure,
+    set_title,
+    style_axes,
+    unit,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["best_epoch", "plot_curves", "plot_histogram", "plot_rates"]
+
+Row = Mapping[str, float | str | None]
+Monitor = Literal["dice", "loss"]
+NUM_BINS = 20
+POOR = 0.5
+
+
+def plot_curves(
+    rows: Sequence[Row], path: Path, *, title: str = "Training", monitor: Monitor = "dice"
+) -> None:
+    """Plot loss, Dice and learning rate by epoch, and mark the best epoch in all three.
+
+    Args:
+        rows: the lines of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
+            missing or empty figure leaves a gap.
+        path: of the PNG.
+        title: above the plots.
+        monitor: the validation figure that chose the best epoch.
+    """
+    assert rows, "at least one epoch"
+    figure = new_figure(13, 4.2, purpose="plotting curves")
+    set_title(figure, title)
+    loss_axes, dice_axes, rate_axes = figure.subplots(1, 3)
+    epochs_E = _column(rows, "epoch")
+    best = best_epoch(rows, monitor=monitor)
+    for axes, name, label in ((loss_axes, "loss", "Loss"), (dice_axes, "dice", "Dice")):
+        validation_E = _column(rows, f"val_{name}")
+        has_best = best is not None and np.isfinite(validation_E[best])
+        told = f": validation {validation_E[best]:.4f} at the best epoch" if has_best else ""
+        style_axes(axes, title=f"{label}{told}", x="epoch")
+        _line(axes, epochs_E, _column(rows, f"train_{name}"), BLUE)
+        _line(axes, epochs_E, validation_E, VERMILLION)
+        if has_best:
+            point = [epochs_E[best]], [validation_E[best]]
+            axes.plot(*point, "o", color=unit(VERMILLION), markersize=7, zorder=3)
+    style_axes(rate_axes, title="Learning rate", x="epoch")
+    _line(rate_axes, epochs_E, _column(rows, "lr"), INK)
+    # One short label a tick, without a factor above the axis that would push the title up.
+    rate_axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
+    for axes in (loss_axes, dice_axes, rate_axes):
+        if best is not None:
+            axes.axvline(epochs_E[best], color=unit(GREY), linestyle="--", linewidth=1, zorder=1)
+        _epoch_ticks(axes, epochs_E)
+    _add_legend(figure, None if best is None else epochs_E[best], monitor)
+    save_figure(figure, path)
+
+
+def best_epoch(rows: Sequence[Row], *, monitor: Monitor = "dice") -> int | None:
+    """Find the row of the best validation figure, the earlier of two equals; None without any.
+
+    >>> best_epoch([{"val_dice": 0.8}, {"val_dice": 0.9}, {"val_dice": 0.9}])
+    1
+    """
+    values_E = _column(rows, f"val_{monitor}") * (1 if monitor == "dice" else -1)
+    return None if np.isnan(values_E).all() else int(np.nanargmax(values_E))
+
+
+def _column(rows: Sequence[Row], name: str) -> Float64[np.ndarray, " E"]:
+    """One figure of every epoch; nan where it is absent or empty."""
+    values = [row.get(name) for row in rows]
+    return np.array([float(value) if value not in (None, "") else np.nan for value in values])
+
+
+def _line(
+    axes: "Axes",
+    epochs_E: Float64[np.ndarray, " E"],
+    values_E: Float64[np.ndarray, " E"],
+    colour: Colour,
+) -> None:
+    # Points for short runs: a line through a single epoch can't be seen.
+    marker = "o" if len(values_E) <= 12 else ""
+    axes.plot(epochs_E, values_E, color=unit(colour), marker=marker, markersize=4)
+
+
+def _add_legend(figure: "Figure", epoch: float | None, monitor: Monitor) -> None:
+    """Add one legend for all panels, at the top right, where it hides no curve."""
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color=unit(BLUE), label="training"),
+        Line2D([], [], color=unit(VERMILLION), label="validation"),
+    ]
+    if epoch is not None:
+        by = {"dice": "Dice", "loss": "loss"}[monitor]
+        said = f"best epoch by validation {by}: {epoch:g}"
+        lines.append(Line2D([], [], color=unit(GREY), linestyle="--", linewidth=1, label=said))
+    figure.legend(handles=lines, loc="upper right", ncols=len(lines), frameon=False, fontsize=9)
+
+
+def _epoch_ticks(axes: "Axes", epochs_E: Float64[np.ndarray, " E"]) -> None:
+    """Put ticks at whole epochs of the run only, with room around a single one."""
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = epochs_E[0], epochs_E[-1]
+    # Less than an epoch on either side, so that no tick stands where no epoch was.
+    room = min(max(0.02 * (last - first), 0.1), 0.9) if last > first else 1
+    axes.set_xlim(first - room, last + room)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9, steps=[1, 2, 5, 10]))
+    if first == last:
+        axes.set_xticks([first])
+
+
+def plot_histogram(
+    scores: Sequence[float], path: Path, *, title: str = "Dice of each image", name: str = "Dice"
+) -> None:
+    """Plot how many images have which score, with mean, median and the count below 0.5.
+
+    Args:
+        scores: one per image, in [0, 1].
+        path: of the PNG.
+        title: above the plot.
+        name: of the score.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    scores_N = np.asarray(scores, dtype=np.float64)
+    assert scores_N.size, "at least one image"
+    assert ((scores_N >= 0) & (scores_N <= 1)).all(), "scores are in [0, 1]"
+    figure = new_figure(7.5, 4.4, purpose="plotting a histogram")
+    axes = figure.subplots()
+    style_axes(axes, x=f"{name} of an image", y="number of images")
+    axes.grid(visible=False, axis="x")
+    heights, edges = np.histogram(scores_N, bins=np.linspace(0, 1, NUM_BINS + 1))
+    axes.bar(
+        edges[:-1],
+        heights,
+        width=1 / NUM_BINS,
+        align="edge",
+        color=[unit(ORANGE if low < POOR - 1e-9 else BLUE) for low in edges[:-1]],
+        edgecolor="white",
+        linewidth=1,
+    )
+    mean, median, num_poor = scores_N.mean(), np.median(scores_N), int((scores_N < POOR).sum())
+    axes.axvline(mean, color=unit(VERMILLION), label=f"mean {mean:.4f}")
+    axes.axvline(median, color=unit(INK), linestyle="--", label=f"median {median:.4f}")
+    below = f"below {POOR:g}: {num_poor} of {scores_N.size} ({num_poor / scores_N.size:.1%})"
+    axes.plot([], [], "s", color=unit(ORANGE), label=below)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(0, 1)
+    axes.set_xticks(np.linspace(0, 1, 11))
+    # Between the title and the bars, where it can hide none.
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        borderpad=0,
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    set_title(figure, title)
+    save_figure(figure, path)
+
+
+def plot_rates(
+    rates: Sequence[float], losses: Sequence[float], path: Path, *, suggested: float | None
+) -> None:
+    """Plot the smoothed loss over the learning rate, and mark the suggested one.
+
+    Args:
+        rates: learning rates, rising.
+        losses: of the same length.
+        path: of the PNG.
+        suggested: the rate to mark; None for none.
+    """
+    assert len(rates) == len(losses) > 0
+    figure = new_figure(7, 4.2, purpose="plotting the learning-rate test")
+    set_title(figure, "Learning-rate range test")
+    axes = figure.subplots(1, 1)
+    style_axes(axes, title="Loss while the rate rises", x="learning rate")
+    axes.set_xscale("log")
+    axes.plot(list(rates), list(losses), color=unit(BLUE), linewidth=1.8)
+    if suggested is not None:
+        axes.axvline(suggested, color=unit(VERMILLION), linewidth=1.2, linestyle="--")
+        axes.annotate(
+            f"suggested {suggested:.1e}",
+            (suggested, max(losses)),
+            xytext=(4, -4),
+            textcoords="offset points",
+            color=unit(VERMILLION),
+            va="top",
+        )
+    save_figure(figure, path)

@@ -1,0 +1,406 @@
+"""What a stopped run goes on from: its position, its checkpoints and its best weights.
+
+`last.ckpt` is the newest state and `previous.ckpt` the one before it. Each is written whole, ends
+in the SHA-256 of what comes before, so that a file that a disk has torn is known as such and the
+other one taken, and is read without running code. A disk that is full doesn't end a run: what can't
+be written waits in memory for the next try. Only when the run ends, and its result still can't be
+written, it is an error.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from binseg import storage
+from binseg.config.recipe import Recipe
+from binseg.errors import OutputError, TrainingError
+from binseg.progress import Progress
+
+__all__ = [
+    "BEST",
+    "LAST",
+    "PREVIOUS",
+    "Checkpointer",
+    "Position",
+    "check_same_recipe",
+    "newest_whole",
+    "parse_checkpoint",
+    "read_best",
+    "read_checkpoint",
+    "resume_command",
+    "seal",
+    "write_checkpoint",
+]
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
+SEAL = b"\nbinseg sha256 "
+SEAL_LENGTH = len(SEAL) + 64
+CHUNK = 1 << 20
+FREE = frozenset({"about", "data.path", "data.download", "data.group"}) | {
+    f"train.{name}"
+    for name in (
+        "epochs",
+        "device",
+        "devices",
+        "num_nodes",
+        "compile",
+        "early_stopping",
+        "threshold",
+        "workers",
+        "loggers",
+        "checkpoint_minutes",
+    )
+}
+"""Settings that may change when a run goes on; all others must be as they were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """The step that a run trains on next, from which everything that comes then follows."""
+
+    epoch: int
+    """From 0."""
+    step: int
+    """From 0; the number of an epoch's steps where only its validation is left."""
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
+
+
+class _Hashing:
+    """A file that hashes what is written to it, and remembers why it couldn't be.
+
+    torch's zip writer hides the reason, and an exception in its callback may end the process.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write a piece; 0 where that failed."""
+        if self.problem is None:
+            try:
+                written = self._file.write(data)
+            except OSError as problem:
+                self.problem = problem
+            else:
+                self._hash.update(data)
+                return written
+        return 0
+
+    def flush(self) -> None:
+        """Do nothing: `close` does."""
+
+    def close(self) -> None:
+        """Write the seal, and wait until all is on the disk."""
+        if self.problem is not None:
+            raise self.problem
+        self._file.write(SEAL + self._hash.hexdigest().encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def seal(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write a checkpoint with its seal, and wait until it is on the disk.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    hashing = _Hashing(file)
+    try:
+        torch.save(dict(checkpoint), hashing)  # type: ignore[arg-type]  # it asks for `write` alone
+    except RuntimeError:
+        if hashing.problem is None:
+            raise
+    hashing.close()
+
+
+def _flaw(data: bytes) -> str | None:
+    """Tell why the bytes of a checkpoint can't be trusted, or None."""
+    content, end = memoryview(data)[:-SEAL_LENGTH], data[-SEAL_LENGTH:]
+    if not end.startswith(SEAL):
+        return "is torn or no checkpoint of ours (its checksum is missing)"
+    if end != SEAL + hashlib.sha256(content).hexdigest().encode():
+        return "is damaged (its checksum is wrong)"
+    return None
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint; the one before stays until this one is on the disk, and after.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    with storage.atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            seal(checkpoint, file)
+        _step_back(path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; it is never unpickled.
+
+    Raises:
+        TrainingError: it is absent, damaged or foreign.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise TrainingError(
+            f"nothing to resume: {path} can't be read ({problem.strerror}); start without --resume"
+        ) from None
+    return parse_checkpoint(data, path)
+
+
+def parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
+    """Read the bytes of a checkpoint: tensors and plain values only.
+
+    Args:
+        data: the whole file.
+        path: where it was, for messages.
+
+    Raises:
+        TrainingError: they are damaged or foreign.
+    """
+    flaw = _flaw(data)
+    if flaw is not None:
+        raise TrainingError(f"can't resume: {path} {flaw}; start a new run")
+    try:
+        checkpoint: dict[str, Any] = torch.load(
+            io.BytesIO(data), map_location="cpu", weights_only=True
+        )
+    except Exception as problem:  # noqa: BLE001  # zip and pickle fail as they please
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise TrainingError(
+            f"can't resume from {path}: it is torn or no checkpoint of ours ({reason}); start a "
+            "new run"
+        ) from None
+    if "binseg" not in checkpoint:
+        raise TrainingError(f"can't resume from {path}: it is no checkpoint of binseg")
+    return checkpoint
+
+
+def _step_back(path: Path) -> None:
+    """Let a checkpoint be the one before, without a moment in which there is none."""
+    if not path.exists():
+        return
+    previous = path.with_name(PREVIOUS)
+    link = path.with_name(f".tmp-{PREVIOUS}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: `newest_whole` finds it under this name
+        path.replace(previous)
+        return
+    link.replace(previous)
+    with contextlib.suppress(OSError):  # where both were one file already, the rename did nothing
+        link.unlink(missing_ok=True)
+
+
+def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
+    """Give the newest checkpoint of a run that is whole, with its bytes.
+
+    Args:
+        folder: of the run.
+        progress: hears where the newest is damaged, and the one before it is taken.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    flaws: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        try:
+            data = path.read_bytes()
+            flaw = _flaw(data)
+        except FileNotFoundError:
+            continue
+        except OSError as problem:
+            flaw = f"can't be read ({problem.strerror})"
+        if flaw is None:
+            if flaws:
+                progress.say(f"{flaws[0]}: going on from {PREVIOUS}, the one before it")
+            return path, data
+        flaws.append(f"{path.name} {flaw}")
+    if not flaws:
+        raise TrainingError(
+            f"nothing to resume: there is no {folder / LAST}; start without --resume"
+        )
+    raise TrainingError(
+        f"can't resume {folder}: {'; '.join(flaws)}; delete what is damaged, and --resume starts "
+        "with the first epoch"
+    )
+
+
+def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
+    """Refuse to go on with other settings than those that the run began with.
+
+    Args:
+        before: the recipe of the checkpoint as JSON.
+        now: the recipe that is asked for.
+        progress: hears of another number of epochs, which bends most schedules.
+    """
+    old, new = _flat(json.loads(before)), _flat(now.model_dump(mode="json"))
+    changed = [
+        f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name) and not _is_free(name)
+    ]
+    if changed:
+        raise TrainingError(
+            f"can't resume with other settings: {'; '.join(changed)}; "
+            "put them back, or start a new run"
+        )
+    if old["train.epochs"] != new["train.epochs"]:
+        progress.say(
+            f"resuming for {new['train.epochs']} epochs instead of {old['train.epochs']}: the "
+            "result is not that of one run of this length, since the schedule was another"
+        )
+
+
+def _is_free(name: str) -> bool:
+    return name in FREE or name.split(".", maxsplit=1)[0] in FREE
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one table with dotted names."""
+    table: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            table |= _flat(value, f"{prefix}{name}.")
+        else:
+            table[prefix + name] = value
+    return table
+
+
+class Checkpointer:
+    """Writes checkpoints every few minutes, and one when the run is asked to stop.
+
+    Args:
+        folder: of the run.
+        minutes: between two checkpoints within an epoch.
+        progress: hears what couldn't be saved.
+        command: goes on with the run.
+        state: gives all that a run at a position goes on from; None where the numbers went bad.
+        writes: whether this rank writes.
+        clock: seconds that only rise, whatever happens to the time of day.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        minutes: float,
+        progress: Progress,
+        command: str,
+        state: Callable[[Position], dict[str, Any] | None],
+        writes: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.saved: Position | None = None
+        """Where the newest checkpoint is."""
+        self._folder = folder
+        self._minutes = minutes
+        self._progress = progress
+        self._command = command
+        self._state = state
+        self._writes = writes
+        self._clock = clock
+        self._mark = clock()
+        self._best: bytes | None = None
+        """Best weights that couldn't be written yet."""
+
+    @property
+    def way_on(self) -> str:
+        """What to do after the run has stopped without an error of its own."""
+        if self.saved is None:
+            return "nothing was saved yet: start again"
+        return f"the run is kept up to {self.saved}: go on with `{self._command}`"
+
+    def save_if_due(self, position: Position) -> None:
+        """Save where the last checkpoint is old enough."""
+        if self._clock() - self._mark >= 60 * self._minutes:
+            self.save(position)
+
+    def save_once(self, position: Position) -> None:
+        """Save, unless this is what was saved last."""
+        if self.saved != position:
+            self.save(position)
+
+    def save(self, position: Position) -> None:
+        """Write a checkpoint, or say why that can't be done now."""
+        self._mark = self._clock()
+        if not self._writes:
+            return
+        state = self._state(position)
+        if state is None:
+            self._progress.say(
+                f"no checkpoint at {position}: the numbers went bad; {self._what_stays()}"
+            )
+            return
+        try:
+            self.write_best()
+            write_checkpoint(state, self._folder / LAST)
+        except OutputError as problem:
+            self._progress.say(f"{problem}; training goes on, {self._what_stays()}")
+        else:
+            self.saved = position
+
+    def _what_stays(self) -> str:
+        if self.saved is None:
+            return "and there is no checkpoint yet"
+        return f"and the checkpoint of {self.saved} stays"
+
+    def keep_best(self, model: nn.Module) -> None:
+        """Write the best weights, or hold them until that can be done."""
+        if not self._writes:
+            return
+        state = {
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+        }
+        self._best = safetensors.torch.save(state)
+        try:
+            self.write_best()
+        except OutputError as problem:
+            self._progress.say(f"{problem}; the best weights wait in memory for the next try")
+
+    def write_best(self) -> None:
+        """Write best weights that still wait.
+
+        Raises:
+            OutputError: they still can't be written.
+        """
+        if self._best is not None:
+            storage.write_bytes(self._folder / BEST, self._best)
+            self._best = None
+
+
+def resume_command(folder: Path) -> str:
+    """Give the line that goes on with a run."""
+    return f"binseg train --out {shlex.quote(str(folder))} --resume"
+
+
+def read_best(folder: Path) -> dict[str, Any]:
+    """Read the best weights of a run as numpy arrays, by the model's own names.
+
+    Raises:
+        TrainingError: they are absent or damaged.
+    """
+    path = folder / BEST
+    try:
+        return {name: value.numpy() for name, value in safetensors.torch.load_file(path).items()}
+    except (OSError, safetensors.SafetensorError) as problem:
+        raise TrainingError(f"can't read the best weights {path}: {problem}") from None

@@ -1,0 +1,230 @@
+"""How far a run is, by its epochs or by the clock, where its seconds go, and who asks it to stop.
+
+The learning rate and the size of the inputs follow from the share of the run that is over, 0 at the
+start and 1 at the end. With a budget it is the share of the time, read after each step, so that
+the rate falls to nothing just when the time is over, however fast the machine turns out to be or
+becomes; the last epoch ends where it then is. Time for its validation is kept aside.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from binseg.config.recipe import Recipe
+from binseg.progress import Task
+
+__all__ = ["BAR_UNITS", "Clock", "StopAskedError", "StopRequest", "Timer", "hearing_interrupts"]
+
+BAR_UNITS = 1000
+"""Length of the progress bar of a run with a budget: thousandths of its time."""
+FIRST_CLOSING = 0.04
+"""Share of the time that is kept for the last validation, before the first one was seen."""
+MOST_CLOSING = 0.3
+
+
+class Clock:
+    """How much of a run is over; it stands still between two readings, alike on all ranks.
+
+    Args:
+        recipe: its epochs and sizes.
+        seconds: for all epochs with their validations; None where the epochs alone decide.
+        clock: seconds that only rise.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        seconds: float | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.elapsed = 0.0
+        """Seconds of the run at the last reading, those before a resume included."""
+        self._recipe = recipe
+        self._seconds = seconds
+        self._clock = clock
+        self._started = clock()
+        self._closing = FIRST_CLOSING * (seconds or 0.0)
+        """Seconds that the last validation will take."""
+        self._sizes: dict[int, int] = {}
+        """Side of the inputs of each epoch that has begun."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether time decides."""
+        return self._seconds is not None
+
+    @property
+    def time_share(self) -> float:
+        """How much of the time for steps is over."""
+        assert self._seconds is not None
+        return min(1.0, self.elapsed / (self._seconds - self._closing))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time for steps is over."""
+        return self.is_timed and self.time_share >= 1.0
+
+    @property
+    def now(self) -> tuple[float, float]:
+        """What this rank's clock shows: seconds of the run, and those kept for its end."""
+        return self._clock() - self._started, self._closing
+
+    def read(self, now: tuple[float, ...] | None = None) -> None:
+        """Move on to a reading: this clock's, or that of rank 0."""
+        self.elapsed, self._closing = self.now if now is None else now
+
+    def share(self, epoch: float) -> float:
+        """Give how much of the run is over: by time, or where the epochs decide, by their number.
+
+        Args:
+            epoch: 2.5 is half-way through the third one.
+        """
+        return self.time_share if self.is_timed else epoch / self._recipe.train.epochs
+
+    def training_size(self, epoch: int) -> int:
+        """Height and width of an epoch's training inputs; an epoch has one size."""
+        if not self.is_timed:
+            return self._recipe.training_size(epoch)
+        if epoch not in self._sizes:
+            self._sizes[epoch] = self._recipe.size_at(self.time_share)
+        return self._sizes[epoch]
+
+    def validated(self, seconds: float) -> None:
+        """Note what an epoch's validation and files took."""
+        if self._seconds is not None:
+            self._closing = min(MOST_CLOSING * self._seconds, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resume needs; where the epochs decide that is nothing."""
+        if not self.is_timed:
+            return {}
+        elapsed, closing = self.now
+        return {"elapsed": elapsed, "closing": closing, "sizes": dict(self._sizes)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off; the time in between doesn't count."""
+        if self.is_timed:
+            self.elapsed, self._closing = float(state["elapsed"]), float(state["closing"])
+            self._started = self._clock() - self.elapsed
+            self._sizes = {int(epoch): int(size) for epoch, size in state["sizes"].items()}
+
+
+class Timer:
+    """Times an epoch's steps and waits for data, and moves the progress bar."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._task: Task
+        self._shown = 0
+        self._mark = self._epoch_start = time.perf_counter()
+        self._waited = self._worked = 0.0
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds since this epoch's start."""
+        return time.perf_counter() - self._epoch_start
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of the epoch's steps so far."""
+        return self._waited + self._worked
+
+    @property
+    def data_share(self) -> float:
+        """Share of the epoch's step time that was spent waiting for the loader."""
+        return self._waited / max(self.training_seconds, 1e-9)
+
+    def start_run(self, task: Task, num_done: int) -> None:
+        """Move the progress bar to where a resumed run is.
+
+        Args:
+            task: the bar.
+            num_done: steps before the resume.
+        """
+        self._task = task
+        self._task.advance(self._time_passed() if self._clock.is_timed else num_done)
+
+    def start_epoch(self) -> None:
+        """Begin an epoch's record."""
+        self._epoch_start = self._mark = time.perf_counter()
+        self._waited = self._worked = 0.0
+
+    def batch_arrived(self) -> None:
+        """Note that the loader has given a batch; what follows is work, not waiting."""
+        now = time.perf_counter()
+        self._waited += now - self._mark
+        self._mark = now
+
+    def step_done(self, figures: dict[str, float]) -> None:
+        """Note the end of a step, and show its figures."""
+        now = time.perf_counter()
+        self._worked += now - self._mark
+        self._mark = now
+        self._task.advance(self._time_passed() if self._clock.is_timed else 1, **figures)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resume within an epoch needs."""
+        return {"seconds": self.epoch_seconds, "waited": self._waited, "worked": self._worked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        self._mark = time.perf_counter()
+        self._epoch_start = self._mark - state["seconds"]
+        self._waited, self._worked = state["waited"], state["worked"]
+
+    def _time_passed(self) -> int:
+        """Units of the bar since it was last moved."""
+        before, self._shown = self._shown, int(self._clock.time_share * BAR_UNITS)
+        return self._shown - before
+
+
+class StopAskedError(Exception):
+    """Ends a piece of work between two of its parts; the run then saves itself and stops."""
+
+
+class StopRequest:
+    """What the user, or the system, has asked for so far."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """Of the signal; 0 where there was none."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether to stop."""
+        return self.number != 0
+
+    def check(self) -> None:
+        """Raise StopAskedError where a stop is asked for."""
+        if self.is_asked:
+            raise StopAskedError
+
+
+@contextmanager
+def hearing_interrupts() -> Iterator[StopRequest]:
+    """Give what tells whether the user (SIGINT) or the system (SIGTERM) has asked to stop.
+
+    A second request raises KeyboardInterrupt wherever the program is.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may listen to signals
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        again, request.number = request.is_asked, number
+        if again:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,292 @@
+"""Signs that a run goes wrong, each with the setting to change: bad steps, and empty predictions.
+
+A gradient that is infinite or not a number would make all weights so, for ever. Such a step is left
+out: the weights, the optimiser's memory and batch norm's statistics stay as they were before it.
+"""
+
+import math
+import statistics
+from typing import Any
+
+import torch
+from torch import nn
+
+from binseg.config.recipe import Recipe
+from binseg.data.cache import PixelCache
+from binseg.data.whole_images import ImageCache
+from binseg.errors import TrainingError
+from binseg.progress import Progress
+from binseg.training.devices import COMPILE_ADVICE, NO_MEMORY, is_of_compiler, lacking_memory
+from binseg.training.validation import ValidationScores
+
+__all__ = [
+    "SYMPTOMS",
+    "StepGuard",
+    "advice_on",
+    "check_learnable",
+    "diverged",
+    "is_finite",
+    "symptom_line",
+    "symptom_of",
+]
+
+ADVICE = {
+    "DataLoader timed out": "the loader processes gave nothing for a long time (a hanging file "
+    "system, or a deadlock); set train.workers to 0, which gives the same run",
+    "DataLoader worker": "a loader process died, most likely for lack of memory; set train.workers "
+    "to 0, which gives the same run",
+    "shared memory": "there is no shared memory left for the loader processes; set train.workers "
+    "to 0, which gives the same run",
+    "Connection closed by peer": "another process of this run has died; what it said is above",
+    "Connection reset by peer": "another process of this run has died; what it said is above",
+    "Broken pipe": "another process of this run has died; what it said is above",
+    "more than 1 value per channel": "batch norm can't learn from batches of one image that the "
+    "network shrinks to one pixel; raise train.batch_size or input.size",
+}
+"""What torch says, and what a user can do about it."""
+
+MANY = 10
+"""So many bad steps in a row end the run: no single image is to blame for them."""
+EXPLODING = 100.0
+"""A gradient norm that has grown so much is on its way to infinity."""
+FEWEST = 8
+"""Steps in an epoch below which its norms say nothing."""
+ALL = 0.999
+"""Share of the pixels from which on an answer is "everything"."""
+NOTHING = 0.001
+"""Dice up to which nothing is found."""
+RARE = 0.05
+"""Share of foreground below which a pixel-wise loss is content with none."""
+LASTING = 3
+"""After so many epochs it is no longer the first epochs' fumbling."""
+
+SYMPTOMS = ("empty", "full", "elsewhere")
+
+
+class StepGuard:
+    """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
+
+    Args:
+        model: what learns.
+        recipe: names the settings to change.
+        progress: hears of steps that are left out.
+    """
+
+    def __init__(self, model: nn.Module, *, recipe: Recipe, progress: Progress) -> None:
+        self._model = model
+        self._recipe = recipe
+        self._progress = progress
+        self._in_row = 0
+        self._skipped = 0
+        self._norms: list[float] = []
+        self._calmest = math.inf
+        """The lowest median norm of an epoch so far."""
+        self._buffers: list[torch.Tensor] = []
+        self._before: list[torch.Tensor] = []
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the latest step was a good one."""
+        return self._in_row == 0
+
+    def start(self) -> None:
+        """Remember batch norm's statistics, once they are where and what they will be."""
+        self._buffers = list(self._model.buffers())
+        self._before = [buffer.detach().clone() for buffer in self._buffers]
+
+    def judge(self, norm: float, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
+        """Look at the gradient of a step that is about to be taken.
+
+        Args:
+            norm: of the whole gradient, before clipping.
+            optimizer: its step does nothing where there is no gradient.
+            epoch: from 0.
+
+        Raises:
+            TrainingError: it is one bad step of too many.
+        """
+        if math.isfinite(norm):
+            self._in_row = 0
+            self._norms.append(norm)
+            if self._buffers:
+                torch._foreach_copy_(self._before, self._buffers)
+            return
+        optimizer.zero_grad(set_to_none=True)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._before)
+        self._in_row += 1
+        self._skipped += 1
+        if self._skipped == 1:
+            self._progress.say(
+                f"the gradient is infinite or not a number at a step of epoch {epoch + 1}: the "
+                f"step is left out; {MANY} in a row would end the run"
+            )
+        if self._in_row >= MANY:
+            raise diverged(f"the gradient of {MANY} steps in a row", self._recipe, epoch + 1)
+
+    def close_epoch(self, epoch: int) -> None:
+        """Say what an epoch's steps were like, and start the next one's record.
+
+        Args:
+            epoch: from 0.
+        """
+        if self._skipped > 1:
+            self._progress.say(
+                f"{self._skipped} steps of epoch {epoch + 1} were left out, since their gradients "
+                f"were infinite or not a number; {_advice(self._recipe)}"
+            )
+        if len(self._norms) >= FEWEST:
+            quarter = len(self._norms) // 4
+            early, late = self._norms[:quarter], statistics.median(self._norms[-quarter:])
+            calm = min(self._calmest, statistics.median(early))
+            if late > EXPLODING * calm:
+                self._progress.say(
+                    f"the gradient norm grew from {calm:.3g} to {late:.3g} by the end of epoch "
+                    f"{epoch + 1}: training is about to diverge; {_advice(self._recipe)}"
+                )
+            self._calmest = min(self._calmest, statistics.median(self._norms))
+        self._norms, self._skipped = [], 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resume needs."""
+        return {
+            "in_row": self._in_row,
+            "skipped": self._skipped,
+            "norms": list(self._norms),
+            "calmest": self._calmest,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        self._in_row, self._skipped = state["in_row"], state["skipped"]
+        self._norms, self._calmest = list(state["norms"]), state["calmest"]
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Tell whether all weights and statistics of a network are numbers."""
+    return all(
+        bool(value.isfinite().all())
+        for value in model.state_dict().values()
+        if value.is_floating_point()
+    )
+
+
+def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
+    """The one line that tells that numbers went bad, the likely cause, and what to change.
+
+    Args:
+        what: became infinite.
+        recipe: names the settings.
+        epoch: from 1.
+    """
+    kept = "; the best weights so far are kept" if epoch > 1 else ""
+    return TrainingError(
+        f"{what} became infinite or not a number in epoch {epoch}: training diverged, most "
+        f"likely from too large steps; {_advice(recipe)}{kept}"
+    )
+
+
+def _advice(recipe: Recipe) -> str:
+    causes = [f"lower optimizer.lr (now {recipe.optimizer.lr:g})"]
+    if recipe.train.gradient_clip == 0 or recipe.train.gradient_clip > 1:
+        causes.append("set train.gradient_clip to 1")
+    if recipe.train.precision != "fp32":
+        causes.append("set train.precision to fp32")
+    return " or ".join(causes)
+
+
+def symptom_of(scores: ValidationScores) -> str | None:
+    """Name what is wrong with an epoch's answers, or None; nothing is wrong without foreground."""
+    if scores.true_share == 0:
+        return None
+    if scores.answered_share == 0:
+        return "empty"
+    if scores.answered_share >= ALL > scores.true_share:
+        return "full"
+    return "elsewhere" if scores.dice <= NOTHING else None
+
+
+def symptom_line(
+    symptom: str, scores: ValidationScores, recipe: Recipe, *, num_epochs: int
+) -> str | None:
+    """Give the line for a symptom, where it is new or has lasted.
+
+    Args:
+        symptom: of `SYMPTOMS`.
+        scores: of the latest epoch.
+        recipe: names the settings to change.
+        num_epochs: for which it is there.
+    """
+    if num_epochs not in {1, LASTING}:
+        return None
+    sign, advice = _WORDS[symptom](scores, recipe)
+    when = "normal early on; if it stays, " if num_epochs < LASTING else f"{LASTING} epochs now: "
+    return f"{sign}: {when}{advice}"
+
+
+def _empty(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
+    advice = f"raise optimizer.lr (now {recipe.optimizer.lr:g})"
+    if scores.true_share < RARE and recipe.loss.name == "bce":
+        advice = f"set loss.name to bce-dice (now {recipe.loss.name}) or {advice}"
+    share = f"foreground is {scores.true_share:.2%} of the validation pixels"
+    return f"validation Dice {scores.dice:.3f}, since nothing is found ({share})", advice
+
+
+def _full(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
+    return (
+        f"validation Dice {scores.dice:.3f}, which an all-white mask scores: everything is called "
+        "foreground",
+        f"lower optimizer.lr (now {recipe.optimizer.lr:g}), and look with `binseg check` whether "
+        "the masks are what you mean (data.foreground, data.border)",
+    )
+
+
+def _elsewhere(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
+    del recipe
+    return (
+        f"validation Dice {scores.dice:.3f}, though {scores.answered_share:.2%} of the pixels are "
+        "called foreground: what is found is not what the masks show",
+        "look with `binseg check` whether masks are inverted, shifted or of other images "
+        "(data.foreground)",
+    )
+
+
+_WORDS = {"empty": _empty, "full": _full, "elsewhere": _elsewhere}
+
+
+def check_learnable(
+    train: PixelCache | ImageCache, val: PixelCache | None, progress: Progress
+) -> None:
+    """Refuse masks that are all alike, which no loss can tell from success."""
+    for value, name in ((1, "foreground"), (0, "background")):
+        if not train.holds(value):
+            raise TrainingError(
+                f"nothing to learn: no training mask has a {name} pixel; check data.foreground, "
+                "data.threshold and data.border, and look at the masks with binseg check"
+            )
+    if val is not None and not val.holds(1):
+        progress.say(
+            "no validation mask has a foreground pixel: the validation Dice only tells how clean "
+            "the background stays; check the split"
+        )
+
+
+def advice_on(problem: Exception, recipe: Recipe, device: torch.device) -> str | None:
+    """Say what a user can do about an error of torch's; None where nobody knows.
+
+    Args:
+        problem: what ended the training.
+        recipe: names the settings to change.
+        device: that trained.
+    """
+    text = str(problem)
+    if isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(
+        part in text for part in NO_MEMORY
+    ):
+        return lacking_memory(recipe, device)
+    if isinstance(problem, ConnectionError | EOFError):
+        # A loader process that dies while it hands a batch over, or before its files are fetched.
+        return ADVICE["DataLoader worker"]
+    if recipe.train.compile and is_of_compiler(problem):
+        return COMPILE_ADVICE
+    return next((line for part, line in ADVICE.items() if part in text), None)

@@ -1,0 +1,337 @@
+"""How the ranks that train one network meet, and what they tell each other.
+
+Every rank runs the same loop on its share of each batch; rank 0 alone validates, writes and prints.
+torchrun or SLURM start all of them; else the first rank of each machine starts the others there,
+as `binseg train` with torchrun's variables. (Fabric's own launcher isn't used: it runs the user's
+whole script once more, and kills the first rank without a word when another one has died.)
+
+Between ranks there are tensors and JSON, no pickles. Ranks of one machine meet on its loopback
+address alone.
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from signal import SIG_DFL, SIGINT, SIGTERM, signal
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import distributed, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # missing from its stubs
+
+from binseg.errors import TrainingError
+from binseg.training.devices import resolve_device
+from binseg.training.ranks import LOOPBACK, Ranks
+
+__all__ = ["ALONE", "ProcessGroup", "process_group", "quiet", "rank_device"]
+
+PATIENCE = timedelta(days=1)
+"""Others wait while rank 0 reads images and validates; a dead process is known at once."""
+PARTING_SECONDS = 30.0
+THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
+    ("This DataLoader will create", UserWarning),
+    # Python 3.12 warns of any fork beside threads; loader processes only index arrays.
+    (".*use of fork\\(\\) may lead to deadlocks", DeprecationWarning),
+    # A 1x1 convolution's weights lie alike in memory, channels last or not; torch can't tell.
+    (".*Grad strides do not match bucket view strides", UserWarning),
+)
+
+
+def rank_device(asked: str, ranks: Ranks) -> torch.device:
+    """Give the device of a rank, and make it torch's own.
+
+    Args:
+        asked: auto, cpu or cuda.
+        ranks: of this process.
+    """
+    device = resolve_device(asked)
+    if device.type == "cuda" and ranks.world_size > 1:
+        torch.cuda.set_device(ranks.local_rank)
+        return torch.device("cuda", ranks.local_rank)
+    return device
+
+
+@dataclass(kw_only=True)
+class ProcessGroup:
+    """This rank among the others; where it is alone, nothing is sent to anyone.
+
+    Args:
+        ranks: which one it is.
+        children: processes that this one has started.
+    """
+
+    ranks: Ranks = field(default_factory=Ranks)
+    children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def rank(self) -> int:
+        """From 0."""
+        return self.ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.ranks.world_size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which validates, writes and prints."""
+        return self.ranks.rank == 0
+
+    def share(self, data: bytes = b"") -> bytes:
+        """Give every rank the bytes of rank 0."""
+        if self.world_size == 1:
+            return data
+        size = torch.tensor([len(data)])
+        distributed.broadcast(size, src=0)
+        sent = bytearray(data) if self.is_first else bytearray(int(size))
+        if sent:
+            distributed.broadcast(torch.frombuffer(sent, dtype=torch.uint8), src=0)
+        return bytes(sent)
+
+    def share_json(self, value: Any = None) -> Any:
+        """Give every rank a value of rank 0, by way of JSON."""
+        return value if self.world_size == 1 else json.loads(self.share(json.dumps(value).encode()))
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Add up a tensor over all ranks."""
+        if self.world_size == 1:
+            return tensor
+        total = tensor.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def agree(self, stop: int, of_first: tuple[float, ...]) -> tuple[int, tuple[float, ...]]:
+        """Give all ranks one view: the numbers of rank 0, and whether any rank is to stop.
+
+        Args:
+            stop: number of the signal that this rank has heard; 0 for none.
+            of_first: numbers, none below 0; those of rank 0 count.
+        """
+        if self.world_size == 1:
+            return stop, of_first
+        own = of_first if self.is_first else (0.0,) * len(of_first)
+        told = torch.tensor([float(stop), *own], dtype=torch.float64)
+        distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
+        number, *others = told.tolist()
+        return int(number), tuple(others)
+
+    def fabric(self, device: torch.device, precision: str) -> Fabric:
+        """Build what places, wraps and autocasts the network on this rank.
+
+        Args:
+            device: of this rank.
+            precision: bf16 (mixed) or fp32.
+        """
+        how: dict[str, Any] = {
+            "accelerator": "cpu" if device.type == "cpu" else "cuda",
+            "precision": "bf16-mixed" if precision == "bf16" else "32-true",
+        }
+        if self.world_size == 1:
+            # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
+            devices = 1 if device.type == "cpu" else [device.index]
+            fabric = Fabric(devices=devices, plugins=[LightningEnvironment()], **how)
+        else:
+            strategy = DDPStrategy(
+                cluster_environment=TorchElasticEnvironment(),
+                process_group_backend=_backend(device),
+            )
+            num_nodes = self.world_size // self.ranks.local_world_size
+            devices = self.ranks.local_world_size
+            fabric = Fabric(devices=devices, num_nodes=num_nodes, strategy=strategy, **how)
+            # Else Fabric chooses a number of threads of its own.
+            os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        fabric.launch()
+        return fabric
+
+    def synchronised(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Let batch norm learn from the whole batch: torch can do that on GPUs alone."""
+        if self.world_size == 1 or device.type != "cuda":
+            return model
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+
+    def leave(self) -> None:
+        """Leave the others, and wait for those that this process started; late ones are ended."""
+        distributed.destroy_process_group()
+        for child in self.children:
+            try:
+                child.wait(PARTING_SECONDS)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+ALONE = ProcessGroup()
+
+
+@contextmanager
+def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
+    """Meet the other ranks, after starting those that this machine lacks, and part at the end.
+
+    Args:
+        ranks: of this process.
+        device: of this process; gradients of a GPU go by NCCL, all else by Gloo.
+
+    Raises:
+        TrainingError: the others can't be reached.
+    """
+    if ranks.world_size == 1:
+        yield ALONE
+        return
+    with _share_of_cores(ranks), _restored_environment():
+        group = _join(ranks, device)
+        try:
+            yield group
+        except BaseException:
+            for child in group.children:  # the run has ended: nothing of theirs is worth keeping
+                child.kill()
+            raise
+        finally:
+            group.leave()
+
+
+def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
+    if ranks.is_one_machine:
+        loopback = next((name for _, name in socket.if_nameindex() if name[:2] == "lo"), "lo")
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", loopback)
+    children: list[subprocess.Popen[bytes]] = []
+    before = {}
+    if ranks.rank > 0:  # rank 0 may never come, having failed, and torch's waiting hears nothing
+        before = {number: signal(number, SIG_DFL) for number in (SIGINT, SIGTERM)}
+    try:
+        store, ranks = _meeting_place(ranks)
+        os.environ.update(ranks.variables())
+        if not ranks.is_external and ranks.local_rank == 0:
+            children = _start_others(ranks, device)
+        store.set(_here(ranks.rank), "1")
+        _await(children, store, ranks)
+        distributed.init_process_group(
+            _backend(device),
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+            timeout=PATIENCE,
+        )
+    except (RuntimeError, OSError) as problem:
+        for child in children:
+            child.kill()
+        raise TrainingError(
+            f"process {ranks.rank + 1} of {ranks.world_size} can't reach the others at "
+            f"{ranks.address}:{ranks.port} ({str(problem).splitlines()[0]}); check MASTER_ADDR "
+            "and MASTER_PORT, and GLOO_SOCKET_IFNAME where a machine has several networks"
+        ) from None
+    for number, handler in before.items():
+        signal(number, handler)
+    return ProcessGroup(ranks=ranks, children=children)
+
+
+def _backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def _meeting_place(ranks: Ranks) -> tuple[Any, Ranks]:
+    """Open, or find, the store in which the ranks meet; rank 0 holds it unless torchrun does."""
+    holds = ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    listening: dict[str, Any] = {}
+    if holds and ranks.address in {LOOPBACK, "localhost"}:  # torch would listen to all networks
+        listener = socket.create_server((LOOPBACK, ranks.port))
+        ranks = replace(ranks, port=listener.getsockname()[1])
+        listening = {"master_listen_fd": listener.detach()}
+    store = TCPStore(
+        ranks.address,
+        ranks.port,
+        world_size=ranks.world_size,
+        is_master=holds,
+        timeout=PATIENCE,
+        wait_for_workers=False,
+        **listening,
+    )
+    return store, replace(ranks, port=store.port)
+
+
+def _here(rank: int) -> str:
+    return f"binseg/{rank} is here"
+
+
+def _start_others(ranks: Ranks, device: torch.device) -> list[subprocess.Popen[bytes]]:
+    """Start this machine's other ranks; what they train on they hear from rank 0."""
+    started = []
+    for local in range(1, ranks.local_world_size):
+        theirs = replace(ranks, rank=ranks.rank + local, local_rank=local)
+        started.append(
+            subprocess.Popen(  # this Python, and this package
+                [sys.executable, "-m", "binseg", "train", "--device", device.type],
+                env={**os.environ, **theirs.variables()},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        )
+    return started
+
+
+def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) -> None:
+    """Wait until the ranks that this one has started are there; one may die on its way."""
+    keys = [_here(ranks.rank + 1 + index) for index in range(len(children))]
+    while keys and not store.check(keys):
+        for index, child in enumerate(children):
+            if child.poll() is not None:
+                raise RuntimeError(
+                    f"process {ranks.rank + 2 + index} ended with exit code {child.returncode} "
+                    "before it began"
+                )
+        time.sleep(0.1)
+
+
+@contextmanager
+def _share_of_cores(ranks: Ranks) -> Iterator[None]:
+    """Use this rank's share of the machine's cores: more threads than cores slow all down."""
+    before = torch.get_num_threads()
+    threads = max(1, before // ranks.local_world_size)
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _restored_environment() -> Iterator[None]:
+    """Take back what the run sets: the same process may train again, alone."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Fabric and torch tell people who write training loops."""
+    logger = logging.getLogger("lightning_fabric")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message, category in THIRD_PARTY_WARNINGS:
+                warnings.filterwarnings("ignore", message=message, category=category)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,330 @@
+"""One training step: augmented pixels in, gradients out, with the figures that a run shows."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from binseg.config.recipe import Recipe
+from binseg.errors import UsageError
+from binseg.losses import BatchCounts, Loss
+from binseg.models.skeleton import EncoderDecoder
+from binseg.progress import SILENT, Progress
+from binseg.training.batches import Batch
+from binseg.training.clock import Clock
+from binseg.training.devices import compiled
+from binseg.training.distributed import ALONE, ProcessGroup
+from binseg.transforms.augmentation import Augment, generator_for
+from binseg.types import IGNORE
+
+__all__ = ["Tensors", "TrainingStep", "check_model", "supervised"]
+
+CUDA_LOOK = 20
+"""On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+
+
+class Tensors(NamedTuple):
+    """A batch as the network and the loss take it."""
+
+    images_BCHW: torch.Tensor
+    target_B1HW: torch.Tensor
+    valid_B1HW: torch.Tensor
+
+
+class TrainingStep:
+    """The forward and backward pass of a network, and the epoch's averages.
+
+    Args:
+        learner: what learns, on its device.
+        recipe: normalisation, sizes, seeds, and which parts are frozen for how long.
+        loss: of the learner's logits.
+        augment: random changes of a batch.
+        fabric: wraps the learner, and autocasts.
+        group: the ranks that share each batch.
+        clock: knows the size of an epoch's inputs.
+        progress: hears where the network can't be compiled.
+    """
+
+    def __init__(
+        self,
+        learner: nn.Module,
+        *,
+        recipe: Recipe,
+        loss: "Loss | LevelLoss",
+        augment: Augment,
+        fabric: Fabric,
+        group: ProcessGroup = ALONE,
+        clock: Clock | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.learner = learner
+        self.loss = loss
+        self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
+        """Of the latest step that was looked at; the Dice is the epoch's so far."""
+        self._recipe = recipe
+        self._augment = augment
+        self._fabric = fabric
+        self._group = group
+        self._clock = clock or Clock(recipe, seconds=None)
+        self._sums = torch.zeros(3, device=fabric.device)
+        """Loss, Dice and number of the epoch's images so far, of all ranks."""
+        preprocessing = recipe.input.preprocessing()
+        shape = (1, preprocessing.channels, 1, 1)
+        self._mean = torch.tensor(preprocessing.mean, device=fabric.device).view(shape)
+        self._std = torch.tensor(preprocessing.std, device=fabric.device).view(shape)
+        # torch would take a compiled network for a second one with weights of its own.
+        self._translated = compiled(
+            learner, asked=recipe.train.compile, device=fabric.device, progress=progress
+        )
+        self._encoder = encoder_of(learner)
+        self._is_frozen: bool | None = None
+        self.freeze(epoch=0)
+
+    def freeze(self, *, epoch: int) -> None:
+        """Let train what trains in this epoch, and keep still what doesn't."""
+        config = self._recipe.train
+        is_frozen = epoch < config.freeze_encoder_epochs
+        self.learner.train()
+        if self._encoder is not None and (is_frozen or config.freeze_batch_norm):
+            for module in self._encoder.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if is_frozen == self._is_frozen:
+            return
+        if self._encoder is not None and (is_frozen or self._is_frozen):
+            self._encoder.requires_grad_(not is_frozen)
+        self._is_frozen = is_frozen
+        # Anew, since DDP asks for the gradients of all that learnt when it was wrapped.
+        self.network = self._fabric.setup_module(self._translated)
+
+    def prepare(self, batch: Batch, *, epoch: int) -> Tensors:
+        """Augment and normalise a batch, on the device."""
+        config = self._recipe.train
+        inputs_BHWC, targets_BHW = self._fabric.to_device((batch.inputs_BHWC, batch.targets_BHW))
+        # A view with the channels last in memory, which is how the network wants it.
+        images_BCHW = inputs_BHWC.permute(0, 3, 1, 2)
+        size = self._clock.training_size(epoch)
+        if not self._recipe.draws_patches:  # which are cut at this size
+            images_BCHW, targets_BHW = _shrink(images_BCHW, targets_BHW, size)
+        images_BCHW, targets_BHW = self._augment(
+            images_BCHW,
+            targets_BHW,
+            seed=config.seed,
+            epoch=epoch,
+            step=batch.step,
+            size=size,
+            first=batch.first,
+            total=batch.total,
+        )
+        images_BCHW = (images_BCHW - self._mean) / self._std
+        target_B1HW = targets_BHW[:, None]
+        return Tensors(
+            images_BCHW.contiguous(memory_format=torch.channels_last),
+            (target_B1HW == 1).float(),
+            target_B1HW != IGNORE,
+        )
+
+    def learn(
+        self, batch: Batch, *, epoch: int, lr: float, weight: float = 1.0, syncs: bool = True
+    ) -> None:
+        """Add the gradients of a batch.
+
+        Args:
+            batch: this rank's share.
+            epoch: from 0.
+            lr: rate of the coming step of the optimiser, to be shown.
+            weight: of the batch among those that make a step.
+            syncs: whether the ranks' gradients are averaged now, or after a later batch.
+        """
+        tensors = self.prepare(batch, epoch=epoch)
+        self._seed_dropout(epoch, batch.step)
+        counts = BatchCounts.of(
+            tensors.valid_B1HW, world_size=self._group.world_size, add=self._group.sum
+        )
+        with self._fabric.no_backward_sync(self.network, enabled=not syncs):
+            logits_BLHW = self.network(tensors.images_BCHW)  # one level, unless others learn too
+            loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
+            self._fabric.backward(loss * weight)
+        of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
+        self.figures["lr"] = lr
+        if self._fabric.device.type == "cpu" or batch.step % CUDA_LOOK == 0:
+            self.figures |= {"loss": of_all.item(), "dice": self.averages["dice"]}
+
+    def _seed_dropout(self, epoch: int, step: int) -> None:
+        """Let the step alone decide the network's random numbers (dropout), as a resume needs."""
+        # The augmentation's own stream is (seed, epoch, step); the first number keeps them apart,
+        # and the ranks that share a batch.
+        seed = self._recipe.train.seed + 1 + self._group.rank
+        generator = generator_for(seed=seed, epoch=epoch, step=step)
+        torch.manual_seed(generator.initial_seed())
+
+    def _measure(
+        self, loss: torch.Tensor, logits_B1HW: torch.Tensor, tensors: Tensors, batch: Batch
+    ) -> torch.Tensor:
+        """Add a batch to the epoch's averages, without waiting for the device; give its loss."""
+        found = (logits_B1HW > 0) & tensors.valid_B1HW
+        truth = (tensors.target_B1HW > 0.5) & tensors.valid_B1HW
+        both = (found & truth).sum(dim=(1, 2, 3))
+        total = found.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3))
+        dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
+        num = 0 if batch.is_empty else len(dice)
+        num_all = batch.total or num
+        # The mean of the ranks' losses is that of the batch; an empty share's Dice is nobody's.
+        share = num_all / self._group.world_size
+        sums = torch.stack([loss.float() * share, dice[:num].sum(), dice.new_tensor(num)])
+        sums = self._group.sum(sums)
+        # A step that is left out tells nothing of the epoch.
+        self._sums += torch.where(sums[0].isfinite(), sums, 0.0)
+        return sums[0] / num_all
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """Loss and hard Dice per image, averaged over the images of the epoch so far."""
+        loss, dice, num = self._sums.tolist()
+        return {"loss": loss / num, "dice": dice / num} if num else dict(self.figures)
+
+    def reset_averages(self) -> None:
+        """Start an epoch's averages."""
+        self._sums = torch.zeros_like(self._sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the figures that a resume within an epoch needs."""
+        return {"sums": self._sums.cpu(), "figures": dict(self.figures)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        self._sums = state["sums"].to(self._sums.device)
+        self.figures = dict(state["figures"])
+
+
+def _shrink(
+    images_BCHW: torch.Tensor, targets_BHW: torch.Tensor, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a batch of bytes to a smaller square size, as floats; an equal size stays as it is."""
+    if images_BCHW.shape[-2:] == (size, size):
+        return images_BCHW, targets_BHW
+    images = functional.interpolate(
+        images_BCHW.float().div_(255.0),
+        size=(size, size),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )
+    targets = functional.interpolate(targets_BHW[:, None], size=(size, size), mode="nearest-exact")
+    return images, targets[:, 0]
+
+
+def encoder_of(learner: nn.Module) -> nn.Module | None:
+    """Give the part of a network that may bring weights of its own, where there is one."""
+    model = learner.model if isinstance(learner, DeeplySupervised) else learner
+    return model.encoder if isinstance(model, EncoderDecoder) else None
+
+
+def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
+    """Refuse settings of a recipe that its network can't follow.
+
+    Args:
+        build: gives the network; called only where such a setting is used, on the meta device.
+        recipe: all settings.
+
+    Raises:
+        UsageError: deep supervision of a network whose decoder has no side maps; settings of an
+            encoder where there is none.
+    """
+    asked = {
+        "loss.deep_supervision": recipe.loss.deep_supervision,
+        "optimizer.encoder_lr_factor": recipe.optimizer.encoder_lr_factor != 1,
+        "train.freeze_encoder_epochs": recipe.train.freeze_encoder_epochs > 0,
+        "train.freeze_batch_norm": recipe.train.freeze_batch_norm,
+    }
+    used = [name for name, is_used in asked.items() if is_used]
+    if not used:
+        return
+    with torch.device("meta"):
+        model = build()
+    if recipe.loss.deep_supervision:
+        _teachable(model, recipe)
+    if encoder_of(model) is None:
+        raise UsageError(f"{used[0]}: {recipe.model.name} has no encoder of its own; leave it out")
+
+
+class DeeplySupervised(nn.Module):
+    """A network that gives one channel of logits for each level of its decoder, the answer first.
+
+    Args:
+        model: a network whose decoder has side maps; its weights are shared.
+    """
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        super().__init__()
+        self.model = model
+        self.heads = nn.ModuleList(
+            nn.Conv2d(channels, 1, 1) for channels in model.decoder.side_channels
+        )
+        for parameter in self.heads.parameters():  # with one output there is no symmetry to break
+            nn.init.zeros_(parameter)
+
+    def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Give the logits of all levels at the images' size, the answer first (B L H W)."""
+        return torch.cat(self.model.forward_levels(images_BCHW, tuple(self.heads)), dim=1)
+
+
+class LevelLoss(nn.Module):
+    """The weighted mean of a loss over all levels; each weighs half as much as the one before.
+
+    Args:
+        loss: of one level.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def forward(
+        self,
+        logits_BLHW: torch.Tensor,
+        target_B1HW: torch.Tensor,
+        valid_B1HW: torch.Tensor,
+        counts: BatchCounts | None = None,
+    ) -> torch.Tensor:
+        """Weigh the levels, the network's own logits first."""
+        weights = [2.0**-level for level in range(logits_BLHW.shape[1])]
+        losses = [
+            weight * self._loss(logits_B1HW, target_B1HW, valid_B1HW, counts)
+            for weight, logits_B1HW in zip(weights, torch.split(logits_BLHW, 1, dim=1), strict=True)
+        ]
+        return torch.stack(losses).sum() / sum(weights)
+
+
+def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss | LevelLoss]:
+    """Give what a training step runs and minimises.
+
+    Both come back as they are unless the recipe asks for deep supervision (arXiv 1409.5185), with
+    the weights of nnU-Net: each further level counts half (doi 10.1038/s41592-020-01008-z). Coarse
+    logits are enlarged to the masks' size, not masks shrunk, so that no thin thing vanishes.
+
+    Args:
+        model: the network that learns.
+        loss: of one answer.
+        recipe: says whether side maps are taught.
+
+    Raises:
+        UsageError: the network has none.
+    """
+    if not recipe.loss.deep_supervision:
+        return model, loss
+    return DeeplySupervised(_teachable(model, recipe)), LevelLoss(loss)
+
+
+def _teachable(model: nn.Module, recipe: Recipe) -> EncoderDecoder:
+    if isinstance(model, EncoderDecoder) and model.decoder.side_channels:
+        return model
+    raise UsageError(
+        f"loss.deep_supervision: the decoder of {recipe.model.name} has no maps on its way to "
+        "teach; take a U-Net, or leave it out"
+    )

@@ -1,0 +1,342 @@
+"""Random changes of a batch on its device: motion, which targets share, and light, noise, blur.
+
+Changes of light work in place: the batch is the augmentation's own.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float32, UInt8
+from torch.nn import functional
+
+from binseg.transforms.presets import Preset
+
+__all__ = ["BatchRandom", "add_noise", "blur", "jitter", "move"]
+
+
+class BatchRandom:
+    """Random numbers for a batch, on the CPU: the same on every device.
+
+    Args:
+        generator: where they come from.
+        num: images in the batch.
+        first: of them that is at hand, where several processes share the batch.
+        total: images in the batch of all processes; `num` where this is the only one.
+    """
+
+    def __init__(
+        self, generator: torch.Generator, num: int, *, first: int = 0, total: int | None = None
+    ) -> None:
+        self._generator = generator
+        self._total = num if total is None else total
+        self._rows = slice(first, first + num)
+
+    def uniform(self, low: float, high: float) -> torch.Tensor:
+        """One number in [low, high) for each image."""
+        return self.field(low=low, high=high)
+
+    def field(self, *shape: int, low: float, high: float) -> torch.Tensor:
+        """As many numbers in [low, high) as the shape asks, for each image."""
+        of_all = torch.rand((self._total, *shape), generator=self._generator)
+        return of_all[self._rows] * (high - low) + low
+
+    def happens(self, probability: float) -> torch.Tensor:
+        """True for the images to which a thing of this probability happens."""
+        return self.uniform(0.0, 1.0) < probability
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers that all images share."""
+        return torch.randn(shape, generator=self._generator)
+
+
+ASPECTS = (3 / 4, 4 / 3)
+"""Least and largest aspect of a random crop, as in torchvision's RandomResizedCrop."""
+ELASTIC_KNOTS = 5
+"""Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
+the most a recipe may ask for, nothing folds."""
+
+
+class _Mirror(NamedTuple):
+    """A mirror image, then a turn: one of the eight ways to lay down a square."""
+
+    right: bool
+    down: bool
+    quarters: int
+
+
+def move(
+    preset: Preset,
+    images_BCHW: torch.Tensor,
+    targets_BHW: torch.Tensor,
+    random: BatchRandom,
+    shape: tuple[int, int],
+) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
+    """Rotate, scale, shift, crop, deform, mirror and turn.
+
+    Images to which only mirrors and quarter turns happen keep their pixels to the bit.
+
+    Args:
+        preset: how much.
+        images_BCHW: bytes, or floats in [0, 1].
+        targets_BHW: bytes.
+        random: the random numbers.
+        shape: height and width of the result, which lies in the middle of the images; what is
+            around it is real surroundings, beyond which images are mirrored.
+
+    Returns:
+        Images in [0, 1] and targets, both new.
+    """
+    (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
+    chosen = random.happens(preset.affine)
+    theta = _affine(preset, random, aspect=shape[1] / shape[0])
+    if preset.crop_area is not None:
+        theta = theta @ _crop(preset.crop_area, random, aspect=shape[1] / shape[0])
+        chosen = torch.ones_like(chosen)
+    knots = _knots(preset, random)
+    mirrors = _mirrors(preset, random, is_square=shape[0] == shape[1])
+    images = torch.empty((num, channels, *shape), dtype=torch.float32, device=device)
+    targets = torch.empty((num, *shape), dtype=torch.uint8, device=device)
+    for mirror in sorted({m for m, warped in zip(mirrors, chosen, strict=True) if not warped}):
+        same = [i for i, m in enumerate(mirrors) if m == mirror and not chosen[i]]
+        rows = torch.tensor(same, device=device)
+        some, labels = (
+            _mirrored(_middle(pixels, shape).index_select(0, rows), mirror)
+            for pixels in (images_BCHW, targets_BHW)
+        )
+        images.index_copy_(0, rows, _unit(some.to(torch.float32), images_BCHW.dtype))
+        targets.index_copy_(0, rows, labels)
+    if bool(chosen.any()):
+        turns = torch.stack([_matrix(mirror) for mirror in mirrors])
+        grid = _grid((theta @ turns)[chosen].to(device), *shape)
+        if knots is not None:
+            grid += _bent(knots[chosen].to(device), *shape)
+        height, width = images_BCHW.shape[-2:]
+        grid *= grid.new_tensor([shape[1] / width, shape[0] / height])
+        rows = chosen.nonzero()[:, 0].to(device)
+        moved = functional.grid_sample(
+            _floats(images_BCHW, rows),
+            grid,
+            mode="bilinear",
+            padding_mode="reflection",
+            align_corners=False,
+        )
+        relabelled = functional.grid_sample(
+            _floats(targets_BHW[:, None], rows),
+            grid,
+            mode="nearest",
+            padding_mode="reflection",
+            align_corners=False,
+        )
+        images.index_copy_(0, rows, _unit(moved, images_BCHW.dtype))
+        targets.index_copy_(0, rows, relabelled[:, 0].to(torch.uint8))
+    return images, targets
+
+
+def _floats(pixels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Some of the images as floats, rows last in memory."""
+    some = pixels.index_select(0, rows)
+    return some.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
+
+
+def _unit(moved: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Scale what came of bytes to [0, 1]; divided last, since fewer pixels are left."""
+    return moved.div_(255.0) if dtype == torch.uint8 else moved
+
+
+def _middle(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """The part of this size in the middle of the last two axes."""
+    height, width = shape
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    return pixels[..., top : top + height, left : left + width]
+
+
+def _mirrors(preset: Preset, random: BatchRandom, *, is_square: bool) -> list[_Mirror]:
+    """Sample flips and quarter turns; images that aren't square turn by 0 or 180 degrees."""
+    right, down = random.happens(preset.flip), random.happens(preset.flip_vertical)
+    turned = random.happens(preset.quarter_turn)
+    quarters = torch.where(turned, random.uniform(0.0, 4.0).long(), 0)
+    if not is_square:
+        quarters = quarters // 2 * 2
+    return [
+        _Mirror(*one) for one in zip(right.tolist(), down.tolist(), quarters.tolist(), strict=True)
+    ]
+
+
+def _mirrored(pixels: torch.Tensor, mirror: _Mirror) -> torch.Tensor:
+    axes = [axis for axis, flipped in ((-1, mirror.right), (-2, mirror.down)) if flipped]
+    pixels = pixels.flip(axes) if axes else pixels
+    return torch.rot90(pixels, mirror.quarters, (-2, -1)) if mirror.quarters else pixels
+
+
+def _matrix(mirror: _Mirror) -> torch.Tensor:
+    """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    flip = torch.diag(
+        torch.tensor([-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0])
+    )
+    matrix: torch.Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
+    return matrix
+
+
+def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> torch.Tensor:
+    """Sample rotation, scale and shift as maps (B, 3, 3) from output to input, in [-1, 1]."""
+    angle = torch.deg2rad(random.uniform(-preset.rotate, preset.rotate))
+    zoom = random.uniform(*preset.scale)
+    shift_x, shift_y = (random.uniform(-2 * preset.shift, 2 * preset.shift) for _ in "xy")
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    rows = [cos, -sin / aspect, shift_x, sin * aspect, cos, shift_y, zero, zero, one]
+    return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> torch.Tensor:
+    """Sample crops as maps (B, 3, 3) from the whole output to a part of the input."""
+    share = random.uniform(*area)
+    shape = torch.exp(random.uniform(*(math.log(a) for a in ASPECTS))) / aspect
+    across = torch.sqrt(share * shape).clamp(max=1.0)
+    down = torch.sqrt(share / shape).clamp(max=1.0)
+    right = (1 - across) * random.uniform(-1.0, 1.0)
+    below = (1 - down) * random.uniform(-1.0, 1.0)
+    zero, one = torch.zeros_like(share), torch.ones_like(share)
+    rows = [across, zero, right, zero, down, below, zero, zero, one]
+    return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Find each output pixel's source (n, height, width, 2); torch's `affine_grid`, but faster.
+
+    torch multiplies a 3-vector a pixel; here each row is the one before, moved.
+    """
+    x = (torch.arange(width, device=theta.device) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=theta.device) * 2 + 1) / height - 1
+    grid = torch.empty((len(theta), height, width, 2), device=theta.device)
+    for axis in (0, 1):
+        of_row = theta[:, axis, 1:2] * y + theta[:, axis, 2:3]
+        of_column = theta[:, axis, 0:1] * x
+        torch.add(of_row[:, :, None], of_column[:, None, :], out=grid[..., axis])
+    return grid
+
+
+def _knots(preset: Preset, random: BatchRandom) -> torch.Tensor | None:
+    """Sample how far the knots of a deformation move (B, 2, K, K), in [-1, 1] across the image."""
+    if preset.elastic == 0:
+        return None
+    knots = random.field(2, ELASTIC_KNOTS, ELASTIC_KNOTS, low=-1.0, high=1.0)
+    amount = random.uniform(0.0, 2 * preset.elastic)
+    return knots * amount[:, None, None, None]
+
+
+def _bent(knots: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Displacements (n, height, width, 2) between the knots, by raised cosines along each axis."""
+    down, across = (_weights(length, knots.device) for length in (height, width))
+    return (down @ knots @ across.T).permute(0, 2, 3, 1)
+
+
+def _weights(length: int, device: torch.device) -> torch.Tensor:
+    """Weigh the knots for each pixel (length, K); the shares of a pixel add up to 1."""
+    places = torch.linspace(0, ELASTIC_KNOTS - 1, length, device=device)
+    away = (places[:, None] - torch.arange(ELASTIC_KNOTS, device=device)).abs().clamp(max=1.0)
+    return (torch.cos(math.pi * away) + 1) / 2
+
+
+GREY = (0.299, 0.587, 0.114)
+"""ITU-R BT.601 weights of red, green and blue."""
+NARROW = 0.8
+"""Largest sigma that a 3x3 kernel holds."""
+
+
+def jitter(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+    """Change brightness, contrast, saturation and gamma, in this order, where it happens.
+
+    All but gamma are linear, so they are one matrix for each image. Channels that are neither
+    grey nor RGB are different measurements: each also gets a brightness of its own, half as strong.
+    """
+    chosen = random.happens(preset.jitter)
+    amounts = (preset.brightness, preset.contrast, preset.saturation)
+    brightness, contrast, saturation = (
+        torch.where(chosen, random.uniform(1 - a, 1 + a), 1.0) for a in amounts
+    )
+    limit = math.log1p(preset.gamma)
+    exponent = torch.exp(random.uniform(-limit, limit)) if limit > 0 else None
+    num, channels = images_BCHW.shape[:2]
+    light_BC = brightness[:, None].expand(num, channels)
+    if channels not in {1, 3} and preset.brightness > 0:
+        half = preset.brightness / 2
+        own = random.field(channels, low=1 - half, high=1 + half)
+        light_BC = light_BC * torch.where(chosen[:, None], own, 1.0)
+    if not bool(chosen.any()):
+        return
+    if any(amount > 0 for amount in amounts):
+        _recolour(images_BCHW, light_BC, contrast, saturation)
+    if exponent is not None:
+        for row in chosen.nonzero()[:, 0].tolist():
+            images_BCHW[row].pow_(float(exponent[row]))
+
+
+def _recolour(
+    images_BCHW: torch.Tensor,
+    light_BC: torch.Tensor,
+    contrast_B: torch.Tensor,
+    saturation_B: torch.Tensor,
+) -> None:
+    """Multiply, stretch about the mean grey, and mix with grey; then clip to [0, 1]."""
+    num, channels = images_BCHW.shape[:2]
+    weights_C = torch.tensor(GREY) if channels == 3 else torch.full((channels,), 1 / channels)
+    lit_BC = images_BCHW.mean(dim=(2, 3)).cpu() * light_BC
+    mean_B1 = (lit_BC * weights_C).sum(dim=1, keepdim=True)
+    gain_BC = light_BC * contrast_B[:, None]
+    # Mixing with grey leaves an equal amount in all channels as it is.
+    offset_B1 = mean_B1 * (1 - contrast_B)[:, None]
+    flat = images_BCHW.view(num, channels, -1)
+    if channels == 3:
+        s = saturation_B[:, None, None]
+        matrix = (s * torch.eye(3) + (1 - s) * weights_C) * gain_BC[:, None, :]
+        offset = offset_B1[:, :, None].to(flat.device)
+        flat.copy_(torch.baddbmm(offset, matrix.to(flat.device), flat))
+    else:
+        flat.mul_(gain_BC[:, :, None].to(flat.device)).add_(offset_B1[:, :, None].to(flat.device))
+    flat.clamp_(0.0, 1.0)
+
+
+def blur(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+    """Blur the images that it happens to."""
+    chosen = random.happens(preset.blur)
+    sigma = random.uniform(*preset.blur_sigma)[chosen]
+    if not bool(chosen.any()):
+        return
+    rows = chosen.nonzero()[:, 0].to(images_BCHW.device)
+    # Reflection at the edges needs more pixels than the kernel reaches over.
+    side = 3 if preset.blur_sigma[1] <= NARROW or min(images_BCHW.shape[-2:]) < 4 else 7
+    away = torch.arange(side) - side // 2
+    kernel_BK = torch.exp(-(away**2) / (2 * sigma[:, None] ** 2))
+    kernel_BK = (kernel_BK / kernel_BK.sum(dim=1, keepdim=True)).to(images_BCHW.device)
+    # A depthwise convolution whose channels are those of all images, down and then across.
+    num, channels, reach = len(rows), images_BCHW.shape[1], side // 2
+    kernel = kernel_BK.repeat_interleave(channels, dim=0)[:, None, :, None]
+    planes = images_BCHW[rows].flatten(0, 1)[None]
+    planes = functional.pad(planes, (reach,) * 4, mode="reflect")
+    planes = functional.conv2d(planes, kernel, groups=num * channels)
+    planes = functional.conv2d(planes, kernel.mT, groups=num * channels)
+    images_BCHW[rows] = planes.view(num, channels, *images_BCHW.shape[-2:])
+
+
+def add_noise(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+    """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
+
+    One field of noise serves the batch, moved round by other amounts in each image: drawing
+    normal numbers for every pixel would cost more than all else together.
+    """
+    if preset.noise == 0:
+        return
+    chosen = random.happens(preset.noisy)
+    strength = random.uniform(0.0, preset.noise)
+    turns = random.field(2, low=0.0, high=1.0)
+    if not bool(chosen.any()):
+        return
+    channels, height, width = images_BCHW.shape[1:]
+    field = random.normal(channels, height, width).to(images_BCHW.device)
+    for row in chosen.nonzero()[:, 0].tolist():
+        down, right = int(turns[row, 0] * height), int(turns[row, 1] * width)
+        noise = field.roll((down, right), (-2, -1))
+        images_BCHW[row].add_(noise, alpha=float(strength[row])).clamp_(0.0, 1.0)

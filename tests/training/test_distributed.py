@@ -1,0 +1,315 @@
+"""Several processes that train one network."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from binseg.errors import UsageError
+from binseg.losses import LOSSES, BatchCounts
+from binseg.training.batches import Shares, build_batches
+from binseg.training.ranks import planned_ranks, started_ranks
+from binseg.transforms.augmentation import build_augment
+from binseg.types import IGNORE
+
+RECIPE = """
+data: {path: synthetic}
+input: {size: 16}
+model: {name: unet, options: {width: 2, depth: 1, norm: none}}
+loss: {name: bce-dice}
+augment: {preset: strong}
+schedule: {name: plateau, patience: 0}
+train: {epochs: 2, batch_size: 8, per_epoch: 21, precision: fp32, device: cpu}
+"""
+COMMAND = [sys.executable, "-m", "binseg", "train"]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("num", [2, 3, 5])
+def test_shares_are_each_batch_once_and_change_as_in_one_process(
+    num: int, pixels: Callable[..., Any], recipe: Callable[..., Any]
+) -> None:
+    """Shares laid side by side are the batch of one process, augmented to the bit alike."""
+    asked = recipe(augment__preset="strong")
+    augment = build_augment(asked.augment)
+    cache = pixels(10)
+
+    def epoch(shares: Shares) -> list[Any]:
+        given = build_batches(cache, asked, device=CPU, shares=shares).epoch(1)
+        found = []
+        for batch in given:
+            images, targets = augment(
+                batch.inputs_BHWC.permute(0, 3, 1, 2),
+                batch.targets_BHW,
+                seed=0,
+                epoch=1,
+                step=batch.step,
+                first=batch.first,
+                total=batch.total,
+            )
+            if batch.is_empty:
+                assert bool((batch.targets_BHW == IGNORE).all())
+                images, targets = images[:0], targets[:0]
+            found.append((images, targets))
+        return found
+
+    whole = epoch(Shares())
+    parts = [epoch(Shares(rank, num)) for rank in range(num)]
+    for step, (images, targets) in enumerate(whole):
+        assert torch.equal(images, torch.cat([part[step][0] for part in parts]))
+        assert torch.equal(targets, torch.cat([part[step][1] for part in parts]))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_the_mean_of_unequal_shares_is_the_loss_of_the_batch(name: str) -> None:
+    """Losses and gradients of two shares average to those of the whole, ignored pixels or not."""
+    torch.manual_seed(0)
+    logits = torch.randn(5, 1, 8, 8, requires_grad=True)
+    target = (torch.rand(5, 1, 8, 8) > 0.6).float()
+    valid = torch.rand(5, 1, 8, 8) > 0.2
+    valid[3] = False
+    loss = LOSSES[name].build({})
+    expected = loss(logits, target, valid)
+    (gradient,) = torch.autograd.grad(expected, logits)
+    parts = [slice(0, 1), slice(1, 5)]
+    told: list[torch.Tensor] = []
+
+    def note(own: torch.Tensor) -> torch.Tensor:
+        told.append(own)
+        return own
+
+    for part in parts:
+        BatchCounts.of(valid[part], world_size=2, add=note)
+
+    def shared(part: slice) -> torch.Tensor:
+        counts = BatchCounts.of(valid[part], world_size=2, add=lambda own: told[0] + told[1])
+        return loss(logits[part], target[part], valid[part], counts)
+
+    mean = (shared(parts[0]) + shared(parts[1])) / 2
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(torch.autograd.grad(mean, logits)[0], gradient)
+
+
+def test_torchrun_and_srun_are_known_by_their_variables() -> None:
+    """Ranks come from torchrun or srun; a batch script of SLURM's is one process."""
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    ranks = started_ranks({**torchrun, "GROUP_RANK": "1", "MASTER_ADDR": "10.0.0.1"})
+    assert ranks is not None
+    assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.node_rank) == (3, 4, 1, 1)
+    srun = {
+        "SLURM_PROCID": "5",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NODELIST": "node[03-04]",
+        "SLURM_JOB_ID": "12345",
+    }
+    ranks = started_ranks(srun)
+    assert ranks is not None
+    assert (ranks.rank, ranks.local_world_size, ranks.address, ranks.port) == (
+        5,
+        4,
+        "node03",
+        17345,
+    )
+    assert started_ranks({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None
+    assert started_ranks({}) is None
+
+
+def test_machines_that_do_not_know_each_other_are_refused() -> None:
+    """Without NODE_RANK and MASTER_ADDR nobody could tell which machine leads."""
+    with pytest.raises(UsageError, match="NODE_RANK=0, 1"):
+        planned_ranks(2, 2, {})
+    with pytest.raises(UsageError, match="0 to 1"):
+        planned_ranks(2, 2, {"NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"})
+    assert planned_ranks(2, 2, {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}).rank == 2
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def _losses(folder: Path) -> np.ndarray:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = ("lr", "train_loss", "train_dice", "val_loss", "val_dice")
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    return safetensors.numpy.load_file(folder / "bundle" / "weights.safetensors")
+
+
+def _assert_equal_runs(one: Path, other: Path) -> None:
+    np.testing.assert_allclose(_losses(one), _losses(other), atol=1e-4)
+    # Adam divides by the gradient's size, so that noise in a tiny gradient moves a weight visibly.
+    for name, value in _weights(one).items():
+        np.testing.assert_allclose(value, _weights(other)[name], atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_run_of_one(tmp_path: Path) -> None:
+    """Gradients, averages and the plateau's rate agree within float noise; no batch norm."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    for devices in ("1", "2"):
+        asked = ["--devices", devices]
+        subprocess.run(
+            [*COMMAND, str(tmp_path / "r.yaml"), "--out", str(tmp_path / devices), *asked],
+            env=_environment(),
+            check=True,
+            capture_output=True,
+            timeout=600,
+        )
+    _assert_equal_runs(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="follows processes through /proc")
+def test_a_killed_pair_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Killing the leader ends its follower too, and both go on from the newest checkpoint."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 40"))
+    start = [*COMMAND, str(tmp_path / "r.yaml"), "--devices", "2", "--out"]
+    known = {"env": _environment(), "capture_output": True, "timeout": 600}
+    subprocess.run([*start, str(tmp_path / "whole")], check=True, **known)  # type: ignore[call-overload]
+    leader = subprocess.Popen(
+        [*start, str(tmp_path / "cut")],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = tmp_path / "cut" / "metrics.csv"
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 5)
+    followers = _children(leader.pid)
+    assert followers
+    leader.kill()
+    leader.wait()
+    _wait(lambda: not any(_runs(one) for one in followers))
+    assert not (tmp_path / "cut" / "bundle").exists()
+    again = [*COMMAND, "--resume", "--out", str(tmp_path / "cut")]
+    subprocess.run(again, check=True, **known)  # type: ignore[call-overload]
+    for name, value in _weights(tmp_path / "whole").items():
+        assert np.array_equal(value, _weights(tmp_path / "cut")[name]), name
+    assert np.array_equal(_losses(tmp_path / "whole"), _losses(tmp_path / "cut"))
+
+
+@pytest.mark.slow
+def test_machines_started_by_hand_stop_and_go_on_together(tmp_path: Path) -> None:
+    """The same command on each machine, with NODE_RANK, begins a run and goes on with it."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 40"))
+    folder = tmp_path / "two"
+
+    def on_both(*words: str) -> list[subprocess.Popen[bytes]]:
+        return [
+            subprocess.Popen(
+                [*COMMAND, *words, "--out", str(folder)],
+                env=_environment(NODE_RANK=str(node), MASTER_ADDR="127.0.0.1", MASTER_PORT="29517"),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for node in range(2)
+        ]
+
+    metrics = folder / "metrics.csv"
+    pair = on_both(str(tmp_path / "r.yaml"), "--num-nodes", "2", "--devices", "1")
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    pair[0].send_signal(signal.SIGINT)
+    assert [one.wait(120) for one in pair] == [130, 0]
+    assert not (folder / "bundle").exists()
+    assert [one.wait(600) for one in on_both("--resume")] == [0, 0]
+    assert len(_losses(folder)) == 40
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if until():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it didn't happen within two minutes")
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in text.split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("ip") is None or os.geteuid() != 0,
+    reason="network namespaces need Linux, iproute2 and root",
+)
+def test_two_machines_give_the_run_of_one(tmp_path: Path) -> None:
+    """Two network namespaces, joined by a wire alone, train as one process does."""
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    names = [f"binseg{os.getpid()}{side}" for side in "ab"]
+    wires = [f"bsg{os.getpid() % 10**6}{side}" for side in "ab"]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    made = []
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            made.append(name)
+        ip("link", "add", wires[0], "type", "veth", "peer", "name", wires[1])
+        for number, (name, wire) in enumerate(zip(names, wires, strict=True)):
+            ip("link", "set", wire, "netns", name)
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", wire)
+            ip("-n", name, "link", "set", wire, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        command = [*COMMAND, str(tmp_path / "r.yaml"), "--out"]
+        runs = [
+            subprocess.Popen(
+                ["ip", "netns", "exec", name, *command, str(tmp_path / "two")],
+                env=_environment(
+                    RANK=str(rank),
+                    WORLD_SIZE="2",
+                    LOCAL_RANK="0",
+                    LOCAL_WORLD_SIZE="1",
+                    GROUP_RANK=str(rank),
+                    MASTER_ADDR="10.77.0.1",
+                    MASTER_PORT="29511",
+                    GLOO_SOCKET_IFNAME=wires[rank],
+                ),
+                stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+            for rank, name in enumerate(names)
+        ]
+        said = [run.communicate(timeout=600)[1].decode() for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], said
+    except subprocess.CalledProcessError as problem:
+        if len(made) < len(names):
+            pytest.skip(f"no network namespaces here: {problem.stderr.decode().strip()}")
+        raise
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "delete", name], check=False)
+    command = [*COMMAND, str(tmp_path / "r.yaml"), "--out"]
+    subprocess.run(
+        [*command, str(tmp_path / "one")],
+        env=_environment(),
+        check=True,
+        capture_output=True,
+        timeout=600,
+    )
+    _assert_equal_runs(tmp_path / "one", tmp_path / "two")
