@@ -87,6 +87,15 @@ class Architecture(Part):
     out_channels: Literal[1] = 1
     """Channels of the logits: one, foreground against background."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # As an option, encoder_weights would make `create_model` read a file or fetch an address.
+        if reserved := sorted(
+            {"encoder_weights", "progress", *type(self).model_fields} & set(self.options)
+        ):
+            raise ValueError(f"{reserved[0]} is no option of a network")
+        return self
+
     def arguments(self) -> dict[str, Any]:
         """Return what `create_model` takes for this network."""
         return {**self.model_dump(exclude={"options"}), **self.options}

@@ -15,11 +15,25 @@ from binseg.errors import BundleError, one_line
 
 __all__ = ["IR_LAYERS", "ONNX_OPERATORS", "Port", "check_ir", "check_onnx"]
 
-ONNX_OPERATORS = frozenset()
+_OPERATORS = (
+    "Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv "
+    "ConvTranspose DequantizeLinear Div Equal Erf Expand Flatten Floor Gather GatherElements "
+    "Greater GreaterOrEqual Identity InstanceNormalization LayerNormalization Less MatMul MaxPool "
+    "Min Mod Mul Neg Pad QuantizeLinear Range ReduceSum Relu Reshape Resize Round Shape Sigmoid "
+    "Slice Softmax Sqrt Sub TopK Transpose Unsqueeze Where"
+)
+_LAYERS = (
+    "Abs Add AvgPool BatchNormInference Broadcast Clamp Concat Const Convert Convolution "
+    "ConvolutionBackpropData Divide Equal Erf FakeQuantize Floor FloorMod Gather GatherElements "
+    "Greater GreaterEqual GroupConvolution Interpolate Less LogicalAnd MVN MatMul MaxPool Maximum "
+    "Minimum Multiply Negative Pad Parameter Range ReLU ReduceSum Reshape Result Round Select "
+    "ShapeOf Sigmoid Slice SoftMax Sqrt Squeeze Subtract TopK Transpose Unsqueeze VariadicSplit"
+)
+ONNX_OPERATORS = frozenset(_OPERATORS.split())
 """Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives
 the list from exports of all our networks."""
-IR_LAYERS = frozenset()
-"""The same in OpenVINO's own form."""
+IR_LAYERS = frozenset(_LAYERS.split())
+"""Layers of the same networks in OpenVINO's own form."""
 
 _TYPES = {
     1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8),
@@ -77,7 +91,7 @@ _NODE = _Message(
 )
 _GRAPH = _Message(
     name="graph",
-    single=frozenset({2}),
+    single=frozenset({2, 10}),
     repeated=frozenset({1, 5, 11, 12, 13}),
     children={1: _NODE, 5: _TENSOR, 11: _VALUE, 12: _VALUE, 13: _VALUE},
 )

@@ -183,7 +183,7 @@ def _check_claim(bundle: Bundle, weights: Mapping[str, np.ndarray]) -> None:
     """Refuse a Keras network larger than its weights: Keras takes memory as it builds."""
     architecture = bundle.card.architecture
     width, depth = (architecture.options.get(name) for name in ("width", "depth"))
-    if "keras" not in architecture.name or not (type(width) is int and type(depth) is int):
+    if "keras" not in architecture.decoder or not (type(width) is int and type(depth) is int):
         return
     deepest = 9 * (width * 2 ** min(max(depth, 0), 16)) ** 2  # numbers of one convolution there
     if deepest > sum(one.size for one in weights.values()):
