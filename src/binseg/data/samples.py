@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw
 
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
@@ -33,10 +34,21 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
     """
     image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
+    for path in record.further_images:
+        channel_HWC, also_HW = read_pixels(path, page=record.page)
+        if channel_HWC.shape[:2] != (height, width):
+            raise ImageError(
+                f"{path}: {_sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
+            )
+        image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
+        if also_HW is not None:
+            data_HW = also_HW if data_HW is None else data_HW & also_HW
     if data_HW is None:
         data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        mask_HW = rasterise(record.shapes, height, width)
+        apart = [shape for shape in record.shapes if shape.ignored]
+        mask_HW = rasterise([one for one in record.shapes if not one.ignored], height, width)
+        data_HW = data_HW & ~(rasterise(apart, height, width) & ~mask_HW)
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
@@ -157,10 +169,24 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
     """
     mask_HW = np.zeros((height, width), dtype=bool)
     for shape in shapes:
+        if shape.closed:
+            _fill_closed(mask_HW, shape)
+            continue
         edges = [_edges(ring) for ring in shape.rings if len(ring) >= 3]
         if edges:
             _fill(mask_HW, np.concatenate(edges))
     return mask_HW
+
+
+def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
+    """Add a shape with the pixels under its outline, as OpenCV and Pillow fill contours."""
+    height, width = mask_HW.shape
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).polygon([*shape.rings[0]], fill=1, outline=1)
+    filled_HW = np.array(image)
+    for hole in shape.rings[1:]:
+        filled_HW &= ~rasterise([Shape(rings=(hole,))], height, width)
+    mask_HW |= filled_HW
 
 
 def _edges(ring: Ring) -> Float[np.ndarray, "E 4"]:
