@@ -47,7 +47,7 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
     """
     try:
         dataset = open_dataset(config, progress=progress)
-        findings: list[Finding] = []
+        findings = _left_out(dataset, config)
     except DataError as error:
         rescued = _rescue(config, progress)
         if rescued is None:
@@ -58,6 +58,14 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
             findings = [_unusable(str(error))]
     dataset, of_splits = _split(dataset, config)
     return Intake(dataset=dataset, findings=(*findings, *of_splits))
+
+
+def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
+    """Name the images of a folder that are left out for want of a mask."""
+    if dataset.kind != "folder" or config.missing != "skip":
+        return []
+    _, findings = _pairs(dataset.root, config)
+    return [replace(one, severity="warning") for one in findings if one.code == "no-mask-file"]
 
 
 def _unusable(text: str) -> Finding:

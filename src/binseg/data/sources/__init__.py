@@ -13,7 +13,7 @@ from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted, notes_on_images
 from binseg.data.sources.coco import is_coco, read_coco
-from binseg.data.sources.folder import nothing_found, read_folder
+from binseg.data.sources.folder import nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelme import is_labelme, read_labelme
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.listing import Findings
@@ -67,6 +67,11 @@ SOURCES: Mapping[str, Source] = {
         about="synthetic, the built-in generator",
         is_here=lambda root: False,  # told by `data.path` alone: ./synthetic is a folder
         read=read_folder,
+    ),
+    "patterns": Source(
+        about="any folder with data.images and data.masks",
+        is_here=lambda root: False,  # told by the options alone
+        read=read_patterns,
     ),
     "oxford-pet": Source(
         about="the official Oxford-IIIT Pet layout", is_here=is_oxford_pet, read=read_oxford_pet
@@ -169,6 +174,8 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             )
         return "synthetic", make_synthetic(parse_synthetic(config.path), progress=progress)
     root, kind = Path(config.path).expanduser(), config.kind
+    if config.images is not None and kind == "auto":
+        kind = "patterns"
     if config.download:
         if kind not in {"auto", "oxford-pet"}:
             raise UsageError(f"data.download: only oxford-pet can be downloaded, not {kind}")
@@ -189,6 +196,10 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             "(.json); for images, masks or labelme files give their folder"
         )
     if found is None:
-        others = [one.about for name, one in SOURCES.items() if name not in {"synthetic", "folder"}]
+        others = [
+            one.about
+            for name, one in SOURCES.items()
+            if name not in {"synthetic", "patterns", "folder"}
+        ]
         raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
     return found, root

@@ -13,7 +13,15 @@ from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Split
 
-__all__ = ["Part", "find_parts", "split_of", "unused_folders", "without_images", "wrapped"]
+__all__ = [
+    "Part",
+    "find_parts",
+    "split_of",
+    "split_of_path",
+    "unused_folders",
+    "without_images",
+    "wrapped",
+]
 
 _IMAGE_FOLDERS = (
     {
@@ -201,6 +209,12 @@ def split_of(name: str) -> Split | None:
     words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
     splits = {split for word in words if (split := parse_split(word)) is not None}
     return splits.pop() if len(splits) == 1 else None
+
+
+def split_of_path(path: Path, root: Path) -> Split | None:
+    """Give the split that the first folder of a path is called by."""
+    parts = path.relative_to(root).parts
+    return split_of(parts[0]) if len(parts) > 1 else None
 
 
 def _split_and_kind(name: str) -> tuple[Split | None, str | None]:

@@ -23,7 +23,7 @@ from binseg.data.sources.annotations import (
     shape_of,
     size_of,
 )
-from binseg.data.sources.layouts import split_of, wrapped
+from binseg.data.sources.layouts import split_of_path, wrapped
 from binseg.data.sources.listing import Findings, inside, list_folder, read_json, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
@@ -363,12 +363,6 @@ def _findings_of_runs(
             Annotated(name=name, path=image, shapes=shapes, split=split_of_path(image, root))
         )
     return findings_of(items, root, config, problems=problems)
-
-
-def split_of_path(path: Path, root: Path) -> Split | None:
-    """Give the split that the first folder of a path is called by."""
-    parts = path.relative_to(root).parts
-    return split_of(parts[0]) if len(parts) > 1 else None
 
 
 def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
