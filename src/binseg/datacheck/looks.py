@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, UInt8
 
 from binseg.data.masks import MaskRule
-from binseg.data.samples import rasterise
+from binseg.data.samples import in_pose, rasterise
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE
 from binseg.datacheck.outlines import Outline, measure
@@ -148,6 +148,7 @@ def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) ->
         try:
             turned |= probe(path).turned
             labels = read_labels(path, page=record.page, indices=rule.indices)
+            labels = in_pose(labels, tuple(size), record.image_path)
         except ImageError as error:
             return None, everywhere_HW, False, _finding(record, root, "unreadable", str(error))
         if labels.shape[:2] != size:

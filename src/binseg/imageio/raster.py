@@ -81,6 +81,7 @@ class Raster:
             format=self.format,
             num_pages=1,
             turned=self.orientation != 1,
+            orientation=self.orientation,
         )
 
     def image(self) -> Num[np.ndarray, "H W C"]:
