@@ -68,6 +68,10 @@ class Shape:
 
     rings: tuple[Ring, ...]
     label: str = ""
+    closed: bool = False
+    """Corners are whole pixels, as traced contours have: those under the outline belong to it."""
+    ignored: bool = False
+    """What is inside counts neither for nor against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ class Record:
     id: str
     image_path: Path
     mask_path: Path | None = None
+    further_images: tuple[Path, ...] = ()
+    """Further channels of the image, a file each, as nnU-Net has them."""
     further_masks: tuple[Path, ...] = ()
     """The rest of a mask in several files, one for each object: what any of them marks is
     foreground."""
@@ -97,7 +103,7 @@ class Record:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files that the record is read from, the image first."""
-        return (self.image_path, *self.mask_paths)
+        return (self.image_path, *self.further_images, *self.mask_paths)
 
 
 @dataclass(frozen=True, kw_only=True)

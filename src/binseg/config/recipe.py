@@ -101,6 +101,16 @@ class DataConfig(Section):
     """The class that the border of a trimap (value 3) counts as."""
     foreground: list[int] | None = None
     """Mask values that are foreground; needed where the masks' values are ambiguous."""
+    labels: list[str] | None = None
+    """Names of the classes that are foreground, where annotations have names; all if not given."""
+    missing: Literal["refuse", "skip", "empty"] = "skip"
+    """Images without a mask: refuse the data, leave them out, or take them for empty."""
+    images: str | None = None
+    """Pattern of the images' paths in the folder: `**/*_raw.png`, or a regular expression with a
+    group `(?P<key>...)` that images and their masks share."""
+    masks: str | None = None
+    """Pattern of the masks' paths; the part that `*` stands for, or the group `key`, must equal
+    the image's."""
     ignore: list[int] | None = None
     """Mask values that count neither as foreground nor as background."""
     threshold: int | None = None
@@ -119,6 +129,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.images is None) != (self.masks is None):
+            raise ValueError("give both images and masks as patterns, or neither")
         if self.threshold is not None and self.foreground is not None:
             raise ValueError("give either foreground or threshold, not both")
         both = set(self.foreground or []) & set(self.ignore or [])
