@@ -4,6 +4,7 @@ import torch
 
 from binseg.models.encoders.densenet import DenseNetEncoder
 from binseg.models.encoders.mix_transformer import Block, EfficientAttention
+from binseg.models.encoders.mobile import MOBILENET_V2, MobileEncoder
 from binseg.models.encoders.resnet import ResNetEncoder
 
 
@@ -41,6 +42,33 @@ def test_densenet121_is_torchvisions_without_the_classifier() -> None:
         "features.transition3.conv.weight",
         "features.norm5.bias",
     } <= set(encoder.state_dict())
+
+
+def test_depthwise_convolutions_train_in_float32_on_processors() -> None:
+    """Mixed precision is for the other convolutions; maps stay within bf16's rounding."""
+    encoder = MobileEncoder(3, width=8, stages=MOBILENET_V2, tensorflow=False).train()
+    kinds: dict[int, set[torch.dtype]] = {}
+
+    def note(part: torch.nn.Module, given: tuple[torch.Tensor], made: torch.Tensor) -> None:
+        assert isinstance(part, torch.nn.Conv2d)
+        kinds.setdefault(min(part.groups, 2), set()).add(made.dtype)
+
+    for part in encoder.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.register_forward_hook(note)
+    images = torch.rand(2, 3, 64, 64)
+    exact = encoder(images)
+    kinds.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = encoder(images)
+    assert kinds == {1: {torch.bfloat16}, 2: {torch.float32}}
+    # Batch norm over the few pixels of coarser maps multiplies what is rounded.
+    for one, other in zip(exact[:3], rough[:3], strict=True):
+        assert (one - other).abs().mean() < 0.1 * one.std()
+    kinds.clear()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        encoder.eval()(images)
+    assert kinds == {1: {torch.bfloat16}, 2: {torch.bfloat16}}
 
 
 def test_dilation_keeps_the_weights_and_refines_the_maps() -> None:
