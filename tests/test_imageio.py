@@ -1,6 +1,7 @@
 import contextlib
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from binseg.errors import ImageError, OutputError
+from binseg.errors import ImageError, MissingExtraError, OutputError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     decode_image,
@@ -466,7 +467,10 @@ def test_truncated_files_are_refused(tmp_path: Path, format_: str, share: float)
     [
         (b"", "empty"),
         (b"not an image at all\n", "text, not an image"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00", "damaged"),
+        (b"P6\n9 9\n255\n", "damaged"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "damaged"),
+        (b"\x93NUMPY\x01\x00", "damaged"),
         (bytes(range(128, 200)), "not an image that binseg knows"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"\xff\xd8\xff", "damaged"),
@@ -562,7 +566,7 @@ def test_from_pil_takes_every_mode_and_leaves_the_turn() -> None:
 
 def test_decode_image_reads_what_read_image_reads(tmp_path: Path) -> None:
     """The service's uploads and the files of the command line give the same pixels."""
-    for suffix in sorted(IMAGE_SUFFIXES - {".svs"}):  # which Pillow doesn't write
+    for suffix in sorted(IMAGE_SUFFIXES - {".svs", ".npy", ".heic", ".heif"}):  # not by Pillow
         path = saved(tmp_path / f"a{suffix}", RGB)
         np.testing.assert_array_equal(decode_image(path.read_bytes(), name="x"), read_image(path))
 
@@ -658,3 +662,47 @@ def test_what_fuzzing_found_is_refused_in_one_line(path: Path) -> None:
         read_image(path)
     assert len(str(caught.value)) < 500
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".ppm", ".pgm", ".jp2", ".avif", ".jfif", ".jpe", ".heic"])
+def test_further_formats_are_what_pillow_reads(tmp_path: Path, suffix: str) -> None:
+    """Their pixels are Pillow's, whatever the suffix says."""
+    photo = Image.fromarray(GREY if suffix == ".pgm" else RGB)
+    path = tmp_path / "a.dat"
+    format_ = {".jp2": "JPEG2000", ".avif": "AVIF", ".heic": "HEIF"}.get(suffix)
+    if format_ == "HEIF":
+        pytest.importorskip("pillow_heif").from_pillow(photo).save(path)
+        theirs = np.asarray(pytest.importorskip("pillow_heif").open_heif(path).to_pillow())
+    else:
+        photo.save(tmp_path / f"a{suffix}", format=format_)
+        (tmp_path / f"a{suffix}").rename(path)
+        theirs = np.asarray(Image.open(path))
+    np.testing.assert_array_equal(read_image(path).squeeze(), theirs)
+    check_probe(path)
+    assert suffix in IMAGE_SUFFIXES
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "int64", "bool", "float64"])
+def test_numpys_arrays_are_images_and_masks(tmp_path: Path, dtype: str) -> None:
+    """Saved arrays come back as they were; programs in them don't."""
+    path = tmp_path / "a.npy"
+    np.save(path, (GREY % 2).astype(dtype))
+    np.testing.assert_array_equal(read_labels(path), GREY % 2)
+    scale = 255 if dtype == "bool" else 1
+    np.testing.assert_array_equal(read_image(path)[:, :, 0], GREY % 2 * scale)
+    check_probe(path)
+    np.save(path, RGB.astype(dtype))
+    assert read_image(path).shape == RGB.shape
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "give height x width" in error_of(path)
+
+
+def test_heic_without_its_package_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has a phone's photos hears what to install."""
+    path = tmp_path / "a.heic"
+    pytest.importorskip("pillow_heif").from_pillow(Image.fromarray(RGB)).save(path)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MissingExtraError, match=r"pillow-heif.*binseg\[heic\]"):
+        read_image(path)

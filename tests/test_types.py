@@ -69,6 +69,10 @@ def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:
     assert "border: foreground" in html
     assert "empty means 1" in html
     assert "test &lt;split&gt;" in html
+    # A report of a thousand images has megabytes of figures; its repr is the headline.
+    assert repr(report) == (
+        "<Report 'test <split>': mean dice 0.7500 at original size, images: 1, threshold 0.400>"
+    )
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import platformdirs
@@ -29,6 +29,7 @@ __all__ = [
     "cache_dir",
     "download",
     "locked",
+    "parse_json",
     "publish",
     "sha256_of",
     "write_bytes",
@@ -195,6 +196,32 @@ def write_json(path: Path, obj: object) -> None:
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # What no UTF-8 can hold, a byte of a file's name, becomes JSON's own escape.
     write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of strangers: one meaning for every reader.
+
+    Raises:
+        ValueError: no JSON; a key that an object holds twice, of which readers take either; NaN,
+            infinities and numbers of thousands of digits, which JSON doesn't have; or too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it holds the key {one_line(twice, limit=80)!r} twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no JSON")
 
 
 def sha256_of(path: Path) -> str:

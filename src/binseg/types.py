@@ -68,6 +68,10 @@ class Shape:
 
     rings: tuple[Ring, ...]
     label: str = ""
+    closed: bool = False
+    """Corners are whole pixels, as traced contours have: those under the outline belong to it."""
+    ignored: bool = False
+    """What is inside counts neither for nor against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ class Record:
     id: str
     image_path: Path
     mask_path: Path | None = None
+    further_images: tuple[Path, ...] = ()
+    """Further channels of the image, a file each, as nnU-Net has them."""
     further_masks: tuple[Path, ...] = ()
     """The rest of a mask in several files, one for each object: what any of them marks is
     foreground."""
@@ -97,7 +103,7 @@ class Record:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files that the record is read from, the image first."""
-        return (self.image_path, *self.mask_paths)
+        return (self.image_path, *self.further_images, *self.mask_paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +119,7 @@ class Finding:
     files: tuple[str, ...] = ()
     """The files, relative to the dataset's folder."""
     advice: str = ""
-    """What to do."""
+    """The way to put it right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +204,7 @@ class Counts:
     tn: int
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            tp=self.tp + other.tp,
-            fp=self.fp + other.fp,
-            fn=self.fn + other.fn,
-            tn=self.tn + other.tn,
-        )
+        return Counts(**{name: num + getattr(other, name) for name, num in vars(self).items()})
 
     @property
     def num_valid(self) -> int:
@@ -238,14 +239,11 @@ class ObjectCounts:
     num_predicted: int
     num_matched: int
     sum_iou: float
-    """Of the matched pairs."""
+    """Sum of the IoU of the matched pairs."""
 
     def __add__(self, other: "ObjectCounts") -> "ObjectCounts":
         return ObjectCounts(
-            num_true=self.num_true + other.num_true,
-            num_predicted=self.num_predicted + other.num_predicted,
-            num_matched=self.num_matched + other.num_matched,
-            sum_iou=self.sum_iou + other.sum_iou,
+            **{name: num + getattr(other, name) for name, num in vars(self).items()}
         )
 
 
@@ -294,7 +292,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How far probabilities can be taken at their word: all valid pixels, at original size."""
+    """The truth of probabilities, over all valid pixels at original size."""
 
     scores: Mapping[str, Figure]
     bins: tuple[ReliabilityBin, ...]
@@ -309,7 +307,7 @@ class Slice:
     value: str
     num_images: int
     num_groups: int | None = None
-    """Of these images; None where they have none."""
+    """Groups among these images; None where they have none."""
     dice: Figure
     """Mean over these images, original size."""
 
@@ -332,7 +330,7 @@ class Report:
     split: str
     threshold: float
     border: str
-    """What became of the border class of trimaps, or "none"."""
+    """The rule for the border class of trimaps, or "none"."""
     images: tuple[ImageScores, ...]
     mean: Mapping[Size, Scores]
     """Average over images of each score: every image weighs the same."""
@@ -353,7 +351,7 @@ class Report:
     outline: Mapping[str, Figure] = field(default_factory=dict)
     """Means over images of the outline scores, original size."""
     tolerance: float = 2.0
-    """Of boundary F1 and surface Dice, in `unit`."""
+    """The tolerance of boundary F1 and surface Dice, in `unit`."""
     unit: Literal["px", "mm"] = "px"
     spacing: tuple[float, float] | None = None
     """Height and width of a pixel in mm, where it was given."""
@@ -372,7 +370,7 @@ class Report:
             for name in names
         )
         return (
-            f"<Report {self.title!r}: {told} at original size, {len(self.images)} images, "
+            f"<Report {self.title!r}: {told} at original size, images: {len(self.images)}, "
             f"threshold {self.threshold:.3f}>"
         )
 

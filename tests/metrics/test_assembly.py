@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from binseg.metrics import (
-    OUTLINE_RULE,
     OutlineRule,
     ProbabilityTally,
     Reliability,
-    assemble,
     count,
     count_objects,
     image_rows,
@@ -19,9 +17,10 @@ from binseg.metrics import (
     measure_reliability,
     report_as_dict,
     score_image,
-    score_objects,
     summarise,
 )
+from binseg.metrics.scores import score_objects
+from binseg.metrics.surface import OUTLINE_RULE
 from binseg.types import Counts, ImageScores, ObjectCounts, Report
 
 THRESHOLD = 0.5
@@ -56,16 +55,13 @@ def report_of(seeds: list[int], *, by_group: bool = False, num_resamples: int = 
     tally = ProbabilityTally()
     for _, _, (probability, truth, valid) in found:
         tally.add(probability, truth.astype(bool), valid.astype(bool))
-    counted = summarise(
+    return summarise(
         [one for one, _, _ in found],
         title="t",
         bundle_id="b",
         split="test",
         threshold=THRESHOLD,
         border="none",
-    )
-    return assemble(
-        counted,
         reliabilities=[one for _, one, _ in found],
         tally=tally,
         num_resamples=num_resamples,
@@ -166,8 +162,17 @@ def test_counts_alone_make_a_report_too() -> None:
         replace(one, outline=None, objects=None, probability=None)
         for one, _, _ in map(measured, range(6))
     ]
-    counted = summarise(bare, title="t", bundle_id="b", split="s", threshold=0.5, border="none")
-    report = assemble(counted, rule=OutlineRule(tolerance=3, spacing=0.5), num_resamples=50)
+    rule = OutlineRule(tolerance=3, spacing=0.5)
+    report = summarise(
+        bare,
+        title="t",
+        bundle_id="b",
+        split="s",
+        threshold=0.5,
+        border="none",
+        rule=rule,
+        num_resamples=50,
+    )
     assert report.intervals["mean"]["original"]["dice"] is not None
     assert (report.outline, report.objects, report.calibration, report.sweep) == (
         {},

@@ -1,16 +1,13 @@
 """Bootstrap intervals: scipy's answer, known spreads, groups drawn whole, seeds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from binseg.metrics import (
-    bootstrap,
-    bootstrap_interval,
-    report_intervals,
-    score_image,
-    summarise,
-)
+from binseg.metrics import bootstrap, score_image, summarise
+from binseg.metrics.bootstrap import bootstrap_interval, report_intervals
 from binseg.types import Counts, Interval, Report
 
 
@@ -111,7 +108,7 @@ def report(num: int = 40) -> Report:
 def test_every_headline_number_has_an_interval() -> None:
     """Mean and pooled scores at both sizes lie in their own intervals; means are as done alone."""
     scored = report()
-    found = report_intervals(scored)
+    found = report_intervals(scored.images)
     for average, table in (("mean", scored.mean), ("pooled", scored.pooled)):
         for size, scores in table.items():
             assert found[average][size].keys() == scores.keys()
@@ -131,16 +128,19 @@ def test_pooled_interval_pools_each_draw() -> None:
     drawn = counts[random.integers(6, size=(4000, 6))].sum(axis=1)
     tp, fp, fn, _ = drawn.T
     expected = np.quantile(2 * tp / (2 * tp + fp + fn), [0.025, 0.975])
-    found = known(report_intervals(scored, num_resamples=4000)["pooled"]["original"]["dice"])
+    found = known(report_intervals(scored.images, num_resamples=4000)["pooled"]["original"]["dice"])
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.01)
 
 
-def test_groups_are_found_by_id() -> None:
-    """Given the group of every image, whole groups are drawn; one group alone has no interval."""
-    scored = report()
-    by_group = {one.id: str(number // 10) for number, one in enumerate(scored.images)}
-    grouped = known(report_intervals(scored, groups=by_group)["mean"]["original"]["dice"])
+def test_groups_of_images_are_drawn_whole() -> None:
+    """Where images have groups, whole ones are resampled; one group alone has no interval."""
+    scored = report().images
+
+    def interval(groups: list[str]) -> Interval | None:
+        grouped = [replace(one, group=group) for one, group in zip(scored, groups, strict=True)]
+        return report_intervals(grouped)["mean"]["original"]["dice"]
+
+    by_tens = known(interval([str(number // 10) for number in range(len(scored))]))
     single = known(report_intervals(scored)["mean"]["original"]["dice"])
-    assert (grouped.low, grouped.high) != (single.low, single.high)
-    one_group = dict.fromkeys(by_group, "all")
-    assert report_intervals(scored, groups=one_group)["mean"]["original"]["dice"] is None
+    assert (by_tens.low, by_tens.high) != (single.low, single.high)
+    assert interval(["all"] * len(scored)) is None

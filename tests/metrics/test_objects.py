@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from skimage.measure import label
 from torchmetrics.detection import PanopticQuality
 
-from binseg.metrics import count_objects, score_objects
-from binseg.metrics.scores import object_table
+from binseg.metrics import count_objects
+from binseg.metrics.scores import object_table, score_objects
 from binseg.types import ObjectCounts
 
 Pair = tuple[np.ndarray, np.ndarray]

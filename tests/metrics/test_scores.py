@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification as torch_referee
 
-from binseg.metrics import EMPTY_RULE, METRICS, count, score_all
+from binseg.metrics import METRICS, count, score_all
 from binseg.metrics.counts import as_array
+from binseg.metrics.registry import EMPTY_RULE
 from binseg.metrics.scores import score_table
 from binseg.types import Counts
 

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import UsageError
-from binseg.metrics import bootstrap_interval, score_image, slice_images
+from binseg.metrics import score_image
+from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.metrics.slices import slice_images
 from binseg.types import Counts, ImageScores
 
 

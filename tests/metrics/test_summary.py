@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from binseg.errors import DataError
-from binseg.metrics import (
-    EMPTY_RULE,
-    assemble,
-    image_rows,
-    report_as_dict,
-    report_intervals,
-    report_rows,
-    score_image,
-    summarise,
-)
+from binseg.metrics import image_rows, report_as_dict, score_image, summarise
+from binseg.metrics.bootstrap import report_intervals
+from binseg.metrics.registry import EMPTY_RULE
+from binseg.metrics.report_data import report_rows
 from binseg.types import Counts, ImageScores, Report
 
 HIT = Counts(tp=1, fp=0, fn=0, tn=9)  # Dice 1, small
@@ -31,7 +25,7 @@ def image(name: str, counts: Counts, **columns: str) -> ImageScores:
     return score_image(name, {"original": counts, "model": counts}, columns)
 
 
-def report_of(images: list[ImageScores], *notes: str) -> Report:
+def report_of(images: list[ImageScores], *notes: str, num_resamples: int = 100) -> Report:
     return summarise(
         images,
         title="A model on val",
@@ -40,6 +34,7 @@ def report_of(images: list[ImageScores], *notes: str) -> Report:
         threshold=0.5,
         border="foreground",
         notes=notes,
+        num_resamples=num_resamples,
     )
 
 
@@ -73,7 +68,7 @@ def test_wholly_ignored_images_are_in_no_average() -> None:
     assert len(report.images) == 2
     assert report.num_empty_truth == 0
     assert "1 of the images have only ignored pixels" in " ".join(report.notes)
-    assert report_intervals(report)["mean"]["original"]["dice"] is None
+    assert report_intervals(report.images)["mean"]["original"]["dice"] is None
 
 
 @pytest.mark.parametrize("images", [[], [image("a", IGNORED)]])
@@ -101,7 +96,7 @@ def test_order_changes_nothing(seed: int) -> None:
 
 def test_json_holds_everything() -> None:
     """The JSON form survives a round trip and holds averages, intervals, rule and every image."""
-    report = assemble(report_of([image("a", HIT, breed="cat"), image("b", MISS)]))
+    report = report_of([image("a", HIT, breed="cat"), image("b", MISS)])
     found = report_as_dict(report)
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
@@ -120,11 +115,11 @@ def test_json_says_what_was_drawn() -> None:
     images = [
         replace(image(name, counts), group="p") for name, counts in {"a": HIT, "b": MISS}.items()
     ]
-    grouped = report_as_dict(assemble(report_of(images)))["intervals"]
+    grouped = report_as_dict(report_of(images))["intervals"]
     assert isinstance(grouped, dict)
     assert grouped["method"] == "percentile bootstrap by group"
     assert grouped["mean"]["original"]["dice"] is None
-    assert report_as_dict(assemble(report_of(images), num_resamples=0))["intervals"] is None
+    assert report_as_dict(report_of(images, num_resamples=0))["intervals"] is None
 
 
 def test_what_was_missed_is_counted() -> None:
@@ -146,7 +141,7 @@ def test_table_rows() -> None:
         ("pooled pixels", "model"),
     ]
     assert list(rows[0])[2:] == list(report.mean["original"])
-    wide = report_rows(report, intervals=report_intervals(report))[0]
+    wide = report_rows(report, intervals=report_intervals(report.images))[0]
     assert (wide["dice_low"], wide["dice"], wide["dice_high"]) == (0.0, 0.5, 1.0)
 
 

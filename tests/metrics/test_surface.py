@@ -10,7 +10,8 @@ from torchmetrics.functional.segmentation import hausdorff_distance
 from torchmetrics.functional.segmentation.utils import edge_surface_distance
 
 from binseg.errors import UsageError
-from binseg.metrics import OUTLINE_RULE, OutlineRule, measure_outline
+from binseg.metrics import OutlineRule, measure_outline
+from binseg.metrics.surface import OUTLINE_RULE
 
 Pair = tuple[np.ndarray, np.ndarray]
 WORST = (0.0, 0.0, 0.0)

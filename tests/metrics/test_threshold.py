@@ -11,7 +11,7 @@ from binseg.errors import DataError
 from binseg.inference import Prediction
 from binseg.metrics import dice, tune_threshold
 from binseg.metrics.counts import as_array, count
-from binseg.metrics.threshold import histogram
+from binseg.metrics.threshold import counts_of, histogram
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024
@@ -38,7 +38,7 @@ def test_histogram_counts_what_comparing_counts(seed: int) -> None:
     """At all 1,024 candidates the counts are those of `probability > threshold`, edges included."""
     probability, truth, valid = answers(seed, num=1)[0]
     expected = [count(probability > float(t), truth, valid) for t in THRESHOLDS[::31]]
-    found = histogram(probability, truth, valid).counts()[::31]
+    found = counts_of(histogram(probability, truth, valid))[::31]
     assert np.array_equal(found, as_array(expected))
 
 
@@ -48,7 +48,7 @@ def test_thresholds_hit_exactly() -> None:
         exact = np.float32(t)
         pair = np.array([[exact, np.nextafter(exact, np.float32(2))]], dtype=np.float32)
         everywhere = np.ones((1, 2), dtype=bool)
-        tp = histogram(pair, everywhere, everywhere).counts()[:, 0]
+        tp = counts_of(histogram(pair, everywhere, everywhere))[:, 0]
         assert tp[int(t * 1024)] == 1
 
 
@@ -159,4 +159,4 @@ def test_nan_is_our_own_mistake() -> None:
     """A probability that is none never gets into the histogram."""
     everywhere = np.ones((1, 2), dtype=bool)
     with pytest.raises(AssertionError, match="nan"):
-        histogram(np.array([[0.5, np.nan]], dtype=np.float32), everywhere, everywhere).counts()
+        counts_of(histogram(np.array([[0.5, np.nan]], dtype=np.float32), everywhere, everywhere))

@@ -113,9 +113,10 @@ TEXT = json.dumps(FACTS.as_text()).encode()
         zipped({"model.xml": b"0" * 10**6, "metadata.json": TEXT}, zipfile.ZIP_DEFLATED),
     ],
 )
-def test_foreign_and_damaged_files_are_one_line(data: bytes) -> None:
+@pytest.mark.parametrize("target", ["onnx", "openvino", "torch"])
+def test_foreign_and_damaged_files_are_one_line(data: bytes, target: str) -> None:
     """Whatever is in a file, it is refused with its name, without a traceback."""
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     with pytest.raises(BundleError, match=r"some\.file: not exported by binseg, or damaged"):
-        open_file(data, name="some.file")
+        open_file(data, target, name="some.file")

@@ -70,8 +70,9 @@ def edit_part(part: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
         (edit(id="0123456789ab"), "mixed"),
         (edit(id="x"), "id"),
         (edit_part("threshold", value=1.5), "threshold.value"),
-        (edit_part("preprocessing", height=10**9), "outside 1..16384"),
+        (edit_part("preprocessing", height=10**9), "outside 1..4096"),
         (edit_part("preprocessing", height=5), "belong to these"),
+        (edit_part("preprocessing", height=4096, width=4096), "too small to hold one"),
         (edit_part("preprocessing", colour=1), "preprocessing.colour"),
         (edit_part("preprocessing", std=[0.0, 1.0, 1.0]), "std must be above 0"),
         (edit_part("preprocessing", mean=[0.5]), "one a channel"),
@@ -80,6 +81,8 @@ def edit_part(part: str, **changes: Any) -> Callable[[dict[str, Any]], object]:
         (edit_part("preprocessing", channels=1, mean=[0.5], std=[0.5]), "takes 3 channels"),
         (edit_part("postprocess", min_area=-1), "min_area -1: give a number"),
         (edit_part("postprocess", fill_holes=10**10), "postprocess: areas reach"),
+        (edit_part("architecture", options={"encoder_weights": "/etc/passwd"}), "is no option"),
+        (edit_part("architecture", options={"decoder": "keras_unet"}), "decoder is no option"),
         (lambda raw: raw.pop("architecture"), "architecture: Field required"),
     ],
 )
@@ -95,7 +98,19 @@ def test_a_forged_card_is_refused(
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b"null", b"\xff\xfe", b"{" * 9, b"[" * 100_000, b'{"format_version": NaN}']
+    "data",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{" * 9,
+        b"[" * 100_000,
+        b'{"format_version": NaN}',
+        b'{"format_version": 1, "format_version": 1}',
+        b'{"format_version": 1, "data": {"a": 1, "a": 2}}',
+        b'{"format_version": %s}' % (b"9" * 5000),
+    ],
 )
 def test_a_card_that_is_no_card_is_refused(bench: Any, tmp_path: Path, data: bytes) -> None:
     """Other JSON, no JSON and JSON without end are one line each."""

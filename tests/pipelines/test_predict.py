@@ -395,6 +395,25 @@ def test_a_video_becomes_a_video_of_masks(model: ModelPredictor, tmp_path: Path)
         assert sum(1 for _ in container.decode(video=0)) == 5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile secret.mkv\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mkv\n#EXT-X-ENDLIST\n",
+        "[playlist]\nFile1=secret.mkv\n",
+        "v=0\nm=video 1 RTP/AVP 96\n",
+    ],
+)
+def test_a_playlist_is_no_video(model: ModelPredictor, tmp_path: Path, text: str) -> None:
+    """A text that names another file is refused, whatever its own name is; nothing is opened."""
+    pytest.importorskip("av")
+    write_video(tmp_path / "secret.mkv", [0, 250])
+    (tmp_path / "clip.mp4").write_text(text)
+    found = predict_files(model, [tmp_path / "clip.mp4"], out=tmp_path / "out", options=OVERLAY)
+    assert not found.written
+    assert "can't be read as a video" in str(found.failures[0])
+
+
 def test_videos_stop_nobody_and_replace_nothing(model: ModelPredictor, tmp_path: Path) -> None:
     """A bad video is named; an input, an earlier answer and another video's are never replaced."""
     pytest.importorskip("av")

@@ -9,7 +9,6 @@ import pytest
 
 from binseg.metrics import (
     ProbabilityTally,
-    assemble,
     count,
     count_objects,
     measure_outline,
@@ -85,16 +84,16 @@ def make_up(names: Sequence[str], *, side: int = 24, num_resamples: int = 50) ->
         )
         probabilities.append(probability_HW)
         truths.append(truth_HW)
-    counted = summarise(
+    report = summarise(
         images,
         title="A <model> & its data",
         bundle_id="abc",
         split="test",
         threshold=THRESHOLD,
         border="foreground",
-    )
-    report = assemble(
-        counted, reliabilities=reliabilities, tally=tally, num_resamples=num_resamples
+        reliabilities=reliabilities,
+        tally=tally,
+        num_resamples=num_resamples,
     )
     return MadeUp(
         report=report,

@@ -1,5 +1,7 @@
 """`binseg models` and `binseg encoders`: the networks that can be trained."""
 
+from typing import Any
+
 import typer
 
 from binseg.cli.console import show, write_json_answer
@@ -23,11 +25,29 @@ def models(json_: Json = False) -> None:
 
 
 def encoders(json_: Json = False) -> None:
-    """List every encoder with its number of parameters (3 channels in); all go with any decoder."""
+    """List every encoder with its parameters (3 channels in) and published weights.
+
+    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+    """
     from binseg.pipelines.catalogue import list_encoders
 
-    titles = {"name": "encoder", "num_parameters": "parameters", "summary": "what"}
-    _answer(list_encoders(), titles | {"source": "source"}, json_)
+    rows = list_encoders()
+    if not json_:
+        rows = [row | {"weights": _describe_weights(row["weights"])} for row in rows]
+    titles = {"name": "encoder", "num_parameters": "parameters", "weights": "weights"}
+    _answer(rows, titles | {"summary": "what"}, json_)
+
+
+def _describe_weights(weights: Any) -> str:
+    return (
+        "none"
+        if not weights
+        else ", ".join(
+            f"{one['name']} ({one['licence']}, {one['num_bytes'] / 1e6:.0f} MB"
+            f"{', at hand' if one['at_hand'] else ''})"
+            for one in weights
+        )
+    )
 
 
 def _answer(rows: list[dict[str, object]], titles: dict[str, str], json_: bool) -> None:

@@ -30,7 +30,7 @@ __all__ = [
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_COLUMNS = 4
-"""Of the further scores, beside their kind."""
+"""Columns of further scores, beside their kind."""
 IN_SHORT = {
     "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
     "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",

@@ -14,6 +14,7 @@ EXAMPLES = (
     "binseg verify runs/first",
     "binseg verify model.zip",
     "binseg verify model.onnx",
+    "binseg verify model.pt2 --trust-code",
 )
 
 
@@ -28,12 +29,18 @@ def verify(
         Path,
         typer.Argument(metavar="MODEL", help="A run, a bundle, or a file of `binseg export`."),
     ],
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code", help="Open a .pt2 file, which may run code: one that you made."
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Compute the model's own reference sample again and compare; exit code 1 if it differs."""
     from binseg.pipelines.verify_model import verify as run
 
-    found, left_out = run(path)
+    found, left_out = run(path, trust_code=trust_code)
     if json_:
         write_json_answer({"runtimes": [one.as_dict() for one in found], "left_out": left_out})
     else:

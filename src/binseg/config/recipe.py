@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from binseg.config.networks import MODELS, Option, model_label
-from binseg.errors import suggest
+from binseg.config.networks import Option, expand_name, find_weights, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 __all__ = [
@@ -102,6 +101,16 @@ class DataConfig(Section):
     """The class that the border of a trimap (value 3) counts as."""
     foreground: list[int] | None = None
     """Mask values that are foreground; needed where the masks' values are ambiguous."""
+    labels: list[str] | None = None
+    """Names of the classes that are foreground, where annotations have names; all if not given."""
+    missing: Literal["refuse", "skip", "empty"] = "skip"
+    """Images without a mask: refuse the data, leave them out, or take them for empty."""
+    images: str | None = None
+    """Pattern of the images' paths in the folder: `**/*_raw.png`, or a regular expression with a
+    group `(?P<key>...)` that images and their masks share."""
+    masks: str | None = None
+    """Pattern of the masks' paths; the part that `*` stands for, or the group `key`, must equal
+    the image's."""
     ignore: list[int] | None = None
     """Mask values that count neither as foreground nor as background."""
     threshold: int | None = None
@@ -120,6 +129,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if (self.images is None) != (self.masks is None):
+            raise ValueError("give both images and masks as patterns, or neither")
         if self.threshold is not None and self.foreground is not None:
             raise ValueError("give either foreground or threshold, not both")
         both = set(self.foreground or []) & set(self.ignore or [])
@@ -147,7 +158,8 @@ class InputConfig(Section):
     intensity: Intensity = "dtype"
     """dtype: divide by the pixel type's maximum; percentile: stretch each image."""
     mean: list[float] = [0.485, 0.456, 0.406]
-    """Subtracted from values in [0, 1]; one number per channel, or one for all."""
+    """Subtracted from values in [0, 1]; one number per channel, or one for all. Named
+    encoder_weights bring their own mean and std unless the recipe states some."""
     std: list[float] = [0.229, 0.224, 0.225]
     """Divides after the mean; one number per channel, or one for all."""
 
@@ -203,8 +215,9 @@ class ModelConfig(Section):
     encoder: str = "resnet34"
     """A name of `binseg encoders`."""
     encoder_weights: str | None = None
-    """Weights to start the encoder from: a file (torchvision names, safetensors or a plain state
-    dict), or an https address with its hash, `https://...#sha256=HEX`; none means from scratch."""
+    """Weights to start the encoder from: `imagenet` (`binseg encoders` says for which), a file
+    (published names, safetensors or a plain state dict), or an https address with its hash,
+    `https://...#sha256=HEX`; none means from scratch."""
     options: dict[str, Option] = {}
     """Changes to the pair's own defaults (width, dropout, norm, ...)."""
     out_channels: Literal[1] = 1
@@ -218,18 +231,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, given: object) -> object:
-        if not isinstance(given, Mapping) or not given.get("name"):
-            return given
-        name, rest = given["name"], {key: given[key] for key in given if key != "name"}
-        if name not in MODELS:
-            raise ValueError(f"there is no model {name}; {suggest(str(name), MODELS)}")
-        known = MODELS[name]
-        pair = {"decoder": known.decoder, "encoder": known.encoder}
-        is_changed = any(rest.get(key, value) != value for key, value in pair.items())
-        options = rest.get("options", {})
-        if not is_changed and isinstance(options, Mapping):
-            rest["options"] = {**known.options, **options}
-        return pair | rest
+        return expand_name(given) if isinstance(given, Mapping) and given.get("name") else given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -238,6 +240,7 @@ class ModelConfig(Section):
         source = self.encoder_weights or ""
         if "://" in source and not re.fullmatch(r"[^#]+#sha256=[0-9a-fA-F]{64}", source):
             raise ValueError("encoder_weights from an address end in #sha256= and the file's hash")
+        find_weights(self.encoder, self.encoder_weights)
         return self
 
 
@@ -428,6 +431,13 @@ class Recipe(Section):
             raise ValueError(f"train.progressive has the sizes {sizes}; they must rise")
         if sum(self.train.progressive.values()) >= 1:
             raise ValueError("the shares of train.progressive must add up to less than 1")
+        weights = find_weights(self.model.encoder, self.model.encoder_weights)
+        if weights is not None:
+            trained = {"mean": [*weights.mean], "std": [*weights.std]}
+            missing = {
+                key: trained[key] for key in trained if key not in self.input.model_fields_set
+            }
+            object.__setattr__(self, "input", self.input.model_copy(update=missing))
         return self
 
     @property

@@ -110,7 +110,8 @@ class Dataset:
         for record in sorted(self.records, key=lambda r: r.id):
             mask = "+".join(content_of[path] for path in record.mask_paths)
             rings = [shape.rings for shape in record.shapes] if record.shapes is not None else None
-            facts = (record.id, content_of[record.image_path], mask, record.page, rings)
+            image = "+".join(content_of[one] for one in (record.image_path, *record.further_images))
+            facts = (record.id, image, mask, record.page, rings)
             whole.update(repr(facts).encode())
         return whole.hexdigest()
 

@@ -138,9 +138,9 @@ def detect_rule(
         DataError: ambiguous values, naming the option that settles them; or masks that are all
             empty.
     """
-    if any(record.shapes is not None for record in records):
-        return _rule_of_outlines(records, config)
     masked = [record for record in records if record.mask_path is not None]
+    if not masked and any(record.shapes is not None for record in records):
+        return _rule_of_outlines(records, config)
     if not masked:
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     step = max(1, -(-len(masked) // _NUM_SCANNED))

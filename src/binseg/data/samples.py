@@ -2,17 +2,20 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
+from PIL import Image, ImageDraw
 
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_labels, read_pixels
+from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
+__all__ = ["in_pose", "looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
 
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
@@ -33,20 +36,46 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
     """
     image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
+    for path in record.further_images:
+        channel_HWC, also_HW = read_pixels(path, page=record.page)
+        if channel_HWC.shape[:2] != (height, width):
+            raise ImageError(
+                f"{path}: {_sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
+            )
+        image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
+        if also_HW is not None:
+            data_HW = also_HW if data_HW is None else data_HW & also_HW
     if data_HW is None:
         data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        mask_HW = rasterise(record.shapes, height, width)
+        apart = [shape for shape in record.shapes if shape.ignored]
+        mask_HW = rasterise([one for one in record.shapes if not one.ignored], height, width)
+        data_HW = data_HW & ~(rasterise(apart, height, width) & ~mask_HW)
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
-    mask_HW, valid_HW = read_mask(record, rule)
+    mask_HW, valid_HW = (
+        in_pose(one, (height, width), record.image_path) for one in read_mask(record, rule)
+    )
     if mask_HW.shape != (height, width):
         page = "" if record.page is None else f" (page {record.page})"
         sizes = _sizes_differ(record, mask_HW.shape, (height, width))
         raise ImageError(f"{record.mask_path}{page}: {sizes}")
     valid_HW = valid_HW & data_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def in_pose(
+    mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], image: Path
+) -> Shaped[np.ndarray, "H W ..."]:
+    """Turn a mask as its image's EXIF asks, where it was made from the pixels as they are stored.
+
+    Only a turn by 90 degrees shows, by the sides; other masks are given as they are.
+    """
+    if mask.shape[:2] == size or mask.shape[:2] != size[::-1]:
+        return mask
+    orientation = probe(image).orientation
+    return turn(mask, orientation) if swaps_sides(orientation) else mask
 
 
 def read_mask(
@@ -89,6 +118,10 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
     for record in spread(records, NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it
             infos.append(probe(record.image_path))
+    turned = 0
+    for record in spread([r for r in records if r.mask_path is not None], NUM_LOOKED):
+        with contextlib.suppress(ImageError):
+            turned += _is_turned_alone(record)
     values = sorted({one.nodata for one in infos if one.nodata is not None})
     kept = sum(one.keeps_alpha for one in infos)
     notes = []
@@ -101,7 +134,21 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
+    if turned:
+        some = counted(turned, "image is", "images are")
+        notes.append(
+            f"{some} turned by EXIF and the mask isn't, of those looked at: such masks are turned "
+            "like their images"
+        )
     return notes
+
+
+def _is_turned_alone(record: Record) -> bool:
+    image = probe(record.image_path)
+    if not swaps_sides(image.orientation) or image.height == image.width:
+        return False
+    mask = probe(record.mask_paths[0])
+    return mask.orientation == 1 and (mask.height, mask.width) == (image.width, image.height)
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
@@ -157,10 +204,24 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
     """
     mask_HW = np.zeros((height, width), dtype=bool)
     for shape in shapes:
+        if shape.closed:
+            _fill_closed(mask_HW, shape)
+            continue
         edges = [_edges(ring) for ring in shape.rings if len(ring) >= 3]
         if edges:
             _fill(mask_HW, np.concatenate(edges))
     return mask_HW
+
+
+def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
+    """Add a shape with the pixels under its outline, as OpenCV and Pillow fill contours."""
+    height, width = mask_HW.shape
+    image = Image.new("1", (width, height))
+    ImageDraw.Draw(image).polygon([*shape.rings[0]], fill=1, outline=1)
+    filled_HW = np.array(image)
+    for hole in shape.rings[1:]:
+        filled_HW &= ~rasterise([Shape(rings=(hole,))], height, width)
+    mask_HW |= filled_HW
 
 
 def _edges(ring: Ring) -> Float[np.ndarray, "E 4"]:

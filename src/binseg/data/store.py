@@ -171,7 +171,7 @@ def _key(
         },
         "records": [
             (
-                hashes[r.image_path],
+                [hashes[path] for path in (r.image_path, *r.further_images)],
                 [hashes[path] for path in r.mask_paths],
                 r.page,
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],

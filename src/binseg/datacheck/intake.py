@@ -46,9 +46,9 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
         config: where it is and how its masks are read.
         progress: hears what was taken for what.
     """
-    findings: list[Finding] = []
     try:
         dataset = open_dataset(config, progress=progress)
+        findings = _left_out(dataset, config)
     except DataError as error:
         refusal = make_finding("unusable", str(error))
         rescued = _rescue(config, progress)
@@ -58,6 +58,14 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
         dataset, findings = rescued[0], rescued[1] or [refusal]
     dataset, of_splits = _split(dataset, config)
     return Intake(dataset=dataset, findings=(*findings, *of_splits))
+
+
+def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
+    """Name the images of a folder that are left out for want of a mask."""
+    if dataset.kind != "folder" or config.missing != "skip":
+        return []
+    _, findings = _pairs(dataset.root, config)
+    return [replace(one, severity="warning") for one in findings if one.code == "no-mask-file"]
 
 
 def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding]] | None:

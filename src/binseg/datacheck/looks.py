@@ -14,7 +14,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
-from binseg.data.samples import rasterise
+from binseg.data.samples import in_pose, rasterise
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
 from binseg.errors import ImageError
@@ -187,6 +187,7 @@ def _read_mask(record: Record, rule: MaskRule, size: tuple[int, ...]) -> _Truth:
         try:
             turned |= probe(path).turned
             labels = read_labels(path, page=record.page, indices=rule.indices)
+            labels = in_pose(labels, tuple(size), record.image_path)
         except ImageError as error:
             problem = Problem(record, "unreadable", str(error))
             return _Truth(None, everywhere_HW, turned, problem)

@@ -1,4 +1,4 @@
-"""Is one model better than another, or is the difference noise? Paired, on the same images.
+"""Comparison of two models on the same images: one is better, or the difference is noise.
 
 The bootstrap (Efron & Tibshirani, 1993) tells how far the mean difference would move with other
 images; Wilcoxon's signed-rank test (1945) tells how often ranks as one-sided would come by chance.
@@ -47,9 +47,9 @@ class Difference:
     mean_a: float
     mean_b: float
     interval: Interval | None
-    """Of the mean difference; None where one image or group tells nothing."""
+    """95% interval of the mean difference; None where one image or group tells nothing."""
     p: float
-    """Of Wilcoxon's signed-rank test; 1 where no image differs."""
+    """The p value of Wilcoxon's signed-rank test; 1 where no image differs."""
     num_better: int
     """Images where b is better; `num_worse` where a is; all others are equal."""
     num_worse: int
@@ -90,7 +90,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What two reports say of the same images."""
+    """Two reports of the same images, set side by side."""
 
     title_a: str
     title_b: str
@@ -183,12 +183,12 @@ def _wilcoxon(sums_G2: Float64[np.ndarray, "G 2"]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """One image of a report: its scores, and what its truth is known by."""
+    """One image of a report: its scores, what its truth is known by, and its group."""
 
     scores: Mapping[str, float]
     num_true: int
     num_valid: int
-    group: str | None
+    group: Hashable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ def compare(
         )
     others = [one.name for one in COMPARED if one.is_main and one.name != score]
     names = [score, *(name for name in others if _have(name, a, b))]
-    groups = _groups(a, ids)
+    groups = [a.images[id_].group for id_ in ids]  # an image without one is its own
     lone = "Only the first score decides: of many scores, one differs by chance."
     return Comparison(
         title_a=a.title,
@@ -282,7 +282,7 @@ def _read(path: Path) -> _Written:
                     | (one.get("probability") or {}),
                     num_true=one["counts"]["original"]["tp"] + one["counts"]["original"]["fn"],
                     num_valid=sum(one["counts"]["original"].values()),
-                    group=one.get("group"),
+                    group=("id", one["id"]) if one.get("group") is None else one["group"],
                 )
                 for one in tree["images"]
             },
@@ -322,16 +322,6 @@ def _check_same(a: _Written, b: _Written) -> None:
                 f"the mask of {id_} differs between {a.path} and {b.path} ({line.num_true} and "
                 f"{other.num_true} foreground pixels); evaluate both on the same --data"
             )
-
-
-def _groups(report: _Written, ids: Sequence[str]) -> list[Hashable] | None:
-    groups = [report.images[id_].group for id_ in ids]
-    if not any(groups):
-        return None
-    return [
-        ("id", id_) if group is None else ("group", group)
-        for id_, group in zip(ids, groups, strict=True)
-    ]
 
 
 def _have(name: str, a: _Written, b: _Written) -> bool:

@@ -1,4 +1,4 @@
-"""Where a model comes from, and so the images that may score it: none that trained it tests it.
+"""The origin of a model, and so the images that may score it: none that trained it tests it.
 
 A run's split.csv rules over everything else: an image that it knows, by its content, is in the
 split that it names. Images that it doesn't know count by the data's own official split. Without
@@ -158,7 +158,7 @@ def choose_data(
         notes.append(f"{used['train']} of these images trained the model.")
     if used["val"]:
         notes.append(
-            f"{used['val']} of these images chose its epoch, threshold and corrections: new "
+            f"{used['val']} of these images chose its epoch, threshold and post-processing: new "
             "images will fare somewhat worse."
         )
     for note in notes:
@@ -235,7 +235,7 @@ def _known_splits(
 
 
 def _without_run(dataset: Dataset, config: DataConfig, origin: Origin) -> Divided:
-    """A model without its run's folder: the same data is split anew in the same way."""
+    """Split the same data in the same way again, for a model without its run's folder."""
     if origin.card is None:
         divided = assign_splits(dataset, config.split)
         return divided, {}, [f"Split: {divided.notes[-1]}."]

@@ -16,7 +16,6 @@ from binseg.metrics import (
     OutlineRule,
     ProbabilityTally,
     Reliability,
-    assemble,
     check_columns,
     count,
     count_objects,
@@ -105,8 +104,8 @@ class Scoring:
     def _add_sample(self, predictor: Predictor, record: Record, sample: Sample) -> None:
         """Measure one image at its own size; count it at the model's too, where that is another.
 
-        Corrections are in pixels of the image: what is counted at another size is uncorrected, and
-        so are the figures of probabilities.
+        Post-processing is in pixels of the image: there is none in what is counted at another size,
+        nor in the figures of probabilities.
         """
         assert sample.mask_HW is not None
         truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
@@ -156,22 +155,19 @@ class Scoring:
             title: what to call the report.
             by: columns to slice the scores by, beside those of few values.
         """
-        counted = summarise(
+        return summarise(
             self._images,
             title=title,
             bundle_id="+".join(one.bundle_id for one in predictors),
             split=split,
             threshold=sum(one.threshold for one in predictors) / len(predictors),
             border=dataset.rule.border or "none",
-        )
-        report = assemble(
-            counted,
             rule=self._outline,
             reliabilities=self._reliabilities,
             tally=self._tally,
             by=by,
+            notes=(*_notes(dataset, predictors), *dataset.notes),
         )
-        return replace(report, notes=(*report.notes, *_notes(dataset, predictors), *dataset.notes))
 
 
 def predict_at_both_sizes(
@@ -200,7 +196,7 @@ def _notes(dataset: Dataset, predictors: Sequence[Predictor]) -> list[str]:
     if num_corrected:
         whose = "the model's" if len(predictors) == 1 else f"{num_corrected} of the models' own"
         notes.append(
-            f"Scores at original size are of corrected masks ({whose} post-processing); "
+            f"Scores at original size are of post-processed masks ({whose} settings); "
             + ("those at the model's size, " if first.has_one_input else "")
             + "the curve over thresholds and the calibration are of the network alone."
         )

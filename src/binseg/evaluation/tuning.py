@@ -37,7 +37,6 @@ __all__ = [
     "Tuned",
     "Validated",
     "allowed_tta",
-    "choose_for",
     "choose_postprocessing",
     "choose_tta",
     "move_threshold",
@@ -48,10 +47,10 @@ __all__ = [
 LOWEST, HIGHEST = 0.02, 0.98
 """Thresholds outside call nearly all or none of the pixels foreground."""
 COLDEST, HOTTEST = 0.5, 5.0
-"""Where validation is (almost) without a mistake, the likeliest temperature is 0: sharper and
-sharper probabilities, which also magnify how processors round."""
+"""Bounds of the temperature. On validation images (almost) without a mistake the likeliest is 0:
+sharper and sharper probabilities, which also magnify how processors round."""
 LEAST_GAIN = 0.001
-"""Dice below which neither tta is worth its time nor a correction its explanation."""
+"""Dice below which neither tta is worth its time nor a step of post-processing its explanation."""
 NUM_TRIED, LEAST_FOR_TTA = 64, 3
 """Validation images that decide on tta, at most and at least."""
 LEAST_FOR_POSTPROCESSING = 10
@@ -59,8 +58,8 @@ LEAST_FOR_POSTPROCESSING = 10
 MOST_PIXELS = 60_000_000
 """240 MB; of the validation predictions that are kept to choose post-processing, the first ones."""
 ERRORS = 2.0
-"""Standard errors that the gain of a correction must exceed: several are tried, so that one would
-do so by chance too often."""
+"""Standard errors that the gain of a step of post-processing must exceed: several are tried, so
+that one would do so by chance too often."""
 SINGLE = 0.95
 """Share of the true masks that must be one object before the largest one alone is tried."""
 
@@ -237,13 +236,13 @@ class Validated:
 
 
 def choose_postprocessing(images: Sequence[Validated]) -> tuple[PostProcessing, str]:
-    """Try each correction, and keep those that raise the mean Dice beyond chance.
+    """Try each step of post-processing, and keep those that raise the mean Dice beyond chance.
 
     Args:
         images: which the model wasn't trained on.
 
     Returns:
-        The corrections, and a clause about them for people.
+        The chosen steps, and a clause about them for people.
     """
     if len(images) < LEAST_FOR_POSTPROCESSING:
         return NOTHING, f"not tried: {len(images)} validation images are too few to tell"
@@ -258,44 +257,11 @@ def choose_postprocessing(images: Sequence[Validated]) -> tuple[PostProcessing, 
     if chosen.is_empty:
         return NOTHING, "none helps beyond chance on validation"
     gain, error = _mean_and_error(dice_N - before_N)
-    return chosen, f"{_named(chosen)}: validation Dice {gain:+.4f} (standard error {error:.4f})"
-
-
-def choose_for(
-    predictor: Predictor,
-    *,
-    min_area: int | None = None,
-    fill_holes: int | None = None,
-    largest_only: bool | None = None,
-    own: bool = True,
-    progress: Progress = SILENT,
-) -> PostProcessing:
-    """Combine the post-processing that was asked for with that of the model.
-
-    Args:
-        predictor: the model.
-        min_area: None leaves it to the model; so do the next two.
-        fill_holes: likewise.
-        largest_only: likewise.
-        own: False where the model's post-processing isn't to be applied at all.
-        progress: told which of the model's corrections are applied.
-
-    Raises:
-        UsageError: a negative area.
-    """
-    asked = {"min_area": min_area, "fill_holes": fill_holes, "largest_only": largest_only}
-    given = {name: value for name, value in asked.items() if value is not None}
-    brought = predictor.postprocessing if own else NOTHING
-    used = replace(brought, **{name: getattr(NOTHING, name) for name in given})
-    if not used.is_empty:
-        progress.say(
-            f"the model's own post-processing: {_named(used)} (--no-postprocess leaves it out)"
-        )
-    return replace(brought, **given)  # type: ignore[arg-type]
+    return chosen, f"{chosen.describe()}: validation Dice {gain:+.4f} (standard error {error:.4f})"
 
 
 def _candidates(images: Sequence[Validated]) -> list[dict[str, int | bool]]:
-    """List the corrections worth a try: areas follow from the true objects' areas."""
+    """List the steps worth a try: areas follow from the true objects' areas."""
     areas, numbers = [], []
     for one in images:
         labels_HW, num = ndimage.label(one.truth_HW, structure=np.ones((3, 3), bool))
@@ -319,14 +285,3 @@ def _dices(images: Sequence[Validated], postprocessing: PostProcessing) -> np.nd
     return np.array(
         [dice(count(clean(x.mask_HW, postprocessing), x.truth_HW, x.valid_HW)) for x in images]
     )
-
-
-def _named(postprocessing: PostProcessing) -> str:
-    parts = []
-    if postprocessing.min_area:
-        parts.append(f"objects below {postprocessing.min_area} pixels removed")
-    if postprocessing.fill_holes:
-        parts.append(f"holes of up to {postprocessing.fill_holes} pixels filled")
-    if postprocessing.largest_only:
-        parts.append("the largest object alone")
-    return ", ".join(parts)

@@ -52,6 +52,8 @@ class ImageInfo:
     num_pages: int
     turned: bool
     """The file asks to be turned or mirrored (EXIF); height and width are those after it."""
+    orientation: int = 1
+    """EXIF's number of that turn, 1 to 8."""
     nodata: float | None = None
     """Value that the file declares to be none (GDAL's tag)."""
     keeps_alpha: bool = False

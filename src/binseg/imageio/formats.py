@@ -15,15 +15,25 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Num, Shaped, UInt8
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, turn
-from binseg.imageio.raster import encode_jpeg, encode_png, image_of, open_raster
+from binseg.imageio.raster import (
+    encode_jpeg,
+    encode_png,
+    image_of,
+    open_heic,
+    open_numpy,
+    open_raster,
+)
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 
 __all__ = [
@@ -83,6 +93,7 @@ def _starts(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(marks)
 
 
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
 FORMATS: Mapping[str, Format] = {
     "JPEG": Format(
         suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -111,6 +122,27 @@ FORMATS: Mapping[str, Format] = {
         matches=_starts(b"GIF87a", b"GIF89a"),
         open=partial(open_raster, plugin=GifImageFile),
     ),
+    "PPM": Format(
+        suffixes=(".ppm", ".pgm", ".pbm", ".pnm"),
+        matches=_starts(b"P4", b"P5", b"P6"),
+        open=partial(open_raster, plugin=PpmImageFile),
+    ),
+    "JPEG2000": Format(
+        suffixes=(".jp2", ".j2k"),
+        matches=_starts(b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+        open=partial(open_raster, plugin=Jpeg2KImageFile),
+    ),
+    "AVIF": Format(
+        suffixes=(".avif",),
+        matches=lambda head: head[4:12] in (b"ftypavif", b"ftypavis"),
+        open=partial(open_raster, plugin=AvifImageFile),
+    ),
+    "HEIF": Format(
+        suffixes=(".heic", ".heif"),
+        matches=lambda head: head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS,
+        open=open_heic,
+    ),
+    "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
     "TIFF": Format(
         suffixes=(".tif", ".tiff", ".svs"),
         matches=is_tiff,
@@ -266,8 +298,6 @@ def _unknown(head: bytes, name: str) -> str:
     read = ", ".join(FORMATS)
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
-    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
-        return f"{name}: a HEIC or AVIF image; save it as one of {read}"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"{name}: text, not an image; binseg reads {read}"
     return f"{name}: not an image that binseg knows; it reads {read}"

@@ -12,7 +12,7 @@ from jaxtyping import Num, Shaped, UInt8
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
-from binseg.errors import ImageError
+from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
@@ -24,11 +24,14 @@ from binseg.imageio.decoding import (
 )
 
 __all__ = [
+    "NumpyImage",
     "Raster",
     "encode_jpeg",
     "encode_png",
     "image_of",
     "labels_of",
+    "open_heic",
+    "open_numpy",
     "open_raster",
     "through_palette",
 ]
@@ -78,6 +81,7 @@ class Raster:
             format=self.format,
             num_pages=1,
             turned=self.orientation != 1,
+            orientation=self.orientation,
         )
 
     def image(self) -> Num[np.ndarray, "H W C"]:
@@ -220,6 +224,97 @@ def _late_exif(handle: Handle) -> bytes | None:
         handle.seek(length + 4, 1)
     handle.seek(back)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumpyImage:
+    """An array that numpy saved: height x width, with channels last if there are any."""
+
+    name: str
+    array_HWC: np.ndarray
+
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+        height, width, channels = self.array_HWC.shape
+        kind, size = self.array_HWC.dtype.kind, self.array_HWC.dtype.itemsize
+        wide = "uint16" if kind == "u" and size == 2 else "float32"
+        return ImageInfo(
+            height=height,
+            width=width,
+            channels=channels,
+            dtype="uint8" if kind == "b" or (kind == "u" and size == 1) else wide,
+            mode=str(self.array_HWC.dtype),
+            format="NPY",
+            num_pages=1,
+            turned=False,
+        )
+
+    def image(self) -> Num[np.ndarray, "H W C"]:
+        """Give the pixels: uint8, uint16 or float32."""
+        dtype = self.info().dtype
+        if self.array_HWC.dtype.kind == "b":
+            return self.array_HWC.astype(np.uint8) * np.uint8(255)
+        if dtype == "float32":
+            return finite_float32(self.array_HWC, name=self.name)
+        return self.array_HWC.astype(dtype)
+
+    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+        """Give the numbers of a mask, which must be whole."""
+        del indices
+        labels = self.array_HWC[:, :, 0] if self.array_HWC.shape[2] == 1 else self.array_HWC
+        if labels.dtype.kind == "f":
+            if not (labels == np.rint(labels)).all():
+                raise ImageError(f"{self.name}: fractions in a mask; save whole numbers")
+            return labels.astype(np.int64)
+        return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
+
+    def valid(self) -> None:
+        """Tell that there is data everywhere."""
+
+    def palette(self) -> None:
+        """Tell that there is no palette."""
+
+
+def open_numpy(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> NumpyImage:
+    """Read an array that numpy saved; objects, which could be programs, are refused.
+
+    Raises:
+        ImageError: it is no image, too large, or a page other than 0 is asked for.
+    """
+    del any_page
+    if page not in (None, 0):
+        raise ImageError(f"{name}: there is no page {page}; a NPY file has page 0 only")
+    handle.seek(0)
+    version = np.lib.format.read_magic(handle)
+    read = np.lib.format.read_array_header_1_0
+    shape, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(handle)
+    if len(shape) not in (2, 3) or dtype.kind not in "buif":
+        raise ImageError(
+            f"{name}: an array of shape {shape} and type {dtype}; give height x width, or height x "
+            "width x channels, of numbers"
+        )
+    sides = (*shape, 1)[:3]
+    height, width, channels = sides
+    check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
+    handle.seek(0)
+    return NumpyImage(name=name, array_HWC=np.load(handle, allow_pickle=False).reshape(sides))
+
+
+def open_heic(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> Raster:
+    """Read the header of a phone's HEIC photo through libheif; raises as `open_raster`.
+
+    Raises:
+        MissingExtraError: the package pillow-heif isn't installed.
+    """
+    try:
+        from pillow_heif import HeifImageFile
+    except ModuleNotFoundError:
+        raise MissingExtraError("pillow-heif", extra="heic", purpose=f"reading {name}") from None
+    return open_raster(handle, name=name, plugin=HeifImageFile, page=page, any_page=any_page)
 
 
 def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:

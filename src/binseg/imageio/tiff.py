@@ -101,6 +101,7 @@ class TiffImage:
             nodata=self._nodata,
             keeps_alpha=self.keeps_alpha,
             turned=self.orientation != 1,
+            orientation=self.orientation,
         )
 
     def image(self) -> Num[np.ndarray, "H W C"]:

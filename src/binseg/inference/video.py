@@ -22,6 +22,8 @@ __all__ = ["VIDEO_SUFFIXES", "is_video", "predict_video", "require_av"]
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _DEFAULT_RATE = Fraction(25)
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}
+_ONLY_VIDEOS = {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}
+"""FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
 
 def is_video(path: Path) -> bool:
@@ -91,7 +93,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], int | None, Frac
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options=_ONLY_VIDEOS)
     except (av.FFmpegError, OSError) as problem:
         raise ImageError(f"{path}: can't be read as a video ({_reason(problem)})") from None
     with container:

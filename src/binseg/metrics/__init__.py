@@ -13,7 +13,6 @@ summary.py      images -> Report
 report_data.py  Report -> JSON and CSV rows
 """
 
-from binseg.metrics.bootstrap import bootstrap_interval, report_intervals
 from binseg.metrics.calibration import (
     ProbabilityTally,
     Reliability,
@@ -21,34 +20,27 @@ from binseg.metrics.calibration import (
     summarise_calibration,
 )
 from binseg.metrics.counts import count, pool
-from binseg.metrics.objects import OBJECT_RULE, count_objects
-from binseg.metrics.registry import EMPTY_RULE, METRICS
-from binseg.metrics.report_data import image_rows, report_as_dict, report_rows
+from binseg.metrics.objects import count_objects
+from binseg.metrics.registry import METRICS
+from binseg.metrics.report_data import image_rows, report_as_dict
 from binseg.metrics.scores import (
     dice,
     is_mostly_empty,
     measure_outline,
     score_all,
     score_image,
-    score_objects,
 )
-from binseg.metrics.slices import check_columns, slice_images
-from binseg.metrics.summary import assemble, summarise
-from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
-from binseg.metrics.threshold import LogitTally, ThresholdChoice, tune_threshold
+from binseg.metrics.slices import check_columns
+from binseg.metrics.summary import summarise
+from binseg.metrics.surface import OutlineRule
+from binseg.metrics.threshold import LogitTally, tune_threshold
 
 __all__ = [
-    "EMPTY_RULE",
     "METRICS",
-    "OBJECT_RULE",
-    "OUTLINE_RULE",
     "LogitTally",
     "OutlineRule",
     "ProbabilityTally",
     "Reliability",
-    "ThresholdChoice",
-    "assemble",
-    "bootstrap_interval",
     "check_columns",
     "count",
     "count_objects",
@@ -59,12 +51,8 @@ __all__ = [
     "measure_reliability",
     "pool",
     "report_as_dict",
-    "report_intervals",
-    "report_rows",
     "score_all",
     "score_image",
-    "score_objects",
-    "slice_images",
     "summarise",
     "summarise_calibration",
     "tune_threshold",

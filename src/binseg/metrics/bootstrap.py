@@ -4,17 +4,18 @@ Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole g
 stacks, videos) are resampled where there are any, since their images resemble each other.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Num
 
 from binseg.metrics.counts import as_array, scored_images
 from binseg.metrics.scores import score_table
-from binseg.types import ImageScores, Interval, Report, Size
+from binseg.types import ImageScores, Interval, Size
 
 __all__ = [
     "LEAST_UNITS",
+    "LEVEL",
     "NUM_RESAMPLES",
     "bootstrap_interval",
     "group_labels",
@@ -119,30 +120,26 @@ def bootstrap_interval(
 
 
 def report_intervals(
-    report: Report,
-    *,
-    groups: Mapping[str, Hashable] | None = None,
-    num_resamples: int = NUM_RESAMPLES,
+    images: Sequence[ImageScores], *, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, dict[Size, dict[str, Interval | None]]]:
-    """Find the 95% interval of every mean and pooled score of a report.
+    """Find the 95% interval of every mean and pooled score of pixels.
 
     Args:
-        report: what `summarise` gave.
-        groups: the group of each image by its id; None resamples single images.
+        images: of a report; whole groups are resampled where there are any.
         num_resamples: how many data sets; all scores share them, so that they can be compared.
 
     Returns:
         "mean" or "pooled" -> size -> score -> interval.
     """
     found: dict[str, dict[Size, dict[str, Interval | None]]] = {"mean": {}, "pooled": {}}
-    for size, names in report.mean.items():
-        images = scored_images(report.images, size)
-        labels = None if groups is None else [groups[one.id] for one in images]
-        counts_N4 = as_array([one.counts[size] for one in images]).astype(np.float64)
-        scores_NS = np.array([[one.scores[size][name] for name in names] for one in images])
+    for size, names in images[0].scores.items():
+        scored = scored_images(images, size)
+        counts_N4 = as_array([one.counts[size] for one in scored]).astype(np.float64)
+        scores_NS = np.array([[one.scores[size][name] for name in names] for one in scored])
         # Each image's tp, fp, fn, tn, 1 and scores: all that a resampled data set adds up.
-        table_NK = np.concatenate([counts_N4, np.ones((len(images), 1)), scores_NS], axis=1)
-        sums_RK = resampled_sums(table_NK, groups=labels, num_resamples=num_resamples)
+        table_NK = np.concatenate([counts_N4, np.ones((len(scored), 1)), scores_NS], axis=1)
+        groups = group_labels(scored)
+        sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
         if sums_RK is None:
             found["mean"][size] = found["pooled"][size] = dict.fromkeys(names)
             continue

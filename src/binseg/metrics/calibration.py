@@ -7,13 +7,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from binseg.errors import DataError
 from binseg.metrics.bootstrap import NUM_RESAMPLES, interval_of, resampled_sums
 from binseg.metrics.registry import CalibrationMetric, ProbabilityMetric, metrics_of
 from binseg.metrics.scores import score_table
-from binseg.metrics.threshold import NUM_THRESHOLDS, Histogram, count_bins, histogram
+from binseg.metrics.threshold import NUM_THRESHOLDS, count_bins, counts_of, histogram
 from binseg.types import Calibration, Figure, ReliabilityBin, Sweep
 
 __all__ = [
@@ -38,7 +38,7 @@ class Reliability:
     """Sums over the valid pixels of one image, by bin of probability where B says so."""
 
     errors_E: Float64[np.ndarray, " E"]
-    """Of each probability metric, in the order of the registry."""
+    """One sum for each probability metric, in the order of the registry."""
     num_B: Float64[np.ndarray, " B"]
     probability_B: Float64[np.ndarray, " B"]
     true_B: Float64[np.ndarray, " B"]
@@ -142,8 +142,7 @@ class ProbabilityTally:
     """Adds up images one at a time; knows what every threshold would have scored."""
 
     def __init__(self) -> None:
-        nothing_K = np.zeros(NUM_THRESHOLDS + 1, dtype=np.int64)
-        self._pooled = Histogram(num_true_K=nothing_K, num_false_K=nothing_K)
+        self._pooled_2K = np.zeros((2, NUM_THRESHOLDS + 1), dtype=np.int64)
         self._dice_T = np.zeros(NUM_THRESHOLDS)
         self._num_images = 0
 
@@ -156,9 +155,9 @@ class ProbabilityTally:
         """Take in one image; one without a valid pixel is passed over."""
         if not valid_HW.any():
             return
-        one = histogram(probability_HW, truth_HW, valid_HW)
-        self._pooled = self._pooled + one
-        self._dice_T += score_table(one.counts())["dice"]
+        one_2K = histogram(probability_HW, truth_HW, valid_HW)
+        self._pooled_2K += one_2K
+        self._dice_T += score_table(counts_of(one_2K))["dice"]
         self._num_images += 1
 
     def sweep(self) -> Sweep:
@@ -169,23 +168,22 @@ class ProbabilityTally:
         """
         if not self._num_images:
             raise DataError("thresholds can't be compared: no image has a pixel to score")
-        pooled = score_table(self._pooled.counts())
+        pooled = score_table(counts_of(self._pooled_2K))
         curves = {"mean_dice": self._dice_T / self._num_images, **pooled}
         return Sweep(
             thresholds=tuple((np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS).tolist()),
             curves={name: tuple(curve_T.tolist()) for name, curve_T in curves.items()},
-            average_precision=_average_precision(self._pooled),
+            average_precision=_average_precision(self._pooled_2K),
         )
 
 
-def _average_precision(pooled: Histogram) -> float:
+def _average_precision(histogram_2K: Int64[np.ndarray, "2 K"]) -> float:
     """Sum precision over the steps of recall, as scikit-learn does for 1,025 distinct values.
 
     Where there is no foreground, it is 1 if nothing gets a probability, else 0.
     """
-    tp_T = np.cumsum(pooled.num_true_K[::-1])
-    fp_T = np.cumsum(pooled.num_false_K[::-1])
-    if tp_T[-1] == 0:
-        return float(pooled.num_false_K[1:].sum() == 0)
-    steps_T = np.diff(tp_T, prepend=0) / tp_T[-1]
-    return float((steps_T * (tp_T / np.maximum(1, tp_T + fp_T))).sum())
+    tp_K, fp_K = np.cumsum(histogram_2K[:, ::-1], axis=1)
+    if tp_K[-1] == 0:
+        return float(histogram_2K[1, 1:].sum() == 0)
+    steps_K = np.diff(tp_K, prepend=0) / tp_K[-1]
+    return float((steps_K * (tp_K / np.maximum(1, tp_K + fp_K))).sum())

@@ -49,9 +49,10 @@ class Metric:
 
     name: str
     """In files, options and the API."""
-    label: str
-    """For people."""
     meaning: str
+    """In a few words."""
+    label: str = ""
+    """For people; the name, if left out."""
     higher_is_better: bool = True
     is_distance: bool = False
     """In the report's unit, pixels or mm; all others are numbers from 0 to 1."""
@@ -61,7 +62,10 @@ class Metric:
     """Shown on the terminal, in comparisons, curves and the table of images; others are in the full
     report only."""
     kind: ClassVar[str]
-    """What it is a score of, for the heads of tables."""
+    """The heading for scores of this kind."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,21 +176,18 @@ _ROWS: tuple[Metric, ...] = (
     ),
     PixelMetric(
         name="precision",
-        label="precision",
         meaning="share of the predicted foreground that is right",
         formula="tp / (tp + fp)",
         of=_of_pixels((1, 0, 0, 0), (1, 1, 0, 0)),
     ),
     PixelMetric(
         name="recall",
-        label="recall",
         meaning="share of the true foreground that was found (sensitivity)",
         formula="tp / (tp + fn)",
         of=_of_pixels((1, 0, 0, 0), (1, 0, 1, 0)),
     ),
     PixelMetric(
         name="specificity",
-        label="specificity",
         meaning="share of the true background that was left alone",
         formula="tn / (tn + fp)",
         of=_of_pixels((0, 0, 0, 1), (0, 1, 0, 1)),
@@ -194,7 +195,6 @@ _ROWS: tuple[Metric, ...] = (
     ),
     PixelMetric(
         name="accuracy",
-        label="accuracy",
         meaning="share of all pixels that are right; misleads where objects are small",
         formula="(tp + tn) / all",
         of=_of_pixels((1, 0, 0, 1), (1, 1, 1, 1)),
@@ -246,13 +246,11 @@ _ROWS: tuple[Metric, ...] = (
     ),
     ObjectMetric(
         name="object_precision",
-        label="object precision",
         meaning="share of the predicted objects that are there",
         of=_of_objects((0, 0, 1, 0), (0, 1, 0, 0)),
     ),
     ObjectMetric(
         name="object_recall",
-        label="object recall",
         meaning="share of the true objects that were found",
         of=_of_objects((0, 0, 1, 0), (1, 0, 0, 0)),
     ),

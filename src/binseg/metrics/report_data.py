@@ -1,10 +1,12 @@
 """A `Report` as plain data: one JSON object, rows of a table, and one CSV row per image."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any
 
+from binseg.metrics.bootstrap import LEVEL
 from binseg.metrics.registry import METRICS
-from binseg.types import Averages, Figure, ImageScores, Interval, Report, Size
+from binseg.types import Averages, ImageScores, Interval, Report
 
 __all__ = ["image_rows", "report_as_dict", "report_rows"]
 
@@ -16,6 +18,7 @@ Row = dict[str, str | float]
 def report_as_dict(report: Report) -> dict[str, object]:
     """Turn a report into what `json.dumps` takes; a figure is {"value", "interval"}."""
     calibration, sweep = report.calibration, report.sweep
+    method = f"percentile bootstrap by {report.resampled}"
     return {
         "title": report.title,
         "bundle": report.bundle_id,
@@ -26,36 +29,29 @@ def report_as_dict(report: Report) -> dict[str, object]:
         "num_empty_truth": report.num_empty_truth,
         "num_missed": report.num_missed,
         "num_false_alarms": report.num_false_alarms,
-        "mean": {size: dict(scores) for size, scores in report.mean.items()},
-        "pooled": {size: dict(scores) for size, scores in report.pooled.items()},
-        "intervals": _intervals_as_dict(report),
+        "mean": _plain(report.mean),
+        "pooled": _plain(report.pooled),
+        "intervals": {"level": LEVEL, "method": method} | _plain(report.intervals)
+        if report.intervals
+        else None,
         "outline": {
             "tolerance": report.tolerance,
             "unit": report.unit,
-            "spacing": report.spacing,
-            "scores": _figures(report.outline),
+            "spacing": _plain(report.spacing),
+            "scores": _plain(report.outline),
         },
-        "objects": _figures(report.objects),
-        "calibration": None
-        if calibration is None
-        else {**_figures(calibration.scores), "bins": [asdict(one) for one in calibration.bins]},
-        "sweep": None
-        if sweep is None
-        else {
+        "objects": _plain(report.objects),
+        "calibration": calibration
+        and {**_plain(calibration.scores), "bins": _plain(calibration.bins)},
+        "sweep": sweep
+        and {
             "average_precision": sweep.average_precision,
-            "thresholds": list(sweep.thresholds[::_SWEEP_STEP]),
-            **{name: list(curve[::_SWEEP_STEP]) for name, curve in sweep.curves.items()},
+            **{
+                name: list(curve[::_SWEEP_STEP])
+                for name, curve in {"thresholds": sweep.thresholds, **sweep.curves}.items()
+            },
         },
-        "slices": [
-            {
-                "by": one.by,
-                "value": one.value,
-                "num_images": one.num_images,
-                "is_small": one.is_small,
-                "dice": _figure(one.dice),
-            }
-            for one in report.slices
-        ],
+        "slices": [_plain(one) | {"is_small": one.is_small} for one in report.slices],
         "meanings": {name: metric.meaning for name, metric in METRICS.items()},
         "notes": list(report.notes),
         "images": [_image_as_dict(one) for one in report.images],
@@ -63,46 +59,25 @@ def report_as_dict(report: Report) -> dict[str, object]:
 
 
 def _image_as_dict(one: ImageScores) -> dict[str, object]:
-    is_ignored = not one.counts["original"].num_valid
-    return {
-        "id": one.id,
-        "group": one.group,
-        "columns": dict(one.columns),
-        "counts": {size: asdict(each) for size, each in one.counts.items()},
-        # Nothing where all pixels are ignored, so that nobody's mean takes it in.
-        "scores": {
-            size: dict(scores) if one.counts[size].num_valid else dict.fromkeys(scores)
-            for size, scores in one.scores.items()
-        },
-        "outline": None if one.outline is None or is_ignored else dict(one.outline),
-        "objects": None if one.objects is None or is_ignored else asdict(one.objects),
-        "probability": None if one.probability is None or is_ignored else dict(one.probability),
-    }
+    """Leave out the scores where all pixels are ignored, so that nobody's mean takes them in."""
+    line: dict[str, Any] = _plain(one)
+    for size, counts in one.counts.items():
+        if not counts.num_valid:
+            line["scores"][size] = dict.fromkeys(one.scores[size])
+    if not one.counts["original"].num_valid:
+        line |= dict.fromkeys(("outline", "objects", "probability"))
+    return line
 
 
-def _figures(figures: Mapping[str, Figure]) -> dict[str, object]:
-    return {name: _figure(one) for name, one in figures.items()}
-
-
-def _figure(figure: Figure) -> dict[str, object]:
-    return {"value": figure.value, "interval": _interval(figure.interval)}
-
-
-def _interval(found: Interval | None) -> list[float] | None:
-    return None if found is None else [found.low, found.high]
-
-
-def _intervals_as_dict(report: Report) -> dict[str, object] | None:
-    if not report.intervals:
-        return None
-    averages = {
-        average: {
-            size: {name: _interval(found) for name, found in scores.items()}
-            for size, scores in sizes.items()
-        }
-        for average, sizes in report.intervals.items()
-    }
-    return {"level": 0.95, "method": f"percentile bootstrap by {report.resampled}", **averages}
+def _plain(value: Any) -> Any:
+    """Make records dictionaries, intervals pairs and tuples lists."""
+    if isinstance(value, Interval):
+        return [value.low, value.high]
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
@@ -145,15 +120,12 @@ def _image_row(one: ImageScores) -> Row:
     row |= {f"column_{name}": value for name, value in one.columns.items()}
     for size, counts in one.counts.items():
         prefix = "" if size == "original" else f"{size}_"
-        row |= {f"{prefix}{name}": _score(one, size, name) for name in one.scores[size]}
+        for name, score in one.scores[size].items():
+            row[f"{prefix}{name}"] = score if counts.num_valid else ""
         row |= {f"{prefix}{name}": num for name, num in asdict(counts).items()}
     if one.counts["original"].num_valid:
+        objects = {} if one.objects is None else asdict(one.objects)
         row |= one.outline or {}
-        if one.objects is not None:
-            row |= {f"objects_{name}": value for name, value in asdict(one.objects).items()}
+        row |= {f"objects_{name}": value for name, value in objects.items()}
         row |= one.probability or {}
     return row
-
-
-def _score(one: ImageScores, size: Size, name: str) -> str | float:
-    return one.scores[size][name] if one.counts[size].num_valid else ""

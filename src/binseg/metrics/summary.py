@@ -4,7 +4,7 @@ Everything that follows from single images is computed from them here, so that n
 batch can change it; sums over probabilities come ready from the loop that saw them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +33,7 @@ from binseg.metrics.slices import slice_images
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Counts, Figure, ImageScores, Report, Size
 
-__all__ = ["assemble", "summarise"]
+__all__ = ["summarise"]
 
 
 def summarise(
@@ -44,7 +44,12 @@ def summarise(
     split: str,
     threshold: float,
     border: str,
+    rule: OutlineRule | None = None,
+    reliabilities: Sequence[Reliability] = (),
+    tally: ProbabilityTally | None = None,
+    by: Iterable[str] = (),
     notes: Sequence[str] = (),
+    num_resamples: int = NUM_RESAMPLES,
 ) -> Report:
     """Average the scores over images, pool the counts, and say the rules that were used.
 
@@ -55,10 +60,17 @@ def summarise(
         split: the part of the data that was scored.
         threshold: the probability above which a pixel was called foreground.
         border: what became of the border class, or "none".
+        rule: by which outlines were measured.
+        reliabilities: of the images with a valid pixel, in their order; none leaves calibration
+            out.
+        tally: of the same images; None leaves the sweep out.
+        by: columns to slice by.
         notes: further sentences to be read with the numbers.
+        num_resamples: of the bootstrap; 0 leaves all intervals out.
 
     Raises:
         DataError: there is no image with a valid pixel.
+        UsageError: no image has such a column.
     """
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
@@ -68,100 +80,29 @@ def summarise(
             "isn't ignored; check the masks and the option `ignore`"
         )
     total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
-    mean: dict[Size, dict[str, float]] = {
-        size: {
-            name: float(np.mean([one.scores[size][name] for one in kept]))
-            for name in kept[0].scores[size]
-        }
-        for size, kept in scored.items()
-    }
-    first = next(iter(scored))
-    counts, whole = [one.counts[first] for one in scored[first]], total[first]
-    num_empty, num_ignored = sum(map(_is_empty, counts)), len(images) - len(counts)
-    background = (whole.fp + whole.tn) / whole.num_valid
-    return Report(
+    kept = scored["original"]
+    groups = group_labels(kept)
+    outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
+    calibration = None
+    if reliabilities:
+        calibration = summarise_calibration(
+            reliabilities, groups=groups, num_resamples=num_resamples
+        )
+    rule = rule or OutlineRule()
+    report = Report(
         title=title,
         bundle_id=bundle_id,
         split=split,
         threshold=threshold,
         border=border,
         images=tuple(images),
-        mean=mean,
+        mean={size: _means(each, size) for size, each in scored.items()},
         pooled={size: score_all(each) for size, each in total.items()},
-        num_empty_truth=num_empty,
-        num_missed=sum(one.fn > 0 and one.tp == 0 for one in counts),
-        num_false_alarms=sum(one.fp > 0 and _is_empty(one) for one in counts),
-        notes=(
-            f"{EMPTY_RULE} "
-            + (
-                f"{num_empty} of {len(counts)} images have an empty truth and are in the means."
-                if num_empty
-                else f"None of the {len(counts)} images has an empty truth."
-            ),
-            "Accuracy misleads: a prediction without any foreground would score "
-            f"{background:.3f} here; read Dice or IoU.",
-            *(
-                [f"{num_ignored} of the images have only ignored pixels and are in no average."]
-                if num_ignored
-                else []
-            ),
-            *notes,
-        ),
-    )
-
-
-def _is_empty(counts: Counts) -> bool:
-    return counts.tp + counts.fn == 0
-
-
-def assemble(
-    report: Report,
-    *,
-    rule: OutlineRule | None = None,
-    reliabilities: Sequence[Reliability] = (),
-    tally: ProbabilityTally | None = None,
-    by: Iterable[str] = (),
-    num_resamples: int = NUM_RESAMPLES,
-) -> Report:
-    """Add to a report all that follows from its images, with 95% intervals.
-
-    Args:
-        report: what `summarise` gave.
-        rule: by which the outlines of its images were measured.
-        reliabilities: of its images with a valid pixel, in their order; none leaves calibration
-            out.
-        tally: of the same images; None leaves the sweep out.
-        by: columns to slice by.
-        num_resamples: of the bootstrap; 0 leaves all intervals out.
-
-    Raises:
-        UsageError: no such column.
-    """
-    rule = rule or OutlineRule()
-    scored = scored_images(report.images, "original")
-    groups = group_labels(scored)
-    outline, objects = (
-        _outline_figures(scored, num_resamples),
-        _object_figures(scored, num_resamples),
-    )
-    calibration = (
-        summarise_calibration(reliabilities, groups=groups, num_resamples=num_resamples)
-        if reliabilities
-        else None
-    )
-    labels = group_labels(report.images)
-    by_id = (
-        None if labels is None else {o.id: g for o, g in zip(report.images, labels, strict=True)}
-    )
-    intervals = report_intervals(report, groups=by_id, num_resamples=num_resamples)
-    missed = (
-        f"Such images: {report.num_missed} with an object of which nothing was found, "
-        f"{report.num_false_alarms} without an object in which something was found."
-    )
-    return replace(
-        report,
-        intervals=intervals if num_resamples else {},
+        intervals=report_intervals(images, num_resamples=num_resamples) if num_resamples else {},
         resampled="image" if groups is None else "group",
+        num_empty_truth=sum(_is_empty(one) for one in kept),
+        num_missed=sum(_is_missed(one) for one in kept),
+        num_false_alarms=sum(_is_false_alarm(one) for one in kept),
         outline=outline,
         tolerance=rule.tolerance,
         unit="px" if rule.spacing is None else "mm",
@@ -169,15 +110,53 @@ def assemble(
         objects=objects,
         calibration=calibration,
         sweep=tally.sweep() if tally is not None else None,
-        slices=slice_images(report.images, by=by, num_resamples=num_resamples),
-        notes=(
-            *report.notes,
-            *([f"{OUTLINE_RULE} {missed}"] if outline else []),
-            *([OBJECT_RULE] if objects else []),
-            *([CALIBRATION_RULE] if calibration else []),
-            *_warn_of_few(scored, num_resamples),
-        ),
+        slices=slice_images(images, by=by, num_resamples=num_resamples),
     )
+    few = _warn_of_few(kept, num_resamples)
+    return replace(report, notes=(*_rules(report, total["original"], len(kept)), *few, *notes))
+
+
+def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
+    names = images[0].scores[size]
+    return {name: float(np.mean([one.scores[size][name] for one in images])) for name in names}
+
+
+def _is_empty(one: ImageScores) -> bool:
+    return one.counts["original"].tp + one.counts["original"].fn == 0
+
+
+def _is_missed(one: ImageScores) -> bool:
+    return one.counts["original"].fn > 0 and one.counts["original"].tp == 0
+
+
+def _is_false_alarm(one: ImageScores) -> bool:
+    return one.counts["original"].fp > 0 and _is_empty(one)
+
+
+def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
+    """Say the rules behind the figures, and how many images they decided."""
+    empty = f"None of the {num_scored} images has an empty truth."
+    if report.num_empty_truth:
+        empty = (
+            f"{report.num_empty_truth} of {num_scored} images have an empty truth and are in the "
+            "means."
+        )
+    yield f"{EMPTY_RULE} {empty}"
+    yield (
+        "Accuracy misleads: a prediction without any foreground would score "
+        f"{(total.fp + total.tn) / total.num_valid:.3f} here; read Dice or IoU."
+    )
+    if num_ignored := len(report.images) - num_scored:
+        yield f"{num_ignored} of the images have only ignored pixels and are in no average."
+    if report.outline:
+        yield (
+            f"{OUTLINE_RULE} Such images: {report.num_missed} with an object of which nothing was "
+            f"found, {report.num_false_alarms} without an object in which something was found."
+        )
+    if report.objects:
+        yield OBJECT_RULE
+    if report.calibration:
+        yield CALIBRATION_RULE
 
 
 def _warn_of_few(images: Sequence[ImageScores], num_resamples: int) -> list[str]:

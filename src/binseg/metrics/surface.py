@@ -45,7 +45,7 @@ class OutlineRule:
     """The distance that counts as near, and the length of a pixel."""
 
     tolerance: float = 2.0
-    """Of boundary F1 and surface Dice, in pixels, or in mm where `spacing` is given."""
+    """The tolerance of boundary F1 and surface Dice, in pixels, or in mm with `spacing`."""
     spacing: float | tuple[float, float] | None = None
     """Millimetres from one pixel to the next, one number or (down, across); None: pixels."""
 

@@ -18,40 +18,16 @@ from binseg.metrics.scores import is_mostly_empty, score_table
 
 __all__ = [
     "NUM_THRESHOLDS",
-    "Histogram",
     "LogitTally",
     "ThresholdChoice",
     "count_bins",
+    "counts_of",
     "histogram",
     "tune_threshold",
 ]
 
 NUM_THRESHOLDS = 1024
 _TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
-
-
-@dataclass(frozen=True, kw_only=True)
-class Histogram:
-    """The valid pixels of one image (or of many, added up) in equal bins of probability.
-
-    Of K bins, number 0 holds the pixels of probability 0, number k those in ((k-1)/(K-1),
-    k/(K-1)]: open below and closed above, as `probability > threshold` cuts.
-    """
-
-    num_true_K: Int64[np.ndarray, " K"]
-    num_false_K: Int64[np.ndarray, " K"]
-
-    def __add__(self, other: "Histogram") -> "Histogram":
-        return Histogram(
-            num_true_K=self.num_true_K + other.num_true_K,
-            num_false_K=self.num_false_K + other.num_false_K,
-        )
-
-    def counts(self) -> Int64[np.ndarray, "T 4"]:
-        """The tp, fp, fn, tn at each lower edge of bins 1 and on: 0, 1/T .. (T-1)/T."""
-        fn_T, tn_T = (np.cumsum(one_K)[:-1] for one_K in (self.num_true_K, self.num_false_K))
-        tp_T, fp_T = self.num_true_K.sum() - fn_T, self.num_false_K.sum() - tn_T
-        return np.stack([tp_T, fp_T, fn_T, tn_T], axis=1)
 
 
 def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
@@ -70,22 +46,29 @@ def histogram(
     probability_HW: Float32[np.ndarray, "H W"],
     truth_HW: Bool[np.ndarray, "H W"],
     valid_HW: Bool[np.ndarray, "H W"],
-    *,
-    num_bins: int = NUM_THRESHOLDS,
-) -> Histogram:
-    """Count the valid pixels of one image by bin and truth.
+) -> Int64[np.ndarray, "2 K"]:
+    """Count the valid pixels of one image, true and false ones, in equal bins.
+
+    Of 1,025 bins, number 0 holds the pixels of probability 0, number k those in ((k-1)/1024,
+    k/1024]: open below and closed above, as `probability > threshold` cuts. Those of several
+    images can be added.
 
     >>> everywhere = np.ones((1, 3), dtype=bool)
-    >>> found = histogram(np.float32([[0, 0.5, 1]]), everywhere, everywhere, num_bins=2)
-    >>> found.num_true_K.tolist()
-    [1, 1, 1]
+    >>> found_2K = histogram(np.float32([[0, 0.5, 1]]), everywhere, everywhere)
+    >>> found_2K[0].nonzero()[0].tolist(), int(found_2K[1].sum())
+    ([0, 512, 1024], 0)
     """
     assert probability_HW.shape == truth_HW.shape == valid_HW.shape, "arrays are of one size"
-    bins_N, truth_N = count_bins(probability_HW[valid_HW], num_bins), truth_HW[valid_HW]
-    true_K, false_K = (
-        np.bincount(bins_N[chosen_N], minlength=num_bins + 1) for chosen_N in (truth_N, ~truth_N)
-    )
-    return Histogram(num_true_K=true_K, num_false_K=false_K)
+    bins_N, truth_N = count_bins(probability_HW[valid_HW], NUM_THRESHOLDS), truth_HW[valid_HW]
+    counted = [np.bincount(bins_N[x], minlength=NUM_THRESHOLDS + 1) for x in (truth_N, ~truth_N)]
+    return np.stack(counted)
+
+
+def counts_of(histogram_2K: Int64[np.ndarray, "2 K"]) -> Int64[np.ndarray, "T 4"]:
+    """Count tp, fp, fn, tn at each of the thresholds 0/1024, 1/1024 .. 1023/1024."""
+    below_2T = np.cumsum(histogram_2K, axis=1)[:, :-1]
+    above_2T = histogram_2K.sum(axis=1, keepdims=True) - below_2T
+    return np.concatenate([above_2T, below_2T]).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +112,7 @@ def tune_threshold(
     num_images = num_empty = 0
     for probability_HW, truth_HW, valid_HW in predictions:
         if valid_HW.any():
-            counts_T4 = histogram(probability_HW, truth_HW, valid_HW).counts()
+            counts_T4 = counts_of(histogram(probability_HW, truth_HW, valid_HW))
             total_T += score_table(counts_T4)["dice"]
             pooled_T4 += counts_T4
             num_images += 1

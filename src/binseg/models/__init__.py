@@ -1,16 +1,10 @@
 """Networks: images in, logits of foreground out, at the input's size."""
 
-from binseg.models.create import (
-    DECODERS,
-    ENCODERS,
-    DecoderEntry,
-    EncoderEntry,
-    build_model,
-    create_model,
-    num_parameters,
-    resolve_options,
-)
-from binseg.models.weights import load_encoder_weights
+from binseg.models.create import build_model, create_model, num_parameters, resolve_options
+from binseg.models.decoders import DECODERS, DecoderEntry
+from binseg.models.encoders import ENCODERS, EncoderEntry
+from binseg.models.skeleton import encoder_parameters, freeze_batch_norm, freeze_encoder
+from binseg.models.weights import load_encoder_weights, weights_path
 
 __all__ = [
     "DECODERS",
@@ -19,7 +13,11 @@ __all__ = [
     "EncoderEntry",
     "build_model",
     "create_model",
+    "encoder_parameters",
+    "freeze_batch_norm",
+    "freeze_encoder",
     "load_encoder_weights",
     "num_parameters",
     "resolve_options",
+    "weights_path",
 ]

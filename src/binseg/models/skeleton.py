@@ -5,12 +5,25 @@ height and width are h, w.
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Decoder", "Encoder", "EncoderDecoder", "crop_to", "pad_to_minimum", "resize"]
+from binseg.errors import UsageError
+
+__all__ = [
+    "Decoder",
+    "Encoder",
+    "EncoderDecoder",
+    "crop_to",
+    "encoder_parameters",
+    "freeze_batch_norm",
+    "freeze_encoder",
+    "pad_to_minimum",
+    "resize",
+]
 
 
 class Encoder(nn.Module):
@@ -20,6 +33,8 @@ class Encoder(nn.Module):
     """Channels of each feature map."""
     strides: tuple[int, ...]
     """Input pixels per feature pixel, in each map; the last is the least input that makes sense."""
+    trained_with: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation of the images that the encoder's weights were trained on."""
 
     def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
         """Return the channels of a U-Net decoder at each map but the coarsest, finest first.
@@ -92,6 +107,18 @@ class EncoderDecoder(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.head = head
+        self.has_fixed_statistics = False
+        self.has_frozen_encoder = False
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (torch's signature)
+        """Switch to training; frozen parts stay in evaluation (`freeze_batch_norm`)."""
+        super().train(mode)
+        for part in self.encoder.modules():
+            if self.has_frozen_encoder or (
+                self.has_fixed_statistics and isinstance(part, nn.BatchNorm2d)
+            ):
+                part.training = False
+        return self
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Return the logits, one per input pixel and channel."""
@@ -114,3 +141,43 @@ class EncoderDecoder(nn.Module):
             crop_to(resize(head(level), size), (height, width))
             for head, level in zip((self.head, *heads), maps, strict=True)
         ]
+
+
+def encoder_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the encoder, which fine-tuning gives a rate of their own.
+
+    Raises:
+        UsageError: the network has no encoder of its own (`keras_unet`).
+    """
+    return list(_of_parts(model).encoder.parameters())
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Keep the encoder's batch-norm statistics as they are, also after `model.train()`.
+
+    For small batches, whose own statistics say little; scale and shift still learn.
+
+    Raises:
+        UsageError: the network has no encoder of its own (`keras_unet`).
+    """
+    whole = _of_parts(model)
+    whole.has_fixed_statistics = True
+    whole.train(whole.training)
+
+
+def freeze_encoder(model: nn.Module, *, frozen: bool = True) -> None:
+    """Stop the encoder from learning, statistics of batch norm included, or let it learn again.
+
+    Raises:
+        UsageError: the network has no encoder of its own (`keras_unet`).
+    """
+    whole = _of_parts(model)
+    whole.has_frozen_encoder = frozen
+    whole.encoder.requires_grad_(not frozen)
+    whole.train(whole.training)
+
+
+def _of_parts(model: nn.Module) -> EncoderDecoder:
+    if isinstance(model, EncoderDecoder):
+        return model
+    raise UsageError(f"{type(model).__name__} has no encoder of its own to freeze or fine-tune")

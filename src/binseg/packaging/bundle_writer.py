@@ -17,6 +17,7 @@ from binseg.errors import BundleError, OutputError
 from binseg.packaging.bundle import Bundle, Reference, check_reference, read_bundle
 from binseg.packaging.bundle_files import (
     CARD,
+    FILES,
     NETWORK,
     NETWORK_INT8,
     PROOFS,
@@ -136,14 +137,13 @@ def _check_replaceable(folder: Path) -> None:
 
     An older bundle may be damaged: it has our two files, and nothing that isn't a bundle's.
     """
-    ours = {CARD, WEIGHTS, REFERENCE, SUMS, NETWORK, NETWORK_INT8, PROOFS}
     try:
         if not folder.exists() and not folder.is_symlink():
             return
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise OutputError(f"{folder}: can't write a bundle there ({error.strerror})") from None
-    foreign = sorted(names - ours)
+    foreign = sorted(names - FILES)
     if foreign or (names and SUMS not in names):
         found = foreign[0] if foreign else sorted(names)[0]
         raise OutputError(

@@ -43,10 +43,10 @@ OptionValue = bool | int | float | str | list[int] | list[float] | None
 
 def _check_preprocessing(value: Preprocessing) -> Preprocessing:
     """Refuse values that no recipe could have given; a hostile card could ask for terabytes."""
-    if not (1 <= value.height <= 16384 and 1 <= value.width <= 16384):
-        raise ValueError(f"input size {value.height}x{value.width} is outside 1..16384")
-    if not 1 <= value.channels <= 1024:
-        raise ValueError(f"{value.channels} channels are outside 1..1024")
+    if not (1 <= value.height <= 4096 and 1 <= value.width <= 4096):
+        raise ValueError(f"input size {value.height}x{value.width} is outside 1..4096")
+    if not 1 <= value.channels <= 64:
+        raise ValueError(f"{value.channels} channels are outside 1..64")
     if len(value.mean) != value.channels or len(value.std) != value.channels:
         raise ValueError(f"mean and std need {value.channels} numbers each, one a channel")
     if min(value.std) <= 0:
@@ -86,6 +86,15 @@ class Architecture(Part):
     in_channels: Annotated[int, Field(ge=1)] = 3
     out_channels: Literal[1] = 1
     """Channels of the logits: one, foreground against background."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        # As an option, encoder_weights would make `create_model` read a file or fetch an address.
+        if reserved := sorted(
+            {"encoder_weights", "progress", *type(self).model_fields} & set(self.options)
+        ):
+            raise ValueError(f"{reserved[0]} is no option of a network")
+        return self
 
     def arguments(self) -> dict[str, Any]:
         """Return what `create_model` takes for this network."""

@@ -23,8 +23,11 @@ import numpy as np
 from jaxtyping import Float32, Num
 
 from binseg.errors import BundleError, one_line
+from binseg.packaging.network_check import Port, check_ir, check_onnx
 from binseg.packaging.networks import compile_openvino, onnx_session, openvino_core, require
 from binseg.packaging.proof import Compute
+from binseg.packaging.tensors import from_bytes, to_bytes
+from binseg.storage import parse_json
 
 __all__ = [
     "SUFFIXES",
@@ -61,14 +64,13 @@ class Facts:
 
     def as_text(self) -> dict[str, str]:
         """Turn all of it into strings by name, which is what metadata of all runtimes holds."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, image=self.reference_HWC, probability=self.reference_HW)
+        sample = to_bytes({"image": self.reference_HWC, "probability": self.reference_HW})
         return {
             f"{_PREFIX}card": json.dumps(self.card),
             f"{_PREFIX}threshold": repr(self.threshold),
             f"{_PREFIX}input": json.dumps(self.input),
             f"{_PREFIX}proof": json.dumps(self.proof),
-            f"{_PREFIX}reference": base64.b64encode(buffer.getvalue()).decode("ascii"),
+            f"{_PREFIX}reference": base64.b64encode(sample).decode("ascii"),
         }
 
     @classmethod
@@ -76,13 +78,13 @@ class Facts:
         """Read back what `as_text` gave.
 
         Raises:
-            ValueError, KeyError, OSError and others: something is missing or damaged.
+            BundleError, ValueError, KeyError, TypeError: something is missing or damaged.
         """
-        data = base64.b64decode(text[f"{_PREFIX}reference"])
-        with np.load(io.BytesIO(data), allow_pickle=False) as reference:
-            image, probability = reference["image"], reference["probability"]
+        data = base64.b64decode(text[f"{_PREFIX}reference"], validate=True)
+        sample = from_bytes(data, name="its reference sample")
+        image, probability = sample["image"], sample["probability"]
         card, told, proof = (
-            json.loads(text[f"{_PREFIX}{key}"]) for key in ("card", "input", "proof")
+            parse_json(text[f"{_PREFIX}{key}"]) for key in ("card", "input", "proof")
         )
         if not all(isinstance(one, dict) for one in (card, told, proof)):
             raise ValueError("its facts are of other types")
@@ -98,45 +100,66 @@ class Facts:
         )
 
 
-def open_file(data: bytes, *, name: str) -> tuple[Compute, Facts, str]:
-    """Open an exported file as its runtime does.
+def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
+    """Open an exported file in its runtime.
 
-    A `.pt2` file is opened by torch, which may unpickle what is in it: open only your own.
+    A file for torch is unpickled and may run code: open only those that you made yourself.
 
     Args:
         data: the file.
-        name: what errors call it.
+        target: its runtime, a key of `SUFFIXES`; what the file holds decides nothing.
+        name: its name in errors.
 
     Returns:
-        The function that computes, all that the file says about itself, and its target.
+        The function that computes, and all that the file says about itself.
 
     Raises:
-        BundleError: no file that binseg exported.
+        BundleError: no file that binseg exported for this target.
         MissingExtraError: its runtime isn't installed.
     """
+    opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
     try:
-        if data[:2] != b"PK":
-            return (*_open_onnx(data), "onnx")
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                raise ValueError("it holds packed files")
-            if "model.xml" not in archive.namelist():
-                return (*_open_program(data), "torch")
-            return (*_open_ir(*(archive.read(one) for one in _IR)), "openvino")
+        return opener(data)
     except (BundleError, *_DAMAGE) as problem:
         reason = one_line(str(problem), limit=200)
         raise BundleError(f"{name}: not exported by binseg, or damaged ({reason})") from None
 
 
 def _open_onnx(data: bytes) -> tuple[Compute, Facts]:
+    ports = check_onnx(data, name="the file")
     session = onnx_session(data, name="the file")
-    return by_onnxruntime(session), Facts.of_text(session.get_modelmeta().custom_metadata_map)
+    facts = Facts.of_text(session.get_modelmeta().custom_metadata_map)
+    _check_ports(*ports, facts, names=("pixels", "probability"))
+    return by_onnxruntime(session), facts
 
 
-def _open_ir(network: bytes, weights: bytes, text: bytes) -> tuple[Compute, Facts]:
-    facts = Facts.of_text(json.loads(text))
+def _open_ir(data: bytes) -> tuple[Compute, Facts]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if tuple(archive.namelist()) != _IR:
+            raise ValueError("it holds other files than a network of OpenVINO")
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise ValueError("it holds packed files")
+        network, weights, text = (archive.read(one) for one in _IR)
+    facts = Facts.of_text(parse_json(text))
+    _check_ports(*check_ir(network, weights, name="the file"), facts)
     compute, _ = by_openvino(network, weights, facts.proof.get("precision"), name="the file")
     return compute, facts
+
+
+def _check_ports(given: Port, made: Port, facts: Facts, *, names: tuple[str, ...] = ()) -> None:
+    """Refuse a network that takes or gives something else than the file says."""
+    pixels = facts.input["pixels"]
+    wanted = (None, None, None, pixels["channels"])
+    fits = (
+        pixels["type"] in ("uint8", "float32")
+        and (given.type, given.shape) == (pixels["type"], wanted)
+        and (made.type, len(made.shape)) == ("float32", 3)
+        and names in ((), (given.name, made.name))
+        and facts.reference_HWC.dtype == pixels["type"]
+        and facts.reference_HWC.shape[2] == pixels["channels"]
+    )
+    if not fits:
+        raise ValueError(f"its network takes {given.shape} {given.type}, not what it says")
 
 
 def _open_program(data: bytes) -> tuple[Compute, Facts]:

@@ -1,10 +1,14 @@
-"""Opening exported networks in ONNX Runtime and OpenVINO, on the processor."""
+"""Opening exported networks in ONNX Runtime and OpenVINO, on the processor.
+
+Nothing is opened that `network_check` hasn't let through.
+"""
 
 import importlib
 import sys
 from typing import Any
 
 from binseg.errors import BundleError, MissingExtraError, one_line
+from binseg.packaging.network_check import check_ir, check_onnx
 
 __all__ = ["compile_openvino", "onnx_session", "openvino_core", "require"]
 
@@ -74,9 +78,10 @@ def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
 
     Raises:
         MissingExtraError: onnxruntime isn't installed.
-        BundleError: onnxruntime can't read the file.
+        BundleError: no network that binseg exports, or onnxruntime can't read it.
     """
     onnxruntime = require("onnxruntime")
+    check_onnx(data, name=name)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3  # errors alone; the rest is about its own machinery
@@ -103,9 +108,13 @@ def compile_openvino(
 
     Raises:
         MissingExtraError: openvino isn't installed.
-        BundleError: openvino can't read the network.
+        BundleError: no network that binseg exports, or openvino can't read it.
     """
     core = openvino_core()
+    if weights is None:
+        check_onnx(data, name=name)
+    else:
+        check_ir(data, weights, name=name)
     settings["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
     try:
         model = core.read_model(data) if weights is None else core.read_model(data, weights)

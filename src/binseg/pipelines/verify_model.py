@@ -7,7 +7,7 @@ from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference import load, verify_reference
 from binseg.inference.runtimes import proofs_of
 from binseg.packaging import read_bundle
-from binseg.packaging.exported_file import open_file
+from binseg.packaging.exported_file import SUFFIXES, open_file
 from binseg.packaging.proof import LIMITS, prove
 
 __all__ = ["Verification", "verify"]
@@ -37,22 +37,37 @@ class Verification:
         return {**asdict(self), "passed": self.passed}
 
 
-def verify(path: str | Path) -> tuple[list[Verification], list[str]]:
+def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verification], list[str]]:
     """Compute the reference sample again, by each runtime that is installed.
 
     Args:
-        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`.
+        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`, which is known
+            by its suffix.
+        trust_code: open files for torch (.pt2) too, which may run code.
 
     Returns:
-        One line a runtime, and what was left out and why.
+        One verification for each runtime, and what was left out and why.
 
     Raises:
         BundleError: damaged, or not from binseg; or no runtime for it is installed.
+        UsageError: a file for torch without `trust_code`.
         MissingExtraError: the runtime of an exported file isn't installed.
     """
     given = Path(path)
-    if given.is_file() and not _is_bundle_zip(given):
-        return [_file(given)], []
+    endings = {target: given.name.lower().endswith(end) for target, end in SUFFIXES.items()}
+    target = next((target for target, fits in endings.items() if fits), None)
+    if given.is_file() and target is not None:
+        if target == "torch" and not trust_code:
+            raise UsageError(
+                f"{given}: torch unpickles such a file, which may run code; if you made it "
+                "yourself, add --trust-code"
+            )
+        return [_file(given, target)], []
+    if given.is_file() and given.suffix.lower() != ".zip":
+        raise BundleError(
+            f"{given}: not a model by its name; verify takes a run, a bundle's folder or .zip, or "
+            f"a file that ends in {', '.join(SUFFIXES.values())}"
+        )
     bundle = read_bundle(given)
     asked = [("torch", "fp32"), *(name.split(" ") for name in proofs_of(bundle))]
     found: list[Verification] = []
@@ -78,16 +93,12 @@ def verify(path: str | Path) -> tuple[list[Verification], list[str]]:
     return found, left_out
 
 
-def _is_bundle_zip(path: Path) -> bool:
-    return path.suffix.lower() == ".zip" and not path.name.lower().endswith(".openvino.zip")
-
-
-def _file(path: Path) -> Verification:
+def _file(path: Path, target: str) -> Verification:
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise BundleError(f"{path}: can't be read ({problem.strerror})") from None
-    compute, facts, target = open_file(data, name=str(path))
+    compute, facts = open_file(data, target, name=str(path))
     precision = str(facts.proof.get("precision"))
     if precision not in FILE_TOLERANCES:
         raise BundleError(f"{path}: not exported by binseg, or damaged (precision {precision})")

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
-from binseg.report.figure import GREY, INK, fonts, new_figure, save_figure, unit
+from binseg.report.figure import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.report.overlay import ERROR_COLOURS, IGNORED, error_map, for_display, overlay
 from binseg.transforms.geometry import resize_image
 
@@ -60,24 +61,82 @@ def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -
     with_truth = any(item.truth_HW is not None for item in shown)
     heads = _HEADS_WITH_TRUTH if with_truth else _HEADS_WITHOUT
     num_blocks = 1 if len(shown) <= 8 else 2
-    sheet = _Sheet(
-        title=title,
-        heads=heads,
-        num_rows=-(-len(shown) // num_blocks),
-        num_blocks=num_blocks,
-        has_legend=with_truth,
-    )
-    figure = new_figure(
-        sheet.width, sheet.height, purpose="plotting a gallery", placed_by_hand=True
-    )
-    left_out = f"the first {MAX_ROWS} of {len(items)} images" if len(items) > MAX_ROWS else ""
-    sheet.add_frame(figure, note=left_out)
-    for number, item in enumerate(shown):
-        block, row = divmod(number, sheet.num_rows)
-        sheet.add_row(figure, block, row, caption=_caption(item), panels=_panels(item, heads))
-    if sheet.has_legend:
-        sheet.add_legend(figure, ignored=any(_has_ignored(item) for item in shown))
+    num_rows = -(-len(shown) // num_blocks)
+    across, down = _CELL + _GAP, _CAPTION + _CELL
+    block_across = len(heads) * across - _GAP + _BETWEEN_BLOCKS
+    top = _MARGIN + (_TITLE if title else 0) + _HEADS
+    width = 2 * _MARGIN + num_blocks * block_across - _BETWEEN_BLOCKS
+    height = top + num_rows * down + _MARGIN + (_LEGEND if with_truth else 0)
+    figure = new_figure(width, height, purpose="plotting a gallery", placed_by_hand=True)
+    write = partial(_write, figure)
+    if title:
+        write(title, _MARGIN, _MARGIN, size=13)
+    if len(items) > MAX_ROWS:
+        note = f"the first {MAX_ROWS} of {len(items)} images"
+        write(note, width - _MARGIN, _MARGIN, align="right", colour=GREY)
+    for block in range(num_blocks):
+        left = _MARGIN + block * block_across
+        for column, head in enumerate(heads):
+            middle = left + column * across + _CELL / 2
+            write(head, middle, top - _HEADS, align="center", colour=GREY)
+        for row, item in enumerate(shown[block * num_rows :][:num_rows]):
+            upper = top + row * down
+            write(_caption(item), left, upper + 0.11)
+            for column, panel_HW3 in enumerate(_panels(item, heads)):
+                if panel_HW3 is not None:
+                    _add_panel(figure, panel_HW3, left + column * across, upper + _CAPTION)
+    if with_truth:
+        has_ignored = any(item.valid_HW is not None and not item.valid_HW.all() for item in shown)
+        _add_legend(figure, [x for x in ERROR_COLOURS if has_ignored or x != IGNORED])
     save_figure(figure, path)
+
+
+def _write(
+    figure: "Figure",
+    text: str,
+    left: float,
+    top: float,
+    *,
+    size: float = 9,
+    align: str = "left",
+    colour: Colour = INK,
+) -> None:
+    """Write a text; places are in inches from the top left, and matplotlib counts from below."""
+    width, height = figure.get_size_inches()
+    style: dict[str, Any] = {"fontsize": size, "ha": align, "va": "top", "fontfamily": fonts()}
+    figure.text(left / width, 1 - top / height, text, color=unit(colour), parse_math=False, **style)
+
+
+def _add_panel(
+    figure: "Figure", panel_HW3: UInt8[np.ndarray, "H W 3"], left: float, top: float
+) -> None:
+    width, height = figure.get_size_inches()
+    lower = 1 - (top + _CELL) / height
+    axes = figure.add_axes((left / width, lower, _CELL / width, _CELL / height))
+    axes.imshow(panel_HW3)
+    axes.set_anchor("N")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("0.75")  # a white mask must not run into the white paper
+    axes.spines[:].set_linewidth(0.6)
+
+
+def _add_legend(figure: "Figure", names: Sequence[str]) -> None:
+    """Explain the colours of the error map."""
+    from matplotlib.patches import Patch
+
+    width, height = figure.get_size_inches()
+    edge = unit(GREY)
+    figure.legend(
+        handles=[Patch(facecolor=unit(ERROR_COLOURS[x]), edgecolor=edge, label=x) for x in names],
+        loc="lower right",
+        bbox_to_anchor=(1 - _MARGIN / width, 0.08 / height),
+        bbox_transform=figure.transFigure,
+        borderaxespad=0,
+        ncols=len(names),
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def _caption(item: GalleryItem) -> str:
@@ -87,10 +146,6 @@ def _caption(item: GalleryItem) -> str:
         half = _LONGEST_CAPTION // 2
         name = f"{name[: half - 1]}…{name[-half:]}"
     return name if item.dice is None else f"{name}    Dice {item.dice:.3f}"
-
-
-def _has_ignored(item: GalleryItem) -> bool:
-    return item.valid_HW is not None and not item.valid_HW.all()
 
 
 def _panels(item: GalleryItem, heads: Sequence[str]) -> list[UInt8[np.ndarray, "H W 3"] | None]:
@@ -121,121 +176,3 @@ def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]
         panel_HW3, max(1, round(height * factor)), max(1, round(width * factor))
     )
     return smaller
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sheet:
-    """The layout of a gallery, in inches from the top left; matplotlib counts from below."""
-
-    title: str
-    heads: tuple[str, ...]
-    num_rows: int
-    num_blocks: int
-    has_legend: bool
-
-    @property
-    def block_width(self) -> float:
-        return len(self.heads) * _CELL + (len(self.heads) - 1) * _GAP
-
-    @property
-    def width(self) -> float:
-        between = (self.num_blocks - 1) * _BETWEEN_BLOCKS
-        return 2 * _MARGIN + self.num_blocks * self.block_width + between
-
-    @property
-    def top(self) -> float:
-        """The upper edge of the first row."""
-        return _MARGIN + (_TITLE if self.title else 0) + _HEADS
-
-    @property
-    def height(self) -> float:
-        rows = self.num_rows * (_CAPTION + _CELL)
-        return self.top + rows + _MARGIN + (_LEGEND if self.has_legend else 0)
-
-    def left_of(self, block: int, column: int) -> float:
-        return _MARGIN + block * (self.block_width + _BETWEEN_BLOCKS) + column * (_CELL + _GAP)
-
-    def write(
-        self,
-        figure: "Figure",
-        text: str,
-        *,
-        left: float,
-        top: float,
-        size: float = 9,
-        align: str = "left",
-        grey: bool = False,
-    ) -> None:
-        figure.text(
-            left / self.width,
-            1 - top / self.height,
-            text,
-            fontsize=size,
-            ha=align,
-            va="top",
-            color=unit(GREY if grey else INK),
-            parse_math=False,
-            fontfamily=fonts(),
-        )
-
-    def add_frame(self, figure: "Figure", *, note: str) -> None:
-        """Write the title, the note of what is left out, and the heads of the columns."""
-        if self.title:
-            self.write(figure, self.title, left=_MARGIN, top=_MARGIN, size=13)
-        if note:
-            right = self.width - _MARGIN
-            self.write(figure, note, left=right, top=_MARGIN, align="right", grey=True)
-        for block in range(self.num_blocks):
-            for column, head in enumerate(self.heads):
-                middle = self.left_of(block, column) + _CELL / 2
-                top = self.top - _HEADS
-                self.write(figure, head, left=middle, top=top, align="center", grey=True)
-
-    def add_row(
-        self,
-        figure: "Figure",
-        block: int,
-        row: int,
-        *,
-        caption: str,
-        panels: Sequence[UInt8[np.ndarray, "H W 3"] | None],
-    ) -> None:
-        top = self.top + row * (_CAPTION + _CELL)
-        self.write(figure, caption, left=self.left_of(block, 0), top=top + 0.11)
-        for column, panel in enumerate(panels):
-            if panel is None:
-                continue
-            axes = figure.add_axes(
-                (
-                    self.left_of(block, column) / self.width,
-                    1 - (top + _CAPTION + _CELL) / self.height,
-                    _CELL / self.width,
-                    _CELL / self.height,
-                )
-            )
-            axes.imshow(panel)
-            axes.set_anchor("N")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_color("0.75")  # a white mask must not run into the white paper
-            axes.spines[:].set_linewidth(0.6)
-
-    def add_legend(self, figure: "Figure", *, ignored: bool) -> None:
-        """Explain the colours of the error map."""
-        from matplotlib.patches import Patch
-
-        names = [name for name in ERROR_COLOURS if ignored or name != IGNORED]
-        figure.legend(
-            handles=[
-                Patch(facecolor=unit(ERROR_COLOURS[name]), edgecolor=unit(GREY), label=name)
-                for name in names
-            ],
-            title=None,
-            loc="lower right",
-            bbox_to_anchor=(1 - _MARGIN / self.width, 0.08 / self.height),
-            bbox_transform=figure.transFigure,
-            borderaxespad=0,
-            ncols=len(names),
-            frameon=False,
-            fontsize=9,
-        )

@@ -11,7 +11,8 @@ import pytest
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, open_dataset, read_sample
 from binseg.data.samples import rasterise
-from binseg.data.sources.coco import rings_of_runs, runs_of_text
+from binseg.data.sources.annotations import rings_of_runs
+from binseg.data.sources.coco import runs_of_text
 from binseg.errors import DataError
 from binseg.types import Shape
 
@@ -74,7 +75,7 @@ def square(low: float, high: float) -> list[float]:
 
 
 def test_polygons_and_holes(write: Write) -> None:
-    """Rings of one object are even-odd; objects are united; an image without any is empty."""
+    """A ring inside another is a hole; objects are united; an image without any is empty."""
     data = opened(
         write(
             [

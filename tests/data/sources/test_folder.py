@@ -191,7 +191,10 @@ def test_a_lost_file_is_named_where_names_differ(save: Save, tmp_path: Path, lay
         save(masks / f"{index}_mask.png", MASK)
     (masks / "7_mask.png").unlink()
     with pytest.raises(DataError, match=r": 1 image has no mask \(7_sat\.png\); images and"):
-        opened(tmp_path)
+        opened(tmp_path, missing="refuse")
+    data = opened(tmp_path)
+    assert len(data.records) == 29
+    assert any("1 image without mask left out" in note for note in data.notes)
     (images / "7_sat.png").unlink()
     (images / "8_sat.png").unlink()
     with pytest.raises(DataError, match=r": 1 mask has no image \(8_mask\.png\); images and"):
@@ -473,3 +476,46 @@ def test_real_nuclei(nuclei: Path) -> None:
     data = opened(nuclei)
     assert len(data.records) == 332
     assert data.notes[1] == "images and masks from images/ + masks/"
+
+
+def test_images_whose_masks_are_yet_to_be_made(fill: Fill, save: Save, tmp_path: Path) -> None:
+    """They are left out and counted, taken for empty, or refused, as `data.missing` says."""
+    root = fill(tmp_path, "a", "b")
+    for number in range(7):
+        save(root / "images" / f"new{number}.png", np.zeros((4, 6, 3), np.uint8))
+    data = opened(root)
+    assert ids(data) == ["a", "b"]
+    assert any("7 images without mask left out" in note for note in data.notes)
+    whole = opened(root, missing="empty")
+    assert len(whole.records) == 9
+    sample = read_sample(whole.records[-1], whole.rule)
+    assert sample.mask_HW is not None
+    assert not sample.mask_HW.any()
+    with pytest.raises(DataError, match="7 images have no mask"):
+        opened(root, missing="refuse")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("**/*_raw.png", "truth/*.tif"),
+        (r".*/(?P<key>\d+)_raw\.png", r"truth/(?P<key>\d+)\.tif"),
+    ],
+)
+def test_patterns_pair_across_folders(save: Save, tmp_path: Path, images: str, masks: str) -> None:
+    """Any layout: what `*` or the group stands for joins images and masks."""
+    for day in (1, 2):
+        save(tmp_path / f"day {day}" / f"{day}_raw.png", np.zeros((3, 2, 3), np.uint8))
+        save(tmp_path / f"day {day}" / f"{day}_seen.png", np.zeros((3, 2, 3), np.uint8))
+        save(tmp_path / "truth" / f"{day}.tif", MASK)
+    data = opened(tmp_path, images=images, masks=masks)
+    assert data.kind == "patterns"
+    assert ids(data) == ["1", "2"]
+    assert [r.image_path.name for r in data.records] == ["1_raw.png", "2_raw.png"]
+    (tmp_path / "day 2" / "2_raw.png").unlink()
+    with pytest.raises(DataError, match=r"1 mask has no image of the same key \(2\)"):
+        opened(tmp_path, images=images, masks=masks)
+    with pytest.raises(DataError, match="fits none of 5 images"):
+        opened(tmp_path, images="*.bmp", masks=masks)
+    with pytest.raises(ValueError, match="both images and masks"):
+        opened(tmp_path, images=images)

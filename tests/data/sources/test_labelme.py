@@ -1,5 +1,7 @@
 """labelme annotations."""
 
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, open_dataset, read_sample
@@ -127,3 +130,40 @@ def test_value_options_are_refused(write: Write) -> None:
     for option in ({"foreground": [1]}, {"ignore": [2]}, {"threshold": 3}):
         with pytest.raises(DataError, match="mask files"):
             opened(root, **option)
+
+
+def test_masks_are_bitmaps_at_their_corner(write: Write) -> None:
+    """Labelme 5 stores a drawn mask as a PNG beside the corners of its box."""
+    inner = np.zeros((5, 7), bool)
+    inner[1:4, 2:6] = True
+    buffer = io.BytesIO()
+    Image.fromarray(inner).save(buffer, format="PNG")
+    shape = {
+        "label": "a",
+        "shape_type": "mask",
+        "points": [[10, 6], [16, 10]],
+        "mask": base64.b64encode(buffer.getvalue()).decode(),
+    }
+    expected = np.zeros((30, 40), bool)
+    expected[6:11, 10:17] = inner
+    np.testing.assert_array_equal(mask(opened(write(shape))), expected)
+    with pytest.raises(DataError, match=r"a\.json: a mask has an unreadable bitmap"):
+        opened(write({**shape, "mask": "AAAA"}))
+
+
+def test_reserved_labels_are_no_objects(write: Write) -> None:
+    """`_background_` is none, `__ignore__` doesn't count, and labels are chosen by name."""
+    far = [[20, 20], [24, 20], [24, 24], [20, 24]]
+    root = write(
+        {"label": "cell", "points": SQUARE},
+        {"label": "dirt", "points": far},
+        {"label": "_background_", "points": [[0, 0], [40, 0], [40, 30], [0, 30]]},
+        {"label": "__ignore__", "points": [[30, 0], [40, 0], [40, 10], [30, 10]]},
+    )
+    data = opened(root)
+    assert mask(data).sum() == 32
+    assert (~read_sample(data.records[0], data.rule).valid_HW).sum() == 100
+    assert any("all labels (cell, dirt)" in note for note in data.notes)
+    assert mask(opened(root, labels=["dirt"])).sum() == 16
+    with pytest.raises(DataError, match=r"data\.labels names dust"):
+        opened(root, labels=["dust"])

@@ -8,18 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import Dataset, counted
+from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted, notes_on_images
 from binseg.data.sources.coco import is_coco, read_coco
-from binseg.data.sources.folder import nothing_found, read_folder
+from binseg.data.sources.folder import nothing_found, read_folder, read_patterns
 from binseg.data.sources.labelme import is_labelme, read_labelme
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.listing import Findings
 from binseg.data.sources.manifest import is_manifest, read_manifest
 from binseg.data.sources.oxford_pet import download_oxford_pet, is_oxford_pet, read_oxford_pet
+from binseg.data.sources.standards import (
+    is_kaggle,
+    is_nnunet,
+    is_voc,
+    is_yolo,
+    read_kaggle,
+    read_nnunet,
+    read_voc,
+    read_yolo,
+)
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
+from binseg.data.sources.tools import (
+    is_cvat,
+    is_label_studio,
+    is_qupath,
+    is_supervisely,
+    is_v7,
+    is_via,
+    read_cvat,
+    read_label_studio,
+    read_qupath,
+    read_supervisely,
+    read_v7,
+    read_via,
+)
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.progress import SILENT, Progress
 
@@ -44,17 +68,34 @@ SOURCES: Mapping[str, Source] = {
         is_here=lambda root: False,  # told by `data.path` alone: ./synthetic is a folder
         read=read_folder,
     ),
+    "patterns": Source(
+        about="any folder with data.images and data.masks",
+        is_here=lambda root: False,  # told by the options alone
+        read=read_patterns,
+    ),
     "oxford-pet": Source(
         about="the official Oxford-IIIT Pet layout", is_here=is_oxford_pet, read=read_oxford_pet
     ),
+    "kaggle": Source(about="a .csv of run lengths", is_here=is_kaggle, read=read_kaggle),
     "manifest": Source(about="manifest.csv", is_here=is_manifest, read=read_manifest),
+    "voc": Source(about="JPEGImages/ + SegmentationClass/", is_here=is_voc, read=read_voc),
+    "nnunet": Source(about="imagesTr/ + labelsTr/", is_here=is_nnunet, read=read_nnunet),
+    "yolo": Source(about="YOLO's data.yaml", is_here=is_yolo, read=read_yolo),
+    "supervisely": Source(about="img/ + ann/", is_here=is_supervisely, read=read_supervisely),
     "folder": Source(
         about="images and masks",
         is_here=lambda root: root.is_dir() and bool(find_parts(root)[0]),
         read=read_folder,
     ),
+    "label-studio": Source(
+        about="Label Studio's .json", is_here=is_label_studio, read=read_label_studio
+    ),
+    "via": Source(about="VIA's .json", is_here=is_via, read=read_via),
     "coco": Source(about="one COCO .json", is_here=is_coco, read=read_coco),
     "labelme": Source(about="labelme .json files", is_here=is_labelme, read=read_labelme),
+    "cvat": Source(about="CVAT's annotations.xml", is_here=is_cvat, read=read_cvat),
+    "v7": Source(about="V7's .json files", is_here=is_v7, read=read_v7),
+    "qupath": Source(about="QuPath's .geojson files", is_here=is_qupath, read=read_qupath),
 }
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
@@ -84,8 +125,9 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     findings = SOURCES[kind].read(root, config)
     if not findings.records:
         raise DataError(f"{root}: no images found")
+    options = _by_names(config, findings)
     try:
-        rule = detect_rule(findings.records, config, progress, is_trimap=findings.is_trimap)
+        rule = detect_rule(findings.records, options, progress, is_trimap=findings.is_trimap)
     except ImageError:
         raise
     except DataError as error:
@@ -102,6 +144,26 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     return Dataset(kind=kind, root=root, records=records, rule=rule, notes=tuple(notes))
 
 
+def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
+    """Choose mask values by the names of classes, and leave out what the layout says.
+
+    Raises:
+        DataError: `data.labels` for data without names, or with other ones.
+    """
+    changes: dict[str, object] = {}
+    has_outlines = any(record.shapes is not None for record in findings.records)
+    if config.labels is not None and not has_outlines:
+        if unknown := [name for name in config.labels if name not in findings.classes]:
+            there = ", ".join(findings.classes) or "no names here; data.foreground takes values"
+            raise DataError(f"data.labels names {name_some(unknown)}; there are {there}")
+        changes["foreground"] = [findings.classes[name] for name in config.labels]
+    elif findings.classes and config.foreground is None and config.threshold is None:
+        changes["foreground"] = sorted(findings.classes.values())
+    if findings.ignore and config.ignore is None:
+        changes["ignore"] = sorted(findings.ignore)
+    return config.model_copy(update=changes)
+
+
 def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
     """Tell the kind, that was asked for or that is there, and where it lies, made or fetched."""
     assert config.path
@@ -112,6 +174,8 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             )
         return "synthetic", make_synthetic(parse_synthetic(config.path), progress=progress)
     root, kind = Path(config.path).expanduser(), config.kind
+    if config.images is not None and kind == "auto":
+        kind = "patterns"
     if config.download:
         if kind not in {"auto", "oxford-pet"}:
             raise UsageError(f"data.download: only oxford-pet can be downloaded, not {kind}")
@@ -132,6 +196,10 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             "(.json); for images, masks or labelme files give their folder"
         )
     if found is None:
-        others = [one.about for name, one in SOURCES.items() if name not in {"synthetic", "folder"}]
+        others = [
+            one.about
+            for name, one in SOURCES.items()
+            if name not in {"synthetic", "patterns", "folder"}
+        ]
         raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
     return found, root

@@ -1,53 +1,69 @@
 """COCO annotations: polygons and run lengths, one JSON for many images."""
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import counted, name_some
+from binseg.data.dataset import SPLITS, counted, name_some
+from binseg.data.sources.annotations import (
+    FolderImages,
+    is_background,
+    parts_of,
+    rings_of_runs,
+    scale_problem,
+)
+from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
     Findings,
     has_keys,
-    inside,
     list_folder,
     read_json,
     ring_of,
     size_problem,
+    subfolders,
 )
 from binseg.errors import DataError
-from binseg.types import Record, Ring, Shape
+from binseg.types import Record, Ring, Shape, Split
 
-__all__ = ["is_coco", "read_coco", "rings_of_runs", "runs_of_text"]
-
-_MAX_PIXELS = 1 << 30
+__all__ = ["is_coco", "read_coco", "runs_of_text"]
 
 
 def is_coco(path: Path) -> bool:
-    """Tell whether a path is COCO annotations, or a folder with one such file in it."""
-    file = _file_of(path)
-    return file is not None and has_keys(file, "images", "annotations")
+    """Tell whether a path is COCO annotations, or a folder with such files in it."""
+    files = _files_of(path)
+    return bool(files) and has_keys(files[0][0], "images", "annotations")
 
 
 def read_coco(path: Path, config: DataConfig) -> Findings:
-    """Read COCO annotations; every category is foreground unless `data.foreground` names ids.
+    """Read COCO annotations, one file or one for each split.
 
-    Several polygons of one object are one even-odd shape: a ring inside a ring is a hole.
-    Images are looked for beside the file, in `images/` there, and in `images/` one folder up;
-    those that aren't there are found by their name anywhere in the folder, or below the file's.
+    Every category is foreground unless `data.labels` names some, or `data.foreground` ids. The
+    polygons of an object are united; one that lies wholly inside another is a hole. Images are
+    looked for beside the file, in `images/` there, and in `images/` one folder up; those that
+    aren't there are found by their name anywhere in the folder, or below the file's.
 
     Raises:
         DataError: up to 10 problems at once: missing images, names that two files have,
             unreadable outlines, other sizes.
     """
-    file = _file_of(path)
-    if file is None:
+    files = _files_of(path)
+    if not files:
         raise DataError(f"{path}: needs exactly one .json file of COCO annotations; name the file")
+    records: list[Record] = []
+    notes: dict[str, None] = {}
+    for file, split in files:
+        found = _read_file(file, path, config, split=split)
+        records += found.records
+        notes |= dict.fromkeys(found.notes)
+    if len(files) > 1:
+        notes |= {f"split from {', '.join(_shown(file, path) for file, _ in files)}": None}
+    return Findings(records=tuple(sorted(records, key=lambda r: r.id)), notes=tuple(notes))
+
+
+def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | None) -> Findings:
     content = read_json(file)
     images, annotations = (_objects(content, key, file) for key in ("images", "annotations"))
     names = {_key(a.get("category_id")): _key(a.get("category_id")) for a in annotations}
@@ -56,46 +72,85 @@ def read_coco(path: Path, config: DataConfig) -> Findings:
     chosen, note = _choose(names, config, file)
     kept = [a for a in annotations if _key(a.get("category_id")) in chosen]
     shapes_of, sizes_of, problems = _shapes(kept)
-    is_aside = file.parent.name.lower() == "annotations"
-    folder_images = _FolderImages(
-        folder=file.parent,
-        home=path if path.is_dir() else file.parent.parent if is_aside else file.parent,
-    )
+    places = _places(file, path, split)
     records: list[Record] = []
     for image in images:
         name = str(image.get("file_name", ""))
         try:
-            found = folder_images.find(name)
+            found = _find(name, places)
         except ValueError as error:
             problems.append(f"image {name or image.get('id')} {error}")
             continue
+        shapes = tuple(shapes_of.pop(_key(image.get("id")), []))
         listed = (image.get("height"), image.get("width"))
         sizes = [listed, *(size for size in sizes_of[_key(image.get("id"))] if size != listed)]
         problems += filter(None, (size_problem(found, *size) for size in sizes))
-        shapes = tuple(shapes_of.pop(_key(image.get("id")), []))
+        problems += filter(None, [scale_problem(found, shapes)])
         id_ = Path(name).with_suffix("").as_posix()
-        records.append(Record(id=id_, image_path=found, shapes=shapes))
+        if split is not None:
+            id_ = f"{split}/{id_}"
+        records.append(Record(id=id_, image_path=found, shapes=shapes, split=split))
     known = {_key(image.get("id")) for image in images}
     strays = [key for key in shapes_of if key not in known]
     if strays:
         problems.append(f"annotations for images that are not listed: {name_some(strays)}")
     if problems:
         raise DataError(f"{file}: {name_some(problems, limit=10)}")
-    return Findings(
-        records=tuple(sorted(records, key=lambda record: record.id)),
-        notes=(note, *_crowd_note(kept), *_empty_note(records)),
-    )
+    return Findings(records=tuple(records), notes=(note, *_crowd_note(kept), *_empty_note(records)))
 
 
-def _file_of(path: Path) -> Path | None:
+def _files_of(path: Path) -> list[tuple[Path, Split | None]]:
+    """Find the annotation files: the one there is, or one for each split."""
     if not path.is_dir():
-        return path
+        return [(path, None)]
+    by_folder = {split: _jsons(one) for one in subfolders(path) if (split := split_of(one.name))}
+    if len(by_folder) > 1 and all(len(files) == 1 for files in by_folder.values()):
+        return [(files[0], split) for split, files in by_folder.items()]
     for folder in (path, path / "annotations"):
-        listing = list_folder(folder, deep=False) if folder.is_dir() else None
-        files = [p for p in listing.others if p.suffix.lower() == ".json"] if listing else []
-        if files:
-            return files[0] if len(files) == 1 else None
-    return None
+        if files := _jsons(folder):
+            splits = {
+                split: file
+                for file in files
+                if (split := split_of(file.stem))
+                and has_keys(file, "images", "annotations")
+                and (file.stem.startswith("instances") or len(files) <= len(SPLITS))
+            }
+            if len(splits) > 1:
+                return [(splits[split], split) for split in SPLITS if split in splits]
+            return [(files[0], None)] if len(files) == 1 else []
+    return []
+
+
+def _jsons(folder: Path) -> list[Path]:
+    listing = list_folder(folder, deep=False) if folder.is_dir() else None
+    return [one for one in listing.others if one.suffix.lower() == ".json"] if listing else []
+
+
+def _shown(file: Path, path: Path) -> str:
+    return file.relative_to(path).as_posix() if file.is_relative_to(path) else file.name
+
+
+def _places(file: Path, path: Path, split: Split | None) -> list[FolderImages]:
+    """Give the folders to look for images in: those of the split first."""
+    is_aside = file.parent.name.lower() == "annotations"
+    home = path if path.is_dir() else file.parent.parent if is_aside else file.parent
+    own = [
+        one
+        for top in (home, home / "images")
+        if split is not None and top.is_dir()
+        for one in subfolders(top)
+        if split_of(one.name) == split
+    ]
+    return [FolderImages(folder=one, home=one) for one in own] + [
+        FolderImages(folder=file.parent, home=home)
+    ]
+
+
+def _find(name: str, places: list[FolderImages]) -> Path:
+    for place in places[:-1]:
+        with contextlib.suppress(ValueError):
+            return place.find(name)
+    return places[-1].find(name)
 
 
 def _objects(content: dict[str, Any], key: str, file: Path) -> list[dict[str, Any]]:
@@ -110,18 +165,21 @@ def _key(id_: object) -> str:
 
 
 def _choose(names: dict[str, str], config: DataConfig, file: Path) -> tuple[set[str], str]:
-    """Choose the categories that are foreground, and say which they are."""
-    if config.foreground is None:
-        return set(names), f"foreground: all categories ({name_some(names.values(), limit=10)})"
-    chosen = [_key(id_) for id_ in config.foreground]
-    unknown = [id_ for id_ in chosen if id_ not in names]
-    if unknown:
+    """Choose the categories that are foreground, by name or id, and say which they are."""
+    if config.foreground is None and config.labels is None:
+        usual = {key: told for key, told in names.items() if not is_background(told)}
+        return set(usual), f"foreground: all categories ({name_some(usual.values(), limit=10)})"
+    asked = [_key(one) for one in config.labels or config.foreground or ()]
+    chosen = {key for key, told in names.items() if {key, told.partition(" ")[2]} & {*asked}}
+    known = {word for key, told in names.items() for word in (key, told.partition(" ")[2])}
+    if unknown := [one for one in asked if one not in known]:
+        option = "foreground" if config.labels is None else "labels"
         raise DataError(
-            f"{file}: data.foreground names the categories {name_some(unknown)}, which aren't "
+            f"{file}: data.{option} names the categories {name_some(unknown)}, which aren't "
             f"there; there are {name_some(names.values(), limit=20)}"
         )
-    told = name_some((names[id_] for id_ in chosen), limit=10)
-    return set(chosen), f"foreground: categories {told}; all others are background"
+    told = name_some((names[key] for key in names if key in chosen), limit=10)
+    return chosen, f"foreground: categories {told}; all others are background"
 
 
 def _crowd_note(annotations: Sequence[dict[str, Any]]) -> tuple[str, ...]:
@@ -133,39 +191,6 @@ def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
     num = sum(not record.shapes for record in records)
     told = counted(num, "image has", "images have")
     return (f"{told} no outline: all background",) if num else ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FolderImages:
-    """Places of the images that an annotation file names."""
-
-    folder: Path
-    """The file's."""
-    home: Path
-    """Anywhere in it an image may be, if no other has its name."""
-
-    def find(self, name: str) -> Path:
-        """Give an image's path; a `ValueError` says why there is none."""
-        folder = self.folder
-        for place in (folder, folder / "images", folder.parent / "images", folder.parent):
-            path = inside(place, name) if name else None
-            if path is not None and path.is_file():
-                return path
-        is_within = name and inside(self.home, name) is not None
-        found = self._paths_of[Path(name).name] if is_within else []
-        if not found:
-            raise ValueError("is not there")
-        if len(found) > 1:
-            told = " or ".join(path.relative_to(self.home).as_posix() for path in found[:2])
-            raise ValueError(f"could be {told}: write its folder into the file_name")
-        return found[0]
-
-    @cached_property
-    def _paths_of(self) -> dict[str, list[Path]]:
-        paths_of: dict[str, list[Path]] = defaultdict(list)
-        for path in list_folder(self.home).images:
-            paths_of[path.name].append(path)
-        return paths_of
 
 
 def _shapes(
@@ -182,9 +207,11 @@ def _shapes(
         except ValueError as error:
             problems.append(f"annotation {annotation.get('id')}: its segmentation {error}")
             continue
-        shape = Shape(rings=rings, label=str(annotation.get("category_id", "")))
-        found = _key(annotation.get("image_id"))
-        shapes_of[found].append(shape)
+        label, found = str(annotation.get("category_id", "")), _key(annotation.get("image_id"))
+        if isinstance(segmentation, dict):
+            shapes_of[found].append(Shape(rings=rings, label=label))
+        else:
+            shapes_of[found] += parts_of(rings, label)
         if isinstance(segmentation, dict):
             height, width = segmentation["size"]
             sizes_of[found].add((height, width))
@@ -231,26 +258,3 @@ def runs_of_text(text: str) -> list[int]:
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value, shift = 0, 0
     return runs
-
-
-def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:
-    """Turn run lengths (column by column, background first) into rectangles, pixel for pixel.
-
-    Raises:
-        ValueError: runs that don't add up to the image.
-    """
-    if not 0 < height * width <= _MAX_PIXELS or sum(runs) != height * width:
-        raise ValueError("has run lengths that don't add up to its size")
-    edges = np.cumsum([0, *runs])
-    rings: list[Ring] = []
-    for start, end in zip(edges[1::2].tolist(), edges[2::2].tolist(), strict=False):
-        while start < end:
-            column, top = divmod(start, height)
-            # A run that goes on over the column's foot is cut there; whole columns stay one.
-            columns = max(1, (end - start) // height) if top == 0 else 1
-            bottom = min(height, top + end - start)
-            right = column + columns
-            x0, y0, x1, y1 = float(column), float(top), float(right), float(bottom)
-            rings.append(((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
-            start += columns * (bottom - top)  # noqa: PLW2901
-    return tuple(rings)

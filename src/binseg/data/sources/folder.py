@@ -1,25 +1,29 @@
 """A folder of images and masks, in any of the layouts that people use."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
+from binseg.data.sources.annotations import missing_note
 from binseg.data.sources.layouts import (
+    Part,
     find_parts,
+    split_of_path,
     unused_folders,
     without_images,
     wrapped,
 )
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
-from binseg.data.sources.pairs import pair_up, records_of_pair
+from binseg.data.sources.pairs import Named, Pair, pair_up, records_of_pair
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.types import Record, Split
 
-__all__ = ["ACCEPTED", "nothing_found", "read_folder"]
+__all__ = ["ACCEPTED", "nothing_found", "read_folder", "read_patterns"]
 
 ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, "
@@ -41,11 +45,17 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
         raise DataError(nothing_found(root))
     records: list[Record] = []
     problems: list[str] = []
+    lone: list[tuple[str, Path, Split | None]] = []
     for part in parts:
         pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
         if by_difference and not wrong:
             _, image, masks = pairs[0]
             notes.append(f"names pair by what they don't all share: {image.name}, {masks[0].name}")
+        used = {path for _, image, masks in pairs for path in (image, *masks)}
+        alone = [(name, path) for name, path in part.images if path not in used]
+        if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
+            lone += [(part.prefix + name, path, part.split) for name, path in alone]
+            wrong = []
         place = f"in {part.where}: " if len(parts) > 1 else ""
         problems += [place + text for text in wrong]
         if not wrong:
@@ -59,9 +69,12 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
                 )
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
+    notes += missing_note([path for _, path, _ in lone], config, root, noun="mask")
+    if config.missing == "empty":
+        records += [Record(id=i, image_path=one, shapes=(), split=part) for i, one, part in lone]
     lists = next(filter(None, map(_split_lists, wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
-        records = _listed(records, lists, root)
+        records = _listed(records, lists, root, {name for name, _, _ in lone})
         notes = [*notes, f"split from {', '.join(path.name for path in lists)}"]
     if unused := unused_folders(root, parts):
         notes.append(f"folders of images that are not used: {name_some(unused)}")
@@ -75,6 +88,102 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
             *_pieces_note(records),
             *ignored_note(sorted(set(others)), root),
         ),
+    )
+
+
+def _only_lack_masks(
+    alone: Sequence[Named], pairs: Sequence[Pair], wrong: Sequence[str], part: Part
+) -> bool:
+    """Tell whether nothing is wrong but that some images' masks have yet to be made."""
+    names = tuple(name for name, _, _ in pairs)
+    num_masks = sum(len(masks) for _, _, masks in pairs)
+    # What begins with a pair's name is its twin, or another mask of it under a strange ending.
+    return (
+        bool(pairs)
+        and bool(alone)
+        and len(wrong) == 1
+        and num_masks == len(part.masks)
+        and not any(name in names or re.match(_twin_of(names), name) for name, _ in alone)
+    )
+
+
+def _twin_of(names: Sequence[str]) -> str:
+    return rf"(?:{'|'.join(map(re.escape, names))})[ ._-](?:.*[ ._-])?(?:gt|mask|label|seg|manual)"
+
+
+def read_patterns(root: Path, config: DataConfig) -> Findings:
+    """Pair images and masks by `data.images` and `data.masks`, wherever in the folder they lie.
+
+    Raises:
+        DataError: a pattern that can't be read or matches nothing, masks without an image, or a
+            key that two files share.
+    """
+    assert config.images is not None
+    assert config.masks is not None
+    listing = list_folder(root)
+    images, masks = (
+        _matched(pattern, listing.images, root, noun)
+        for pattern, noun in ((config.images, "images"), (config.masks, "masks"))
+    )
+    images = {key: path for key, path in images.items() if path not in set(masks.values())}
+    if strays := sorted(masks.keys() - images.keys()):
+        raise DataError(
+            f"{root}: {counted(len(strays), 'mask has', 'masks have')} no image of the same key "
+            f"({name_some(strays)})"
+        )
+    alone = [images[key] for key in sorted(images.keys() - masks.keys())]
+    records = [
+        one
+        for key in sorted(masks)
+        for one in records_of_pair(
+            key,
+            images[key],
+            [masks[key]],
+            split=split_of_path(images[key], root),
+            page_group=config.page_group,
+        )
+    ]
+    notes = missing_note(alone, config, root, noun="mask")
+    if config.missing == "empty":
+        records += [
+            Record(id=key, image_path=images[key], shapes=())
+            for key in sorted(images.keys() - masks.keys())
+        ]
+    if any(record.split is None for record in records):
+        records = [replace(record, split=None) for record in records]
+    return Findings(records=tuple(records), notes=notes)
+
+
+def _matched(pattern: str, paths: Sequence[Path], root: Path, noun: str) -> dict[str, Path]:
+    """Give the files whose path in the folder fits a pattern, by the key that it names."""
+    try:
+        found = re.compile(pattern if "(?P<key>" in pattern else _regex_of(pattern))
+    except re.error as error:
+        raise DataError(f"data.{noun}: {pattern!r} can't be read: {error}") from None
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        if match := found.fullmatch(path.relative_to(root).as_posix()):
+            key = match["key"] if "key" in found.groupindex else "/".join(match.groups())
+            if key in path_of:
+                raise DataError(
+                    f"data.{noun}: {pattern!r} gives {path_of[key].name} and {path.name} one key, "
+                    f"{key!r}"
+                )
+            path_of[key] = path
+    if not path_of:
+        raise DataError(f"data.{noun}: {pattern!r} fits none of {len(paths)} images in {root}")
+    return path_of
+
+
+def _regex_of(pattern: str) -> str:
+    """Turn a glob into a regular expression, in which each single `*` is a part of the key.
+
+    >>> re.fullmatch(_regex_of("**/*_raw.png"), "day 1/7_raw.png").groups()
+    ('7',)
+    """
+    parts = {"**/": "(?:.*/)?", "*": "([^/]*)", "?": "[^/]"}
+    return "".join(
+        parts.get(one, re.escape(one)) for one in re.split(r"(\*\*/|\*|\?)", pattern) if one
     )
 
 
@@ -114,7 +223,9 @@ def _split_lists(root: Path) -> dict[Path, Split]:
     return {path: split for path, split in splits.items() if split is not None}
 
 
-def _listed(records: Sequence[Record], lists: dict[Path, Split], root: Path) -> list[Record]:
+def _listed(
+    records: Sequence[Record], lists: dict[Path, Split], root: Path, lone: set[str]
+) -> list[Record]:
     split_of: dict[str, Split] = {}
     for path, split in lists.items():
         for name in _names_in(path):
@@ -125,7 +236,7 @@ def _listed(records: Sequence[Record], lists: dict[Path, Split], root: Path) -> 
         record.id: record.id.rpartition("-page")[0] if record.page is not None else record.id
         for record in records
     }
-    strange = sorted(split_of.keys() - set(name_of.values()))
+    strange = sorted(split_of.keys() - set(name_of.values()) - lone)
     if strange:
         raise DataError(
             f"{root}: the lists name {len(strange)} images that aren't there ({name_some(strange)})"

@@ -3,11 +3,18 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
+from binseg.data.sources.annotations import (
+    choose_labels,
+    mask_of_png,
+    rings_of_mask,
+    scale_problem,
+)
 from binseg.data.sources.listing import (
     Findings,
     has_keys,
@@ -38,9 +45,10 @@ def is_labelme(path: Path) -> bool:
 
 
 def read_labelme(path: Path, config: DataConfig) -> Findings:
-    """Read a folder of labelme files; every label is foreground.
+    """Read a folder of labelme files; every label is foreground unless `data.labels` names some.
 
-    Polygons, rectangles and circles are filled; points and lines have no area and are left out.
+    Polygons, rectangles, circles and masks are filled; points and lines have no area and are left
+    out. What is labelled `__ignore__` doesn't count, `_background_` is no object.
 
     Raises:
         DataError: up to 10 problems at once: missing images, unreadable outlines, other sizes.
@@ -63,10 +71,16 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
             problems.append(f"{file.relative_to(path).as_posix()}: {error}")
     if problems:
         raise DataError(f"{path}: {name_some(problems, limit=10)}")
-    labels = sorted({shape.label for r in records for shape in r.shapes or ()})
+    chosen, note = choose_labels(
+        (shape.label for one in records for shape in one.shapes or ()), config, path
+    )
+    problems += filter(None, (scale_problem(r.image_path, r.shapes or ()) for r in records))
+    if problems:
+        raise DataError(f"{path}: {name_some(problems, limit=10)}")
+    records = [replace(one, shapes=chosen(one.shapes or ())) for one in records]
     used = {record.image_path for record in records}
     alone = [p.relative_to(path).as_posix() for p in listing.images if p not in used]
-    notes = [f"foreground: all labels ({name_some(labels, limit=10)})"]
+    notes = [note]
     if skipped:
         told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
         notes.append(f"left out, because they have no area: {told}")
@@ -88,11 +102,11 @@ def _record(file: Path, root: Path, skipped: Counter[str]) -> Record:
     image = _image(file, root, content.get("imagePath"))
     if wrong := size_problem(image, content.get("imageHeight"), content.get("imageWidth")):
         raise ValueError(wrong)
-    rings = [(_ring(shape, skipped), str(shape.get("label", ""))) for shape in shapes]
+    rings = [(_rings(shape, skipped), str(shape.get("label", ""))) for shape in shapes]
     return Record(
         id=file.relative_to(root).with_suffix("").as_posix(),
         image_path=image,
-        shapes=tuple(Shape(rings=(ring,), label=label) for ring, label in rings if ring),
+        shapes=tuple(Shape(rings=some, label=label) for some, label in rings if some),
     )
 
 
@@ -117,6 +131,18 @@ def _inside_root(folder: Path, name: str, root: Path) -> Path | None:
     """Give the path that a name in `folder` stands for; None where it leads out of `root`."""
     relative = folder.relative_to(root) / name
     return inside(root, str(relative))
+
+
+def _rings(shape: Mapping[str, Any], skipped: Counter[str]) -> tuple[Ring, ...]:
+    points = shape.get("points")
+    if shape.get("shape_type") == "mask" and isinstance(shape.get("mask"), str):
+        try:
+            (left, top), *_ = ring_of(points)
+            return rings_of_mask(mask_of_png(shape["mask"]), left=left, top=top)
+        except ValueError as error:
+            raise ValueError(f"a mask {error}") from None
+    ring = _ring(shape, skipped)
+    return (ring,) if ring else ()
 
 
 def _ring(shape: Mapping[str, Any], skipped: Counter[str]) -> Ring:

@@ -13,15 +13,34 @@ from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Split
 
-__all__ = ["Part", "find_parts", "unused_folders", "without_images", "wrapped"]
+__all__ = [
+    "Part",
+    "find_parts",
+    "split_of",
+    "split_of_path",
+    "unused_folders",
+    "without_images",
+    "wrapped",
+]
 
 _IMAGE_FOLDERS = (
-    {"images", "image", "img", "imgs", "pictures", "photos", "jpegimages", "original", "originals"},
+    {
+        "images",
+        "image",
+        "img",
+        "imgs",
+        "imgdir",
+        "pictures",
+        "photos",
+        "jpegimages",
+        "original",
+        "originals",
+    },
     {"input", "inputs", "raw", "rgb", "sat", "satellite", "data"},
 )
 _MASK_FOLDERS = (
     {
-        *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "gts"),
+        *("masks", "mask", "labels", "label", "annotations", "annotation", "anndir", "gt", "gts"),
         *("groundtruth", "segmentation", "segmentations", "segmentationclass"),
         *("manual", "1stmanual", "manual1", "vessels", "vesselsegmentations"),
     },
@@ -179,6 +198,23 @@ def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
         for folder in found[split]["images"]
     ]
     return parts, notes
+
+
+def split_of(name: str) -> Split | None:
+    """Read the one split that a folder's or file's name tells, if there is one.
+
+    >>> split_of("instances_train2017"), split_of("valid"), split_of("images")
+    ('train', 'val', None)
+    """
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    splits = {split for word in words if (split := parse_split(word)) is not None}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def split_of_path(path: Path, root: Path) -> Split | None:
+    """Give the split that the first folder of a path is called by."""
+    parts = path.relative_to(root).parts
+    return split_of(parts[0]) if len(parts) > 1 else None
 
 
 def _split_and_kind(name: str) -> tuple[Split | None, str | None]:

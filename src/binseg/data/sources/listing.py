@@ -3,8 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ __all__ = [
     "inside",
     "list_folder",
     "read_json",
+    "read_value",
     "real_path",
     "ring_of",
     "size_problem",
@@ -36,6 +37,10 @@ class Findings:
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """Values of masks by the names of their classes, where the layout tells them."""
+    ignore: frozenset[int] = frozenset()
+    """Values of masks that don't count by the layout's convention."""
     is_trimap: bool = False
     """True if masks are trimaps (1 object, 2 background, 3 border), whatever values are there."""
 
@@ -120,14 +125,14 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"{error.filename}: the folder can't be read: {error.strerror}") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_value(path: Path) -> Any:
+    """Read whatever a JSON file holds.
 
     Raises:
-        DataError: a file that can't be read or isn't a JSON object.
+        DataError: a file that can't be read or isn't JSON.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -136,6 +141,11 @@ def read_json(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
         raise DataError(f"{path}: is nested too deeply to be annotations") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises as `read_value`, and for anything else."""
+    content = read_value(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a list or a value, not annotations (an object)")
     return content
@@ -143,7 +153,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def has_keys(path: Path, *keys: str) -> bool:
     """Tell whether a file looks like a JSON object with these keys, without parsing it all."""
-    if path.suffix.lower() != ".json":
+    if path.suffix.lower() not in {".json", ".geojson"}:
         return False
     try:
         content = path.read_bytes()

@@ -29,6 +29,7 @@ _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 
 _PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
+MOST_CHANNELS = 16
 _MOST_AGREE = 0.9
 """Share of names that must pair when they differ by common parts; the rest are lost files."""
 
@@ -194,9 +195,14 @@ def records_of_pair(
             "in several files are for single images, not for stacks of pages"
         )
     if num_pages != num_masks:
+        way_on = (
+            "; if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
+            if num_masks == 1 and num_pages <= MOST_CHANNELS
+            else ""
+        )
         raise DataError(
             f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}; "
-            "each page needs its mask"
+            f"each page needs its mask{way_on}"
         )
     if num_pages == 1:
         return [

@@ -24,6 +24,7 @@ __all__ = [
     "PRECISIONS",
     "Backend",
     "candidates",
+    "checked_logits",
     "computes_bf16",
     "exported_network",
     "num_threads",
@@ -171,7 +172,24 @@ def exported_network(bundle: Bundle, precision: str) -> bytes:
             f"{bundle.path}: holds no {name}; add it with binseg export {bundle.path} --to bundle"
             f"{more}, or take --backend torch"
         )
-    return bundle.read_bytes(name)
+    return bundle.network(name)
+
+
+def checked_logits(
+    logits: np.ndarray, inputs_NCHW: Float32[np.ndarray, "N C H W"]
+) -> Float32[np.ndarray, "N H W"]:
+    """Take the one map of each input out of a network's output, which must be of its size.
+
+    Raises:
+        BundleError: the network gave another shape.
+    """
+    num, _, height, width = inputs_NCHW.shape
+    if logits.shape != (num, 1, height, width):
+        raise BundleError(
+            f"the exported network gives {logits.shape} for inputs of {inputs_NCHW.shape}; it is "
+            "not the model's, export it again"
+        )
+    return np.array(logits[:, 0], np.float32)
 
 
 def num_threads() -> int:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from binseg.inference.runtimes import num_threads
+from binseg.inference.runtimes import checked_logits, num_threads
 from binseg.packaging.networks import onnx_session
 
 __all__ = ["OnnxBackend", "onnx_backend"]
@@ -27,8 +27,8 @@ class OnnxBackend:
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """Compute the logits of a batch of normalised inputs."""
-        logits_N1HW: np.ndarray = self._session.run(None, {"inputs": inputs_NCHW})[0]
-        return logits_N1HW[:, 0]
+        logits = self._session.run(None, {"inputs": inputs_NCHW})[0]
+        return checked_logits(logits, inputs_NCHW)
 
 
 def onnx_backend(data: bytes, *, precision: str, name: str) -> OnnxBackend:

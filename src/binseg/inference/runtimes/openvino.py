@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import UsageError
-from binseg.inference.runtimes import num_threads
+from binseg.inference.runtimes import checked_logits, num_threads
 from binseg.packaging.networks import compile_openvino
 
 __all__ = ["OpenVinoBackend", "openvino_backend"]
@@ -30,7 +30,7 @@ class OpenVinoBackend:
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """Compute the logits of a batch of normalised inputs."""
         found = self._request.infer([inputs_NCHW], share_inputs=True)[0]
-        return np.array(found[:, 0], np.float32)
+        return checked_logits(found, inputs_NCHW)
 
 
 def openvino_backend(data: bytes, *, precision: str, name: str) -> OpenVinoBackend:

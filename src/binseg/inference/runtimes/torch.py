@@ -164,6 +164,7 @@ def load_network(bundle: Bundle) -> nn.Module:
         name: one.astype(np.float32) if one.dtype == np.float16 else one
         for name, one in bundle.weights().items()
     }
+    _check_claim(bundle, weights)
     with torch.device("meta"):
         model = _build(bundle)
     expected = model.state_dict()
@@ -176,6 +177,20 @@ def load_network(bundle: Bundle) -> nn.Module:
     else:
         model.load_state_dict(tensors, assign=True)
     return model
+
+
+def _check_claim(bundle: Bundle, weights: Mapping[str, np.ndarray]) -> None:
+    """Refuse a Keras network larger than its weights: Keras takes memory as it builds."""
+    architecture = bundle.card.architecture
+    width, depth = (architecture.options.get(name) for name in ("width", "depth"))
+    if "keras" not in architecture.decoder or not (type(width) is int and type(depth) is int):
+        return
+    deepest = 9 * (width * 2 ** min(max(depth, 0), 16)) ** 2  # numbers of one convolution there
+    if deepest > sum(one.size for one in weights.values()):
+        raise BundleError(
+            f"{bundle.path}: the card claims a network of width {width} and depth {depth}, which "
+            "is larger than the weights"
+        )
 
 
 def _build(bundle: Bundle) -> nn.Module:

@@ -2,7 +2,7 @@
 
     markup.py       text becomes HTML, escaped
     svg.py          charts as inline SVG
-    charts.py       what is drawn with them
+    charts.py       the charts of an evaluation
     page_parts.py   headline, tables, rules
     image_table.py  the table of images and the galleries
     page.html, page.css, page.js

@@ -7,7 +7,7 @@ import numpy as np
 
 from binseg.report.page.markup import Html, el, join
 from binseg.report.page.page_parts import readouts
-from binseg.report.page.svg import Axis, bars, chart, curve, dot, legend, upright
+from binseg.report.page.svg import Axis, Chart, legend
 from binseg.report.plots import NUM_BINS, POOR, best_epoch
 from binseg.types import Calibration, Sweep
 
@@ -23,35 +23,24 @@ __all__ = [
 
 def dice_chart(scores: Sequence[float]) -> Html:
     """Draw how many images have which Dice, with mean and median."""
-    heights, edges = np.histogram(np.asarray(scores), bins=NUM_BINS, range=(0.0, 1.0))
-    x = Axis.unit("Dice of an image")
-    y = Axis.around([0, *heights.tolist()], "images", whole=True)
-    pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+    counts, edges = np.histogram(np.asarray(scores), bins=NUM_BINS, range=(0.0, 1.0))
+    heights, ends = counts.tolist(), edges.tolist()
+    chart = Chart(Axis.unit("Dice of an image"), Axis.around([0, *heights], "images", whole=True))
+    for low, high, height in zip(ends, ends[1:], heights, strict=False):
+        tone = "poor" if high <= POOR + 1e-9 else "good"
+        title = f"{low:.2f} to {high:.2f}: {_images(height)}"
+        chart.bar(low, high, height, tone=tone, title=title)
     mean, median = float(np.mean(scores)), float(np.median(scores))
+    chart.upright(mean, tone="mean")
+    chart.upright(median, tone="median")
     num_poor = sum(score < POOR for score in scores)
-    drawn = bars(
-        pairs,
-        heights.tolist(),
-        x=x,
-        y=y,
-        tones=["poor" if high <= POOR + 1e-9 else "good" for _, high in pairs],
-        titles=[
-            f"{low:.2f} to {high:.2f}: {_images(height)}"
-            for (low, high), height in zip(pairs, heights.tolist(), strict=True)
-        ],
-    )
+    below = f"below {POOR:g}: {_images(num_poor)} ({num_poor / len(scores):.1%})"
     said = (
         f"Histogram of Dice over {_images(len(scores))}: mean {mean:.4f}, median {median:.4f}, "
         f"{num_poor} below {POOR:g}."
     )
-    marks = (
-        upright(mean, x=x, tone="mean"),
-        upright(median, x=x, tone="median"),
-    )
-    share = num_poor / len(scores)
-    below = f"below {POOR:g}: {_images(num_poor)} ({share:.1%})"
     entries = (("mean", f"mean {mean:.4f}"), ("median", f"median {median:.4f}"), ("poor", below))
-    return join((chart(label=said, x=x, y=y, overlay=(*drawn, *marks)), legend(*entries)))
+    return join((chart.html(said), legend(*entries)))
 
 
 def nearest_threshold(sweep: Sweep, threshold: float) -> int:
@@ -61,85 +50,53 @@ def nearest_threshold(sweep: Sweep, threshold: float) -> int:
 
 def sweep_chart(sweep: Sweep, threshold: float) -> Html:
     """Draw what each threshold scores; the script moves the line with the id `sweep-line`."""
-    x, y = Axis.unit("threshold"), Axis.unit("score")
+    chart = Chart(Axis.unit("threshold"), Axis.unit("score"))
+    shown = [(name, label, tone) for name, label, tone in readouts(sweep) if tone]
+    for name, _, tone in shown:
+        chart.curve(sweep.thresholds, sweep.curves[name], tone=tone)
+    chart.upright(threshold, tone="used")
+    chart.upright(threshold, tone="cursor", id="sweep-line")
     mean_dice = sweep.curves["mean_dice"]
     best = int(np.argmax(mean_dice))
-    shown = [(name, label, tone) for name, label, tone in readouts(sweep) if tone]
-    lines = [
-        curve(sweep.thresholds, sweep.curves[name], x=x, y=y, tone=tone) for name, _, tone in shown
-    ]
     said = (
         f"Scores by threshold. Mean Dice is highest, {mean_dice[best]:.4f}, at "
         f"{sweep.thresholds[best]:.3f}; the model uses {threshold:.3f}."
     )
-    marks = (
-        upright(threshold, x=x, tone="used"),
-        upright(threshold, x=x, tone="cursor", id="sweep-line"),
-    )
-    return join(
-        (
-            chart(*lines, label=said, x=x, y=y, overlay=marks),
-            legend(*((tone, label) for _, label, tone in shown)),
-        )
-    )
+    return join((chart.html(said), legend(*((tone, label) for _, label, tone in shown))))
 
 
 def precision_recall_chart(sweep: Sweep, threshold: float) -> Html:
     """Draw precision over recall, with the model's own point; the script moves `pr-point`."""
-    x, y = Axis.unit("recall"), Axis.unit("precision")
-    at = nearest_threshold(sweep, threshold)
     recalls, precisions = sweep.curves["recall"], sweep.curves["precision"]
+    at = nearest_threshold(sweep, threshold)
     recall, precision = recalls[at], precisions[at]
-    said = (
+    chart = Chart(Axis.unit("recall"), Axis.unit("precision"))
+    # Where nothing is predicted any more, precision is no figure.
+    points = [(r, p) for r, p in zip(recalls, precisions, strict=True) if r > 0]
+    chart.curve([r for r, _ in points], [p for _, p in points], tone="a")
+    chart.dot(recall, precision, tone="used", title=f"threshold {threshold:.3f}")
+    chart.dot(recall, precision, tone="cursor", id="pr-point")
+    return chart.html(
         f"Precision over recall of the pooled pixels, average precision "
         f"{sweep.average_precision:.4f}. The model's threshold gives precision {precision:.4f} "
         f"and recall {recall:.4f}."
-    )
-    # Where nothing is predicted any more, precision is no figure.
-    points = [(r, p) for r, p in zip(recalls, precisions, strict=True) if r > 0]
-    marks = (
-        dot(recall, precision, x=x, y=y, tone="used", title=f"threshold {threshold:.3f}"),
-        dot(recall, precision, x=x, y=y, tone="cursor", id="pr-point"),
-    )
-    return chart(
-        curve([r for r, _ in points], [p for _, p in points], x=x, y=y, tone="a"),
-        label=said,
-        x=x,
-        y=y,
-        overlay=marks,
     )
 
 
 def reliability_chart(calibration: Calibration) -> Html:
     """Draw the share of foreground over the probability, and below it the number of pixels."""
-    x, y = Axis.unit(""), Axis.unit("share that is foreground")
     bins = [one for one in calibration.bins if one.num_pixels]
-    said = "Reliability: " + "; ".join(
+    chart = Chart(Axis.unit(""), Axis.unit("share that is foreground"))
+    chart.curve([0, 1], [0, 1], tone="ideal")
+    chart.curve([one.mean_probability for one in bins], [one.share for one in bins], tone="a")
+    for one in bins:
+        told = f"said {one.mean_probability:.3f}, is {one.share:.3f}: {one.num_pixels:,} pixels"
+        chart.dot(one.mean_probability, one.share, tone="a", title=told)
+    said = "; ".join(
         f"where {one.mean_probability:.2f} was said, {one.share:.2f} is so" for one in bins
     )
-    dots = [
-        dot(
-            one.mean_probability,
-            one.share,
-            x=x,
-            y=y,
-            tone="a",
-            title=f"said {one.mean_probability:.3f}, is {one.share:.3f}: {one.num_pixels:,} pixels",
-        )
-        for one in bins
-    ]
-    upper = chart(
-        curve([0, 1], [0, 1], x=x, y=y, tone="ideal"),
-        curve(
-            [one.mean_probability for one in bins], [one.share for one in bins],
-            x=x, y=y, tone="a",
-        ),
-        label=said,
-        x=x,
-        y=y,
-        overlay=dots,
-    )  # fmt: skip
-    return join((upper, _pixels_chart(calibration), legend(("a", "model"), ("ideal", "ideal"))))
+    lines = legend(("a", "model"), ("ideal", "ideal"))
+    return join((chart.html(f"Reliability: {said}"), _pixels_chart(calibration), lines))
 
 
 def _pixels_chart(calibration: Calibration) -> Html:
@@ -147,21 +104,12 @@ def _pixels_chart(calibration: Calibration) -> Html:
     powers = [math.log10(one.num_pixels) if one.num_pixels else 0.0 for one in calibration.bins]
     top = max(1, math.ceil(max(powers)))
     ticks = tuple((at, _power(at)) for at in sorted({0, top // 2, top}))
-    x = Axis.unit("probability that was said")
     y = Axis(low=0, high=top, ticks=ticks, title="pixels")
-    drawn = bars(
-        [(one.low, one.high) for one in calibration.bins],
-        powers,
-        x=x,
-        y=y,
-        tones=["good"] * len(powers),
-        titles=[
-            f"{one.low:.2f} to {one.high:.2f}: {one.num_pixels:,} pixels"
-            for one in calibration.bins
-        ],
-    )
-    label = "Number of pixels by probability, in powers of ten."
-    return chart(label=label, x=x, y=y, overlay=drawn, height="low")
+    chart = Chart(Axis.unit("probability that was said"), y, height="low")
+    for one, power in zip(calibration.bins, powers, strict=True):
+        title = f"{one.low:.2f} to {one.high:.2f}: {one.num_pixels:,} pixels"
+        chart.bar(one.low, one.high, power, tone="good", title=title)
+    return chart.html("Number of pixels by probability, in powers of ten.")
 
 
 def _power(at: int) -> str:
@@ -182,25 +130,18 @@ def training_charts(rows: Sequence[Mapping[str, float | str | None]], *, by_loss
     for name, title in (("loss", "Loss"), ("dice", "Dice")):
         train = [_number(row.get(f"train_{name}")) for row in rows]
         val = [_number(row.get(f"val_{name}")) for row in rows]
-        y = Axis.around([*train, *val], title)
-        few = len(rows) <= 12
-        dots = [
-            dot(epoch, value, x=x, y=y, tone=tone, title=f"epoch {epoch:g}: {value:.4f}")
-            for tone, values in (("a", train), ("v", val))
-            for epoch, value in zip(epochs, values, strict=True)
-            if few and math.isfinite(epoch) and math.isfinite(value)
-        ]
-        mark = [] if best is None else [upright(epochs[best], x=x, tone="used")]
-        panels.append(
-            chart(
-                curve(epochs, train, x=x, y=y, tone="a"),
-                curve(epochs, val, x=x, y=y, tone="v"),
-                label=f"{title} of training and validation by epoch.{_tell(val, epochs, best)}",
-                x=x,
-                y=y,
-                overlay=[*mark, *dots],
-            )
-        )
+        chart = Chart(x, Axis.around([*train, *val], title))
+        if best is not None:
+            chart.upright(epochs[best], tone="used")
+        for tone, values in (("a", train), ("v", val)):
+            chart.curve(epochs, values, tone=tone)
+            for epoch, value in zip(epochs, values, strict=True):
+                if len(rows) <= 12 and math.isfinite(epoch) and math.isfinite(value):
+                    chart.dot(epoch, value, tone=tone, title=f"epoch {epoch:g}: {value:.4f}")
+        said = f"{title} of training and validation by epoch."
+        if best is not None and math.isfinite(val[best]):
+            said += f" Validation has {val[best]:.4f} at epoch {epochs[best]:g}."
+        panels.append(chart.html(said))
     entries = [("a", "training"), ("v", "validation")]
     if best is not None:
         by = "loss" if by_loss else "Dice"
@@ -219,12 +160,6 @@ def _epoch_axis(epochs: Sequence[float]) -> Axis:
     crowd = {at for at in inside - {first, last} if min(at - first, last - at) < step / 2}
     ticks = tuple((at, f"{at:g}") for at in sorted(inside - crowd))
     return Axis(low=first, high=last, ticks=ticks, title="epoch")
-
-
-def _tell(values: Sequence[float], epochs: Sequence[float], best: int | None) -> str:
-    if best is None or not math.isfinite(values[best]):
-        return ""
-    return f" Validation has {values[best]:.4f} at epoch {epochs[best]:g}."
 
 
 def _number(value: float | str | None) -> float:

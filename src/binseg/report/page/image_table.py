@@ -28,7 +28,7 @@ __all__ = ["Column", "gallery_cards", "image_columns", "images_table", "table_da
 
 MAX_OWN_COLUMNS = 5
 LONGEST_SIDE = 256
-"""Of the images on the cards."""
+"""Longest side of the images on the cards, in pixels."""
 _JPEG_QUALITY = 84
 _STRENGTH = 0.55
 Cell = str | float | list[float | str] | None

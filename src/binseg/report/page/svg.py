@@ -5,12 +5,12 @@ drawn in an inner one that is stretched to the same area.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from binseg.report.page.markup import Html, el, join
 
-__all__ = ["Axis", "bars", "chart", "curve", "dot", "legend", "upright"]
+__all__ = ["Axis", "Chart", "legend"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,119 +59,84 @@ def _round_step(step: float) -> float:
     return next(m * power for m in (1, 2, 5, 10) if m * power >= step * 0.999)
 
 
-def chart(
-    *content: Html,
-    label: str,
-    x: Axis,
-    y: Axis,
-    overlay: Sequence[Html] = (),
-    height: str = "",
-) -> Html:
-    """Draw axes around curves.
+class Chart:
+    """Axes to draw curves, bars, lines and dots between; `html` gives the whole."""
 
-    Args:
-        content: curves and bars, in the stretched area.
-        label: what the chart says, for those who can't see it.
-        x: the axis to the right.
-        y: the axis upwards.
-        overlay: lines, dots and texts that stand at percentages.
-        height: "low" for a flat chart.
-    """
-    grid = []
-    for value, text in y.ticks:
-        at = _percent(1 - y.share(value))
-        grid.append(el("line", class_="grid", x1="0", x2="100%", y1=at, y2=at))
-        grid.append(el("text", text, class_="tick", x="0", y=at, dx="-8", dy=".32em"))
-    for value, text in x.ticks:
-        at = _percent(x.share(value))
-        grid.append(el("text", text, class_="tick mid", x=at, y="100%", dy="18"))
-    inner = Html(
-        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
-        f"{join(content)}</svg>"
-    )
-    base = el("line", class_="base", x1="0", x2="100%", y1="100%", y2="100%")
-    drawing = el(
-        "svg",
-        *grid,
-        inner,
-        base,
-        *overlay,
-        class_=f"axes {height}".strip(),
-        role="img",
-        aria_label=label,
-    )
-    titles = (el("p", y.title, class_="ytitle"), el("p", x.title, class_="xtitle"))
-    return el("div", titles[0] if y.title else None, drawing, titles[1] if x.title else None,
-              class_="plot")  # fmt: skip
+    def __init__(self, x: Axis, y: Axis, *, height: str = "") -> None:
+        self._x, self._y, self._height = x, y, height
+        self._curves: list[Html] = []
+        self._marks: list[Html] = []
 
+    def curve(self, xs: Iterable[float], ys: Iterable[float], *, tone: str) -> None:
+        """Draw a line through points, interrupted where a value is missing (nan).
 
-def curve(
-    xs: Sequence[float], ys: Sequence[float], *, x: Axis, y: Axis, tone: str, id: str | None = None
-) -> Html:
-    """Draw a line through points, interrupted where a value is missing (nan).
+        Args:
+            xs: to the right.
+            ys: upwards.
+            tone: class of its colour and dashes.
+        """
+        path, pen_down = [], False
+        for across, up in zip(xs, ys, strict=True):
+            if not (math.isfinite(across) and math.isfinite(up)):
+                pen_down = False
+                continue
+            point = f"{100 * self._x.share(across):.2f} {100 * (1 - self._y.share(up)):.2f}"
+            path.append(("L" if pen_down else "M") + point)
+            pen_down = True
+        self._curves.append(el("path", d="".join(path), class_=f"line {tone}"))
 
-    `x` and `y` are the scales of `xs` and `ys`; `tone` is the class of its colour and dashes.
-    """
-    path, pen_down = [], False
-    for across, up in zip(xs, ys, strict=True):
-        if not (math.isfinite(across) and math.isfinite(up)):
-            pen_down = False
-            continue
-        point = f"{100 * x.share(across):.2f} {100 * (1 - y.share(up)):.2f}"
-        path.append(("L" if pen_down else "M") + point)
-        pen_down = True
-    return el("path", d="".join(path), class_=f"line {tone}", id=id)
-
-
-def bars(
-    edges: Sequence[tuple[float, float]],
-    heights: Sequence[float],
-    *,
-    x: Axis,
-    y: Axis,
-    tones: Sequence[str],
-    titles: Sequence[str],
-) -> list[Html]:
-    """Draw upright bars from the left and right ends and the heights of all.
-
-    `titles` are shown when a bar is pointed at.
-    """
-    drawn = []
-    for (left, right), height, tone, title in zip(edges, heights, tones, titles, strict=True):
-        width = x.share(right) - x.share(left)
-        drawn.append(
+    def bar(self, left: float, right: float, height: float, *, tone: str, title: str) -> None:
+        """Draw an upright bar, whose title is shown when it is pointed at."""
+        start, width = self._x.share(left), self._x.share(right) - self._x.share(left)
+        self._marks.append(
             el(
                 "rect",
                 el("title", title),
                 class_=f"bar {tone}",
-                x=_percent(x.share(left) + 0.06 * width),
+                x=_percent(start + 0.06 * width),
                 width=_percent(0.88 * width),
-                y=_percent(1 - y.share(height)),
-                height=_percent(y.share(height)),
+                y=_percent(1 - self._y.share(height)),
+                height=_percent(self._y.share(height)),
             )
         )
-    return drawn
 
+    def upright(self, value: float, *, tone: str, id: str | None = None) -> None:
+        """Draw a line from bottom to top."""
+        at = _percent(self._x.share(value))
+        self._marks.append(
+            el("line", class_=f"upright {tone}", x1=at, x2=at, y1="0", y2="100%", id=id)
+        )
 
-def upright(value: float, *, x: Axis, tone: str, id: str | None = None) -> Html:
-    """Draw a line from bottom to top at a value of the scale `x`."""
-    at = _percent(x.share(value))
-    return el("line", class_=f"upright {tone}", x1=at, x2=at, y1="0", y2="100%", id=id)
+    def dot(
+        self, across: float, up: float, *, tone: str, title: str = "", id: str | None = None
+    ) -> None:
+        """Draw a dot at a point."""
+        told, tones = el("title", title) if title else None, f"dot {tone}"
+        cx, cy = _percent(self._x.share(across)), _percent(1 - self._y.share(up))
+        self._marks.append(el("circle", told, class_=tones, cx=cx, cy=cy, r="4.5", id=id))
 
-
-def dot(
-    across: float, up: float, *, x: Axis, y: Axis, tone: str, title: str = "", id: str | None = None
-) -> Html:
-    """Draw a dot at a point."""
-    return el(
-        "circle",
-        el("title", title) if title else None,
-        class_=f"dot {tone}",
-        cx=_percent(x.share(across)),
-        cy=_percent(1 - y.share(up)),
-        r="4.5",
-        id=id,
-    )
+    def html(self, label: str) -> Html:
+        """Put axes around it all; the label tells it to those who can't see it."""
+        grid = []
+        for value, text in self._y.ticks:
+            at = _percent(1 - self._y.share(value))
+            grid.append(el("line", class_="grid", x1="0", x2="100%", y1=at, y2=at))
+            grid.append(el("text", text, class_="tick", x="0", y=at, dx="-8", dy=".32em"))
+        for value, text in self._x.ticks:
+            at = _percent(self._x.share(value))
+            grid.append(el("text", text, class_="tick mid", x=at, y="100%", dy="18"))
+        inner = Html(
+            '<svg viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
+            f"{join(self._curves)}</svg>"
+        )
+        base = el("line", class_="base", x1="0", x2="100%", y1="100%", y2="100%")
+        class_ = f"axes {self._height}".strip()
+        drawing = el(
+            "svg", *grid, inner, base, *self._marks, class_=class_, role="img", aria_label=label
+        )
+        above = el("p", self._y.title, class_="ytitle") if self._y.title else None
+        below = el("p", self._x.title, class_="xtitle") if self._x.title else None
+        return el("div", above, drawing, below, class_="plot")
 
 
 def legend(*entries: tuple[str, str]) -> Html:

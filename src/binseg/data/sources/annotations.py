@@ -1,0 +1,341 @@
+"""Outlines that tools wrote become records: images found, labels chosen, sizes checked."""
+
+import base64
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import counted, name_some
+from binseg.data.sources.listing import Findings, inside, list_folder, size_problem
+from binseg.errors import DataError, ImageError
+from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.types import Record, Ring, Shape, Split
+
+__all__ = [
+    "Annotated",
+    "FolderImages",
+    "choose_labels",
+    "findings_of",
+    "is_background",
+    "mapping",
+    "mask_of_png",
+    "missing_note",
+    "parts_of",
+    "rings_of_mask",
+    "rings_of_runs",
+    "scale_problem",
+    "shape_of",
+    "size_of",
+]
+
+IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
+"""Labels of tools for what doesn't count, and for what is no object."""
+MAX_PIXELS = 1 << 30
+_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+"""Put before a file's name by Label Studio when it is uploaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """One image that an annotation file names, and its outlines in pixels."""
+
+    name: str
+    """As the file spells it: a path, an address, or a name with or without its ending."""
+    shapes: tuple[Shape, ...]
+    size: tuple[object, object] = (None, None)
+    """Height and width that the file states."""
+    split: Split | None = None
+    path: Path | None = None
+    """The image, where the layout tells it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderImages:
+    """Places of the images that an annotation file names."""
+
+    folder: Path
+    """The file's."""
+    home: Path
+    """Anywhere in it an image may be, if no other has its name."""
+
+    def find(self, name: str) -> Path:
+        """Give an image's path; a `ValueError` says why there is none."""
+        folder = self.folder
+        for place in (folder, folder / "images", folder.parent / "images", folder.parent):
+            path = inside(place, name) if name else None
+            if path is not None and path.is_file():
+                return path
+        is_within = name and inside(self.home, name) is not None
+        found = self._paths_of[Path(name).name] if is_within else []
+        if not found:
+            raise ValueError("is not there")
+        if len(found) > 1:
+            told = " or ".join(path.relative_to(self.home).as_posix() for path in found[:2])
+            raise ValueError(f"could be {told}: write its folder into the file_name")
+        return found[0]
+
+    def find_loosely(self, name: str) -> Path:
+        """Find an image that is named by an address, an upload's name, or without its ending."""
+        base = Path(unquote(name.rpartition("?d=")[2])).name
+        for one in (name, base, _PREFIX.sub("", base)):
+            for suffix in ("", *sorted(IMAGE_SUFFIXES)):
+                try:
+                    return self.find(one + suffix)
+                except ValueError as error:
+                    if "could be" in str(error):
+                        raise
+        raise ValueError("is not there")
+
+    @cached_property
+    def _paths_of(self) -> dict[str, list[Path]]:
+        paths_of: dict[str, list[Path]] = defaultdict(list)
+        for path in list_folder(self.home).images:
+            paths_of[path.name].append(path)
+        return paths_of
+
+
+def findings_of(
+    items: Iterable[Annotated],
+    root: Path,
+    config: DataConfig,
+    *,
+    problems: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Findings:
+    """Turn what a tool's file holds into records; images without an entry are left out, and said.
+
+    Args:
+        items: in any order; shapes of one image may come in several.
+        root: the dataset's folder, in which images are looked for.
+        config: `labels` chooses classes by name; `missing` what images without an entry are.
+        problems: already known ones, which are told with those found here.
+        folder: where the file lies, if not in `root`.
+
+    Raises:
+        DataError: up to 10 problems at once: missing images, other sizes, outlines whose
+            coordinates aren't pixels; or labels that aren't there.
+    """
+    items, problems = list(items), list(problems)
+    chosen, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
+    images = FolderImages(folder=folder or root, home=root)
+    entry_of: dict[Path, Annotated] = {}
+    for one in items:
+        try:
+            path = one.path or images.find_loosely(one.name)
+        except ValueError as error:
+            problems.append(f"image {one.name} {error}")
+            continue
+        problems += filter(None, [size_problem(path, *one.size), scale_problem(path, one.shapes)])
+        before = entry_of.get(path)
+        entry_of[path] = (
+            replace(one, shapes=(*before.shapes, *one.shapes)) if before is not None else one
+        )
+    if problems:
+        raise DataError(f"{root}: {name_some(problems, limit=10)}")
+    records = [
+        Record(id=_id_of(path, root), image_path=path, shapes=chosen(one.shapes), split=one.split)
+        for path, one in entry_of.items()
+    ]
+    alone = [path for path in list_folder(root).images if path not in entry_of]
+    notes = [note, *missing_note(alone, config, root, noun="annotation")]
+    if config.missing == "empty":
+        records += [Record(id=_id_of(one, root), image_path=one, shapes=()) for one in alone]
+    if empty := sum(not record.shapes for record in records):
+        notes.append(f"{counted(empty, 'image has', 'images have')} no outline: all background")
+    # A split for some would refuse the rest, and a folder that is called train alone is none.
+    if {record.split for record in records} & {None} or all(r.split == "train" for r in records):
+        records = [replace(record, split=None) for record in records]
+    return Findings(records=tuple(sorted(records, key=lambda r: r.id)), notes=tuple(notes))
+
+
+def missing_note(
+    alone: Sequence[Path], config: DataConfig, root: Path, *, noun: str
+) -> tuple[str, ...]:
+    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks.
+
+    Raises:
+        DataError: they are refused.
+    """
+    if not alone:
+        return ()
+    names = name_some(path.relative_to(root).as_posix() for path in alone)
+    told = counted(len(alone), f"image without {noun}", f"images without {noun}")
+    if config.missing == "refuse":
+        raise DataError(f"{root}: {told} ({names}); data.missing: skip leaves them out")
+    if config.missing == "empty":
+        return (f"{told} taken for empty ({names})",)
+    return (f"{told} left out ({names}); data.missing: empty takes them for background",)
+
+
+def choose_labels(names: Iterable[str], config: DataConfig, root: Path) -> tuple["_Chosen", str]:
+    """Choose the labels that are foreground, and say which they are.
+
+    Raises:
+        DataError: `data.labels` names one that isn't there.
+    """
+    counts = Counter(names)
+    usual = {one for one in counts if not is_background(one)}
+    if config.labels is None:
+        told = name_some(sorted(usual - {""}), limit=10)
+        told = f"all labels ({told})" if told else "all that is marked"
+        return _Chosen(labels=frozenset(usual)), f"foreground: {told}"
+    unknown = [one for one in config.labels if one not in counts]
+    if unknown:
+        raise DataError(
+            f"{root}: data.labels names {name_some(unknown)}, which aren't there; there are "
+            f"{name_some(sorted(counts), limit=20)}"
+        )
+    told = name_some(config.labels, limit=10)
+    return (
+        _Chosen(labels=frozenset(config.labels)),
+        f"foreground: {told}; all other labels are background",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    labels: frozenset[str]
+
+    def __call__(self, shapes: Iterable[Shape]) -> tuple[Shape, ...]:
+        """Keep the shapes that are foreground, and mark those that don't count."""
+        return tuple(
+            replace(one, ignored=one.label not in self.labels)
+            for one in shapes
+            if one.label in self.labels or one.label.lower() in IGNORED
+        )
+
+
+def _id_of(path: Path, root: Path) -> str:
+    home = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return home.with_suffix("").as_posix()
+
+
+def is_background(label: str) -> bool:
+    """Tell whether a label, or "number label", is no object by the tools' convention."""
+    return label.lower().split(" ")[-1] in IGNORED | BACKGROUND
+
+
+def scale_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
+    """Say that outlines are scaled to 0..1, which would be a single pixel."""
+    values = [v for one in shapes for ring in one.rings for point in ring for v in point]
+    largest = max(values, default=2.0)
+    if largest > 1.0 or all(value == int(value) for value in values):
+        return None
+    return f"{path.name}: its outlines go from 0 to {largest:g}; give coordinates in pixels"
+
+
+def shape_of(
+    points: Sequence[tuple[float, float]], label: str, *, holes: Sequence[Ring] = ()
+) -> Shape:
+    """Make a shape of a polygon; corners on whole pixels are a traced contour, which is closed.
+
+    Raises:
+        ValueError: fewer than 3 corners.
+    """
+    if len(points) < 3:
+        raise ValueError("has fewer than 3 corners")
+    corners = np.asarray(points, np.float64)
+    closed = bool(np.abs(corners - corners.round()).max() < 0.01)
+    if closed:
+        corners = corners.round()
+    ring = tuple((float(x), float(y)) for x, y in corners)
+    return Shape(rings=(ring, *holes), label=label, closed=closed)
+
+
+def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
+    """Unite an object's rings; only one that lies wholly inside another is a hole in it."""
+    from shapely import Polygon
+
+    areas = [Polygon(ring).buffer(0) for ring in rings]
+    holes_of: dict[int, list[Ring]] = defaultdict(list)
+    outer = []
+    for index, area in enumerate(areas):
+        around = [
+            other
+            for other, larger in enumerate(areas)
+            if other != index and larger.contains_properly(area)
+        ]
+        # A ring inside a hole is an island again.
+        if len(around) % 2:
+            holes_of[min(around, key=lambda other: areas[other].area)].append(rings[index])
+        else:
+            outer.append(index)
+    return tuple(Shape(rings=(rings[one], *holes_of[one]), label=label) for one in outer)
+
+
+def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:
+    """Turn run lengths (column by column, background first) into rectangles, pixel for pixel.
+
+    Raises:
+        ValueError: runs that don't add up to the image.
+    """
+    if not 0 < height * width <= MAX_PIXELS or sum(runs) != height * width:
+        raise ValueError("has run lengths that don't add up to its size")
+    edges = np.cumsum([0, *runs])
+    rings: list[Ring] = []
+    for start, end in zip(edges[1::2].tolist(), edges[2::2].tolist(), strict=False):
+        while start < end:
+            column, top = divmod(start, height)
+            # A run that goes on over the column's foot is cut there; whole columns stay one.
+            columns = max(1, (end - start) // height) if top == 0 else 1
+            bottom = min(height, top + end - start)
+            right = column + columns
+            x0, y0, x1, y1 = float(column), float(top), float(right), float(bottom)
+            rings.append(((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+            start += columns * (bottom - top)  # noqa: PLW2901
+    return tuple(rings)
+
+
+def rings_of_mask(
+    mask_HW: Bool[np.ndarray, "H W"], *, left: float = 0.0, top: float = 0.0
+) -> tuple[Ring, ...]:
+    """Turn a bitmap that lies somewhere in an image into rectangles, pixel for pixel."""
+    height, width = mask_HW.shape
+    flat = mask_HW.T.ravel().astype(np.int8)
+    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    runs = np.diff([0, *changes.tolist(), flat.size]).tolist()
+    return tuple(
+        tuple((x + left, y + top) for x, y in ring)
+        for ring in rings_of_runs(runs, height=height, width=width)
+    )
+
+
+def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
+    """Read a bitmap out of a PNG (bytes, or base64 text); its alpha counts if there is one.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    try:
+        data = base64.b64decode(text, validate=True) if isinstance(text, str) else text
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError("is too large")
+        band = image.getchannel("A") if "A" in image.getbands() else image
+        return np.asarray(band.convert("L") if band.mode == "P" else band) > 0
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"has an unreadable bitmap ({error})") from None
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Give an image's height and width; a `ValueError` says why not."""
+    try:
+        info = probe(path)
+    except ImageError as error:
+        raise ValueError(str(error)) from None
+    return info.height, info.width
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """Give a JSON object, or an empty one in place of anything else."""
+    return value if isinstance(value, Mapping) else {}

@@ -1,0 +1,386 @@
+"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net and Kaggle's run lengths."""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import SPLITS, name_some
+from binseg.data.sources.annotations import (
+    Annotated,
+    FolderImages,
+    findings_of,
+    mapping,
+    missing_note,
+    rings_of_runs,
+    shape_of,
+    size_of,
+)
+from binseg.data.sources.layouts import split_of_path, wrapped
+from binseg.data.sources.listing import Findings, inside, list_folder, read_json, subfolders
+from binseg.data.splits import parse_split
+from binseg.errors import DataError
+from binseg.types import Record, Ring, Shape, Split
+
+__all__ = [
+    "is_kaggle",
+    "is_nnunet",
+    "is_voc",
+    "is_yolo",
+    "read_kaggle",
+    "read_nnunet",
+    "read_voc",
+    "read_yolo",
+]
+
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+VOC_VOID = 255
+_VOC_MASKS = ("SegmentationClassPNG", "SegmentationClass")
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+_IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
+_RUNS_COLUMNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation")
+
+
+def _yaml_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Find YOLO's description of a dataset, which names its splits and classes."""
+    others = list_folder(path, deep=False).others if path.is_dir() else (path,)
+    for file in others:
+        if file.suffix.lower() in {".yaml", ".yml"}:
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                continue
+            if isinstance(content, dict) and "names" in content and {"train", "val"} & {*content}:
+                return file, content
+    return None
+
+
+def is_yolo(path: Path) -> bool:
+    """Tell whether a path is, or holds, YOLO's `data.yaml`."""
+    return _yaml_of(path) is not None
+
+
+def read_yolo(path: Path, config: DataConfig) -> Findings:
+    """Read YOLO's segments: a text beside each image, in `labels/` where that is in `images/`.
+
+    An image without a text has no object, by YOLO's convention.
+
+    Raises:
+        DataError: up to 10 problems at once: boxes instead of segments, unreadable lines.
+    """
+    found = _yaml_of(path)
+    if found is None:
+        raise DataError(f"{path}: needs a data.yaml with the keys names, train and val")
+    file, content = found
+    home = file.parent
+    listed = content["names"]
+    names = dict(enumerate(listed)) if isinstance(listed, list) else mapping(listed)
+    names = {str(key): str(name) for key, name in names.items()}
+    items: list[Annotated] = []
+    problems: list[str] = []
+    for split in SPLITS:
+        for image in _yolo_images(home, content, split):
+            try:
+                shapes = _segments(image, names)
+            except ValueError as error:
+                problems.append(f"{image.name}: {error}")
+                continue
+            items.append(Annotated(name=image.name, path=image, shapes=shapes, split=split))
+    return findings_of(items, home, config, problems=problems)
+
+
+def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterator[Path]:
+    """Give a split's images: of folders, or of the lists of names that a key may also name."""
+    given = content.get(split)
+    for one in given if isinstance(given, list) else [given] if given else []:
+        tops = [home / str(content.get("path") or "."), home]
+        # Roboflow writes ../train/images for what lies beside the file.
+        wanted = [top / str(one) for top in tops] + [home / str(one).removeprefix("../")]
+        place = next((each for each in wanted if each.exists()), None)
+        if place is None:
+            if split == "test":
+                continue  # often named and not delivered
+            raise DataError(f"{home}: {split}: {one} of the .yaml is not there")
+        if place.is_dir():
+            yield from list_folder(place).images
+        else:
+            for name in _lines(place):
+                if (image := inside(home, name)) is not None and image.is_file():
+                    yield image
+
+
+def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts:
+        at = len(parts) - 1 - parts[::-1].index("images")
+        parts[at] = "labels"
+    file = Path(*parts)
+    if not file.is_file():
+        return ()
+    height, width = size_of(image)
+    shapes = []
+    for number, line in enumerate(_lines(file), start=1):
+        words = line.split()
+        if len(words) == 5:
+            raise ValueError(f"line {number} is a box; export segments (YOLO segmentation)")
+        try:
+            values = np.array([float(word) for word in words[1:]])
+            corners = values.reshape(-1, 2) * (width, height)
+        except ValueError:
+            raise ValueError(f"line {number} holds no pairs of numbers") from None
+        label = names.get(words[0], words[0])
+        shapes.append(shape_of([(x, y) for x, y in corners.tolist()], label))
+    return tuple(shapes)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _voc_home(path: Path) -> tuple[Path, Path] | None:
+    """Find `JPEGImages/` and the folder of masks beside it; 1, 2 folders may wrap them."""
+    if not path.is_dir():
+        return None
+    for home in dict.fromkeys([*wrapped(path), *subfolders(path)]):
+        for name in _VOC_MASKS:
+            masks = home / name
+            if (home / "JPEGImages").is_dir() and masks.is_dir() and list_folder(masks).images:
+                return home, masks
+    return None
+
+
+def is_voc(path: Path) -> bool:
+    """Tell whether a folder has Pascal VOC's layout, as labelme2voc writes it, too."""
+    return _voc_home(path) is not None
+
+
+def read_voc(path: Path, config: DataConfig) -> Findings:
+    """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count.
+
+    Raises:
+        DataError: a list that can't be read, or masks without an image.
+    """
+    found = _voc_home(path)
+    if found is None:
+        raise DataError(f"{path}: needs JPEGImages/ and SegmentationClass/")
+    home, masks = found
+    file = home / "class_names.txt"
+    names = _lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
+    split_lists: dict[str, Split] = {}
+    lists = [home / "ImageSets" / "Segmentation", home / "ImageSets"]
+    folder = next((one for one in lists if one.is_dir()), None)
+    for one in list_folder(folder, deep=False).others if folder else ():
+        if one.suffix == ".txt" and (split := parse_split(one.stem)) is not None:
+            split_lists |= dict.fromkeys((line.split()[0] for line in _lines(one)), split)
+    return _paired(
+        _by_stem(home / "JPEGImages"),
+        _by_stem(masks),
+        home,
+        config,
+        classes={name: index for index, name in enumerate(names) if index},
+        ignore=frozenset({VOC_VOID}),
+        split_of_name=split_lists,
+    )
+
+
+def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
+    return {path.stem: (path,) for path in list_folder(folder).images}
+
+
+def _paired(
+    images: Mapping[str, tuple[Path, ...]],
+    masks: Mapping[str, tuple[Path, ...]],
+    home: Path,
+    config: DataConfig,
+    *,
+    classes: Mapping[str, int],
+    ignore: frozenset[int],
+    split_of_name: Mapping[str, Split],
+) -> Findings:
+    """Join images and masks of the same names."""
+    if strays := sorted(masks.keys() - images.keys()):
+        raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
+    listed = {name: split for name, split in split_of_name.items() if name in masks}
+    alone = [images[name][0] for name in sorted(images.keys() - masks.keys())]
+    notes = [*missing_note(alone, config, home, noun="mask")]
+    if listed and len(listed) < len(masks):
+        rest = sorted(masks.keys() - listed.keys())
+        notes.append(f"{len(rest)} images in no list are left out ({name_some(rest)})")
+    names = listed or masks
+    records = [
+        Record(
+            id=name,
+            image_path=images[name][0],
+            further_images=images[name][1:],
+            mask_path=masks[name][0],
+            split=listed.get(name),
+        )
+        for name in sorted(names)
+    ]
+    if config.missing == "empty":
+        records += [Record(id=one.stem, image_path=one, shapes=()) for one in alone]
+    if listed:
+        notes.append("split from the lists of names")
+    return Findings(records=tuple(records), notes=tuple(notes), classes=classes, ignore=ignore)
+
+
+def _nnunet_home(path: Path) -> Path | None:
+    for home in dict.fromkeys([*wrapped(path), *subfolders(path)]) if path.is_dir() else ():
+        if (home / "imagesTr").is_dir() and (home / "labelsTr").is_dir():
+            return home
+    return None
+
+
+def is_nnunet(path: Path) -> bool:
+    """Tell whether a folder is a raw dataset of nnU-Net."""
+    return _nnunet_home(path) is not None
+
+
+def read_nnunet(path: Path, config: DataConfig) -> Findings:
+    """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`.
+
+    Raises:
+        DataError: volumes, which binseg reads as slices, or cases that lack a channel.
+    """
+    home = _nnunet_home(path)
+    if home is None:
+        raise DataError(f"{path}: needs imagesTr/ and labelsTr/")
+    if not list_folder(home / "labelsTr").images:
+        endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
+        raise DataError(
+            f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
+            "slices, PNG or TIFF"
+        )
+    channels: dict[str, dict[str, Path]] = defaultdict(dict)
+    for image in list_folder(home / "imagesTr").images:
+        match = _CHANNEL.match(image.stem)
+        name, channel = (match["case"], match["channel"]) if match else (image.stem, "0000")
+        channels[name][channel] = image
+    usual = set().union(*channels.values())
+    if short := sorted(name for name, files in channels.items() if files.keys() != usual):
+        raise DataError(f"{home}: cases that lack a channel: {name_some(short)}")
+    images = {
+        name: tuple(files[channel] for channel in sorted(files)) for name, files in channels.items()
+    }
+    content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
+    labels = mapping(content.get("labels"))
+    values: dict[str, int] = {}
+    for key, value in labels.items():
+        name, number = (str(value), key) if str(key).isdecimal() else (key, value)
+        if isinstance(number, int) or str(number).isdecimal():
+            values[name] = int(str(number))
+    found = _paired(
+        images,
+        _by_stem(home / "labelsTr"),
+        home,
+        config,
+        classes={name: value for name, value in values.items() if value and name != "ignore"},
+        ignore=frozenset(value for name, value in values.items() if name == "ignore"),
+        split_of_name={},
+    )
+    if len(usual) == 1:
+        return found
+    note = f"images of {len(usual)} files, whose channels are joined in order"
+    return replace(found, notes=(note, *found.notes))
+
+
+def _kaggle_file(path: Path) -> tuple[Path, str, str] | None:
+    """Find a table of run lengths, with the names of its columns of images and runs."""
+    others = list_folder(path, deep=False).others if path.is_dir() else (path,)
+    for file in others:
+        if file.suffix.lower() == ".csv":
+            try:
+                with file.open(encoding="utf-8-sig", newline="") as handle:
+                    header = next(csv.reader(handle), [])
+            except (OSError, UnicodeDecodeError):
+                continue
+            lower = {name.strip().lower(): name for name in header}
+            image = next((lower[one] for one in _IMAGE_COLUMNS if one in lower), None)
+            runs = next((lower[one] for one in _RUNS_COLUMNS if one in lower), None)
+            if image is not None and runs is not None:
+                return file, image, runs
+    return None
+
+
+def is_kaggle(path: Path) -> bool:
+    """Tell whether a path is, or holds, a CSV of run lengths (ImageId, EncodedPixels)."""
+    return _kaggle_file(path) is not None
+
+
+def read_kaggle(path: Path, config: DataConfig) -> Findings:
+    """Read a CSV of run lengths: starts (from 1, column by column) and lengths; empty is no object.
+
+    Raises:
+        DataError: up to 10 problems at once: missing images, runs that leave their image.
+    """
+    found = _kaggle_file(path)
+    if found is None:
+        raise DataError(f"{path}: needs a .csv with the columns ImageId and EncodedPixels")
+    file, image_column, runs_column = found
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for row in rows:
+        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    return _findings_of_runs(runs_of, file.parent, config)
+
+
+def _findings_of_runs(
+    runs_of: Mapping[str, Iterable[tuple[str, str]]], root: Path, config: DataConfig
+) -> Findings:
+    images = FolderImages(folder=root, home=root)
+    items: list[Annotated] = []
+    problems: list[str] = []
+    for name, several in runs_of.items():
+        try:
+            image = images.find_loosely(name)
+            height, width = size_of(image)
+            shapes = tuple(
+                Shape(rings=rings, label=label)
+                for text, label in several
+                if (rings := _rings_of_text(text, height, width))
+            )
+        except ValueError as error:
+            problems.append(f"image {name} {error}")
+            continue
+        items.append(
+            Annotated(name=name, path=image, shapes=shapes, split=split_of_path(image, root))
+        )
+    return findings_of(items, root, config, problems=problems)
+
+
+def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
+    words = text.split()
+    if not words or words == ["-1"]:
+        return ()
+    try:
+        numbers = np.array([int(float(word)) for word in words])
+        starts, lengths = numbers[::2] - 1, numbers[1::2]
+        ends = starts + lengths
+    except (ValueError, OverflowError):
+        raise ValueError("has unreadable run lengths") from None
+    order = np.argsort(starts)
+    starts, ends = starts[order], ends[order]
+    if starts[0] < 0 or (lengths < 1).any() or ends[-1] > height * width:
+        raise ValueError(f"has run lengths that leave its {height}x{width} pixels")
+    if (starts[1:] < ends[:-1]).any():
+        raise ValueError("has run lengths that overlap")
+    edges = np.stack([starts, ends], axis=1).ravel()
+    runs = np.diff([0, *edges.tolist(), height * width]).tolist()
+    return rings_of_runs(runs, height=height, width=width)

@@ -1,0 +1,79 @@
+"""Any network of timm that gives feature maps, as an encoder (extra `timm`)."""
+
+import os
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.models.skeleton import Encoder
+
+__all__ = ["TimmEncoder"]
+
+
+class TimmEncoder(Encoder):
+    """A `features_only` network of timm; its weights are those of the tag in its name.
+
+    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
+
+    Args:
+        in_channels: channels of the images.
+        name: as timm knows it, with or without a tag: `convnext_tiny.in12k_ft_in1k`.
+        pretrained: whether to load timm's weights for the name.
+
+    Raises:
+        MissingExtraError: timm isn't installed.
+        UsageError: timm has no such network, or it gives no feature maps.
+        DataError: its weights can't be had.
+    """
+
+    def __init__(self, in_channels: int, *, name: str, pretrained: bool) -> None:
+        super().__init__()
+        if os.environ.get("BINSEG_OFFLINE", "") not in ("", "0"):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # read when timm's downloader is imported
+        try:
+            import timm
+        except ImportError as error:
+            raise MissingExtraError(
+                "timm", extra="timm", purpose=f"the encoder timm:{name}"
+            ) from error
+        if not timm.is_model(name.partition(".")[0]):
+            raise UsageError(f"timm has no network {name}; python -c 'import timm; "
+                             "print(timm.list_models())' lists them")  # fmt: skip
+        self.features = _build(timm, name, in_channels, pretrained=pretrained)
+        facts = self.features.feature_info
+        self.channels = tuple(facts.channels())
+        self.strides = tuple(facts.reduction())
+        ratios = {high / low for low, high in pairwise(self.strides)}
+        if ratios != {2.0} or self.strides[0] not in (1, 2, 4):
+            raise UsageError(
+                f"timm:{name} can't be an encoder: its maps have strides "
+                f"{', '.join(map(str, self.strides))}, and decoders need maps that halve"
+            )
+        if pretrained:
+            config = timm.get_pretrained_cfg(name)
+            self.trained_with = (tuple(config.mean), tuple(config.std))
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return one map per stage, finest first."""
+        maps: tuple[Tensor, ...] = tuple(self.features(images_BCHW))
+        return maps
+
+
+def _build(timm: Any, name: str, in_channels: int, *, pretrained: bool) -> Any:
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, features_only=True, in_chans=in_channels
+        )
+    except RuntimeError as error:
+        raise UsageError(f"timm:{name} can't be an encoder: {_line(error)}") from error
+    except OSError as error:
+        raise DataError(
+            f"timm's weights of {name} can't be fetched ({_line(error)}); go online once, or leave "
+            "encoder_weights out"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

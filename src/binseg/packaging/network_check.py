@@ -1,0 +1,314 @@
+"""The wall before a network is opened: only such networks pass as our exporter writes.
+
+Runtimes do what a network file says: they read weights from other files that it names, and run
+loops and whole graphs inside a node. So a file is read here first, by an allow-list of messages,
+fields and operators, with the standard library alone; whatever isn't on the lists is refused.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from xml.etree import ElementTree as ET
+
+from binseg.errors import BundleError, one_line
+
+__all__ = ["IR_LAYERS", "ONNX_OPERATORS", "Port", "check_ir", "check_onnx"]
+
+_OPERATORS = (
+    "Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv "
+    "ConvTranspose DequantizeLinear Div Equal Erf Expand Flatten Floor Gather GatherElements "
+    "Greater GreaterOrEqual Identity InstanceNormalization LayerNormalization Less MatMul MaxPool "
+    "Min Mod Mul Neg Pad QuantizeLinear Range ReduceSum Relu Reshape Resize Round Shape Sigmoid "
+    "Slice Softmax Sqrt Sub TopK Transpose Unsqueeze Where"
+)
+_LAYERS = (
+    "Abs Add AvgPool BatchNormInference Broadcast Clamp Concat Const Convert Convolution "
+    "ConvolutionBackpropData Divide Equal Erf FakeQuantize Floor FloorMod Gather GatherElements "
+    "Greater GreaterEqual GroupConvolution Interpolate Less LogicalAnd MVN MatMul MaxPool Maximum "
+    "Minimum Multiply Negative Pad Parameter Range ReLU ReduceSum Reshape Result Round Select "
+    "ShapeOf Sigmoid Slice SoftMax Sqrt Squeeze Subtract TopK Transpose Unsqueeze VariadicSplit"
+)
+ONNX_OPERATORS = frozenset(_OPERATORS.split())
+"""Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives
+the list from exports of all our networks."""
+IR_LAYERS = frozenset(_LAYERS.split())
+"""Layers of the same networks in OpenVINO's own form."""
+
+_TYPES = {
+    1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8),
+    9: ("bool", 1), 11: ("float64", 8),
+}  # fmt: skip
+"""Element types of ONNX by number: name, and bytes of an element."""
+_IR_TYPES = {
+    "f32": ("float32", 4), "f64": ("float64", 8), "u8": ("uint8", 1), "i8": ("int8", 1),
+    "i32": ("int32", 4), "i64": ("int64", 8), "boolean": ("bool", 1), "string": ("", 0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """An input or output of a network."""
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+    """Sizes by axis; None where any is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Message:
+    """A kind of message of ONNX's protobuf: the fields that we write, by number."""
+
+    name: str
+    single: frozenset[int] = frozenset()
+    repeated: frozenset[int] = frozenset()
+    children: Mapping[int, "_Message"] = field(default_factory=dict)
+    """Messages inside, by the number of their field, which is in one of the two others."""
+
+
+_ENTRY = _Message(name="metadata", single=frozenset({1, 2}))
+_OPSET = _Message(name="opset", single=frozenset({1, 2}))
+# No segment, no strings, no external_data and no data_location.
+_TENSOR = _Message(name="tensor", single=frozenset({2, 8, 9}), repeated=frozenset({1, 4, 5, 7, 10}))
+_DIM = _Message(name="size", single=frozenset({1, 2}))
+_SHAPE = _Message(name="shape", repeated=frozenset({1}), children={1: _DIM})
+_TENSOR_TYPE = _Message(name="tensor type", single=frozenset({1, 2}), children={2: _SHAPE})
+_TYPE = _Message(name="type", single=frozenset({1}), children={1: _TENSOR_TYPE})
+_VALUE = _Message(name="value", single=frozenset({1, 2}), children={2: _TYPE})
+# No graphs, no sparse tensors, no types and no references to attributes of a function.
+_ATTRIBUTE = _Message(
+    name="attribute",
+    single=frozenset({1, 2, 3, 4, 5, 20}),
+    repeated=frozenset({7, 8, 9}),
+    children={5: _TENSOR},
+)
+_NODE = _Message(
+    name="node",
+    single=frozenset({3, 4, 6, 7}),
+    repeated=frozenset({1, 2, 5}),
+    children={5: _ATTRIBUTE},
+)
+_GRAPH = _Message(
+    name="graph",
+    single=frozenset({2, 10}),
+    repeated=frozenset({1, 5, 11, 12, 13}),
+    children={1: _NODE, 5: _TENSOR, 11: _VALUE, 12: _VALUE, 13: _VALUE},
+)
+# No functions, and nothing of training.
+_MODEL = _Message(
+    name="model",
+    single=frozenset({1, 2, 3, 7}),
+    repeated=frozenset({8, 14}),
+    children={7: _GRAPH, 8: _OPSET, 14: _ENTRY},
+)
+
+
+class _Found:
+    """A message that was read: its fields by number, by what they hold."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[int, list[int]] = defaultdict(list)
+        self.data: dict[int, list[memoryview]] = defaultdict(list)
+        self.messages: dict[int, list[_Found]] = defaultdict(list)
+
+    def text(self, number: int) -> str:
+        """Read a field of text; empty where it is left out."""
+        return bytes(self.data[number][0]).decode("utf-8") if self.data[number] else ""
+
+
+def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
+    """Check an ONNX file, and tell its one input and its one output.
+
+    Args:
+        data: the file.
+        name: its name in errors.
+
+    Raises:
+        BundleError: not ONNX, damaged, or with anything that our exporter doesn't write: weights
+            in other files, graphs inside nodes, functions, other operators, tensors that lie about
+            their size.
+    """
+    try:
+        return _read_onnx(data)
+    except (ValueError, KeyError, TypeError, IndexError) as problem:
+        raise _refusal(name, problem) from None
+
+
+def _read_onnx(data: bytes) -> tuple[Port, Port]:
+    (graph,) = _parse(memoryview(data), _MODEL).messages[7]
+    tensors = graph.messages[5]
+    for node in graph.messages[1]:
+        operator, domain = node.text(4), node.text(7)
+        if domain or operator not in ONNX_OPERATORS:
+            told = f"{domain}.{operator}" if domain else operator
+            raise ValueError(f"the operator {told or '(none)'} isn't one that binseg exports")
+        for attribute in node.messages[5]:
+            tensors += attribute.messages[5]
+    for tensor in tensors:
+        _check_tensor(tensor)
+    (given,), (made,) = graph.messages[11], graph.messages[12]
+    return _port(given), _port(made)
+
+
+def check_ir(network: bytes, weights: bytes, *, name: str) -> tuple[Port, Port]:
+    """Check a network in OpenVINO's own form, and tell its one input and its one output.
+
+    Args:
+        network: the XML.
+        weights: the numbers that it names by their place.
+        name: its name in errors.
+
+    Raises:
+        BundleError: as `check_onnx`.
+    """
+    try:
+        return _read_ir(network.decode("utf-8"), len(weights))
+    except (ValueError, KeyError, TypeError, IndexError, ET.ParseError) as problem:
+        raise _refusal(name, problem) from None
+
+
+def _read_ir(text: str, num_bytes: int) -> tuple[Port, Port]:
+    # Neither entities nor other encodings, which two parsers could read in two ways.
+    if not text.startswith('<?xml version="1.0"?>') or "<!" in text or "<?" in text[1:]:
+        raise ValueError("its XML isn't as OpenVINO writes it")
+    root = ET.fromstring(text)
+    _expect(root, "net", {"layers", "edges", "rt_info"})
+    ports: dict[str, list[Port]] = {"Parameter": [], "Result": []}
+    for layer in root.iterfind("layers/*"):
+        _expect(layer, "layer", {"data", "input", "output", "rt_info"})
+        kind = layer.get("type", "")
+        if kind not in IR_LAYERS or not layer.get("version", "").startswith("opset"):
+            raise ValueError(f"the layer {kind or '(none)'} isn't one that binseg exports")
+        if kind == "Const":
+            _check_const(layer, num_bytes)
+        if kind in ports:
+            ports[kind].append(_ir_port(layer))
+    (given,), (made,) = ports["Parameter"], ports["Result"]
+    return given, made
+
+
+def _refusal(name: str, problem: Exception) -> BundleError:
+    return BundleError(
+        f"{name}: not a network that binseg exported, or damaged: "
+        f"{one_line(str(problem), limit=200)}; it is not opened"
+    )
+
+
+def _parse(data: memoryview, kind: _Message) -> _Found:
+    """Read a message into its fields by number; fields that we don't write are an error."""
+    found, seen = _Found(), set[int]()
+    for number, value in _fields(data):
+        if number in kind.single and number in seen:
+            # Readers take the last, or merge both: no two need agree.
+            raise ValueError(f"a {kind.name} holds field {number} twice")
+        if number not in kind.single and number not in kind.repeated:
+            raise ValueError(f"a {kind.name} holds field {number}, which binseg never writes")
+        seen.add(number)
+        if isinstance(value, int):
+            found.numbers[number].append(value)
+        elif number in kind.children:
+            found.messages[number].append(_parse(value, kind.children[number]))
+        else:
+            found.data[number].append(value)
+    return found
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Cut a message of protobuf into numbers of fields and their values, without their meaning."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire, length = tag & 7, 0
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield tag >> 3, value
+            continue
+        if wire == 2:
+            length, at = _varint(data, at)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise ValueError("no protobuf that anybody writes")
+        if tag >> 32 or length > len(data) - at:
+            raise ValueError("it is cut off")
+        yield tag >> 3, data[at : at + length]
+        at += length
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for index in range(10):
+        byte = data[at + index]
+        value |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return value, at + index + 1
+    raise ValueError("no protobuf: a number without end")
+
+
+def _check_tensor(tensor: _Found) -> None:
+    """Refuse a tensor whose numbers aren't as many as its shape says."""
+    _, size = _TYPES[tensor.numbers[2][0]]
+    claimed = math.prod(tensor.numbers[1] + [n for part in tensor.data[1] for n in _packed(part)])
+    there: float = sum(len(part) for part in tensor.data[9]) / size
+    for number, width in ((4, 4), (10, 8)):  # floats and doubles; a packed one is many at once
+        there += sum(len(part) for part in tensor.data[number]) / width
+    for number in (5, 7):
+        there += len(tensor.numbers[number]) + sum(
+            1 for part in tensor.data[number] for _ in _packed(part)
+        )
+    if claimed != there:
+        raise ValueError(f"a tensor claims {claimed} numbers and holds {there:g}")
+
+
+def _packed(data: memoryview) -> Iterator[int]:
+    at = 0
+    while at < len(data):
+        number, at = _varint(data, at)
+        yield number
+
+
+def _port(value: _Found) -> Port:
+    """Read name, type and shape of an input or output of ONNX."""
+    tensor = value.messages[2][0].messages[1][0]
+    dims = tensor.messages[2][0].messages[1]
+    return Port(
+        name=value.text(1),
+        type=_TYPES[tensor.numbers[1][0]][0],
+        shape=tuple(one.numbers[1][0] if one.numbers[1] else None for one in dims),
+    )
+
+
+def _expect(element: ET.Element, tag: str, children: set[str]) -> None:
+    """Refuse another element, or one with other children (bodies of loops are such)."""
+    found = {child.tag for child in element}
+    if element.tag != tag or not found <= children:
+        raise ValueError(f"its XML holds {', '.join(sorted(found - children)) or element.tag}")
+
+
+def _check_const(layer: ET.Element, num_bytes: int) -> None:
+    """Refuse a constant that lies outside the weights, or whose size isn't its shape's."""
+    told = dict(layer[0].items())
+    offset, size = int(told["offset"]), int(told["size"])
+    _, itemsize = _IR_TYPES[told["element_type"]]
+    claimed = math.prod(one or 0 for one in _ir_shape(told["shape"])) * itemsize
+    if offset < 0 or size < 0 or offset + size > num_bytes or claimed != size:
+        raise ValueError(f"a constant claims {claimed} bytes at {offset} of {num_bytes}")
+
+
+def _ir_port(layer: ET.Element) -> Port:
+    """Read type and shape of a Parameter, or of what a Result takes."""
+    name = layer.get("name", "")
+    data = layer.find("data")
+    if data is not None and data.get("element_type"):
+        type_, shape = data.attrib["element_type"], _ir_shape(data.attrib["shape"])
+    else:
+        (port,) = layer.iterfind("input/port")
+        type_ = port.attrib["precision"].lower().replace("fp", "f")
+        shape = tuple(None if one.text == "-1" else int(one.text or "") for one in port)
+    return Port(name=name, type=_IR_TYPES[type_][0], shape=shape)
+
+
+def _ir_shape(text: str) -> tuple[int | None, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(int(part) if part.isdigit() else None for part in parts)
