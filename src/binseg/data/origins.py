@@ -212,11 +212,11 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
 
 def _by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
     """Group copies of one photo, which names tell, with the photo itself."""
-    source_of = {}
-    for row in rows:
-        name = _within_split(records[row].id)
-        match = _COPY.match(name)
-        source_of[row] = (match["a"] or match["b"]) if match else name
+    names = {row: _within_split(records[row].id) for row in rows}
+    matches = {row: _COPY.match(name) for row, name in names.items()}
+    sources = {row: match["a"] or match["b"] for row, match in matches.items() if match}
+    photos = set(sources.values())
+    source_of = sources | {row: name for row, name in names.items() if name in photos}
     num_of = Counter(source_of.values())
     return {row: source for row, source in source_of.items() if num_of[source] > 1}
 
