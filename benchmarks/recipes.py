@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from binseg.training.precision import resolve_device, resolve_precision
 
 from binseg.cli.progress import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
@@ -32,6 +31,7 @@ from binseg.models.zoo import build_model, num_parameters
 from binseg.pipelines.run_folder import RunFolder, environment
 from binseg.pipelines.train import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
+from binseg.training.devices import resolve_device, resolve_precision
 
 LADDER: Mapping[str, tuple[str, ...]] = {
     "1 BCE, lr 1e-5, no augmentation": (
