@@ -180,3 +180,14 @@ def test_turned_images_blame_masks_only_where_they_are_not(sound: Path) -> None:
     assert "mask" not in text
     Image.open(mask).transpose(Image.Transpose.ROTATE_180).save(mask)
     assert "1 without such a note in the mask" in findings_of(sound)["turned"].text
+
+
+def test_inverted_masks_are_a_warning(sound: Path) -> None:
+    """One inverted mask among right ones is named, as it is when the data is opened."""
+    assert "inverted" not in findings_of(sound)
+    _, mask = paths(sound, "train/t00")
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    found = findings_of(sound)["inverted"]
+    assert found.severity == "warning"
+    assert "1 mask looks inverted beside the others" in found.text
+    assert mask.name in found.text

@@ -30,6 +30,7 @@ _TITLES: Mapping[str, str] = {
     "duplicate": "The same image more than once",
     "empty-mask": "Empty masks",
     "full-mask": "Full masks",
+    "inverted": "Masks that look inverted",
     "leak": "The same image in two splits",
     "long": "Very long images",
     "misfit": "Masks that don't fit their image",
