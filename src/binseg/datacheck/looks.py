@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, UInt8
 
 from binseg.data.masks import MaskRule
-from binseg.data.samples import in_pose, rasterise
+from binseg.data.samples import fill_shapes, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE
 from binseg.datacheck.outlines import Outline, measure
@@ -140,7 +140,7 @@ def _truth(record: Record, rule: MaskRule, root: Path, size: tuple[int, ...]) ->
     """Read the mask; where it can't be used, say why and go on with the image alone."""
     everywhere_HW = np.ones(size, np.bool_)
     if record.shapes is not None:
-        return rasterise(record.shapes, *size), everywhere_HW, False, None
+        return *fill_shapes(record.shapes, size[0], size[1]), False, None
     if record.mask_path is None:
         return None, everywhere_HW, False, None
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), everywhere_HW, False
