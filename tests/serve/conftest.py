@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 
 import binseg
 from binseg.inference import Predictor
-from binseg.serve.app import Access, Service, create_app
+from binseg.serve.app import Access, create_app
 from binseg.serve.limits import Limits
-from binseg.serve.running import Server
+from binseg.serve.server import Server
+from binseg.serve.service import Service
 
 Open = Callable[..., AbstractContextManager[TestClient]]
 Listen = Callable[..., AbstractContextManager[Server]]

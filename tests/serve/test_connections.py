@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from binseg.serve.limits import Limits
-from binseg.serve.running import Server
+from binseg.serve.server import Server
 
 from .conftest import Listen
 

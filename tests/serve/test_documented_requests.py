@@ -53,7 +53,7 @@ def test_every_curl_line_runs(listen: Listen, folder: Path, predictor: Predictor
     mask = decoded((folder / "mask.png").read_bytes())
     assert np.array_equal(mask > 0, predictor.predict(folder / "photo.jpg").mask)
     assert decoded((folder / "cutout.png").read_bytes()).shape == (36, 44, 4)
-    assert json.loads((folder / "answer.json").read_bytes())["width"] == 44
+    assert json.loads((folder / "prediction.json").read_bytes())["width"] == 44
     with zipfile.ZipFile(folder / "masks.zip") as archive:
         assert archive.namelist() == ["photo.png", "other.png"]
 

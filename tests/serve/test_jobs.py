@@ -24,7 +24,7 @@ from binseg.inference import Predictor
 from binseg.serve.job_store import IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Limits
-from binseg.serve.shelf import Shelf
+from binseg.serve.model_registry import ModelRegistry
 
 from .conftest import Open, decoded
 
@@ -142,7 +142,7 @@ def test_a_result_is_not_there_too_early(open_client: Open, image: bytes) -> Non
             folder = service.store.new_folder()
             (folder / IMAGE).write_bytes(image)
             job = service.store.add(
-                folder, model=service.shelf.default.id, name="p", query={"output": "mask"},
+                folder, model=service.registry.default.id, name="p", query={"output": "mask"},
                 num_bytes=1,
             )  # fmt: skip
             answer = client.get(f"/v1/jobs/{job.id}/result")
@@ -184,7 +184,7 @@ def test_an_orderly_end_puts_the_job_back(
     slow = copy(predictor)
     slow.backend = stuck = _Stuck(predictor)
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([slow]), Limits())
+    worker = JobWorker(store, ModelRegistry([slow]), Limits())
     ids = [_put(store, image, predictor.bundle_id) for _ in range(3)]
     worker.wake()
     assert stuck.entered.wait(PATIENCE_S)
@@ -198,7 +198,7 @@ def test_an_orderly_end_puts_the_job_back(
     store.close()
 
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits())
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["done"] < 3 and time.monotonic() < until:
         time.sleep(0.02)
@@ -219,7 +219,7 @@ def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
         assert begun.id == id_
         store.close()  # as by a crash: nothing is put back
         store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits())
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["failed"] == 0 and time.monotonic() < until:
         time.sleep(0.02)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from binseg.errors import UsageError
-from binseg.serve.capacity import Capacity
-from binseg.serve.limits import Limits
+from binseg.serve.limits import Capacity, Limits
 from binseg.serve.refusals import Refusal
 
 from .conftest import Open, png
@@ -212,13 +211,13 @@ def test_memory_is_a_limit_too() -> None:
     """Two that fit are held, a third is told to come again, and whoever is alone always fits."""
     limits = Limits(max_bytes=1, max_pixels=1)  # 36 bytes in all
     capacity = Capacity(limits)
-    with capacity.holding() as alone:
+    with capacity.reservation() as alone:
         alone.grow(1000)
-        with capacity.holding() as other, pytest.raises(Refusal) as refused:
+        with capacity.reservation() as other, pytest.raises(Refusal) as refused:
             other.grow(1)
         assert refused.value.status == 429
     assert capacity.held_bytes == 0
-    with capacity.holding() as one, capacity.holding() as two:
+    with capacity.reservation() as one, capacity.reservation() as two:
         one.grow(18)
         two.grow(18)
         assert capacity.held_bytes == 36
@@ -233,8 +232,8 @@ def test_tiles_are_counted_before_they_are_made() -> None:
     shape = Preprocessing(resize="tile", height=64, width=64, scale=8.0)
     limits = Limits(max_pixels=10_000)
     image = png(np.zeros((100, 100), np.uint8))
-    with Capacity(limits).holding() as held, pytest.raises(Refusal) as refused:
-        take_in(image, shape, name="p", limits=limits, held=held, keeps_image=False)
+    with Capacity(limits).reservation() as held, pytest.raises(Refusal) as refused:
+        take_in(image, shape, name="p", limits=limits, reserved=held, keeps_image=False)
     assert refused.value.status == 413
     assert "tiles" in refused.value.message
 
@@ -261,15 +260,15 @@ def test_a_part_gives_its_bytes_back_before_the_rest() -> None:
     limits = Limits(max_bytes=1000, max_pixels=1000)
     capacity = Capacity(limits)
     most = limits.max_memory
-    with capacity.holding() as batch:
+    with capacity.reservation() as batch:
         batch.grow(100)
         for _ in range(3):
             with batch.part() as image:
                 image.grow(most)  # alone, it may have all there is and more
                 assert capacity.held_bytes == most + 100
-                with capacity.holding() as other, pytest.raises(Refusal):
+                with capacity.reservation() as other, pytest.raises(Refusal):
                     other.grow(1)
             assert (capacity.held_bytes, batch.num_bytes) == (100, 100)
-        with capacity.holding() as other:
+        with capacity.reservation() as other:
             other.grow(1)
     assert capacity.held_bytes == 0

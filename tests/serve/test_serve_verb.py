@@ -14,9 +14,9 @@ from binseg.cli import app
 from binseg.cli.serve import _token
 from binseg.errors import BinsegError
 from binseg.inference.pretrained import default_bundle_path
-from binseg.serve import shelf
-from binseg.serve.running import is_loopback
-from binseg.serve.shelf import choose_bundles
+from binseg.serve import model_registry
+from binseg.serve.model_registry import choose_bundles
+from binseg.serve.server import is_loopback
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_without_a_model_the_built_in_one_is_served(monkeypatch: pytest.MonkeyPa
         assert bundles == [default_bundle_path()]
         raise BinsegError("this far and no further")
 
-    monkeypatch.setattr(shelf, "open_models", opened)
+    monkeypatch.setattr(model_registry, "open_models", opened)
     result = _run("--port", "0")
     line, last = result.stderr.splitlines()
     assert "this far" in last

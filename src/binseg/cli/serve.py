@@ -12,7 +12,7 @@ from binseg.cli.options import Device, register
 from binseg.errors import BinsegError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from binseg.serve.app import Service
+    from binseg.serve.service import Service
 
 __all__ = ["add_to", "serve"]
 
@@ -120,10 +120,11 @@ def serve(
     """
     del context
     try:
-        from binseg.serve.app import Access, Service
+        from binseg.serve.app import Access
         from binseg.serve.limits import Limits
-        from binseg.serve.running import Server, bind, is_loopback
-        from binseg.serve.shelf import choose_bundles, open_models
+        from binseg.serve.model_registry import choose_bundles, open_models
+        from binseg.serve.server import Server, bind, is_loopback
+        from binseg.serve.service import Service
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _PARTS:
@@ -173,7 +174,7 @@ def serve(
 
 
 def _say_started(service: "Service", url: str) -> None:
-    names = ", ".join(model.name for model in service.shelf)
+    names = ", ".join(model.name for model in service.registry)
     message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
 
 

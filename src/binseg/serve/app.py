@@ -1,38 +1,46 @@
-"""The application: all parts put together."""
+"""The application: access control around every request, and all routes behind it."""
 
+import hmac
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from binseg.inference import Predictor
-from binseg.serve.capacity import Capacity
-from binseg.serve.examples import Examples
-from binseg.serve.guard import Guard
-from binseg.serve.job_store import JobStore
-from binseg.serve.job_worker import JobWorker
-from binseg.serve.limits import Limits
-from binseg.serve.metrics import Metrics
-from binseg.serve.pipeline import Pipeline
-from binseg.serve.refusals import add_handlers
-from binseg.serve.shelf import Shelf
+from binseg.serve import job_routes, routes
+from binseg.serve.refusals import Refusal, add_handlers
+from binseg.serve.service import Service
 
-__all__ = ["Access", "Service", "create_app"]
+__all__ = ["LOOPBACK", "Access", "create_app"]
 
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""Names by which this machine calls itself."""
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
-_READABLE = [
-    "Retry-After",
-    "X-Binseg-Model",
-    "X-Binseg-Threshold",
-    "X-Binseg-Size",
-    "X-Binseg-Seconds",
-]
+_READABLE = [f"X-Binseg-{name}" for name in ("Model", "Threshold", "Size", "Seconds")]
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
+}
+_OPEN = ("/healthz", "/readyz", "/static/")
+"""Paths without a token: the page must be there to ask for it; probes of health bring none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,57 +48,12 @@ class Access:
     """Who may use a server."""
 
     token: str | None = field(default=None, repr=False)
-    """What requests must bear; None for no token."""
+    """The secret that requests must bear; None for no token."""
     hosts: Sequence[str] = ()
-    """Host names by which it may be called; empty for any."""
+    """Host names by which the server may be called; empty for any. They keep a web page whose name
+    suddenly means 127.0.0.1 (DNS rebinding) from using a server on its visitor's machine."""
     origins: Sequence[str] = ()
-    """Other web pages that may use it ("https://example.org")."""
-
-
-class Service:
-    """The parts that the routes use.
-
-    Args:
-        predictors: opened bundles; the first is the default.
-        state: folder of the jobs.
-        limits: how much is taken.
-    """
-
-    def __init__(self, predictors: Sequence[Predictor], *, state: Path, limits: Limits) -> None:
-        self.limits = limits
-        self.shelf = Shelf(predictors)
-        self.examples = Examples(self.shelf)
-        self.capacity = Capacity(limits)
-        self.metrics = Metrics()
-        self.pipeline = Pipeline(limits)
-        self.store = JobStore(state)
-        self.is_ready = False
-        self._worker: JobWorker | None = None
-        self.metrics.watch(self.capacity, self.store)
-
-    @property
-    def worker(self) -> JobWorker:
-        """What does the jobs, while the server runs."""
-        assert self._worker is not None, "jobs are asked for while the server runs"
-        return self._worker
-
-    def open(self) -> None:
-        """Start all threads."""
-        assert self._worker is None, "a service is opened once"
-        for model in self.shelf:
-            model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
-        self._worker = JobWorker(self.store, self.shelf, self.limits)
-        self.is_ready = True
-
-    def close(self) -> None:
-        """Finish what was begun, except for the job in work, which goes on at the next start."""
-        self.is_ready = False
-        if self._worker is not None:
-            self._worker.stop()
-        self.pipeline.close()
-        for model in self.shelf:
-            model.close()
-        self.store.close()
+    """Other web pages that may use it ("https://example.org"); "*" for any."""
 
 
 def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
@@ -98,10 +61,8 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
 
     Args:
         service: the parts.
-        access: who may use it.
+        access: who may use it; everyone if left out.
     """
-    from binseg.serve import job_routes, routes  # they use this module's Service
-
     chosen = access or Access()
 
     @asynccontextmanager
@@ -123,14 +84,7 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
     add_handlers(app)
     routes.add_to(app, service)
     job_routes.add_to(app, service)
-    guarded: ASGIApp = Guard(
-        app,
-        token=chosen.token,
-        hosts=chosen.hosts,
-        origins=chosen.origins,
-        max_head_bytes=service.limits.max_head_bytes,
-        told=service.metrics.answered,
-    )
+    guarded: ASGIApp = _AccessControl(app, access=chosen, service=service)
     if chosen.origins:
         guarded = CORSMiddleware(
             guarded,
@@ -140,3 +94,116 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
             expose_headers=_READABLE,
         )
     return guarded
+
+
+class _AccessControl:
+    """The first thing that every request meets; it also sets the headers of every response."""
+
+    def __init__(self, app: ASGIApp, *, access: Access, service: Service) -> None:
+        self._app = app
+        self._token = None if access.token is None else access.token.encode()
+        self._hosts = frozenset(host.lower() for host in access.hosts)
+        self._own = self._hosts.difference(LOOPBACK)
+        self._origins = frozenset(access.origins)
+        self._max_head_bytes = service.limits.max_head_bytes
+        self._answered = service.metrics.answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if not self._origins:
+                    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+                if scope["path"].startswith("/v1/"):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        try:
+            app = self._app if refusal is None else refusal.response()
+            await app(scope, receive, guarded)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "other"
+            # Clients may invent methods, and each would be a line of the figures.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._answered(route, method, status, time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = _name_of(host)
+        if _head_bytes(scope) > self._max_head_bytes:
+            return Refusal(
+                431,
+                "head_too_large",
+                f"Address and headers have more than {self._max_head_bytes} bytes.",
+            )
+        # A name can be made to lead here by whoever owns it, a number can't.
+        if self._hosts and name not in self._hosts and not _is_number(name):
+            return Refusal(
+                403,
+                "wrong_host",
+                "This server isn't called by that name; --allow-host NAME adds one.",
+            )
+        if origin is not None and not self._may_use(origin, host):
+            return Refusal(
+                403, "wrong_origin", "That web page may not use this server; --cors lists who may."
+            )
+        path: str = scope["path"]
+        is_open = scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith(_OPEN))
+        if self._token and not is_open and not _bears(headers, self._token):
+            return Refusal(
+                401,
+                "token",
+                "A token is needed: send the header Authorization: Bearer TOKEN.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return None
+
+    def _may_use(self, origin: str, host: str) -> bool:
+        """Tell whether a page of this origin is listed, or one of this very server."""
+        try:
+            place = urlsplit(origin).netloc.lower()
+        except ValueError:
+            return False
+        # A proxy may call the server by another name than its visitors do.
+        is_own = place != "" and (place == host.lower() or _name_of(place) in self._own)
+        return is_own or "*" in self._origins or origin.lower() in self._origins
+
+
+def _head_bytes(scope: Scope) -> int:
+    address = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    return address + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def _bears(headers: Headers, token: bytes) -> bool:
+    """Compare in constant time: how long it takes doesn't say how near a guess came."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    is_equal = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
+    return kind.lower() == "bearer" and is_equal
+
+
+def _name_of(host: str) -> str:
+    """Give a host's name without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lower() + "]"
+    return host.partition(":")[0].lower()
+
+
+def _is_number(name: str) -> bool:
+    """Tell whether a host is called by its address."""
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

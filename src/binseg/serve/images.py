@@ -8,14 +8,13 @@ from jaxtyping import Num, UInt8
 from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, decode_image, encode_image, probe_bytes
 from binseg.report import for_display
-from binseg.serve.capacity import Held
-from binseg.serve.limits import Limits
+from binseg.serve.limits import Limits, Reservation
 from binseg.serve.refusals import Refusal
 from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare
 from binseg.types import Preprocessing
 
-__all__ = ["Taken", "look_at", "preview", "take_in"]
+__all__ = ["DecodedImage", "look_at", "preview", "take_in"]
 
 _MOST_SIDE = 4096
 """Of a preview; browsers refuse canvases that are much larger."""
@@ -25,7 +24,7 @@ _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class DecodedImage:
     """An image that was read, and what the model gets of it."""
 
     height: int
@@ -66,9 +65,9 @@ def take_in(
     *,
     name: str,
     limits: Limits,
-    held: Held,
+    reserved: Reservation,
     keeps_image: bool,
-) -> Taken:
+) -> DecodedImage:
     """Read an image and make the model's inputs.
 
     Args:
@@ -76,7 +75,7 @@ def take_in(
         preprocessing: of the model.
         name: what refusals call the image.
         limits: how large it may be.
-        held: counts its pixels.
+        reserved: counts its pixels.
         keeps_image: whether the image itself is needed later.
 
     Raises:
@@ -95,11 +94,11 @@ def take_in(
             "it as a job (POST /v1/jobs).",
         )
     per_pixel = preprocessing.channels + 4
-    held.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
+    reserved.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
     image_HWC = decode_image(data, name=name)
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     height, width = image_HWC.shape[:2]
-    return Taken(
+    return DecodedImage(
         height=height,
         width=width,
         inputs_NHWC=inputs_NHWC,
@@ -107,7 +106,9 @@ def take_in(
     )
 
 
-def preview(data: bytes, *, name: str, limits: Limits, held: Held) -> tuple[bytes, tuple[int, int]]:
+def preview(
+    data: bytes, *, name: str, limits: Limits, reserved: Reservation
+) -> tuple[bytes, tuple[int, int]]:
     """Any image as a PNG that browsers show, and its own height and width.
 
     Raises:
@@ -115,7 +116,7 @@ def preview(data: bytes, *, name: str, limits: Limits, held: Held) -> tuple[byte
         ImageError: no image.
     """
     info = look_at(data, name=name, limits=limits)
-    held.grow(_num_bytes(info) + 8 * info.height * info.width)
+    reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
     image_HWC = decode_image(data, name=name)
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():

@@ -22,10 +22,10 @@ from binseg.inference.runtimes import Backend
 from binseg.progress import Task
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
+from binseg.serve.model_registry import ModelRegistry
 from binseg.serve.pipeline import check_outline
 from binseg.serve.queries import Wanted
 from binseg.serve.refusals import Refusal, refusal_of
-from binseg.serve.shelf import Shelf
 from binseg.transforms.geometry import plan
 from binseg.types import TTA_PASSES
 
@@ -73,13 +73,13 @@ class JobWorker:
 
     Args:
         store: the jobs.
-        shelf: the models.
+        registry: the models.
         limits: how long results are kept.
     """
 
-    def __init__(self, store: JobStore, shelf: Shelf, limits: Limits) -> None:
+    def __init__(self, store: JobStore, registry: ModelRegistry, limits: Limits) -> None:
         self._store = store
-        self._shelf = shelf
+        self._registry = registry
         self._limits = limits
         self._changed = threading.Condition()
         self._stopping = False
@@ -149,7 +149,7 @@ class JobWorker:
             self._compute(job, current)
         except _StoppedError:
             if not current.removed:
-                self._store.put_back(job.id)
+                self._store.put_back(job)
         except (Refusal, BinsegError) as error:
             why = refusal_of(error) if isinstance(error, BinsegError) else error
             message = _without_places(why.message, self._store.path(job.id), job.name)
@@ -166,7 +166,7 @@ class JobWorker:
 
     def _compute(self, job: Job, current: _Current) -> None:
         folder = self._store.path(job.id)
-        model = self._shelf.find(job.model)
+        model = self._registry.find(job.model)
         order = _Order.of(job)
         predictor = model.predictor
         if order.wanted.threshold is not None:

@@ -15,15 +15,14 @@ from starlette.requests import ClientDisconnect
 
 from binseg.errors import BinsegError
 from binseg.inference.outputs import Answer, encode_output
-from binseg.serve.bodies import Sent
-from binseg.serve.capacity import Held
-from binseg.serve.images import Taken, take_in
-from binseg.serve.limits import Limits
+from binseg.serve.images import DecodedImage, take_in
+from binseg.serve.limits import Limits, Reservation
+from binseg.serve.model_registry import ServedModel
 from binseg.serve.queries import Output, Wanted
 from binseg.serve.refusals import Refusal, refusal_of
-from binseg.serve.shelf import ServedModel
+from binseg.serve.uploads import Upload
 
-__all__ = ["Made", "Pipeline", "unless_gone"]
+__all__ = ["EncodedResult", "Pipeline", "unless_gone"]
 
 _MOST_OUTLINE = 4_000_000
 """Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
@@ -31,7 +30,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class EncodedResult:
     """An answer, encoded."""
 
     data: bytes
@@ -72,8 +71,14 @@ class Pipeline:
         return await loop.run_in_executor(self._threads, partial(function, *given, **named))
 
     async def predict(
-        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
-    ) -> Made:
+        self,
+        model: ServedModel,
+        sent: Upload,
+        wanted: Wanted,
+        *,
+        output: Output,
+        reserved: Reservation,
+    ) -> EncodedResult:
         """Answer one image.
 
         Raises:
@@ -89,7 +94,7 @@ class Pipeline:
                 model.predictor.preprocessing,
                 name=sent.name,
                 limits=self._limits,
-                held=held,
+                reserved=reserved,
                 keeps_image=output in ("overlay", "cutout"),
             )
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(taken.inputs_NHWC))
@@ -108,7 +113,7 @@ class Pipeline:
             threshold=threshold,
             output=output,
         )
-        return Made(
+        return EncodedResult(
             data=data,
             media=media,
             model=model.id,
@@ -119,11 +124,17 @@ class Pipeline:
         )
 
     async def try_predict(
-        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
-    ) -> Made | Refusal:
+        self,
+        model: ServedModel,
+        sent: Upload,
+        wanted: Wanted,
+        *,
+        output: Output,
+        reserved: Reservation,
+    ) -> EncodedResult | Refusal:
         """As `predict`, but a refusal is the answer: one of several images may fail."""
         try:
-            return await self.predict(model, sent, wanted, output=output, held=held)
+            return await self.predict(model, sent, wanted, output=output, reserved=reserved)
         except Refusal as refusal:
             return refusal
         except BinsegError as error:
@@ -136,7 +147,7 @@ class Pipeline:
 
 def _finish(
     model: ServedModel,
-    taken: Taken,
+    taken: DecodedImage,
     maps_NHW: Float32[np.ndarray, "N H W"],
     *,
     name: str,

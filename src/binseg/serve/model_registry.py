@@ -11,10 +11,11 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
-__all__ = ["ServedModel", "Shelf", "choose_bundles", "open_models"]
+__all__ = ["ModelRegistry", "ServedModel", "choose_bundles", "open_models"]
 
 _DEMO = Path("runs/demo/bundle")
-_SIZE_LIMIT = 1000
+_MAX_MESSAGE = 1000
+_INPUT = ("height", "width", "channels", "resize", "scale", "intensity")
 
 
 class ServedModel:
@@ -31,22 +32,18 @@ class ServedModel:
         self.predictor.backend = SharedBackend(predictor.backend)
         self.card = predictor.card
         self.id = predictor.bundle_id
+        self.name = predictor.card.name
         self.is_default = is_default
         self._batcher: Batcher | None = None
 
     @property
-    def name(self) -> str:
-        """As its card says."""
-        return self.card.name
-
-    @property
     def batcher(self) -> Batcher:
-        """What computes its inputs; after `open`."""
-        assert self._batcher is not None, "the shelf is open while the server runs"
+        """The thread that computes the model's inputs; after `open`."""
+        assert self._batcher is not None, "models are open while the server runs"
         return self._batcher
 
     def open(self, expected: Callable[[], int], told: Callable[[int], None]) -> None:
-        """Start its thread."""
+        """Start the model's thread."""
         self._batcher = Batcher(
             self.predictor.probability_of_inputs,
             batch_size=self.predictor.batch_size,
@@ -62,26 +59,19 @@ class ServedModel:
 
     def facts(self) -> dict[str, Any]:
         """The card, for clients; the recipe stays here, as it names the trainer's folders."""
-        card, shape = self.card, self.card.preprocessing
+        card = self.card
         about = card.recipe.get("about")
         summary = about.get("summary") if isinstance(about, dict) else None
         return {
             "id": self.id,
-            "name": card.name,
+            "name": self.name,
             "summary": summary if isinstance(summary, str) else "",
             "is_default": self.is_default,
             "threshold": card.threshold.value,
             "threshold_method": card.threshold.method,
             "postprocess": card.postprocess.model_dump(),
             "tta": card.tta,
-            "input": {
-                "height": shape.height,
-                "width": shape.width,
-                "channels": shape.channels,
-                "resize": shape.resize,
-                "scale": shape.scale,
-                "intensity": shape.intensity,
-            },
+            "input": {name: getattr(card.preprocessing, name) for name in _INPUT},
             "architecture": card.architecture.model_dump(mode="json"),
             "border": card.border,
             "scores": card.scores,
@@ -93,20 +83,18 @@ class ServedModel:
         }
 
 
-class Shelf:
+class ModelRegistry:
     """All models of a server; the first is the default.
 
     Args:
         predictors: opened bundles.
 
     Raises:
-        UsageError: none, or one twice.
+        UsageError: no model, or one of them twice.
     """
 
     def __init__(self, predictors: Sequence[Predictor]) -> None:
-        self._models = [
-            ServedModel(one, is_default=place == 0) for place, one in enumerate(predictors)
-        ]
+        self._models = [ServedModel(one, is_default=not i) for i, one in enumerate(predictors)]
         ids = [one.id for one in self._models]
         if not ids:
             raise UsageError("a server needs a model")
@@ -119,7 +107,7 @@ class Shelf:
         return self._models[0]
 
     def find(self, name: str | None) -> ServedModel:
-        """A model by its id or its name.
+        """Find a model by its id or its name.
 
         Raises:
             Refusal: 404, as there is none, or several of that name.
@@ -132,7 +120,7 @@ class Shelf:
             return found[0]
         ids = ", ".join(f"{one.id} ({one.name})" for one in self._models)
         raise Refusal(
-            404, "no_such_model", f"There is no such model; choose one of {ids}."[:_SIZE_LIMIT]
+            404, "no_such_model", f"There is no such model; choose one of {ids}."[:_MAX_MESSAGE]
         )
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -140,23 +128,23 @@ class Shelf:
 
 
 def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
-    """Which bundles to serve: where nothing is named, the one that comes with binseg.
+    """Choose the bundles to serve: where nothing is named, the one that comes with binseg.
 
     Args:
         paths: what the user named.
-        demo: the bundle that `binseg demo` makes.
+        demo: add the bundle that `binseg demo` makes.
 
     Raises:
         UsageError: the demo's isn't there.
     """
-    if demo:
-        if not _DEMO.exists():
-            raise UsageError(
-                f"{_DEMO} isn't there: make it with `make demo`, or `binseg demo --out "
-                f"{_DEMO.parent}` (a few minutes), then serve it"
-            )
-        return [*paths, _DEMO]
-    return [*paths] or [default_bundle_path()]
+    if not demo:
+        return [*paths] or [default_bundle_path()]
+    if not _DEMO.exists():
+        raise UsageError(
+            f"{_DEMO} isn't there: make it with `make demo`, or `binseg demo --out "
+            f"{_DEMO.parent}` (a few minutes), then serve it"
+        )
+    return [*paths, _DEMO]
 
 
 def open_models(

@@ -1,0 +1,246 @@
+"""The process: a socket, connections with an end to all waiting, signals, and an orderly end."""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from binseg.errors import UsageError
+from binseg.serve.app import LOOPBACK, Access, create_app
+from binseg.serve.limits import Limits
+from binseg.serve.refusals import Refusal
+from binseg.serve.service import Service
+
+__all__ = ["Server", "bind", "is_loopback"]
+
+_KEEP_ALIVE = 5
+"""Seconds for which a connection without a request is kept."""
+_GRACE = 30
+"""Seconds beyond `max_seconds` that the end may take."""
+
+
+class Server:
+    """A service on a socket.
+
+    Args:
+        service: the models and all around them.
+        listener: what `bind` gave; a free port of this machine if left out.
+        access: who may use it.
+        started: called with the address once requests are answered.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        listener: socket.socket | None = None,
+        access: Access | None = None,
+        started: Callable[[str], None] = lambda url: None,
+    ) -> None:
+        limits, access = service.limits, access or Access()
+        self._socket = listener or bind("127.0.0.1", 0)
+        host, port = self._socket.getsockname()[:2]
+        self.url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        if is_loopback(host) or access.hosts:
+            access = replace(access, hosts=(*LOOPBACK, host, *access.hosts))
+        config = uvicorn.Config(
+            create_app(service, access=access),
+            http=type("Protocol", (_PatientProtocol,), {"limits": limits}),
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=limits.connections,
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=int(limits.max_seconds) + _GRACE,
+            h11_max_incomplete_event_size=limits.max_head_bytes,
+        )
+        self._server = _Uvicorn(config, service, lambda: started(self.url))
+
+    def run(self) -> None:
+        """Serve until SIGINT, SIGTERM or `stop`, then finish what was accepted.
+
+        A second SIGINT ends at once.
+        """
+        with self._socket:
+            self._server.run([self._socket])
+
+    def stop(self) -> None:
+        """Have `run` end, from any thread."""
+        self._server.should_exit = True
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address reaches this machine alone."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, before time is spent on models; nobody is let in yet.
+
+    Args:
+        host: loopback unless others are to reach the server.
+        port: 0 takes a free one.
+
+    Raises:
+        UsageError: it isn't to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"can't listen on {host} port {port}: {reason.lower()}; choose another --port or --host"
+        ) from None
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn's server, which says when it has started, and ends with code 0 when asked to."""
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, started: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._service = service
+        self._on_start = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._on_start()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGINT and SIGTERM as wishes to end, and not as failures."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {one: signal.signal(one, self.handle_exit) for one in signals}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Accept no new requests."""
+        self._service.is_ready = False
+        super().handle_exit(sig, frame)
+
+
+class _PatientProtocol(H11Protocol):
+    """Uvicorn's protocol, with an end to all waiting for the client.
+
+    Uvicorn's settings limit how long an idle connection is kept after a response, and how long a
+    head is, but neither how long a head may take, nor how long the rest of a refused body is
+    awaited, nor how long a client may leave its response unread. Without this class a connection
+    that sends nothing stays for ever: 4 of the 21 tests in `test_connections.py` fail. How slowly
+    a body may come is checked where it is read (`uploads.chunks_of`).
+    """
+
+    limits: Limits
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that any unread byte calls pause_writing
+        self._await_client()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; a head that isn't whole yet has no more time than before."""
+        super().data_received(data)
+        if self._is_in_work:
+            self._reading = _cancelled(self._reading)
+        else:
+            self._await_client()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, or for the rest of a body that was refused."""
+        super().on_response_complete()
+        if not self._is_in_work and self.conn.their_state is h11.SEND_BODY:
+            self._unset_keepalive_if_required()
+            self._await_client()
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        if self._writing is None:
+            self._check_unsent(None)
+
+    def _check_unsent(self, before: int | None) -> None:
+        """Go on waiting for a client that has read enough since; a large response takes long."""
+        unsent, seconds = self.transport.get_write_buffer_size(), self.limits.send_seconds
+        # As slowly as a body may come; who reads a byte now and then holds a response for ever.
+        if before is not None and before - unsent < min(before, self.limits.min_rate * seconds):
+            self.transport.abort()
+        else:
+            self._writing = self.loop.call_later(seconds, self._check_unsent, unsent)
+
+    def resume_writing(self) -> None:
+        """Stop waiting: the client has read."""
+        super().resume_writing()
+        self._writing = _cancelled(self._writing)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all waiting."""
+        self._reading, self._writing = map(_cancelled, (self._reading, self._writing))
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, or has too long a head, as everything else is refused."""
+        body = bytes(Refusal(400, "bad_request", msg).response().body)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    @property
+    def _is_in_work(self) -> bool:
+        """A request is being answered; `cycle` is None before the first one."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _await_client(self) -> None:
+        if self._reading is None:
+            seconds = self.limits.head_seconds
+            self._reading = self.loop.call_later(seconds, self.transport.abort)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    """Stop a timer, and take its place as None."""
+    if timer is not None:
+        timer.cancel()
