@@ -162,8 +162,7 @@ class _PatientProtocol(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._reading: asyncio.TimerHandle | None = None
-        self._writing: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -175,7 +174,7 @@ class _PatientProtocol(H11Protocol):
         """Take bytes; a head that isn't whole yet has no more time than before."""
         super().data_received(data)
         if self._is_in_work:
-            self._reading = _cancelled(self._reading)
+            self._stop("read")
         else:
             self._await_client()
 
@@ -189,7 +188,7 @@ class _PatientProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Begin to wait for the client to read."""
         super().pause_writing()
-        if self._writing is None:
+        if "write" not in self._timers:
             self._check_unsent(None)
 
     def _check_unsent(self, before: int | None) -> None:
@@ -199,16 +198,17 @@ class _PatientProtocol(H11Protocol):
         if before is not None and before - unsent < min(before, self.limits.min_rate * seconds):
             self.transport.abort()
         else:
-            self._writing = self.loop.call_later(seconds, self._check_unsent, unsent)
+            self._timers["write"] = self.loop.call_later(seconds, self._check_unsent, unsent)
 
     def resume_writing(self) -> None:
         """Stop waiting: the client has read."""
         super().resume_writing()
-        self._writing = _cancelled(self._writing)
+        self._stop("write")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all waiting."""
-        self._reading, self._writing = map(_cancelled, (self._reading, self._writing))
+        self._stop("read")
+        self._stop("write")
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -235,12 +235,10 @@ class _PatientProtocol(H11Protocol):
         return cycle is not None and not cycle.response_complete
 
     def _await_client(self) -> None:
-        if self._reading is None:
+        if "read" not in self._timers:
             seconds = self.limits.head_seconds
-            self._reading = self.loop.call_later(seconds, self.transport.abort)
+            self._timers["read"] = self.loop.call_later(seconds, self.transport.abort)
 
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    """Stop a timer, and take its place as None."""
-    if timer is not None:
-        timer.cancel()
+    def _stop(self, name: str) -> None:
+        if timer := self._timers.pop(name, None):
+            timer.cancel()
