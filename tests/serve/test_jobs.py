@@ -331,3 +331,19 @@ def test_clients_see_no_folder(client: TestClient, image: bytes) -> None:
     assert job["location"] == f"/v1/jobs/{job['id']}"
     assert len(job["id"]) >= 20
     assert set(job) == {"id", "state", "progress", "location", "model", "name"}
+
+
+def test_jobs_are_private(open_client: Open, image: bytes) -> None:
+    """No file or folder of the store is readable for others, whatever the process's umask."""
+    before = os.umask(0)
+    try:
+        with open_client() as client:
+            location = client.post("/v1/jobs", content=image).json()["location"]
+            _done(client.get, location)
+            folder = client.app_state["service"].store.folder
+            modes = {path: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
+    finally:
+        os.umask(before)
+    assert {path for path in modes if path.is_file()} >= {folder / "server.lock"}
+    assert any(path.name == "result.png" for path in modes)
+    assert set(modes.values()) == {0o600, 0o700}

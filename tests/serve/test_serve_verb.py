@@ -85,14 +85,15 @@ def test_tokens_come_from_a_file_or_the_environment(
     """Never from the command line, which everyone on the machine can read."""
     monkeypatch.delenv("BINSEG_TOKEN", raising=False)
     assert _token(None) is None
-    monkeypatch.setenv("BINSEG_TOKEN", "from-env")
-    assert _token(None) == "from-env"
+    monkeypatch.setenv("BINSEG_TOKEN", "from-the-environment")
+    assert _token(None) == "from-the-environment"
     path = tmp_path / "token"
-    path.write_text("from-file\n", "utf-8")
-    assert _token(path) == "from-file"
-    for text in ("", "two words", "two\nlines"):
+    path.write_text("from-a-file-of-mine\n", "utf-8")
+    assert _token(path) == "from-a-file-of-mine"
+    for text in ("", "two words of sixteen", "two\nlines of sixteen", "too-short"):
         path.write_text(text, "utf-8")
         assert _run("x", "--token-file", str(path)).exit_code == 2
+        assert _run("x", env={"BINSEG_TOKEN": text}).exit_code == 2, "blank ones too"
     assert _run("x", "--token-file", str(tmp_path / "none")).exit_code == 1
     assert "--token" not in {name for one in _options() for name in one.opts}
 

@@ -167,6 +167,7 @@ def serve(
             precision=precision,
             batch_size=batch_size,
         )
+        os.umask(0o077)  # jobs hold other people's images
         service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
         if not is_loopback(host) and access.token is None:
             message("binseg serve: no token is asked for: whoever reaches this address may use it")
@@ -205,20 +206,16 @@ def _origin(text: str) -> str:
 
 
 def _token(path: Path | None) -> str | None:
-    """The token, from a file or the environment: on the command line everyone could read it."""
+    """Read the token from a file or the environment: on the command line everyone could read it.
+
+    A blank one is refused like any other that is too short: whoever sets a token wants a door.
+    """
     if path is None:
-        token = os.environ.get("BINSEG_TOKEN", "").strip()
-        if not token.isascii():
-            raise UsageError("BINSEG_TOKEN: a token is one line of plain letters (ASCII)")
-        return token or None
+        token = os.environ.get("BINSEG_TOKEN")
+        return None if token is None else token.strip()
     try:
-        token = path.read_text("utf-8").strip()
+        return path.read_text("utf-8").strip()
     except OSError as error:
         raise BinsegError(f"{path}: can't be read: {(error.strerror or '').lower()}") from None
     except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isascii() or any(letter.isspace() for letter in token):
-        raise UsageError(
-            f"{path}: a token is one line of plain letters without spaces; this file has none"
-        )
-    return token
+        raise UsageError(f"{path}: a token is one line of plain letters (ASCII)") from None

@@ -1,6 +1,8 @@
 """The application: access control around every request, and all routes behind it."""
 
+import asyncio
 import hmac
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -14,12 +16,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from binseg.errors import UsageError
 from binseg.serve import job_routes, routes
 from binseg.serve.refusals import Refusal, add_handlers
 from binseg.serve.service import Service
 
 __all__ = ["LOOPBACK", "Access", "create_app"]
 
+_LOG = logging.getLogger("binseg.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names by which this machine calls itself."""
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
@@ -41,6 +45,11 @@ _HEADERS = {
 }
 _OPEN = ("/healthz", "/readyz", "/static/")
 """Paths without a token: the page must be there to ask for it; probes of health bring none."""
+_SHORTEST_TOKEN = 16
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 4.0
+"""A wrong token waits for its refusal; each further one of a client waits twice as long."""
+_FORGET_S, _MAX_CLIENTS = 300.0, 10_000
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +59,27 @@ class Access:
     token: str | None = field(default=None, repr=False)
     """The secret that requests must bear; None for no token."""
     hosts: Sequence[str] = ()
-    """Host names by which the server may be called; empty for any. They keep a web page whose name
-    suddenly means 127.0.0.1 (DNS rebinding) from using a server on its visitor's machine."""
+    """Further host names by which the server may be called, as behind a proxy."""
+    own_names: Sequence[str] = ()
+    """Names of the machine itself. Where there are any, or any `hosts`, other names are refused: a
+    web page whose name suddenly means 127.0.0.1 (DNS rebinding) can't use a server on its visitor's
+    machine."""
     origins: Sequence[str] = ()
     """Other web pages that may use it ("https://example.org"); "*" for any."""
+
+    def __post_init__(self) -> None:
+        token = self.token
+        if token is None:
+            return
+        if not token.isascii() or not token.isprintable() or " " in token or not token:
+            raise UsageError(
+                "the token is blank or has spaces: a token is one line of plain letters (ASCII)"
+            )
+        if len(token) < _SHORTEST_TOKEN:
+            raise UsageError(
+                f"the token has {len(token)} characters: give {_SHORTEST_TOKEN} or more, as of "
+                'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
+            )
 
 
 def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
@@ -102,8 +128,9 @@ class _AccessControl:
     def __init__(self, app: ASGIApp, *, access: Access, service: Service) -> None:
         self._app = app
         self._token = None if access.token is None else access.token.encode()
-        self._hosts = frozenset(host.lower() for host in access.hosts)
-        self._own = self._hosts.difference(LOOPBACK)
+        self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
+        self._listed = frozenset(name.lower() for name in access.hosts).difference(LOOPBACK)
+        self._failures = _Failures()
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
         self._answered = service.metrics.answered
@@ -129,6 +156,8 @@ class _AccessControl:
             await send(message)
 
         refusal = self._refusal(scope)
+        if refusal is not None and refusal.code == "token":
+            await self._failures.slow_down(scope)
         try:
             app = self._app if refusal is None else refusal.response()
             await app(scope, receive, guarded)
@@ -155,7 +184,7 @@ class _AccessControl:
                 "wrong_host",
                 "This server isn't called by that name; --allow-host NAME adds one.",
             )
-        if origin is not None and not self._may_use(origin, host):
+        if origin is not None and not self._may_use(origin, scope["scheme"], host):
             return Refusal(
                 403, "wrong_origin", "That web page may not use this server; --cors lists who may."
             )
@@ -170,15 +199,50 @@ class _AccessControl:
             )
         return None
 
-    def _may_use(self, origin: str, host: str) -> bool:
+    def _may_use(self, origin: str, scheme: str, host: str) -> bool:
         """Tell whether a page of this origin is listed, or one of this very server."""
-        try:
-            place = urlsplit(origin).netloc.lower()
-        except ValueError:
-            return False
-        # A proxy may call the server by another name than its visitors do.
-        is_own = place != "" and (place == host.lower() or _name_of(place) in self._own)
-        return is_own or "*" in self._origins or origin.lower() in self._origins
+        if "*" in self._origins or origin.lower() in self._origins:
+            return True
+        page = _origin_of(origin)
+        if page is None or page == _origin_of(f"{scheme}://{host}"):
+            return page is not None
+        # A proxy ends TLS, and may call the server by another name than its visitors do.
+        is_usual = page[2] == _DEFAULT_PORTS[page[0]] or page == _origin_of(f"{page[0]}://{host}")
+        return page[1] in self._listed and is_usual
+
+
+class _Failures:
+    """Clients that sent wrong tokens: each waits longer and longer, and is in the log.
+
+    A right token never waits, and a request without any is no guess.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, tuple[int, float]] = {}
+
+    async def slow_down(self, scope: Scope) -> None:
+        """Wait, and write a line for the 1st, 2nd, 4th, 8th ... wrong token of a client."""
+        if "authorization" not in Headers(scope=scope):
+            return
+        client, now = (scope.get("client") or ("?",))[0], time.monotonic()
+        num, last = self._clients.pop(client, (0, now))
+        num = 1 if now - last > _FORGET_S else num + 1
+        self._clients[client] = (num, now)  # at the end: the first one is the longest unseen
+        if len(self._clients) > _MAX_CLIENTS:
+            del self._clients[next(iter(self._clients))]
+        if num & (num - 1) == 0:
+            _LOG.warning("binseg serve: %d wrong token(s) from %s", num, client)
+        await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num - 1, 16)))
+
+
+def _origin_of(text: str) -> tuple[str, str, int] | None:
+    """Split an origin into scheme, host and port; None where it is none."""
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None
 
 
 def _head_bytes(scope: Scope) -> int:

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
 from binseg.errors import OutputError
-from binseg.serve.job_store import IMAGE, Job
+from binseg.serve.job_store import IMAGE, PRIVATE, Job
 from binseg.serve.job_worker import check_job, facts_of
 from binseg.serve.queries import Working
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented
@@ -122,7 +122,8 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
 def _append(path: Path, data: bytes) -> None:
     """Add to a file; on disk for good when this returns."""
     try:
-        with path.open("ab") as file:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
+        with os.fdopen(descriptor, "ab") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

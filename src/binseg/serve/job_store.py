@@ -16,10 +16,12 @@ import filelock
 
 from binseg.errors import OutputError, UsageError
 
-__all__ = ["IMAGE", "Job", "JobStore", "State"]
+__all__ = ["IMAGE", "PRIVATE", "Job", "JobStore", "State"]
 
 State = Literal["queued", "running", "done", "failed"]
 IMAGE = "image"
+PRIVATE = 0o600
+"""Mode of all files: jobs hold other people's images."""
 _INCOMING = "incoming-"
 _TABLE = "create table if not exists jobs (id text primary key, facts text not null)"
 # An upsert: the row keeps its place, which is the job's place in line.
@@ -72,9 +74,15 @@ class JobStore:
         self._incoming: dict[str, int] = {}
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
-            self._owner = filelock.FileLock(folder / "server.lock", thread_local=False)
+            for path in (folder, folder / "jobs"):
+                path.chmod(0o700)  # other people's images
+            lock = folder / "server.lock"
+            self._owner = filelock.FileLock(lock, thread_local=False, mode=PRIVATE)
             self._owner.acquire(timeout=0)
-            self._base = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False)
+            base = folder / "jobs.sqlite"
+            base.touch(PRIVATE)  # SQLite's other files get the same mode
+            base.chmod(PRIVATE)
+            self._base = sqlite3.connect(base, check_same_thread=False)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
             self._base.execute(_TABLE)
@@ -110,7 +118,7 @@ class JobStore:
         """Make a folder for an image that is coming; without `add` the next start removes it."""
         path = self.folder / "jobs" / f"{_INCOMING}{secrets.token_hex(8)}"
         try:
-            path.mkdir()
+            path.mkdir(0o700)
         except OSError as error:
             raise OutputError(f"can't keep jobs in {self.folder}: {error.strerror}") from None
         return path
@@ -169,6 +177,7 @@ class JobStore:
         self, id_: str, *, result: str, media: str, headers: dict[str, str], num_bytes: int
     ) -> None:
         """Record that the result lies in the job's folder, and remove the image."""
+        (self.path(id_) / result).chmod(PRIVATE)
         self._change(
             id_, state="done", ended=time.time(), result=result, media=media, headers=headers,
             num_bytes=num_bytes,

@@ -50,8 +50,8 @@ class Server:
         self._socket = listener or bind("127.0.0.1", 0)
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-        if is_loopback(host) or access.hosts:
-            access = replace(access, hosts=(*LOOPBACK, host, *access.hosts))
+        if is_loopback(host) or access.hosts or access.token is None:
+            access = replace(access, own_names=(*LOOPBACK, *_machine_names(host)))
         config = uvicorn.Config(
             create_app(service, access=access),
             http=type("Protocol", (_PatientProtocol,), {"limits": limits}),
@@ -86,6 +86,14 @@ class Server:
 def is_loopback(host: str) -> bool:
     """Tell whether an address reaches this machine alone."""
     return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _machine_names(host: str) -> tuple[str, ...]:
+    """Names by which a server on an address is called; its numbers need not be listed."""
+    if is_loopback(host):
+        return (host,)
+    name = socket.gethostname().lower()
+    return (host, name, f"{name.partition('.')[0]}.local")  # multicast DNS
 
 
 def bind(host: str, port: int) -> socket.socket:
