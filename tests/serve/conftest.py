@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import binseg
+from binseg.imageio.cage import Cage
 from binseg.inference import Predictor
 from binseg.serve.app import Access, create_app
 from binseg.serve.limits import Limits
@@ -38,6 +39,14 @@ def decoded(data: bytes) -> np.ndarray:
 def predictor(trained: Path) -> Predictor:
     """The model that is served."""
     return binseg.load(trained)
+
+
+@pytest.fixture
+def cage() -> Iterator[Cage]:
+    """Decoders of a test's own."""
+    opened = Cage()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ import tifffile
 from starlette.testclient import TestClient
 
 from binseg.errors import UsageError
+from binseg.imageio.cage import Cage
 from binseg.inference import Predictor
 from binseg.serve.job_store import IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
@@ -176,7 +177,7 @@ def _put(store: JobStore, image: bytes, model: str) -> str:
 
 
 def test_an_orderly_end_puts_the_job_back(
-    predictor: Predictor, image: bytes, tmp_path: Path
+    predictor: Predictor, image: bytes, tmp_path: Path, cage: Cage
 ) -> None:
     """The server ends in the middle of a job, without waiting for it; the next start does it."""
     from copy import copy
@@ -184,7 +185,7 @@ def test_an_orderly_end_puts_the_job_back(
     slow = copy(predictor)
     slow.backend = stuck = _Stuck(predictor)
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, ModelRegistry([slow]), Limits())
+    worker = JobWorker(store, ModelRegistry([slow]), Limits(), cage)
     ids = [_put(store, image, predictor.bundle_id) for _ in range(3)]
     worker.wake()
     assert stuck.entered.wait(PATIENCE_S)
@@ -198,7 +199,7 @@ def test_an_orderly_end_puts_the_job_back(
     store.close()
 
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, ModelRegistry([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits(), cage)
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["done"] < 3 and time.monotonic() < until:
         time.sleep(0.02)
@@ -208,7 +209,7 @@ def test_an_orderly_end_puts_the_job_back(
 
 
 def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
-    predictor: Predictor, image: bytes, tmp_path: Path
+    predictor: Predictor, image: bytes, tmp_path: Path, cage: Cage
 ) -> None:
     """After three starts that never came to an end it has failed, and says so."""
     store = JobStore(tmp_path / "state")
@@ -219,7 +220,7 @@ def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
         assert begun.id == id_
         store.close()  # as by a crash: nothing is put back
         store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, ModelRegistry([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits(), cage)
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["failed"] == 0 and time.monotonic() < until:
         time.sleep(0.02)

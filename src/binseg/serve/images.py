@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from binseg.errors import ImageError
-from binseg.imageio import ImageInfo, decode_image, encode_image, probe_bytes
+from binseg.imageio import ImageInfo, encode_image
+from binseg.imageio.cage import Cage
 from binseg.report import for_display
 from binseg.serve.limits import Limits, Reservation
 from binseg.serve.refusals import Refusal
@@ -14,7 +15,7 @@ from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare
 from binseg.types import Preprocessing
 
-__all__ = ["DecodedImage", "look_at", "preview", "take_in"]
+__all__ = ["DecodedImage", "check_header", "preview", "take_in"]
 
 _MOST_SIDE = 4096
 """Of a preview; browsers refuse canvases that are much larger."""
@@ -34,14 +35,12 @@ class DecodedImage:
     """Only where the answer shows it."""
 
 
-def look_at(data: bytes, *, name: str, limits: Limits) -> ImageInfo:
-    """Read an image's header, and refuse what is too large before it is unpacked.
+def check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
+    """Refuse what is too large before it is unpacked.
 
     Raises:
         Refusal: 413, too many pixels or channels; 422, a stack.
-        ImageError: no image.
     """
-    info = probe_bytes(data, name=name)
     if info.num_pages > 1:
         raise Refusal(
             422,
@@ -56,10 +55,10 @@ def look_at(data: bytes, *, name: str, limits: Limits) -> ImageInfo:
             f"{limits.max_pixels / 1e6:,.0f} megapixels are answered at once. Send it as a job "
             "(POST /v1/jobs), or smaller.",
         )
-    return info
 
 
 def take_in(
+    cage: Cage,
     data: bytes,
     preprocessing: Preprocessing,
     *,
@@ -71,6 +70,7 @@ def take_in(
     """Read an image and make the model's inputs.
 
     Args:
+        cage: decodes it.
         data: the file.
         preprocessing: of the model.
         name: what refusals call the image.
@@ -82,20 +82,22 @@ def take_in(
         Refusal: too large, or no room.
         ImageError: no image, or not one for this model.
     """
-    info = look_at(data, name=name, limits=limits)
-    placements = plan(info.height, info.width, preprocessing)
-    num_inputs = len(placements)
-    input_pixels = num_inputs * placements[0].height * placements[0].width
-    if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
-        raise Refusal(
-            413,
-            "too_many_pixels",
-            f"{name}: at this model's scale it makes {num_inputs:,} tiles, too many at once; send "
-            "it as a job (POST /v1/jobs).",
-        )
-    per_pixel = preprocessing.channels + 4
-    reserved.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
-    image_HWC = decode_image(data, name=name)
+    with cage.open(data, name=name) as opened:
+        info = opened.info
+        check_header(info, name=name, limits=limits)
+        placements = plan(info.height, info.width, preprocessing)
+        num_inputs = len(placements)
+        input_pixels = num_inputs * placements[0].height * placements[0].width
+        if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
+            raise Refusal(
+                413,
+                "too_many_pixels",
+                f"{name}: at this model's scale it makes {num_inputs:,} tiles, too many at once; "
+                "send it as a job (POST /v1/jobs).",
+            )
+        per_pixel = preprocessing.channels + 4
+        reserved.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
+        image_HWC = opened.read()
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     height, width = image_HWC.shape[:2]
     return DecodedImage(
@@ -107,7 +109,7 @@ def take_in(
 
 
 def preview(
-    data: bytes, *, name: str, limits: Limits, reserved: Reservation
+    cage: Cage, data: bytes, *, name: str, limits: Limits, reserved: Reservation
 ) -> tuple[bytes, tuple[int, int]]:
     """Any image as a PNG that browsers show, and its own height and width.
 
@@ -115,9 +117,11 @@ def preview(
         Refusal: too large, or no room.
         ImageError: no image.
     """
-    info = look_at(data, name=name, limits=limits)
-    reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
-    image_HWC = decode_image(data, name=name)
+    with cage.open(data, name=name) as opened:
+        info = opened.info
+        check_header(info, name=name, limits=limits)
+        reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
+        image_HWC = opened.read()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")

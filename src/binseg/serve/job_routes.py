@@ -45,7 +45,14 @@ def add_to(app: FastAPI, service: Service) -> None:
         try:
             path = folder / IMAGE
             name, num_bytes = await _receive(request, service, path)
-            await in_thread(check_job, path, query.output, name=name, limits=service.limits)
+            await in_thread(
+                check_job,
+                service.pipeline.cage,
+                path,
+                query.output,
+                name=name,
+                limits=service.limits,
+            )
             settings = query.model_dump(exclude={"model"}, exclude_none=True)
             job = await in_thread(
                 store.add, folder, model=model.id, name=name, query=settings, num_bytes=num_bytes

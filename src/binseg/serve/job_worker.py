@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from binseg import storage
 from binseg.errors import BinsegError, UsageError
-from binseg.imageio import holds_tiff, needs_windows, open_windows, probe, read_image
+from binseg.imageio.cage import Cage
 from binseg.inference import Predictor
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import Answer, encode_output
@@ -35,6 +35,7 @@ _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
 _LARGE_OUTPUTS = ("mask", "probability")
 _IDLE_SECONDS = 60.0
+_AGAIN_SECONDS = 0.1
 _TROUBLE_SECONDS = 5.0
 """Until a store that failed is tried again."""
 
@@ -75,12 +76,16 @@ class JobWorker:
         store: the jobs.
         registry: the models.
         limits: how long results are kept.
+        cage: decodes the images that are read whole.
     """
 
-    def __init__(self, store: JobStore, registry: ModelRegistry, limits: Limits) -> None:
+    def __init__(
+        self, store: JobStore, registry: ModelRegistry, limits: Limits, cage: Cage
+    ) -> None:
         self._store = store
         self._registry = registry
         self._limits = limits
+        self._cage = cage
         self._changed = threading.Condition()
         self._stopping = False
         self._current: _Current | None = None
@@ -111,7 +116,9 @@ class JobWorker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._cage.stop(self._thread.ident or 0)
+            self._thread.join(_AGAIN_SECONDS)
 
     def _work(self) -> None:
         while True:
@@ -151,6 +158,9 @@ class JobWorker:
             if not current.removed:
                 self._store.put_back(job)
         except (Refusal, BinsegError) as error:
+            if self._stopping or current.removed:  # its decoder was stopped
+                self._store.put_back(job)
+                return
             why = refusal_of(error) if isinstance(error, BinsegError) else error
             message = _without_places(why.message, self._store.path(job.id), job.name)
             self._store.fail(job.id, code=why.code, message=message)
@@ -175,11 +185,11 @@ class JobWorker:
             order.wanted.postprocessing_for(predictor.postprocessing)
         )
         teller = _Teller(self, current)
-        if needs_windows(folder / IMAGE):
+        if self._cage.survey(folder / IMAGE, name=order.name).needs_windows:
             path, size = _large(predictor, folder, order, teller)
             media = "image/tiff"
         else:
-            path, media, size = _whole(predictor, folder, order, teller)
+            path, media, size = _whole(predictor, folder, order, teller, self._cage)
         teller.check()
         headers = {
             "X-Binseg-Model": model.id,
@@ -260,10 +270,11 @@ class _Counted:
 
 
 def _whole(
-    predictor: Predictor, folder: Path, order: "_Order", teller: _Teller
+    predictor: Predictor, folder: Path, order: "_Order", teller: _Teller, cage: Cage
 ) -> tuple[Path, str, tuple[int, int]]:
     """An image that fits into memory."""
-    image_HWC = read_image(folder / IMAGE)
+    with cage.open(folder / IMAGE, name=order.name) as opened:
+        image_HWC = opened.read()
     height, width = image_HWC.shape[:2]
     counting = copy(predictor)
     total = len(plan(height, width, predictor.preprocessing)) * TTA_PASSES[predictor.tta]
@@ -299,7 +310,7 @@ def _large(
     return path, (result.height, result.width)
 
 
-def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
+def check_job(cage: Cage, path: Path, output: str, *, name: str, limits: Limits) -> None:
     """Look at the header of a job's image, and refuse what would only fail later.
 
     Raises:
@@ -307,26 +318,19 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
         BinsegError: no image; the text names it by `name`, not by its place here.
     """
     try:
-        is_large = needs_windows(path)
-        if is_large and holds_tiff(path):  # others would be unpacked for their size
-            with open_windows(path) as windows:
-                pages = windows.num_pages
-                infos = [windows.info(page) for page in range(pages)]
-        else:
-            pages, infos = 1, [probe(path)]
-        num_pixels = sum(one.height * one.width for one in infos)
-        if is_large and output not in _LARGE_OUTPUTS:
-            raise UsageError(
-                f"{name}: images above 64 megapixels and stacks come as mask or probability"
-            )
+        survey = cage.survey(path, name=name)
     except BinsegError as error:
         raise type(error)(_without_places(str(error), path.parent, name)) from None
-    if num_pixels > limits.max_job_pixels:
+    if survey.needs_windows and output not in _LARGE_OUTPUTS:
+        raise UsageError(
+            f"{name}: images above 64 megapixels and stacks come as mask or probability"
+        )
+    if survey.num_pixels > limits.max_job_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{name}: {num_pixels / 1e6:,.0f} megapixels on {pages} pages; jobs may have up to "
-            f"{limits.max_job_pixels / 1e6:,.0f}.",
+            f"{name}: {survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages; jobs "
+            f"may have up to {limits.max_job_pixels / 1e6:,.0f}.",
         )
 
 

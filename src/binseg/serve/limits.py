@@ -33,8 +33,9 @@ class Limits:
     """Time from the last byte of a request to its response."""
     queue: int = 32
     """Predictions in work or waiting; one more is refused with 429."""
-    workers: int = 2
-    """Threads that decode images and encode results."""
+    workers: int = 8
+    """Images that are decoded or encoded at once; more than processors, so that a decoder that is
+    slow, and gets lower priority, holds up nobody."""
     max_files: int = 64
     """Files of a batch; together they may have four times `max_bytes`."""
     max_job_bytes: int = 4_000_000_000

@@ -2,16 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from fastapi import Request
 from jaxtyping import Bool, Float32
-from starlette.requests import ClientDisconnect
 
 from binseg.errors import BinsegError
 from binseg.inference.outputs import Answer, encode_output
@@ -20,9 +15,10 @@ from binseg.serve.limits import Limits, Reservation
 from binseg.serve.model_registry import ServedModel
 from binseg.serve.queries import Output, Wanted
 from binseg.serve.refusals import Refusal, refusal_of
+from binseg.serve.threads import Threads
 from binseg.serve.uploads import Upload
 
-__all__ = ["EncodedResult", "Pipeline", "unless_gone"]
+__all__ = ["EncodedResult", "Pipeline", "check_outline"]
 
 _MOST_OUTLINE = 4_000_000
 """Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
@@ -61,14 +57,11 @@ class Pipeline:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
+        self._threads = Threads(limits.workers)
+        self.cage = self._threads.cage
+        self.in_thread = self._threads.run
         self.num_coming = 0
         """Images on their way to a model: not decoded yet, or waiting in its line."""
-
-    async def in_thread(self, function: Callable[..., R], *given: Any, **named: Any) -> R:
-        """Run a function in one of the threads; what hasn't begun is dropped on cancelling."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(function, *given, **named))
 
     async def predict(
         self,
@@ -90,6 +83,7 @@ class Pipeline:
         try:
             taken = await self.in_thread(
                 take_in,
+                self.cage,
                 sent.data,
                 model.predictor.preprocessing,
                 name=sent.name,
@@ -141,8 +135,8 @@ class Pipeline:
             return refusal_of(error)
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Finish what was begun, but for decoding, which is given up."""
+        self._threads.close()
 
 
 def _finish(
@@ -183,39 +177,3 @@ def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
             f"The mask's outlines are {length:,} pixels long, too many for JSON; choose another "
             "threshold or a larger min_area, or take the mask.",
         )
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, R], *, seconds: float) -> R:
-    """Do the work, unless the client goes away or it takes too long; then it is dropped.
-
-    Args:
-        request: whose body was read.
-        work: cancelled in these cases.
-        seconds: the limit.
-
-    Raises:
-        Refusal: 422, it took too long.
-        ClientDisconnect: the client is gone.
-    """
-    doing = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({doing, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        if gone.done():
-            raise ClientDisconnect
-        raise Refusal(
-            422,
-            "timeout",
-            f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
-        )
-    finally:
-        gone.cancel()
-        doing.cancel()
-        await asyncio.gather(doing, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

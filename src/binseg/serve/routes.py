@@ -6,6 +6,7 @@ import json
 import time
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from starlette.staticfiles import StaticFiles
 from binseg.serve.images import preview
 from binseg.serve.limits import Reservation
 from binseg.serve.model_registry import ServedModel
-from binseg.serve.pipeline import EncodedResult, unless_gone
+from binseg.serve.pipeline import EncodedResult
 from binseg.serve.queries import Asking, Output, Predicting, Wanted, media_of, output_of
 from binseg.serve.refusals import DOCUMENTED, Documented, Refusal, documented
 from binseg.serve.service import Service
+from binseg.serve.threads import unless_gone
 from binseg.serve.uploads import Upload, read_form, read_upload
 
 __all__ = ["IMAGE_BODY", "add_to", "binary_response"]
@@ -149,16 +151,12 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         output = output_of(query, request)
         model = service.registry.find(query.model)
         service.capacity.check()
-        with service.capacity.reservation() as reserved:
+        with ExitStack() as held:
+            reserved = held.enter_context(service.capacity.reservation())
             upload = await read_upload(request, limits=limits, reserved=reserved)
-            with service.capacity.slot():
-                made = await unless_gone(
-                    request,
-                    service.pipeline.predict(
-                        model, upload, query, output=output, reserved=reserved
-                    ),
-                    seconds=limits.max_seconds,
-                )
+            held.enter_context(service.capacity.slot())
+            work = service.pipeline.predict(model, upload, query, output=output, reserved=reserved)
+            made = await unless_gone(request, work, seconds=limits.max_seconds, held=held.pop_all())
         return Response(made.data, media_type=made.media, headers=made.headers)
 
     @app.post(
@@ -171,16 +169,17 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     async def show(request: Request) -> Response:
         """Turn any image (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
         service.capacity.check()
-        with service.capacity.reservation() as reserved:
+        with ExitStack() as held:
+            reserved = held.enter_context(service.capacity.reservation())
             upload = await read_upload(request, limits=limits, reserved=reserved)
-            with service.capacity.slot():
-                png, (height, width) = await unless_gone(
-                    request,
-                    service.pipeline.in_thread(
-                        preview, upload.data, name=upload.name, limits=limits, reserved=reserved
-                    ),
-                    seconds=limits.max_seconds,
-                )
+            held.enter_context(service.capacity.slot())
+            pipeline, name = service.pipeline, upload.name
+            work = pipeline.in_thread(
+                preview, pipeline.cage, upload.data, name=name, limits=limits, reserved=reserved
+            )
+            png, (height, width) = await unless_gone(
+                request, work, seconds=limits.max_seconds, held=held.pop_all()
+            )
         headers = {"X-Binseg-Size": f"{width}x{height}"}
         return Response(png, media_type="image/png", headers=headers)
 
@@ -205,7 +204,8 @@ def _add_batch(app: FastAPI, service: Service) -> None:
         output: Output = "json" if media == "application/json" else "mask"
         model = service.registry.find(query.model)
         service.capacity.check()
-        with service.capacity.reservation() as reserved:
+        with ExitStack() as held:
+            reserved = held.enter_context(service.capacity.reservation())
             files = await read_form(
                 request,
                 field="files",
@@ -214,12 +214,11 @@ def _add_batch(app: FastAPI, service: Service) -> None:
                 limits=limits,
                 reserved=reserved,
             )
-            with service.capacity.slot():
-                results = await unless_gone(
-                    request,
-                    _predict_all(service, model, files, query, output=output, reserved=reserved),
-                    seconds=limits.max_seconds,
-                )
+            held.enter_context(service.capacity.slot())
+            work = _predict_all(service, model, files, query, output=output, reserved=reserved)
+            results = await unless_gone(
+                request, work, seconds=limits.max_seconds, held=held.pop_all()
+            )
         first = results[0]
         if isinstance(first, Refusal) and all(isinstance(one, Refusal) for one in results):
             raise first
@@ -246,7 +245,9 @@ async def _predict_all(
                     model, upload, query, output=output, reserved=own
                 )
 
-    return list(await asyncio.gather(*map(one, files)))
+    async with asyncio.TaskGroup() as group:  # unlike gather, it ends when all have ended
+        tasks = [group.create_task(one(upload)) for upload in files]
+    return [task.result() for task in tasks]
 
 
 def _as_zip(files: Sequence[Upload], results: Sequence[EncodedResult | Refusal]) -> bytes:

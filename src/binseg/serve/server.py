@@ -24,8 +24,8 @@ __all__ = ["Server", "bind", "is_loopback"]
 
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
-_GRACE = 30
-"""Seconds beyond `max_seconds` that the end may take."""
+_GRACE = 7
+"""Seconds for accepted requests at the end; what takes longer is given up."""
 
 
 class Server:
@@ -65,7 +65,7 @@ class Server:
             proxy_headers=False,
             limit_concurrency=limits.connections,
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=int(limits.max_seconds) + _GRACE,
+            timeout_graceful_shutdown=_GRACE,
             h11_max_incomplete_event_size=limits.max_head_bytes,
         )
         self._server = _Uvicorn(config, service, lambda: started(self.url))

@@ -60,7 +60,7 @@ class Service:
         assert self._worker is None, "a service is opened once"
         for model in self.registry:
             model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
-        self._worker = JobWorker(self.store, self.registry, self.limits)
+        self._worker = JobWorker(self.store, self.registry, self.limits, self.pipeline.cage)
         self.is_ready = True
 
     def close(self) -> None:
