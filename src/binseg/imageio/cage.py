@@ -60,7 +60,14 @@ _QUIET = {
 }
 _LENGTH = struct.Struct("!I")
 _ORDER = struct.Struct("!cQ")
-_MAIN = "from binseg.imageio.cage import _mother; _mother()"
+_MAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from binseg.imageio.cage import _mother
+_mother()
+"""
+_SOURCE = Path(__file__).parents[2]
+"""Folder of this very package, wherever the process has gone since it was imported."""
 
 
 class Cage:
@@ -82,7 +89,7 @@ class Cage:
         self._orders, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _MAIN],
+                [sys.executable, "-c", _MAIN, os.fspath(_SOURCE)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **_QUIET},

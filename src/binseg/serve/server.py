@@ -12,6 +12,7 @@ from typing import Any
 
 import h11
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from binseg.errors import UsageError
@@ -24,8 +25,12 @@ __all__ = ["Server", "bind", "is_loopback"]
 
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
-_GRACE = 7
+_GRACE = 5
 """Seconds for accepted requests at the end; what takes longer is given up."""
+_RESERVE = 8
+"""Connections beyond the limit, for probes of health alone."""
+_OTHER_FILES = 200
+"""Descriptors for everything that is no connection."""
 
 
 class Server:
@@ -52,9 +57,11 @@ class Server:
         self.url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
         if is_loopback(host) or access.hosts or access.token is None:
             access = replace(access, own_names=(*LOOPBACK, *_machine_names(host)))
+        waiting: dict[_PatientProtocol, None] = {}
+        settings = {"limits": limits, "most": _raise_descriptors(limits), "waiting": waiting}
         config = uvicorn.Config(
             create_app(service, access=access),
-            http=type("Protocol", (_PatientProtocol,), {"limits": limits}),
+            http=type("Protocol", (_PatientProtocol,), settings),
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -63,7 +70,6 @@ class Server:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=limits.connections,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_GRACE,
             h11_max_incomplete_event_size=limits.max_head_bytes,
@@ -120,6 +126,37 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _raise_descriptors(limits: Limits) -> int:
+    """Allow as many descriptors as connections need, and give how many connections that are.
+
+    Files, models and decoders need some as well; connections beyond that would stop `accept`.
+    """
+    import resource
+
+    wanted = limits.connections + _RESERVE + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    has_room = soft == resource.RLIM_INFINITY or soft >= wanted
+    return limits.connections if has_room else max(1, soft - _RESERVE - _OTHER_FILES)
+
+
+class _HealthOnly:
+    """The application of a connection beyond the last: it says how the server is, and no more."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in ("/healthz", "/readyz"):
+            headers = {"Retry-After": "1", "Connection": "close"}
+            refusal = Refusal(429, "busy", "The server has too many connections.", headers=headers)
+            await refusal.response()(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
 class _Uvicorn(uvicorn.Server):
     """Uvicorn's server, which says when it has started, and ends with code 0 when asked to."""
 
@@ -167,14 +204,28 @@ class _PatientProtocol(H11Protocol):
     """
 
     limits: Limits
+    most: int
+    """Connections that are open at once, one more being for probes of health."""
+    waiting: dict["_PatientProtocol", None]
+    """Connections of this server without a request, the longest waiting first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Begin to wait for the first request.
+
+        One connection too many costs the one that has waited longest for a request, whose client
+        can ask again; where all are in work, only probes of health are answered.
+        """
         super().connection_made(transport)
+        if len(self.connections) > self.most and self.waiting:
+            next(iter(self.waiting)).transport.abort()
+        elif len(self.connections) > self.most + _RESERVE:
+            transport.abort()
+        elif len(self.connections) > self.most:
+            self.app = _HealthOnly(self.app)
         transport.set_write_buffer_limits(high=0)  # so that any unread byte calls pause_writing
         self._await_client()
 
@@ -183,12 +234,17 @@ class _PatientProtocol(H11Protocol):
         super().data_received(data)
         if self._is_in_work:
             self._stop("read")
+            self.waiting.pop(self, None)
         else:
             self._await_client()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the rest of a body that was refused."""
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if not self._is_in_work:
+            self.waiting[self] = None
         if not self._is_in_work and self.conn.their_state is h11.SEND_BODY:
             self._unset_keepalive_if_required()
             self._await_client()
@@ -215,6 +271,7 @@ class _PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all waiting."""
+        self.waiting.pop(self, None)
         self._stop("read")
         self._stop("write")
         super().connection_lost(exc)
@@ -243,6 +300,7 @@ class _PatientProtocol(H11Protocol):
         return cycle is not None and not cycle.response_complete
 
     def _await_client(self) -> None:
+        self.waiting[self] = None
         if "read" not in self._timers:
             seconds = self.limits.head_seconds
             self._timers["read"] = self.loop.call_later(seconds, self.transport.abort)

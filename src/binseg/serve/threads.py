@@ -72,7 +72,7 @@ async def unless_gone(
         held: slots and memory, returned when the work has ended, however late that is.
 
     Raises:
-        Refusal: 422, it took too long.
+        Refusal: 422, it took too long; 503, the server ends.
         ClientDisconnect: the client is gone.
     """
 
@@ -93,6 +93,8 @@ async def unless_gone(
             "timeout",
             f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
         )
+    except asyncio.CancelledError:  # by the server's end, which has waited long enough
+        raise Refusal(503, "ending", "The server is being stopped; try again later.") from None
     finally:
         gone.cancel()
         if doing.cancel():
