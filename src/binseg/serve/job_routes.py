@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from binseg.errors import OutputError
-from binseg.serve.job_store import IMAGE, PRIVATE, Job
+from binseg.serve.job_store import IMAGE, PRIVATE, Job, JobStore
 from binseg.serve.job_worker import check_job, facts_of
 from binseg.serve.queries import Working
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented
@@ -31,7 +35,7 @@ def add_to(app: FastAPI, service: Service) -> None:
         "/v1/jobs",
         tags=["jobs"],
         status_code=202,
-        responses=DOCUMENTED | documented(404),
+        responses=DOCUMENTED | documented(404, 503),
         openapi_extra=IMAGE_BODY,
     )
     async def start(request: Request, query: Working) -> JSONResponse:
@@ -54,9 +58,11 @@ def add_to(app: FastAPI, service: Service) -> None:
                 limits=service.limits,
             )
             settings = query.model_dump(exclude={"model"}, exclude_none=True)
-            job = await in_thread(
-                store.add, folder, model=model.id, name=name, query=settings, num_bytes=num_bytes
-            )
+            with _storage():
+                job = await in_thread(
+                    store.add, folder, model=model.id, name=name, query=settings,
+                    num_bytes=num_bytes,
+                )  # fmt: skip
         finally:
             await in_thread(store.release, folder)  # an accepted job has another name by now
         service.worker.wake()
@@ -80,8 +86,7 @@ def add_to(app: FastAPI, service: Service) -> None:
         if job.state != "done" or job.result is None:
             reason = f"The job is {job.state}; ask again later."
             raise Refusal(409, "not_finished", reason, headers=_ASK_AGAIN)
-        path = store.path(job.id) / job.result
-        return FileResponse(path, media_type=job.media, headers=job.headers)
+        return _Result(store, job)
 
     @app.delete(
         "/v1/jobs/{job_id}", tags=["jobs"], status_code=204, responses=DOCUMENTED | documented(404)
@@ -93,10 +98,46 @@ def add_to(app: FastAPI, service: Service) -> None:
         return Response(status_code=204)
 
 
+class _Result(FileResponse):
+    """The file of a job's result, which stays until it is sent, whoever removes the job."""
+
+    def __init__(self, store: JobStore, job: Job) -> None:
+        assert job.result is not None, "only a job that is done has one"
+        path = store.path(job.id) / job.result
+        super().__init__(path, media_type=job.media, headers=job.headers)
+        self._store, self._job = store, job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        with self._store.reading(self._job.id):
+            if self._store.find(self._job.id) is None:
+                await _no_such_job().response()(scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+
+@contextmanager
+def _storage() -> Iterator[None]:
+    """Say in a sentence that the table can't be written now: locked by others, or a full disk."""
+    try:
+        yield
+    except sqlite3.Error:
+        raise Refusal(
+            503,
+            "storage",
+            "The server can't write its table of jobs at the moment; try again later.",
+            headers={"Retry-After": "5"},
+        ) from None
+
+
+def _no_such_job() -> Refusal:
+    return Refusal(404, "no_such_job", "There is no such job, or it was removed.")
+
+
 def _find(service: Service, job_id: str) -> Job:
     job = service.store.find(job_id)
     if job is None:
-        raise Refusal(404, "no_such_job", "There is no such job, or it was removed.")
+        raise _no_such_job()
     return job
 
 
@@ -114,7 +155,7 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
         return upload.name, len(upload.data)
     waiting, total = bytearray(), 0
     declared = request.headers.get("content-length", "")
-    _check_room(service, path, int(declared) if declared.isdecimal() else 0)
+    _check_room(service, path, 0, coming=int(declared) if declared.isdecimal() else 0)
     async for chunk in chunks_of(request, max_bytes=limits.max_job_bytes, limits=limits):
         waiting += chunk
         if len(waiting) >= _CHUNK:
@@ -138,11 +179,14 @@ def _append(path: Path, data: bytes) -> None:
         raise OutputError(f"can't keep a job's image: {error.strerror or error}") from None
 
 
-def _check_room(service: Service, path: Path, num_bytes: int) -> None:
-    """Refuse a job that would fill the disk, or the share of it that jobs have."""
+def _check_room(service: Service, path: Path, num_bytes: int, *, coming: int = 0) -> None:
+    """Refuse a job that would fill the disk, or the share of it that jobs have.
+
+    Only what has come is held against others: a client may announce gigabytes and take hours.
+    """
     service.store.reserve(path.parent, num_bytes)
-    used = service.store.num_bytes()
-    if used > service.limits.max_jobs_bytes or 2 * num_bytes > shutil.disk_usage(path.parent).free:
+    used, free = service.store.num_bytes() + coming, shutil.disk_usage(path.parent).free
+    if used > service.limits.max_jobs_bytes or 2 * (num_bytes + coming) > free:
         raise Refusal(
             429,
             "jobs_full",

@@ -8,6 +8,8 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +22,8 @@ __all__ = ["IMAGE", "PRIVATE", "Job", "JobStore", "State"]
 
 State = Literal["queued", "running", "done", "failed"]
 IMAGE = "image"
+_PATIENCE_S = 2.0
+"""Time to wait for another program that has locked the table."""
 PRIVATE = 0o600
 """Mode of all files: jobs hold other people's images."""
 _INCOMING = "incoming-"
@@ -41,8 +45,8 @@ class Job:
     state: State = "queued"
     starts: int = 0
     """How often its work began without being put back in order."""
-    ended: float | None = None
-    """Seconds since 1970."""
+    kept_seconds: float = 0.0
+    """Time for which it was kept since its end while a server ran: no clock that is set counts."""
     result: str | None = None
     """File name of the result in the job's folder."""
     media: str | None = None
@@ -72,6 +76,9 @@ class JobStore:
         self.folder = folder
         self._lock = threading.Lock()
         self._incoming: dict[str, int] = {}
+        self._readers: Counter[str] = Counter()
+        self._unwritten: set[str] = set()
+        self._counted = time.monotonic()
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
             for path in (folder, folder / "jobs"):
@@ -82,7 +89,7 @@ class JobStore:
             base = folder / "jobs.sqlite"
             base.touch(PRIVATE)  # SQLite's other files get the same mode
             base.chmod(PRIVATE)
-            self._base = sqlite3.connect(base, check_same_thread=False)
+            self._base = sqlite3.connect(base, check_same_thread=False, timeout=_PATIENCE_S)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
             self._base.execute(_TABLE)
@@ -96,7 +103,9 @@ class JobStore:
         jobs = [Job(**json.loads(facts)) for (facts,) in rows]
         self._jobs = {job.id: job for job in jobs}
         for job in jobs:
-            if job.state == "running":  # what a stopped server worked on goes back in line
+            if job.state != "failed" and not self.path(job.id).exists():
+                self.remove(job.id)  # its files went when the table couldn't be written
+            elif job.state == "running":  # what a stopped server worked on goes back in line
                 self._change(job.id, state="queued")
         for path in (folder / "jobs").iterdir():
             if path.name not in self._jobs:
@@ -138,8 +147,13 @@ class JobStore:
         """Accept a job whose image lies in a folder of `new_folder`."""
         id_ = secrets.token_urlsafe(16)  # nobody guesses it: whoever knows it may see the job
         incoming.rename(self.path(id_))
-        with self._lock:
-            return self._save(Job(id=id_, model=model, name=name, query=query, num_bytes=num_bytes))
+        job = Job(id=id_, model=model, name=name, query=query, num_bytes=num_bytes)
+        try:
+            with self._lock:
+                return self._save(job)
+        except sqlite3.Error:
+            shutil.rmtree(self.path(id_), ignore_errors=True)
+            raise
 
     def path(self, id_: str) -> Path:
         """The folder of a job."""
@@ -178,32 +192,58 @@ class JobStore:
     ) -> None:
         """Record that the result lies in the job's folder, and remove the image."""
         (self.path(id_) / result).chmod(PRIVATE)
-        self._change(
-            id_, state="done", ended=time.time(), result=result, media=media, headers=headers,
-            num_bytes=num_bytes,
-        )  # fmt: skip
+        facts = {"result": result, "media": media, "headers": headers, "num_bytes": num_bytes}
+        self._change(id_, state="done", **facts)
         (self.path(id_) / IMAGE).unlink(missing_ok=True)
 
     def fail(self, id_: str, *, code: str, message: str) -> None:
         """Record why a job came to nothing, and remove its files."""
-        self._change(
-            id_, state="failed", ended=time.time(), code=code, message=message, num_bytes=0
-        )
-        shutil.rmtree(self.path(id_), ignore_errors=True)
+        self._change(id_, state="failed", code=code, message=message, num_bytes=0)
+        self._remove_files(id_)
 
     def remove(self, id_: str) -> None:
-        """Forget a job, with its files."""
-        with self._lock, self._base:
-            self._base.execute("delete from jobs where id = ?", (id_,))
+        """Forget a job, with its files: they go first, and a full disk has room for the rest."""
+        with self._lock:
             self._jobs.pop(id_, None)
-        shutil.rmtree(self.path(id_), ignore_errors=True)
+            self._unwritten.add(id_)
+        self._remove_files(id_)
+        with self._lock, contextlib.suppress(sqlite3.Error):  # it is tried again later
+            for removed in list(self._unwritten):
+                with self._base:
+                    self._base.execute("delete from jobs where id = ?", (removed,))
+                self._unwritten.remove(removed)
+
+    def _remove_files(self, id_: str) -> None:
+        if not self._readers[id_]:  # else the last one does it
+            shutil.rmtree(self.path(id_), ignore_errors=True)
+
+    @contextmanager
+    def reading(self, id_: str) -> Iterator[None]:
+        """Keep a job's files until the block ends, even if the job is removed meanwhile."""
+        self._readers[id_] += 1
+        try:
+            yield
+        finally:
+            self._readers[id_] -= 1
+            if not self._readers[id_]:
+                del self._readers[id_]
+                if id_ not in self._jobs:
+                    self._remove_files(id_)
 
     def remove_old(self, *, hours: float) -> None:
-        """Forget jobs that ended so long ago."""
-        before = time.time() - hours * 3600
+        """Forget jobs that ended so long ago; call it often, as it counts the time between."""
+        now = time.monotonic()
+        passed, self._counted = now - self._counted, now
         for job in list(self._jobs.values()):
-            if job.ended is not None and job.ended < before:
+            if job.state not in ("done", "failed"):
+                continue
+            kept = job.kept_seconds + passed
+            if kept > hours * 3600:
                 self.remove(job.id)
+            elif kept // 3600 > job.kept_seconds // 3600:
+                self._change(job.id, kept_seconds=kept)
+            else:
+                self._jobs[job.id] = replace(job, kept_seconds=kept)
 
     def close(self) -> None:
         """Release the folder."""

@@ -88,6 +88,7 @@ class JobWorker:
         self._cage = cage
         self._changed = threading.Condition()
         self._stopping = False
+        self._is_woken = False
         self._current: _Current | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()
@@ -95,6 +96,7 @@ class JobWorker:
     def wake(self) -> None:
         """Look for new jobs."""
         with self._changed:
+            self._is_woken = True
             self._changed.notify()
 
     def progress(self, job: Job) -> float:
@@ -139,13 +141,15 @@ class JobWorker:
         with self._changed:
             if self._stopping:
                 return False
-            job = self._store.begin()
-            if job is None:
-                self._changed.wait(_IDLE_SECONDS)
-        if job is None:
-            self._store.remove_old(hours=self._limits.keep_hours)
-        else:
+            self._is_woken = False
+        job = self._store.begin()  # it may wait for the disk, and nobody else may then
+        if job is not None:
             self._do(job)
+            return True
+        with self._changed:
+            if not self._is_woken and not self._stopping:
+                self._changed.wait(_IDLE_SECONDS)
+        self._store.remove_old(hours=self._limits.keep_hours)
         return True
 
     def _do(self, job: Job) -> None:

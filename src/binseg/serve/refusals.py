@@ -83,7 +83,7 @@ _REASONS = {
     415: "a body of another kind",
     422: "not an image that can be read, or a parameter out of range",
     429: "the server is busy: try again after the seconds in Retry-After",
-    503: "the server isn't ready",
+    503: "the server isn't ready, or can't write its table of jobs at the moment",
 }
 Documented = dict[int | str, dict[str, Any]]
 
