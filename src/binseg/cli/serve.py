@@ -96,8 +96,8 @@ def serve(
         int, typer.Option("--queue", metavar="N", help="Predictions in work or waiting.")
     ] = 32,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Threads that decode and encode.")
-    ] = 2,
+        int, typer.Option("--workers", metavar="N", help="Images decoded or encoded at once.")
+    ] = 8,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
     ] = 8,

@@ -48,7 +48,7 @@ _MAX_HEADER = 1_000_000
 _BUFFER = 1_000_000
 _PATIENCE_S = 0.3
 _LOW_PRIORITY = 10
-"""Time after which a child gets a tenth of the processor that others want, and no further image."""
+"""A child that took so long gets a tenth of the processor that others want, and no new image."""
 _DECODE_S, _VALUES_PER_S = 2.0, 10_000_000
 """Time for an image's pixels; an ordinary decoder makes ten times as many a second."""
 _SURVEY_S = 60.0
@@ -83,6 +83,7 @@ class Cage:
         self.seconds = seconds
         self._places = threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
+        self._orders_lock = threading.Lock()
         self._idle: list[_Child] = []
         self._users: dict[int, _Child] = {}
         self._is_closed = False
@@ -149,7 +150,9 @@ class Cage:
             with self._lock:
                 if self._is_closed:
                     raise ImageError("not decoded: the program ends")
-                child = self._idle.pop() if self._idle else self._fork()
+                child = self._idle.pop() if self._idle else None
+            child = child or self._fork()
+            with self._lock:
                 self._users[thread] = child
             try:
                 yield child
@@ -167,19 +170,15 @@ class Cage:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        with theirs:
+        with theirs, self._orders_lock:
             socket.send_fds(self._orders, [_ORDER.pack(b"F", 0)], [theirs.fileno()])
-        reply = self._orders.recv(_ORDER.size, socket.MSG_WAITALL)
+            reply = self._orders.recv(_ORDER.size, socket.MSG_WAITALL)
         assert len(reply) == _ORDER.size, "the decoders' process has ended; its reason is above"
-        return _Child(ours, _ORDER.unpack(reply)[1], self._slow_down)
-
-    def _slow_down(self, pid: int) -> None:
-        with self._lock:
-            self._tell(b"N", pid)
+        return _Child(ours, _ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
 
     def _tell(self, kind: bytes, pid: int) -> None:
         """Have the mother act: she alone knows that a number is still her child's."""
-        with contextlib.suppress(OSError):  # at the end of everything
+        with self._orders_lock, contextlib.suppress(OSError):  # at the end of everything
             self._orders.sendall(_ORDER.pack(kind, pid))
 
 
@@ -288,7 +287,7 @@ class _Child:
         return reply
 
     def _receive(self, size: int, until: float) -> bytes:
-        data = b""
+        data, before = b"", None
         while len(data) < size:
             left = until - time.monotonic()
             if left <= 0:
@@ -297,9 +296,11 @@ class _Child:
             try:
                 part = self.socket.recv(size - len(data))
             except TimeoutError:  # others first: a bomb's decoder delays nobody
-                if self.images_left:
+                used = _processor_seconds(self.pid)
+                if before is not None and used - before > _PATIENCE_S / 2:
                     self._slow_down(self.pid)
                     self.retire()
+                before = used if before is None else before
                 continue
             if not part:
                 raise EOFError
@@ -323,8 +324,7 @@ def _mother() -> None:
             break
         kind, pid = _ORDER.unpack(data)
         if kind == b"K" and pid in children:
-            _end(pid)
-            children.remove(pid)
+            os.kill(pid, signal.SIGKILL)
         elif kind == b"N" and pid in children:
             os.setpriority(os.PRIO_PROCESS, pid, _LOW_PRIORITY)
         elif kind == b"F":
@@ -332,15 +332,14 @@ def _mother() -> None:
             if pid == 0:
                 _run_child(orders, descriptors[0])
             os.close(descriptors[0])
+            # Until it is waited for, a dead child's number is nobody else's.
+            children = {one for one in children if os.waitpid(one, os.WNOHANG)[0] == 0}
             children.add(pid)
             orders.sendall(_ORDER.pack(b"F", pid))
     for pid in children:
-        _end(pid)
-
-
-def _end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+        os.kill(pid, signal.SIGKILL)
+    for pid in children:
+        os.waitpid(pid, 0)
 
 
 def _run_child(orders: socket.socket, descriptor: int) -> None:
@@ -463,6 +462,15 @@ def _shared(num_bytes: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _processor_seconds(pid: int) -> float:
+    """The processor time of a child so far; where the system doesn't say, the time."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _address_space() -> int:
