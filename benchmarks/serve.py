@@ -1,6 +1,6 @@
 """Load a server on loopback with many clients, good ones and bad ones, and see whether it holds.
 
-    python benchmarks/serve.py runs/pet/bundle
+    python benchmarks/serve.py
     python benchmarks/serve.py runs/pet/bundle --clients 64 --seconds 60 --json serve.json
 
 Three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
@@ -31,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from binseg.inference.pretrained import default_bundle_path
 
 BATCH = 8
 NUM_BAD = 8
@@ -67,12 +69,13 @@ class Round:
 def main() -> None:
     """Run all rounds and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?", help="left out: the built-in model")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--side", type=int, default=256, help="height and width of the images")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    given.bundle = given.bundle or default_bundle_path()
     images = [make_image(number, given.side) for number in range(16)]
     alone = backend_alone(given.bundle, images)
     print(

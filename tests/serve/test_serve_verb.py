@@ -1,5 +1,6 @@
 """`binseg serve` at the shell: what it says when it can't start, and how containers start it."""
 
+import io
 import re
 import shlex
 import socket
@@ -11,12 +12,15 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.serve import _token
+from binseg.cli.serve import _say_started, _token
 from binseg.errors import BinsegError
+from binseg.inference import Predictor
 from binseg.inference.pretrained import default_bundle_path
 from binseg.serve import model_registry
+from binseg.serve.limits import Limits
 from binseg.serve.model_registry import choose_bundles
-from binseg.serve.server import is_loopback
+from binseg.serve.server import is_loopback, network_address
+from binseg.serve.service import Service
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,3 +131,42 @@ def test_the_container_starts_the_verb_with_options_that_exist() -> None:
     for name in " ".join(copied).split():
         assert f"!{name}" in allowed
         assert (ROOT / name).exists()
+
+
+def test_other_machines_are_told_where_to_look(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models by run and what they find; an address that a phone can take, where there is one."""
+    service = Service([predictor], state=tmp_path, limits=Limits(), names=["first"])
+    service.registry.default.finds = "discs"
+    _say_started(service, "http://127.0.0.1:8000/", "192.168.1.7")
+    said = capsys.readouterr().err
+    assert "first finds discs" in said
+    assert "http://127.0.0.1:8000/" in said
+    assert "http://192.168.1.7:8000/" in said
+    _say_started(service, "http://127.0.0.1:8000/", None)
+    assert "network" not in capsys.readouterr().err
+    assert service.registry.find("first") is service.registry.default
+    assert service.registry.find(predictor.card.name if predictor.card else "") is not None
+    service.close()
+    assert network_address("127.0.0.1") is None
+    assert network_address("192.168.1.7") == "192.168.1.7"
+    assert network_address("0.0.0.0") not in ("0.0.0.0", "127.0.0.1")
+
+
+def test_on_a_terminal_there_is_a_code_to_photograph(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QR code of the address, drawn in half blocks, on stderr alone."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    service = Service([predictor], state=tmp_path, limits=Limits())
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    _say_started(service, "http://127.0.0.1:8000/", "192.168.1.7")
+    monkeypatch.undo()
+    service.close()
+    assert "\u2580" in screen.getvalue() or "\u2584" in screen.getvalue()

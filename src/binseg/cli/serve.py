@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -122,8 +124,8 @@ def serve(
     try:
         from binseg.serve.app import Access
         from binseg.serve.limits import Limits
-        from binseg.serve.model_registry import choose_bundles, open_models
-        from binseg.serve.server import Server, bind, is_loopback
+        from binseg.serve.model_registry import choose_bundles, open_models, run_name
+        from binseg.serve.server import Server, bind, is_loopback, network_address
         from binseg.serve.service import Service
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -155,7 +157,7 @@ def serve(
         )
 
     def started(url: str) -> None:
-        _say_started(service, url)
+        _say_started(service, url, network_address(host))
         if open_:
             _open_browser(url)
 
@@ -168,15 +170,30 @@ def serve(
             batch_size=batch_size,
         )
         os.umask(0o077)  # jobs hold other people's images
-        service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
+        service = Service(
+            models,
+            state=state or cache_dir() / "serve" / str(port),
+            limits=limits,
+            names=[run_name(path) for path in bundles],
+        )
         if not is_loopback(host) and access.token is None:
             message("binseg serve: no token is asked for: whoever reaches this address may use it")
         Server(service, listener=listener, access=access, started=started).run()
 
 
-def _say_started(service: "Service", url: str) -> None:
-    names = ", ".join(model.name for model in service.registry)
-    message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
+def _say_started(service: "Service", url: str, network: str | None) -> None:
+    for model in service.registry:
+        message(f"binseg serve: {model.name}" + (f" finds {model.finds}" if model.finds else ""))
+    message(f"binseg serve: {url} (Ctrl-C ends)")
+    if network is None:
+        return
+    host = f"[{network}]" if ":" in network else network
+    elsewhere = f"http://{host}:{urlsplit(url).port}/"
+    message(f"binseg serve: for others on your network: {elsewhere}")
+    if sys.stderr.isatty():
+        import segno
+
+        segno.make_qr(elsewhere).terminal(out=sys.stderr, compact=True)
 
 
 def _open_browser(url: str) -> None:

@@ -1,5 +1,6 @@
 """The models of a server, each with its card and its batches."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from pathlib import Path
@@ -11,7 +12,7 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
-__all__ = ["ModelRegistry", "ServedModel", "choose_bundles", "open_models"]
+__all__ = ["ModelRegistry", "ServedModel", "choose_bundles", "open_models", "run_name"]
 
 _DEMO = Path("runs/demo/bundle")
 _MAX_MESSAGE = 1000
@@ -24,15 +25,18 @@ class ServedModel:
     Args:
         predictor: the model.
         is_default: whether it answers where no model is named.
+        name: of its run; the card's if left out.
     """
 
-    def __init__(self, predictor: Predictor, *, is_default: bool) -> None:
+    def __init__(self, predictor: Predictor, *, is_default: bool, name: str = "") -> None:
         assert predictor.card is not None, "only bundles are served"
         self.predictor = copy(predictor)
         self.predictor.backend = SharedBackend(predictor.backend)
         self.card = predictor.card
         self.id = predictor.bundle_id
-        self.name = predictor.card.name
+        self.name = name or predictor.card.name
+        self.finds = self.card.data.note or self.card.data.kind
+        """What it was trained to find, as far as its card says."""
         self.is_default = is_default
         self._batcher: Batcher | None = None
 
@@ -65,6 +69,7 @@ class ServedModel:
         return {
             "id": self.id,
             "name": self.name,
+            "finds": self.finds,
             "summary": summary if isinstance(summary, str) else "",
             "is_default": self.is_default,
             "threshold": card.threshold.value,
@@ -88,13 +93,17 @@ class ModelRegistry:
 
     Args:
         predictors: opened bundles.
+        names: of their runs; the cards' if left out.
 
     Raises:
         UsageError: no model, or one of them twice.
     """
 
-    def __init__(self, predictors: Sequence[Predictor]) -> None:
-        self._models = [ServedModel(one, is_default=not i) for i, one in enumerate(predictors)]
+    def __init__(self, predictors: Sequence[Predictor], names: Sequence[str] = ()) -> None:
+        self._models = [
+            ServedModel(one, is_default=i == 0, name=names[i] if names else "")
+            for i, one in enumerate(predictors)
+        ]
         ids = [one.id for one in self._models]
         if not ids:
             raise UsageError("a server needs a model")
@@ -115,7 +124,7 @@ class ModelRegistry:
         if name is None:
             return self.default
         found = [one for one in self._models if one.id == name]
-        found = found or [one for one in self._models if one.name == name]
+        found = found or [one for one in self._models if name in (one.name, one.card.name)]
         if len(found) == 1:
             return found[0]
         ids = ", ".join(f"{one.id} ({one.name})" for one in self._models)
@@ -145,6 +154,19 @@ def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
             f"{_DEMO.parent}` (a few minutes), then serve it"
         )
     return [*paths, _DEMO]
+
+
+def run_name(path: Path) -> str:
+    """Name a model after its run, as people do; "" for the built-in one, whose card has a name.
+
+    >>> run_name(Path("runs/first")), run_name(Path("runs/demo/bundle")), run_name(Path("cats.zip"))
+    ('first', 'demo', 'cats')
+    """
+    if path == default_bundle_path():
+        return ""
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - `.` has a name, a link keeps its own
+    run = whole.parent if whole.name == "bundle" else whole
+    return run.name.removesuffix(".zip")[:80]
 
 
 def open_models(

@@ -21,7 +21,7 @@ from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
 from binseg.serve.service import Service
 
-__all__ = ["Server", "bind", "is_loopback"]
+__all__ = ["Server", "bind", "is_loopback", "network_address"]
 
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
@@ -54,7 +54,8 @@ class Server:
         limits, access = service.limits, access or Access()
         self._socket = listener or bind("127.0.0.1", 0)
         host, port = self._socket.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        self.url = f"http://[{here}]:{port}/" if ":" in here else f"http://{here}:{port}/"
         if is_loopback(host) or access.hosts or access.token is None:
             access = replace(access, own_names=(*LOOPBACK, *_machine_names(host)))
         waiting: dict[_PatientProtocol, None] = {}
@@ -87,6 +88,24 @@ class Server:
     def stop(self) -> None:
         """Have `run` end, from any thread."""
         self._server.should_exit = True
+
+
+def network_address(host: str) -> str | None:
+    """The address by which other machines reach a server that listens on `host`, if they do.
+
+    Nothing is sent to find out: the system says which of its addresses it would send from.
+    """
+    if is_loopback(host):
+        return None
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # RFC 5737: an address of nobody
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+    return None if is_loopback(address) else address
 
 
 def is_loopback(host: str) -> bool:

@@ -36,11 +36,19 @@ class Service:
         predictors: opened bundles; the first is the default.
         state: folder of the jobs.
         limits: how much is accepted.
+        names: of the models' runs; the cards' if left out.
     """
 
-    def __init__(self, predictors: Sequence[Predictor], *, state: Path, limits: Limits) -> None:
+    def __init__(
+        self,
+        predictors: Sequence[Predictor],
+        *,
+        state: Path,
+        limits: Limits,
+        names: Sequence[str] = (),
+    ) -> None:
         self.limits = limits
-        self.registry = ModelRegistry(predictors)
+        self.registry = ModelRegistry(predictors, names)
         self.examples = Examples(self.registry)
         self.capacity = Capacity(limits)
         self.pipeline = Pipeline(limits)

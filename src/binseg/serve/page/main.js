@@ -8,7 +8,7 @@ import { canBeJob, runJob } from "./jobs.js";
 import { PROBABILITY_COLOURS } from "./paint.js";
 import { drawThumbnail } from "./image.js";
 import { Queue } from "./queue.js";
-import { saveAll, saveRendered, saveJob, saveMask, savePolygons } from "./save.js";
+import { saveAll, saveAllCutouts, saveRendered, saveJob, saveMask, savePolygons } from "./save.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 import { listenTheme } from "./theme.js";
@@ -50,7 +50,7 @@ const shown = new Shown(viewer, {
 const queue = new Queue($("queue"), {
   onChange: (item) => {
     if (item === queue.current) showState(item);
-    $("save-all").hidden = done().length < 2;
+    for (const id of ["save-all", "save-all-cutouts"]) $(id).hidden = done().length < 2;
   },
   onChoose: choose,
 });
@@ -217,6 +217,7 @@ function listenSaving() {
     "save-overlay": () => saveRendered("overlay", shown, model(), settings.mask, settings.look),
     "save-polygons": () => savePolygons(shown, model(), settings.mask),
     "save-all": () => saveAll(done(), model(), settings.mask),
+    "save-all-cutouts": () => saveAllCutouts(done(), model(), settings.mask),
   };
   for (const [id, save] of Object.entries(kinds)) {
     $(id).addEventListener("click", async () => {
@@ -280,7 +281,7 @@ async function loadModels() {
   $("start-title").textContent = INVITATION;
   $("start-hint").hidden = false;
   $("choose").textContent = "Choose images";
-  $("model").replaceChildren(...models.map(({ id, name }) => new Option(sameName(name) ? `${name} (${id.slice(0, 6)})` : name, id)));
+  $("model").replaceChildren(...models.map((model) => new Option(titleOf(model), model.id)));
   $("model-pick").hidden = !models.length;
   const most = queue.limits;
   $("limits").textContent = `JPEG, PNG, TIFF, WebP or BMP${most.max_bytes ? `, up to ${bytes(most.max_bytes)}` : ""}${most.max_pixels ? ` and ${Math.round(most.max_pixels / 1e6).toLocaleString("en")} megapixels` : ""}. They go to this server and nowhere else.`;
@@ -294,6 +295,9 @@ async function loadModels() {
   if ($("model").value !== before?.id) useModel($("model").value);
   if (!before) loadExamples();
 }
+
+/* The run's name, and what it finds; the id where two have one name. */
+const titleOf = ({ id, name, finds }) => `${name}${sameName(name) ? ` (${id.slice(0, 6)})` : ""}${finds ? `: ${finds}` : ""}`;
 
 const sameName = (name) => models.filter((model) => model.name === name).length > 1;
 

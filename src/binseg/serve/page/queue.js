@@ -166,7 +166,7 @@ export class Queue {
 
   show({ tile, state, name }) {
     tile.dataset.state = state;
-    tile.lastChild.textContent = SAID[state] || name;
+    tile.lastChild.textContent = state === "failed" ? `✕ ${name}` : SAID[state] || name;
     tile.title = name;
     tile.setAttribute("aria-label", `${name}${SAID[state] ? `, ${SAID[state]}` : ""}`);
   }

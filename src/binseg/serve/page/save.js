@@ -1,6 +1,6 @@
 /* Files to keep. Masks, cut-outs and overlays are made here; polygons come from the server. */
 
-import { getDescription, getRendered } from "./api.js";
+import { getDescription, getRendered, patiently } from "./api.js";
 import { ask } from "./background.js";
 import { thresholdOf } from "./postprocessing.js";
 import { isWhole, pixelsOf } from "./image.js";
@@ -53,6 +53,17 @@ export async function saveAll(items, model, settings) {
     files.push({ name: unlike(names, `${stemOf(name)}_mask`), bytes: new Uint8Array(await blob.arrayBuffer()) });
   }
   keep(zip(files), "masks.zip");
+}
+
+/** The cut-outs of all items that are done, in one ZIP; the server makes them, one after another. */
+export async function saveAllCutouts(items, model, settings) {
+  const files = [];
+  const names = new Set();
+  for (const { name, file } of items) {
+    const blob = await patiently(() => getRendered(file, model.id, thresholdOf(settings.level), settings.postprocessing, "cutout"), { onWait: () => {} });
+    files.push({ name: unlike(names, `${stemOf(name)}_cutout`), bytes: new Uint8Array(await blob.arrayBuffer()) });
+  }
+  keep(zip(files), "cutouts.zip");
 }
 
 /** What a job made of an item. */
