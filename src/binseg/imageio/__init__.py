@@ -7,6 +7,7 @@
     windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
     tiled.py     results of any size, written tile by tile
     writing.py   masks, images and probabilities to files
+    cage.py      decoding what strangers send in killable children (caged.py is their side)
 
 What a file holds decides how it is read, never its name.
 """
