@@ -44,7 +44,7 @@ class Job:
     """Size of the image, later of the result."""
     state: State = "queued"
     starts: int = 0
-    """How often its work began without being put back in order."""
+    """The times that its work began without being put back in order."""
     kept_seconds: float = 0.0
     """Time for which it was kept since its end while a server ran: no clock that is set counts."""
     result: str | None = None

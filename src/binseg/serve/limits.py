@@ -1,4 +1,4 @@
-"""How much one server accepts: its limits, and the count of what is in work."""
+"""The limits of one server, and the count of what is in work."""
 
 import math
 import threading

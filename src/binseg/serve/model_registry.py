@@ -36,7 +36,7 @@ class ServedModel:
         self.id = predictor.bundle_id
         self.name = name or predictor.card.name
         self.finds = self.card.data.note or self.card.data.kind
-        """What it was trained to find, as far as its card says."""
+        """The things that it was trained to find, as far as its card says."""
         self.is_default = is_default
         self._batcher: Batcher | None = None
 
