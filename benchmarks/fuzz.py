@@ -1,9 +1,8 @@
-"""Damage images, bundles and recipes at random, and see that each is read or refused in one line.
+"""Damage images, bundles, networks and recipes at random: each is read, or refused in one line.
 
-    binseg train --data synthetic --model unet-small --size 32 --epochs 1 --out runs/tiny
-    binseg pack runs/tiny --out tiny.zip
-    python benchmarks/fuzz.py --images 10000 --recipes 1000 --bundles 1000 --bundle tiny.zip
+    python benchmarks/fuzz.py --images 10000 --recipes 1000 --bundles 1000 --networks 1000
 
+Bundles and networks are of a small model that is made here, unless --bundle names another one.
 Each case is opened in a child process with a time limit. What may happen: an answer, or a
 `BinsegError` of one line. What may not: any other exception, a crash, a hang, or more memory than
 --megabytes above the child's start. A case that fails is kept under --keep, with its seed.
@@ -39,9 +38,23 @@ from binseg.config import load_recipe, recipe_names
 from binseg.config.loading import recipe_text
 from binseg.errors import BinsegError
 from binseg.imageio import probe, read_image, read_labels
-from binseg.packaging import read_bundle
+from binseg.models.create import create_model, resolve_options
+from binseg.packaging import (
+    NETWORK,
+    Architecture,
+    Card,
+    Reference,
+    pack_zip,
+    read_bundle,
+    write_bundle,
+)
+from binseg.packaging.exported_file import SUFFIXES, Facts
+from binseg.packaging.exporting import core_onnx, describe_input, make_file
+from binseg.packaging.raw_pixels import RawPixels
+from binseg.pipelines.verify_model import verify
 from binseg.progress import track
 from binseg.storage import write_json
+from binseg.types import Preprocessing
 
 SECONDS = 20
 """A case that takes longer hangs."""
@@ -183,11 +196,10 @@ def _insert(data: bytearray, random_source: random.Random) -> bytearray:
     return data[:at] + random_source.randbytes(random_source.choice((1, 8, 100))) + data[at:]
 
 
-def bundles(random_source: random.Random, bundle: Path) -> Iterator[Case]:
+def bundles(random_source: random.Random, whole: bytes) -> Iterator[Case]:
     """Damaged bundles: bytes of the zip, or members that lie, with hashes that agree or not."""
-    with zipfile.ZipFile(bundle) as archive:
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
-    whole = bundle.read_bytes()
     while True:
         if random_source.random() < 0.4:
             yield Case(kind="bundle", name="b.zip", data=_damaged(whole, random_source))
@@ -206,6 +218,66 @@ def bundles(random_source: random.Random, bundle: Path) -> Iterator[Case]:
         if random_source.random() < 0.6:
             changed = _rehashed(changed)
         yield Case(kind="bundle", name="b.zip", data=_zipped(changed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A small model, untrained: its bundle, and its files for other runtimes."""
+
+    bundle: bytes
+    networks: dict[str, bytes]
+    """By file name."""
+
+
+def sound_model(scratch: Path) -> Sound:
+    """Make the model whose files are damaged."""
+    network = create_model("unet", encoder="resnet_small", width=4).eval()
+    shape = Preprocessing(height=32, width=32)
+    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    architecture = Architecture(
+        decoder="unet",
+        encoder="resnet_small",
+        options=resolve_options("unet", "resnet_small", {"width": 4}),
+    )
+    card = Card(name="tiny", architecture=architecture, preprocessing=shape)
+    reference = Reference(
+        input_NHWC=np.zeros((1, 32, 32, 3), np.uint8),
+        probability_NHW=np.full((1, 32, 32), 0.5, np.float32),
+    )
+    extra = {NETWORK: core_onnx(network, shape)}
+    bundle = write_bundle(
+        scratch / "tiny", card=card, weights=weights, reference=reference, extra=extra
+    )
+    raw = RawPixels(network, shape, temperature=1.0)
+    pixels_HWC = np.zeros((20, 30, 3), np.uint8)
+    files = {}
+    for target in ("onnx", "openvino"):
+        made = make_file(target, raw)
+        facts = Facts(
+            card=json.loads(card.to_json()),
+            threshold=0.5,
+            input=describe_input(raw),
+            proof={"precision": "fp32", "rows": []},
+            reference_HWC=pixels_HWC,
+            reference_HW=made.compute(pixels_HWC),
+        )
+        files[f"n{SUFFIXES[target]}"] = made.finish(facts.as_text())
+    return Sound(bundle=pack_zip(bundle, scratch / "tiny.zip").read_bytes(), networks=files)
+
+
+def networks(random_source: random.Random, sound: Sound) -> Iterator[Case]:
+    """Damaged exports: bytes of the file, of a part of its zip, or of the graph's first half."""
+    while True:
+        name = random_source.choice(list(sound.networks))
+        data = sound.networks[name]
+        if name.endswith(".zip") and random_source.random() < 0.8:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                parts = {one: archive.read(one) for one in archive.namelist()}
+            part = random_source.choice(list(parts))
+            parts[part] = _damaged(parts[part], random_source)
+            yield Case(kind="network", name=name, data=_zipped(parts, zipfile.ZIP_STORED))
+        else:
+            yield Case(kind="network", name=name, data=_damaged(data, random_source))
 
 
 def _damaged_json(data: bytes, random_source: random.Random) -> bytes:
@@ -249,9 +321,9 @@ def _rehashed(members: dict[str, bytes]) -> dict[str, bytes]:
     return {**members, "SHA256SUMS": sums.encode()}
 
 
-def _zipped(members: dict[str, bytes]) -> bytes:
+def _zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -300,6 +372,10 @@ def open_case(path: Path, kind: str) -> None:
         bundle = read_bundle(path)
         bundle.weights()
         bundle.reference()
+        if NETWORK in bundle.sha256:
+            bundle.network(NETWORK)
+    elif kind == "network":
+        verify(path)
     else:
         probe(path)
         read_image(path)
@@ -333,8 +409,9 @@ def _serve(pipe: Connection, folder: Path) -> None:
 class Child:
     """The process that opens the cases; a new one after a crash or a hang."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Case) -> None:
         self._folder = folder
+        self._warm = warm
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection
         self.base = 0
@@ -364,7 +441,7 @@ class Child:
         self._process = context.Process(target=_serve, args=(theirs, self._folder), daemon=True)
         self._process.start()
         theirs.close()
-        self._pipe.send(Case(kind="recipe", name="r.yaml", data=b"{}"))
+        self._pipe.send(self._warm)
         _, self.base = self._pipe.recv()
 
     def _kill(self) -> None:
@@ -390,16 +467,26 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
-    child = Child(scratch)
     verdicts: Counter[str] = Counter()
     failures: list[str] = []
     largest, slowest = 0, 0.0
-    asked = [("image", options.images, images(random.Random(options.seed)))]
-    asked.append(("recipe", options.recipes, recipes(random.Random(options.seed))))
-    if options.bundles:
-        bundle = options.bundle
-        asked.append(("bundle", options.bundles, bundles(random.Random(options.seed), bundle)))
-    for kind, num, cases in asked:
+    empty = Case(kind="recipe", name="r.yaml", data=b"{}")
+    asked = [("image", options.images, images(random.Random(options.seed)), empty)]
+    asked.append(("recipe", options.recipes, recipes(random.Random(options.seed)), empty))
+    if options.bundles or options.networks:
+        # In a process of its own: threads of a runtime don't survive the forks below.
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            sound = pool.apply(sound_model, (scratch,))
+        whole = options.bundle.read_bytes() if options.bundle else sound.bundle
+        asked.append(
+            ("bundle", options.bundles, bundles(random.Random(options.seed), whole), empty)
+        )
+        # The first one brings the runtimes into memory, which isn't the damaged ones' doing.
+        warm = Case(kind="network", name="n.openvino.zip", data=sound.networks["n.openvino.zip"])
+        source = random.Random(options.seed)
+        asked.append(("network", options.networks, networks(source, sound), warm))
+    for kind, num, cases, warm in asked:
+        child = Child(scratch, warm)
         for index in track(range(num), progress=PlainProgress(), label=f"{kind}s", total=num):
             case = next(cases)
             start = time.perf_counter()
@@ -428,16 +515,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--recipes", type=int, default=200)
-    parser.add_argument("--bundles", type=int, default=0, help="needs --bundle")
-    parser.add_argument("--bundle", type=Path, help="a sound bundle's zip, to be damaged")
+    parser.add_argument("--bundles", type=int, default=200)
+    parser.add_argument("--networks", type=int, default=200)
+    parser.add_argument("--bundle", type=Path, help="a sound bundle's zip instead of a small one")
     parser.add_argument("--megabytes", type=int, default=1000, help="a case may take")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the cases that fail")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
-    if options.bundles and options.bundle is None:
-        sys.exit("--bundles needs --bundle FILE.zip (binseg pack RUN --out FILE.zip)")
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from binseg.training.precision import resolve_device, resolve_precision
 
 from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
@@ -31,6 +30,7 @@ from binseg.errors import BinsegError
 from binseg.models import build_model, num_parameters
 from binseg.pipelines.train_model import TrainResult, resume_training, train
 from binseg.storage import write_json, write_text
+from binseg.training.devices import resolve_device, resolve_precision
 from binseg.training.run_folder import RunFolder, environment
 
 LADDER: Mapping[str, tuple[str, ...]] = {

@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from binseg.training.fit import fit
 
 from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
@@ -32,6 +31,7 @@ from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, StoppedError
 from binseg.models import build_model
 from binseg.storage import write_text
+from binseg.training.loop import fit
 from binseg.types import Record
 
 LOG = "search.jsonl"

@@ -1,7 +1,7 @@
 """Training by binseg against the plain loop of the source reports, in one run.
 
     python benchmarks/train.py --data oxford-iiit-pet/ --json train.json
-    python benchmarks/train.py --data oxford-iiit-pet/ --quick
+    python benchmarks/train.py --quick
     python benchmarks/train.py --data oxford-iiit-pet/ --only time-to-dice --run runs/pet-small
 
 The plain loop is what reports A, B and D have in common: float32, channels first, eager, each
@@ -12,6 +12,9 @@ speed         seconds an image in the second epoch; medians over alternating rep
 dice          validation Dice after equal epochs, over seeds
 time-to-dice  when a finished run (--run) passed a Dice, against the plain loop's time for as many
               epochs as report D trained (its measured seconds an image, extrapolated)
+
+Without --data the images are generated ones, and without --run a short run is made: the figures
+of the documentation need the data that they name.
 """
 
 import argparse
@@ -27,8 +30,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from binseg.training.fit import fit
-from binseg.training.precision import resolve_device, resolve_precision
 from PIL import Image, ImageEnhance
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -42,6 +43,8 @@ from binseg.data.splits import assign_splits
 from binseg.models import build_model
 from binseg.progress import SILENT
 from binseg.storage import write_json
+from binseg.training.devices import resolve_device, resolve_precision
+from binseg.training.loop import fit
 from binseg.training.run_folder import environment
 from binseg.types import Record
 
@@ -50,16 +53,22 @@ REPORT_EPOCHS = 50
 """Report D trained for 50 epochs to its 0.9165 (validation, U-Net)."""
 REPORT_DICE = 0.9036
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TRIMAP_BACKGROUND = 2
+TRIMAP_BACKGROUND, BACKGROUND = 2, 0
+"""Masks of Oxford-IIIT Pet are trimaps; those of generated images are black and white."""
+GENERATED = "synthetic:num=260"
+"""What is trained on where no data is given."""
 
 
 class PlainImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Decode, resize, augment: each image, each time, as the reports' Dataset classes do."""
 
-    def __init__(self, records: Sequence[Record], *, size: int, augmented: bool) -> None:
+    def __init__(
+        self, records: Sequence[Record], *, size: int, augmented: bool, background: int
+    ) -> None:
         self._records = records
         self._size = size
         self._augmented = augmented
+        self._background = background
 
     def __len__(self) -> int:
         return len(self._records)
@@ -71,13 +80,15 @@ class PlainImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         image = Image.open(record.image_path).convert("RGB").resize(size, Image.Resampling.BILINEAR)
         mask = Image.open(record.mask_path).resize(size, Image.Resampling.NEAREST)
         if self._augmented:
-            image, mask = _augment(image, mask)
+            image, mask = _augment(image, mask, self._background)
         pixels = torch.from_numpy(np.asarray(image, np.float32) / 255.0).permute(2, 0, 1)
         pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        return pixels.contiguous(), torch.from_numpy(np.asarray(mask) != TRIMAP_BACKGROUND)[None]
+        return pixels.contiguous(), torch.from_numpy(np.asarray(mask) != self._background)[None]
 
 
-def _augment(image: Image.Image, mask: Image.Image) -> tuple[Image.Image, Image.Image]:
+def _augment(
+    image: Image.Image, mask: Image.Image, background: int
+) -> tuple[Image.Image, Image.Image]:
     """Report D's: flip 0.5, rotation up to 15 degrees 0.3, jitter 0.5."""
     if random.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -85,7 +96,7 @@ def _augment(image: Image.Image, mask: Image.Image) -> tuple[Image.Image, Image.
     if random.random() < 0.3:
         angle = random.uniform(-15, 15)
         image = image.rotate(angle, Image.Resampling.BILINEAR)
-        mask = mask.rotate(angle, Image.Resampling.NEAREST, fillcolor=TRIMAP_BACKGROUND)
+        mask = mask.rotate(angle, Image.Resampling.NEAREST, fillcolor=background)
     if random.random() < 0.5:
         for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = change(image).enhance(random.uniform(0.8, 1.2))
@@ -106,8 +117,15 @@ class PlainLoop:
         random.seed(seed)
         self.model = build_model(recipe)
         self._recipe = recipe
+        is_generated = str(recipe.data.path).startswith("synthetic")
+        self._background = BACKGROUND if is_generated else TRIMAP_BACKGROUND
         self._loader = DataLoader(
-            PlainImages(records, size=recipe.input.size, augmented=True),
+            PlainImages(
+                records,
+                size=recipe.input.size,
+                augmented=True,
+                background=self._background,
+            ),
             batch_size=recipe.train.batch_size,
             shuffle=True,
             drop_last=True,
@@ -142,7 +160,12 @@ class PlainLoop:
     def validate(self, records: Sequence[Record]) -> float:
         """Mean Dice over images at the model's size."""
         self.model.eval()
-        images = PlainImages(records, size=self._recipe.input.size, augmented=False)
+        images = PlainImages(
+            records,
+            size=self._recipe.input.size,
+            augmented=False,
+            background=self._background,
+        )
         with torch.inference_mode():
             scores = [
                 _batch_dice(self.model(pixels[None]), mask[None])
@@ -189,7 +212,13 @@ def measure_speed(options: argparse.Namespace, progress: PlainProgress) -> list[
     rows = []
     num = options.images
     for name in options.models:
-        recipe = _recipe(options, name, train__epochs=2, train__batch_size=options.batch)
+        recipe = _recipe(
+            options,
+            name,
+            train__epochs=2,
+            train__batch_size=options.batch,
+            **({"input__size": options.size} if options.size else {}),
+        )
         dataset, train, val = _open(recipe)
         caches = [
             open_cache(part, dataset.rule, recipe.input.preprocessing())
@@ -229,7 +258,7 @@ def measure_dice(options: argparse.Namespace, progress: PlainProgress) -> list[d
             optimizer__lr=5e-4,
         )
         dataset, train, val = _open(recipe)
-        train, val = train[:: len(train) // num_train], val[:: max(1, len(val) // num_val)]
+        train, val = train[:: max(1, len(train) // num_train)], val[:: max(1, len(val) // num_val)]
         caches = [
             open_cache(part, dataset.rule, recipe.input.preprocessing()) for part in (train, val)
         ]
@@ -251,12 +280,25 @@ def measure_dice(options: argparse.Namespace, progress: PlainProgress) -> list[d
     ]
 
 
+def _finished_run(options: argparse.Namespace) -> list[dict[str, float]]:
+    """Give the epochs of a run: the one that is asked for, or a short one, made now."""
+    if options.run is not None:
+        with (options.run / "metrics.csv").open(encoding="utf-8") as file:
+            return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+    recipe = _recipe(
+        options, "resnet34-unet", input__size=options.dice_size, train__epochs=options.dice_epochs
+    )
+    dataset, train, val = _open(recipe)
+    caches = [open_cache(part, dataset.rule, recipe.input.preprocessing()) for part in (train, val)]
+    with tempfile.TemporaryDirectory() as scratch:
+        return _binseg(recipe, caches[0], caches[1], folder=Path(scratch) / "run")
+
+
 def time_to_dice(
     options: argparse.Namespace, speed: Sequence[Mapping[str, object]]
 ) -> list[dict[str, object]]:
     """Compare a finished run's hours to the target with the plain loop's."""
-    with (options.run / "metrics.csv").open(encoding="utf-8") as file:
-        lines = [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+    lines = _finished_run(options)
     seconds, reached = 0.0, None
     for line in lines:
         seconds += line["seconds"]
@@ -313,13 +355,14 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a folder of Oxford-IIIT Pet")
-    parser.add_argument("--quick", action="store_true", help="one repeat, few images")
+    parser.add_argument("--data", default=GENERATED, help="a folder of Oxford-IIIT Pet")
+    parser.add_argument("--quick", action="store_true", help="one repeat, few and small images")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: speed and dice")
     parser.add_argument("--models", nargs="+", default=["unet", "resnet34-unet"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--images", type=int, default=32, help="of an epoch, for speed")
+    parser.add_argument("--size", type=int, help="of inputs, for speed; else the report's")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dice-size", type=int, default=64)
@@ -328,11 +371,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="a finished run, for time-to-dice")
     parser.add_argument("--target", type=float, default=REPORT_DICE)
     options = parser.parse_args()
-    options.only = options.only or (["speed", "dice"] + (["time-to-dice"] if options.run else []))
-    if "time-to-dice" in options.only and options.run is None:
-        sys.exit("time-to-dice needs --run FOLDER, a finished run of binseg train")
+    always = ["speed", "dice"]
+    options.only = options.only or always + (["time-to-dice"] if options.run else [])
     if options.quick:
         options.images, options.repeats, options.seeds = 16, 1, 1
+        options.size = options.size or 96
         options.dice_images, options.dice_epochs = 160, 2
     return options
 

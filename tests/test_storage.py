@@ -21,6 +21,7 @@ from binseg.storage import (
     cache_dir,
     download,
     locked,
+    parse_json,
     sha256_of,
     write_bytes,
     write_json,
@@ -132,6 +133,26 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "key 'c' twice"),
+        ('[{"a": NaN}]', "NaN"),
+        ("-Infinity", "Infinity"),
+        ("9" * 5000, "digits"),
+        ("[" * 100_000, "too deep"),
+        ("{", "Expecting"),
+        (b"\xff", "decode"),
+    ],
+)
+def test_json_of_strangers_has_one_meaning(text: str | bytes, told: str) -> None:
+    """What two readers could understand in two ways is an error; the rest is json's."""
+    with pytest.raises(ValueError, match=told):
+        parse_json(text)
+    sound = '{"a": [1, 2.5, null, "x"], "b": {"a": true}}'
+    assert parse_json(sound) == parse_json(sound.encode()) == json.loads(sound)
 
 
 def test_sha256_is_hashlibs(tmp_path: Path) -> None:

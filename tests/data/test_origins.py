@@ -175,3 +175,15 @@ def test_who_has_decided_keeps_the_word() -> None:
     test = [*given, *records("case1_slice_9", split="test")]
     assert groups(test)[-1] is None
     assert groups(test)[0] == "case0"
+
+
+def test_copies_of_a_photo_stay_together() -> None:
+    """Roboflow's copies and those of augmentation scripts are grouped with the photo itself."""
+    given = records(
+        *(f"p0_jpg.rf.{'ab' * 8}{copy}" for copy in range(3)),
+        *("p1", "p1_aug1", "p1_aug2", "p2_jpg.rf.0123456789abcdef", "p3"),
+    )
+    grouped, note = with_groups(given, configured())
+    assert [one.group for one in grouped] == ["p0"] * 3 + ["p1"] * 3 + [None, None]
+    assert note is not None
+    assert note.startswith("6 images are copies of 2 photos by their names (p0, p1)")

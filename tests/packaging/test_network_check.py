@@ -5,6 +5,7 @@ import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,8 @@ from binseg.packaging.network_check import (
     check_onnx,
 )
 from binseg.packaging.networks import compile_openvino, onnx_session
-from binseg.packaging.raw_pixels import RawPixels, example_size
-from binseg.types import Preprocessing
+from binseg.packaging.raw_pixels import Pixels, RawPixels, example_size
+from binseg.types import Intensity, Preprocessing, ResizeMode
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -64,12 +65,16 @@ def exports() -> Iterator[bytes]:
         yield core_onnx(model, tiles)
     model = small("unet", "resnet_small")
     yield quantise(core_onnx(model, SHAPE), [np.ones((1, 3, 32, 32), np.float32)], name="inputs")
-    for resize, scale in (("stretch", 1.0), ("letterbox", 1.0), ("tile", 1.0), ("tile", 0.5)):
-        for pixels, intensity in (("uint8", "dtype"), ("float32", "percentile")):
+    modes: tuple[tuple[ResizeMode, float], ...] = (
+        ("stretch", 1.0), ("letterbox", 1.0), ("tile", 1.0), ("tile", 0.5),
+    )  # fmt: skip
+    kinds: tuple[tuple[Pixels, Intensity], ...] = (("uint8", "dtype"), ("float32", "percentile"))
+    for resize, scale in modes:
+        for pixels, intensity in kinds:
             shape = Preprocessing(
                 height=32, width=32, resize=resize, scale=scale, intensity=intensity
-            )  # type: ignore[arg-type]
-            raw = RawPixels(model, shape, temperature=1.3, pixels=pixels).eval()  # type: ignore[arg-type]
+            )
+            raw = RawPixels(model, shape, temperature=1.3, pixels=pixels).eval()
             example = torch.zeros(2, *example_size(model, shape), 3, dtype=getattr(torch, pixels))
             names, axes = ("pixels", "probability"), {0: "num", 1: "height", 2: "width"}
             data = to_onnx(raw, example, names=names, dynamic=dict.fromkeys(names, axes))
@@ -170,7 +175,8 @@ def boastful(model: Model) -> None:
 
 
 def texts(model: Model) -> None:
-    model.graph.initializer.append(helper.make_tensor("t", TensorProto.STRING, [1], [b"x"]))
+    text = helper.make_tensor("t", TensorProto.STRING, [1], [b"x"])  # type: ignore[list-item]
+    model.graph.initializer.append(text)
 
 
 @pytest.mark.parametrize(
@@ -192,10 +198,12 @@ def test_what_we_never_write_is_never_opened(
     data = model.SerializeToString()
     monkeypatch.setattr("onnxruntime.InferenceSession", None)
     monkeypatch.setattr("openvino.Core.read_model", None)
-    for opens in (check_onnx, onnx_session, compile_openvino):
-        settings = {"precision": "fp32"} if opens is compile_openvino else {}
+    doors: tuple[Callable[..., object], ...] = (
+        check_onnx, onnx_session, partial(compile_openvino, precision="fp32"),
+    )  # fmt: skip
+    for opens in doors:
         with pytest.raises(BundleError, match="some: not a network that binseg exp") as caught:
-            opens(data, name="some", **settings)  # type: ignore[operator]
+            opens(data, name="some")
         assert str(caught.value).isprintable()
 
 

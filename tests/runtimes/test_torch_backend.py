@@ -184,6 +184,9 @@ def test_a_claimed_giant_costs_nothing(tmp_path: Path) -> None:
     """A card that claims a network of terabytes is refused before its memory is taken."""
     with pytest.raises(BundleError, match="weights don't fit"):
         open_backend(bundle_of(tmp_path / "b", state(tiny()), width=1024, depth=7))
+    # Keras has no meta device: what it claims is compared with the weights before it builds.
+    with pytest.raises(BundleError, match="larger than the weights"):
+        open_backend(bundle_of(tmp_path / "b", state(tiny()), name="keras_unet", width=1024))
 
 
 def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.whole_images import ImageCache, Seeds
 from binseg.errors import TrainingError
-from binseg.losses import build_loss
 from binseg.training import batches
 from binseg.training.batches import build_batches
 from binseg.training.loop import FitResult, fit
@@ -207,8 +206,9 @@ def test_no_answer_is_no_good_answer_where_most_is_empty(pixels: Callable[..., P
         return validate(
             _Silent(),
             replace(cache, targets_NHW=targets_NHW, is_partial=is_partial),
-            recipe=Recipe.model_validate({"input": {"size": 16}, "train": {"batch_size": 4}}),
-            loss=build_loss("bce"),
+            recipe=Recipe.model_validate(
+                {"input": {"size": 16}, "loss": {"name": "bce"}, "train": {"batch_size": 4}}
+            ),
             device=torch.device("cpu"),
             precision="fp32",
         ).dice

@@ -1,36 +1,38 @@
 """Meaning of the numbers in mask files: detected, said, and from then on held to strictly."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from binseg.config.recipe import Border, DataConfig
+from binseg.data.mask_scan import (
+    NEAR,
+    Labels,
+    Scan,
+    coloured,
+    grey,
+    lies_between,
+    means_indices,
+    scan,
+    values_of,
+)
 from binseg.errors import DataError, ImageError
-from binseg.imageio import probe, read_labels, read_palette
-from binseg.progress import SILENT, Progress, track
+from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
 __all__ = ["MaskRule", "RuleKind", "detect_rule"]
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
-Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
 
 _NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
-_NEAR, _MOST_BETWEEN = 40, 0.03
-"""JPEG moves 0 and 255 by less than this, except at edges, which hold no more of the pixels."""
-_MOST_CLASSES = 32
-"""More colours in a palette are the soft edges of an adaptive one."""
-_MOST_TOUCHING = 0.2
-"""Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
+_MOST_BETWEEN = 0.03
+"""Share of the pixels that may lie at edges, where JPEG moves 0 and 255 further than `NEAR`."""
 _TRIMAP = frozenset({1, 2, 3})
 """Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
-_COLOUR = 0x010101
-"""A grey level times this is the same grey as a colour 0xRRGGBB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class MaskRule:
             ImageError: a value that the rule doesn't know; the text doesn't name the file.
         """
         assert self.kind != "polygons", "polygons have no values"
-        values_HW = _coloured(labels) if self.colour else _grey(labels)
+        values_HW = coloured(labels) if self.colour else grey(labels)
         valid_HW = ~_is_in(values_HW, self.ignore)
         if self.threshold is not None:
             return (values_HW > self.threshold) & valid_HW, valid_HW
@@ -79,7 +81,7 @@ class MaskRule:
         if self.background is not None:
             known_HW = mask_HW | ~valid_HW | _is_in(values_HW, self.background)
             if not known_HW.all():
-                strange = sorted(_values_of(values_HW[~known_HW]))
+                strange = sorted(values_of(values_HW[~known_HW]))
                 raise ImageError(
                     f"the mask holds {self._name(strange)}, but the dataset's masks were read as "
                     f"{self.describe()}; mend the file or set data.foreground, data.ignore"
@@ -144,11 +146,11 @@ def detect_rule(
     if not masked:
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
     step = max(1, -(-len(masked) // _NUM_SCANNED))
-    indices = is_trimap or _means_indices(masked[::step], config)
-    found = _scan(masked[::step], progress, indices=indices)
+    indices = is_trimap or means_indices(masked[::step], config)
+    found = scan(masked[::step], progress, indices=indices)
     rule = _rule_for(found, config, masked[::step], is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
-        found = _scan(masked, progress, indices=indices)
+        found = scan(masked, progress, indices=indices)
         rule = _rule_for(found, config, masked, is_trimap=is_trimap)
     if rule is None or not _shows_foreground(found, rule):
         there = _name_values(found.values, colour=found.colour)
@@ -160,117 +162,8 @@ def detect_rule(
     return replace(rule, indices=indices and found.has_palette, white_is_zero=found.white_is_zero)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """Values that the scanned masks hold between them."""
-
-    holders: Mapping[int, tuple[int, Path]]
-    """Number of masks that hold each value, and the first of them."""
-    colour: bool
-    lossy: bool
-    is_mixed: bool = False
-    """No mask holds both 1 and 255: some were saved as 1 bit, some as 8."""
-    has_palette: bool = False
-    white_is_zero: bool = False
-    between: float = 0.0
-    """Share of the grey pixels that aren't near 0 or 255."""
-
-    @property
-    def values(self) -> frozenset[int]:
-        """All of them."""
-        return frozenset(self.holders)
-
-
-def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
-    """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
-
-    That is so where index 0 is black, every index has one colour of its own in all files, and
-    there are more than two, or they are VOC's very colours. Two-colour masks look the same both
-    ways unless their order differs from file to file, which colours don't mind.
-    """
-    asked = {*(config.foreground or ()), *(config.ignore or ())}
-    if any(value > 255 for value in asked):
-        return False
-    colour_of: dict[int, int] = {}
-    for path, page in [(path, one.page) for one in records for path in one.mask_paths]:
-        try:
-            palette_N3 = read_palette(path, page=page)
-            if palette_N3 is None:
-                continue
-            used = _values_of(read_labels(path, page=page, indices=True))
-        except ImageError:
-            continue  # the scan names it
-        packed_N = _coloured(palette_N3[None])[0]
-        if any(colour_of.setdefault(one, int(packed_N[one])) != packed_N[one] for one in used):
-            return False
-    colours = set(colour_of.values())
-    if colour_of.get(0, 0) != 0 or len(colours) < len(colour_of):
-        return False
-    if all(colour % _COLOUR == 0 for colour in colours) or len(colours) > _MOST_CLASSES:
-        return False
-    is_voc = all(colour == _voc_colour(one) for one, colour in colour_of.items() if one != 255)
-    return is_voc or len(colours) > 2 or asked <= colour_of.keys() != set()
-
-
-def _voc_colour(index: int) -> int:
-    """Give a class's colour in Pascal VOC's palette, as 0xRRGGBB.
-
-    >>> [f"{_voc_colour(index):06X}" for index in (0, 1, 2, 15)]
-    ['000000', '800000', '008000', 'C08080']
-    """
-    colour = 0
-    for bit in range(8):
-        for channel, shift in enumerate((16, 8, 0)):
-            colour |= (index >> (3 * bit + channel) & 1) << (7 - bit) << shift
-    return colour
-
-
-def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> _Found:
-    greys: dict[int, tuple[int, Path]] = {}
-    colours: dict[int, tuple[int, Path]] = {}
-    lossy, is_mixed, has_palette, white_is_zero = False, True, False, False
-    num_between = num_pixels = 0
-    broken: list[ImageError] = []
-    files = [(path, record.page) for record in records for path in record.mask_paths]
-    watched = track(files, progress=progress, label="looking at masks", total=len(files))
-    for path, page in watched:
-        try:
-            info = probe(path)
-            labels = read_labels(path, page=page, indices=indices)
-        except ImageError as error:
-            # One broken file doesn't hide what the others mean; reading the samples will name it.
-            broken.append(error)
-            continue
-        lossy |= info.format == "JPEG"
-        has_palette |= info.mode in {"P", "PA", "PALETTE"}
-        white_is_zero |= info.mode == "MINISWHITE"
-        is_colour = _is_colour(labels)
-        holders = colours if is_colour else greys
-        values = _coloured(labels) if is_colour else _grey(labels)
-        num_pixels += values.size
-        num_between += int(((values > _NEAR) & (values < 255 - _NEAR)).sum())
-        held = _values_of(values)
-        is_mixed &= not held >= {1, 255}
-        for value in held:
-            num, first = holders.get(value, (0, path))
-            holders[value] = (num + 1, first)
-    if len(broken) == len(files):
-        raise broken[0]
-    if colours:
-        colours = {value * _COLOUR: held for value, held in greys.items()} | colours
-    return _Found(
-        holders=colours or greys,
-        colour=bool(colours),
-        lossy=lossy,
-        is_mixed=is_mixed,
-        has_palette=has_palette,
-        white_is_zero=white_is_zero,
-        between=num_between / max(1, num_pixels),
-    )
-
-
 def _rule_for(
-    found: _Found, config: DataConfig, records: Sequence[Record], *, is_trimap: bool
+    found: Scan, config: DataConfig, records: Sequence[Record], *, is_trimap: bool
 ) -> MaskRule | None:
     """Give the rule for the values found; None where they show background only."""
     ignore = frozenset(config.ignore or ())
@@ -282,7 +175,7 @@ def _rule_for(
         chosen = frozenset(config.foreground)
         return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
     values = found.values - ignore
-    if is_trimap or (values == _TRIMAP and not found.colour and _lies_between(records)):
+    if is_trimap or (values == _TRIMAP and not found.colour and lies_between(records)):
         return _trimap(config.border, ignore)
     # Without 0 and with one value only, as in masks that are full, that value is foreground.
     others = values - {0}
@@ -302,27 +195,9 @@ def _rule_for(
     )
 
 
-def _lies_between(records: Sequence[Record]) -> bool:
-    """Tell whether 3 parts 1 from 2, as the border of a trimap does."""
-    parted = touching = 0
-    for record in records[:: max(1, len(records) // 8)]:
-        try:
-            labels_HW = _grey(read_labels(record.mask_paths[0], page=record.page, indices=True))
-        except ImageError:
-            continue  # the scan named it
-        for one, other in (
-            (labels_HW[1:], labels_HW[:-1]),
-            (labels_HW[:, 1:], labels_HW[:, :-1]),
-        ):
-            low, high = np.minimum(one, other), np.maximum(one, other)
-            touching += int(((low == 1) & (high == 2)).sum())
-            parted += int(((high == 3) & (low < 3)).sum())
-    return touching < _MOST_TOUCHING * parted
-
-
-def _is_blurred_binary(found: _Found, values: frozenset[int]) -> bool:
+def _is_blurred_binary(found: Scan, values: frozenset[int]) -> bool:
     """Tell whether the masks were 0 and 255 before JPEG blurred their edges."""
-    is_dark_to_bright = min(values, default=255) <= _NEAR and max(values, default=0) >= 255 - _NEAR
+    is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
     few = found.between < _MOST_BETWEEN
     return found.lossy and not found.colour and len(values) > 2 and is_dark_to_bright and few
 
@@ -352,7 +227,7 @@ def _rule_of_outlines(records: Sequence[Record], config: DataConfig) -> MaskRule
     return MaskRule(kind="polygons")
 
 
-def _shows_foreground(found: _Found, rule: MaskRule) -> bool:
+def _shows_foreground(found: Scan, rule: MaskRule) -> bool:
     if rule.threshold is not None:
         threshold = rule.threshold
         return any(value > threshold and value not in rule.ignore for value in found.values)
@@ -360,7 +235,7 @@ def _shows_foreground(found: _Found, rule: MaskRule) -> bool:
     return not rule.foreground.isdisjoint(found.values)
 
 
-def _ambiguous(found: _Found, values: frozenset[int]) -> str:
+def _ambiguous(found: Scan, values: frozenset[int]) -> str:
     """Say what was found and the option that settles it, with an example that fits."""
     names = _name_values(values, colour=found.colour)
     if found.colour and found.lossy:
@@ -414,12 +289,12 @@ def _is_nearly_binary(values: frozenset[int]) -> bool:
 
     A 255 alone above few small numbers may as well mark what is not to count.
     """
-    num_dark = sum(0 <= value <= _NEAR for value in values)
-    num_bright = sum(255 - _NEAR <= value <= 255 for value in values)
+    num_dark = sum(0 <= value <= NEAR for value in values)
+    num_bright = sum(255 - NEAR <= value <= 255 for value in values)
     return num_dark + num_bright == len(values) > 3 and num_dark > 0 and num_bright > 1
 
 
-def _usual_and_odd(found: _Found, values: frozenset[int]) -> tuple[int, int | None]:
+def _usual_and_odd(found: Scan, values: frozenset[int]) -> tuple[int, int | None]:
     """Give the likeliest foreground, and a value in so few masks that it may be a slip.
 
     Of 0, 1 and 255 the last is mostly the mark of pixels that don't count. Of two values without
@@ -445,37 +320,6 @@ def _name_values(values: Iterable[int], *, colour: bool) -> str:
     if len(names) > 8:
         return f"{', '.join(names[:4])}, ... {names[-1]}"
     return ", ".join(names) or "nothing"
-
-
-def _is_colour(labels: Labels) -> bool:
-    if labels.ndim == 2:
-        return False
-    red_HW, green_HW, blue_HW = np.moveaxis(labels, 2, 0)
-    return not (np.array_equal(red_HW, green_HW) and np.array_equal(red_HW, blue_HW))
-
-
-def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
-    if _is_colour(labels):
-        raise ImageError(
-            "the mask is in colour, but the dataset's masks were read as grey; "
-            "save it like the others"
-        )
-    return labels if labels.ndim == 2 else labels[..., 0]
-
-
-def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
-    """Pack colours into 0xRRGGBB, so that one number stands for one colour."""
-    if labels.ndim == 2:
-        return labels.astype(np.int64) * _COLOUR
-    wide = labels.astype(np.int64)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-
-
-def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
-    if values.dtype == np.uint8:
-        # Counting is ten times faster than sorting, and most masks are 8-bit.
-        return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
-    return set(np.unique(values).tolist())
 
 
 def _is_in(

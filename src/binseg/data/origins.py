@@ -5,7 +5,7 @@ patient7/slice_041   frame_0041
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,6 +42,12 @@ _NUMBER = re.compile(
 _SEQUENCE = re.compile(rf"^(?:(?P<source>.+)/)?(?P<word>slice|frame|z){_GAP}(?P<a>{_NUM})$", re.I)
 """Names that are grouped by folder: slices and frames are in order, tiles may be of any source."""
 _BARE = re.compile(rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?P<a>{_NUM})[ _.\-](?P<b>{_NUM})$")
+_COPY = re.compile(
+    r"^(?P<a>.+?)(?:[._-](?:jpe?g|png|bmp|tiff?))?\.rf\.[0-9a-zA-Z]{8,}$"
+    r"|^(?P<b>.+?)[_.-](?:aug|augmented|flip|rot|copy)[_.-]?\d*$",
+    re.I,
+)
+"""Copies of one photo: as Roboflow names them, and as scripts that augment do."""
 _MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
 _LEAST_PLACES = 4
 """Fewer bare numbers may lie such steps apart by chance."""
@@ -138,6 +144,12 @@ def with_groups(
     if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
     of_patients = members if _are_patients(members) else {}
+    if copies := _by_copy(records, rows):
+        num = counted(len(set(copies.values())), "photo", "photos")
+        return _grouped(records, copies), (
+            f"{len(copies)} images are copies of {num} by their names "
+            f"({name_some(sorted(set(copies.values())))}), which stay in one split each"
+        )
     for group_of in (_by_place(records, rows, config.page_group), _by_member(of_patients)):
         groups = set(group_of.values())
         if 2 <= len(groups) < len(group_of):
@@ -196,6 +208,17 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
         for (source, _), placed in sources.items()
         for row, part in _parts(placed, in_block).items()
     }
+
+
+def _by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
+    """Group copies of one photo, which names tell, with the photo itself."""
+    names = {row: _within_split(records[row].id) for row in rows}
+    matches = {row: _COPY.match(name) for row, name in names.items()}
+    sources = {row: match["a"] or match["b"] for row, match in matches.items() if match}
+    photos = set(sources.values())
+    source_of = sources | {row: name for row, name in names.items() if name in photos}
+    num_of = Counter(source_of.values())
+    return {row: source for row, source in source_of.items() if num_of[source] > 1}
 
 
 def _parts(placed: Sequence[tuple[int, tuple[int, ...]]], in_block: int) -> dict[int, str]:

@@ -234,35 +234,7 @@ def assemble(
         OutputError: the disk refused; all bands are kept.
         DataError: more objects to clean up than fit into memory.
     """
-    num_foreground = 0
-
-    def rows_of(page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
-        """Unpack the rows of a page, and correct them."""
-        nonlocal num_foreground
-
-        def stored() -> Iterator[Num[np.ndarray, "h W"]]:
-            return journal.layer(page, layout, which, dtype)
-
-        def cleaned() -> Iterator[Num[np.ndarray, "h W"]]:
-            masks = clean_bands(lambda: (rows > 0 for rows in stored()), postprocessing)
-            return (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in masks())
-
-        for rows_HW in stored() if postprocessing.is_empty else cleaned():
-            num_foreground += int(np.count_nonzero(rows_HW))
-            yield rows_HW
-
-    def tiles_of(page: int, layout: Layout) -> Iterator[bytes]:
-        """Give the packed tiles of a page: as they are where nothing is corrected."""
-        nonlocal num_foreground
-        if not postprocessing.is_empty:
-            for rows_HW in rows_of(page, layout):
-                yield from encode_tiles(rows_HW, layout.tile)
-            return
-        for index in range(layout.num_bands):
-            band = journal.read(page, index)
-            num_foreground += band.foreground
-            yield from band.layers[which]
-
+    layer = _Layer(journal=journal, which=which, dtype=dtype, postprocessing=postprocessing)
     if whole.axes is None:
         finished = journal.folder / "whole.tif"
         pages = (
@@ -271,7 +243,7 @@ def assemble(
                 width=one.width,
                 dtype=dtype,
                 tile=one.tile,
-                tiles=tiles_of(page, one),
+                tiles=layer.tiles(page, one),
             )
             for page, one in enumerate(layouts)
         )
@@ -285,10 +257,47 @@ def assemble(
         )
     else:
         finished = journal.folder / "whole.zarr"
-        rows = (rows_of(page, one) for page, one in enumerate(layouts))
+        rows = (layer.rows(page, one) for page, one in enumerate(layouts))
         _write_zarr(finished, layouts, rows, dtype=dtype, name=out.stem, whole=whole)
     publish(finished, out)
-    return num_foreground
+    return layer.num_foreground
+
+
+@dataclass(kw_only=True)
+class _Layer:
+    """One layer of all bands, on its way into the output."""
+
+    journal: Journal
+    which: int
+    dtype: str
+    postprocessing: PostProcessing
+    num_foreground: int = 0
+    """Pixels above 0 so far."""
+
+    def rows(self, page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
+        """Unpack the rows of a page, and correct them."""
+
+        def stored() -> Iterator[Num[np.ndarray, "h W"]]:
+            return self.journal.layer(page, layout, self.which, self.dtype)
+
+        def cleaned() -> Iterator[Num[np.ndarray, "h W"]]:
+            masks = clean_bands(lambda: (rows > 0 for rows in stored()), self.postprocessing)
+            return (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in masks())
+
+        for rows_HW in stored() if self.postprocessing.is_empty else cleaned():
+            self.num_foreground += int(np.count_nonzero(rows_HW))
+            yield rows_HW
+
+    def tiles(self, page: int, layout: Layout) -> Iterator[bytes]:
+        """Give the packed tiles of a page: as they are where nothing is corrected."""
+        if not self.postprocessing.is_empty:
+            for rows_HW in self.rows(page, layout):
+                yield from encode_tiles(rows_HW, layout.tile)
+            return
+        for index in range(layout.num_bands):
+            band = self.journal.read(page, index)
+            self.num_foreground += band.foreground
+            yield from band.layers[self.which]
 
 
 def _write_zarr(

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -327,8 +328,9 @@ class _Work:
                     tell=task.advance,
                     whole_pixels=self.whole_pixels,
                 )
-                for index, probability_HW in enumerate(bands, start=num):
-                    self.journal.write(page, index, self._packed(probability_HW, layout.tile))
+                with closing(bands):  # no thread reads on when the image is closed
+                    for index, probability_HW in enumerate(bands, start=num):
+                        self.journal.write(page, index, self._packed(probability_HW, layout.tile))
 
     def assemble(self, out: Path, which: int, whole: Whole) -> int:
         """Make a file of a layer of all bands; count its foreground."""

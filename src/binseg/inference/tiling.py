@@ -6,7 +6,7 @@ The arithmetic is that of `Predictor.predict`, on the same tiles. Bands are full
 down; those that are finished leave, so that memory follows the image's width and not its area.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -45,7 +45,7 @@ def probability_bands(
     first: int = 0,
     tell: Tell = untold,
     whole_pixels: int = WHOLE_PIXELS,
-) -> Iterator[Float32[np.ndarray, "h W"]]:
+) -> Generator[Float32[np.ndarray, "h W"]]:
     """Predict one page, `band` rows at a time.
 
     Args:

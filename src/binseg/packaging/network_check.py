@@ -23,11 +23,12 @@ _OPERATORS = (
     "Slice Softmax Sqrt Sub TopK Transpose Unsqueeze Where"
 )
 _LAYERS = (
-    "Abs Add AvgPool BatchNormInference Broadcast Clamp Concat Const Convert Convolution "
+    "Abs Add AvgPool BatchNormInference Broadcast Concat Const Convert Convolution "
     "ConvolutionBackpropData Divide Equal Erf FakeQuantize Floor FloorMod Gather GatherElements "
     "Greater GreaterEqual GroupConvolution Interpolate Less LogicalAnd MVN MatMul MaxPool Maximum "
     "Minimum Multiply Negative Pad Parameter Range ReLU ReduceSum Reshape Result Round Select "
-    "ShapeOf Sigmoid Slice SoftMax Sqrt Squeeze Subtract TopK Transpose Unsqueeze VariadicSplit"
+    "ShapeOf Sigmoid Slice SoftMax Split Sqrt Squeeze Subtract TopK Transpose Unsqueeze "
+    "VariadicSplit"
 )
 ONNX_OPERATORS = frozenset(_OPERATORS.split())
 """Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives

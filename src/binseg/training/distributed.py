@@ -130,21 +130,16 @@ class ProcessGroup:
         number, *others = told.tolist()
         return int(number), tuple(others)
 
-    def fabric(self, device: torch.device, precision: str) -> Fabric:
-        """Build what places, wraps and autocasts the network on this rank.
+    def fabric(self, device: torch.device) -> Fabric:
+        """Build what places and wraps the network on this rank.
 
-        Args:
-            device: of this rank.
-            precision: bf16 (mixed) or fp32.
+        Autocast is the step's own: Fabric's would round the network's input too.
         """
-        how: dict[str, Any] = {
-            "accelerator": "cpu" if device.type == "cpu" else "cuda",
-            "precision": "bf16-mixed" if precision == "bf16" else "32-true",
-        }
+        kind = "cpu" if device.type == "cpu" else "cuda"
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
             devices = 1 if device.type == "cpu" else [device.index]
-            fabric = Fabric(devices=devices, plugins=[LightningEnvironment()], **how)
+            fabric = Fabric(accelerator=kind, devices=devices, plugins=[LightningEnvironment()])
         else:
             strategy = DDPStrategy(
                 cluster_environment=TorchElasticEnvironment(),
@@ -152,7 +147,9 @@ class ProcessGroup:
             )
             num_nodes = self.world_size // self.ranks.local_world_size
             devices = self.ranks.local_world_size
-            fabric = Fabric(devices=devices, num_nodes=num_nodes, strategy=strategy, **how)
+            fabric = Fabric(
+                accelerator=kind, devices=devices, num_nodes=num_nodes, strategy=strategy
+            )
             # Else Fabric chooses a number of threads of its own.
             os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         fabric.launch()

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +21,6 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.whole_images import ImageCache
 from binseg.errors import BinsegError, StoppedError, TrainingError
-from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, Task
 from binseg.training.batches import Shares, build_batches
 from binseg.training.checkpoint import (
@@ -54,9 +52,8 @@ from binseg.training.diagnostics import (
 from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
 from binseg.training.loggers import COLUMNS, EpochLog, Logger, running_loggers
 from binseg.training.optim import MovingAverage, build_optimizer, build_schedule
-from binseg.training.step import TrainingStep, encoder_of, supervised
+from binseg.training.step import TrainingStep
 from binseg.training.validation import ValidationScores, thinned, validate
-from binseg.transforms.augmentation import build_augment
 
 __all__ = ["FitResult", "fit"]
 
@@ -186,16 +183,21 @@ class _Run:
             progress=progress,
         )
         model = group.synchronised(model, device)
-        loss = build_loss(recipe.loss.name, recipe.loss.options)
-        self.learner, training_loss = supervised(model, loss, recipe)
-        self.learner.to(device)
-        augment = build_augment(recipe.augment)
         self._clock = Clock(recipe, seconds=seconds)
+        self._step = TrainingStep(
+            model,
+            recipe=recipe,
+            device=device,
+            bf16=self.precision == "bf16",
+            group=group,
+            clock=self._clock,
+            progress=progress,
+        )
         self._batches = build_batches(
             train,
             recipe,
             device=device,
-            context=augment.context,
+            context=self._step.augment.context,
             size_of=self._clock.training_size,
             shares=Shares(ranks.rank, ranks.world_size),
             reserve=memory.total,
@@ -204,9 +206,8 @@ class _Run:
         self._num_steps = len(self._batches)
         self.length = BAR_UNITS if self._clock.is_timed else config.epochs * self._num_steps
         """Of the progress bar: steps, or thousandths of the time."""
-        self._optimizer = build_optimizer(
-            self.learner, recipe.optimizer, encoder=encoder_of(self.learner)
-        )
+        learner = self._step.learner
+        self._optimizer = build_optimizer(learner, recipe.optimizer, encoder=self._step.encoder)
         self._schedule = build_schedule(
             self._optimizer,
             recipe.schedule,
@@ -214,30 +215,13 @@ class _Run:
             steps_per_epoch=-(-self._num_steps // config.accumulate),
             share=self._clock.share if self._clock.is_timed else None,
         )
-        self._step = TrainingStep(
-            self.learner,
-            recipe=recipe,
-            loss=training_loss,
-            augment=augment,
-            fabric=group.fabric(device, self.precision),
-            group=group,
-            clock=self._clock,
-            progress=progress,
-        )
         self._average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
         self._shipped = self._average.model if self._average else model
-        self._guard = StepGuard(self.learner, recipe=recipe, progress=progress)
+        self._guard = StepGuard(learner, recipe=recipe, progress=progress)
         self._timer = Timer(self._clock)
-        self._score = partial(
-            validate,
-            self._shipped,
-            val and thinned(val, recipe, self._num_steps, is_timed=self._clock.is_timed),
-            recipe=recipe,
-            loss=loss,
-            device=device,
-            precision=self.precision,
-            between=stop.check,
-        )
+        if val is not None:
+            val = thinned(val, recipe, self._num_steps, is_timed=self._clock.is_timed)
+        self._val = val
         self.epochs = EpochLog(
             folder, recipe=recipe, progress=progress, loggers=loggers, writes=group.is_first
         )
@@ -291,7 +275,7 @@ class _Run:
 
     def _update(self, epoch: int) -> None:
         """Let the optimiser take its step, unless the gradients are no numbers."""
-        parameters = [one for one in self.learner.parameters() if one.grad is not None]
+        parameters = [one for one in self._step.learner.parameters() if one.grad is not None]
         limit = self.recipe.train.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         self._guard.judge(float(norm), self._optimizer, epoch=epoch)
@@ -338,11 +322,19 @@ class _Run:
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         """Give an epoch's row and scores as plain data; None where the run is asked to stop."""
+        assert self._val is not None, "rank 0 has it"
         averages = self._step.averages
         if not math.isfinite(averages["loss"]):
             raise diverged("the training loss", self.recipe, epoch + 1)
         try:
-            scores = self._score()
+            scores = validate(
+                self._shipped,
+                self._val,
+                recipe=self.recipe,
+                device=self.device,
+                precision=self.precision,
+                between=self._stop.check,
+            )
         except StopAskedError:
             return None
         except TrainingError:
@@ -404,7 +396,7 @@ class _Run:
 
     def state_dict(self, position: Position) -> dict[str, Any] | None:
         """Give all that the run goes on from; None where its numbers went bad."""
-        if not self._guard.is_calm or not is_finite(self.learner):
+        if not self._guard.is_calm or not is_finite(self._step.learner):
             return None
         return {
             "binseg": {
@@ -412,7 +404,7 @@ class _Run:
                 "epoch": position.epoch,
                 "step": position.step,
             },
-            "model": self.learner.state_dict(),
+            "model": self._step.learner.state_dict(),
             **{name: part.state_dict() for name, part in self._stateful.items()},
         }
 
@@ -421,7 +413,7 @@ class _Run:
         self._position = self.checkpoints.saved = Position(
             epoch=state["binseg"]["epoch"], step=state["binseg"]["step"]
         )
-        self.learner.load_state_dict(state["model"])
+        self._step.learner.load_state_dict(state["model"])
         for name, part in self._stateful.items():
             part.load_state_dict(state[name])
 

@@ -18,7 +18,6 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError
-from binseg.losses import build_loss
 from binseg.progress import SILENT, Progress, track
 from binseg.training.batches import build_batches
 from binseg.training.devices import (
@@ -27,10 +26,8 @@ from binseg.training.devices import (
     estimate_memory,
     is_of_compiler,
 )
-from binseg.training.distributed import ALONE
 from binseg.training.optim import build_optimizer
-from binseg.training.step import TrainingStep, encoder_of, supervised
-from binseg.transforms.augmentation import build_augment
+from binseg.training.step import TrainingStep
 
 __all__ = [
     "PHASES",
@@ -133,17 +130,12 @@ class _Steps:
         # Steps of the full size, which are what memory and most of the time go by.
         plain = recipe.train.model_copy(update={"workers": 0, "progressive": {}})
         self._recipe = recipe = recipe.model_copy(update={"train": plain})
-        loss = build_loss(recipe.loss.name, recipe.loss.options)
-        learner, self._loss = supervised(model, loss, recipe)
-        learner.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        augment = build_augment(recipe.augment)
-        self._batches = build_batches(cache, recipe, device=device, context=augment.context)
-        self.optimizer = build_optimizer(learner, recipe.optimizer, encoder=encoder_of(learner))
-        self._fabric = ALONE.fabric(device, "bf16" if bf16 else "fp32")
-        self._step = TrainingStep(
-            learner, recipe=recipe, loss=self._loss, augment=augment, fabric=self._fabric
-        )
-        self._source = itertools.chain.from_iterable(map(self._batches.epoch, itertools.count()))
+        model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._step = step = TrainingStep(model, recipe=recipe, device=device, bf16=bf16)
+        self.optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)
+        step.freeze(epoch=0)
+        batches = build_batches(cache, recipe, device=device, context=step.augment.context)
+        self._source = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
         self.seconds: dict[str, list[float]] = {name: [] for name in PHASES}
 
     def take(self) -> tuple[float, int]:
@@ -151,14 +143,15 @@ class _Steps:
         step, timed = self._step, self._timed
         batch = timed("load", lambda: next(self._source))
         images, target, valid = timed("augment", lambda: step.prepare(batch, epoch=0))
-        try:
-            logits = timed("forward", lambda: step.network(images))
-        except RuntimeError as problem:
-            if is_of_compiler(problem):
-                raise TrainingError(COMPILE_ADVICE) from None
-            raise
-        loss = timed("loss", lambda: self._loss(logits, target, valid))
-        timed("backward", lambda: self._fabric.backward(loss))
+        with step.autocast():
+            try:
+                logits = timed("forward", lambda: step.network(images))
+            except RuntimeError as problem:
+                if is_of_compiler(problem):
+                    raise TrainingError(COMPILE_ADVICE) from None
+                raise
+            loss = timed("loss", lambda: step.loss(logits, target, valid))
+        timed("backward", loss.backward)
         timed("update", self._update)
         return float(loss.detach()), len(images)
 

@@ -2,24 +2,24 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
-from binseg.losses import BatchCounts, Loss
+from binseg.losses import BatchCounts, Loss, build_loss
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
 from binseg.training.batches import Batch
 from binseg.training.clock import Clock
 from binseg.training.devices import compiled
 from binseg.training.distributed import ALONE, ProcessGroup
-from binseg.transforms.augmentation import Augment, generator_for
+from binseg.transforms.augmentation import build_augment, generator_for
 from binseg.types import IGNORE
 
 __all__ = ["Tensors", "TrainingStep", "check_model", "supervised"]
@@ -39,12 +39,13 @@ class Tensors(NamedTuple):
 class TrainingStep:
     """The forward and backward pass of a network, and the epoch's averages.
 
+    `freeze` is to be called before the first step of each epoch.
+
     Args:
-        learner: what learns, on its device.
-        recipe: normalisation, sizes, seeds, and which parts are frozen for how long.
-        loss: of the learner's logits.
-        augment: random changes of a batch.
-        fabric: wraps the learner, and autocasts.
+        model: what learns, on the device.
+        recipe: loss, augmentation, normalisation, seeds, and what is frozen for how long.
+        device: that trains.
+        bf16: mixed precision, or float32.
         group: the ranks that share each batch.
         clock: knows the size of an epoch's inputs.
         progress: hears where the network can't be compiled.
@@ -52,52 +53,52 @@ class TrainingStep:
 
     def __init__(
         self,
-        learner: nn.Module,
+        model: nn.Module,
         *,
         recipe: Recipe,
-        loss: "Loss | LevelLoss",
-        augment: Augment,
-        fabric: Fabric,
+        device: torch.device,
+        bf16: bool,
         group: ProcessGroup = ALONE,
         clock: Clock | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        self.learner = learner
-        self.loss = loss
+        loss = build_loss(recipe.loss.name, recipe.loss.options)
+        self.learner, self.loss = supervised(model, loss, recipe)
+        self.learner.to(device)
+        self.encoder = encoder_of(model)
+        self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
         """Of the latest step that was looked at; the Dice is the epoch's so far."""
         self._recipe = recipe
-        self._augment = augment
-        self._fabric = fabric
+        self._fabric = group.fabric(device)
+        self._bf16 = bf16
         self._group = group
         self._clock = clock or Clock(recipe, seconds=None)
-        self._sums = torch.zeros(3, device=fabric.device)
+        self._sums = torch.zeros(3, device=device)
         """Loss, Dice and number of the epoch's images so far, of all ranks."""
         preprocessing = recipe.input.preprocessing()
         shape = (1, preprocessing.channels, 1, 1)
-        self._mean = torch.tensor(preprocessing.mean, device=fabric.device).view(shape)
-        self._std = torch.tensor(preprocessing.std, device=fabric.device).view(shape)
+        self._mean = torch.tensor(preprocessing.mean, device=device).view(shape)
+        self._std = torch.tensor(preprocessing.std, device=device).view(shape)
         # torch would take a compiled network for a second one with weights of its own.
         self._translated = compiled(
-            learner, asked=recipe.train.compile, device=fabric.device, progress=progress
+            self.learner, asked=recipe.train.compile, device=device, progress=progress
         )
-        self._encoder = encoder_of(learner)
         self._is_frozen: bool | None = None
-        self.freeze(epoch=0)
 
     def freeze(self, *, epoch: int) -> None:
         """Let train what trains in this epoch, and keep still what doesn't."""
         config = self._recipe.train
         is_frozen = epoch < config.freeze_encoder_epochs
         self.learner.train()
-        if self._encoder is not None and (is_frozen or config.freeze_batch_norm):
-            for module in self._encoder.modules():
+        if self.encoder is not None and (is_frozen or config.freeze_batch_norm):
+            for module in self.encoder.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         if is_frozen == self._is_frozen:
             return
-        if self._encoder is not None and (is_frozen or self._is_frozen):
-            self._encoder.requires_grad_(not is_frozen)
+        if self.encoder is not None and (is_frozen or self._is_frozen):
+            self.encoder.requires_grad_(not is_frozen)
         self._is_frozen = is_frozen
         # Anew, since DDP asks for the gradients of all that learnt when it was wrapped.
         self.network = self._fabric.setup_module(self._translated)
@@ -111,7 +112,7 @@ class TrainingStep:
         size = self._clock.training_size(epoch)
         if not self._recipe.draws_patches:  # which are cut at this size
             images_BCHW, targets_BHW = _shrink(images_BCHW, targets_BHW, size)
-        images_BCHW, targets_BHW = self._augment(
+        images_BCHW, targets_BHW = self.augment(
             images_BCHW,
             targets_BHW,
             seed=config.seed,
@@ -128,6 +129,11 @@ class TrainingStep:
             (target_B1HW == 1).float(),
             target_B1HW != IGNORE,
         )
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute what follows in the precision of the run."""
+        kind = self._fabric.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self._bf16, cache_enabled=False)
 
     def learn(
         self, batch: Batch, *, epoch: int, lr: float, weight: float = 1.0, syncs: bool = True
@@ -147,8 +153,9 @@ class TrainingStep:
             tensors.valid_B1HW, world_size=self._group.world_size, add=self._group.sum
         )
         with self._fabric.no_backward_sync(self.network, enabled=not syncs):
-            logits_BLHW = self.network(tensors.images_BCHW)  # one level, unless others learn too
-            loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
+            with self.autocast():  # logits have one level, unless others learn too
+                logits_BLHW = self.network(tensors.images_BCHW)
+                loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
             self._fabric.backward(loss * weight)
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
         self.figures["lr"] = lr
@@ -219,9 +226,8 @@ def _shrink(
     return images, targets[:, 0]
 
 
-def encoder_of(learner: nn.Module) -> nn.Module | None:
+def encoder_of(model: nn.Module) -> nn.Module | None:
     """Give the part of a network that may bring weights of its own, where there is one."""
-    model = learner.model if isinstance(learner, DeeplySupervised) else learner
     return model.encoder if isinstance(model, EncoderDecoder) else None
 
 

@@ -13,7 +13,7 @@ from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes.torch import TorchBackend
-from binseg.losses import Loss
+from binseg.losses import Loss, build_loss
 from binseg.types import IGNORE, Counts
 
 __all__ = ["LEAST_TILES", "ValidationScores", "thinned", "validate"]
@@ -58,10 +58,9 @@ def thinned(cache: PixelCache, recipe: Recipe, num_steps: int, *, is_timed: bool
 
 def validate(
     model: nn.Module,
-    cache: PixelCache | None,
+    cache: PixelCache,
     *,
     recipe: Recipe,
-    loss: Loss,
     device: torch.device,
     precision: str,
     between: Callable[[], None] = lambda: None,
@@ -70,7 +69,6 @@ def validate(
 
     `between` is called between two chunks of inputs, and may raise.
     """
-    assert cache is not None, "rank 0 validates"
     predictor = ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
         preprocessing=recipe.input.preprocessing(),
@@ -78,6 +76,7 @@ def validate(
         bundle_id="training",
         batch_size=recipe.train.batch_size,
     )
+    loss = build_loss(recipe.loss.name, recipe.loss.options)
     losses: list[float] = []
     sizes: list[int] = []
     counts: dict[int, list[Counts]] = defaultdict(list)

@@ -181,14 +181,21 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             raise UsageError(f"data.download: only oxford-pet can be downloaded, not {kind}")
         if not is_oxford_pet(root) and (kind == "oxford-pet" or not root.exists()):
             download_oxford_pet(root, progress=progress)
+    _refuse_unreachable(root)
+    return (_kind_of(root) if kind == "auto" else kind), root
+
+
+def _refuse_unreachable(root: Path) -> None:
     try:
         root.stat()
     except FileNotFoundError:
         raise DataError(f"{root}: there is no such file or folder") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{root}: can't be read: {getattr(error, 'strerror', error)}") from None
-    if kind != "auto":
-        return kind, root
+
+
+def _kind_of(root: Path) -> str:
+    """Look at what is there; a `DataError` names what is accepted."""
     found = next((name for name, source in SOURCES.items() if source.is_here(root)), None)
     if found is None and root.is_file():
         raise DataError(
@@ -202,4 +209,4 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
             if name not in {"synthetic", "patterns", "folder"}
         ]
         raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
-    return found, root
+    return found

@@ -127,19 +127,7 @@ def findings_of(
     """
     items, problems = list(items), list(problems)
     chosen, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
-    images = FolderImages(folder=folder or root, home=root)
-    entry_of: dict[Path, Annotated] = {}
-    for one in items:
-        try:
-            path = one.path or images.find_loosely(one.name)
-        except ValueError as error:
-            problems.append(f"image {one.name} {error}")
-            continue
-        problems += filter(None, [size_problem(path, *one.size), scale_problem(path, one.shapes)])
-        before = entry_of.get(path)
-        entry_of[path] = (
-            replace(one, shapes=(*before.shapes, *one.shapes)) if before is not None else one
-        )
+    entry_of = _by_image(items, FolderImages(folder=folder or root, home=root), problems)
     if problems:
         raise DataError(f"{root}: {name_some(problems, limit=10)}")
     records = [
@@ -153,9 +141,27 @@ def findings_of(
     if empty := sum(not record.shapes for record in records):
         notes.append(f"{counted(empty, 'image has', 'images have')} no outline: all background")
     # A split for some would refuse the rest, and a folder that is called train alone is none.
-    if {record.split for record in records} & {None} or all(r.split == "train" for r in records):
+    splits = {record.split for record in records}
+    if None in splits or splits == {"train"}:
         records = [replace(record, split=None) for record in records]
     return Findings(records=tuple(sorted(records, key=lambda r: r.id)), notes=tuple(notes))
+
+
+def _by_image(
+    items: Iterable[Annotated], images: FolderImages, problems: list[str]
+) -> dict[Path, Annotated]:
+    """Find the image of each entry, and join the entries of one; problems are added."""
+    entry_of: dict[Path, Annotated] = {}
+    for one in items:
+        try:
+            path = one.path or images.find_loosely(one.name)
+        except ValueError as error:
+            problems.append(f"image {one.name} {error}")
+            continue
+        problems += filter(None, [size_problem(path, *one.size), scale_problem(path, one.shapes)])
+        before = entry_of[path].shapes if path in entry_of else ()
+        entry_of[path] = replace(one, shapes=(*before, *one.shapes))
+    return entry_of
 
 
 def missing_note(

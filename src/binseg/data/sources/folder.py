@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig
@@ -43,30 +43,15 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     parts, notes = find_parts(root)
     if not parts:
         raise DataError(nothing_found(root))
-    records: list[Record] = []
-    problems: list[str] = []
-    lone: list[tuple[str, Path, Split | None]] = []
-    for part in parts:
-        pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
-        if by_difference and not wrong:
-            _, image, masks = pairs[0]
-            notes.append(f"names pair by what they don't all share: {image.name}, {masks[0].name}")
-        used = {path for _, image, masks in pairs for path in (image, *masks)}
-        alone = [(name, path) for name, path in part.images if path not in used]
-        if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
-            lone += [(part.prefix + name, path, part.split) for name, path in alone]
-            wrong = []
-        place = f"in {part.where}: " if len(parts) > 1 else ""
-        problems += [place + text for text in wrong]
-        if not wrong:
-            for name, image, masks in pairs:
-                records += records_of_pair(
-                    part.prefix + name,
-                    image,
-                    masks,
-                    split=part.split,
-                    page_group=config.page_group,
-                )
+    found = [_read_part(part, config) for part in parts]
+    records = [record for one in found for record in one.records]
+    lone = [image for one in found for image in one.lone]
+    notes += [note for one in found for note in one.notes]
+    problems = [
+        (f"in {part.where}: " if len(parts) > 1 else "") + text
+        for part, one in zip(parts, found, strict=True)
+        for text in one.problems
+    ]
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     notes += missing_note([path for _, path, _ in lone], config, root, noun="mask")
@@ -89,6 +74,40 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
             *ignored_note(sorted(set(others)), root),
         ),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfPart:
+    """The pairs of one part of a folder, and what has no partner."""
+
+    records: Sequence[Record] = ()
+    lone: Sequence[tuple[str, Path, Split | None]] = ()
+    """Images whose masks have yet to be made, with their ids and splits."""
+    problems: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def _read_part(part: Part, config: DataConfig) -> _OfPart:
+    pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
+    used = {image for _, image, _ in pairs}
+    alone = [(name, path) for name, path in part.images if path not in used]
+    lone: list[tuple[str, Path, Split | None]] = []
+    if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
+        lone, wrong = [(part.prefix + name, path, part.split) for name, path in alone], []
+    if wrong:
+        return _OfPart(problems=wrong)
+    records = [
+        record
+        for name, image, masks in pairs
+        for record in records_of_pair(
+            part.prefix + name, image, masks, split=part.split, page_group=config.page_group
+        )
+    ]
+    notes = []
+    if by_difference:
+        _, image, masks = pairs[0]
+        notes = [f"names pair by what they don't all share: {image.name}, {masks[0].name}"]
+    return _OfPart(records=records, lone=lone, notes=notes)
 
 
 def _only_lack_masks(

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -61,22 +61,11 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
         )
     listing = list_folder(path)
     files = [file for file in listing.others if file.suffix.lower() == ".json"]
-    records: list[Record] = []
-    problems: list[str] = []
     skipped: Counter[str] = Counter()
-    for file in files:
-        try:
-            records.append(_record(file, path, skipped))
-        except ValueError as error:
-            problems.append(f"{file.relative_to(path).as_posix()}: {error}")
-    if problems:
-        raise DataError(f"{path}: {name_some(problems, limit=10)}")
+    records = _records(files, path, skipped)
     chosen, note = choose_labels(
         (shape.label for one in records for shape in one.shapes or ()), config, path
     )
-    problems += filter(None, (scale_problem(r.image_path, r.shapes or ()) for r in records))
-    if problems:
-        raise DataError(f"{path}: {name_some(problems, limit=10)}")
     records = [replace(one, shapes=chosen(one.shapes or ())) for one in records]
     used = {record.image_path for record in records}
     alone = [p.relative_to(path).as_posix() for p in listing.images if p not in used]
@@ -92,6 +81,20 @@ def read_labelme(path: Path, config: DataConfig) -> Findings:
         records=tuple(sorted(records, key=lambda record: record.id)),
         notes=(*notes, *ignored_note(others, path)),
     )
+
+
+def _records(files: Sequence[Path], root: Path, skipped: Counter[str]) -> list[Record]:
+    records: list[Record] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            records.append(_record(file, root, skipped))
+        except ValueError as error:
+            problems.append(f"{file.relative_to(root).as_posix()}: {error}")
+    problems += filter(None, (scale_problem(r.image_path, r.shapes or ()) for r in records))
+    if problems:
+        raise DataError(f"{root}: {name_some(problems, limit=10)}")
+    return records
 
 
 def _record(file: Path, root: Path, skipped: Counter[str]) -> Record:

@@ -266,6 +266,26 @@ def read_nnunet(path: Path, config: DataConfig) -> Findings:
             f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
             "slices, PNG or TIFF"
         )
+    images, num_channels = _channels_of(home)
+    content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
+    values = _values_by_name(mapping(content.get("labels")))
+    found = _paired(
+        images,
+        _by_stem(home / "labelsTr"),
+        home,
+        config,
+        classes={name: value for name, value in values.items() if value and name != "ignore"},
+        ignore=frozenset(value for name, value in values.items() if name == "ignore"),
+        split_of_name={},
+    )
+    if num_channels == 1:
+        return found
+    note = f"images of {num_channels} files, whose channels are joined in order"
+    return replace(found, notes=(note, *found.notes))
+
+
+def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
+    """Give each case's files in the order of their channels, and how many those are."""
     channels: dict[str, dict[str, Path]] = defaultdict(dict)
     for image in list_folder(home / "imagesTr").images:
         match = _CHANNEL.match(image.stem)
@@ -277,26 +297,17 @@ def read_nnunet(path: Path, config: DataConfig) -> Findings:
     images = {
         name: tuple(files[channel] for channel in sorted(files)) for name, files in channels.items()
     }
-    content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
-    labels = mapping(content.get("labels"))
+    return images, len(usual)
+
+
+def _values_by_name(labels: Mapping[str, object]) -> dict[str, int]:
+    """Read nnU-Net's labels: numbers by name, as version 2 has them, or names by number."""
     values: dict[str, int] = {}
     for key, value in labels.items():
         name, number = (str(value), key) if str(key).isdecimal() else (key, value)
         if isinstance(number, int) or str(number).isdecimal():
             values[name] = int(str(number))
-    found = _paired(
-        images,
-        _by_stem(home / "labelsTr"),
-        home,
-        config,
-        classes={name: value for name, value in values.items() if value and name != "ignore"},
-        ignore=frozenset(value for name, value in values.items() if name == "ignore"),
-        split_of_name={},
-    )
-    if len(usual) == 1:
-        return found
-    note = f"images of {len(usual)} files, whose channels are joined in order"
-    return replace(found, notes=(note, *found.notes))
+    return values
 
 
 def _kaggle_file(path: Path) -> tuple[Path, str, str] | None:
