@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +31,23 @@ def _files() -> dict[str, bytes]:
     random = np.random.default_rng(0)
     image_HWC = random.integers(0, 255, (40, 50, 3)).astype(np.uint8)
     files = {}
-    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF"):
+    for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF"):
         out = io.BytesIO()
         Image.fromarray(image_HWC).save(out, kind)
         files[kind] = out.getvalue()
+    out = io.BytesIO()
+    np.save(out, image_HWC)
+    files["NPY"] = out.getvalue()
     for dtype in (np.uint16, np.float32):
         out = io.BytesIO()
         tifffile.imwrite(out, image_HWC.astype(dtype), photometric="rgb", compression="zlib")
         files[f"TIFF {dtype.__name__}"] = out.getvalue()
+    if find_spec("pillow_heif"):
+        from pillow_heif import from_pillow
+
+        out = io.BytesIO()
+        from_pillow(Image.fromarray(image_HWC)).save(out)
+        files["HEIF"] = out.getvalue()
     return files
 
 

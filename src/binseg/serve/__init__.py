@@ -7,10 +7,11 @@
     routes.py          what is answered at once; job_routes.py what outlives its request
     queries.py         the parameters; refusals.py every way of saying no
     uploads.py         reading request bodies; limits.py how much is accepted
-    pipeline.py        from an upload to an encoded result; images.py decodes, batching.py batches
+    pipeline.py        from an upload to an encoded result (decoded in imageio's cage); batching.py
+    threads.py         work that ends when it is given up, and holds what it holds until then
     service.py         the parts that the routes share, and the figures for Prometheus
     model_registry.py  the models; examples.py images to try them with
-    job_store.py       jobs on disk; job_worker.py the thread that runs them
+    job_store.py       jobs on disk; job_worker.py runs them on inference's engine
     page/              what a browser gets
 
 Nothing here fetches an address or opens a path that a client names.
