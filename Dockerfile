@@ -18,7 +18,8 @@ USER binseg
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 BINSEG_CACHE=/state/cache
 VOLUME /state
 EXPOSE 8000
-# Docker's port lets other machines in: publish it on 127.0.0.1, or give BINSEG_TOKEN.
+# Docker's port lets other machines in: publish it on 127.0.0.1, or give BINSEG_TOKEN (16 characters
+# or more). Without a token it answers to addresses and localhost; --allow-host adds a name.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 STOPSIGNAL SIGTERM

@@ -15,7 +15,15 @@ from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["in_pose", "looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
+__all__ = [
+    "fill_shapes",
+    "in_pose",
+    "looks_inverted",
+    "notes_on_images",
+    "rasterise",
+    "read_mask",
+    "read_sample",
+]
 
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
@@ -48,10 +56,9 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
     if data_HW is None:
         data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        apart = [shape for shape in record.shapes if shape.ignored]
-        mask_HW = rasterise([one for one in record.shapes if not one.ignored], height, width)
-        data_HW = data_HW & ~(rasterise(apart, height, width) & ~mask_HW)
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
+        mask_HW, counts_HW = fill_shapes(record.shapes, height, width)
+        valid_HW = data_HW & counts_HW
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
     mask_HW, valid_HW = (
@@ -63,6 +70,15 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         raise ImageError(f"{record.mask_path}{page}: {sizes}")
     valid_HW = valid_HW & data_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def fill_shapes(
+    shapes: Sequence[Shape], height: int, width: int
+) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Fill outlines: mask_HW, and valid_HW, which is False where only ignored ones lie."""
+    mask_HW = rasterise([one for one in shapes if not one.ignored], height, width)
+    apart_HW = rasterise([one for one in shapes if one.ignored], height, width)
+    return mask_HW, mask_HW | ~apart_HW
 
 
 def in_pose(

@@ -61,6 +61,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "no-mask-file": Check("error", "Images without a mask", _RENAME),
         "no-image-file": Check("error", "Masks without an image", _RENAME),
         "split": Check("error", "Splits"),
+        "inverted": Check("warning", "Masks that look inverted"),
         "unreadable": Check(
             "error",
             "Unreadable files",

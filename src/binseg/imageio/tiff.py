@@ -160,7 +160,7 @@ class TiffImage:
 
     @cached_property
     def keeps_alpha(self) -> bool:
-        """Whether a channel that is marked as transparency varies like data, and so is kept.
+        """Tell whether a channel marked as transparency varies like data, and so is kept.
 
         GDAL marks the fourth of four bands so unless told otherwise, whatever it is; transparency
         is nearly everywhere none or full.
