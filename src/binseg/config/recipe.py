@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from binseg.config.networks import Option, expand_name, find_weights, model_label
+from binseg.config.named_models import Option, expand_name, find_weights, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 __all__ = [
@@ -203,7 +203,7 @@ def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
 
 
 class ModelConfig(Section):
-    """Which network: any encoder with any decoder; `binseg encoders` and the reference list them.
+    """The network: any encoder with any decoder; `binseg encoders` and the reference list them.
 
     `name` stands for a decoder, an encoder and options; a recipe that is written out has these.
     """

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from binseg.config.networks import Option
+from binseg.config.named_models import Option
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 from binseg.models.blocks import he_initialise, initialise_head

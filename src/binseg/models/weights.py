@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from binseg.config.networks import NamedWeights, find_weights
+from binseg.config.named_models import NamedWeights, find_weights
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress

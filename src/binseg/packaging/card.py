@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from binseg.config.networks import model_label
+from binseg.config.named_models import model_label
 from binseg.errors import one_line
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
