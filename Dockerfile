@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /source
 RUN python -m venv /venv
-# torch's CPU build alone, which has no gigabytes of CUDA with it
+# torch's CPU build, without gigabytes of CUDA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt ./
 RUN /venv/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} "torch>=2.13,<2.14"
