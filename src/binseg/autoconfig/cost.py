@@ -12,6 +12,7 @@ __all__ = [
     "Rule",
     "Situation",
     "Value",
+    "first_sizes",
     "inputs_per_image",
     "num_inputs",
     "num_mirrored",
@@ -20,7 +21,6 @@ __all__ = [
     "patch_passes",
     "scoring_seconds",
     "seen_megapixels",
-    "smaller_sizes",
     "times",
 ]
 
@@ -33,8 +33,9 @@ STEP_SHARE = 0.88
 SHRINK = ((0.5, 0.35), (0.75, 0.30))
 """Sizes of the first epochs relative to the last one, each with its share of the time."""
 PATCH_SHRINK = ((0.5, 0.5),)
-MIN_SIZE = 96
-"""Pixels; the deepest maps of smaller inputs have no more than 2x2 cells."""
+MIN_SIZE, MIN_PRETRAINED = 96, 128
+"""Pixels; the deepest maps of smaller inputs have no more than 2x2 cells, and what ImageNet's
+weights (trained at 224) tell of them is wrong."""
 UNLIMITED_INPUTS = (20_000, 300_000)
 """Inputs of a run without a budget: at least, and at most."""
 UNLIMITED_PASSES = 150
@@ -56,6 +57,8 @@ class Machine:
     """Memory that is free on the device."""
     bytes_per_megapixel: Mapping[str, float] = field(default_factory=lambda: NO_COST)
     """Memory per million pixels of training inputs, by model."""
+    pretrained: frozenset[str] = frozenset()
+    """Encoders whose ImageNet weights are on this machine."""
 
     def typical(self, model: str) -> float:
         """Seconds per million pixels of training inputs, in steps of the usual size."""
@@ -85,6 +88,11 @@ class Situation:
         """True if the network sees patches."""
         return self.text("input.resize") == "tile"
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True if the encoder begins with weights that were trained before."""
+        return self.decided.get("model.encoder_weights") is not None
+
     def having(self, settings: Mapping[str, Value]) -> "Situation":
         """Return the situation with these settings decided, too."""
         return replace(self, decided={**self.decided, **settings})
@@ -107,7 +115,7 @@ Choice = tuple[Value, str] | None
 Rule = Callable[[Situation], Choice]
 
 
-def smaller_sizes(size: int, *, is_tiled: bool) -> dict[int, float]:
+def smaller_sizes(size: int, *, is_tiled: bool, least: int = MIN_SIZE) -> dict[int, float]:
     """Return the sizes before the last one, with each one's share of the run.
 
     >>> smaller_sizes(256, is_tiled=False)
@@ -116,9 +124,15 @@ def smaller_sizes(size: int, *, is_tiled: bool) -> dict[int, float]:
     steps: dict[int, float] = {}
     for factor, share in PATCH_SHRINK if is_tiled else SHRINK:
         smaller = round(size * factor / 32) * 32
-        if MIN_SIZE <= smaller < size:
+        if least <= smaller < size:
             steps[smaller] = steps.get(smaller, 0.0) + share
     return steps
+
+
+def first_sizes(at: Situation, size: int) -> dict[int, float]:
+    """Return the sizes before the last one, as the resize mode and the first weights want them."""
+    least = MIN_PRETRAINED if at.is_pretrained else MIN_SIZE
+    return smaller_sizes(size, is_tiled=at.is_tiled, least=least)
 
 
 def seen_megapixels(at: Situation, model: str) -> float:
@@ -135,7 +149,7 @@ def num_views(at: Situation, size: int) -> float:
         at: the budget, the network and the resize mode are decided.
         size: side of the last and largest inputs, in pixels.
     """
-    steps = smaller_sizes(size, is_tiled=at.is_tiled)
+    steps = first_sizes(at, size)
     gain = 1 + sum(share * ((size / small) ** 2 - 1) for small, share in steps.items())
     return seen_megapixels(at, at.text("model.name")) / (size**2 / 1e6) * gain
 

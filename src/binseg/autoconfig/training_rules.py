@@ -17,6 +17,7 @@ from binseg.autoconfig.cost import (
     scoring_seconds,
     times,
 )
+from binseg.autoconfig.input_rules import is_coarse
 from binseg.data.dataset import counted
 
 MIN_VAL = 4
@@ -34,14 +35,21 @@ light or the sky differs, and not what patches look like (Oxford-IIIT Pet: 0.06)
 NUM_EPOCHS = 30
 """Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
 LEAST_STEPS = 8
+ENCODER_FACTOR = 0.3
+"""Rate of a pretrained encoder as a share of the decoder's (3e-4 and 1e-3 on Oxford-IIIT Pet)."""
+SMALL_BATCH, VERY_FEW = 4, 10
+"""Inputs of a step, and training images, up to which batch norm's statistics would be noise."""
 MEMORY_SHARE = 0.5
 
 
 def batch_size(at: Situation) -> Choice:
     """Choose the inputs of one step."""
     num, size = at.fingerprint.num_train, at.number("input.size")
-    value = 16 if size <= 192 else 8
+    whole = at.is_pretrained and not at.is_tiled
+    value = 16 if size <= 192 or whole else 8
     reason = f"larger batches of {size:.0f}x{size:.0f} inputs would mean too few steps"
+    if whole:
+        reason = "steadier steps, of which a network from ImageNet needs fewer"
     if not at.is_tiled and num < 8 * value:
         value = max(4, min(8, num // 2))
         reason = f"small batches make more steps of {num} training images"
@@ -87,7 +95,7 @@ def _is_repetitive(at: Situation) -> bool:
 def preset(at: Situation) -> Choice:
     """Choose how strongly the images are augmented."""
     if _is_repetitive(at):
-        if at.text("model.name") == "unet-compact":
+        if is_coarse(at):
             return "strong", f"{_seen(at)}: repeats must vary"
         return "medium", f"{_seen(at)}; blur and noise would erase thin or small objects"
     if num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
@@ -99,8 +107,7 @@ def only_for_thin(value: float, reason: str) -> Rule:
     """Make a rule for what replaces blur and noise where these would erase thin objects."""
 
     def rule(at: Situation) -> Choice:
-        is_thin = at.text("model.name") != "unet-compact"
-        return (value, reason) if is_thin and _is_repetitive(at) else None
+        return (value, reason) if not is_coarse(at) and _is_repetitive(at) else None
 
     return rule
 
@@ -119,8 +126,24 @@ def loss(at: Situation) -> Choice:
 def lr(at: Situation) -> Choice:
     """Choose the peak of the learning rate."""
     batch = at.number("train.batch_size")
-    lr = round(1.5e-3 * math.sqrt(min(1.0, batch / 16)), 5)
-    return lr, f"1.5e-3 for batches of 16; these have {batch:.0f}"
+    peak = 1e-3 if at.is_pretrained else 1.5e-3
+    lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
+    return lr, f"{peak:g} for batches of 16; these have {batch:.0f}"
+
+
+def encoder_lr_factor(at: Situation) -> Choice:
+    """Choose the share of the rate at which a pretrained encoder learns."""
+    if not at.is_pretrained:
+        return None
+    return ENCODER_FACTOR, "its weights are good already, and large steps would lose them"
+
+
+def freeze_batch_norm(at: Situation) -> Choice:
+    """Keep a pretrained encoder's batch statistics where few images would blur them."""
+    batch, num = at.number("train.batch_size"), at.fingerprint.num_train
+    if not at.is_pretrained or (batch > SMALL_BATCH and num >= VERY_FEW):
+        return None
+    return True, f"statistics of {batch:.0f} of {num} images would be noise beside ImageNet's"
 
 
 def patches_per_epoch(at: Situation) -> Choice:

@@ -105,6 +105,8 @@ def _shown(value: object) -> str:
         return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
+    if value is None:
+        return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

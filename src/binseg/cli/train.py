@@ -76,7 +76,10 @@ def train(
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            "--encoder-weights", metavar="FILE", help="Published encoder weights to start from."
+            "--encoder-weights",
+            metavar="NAME",
+            help="Weights to start the encoder from: imagenet, a file, an address, or none. A plan "
+            "takes imagenet where the weights are on this machine.",
         ),
     ] = None,
     border: Border = None,

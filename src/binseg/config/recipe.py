@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from binseg.config.named_models import Option, expand_name, find_weights, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
@@ -227,6 +227,11 @@ class ModelConfig(Section):
         """Return what `create_model` takes for this network, weights and input channels apart."""
         pair = {"decoder": self.decoder, "encoder": self.encoder}
         return {**pair, "out_channels": self.out_channels, **self.options}
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _read_none(cls, source: str | None) -> str | None:
+        return None if source == "none" else source
 
     @model_validator(mode="before")
     @classmethod

@@ -1,13 +1,13 @@
 """How long a run will take, and how long it may train so that all of it ends in time.
 
 Without a budget this is said beforehand, from the machine's speed and the recipe
-(`expected_seconds`); with one, what comes after the epochs is measured before them
-(`ending_seconds`).
+(`expected_seconds`); with one, what comes after the epochs is measured before them, and once more
+after them with the trained network, so that trials for which no time is left are given up.
 """
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,14 +33,23 @@ from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 
-__all__ = ["ending_seconds", "expected_seconds", "training_seconds"]
+__all__ = [
+    "Ending",
+    "expected_seconds",
+    "num_predictions",
+    "time_ending",
+    "training_seconds",
+    "within_time",
+]
 
 NUM_TIMED = 3
 """Validation images that are predicted and measured on trial."""
 NUM_CORRECTIONS = 5
 """Corrections of masks that are tried."""
 CLOSING = 6.0
-"""Seconds for curves, bundle, report page and their images."""
+"""Seconds for curves, bundle, report page and their images, on an idle machine."""
+MOST_BUSY = 5.0
+"""Times as long as alone that such work is taken to need on a busy machine, at most."""
 LEAST_SHARE = 0.2
 """Of the budget that is trained, however long the rest takes."""
 OPENING = 5.0
@@ -49,12 +58,12 @@ DECODING = 0.04
 """Seconds for a million pixels of the images, decoded and resized once."""
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
-answers image by image in float32; as a share of the time for a pixel of a training step.
+predicts image by image in float32; as a share of the time for a pixel of a training step.
 Measured for four networks: 0.25-0.31 and 0.50-0.61."""
 STARTING = 0.2
-"""Likewise what each prediction takes however few its pixels are."""
+"""Likewise what each prediction takes, however few its pixels are."""
 MEASURING = 0.12
-"""Seconds for a million pixels of an image whose answer is scored."""
+"""Seconds for a million pixels of an image whose prediction is scored."""
 
 
 def training_seconds(
@@ -145,43 +154,97 @@ def num_predictions(recipe: Recipe, num: int) -> int:
     return tried + times * (2 * num + min(num, NUM_IMAGES))
 
 
-def ending_seconds(recipe: Recipe, judge: Predictor, val: Dataset) -> float:
-    """Estimate how long tta, threshold, scores and report of the validation images will take.
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Seconds that the parts of a run's end take on this machine, as busy as it is now."""
+
+    num: int
+    """Validation images."""
+    predicting: float
+    """An image."""
+    measuring: float
+    """The scores of an image."""
+    cleaning: float
+    """All the corrections of an image's mask that are tried."""
+    closing: float
+    """Curves, bundle and report page."""
+
+    def seconds(self, recipe: Recipe) -> float:
+        """Return the time for tta, threshold, post-processing, scores and report."""
+        cleaned = self.cleaning if recipe.train.postprocess == "tune" else 0.0
+        predicted = num_predictions(recipe, self.num) * self.predicting
+        return predicted + self.num * (self.measuring + cleaned) + self.closing
+
+
+def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
+    """Predict and score a few validation images on trial.
 
     Args:
-        recipe: which tta are tried, and whether corrections are.
-        judge: the network that will answer, trained or not.
+        recipe: none of its trials are made here.
+        judge: the network that will predict.
         val: the images.
+        is_trained: whether the masks to measure are the network's own. An untrained network's are
+            noise, whose specks take longer to measure than any later ones; the truth stands in.
     """
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
-    judge.predict(samples[0].image_HWC)  # the first answer of a network pays for its set-up
-    predicting = measuring = 0.0
+    judge.predict(samples[0].image_HWC)  # the first prediction of a network pays for its set-up
+    predicting = measuring = cleaning = cleaning_alone = 0.0
     for record, sample in zip(chosen, samples, strict=True):
         start = time.perf_counter()
         read_sample(record, val.rule)
         probability_HW = judge.predict(sample.image_HWC).probability
-        predicting += time.perf_counter() - start
-        start = time.perf_counter()
-        _measure(sample, probability_HW, cleans=recipe.train.postprocess == "tune")
-        measuring += time.perf_counter() - start
-    num = len(val.records)
-    each_predicted, each_measured = predicting / len(chosen), measuring / len(chosen)
-    return num_predictions(recipe, num) * each_predicted + num * each_measured + CLOSING
+        predicted = time.perf_counter()
+        assert sample.mask_HW is not None
+        mask_HW = probability_HW > 0.5 if is_trained else sample.mask_HW
+        _measure(sample, probability_HW, mask_HW)
+        measured, working = time.perf_counter(), time.thread_time()
+        for _ in range(NUM_CORRECTIONS):
+            clean(mask_HW, PostProcessing(min_area=2))
+        cleaning_alone += time.thread_time() - working
+        cleaning += time.perf_counter() - measured
+        measuring += measured - predicted
+        predicting += predicted - start
+    # One thread cleans: what it waited for a core tells how busy the machine is.
+    busy = min(MOST_BUSY, max(1.0, cleaning / max(cleaning_alone, 1e-9)))
+    each = 1 / len(chosen)
+    return Ending(
+        num=len(val.records),
+        predicting=each * predicting,
+        measuring=each * measuring,
+        cleaning=each * cleaning,
+        closing=CLOSING * busy,
+    )
 
 
-def _measure(sample: Sample, probability_HW: np.ndarray, *, cleans: bool) -> None:
-    """Do what choosing the threshold and scoring do with one answer.
+def within_time(recipe: Recipe, ending: Ending, left: float, progress: Progress) -> Recipe:
+    """Give up the trials of a run's end that the budget has no time for: tta, then post-processing.
 
-    Masks are the truth's: an untrained network's are noise, whose specks take longer to measure.
+    Args:
+        recipe: with the trials that it asks for.
+        ending: timed with the trained network.
+        left: seconds of the budget.
+        progress: hears what is given up.
     """
+    for field, label in (("tta", "tta"), ("postprocess", "post-processing")):
+        needed = ending.seconds(recipe)
+        if needed > left and getattr(recipe.train, field) == "tune":
+            progress.say(
+                f"{label}: not tried, since the scores would take {needed:.0f} s and the budget "
+                f"leaves {max(0.0, left):.0f} s"
+            )
+            changed = recipe.train.model_copy(update={field: "none"})
+            recipe = recipe.model_copy(update={"train": changed})
+    return recipe
+
+
+def _measure(sample: Sample, probability_HW: np.ndarray, mask_HW: np.ndarray) -> None:
+    """Do what choosing the threshold and scoring do with one prediction."""
     assert sample.mask_HW is not None
     truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
     LogitTally().add(probability_HW, truth_HW, valid_HW)
     measure_reliability(probability_HW, truth_HW, valid_HW)
     ProbabilityTally().add(probability_HW, truth_HW, valid_HW)
     measure_reliability(probability_HW, truth_HW, valid_HW)
-    measure_outline(truth_HW, truth_HW, valid_HW, rule=OutlineRule())
-    count_objects(truth_HW, truth_HW, valid_HW)
-    for _ in range(NUM_CORRECTIONS if cleans else 0):
-        clean(truth_HW, PostProcessing(min_area=2))
+    measure_outline(mask_HW, truth_HW, valid_HW, rule=OutlineRule())
+    count_objects(mask_HW, truth_HW, valid_HW)

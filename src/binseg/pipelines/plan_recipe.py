@@ -210,7 +210,7 @@ def _given(asked: Recipe) -> dict[str, object]:
             else:
                 table[f"{section}.{field}"] = tuple(value) if isinstance(value, list) else value
     if {"decoder", "encoder"} & asked.model.model_fields_set:
-        table["model.name"] = asked.model.name
+        table |= {"model.name": asked.model.name, "model.encoder": asked.model.encoder}
     return table
 
 

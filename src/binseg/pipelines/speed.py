@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from binseg.autoconfig import THICK_OPTIONS, Machine
+from binseg.autoconfig import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS, Machine
 from binseg.config import Recipe, load_recipe
+from binseg.config.networks import MODELS, WEIGHTS
 from binseg.data.cache import PixelCache
-from binseg.models import build_model
+from binseg.models import build_model, weights_path
 from binseg.progress import SILENT, Progress
 from binseg.training.devices import (
     available_memory,
@@ -29,11 +30,14 @@ from binseg.training.measuring import WARM_UP, profile_steps
 
 __all__ = ["measure_machine"]
 
-REFERENCE = "unet-compact"
-CANDIDATES: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {REFERENCE: {}, "unet-small": {}, "unet": {"options": dict(THICK_OPTIONS)}}
+Candidates = Mapping[str, Mapping[str, object]]
+"""Networks, with what a recipe says of them beside their name; the first is always measured."""
+_UNET = {"unet": {"options": dict(THICK_OPTIONS)}}
+FROM_SCRATCH: Candidates = MappingProxyType({"unet-compact": {}, "unet-small": {}, **_UNET})
+"""What the rules choose from where no ImageNet weights are at hand, or none are wanted."""
+FROM_IMAGENET: Candidates = MappingProxyType(
+    {PRETRAINED: {"options": dict(PRETRAINED_OPTIONS)}, **_UNET}
 )
-"""Networks that the rules choose from, with what a recipe says of them beside their name."""
 LARGE = "resnet34-unet"
 """Likewise, on a GPU."""
 
@@ -72,7 +76,7 @@ LIMIT = 10.0
 TRIAL_SHARE = 0.03
 """Likewise of the budget."""
 RELATIVE: Mapping[str, float] = MappingProxyType(
-    {REFERENCE: 1.0, "unet-small": 1.6, "unet": 2.1, LARGE: 5.2}
+    {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}
 )
 """Seconds a pixel of the candidates, as measured on two cores that compute in bf16."""
 SHORT = 180.0
@@ -93,11 +97,9 @@ def measure_machine(
     started = time.perf_counter()
     device = resolve_device(asked.train.device)
     bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
-    candidates = dict(CANDIDATES)
-    if device.type == "cuda":
-        candidates[LARGE] = {}
-    if "model.name" in given:
-        candidates = {asked.model.name: {"name": "", **asked.model.model_dump()}}
+    pretrained = _encoders_at_hand()
+    candidates = _candidates(asked, given, pretrained, is_gpu=device.type == "cuda")
+    reference = next(iter(candidates))
     usual = USUAL if budget is None or budget > SHORT else QUICK
     limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
     costs: dict[str, Cost] = {}
@@ -109,7 +111,7 @@ def measure_machine(
             model = build_model(recipes[usual])
             memory[name] = _bytes_per_megapixel(model, recipes[usual], bf16=bf16)
             left = limit - (time.perf_counter() - started)
-            guess = _guess(costs.get(REFERENCE), name)
+            guess = _guess(costs.get(reference), RELATIVE.get(name, 1) / RELATIVE.get(reference, 1))
             if guess is not None and _seconds_to_measure(guess, usual) > left:
                 costs[name] = guess
             else:
@@ -122,14 +124,36 @@ def measure_machine(
         seconds_per_step={name: cost.step for name, cost in costs.items()},
         free_bytes=available_memory(device),
         bytes_per_megapixel=memory,
+        pretrained=pretrained,
     )
 
 
-def _guess(reference: Cost | None, name: str) -> Cost | None:
-    """What a network costs, told from the one that was measured."""
-    if reference is None:
-        return None
-    return Cost(reference.step, reference.megapixel * RELATIVE[name])
+def _encoders_at_hand() -> frozenset[str]:
+    """Name the encoders whose ImageNet weights need no download."""
+    return frozenset(
+        encoder
+        for (encoder, name), weights in WEIGHTS.items()
+        if name == "imagenet" and weights_path(weights) is not None
+    )
+
+
+def _candidates(
+    asked: Recipe, given: Mapping[str, object], pretrained: frozenset[str], *, is_gpu: bool
+) -> Candidates:
+    """Choose the networks that the rules may take."""
+    if "model.name" in given:
+        return {asked.model.name: {"name": "", **asked.model.model_dump()}}
+    wanted = given.get("model.encoder_weights", "imagenet")
+    is_asked = "model.encoder_weights" in given and wanted == "imagenet"
+    if wanted is None or not (is_asked or MODELS[PRETRAINED].encoder in pretrained):
+        return {**FROM_SCRATCH, LARGE: {}} if is_gpu else FROM_SCRATCH
+    has_large = is_gpu and MODELS[LARGE].encoder in pretrained
+    return {**FROM_IMAGENET, LARGE: {}} if has_large else FROM_IMAGENET
+
+
+def _guess(reference: Cost | None, times: float) -> Cost | None:
+    """What a network costs that takes so many times as long as the one that was measured."""
+    return None if reference is None else Cost(reference.step, reference.megapixel * times)
 
 
 def _seconds_to_measure(cost: Cost, usual: Trial) -> float:

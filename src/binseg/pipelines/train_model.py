@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from binseg.config import Recipe
@@ -22,7 +23,7 @@ from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
-from binseg.pipelines.budget import ending_seconds, training_seconds
+from binseg.pipelines.budget import Ending, time_ending, training_seconds, within_time
 from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
 from binseg.report import plot_curves
@@ -270,16 +271,13 @@ def _train_andship(
     command: str | None,
 ) -> TrainResult:
     train_pixels, val_pixels = pixels
-    seconds = None
-    if recipe.train.budget_minutes is not None:
-        device = resolve_device(recipe.train.device)
-        backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
-        val = replace(dataset, records=dataset.of_split("val"))
-        ending = ending_seconds(recipe, in_memory(recipe, backend), val)
+    seconds, minutes = None, recipe.train.budget_minutes
+    if minutes is not None:
+        ending = _time_ending(recipe, model, dataset, is_trained=False)
         seconds = training_seconds(
-            recipe.train.budget_minutes,
+            minutes,
             spent=time.perf_counter() - started,
-            ending=ending,
+            ending=ending.seconds(recipe),
             progress=progress,
         )
     ranks = ranks_of(recipe)
@@ -300,6 +298,11 @@ def _train_andship(
     plot_curves(
         fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
     )
+    if minutes is not None:
+        model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
+        ending = _time_ending(recipe, model, dataset, is_trained=True)
+        left = 60 * minutes - (time.perf_counter() - started)
+        recipe = within_time(recipe, ending, left, progress)
     report = ship(
         recipe,
         run,
@@ -318,6 +321,13 @@ def _train_andship(
         seconds=time.perf_counter() - started,
         has_test=any(record.split == "test" for record in dataset.records),
     )
+
+
+def _time_ending(recipe: Recipe, model: nn.Module, dataset: Dataset, *, is_trained: bool) -> Ending:
+    device = resolve_device(recipe.train.device)
+    backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
+    val = replace(dataset, records=dataset.of_split("val"))
+    return time_ending(recipe, in_memory(recipe, backend), val, is_trained=is_trained)
 
 
 def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
