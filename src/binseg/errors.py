@@ -16,22 +16,6 @@ A broken promise of our own code is an `assert`, never one of these.
 
 from collections.abc import Iterable
 
-__all__ = [
-    "BinsegError",
-    "BundleError",
-    "DataError",
-    "ExportError",
-    "ImageError",
-    "MissingExtraError",
-    "OutputError",
-    "StoppedError",
-    "TrainingError",
-    "UsageError",
-    "one_line",
-    "suggest",
-    "training_extra_missing",
-]
-
 _TRAINING_PACKAGES = frozenset({"torch", "lightning", "kornia", "matplotlib"})
 
 

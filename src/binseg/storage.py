@@ -24,19 +24,6 @@ from binseg.progress import SILENT, Progress
 if TYPE_CHECKING:
     import requests  # takes long to import, and only downloads need it
 
-__all__ = [
-    "atomic_path",
-    "cache_dir",
-    "download",
-    "locked",
-    "parse_json",
-    "publish",
-    "sha256_of",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",

@@ -16,8 +16,6 @@ from binseg.errors import BinsegError, MissingExtraError, UsageError
 if TYPE_CHECKING:
     from binseg.serve.service import Service
 
-__all__ = ["add_to", "serve"]
-
 EXAMPLES = (
     "binseg serve runs/first --open",
     "binseg serve --demo",

@@ -12,21 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from binseg.config.named_models import Option, expand_name, find_weights, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
-__all__ = [
-    "About",
-    "AugmentConfig",
-    "DataConfig",
-    "InputConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "PatchConfig",
-    "Recipe",
-    "ScheduleConfig",
-    "SplitConfig",
-    "TrainConfig",
-]
-
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]

@@ -23,8 +23,6 @@ from binseg.errors import DataError, ImageError
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
-__all__ = ["MaskRule", "RuleKind", "detect_rule"]
-
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
 
 _NUM_SCANNED = 64

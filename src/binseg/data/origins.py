@@ -16,8 +16,6 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.splits import parse_split
 from binseg.types import Record
 
-__all__ = ["Place", "is_grid", "place_of", "with_groups"]
-
 _GAP = r"[ _.\-]?"
 _NUM = r"\d{1,9}"  # longer ones are names, such as DICOM's
 _PAIRS = (

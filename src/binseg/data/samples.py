@@ -15,16 +15,6 @@ from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = [
-    "fill_shapes",
-    "in_pose",
-    "looks_inverted",
-    "notes_on_images",
-    "rasterise",
-    "read_mask",
-    "read_sample",
-]
-
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25

@@ -33,19 +33,6 @@ from binseg.progress import SILENT, Progress, track
 from binseg.storage import locked
 from binseg.types import Preprocessing, Record
 
-__all__ = [
-    "FACTS",
-    "INPUTS",
-    "TARGETS",
-    "Layout",
-    "cache_limit",
-    "evict",
-    "hold",
-    "map_pixels",
-    "open_store",
-    "write_header",
-]
-
 MAX_NAMED = 10
 """Unreadable records that one message names."""
 PROBED = 50

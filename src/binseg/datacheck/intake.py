@@ -27,8 +27,6 @@ from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Record, Split
 
-__all__ = ["Intake", "take_in"]
-
 _NUM_SCANNED = 256
 
 

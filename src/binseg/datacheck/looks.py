@@ -24,8 +24,6 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Record
 
-__all__ = ["Evidence", "Look", "Outline", "Problem", "look_at_all", "measure_outline"]
-
 REDUCED_SIDE = 192
 """Pixels; images are reduced to this longer side before edges and outlines are measured."""
 _AHEAD = 64  # images that may be decoded before the first of them is asked for

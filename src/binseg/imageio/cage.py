@@ -37,8 +37,6 @@ from binseg.errors import ImageError
 from binseg.imageio.caged import LENGTH, ORDER
 from binseg.imageio.decoding import ImageInfo
 
-__all__ = ["Cage", "CagedImage", "Survey"]
-
 _RECYCLE = 256
 """Images after which a child is replaced, so that what decoders leak stays small."""
 _MAX_HEADER = 1_000_000

@@ -16,8 +16,6 @@ from jaxtyping import Num
 from binseg.errors import BinsegError
 from binseg.imageio.decoding import ImageInfo
 
-__all__ = ["LENGTH", "ORDER", "mother"]
-
 LENGTH = struct.Struct("!I")
 """Before each order of JSON to a child, and before its reply."""
 ORDER = struct.Struct("!cQ")

@@ -24,19 +24,6 @@ from binseg.imageio.decoding import (
     turn,
 )
 
-__all__ = [
-    "NumpyImage",
-    "Raster",
-    "encode_jpeg",
-    "encode_png",
-    "image_of",
-    "labels_of",
-    "open_heic",
-    "open_numpy",
-    "open_raster",
-    "through_palette",
-]
-
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
 

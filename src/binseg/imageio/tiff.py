@@ -25,14 +25,6 @@ from binseg.imageio.pieces import Cache, Pieces
 from binseg.imageio.raster import through_palette
 from binseg.imageio.tiff_pages import Layout, TiffContent, list_tiff, page_of
 
-__all__ = [
-    "TiffImage",
-    "encode_tiff",
-    "image_of",
-    "is_tiff",
-    "open_tiff",
-]
-
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 

@@ -17,8 +17,6 @@ from binseg.models.skeleton import Decoder, Encoder, EncoderDecoder
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
 
-__all__ = ["build_model", "create_model", "num_parameters", "resolve_options"]
-
 KERAS = "keras_unet"
 """The one network that is not made of two parts: Keras builds it whole (tutorial C)."""
 _KERAS_OPTIONS: Mapping[str, Option] = {"width": 64, "depth": 4, "dropout": 0.0, "up": "transpose"}

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from binseg.config.named_models import Option
 from binseg.errors import UsageError, suggest
 
-__all__ = ["OPTIONS", "OptionRule", "resolve"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptionRule:

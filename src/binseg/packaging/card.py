@@ -23,15 +23,6 @@ from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
 from binseg.types import TTA, Preprocessing
 
-__all__ = [
-    "FORMAT_VERSION",
-    "Architecture",
-    "Card",
-    "DataFacts",
-    "Threshold",
-    "describe_problems",
-]
-
 FORMAT_VERSION = 1
 
 # Cards are printed on terminals and pages: control characters would let a card forge output.

@@ -13,8 +13,6 @@ from xml.etree import ElementTree as ET
 
 from binseg.errors import BundleError, one_line
 
-__all__ = ["IR_LAYERS", "ONNX_OPERATORS", "Port", "check_ir", "check_onnx"]
-
 _OPERATORS = (
     "Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv "
     "ConvTranspose DequantizeLinear Div Equal Erf Expand Flatten Floor Gather GatherElements "

@@ -3,8 +3,6 @@
 from binseg.config import load_recipe, recipe_names
 from binseg.config.named_models import MODELS, WEIGHTS
 
-__all__ = ["list_encoders", "list_models", "list_recipes"]
-
 Row = dict[str, object]
 
 

@@ -37,8 +37,6 @@ from binseg.training.run_folder import RunFolder
 from binseg.training.step import check_model
 from binseg.types import Report
 
-__all__ = ["TrainResult", "join_training", "resume_training", "train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:

@@ -21,8 +21,6 @@ from binseg.serve import job_routes, routes
 from binseg.serve.refusals import Refusal, add_handlers
 from binseg.serve.service import Service
 
-__all__ = ["LOOPBACK", "Access", "create_app"]
-
 _LOG = logging.getLogger("binseg.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names by which this machine calls itself."""

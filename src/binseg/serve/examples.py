@@ -9,8 +9,6 @@ from binseg.inference.pretrained import photo_path
 from binseg.report import for_display
 from binseg.serve.model_registry import ModelRegistry, ServedModel
 
-__all__ = ["Example", "Examples"]
-
 _SIZE, _SEED = 384, 11
 _MOST_SAMPLES = 4
 

@@ -20,8 +20,6 @@ from binseg.serve.routes import IMAGE_BODY, binary_response
 from binseg.serve.service import Service
 from binseg.serve.uploads import chunks_of, is_form, read_form
 
-__all__ = ["add_to"]
-
 _CHUNK = 1 << 20
 _ASK_AGAIN = {"Retry-After": "1"}
 _RESULT = binary_response("image/png", "image/tiff", "application/json") | documented(404, 409)

@@ -18,8 +18,6 @@ import filelock
 
 from binseg.errors import OutputError, UsageError
 
-__all__ = ["IMAGE", "PRIVATE", "Job", "JobStore", "State"]
-
 State = Literal["queued", "running", "done", "failed"]
 IMAGE = "image"
 _PATIENCE_S = 2.0

@@ -30,8 +30,6 @@ from binseg.serve.refusals import Refusal, refusal_of
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["JobWorker", "check_job", "facts_of"]
-
 _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
 _LARGE_OUTPUTS = ("mask", "probability")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from binseg.errors import UsageError
 from binseg.serve.refusals import Refusal
 
-__all__ = ["Capacity", "Limits", "Reservation"]
-
 _SMOOTH = 0.1
 """Weight of the newest time in the mean."""
 _PUBLIC = ("bytes", "pixels", "seconds", "files", "job_bytes", "job_pixels")

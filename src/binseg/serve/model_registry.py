@@ -12,8 +12,6 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
-__all__ = ["ModelRegistry", "ServedModel", "choose_bundles", "open_models", "run_name"]
-
 _DEMO = Path("runs/demo/bundle")
 _MAX_MESSAGE = 1000
 _INPUT = ("height", "width", "channels", "resize", "scale", "intensity")

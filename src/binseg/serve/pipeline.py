@@ -22,8 +22,6 @@ from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare
 from binseg.types import Preprocessing
 
-__all__ = ["EncodedResult", "Pipeline", "check_outline", "preview", "take_in"]
-
 _MOST_OUTLINE = 4_000_000
 """Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
 _MOST_SIDE = 4096

@@ -14,16 +14,6 @@ from starlette.responses import Response
 
 from binseg.errors import BinsegError, DataError, OutputError, UsageError
 
-__all__ = [
-    "DOCUMENTED",
-    "Documented",
-    "ErrorBody",
-    "Refusal",
-    "add_handlers",
-    "documented",
-    "refusal_of",
-]
-
 
 class ErrorFacts(BaseModel):
     """The reason of a refusal."""

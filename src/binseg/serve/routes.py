@@ -23,8 +23,6 @@ from binseg.serve.service import Service
 from binseg.serve.threads import unless_gone
 from binseg.serve.uploads import Upload, read_form, read_upload
 
-__all__ = ["IMAGE_BODY", "add_to", "binary_response"]
-
 PAGE = Path(__file__).parent / "page"
 _AT_ONCE = 4
 """Files of one batch that are in work together."""

@@ -21,8 +21,6 @@ from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
 from binseg.serve.service import Service
 
-__all__ = ["Server", "bind", "is_loopback", "network_address"]
-
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
 _GRACE = 5

@@ -23,8 +23,6 @@ from binseg.serve.limits import Capacity, Limits
 from binseg.serve.model_registry import ModelRegistry
 from binseg.serve.pipeline import Pipeline
 
-__all__ = ["Metrics", "Service"]
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -13,8 +13,6 @@ from starlette.requests import ClientDisconnect
 from binseg.imageio.cage import Cage
 from binseg.serve.refusals import Refusal
 
-__all__ = ["Threads", "unless_gone"]
-
 _AGAIN_S = 0.05
 R = TypeVar("R")
 

@@ -15,8 +15,6 @@ from starlette.requests import ClientDisconnect
 from binseg.serve.limits import Limits, Reservation
 from binseg.serve.refusals import Refusal
 
-__all__ = ["Upload", "chunks_of", "is_form", "plain_name", "read_form", "read_upload"]
-
 _FORM_EXTRA = 100_000
 """Bytes that a form may have beside its files."""
 _UNNAMED = "the image"

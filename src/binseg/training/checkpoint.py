@@ -29,23 +29,6 @@ from binseg.errors import OutputError, TrainingError
 from binseg.progress import Progress
 from binseg.training.distributed import ProcessGroup
 
-__all__ = [
-    "BEST",
-    "LAST",
-    "PREVIOUS",
-    "Checkpointer",
-    "Position",
-    "check_same_recipe",
-    "newest_whole",
-    "parse_checkpoint",
-    "read_best",
-    "read_checkpoint",
-    "resume_command",
-    "seal",
-    "shared_state",
-    "write_checkpoint",
-]
-
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
 SEAL = b"\nbinseg sha256 "
 SEAL_LENGTH = len(SEAL) + 64

@@ -52,8 +52,6 @@ from binseg.training.optim import MovingAverage, build_optimizer, build_schedule
 from binseg.training.step import TrainingStep
 from binseg.training.validation import ValidationScores, thinned, validate
 
-__all__ = ["FitResult", "fit"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:

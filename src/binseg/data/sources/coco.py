@@ -28,8 +28,6 @@ from binseg.data.sources.listing import (
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape, Split
 
-__all__ = ["is_coco", "read_coco", "runs_of_text"]
-
 
 def is_coco(path: Path) -> bool:
     """Tell whether a path is COCO annotations, or a folder with such files in it."""

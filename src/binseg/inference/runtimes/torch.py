@@ -12,8 +12,6 @@ from binseg.errors import BundleError, UsageError, one_line
 from binseg.models import create_model
 from binseg.packaging import Bundle
 
-__all__ = ["TorchBackend", "load_network", "open_torch"]
-
 
 class TorchBackend:
     """A torch module as a backend.
