@@ -16,7 +16,7 @@ A broken promise of our own code is an `assert`, never one of these.
 
 from collections.abc import Iterable
 
-_TRAINING_PACKAGES = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+_TRAINING_PACKAGES = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 class BinsegError(Exception):

@@ -47,7 +47,7 @@ _REASONS = {
     "ChunkedEncodingError": "the line broke",
     "ConnectionError": "the server can't be reached; is there a network?",
 }
-"""Errors of requests that another try may mend; their own texts are nests of objects."""
+"""Errors of requests that another try may get past; their own texts are nests of objects."""
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

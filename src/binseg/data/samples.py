@@ -180,7 +180,7 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
     seen = "foreground is more than half of the image and most of its border"
     if len(odd) < looked:
         told = counted(len(odd), "mask looks", "masks look")
-        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); mend the files"
+        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); fix the files"
     turn = rule.turned_by
     way_on = f"; if the object is the rest, say {turn}" if turn else "; is the object the rest?"
     return f"the masks look inverted: in all of them {seen}{way_on}"

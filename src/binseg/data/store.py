@@ -214,7 +214,7 @@ def _build(
     named = "; ".join(failures[:MAX_NAMED])
     more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
     raise DataError(
-        f"{len(failures)} of {len(records)} records can't be read; remove them or mend them: "
+        f"{len(failures)} of {len(records)} records can't be read; remove or repair them: "
         f"{named}{more}"
     )
 
