@@ -84,9 +84,6 @@ class MissingExtraError(BinsegError):
         )
 
 
-_OF_TRAINING = frozenset({"torch", "lightning_fabric", "matplotlib"})
-
-
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
     """Turn a failed import into the sentence that names `binseg[train]`.
 

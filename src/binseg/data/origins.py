@@ -261,6 +261,6 @@ def _loose_note(members: Mapping[str, Sequence[int]]) -> str | None:
     if len(sizes) < 2:
         return None
     return (
-        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are split one by one; if each "
-        "is a patient or a video, say --set data.group=folder"
+        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are split one by one; if "
+        "each is a patient or a video, say --set data.group=folder"
     )
