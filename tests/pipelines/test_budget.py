@@ -7,7 +7,15 @@ import pytest
 
 from binseg.autoconfig import Fingerprint, Machine
 from binseg.config import Recipe, load_recipe
-from binseg.pipelines.budget import CLOSING, OPENING, expected_seconds, num_predictions
+from binseg.pipelines.budget import (
+    CLOSING,
+    OPENING,
+    Ending,
+    expected_seconds,
+    num_predictions,
+    within_time,
+)
+from binseg.progress import SILENT
 
 Make = Callable[..., Recipe]
 
@@ -102,3 +110,30 @@ def test_mirror_images_are_counted(make: Make, tta: str, orientation: str, num: 
     recipe = make(tta=tta)
     augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": orientation})
     assert num_predictions(recipe.model_copy(update={"augment": augment}), 100) == num
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        (2000.0, ("tune", "tune")),
+        (500.0, ("none", "tune")),
+        (300.0, ("none", "none")),
+        (-20.0, ("none", "none")),
+    ],
+)
+def test_trials_end_where_the_clock_says_so(make: Make, left: float, kept: tuple[str, str]) -> None:
+    """100 images: 1,192 s with tta in 4 passes, 438 s without, 238 s without corrections, too."""
+    recipe = make(tta="tune", postprocess="tune")
+    augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": "any"})
+    recipe = recipe.model_copy(update={"augment": augment})
+    ending = Ending(num=100, predicting=1.0, measuring=0.14, cleaning=2.0, closing=6.0)
+    assert ending.seconds(recipe) == pytest.approx(872 + 5 * 64 + 14 + 200 + 6)
+    found = within_time(recipe, ending, left, SILENT).train
+    assert (found.tta, found.postprocess) == kept
+
+
+def test_asked_for_tta_is_never_given_up(make: Make) -> None:
+    """Only what is tried can be left out; who gives a setting gets it."""
+    recipe = make(tta="all", postprocess="none")
+    ending = Ending(num=100, predicting=1.0, measuring=0.1, cleaning=2.0, closing=6.0)
+    assert within_time(recipe, ending, 0.0, SILENT) == recipe

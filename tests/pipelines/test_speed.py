@@ -1,5 +1,7 @@
 """How fast a machine trains: a line through two steps, or told from the network that was timed."""
 
+import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +17,7 @@ from binseg.progress import SILENT
 def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
     """Seconds of a step and of a million pixels by network, instead of real steps."""
     costs = {"unet-compact": (0.03, 0.5), "unet-small": (0.02, 0.8), "unet": (0.01, 1.0)}
+    costs |= {"lite0-unet": (0.05, 1.2), "resnet18-unet": (0.02, 2.0)}
 
     def profile(model: nn.Module, recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
         step, megapixel = costs[recipe.model.name]
@@ -24,19 +27,25 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
     monkeypatch.setattr(speed, "profile_steps", profile)
     monkeypatch.setattr(speed, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1))
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(speed, "weights_path", lambda _: None)
     return costs
 
 
-def measure(budget: float) -> Machine:
+def measure(budget: float, **given: object) -> Machine:
     asked = load_recipe(sections={"train": {"device": "cpu", "precision": "fp32"}})
-    return speed.measure_machine(asked, {}, budget, SILENT)
+    settings = {name.replace("__", "."): value for name, value in given.items()}
+    return speed.measure_machine(asked, settings, budget, SILENT)
+
+
+FROM_SCRATCH = {"unet-compact", "unet-small", "unet"}
 
 
 @pytest.mark.parametrize("budget", [120.0, 1200.0])
 def test_two_steps_tell_a_line(steps: dict[str, tuple[float, float]], budget: float) -> None:
     """What a step costs, and what a pixel adds, for each network that the rules choose from."""
     machine = measure(budget)
-    for name, (step, megapixel) in steps.items():
+    assert set(machine.seconds_per_megapixel) == FROM_SCRATCH
+    for name, (step, megapixel) in ((name, steps[name]) for name in FROM_SCRATCH):
         assert machine.seconds_per_step[name] == pytest.approx(step)
         assert machine.seconds_per_megapixel[name] == pytest.approx(megapixel)
         assert machine.typical(name) == pytest.approx(megapixel + step / 0.3)
@@ -56,3 +65,35 @@ def test_noise_gives_no_nonsense(steps: dict[str, tuple[float, float]]) -> None:
     machine = measure(1200.0)
     assert machine.seconds_per_megapixel["unet-compact"] > 0
     assert machine.seconds_per_step["unet-compact"] == 0
+
+
+def test_networks_from_imagenet_are_measured_where_their_weights_are(
+    steps: dict[str, tuple[float, float]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their files decide, or who asks for them; who wants none gets the others."""
+    assert set(measure(1200.0, model__encoder_weights="imagenet").seconds_per_step) == {
+        "lite0-unet",
+        "unet",
+    }
+    monkeypatch.setattr(
+        speed, "weights_path", lambda one: tmp_path if "lite0" in one.file else None
+    )
+    machine = measure(1200.0)
+    assert machine.pretrained == {"efficientnet_lite0"}
+    assert machine.seconds_per_megapixel["lite0-unet"] == pytest.approx(steps["lite0-unet"][1])
+    assert set(machine.seconds_per_step) == {"lite0-unet", "unet"}
+    assert set(measure(1200.0, model__encoder_weights=None).seconds_per_step) == FROM_SCRATCH
+
+
+def test_measuring_ends_where_small_steps_take_its_time(
+    steps: dict[str, tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an overloaded machine the first trial tells all: each look at the clock is a minute."""
+    minutes = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: 60.0 * next(minutes))
+    monkeypatch.setattr(speed, "time", clock)
+    machine = measure(300.0)
+    step, megapixel = steps["unet-compact"]
+    small = step + megapixel * 2 * 64**2 / 1e6
+    assert machine.seconds_per_step["unet-compact"] == pytest.approx(small)
+    assert machine.seconds_per_megapixel["unet-compact"] == pytest.approx(28 * small)

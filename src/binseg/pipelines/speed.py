@@ -69,6 +69,9 @@ SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
 NUM_STEPS = 3
 MEMORY_SIZE = 96
 """Of the inputs that tell the memory: what a network keeps grows with the pixels."""
+MEGAPIXEL_OF_SMALL = 28.0
+"""Seconds of a million pixels for each second of a small step; told so where that one took all the
+time there is for measuring."""
 LIMIT = 10.0
 """Seconds that measuring may take; a network that doesn't fit any more is told from the first."""
 TRIAL_SHARE = 0.03
@@ -113,7 +116,7 @@ def measure_machine(
             if guess is not None and _seconds_to_measure(guess, usual) > left:
                 costs[name] = guess
             else:
-                costs[name] = _measure(model, recipes, device=device, bf16=bf16)
+                costs[name] = _measure(model, recipes, device=device, bf16=bf16, seconds=left)
             task.advance()
     return Machine(
         device=device.type,
@@ -159,15 +162,24 @@ def _seconds_to_measure(cost: Cost, usual: Trial) -> float:
 
 
 def _measure(
-    model: nn.Module, recipes: Mapping[Trial, Recipe], *, device: torch.device, bf16: bool
+    model: nn.Module,
+    recipes: Mapping[Trial, Recipe],
+    *,
+    device: torch.device,
+    bf16: bool,
+    seconds: float,
 ) -> Cost:
-    """Draw the line through the two trials."""
-    small, large = (
-        profile_steps(
+    """Draw the line through the two trials; without time for the second, through the first."""
+    started = time.perf_counter()
+    taken: list[float] = []
+    for trial, recipe in recipes.items():
+        if taken and time.perf_counter() - started > seconds:
+            return Cost(taken[0], MEGAPIXEL_OF_SMALL * taken[0])
+        profile = profile_steps(
             model, recipe, _pixels(trial), device=device, bf16=bf16, num_steps=NUM_STEPS
-        ).step_seconds
-        for trial, recipe in recipes.items()
-    )
+        )
+        taken.append(profile.step_seconds)
+    small, large = taken
     low, high = (trial.megapixels for trial in recipes)
     if large <= small:  # so fast, or so busy, that more pixels don't show
         return Cost(0.0, large / high)
