@@ -14,13 +14,13 @@ from binseg.packaging import read_bundle
 
 
 def test_the_bundle_is_small_and_says_what_it_is() -> None:
-    """Below 8 MB; the card names the data, its licence, and the score that it was shipped with."""
-    assert default_bundle_path().stat().st_size < 8_000_000
+    """Below 9 MB; the card names the data, its licence, and the score that it was shipped with."""
+    assert default_bundle_path().stat().st_size < 9_000_000
     card = read_bundle(default_bundle_path()).card
     assert card.name == "pets"
     assert "CC BY-SA 4.0" in card.licence
     assert "Oxford-IIIT Pet" in card.data.note
-    assert card.scores["val, original size"]["dice"] > 0.92
+    assert card.scores["val, original size"]["dice"] > 0.945
 
 
 def test_it_computes_its_reference_sample() -> None:
