@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /source
 RUN python -m venv /venv
-# torch's CPU build alone, which has no gigabytes of CUDA with it
+# torch's CPU build, without gigabytes of CUDA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt ./
 RUN /venv/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} "torch>=2.13,<2.14"
@@ -18,7 +18,8 @@ USER binseg
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 BINSEG_CACHE=/state/cache
 VOLUME /state
 EXPOSE 8000
-# Docker's port lets other machines in: publish it on 127.0.0.1, or give BINSEG_TOKEN.
+# Docker's port lets other machines in: publish it on 127.0.0.1, or give BINSEG_TOKEN (16 characters
+# or more). Without a token it answers to addresses and localhost; --allow-host adds a name.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 STOPSIGNAL SIGTERM

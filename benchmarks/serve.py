@@ -1,11 +1,11 @@
 """Load a server on loopback with many clients, good ones and bad ones, and see whether it holds.
 
-    python benchmarks/serve.py runs/pet/bundle
+    python benchmarks/serve.py
     python benchmarks/serve.py runs/pet/bundle --clients 64 --seconds 60 --json serve.json
 
 Three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
-up and send garbage; and 64 clients against a short queue, for the 429s. Figures: answers a second,
-p50 and p99, other statuses than 200, memory of the server in the first and in the last tenth.
+up and send garbage; and 64 clients against a short queue, for the 429s. Figures: predictions a
+second, p50 and p99, other statuses than 200, memory of the server in the first and last tenth.
 "Backend alone" is the same model on the same images, prepared beforehand, in full batches, in
 this process: what is lost against it is what HTTP, decoding, encoding and Python cost. As all of
 it may share the processor with the clients and with others, the share is also given by processor
@@ -32,6 +32,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from binseg.inference.pretrained import default_bundle_path
+
 BATCH = 8
 NUM_BAD = 8
 """Of each kind of bad client."""
@@ -44,7 +46,7 @@ class Tally:
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     broken: int = 0
-    """Connections that ended without an answer."""
+    """Connections that ended without a response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Round:
     """The figures of one round."""
 
     name: str
-    answers: int
+    predictions: int
     refused_429: int
     others: int
     broken: int
@@ -67,13 +69,14 @@ class Round:
 def main() -> None:
     """Run all rounds and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", type=Path, nargs="?", help="left out: the built-in model")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--side", type=int, default=256, help="height and width of the images")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    images = [draw(number, given.side) for number in range(16)]
+    given.bundle = given.bundle or default_bundle_path()
+    images = [make_image(number, given.side) for number in range(16)]
     alone = backend_alone(given.bundle, images)
     print(
         f"backend alone, batches of {BATCH}: {alone['per_second']:.1f} images/s, "
@@ -101,7 +104,7 @@ def main() -> None:
         given.json.write_text(json.dumps({"alone": alone, "rounds": lines}, indent=2), "utf-8")
 
 
-def draw(seed: int, side: int) -> bytes:
+def make_image(seed: int, side: int) -> bytes:
     """A JPEG of soft noise."""
     coarse = np.random.default_rng(seed).integers(0, 255, (12, 12, 3)).astype(np.uint8)
     out = io.BytesIO()
@@ -158,7 +161,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(120)
-        self._state.postprocessing()
+        self._state.cleanup()
 
     def memory(self) -> float:
         """Resident megabytes."""
@@ -191,16 +194,16 @@ async def load(
     await asyncio.gather(*others, return_exceptions=True)
     took, used = time.monotonic() - start, server.processor() - processor
     tenth = max(1, len(memory) // 10)
-    answers = tally.statuses[200]
+    num_done = tally.statuses[200]
     times = np.array(tally.seconds or [0.0]) * 1000
     return Round(
         name=name,
-        answers=answers,
+        predictions=num_done,
         refused_429=tally.statuses[429],
-        others=sum(tally.statuses.values()) - answers - tally.statuses[429],
+        others=sum(tally.statuses.values()) - num_done - tally.statuses[429],
         broken=tally.broken,
-        per_second=answers / took,
-        per_processor_second=answers / max(used, 1e-9),
+        per_second=num_done / took,
+        per_processor_second=num_done / max(used, 1e-9),
         p50_ms=float(np.percentile(times, 50)),
         p99_ms=float(np.percentile(times, 99)),
         memory_first_mb=float(np.mean(memory[:tenth])),
@@ -300,8 +303,8 @@ def show(one: Round, alone: dict[str, float]) -> None:
     share = one.per_second / alone["per_second"]
     by_processor = one.per_processor_second / alone["per_processor_second"]
     print(
-        f"{one.name}: {one.answers} answers, {one.per_second:.1f}/s ({share:.0%} of the backend "
-        f"alone; {by_processor:.0%} by processor time), p50 {one.p50_ms:.0f} ms, p99 "
+        f"{one.name}: {one.predictions} predictions, {one.per_second:.1f}/s ({share:.0%} of the "
+        f"backend alone; {by_processor:.0%} by processor time), p50 {one.p50_ms:.0f} ms, p99 "
         f"{one.p99_ms:.0f} ms; {one.refused_429} times 429, {one.others} other statuses, "
         f"{one.broken} broken; memory {one.memory_first_mb:.0f} to {one.memory_last_mb:.0f} MB "
         f"({one.memory_last_mb / one.memory_first_mb - 1:+.1%})"

@@ -356,7 +356,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", default=GENERATED, help="a folder of Oxford-IIIT Pet")
-    parser.add_argument("--quick", action="store_true", help="one repeat, few and small images")
+    parser.add_argument(
+        "--quick", action="store_true", help="one network, one repeat, few and small images"
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: speed and dice")
     parser.add_argument("--models", nargs="+", default=["unet", "resnet34-unet"])
@@ -375,8 +377,8 @@ def _arguments() -> argparse.Namespace:
     options.only = options.only or always + (["time-to-dice"] if options.run else [])
     if options.quick:
         options.images, options.repeats, options.seeds = 16, 1, 1
-        options.size = options.size or 96
-        options.dice_images, options.dice_epochs = 160, 2
+        options.models, options.size = options.models[-1:], options.size or 64
+        options.dice_size, options.dice_images, options.dice_epochs = 32, 80, 2
     return options
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from binseg.cli import app
 from binseg.config import Recipe
-from binseg.config.networks import MODELS, WEIGHTS
+from binseg.config.named_models import MODELS, WEIGHTS
 from binseg.losses import LOSSES
 from binseg.metrics import METRICS
 from binseg.metrics.registry import PixelMetric

@@ -682,6 +682,17 @@ def test_further_formats_are_what_pillow_reads(tmp_path: Path, suffix: str) -> N
     assert suffix in IMAGE_SUFFIXES
 
 
+def test_numpys_arrays_are_probed_by_their_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The facts of an array come without its numbers, which may be gigabytes."""
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((4, 5, 3), np.uint16))
+    monkeypatch.setattr("numpy.load", None)
+    info = probe(path)
+    assert (info.height, info.width, info.channels, info.dtype) == (4, 5, 3, "uint16")
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "int64", "bool", "float64"])
 def test_numpys_arrays_are_images_and_masks(tmp_path: Path, dtype: str) -> None:
     """Saved arrays come back as they were; programs in them don't."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
-__all__ = ["Ensemble", "Model", "Run", "load", "open_dataset", "plan", "predict_files", "train"]
-
 _TARGETS = {".onnx": "onnx", ".zip": "openvino", ".pt2": "torch"}
 """Kind of export by the file's suffix."""
 

@@ -16,23 +16,7 @@ A broken promise of our own code is an `assert`, never one of these.
 
 from collections.abc import Iterable
 
-__all__ = [
-    "BinsegError",
-    "BundleError",
-    "DataError",
-    "ExportError",
-    "ImageError",
-    "MissingExtraError",
-    "OutputError",
-    "StoppedError",
-    "TrainingError",
-    "UsageError",
-    "one_line",
-    "suggest",
-    "training_extra_missing",
-]
-
-_TRAINING_PACKAGES = frozenset({"torch", "lightning", "kornia", "matplotlib"})
+_TRAINING_PACKAGES = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 class BinsegError(Exception):
@@ -98,9 +82,6 @@ class MissingExtraError(BinsegError):
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'
         )
-
-
-_OF_TRAINING = frozenset({"torch", "lightning_fabric", "matplotlib"})
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:

@@ -22,8 +22,6 @@ from torch.nn import functional
 
 from binseg.errors import UsageError, suggest
 
-__all__ = ["LOSSES", "BatchCounts", "Knob", "Loss", "LossEntry", "build_loss"]
-
 
 class BatchCounts(NamedTuple):
     """What the sums over a batch are divided by.

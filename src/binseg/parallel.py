@@ -7,8 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["map_ordered", "num_cores"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

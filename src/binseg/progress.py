@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
-__all__ = ["SILENT", "Progress", "Silent", "Task", "track"]
-
 T = TypeVar("T")
 
 

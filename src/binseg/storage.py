@@ -24,19 +24,6 @@ from binseg.progress import SILENT, Progress
 if TYPE_CHECKING:
     import requests  # takes long to import, and only downloads need it
 
-__all__ = [
-    "atomic_path",
-    "cache_dir",
-    "download",
-    "locked",
-    "parse_json",
-    "publish",
-    "sha256_of",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
-
 _ADVICE = {
     errno.ENOSPC: "free some space or choose another folder",
     errno.EDQUOT: "free some space or choose another folder",
@@ -60,7 +47,7 @@ _REASONS = {
     "ChunkedEncodingError": "the line broke",
     "ConnectionError": "the server can't be reached; is there a network?",
 }
-"""Errors of requests that another try may mend; their own texts are nests of objects."""
+"""Errors of requests that another try may get past; their own texts are nests of objects."""
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:

@@ -14,36 +14,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Num
 
-__all__ = [
-    "IGNORE",
-    "TTA",
-    "Averages",
-    "Box",
-    "Calibration",
-    "Counts",
-    "Figure",
-    "Finding",
-    "ImageScores",
-    "Intensity",
-    "Interval",
-    "ObjectCounts",
-    "Placement",
-    "Preprocessing",
-    "Record",
-    "ReliabilityBin",
-    "Report",
-    "ResizeMode",
-    "Ring",
-    "Sample",
-    "Scores",
-    "Severity",
-    "Shape",
-    "Size",
-    "Slice",
-    "Split",
-    "Sweep",
-]
-
 IGNORE = 255
 """The target value of pixels that count neither for nor against; 0 is background, 1 foreground."""
 Split = Literal["train", "val", "test"]

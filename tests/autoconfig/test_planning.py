@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from binseg.autoconfig import Fingerprint, Machine, make_plan, stack_settings
-from binseg.config.networks import WEIGHTS
+from binseg.config.named_models import WEIGHTS
 
 
 @pytest.mark.parametrize("budget", [60.0, 1200.0, 7200.0, None])

@@ -64,7 +64,7 @@ class Desk:
 
 def missing_mask(desk: Desk) -> Argv:
     desk.mask().unlink()
-    return desk.train()
+    return desk.train("--set", "data.missing=refuse")
 
 
 def missing_image(desk: Desk) -> Argv:

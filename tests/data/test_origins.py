@@ -89,7 +89,9 @@ def test_folders_are_groups_where_the_user_says_so() -> None:
     untouched, note = with_groups(videos, configured())
     assert untouched == tuple(videos)
     assert note is not None
-    assert note.startswith("3 folders of about 80 images are dealt singly; if each is a patient")
+    assert note.startswith(
+        "3 folders of about 80 images are split one by one; if each is a patient"
+    )
     assert "--set data.group=folder" in note
     grouped, note = with_groups(videos, configured(group="folder"))
     assert [record.group for record in grouped] == [r.id.split("/")[0] for r in videos]

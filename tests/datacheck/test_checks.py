@@ -188,3 +188,14 @@ def test_the_table_holds_every_finding(sound: Path) -> None:
     row = CHECKS["leak"]
     assert (finding.severity, finding.advice) == (row.severity, row.advice)
     assert all(check.title for check in CHECKS.values())
+
+
+def test_inverted_masks_are_a_warning(sound: Path) -> None:
+    """One inverted mask among right ones is named, as it is when the data is opened."""
+    assert "inverted" not in findings_of(sound)
+    _, mask = paths(sound, "train/t00")
+    Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
+    found = findings_of(sound)["inverted"]
+    assert found.severity == "warning"
+    assert "1 mask looks inverted beside the others" in found.text
+    assert mask.name in found.text

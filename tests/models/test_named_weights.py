@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from binseg.config import Recipe, load_recipe
-from binseg.config.networks import WEIGHTS
+from binseg.config.named_models import WEIGHTS
 from binseg.errors import DataError, UsageError
 from binseg.models import (
     ENCODERS,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from binseg.config import ModelConfig, Recipe, load_recipe
-from binseg.config.networks import MODELS, Option
+from binseg.config.named_models import MODELS, Option
 from binseg.errors import MissingExtraError, UsageError
 from binseg.models import (
     DECODERS,

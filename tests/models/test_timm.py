@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from binseg.config import load_recipe
-from binseg.config.networks import WEIGHTS
+from binseg.config.named_models import WEIGHTS
 from binseg.errors import DataError, UsageError
 from binseg.models import build_model, create_model, weights_path
 from binseg.models.skeleton import EncoderDecoder

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from binseg.config import ModelConfig
-from binseg.config.networks import MODELS
+from binseg.config.named_models import MODELS
 from binseg.errors import MissingExtraError, UsageError
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes.torch import TorchBackend

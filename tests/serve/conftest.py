@@ -12,10 +12,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import binseg
+from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor
-from binseg.serve.app import Access, Service, create_app
+from binseg.serve.app import Access, create_app
 from binseg.serve.limits import Limits
-from binseg.serve.running import Server
+from binseg.serve.server import Server
+from binseg.serve.service import Service
 
 Open = Callable[..., AbstractContextManager[TestClient]]
 Listen = Callable[..., AbstractContextManager[Server]]
@@ -37,6 +39,14 @@ def decoded(data: bytes) -> np.ndarray:
 def predictor(trained: Path) -> ModelPredictor:
     """The model that is served."""
     return binseg.load(trained)
+
+
+@pytest.fixture
+def cage() -> Iterator[Cage]:
+    """Decoders of a test's own."""
+    opened = Cage()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

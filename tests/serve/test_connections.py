@@ -1,5 +1,6 @@
 """A server on a socket, with clients that behave badly; the others do not notice."""
 
+import resource
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 import requests
 
 from binseg.serve.limits import Limits
-from binseg.serve.running import Server
+from binseg.serve.server import Server, _raise_descriptors
 
 from .conftest import Listen
 
@@ -292,3 +293,68 @@ def test_the_usual_limits_bear_a_telephone() -> None:
     limits = Limits()
     photo, rate = 5_000_000, 20_000  # bytes, and bytes a second: a poor 3G connection
     assert photo / rate < limits.head_seconds + photo / limits.min_rate
+
+
+def test_idle_connections_keep_nobody_out(listen: Listen, image: bytes) -> None:
+    """Three times as many as there may be: the longest waiting ones go, an honest client is in."""
+    with listen(connections=20, head_seconds=30) as server:
+        idle = [_connect(server) for _ in range(60)]
+        try:
+            start = time.monotonic()
+            answer = requests.post(f"{server.url}v1/predict", data=image, timeout=PATIENCE_S)
+            assert answer.status_code == 200
+            assert time.monotonic() - start < 5
+            for connection in idle[:30]:
+                connection.settimeout(PATIENCE_S)
+                assert _until_closed(connection) == b"", "closed, as others came"
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+def test_where_all_connections_work_health_is_still_answered(
+    listen: Listen, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The surplus hears that the server is busy, and a probe that it lives."""
+    from binseg.serve.pipeline import take_in
+
+    gate, entered = threading.Event(), threading.Semaphore(0)
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        entered.release()
+        assert gate.wait(PATIENCE_S)
+        return take_in(*given, **named)
+
+    monkeypatch.setattr("binseg.serve.pipeline.take_in", slowly)
+    statuses = []
+    with listen(connections=2, workers=4) as server:
+
+        def ask() -> None:
+            answer = requests.post(f"{server.url}v1/predict", data=image, timeout=PATIENCE_S)
+            statuses.append(answer.status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert entered.acquire(timeout=PATIENCE_S)
+        assert requests.get(f"{server.url}healthz", timeout=PATIENCE_S).status_code == 200
+        refused = requests.post(f"{server.url}v1/predict", data=image, timeout=PATIENCE_S)
+        assert refused.status_code == 429
+        assert refused.json()["error"]["code"] == "busy"
+        gate.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert statuses == [200, 200]
+
+
+def test_descriptors_are_raised_to_what_connections_need() -> None:
+    """A soft limit below is raised; where the system allows no more, fewer connections are held."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
+        assert _raise_descriptors(Limits(connections=1000)) == 1000
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 1200
+        assert _raise_descriptors(Limits(connections=hard)) < hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

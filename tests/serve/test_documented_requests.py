@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.inference import PredictOptions, Predictor
+from binseg.inference import ModelPredictor, PredictOptions
 from binseg.serve.app import Access
 
 from .conftest import Listen, decoded
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, image: bytes) -> Path:
     return tmp_path
 
 
-def test_every_curl_line_runs(listen: Listen, folder: Path, predictor: Predictor) -> None:
+def test_every_curl_line_runs(listen: Listen, folder: Path, predictor: ModelPredictor) -> None:
     """In the page's order, each ends well, and the files are what the page says."""
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
@@ -53,13 +53,13 @@ def test_every_curl_line_runs(listen: Listen, folder: Path, predictor: Predictor
     mask = decoded((folder / "mask.png").read_bytes())
     assert np.array_equal(mask > 0, predictor.predict(folder / "photo.jpg").mask)
     assert decoded((folder / "cutout.png").read_bytes()).shape == (36, 44, 4)
-    assert json.loads((folder / "answer.json").read_bytes())["width"] == 44
+    assert json.loads((folder / "prediction.json").read_bytes())["width"] == 44
     with zipfile.ZipFile(folder / "masks.zip") as archive:
         assert archive.namelist() == ["photo.png", "other.png"]
 
 
 def test_the_python_client_is_ten_lines_and_works(
-    listen: Listen, folder: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+    listen: Listen, folder: Path, predictor: ModelPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives the predictor's mask, and raises what the server says."""
     (code,) = _blocks("python")

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,11 +21,14 @@ import tifffile
 from starlette.testclient import TestClient
 
 from binseg.errors import UsageError
+from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor
+from binseg.serve.job_routes import _check_room
 from binseg.serve.job_store import IMAGE, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Limits
-from binseg.serve.shelf import Shelf
+from binseg.serve.model_registry import ModelRegistry
+from binseg.serve.refusals import Refusal
 
 from .conftest import Open, decoded
 
@@ -142,7 +146,7 @@ def test_a_result_is_not_there_too_early(open_client: Open, image: bytes) -> Non
             folder = service.store.new_folder()
             (folder / IMAGE).write_bytes(image)
             job = service.store.add(
-                folder, model=service.shelf.default.id, name="p", query={"output": "mask"},
+                folder, model=service.registry.default.id, name="p", query={"output": "mask"},
                 num_bytes=1,
             )  # fmt: skip
             answer = client.get(f"/v1/jobs/{job.id}/result")
@@ -176,7 +180,7 @@ def _put(store: JobStore, image: bytes, model: str) -> str:
 
 
 def test_an_orderly_end_puts_the_job_back(
-    predictor: ModelPredictor, image: bytes, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, tmp_path: Path, cage: Cage
 ) -> None:
     """The server ends in the middle of a job, without waiting for it; the next start does it."""
     from copy import copy
@@ -184,7 +188,7 @@ def test_an_orderly_end_puts_the_job_back(
     slow = copy(predictor)
     slow.backend = stuck = _Stuck(predictor)
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([slow]), Limits())
+    worker = JobWorker(store, ModelRegistry([slow]), Limits(), cage)
     ids = [_put(store, image, predictor.bundle_id) for _ in range(3)]
     worker.wake()
     assert stuck.entered.wait(PATIENCE_S)
@@ -198,7 +202,7 @@ def test_an_orderly_end_puts_the_job_back(
     store.close()
 
     store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits(), cage)
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["done"] < 3 and time.monotonic() < until:
         time.sleep(0.02)
@@ -208,7 +212,7 @@ def test_an_orderly_end_puts_the_job_back(
 
 
 def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
-    predictor: ModelPredictor, image: bytes, tmp_path: Path
+    predictor: ModelPredictor, image: bytes, tmp_path: Path, cage: Cage
 ) -> None:
     """After three starts that never came to an end it has failed, and says so."""
     store = JobStore(tmp_path / "state")
@@ -219,7 +223,7 @@ def test_a_job_that_takes_the_server_down_is_not_tried_for_ever(
         assert begun.id == id_
         store.close()  # as by a crash: nothing is put back
         store = JobStore(tmp_path / "state")
-    worker = JobWorker(store, Shelf([predictor]), Limits())
+    worker = JobWorker(store, ModelRegistry([predictor]), Limits(), cage)
     until = time.monotonic() + PATIENCE_S
     while store.num_in()["failed"] == 0 and time.monotonic() < until:
         time.sleep(0.02)
@@ -331,3 +335,129 @@ def test_clients_see_no_folder(client: TestClient, image: bytes) -> None:
     assert job["location"] == f"/v1/jobs/{job['id']}"
     assert len(job["id"]) >= 20
     assert set(job) == {"id", "state", "progress", "location", "model", "name"}
+
+
+def test_jobs_are_private(open_client: Open, image: bytes) -> None:
+    """No file or folder of the store is readable for others, whatever the process's umask."""
+    before = os.umask(0)
+    try:
+        with open_client() as client:
+            location = client.post("/v1/jobs", content=image).json()["location"]
+            _done(client.get, location)
+            folder = client.app_state["service"].store.folder
+            modes = {path: path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*"))}
+    finally:
+        os.umask(before)
+    assert {path for path in modes if path.is_file()} >= {folder / "server.lock"}
+    assert any(path.name == "result.png" for path in modes)
+    assert set(modes.values()) == {0o600, 0o700}
+
+
+def test_a_clock_that_is_set_forward_removes_nothing(
+    predictor: ModelPredictor, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are kept by hours that a server ran, over its restarts too."""
+    store = JobStore(tmp_path)
+    id_ = _put(store, image, predictor.bundle_id)
+    store.fail(id_, code="x", message="X.")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    store.remove_old(hours=24)
+    assert store.find(id_) is not None
+    passed = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: passed + 20 * 3600)
+    store.remove_old(hours=24)
+    store.close()
+    store = JobStore(tmp_path)
+    assert store.find(id_) is not None
+    monkeypatch.setattr(time, "monotonic", lambda: passed + 25 * 3600)
+    store.remove_old(hours=24)
+    assert store.find(id_) is None
+    store.close()
+
+
+def test_a_foreign_lock_freezes_nobody(open_client: Open, image: bytes) -> None:
+    """While another program holds the table, all that isn't a new job is answered at once."""
+    with open_client() as client:
+        location = client.post("/v1/jobs", content=image).json()["location"]
+        _done(client.get, location)
+        base = client.app_state["service"].store.folder / "jobs.sqlite"
+        foreign = sqlite3.connect(base, isolation_level=None)
+        foreign.execute("begin exclusive")
+        try:
+            refused: list[Any] = []
+            asking = threading.Thread(
+                target=lambda: refused.append(client.post("/v1/jobs", content=image))
+            )
+            asking.start()
+            start = time.monotonic()
+            while asking.is_alive():
+                for path in ("/healthz", "/metrics", location, f"{location}/result"):
+                    asked = time.monotonic()
+                    assert client.get(path).status_code == 200, path
+                    assert time.monotonic() - asked < 1, path
+                assert time.monotonic() - start < 20
+            asking.join()
+            assert refused[0].status_code == 503
+            assert refused[0].json()["error"]["code"] == "storage"
+            assert client.delete(location).status_code == 204, "its files are gone"
+            folders = list((base.parent / "jobs").iterdir())
+            assert folders == []
+        finally:
+            foreign.close()
+        assert client.get(location).status_code == 404
+        again = client.post("/v1/jobs", content=image).json()["location"]
+        _done(client.get, again)
+
+
+def test_deleting_frees_a_full_disk(
+    predictor: ModelPredictor, image: bytes, tmp_path: Path
+) -> None:
+    """The files go although the table can't be written; the next start knows the job no more."""
+    store = JobStore(tmp_path)
+    id_, other = (_put(store, image, predictor.bundle_id) for _ in range(2))
+
+    class _Full:
+        def __enter__(self) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        def __exit__(self, *_: object) -> None:
+            raise AssertionError("it never begins")
+
+    true, store._base = store._base, _Full()  # type: ignore[assignment]
+    store.remove(id_)
+    assert not store.path(id_).exists()
+    assert store.find(id_) is None
+    store._base = true
+    store.close()
+    store = JobStore(tmp_path)
+    assert store.find(id_) is None
+    assert store.find(other) is not None
+    store.close()
+
+
+def test_a_result_that_is_removed_while_it_is_sent_comes_whole(
+    open_client: Open, image: bytes
+) -> None:
+    """The job is gone at once, its file when the last one has it."""
+    with open_client() as client:
+        store = client.app_state["service"].store
+        location = client.post("/v1/jobs", content=image).json()["location"]
+        job = _done(client.get, location)
+        expected = client.get(job["result"]).content
+        with store.reading(job["id"]):
+            assert client.delete(location).status_code == 204
+            assert client.get(job["result"]).status_code == 404
+            assert (store.path(job["id"]) / "result.png").read_bytes() == expected
+        assert not store.path(job["id"]).exists()
+
+
+def test_slow_uploads_hold_only_what_has_come(open_client: Open, image: bytes) -> None:
+    """Five clients that announce all the room there is, and send a byte, keep nobody out."""
+    with open_client(max_jobs_bytes=10 * len(image)) as client:
+        service = client.app_state["service"]
+        folders = [service.store.new_folder() for _ in range(5)]
+        for folder in folders:
+            _check_room(service, folder / IMAGE, 1, coming=4 * len(image))
+        assert client.post("/v1/jobs", content=image).status_code == 202
+        with pytest.raises(Refusal, match="no room"):
+            _check_room(service, folders[0] / IMAGE, 1, coming=11 * len(image))

@@ -18,8 +18,9 @@ from schemathesis.python.asgi import shutdown_lifespans
 from starlette.testclient import TestClient
 
 import binseg
-from binseg.serve.app import Service, create_app
+from binseg.serve.app import create_app
 from binseg.serve.limits import Limits
+from binseg.serve.service import Service
 
 ODD = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")
 """schemathesis draws some numbers past hypothesis."""

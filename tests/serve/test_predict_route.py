@@ -15,8 +15,9 @@ from starlette.testclient import TestClient
 from binseg.imageio import decode_image
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.postprocess import PostProcessing, clean
-from binseg.serve.app import Service, create_app
+from binseg.serve.app import create_app
 from binseg.serve.limits import Limits
+from binseg.serve.service import Service
 
 from .conftest import decoded, png
 

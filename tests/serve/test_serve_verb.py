@@ -1,5 +1,6 @@
 """`binseg serve` at the shell: what it says when it can't start, and how containers start it."""
 
+import io
 import re
 import shlex
 import socket
@@ -11,12 +12,15 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.serve import _token
+from binseg.cli.serve import _say_started, _token
 from binseg.errors import BinsegError
+from binseg.inference import ModelPredictor
 from binseg.inference.pretrained import default_bundle_path
-from binseg.serve import shelf
-from binseg.serve.running import is_loopback
-from binseg.serve.shelf import choose_bundles
+from binseg.serve import model_registry
+from binseg.serve.limits import Limits
+from binseg.serve.model_registry import choose_bundles
+from binseg.serve.server import is_loopback, network_address
+from binseg.serve.service import Service
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +36,7 @@ def test_without_a_model_the_built_in_one_is_served(monkeypatch: pytest.MonkeyPa
         assert bundles == [default_bundle_path()]
         raise BinsegError("this far and no further")
 
-    monkeypatch.setattr(shelf, "open_models", opened)
+    monkeypatch.setattr(model_registry, "open_models", opened)
     result = _run("--port", "0")
     line, last = result.stderr.splitlines()
     assert "this far" in last
@@ -85,14 +89,15 @@ def test_tokens_come_from_a_file_or_the_environment(
     """Never from the command line, which everyone on the machine can read."""
     monkeypatch.delenv("BINSEG_TOKEN", raising=False)
     assert _token(None) is None
-    monkeypatch.setenv("BINSEG_TOKEN", "from-env")
-    assert _token(None) == "from-env"
+    monkeypatch.setenv("BINSEG_TOKEN", "from-the-environment")
+    assert _token(None) == "from-the-environment"
     path = tmp_path / "token"
-    path.write_text("from-file\n", "utf-8")
-    assert _token(path) == "from-file"
-    for text in ("", "two words", "two\nlines"):
+    path.write_text("from-a-file-of-mine\n", "utf-8")
+    assert _token(path) == "from-a-file-of-mine"
+    for text in ("", "two words of sixteen", "two\nlines of sixteen", "too-short"):
         path.write_text(text, "utf-8")
         assert _run("x", "--token-file", str(path)).exit_code == 2
+        assert _run("x", env={"BINSEG_TOKEN": text}).exit_code == 2, "blank ones too"
     assert _run("x", "--token-file", str(tmp_path / "none")).exit_code == 1
     assert "--token" not in {name for one in _options() for name in one.opts}
 
@@ -126,3 +131,42 @@ def test_the_container_starts_the_verb_with_options_that_exist() -> None:
     for name in " ".join(copied).split():
         assert f"!{name}" in allowed
         assert (ROOT / name).exists()
+
+
+def test_other_machines_are_told_where_to_look(
+    predictor: ModelPredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Models by run and what they find; an address that a phone can take, where there is one."""
+    service = Service([predictor], state=tmp_path, limits=Limits(), names=["first"])
+    service.registry.default.finds = "discs"
+    _say_started(service, "http://127.0.0.1:8000/", "192.168.1.7")
+    said = capsys.readouterr().err
+    assert "first finds discs" in said
+    assert "http://127.0.0.1:8000/" in said
+    assert "http://192.168.1.7:8000/" in said
+    _say_started(service, "http://127.0.0.1:8000/", None)
+    assert "network" not in capsys.readouterr().err
+    assert service.registry.find("first") is service.registry.default
+    assert service.registry.find(predictor.card.name if predictor.card else "") is not None
+    service.close()
+    assert network_address("127.0.0.1") is None
+    assert network_address("192.168.1.7") == "192.168.1.7"
+    assert network_address("0.0.0.0") not in ("0.0.0.0", "127.0.0.1")
+
+
+def test_on_a_terminal_there_is_a_code_to_photograph(
+    predictor: ModelPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QR code of the address, drawn in half blocks, on stderr alone."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    service = Service([predictor], state=tmp_path, limits=Limits())
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    _say_started(service, "http://127.0.0.1:8000/", "192.168.1.7")
+    monkeypatch.undo()
+    service.close()
+    assert "\u2580" in screen.getvalue() or "\u2584" in screen.getvalue()

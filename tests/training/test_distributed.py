@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,10 @@ import torch
 
 from binseg.errors import UsageError
 from binseg.losses import LOSSES, BatchCounts
+from binseg.training import distributed
 from binseg.training.batches import Shares, build_batches
-from binseg.training.ranks import planned_ranks, started_ranks
+from binseg.training.distributed import ALONE
+from binseg.training.ranks import Ranks, planned_ranks, started_ranks
 from binseg.transforms.augmentation import build_augment
 from binseg.types import IGNORE
 
@@ -137,6 +140,69 @@ def test_machines_that_do_not_know_each_other_are_refused() -> None:
     assert planned_ranks(2, 2, {"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1"}).rank == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc/net")
+def test_ranks_of_one_machine_meet_on_its_loopback_address_alone() -> None:
+    """The kernel's own table shows where the store listens: nobody else can knock."""
+    store, ranks = distributed._meeting_place(Ranks(world_size=2, local_world_size=2))
+    assert store.check(["nothing"]) is False
+    rows = [
+        line.split()[1:4]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    listening = {where for where, _, state in rows if state == "0A"}
+    assert [where for where in listening if where.endswith(f":{ranks.port:04X}")] == [
+        f"0100007F:{ranks.port:04X}"
+    ]
+
+
+def test_nothing_pickled_passes_between_ranks() -> None:
+    """Training calls none of the collectives for objects, of torch or of Fabric."""
+    folder = Path(distributed.__file__).parent
+    words = ("_object", "fabric.broadcast", "pickle.")
+    for path in folder.glob("*.py"):
+        assert not [word for word in words if word in path.read_text("utf-8")], path.name
+
+
+def test_alone_nothing_is_sent() -> None:
+    """One rank agrees with itself, with no process group in sight."""
+    assert not torch.distributed.is_initialized()
+    assert ALONE.share(b"abc") == b"abc"
+    assert ALONE.share_json({"a": float("inf")}) == {"a": float("inf")}
+    assert ALONE.agree(2, (1.5, 0.5)) == (2, (1.5, 0.5))
+
+
+MEETING = """
+import sys, torch
+from binseg.training.distributed import process_group
+from binseg.training.ranks import Ranks
+rank, port = int(sys.argv[1]), int(sys.argv[2])
+ranks = Ranks(rank=rank, world_size=2, local_rank=rank, local_world_size=2, port=port,
+              is_external=True)
+with process_group(ranks, torch.device("cpu")) as group:
+    print(group.share_json({"from": rank, "n": [1, None]}), group.share(bytes([rank]) * 3),
+          group.sum(torch.tensor(float(rank + 1))).item(),
+          group.agree(rank * 15, (7.5 - rank, 0.25 - rank / 8)))
+"""
+
+
+def test_two_ranks_agree() -> None:
+    """Rank 0's bytes and numbers count, sums are of both, and whoever is to stop stops both."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEETING, str(rank), port],
+            stdout=subprocess.PIPE,
+            env=_environment(),
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [one.communicate(timeout=300)[0].strip() for one in pair]
+    assert said == ["{'from': 0, 'n': [1, None]} b'\\x00\\x00\\x00' 3.0 (15, (7.5, 0.25))"] * 2
+
+
 def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
@@ -202,6 +268,33 @@ def test_a_killed_pair_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     for name, value in _weights(tmp_path / "whole").items():
         assert np.array_equal(value, _weights(tmp_path / "cut")[name]), name
     assert np.array_equal(_losses(tmp_path / "whole"), _losses(tmp_path / "cut"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
+def test_a_dead_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
+    """Rank 1 is killed: rank 0 says so, with the way on, which leads to the run's end."""
+    recipe = RECIPE.replace("epochs: 2", "epochs: 40, checkpoint_minutes: 0.0001")
+    (tmp_path / "r.yaml").write_text(recipe)
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [*COMMAND, str(tmp_path / "r.yaml"), "--devices", "2", "--out", str(folder)],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / "metrics.csv"
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    (second,) = _children(first.pid)
+    os.kill(second, signal.SIGKILL)
+    said = first.communicate(timeout=120)[1].splitlines()
+    assert first.returncode == 1
+    assert "another process of this run has died" in said[-1]
+    assert f"go on with `binseg train --out {folder} --resume`" in said[-1]
+    assert not [line for line in said if "Traceback" in line]
+    subprocess.run([*COMMAND, "--resume", str(folder)], env=_environment(), check=True, timeout=600)
+    assert len(_losses(folder)) == 40
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from binseg.models.zoo import build_model
 from torch import nn
 
 from binseg.config.recipe import OptimizerConfig, Recipe
 from binseg.errors import StoppedError, UsageError
+from binseg.models import create_model
 from binseg.training.loop import FitResult
 from binseg.training.optim import build_optimizer, build_schedule
 from binseg.training.step import check_model, encoder_of
@@ -115,7 +115,7 @@ def test_a_network_without_an_encoder_is_refused(section: str, change: dict[str,
     asked = Recipe.model_validate({section: change})
     with pytest.raises(UsageError, match=rf"{section}\.{next(iter(change))}: .* no encoder"):
         check_model(lambda: nn.Conv2d(3, 1, 1), asked)
-    check_model(lambda: build_model("unet", options={"width": 2, "depth": 1}), asked)
+    check_model(lambda: create_model("unet", encoder="unet", width=2, depth=1), asked)
 
 
 def test_nothing_is_built_where_nothing_is_asked() -> None:

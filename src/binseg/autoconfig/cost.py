@@ -6,24 +6,6 @@ from types import MappingProxyType
 
 from binseg.autoconfig.fingerprint import Fingerprint
 
-__all__ = [
-    "Choice",
-    "Machine",
-    "Rule",
-    "Situation",
-    "Value",
-    "first_sizes",
-    "inputs_per_image",
-    "num_inputs",
-    "num_mirrored",
-    "num_passes",
-    "num_views",
-    "patch_passes",
-    "scoring_seconds",
-    "seen_megapixels",
-    "times",
-]
-
 Value = object
 """The value of a setting: whatever the recipe's field takes."""
 USUAL_STEP = 0.3

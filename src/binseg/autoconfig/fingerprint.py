@@ -17,16 +17,6 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
 from binseg.types import Record, Sample
 
-__all__ = [
-    "SCALES",
-    "SIZES",
-    "Fingerprint",
-    "Intensities",
-    "Symmetry",
-    "measure_symmetry",
-    "take_fingerprint",
-]
-
 K = TypeVar("K", int, float)
 Three = tuple[float, float, float]
 

@@ -18,7 +18,7 @@ from binseg.autoconfig.cost import (
     times,
 )
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
-from binseg.config.networks import MODELS, WEIGHTS, NamedWeights, find_weights
+from binseg.config.named_models import MODELS, WEIGHTS, NamedWeights, find_weights
 
 GOAL, FINE_GOAL = 0.98, 0.99
 """Dice that a perfect mask must keep at the chosen size, and where the budget allows more: no

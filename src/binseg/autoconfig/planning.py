@@ -11,8 +11,6 @@ from binseg.autoconfig.fingerprint import Fingerprint
 from binseg.autoconfig.training_rules import always, only_for_thin
 from binseg.config import Recipe, load_recipe
 
-__all__ = ["RULES", "Plan", "Setting", "few_ratios", "make_plan", "stack_settings"]
-
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "input.channels": input_rules.channels,

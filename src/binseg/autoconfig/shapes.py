@@ -9,8 +9,6 @@ from scipy import ndimage
 
 from binseg.transforms.geometry import resize_image
 
-__all__ = ["Shapes", "kept_by_resize", "measure_shapes", "thickness_quantiles"]
-
 CONNECTED = np.ones((3, 3), np.int64)
 """Pixels that touch at a corner belong to one object."""
 MIN_AREA = 4

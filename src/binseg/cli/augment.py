@@ -8,8 +8,6 @@ import typer
 from binseg.cli.console import progress_of, show
 from binseg.cli.options import Border, Data, Recipe, Set, nested, register
 
-__all__ = ["add_to", "augment"]
-
 EXAMPLES = (
     "binseg augment --data my_folder/ --out sheet.png",
     "binseg augment --data my_folder/ --recipe report-b-unet --samples 6 --out sheet.png",

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from binseg.pipelines.bench_training import TrainingBench
 
-__all__ = ["add_to", "train"]
-
 EXAMPLES = (
     "binseg bench train --data my_folder/",
     "binseg bench train --recipe pet --data oxford-iiit-pet/ --profile",

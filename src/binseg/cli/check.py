@@ -9,8 +9,6 @@ from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Border, Download, Json, Recipe, RequiredData, Set, nested, register
 from binseg.errors import DataError
 
-__all__ = ["add_to", "check"]
-
 EXAMPLES = (
     "binseg check --data my_folder/",
     "binseg check --data my_folder/ --html check.html",

@@ -8,8 +8,6 @@ import typer
 from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, register
 
-__all__ = ["add_to", "compare"]
-
 EXAMPLES = (
     "binseg compare runs/first runs/second --split test",
     "binseg compare runs/first/val/report.json runs/second/val --json",

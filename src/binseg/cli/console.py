@@ -17,19 +17,6 @@ if TYPE_CHECKING:
 
     from binseg.progress import Progress, Task
 
-__all__ = [
-    "LiveProgress",
-    "PlainProgress",
-    "Settings",
-    "message",
-    "open_progress",
-    "progress_of",
-    "show",
-    "show_aside",
-    "stdout_console",
-    "write_json_answer",
-]
-
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
 WIDE = 200

@@ -8,8 +8,6 @@ import typer
 from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Json, register
 
-__all__ = ["add_to", "demo"]
-
 EXAMPLES = ("binseg demo", "binseg demo --out runs/demo --json")
 
 

@@ -21,8 +21,6 @@ from binseg.cli.options import (
 if TYPE_CHECKING:
     from binseg.types import TTA
 
-__all__ = ["add_to", "evaluate"]
-
 EXAMPLES = (
     "binseg evaluate runs/first",
     "binseg evaluate runs/first --split val --json",

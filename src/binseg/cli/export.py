@@ -11,8 +11,6 @@ from binseg.cli.options import Json, Run, register
 if TYPE_CHECKING:
     from binseg.pipelines.export_model import ExportResult
 
-__all__ = ["add_to", "export"]
-
 EXAMPLES = (
     "binseg export runs/first --to onnx",
     "binseg export runs/first --to openvino --int8 --out model.openvino.zip",

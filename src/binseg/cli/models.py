@@ -7,8 +7,6 @@ import typer
 from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, register
 
-__all__ = ["add_to", "encoders", "models"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""

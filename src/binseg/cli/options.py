@@ -8,22 +8,6 @@ import typer
 
 from binseg.cli.shell import Verb
 
-__all__ = [
-    "Border",
-    "Data",
-    "Device",
-    "Download",
-    "Json",
-    "Recipe",
-    "RequiredData",
-    "Run",
-    "Set",
-    "TTAOption",
-    "With",
-    "nested",
-    "register",
-]
-
 _DATA = typer.Option(
     "--data",
     metavar="PATH",

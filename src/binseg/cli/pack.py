@@ -9,8 +9,6 @@ from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, Run, register
 from binseg.errors import UsageError
 
-__all__ = ["add_to", "pack"]
-
 EXAMPLES = (
     "binseg pack runs/first --out model.zip",
     "binseg pack runs/first --out small.zip --half --name cracks --licence 'CC BY 4.0'",

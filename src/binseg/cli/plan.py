@@ -12,8 +12,6 @@ from binseg.cli.options import Border, Device, Download, Json, RequiredData, Set
 if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
 
-__all__ = ["Budget", "add_to", "plan", "plan_items"]
-
 EXAMPLES = (
     "binseg plan --data my_folder/",
     "binseg plan --data my_folder/ --budget 2h --out my.yaml",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from binseg.inference.sinks import PredictResult
     from binseg.types import TTA
 
-__all__ = ["add_to", "predict"]
-
 EXAMPLES = (
     "binseg predict cat.jpg --overlay",
     "binseg predict runs/first photo.jpg",

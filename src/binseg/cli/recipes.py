@@ -8,8 +8,6 @@ from binseg.cli.console import show, write_json_answer
 from binseg.cli.options import Json, register
 from binseg.cli.shell import Verbs
 
-__all__ = ["add_to", "list_", "schema", "show_"]
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the verb and its three parts."""

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from binseg.pipelines.run_demo import DemoResult
     from binseg.types import Figure, Report
 
-__all__ = [
-    "check_tables",
-    "compare_items",
-    "demo_table",
-    "folds_table",
-    "plain_table",
-    "report_items",
-    "rows_table",
-]
-
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_COLUMNS = 4

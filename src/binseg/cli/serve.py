@@ -2,8 +2,10 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -12,9 +14,7 @@ from binseg.cli.options import Device, register
 from binseg.errors import BinsegError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from binseg.serve.app import Service
-
-__all__ = ["add_to", "serve"]
+    from binseg.serve.service import Service
 
 EXAMPLES = (
     "binseg serve runs/first --open",
@@ -96,8 +96,8 @@ def serve(
         int, typer.Option("--queue", metavar="N", help="Predictions in work or waiting.")
     ] = 32,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Threads that decode and encode.")
-    ] = 2,
+        int, typer.Option("--workers", metavar="N", help="Images decoded or encoded at once.")
+    ] = 8,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
     ] = 8,
@@ -120,10 +120,11 @@ def serve(
     """
     del context
     try:
-        from binseg.serve.app import Access, Service
+        from binseg.serve.app import Access
         from binseg.serve.limits import Limits
-        from binseg.serve.running import Server, bind, is_loopback
-        from binseg.serve.shelf import choose_bundles, open_models
+        from binseg.serve.model_registry import choose_bundles, open_models, run_name
+        from binseg.serve.server import Server, bind, is_loopback, network_address
+        from binseg.serve.service import Service
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in _PARTS:
@@ -154,7 +155,7 @@ def serve(
         )
 
     def started(url: str) -> None:
-        _say_started(service, url)
+        _say_started(service, url, network_address(host))
         if open_:
             _open_browser(url)
 
@@ -166,15 +167,31 @@ def serve(
             precision=precision,
             batch_size=batch_size,
         )
-        service = Service(models, state=state or cache_dir() / "serve" / str(port), limits=limits)
+        os.umask(0o077)  # jobs hold other people's images
+        service = Service(
+            models,
+            state=state or cache_dir() / "serve" / str(port),
+            limits=limits,
+            names=[run_name(path) for path in bundles],
+        )
         if not is_loopback(host) and access.token is None:
             message("binseg serve: no token is asked for: whoever reaches this address may use it")
         Server(service, listener=listener, access=access, started=started).run()
 
 
-def _say_started(service: "Service", url: str) -> None:
-    names = ", ".join(model.name for model in service.shelf)
-    message(f"binseg serve: {names} at {url} (Ctrl-C ends)")
+def _say_started(service: "Service", url: str, network: str | None) -> None:
+    for model in service.registry:
+        message(f"binseg serve: {model.name}" + (f" finds {model.finds}" if model.finds else ""))
+    message(f"binseg serve: {url} (Ctrl-C ends)")
+    if network is None:
+        return
+    host = f"[{network}]" if ":" in network else network
+    elsewhere = f"http://{host}:{urlsplit(url).port}/"
+    message(f"binseg serve: for others on your network: {elsewhere}")
+    if sys.stderr.isatty():
+        import segno
+
+        segno.make_qr(elsewhere).terminal(out=sys.stderr, compact=True)
 
 
 def _open_browser(url: str) -> None:
@@ -204,20 +221,16 @@ def _origin(text: str) -> str:
 
 
 def _token(path: Path | None) -> str | None:
-    """The token, from a file or the environment: on the command line everyone could read it."""
+    """Read the token from a file or the environment: on the command line everyone could read it.
+
+    A blank one is refused like any other that is too short: whoever sets a token wants a door.
+    """
     if path is None:
-        token = os.environ.get("BINSEG_TOKEN", "").strip()
-        if not token.isascii():
-            raise UsageError("BINSEG_TOKEN: a token is one line of plain letters (ASCII)")
-        return token or None
+        token = os.environ.get("BINSEG_TOKEN")
+        return None if token is None else token.strip()
     try:
-        token = path.read_text("utf-8").strip()
+        return path.read_text("utf-8").strip()
     except OSError as error:
         raise BinsegError(f"{path}: can't be read: {(error.strerror or '').lower()}") from None
     except UnicodeDecodeError:
-        token = ""
-    if not token or not token.isascii() or any(letter.isspace() for letter in token):
-        raise UsageError(
-            f"{path}: a token is one line of plain letters without spaces; this file has none"
-        )
-    return token
+        raise UsageError(f"{path}: a token is one line of plain letters (ASCII)") from None

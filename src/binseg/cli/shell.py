@@ -16,8 +16,6 @@ from typer.core import TyperCommand, TyperGroup
 from binseg.cli.console import message
 from binseg.errors import BinsegError, training_extra_missing
 
-__all__ = ["Shell", "Verb", "Verbs", "exit_code_of"]
-
 
 class Verb(TyperCommand):
     """A verb whose help shows no type for switches, since they take no value."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from binseg.pipelines.train_model import TrainResult
     from binseg.progress import Progress
 
-__all__ = ["add_to", "train"]
-
 EXAMPLES = (
     "binseg train --data my_folder/ --out runs/first",
     "binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet",

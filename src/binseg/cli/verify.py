@@ -8,8 +8,6 @@ import typer
 from binseg.cli.console import message, show, write_json_answer
 from binseg.cli.options import Json, register
 
-__all__ = ["add_to", "verify"]
-
 EXAMPLES = (
     "binseg verify runs/first",
     "binseg verify model.zip",

@@ -16,8 +16,6 @@ from pydantic_core import ErrorDetails
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 
-__all__ = ["dump_recipe", "load_recipe", "recipe_names", "recipe_schema", "recipe_text"]
-
 MAX_RECIPE_BYTES = 1_000_000
 _DEPENDENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "loss": {"name": ("options",)},

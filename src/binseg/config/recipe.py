@@ -9,23 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from binseg.config.networks import Option, expand_name, find_weights, model_label
+from binseg.config.named_models import Option, expand_name, find_weights, model_label
 from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
-
-__all__ = [
-    "About",
-    "AugmentConfig",
-    "DataConfig",
-    "InputConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizerConfig",
-    "PatchConfig",
-    "Recipe",
-    "ScheduleConfig",
-    "SplitConfig",
-    "TrainConfig",
-]
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -203,7 +188,7 @@ def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
 
 
 class ModelConfig(Section):
-    """Which network: any encoder with any decoder; `binseg encoders` and the reference list them.
+    """The network: any encoder with any decoder; `binseg encoders` and the reference list them.
 
     `name` stands for a decoder, an encoder and options; a recipe that is written out has these.
     """

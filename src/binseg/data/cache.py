@@ -23,8 +23,6 @@ from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.types import Preprocessing, Record
 
-__all__ = ["PixelCache", "open_cache", "open_training_pixels", "open_validation_pixels"]
-
 FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
 NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32

@@ -16,8 +16,6 @@ from binseg.parallel import map_ordered
 from binseg.storage import sha256_of
 from binseg.types import Record, Split
 
-__all__ = ["SPLITS", "Dataset", "counted", "name_some", "spread"]
-
 T = TypeVar("T")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

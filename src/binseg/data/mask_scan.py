@@ -13,18 +13,6 @@ from binseg.imageio import probe, read_labels, read_palette
 from binseg.progress import Progress, track
 from binseg.types import Record
 
-__all__ = [
-    "NEAR",
-    "Labels",
-    "Scan",
-    "coloured",
-    "grey",
-    "lies_between",
-    "means_indices",
-    "scan",
-    "values_of",
-]
-
 Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
 
 NEAR = 40

@@ -23,8 +23,6 @@ from binseg.errors import DataError, ImageError
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
-__all__ = ["MaskRule", "RuleKind", "detect_rule"]
-
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
 
 _NUM_SCANNED = 64
@@ -84,7 +82,7 @@ class MaskRule:
                 strange = sorted(values_of(values_HW[~known_HW]))
                 raise ImageError(
                     f"the mask holds {self._name(strange)}, but the dataset's masks were read as "
-                    f"{self.describe()}; mend the file or set data.foreground, data.ignore"
+                    f"{self.describe()}; fix the file or set data.foreground, data.ignore"
                 )
         return mask_HW, valid_HW
 

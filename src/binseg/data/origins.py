@@ -16,8 +16,6 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.splits import parse_split
 from binseg.types import Record
 
-__all__ = ["Place", "is_grid", "place_of", "with_groups"]
-
 _GAP = r"[ _.\-]?"
 _NUM = r"\d{1,9}"  # longer ones are names, such as DICOM's
 _PAIRS = (
@@ -263,6 +261,6 @@ def _loose_note(members: Mapping[str, Sequence[int]]) -> str | None:
     if len(sizes) < 2:
         return None
     return (
-        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are dealt singly; if each "
-        "is a patient or a video, say --set data.group=folder"
+        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are split one by one; if "
+        "each is a patient or a video, say --set data.group=folder"
     )

@@ -10,8 +10,6 @@ from binseg.data.samples import read_sample
 from binseg.errors import DataError
 from binseg.types import Record
 
-__all__ = ["otsu_dice", "otsu_threshold"]
-
 
 def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
     """Find the grey level that parts an image's pixels into the two most distant classes.

@@ -8,8 +8,6 @@ from jaxtyping import Bool, Float, Int64
 from binseg.config.recipe import PatchConfig
 from binseg.data.whole_images import ImageCache
 
-__all__ = ["patches_per_epoch", "sample_places"]
-
 LEAST_BATCHES = 20
 """Fewest batches of an epoch: below it, validation would cost more than learning."""
 PAST_EDGE = 0.5

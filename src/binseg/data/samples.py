@@ -15,8 +15,6 @@ from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Ring, Sample, Shape
 
-__all__ = ["in_pose", "looks_inverted", "notes_on_images", "rasterise", "read_mask", "read_sample"]
-
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
@@ -48,10 +46,9 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
     if data_HW is None:
         data_HW = np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        apart = [shape for shape in record.shapes if shape.ignored]
-        mask_HW = rasterise([one for one in record.shapes if not one.ignored], height, width)
-        data_HW = data_HW & ~(rasterise(apart, height, width) & ~mask_HW)
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=data_HW)
+        mask_HW, counts_HW = fill_shapes(record.shapes, height, width)
+        valid_HW = data_HW & counts_HW
+        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
     if record.mask_path is None:
         return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
     mask_HW, valid_HW = (
@@ -63,6 +60,15 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         raise ImageError(f"{record.mask_path}{page}: {sizes}")
     valid_HW = valid_HW & data_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def fill_shapes(
+    shapes: Sequence[Shape], height: int, width: int
+) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+    """Fill outlines: mask_HW, and valid_HW, which is False where only ignored ones lie."""
+    mask_HW = rasterise([one for one in shapes if not one.ignored], height, width)
+    apart_HW = rasterise([one for one in shapes if one.ignored], height, width)
+    return mask_HW, mask_HW | ~apart_HW
 
 
 def in_pose(
@@ -174,7 +180,7 @@ def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
     seen = "foreground is more than half of the image and most of its border"
     if len(odd) < looked:
         told = counted(len(odd), "mask looks", "masks look")
-        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); mend the files"
+        return f"{told} inverted beside the others: {seen} ({name_some(odd)}); fix the files"
     turn = rule.turned_by
     way_on = f"; if the object is the rest, say {turn}" if turn else "; is the object the rest?"
     return f"the masks look inverted: in all of them {seen}{way_on}"

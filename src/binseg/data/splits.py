@@ -21,19 +21,6 @@ from binseg.errors import DataError
 from binseg.storage import write_text
 from binseg.types import Record, Split
 
-__all__ = [
-    "RESPLIT",
-    "Foreground",
-    "assign_splits",
-    "lacking",
-    "parse_split",
-    "read_contents",
-    "read_split",
-    "seed_for_folds",
-    "split_with_foreground",
-    "write_split",
-]
-
 _OTHER_NAMES: Mapping[str, Split] = {
     "training": "train",
     "valid": "val",

@@ -33,19 +33,6 @@ from binseg.progress import SILENT, Progress, track
 from binseg.storage import locked
 from binseg.types import Preprocessing, Record
 
-__all__ = [
-    "FACTS",
-    "INPUTS",
-    "TARGETS",
-    "Layout",
-    "cache_limit",
-    "evict",
-    "hold",
-    "map_pixels",
-    "open_store",
-    "write_header",
-]
-
 MAX_NAMED = 10
 """Unreadable records that one message names."""
 PROBED = 50
@@ -227,7 +214,7 @@ def _build(
     named = "; ".join(failures[:MAX_NAMED])
     more = f"; and {len(failures) - MAX_NAMED} more" if len(failures) > MAX_NAMED else ""
     raise DataError(
-        f"{len(failures)} of {len(records)} records can't be read; remove them or mend them: "
+        f"{len(failures)} of {len(records)} records can't be read; remove or repair them: "
         f"{named}{more}"
     )
 

@@ -23,8 +23,6 @@ from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
 from binseg.types import IGNORE, Box, Preprocessing, Record
 
-__all__ = ["ImageCache", "Seeds", "WholeImages", "open_images"]
-
 FORMAT_VERSION = 4
 """Raise it when what is stored changes, or how images are decoded or resized."""
 SEEDS = "seeds.npy"

@@ -12,8 +12,6 @@ from jaxtyping import Bool, Complex64, Float32
 from scipy.fft import fft2, ifft2, next_fast_len
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["REACH", "Shift", "agreement", "constant_shift", "fit_now", "shift_of"]
-
 REACH = 24
 """Pixels of the reduced image that the outline is slid to each side."""
 MIN_OUTLINE = 40

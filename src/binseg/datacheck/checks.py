@@ -26,8 +26,6 @@ from binseg.datacheck.verdicts import mixed, problems, where
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Severity
 
-__all__ = ["CHECKS", "Examination", "examine", "make_finding", "quick_checks", "ranked"]
-
 MIN_SIDE = 16
 """Pixels; images with a shorter side hold next to nothing to learn from."""
 LONG_ASPECT = 8.0
@@ -61,6 +59,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "no-mask-file": Check("error", "Images without a mask", _RENAME),
         "no-image-file": Check("error", "Masks without an image", _RENAME),
         "split": Check("error", "Splits"),
+        "inverted": Check("warning", "Masks that look inverted"),
         "unreadable": Check(
             "error",
             "Unreadable files",

@@ -16,6 +16,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted
 from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.origins import with_groups
+from binseg.data.samples import looks_inverted
 from binseg.data.sources import open_dataset
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.pairs import pair_up, records_of_pair
@@ -25,8 +26,6 @@ from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Record, Split
-
-__all__ = ["Intake", "take_in"]
 
 _NUM_SCANNED = 256
 
@@ -56,6 +55,8 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
             return Intake(dataset=None, findings=(refusal,))
         # Every cause should have a finding of its own; where none has, the refusal is one.
         dataset, findings = rescued[0], rescued[1] or [refusal]
+    if told := looks_inverted(dataset.records, dataset.rule):
+        findings.append(make_finding("inverted", told))
     dataset, of_splits = _split(dataset, config)
     return Intake(dataset=dataset, findings=(*findings, *of_splits))
 

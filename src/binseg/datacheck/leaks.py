@@ -21,19 +21,6 @@ from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.types import Record
 
-__all__ = [
-    "Finder",
-    "Hit",
-    "Seam",
-    "at_seams",
-    "copies",
-    "identical_files",
-    "near_copies",
-    "seams",
-    "shared_masks",
-    "torn_groups",
-]
-
 Hit = tuple[Sequence[Record], str]
 """The records that a finding names, and what is wrong with them."""
 Finder = Callable[[Evidence], Iterable[Hit]]

@@ -14,7 +14,7 @@ from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
-from binseg.data.samples import in_pose, rasterise
+from binseg.data.samples import fill_shapes, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
 from binseg.errors import ImageError
@@ -23,8 +23,6 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Record
-
-__all__ = ["Evidence", "Look", "Outline", "Problem", "look_at_all", "measure_outline"]
 
 REDUCED_SIDE = 192
 """Pixels; images are reduced to this longer side before edges and outlines are measured."""
@@ -179,7 +177,7 @@ class _Truth(NamedTuple):
 def _read_mask(record: Record, rule: MaskRule, size: tuple[int, ...]) -> _Truth:
     everywhere_HW = np.ones(size, np.bool_)
     if record.shapes is not None:
-        return _Truth(rasterise(record.shapes, *size), everywhere_HW)
+        return _Truth(*fill_shapes(record.shapes, size[0], size[1]))
     if record.mask_path is None:
         return _Truth(None, everywhere_HW)
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), everywhere_HW, False

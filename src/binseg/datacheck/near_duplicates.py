@@ -15,8 +15,6 @@ from scipy.sparse.csgraph import connected_components
 
 from binseg.progress import SILENT, Progress
 
-__all__ = ["THUMB_SIDE", "alike", "clusters_of", "fingerprints"]
-
 THUMB_SIDE = 32
 """Pixels; height and width of the grey squares that are compared."""
 MAX_BITS = 14

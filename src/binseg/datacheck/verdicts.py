@@ -13,21 +13,6 @@ from binseg.datacheck.alignment import Shift, constant_shift, fit_now, shift_of
 from binseg.datacheck.leaks import Finder, Hit
 from binseg.datacheck.looks import Evidence, Look, Outline
 
-__all__ = [
-    "all_shifted",
-    "foreground_share",
-    "misfits",
-    "mixed",
-    "outliers",
-    "problems",
-    "rare_foreground",
-    "shifted",
-    "turned_images",
-    "unlike_others",
-    "where",
-]
-
-
 RARE_SHARE = 0.001
 """Share of foreground below which plain losses tend to learn that there is none."""
 GOOD_FIT, NO_FIT = 6.0, 0.4

@@ -19,8 +19,6 @@ from binseg.metrics.bootstrap import LEAST_UNITS, interval_of, resampled_sums, s
 from binseg.metrics.registry import METRICS, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.types import Interval
 
-__all__ = ["Comparison", "Difference", "compare", "compare_scores"]
-
 Verdict = Literal["a", "b", "noise", "same"]
 
 NUM_RESAMPLES = 10_000

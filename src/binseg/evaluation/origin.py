@@ -22,8 +22,6 @@ from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Split
 
-__all__ = ["SPLITS", "Origin", "check_split_name", "choose_data", "data_config"]
-
 SPLITS = ("train", "val", "test", "all")
 
 

@@ -20,8 +20,6 @@ from binseg.storage import write_json, write_text
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
-__all__ = ["NUM_IMAGES", "PAGE_NAME", "make_folder", "write_report"]
-
 PAGE_NAME = "report.html"
 NUM_IMAGES = 18
 """On the page: a third of them the worst, a third the middle, a third the best."""

@@ -30,8 +30,6 @@ from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import IGNORE, Counts, ImageScores, Placement, Record, Report, Sample, Size
 
-__all__ = ["Scoring", "predict_at_both_sizes", "read_ahead", "score_dataset"]
-
 
 def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
     """Read samples in order, the next ones while the model is busy with this one."""

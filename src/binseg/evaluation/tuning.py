@@ -32,18 +32,6 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.presets import resolve_preset
 from binseg.types import TTA, TTA_PASSES, Report
 
-__all__ = [
-    "NUM_TRIED",
-    "Tuned",
-    "Validated",
-    "allowed_tta",
-    "choose_postprocessing",
-    "choose_tta",
-    "move_threshold",
-    "tell_calibration",
-    "tune_on_validation",
-]
-
 LOWEST, HIGHEST = 0.02, 0.98
 """Thresholds outside call nearly all or none of the pixels foreground."""
 COLDEST, HOTTEST = 0.5, 5.0

@@ -6,6 +6,7 @@
     decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
     writing.py   masks, images and probabilities to files; results of any size, tile by tile
+    cage.py      decoding what strangers send in killable children (caged.py is their side)
 
 What a file holds decides how it is read, never its name.
 """

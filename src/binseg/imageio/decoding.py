@@ -14,19 +14,6 @@ from tifffile import TiffFileError
 
 from binseg.errors import ImageError
 
-__all__ = [
-    "MAX_PIXELS",
-    "Handle",
-    "ImageInfo",
-    "broken_files",
-    "check_size",
-    "finite_float32",
-    "one_line",
-    "orientation_of_exif",
-    "swaps_sides",
-    "turn",
-]
-
 Handle = io.BufferedReader | io.BytesIO
 """An open file, or one in memory."""
 

@@ -36,24 +36,6 @@ from binseg.imageio.raster import (
 )
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 
-__all__ = [
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "TIFF_SUFFIXES",
-    "Format",
-    "decode_image",
-    "format_of",
-    "from_pil",
-    "num_pages",
-    "opened",
-    "probe",
-    "probe_bytes",
-    "read_image",
-    "read_labels",
-    "read_palette",
-    "read_pixels",
-]
-
 
 @runtime_checkable
 class Decoder(Protocol):

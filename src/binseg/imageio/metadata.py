@@ -8,8 +8,6 @@ from xml.etree import ElementTree as ET
 
 import tifffile
 
-__all__ = ["Georeference", "PixelSize", "read_georeference", "read_pixel_size"]
-
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
 _SHORT, _DOUBLE = 3, 12
 _PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767

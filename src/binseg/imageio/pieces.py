@@ -12,8 +12,6 @@ from jaxtyping import Shaped
 
 from binseg.errors import ImageError
 
-__all__ = ["Cache", "Pieces"]
-
 _CACHE_BYTES = 192_000_000
 """Unpacked pieces that are kept: neighbouring windows share many of them."""
 _LARGEST_PIECE = 256_000_000

@@ -5,6 +5,7 @@ import threading
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -22,19 +23,6 @@ from binseg.imageio.decoding import (
     swaps_sides,
     turn,
 )
-
-__all__ = [
-    "NumpyImage",
-    "Raster",
-    "encode_jpeg",
-    "encode_png",
-    "image_of",
-    "labels_of",
-    "open_heic",
-    "open_numpy",
-    "open_raster",
-    "through_palette",
-]
 
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
@@ -231,19 +219,21 @@ class NumpyImage:
     """An array that numpy saved: height x width, with channels last if there are any."""
 
     name: str
-    array_HWC: np.ndarray
+    handle: Handle
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
 
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
-        height, width, channels = self.array_HWC.shape
-        kind, size = self.array_HWC.dtype.kind, self.array_HWC.dtype.itemsize
+        height, width, channels = self.shape
+        kind, size = self.dtype.kind, self.dtype.itemsize
         wide = "uint16" if kind == "u" and size == 2 else "float32"
         return ImageInfo(
             height=height,
             width=width,
             channels=channels,
             dtype="uint8" if kind == "b" or (kind == "u" and size == 1) else wide,
-            mode=str(self.array_HWC.dtype),
+            mode=str(self.dtype),
             format="NPY",
             num_pages=1,
             turned=False,
@@ -251,17 +241,18 @@ class NumpyImage:
 
     def image(self) -> Num[np.ndarray, "H W C"]:
         """Give the pixels: uint8, uint16 or float32."""
-        dtype = self.info().dtype
-        if self.array_HWC.dtype.kind == "b":
-            return self.array_HWC.astype(np.uint8) * np.uint8(255)
+        array_HWC, dtype = self._load(), self.info().dtype
+        if array_HWC.dtype.kind == "b":
+            return array_HWC.astype(np.uint8) * np.uint8(255)
         if dtype == "float32":
-            return finite_float32(self.array_HWC, name=self.name)
-        return self.array_HWC.astype(dtype)
+            return finite_float32(array_HWC, name=self.name)
+        return array_HWC.astype(dtype)
 
     def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
         """Give the numbers of a mask, which must be whole."""
         del indices
-        labels = self.array_HWC[:, :, 0] if self.array_HWC.shape[2] == 1 else self.array_HWC
+        array_HWC = self._load()
+        labels = array_HWC[:, :, 0] if array_HWC.shape[2] == 1 else array_HWC
         if labels.dtype.kind == "f":
             if not (labels == np.rint(labels)).all():
                 raise ImageError(f"{self.name}: fractions in a mask; save whole numbers")
@@ -273,6 +264,10 @@ class NumpyImage:
 
     def palette(self) -> None:
         """Tell that there is no palette."""
+
+    def _load(self) -> np.ndarray:
+        self.handle.seek(0)
+        return np.asarray(np.load(self.handle, allow_pickle=False)).reshape(self.shape)
 
 
 def open_numpy(
@@ -298,8 +293,7 @@ def open_numpy(
     sides = (*shape, 1)[:3]
     height, width, channels = sides
     check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
-    handle.seek(0)
-    return NumpyImage(name=name, array_HWC=np.load(handle, allow_pickle=False).reshape(sides))
+    return NumpyImage(name=name, handle=handle, shape=(height, width, channels), dtype=dtype)
 
 
 def open_heic(

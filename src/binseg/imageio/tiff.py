@@ -25,14 +25,6 @@ from binseg.imageio.pieces import Cache, Pieces
 from binseg.imageio.raster import through_palette
 from binseg.imageio.tiff_pages import Layout, TiffContent, list_tiff, page_of
 
-__all__ = [
-    "TiffImage",
-    "encode_tiff",
-    "image_of",
-    "is_tiff",
-    "open_tiff",
-]
-
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -160,7 +152,7 @@ class TiffImage:
 
     @cached_property
     def keeps_alpha(self) -> bool:
-        """Whether a channel that is marked as transparency varies like data, and so is kept.
+        """Tell whether a channel marked as transparency varies like data, and so is kept.
 
         GDAL marks the fourth of four bands so unless told otherwise, whatever it is; transparency
         is nearly everywhere none or full.

@@ -9,8 +9,6 @@ import tifffile
 
 from binseg.imageio.decoding import Handle
 
-__all__ = ["Layout", "TiffContent", "list_tiff", "page_of"]
-
 MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
 MOST_CHANNELS = 16

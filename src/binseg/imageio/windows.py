@@ -17,8 +17,6 @@ from binseg.imageio.tiff import TiffImage, image_of, is_tiff
 from binseg.imageio.tiff_pages import list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 
-__all__ = ["WINDOW_PIXELS", "Windows", "needs_windows", "open_windows"]
-
 WINDOW_PIXELS = 64_000_000
 """Larger images are better read by windows than whole."""
 

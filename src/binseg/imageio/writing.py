@@ -22,23 +22,6 @@ from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
 from binseg.storage import atomic_path
 
-__all__ = [
-    "Facts",
-    "TiledPage",
-    "decode_tiles",
-    "encode_image",
-    "encode_mask",
-    "encode_probability",
-    "encode_tiles",
-    "read_facts",
-    "write_bands",
-    "write_mask",
-    "write_probability",
-    "write_rgb",
-    "write_rgba",
-    "write_tiled",
-]
-
 Facts = Mapping[str, object]
 """Origin of a file, as plain data."""
 

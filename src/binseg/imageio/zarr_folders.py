@@ -15,8 +15,6 @@ from binseg.imageio.decoding import ImageInfo, broken_files, finite_float32, one
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.pieces import Cache
 
-__all__ = ["ZarrAxes", "ZarrWindows", "is_zarr", "write_zarr_metadata"]
-
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
 _MOST_CHANNELS = 16

@@ -37,8 +37,6 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.preprocess import prepare
 
-__all__ = ["predict_bytes", "predict_files", "run"]
-
 NUM_READERS = 2
 NUM_WRITERS = 4
 """More, since they mostly wait until the disk has what they wrote."""

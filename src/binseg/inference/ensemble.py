@@ -12,8 +12,6 @@ from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Predictor, Tell, mean_of, untold
 from binseg.postprocess import NOTHING
 
-__all__ = ["EnsemblePredictor"]
-
 
 class EnsemblePredictor(Predictor):
     """Several models that answer together: the mean of their probabilities.

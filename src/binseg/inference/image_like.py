@@ -11,8 +11,6 @@ from binseg.errors import UsageError
 from binseg.imageio import from_pil, probe, read_georeference, read_image, read_pixel_size
 from binseg.imageio.decoding import orientation_of_exif, turn
 
-__all__ = ["ImageLike", "facts_of_file", "pixels_of"]
-
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""

@@ -27,8 +27,6 @@ from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
 from binseg.storage import atomic_path, publish, write_json
 
-__all__ = ["MASK", "PROBABILITY", "Band", "Journal", "Layout", "Whole", "assemble", "fingerprint"]
-
 MASK, PROBABILITY = 0, 1
 """Layers of a band."""
 _JOB = "job.json"

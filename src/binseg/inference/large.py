@@ -34,8 +34,6 @@ from binseg.progress import SILENT, Progress
 from binseg.storage import locked
 from binseg.transforms.geometry import tiles_for
 
-__all__ = ["LargeResult", "ProbabilityType", "page_layout", "predict_large"]
-
 ProbabilityType = Literal["uint8", "float16", "float32"]
 """uint8 stands for the probability times 255, rounded."""
 _SUFFIXES = (".tif", ".tiff", ".zarr")

@@ -22,8 +22,6 @@ from binseg.postprocess import above
 from binseg.storage import cache_dir, write_bytes
 from binseg.types import TTA
 
-__all__ = ["LoadSettings", "ReferenceCheck", "load", "open_model", "verify_reference"]
-
 _LOG = logging.getLogger("binseg")
 _TOLERANCES = {"fp32": 1e-3, "bf16": 0.25, "int8": 0.5}
 """Largest difference of a reference probability. fp32 differs between processors by their order of

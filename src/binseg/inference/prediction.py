@@ -43,8 +43,6 @@ from binseg.postprocess import (
 from binseg.report import cutout, overlay
 from binseg.storage import write_text
 
-__all__ = ["ENCODED", "FILES", "KEPT_PIXELS", "FileKind", "Prediction"]
-
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")

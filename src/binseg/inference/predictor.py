@@ -20,8 +20,6 @@ from binseg.transforms.geometry import blend, plan, tiles_for
 from binseg.transforms.preprocess import normalise, prepare, prepare_batches
 from binseg.types import TTA, Preprocessing
 
-__all__ = ["ModelPredictor", "Predictor", "Tell", "mean_of", "sigmoid", "untold"]
-
 Tell = Callable[[int], object]
 """Is told of units of work as they are done."""
 _Image = TypeVar("_Image", bound=ImageLike)

@@ -18,8 +18,6 @@ from binseg.inference.predictor import Predictor
 from binseg.inference.sources import Failure, InputImage, Places
 from binseg.progress import Progress
 
-__all__ = ["BytesSink", "FolderSink", "PredictResult", "Sink", "Written", "facts_of", "files_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Written:

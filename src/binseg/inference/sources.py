@@ -27,18 +27,6 @@ from binseg.inference.video import is_video
 if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
 
-__all__ = [
-    "Failure",
-    "FileSource",
-    "InputImage",
-    "ListedSource",
-    "Places",
-    "Round",
-    "Source",
-    "WatchSource",
-    "find_images",
-]
-
 _ZARR_SUFFIX = ".zarr"
 _Stamp = tuple[int, int]
 """Size and time of change (ns) of a file."""

@@ -26,8 +26,6 @@ from binseg.transforms.preprocess import (
 )
 from binseg.types import Box, Placement, Preprocessing
 
-__all__ = ["WHOLE_PIXELS", "batch_of", "live_bytes", "probability_bands"]
-
 WHOLE_PIXELS = 4_000_000
 """Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
 _BATCH_PIXELS = 1 << 18

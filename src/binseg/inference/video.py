@@ -17,8 +17,6 @@ from binseg.storage import atomic_path
 if TYPE_CHECKING:
     import av
 
-__all__ = ["VIDEO_SUFFIXES", "is_video", "predict_video", "require_av"]
-
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _DEFAULT_RATE = Fraction(25)
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}

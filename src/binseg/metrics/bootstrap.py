@@ -13,18 +13,6 @@ from binseg.metrics.counts import as_array, scored_images
 from binseg.metrics.scores import score_table
 from binseg.types import ImageScores, Interval, Size
 
-__all__ = [
-    "LEAST_UNITS",
-    "LEVEL",
-    "NUM_RESAMPLES",
-    "bootstrap_interval",
-    "group_labels",
-    "interval_of",
-    "report_intervals",
-    "resampled_sums",
-    "sum_groups",
-]
-
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
 _CELLS = 4_000_000  # of the table resamples x groups that is held at a time: 32 MB

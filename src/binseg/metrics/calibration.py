@@ -16,14 +16,6 @@ from binseg.metrics.scores import score_table
 from binseg.metrics.threshold import NUM_THRESHOLDS, count_bins, counts_of, histogram
 from binseg.types import Calibration, Figure, ReliabilityBin, Sweep
 
-__all__ = [
-    "CALIBRATION_RULE",
-    "ProbabilityTally",
-    "Reliability",
-    "measure_reliability",
-    "summarise_calibration",
-]
-
 NUM_BINS = 15
 CALIBRATION_RULE = (
     f"Calibration: over all valid pixels; the expected calibration error uses {NUM_BINS} bins of "

@@ -7,8 +7,6 @@ from jaxtyping import Bool, Int64
 
 from binseg.types import Counts, ImageScores, Size
 
-__all__ = ["as_array", "count", "pool", "scored_images"]
-
 
 def count(
     mask_HW: Bool[np.ndarray, "H W"],

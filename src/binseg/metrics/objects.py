@@ -6,8 +6,6 @@ from scipy import ndimage
 
 from binseg.types import ObjectCounts
 
-__all__ = ["OBJECT_RULE", "count_objects"]
-
 OBJECT_RULE = (
     "Objects: connected pixels (8 neighbours); a predicted one is found where its IoU with a true "
     "one is above 0.5, which no two can be for the same. Ignored pixels belong to no object. "

@@ -16,18 +16,6 @@ from jaxtyping import Float64, Num
 from binseg.metrics import surface
 from binseg.metrics.surface import OutlinePair
 
-__all__ = [
-    "EMPTY_RULE",
-    "METRICS",
-    "CalibrationMetric",
-    "Metric",
-    "ObjectMetric",
-    "OutlineMetric",
-    "PixelMetric",
-    "ProbabilityMetric",
-    "metrics_of",
-]
-
 EMPTY_RULE = (
     "Empty masks: where truth and prediction are both empty, Dice, IoU, precision and recall "
     "are 1; where only one of them is empty, all four are 0 (so precision is 0 when nothing is "

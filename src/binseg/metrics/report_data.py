@@ -8,8 +8,6 @@ from binseg.metrics.bootstrap import LEVEL
 from binseg.metrics.registry import METRICS
 from binseg.types import Averages, ImageScores, Interval, Report
 
-__all__ = ["image_rows", "report_as_dict", "report_rows"]
-
 _AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}
 _SWEEP_STEP = 8  # of 1,024 thresholds, every eighth goes into the file
 Row = dict[str, str | float]

@@ -10,17 +10,6 @@ from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelM
 from binseg.metrics.surface import OutlineRule, compare_outlines
 from binseg.types import Counts, ImageScores, ObjectCounts, Size
 
-__all__ = [
-    "dice",
-    "is_mostly_empty",
-    "measure_outline",
-    "object_table",
-    "score_all",
-    "score_image",
-    "score_objects",
-    "score_table",
-]
-
 Table = dict[str, Float64[np.ndarray, " N"]]
 
 

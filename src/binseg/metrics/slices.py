@@ -9,8 +9,6 @@ from binseg.metrics.bootstrap import NUM_RESAMPLES, bootstrap_interval, group_la
 from binseg.metrics.counts import scored_images
 from binseg.types import Counts, Figure, ImageScores, Slice
 
-__all__ = ["BY_SHARE", "BY_SIZE", "FEW_VALUES", "check_columns", "slice_images"]
-
 BY_SIZE = "object size"
 BY_SHARE = "foreground share"
 FEW_VALUES = 20

@@ -33,8 +33,6 @@ from binseg.metrics.slices import slice_images
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
 from binseg.types import Counts, Figure, ImageScores, Report, Size
 
-__all__ = ["summarise"]
-
 
 def summarise(
     images: Sequence[ImageScores],

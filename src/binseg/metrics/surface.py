@@ -16,18 +16,6 @@ from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
 
-__all__ = [
-    "OUTLINE_RULE",
-    "OutlinePair",
-    "OutlineRule",
-    "assd",
-    "boundary_f1",
-    "boundary_iou",
-    "compare_outlines",
-    "hd95",
-    "surface_dice",
-]
-
 OUTLINE_RULE = (
     "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "
     "background. Ignored pixels count as background in truth and prediction alike, so that no "

@@ -16,16 +16,6 @@ from scipy.optimize import minimize_scalar
 from binseg.errors import DataError
 from binseg.metrics.scores import is_mostly_empty, score_table
 
-__all__ = [
-    "NUM_THRESHOLDS",
-    "LogitTally",
-    "ThresholdChoice",
-    "count_bins",
-    "counts_of",
-    "histogram",
-    "tune_threshold",
-]
-
 NUM_THRESHOLDS = 1024
 _TIE = 1e-9  # mean Dice closer than this is the same: less than one pixel in any real data set
 

@@ -9,19 +9,6 @@ from torch.nn import functional
 
 from binseg.models.skeleton import resize
 
-__all__ = [
-    "Join",
-    "Norm",
-    "Up",
-    "conv_block",
-    "conv_unit",
-    "he_initialise",
-    "initialise_head",
-    "join_maps",
-    "norm_layer",
-    "up_layer",
-]
-
 Norm = Literal["batch", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
 Join = Literal["pad", "resize-skip", "resize-up"]

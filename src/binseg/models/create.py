@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from binseg.config.networks import Option
+from binseg.config.named_models import Option
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 from binseg.models.blocks import he_initialise, initialise_head
@@ -16,8 +16,6 @@ from binseg.models.option_rules import resolve
 from binseg.models.skeleton import Decoder, Encoder, EncoderDecoder
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
-
-__all__ = ["build_model", "create_model", "num_parameters", "resolve_options"]
 
 KERAS = "keras_unet"
 """The one network that is not made of two parts: Keras builds it whole (tutorial C)."""

@@ -19,8 +19,6 @@ from binseg.models.skeleton import crop_to
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["KerasUNet"]
-
 KerasUp = Literal["transpose", "bilinear", "nearest"]
 
 

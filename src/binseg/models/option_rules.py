@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from binseg.config.networks import Option
+from binseg.config.named_models import Option
 from binseg.errors import UsageError, suggest
-
-__all__ = ["OPTIONS", "OptionRule", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)

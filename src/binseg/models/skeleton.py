@@ -13,18 +13,6 @@ from torch.nn import functional
 
 from binseg.errors import UsageError
 
-__all__ = [
-    "Decoder",
-    "Encoder",
-    "EncoderDecoder",
-    "crop_to",
-    "encoder_parameters",
-    "freeze_batch_norm",
-    "freeze_encoder",
-    "pad_to_minimum",
-    "resize",
-]
-
 
 class Encoder(nn.Module):
     """Turns images into feature maps, finest first; what decoders need to know is on it."""

@@ -12,13 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from binseg.config.networks import NamedWeights, find_weights
+from binseg.config.named_models import NamedWeights, find_weights
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, download, sha256_of
-
-__all__ = ["load_encoder_weights", "weights_path"]
 
 _LEFT_OUT = ("fc.", "classifier.", "features.18.", "_conv_head.", "_bn1.", "_fc.")
 """Prefixes of published classifiers: the layers that a segmentation network leaves out."""

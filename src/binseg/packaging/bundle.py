@@ -26,8 +26,6 @@ from binseg.packaging.network_check import Port, check_onnx
 from binseg.packaging.tensors import check_header, from_bytes
 from binseg.storage import parse_json
 
-__all__ = ["Bundle", "Reference", "check_reference", "read_bundle"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:

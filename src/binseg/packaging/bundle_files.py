@@ -12,20 +12,6 @@ from typing import IO
 
 from binseg.errors import BundleError, one_line
 
-__all__ = [
-    "CARD",
-    "FILES",
-    "NETWORK",
-    "NETWORK_INT8",
-    "PLAIN_NAME",
-    "PROOFS",
-    "REFERENCE",
-    "SUMS",
-    "WEIGHTS",
-    "BundleFiles",
-    "find_files",
-]
-
 CARD = "card.json"
 WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.safetensors"

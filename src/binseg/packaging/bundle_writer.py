@@ -29,8 +29,6 @@ from binseg.packaging.card import Card
 from binseg.packaging.tensors import to_bytes
 from binseg.storage import atomic_path, publish
 
-__all__ = ["pack_zip", "write_bundle"]
-
 
 def write_bundle(
     folder: Path,

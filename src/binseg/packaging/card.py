@@ -17,20 +17,11 @@ from pydantic import (
     model_validator,
 )
 
-from binseg.config.networks import model_label
+from binseg.config.named_models import model_label
 from binseg.errors import one_line
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
 from binseg.types import TTA, Preprocessing
-
-__all__ = [
-    "FORMAT_VERSION",
-    "Architecture",
-    "Card",
-    "DataFacts",
-    "Threshold",
-    "describe_problems",
-]
 
 FORMAT_VERSION = 1
 

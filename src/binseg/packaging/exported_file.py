@@ -29,16 +29,6 @@ from binseg.packaging.proof import Compute
 from binseg.packaging.tensors import from_bytes, to_bytes
 from binseg.storage import parse_json
 
-__all__ = [
-    "SUFFIXES",
-    "Facts",
-    "by_onnxruntime",
-    "by_openvino",
-    "ir_with_facts",
-    "onnx_with_facts",
-    "open_file",
-]
-
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 _PREFIX = "binseg."
 _KEYS = ("card", "threshold", "input", "proof", "reference")

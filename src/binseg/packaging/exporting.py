@@ -26,17 +26,6 @@ from binseg.packaging.proof import Compute
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
 from binseg.types import Preprocessing
 
-__all__ = [
-    "OPSET",
-    "TARGETS",
-    "Made",
-    "core_onnx",
-    "describe_input",
-    "make_file",
-    "quantise",
-    "to_onnx",
-]
-
 OPSET = 18
 TARGETS = ("onnx", "openvino", "torch")
 _DYNAMIC = {0: "num", 1: "height", 2: "width"}

@@ -7,13 +7,11 @@ fields and operators, with the standard library alone; whatever isn't on the lis
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from binseg.errors import BundleError, one_line
-
-__all__ = ["IR_LAYERS", "ONNX_OPERATORS", "Port", "check_ir", "check_onnx"]
 
 _OPERATORS = (
     "Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv "
@@ -57,52 +55,29 @@ class Port:
     """Sizes by axis; None where any is taken."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Message:
-    """A kind of message of ONNX's protobuf: the fields that we write, by number."""
-
-    name: str
-    single: frozenset[int] = frozenset()
-    repeated: frozenset[int] = frozenset()
-    children: Mapping[int, "_Message"] = field(default_factory=dict)
-    """Messages inside, by the number of their field, which is in one of the two others."""
-
-
-_ENTRY = _Message(name="metadata", single=frozenset({1, 2}))
-_OPSET = _Message(name="opset", single=frozenset({1, 2}))
-# No segment, no strings, no external_data and no data_location.
-_TENSOR = _Message(name="tensor", single=frozenset({2, 8, 9}), repeated=frozenset({1, 4, 5, 7, 10}))
-_DIM = _Message(name="size", single=frozenset({1, 2}))
-_SHAPE = _Message(name="shape", repeated=frozenset({1}), children={1: _DIM})
-_TENSOR_TYPE = _Message(name="tensor type", single=frozenset({1, 2}), children={2: _SHAPE})
-_TYPE = _Message(name="type", single=frozenset({1}), children={1: _TENSOR_TYPE})
-_VALUE = _Message(name="value", single=frozenset({1, 2}), children={2: _TYPE})
-# No graphs, no sparse tensors, no types and no references to attributes of a function.
-_ATTRIBUTE = _Message(
-    name="attribute",
-    single=frozenset({1, 2, 3, 4, 5, 20}),
-    repeated=frozenset({7, 8, 9}),
-    children={5: _TENSOR},
-)
-_NODE = _Message(
-    name="node",
-    single=frozenset({3, 4, 6, 7}),
-    repeated=frozenset({1, 2, 5}),
-    children={5: _ATTRIBUTE},
-)
-_GRAPH = _Message(
-    name="graph",
-    single=frozenset({2, 10}),
-    repeated=frozenset({1, 5, 11, 12, 13}),
-    children={1: _NODE, 5: _TENSOR, 11: _VALUE, 12: _VALUE, 13: _VALUE},
-)
-# No functions, and nothing of training.
-_MODEL = _Message(
-    name="model",
-    single=frozenset({1, 2, 3, 7}),
-    repeated=frozenset({8, 14}),
-    children={7: _GRAPH, 8: _OPSET, 14: _ENTRY},
-)
+_MESSAGES: dict[str, tuple[set[int], set[int], dict[int, str]]] = {
+    # No functions, and nothing of training.
+    "model": ({1, 2, 3, 7}, {8, 14}, {7: "graph", 8: "opset", 14: "metadata"}),
+    "opset": ({1, 2}, set(), {}),
+    "metadata": ({1, 2}, set(), {}),
+    # No sparse tensors and no quantisation notes.
+    "graph": (
+        {2, 10}, {1, 5, 11, 12, 13},
+        {1: "node", 5: "tensor", 11: "value", 12: "value", 13: "value"},
+    ),
+    "node": ({3, 4, 6, 7}, {1, 2, 5}, {5: "attribute"}),
+    # No graphs, no types and no references to attributes of a function.
+    "attribute": ({1, 2, 3, 4, 5, 20}, {7, 8, 9}, {5: "tensor"}),
+    # No segments, no strings, no external_data and no data_location.
+    "tensor": ({2, 8, 9}, {1, 4, 5, 7, 10}, {}),
+    "value": ({1, 2}, set(), {2: "type"}),
+    "type": ({1}, set(), {1: "tensor type"}),
+    "tensor type": ({1, 2}, set(), {2: "shape"}),
+    "shape": (set(), {1}, {1: "size"}),
+    "size": ({1, 2}, set(), {}),
+}  # fmt: skip
+"""The messages of ONNX's protobuf: numbers of the fields that we write, those that come once and
+those that may come often, and the messages inside them."""
 
 
 class _Found:
@@ -137,7 +112,7 @@ def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
 
 
 def _read_onnx(data: bytes) -> tuple[Port, Port]:
-    (graph,) = _parse(memoryview(data), _MODEL).messages[7]
+    (graph,) = _parse(memoryview(data), "model").messages[7]
     tensors = graph.messages[5]
     for node in graph.messages[1]:
         operator, domain = node.text(4), node.text(7)
@@ -196,20 +171,21 @@ def _refusal(name: str, problem: Exception) -> BundleError:
     )
 
 
-def _parse(data: memoryview, kind: _Message) -> _Found:
+def _parse(data: memoryview, kind: str) -> _Found:
     """Read a message into its fields by number; fields that we don't write are an error."""
+    single, repeated, children = _MESSAGES[kind]
     found, seen = _Found(), set[int]()
     for number, value in _fields(data):
-        if number in kind.single and number in seen:
+        if number in single and number in seen:
             # Readers take the last, or merge both: no two need agree.
-            raise ValueError(f"a {kind.name} holds field {number} twice")
-        if number not in kind.single and number not in kind.repeated:
-            raise ValueError(f"a {kind.name} holds field {number}, which binseg never writes")
+            raise ValueError(f"a {kind} holds field {number} twice")
+        if number not in single | repeated:
+            raise ValueError(f"a {kind} holds field {number}, which binseg never writes")
         seen.add(number)
         if isinstance(value, int):
             found.numbers[number].append(value)
-        elif number in kind.children:
-            found.messages[number].append(_parse(value, kind.children[number]))
+        elif number in children:
+            found.messages[number].append(_parse(value, children[number]))
         else:
             found.data[number].append(value)
     return found

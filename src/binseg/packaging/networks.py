@@ -10,8 +10,6 @@ from typing import Any
 from binseg.errors import BundleError, MissingExtraError, one_line
 from binseg.packaging.network_check import check_ir, check_onnx
 
-__all__ = ["compile_openvino", "onnx_session", "openvino_core", "require"]
-
 _CORES: list[Any] = []
 """None or one."""
 _TELEMETRY = "openvino_telemetry"

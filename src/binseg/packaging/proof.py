@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Num
 
-__all__ = ["LIMITS", "Compute", "Limits", "Proof", "prove"]
-
 Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
 """From pixels to the probability of foreground, of the image's size."""
 

@@ -17,8 +17,6 @@ from binseg.errors import UsageError
 from binseg.packaging.proof import Compute
 from binseg.types import Preprocessing
 
-__all__ = ["Pixels", "RawPixels", "by_torch", "example_size", "multiple_of"]
-
 Pixels = Literal["uint8", "float32"]
 """Pixels that a file takes: bytes, or floats (0 to 1 where the model's `intensity` is dtype, any
 numbers otherwise)."""

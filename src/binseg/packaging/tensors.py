@@ -10,8 +10,6 @@ from safetensors.numpy import load, save
 from binseg.errors import BundleError, one_line
 from binseg.storage import parse_json
 
-__all__ = ["check_header", "from_bytes", "to_bytes"]
-
 _MAX_HEADER = 2**20
 """Room for thousands of tensors, in bytes."""
 _ITEM_SIZES = {

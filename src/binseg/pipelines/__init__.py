@@ -1,5 +1,5 @@
 """One function a verb: check, train, evaluate, predict, augment, demo; and the run folder.
 
-A workflow puts the rooms below together. It prints nothing (it tells a `Progress`), knows no
+A pipeline joins the rooms below. It prints nothing (it tells a `Progress`), knows no
 argv, and holds no algorithm of its own.
 """

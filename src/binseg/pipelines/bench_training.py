@@ -34,8 +34,6 @@ from binseg.training.measuring import (
     suggested_rate,
 )
 
-__all__ = ["TrainingBench", "bench_training"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBench:

@@ -33,15 +33,6 @@ from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 
-__all__ = [
-    "Ending",
-    "expected_seconds",
-    "num_predictions",
-    "time_ending",
-    "training_seconds",
-    "within_time",
-]
-
 NUM_TIMED = 3
 """Validation images that are predicted and measured on trial."""
 NUM_CORRECTIONS = 5

@@ -1,9 +1,7 @@
 """Networks, encoders and recipes that can be chosen by name, as plain rows."""
 
 from binseg.config import load_recipe, recipe_names
-from binseg.config.networks import MODELS, WEIGHTS
-
-__all__ = ["list_encoders", "list_models", "list_recipes"]
+from binseg.config.named_models import MODELS, WEIGHTS
 
 Row = dict[str, object]
 

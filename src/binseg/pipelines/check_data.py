@@ -20,8 +20,6 @@ from binseg.report.doctor_page import images_shown, write_doctor_page
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
-__all__ = ["CheckResult", "check"]
-
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 

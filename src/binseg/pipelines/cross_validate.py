@@ -26,8 +26,6 @@ from binseg.training.checkpoint import resume_command
 from binseg.training.run_folder import RunFolder
 from binseg.types import Figure, Report
 
-__all__ = ["CrossResult", "Fold", "cross_validate", "is_cross_validation", "resume_folds"]
-
 FOLD_COLUMN = "cv_fold"
 """The column of the pooled report that says whose model scored an image."""
 

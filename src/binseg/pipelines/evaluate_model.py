@@ -16,8 +16,6 @@ from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
-__all__ = ["evaluate", "report_folder"]
-
 
 def evaluate(
     model: str | Path | Sequence[str | Path] | Predictor,

@@ -41,8 +41,6 @@ from binseg.progress import SILENT, Progress
 from binseg.storage import write_bytes
 from binseg.transforms.preprocess import normalise, prepare
 
-__all__ = ["DESTINATIONS", "ExportResult", "export_model"]
-
 DESTINATIONS = (*TARGETS, "bundle")
 CALIBRATION = 16
 """Images that int8 takes its ranges from."""

@@ -21,8 +21,6 @@ from binseg.packaging import (
     write_bundle,
 )
 
-__all__ = ["PackResult", "pack"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:

@@ -27,16 +27,6 @@ from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
 
-__all__ = [
-    "DEFAULT_BUDGET",
-    "PlanResult",
-    "check_plan_path",
-    "chosen_budget",
-    "parse_budget",
-    "plan",
-    "write_plan",
-]
-
 DEFAULT_BUDGET = 20 * 60.0
 """Seconds of a plan's budget where the user gives none."""
 FEW_PAGES = 60

@@ -15,8 +15,6 @@ from binseg.progress import SILENT, Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Preprocessing, Sample
 
-__all__ = ["ProofImages", "as_pixels", "find_images", "small"]
-
 MAX_IMAGES = 24
 MAX_SIDE = 1024
 """Larger images are proven on their middle: whole ones would take gigabytes."""

@@ -15,8 +15,6 @@ from binseg.pipelines.train_model import train
 from binseg.progress import SILENT, Progress
 from binseg.types import Report
 
-__all__ = ["DemoResult", "demo"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:

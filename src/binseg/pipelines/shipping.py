@@ -26,8 +26,6 @@ from binseg.training.loop import FitResult
 from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
-__all__ = ["in_memory", "ship"]
-
 NUM_REFERENCE = 2
 """Validation inputs that a bundle carries as its own test."""
 CHOSEN_ON = (

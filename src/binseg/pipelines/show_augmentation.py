@@ -19,8 +19,6 @@ from binseg.transforms.augmentation import build_augment
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Record
 
-__all__ = ["plot_augmentation"]
-
 GAP = 4
 Sample = tuple[np.ndarray, np.ndarray]
 """An image as bytes and its target, both as the model sees them."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from binseg.autoconfig import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS, Machine
 from binseg.config import Recipe, load_recipe
-from binseg.config.networks import MODELS, WEIGHTS
+from binseg.config.named_models import MODELS, WEIGHTS
 from binseg.data.cache import PixelCache
 from binseg.models import build_model, weights_path
 from binseg.progress import SILENT, Progress
@@ -27,8 +27,6 @@ from binseg.training.devices import (
     resolve_precision,
 )
 from binseg.training.measuring import WARM_UP, profile_steps
-
-__all__ = ["measure_machine"]
 
 Candidates = Mapping[str, Mapping[str, object]]
 """Networks, with what a recipe says of them beside their name; the first is always measured."""

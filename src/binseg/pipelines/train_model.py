@@ -37,8 +37,6 @@ from binseg.training.run_folder import RunFolder
 from binseg.training.step import check_model
 from binseg.types import Report
 
-__all__ = ["TrainResult", "join_training", "resume_training", "train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
@@ -221,7 +219,7 @@ def _look_for_leaks(dataset: Dataset, progress: Progress, *, allowed: bool) -> N
         raise DataError(
             f"{dataset.root}: {leaks[0].text} ({name_some(leaks[0].ids)})"
             + (f" and {len(leaks) - 1} more leaks" if len(leaks) > 1 else "")
-            + "; see `binseg check`, mend the splits, or set data.allow_leaks: true"
+            + "; see `binseg check`, fix the splits, or set data.allow_leaks: true"
         )
 
 
@@ -247,7 +245,7 @@ def _run(
     model = build_model(recipe, progress=progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
-        return _train_andship(
+        return _train_and_ship(
             recipe,
             run,
             dataset,
@@ -259,7 +257,7 @@ def _run(
         )
 
 
-def _train_andship(
+def _train_and_ship(
     recipe: Recipe,
     run: RunFolder,
     dataset: Dataset,

@@ -10,8 +10,6 @@ from binseg.packaging import read_bundle
 from binseg.packaging.exported_file import SUFFIXES, open_file
 from binseg.packaging.proof import LIMITS, prove
 
-__all__ = ["Verification", "verify"]
-
 FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
 """Largest difference of a reference probability by an exported file."""
 

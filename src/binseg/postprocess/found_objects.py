@@ -7,8 +7,6 @@ from jaxtyping import Bool, Float32
 
 from binseg.postprocess.mask_cleaning import label_objects
 
-__all__ = ["FoundObject", "find_objects"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FoundObject:

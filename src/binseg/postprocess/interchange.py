@@ -11,8 +11,6 @@ from binseg.postprocess.found_objects import FoundObject
 from binseg.postprocess.mask_cleaning import label_objects
 from binseg.postprocess.tracing import Polygon, Ring
 
-__all__ = ["Affine", "coco", "encode_rle", "geojson"]
-
 Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
 

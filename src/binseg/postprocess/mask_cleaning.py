@@ -14,17 +14,6 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError
 
-__all__ = [
-    "NOTHING",
-    "Bands",
-    "PostProcessing",
-    "above",
-    "clean",
-    "clean_bands",
-    "label_objects",
-    "segment",
-]
-
 Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]
 """Gives the bands of a mask from the top down, anew with each call and the same ones each time."""
 _MOST_PARTS = 20_000_000

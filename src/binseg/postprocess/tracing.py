@@ -10,8 +10,6 @@ from jaxtyping import Bool, Float, Int
 from binseg.errors import UsageError
 from binseg.postprocess.mask_cleaning import label_objects
 
-__all__ = ["Polygon", "trace_polygons"]
-
 Ring = Float[np.ndarray, "_ 2"]
 """x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""
 

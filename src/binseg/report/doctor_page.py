@@ -16,8 +16,6 @@ from PIL import Image
 from binseg.storage import write_text
 from binseg.types import Finding, Severity
 
-__all__ = ["MAX_FINDINGS_SHOWN", "MAX_IMAGES_SHOWN", "images_shown", "write_doctor_page"]
-
 MAX_FINDINGS_SHOWN = 24
 """Findings of one code that are shown in full; the rest are counted."""
 MAX_IMAGES_SHOWN = 8

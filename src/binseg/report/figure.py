@@ -18,24 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BLUE",
-    "GREY",
-    "INK",
-    "ORANGE",
-    "PURPLE",
-    "SKY_BLUE",
-    "VERMILLION",
-    "WHITE",
-    "Colour",
-    "fonts",
-    "new_figure",
-    "save_figure",
-    "set_title",
-    "style_axes",
-    "unit",
-]
-
 Colour = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
 

@@ -16,8 +16,6 @@ from binseg.transforms.geometry import resize_image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MAX_ROWS", "GalleryItem", "plot_gallery"]
-
 MAX_ROWS = 24
 _HEADS_WITH_TRUTH = ("image", "truth", "prediction", "error map")
 _HEADS_WITHOUT = ("image", "prediction", "overlay")

@@ -10,17 +10,6 @@ from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
 from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
-__all__ = [
-    "ERROR_COLOURS",
-    "EXTRA",
-    "IGNORED",
-    "MISSED",
-    "cutout",
-    "error_map",
-    "for_display",
-    "overlay",
-]
-
 _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn the rest black
 
 FOUND = "found"

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["best_epoch", "plot_curves", "plot_histogram", "plot_rates"]
-
 Row = Mapping[str, float | str | None]
 Monitor = Literal["dice", "loss"]
 NUM_BINS = 20

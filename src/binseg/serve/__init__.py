@@ -1,20 +1,20 @@
 """`binseg serve`: models behind HTTP, for programs and for people with a browser.
 
-    bytes -> refuse or read -> decode, prepare -> one batch with what others sent -> blend -> encode
+    bytes -> checked -> decoded, prepared -> one batch with other requests' inputs -> encoded
 
-    running.py      sockets, signals, the end: everything that is about the process
-    connections.py  clients that dribble, stall or never finish
-    guard.py        each request before anything else sees it: host, origin, token, headers
-    app.py          the application and its parts put together
-    routes.py, job_routes.py   what can be asked; queries.py the parameters
-    bodies.py       reading what is sent, never more than is allowed
-    pipeline.py     from bytes to an answer; images.py decodes, batching.py shares the model
-    capacity.py     how much is taken at once; limits.py the numbers
-    job_store.py, job_worker.py   work that outlives a request, and this process
-    shelf.py        the models; examples.py images to try; metrics.py figures for Prometheus
-    page/           what a browser gets
+    server.py          the process: socket, connections, signals, the end
+    app.py             access control around every request, and the application put together
+    routes.py          what is answered at once; job_routes.py what outlives its request
+    queries.py         the parameters; refusals.py every way of saying no
+    uploads.py         reading request bodies; limits.py how much is accepted
+    pipeline.py        from an upload to an encoded result (decoded in imageio's cage); batching.py
+    threads.py         work that ends when it is given up, and holds what it holds until then
+    service.py         the parts that the routes share, and the figures for Prometheus
+    model_registry.py  the models; examples.py images to try them with
+    job_store.py       jobs on disk; job_worker.py runs them on inference's engine
+    page/              what a browser gets
 
-Nothing here fetches a URL or opens a path that a client names.
+Nothing here fetches an address or opens a path that a client names.
 """
 
 __all__: list[str] = []

@@ -1,38 +1,53 @@
-"""The application: all parts put together."""
+"""The application: access control around every request, and all routes behind it."""
 
+import asyncio
+import hmac
+import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from binseg.inference import ModelPredictor
-from binseg.serve.capacity import Capacity
-from binseg.serve.examples import Examples
-from binseg.serve.guard import Guard
-from binseg.serve.job_store import JobStore
-from binseg.serve.job_worker import JobWorker
-from binseg.serve.limits import Limits
-from binseg.serve.metrics import Metrics
-from binseg.serve.pipeline import Pipeline
-from binseg.serve.refusals import add_handlers
-from binseg.serve.shelf import Shelf
+from binseg.errors import UsageError
+from binseg.serve import job_routes, routes
+from binseg.serve.refusals import Refusal, add_handlers
+from binseg.serve.service import Service
 
-__all__ = ["Access", "Service", "create_app"]
-
+_LOG = logging.getLogger("binseg.serve")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""Names by which this machine calls itself."""
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
-_READABLE = [
-    "Retry-After",
-    "X-Binseg-Model",
-    "X-Binseg-Threshold",
-    "X-Binseg-Size",
-    "X-Binseg-Seconds",
-]
+_READABLE = [f"X-Binseg-{name}" for name in ("Model", "Threshold", "Size", "Seconds")]
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
+}
+_OPEN = ("/healthz", "/readyz", "/static/")
+"""Paths without a token: the page must be there to ask for it; probes of health bring none."""
+_SHORTEST_TOKEN = 16
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 4.0
+"""A wrong token waits for its refusal; each further one of a client waits twice as long."""
+_FORGET_S, _MAX_CLIENTS = 300.0, 10_000
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,59 +55,29 @@ class Access:
     """Who may use a server."""
 
     token: str | None = field(default=None, repr=False)
-    """What requests must bear; None for no token."""
+    """The secret that requests must bear; None for no token."""
     hosts: Sequence[str] = ()
-    """Host names by which it may be called; empty for any."""
+    """Further host names by which the server may be called, as behind a proxy."""
+    own_names: Sequence[str] = ()
+    """Names of the machine itself. Where there are any, or any `hosts`, other names are refused: a
+    web page whose name suddenly means 127.0.0.1 (DNS rebinding) can't use a server on its visitor's
+    machine."""
     origins: Sequence[str] = ()
-    """Other web pages that may use it ("https://example.org")."""
+    """Other web pages that may use it ("https://example.org"); "*" for any."""
 
-
-class Service:
-    """The parts that the routes use.
-
-    Args:
-        predictors: opened bundles; the first is the default.
-        state: folder of the jobs.
-        limits: how much is taken.
-    """
-
-    def __init__(
-        self, predictors: Sequence[ModelPredictor], *, state: Path, limits: Limits
-    ) -> None:
-        self.limits = limits
-        self.shelf = Shelf(predictors)
-        self.examples = Examples(self.shelf)
-        self.capacity = Capacity(limits)
-        self.metrics = Metrics()
-        self.pipeline = Pipeline(limits)
-        self.store = JobStore(state)
-        self.is_ready = False
-        self._worker: JobWorker | None = None
-        self.metrics.watch(self.capacity, self.store)
-
-    @property
-    def worker(self) -> JobWorker:
-        """What does the jobs, while the server runs."""
-        assert self._worker is not None, "jobs are asked for while the server runs"
-        return self._worker
-
-    def open(self) -> None:
-        """Start all threads."""
-        assert self._worker is None, "a service is opened once"
-        for model in self.shelf:
-            model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
-        self._worker = JobWorker(self.store, self.shelf, self.limits)
-        self.is_ready = True
-
-    def close(self) -> None:
-        """Finish what was begun, except for the job in work, which goes on at the next start."""
-        self.is_ready = False
-        if self._worker is not None:
-            self._worker.stop()
-        self.pipeline.close()
-        for model in self.shelf:
-            model.close()
-        self.store.close()
+    def __post_init__(self) -> None:
+        token = self.token
+        if token is None:
+            return
+        if not token.isascii() or not token.isprintable() or " " in token or not token:
+            raise UsageError(
+                "the token is blank or has spaces: a token is one line of plain letters (ASCII)"
+            )
+        if len(token) < _SHORTEST_TOKEN:
+            raise UsageError(
+                f"the token has {len(token)} characters: give {_SHORTEST_TOKEN} or more, as of "
+                'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
+            )
 
 
 def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
@@ -100,10 +85,8 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
 
     Args:
         service: the parts.
-        access: who may use it.
+        access: who may use it; everyone if left out.
     """
-    from binseg.serve import job_routes, routes  # they use this module's Service
-
     chosen = access or Access()
 
     @asynccontextmanager
@@ -125,14 +108,7 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
     add_handlers(app)
     routes.add_to(app, service)
     job_routes.add_to(app, service)
-    guarded: ASGIApp = Guard(
-        app,
-        token=chosen.token,
-        hosts=chosen.hosts,
-        origins=chosen.origins,
-        max_head_bytes=service.limits.max_head_bytes,
-        told=service.metrics.answered,
-    )
+    guarded: ASGIApp = _AccessControl(app, access=chosen, service=service)
     if chosen.origins:
         guarded = CORSMiddleware(
             guarded,
@@ -142,3 +118,154 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
             expose_headers=_READABLE,
         )
     return guarded
+
+
+class _AccessControl:
+    """The first thing that every request meets; it also sets the headers of every response."""
+
+    def __init__(self, app: ASGIApp, *, access: Access, service: Service) -> None:
+        self._app = app
+        self._token = None if access.token is None else access.token.encode()
+        self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
+        self._listed = frozenset(name.lower() for name in access.hosts).difference(LOOPBACK)
+        self._failures = _Failures()
+        self._origins = frozenset(access.origins)
+        self._max_head_bytes = service.limits.max_head_bytes
+        self._answered = service.metrics.answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if not self._origins:
+                    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+                if scope["path"].startswith("/v1/"):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is not None and refusal.code == "token":
+            await self._failures.slow_down(scope)
+        try:
+            app = self._app if refusal is None else refusal.response()
+            await app(scope, receive, guarded)
+        finally:
+            route = getattr(scope.get("route"), "path", None) or "other"
+            # Clients may invent methods, and each would be a line of the figures.
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._answered(route, method, status, time.perf_counter() - start)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = _name_of(host)
+        if _head_bytes(scope) > self._max_head_bytes:
+            return Refusal(
+                431,
+                "head_too_large",
+                f"Address and headers have more than {self._max_head_bytes} bytes.",
+            )
+        # A name can be made to lead here by whoever owns it, a number can't.
+        if self._hosts and name not in self._hosts and not _is_number(name):
+            return Refusal(
+                403,
+                "wrong_host",
+                "This server isn't called by that name; --allow-host NAME adds one.",
+            )
+        if origin is not None and not self._may_use(origin, scope["scheme"], host):
+            return Refusal(
+                403, "wrong_origin", "That web page may not use this server; --cors lists who may."
+            )
+        path: str = scope["path"]
+        is_open = scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith(_OPEN))
+        if self._token and not is_open and not _bears(headers, self._token):
+            return Refusal(
+                401,
+                "token",
+                "A token is needed: send the header Authorization: Bearer TOKEN.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return None
+
+    def _may_use(self, origin: str, scheme: str, host: str) -> bool:
+        """Tell whether a page of this origin is listed, or one of this very server."""
+        if "*" in self._origins or origin.lower() in self._origins:
+            return True
+        page = _origin_of(origin)
+        if page is None or page == _origin_of(f"{scheme}://{host}"):
+            return page is not None
+        # A proxy ends TLS, and may call the server by another name than its visitors do.
+        is_usual = page[2] == _DEFAULT_PORTS[page[0]] or page == _origin_of(f"{page[0]}://{host}")
+        return page[1] in self._listed and is_usual
+
+
+class _Failures:
+    """Clients that sent wrong tokens: each waits longer and longer, and is in the log.
+
+    A right token never waits, and a request without any is no guess.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[str, tuple[int, float]] = {}
+
+    async def slow_down(self, scope: Scope) -> None:
+        """Wait, and write a line for the 1st, 2nd, 4th, 8th ... wrong token of a client."""
+        if "authorization" not in Headers(scope=scope):
+            return
+        client, now = (scope.get("client") or ("?",))[0], time.monotonic()
+        num, last = self._clients.pop(client, (0, now))
+        num = 1 if now - last > _FORGET_S else num + 1
+        self._clients[client] = (num, now)  # at the end: the first one is the longest unseen
+        if len(self._clients) > _MAX_CLIENTS:
+            del self._clients[next(iter(self._clients))]
+        if num & (num - 1) == 0:
+            _LOG.warning("binseg serve: %d wrong token(s) from %s", num, client)
+        await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num - 1, 16)))
+
+
+def _origin_of(text: str) -> tuple[str, str, int] | None:
+    """Split an origin into scheme, host and port; None where it is none."""
+    try:
+        parts = urlsplit(text.lower())
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    except (ValueError, KeyError):
+        return None
+    return (parts.scheme, parts.hostname, port) if parts.hostname else None
+
+
+def _head_bytes(scope: Scope) -> int:
+    address = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
+    return address + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+def _bears(headers: Headers, token: bytes) -> bool:
+    """Compare in constant time: how long it takes doesn't say how near a guess came."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    is_equal = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
+    return kind.lower() == "bearer" and is_equal
+
+
+def _name_of(host: str) -> str:
+    """Give a host's name without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0].lower() + "]"
+    return host.partition(":")[0].lower()
+
+
+def _is_number(name: str) -> bool:
+    """Tell whether a host is called by its address."""
+    try:
+        ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -10,8 +10,6 @@ from jaxtyping import Float32, UInt8
 
 from binseg.inference.runtimes import Backend
 
-__all__ = ["Batcher", "SharedBackend"]
-
 Compute = Callable[[UInt8[np.ndarray, "N H W C"]], Float32[np.ndarray, "N H W"]]
 
 

@@ -7,9 +7,7 @@ from functools import cached_property, partial
 from binseg.imageio import encode_image, read_image
 from binseg.inference.pretrained import photo_path
 from binseg.report import for_display
-from binseg.serve.shelf import ServedModel, Shelf
-
-__all__ = ["Example", "Examples"]
+from binseg.serve.model_registry import ModelRegistry, ServedModel
 
 _SIZE, _SEED = 384, 11
 _MOST_SAMPLES = 4
@@ -38,10 +36,10 @@ class Examples:
     """The examples of a server.
 
     Args:
-        shelf: its models; each that takes grey or colour brings the image of its reference sample.
+        registry: its models; each one of grey or colour images brings its reference sample.
     """
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, registry: ModelRegistry) -> None:
         found = [
             Example(
                 name=f"sample-{model.id}.png",
@@ -49,7 +47,7 @@ class Examples:
                 credit="from the model's own data, at the size that it looks at",
                 make=partial(_reference, model),
             )
-            for model in shelf
+            for model in registry
             if model.card.preprocessing.channels in (1, 3)
         ][:_MOST_SAMPLES]
         found += [

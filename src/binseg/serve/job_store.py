@@ -7,9 +7,10 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,62 +18,49 @@ import filelock
 
 from binseg.errors import OutputError, UsageError
 
-__all__ = ["Job", "JobStore", "State"]
-
 State = Literal["queued", "running", "done", "failed"]
-_TABLE = """
-create table if not exists jobs (
-    id text primary key,
-    state text not null,
-    created real not null,
-    ended real,
-    model text not null,
-    name text not null,
-    query text not null,
-    num_bytes integer not null,
-    starts integer not null default 0,
-    result text,
-    media text,
-    headers text not null default '{}',
-    code text,
-    message text
-)
-"""
 IMAGE = "image"
+_PATIENCE_S = 2.0
+"""Time to wait for another program that has locked the table."""
+PRIVATE = 0o600
+"""Mode of all files: jobs hold other people's images."""
 _INCOMING = "incoming-"
+_TABLE = "create table if not exists jobs (id text primary key, facts text not null)"
+# An upsert: the row keeps its place, which is the job's place in line.
+_SAVE = "insert into jobs (id, facts) values (?, ?) on conflict (id) do update set facts = ?2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One line of the table."""
+    """The facts of one job."""
 
     id: str
-    state: State
-    created: float
-    """Seconds since 1970, as is `ended`."""
-    ended: float | None
     model: str
     name: str
     query: dict[str, Any]
     num_bytes: int
-    """Of the image and the result."""
-    starts: int
-    """How often its work began without being put back in order."""
-    result: str | None
+    """Size of the image, later of the result."""
+    state: State = "queued"
+    starts: int = 0
+    """The times that its work began without being put back in order."""
+    kept_seconds: float = 0.0
+    """Time for which it was kept since its end while a server ran: no clock that is set counts."""
+    result: str | None = None
     """File name of the result in the job's folder."""
-    media: str | None
-    headers: dict[str, str]
-    """Of the result's answer."""
-    code: str | None
-    """Why it failed, as refusals say it, with `message`."""
-    message: str | None
+    media: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of the result's response."""
+    code: str | None = None
+    """Reason of a failure, as in refusals, with `message`."""
+    message: str | None = None
 
 
 class JobStore:
     """All jobs of a state folder, which belongs to one server at a time.
 
-    What is in the table survives the process: a job is known before its client hears of it, and its
-    result is whole before the table says so.
+    What is in the table survives the process: a job is in it before its client hears of it, and its
+    result is whole before the table says so. As nobody else writes the table, a copy in memory
+    answers all questions, and only changes touch the disk.
 
     Args:
         folder: made if absent.
@@ -85,165 +73,178 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._coming: dict[str, int] = {}
+        self._incoming: dict[str, int] = {}
+        self._readers: Counter[str] = Counter()
+        self._unwritten: set[str] = set()
+        self._counted = time.monotonic()
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
-            self._owner = filelock.FileLock(folder / "server.lock", thread_local=False)
+            for path in (folder, folder / "jobs"):
+                path.chmod(0o700)  # other people's images
+            lock = folder / "server.lock"
+            self._owner = filelock.FileLock(lock, thread_local=False, mode=PRIVATE)
             self._owner.acquire(timeout=0)
-            self._base = sqlite3.connect(folder / "jobs.sqlite", check_same_thread=False)
-            self._base.row_factory = sqlite3.Row
+            base = folder / "jobs.sqlite"
+            base.touch(PRIVATE)  # SQLite's other files get the same mode
+            base.chmod(PRIVATE)
+            self._base = sqlite3.connect(base, check_same_thread=False, timeout=_PATIENCE_S)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
             self._base.execute(_TABLE)
-            self._base.commit()
+            rows = self._base.execute("select facts from jobs order by rowid").fetchall()
         except filelock.Timeout:
             raise UsageError(
                 f"{folder} belongs to a server that runs; give this one another --state folder"
             ) from None
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"{folder}: the jobs can't be kept there: {error}") from None
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Put what a stopped server worked on back in line, and remove what has no line."""
-        with self._writing() as base:
-            base.execute("update jobs set state = 'queued' where state = 'running'")
-        known = {one.id for one in self.list()}
-        for path in (self.folder / "jobs").iterdir():
-            if path.name not in known:
+        jobs = [Job(**json.loads(facts)) for (facts,) in rows]
+        self._jobs = {job.id: job for job in jobs}
+        for job in jobs:
+            if job.state != "failed" and not self.path(job.id).exists():
+                self.remove(job.id)  # its files went when the table couldn't be written
+            elif job.state == "running":  # what a stopped server worked on goes back in line
+                self._change(job.id, state="queued")
+        for path in (folder / "jobs").iterdir():
+            if path.name not in self._jobs:
                 shutil.rmtree(path, ignore_errors=True)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._base:
-            yield self._base
+    def _change(self, id_: str, **changes: Any) -> Job | None:
+        """Change the facts of a job, on disk first; None where it was removed meanwhile."""
+        with self._lock:
+            job = self._jobs.get(id_)
+            return None if job is None else self._save(replace(job, **changes))
+
+    def _save(self, job: Job) -> Job:
+        with self._base:
+            self._base.execute(_SAVE, (job.id, json.dumps(asdict(job))))
+        self._jobs[job.id] = job
+        return job
 
     def new_folder(self) -> Path:
-        """A folder for an image that is coming; without `add` it is gone at the next start."""
+        """Make a folder for an image that is coming; without `add` the next start removes it."""
         path = self.folder / "jobs" / f"{_INCOMING}{secrets.token_hex(8)}"
         try:
-            path.mkdir()
+            path.mkdir(0o700)
         except OSError as error:
             raise OutputError(f"can't keep jobs in {self.folder}: {error.strerror}") from None
         return path
 
     def reserve(self, incoming: Path, num_bytes: int) -> None:
         """Count so many bytes for an image that is coming, until `release`."""
-        self._coming[incoming.name] = num_bytes
+        self._incoming[incoming.name] = num_bytes
 
     def release(self, incoming: Path) -> None:
         """Count nothing any more for an image that was coming, and remove what came of it."""
-        self._coming.pop(incoming.name, None)
+        self._incoming.pop(incoming.name, None)
         shutil.rmtree(incoming, ignore_errors=True)
 
     def add(
         self, incoming: Path, *, model: str, name: str, query: dict[str, Any], num_bytes: int
     ) -> Job:
-        """Take a job whose image lies in a folder of `new_folder`."""
+        """Accept a job whose image lies in a folder of `new_folder`."""
         id_ = secrets.token_urlsafe(16)  # nobody guesses it: whoever knows it may see the job
         incoming.rename(self.path(id_))
-        with self._writing() as base:
-            base.execute(
-                "insert into jobs (id, state, created, model, name, query, num_bytes)"
-                " values (?, 'queued', ?, ?, ?, ?, ?)",
-                (id_, time.time(), model, name, json.dumps(query), num_bytes),
-            )
-        job = self.find(id_)
-        assert job is not None
-        return job
+        job = Job(id=id_, model=model, name=name, query=query, num_bytes=num_bytes)
+        try:
+            with self._lock:
+                return self._save(job)
+        except sqlite3.Error:
+            shutil.rmtree(self.path(id_), ignore_errors=True)
+            raise
 
     def path(self, id_: str) -> Path:
         """The folder of a job."""
         return self.folder / "jobs" / id_
 
     def find(self, id_: str) -> Job | None:
-        """A job by its id."""
-        with self._lock:
-            row = self._base.execute("select * from jobs where id = ?", (id_,)).fetchone()
-        return None if row is None else _job(row)
-
-    def list(self) -> list[Job]:
-        """All jobs, the oldest first."""
-        with self._lock:
-            rows = self._base.execute("select * from jobs order by created, rowid").fetchall()
-        return [_job(row) for row in rows]
+        """Find a job by its id."""
+        return self._jobs.get(id_)
 
     def num_in(self) -> dict[str, int]:
-        """How many jobs are in each state."""
-        with self._lock:
-            rows = self._base.execute("select state, count(*) from jobs group by state").fetchall()
-        return {"queued": 0, "running": 0, "done": 0, "failed": 0} | {
-            row[0]: row[1] for row in rows
-        }
+        """Count the jobs in each state."""
+        num = Counter(job.state for job in list(self._jobs.values()))
+        return {state: num[state] for state in ("queued", "running", "done", "failed")}
 
     def num_bytes(self) -> int:
-        """What all jobs have on disk, and what is coming."""
-        with self._lock:
-            row = self._base.execute("select coalesce(sum(num_bytes), 0) from jobs").fetchone()
-        return int(row[0]) + sum(self._coming.copy().values())
+        """The bytes that all jobs have on disk, and those that are coming."""
+        taken = sum(job.num_bytes for job in list(self._jobs.values()))
+        return taken + sum(list(self._incoming.values()))
 
     def begin(self) -> Job | None:
         """The next job, now running; None where none waits.
 
         One that is said to run already was left by a store that failed: there is one worker.
         """
-        with self._writing() as base:
-            row = base.execute(
-                "update jobs set state = 'running', starts = starts + 1 where id = (select id from"
-                " jobs where state in ('queued', 'running') order by created, rowid limit 1)"
-                " returning *"
-            ).fetchone()
-        return None if row is None else _job(row)
+        for job in list(self._jobs.values()):
+            if job.state in ("queued", "running"):
+                return self._change(job.id, state="running", starts=job.starts + 1)
+        return None
 
-    def put_back(self, id_: str) -> None:
+    def put_back(self, job: Job) -> None:
         """Put a running job back to the front: the server ends in order, and goes on later."""
-        with self._writing() as base:
-            base.execute(
-                "update jobs set state = 'queued', starts = starts - 1 where id = ?", (id_,)
-            )
+        self._change(job.id, state="queued", starts=job.starts - 1)
 
     def finish(
         self, id_: str, *, result: str, media: str, headers: dict[str, str], num_bytes: int
     ) -> None:
-        """Say that the result lies in the job's folder, and remove the image."""
-        with self._writing() as base:
-            base.execute(
-                "update jobs set state = 'done', ended = ?, result = ?, media = ?, headers = ?,"
-                " num_bytes = ? where id = ?",
-                (time.time(), result, media, json.dumps(headers), num_bytes, id_),
-            )
+        """Record that the result lies in the job's folder, and remove the image."""
+        (self.path(id_) / result).chmod(PRIVATE)
+        facts = {"result": result, "media": media, "headers": headers, "num_bytes": num_bytes}
+        self._change(id_, state="done", **facts)
         (self.path(id_) / IMAGE).unlink(missing_ok=True)
 
     def fail(self, id_: str, *, code: str, message: str) -> None:
-        """Say why a job came to nothing, and remove its files."""
-        with self._writing() as base:
-            base.execute(
-                "update jobs set state = 'failed', ended = ?, code = ?, message = ?, num_bytes = 0"
-                " where id = ?",
-                (time.time(), code, message, id_),
-            )
-        shutil.rmtree(self.path(id_), ignore_errors=True)
+        """Record why a job came to nothing, and remove its files."""
+        self._change(id_, state="failed", code=code, message=message, num_bytes=0)
+        self._remove_files(id_)
 
     def remove(self, id_: str) -> None:
-        """Forget a job, with its files."""
-        with self._writing() as base:
-            base.execute("delete from jobs where id = ?", (id_,))
-        shutil.rmtree(self.path(id_), ignore_errors=True)
+        """Forget a job, with its files: they go first, and a full disk has room for the rest."""
+        with self._lock:
+            self._jobs.pop(id_, None)
+            self._unwritten.add(id_)
+        self._remove_files(id_)
+        with self._lock, contextlib.suppress(sqlite3.Error):  # it is tried again later
+            for removed in list(self._unwritten):
+                with self._base:
+                    self._base.execute("delete from jobs where id = ?", (removed,))
+                self._unwritten.remove(removed)
+
+    def _remove_files(self, id_: str) -> None:
+        if not self._readers[id_]:  # else the last one does it
+            shutil.rmtree(self.path(id_), ignore_errors=True)
+
+    @contextmanager
+    def reading(self, id_: str) -> Iterator[None]:
+        """Keep a job's files until the block ends, even if the job is removed meanwhile."""
+        self._readers[id_] += 1
+        try:
+            yield
+        finally:
+            self._readers[id_] -= 1
+            if not self._readers[id_]:
+                del self._readers[id_]
+                if id_ not in self._jobs:
+                    self._remove_files(id_)
 
     def remove_old(self, *, hours: float) -> None:
-        """Forget jobs that ended so long ago."""
-        before = time.time() - hours * 3600
-        for job in self.list():
-            if job.ended is not None and job.ended < before:
+        """Forget jobs that ended so long ago; call it often, as it counts the time between."""
+        now = time.monotonic()
+        passed, self._counted = now - self._counted, now
+        for job in list(self._jobs.values()):
+            if job.state not in ("done", "failed"):
+                continue
+            kept = job.kept_seconds + passed
+            if kept > hours * 3600:
                 self.remove(job.id)
+            elif kept // 3600 > job.kept_seconds // 3600:
+                self._change(job.id, kept_seconds=kept)
+            else:
+                self._jobs[job.id] = replace(job, kept_seconds=kept)
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
         with contextlib.suppress(sqlite3.Error), self._lock:
             self._base.close()
         self._owner.release()
-
-
-def _job(row: sqlite3.Row) -> Job:
-    facts = dict(row)
-    return Job(**(facts | {name: json.loads(facts[name]) for name in ("query", "headers")}))

@@ -8,9 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import Num
+
 from binseg import storage
 from binseg.errors import BinsegError, ImageError, UsageError
-from binseg.imageio import holds_tiff, needs_windows, open_windows, probe
+from binseg.imageio import open_windows
+from binseg.imageio.cage import Cage
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
 from binseg.inference.sinks import BytesSink, Written
@@ -18,20 +22,19 @@ from binseg.inference.sources import InputImage, ListedSource
 from binseg.progress import Task
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
+from binseg.serve.model_registry import ModelRegistry
 from binseg.serve.pipeline import check_outline
 from binseg.serve.queries import JobQuery
 from binseg.serve.refusals import Refusal, refusal_of
-from binseg.serve.shelf import Shelf
 
 if TYPE_CHECKING:
     import logging
-
-__all__ = ["JobWorker", "check_job", "facts_of"]
 
 _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
 _LARGE_OUTPUTS = ("mask", "probability")
 _IDLE_SECONDS = 60.0
+_AGAIN_SECONDS = 0.1
 _TROUBLE_SECONDS = 5.0
 """Until a store that failed is tried again."""
 
@@ -54,17 +57,22 @@ class JobWorker:
 
     Args:
         store: the jobs.
-        shelf: the models.
+        registry: the models.
         limits: how long results are kept.
+        cage: decodes the images that are read whole.
     """
 
-    def __init__(self, store: JobStore, shelf: Shelf, limits: Limits) -> None:
+    def __init__(
+        self, store: JobStore, registry: ModelRegistry, limits: Limits, cage: Cage
+    ) -> None:
         self._store = store
-        self._shelf = shelf
+        self._registry = registry
         self._limits = limits
+        self._cage = cage
         self._changed = threading.Condition()
         self.is_stopping = False
         """True once the server ends."""
+        self._is_woken = False
         self._current: _Current | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()
@@ -72,6 +80,7 @@ class JobWorker:
     def wake(self) -> None:
         """Look for new jobs."""
         with self._changed:
+            self._is_woken = True
             self._changed.notify()
 
     def progress(self, job: Job) -> float:
@@ -93,7 +102,9 @@ class JobWorker:
         with self._changed:
             self.is_stopping = True
             self._changed.notify()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._cage.stop(self._thread.ident or 0)
+            self._thread.join(_AGAIN_SECONDS)
 
     def _work(self) -> None:
         while True:
@@ -112,13 +123,15 @@ class JobWorker:
         with self._changed:
             if self.is_stopping:
                 return False
-            job = self._store.begin()
-            if job is None:
-                self._changed.wait(_IDLE_SECONDS)
-        if job is None:
-            self._store.remove_old(hours=self._limits.keep_hours)
-        else:
+            self._is_woken = False
+        job = self._store.begin()  # it may wait for the disk, and nobody else may then
+        if job is not None:
             self._do(job)
+            return True
+        with self._changed:
+            if not self._is_woken and not self.is_stopping:
+                self._changed.wait(_IDLE_SECONDS)
+        self._store.remove_old(hours=self._limits.keep_hours)
         return True
 
     def _do(self, job: Job) -> None:
@@ -128,8 +141,11 @@ class JobWorker:
             self._compute(job, current)
         except _StoppedError:
             if not current.removed:
-                self._store.put_back(job.id)
+                self._store.put_back(job)
         except (Refusal, BinsegError) as error:
+            if self.is_stopping or current.removed:  # its decoder was stopped
+                self._store.put_back(job)
+                return
             refusal = refusal_of(error) if isinstance(error, BinsegError) else error
             message = _without_places(refusal.message, self._store.path(job.id), job.name)
             self._store.fail(job.id, code=refusal.code, message=message)
@@ -148,17 +164,18 @@ class JobWorker:
                 500, "job_lost", f"The server stopped {times} while it worked on this image."
             )
         folder = self._store.path(job.id)
-        model = self._shelf.find(job.model)
+        model = self._registry.find(job.model)
         query = JobQuery.model_validate(job.query)
         options = query.options()
-        is_large = needs_windows(folder / IMAGE)
+        is_large = self._cage.survey(folder / IMAGE, name=job.name).needs_windows
         if is_large and query.output == "probability":
             options = replace(options, outputs=("probability",))
-        image = InputImage(
+        image = _JobImage(
             path=folder / IMAGE,
             relative=Path(IMAGE),
             kind="large" if is_large else "image",
             title=job.name,
+            cage=self._cage,
         )
         listener = _Listener(self, current)
         sink = _JobSink(query.output, folder)
@@ -188,6 +205,18 @@ def _first_page(path: Path) -> tuple[int, int]:
     with open_windows(path) as windows:
         info = windows.info(0)
     return info.height, info.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class _JobImage(InputImage):
+    """An input that is decoded in the cage, where it is read whole."""
+
+    cage: Cage
+
+    def read(self) -> Num[np.ndarray, "H W C"]:
+        """Decode its pixels."""
+        with self.cage.open(self.path, name=self.name) as opened:
+            return opened.read()
 
 
 class _JobSink(BytesSink):
@@ -252,7 +281,7 @@ def _without_places(text: str, folder: Path, name: str) -> str:
     return text.replace(str(folder / IMAGE), name).replace(str(folder), "the job's folder")
 
 
-def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
+def check_job(cage: Cage, path: Path, output: str, *, name: str, limits: Limits) -> None:
     """Look at the header of a job's image, and refuse what would only fail later.
 
     Raises:
@@ -260,26 +289,19 @@ def check_job(path: Path, output: str, *, name: str, limits: Limits) -> None:
         BinsegError: no image; the text names it by `name`, not by its place here.
     """
     try:
-        is_large = needs_windows(path)
-        if is_large and holds_tiff(path):  # others would be unpacked for their size
-            with open_windows(path) as windows:
-                pages = windows.num_pages
-                infos = [windows.info(page) for page in range(pages)]
-        else:
-            pages, infos = 1, [probe(path)]
-        num_pixels = sum(one.height * one.width for one in infos)
-        if is_large and output not in _LARGE_OUTPUTS:
-            raise UsageError(
-                f"{name}: images above 64 megapixels and stacks come as mask or probability"
-            )
+        survey = cage.survey(path, name=name)
     except BinsegError as error:
         raise type(error)(_without_places(str(error), path.parent, name)) from None
-    if num_pixels > limits.max_job_pixels:
+    if survey.needs_windows and output not in _LARGE_OUTPUTS:
+        raise UsageError(
+            f"{name}: images above 64 megapixels and stacks come as mask or probability"
+        )
+    if survey.num_pixels > limits.max_job_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{name}: {num_pixels / 1e6:,.0f} megapixels on {pages} pages; jobs may have up to "
-            f"{limits.max_job_pixels / 1e6:,.0f}.",
+            f"{name}: {survey.num_pixels / 1e6:,.0f} megapixels on {survey.num_pages} pages; jobs "
+            f"may have up to {limits.max_job_pixels / 1e6:,.0f}.",
         )
 
 

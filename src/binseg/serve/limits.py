@@ -1,10 +1,18 @@
-"""What one server takes, in numbers; every one of them can be changed."""
+"""The limits of one server, and the count of what is in work."""
 
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from binseg.errors import UsageError
+from binseg.serve.refusals import Refusal
 
-__all__ = ["Limits"]
+_SMOOTH = 0.1
+"""Weight of the newest time in the mean."""
+_PUBLIC = ("bytes", "pixels", "seconds", "files", "job_bytes", "job_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,36 +20,37 @@ class Limits:
     """The limits of a server.
 
     Raises:
-        UsageError: a limit of nothing.
+        UsageError: a limit that isn't above 0.
     """
 
     max_bytes: int = 50_000_000
-    """Of an image's file."""
+    """Size of an image's file."""
     max_pixels: int = 50_000_000
-    """Height times width of an image that is answered at once; larger ones are jobs."""
+    """Height times width of an image that is predicted at once; larger ones are jobs."""
     max_seconds: float = 60.0
-    """From the last byte of a request to its answer."""
+    """Time from the last byte of a request to its response."""
     queue: int = 32
     """Predictions in work or waiting; one more is refused with 429."""
-    workers: int = 2
-    """Threads that decode images and encode answers."""
+    workers: int = 8
+    """Images that are decoded or encoded at once; more than processors, so that a decoder that is
+    slow, and gets lower priority, holds up nobody."""
     max_files: int = 64
-    """In a batch; together they may have four times `max_bytes`."""
+    """Files of a batch; together they may have four times `max_bytes`."""
     max_job_bytes: int = 4_000_000_000
     max_job_pixels: int = 10_000_000_000
-    """Of all pages."""
+    """Height times width of a job's image, all pages together."""
     max_jobs_bytes: int = 20_000_000_000
-    """Of all jobs' images and results on disk."""
+    """Images and results of all jobs on disk."""
     keep_hours: float = 24.0
-    """After which finished jobs are removed."""
+    """Time after which finished jobs are removed."""
     head_seconds: float = 10.0
-    """For the head of a request to arrive, and for a body to begin."""
+    """Time for the head of a request to arrive, and for its body to begin."""
     min_rate: int = 16_000
-    """Bytes a second that a body must come with, beyond the first `head_seconds`."""
+    """Bytes a second at which a body must come, beyond the first `head_seconds`."""
     send_seconds: float = 30.0
-    """How long a client may stop reading its answer."""
+    """Time for which a client may stop reading its response."""
     max_head_bytes: int = 16_384
-    """Of a request's line and headers."""
+    """Size of a request's line and headers."""
     connections: int = 1000
 
     def __post_init__(self) -> None:
@@ -55,12 +64,123 @@ class Limits:
         return 4 * (self.max_bytes + 8 * self.max_pixels)
 
     def as_dict(self) -> dict[str, float]:
-        """What clients should know."""
-        return {
-            "max_bytes": self.max_bytes,
-            "max_pixels": self.max_pixels,
-            "max_seconds": self.max_seconds,
-            "max_files": self.max_files,
-            "max_job_bytes": self.max_job_bytes,
-            "max_job_pixels": self.max_job_pixels,
-        }
+        """The limits that clients should know."""
+        return {f"max_{name}": getattr(self, f"max_{name}") for name in _PUBLIC}
+
+
+class Reservation:
+    """The bytes of memory that one request has reserved; thread-safe.
+
+    Args:
+        capacity: the server's.
+        whole: the reservation that this one is a part of, if any.
+    """
+
+    def __init__(self, capacity: "Capacity", *, whole: "Reservation | None" = None) -> None:
+        self._capacity = capacity
+        self.whole = whole
+        self.num_bytes = 0
+
+    @contextmanager
+    def part(self) -> Iterator["Reservation"]:
+        """Reserve further bytes that are returned when the block ends, before the others."""
+        part = Reservation(self._capacity, whole=self)
+        try:
+            yield part
+        finally:
+            self._capacity.give_back(part)
+
+    def grow(self, num_bytes: int) -> None:
+        """Reserve more.
+
+        Raises:
+            Refusal: 429, as the memory is taken by other requests.
+        """
+        self._capacity.take(self, num_bytes)
+
+
+class Capacity:
+    """Counts what is in work, and refuses what would be too much.
+
+    Args:
+        limits: how much is too much.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self.held_bytes = 0
+        """Bytes of images in work, packed and unpacked."""
+        self.num_slots = 0
+        """Predictions in work or waiting."""
+        self._seconds = 0.1
+        """Mean time between two responses while there was work."""
+        self._last = 0.0
+
+    def check(self) -> None:
+        """Refuse at once what would find no slot.
+
+        Raises:
+            Refusal: 429.
+        """
+        if self.num_slots >= self._limits.queue:
+            raise self._busy(f"The server is busy with {self.num_slots} predictions")
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold one of the slots for predictions.
+
+        Raises:
+            Refusal: 429, as none is free.
+        """
+        with self._lock:
+            self.check()
+            if self.num_slots == 0:
+                self._last = time.monotonic()
+            self.num_slots += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.num_slots -= 1
+                now = time.monotonic()
+                self._seconds += _SMOOTH * (now - self._last - self._seconds)
+                self._last = now
+
+    @contextmanager
+    def reservation(self) -> Iterator[Reservation]:
+        """Reserve bytes until the block ends."""
+        reserved = Reservation(self)
+        try:
+            yield reserved
+        finally:
+            self.give_back(reserved)
+
+    def take(self, reserved: Reservation, num_bytes: int) -> None:
+        """Reserve more bytes for a request; a request that is alone always gets them."""
+        request = reserved.whole or reserved
+        with self._lock:
+            alone = self.held_bytes == request.num_bytes
+            if not alone and self.held_bytes + num_bytes > self._limits.max_memory:
+                raise self._busy("The server's memory is taken by other images")
+            self.held_bytes += num_bytes
+            request.num_bytes += num_bytes
+            if reserved is not request:
+                reserved.num_bytes += num_bytes
+
+    def give_back(self, reserved: Reservation) -> None:
+        """Return all bytes of a reservation."""
+        with self._lock:
+            self.held_bytes -= reserved.num_bytes
+            if reserved.whole is not None:
+                reserved.whole.num_bytes -= reserved.num_bytes
+            reserved.num_bytes = 0
+
+    def _busy(self, reason: str) -> Refusal:
+        seconds = min(60, max(1, math.ceil(self.num_slots * self._seconds / 2)))
+        return Refusal(
+            429,
+            "busy",
+            f"{reason}; try again in {seconds} s.",
+            headers={"Retry-After": str(seconds)},
+        )

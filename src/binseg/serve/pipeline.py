@@ -2,32 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import Request
 from jaxtyping import Bool, Float32, Num, UInt8
-from starlette.requests import ClientDisconnect
 
 from binseg.errors import BinsegError, ImageError
-from binseg.imageio import ImageInfo, decode_image, encode_image, probe_bytes
-from binseg.inference.predictor import Predictor
+from binseg.imageio import ImageInfo, encode_image
+from binseg.imageio.cage import Cage
+from binseg.inference.predictor import ModelPredictor
 from binseg.report import for_display
-from binseg.serve.bodies import Sent
-from binseg.serve.capacity import Held
-from binseg.serve.limits import Limits
+from binseg.serve.limits import Limits, Reservation
+from binseg.serve.model_registry import ServedModel
 from binseg.serve.queries import Output, Wanted
 from binseg.serve.refusals import Refusal, refusal_of
-from binseg.serve.shelf import ServedModel
+from binseg.serve.threads import Threads
+from binseg.serve.uploads import Upload
 from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare
 from binseg.types import Preprocessing
-
-__all__ = ["EncodedResult", "Pipeline", "check_outline", "preview", "unless_gone"]
 
 _MOST_OUTLINE = 4_000_000
 """Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
@@ -36,7 +29,6 @@ _MOST_SIDE = 4096
 _MOST_INPUT = 16
 """Pixels of inputs for each pixel that an image may have: tiles overlap and may be enlarged."""
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +49,20 @@ class Pipeline:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
+        self._threads = Threads(limits.workers)
+        self.cage = self._threads.cage
+        self.in_thread = self._threads.run
         self.num_coming = 0
         """Images on their way to a model: not decoded yet, or waiting in its line."""
 
-    async def in_thread(self, function: Callable[..., R], *given: Any, **named: Any) -> R:
-        """Run a function in one of the threads; what hasn't begun is dropped on cancelling."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(function, *given, **named))
-
     async def predict(
-        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
+        self,
+        model: ServedModel,
+        sent: Upload,
+        wanted: Wanted,
+        *,
+        output: Output,
+        reserved: Reservation,
     ) -> EncodedResult:
         """Predict one image.
 
@@ -81,11 +76,12 @@ class Pipeline:
         try:
             image_HWC, inputs_NHWC = await self.in_thread(
                 take_in,
+                self.cage,
                 sent.data,
                 predictor.preprocessing,
                 name=sent.name,
                 limits=self._limits,
-                held=held,
+                reserved=reserved,
                 keeps_image=output in ("overlay", "cutout"),
             )
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
@@ -103,29 +99,33 @@ class Pipeline:
         return EncodedResult(data=data, media=media, headers=headers)
 
     async def try_predict(
-        self, model: ServedModel, sent: Sent, wanted: Wanted, *, output: Output, held: Held
+        self,
+        model: ServedModel,
+        sent: Upload,
+        wanted: Wanted,
+        *,
+        output: Output,
+        reserved: Reservation,
     ) -> EncodedResult | Refusal:
         """Do as `predict`, but give a refusal back: one of several images may fail."""
         try:
-            return await self.predict(model, sent, wanted, output=output, held=held)
+            return await self.predict(model, sent, wanted, output=output, reserved=reserved)
         except Refusal as refusal:
             return refusal
         except BinsegError as error:
             return refusal_of(error)
 
     def close(self) -> None:
-        """Finish what was begun."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Finish what was begun, but for decoding, which is given up."""
+        self._threads.close()
 
 
-def look_at(data: bytes, *, name: str, limits: Limits) -> ImageInfo:
-    """Read an image's header, and refuse what is too large before it is unpacked.
+def check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
+    """Refuse what is too large before it is unpacked.
 
     Raises:
         Refusal: 413, too many pixels or channels; 422, a stack.
-        ImageError: no image.
     """
-    info = probe_bytes(data, name=name)
     if info.num_pages > 1:
         raise Refusal(
             422,
@@ -140,16 +140,16 @@ def look_at(data: bytes, *, name: str, limits: Limits) -> ImageInfo:
             f"{limits.max_pixels / 1e6:,.0f} megapixels are answered at once. Send it as a job "
             "(POST /v1/jobs), or smaller.",
         )
-    return info
 
 
 def take_in(
+    cage: Cage,
     data: bytes,
     preprocessing: Preprocessing,
     *,
     name: str,
     limits: Limits,
-    held: Held,
+    reserved: Reservation,
     keeps_image: bool,
 ) -> tuple[Num[np.ndarray, "H W C"], UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
@@ -160,36 +160,42 @@ def take_in(
         Refusal: too large, or no room.
         ImageError: no image, or not one for this model.
     """
-    info = look_at(data, name=name, limits=limits)
-    placements = plan(info.height, info.width, preprocessing)
-    num_inputs = len(placements)
-    input_pixels = num_inputs * placements[0].height * placements[0].width
-    if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
-        raise Refusal(
-            413,
-            "too_many_pixels",
-            f"{name}: at this model's scale it makes {num_inputs:,} tiles, too many at once; send "
-            "it as a job (POST /v1/jobs).",
-        )
-    per_pixel = preprocessing.channels + 4
-    held.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
-    image_HWC = decode_image(data, name=name)
+    with cage.open(data, name=name) as opened:
+        info = opened.info
+        check_header(info, name=name, limits=limits)
+        placements = plan(info.height, info.width, preprocessing)
+        num_inputs = len(placements)
+        input_pixels = num_inputs * placements[0].height * placements[0].width
+        if num_inputs > 1 and input_pixels > _MOST_INPUT * limits.max_pixels:
+            raise Refusal(
+                413,
+                "too_many_pixels",
+                f"{name}: at this model's scale it makes {num_inputs:,} tiles, too many at once; "
+                "send it as a job (POST /v1/jobs).",
+            )
+        per_pixel = preprocessing.channels + 4
+        reserved.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
+        image_HWC = opened.read()
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     if not keeps_image:
         image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
     return image_HWC, inputs_NHWC
 
 
-def preview(data: bytes, *, name: str, limits: Limits, held: Held) -> tuple[bytes, tuple[int, int]]:
+def preview(
+    cage: Cage, data: bytes, *, name: str, limits: Limits, reserved: Reservation
+) -> tuple[bytes, tuple[int, int]]:
     """Turn any image into a PNG that browsers show, and tell its own height and width.
 
     Raises:
         Refusal: too large, or no room.
         ImageError: no image.
     """
-    info = look_at(data, name=name, limits=limits)
-    held.grow(_num_bytes(info) + 8 * info.height * info.width)
-    image_HWC = decode_image(data, name=name)
+    with cage.open(data, name=name) as opened:
+        info = opened.info
+        check_header(info, name=name, limits=limits)
+        reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
+        image_HWC = opened.read()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
@@ -218,44 +224,8 @@ def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
         )
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, R], *, seconds: float) -> R:
-    """Do the work, unless the client goes away or it takes too long; then it is dropped.
-
-    Args:
-        request: whose body was read.
-        work: cancelled in these cases.
-        seconds: the limit.
-
-    Raises:
-        Refusal: 422, it took too long.
-        ClientDisconnect: the client is gone.
-    """
-    doing = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({doing, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            return doing.result()
-        if gone.done():
-            raise ClientDisconnect
-        raise Refusal(
-            422,
-            "timeout",
-            f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
-        )
-    finally:
-        gone.cancel()
-        doing.cancel()
-        await asyncio.gather(doing, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _encode(
-    predictor: Predictor,
+    predictor: ModelPredictor,
     image_HWC: Num[np.ndarray, "H W C"],
     maps_NHW: Float32[np.ndarray, "N H W"],
     *,

@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from binseg.inference.predict_options import PredictOptions
 from binseg.serve.refusals import Refusal
 
-__all__ = ["Asking", "Output", "Predicting", "Wanted", "Working", "media_of", "output_of"]
-
 Output = Literal["mask", "probability", "overlay", "cutout", "json"]
 _MOST_AREA = 10**12
 

@@ -1,5 +1,6 @@
 """Every way of saying no: a status, a stable code for programs, one plain sentence for people."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,9 @@ from starlette.responses import Response
 
 from binseg.errors import BinsegError, DataError, OutputError, UsageError
 
-__all__ = ["DOCUMENTED", "Documented", "ErrorAnswer", "Refusal", "add_handlers", "refusal_of"]
-
 
 class ErrorFacts(BaseModel):
-    """What was wrong."""
+    """The reason of a refusal."""
 
     code: str
     """Stable, for programs: too_large, unreadable_image, busy, ..."""
@@ -25,20 +24,20 @@ class ErrorFacts(BaseModel):
     """One sentence for people."""
 
 
-class ErrorAnswer(BaseModel):
-    """The body of every answer that isn't a success."""
+class ErrorBody(BaseModel):
+    """The body of every response that isn't a success."""
 
     error: ErrorFacts
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of ours
-    """An answer that says no.
+class Refusal(Exception):  # noqa: N818 - it is a response, not a failure of ours
+    """A response that says no.
 
     Args:
         status: of HTTP.
         code: stable, for programs.
         message: one sentence for people.
-        headers: further headers of the answer.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -50,12 +49,10 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of ours
         self.message = message
         self.headers = dict(headers or {})
 
-    def answer(self) -> JSONResponse:
-        """The refusal as a response."""
+    def response(self) -> JSONResponse:
+        """The refusal as a response of HTTP."""
         return JSONResponse(
-            {"error": {"code": self.code, "message": self.message}},
-            status_code=self.status,
-            headers=self.headers,
+            {"error": self.as_dict()}, status_code=self.status, headers=self.headers
         )
 
     def as_dict(self) -> dict[str, str]:
@@ -63,82 +60,72 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a failure of ours
         return {"code": self.code, "message": self.message}
 
 
-_WORDS = {
+_REASONS = {
     400: "the request is not valid HTTP, or its form is damaged",
     401: "a token is needed: send the header Authorization: Bearer TOKEN",
     403: "this page or this host name may not use the server",
     404: "there is nothing of this name here",
-    405: "this address doesn't take that method",
+    405: "this address doesn't accept that method",
+    406: "Accept excludes everything that is offered",
     408: "the request came too slowly",
     409: "the job isn't finished yet",
-    413: "more bytes or pixels than the server takes",
+    413: "more bytes or pixels than the server accepts",
     415: "a body of another kind",
     422: "not an image that can be read, or a parameter out of range",
     429: "the server is busy: try again after the seconds in Retry-After",
+    503: "the server isn't ready, or can't write its table of jobs at the moment",
 }
 Documented = dict[int | str, dict[str, Any]]
-DOCUMENTED: Documented = {
-    status: {"model": ErrorAnswer, "description": words}
-    for status, words in _WORDS.items()
-    if status in (400, 401, 403, 408, 413, 422, 429)
-}
-"""For the OpenAPI document: refusals that any route may give."""
+
+
+def documented(*statuses: int) -> Documented:
+    """Describe refusals for the OpenAPI document."""
+    return {one: {"model": ErrorBody, "description": _REASONS[one]} for one in statuses}
+
+
+DOCUMENTED = documented(400, 401, 403, 408, 413, 422, 429)
+"""Refusals that any route may give."""
 
 
 def refusal_of(error: BinsegError) -> Refusal:
-    """What a client hears of an error of ours."""
+    """Turn an error of ours into what its client hears."""
     match error:
         case UsageError():
             return Refusal(422, "bad_parameter", _sentence(str(error)))
         case DataError():
             return Refusal(422, "unreadable_image", _sentence(str(error)))
         case OutputError():
-            return Refusal(507, "storage", "The server can't keep the answer: its disk refused.")
-    return Refusal(500, "model", "The model can't answer; whoever runs the server sees why there.")
+            return Refusal(507, "storage", "The server can't keep the result: its disk refused.")
+    return Refusal(500, "model", "The model failed; whoever runs the server sees the reason there.")
 
 
 def add_handlers(app: FastAPI) -> None:
     """Make every failure of an application a refusal."""
 
-    @app.exception_handler(Refusal)
-    async def _refused(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)
-        return error.answer()
+    async def refuse(_: Request, error: Exception) -> Response:
+        match error:
+            case Refusal():
+                return error.response()
+            case BinsegError():
+                refusal = refusal_of(error)
+                if refusal.status >= 500:
+                    line = " ".join(str(error).split())
+                    logging.getLogger("uvicorn.error").error("%s", line)
+                return refusal.response()
+            case RequestValidationError():
+                return Refusal(422, "bad_parameter", _problems(error)).response()
+            case HTTPException():
+                reason = _sentence(_REASONS.get(error.status_code, str(error.detail)))
+                code = str(error.detail).lower().replace(" ", "_")
+                return Refusal(error.status_code, code, reason, headers=error.headers).response()
+            case ClientDisconnect():
+                return Response(status_code=400)  # nobody reads it
+        return Refusal(500, "internal", "A bug of the server, not your mistake.").response()
 
-    @app.exception_handler(BinsegError)
-    async def _ours(_: Request, error: Exception) -> Response:
-        assert isinstance(error, BinsegError)
-        refusal = refusal_of(error)
-        if refusal.status >= 500:
-            _log(error)
-        return refusal.answer()
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return Refusal(422, "bad_parameter", _problems(error)).answer()
-
-    @app.exception_handler(HTTPException)
-    async def _plain(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        words = _WORDS.get(error.status_code, str(error.detail))
-        code = str(error.detail).lower().replace(" ", "_")
-        headers = error.headers
-        return Refusal(error.status_code, code, _sentence(words), headers=headers).answer()
-
-    @app.exception_handler(ClientDisconnect)
-    async def _gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=400)  # nobody reads it
-
-    @app.exception_handler(Exception)
-    async def _bug(_: Request, __: Exception) -> Response:
-        return Refusal(500, "internal", "A bug of the server, not your mistake.").answer()
-
-
-def _log(error: BinsegError) -> None:
-    import logging
-
-    logging.getLogger("uvicorn.error").error("%s", " ".join(str(error).split()))
+    for kind in (
+        Refusal, BinsegError, RequestValidationError, HTTPException, ClientDisconnect, Exception,
+    ):  # fmt: skip
+        app.add_exception_handler(kind, refuse)
 
 
 def _problems(error: RequestValidationError) -> str:

@@ -25,8 +25,6 @@ from binseg.data.whole_images import ImageCache, WholeImages
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
-__all__ = ["Batch", "Batches", "EpochPatches", "EpochRows", "Shares", "build_batches"]
-
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
 COPIED_ROWS = 256

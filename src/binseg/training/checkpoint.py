@@ -27,22 +27,7 @@ from binseg import storage
 from binseg.config.recipe import Recipe
 from binseg.errors import OutputError, TrainingError
 from binseg.progress import Progress
-
-__all__ = [
-    "BEST",
-    "LAST",
-    "PREVIOUS",
-    "Checkpointer",
-    "Position",
-    "check_same_recipe",
-    "newest_whole",
-    "parse_checkpoint",
-    "read_best",
-    "read_checkpoint",
-    "resume_command",
-    "seal",
-    "write_checkpoint",
-]
+from binseg.training.distributed import ProcessGroup
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
 SEAL = b"\nbinseg sha256 "
@@ -243,6 +228,29 @@ def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
         f"can't resume {folder}: {'; '.join(flaws)}; delete what is damaged, and --resume starts "
         "with the first epoch"
     )
+
+
+def shared_state(
+    folder: Path, recipe: Recipe, group: ProcessGroup, progress: Progress
+) -> dict[str, Any]:
+    """Read the newest checkpoint of a run on rank 0, for all ranks.
+
+    Args:
+        folder: of the run; only rank 0 need see it.
+        recipe: must agree with that of the run.
+        group: all ranks.
+        progress: hears what is damaged or gone.
+
+    Raises:
+        TrainingError: there is none, or it is of other settings.
+    """
+    path, data = newest_whole(folder, progress) if group.is_first else (folder, b"")
+    state = parse_checkpoint(group.share(data), path)
+    check_same_recipe(state["binseg"]["recipe"], recipe, progress)
+    if group.share_json(bool(state["epochs"]["history"]) and not (folder / BEST).is_file()):
+        progress.say(f"{BEST} is gone: the next epoch counts as the best so far")
+        state["epochs"]["best_epoch"] = 0
+    return state
 
 
 def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:

@@ -17,8 +17,6 @@ from typing import Any
 from binseg.config.recipe import Recipe
 from binseg.progress import Task
 
-__all__ = ["BAR_UNITS", "Clock", "StopAskedError", "StopRequest", "Timer", "hearing_interrupts"]
-
 BAR_UNITS = 1000
 """Length of the progress bar of a run with a budget: thousandths of its time."""
 FIRST_CLOSING = 0.04

@@ -13,22 +13,6 @@ from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
 from binseg.progress import Progress
 
-__all__ = [
-    "COMPILE_ADVICE",
-    "NO_MEMORY",
-    "MemoryEstimate",
-    "available_memory",
-    "check_memory",
-    "compiled",
-    "computes_bf16",
-    "estimate_memory",
-    "has_compiler",
-    "is_of_compiler",
-    "lacking_memory",
-    "resolve_device",
-    "resolve_precision",
-]
-
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, ARM) that say bf16 products run in hardware."""
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"

@@ -19,17 +19,6 @@ from binseg.progress import Progress
 from binseg.training.devices import COMPILE_ADVICE, NO_MEMORY, is_of_compiler, lacking_memory
 from binseg.training.validation import ValidationScores
 
-__all__ = [
-    "SYMPTOMS",
-    "StepGuard",
-    "advice_on",
-    "check_learnable",
-    "diverged",
-    "is_finite",
-    "symptom_line",
-    "symptom_of",
-]
-
 ADVICE = {
     "DataLoader timed out": "the loader processes gave nothing for a long time (a hanging file "
     "system, or a deadlock); set train.workers to 0, which gives the same run",

@@ -36,8 +36,6 @@ from binseg.errors import TrainingError
 from binseg.training.devices import resolve_device
 from binseg.training.ranks import LOOPBACK, Ranks
 
-__all__ = ["ALONE", "ProcessGroup", "process_group", "quiet", "rank_device"]
-
 PATIENCE = timedelta(days=1)
 """Others wait while rank 0 reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0

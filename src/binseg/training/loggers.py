@@ -18,8 +18,6 @@ from binseg.progress import Progress
 from binseg.training.diagnostics import symptom_line, symptom_of
 from binseg.training.validation import ValidationScores
 
-__all__ = ["COLUMNS", "LOGGERS", "METRICS", "EpochLog", "Logger", "running_loggers"]
-
 METRICS = "metrics.csv"
 COLUMNS = (
     "epoch",

@@ -24,14 +24,11 @@ from binseg.errors import BinsegError, StoppedError, TrainingError
 from binseg.progress import SILENT, Progress, Task
 from binseg.training.batches import Shares, build_batches
 from binseg.training.checkpoint import (
-    BEST,
     Checkpointer,
     Position,
-    check_same_recipe,
-    newest_whole,
-    parse_checkpoint,
     read_best,
     resume_command,
+    shared_state,
 )
 from binseg.training.clock import (
     BAR_UNITS,
@@ -54,8 +51,6 @@ from binseg.training.loggers import COLUMNS, EpochLog, Logger, running_loggers
 from binseg.training.optim import MovingAverage, build_optimizer, build_schedule
 from binseg.training.step import TrainingStep
 from binseg.training.validation import ValidationScores, thinned, validate
-
-__all__ = ["FitResult", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +102,7 @@ def fit(
         StoppedError: it was asked to stop, and says how to go on.
         OutputError: the folder can't be written.
     """
-    state = _state_before(folder, recipe, group, progress) if resume else None
+    state = shared_state(folder, recipe, group, progress) if resume else None
     check_learnable(train, val, progress)
     device = rank_device(recipe.train.device, group.ranks)
     with (
@@ -431,19 +426,6 @@ class _Run:
             "timer": self._timer,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-
-def _state_before(
-    folder: Path, recipe: Recipe, group: ProcessGroup, progress: Progress
-) -> dict[str, Any]:
-    """Read the newest checkpoint on rank 0, for all ranks."""
-    path, data = newest_whole(folder, progress) if group.is_first else (folder, b"")
-    state = parse_checkpoint(group.share(data), path)
-    check_same_recipe(state["binseg"]["recipe"], recipe, progress)
-    if group.share_json(bool(state["epochs"]["history"]) and not (folder / BEST).is_file()):
-        progress.say(f"{BEST} is gone: the next epoch counts as the best so far")
-        state["epochs"]["best_epoch"] = 0
-    return state
 
 
 @contextmanager

@@ -29,18 +29,6 @@ from binseg.training.devices import (
 from binseg.training.optim import build_optimizer
 from binseg.training.step import TrainingStep
 
-__all__ = [
-    "PHASES",
-    "BatchTrial",
-    "Operation",
-    "RateTrial",
-    "StepProfile",
-    "find_batch_size",
-    "find_learning_rate",
-    "profile_steps",
-    "suggested_rate",
-]
-
 PHASES = ("load", "augment", "forward", "loss", "backward", "update")
 """The parts of a step, in order: the loader, random changes and normalisation on the device, the
 network, the loss, its gradients, clipping and the optimiser."""

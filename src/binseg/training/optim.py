@@ -16,8 +16,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from binseg.config.recipe import OptimizerConfig, ScheduleConfig
 
-__all__ = ["MovingAverage", "Schedule", "build_optimizer", "build_schedule"]
-
 AVERAGE_WARMUP = 10
 """After n steps the decay is at most (1 + n) / (AVERAGE_WARMUP + n): a young average forgets its
 random start, where a fixed decay of 0.999 would carry it through the first thousand steps."""

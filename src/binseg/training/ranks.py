@@ -11,8 +11,6 @@ from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
 from binseg.training.devices import resolve_device
 
-__all__ = ["LOOPBACK", "Ranks", "planned_ranks", "ranks_of", "started_ranks"]
-
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 29500
 """Where several machines train and no port is given: torchrun's."""

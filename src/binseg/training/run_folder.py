@@ -28,8 +28,6 @@ from binseg.errors import BundleError, UsageError
 from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
-__all__ = ["RunFolder", "environment", "next_run_path"]
-
 TEMPORARY = ".tmp-"
 """How the names of half-written files begin."""
 LOCK_SECONDS = 30.0

@@ -22,8 +22,6 @@ from binseg.training.distributed import ALONE, ProcessGroup
 from binseg.transforms.augmentation import build_augment, generator_for
 from binseg.types import IGNORE
 
-__all__ = ["Tensors", "TrainingStep", "check_model", "supervised"]
-
 CUDA_LOOK = 20
 """On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
 

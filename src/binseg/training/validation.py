@@ -16,8 +16,6 @@ from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss, build_loss
 from binseg.types import IGNORE, Counts
 
-__all__ = ["LEAST_TILES", "ValidationScores", "thinned", "validate"]
-
 THRESHOLD = 0.5
 """Of the probability, while training; the shipped threshold is tuned on the best weights."""
 CHUNK = 64

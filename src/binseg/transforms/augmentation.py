@@ -24,18 +24,7 @@ from jaxtyping import Float32, UInt8
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
 from binseg.transforms.batch_transforms import BatchRandom, add_noise, blur, jitter, move
-from binseg.transforms.presets import PRESETS, Preset, resolve_preset
-
-__all__ = [
-    "PRESETS",
-    "Augment",
-    "PipelineAugment",
-    "Preset",
-    "PresetAugment",
-    "build_augment",
-    "generator_for",
-    "load_pipeline",
-]
+from binseg.transforms.presets import Preset, resolve_preset
 
 
 def generator_for(*, seed: int, epoch: int, step: int) -> torch.Generator:

@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from binseg.transforms.presets import Preset
 
-__all__ = ["BatchRandom", "add_noise", "blur", "jitter", "move"]
-
 
 class BatchRandom:
     """Random numbers for a batch, on the CPU: the same on every device.

@@ -18,20 +18,6 @@ from PIL import Image
 
 from binseg.types import Box, Placement, Preprocessing
 
-__all__ = [
-    "blend",
-    "cut",
-    "place",
-    "place_mask",
-    "plan",
-    "resize_image",
-    "resize_mask",
-    "restore",
-    "scaled_size",
-    "tile_weights",
-    "tiles_for",
-]
-
 _BILINEAR = Image.Resampling.BILINEAR
 _RGB_PIXELS = 1 << 24
 """Limit above which colours go through Pillow one at a time, in a quarter of the memory."""

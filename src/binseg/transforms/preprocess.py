@@ -14,20 +14,6 @@ from binseg.errors import ImageError
 from binseg.transforms.geometry import cut, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
-__all__ = [
-    "Bounds",
-    "known_range",
-    "normalise",
-    "percentile_range",
-    "percentile_step",
-    "prepare",
-    "prepare_batches",
-    "prepare_image",
-    "prepare_region",
-    "prepare_truth",
-    "to_unit",
-]
-
 _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]

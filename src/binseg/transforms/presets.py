@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 from binseg.config.recipe import AugmentConfig
 
-__all__ = ["PRESETS", "Preset", "resolve_preset"]
-
 UPRIGHT_ANGLE = 20.0
 """Largest angle of images that have an up, in degrees."""
 CHANCE = 0.5

@@ -99,7 +99,7 @@ def test_folders_are_said_that_may_have_to_stay_whole(fill: Fill, tmp_path: Path
     """Three videos, dealt singly unless told otherwise."""
     fill(tmp_path, *(f"video{video}/{n}" for video in range(3) for n in range(4)))
     data = open_dataset(DataConfig(path=str(tmp_path)))
-    assert any("3 folders of about 4 images are dealt singly" in note for note in data.notes)
+    assert any("3 folders of about 4 images are split one by one" in note for note in data.notes)
     data = open_dataset(DataConfig(path=str(tmp_path), group="folder"))
     assert {record.group for record in data.records} == {"video0", "video1", "video2"}
 

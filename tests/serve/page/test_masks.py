@@ -144,5 +144,14 @@ def test_several_images(open_page: Open, service: Service) -> None:
         for seed, name in zip((1, 2), archive.namelist(), strict=True):
             expected = service.mask(png(seed)[2], threshold=threshold)
             assert np.array_equal(decode(archive.read(name)), expected)
+    failed = tab.locator(".tile[data-state=failed] span")
+    assert failed.text_content() == "\u2715 notes.txt", "it keeps its name"
+    _, packed = save(tab, "#save-all-cutouts")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert archive.namelist() == ["discs1_cutout.png", "discs1_cutout_2.png"]
+        cut_HW4 = decode(archive.read("discs1_cutout.png"))
+        inside_HW = service.mask(png(1)[2], threshold=threshold) > 0
+        assert np.array_equal(cut_HW4[:, :, 3] == 255, inside_HW)
+        assert np.array_equal(cut_HW4[inside_HW][:, :3], draw_discs(1)[inside_HW])
     tab.locator(".tile").nth(2).click()
     shows(tab, service.mask(png(2)[2], threshold=threshold))

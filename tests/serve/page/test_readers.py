@@ -36,6 +36,16 @@ def test_no_sideways_scrolling(open_page: Open) -> None:
             assert box["x"] + box["width"] <= width
 
 
+def test_the_result_and_its_files_are_above_the_fold(open_page: Open) -> None:
+    """On a laptop of 1280 x 800 all downloads are seen without scrolling."""
+    tab = open_page({"width": 1280, "height": 800})
+    show(tab, png(0), png(1))
+    until(tab, "!document.getElementById('save-all-cutouts').hidden")
+    for button in ("mask", "cutout", "overlay", "polygons", "all", "all-cutouts"):
+        box = tab.locator(f"#save-{button}").bounding_box()
+        assert box["y"] + box["height"] <= 800, button
+
+
 def test_dark(open_page: Open) -> None:
     """The page follows the reader's scheme; the button chooses the other one, and that is kept."""
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -68,6 +78,10 @@ def test_keyboard_only(open_page: Open) -> None:
     _tab_to(tab, "#stage")
     tab.keyboard.press("+")
     assert not tab.locator("#zoom-fit").is_disabled()
+    _tab_to(tab, "#save-mask")
+    with tab.expect_download():
+        tab.keyboard.press("Enter")
+    until(tab, "document.getElementById('status').textContent === 'Saved.'")
     _tab_to(tab, "#threshold")
     before = tab.locator("#threshold-value").text_content()
     tab.keyboard.press("ArrowRight")
@@ -78,10 +92,6 @@ def test_keyboard_only(open_page: Open) -> None:
     _tab_to(tab, "#largest")
     tab.keyboard.press("Space")
     assert tab.locator("#largest").is_checked()
-    _tab_to(tab, "#save-mask")
-    with tab.expect_download():
-        tab.keyboard.press("Enter")
-    until(tab, "document.getElementById('status').textContent === 'Saved.'")
 
 
 def _tab_to(tab: Any, wanted: str, most: int = 40) -> None:

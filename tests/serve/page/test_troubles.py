@@ -74,13 +74,13 @@ def stumble(tab: Any) -> list[str]:
 def test_token_limits_and_end(open_page: Open, trained: Path, tmp_path: Path) -> None:
     """A token stays in memory; what is too large can be a job; and the server's end is said."""
     limits = ("--max-bytes", "0.04", "--max-pixels", "0.01")
-    with serving(trained, *limits, state=tmp_path, token="open sesame") as guarded:
+    with serving(trained, *limits, state=tmp_path, token="open-sesame-open") as guarded:
         tab = open_page(url=guarded.url)
         field = tab.locator("#token")
         field.fill("wrong")
         field.press("Enter")
         until(tab, "document.getElementById('alert').textContent.includes('token')")
-        field.fill("open sesame")
+        field.fill("open-sesame-open")
         field.press("Enter")
         show(tab, png())
         noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)

@@ -21,23 +21,6 @@ from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.types import Record, Ring, Shape, Split
 
-__all__ = [
-    "Annotated",
-    "FolderImages",
-    "choose_labels",
-    "findings_of",
-    "is_background",
-    "mapping",
-    "mask_of_png",
-    "missing_note",
-    "parts_of",
-    "rings_of_mask",
-    "rings_of_runs",
-    "scale_problem",
-    "shape_of",
-    "size_of",
-]
-
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30

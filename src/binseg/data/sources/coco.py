@@ -28,8 +28,6 @@ from binseg.data.sources.listing import (
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape, Split
 
-__all__ = ["is_coco", "read_coco", "runs_of_text"]
-
 
 def is_coco(path: Path) -> bool:
     """Tell whether a path is COCO annotations, or a folder with such files in it."""
@@ -73,6 +71,26 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
     kept = [a for a in annotations if _key(a.get("category_id")) in chosen]
     shapes_of, sizes_of, problems = _shapes(kept)
     places = _places(file, path, split)
+    records = _records(images, shapes_of, sizes_of, places, problems, split=split)
+    known = {_key(image.get("id")) for image in images}
+    strays = [key for key in shapes_of if key not in known]
+    if strays:
+        problems.append(f"annotations for images that are not listed: {name_some(strays)}")
+    if problems:
+        raise DataError(f"{file}: {name_some(problems, limit=10)}")
+    return Findings(records=tuple(records), notes=(note, *_crowd_note(kept), *_empty_note(records)))
+
+
+def _records(
+    images: list[dict[str, Any]],
+    shapes_of: dict[str, list[Shape]],
+    sizes_of: dict[str, set[tuple[int, int]]],
+    places: list[FolderImages],
+    problems: list[str],
+    *,
+    split: Split | None,
+) -> list[Record]:
+    """Find the listed images and take their shapes out of `shapes_of`; problems are added."""
     records: list[Record] = []
     for image in images:
         name = str(image.get("file_name", ""))
@@ -90,13 +108,7 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
         if split is not None:
             id_ = f"{split}/{id_}"
         records.append(Record(id=id_, image_path=found, shapes=shapes, split=split))
-    known = {_key(image.get("id")) for image in images}
-    strays = [key for key in shapes_of if key not in known]
-    if strays:
-        problems.append(f"annotations for images that are not listed: {name_some(strays)}")
-    if problems:
-        raise DataError(f"{file}: {name_some(problems, limit=10)}")
-    return Findings(records=tuple(records), notes=(note, *_crowd_note(kept), *_empty_note(records)))
+    return records
 
 
 def _files_of(path: Path) -> list[tuple[Path, Split | None]]:

@@ -13,8 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from scipy import ndimage
 
-__all__ = ["FAMILIES", "draw_family"]
-
 Drawn = tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"]]
 Random = np.random.Generator
 

@@ -23,8 +23,6 @@ from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.types import Record, Split
 
-__all__ = ["ACCEPTED", "nothing_found", "read_folder", "read_patterns"]
-
 ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, "
     "train_images/ + train_masks/ and so on, a folder with images/ + masks/ for each image or "

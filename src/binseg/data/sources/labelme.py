@@ -29,8 +29,6 @@ from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
 from binseg.types import Record, Ring, Shape
 
-__all__ = ["is_labelme", "read_labelme"]
-
 _NUM_CORNERS = 128
 """Corners of a polygon that stands for a circle: off by less than 0.1 % of its radius."""
 _NO_AREA = {"point", "line", "linestrip", "points"}

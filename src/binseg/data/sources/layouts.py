@@ -13,16 +13,6 @@ from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Split
 
-__all__ = [
-    "Part",
-    "find_parts",
-    "split_of",
-    "split_of_path",
-    "unused_folders",
-    "without_images",
-    "wrapped",
-]
-
 _IMAGE_FOLDERS = (
     {
         "images",

@@ -13,21 +13,6 @@ from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.types import Record, Ring
 
-__all__ = [
-    "Findings",
-    "Listing",
-    "has_keys",
-    "ignored_note",
-    "inside",
-    "list_folder",
-    "read_json",
-    "read_value",
-    "real_path",
-    "ring_of",
-    "size_problem",
-    "subfolders",
-]
-
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 

@@ -13,8 +13,6 @@ from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Record, Split
 
-__all__ = ["is_manifest", "read_manifest"]
-
 _NAME = "manifest.csv"
 _SUFFIXES = {".csv", ".tsv"}
 _OWN = {"id", "image", "mask", "group", "split", "page"}

@@ -14,8 +14,6 @@ from binseg.progress import SILENT, Progress
 from binseg.storage import download, locked
 from binseg.types import Record, Split
 
-__all__ = ["MD5_OF", "OXFORD_URL", "download_oxford_pet", "is_oxford_pet", "read_oxford_pet"]
-
 OXFORD_URL = "https://thor.robots.ox.ac.uk/datasets/pets"
 MD5_OF: Mapping[str, str] = {
     "images.tar.gz": "5c4f3ee8e5d25df40f4fd59a7f44e54c",

@@ -11,16 +11,6 @@ from binseg.errors import DataError, ImageError
 from binseg.imageio import TIFF_SUFFIXES, probe
 from binseg.types import Record, Split
 
-__all__ = [
-    "Named",
-    "Pair",
-    "mask_name_of",
-    "mask_of_piece",
-    "pair_by_name",
-    "pair_up",
-    "records_of_pair",
-]
-
 _WORDS = (
     r"(?:masks?|labels?|lab|gt|ground[ _-]?truth|annotations?|anno|segmentations?|seg|vessels?"
     r"|manual\d?)"

@@ -29,17 +29,6 @@ from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape, Split
 
-__all__ = [
-    "is_kaggle",
-    "is_nnunet",
-    "is_voc",
-    "is_yolo",
-    "read_kaggle",
-    "read_nnunet",
-    "read_voc",
-    "read_yolo",
-]
-
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),

@@ -23,8 +23,6 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
 
-__all__ = ["SyntheticSpec", "draw_synthetic", "is_synthetic", "make_synthetic", "parse_synthetic"]
-
 _VERSION = 1
 """Part of the cache's key: raise it whenever the images change."""
 KINDS = ("shapes", *FAMILIES)

@@ -26,21 +26,6 @@ from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import Findings, has_keys, list_folder, read_value, subfolders
 from binseg.types import Shape
 
-__all__ = [
-    "is_cvat",
-    "is_label_studio",
-    "is_qupath",
-    "is_supervisely",
-    "is_v7",
-    "is_via",
-    "read_cvat",
-    "read_label_studio",
-    "read_qupath",
-    "read_supervisely",
-    "read_v7",
-    "read_via",
-]
-
 NUM_CORNERS = 128
 """Corners of a polygon that stands for an ellipse: off by less than 0.1 % of its radius."""
 MAX_XML = 1 << 30

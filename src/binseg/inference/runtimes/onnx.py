@@ -8,8 +8,6 @@ from jaxtyping import Float32
 from binseg.inference.runtimes import checked_logits, num_threads
 from binseg.packaging.networks import onnx_session
 
-__all__ = ["OnnxBackend", "onnx_backend"]
-
 
 class OnnxBackend:
     """An ONNX Runtime session as a backend.

@@ -9,8 +9,6 @@ from binseg.errors import UsageError
 from binseg.inference.runtimes import checked_logits, num_threads
 from binseg.packaging.networks import compile_openvino
 
-__all__ = ["OpenVinoBackend", "openvino_backend"]
-
 
 class OpenVinoBackend:
     """A compiled OpenVINO model as a backend.

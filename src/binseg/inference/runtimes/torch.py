@@ -12,8 +12,6 @@ from binseg.errors import BundleError, UsageError, one_line
 from binseg.models import create_model
 from binseg.packaging import Bundle
 
-__all__ = ["TorchBackend", "load_network", "open_torch"]
-
 
 class TorchBackend:
     """A torch module as a backend.
@@ -51,7 +49,7 @@ class TorchBackend:
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """Compute the logits of a batch of normalised inputs."""
         inputs = torch.from_numpy(inputs_NCHW).to(self._device, memory_format=torch.channels_last)
-        # Inside a training step an outer autocast may be on: this one overrules it either way,
+        # An outer autocast may be on: this one overrules it either way,
         # and caches no casts, which would be inference tensors that training can't use.
         autocast = torch.autocast(
             self._device.type,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from binseg.config.networks import Option
+from binseg.config.named_models import Option
 from binseg.models.decoders.context import FPNDecoder, MLPDecoder, PyramidPoolingDecoder
 from binseg.models.decoders.unet_family import UNetDecoder, UNetPlusPlusDecoder, UNetStyle
 from binseg.models.skeleton import Decoder, Encoder

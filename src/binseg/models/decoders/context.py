@@ -7,8 +7,6 @@ from torch.nn import functional
 from binseg.models.blocks import Norm, conv_unit
 from binseg.models.skeleton import Decoder, Encoder, resize
 
-__all__ = ["FPNDecoder", "MLPDecoder", "PyramidPoolingDecoder"]
-
 
 def _first_quarter(encoder: Encoder) -> int:
     """Return the index of the finest map at a quarter of the input's size or below.

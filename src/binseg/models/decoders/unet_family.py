@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from binseg.models.blocks import Join, Norm, Up, conv_block, join_maps, norm_layer, up_layer
 from binseg.models.skeleton import Decoder, Encoder
 
-__all__ = ["AttentionGate", "UNetBlock", "UNetDecoder", "UNetPlusPlusDecoder", "UNetStyle"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class UNetStyle:

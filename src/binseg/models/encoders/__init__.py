@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from binseg.config.networks import Option
+from binseg.config.named_models import Option
 from binseg.models.encoders.densenet import DenseNetEncoder
 from binseg.models.encoders.mix_transformer import MixTransformerEncoder
 from binseg.models.encoders.mobile import (

@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
 
-__all__ = ["DenseNetEncoder"]
-
 
 class _DenseLayer(nn.Module):
     """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution: `growth` new channels."""

@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
 
-__all__ = ["MixTransformerEncoder"]
-
 
 def _to_map(tokens_BND: Tensor, h: int, w: int) -> Tensor:
     return tokens_BND.transpose(1, 2).reshape(tokens_BND.shape[0], -1, h, w)

@@ -14,8 +14,6 @@ from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
 
-__all__ = ["EFFICIENTNET", "MOBILENET_V2", "MobileEncoder", "Stage", "scaled_stages"]
-
 
 class Stage(NamedTuple):
     """Inverted residual blocks in a row; the first one has the stride."""

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from binseg.models.blocks import Norm, conv_block
 from binseg.models.skeleton import Encoder
 
-__all__ = ["UNetEncoder"]
-
 
 class UNetEncoder(Encoder):
     """Blocks of two convolutions, each but the first behind a 2x2 max pooling.

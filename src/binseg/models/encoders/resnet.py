@@ -12,8 +12,6 @@ from torch.nn import functional
 from binseg.models.blocks import Norm, conv_unit, norm_layer
 from binseg.models.skeleton import Encoder
 
-__all__ = ["BasicBlock", "Bottleneck", "ResNetEncoder"]
-
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""

@@ -9,8 +9,6 @@ from torch import Tensor
 from binseg.errors import DataError, MissingExtraError, UsageError
 from binseg.models.skeleton import Encoder
 
-__all__ = ["TimmEncoder"]
-
 
 class TimmEncoder(Encoder):
     """A `features_only` network of timm; its weights are those of the tag in its name.

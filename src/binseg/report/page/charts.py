@@ -11,15 +11,6 @@ from binseg.report.page.svg import Axis, Chart, legend
 from binseg.report.plots import NUM_BINS, POOR, best_epoch
 from binseg.types import Calibration, Sweep
 
-__all__ = [
-    "dice_chart",
-    "nearest_threshold",
-    "precision_recall_chart",
-    "reliability_chart",
-    "sweep_chart",
-    "training_charts",
-]
-
 
 def dice_chart(scores: Sequence[float]) -> Html:
     """Draw how many images have which Dice, with mean and median."""

@@ -24,8 +24,6 @@ from binseg.report.page.markup import Html, el, readable
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import ImageScores, Report
 
-__all__ = ["Column", "gallery_cards", "image_columns", "images_table", "table_data"]
-
 MAX_OWN_COLUMNS = 5
 LONGEST_SIDE = 256
 """Longest side of the images on the cards, in pixels."""

@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Iterable
 from html import escape
 
-__all__ = ["Html", "el", "join", "json_block", "readable"]
-
 _VOID = frozenset({"br", "img", "input", "meta"})
 
 

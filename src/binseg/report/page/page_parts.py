@@ -7,20 +7,6 @@ from binseg.report.page.markup import Html, el, join
 from binseg.report.page.svg import Axis
 from binseg.types import Figure, Interval, Report, Size, Slice, Sweep
 
-__all__ = [
-    "averages_table",
-    "calibration_figures",
-    "facts_list",
-    "headline",
-    "objects_table",
-    "outlines_table",
-    "readouts",
-    "rules_list",
-    "scroller",
-    "slices_table",
-    "threshold_slider",
-]
-
 _AVERAGES = (("mean", "mean over images"), ("pooled", "pooled pixels"))
 _DIGITS_OF_MM = 4
 """A tenth of a micrometre."""

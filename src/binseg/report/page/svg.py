@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 from binseg.report.page.markup import Html, el, join
 
-__all__ = ["Axis", "Chart", "legend"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:

@@ -123,14 +123,14 @@ export async function getProbability(file, model, signal) {
   }
 }
 
-/** The server's own answer in full: objects, polygons, run lengths. */
-export async function getAnswer(file, model, threshold, postprocessing) {
+/** The server's description of the mask: objects, polygons, run lengths. */
+export async function getDescription(file, model, threshold, postprocessing) {
   const response = await post("v1/predict", file, { model, threshold, ...postprocessing, output: "json" });
   return response.json();
 }
 
-/** What the server draws, for images that this browser can't: a cut-out or an overlay. */
-export async function getDrawn(file, model, threshold, postprocessing, output) {
+/** A cut-out or overlay made by the server, for images that this browser can't show whole. */
+export async function getRendered(file, model, threshold, postprocessing, output) {
   return (await post("v1/predict", file, { model, threshold, ...postprocessing, output })).blob();
 }
 

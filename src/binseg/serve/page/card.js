@@ -9,7 +9,7 @@ const MEANINGS = {
   accuracy: ["Accuracy", "pixels that are right; high even for an empty mask where objects are small"],
   mean_iou: ["Mean IoU", "IoU of object and background, averaged"],
 };
-const FITS = { stretch: "resized", pad: "resized, with a border", tile: "in tiles, at its own scale", letterbox: "resized, with a border" };
+const FITS = { stretch: "resized", tile: "in tiles, at its own scale", letterbox: "resized, with a border" };
 
 /** Fill the card's element with a model's facts. */
 export function showCard(body, model) {

@@ -8,7 +8,7 @@ import { canBeJob, runJob } from "./jobs.js";
 import { PROBABILITY_COLOURS } from "./paint.js";
 import { drawThumbnail } from "./image.js";
 import { Queue } from "./queue.js";
-import { saveAll, saveDrawn, saveJob, saveMask, savePolygons } from "./save.js";
+import { saveAll, saveAllCutouts, saveRendered, saveJob, saveMask, savePolygons } from "./save.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 import { listenTheme } from "./theme.js";
@@ -41,7 +41,7 @@ const shown = new Shown(viewer, {
   onBitmap: (item, bitmap) => queue.drawTile(item, bitmap),
   onMeasured: showMeasure,
   onTrouble: (item, error) => {
-    // The image's own trouble (it can't be read) comes with the server's answer; else it is this one.
+    // The image's own trouble (it can't be read) comes with the server's response; else it is this one.
     if (item.state === "done") showTrouble(asTrouble(error));
   },
   onWait: (item, seconds) => item.state === "done" && showWorking(`The server is busy; trying again in ${seconds} s`),
@@ -50,7 +50,7 @@ const shown = new Shown(viewer, {
 const queue = new Queue($("queue"), {
   onChange: (item) => {
     if (item === queue.current) showState(item);
-    $("save-all").hidden = done().length < 2;
+    for (const id of ["save-all", "save-all-cutouts"]) $(id).hidden = done().length < 2;
   },
   onChoose: choose,
 });
@@ -88,12 +88,12 @@ function showState(item) {
   if (state !== "done") shown.forget();
   for (const id of ["save-mask", "save-cutout", "save-overlay", "save-polygons"]) $(id).disabled = state !== "done";
   if (state === "failed") showTrouble(item.trouble);
-  if (state === "done" && item.answer) takeAnswer(item);
+  if (state === "done" && item.prediction) takePrediction(item);
 }
 
-async function takeAnswer(item) {
+async function takePrediction(item) {
   try {
-    await shown.take(item.answer);
+    await shown.take(item.prediction);
     if (queue.current === item) settings.setCounts(shown.found?.counts ?? null);
   } catch (error) {
     if (queue.current === item && error.name !== "AbortError") showTrouble(asTrouble(error));
@@ -165,7 +165,7 @@ function showMeasure({ width, height, area, count }) {
     $("objects-label").textContent = count === 1 ? "object" : "objects";
     announce(`${$("image-name").textContent}: ${percent(area / (width * height))} of the image, ${whole(count)} ${count === 1 ? "object" : "objects"}.`);
   }
-  const seconds = queue.current?.answer?.seconds;
+  const seconds = queue.current?.prediction?.seconds;
   const took = seconds >= 0 ? ` · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}` : "";
   $("facts").textContent = `${whole(area)} px of ${width} × ${height}${took}`;
   $("share").dataset.pixels = String(area);
@@ -213,10 +213,11 @@ function listenSaving() {
   const model = () => models.find(({ id }) => id === queue.model);
   const kinds = {
     "save-mask": () => saveMask(shown, model(), settings.mask),
-    "save-cutout": () => saveDrawn("cutout", shown, model(), settings.mask, settings.look),
-    "save-overlay": () => saveDrawn("overlay", shown, model(), settings.mask, settings.look),
+    "save-cutout": () => saveRendered("cutout", shown, model(), settings.mask, settings.look),
+    "save-overlay": () => saveRendered("overlay", shown, model(), settings.mask, settings.look),
     "save-polygons": () => savePolygons(shown, model(), settings.mask),
     "save-all": () => saveAll(done(), model(), settings.mask),
+    "save-all-cutouts": () => saveAllCutouts(done(), model(), settings.mask),
   };
   for (const [id, save] of Object.entries(kinds)) {
     $(id).addEventListener("click", async () => {
@@ -280,7 +281,7 @@ async function loadModels() {
   $("start-title").textContent = INVITATION;
   $("start-hint").hidden = false;
   $("choose").textContent = "Choose images";
-  $("model").replaceChildren(...models.map(({ id, name }) => new Option(sameName(name) ? `${name} (${id.slice(0, 6)})` : name, id)));
+  $("model").replaceChildren(...models.map((model) => new Option(titleOf(model), model.id)));
   $("model-pick").hidden = !models.length;
   const most = queue.limits;
   $("limits").textContent = `JPEG, PNG, TIFF, WebP or BMP${most.max_bytes ? `, up to ${bytes(most.max_bytes)}` : ""}${most.max_pixels ? ` and ${Math.round(most.max_pixels / 1e6).toLocaleString("en")} megapixels` : ""}. They go to this server and nowhere else.`;
@@ -294,6 +295,9 @@ async function loadModels() {
   if ($("model").value !== before?.id) useModel($("model").value);
   if (!before) loadExamples();
 }
+
+/* The run's name, and what it finds; the id where two have one name. */
+const titleOf = ({ id, name, finds }) => `${name}${sameName(name) ? ` (${id.slice(0, 6)})` : ""}${finds ? `: ${finds}` : ""}`;
 
 const sameName = (name) => models.filter((model) => model.name === name).length > 1;
 

@@ -30,7 +30,7 @@ export function readHeader(bytes) {
 export async function decodeGrey(blob) {
   const bytes = new Uint8Array(await blob.arrayBuffer());
   const header = readHeader(bytes);
-  if (!header || header.bits !== 8 || header.type !== 0 || header.interlaced) throw new Error("The server's answer isn't an 8-bit grey PNG.");
+  if (!header || header.bits !== 8 || header.type !== 0 || header.interlaced) throw new Error("The server's prediction isn't an 8-bit grey PNG.");
   const view = new DataView(bytes.buffer);
   const parts = [];
   for (let at = 8; at + 12 <= bytes.length;) {
@@ -42,7 +42,7 @@ export async function decodeGrey(blob) {
   }
   const raw = await through(new Blob(parts), new DecompressionStream("deflate"));
   const { width, height } = header;
-  if (raw.length !== (width + 1) * height) throw new Error("The server's answer was cut short.");
+  if (raw.length !== (width + 1) * height) throw new Error("The server's prediction was cut short.");
   return { width, height, pixels: undoFilters(raw, width, height) };
 }
 

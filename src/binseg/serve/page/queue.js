@@ -33,7 +33,7 @@ export class Queue {
 
   make(file) {
     numMade += 1;
-    const item = { id: numMade, file, name: file.name || `image ${numMade}`, state: "waiting", trouble: null, answer: null, wait: 0, stop: null };
+    const item = { id: numMade, file, name: file.name || `image ${numMade}`, state: "waiting", trouble: null, prediction: null, wait: 0, stop: null };
     const [tile, remove] = [document.createElement("button"), document.createElement("button")];
     tile.type = remove.type = "button";
     tile.className = "tile";
@@ -109,7 +109,7 @@ export class Queue {
   retry(chosen = () => true) {
     for (const item of this.items.filter(chosen)) {
       item.stop?.abort();
-      item.answer = null;
+      item.prediction = null;
       this.set(item, "waiting");
     }
     this.next();
@@ -128,7 +128,7 @@ export class Queue {
     this.set(item, "sending");
     try {
       this.check(item.file);
-      const answer = await patiently(() => {
+      const prediction = await patiently(() => {
         this.set(item, "sending");
         return getProbability(item.file, this.model, stop.signal);
       }, {
@@ -139,7 +139,7 @@ export class Queue {
         },
       });
       if (item.stop !== stop) return;
-      item.answer = answer;
+      item.prediction = prediction;
       this.set(item, "done");
     } catch (error) {
       if (item.stop !== stop || error.name === "AbortError") return;
@@ -166,7 +166,7 @@ export class Queue {
 
   show({ tile, state, name }) {
     tile.dataset.state = state;
-    tile.lastChild.textContent = SAID[state] || name;
+    tile.lastChild.textContent = state === "failed" ? `✕ ${name}` : SAID[state] || name;
     tile.title = name;
     tile.setAttribute("aria-label", `${name}${SAID[state] ? `, ${SAID[state]}` : ""}`);
   }

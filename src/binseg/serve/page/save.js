@@ -1,6 +1,6 @@
 /* Files to keep. Masks, cut-outs and overlays are made here; polygons come from the server. */
 
-import { getAnswer, getDrawn } from "./api.js";
+import { getDescription, getRendered, patiently } from "./api.js";
 import { ask } from "./background.js";
 import { thresholdOf } from "./postprocessing.js";
 import { isWhole, pixelsOf } from "./image.js";
@@ -22,14 +22,14 @@ export async function saveMask(shown, model, settings) {
 }
 
 /** Cut-out or overlay of the shown image. */
-export async function saveDrawn(kind, shown, model, settings, look) {
+export async function saveRendered(kind, shown, model, settings, look) {
   const { name } = shown.item;
-  keep(await draw(kind, shown, model, settings, look), `${stemOf(name)}_${kind}.png`);
+  keep(await render(kind, shown, model, settings, look), `${stemOf(name)}_${kind}.png`);
 }
 
-async function draw(kind, shown, model, settings, look) {
+async function render(kind, shown, model, settings, look) {
   if (!shown.bitmap || !isWhole(shown.bitmap, shown.found)) {
-    return getDrawn(shown.item.file, model.id, thresholdOf(settings.level), settings.postprocessing, kind);
+    return getRendered(shown.item.file, model.id, thresholdOf(settings.level), settings.postprocessing, kind);
   }
   const pixels = pixelsOf(shown.bitmap);
   const { blob } = await ask(kind, { ...settings, ...look, pixels, notes: notesOf(model, settings) }, [pixels.buffer]);
@@ -39,20 +39,31 @@ async function draw(kind, shown, model, settings, look) {
 /** The objects' outlines as GeoJSON, in pixels of the image. */
 export async function savePolygons(shown, model, settings) {
   const { name, file } = shown.item;
-  const answer = await getAnswer(file, model.id, thresholdOf(settings.level), settings.postprocessing);
-  keep(new Blob([JSON.stringify(answer.polygons)], { type: "application/geo+json" }), `${stemOf(name)}.geojson`);
+  const description = await getDescription(file, model.id, thresholdOf(settings.level), settings.postprocessing);
+  keep(new Blob([JSON.stringify(description.polygons)], { type: "application/geo+json" }), `${stemOf(name)}.geojson`);
 }
 
 /** The masks of all items that are done, in one ZIP. */
 export async function saveAll(items, model, settings) {
   const files = [];
   const names = new Set();
-  const answers = items.map(({ name, answer }) => ({ name, given: answer.blob })); // as they are now
-  for (const { name, given } of answers) {
+  const predictions = items.map(({ name, prediction }) => ({ name, given: prediction.blob })); // as they are now
+  for (const { name, given } of predictions) {
     const { blob } = await ask("mask", { ...settings, blob: given, notes: notesOf(model, settings) });
     files.push({ name: unlike(names, `${stemOf(name)}_mask`), bytes: new Uint8Array(await blob.arrayBuffer()) });
   }
   keep(zip(files), "masks.zip");
+}
+
+/** The cut-outs of all items that are done, in one ZIP; the server makes them, one after another. */
+export async function saveAllCutouts(items, model, settings) {
+  const files = [];
+  const names = new Set();
+  for (const { name, file } of items) {
+    const blob = await patiently(() => getRendered(file, model.id, thresholdOf(settings.level), settings.postprocessing, "cutout"), { onWait: () => {} });
+    files.push({ name: unlike(names, `${stemOf(name)}_cutout`), bytes: new Uint8Array(await blob.arrayBuffer()) });
+  }
+  keep(zip(files), "cutouts.zip");
 }
 
 /** What a job made of an item. */

@@ -56,7 +56,7 @@ export class Shown {
     this.item = null;
   }
 
-  /** Take the server's answer for the shown item. */
+  /** Take the prediction for the shown item. */
   async take({ blob }) {
     const { signal } = this.stop;
     const found = await ask("open", { blob });
@@ -68,7 +68,7 @@ export class Shown {
     this.update();
   }
 
-  /** Forget the answer, as the model is another now. */
+  /** Forget the prediction, as the model is another now. */
   forget() {
     this.found = null;
     this.mask = null;

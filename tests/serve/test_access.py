@@ -1,15 +1,26 @@
 """Who is let in, and what every answer bears."""
 
+import logging
+import socket
+import threading
+import time
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import requests
 from starlette.testclient import TestClient
 
+from binseg.errors import UsageError
+from binseg.inference import ModelPredictor
 from binseg.serve.app import Access
+from binseg.serve.limits import Limits
+from binseg.serve.server import Server, bind
+from binseg.serve.service import Service
 
 from .conftest import Open
 
-TOKEN = "correct-horse"
+TOKEN = "correct-horse-battery"
 
 
 @pytest.mark.parametrize(
@@ -27,8 +38,11 @@ TOKEN = "correct-horse"
         "Bearer \udcff",
     ],
 )
-def test_without_the_token_nothing_is_answered(open_client: Open, header: str | None) -> None:
+def test_without_the_token_nothing_is_answered(
+    open_client: Open, header: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """401 for every route that works or tells anything, whatever is wrong with the token."""
+    monkeypatch.setattr("binseg.serve.app._LONGEST_DELAY_S", 0.0)
     value = None if header is None else header.encode("utf-8", "surrogateescape")
     headers = {} if value is None else {b"Authorization": value}
     with open_client(access=Access(token=TOKEN)) as client:
@@ -49,6 +63,47 @@ def test_with_the_token_all_is_answered(open_client: Open, image: bytes) -> None
             assert client.get("/v1/models", headers=headers).status_code == 200
             answer = client.post("/v1/predict", content=image, headers=headers)
             assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("", "blank"),
+        ("   ", "blank"),
+        ("two words of it", "spaces"),
+        ("p\u00e4ssw\u00f6rter-sind-lang", "ASCII"),
+        ("fifteen-letters", "15 characters"),
+    ],
+)
+def test_a_blank_or_short_token_is_a_mistake(token: str, said: str) -> None:
+    """Whoever sets a token wants a door: an empty one must not open it."""
+    with pytest.raises(UsageError, match=said):
+        Access(token=token)
+    assert Access(token=None).token is None
+
+
+def test_wrong_tokens_are_slowed_and_logged(
+    open_client: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each waits twice as long as the one before; the right one, and none at all, never wait."""
+    monkeypatch.setattr("binseg.serve.app._FIRST_DELAY_S", 0.1)
+    right, wrong = ({"Authorization": f"Bearer {one}"} for one in (TOKEN, "guess"))
+    times = []
+    with open_client(access=Access(token=TOKEN)) as client, caplog.at_level(logging.WARNING):
+        for headers in (wrong, wrong, wrong, {}, right):
+            start = time.monotonic()
+            client.get("/v1/models", headers=headers)
+            times.append(time.monotonic() - start)
+    assert times[0] >= 0.1
+    assert times[1] >= 0.2
+    assert times[2] >= 0.4
+    assert max(times[3:]) < 0.4
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.split(" from ")[0] for line in lines] == [
+        "binseg serve: 1 wrong token(s)",
+        "binseg serve: 2 wrong token(s)",
+    ]
+    assert not any(TOKEN in line or "guess" in line for line in lines)
 
 
 def test_the_page_and_the_probes_need_no_token(open_client: Open) -> None:
@@ -87,6 +142,51 @@ def test_a_name_that_the_server_has_not_is_refused(open_client: Open) -> None:
             answer = client.get("/healthz", headers={"Host": host})
             assert answer.status_code == 403, host
             assert answer.json()["error"]["code"] == "wrong_host"
+
+
+@pytest.mark.parametrize(("token", "stranger"), [(None, 403), (TOKEN, 200)])
+def test_open_to_the_network_it_has_names_too(
+    predictor: ModelPredictor, tmp_path: Path, token: str | None, stranger: int
+) -> None:
+    """On 0.0.0.0 a web page with a name of its own gets nothing, unless a token guards the rest."""
+    service = Service([predictor], state=tmp_path, limits=Limits())
+    ready = threading.Event()
+    server = Server(
+        service, listener=bind("0.0.0.0", 0), access=Access(token=token),
+        started=lambda _: ready.set(),
+    )  # fmt: skip
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert ready.wait(30)
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    try:
+        for host, status in (
+            ("evil.example", stranger),
+            (socket.gethostname(), 200),
+            ("192.168.1.7", 200),
+            ("localhost", 200),
+        ):
+            answer = requests.get(f"{url}healthz", headers={"Host": host}, timeout=30)
+            assert answer.status_code == status, host
+    finally:
+        server.stop()
+        thread.join(60)
+
+
+def test_own_origin_is_scheme_host_and_port(open_client: Open) -> None:
+    """A page of another port or scheme is another page, also on this machine."""
+    with open_client(access=Access(own_names=("localhost", "box"))) as client:
+        for host, origin, status in (
+            ("localhost:8000", "http://localhost:8000", 200),
+            ("localhost:8000", "https://localhost:8000", 403),
+            ("localhost:8000", "http://localhost:3000", 403),
+            ("localhost:8000", "http://localhost", 403),
+            ("localhost", "http://localhost:80", 200),
+            ("box:8000", "http://box", 403),
+            ("box:8000", "http://localhost:8000", 403),
+        ):
+            headers = {"Host": host, "Origin": origin}
+            assert client.get("/v1/models", headers=headers).status_code == status, origin
 
 
 def test_a_number_is_no_stolen_name(open_client: Open) -> None:
@@ -136,6 +236,7 @@ def test_behind_a_proxy_the_page_may_use_its_server(open_client: Open) -> None:
             ("http://localhost:8000", 200),
             ("http://localhost:3000", 403),
             ("https://other.example.org", 403),
+            ("https://masks.example.org:9999", 403),
         ):
             headers = {"Host": "localhost:8000", "Origin": origin}
             assert client.get("/v1/models", headers=headers).status_code == status, origin

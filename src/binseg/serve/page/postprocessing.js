@@ -1,4 +1,4 @@
-/* What the page does to a mask, pixel for pixel what the server does (binseg.postprocess.postprocessing). */
+/* What the page does to a mask, pixel for pixel what the server does (binseg.postprocess.steps). */
 
 import { findRegions } from "./regions.js";
 

@@ -12,35 +12,33 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from binseg.serve.capacity import Held
-from binseg.serve.limits import Limits
+from binseg.serve.limits import Limits, Reservation
 from binseg.serve.refusals import Refusal
-
-__all__ = ["Sent", "chunks_of", "is_form", "plain_name", "read_form", "read_image"]
 
 _FORM_EXTRA = 100_000
 """Bytes that a form may have beside its files."""
+_UNNAMED = "the image"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sent:
+class Upload:
     """A file that a client sent."""
 
     name: str
-    """As the client calls it, made harmless: for words and for names inside a ZIP only."""
+    """The client's name for it, made harmless: for messages and names inside a ZIP only."""
     data: bytes
 
 
 async def chunks_of(
-    request: Request, *, max_bytes: int, limits: Limits, held: Held | None = None
+    request: Request, *, max_bytes: int, limits: Limits, reserved: Reservation | None = None
 ) -> AsyncGenerator[bytes, None]:
     """Give a body piece by piece.
 
     Args:
-        request: whose body was not read yet.
-        max_bytes: of the whole body.
+        request: its body must be unread.
+        max_bytes: limit of the whole body.
         limits: how slowly it may come.
-        held: counts the bytes, where they stay in memory.
+        reserved: counts the bytes, where they stay in memory.
 
     Raises:
         Refusal: 413 for too many bytes, as soon as that is known; 408 for too few a second.
@@ -65,79 +63,80 @@ async def chunks_of(
         total += len(chunk)
         if total > max_bytes:
             raise _too_large(max_bytes)
-        if held is not None:
-            held.grow(len(chunk))
+        if reserved is not None:
+            reserved.grow(len(chunk))
         if chunk:
             yield chunk
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body is a form with files."""
+    """Tell whether the body is a form with files."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-async def read_image(request: Request, *, limits: Limits, held: Held) -> Sent:
+async def read_upload(request: Request, *, limits: Limits, reserved: Reservation) -> Upload:
     """Read one image: the body itself, or a form's field `file`.
 
     Raises:
         Refusal: too large, too slow, empty, or a form without that field.
     """
     if is_form(request):
-        files = await read_form(
-            request, field="file", max_files=1, max_bytes=limits.max_bytes, limits=limits, held=held
-        )
-        return files[0]
-    data = bytearray()
-    async for chunk in chunks_of(request, max_bytes=limits.max_bytes, limits=limits, held=held):
-        data += chunk
+        (upload,) = await read_form(
+            request, field="file", max_files=1, max_bytes=limits.max_bytes, limits=limits,
+            reserved=reserved,
+        )  # fmt: skip
+        return upload
+    chunks = chunks_of(request, max_bytes=limits.max_bytes, limits=limits, reserved=reserved)
+    data = b"".join([chunk async for chunk in chunks])
     if not data:
         raise Refusal(
             422, "unreadable_image", "The body is empty; send an image's bytes, or a form."
         )
-    return Sent(name="the image", data=bytes(data))
+    return Upload(name=_UNNAMED, data=data)
 
 
 async def read_form(
-    request: Request, *, field: str, max_files: int, max_bytes: int, limits: Limits, held: Held
-) -> list[Sent]:
+    request: Request,
+    *,
+    field: str,
+    max_files: int,
+    max_bytes: int,
+    limits: Limits,
+    reserved: Reservation,
+) -> list[Upload]:
     """Read the files of a form.
 
     Args:
-        request: whose body is the form.
+        request: its body is the form.
         field: the files' name in it; other fields are refused.
         max_files: most files.
         max_bytes: of all files together.
         limits: how slowly it may come, and how large one file may be.
-        held: counts the bytes.
+        reserved: counts the bytes.
 
     Raises:
         Refusal: too large, too slow, damaged, or without a file.
     """
-    stream = chunks_of(request, max_bytes=max_bytes + _FORM_EXTRA, limits=limits, held=held)
+    stream = chunks_of(request, max_bytes=max_bytes + _FORM_EXTRA, limits=limits, reserved=reserved)
     parser = _InMemory(request.headers, stream, max_files=max_files, max_fields=0, max_part_size=1)
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise Refusal(
-            400, "bad_form", f"The form can't be read: {error.message.rstrip('.')}."
-        ) from None
-    except UnicodeError:  # its head names an encoding that isn't one
-        raise Refusal(400, "bad_form", "The form can't be read: its text is damaged.") from None
-    sent = []
+    except (MultiPartException, UnicodeError) as error:  # its head may name a false encoding
+        reason = getattr(error, "message", "its text is damaged").rstrip(".")
+        raise Refusal(400, "bad_form", f"The form can't be read: {reason}.") from None
+    uploads = []
     for name, value in form.multi_items():
         assert isinstance(value, UploadFile), "fields without a file name are refused"
-        try:
+        with value.file as file:
             if name != field:
                 raise Refusal(422, "bad_parameter", f"The form's files must be called {field!r}.")
-            data = value.file.read()
-        finally:
-            value.file.close()
+            data = file.read()
         if len(data) > limits.max_bytes:
             raise _too_large(limits.max_bytes)
-        sent.append(Sent(name=plain_name(value.filename or "") or "the image", data=data))
-    if not sent:
+        uploads.append(Upload(name=plain_name(value.filename or "") or _UNNAMED, data=data))
+    if not uploads:
         raise Refusal(422, "bad_parameter", f"The form has no file in the field {field!r}.")
-    return sent
+    return uploads
 
 
 class _InMemory(MultiPartParser):
@@ -147,7 +146,7 @@ class _InMemory(MultiPartParser):
 
 
 def plain_name(name: str) -> str:
-    r"""A client's file name without folders, control characters and leading dots.
+    r"""Give a client's file name without folders, control characters and leading dots.
 
     >>> plain_name("../../etc/pass\nwd"), plain_name("C:\\a\\b.png"), plain_name("..")
     ('passwd', 'b.png', '')
@@ -162,5 +161,5 @@ def _too_large(max_bytes: int) -> Refusal:
     return Refusal(
         413,
         "too_large",
-        f"More than {max_bytes / 1e6:,.0f} MB, which is the most that this server takes at once.",
+        f"More than {max_bytes / 1e6:,.0f} MB, which is the most that this server accepts at once.",
     )

@@ -5,16 +5,6 @@ from typing import Any, NamedTuple
 
 from binseg.errors import suggest
 
-__all__ = [
-    "MODELS",
-    "WEIGHTS",
-    "NamedModel",
-    "NamedWeights",
-    "expand_name",
-    "find_weights",
-    "model_label",
-]
-
 Option = bool | int | float | str | list[int] | list[float] | None
 
 

@@ -1,0 +1,326 @@
+"""Decoding in child processes that can be killed, with limits of memory and time.
+
+A header can claim anything, and decoders of C can't be stopped from Python. So images of strangers
+are decoded in a few children, kept warm: each has an address space that is enough for what the
+header claims (and the caller has accepted), and so many seconds; then it is killed and replaced.
+
+    Cage -> mother process (imports the decoders once, forks, kills) -> children (one image a time)
+
+Requests and replies are JSON with raw bytes behind it, pixels come in shared memory: nothing is
+unpickled. Measured, an image costs 0.2 ms of processor more than decoding it here (256 x 256), and
+3 ms more for each megapixel; a child is replaced in some 40 ms on a machine that is busy.
+`caged.py` is the children's side.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Num
+
+from binseg.errors import ImageError
+from binseg.imageio.caged import LENGTH, ORDER
+from binseg.imageio.decoding import ImageInfo
+
+_RECYCLE = 256
+"""Images after which a child is replaced, so that what decoders leak stays small."""
+_MAX_HEADER = 1_000_000
+_BUFFER = 1_000_000
+_PATIENCE_S = 0.3
+"""A child that took so long gets a lower priority, and no new image."""
+_DECODE_S, _VALUES_PER_S = 2.0, 4_000_000
+"""Time for an image's pixels; JPEG makes 100 million a second, lossless JPEG 2000 of noise 7."""
+_SURVEY_S = 60.0
+_QUIET = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TIFFFILE_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+_MAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from binseg.imageio.caged import mother
+mother()
+"""
+_SOURCE = Path(__file__).parents[2]
+"""Folder of this very package, wherever the process has gone since it was imported."""
+
+
+class Cage:
+    """A pool of children that decode; thread-safe.
+
+    Args:
+        num_children: images that are decoded at once; further callers wait.
+        seconds: time for an image's header.
+    """
+
+    def __init__(self, num_children: int = 2, *, seconds: float = 3.0) -> None:
+        assert hasattr(os, "fork"), "the cage needs a system with fork"
+        self.seconds = seconds
+        self._places = threading.BoundedSemaphore(num_children)
+        self._lock = threading.Lock()
+        self._orders_lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._users: dict[int, _Child] = {}
+        self._is_closed = False
+        self._orders, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _MAIN, os.fspath(_SOURCE)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **_QUIET},
+                start_new_session=True,  # a terminal's Ctrl-C is for us
+            )
+
+    @contextmanager
+    def open(self, source: bytes | Path, *, name: str) -> Iterator["CagedImage"]:
+        """Read an image's header in a child, which holds the file until the block ends.
+
+        Args:
+            source: the file's bytes, or its path.
+            name: what errors call it.
+
+        Raises:
+            ImageError: as `probe` and `read_image`; also where decoding takes too long or ends
+                the child.
+        """
+        with self._child() as child:
+            yield CagedImage(child, source, name=name, seconds=self.seconds)
+
+    def survey(self, path: Path, *, name: str) -> "Survey":
+        """Look at all headers of a file, which may be huge, in a child.
+
+        Raises:
+            ImageError: as `needs_windows`.
+        """
+        order = {"do": "survey", "path": os.fspath(path), "size": 0}
+        with self._child() as child:
+            return Survey(**child.ask(order, name=name, seconds=_SURVEY_S))
+
+    def stop(self, thread: int) -> None:
+        """Kill the child that works for a thread (`threading.get_ident`), if there is one."""
+        with self._lock:
+            child = self._users.get(thread)
+            if child is not None:
+                child.retire()
+                with contextlib.suppress(OSError):  # it wakes the thread that waits for a reply
+                    child.socket.shutdown(socket.SHUT_RDWR)
+                self._tell(b"K", child.pid)
+
+    def close(self) -> None:
+        """End all children."""
+        with self._lock:
+            self._is_closed = True
+            self._orders.close()  # the mother kills her children, and ends
+            for child in self._idle:
+                child.socket.close()
+            self._idle.clear()
+        self._process.wait()
+
+    @contextmanager
+    def _child(self) -> Iterator["_Child"]:
+        """Have a child for this thread alone."""
+        thread = threading.get_ident()
+        with self._places:
+            with self._lock:
+                if self._is_closed:
+                    raise ImageError("not decoded: the program ends")
+                child = self._idle.pop() if self._idle else None
+            child = child or self._fork()
+            with self._lock:
+                self._users[thread] = child
+            try:
+                yield child
+            finally:
+                with self._lock:
+                    del self._users[thread]
+                    child.images_left -= 1
+                    if child.images_left > 0 and not self._is_closed:
+                        self._idle.append(child)
+                    else:
+                        self._tell(b"K", child.pid)
+                        child.socket.close()
+
+    def _fork(self) -> "_Child":
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        with theirs, self._orders_lock:
+            socket.send_fds(self._orders, [ORDER.pack(b"F", 0)], [theirs.fileno()])
+            reply = self._orders.recv(ORDER.size, socket.MSG_WAITALL)
+        assert len(reply) == ORDER.size, "the decoders' process has ended; its reason is above"
+        return _Child(ours, ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
+
+    def _tell(self, kind: bytes, pid: int) -> None:
+        """Have the mother act: she alone knows that a number is still her child's."""
+        with self._orders_lock, contextlib.suppress(OSError):  # at the end of everything
+            self._orders.sendall(ORDER.pack(kind, pid))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """The facts that all headers of a file give."""
+
+    needs_windows: bool
+    """As `imageio.needs_windows`: a stack, or larger than is read whole."""
+    num_pages: int
+    num_pixels: int
+    """Height times width, over all pages."""
+
+
+class CagedImage:
+    """An image whose header was read in a child.
+
+    Args:
+        child: holds it.
+        source: bytes or path.
+        name: what errors call it.
+        seconds: time for the header.
+    """
+
+    def __init__(self, child: "_Child", source: bytes | Path, *, name: str, seconds: float) -> None:
+        self._child, self._name = child, name
+        data = source if isinstance(source, bytes) else b""
+        path = None if isinstance(source, bytes) else os.fspath(source)
+        order = {"do": "open", "name": name, "path": path, "size": len(data)}
+        self.info = ImageInfo(**child.ask(order, data, name=name, seconds=seconds))
+
+    def read(self) -> Num[np.ndarray, "H W C"]:
+        """Decode the image, as `read_image` does.
+
+        Raises:
+            ImageError: damaged, or it took too long or too much memory.
+        """
+        info, child, name = self.info, self._child, self._name
+        shape = (info.height, info.width, info.channels)
+        seconds = _DECODE_S + math.prod(shape) / _VALUES_PER_S
+        with _shared(math.prod(shape) * np.dtype(info.dtype).itemsize) as descriptor:
+            facts = child.ask({"do": "read"}, name=name, seconds=seconds, descriptor=descriptor)
+            pixels = mmap.mmap(descriptor, 0)
+        if facts != {"shape": list(shape), "dtype": info.dtype}:
+            raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
+        return np.frombuffer(pixels, info.dtype).reshape(shape)
+
+
+class _Child:
+    """Our end of one child.
+
+    Args:
+        connection: to it.
+        pid: its number.
+        slow_down: lowers its priority.
+    """
+
+    def __init__(
+        self, connection: socket.socket, pid: int, slow_down: Callable[[int], None]
+    ) -> None:
+        self.socket = connection
+        self.pid = pid
+        self.images_left = _RECYCLE
+        self._slow_down = slow_down
+
+    def retire(self) -> None:
+        """Take it for no further image."""
+        self.images_left = 0
+
+    def ask(
+        self,
+        order: dict[str, Any],
+        data: bytes = b"",
+        *,
+        name: str,
+        seconds: float,
+        descriptor: int | None = None,
+    ) -> dict[str, Any]:
+        """Send an order with its bytes, and shared memory for pixels; wait for the reply.
+
+        Raises:
+            ImageError: what the decoder says of the file, or that it fell silent.
+        """
+        until = time.monotonic() + seconds
+        head = json.dumps(order).encode()
+        fds = [] if descriptor is None else [descriptor]
+        try:
+            self.socket.settimeout(seconds)
+            socket.send_fds(self.socket, [LENGTH.pack(len(head))], fds)
+            self.socket.sendall(head)
+            self.socket.sendall(data)
+            (size,) = LENGTH.unpack(self._receive(LENGTH.size, until))
+            reply: dict[str, Any] = json.loads(self._receive(min(size, _MAX_HEADER), until))
+        except TimeoutError:
+            self.retire()
+            raise ImageError(
+                f"{name}: it takes too long to decode; save it again in a plain format"
+            ) from None
+        except (EOFError, OSError, ValueError):
+            self.retire()
+            raise ImageError(
+                f"{name}: decoding it ends the decoder; save it again in a plain format"
+            ) from None
+        if "error" in reply:
+            raise ImageError(reply["error"])
+        return reply
+
+    def _receive(self, size: int, until: float) -> bytes:
+        data, before = b"", None
+        while len(data) < size:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self.socket.settimeout(min(left, _PATIENCE_S) if self.images_left else left)
+            try:
+                part = self.socket.recv(size - len(data))
+            except TimeoutError:  # others first: a bomb's decoder delays nobody
+                used = _processor_seconds(self.pid)
+                if before is not None and used - before > _PATIENCE_S / 2:
+                    self._slow_down(self.pid)
+                    self.retire()
+                before = used if before is None else before
+                continue
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+
+@contextmanager
+def _shared(num_bytes: int) -> Iterator[int]:
+    """Memory that a child can write into, as a file without a name; its size is fixed."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.truncate(descriptor, num_bytes)
+        if hasattr(fcntl, "F_ADD_SEALS"):  # a file that shrinks would end us with SIGBUS
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _processor_seconds(pid: int) -> float:
+    """The processor time of a child so far; where the system doesn't say, the time."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
