@@ -3,6 +3,7 @@
     python benchmarks/plan.py --data oxford-iiit-pet/ nuclei/ --budget 15m --out bench/
     python benchmarks/plan.py --quick --json plan.json
     python benchmarks/plan.py --curve nuclei/ --images 5 20 100 --budget 10m --out bench/
+    python benchmarks/plan.py --curve nuclei/ --sides plan scratch --budget 5m --out bench/
 
 The fixed recipe is what the reports agree on: images stretched to 256x256, resnet34-unet from
 scratch, report D's augmentation and optimiser, BCE. Both sides get the same command-line budget,
@@ -48,7 +49,9 @@ FIXED = (
     "input.resize=stretch",
     "augment.preset=report-d",
 )
-SIDES = ("plan", "fixed")
+SCRATCH = ("model.encoder_weights=none",)
+SIDES = ("plan", "fixed", "scratch")
+"""scratch is the plan without pretrained weights; only where it is asked for."""
 NUM_HELD = 80
 """Images that judge the learning curve."""
 
@@ -96,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="*", default=[], help="data sets beside the families")
     parser.add_argument("--budget", default="15m", help="for each run")
     parser.add_argument("--families", nargs="*", default=FAMILIES, help="generated data")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:2])
     parser.add_argument("--curve", help="a folder with images/ and masks/ for a learning curve")
     parser.add_argument("--images", nargs="+", type=int, default=[5, 20, 100], help="its points")
     parser.add_argument("--quick", action="store_true", help="two small families, 30 s a run")
@@ -175,8 +178,13 @@ def _row(
 
 
 def _recipe(side: str, data: str, budget: float, progress: PlainProgress) -> PlanResult | Recipe:
-    if side == "plan":
-        return plan(sections={"data": {"path": data}}, budget=budget, progress=progress)
+    if side != "fixed":
+        return plan(
+            sections={"data": {"path": data}},
+            overrides=SCRATCH if side == "scratch" else (),
+            budget=budget,
+            progress=progress,
+        )
     split = _split_of(data)
     overrides = (*FIXED, f"data.path={data}", f"train.budget_minutes={budget / 60}", *split)
     return load_recipe("report-d-resnet34-unet", overrides=(*overrides, "train.threshold=tune"))
@@ -195,8 +203,9 @@ def _split_of(data: str) -> tuple[str, ...]:
 
 
 def _command(side: str, data: str, budget: float, recipe: Recipe) -> str:
-    if side == "plan":
-        return f"binseg train --data {Path(data).name} --budget {budget / 60:g}m"
+    if side != "fixed":
+        start = f"binseg train --data {Path(data).name} --budget {budget / 60:g}m"
+        return start + (" --encoder-weights none" if side == "scratch" else "")
     settings = " ".join(f"--set {one}" for one in FIXED)
     return (
         f"binseg train --recipe report-d-resnet34-unet --data {Path(data).name} {settings} "

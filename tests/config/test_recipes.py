@@ -121,3 +121,11 @@ def test_a_single_channel_recipe_is_complete_with_the_default_normalisation() ->
     assert len(grey.std) == 1
     colour = load_recipe().input.preprocessing()
     assert colour.mean == (0.485, 0.456, 0.406)
+
+
+def test_none_as_encoder_weights_means_from_scratch() -> None:
+    """As a word on the command line, where YAML's null can't be written."""
+    given = {"name": "lite0-unet", "encoder_weights": "none"}
+    recipe = load_recipe(sections={"model": given})
+    assert recipe.model.encoder_weights is None
+    assert recipe.input.mean == load_recipe().input.mean
