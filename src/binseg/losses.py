@@ -1,4 +1,4 @@
-"""What training minimises: a dict of losses on logits, alike in what they take and promise.
+"""The losses on logits that training minimises, by name, alike in what they take and promise.
 
 Every loss takes `logits_B1HW`, `target_B1HW` (0 or 1) and `valid_B1HW`, computes in float32
 whatever the logits are, and gives one finite number. Ignored pixels (valid False) have no weight
@@ -24,7 +24,7 @@ from binseg.errors import UsageError, suggest
 
 
 class BatchCounts(NamedTuple):
-    """What the sums over a batch are divided by.
+    """Divisors of the sums over a batch.
 
     Where several ranks share a batch, each is given the batch's own counts over the number of
     ranks: the mean of the ranks' losses, and so of their gradients, is then that of the whole

@@ -41,7 +41,7 @@ class Shape:
     closed: bool = False
     """Corners are whole pixels, as traced contours have: those under the outline belong to it."""
     ignored: bool = False
-    """What is inside counts neither for nor against."""
+    """True if pixels inside count neither for nor against a prediction."""
 
 
 @dataclass(frozen=True, kw_only=True)

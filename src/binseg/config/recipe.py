@@ -372,7 +372,7 @@ class TrainConfig(Section):
     """First epochs in which the encoder keeps its weights and its batch norm's statistics, while
     the decoder learns."""
     freeze_batch_norm: bool = False
-    """Whether the encoder's batch norm keeps its statistics throughout: for pretrained encoders and
+    """Keep the statistics of the encoder's batch norm throughout: for pretrained encoders and
     batches of a few images."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and shipped; 0 is off."""

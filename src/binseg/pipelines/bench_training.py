@@ -1,4 +1,4 @@
-"""Where a training step goes on this machine, and which batch and rate suit a recipe here."""
+"""Profile training steps on this machine, and find the batch size and rate that suit a recipe."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from binseg.training.measuring import (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBench:
-    """What was measured."""
+    """The measurements of a training benchmark."""
 
     model: str
     num_parameters: int
@@ -59,7 +59,7 @@ class TrainingBench:
 
     @property
     def epoch_seconds(self) -> float:
-        """Of an epoch over the whole training split, validation left out."""
+        """Seconds of an epoch over the whole training split, validation left out."""
         return self.epoch_inputs / self.profile.inputs_per_second
 
     @property

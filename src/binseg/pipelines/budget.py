@@ -1,4 +1,4 @@
-"""How long a run will take, and how long it may train so that all of it ends in time.
+"""The time that a run will take, and how long it may train so that all of it ends in time.
 
 Without a budget this is said beforehand, from the machine's speed and the recipe
 (`expected_seconds`); with one, what comes after the epochs is measured before them, and once more
@@ -42,7 +42,7 @@ CLOSING = 6.0
 MOST_BUSY = 5.0
 """Times as long as alone that such work is taken to need on a busy machine, at most."""
 LEAST_SHARE = 0.2
-"""Of the budget that is trained, however long the rest takes."""
+"""Least share of the budget that is trained, however long the rest takes."""
 OPENING = 5.0
 """Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
 DECODING = 0.04
@@ -117,7 +117,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
 
 
 def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
-    """How many inputs an epoch trains on, and how many it validates."""
+    """Count the inputs that an epoch trains on, and those that it validates."""
     height, width = int(facts.height[1]), int(facts.width[1])
     shape = recipe.input.preprocessing().as_trained()
     tiles = len(geometry.plan(height, width, replace(shape, overlap=0.0)))
@@ -133,7 +133,7 @@ def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
 
 
 def num_predictions(recipe: Recipe, num: int) -> int:
-    """How many inputs the end of a run predicts, mirror images counted.
+    """Count the inputs that the end of a run predicts, mirror images included.
 
     Args:
         recipe: which tta are tried.

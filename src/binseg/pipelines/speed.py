@@ -1,4 +1,4 @@
-"""How fast this machine trains: a few real steps, in seconds rather than minutes.
+"""Measure how fast this machine trains: a few real steps, in seconds rather than minutes.
 
 Steps of two sizes tell what a step costs however small it is, and what each pixel adds: from 64x64
 to 256x256 and from 2 to 16 inputs that is within a tenth of what is measured.
@@ -32,7 +32,7 @@ Candidates = Mapping[str, Mapping[str, object]]
 """Networks, with what a recipe says of them beside their name; the first is always measured."""
 _UNET = {"unet": {"options": dict(THICK_OPTIONS)}}
 FROM_SCRATCH: Candidates = MappingProxyType({"unet-compact": {}, "unet-small": {}, **_UNET})
-"""What the rules choose from where no ImageNet weights are at hand, or none are wanted."""
+"""Networks that the rules choose from where no ImageNet weights are at hand, or none are wanted."""
 FROM_IMAGENET: Candidates = MappingProxyType(
     {PRETRAINED: {"options": dict(PRETRAINED_OPTIONS)}, **_UNET}
 )
@@ -48,12 +48,12 @@ class Trial(NamedTuple):
 
     @property
     def megapixels(self) -> float:
-        """Of its inputs."""
+        """Millions of pixels in its inputs."""
         return self.batch * self.size**2 / 1e6
 
 
 class Cost(NamedTuple):
-    """Of a step."""
+    """Seconds of a step: a fixed part, and one that grows with its pixels."""
 
     step: float
     """Seconds, however few pixels it has."""
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
 SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
 NUM_STEPS = 3
 MEMORY_SIZE = 96
-"""Of the inputs that tell the memory: what a network keeps grows with the pixels."""
+"""Side in pixels of the inputs that tell the memory, which grows with the number of pixels."""
 MEGAPIXEL_OF_SMALL = 28.0
 """Seconds of a million pixels for each second of a small step; told so where that one took all the
 time there is for measuring."""
@@ -153,7 +153,7 @@ def _candidates(
 
 
 def _guess(reference: Cost | None, times: float) -> Cost | None:
-    """What a network costs that takes so many times as long as the one that was measured."""
+    """Estimate the cost of a network that takes so many times as long as the measured one."""
     return None if reference is None else Cost(reference.step, reference.megapixel * times)
 
 

@@ -40,7 +40,7 @@ from binseg.types import Report
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """Where a run is and how good its model is on the validation split."""
+    """A run's folder, and how good its model is on the validation split."""
 
     folder: Path
     report: Report
@@ -49,7 +49,7 @@ class TrainResult:
     num_epochs: int
     seconds: float
     has_test: bool
-    """Whether the data has a test split, which no step of training looks at."""
+    """True if the data has a test split, which no step of training looks at."""
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""

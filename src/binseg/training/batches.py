@@ -32,27 +32,27 @@ COPIED_ROWS = 256
 GPU_SHARE = 0.25
 """A cache up to this share of a GPU's free memory lives there."""
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share; containers often have 64 MB of it, or none."""
+"""Linux's folder of shared memory; containers often have 64 MB of it, or none."""
 LOADER_SECONDS = 600.0
 """Without a batch from a loader process for so long, it hangs: no batch takes that much work."""
 
 
 class Batch(NamedTuple):
-    """What the loader gives: stored pixels, and the step of the epoch that they belong to."""
+    """One batch from the loader: stored pixels, and the step of the epoch that they belong to."""
 
     inputs_BHWC: torch.Tensor
     targets_BHW: torch.Tensor
     step: int
     first: int = 0
-    """Of the step's inputs, where several processes share them: this one's first."""
+    """Index of this process's first input among the step's, where several processes share them."""
     total: int | None = None
     """Inputs of the step in all processes, where there are several."""
     is_empty: bool = False
-    """Whether there was no input left for this process: what is here is ignored altogether."""
+    """True if no input was left for this process: what is here is ignored altogether."""
 
 
 class Shares(NamedTuple):
-    """Which part of each batch this process takes."""
+    """The part of each batch that this process takes."""
 
     rank: int = 0
     num: int = 1
@@ -78,7 +78,7 @@ def _shared(read: Callable[[slice], Batch], total: int, shares: Shares) -> Batch
 
 
 class Batches:
-    """What gives a run its batches.
+    """The batches of a run, epoch by epoch.
 
     Args:
         dataset: a map from a sampler's keys to batches.
@@ -240,7 +240,7 @@ class EpochRows(_EpochSampler):
 
 
 def _num_batches(num: int, batch_size: int) -> int:
-    """How many batches there are where a single remaining one joins the batch before it."""
+    """Count the batches of an epoch; a single remaining input joins the batch before it."""
     whole, rest = divmod(num, batch_size)
     lone = rest == 1 and batch_size > 1 and whole > 0
     return whole + (rest > 0) - lone

@@ -1,4 +1,4 @@
-"""What a stopped run goes on from: its position, its checkpoints and its best weights.
+"""The state that a stopped run resumes from: its position, its checkpoints and its best weights.
 
 `last.ckpt` is the newest state and `previous.ckpt` the one before it. Each is written whole, ends
 in the SHA-256 of what comes before, so that a file that a disk has torn is known as such and the
@@ -319,7 +319,7 @@ class Checkpointer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.saved: Position | None = None
-        """Where the newest checkpoint is."""
+        """Position of the newest checkpoint; None before the first."""
         self._folder = folder
         self._minutes = minutes
         self._progress = progress
@@ -333,7 +333,7 @@ class Checkpointer:
 
     @property
     def way_on(self) -> str:
-        """What to do after the run has stopped without an error of its own."""
+        """Advice to the user after the run has stopped without an error of its own."""
         if self.saved is None:
             return "nothing was saved yet: start again"
         return f"the run is kept up to {self.saved}: go on with `{self._command}`"

@@ -1,4 +1,4 @@
-"""How far a run is, by its epochs or by the clock, where its seconds go, and who asks it to stop.
+"""The progress of a run by epochs or by the clock, where its seconds go, and requests to stop it.
 
 The learning rate and the size of the inputs follow from the share of the run that is over, 0 at the
 start and 1 at the end. With a budget it is the share of the time, read after each step, so that
@@ -25,7 +25,7 @@ MOST_CLOSING = 0.3
 
 
 class Clock:
-    """How much of a run is over; it stands still between two readings, alike on all ranks.
+    """The share of a run that is over; it stands still between two readings, alike on all ranks.
 
     Args:
         recipe: its epochs and sizes.
@@ -53,23 +53,23 @@ class Clock:
 
     @property
     def is_timed(self) -> bool:
-        """Whether time decides."""
+        """Return True if time decides, not the number of epochs."""
         return self._seconds is not None
 
     @property
     def time_share(self) -> float:
-        """How much of the time for steps is over."""
+        """Share of the time for steps that is over."""
         assert self._seconds is not None
         return min(1.0, self.elapsed / (self._seconds - self._closing))
 
     @property
     def is_over(self) -> bool:
-        """Whether the time for steps is over."""
+        """Return True if the time for steps is over."""
         return self.is_timed and self.time_share >= 1.0
 
     @property
     def now(self) -> tuple[float, float]:
-        """What this rank's clock shows: seconds of the run, and those kept for its end."""
+        """The reading of this rank's clock: seconds of the run, and those kept for its end."""
         return self._clock() - self._started, self._closing
 
     def read(self, now: tuple[float, ...] | None = None) -> None:
@@ -186,15 +186,15 @@ class StopAskedError(Exception):
 
 
 class StopRequest:
-    """What the user, or the system, has asked for so far."""
+    """The latest request to stop, from the user or the system."""
 
     def __init__(self) -> None:
         self.number = 0
-        """Of the signal; 0 where there was none."""
+        """Number of the signal; 0 where there was none."""
 
     @property
     def is_asked(self) -> bool:
-        """Whether to stop."""
+        """Return True if the run was asked to stop."""
         return self.number != 0
 
     def check(self) -> None:

@@ -16,7 +16,7 @@ from binseg.progress import Progress
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, ARM) that say bf16 products run in hardware."""
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
-"""What a user hears where the compiler fails, which shows at the first step."""
+"""Advice to the user where the compiler fails, which shows at the first step."""
 STATES = {"adam": 2, "adamw": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each weight."""
 WORKSPACE = 2.0
@@ -26,7 +26,7 @@ factor is from measured peaks of unet-compact, unet-small and resnet34-unet (1.3
 DOUBT = 1.6
 """The estimate may be so many times too high; only what is beyond doubt too much is refused."""
 NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-"""What torch's messages say where the processor's memory is full."""
+"""Parts of torch's messages where the processor's memory is full."""
 
 
 def resolve_device(asked: str) -> torch.device:
@@ -119,7 +119,7 @@ class MemoryEstimate:
     fixed: int
     """Weights, gradients, the optimiser's numbers and the moving average."""
     per_input: int
-    """What one input of a batch adds."""
+    """Bytes that each input of a batch adds."""
     batch_size: int
 
     @property
@@ -199,7 +199,7 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _container_limit() -> int:
-    """What a container's control group leaves; a huge number outside of one."""
+    """Return the bytes that a container's control group leaves; a huge number outside of one."""
     home = Path("/sys/fs/cgroup")
     try:
         limit = (home / "memory.max").read_text(encoding="ascii").strip()

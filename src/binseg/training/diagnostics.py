@@ -32,7 +32,7 @@ ADVICE = {
     "more than 1 value per channel": "batch norm can't learn from batches of one image that the "
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
-"""What torch says, and what a user can do about it."""
+"""Parts of torch's messages, each with its cause and what a user can do about it."""
 
 MANY = 10
 """So many bad steps in a row end the run: no single image is to blame for them."""
@@ -75,7 +75,7 @@ class StepGuard:
 
     @property
     def is_calm(self) -> bool:
-        """Whether the latest step was a good one."""
+        """Return True if the latest step was a good one."""
         return self._in_row == 0
 
     def start(self) -> None:

@@ -1,4 +1,4 @@
-"""How the ranks that train one network meet, and what they tell each other.
+"""The process group of the ranks that train one network, and what they tell each other.
 
 Every rank runs the same loop on its share of each batch; rank 0 alone validates, writes and prints.
 torchrun or SLURM start all of them; else the first rank of each machine starts the others there,
@@ -87,7 +87,7 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which validates, writes and prints."""
+        """Return True if this is rank 0, which validates, writes and prints."""
         return self.ranks.rank == 0
 
     def share(self, data: bytes = b"") -> bytes:

@@ -76,7 +76,7 @@ class EpochLog:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no epoch was better for as many as `early_stopping` says."""
+        """Return True if none of the last `early_stopping` epochs was the best."""
         patience = self._recipe.train.early_stopping
         return self.best_epoch > 0 and 0 < patience <= len(self.history) - self.best_epoch
 

@@ -55,7 +55,7 @@ from binseg.training.validation import ValidationScores, thinned, validate
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What a run has learnt."""
+    """The outcome of a training run."""
 
     best_state: dict[str, np.ndarray]
     """The weights of the best epoch, by the model's own names; on rank 0 alone."""
@@ -164,10 +164,10 @@ class _Run:
         self.precision = resolve_precision(config.precision, device, progress)
         self._progress, self._stop = progress, stop
         self._signal = 0
-        """Of a stop that all ranks have agreed on; 0 where there is none."""
+        """Number of the signal to stop that all ranks have agreed on; 0 where there is none."""
         self._position = Position(epoch=0, step=0)
         self._whole: Position | None = None
-        """Where the run is, unless it is in the middle of a step."""
+        """Position of the run; None in the middle of a step."""
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         memory = check_memory(
             model,
@@ -200,7 +200,7 @@ class _Run:
         )
         self._num_steps = len(self._batches)
         self.length = BAR_UNITS if self._clock.is_timed else config.epochs * self._num_steps
-        """Of the progress bar: steps, or thousandths of the time."""
+        """Length of the progress bar: steps, or thousandths of the time."""
         learner = self._step.learner
         self._optimizer = build_optimizer(learner, recipe.optimizer, encoder=self._step.encoder)
         self._schedule = build_schedule(

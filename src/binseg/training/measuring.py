@@ -52,14 +52,14 @@ class Operation:
 
     name: str
     share: float
-    """Of the time of all operations."""
+    """Share of the time of all operations."""
     calls: int
     """In a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """Where a training step goes."""
+    """The time that each phase of a training step takes."""
 
     seconds: dict[str, float]
     """Median of each phase."""
@@ -69,7 +69,7 @@ class StepProfile:
 
     @property
     def step_seconds(self) -> float:
-        """Of a whole step."""
+        """Seconds of a whole step."""
         return sum(self.seconds.values())
 
     @property

@@ -1,4 +1,4 @@
-"""How the weights move: optimisers by name, schedules of the rate, and the average of the weights.
+"""Optimisers by name, schedules of the learning rate, and the moving average of the weights.
 
 A schedule is a closed formula of the step count: a rate that follows from the step alone is right
 after any resume, and warm-up goes with all of them. Only `plateau` has a memory: the validation

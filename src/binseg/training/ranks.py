@@ -13,7 +13,7 @@ from binseg.training.devices import resolve_device
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 29500
-"""Where several machines train and no port is given: torchrun's."""
+"""Port of rank 0 where several machines train and none is given: torchrun's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,15 @@ class Ranks:
     node_rank: int = 0
     """Number of this machine."""
     address: str = LOOPBACK
-    """Where rank 0 listens."""
+    """Address at which rank 0 listens."""
     port: int = 0
     """There; 0 is any free one."""
     is_external: bool = False
-    """Whether torchrun or SLURM started all processes; else each machine starts its own."""
+    """True if torchrun or SLURM started all processes; else each machine starts its own."""
 
     @property
     def is_one_machine(self) -> bool:
-        """Whether nobody is elsewhere."""
+        """Return True if all ranks are on this machine."""
         return self.world_size == self.local_world_size
 
     def variables(self) -> dict[str, str]:

@@ -29,7 +29,7 @@ from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
 TEMPORARY = ".tmp-"
-"""How the names of half-written files begin."""
+"""Prefix of the names of half-written files."""
 LOCK_SECONDS = 30.0
 """Loader processes outlive a killed run by some seconds, and hold its lock."""
 
@@ -70,7 +70,7 @@ class RunFolder:
 
     @property
     def split_path(self) -> Path:
-        """Which image is in which split."""
+        """The table that says which image is in which split."""
         return self.path / "split.csv"
 
     @property
@@ -90,14 +90,14 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to do: the bundle is there, and what training needs is gone."""
+        """Return True if the run is done: the bundle is there, and what training needs is gone."""
         from binseg.training.checkpoint import LAST
 
         return self.bundle_path.exists() and not (self.path / LAST).exists()
 
     @property
     def is_saved(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Return True if there is a checkpoint to resume from."""
         from binseg.training.checkpoint import LAST, PREVIOUS
 
         return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
@@ -145,7 +145,7 @@ class RunFolder:
         return cls(path=folder)
 
     def _is_false_start(self) -> bool:
-        """Whether a run was killed here between its first file and its last before training."""
+        """Return True if a run was killed here while it wrote its files, before training."""
         ours = {self.environment_path.name, self.recipe_path.name, self.plan_path.name}
         names = {entry.name for entry in self.path.iterdir()}
         names = {name for name in names if not name.startswith(TEMPORARY)} - {"training.lock"}

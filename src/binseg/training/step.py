@@ -66,7 +66,7 @@ class TrainingStep:
         self.encoder = encoder_of(model)
         self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
-        """Of the latest step that was looked at; the Dice is the epoch's so far."""
+        """Values at the latest step that was looked at; the Dice is the epoch's so far."""
         self._recipe = recipe
         self._fabric = group.fabric(device)
         self._bf16 = bf16

@@ -17,7 +17,7 @@ from binseg.losses import Loss, build_loss
 from binseg.types import IGNORE, Counts
 
 THRESHOLD = 0.5
-"""Of the probability, while training; the shipped threshold is tuned on the best weights."""
+"""Threshold of the probability while training; the shipped one is tuned on the best weights."""
 CHUNK = 64
 """Inputs that are predicted and counted at a time, so that memory doesn't grow with the data."""
 LEAST_TILES = 128
@@ -31,7 +31,7 @@ EPSILON = 1e-7
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationScores:
-    """What an epoch is chosen by."""
+    """The validation scores by which the best epoch is chosen."""
 
     loss: float
     dice: float
@@ -39,9 +39,9 @@ class ValidationScores:
     some tiles are looked at, or most images are empty: the mean would praise a model that never
     answers, with a full score for each image whose foreground isn't there to be missed."""
     answered_share: float
-    """Of all valid pixels, those that are called foreground."""
+    """Share of all valid pixels that are predicted as foreground."""
     true_share: float
-    """Of all valid pixels, those that are foreground."""
+    """Share of all valid pixels that are foreground."""
 
 
 def thinned(cache: PixelCache, recipe: Recipe, num_steps: int, *, is_timed: bool) -> PixelCache:

@@ -14,19 +14,19 @@ class UNetStyle:
     """The settings that all blocks of one decoder share."""
 
     up: Up = "transpose"
-    """How maps are doubled in size."""
+    """Method that doubles the size of maps."""
     join: Join = "pad"
-    """How the upsampled map and the skip come to one size where they differ."""
+    """Method that brings the upsampled map and the skip to one size where they differ."""
     skip_first: bool = True
     """Order of the concatenation."""
     norm: Norm = "batch"
-    """What follows each convolution."""
+    """Normalisation after each convolution."""
     bias: bool = False
-    """Whether 3x3 convolutions have biases."""
+    """True if 3x3 convolutions have biases."""
     dropout: float = 0.0
     """Share of values dropped between the convolutions of a block."""
     attention: bool = False
-    """Whether skips pass an attention gate."""
+    """True if skips pass an attention gate."""
 
 
 class AttentionGate(nn.Module):

@@ -42,9 +42,9 @@ class EncoderEntry:
     defaults: Mapping[str, Option]
     """All options that it has; `OPTIONS` says what they mean."""
     full_size: bool = False
-    """Whether its finest map has the input's size, so that no decoder needs to enlarge further."""
+    """True if its finest map has the input's size, so that no decoder needs to enlarge further."""
     has_own_start: bool = False
-    """Whether `build` leaves weights that are not to be sampled anew."""
+    """True if `build` leaves weights that are not to be sampled anew."""
 
 
 def _unet_encoder(in_channels: int, *, width: int, depth: int, **style: Any) -> Encoder:
