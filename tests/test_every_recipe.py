@@ -69,6 +69,8 @@ def smaller(name: str, *, pets: Path, stack: Path) -> Recipe:
     """The recipe on data and with a network of a second's work; all else as it ships."""
     shipped = load_recipe(name)
     changes = [*SMALL, "model.options.width=4"]
+    if shipped.model.encoder_weights:  # published weights fit their encoder at full width alone
+        changes += ["model.encoder_weights=none", "input.mean=[0.5]", "input.std=[0.5]"]
     if shipped.data.split.method == "official":
         changes.append(f"data.path={pets}")
     elif shipped.input.resize == "tile":

@@ -230,7 +230,7 @@ def test_no_network_is_the_same_line(shop: Shop, tmp_path: Path) -> None:
 def test_another_file_than_the_hash_says_is_refused(shop: Shop, tmp_path: Path) -> None:
     """What the server gives, and what lies in the cache, must have the row's SHA-256."""
     (tmp_path / "shop" / "resnet18.pth").write_bytes(b"something else")
-    with pytest.raises(DataError, match="gave something else"):
+    with pytest.raises(DataError, match="does not match the known hash"):
         narrow()
     place = tmp_path / "cache" / "weights" / WEIGHTS[RESNET].file
     assert not place.exists()

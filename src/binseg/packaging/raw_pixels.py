@@ -166,17 +166,17 @@ def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int,
 
 
 def _stretched(image_NCHW: Tensor) -> Tensor:
-    """Bring the 0.5th to the 99.5th percentile of each image's values to 0 to 255."""
-    ordered = torch.sort(image_NCHW.flatten(1), dim=1).values
+    """Bring the 0.5th to the 99.5th percentile of each channel of each image to 0 to 255."""
+    ordered = torch.sort(image_NCHW.flatten(2), dim=2).values
     tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
-    last = _number(tall) * _number(wide) * image_NCHW.shape[1] - 1
-    least, largest = ordered[:, :1], ordered[:, -1:]
+    last = _number(tall) * _number(wide) - 1
+    least, largest = ordered[:, :, :1], ordered[:, :, -1:]
     low, high = (_at(ordered, last * share, last) for share in _PERCENTILES)
     differ = low < high
-    low = torch.where(differ, low, least)[:, :, None, None]
-    high = torch.where(differ, high, largest)[:, :, None, None]
+    low = torch.where(differ, low, least)[..., None]
+    high = torch.where(differ, high, largest)[..., None]
     span = torch.where(low < high, high - low, torch.ones(()))
-    # An image of one value becomes 0, since it equals its least.
+    # A channel of one value becomes 0, since it equals its least.
     return torch.clamp((image_NCHW - low) / span, 0.0, 1.0) * 255.0
 
 
@@ -184,9 +184,11 @@ def _at(ordered: Tensor, position: Tensor, last: Tensor) -> Tensor:
     """Interpolate the value between two places, as numpy's percentile does."""
     below = torch.floor(position)
     above = torch.minimum(below + 1, last)
-    num = ordered.shape[0]
-    one = ordered.gather(1, below.long().reshape(1, 1).expand(num, 1))
-    other = ordered.gather(1, above.long().reshape(1, 1).expand(num, 1))
+    num, channels = ordered.shape[:2]
+    one, other = (
+        ordered.gather(2, place.long().reshape(1, 1, 1).expand(num, channels, 1))
+        for place in (below, above)
+    )
     return one + (other - one) * (position - below)
 
 
