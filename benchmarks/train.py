@@ -289,7 +289,9 @@ def _finished_run(options: argparse.Namespace) -> list[dict[str, float]]:
         options, "resnet34-unet", input__size=options.dice_size, train__epochs=options.dice_epochs
     )
     dataset, train, val = _open(recipe)
-    caches = [open_cache(part, dataset.rule, recipe.input.preprocessing()) for part in (train, val)]
+    num = options.dice_images
+    parts = (train[:num], val[:num])
+    caches = [open_cache(part, dataset.rule, recipe.input.preprocessing()) for part in parts]
     with tempfile.TemporaryDirectory() as scratch:
         return _binseg(recipe, caches[0], caches[1], folder=Path(scratch) / "run")
 
@@ -378,7 +380,7 @@ def _arguments() -> argparse.Namespace:
     if options.quick:
         options.images, options.repeats, options.seeds = 16, 1, 1
         options.models, options.size = options.models[-1:], options.size or 64
-        options.dice_size, options.dice_images, options.dice_epochs = 32, 80, 2
+        options.dice_size, options.dice_images, options.dice_epochs = 32, 40, 2
     return options
 
 

@@ -325,11 +325,11 @@ def test_machines_started_by_hand_stop_and_go_on_together(tmp_path: Path) -> Non
 
 
 def _wait(until: Callable[[], bool]) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if until():
             return
         time.sleep(0.1)
-    raise AssertionError("it didn't happen within two minutes")
+    raise AssertionError("it did not happen within ten minutes")
 
 
 def _children(pid: int) -> list[int]:

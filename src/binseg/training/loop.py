@@ -254,9 +254,11 @@ class _Run:
             self._whole = None
             start = batch.step // accumulate * accumulate
             num = min(accumulate, self._num_steps - start)  # batches of this optimiser step
-            is_last = batch.step == start + num - 1
+            is_first, is_last = batch.step == start, batch.step == start + num - 1
             lr = self._optimizer.param_groups[0]["lr"]
-            self._step.learn(batch, epoch=epoch, lr=lr, weight=1 / num, syncs=is_last)
+            self._step.learn(
+                batch, epoch=epoch, lr=lr, weight=1 / num, starts=is_first, syncs=is_last
+            )
             if is_last:
                 self._update(epoch)
             self._timer.step_done(self._step.figures)
@@ -275,7 +277,6 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         self._guard.judge(float(norm), self._optimizer, epoch=epoch)
         self._optimizer.step()
-        self._optimizer.zero_grad()
         if self._average is not None:
             self._average.update()
         self._agree()

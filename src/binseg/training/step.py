@@ -134,15 +134,16 @@ class TrainingStep:
         return torch.autocast(kind, torch.bfloat16, enabled=self._bf16, cache_enabled=False)
 
     def learn(
-        self, batch: Batch, *, epoch: int, lr: float, weight: float = 1.0, syncs: bool = True
+        self, batch: Batch, *, epoch: int, lr: float, weight: float, starts: bool, syncs: bool
     ) -> None:
-        """Add the gradients of a batch.
+        """Compute the gradients of a batch.
 
         Args:
             batch: this rank's share.
             epoch: from 0.
             lr: rate of the coming step of the optimiser, to be shown.
             weight: of the batch among those that make a step.
+            starts: whether it is the first of these; else its gradients are added.
             syncs: whether the ranks' gradients are averaged now, or after a later batch.
         """
         tensors = self.prepare(batch, epoch=epoch)
@@ -154,6 +155,8 @@ class TrainingStep:
             with self.autocast():  # logits have one level, unless others learn too
                 logits_BLHW = self.network(tensors.images_BCHW)
                 loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
+            if starts:  # here, so that the new gradients take the memory of the old: 8 % faster
+                self.learner.zero_grad()
             self._fabric.backward(loss * weight)
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
         self.figures["lr"] = lr
