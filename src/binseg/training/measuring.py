@@ -139,6 +139,7 @@ class _Steps:
                     raise TrainingError(COMPILE_ADVICE) from None
                 raise
             loss = timed("loss", lambda: step.loss(logits, target, valid))
+        self.optimizer.zero_grad()  # as training does, just before
         timed("backward", loss.backward)
         timed("update", self._update)
         return float(loss.detach()), len(images)
@@ -149,7 +150,6 @@ class _Steps:
                 self._step.learner.parameters(), self._recipe.train.gradient_clip
             )
         self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def _timed(self, phase: str, action: Callable[[], T]) -> T:
         """Do something and note its time; a GPU is waited for, so that the time is its own."""
