@@ -101,12 +101,22 @@ def test_absent_weights_are_named_with_their_package(photos: Fingerprint, machin
     assert "resnet34-b627a593.pth" in named.setting("model.encoder_weights").reason
 
 
+def test_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked: Machine) -> None:
+    """ImageNet's photographs were no better a start for them; the row says so."""
+    both = replace(stocked, seconds_per_megapixel={"unet-compact": 0.4, "lite0-unet": 0.8})
+    made = make_plan(replace(photos, is_grey=True), both, budget=1200.0, given={})
+    assert made.recipe().model.encoder_weights is None
+    assert made.recipe().model.name == "unet-compact"
+    assert "no better for grey images" in made.setting("model.encoder_weights").reason
+
+
 def test_grey_images_get_the_average_of_the_weights_mean(
     photos: Fingerprint, stocked: Machine
 ) -> None:
-    """The first convolution's weights are summed for one channel."""
+    """Asked for, they begin a grey network: the first convolution's weights are summed."""
     grey = replace(photos, channels=1, is_grey=True)
-    recipe = make_plan(grey, stocked, budget=1200.0, given={}).recipe()
+    asked = {"model.encoder_weights": "imagenet"}
+    recipe = make_plan(grey, stocked, budget=1200.0, given=asked).recipe()
     assert (recipe.input.channels, recipe.model.encoder_weights) == (1, "imagenet")
     assert recipe.input.mean == pytest.approx([127 / 255])
 

@@ -256,7 +256,9 @@ def model(at: Situation) -> Choice:
 
 def _begins_pretrained(at: Situation) -> bool:
     """Tell whether the rules may choose the network that begins from ImageNet."""
-    return PRETRAINED in at.machine.seconds_per_megapixel and "model.name" not in at.given
+    if PRETRAINED not in at.machine.seconds_per_megapixel or "model.name" in at.given:
+        return False
+    return not at.fingerprint.is_grey or "model.encoder_weights" in at.given
 
 
 def _pretrained_model(at: Situation, at_half: str) -> tuple[str, str]:
@@ -292,6 +294,11 @@ def encoder_weights(at: Situation) -> Choice:
         )
         return None, f"from scratch, since {weights.file} isn't at hand: {way}"
     best = MODELS[PRETRAINED].encoder
+    if at.fingerprint.is_grey and "model.name" not in at.given:
+        return (
+            None,
+            "from scratch: ImageNet's weights were no better for grey images, as measured",
+        )
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install

@@ -178,7 +178,7 @@ def plan(
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
-    machine = measure_machine(asked, given, budget, progress)
+    machine = measure_machine(asked, given, budget, progress, is_grey=fingerprint.is_grey)
     share = None if budget is None else max(1.0, budget / folds)
     made = make_plan(fingerprint, machine, budget=share, given=given, before=split)
     recipe = made.recipe()

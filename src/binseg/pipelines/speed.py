@@ -85,7 +85,12 @@ SHORT = 180.0
 
 
 def measure_machine(
-    asked: Recipe, given: Mapping[str, object], budget: float | None, progress: Progress
+    asked: Recipe,
+    given: Mapping[str, object],
+    budget: float | None,
+    progress: Progress,
+    *,
+    is_grey: bool = False,
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
@@ -94,12 +99,14 @@ def measure_machine(
         given: what the user chose, by dotted keys.
         budget: seconds for the whole run; None where time doesn't matter.
         progress: told of every network.
+        is_grey: grey images get a network from scratch, unless the user asks for weights.
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)
     bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
     pretrained = _encoders_at_hand()
-    candidates = _candidates(asked, given, pretrained, is_gpu=device.type == "cuda")
+    at_hand = frozenset[str]() if is_grey else pretrained
+    candidates = _candidates(asked, given, at_hand, is_gpu=device.type == "cuda")
     reference = next(iter(candidates))
     usual = USUAL if budget is None or budget > SHORT else QUICK
     limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
