@@ -22,8 +22,7 @@ from binseg.config.named_models import MODELS, WEIGHTS
 from binseg.losses import LOSSES
 from binseg.metrics import METRICS
 from binseg.metrics.registry import PixelMetric
-from binseg.models import DECODERS, ENCODERS
-from binseg.models.option_rules import OPTIONS
+from binseg.models import DECODERS, ENCODERS, OPTIONS
 
 __all__ = ["pages", "stale_pages"]
 
