@@ -111,11 +111,8 @@ class PresetAugment(Augment):
 class PipelineAugment(Augment):
     """A user's own Albumentations pipeline, image by image on the CPU.
 
-    It sees what the network would see, and nothing around it; each process has random numbers of
-    its own.
-
-    Args:
-        pipeline: takes image (uint8, HWC) and mask (uint8, HW) by keyword, and gives the same.
+    It takes image (uint8, HWC) and mask (uint8, HW) by keyword, and gives the same. It sees what
+    the network would see, and nothing around it; each process has random numbers of its own.
     """
 
     def __init__(self, pipeline: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from binseg.transforms.preprocess import LUMA
 from binseg.transforms.presets import Preset
 
 ASPECTS = (3 / 4, 4 / 3)
@@ -17,8 +18,6 @@ ASPECTS = (3 / 4, 4 / 3)
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
-GREY = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
 NARROW = 0.8
 """Largest sigma that a 3x3 kernel holds."""
 
@@ -73,20 +72,11 @@ def move(
     random: BatchRandom,
     shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """Rotate, scale, shift, crop, deform, mirror and turn.
+    """Rotate, scale, shift, crop, deform, mirror and turn: images in [0, 1] and targets, both new.
 
-    Images to which only mirrors and quarter turns happen keep their pixels to the bit.
-
-    Args:
-        preset: how much.
-        images_BCHW: bytes, or floats in [0, 1].
-        targets_BHW: bytes.
-        random: the random numbers.
-        shape: height and width of the result, which lies in the middle of the images; what is
-            around it is real surroundings, beyond which images are mirrored.
-
-    Returns:
-        Images in [0, 1] and targets, both new.
+    Images to which only mirrors and quarter turns happen keep their pixels to the bit. The result's
+    `shape` lies in the middle of the images; what is around it is real surroundings, beyond which
+    images are mirrored.
     """
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
     chosen = random.happens(preset.affine)
@@ -261,7 +251,7 @@ def _recolour(
 ) -> None:
     """Multiply, stretch about the mean grey, and mix with grey; then clip to [0, 1]."""
     num, channels = images_BCHW.shape[:2]
-    weights_C = torch.tensor(GREY) if channels == 3 else torch.full((channels,), 1 / channels)
+    weights_C = torch.tensor(LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
     lit_BC = images_BCHW.mean(dim=(2, 3)).cpu() * light_BC
     mean_B1 = (lit_BC * weights_C).sum(dim=1, keepdim=True)
     gain_BC = light_BC * contrast_B[:, None]

@@ -33,20 +33,13 @@ can't see the surroundings, has no weight; a longer fade would come nearer to th
 
 
 def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
-    """Say which regions of an image become which model inputs.
-
-    Args:
-        height: rows of the image.
-        width: columns of the image.
-        preprocessing: the input's size, the fit and (for tiles) the scale, the overlap and the
-            largest tile.
+    """Say which regions of an image of this height and width become which model inputs.
 
     Returns:
-        One placement for stretch and pad; for tile a grid, row by row, whose sources have the
-        tile's size (`tiles_for`) divided by the scale (in whole pixels; exactly the tile's size at
-        scale 1) and cover every pixel. In an image larger than a tile they begin at multiples of
-        the networks' coarsest stride, so that the last ones may reach past its end by less than
-        that.
+        One placement for stretch and letterbox; for tile a grid, row by row, whose sources have the
+        tile's size (`tiles_for`) divided by the scale (in whole pixels) and cover every pixel. In
+        an image larger than a tile they begin at multiples of the networks' coarsest stride, so
+        that the last ones may reach past its end by less than that.
     """
     assert height > 0, height
     assert width > 0, width
@@ -68,14 +61,11 @@ def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placeme
 
 
 def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:
-    """Size and overlap of the tiles that an image of this size is cut into.
+    """Size and overlap of the tiles that an image is cut into, without a `largest_tile`.
 
     With a `largest_tile` a side that fits is one tile, of the next multiple of the networks'
     coarsest stride, and never smaller than the tiles of training; a longer one is cut into tiles of
     that length that share what networks look at.
-
-    Returns:
-        The same without a `largest_tile`.
 
     >>> large = Preprocessing(height=256, width=256, resize="tile", largest_tile=1024)
     >>> one = tiles_for(700, 100, large)
@@ -166,13 +156,8 @@ def place(
 ) -> Num[np.ndarray, "height width C2"]:
     """Make one model input of an image: cut out, resize, put in the middle of zeros.
 
-    Args:
-        image_HWC: the whole image, uint8, uint16 or float32.
-        placement: one of its placements; past the image's edge it is mirrored.
-        resize: what resizes the region to a height and a width, `resize_image` if left out.
-
-    Returns:
-        An input of the placement's height and width.
+    Past the image's edge it is mirrored. `resize` brings a region to a height and a width;
+    `resize_image` if left out.
     """
     target = placement.target
     region_HWC = cut(image_HWC, placement.source)
@@ -208,14 +193,9 @@ def place_mask(
 def restore(
     map_HW: Float32[np.ndarray, "height width"], placement: Placement
 ) -> Float32[np.ndarray, "source_height source_width"]:
-    """Bring a model's output back to the size of the placement's source.
+    """Bring a model's output, without its padding, back to the size of the placement's source.
 
-    Args:
-        map_HW: one float per pixel of the model's input; padding is cut off.
-        placement: how that input was made.
-
-    Returns:
-        Bilinear values (antialiased where the source is smaller) at the source's size.
+    Values are bilinear, antialiased where the source is smaller.
     """
     assert map_HW.shape == (placement.height, placement.width), map_HW.shape
     inner_HW1 = map_HW[_slices(placement.target)][:, :, None].astype(np.float32, copy=False)
@@ -231,15 +211,14 @@ def blend(
     """Join the outputs for all inputs of one image into one map at the image's size.
 
     Args:
-        maps: the model's outputs **at the input's size**, one a placement (this function restores
-            them); an iterator is fine, so that they need not be in memory together.
-        placements: the placements, in the same order.
+        maps: the model's outputs **at the input's size**, one a placement in its order; an iterator
+            is fine, so that they need not be in memory together.
+        placements: where the inputs were.
         height: rows of the image.
         width: columns of the image.
 
     Returns:
-        Each pixel from the tile in which it lies deepest (`tile_weights`); with one placement, its
-        restored map unchanged.
+        Each pixel from the tile in which it lies deepest (`tile_weights`).
     """
     if len(placements) == 1:
         (only,) = maps
@@ -258,15 +237,11 @@ def blend(
 
 
 def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarray, " tile"]]:
-    """Weigh each tile's pixels along one axis; at every pixel the weights add up to 1.
+    """Weigh the pixels of tiles that begin at `starts` along one axis; at each pixel they sum to 1.
 
     Halfway between the rims of two neighbours one passes into the other over half their overlap,
     `_FADE` pixels at most (a raised cosine): so there is no step, and no pixel comes from nearer to
     the rim of a tile than a quarter of the overlap, except at the image's own edges.
-
-    Args:
-        starts: where the tiles begin.
-        tile: length of each of them.
 
     >>> [(weight * 100).round().astype(int).tolist() for weight in tile_weights([0, 2], 6).values()]
     [[100, 100, 100, 85, 15, 0], [0, 15, 85, 100, 100, 100]]
@@ -315,13 +290,9 @@ def resize_image(
 ) -> Num[np.ndarray, "height width C"]:
     """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
 
-    Args:
-        image_HWC: uint8, uint16 or float32, any number of channels.
-        height: new rows.
-        width: new columns.
-        rows: where, in rows of the image, the new ones begin and end; all of it if left out. The
-            rows beyond are still averaged in, so that a large image resized in pieces comes out
-            like the whole.
+    `rows` says where, in rows of the image, the new ones begin and end (all of it if left out). The
+    rows beyond are still averaged in, so that a large image resized in pieces comes out like the
+    whole.
     """
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
@@ -367,12 +338,7 @@ def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
 def cut(image_HWC: Num[np.ndarray, "H W *C"], source: Box) -> Num[np.ndarray, "h w *C"]:
     """The source's pixels, mirrored past the edges (the edge pixel itself comes twice).
 
-    Args:
-        image_HWC: an image, or a map without the axis of channels.
-        source: a region, which may lie partly or wholly outside.
-
-    Returns:
-        A view where the region lies inside, else a copy.
+    It is a view where the region lies inside, else a copy.
     """
     height, width = image_HWC.shape[:2]
     bottom, right = source.top + source.height, source.left + source.width

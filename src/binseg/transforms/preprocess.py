@@ -15,7 +15,7 @@ from binseg.errors import ImageError
 from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
@@ -79,11 +79,6 @@ def prepare_image(
     image is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
     elsewhere.
 
-    Args:
-        image_HWC: an image as `prepare` takes it.
-        preprocessing: channels, intensity and scale.
-        name: what error messages call the image.
-
     Raises:
         ImageError: as `prepare`.
     """
@@ -138,11 +133,8 @@ def percentile_range(
     """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
 
     Channels may be different measurements, elevation and an index say, of which one range would
-    leave the narrower a single level.
-
-    Args:
-        sample_NC: pixels of the image, every `percentile_step` rows and columns.
-        extremes: the least and the largest values of the whole image.
+    leave the narrower a single level. The sample is every `percentile_step` rows and columns, the
+    extremes are those of the whole image.
     """
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
@@ -255,7 +247,7 @@ def _fit_channels(
         return np.repeat(original_HWC, channels, axis=2)
     assert (have, channels) == (3, 1)
     luma_HW = np.zeros(original_HWC.shape[:2], np.float32)
-    for channel, weight in enumerate(_LUMA):
+    for channel, weight in enumerate(LUMA):
         luma_HW += original_HWC[:, :, channel] * np.float32(weight)
     return luma_HW[:, :, None]
 
