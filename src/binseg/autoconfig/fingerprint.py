@@ -51,14 +51,15 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The difference between images and their mirror images, on average over a data set."""
+    """The difference between `num` images and their mirror images, on average.
+
+    `share` is the part of it that all have in common (a sky above): 0 none, 1 all; `p` tells how
+    often images mirrored at random have as much in common.
+    """
 
     share: float
-    """The part of that difference that all images have in common (a sky above): 0 none, 1 all."""
     p: float
-    """The p value of the test: how often images mirrored at random have as much in common."""
     num: int
-    """Number of independent images."""
 
     @property
     def is_broken(self) -> bool:
@@ -74,11 +75,8 @@ def measure_symmetry(
     If the images have no up, each could as well have been taken upside down, and the part that
     changes sign in the mirror cancels out over many images. Mirroring the images at random tells
     how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis).
-
-    Args:
-        thumbs_NHW: small images (or masks) of one size, independent of each other.
-        axis: 1 mirrors top and bottom, 2 left and right.
-        seed: seed of the random sign flips.
+    The images (or masks) are small and independent; axis 1 mirrors top and bottom, axis 2 left and
+    right.
     """
     num = len(thumbs_NHW)
     if num < 2:
@@ -97,14 +95,15 @@ def measure_symmetry(
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The objects of one mask; all lengths are in pixels of the image."""
+    """The objects of one mask in pixels: diameters of discs of the same areas, and thickness.
+
+    A tenth of the length of all ridges (middle lines) is thinner than `thin`, and half of the
+    foreground's area lies where it is thinner than `thick`.
+    """
 
     diameters: tuple[float, ...]
-    """One per object: the diameter of the disc of the same area."""
     thin: float
-    """A tenth of the length of all ridges (middle lines) is thinner than this."""
     thick: float
-    """Half of the foreground's area lies where it is thinner than this."""
 
 
 def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
@@ -120,14 +119,11 @@ def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
 
 
 def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]:
-    """Measure how thick the foreground is across its middle lines.
+    """Measure how thick the foreground is across its middle lines: `Shapes.thin` and `thick`.
 
     A ridge pixel of the distance map (no neighbour lies farther from the background) is the centre
-    of an inscribed disc that touches both sides; the disc's diameter is the thickness there.
-
-    Returns:
-        The thickness below which a tenth of the ridges' length lies, and the one below which half
-        of the area lies (a ridge pixel stands for as much area as it is thick); pixels.
+    of an inscribed disc that touches both sides; the disc's diameter is the thickness there, and
+    the pixel stands for as much area as it is thick.
 
     >>> line = np.zeros((40, 40), bool)
     >>> line[10:13] = True
@@ -151,26 +147,19 @@ def kept_by_resize(
 ) -> Float[np.ndarray, "S"]:
     """Return the Dice of a perfect mask made at other sizes and resized back to the image's own.
 
-    A network can only learn masks of its own size; detail lost on the way back is lost for it.
-
-    Args:
-        mask_HW: the true mask at the image's own size.
-        sizes: (height, width) of the network's masks.
-
-    Returns:
-        One Dice per size; 1 if the mask is empty.
+    A network can only learn masks of its own size; detail lost on the way back is lost for it. An
+    empty mask keeps all (1).
     """
     height, width = mask_HW.shape
-    soft_HW1 = mask_HW.astype(np.float32)[:, :, None]
-    area = int(mask_HW.sum())
-    kept = np.ones(len(sizes))
-    for row, (small_height, small_width) in enumerate(sizes):
+    soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []
+    for small_height, small_width in sizes:
         if area == 0 or (small_height >= height and small_width >= width):
+            kept.append(1.0)
             continue
         small = resize_image(soft_HW1, small_height, small_width) > 0.5
         back_HW = resize_image(small.astype(np.float32), height, width)[:, :, 0] > 0.5
-        kept[row] = 2 * int((back_HW & mask_HW).sum()) / (area + int(back_HW.sum()))
-    return kept
+        kept.append(2 * int((back_HW & mask_HW).sum()) / (area + int(back_HW.sum())))
+    return np.array(kept)
 
 
 @dataclass(frozen=True, kw_only=True)
