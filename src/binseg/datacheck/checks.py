@@ -124,12 +124,7 @@ class Examination:
 
 
 def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
-    """Look at every image and mask, and run every check.
-
-    Args:
-        dataset: with its splits, so that leaks between them can be seen.
-        progress: hears of every image.
-    """
+    """Look at every image and mask of a split data set, and run every check."""
     evidence = look_at_all(dataset, progress=progress)
     finders = {code: check.find for code, check in CHECKS.items()}
     return Examination(looks=evidence.looks, findings=_run(finders, evidence))
@@ -138,11 +133,7 @@ def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
 def quick_checks(dataset: Dataset) -> tuple[Finding, ...]:
     """Run the checks that decode no image: torn groups, names of patches, equal files.
 
-    Args:
-        dataset: with its splits.
-
-    Returns:
-        Findings, the worst first; errors among them are leaks.
+    Errors among the findings, which come the worst first, are leaks.
     """
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
     return _run({**finders, "leak": findings.identical_files}, Evidence(dataset=dataset))

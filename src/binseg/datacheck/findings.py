@@ -51,13 +51,7 @@ def problems(code: str) -> Finder:
 
 
 def where(holds: Callable[[Look], bool], noun: str, rest: str) -> Finder:
-    """Make a finder of all looks for which something holds.
-
-    Args:
-        holds: tells whether a look is meant.
-        noun: image or mask.
-        rest: what follows in the sentence `3 images ...`.
-    """
+    """Make a finder of all looks for which something holds; `rest` ends the line `3 images ...`."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         if held := [look.record for look in evidence.looks if holds(look)]:
@@ -105,8 +99,7 @@ def copies(code: str) -> Finder:
 def near_copies(*, across: bool) -> Finder:
     """Make a finder of images that differ in size, encoding, a flip or a quarter turn alone.
 
-    Args:
-        across: whether images in several splits are meant, or those within one.
+    They are those in several splits (`across`), or those within one.
     """
 
     def find(evidence: Evidence) -> Iterator[Hit]:

@@ -42,7 +42,6 @@ class Outline:
     """A mask that has foreground and background, in a few numbers."""
 
     share: float
-    """Share of foreground in all pixels."""
     num_objects: int
     solidity: float
     """Area of the largest object over that of its convex hull: 1 for a disc, low for scribbles."""
@@ -71,7 +70,6 @@ class Look:
     foreground: float | None = None
     """Share of foreground in the pixels that count; None without a readable mask."""
     num_valid: int = 0
-    """Pixels that count."""
     outline: Outline | None = None
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""

@@ -43,14 +43,10 @@ def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, 
 def alike(
     thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
 ) -> list[tuple[int, int]]:
-    """Find pairs of images that are nearly the same, enough to tell which belong together.
+    """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
 
-    Args:
-        thumbs_NSS: grey squares of THUMB_SIDE pixels, one an image.
-        progress: hears of each block of comparisons.
-
-    Returns:
-        Pairs (earlier, later); two images that are linked through others may lack a pair.
+    Pairs are (earlier, later), enough to tell which belong together: two images that are linked
+    through others may lack a pair.
     """
     num = len(thumbs_NSS)
     if num < 2:
@@ -89,11 +85,9 @@ def clusters_of(num: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]
     [(0, 3, 4)]
     """
     members: dict[int, list[int]] = {}
-    linked = {index for pair in pairs for index in pair}
-    label_N = _labels(num, pairs)
-    for index in sorted(linked):
-        members.setdefault(int(label_N[index]), []).append(index)
-    return [tuple(indices) for indices in members.values()]
+    for index, label in enumerate(_labels(num, pairs).tolist()):
+        members.setdefault(label, []).append(index)
+    return [tuple(indices) for indices in members.values() if len(indices) > 1]
 
 
 def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:
