@@ -20,7 +20,7 @@ SHORT = {
         "--images 30 --recipes 15 --bundles 8 --networks 8",
         r'"images"[\s\S]*"networks"',
     ),
-    "large": ("--quick", r"memory[\s\S]*resume[\s\S]*seams"),
+    "large": ("--quick", r"memory: [\s\S]*SHA-256 equal:[\s\S]*seams: "),
     "plan": ("--quick --families cracks", r"\| .*cracks.* \|"),
     "predict": ("--quick", r"torch fp32 NCHW[\s\S]*openvino int8"),
     "recipes": ("--size 32 --images-seen 40 --only report-d-resnet34-unet", r"report-d-resnet34"),
