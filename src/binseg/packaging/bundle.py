@@ -51,9 +51,10 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle on disk; tensors are read when they are asked for, and checked again.
+    """A checked bundle on disk; its files are read when they are asked for, and checked again.
 
-    `path` is its folder or its zip, `sha256` the hash of each file by name.
+    `path` is its folder or its zip, `sha256` the hash of each file by name. All methods raise
+    `BundleError` where a file was changed since the bundle was read, or doesn't fit the card.
     """
 
     path: Path
@@ -61,19 +62,11 @@ class Bundle:
     sha256: Mapping[str, str]
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Read the state dict: arrays by name.
-
-        Raises:
-            BundleError: the file was changed since the bundle was read.
-        """
+        """Read the state dict: arrays by name."""
         return from_bytes(self.read_bytes(WEIGHTS), name=f"{self.path}: {WEIGHTS}")
 
     def reference(self) -> Reference:
-        """Read the reference sample.
-
-        Raises:
-            BundleError: the file was changed, or doesn't fit the card.
-        """
+        """Read the reference sample."""
         name = f"{self.path}: {REFERENCE}"
         tensors = from_bytes(self.read_bytes(REFERENCE), name=name)
         if set(tensors) != {"input_NHWC", "probability_NHW"}:
@@ -84,12 +77,7 @@ class Bundle:
         return reference
 
     def network(self, name: str) -> bytes:
-        """Read an exported network, `NETWORK` or `NETWORK_INT8`, which must fit the card.
-
-        Raises:
-            BundleError: the file was changed, isn't a network that binseg exports
-                (`check_onnx`), or takes and gives something else than the card says.
-        """
+        """Read an exported network, `NETWORK` or `NETWORK_INT8`, as only binseg exports them."""
         data = self.read_bytes(name)
         given, made = check_onnx(data, name=f"{self.path}: {name}")
         shape = self.card.preprocessing
@@ -104,13 +92,9 @@ class Bundle:
         return data
 
     def read_bytes(self, name: str) -> bytes:
-        """Read one listed file; the bytes returned are the bytes that were hashed.
-
-        Raises:
-            BundleError: missing, or changed since the bundle was read.
-        """
+        """Read one listed file; the bytes returned are the bytes that were hashed."""
         data = find_files(self.path).read(name)
-        if hashlib.sha256(data).hexdigest() != self.sha256[name]:
+        if _sha256(data) != self.sha256[name]:
             raise BundleError(f"{self.path}: {name} changed while the bundle was in use")
         return data
 
@@ -277,7 +261,7 @@ def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
     data = files.read(name)
     if name.endswith(".safetensors"):
         from_bytes(data, name=f"{files.path}: {name}")
-    if hashlib.sha256(data).hexdigest() != sums[name]:
+    if _sha256(data) != sums[name]:
         raise BundleError(
             f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
             "damaged; copy or download the bundle again"
@@ -299,15 +283,17 @@ def _contents(
     assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
     contents = {
         WEIGHTS: to_bytes(weights),
-        REFERENCE: to_bytes(
-            {"input_NHWC": reference.input_NHWC, "probability_NHW": reference.probability_NHW}
-        ),
+        REFERENCE: to_bytes(vars(reference)),
         **extra,
     }
-    sha256 = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    sha256 = {name: _sha256(data) for name, data in contents.items()}
     contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
-    sha256[CARD] = hashlib.sha256(contents[CARD]).hexdigest()
+    sha256[CARD] = _sha256(contents[CARD])
     return {**contents, SUMS: _sums(sha256)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _sums(sha256: Mapping[str, str]) -> bytes:

@@ -33,19 +33,17 @@ _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFiles:
-    """The files of one bundle, read by plain name; sizes are checked before bytes are read."""
+    """The files of one bundle, read by plain name; sizes are checked before bytes are read.
+
+    `members` are those of the zip at `path`, None where that is a folder. Files that are missing,
+    unreadable, no ordinary ones, or larger than any bundle's raise `BundleError`.
+    """
 
     path: Path
-    """The folder or the zip."""
     members: Mapping[str, zipfile.ZipInfo] | None = None
-    """The zip's files by plain name; None for a folder."""
 
     def size(self, name: str) -> int:
-        """Return the length of a file in bytes, as the folder or the zip declares it.
-
-        Raises:
-            BundleError: missing, no ordinary file, or larger than any bundle's.
-        """
+        """Return the length of a file in bytes, as the folder or the zip declares it."""
         missing = BundleError(f"{self.path}: {name} is missing; the bundle is incomplete")
         if self.members is None:
             try:
@@ -74,11 +72,7 @@ class BundleFiles:
         return size
 
     def read(self, name: str) -> bytes:
-        """Read a whole file, in one piece: joining pieces of a large one takes as long again.
-
-        Raises:
-            BundleError: missing, unreadable or too large.
-        """
+        """Read a whole file, in one piece: joining pieces of a large one takes as long again."""
         size = self.size(name)
         try:
             if self.members is None:

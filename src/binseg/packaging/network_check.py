@@ -163,8 +163,10 @@ def _parse(data: memoryview, kind: str) -> _Message:
             raise ValueError(f"a {kind} holds field {number} twice")
         if number not in single | repeated:
             raise ValueError(f"a {kind} holds field {number}, which binseg never writes")
-        is_message = number in children and not isinstance(value, int)
-        found[number].append(_parse(value, children[number]) if is_message else value)
+        if number in children and not isinstance(value, int):
+            found[number].append(_parse(value, children[number]))
+        else:
+            found[number].append(value)
     return found
 
 

@@ -21,6 +21,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from jaxtyping import Float32, Num
 from binseg.errors import BundleError, MissingExtraError, one_line
 from binseg.packaging.bundle_files import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
-from binseg.packaging.proof import Compute
+from binseg.packaging.proof import Compute, one_by_one
 from binseg.storage import parse_json
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
@@ -41,8 +42,6 @@ _DAMAGE = (
     zipfile.BadZipFile,
 )  # fmt: skip
 """Errors that numpy, json, zipfile and torch raise on bytes that they didn't write."""
-_CORES: list[Any] = []
-"""None or one."""
 _TELEMETRY = "openvino_telemetry"
 _EXTRAS = {
     "onnx": ("export", "exporting a model"),
@@ -78,6 +77,7 @@ def require(package: str) -> Any:
             del sys.modules[_TELEMETRY]
 
 
+@cache
 def openvino_core() -> Any:
     """Give the one `openvino.Core` of this process, which stays until its end.
 
@@ -88,10 +88,7 @@ def openvino_core() -> Any:
     Raises:
         MissingExtraError: openvino isn't installed.
     """
-    openvino = require("openvino")
-    if not _CORES:
-        _CORES.append(openvino.Core())
-    return _CORES[0]
+    return require("openvino").Core()
 
 
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
@@ -302,11 +299,7 @@ def ir_with_facts(data: bytes, text: Mapping[str, str]) -> bytes:
 
 def by_onnxruntime(session: Any) -> Compute:
     """Compute with a session of ONNX Runtime."""
-
-    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        return np.array(session.run(None, {"pixels": np.ascontiguousarray(pixels_HWC[None])})[0][0])
-
-    return compute
+    return one_by_one(lambda pixels_NHWC: session.run(None, {"pixels": pixels_NHWC})[0])
 
 
 def by_openvino(
@@ -314,8 +307,4 @@ def by_openvino(
 ) -> tuple[Compute, str]:
     """Compute with OpenVINO; also tell the precision that it really computes in."""
     compiled, used = compile_openvino(data, weights, precision=str(precision), name=name)
-
-    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        return np.array(compiled(np.ascontiguousarray(pixels_HWC[None]))[0][0])
-
-    return compute, used
+    return one_by_one(lambda pixels_NHWC: compiled(pixels_NHWC)[0]), used

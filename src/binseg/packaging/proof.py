@@ -10,6 +10,11 @@ Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
 """From pixels to the probability of foreground, of the image's size."""
 
 
+def one_by_one(run: Callable[[Num[np.ndarray, "N H W C"]], np.ndarray]) -> Compute:
+    """Compute image by image with a runtime that takes them by the batch."""
+    return lambda pixels_HWC: np.array(run(np.array(pixels_HWC[None], order="C"))[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The largest differences that a precision may bring.

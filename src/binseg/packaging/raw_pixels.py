@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num
+from jaxtyping import Num
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
-from binseg.packaging.proof import Compute
+from binseg.packaging.proof import Compute, one_by_one
 from binseg.types import Preprocessing
 
 Pixels = Literal["uint8", "float32"]
@@ -248,10 +248,9 @@ def _triangles(centres: Tensor, scale: Tensor, at: Tensor, weights: Tensor | flo
 def by_torch(module: Any) -> Compute:
     """Compute with a torch module that takes pixels (N, H, W, C)."""
 
-    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        with torch.inference_mode():
-            result = module(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
-        probability: np.ndarray = result[0].numpy()
-        return probability
+    @torch.inference_mode()
+    def run(pixels_NHWC: Num[np.ndarray, "N H W C"]) -> np.ndarray:
+        probability_NHW: np.ndarray = module(torch.from_numpy(pixels_NHWC)).numpy()
+        return probability_NHW
 
-    return compute
+    return one_by_one(run)

@@ -8,17 +8,7 @@ Row = dict[str, object]
 
 def list_models() -> list[Row]:
     """List the named networks; parameters are counted with 3 channels in."""
-    return [
-        {
-            "name": name,
-            "num_parameters": model.num_parameters,
-            "decoder": model.decoder,
-            "encoder": model.encoder,
-            "options": dict(model.options),
-            "summary": model.summary,
-        }
-        for name, model in MODELS.items()
-    ]
+    return [{"name": name, **model._asdict()} for name, model in MODELS.items()]
 
 
 def list_encoders() -> list[Row]:

@@ -29,16 +29,18 @@ FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """The zip that was written."""
+    """The zip that was written.
+
+    `largest_difference` is the change of a reference probability by rounding the weights, None
+    where nothing was rounded; `left_out` are networks that hold the weights before that.
+    """
 
     path: Path
     id: str
     name: str
     num_bytes: int
     largest_difference: float | None
-    """Change of a reference probability by rounding the weights; None where nothing was rounded."""
     left_out: tuple[str, ...] = ()
-    """Networks of other runtimes, which hold the weights before they were rounded."""
 
     def as_dict(self) -> dict[str, object]:
         """Return the facts as plain data."""
