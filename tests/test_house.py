@@ -99,7 +99,7 @@ def pictures() -> Iterator[str]:
 
 
 STILL_BROKEN: tuple[tuple[Callable[[], Iterator[str]], int], ...] = (
-    (long_modules, 1),
+    (long_modules, 0),
     (long_functions, 2),
     (repeated_names, 0),
     (hanging_docstrings, 0),

@@ -39,7 +39,7 @@ def pack(
     json_: Json = False,
 ) -> None:
     """Pack a model as one zip file; every verb takes it like the folder of its run."""
-    from binseg.pipelines.pack_model import pack as run_pack
+    from binseg.pipelines.handing_on import pack as run_pack
 
     if out.suffix.lower() != ".zip":
         raise UsageError(f"{out}: name it something.zip, by which it is known again")

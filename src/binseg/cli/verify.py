@@ -36,7 +36,7 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Compute the model's own reference sample again and compare; exit code 1 if it differs."""
-    from binseg.pipelines.verify_model import verify as run
+    from binseg.pipelines.handing_on import verify as run
 
     found, left_out = run(path, trust_code=trust_code)
     if json_:
