@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,7 @@ class Cage:
         with self._lock:
             child = self._users.get(thread)
             if child is not None:
-                child.retire()
+                child.images_left = 0  # none further
                 with contextlib.suppress(OSError):  # it wakes the thread that waits for a reply
                     child.socket.shutdown(socket.SHUT_RDWR)
                 self._tell(b"K", child.pid)
@@ -186,19 +186,11 @@ class Survey:
 
 
 class CagedImage:
-    """An image whose header was read in a child.
-
-    Args:
-        child: holds it.
-        source: bytes or path.
-        name: what errors call it.
-        seconds: time for the header.
-    """
+    """An image whose header was read in a child, which holds it."""
 
     def __init__(self, child: "_Child", source: bytes | Path, *, name: str, seconds: float) -> None:
         self._child, self._name = child, name
-        data = source if isinstance(source, bytes) else b""
-        path = None if isinstance(source, bytes) else os.fspath(source)
+        data, path = (source, None) if isinstance(source, bytes) else (b"", os.fspath(source))
         order = {"do": "open", "name": name, "path": path, "size": len(data)}
         self.info = ImageInfo(**child.ask(order, data, name=name, seconds=seconds))
 
@@ -212,7 +204,7 @@ class CagedImage:
         shape = (info.height, info.width, info.channels)
         seconds = _DECODE_S + math.prod(shape) / _VALUES_PER_S
         with _shared(math.prod(shape) * np.dtype(info.dtype).itemsize) as descriptor:
-            facts = child.ask({"do": "read"}, name=name, seconds=seconds, descriptor=descriptor)
+            facts = child.ask({"do": "read"}, name=name, seconds=seconds, fds=[descriptor])
             pixels = mmap.mmap(descriptor, 0)
         if facts != {"shape": list(shape), "dtype": info.dtype}:
             raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
@@ -220,13 +212,7 @@ class CagedImage:
 
 
 class _Child:
-    """Our end of one child.
-
-    Args:
-        connection: to it.
-        pid: its number.
-        slow_down: lowers its priority.
-    """
+    """Our end of one child; `slow_down` lowers the priority of a process."""
 
     def __init__(
         self, connection: socket.socket, pid: int, slow_down: Callable[[int], None]
@@ -236,10 +222,6 @@ class _Child:
         self.images_left = _RECYCLE
         self._slow_down = slow_down
 
-    def retire(self) -> None:
-        """Take it for no further image."""
-        self.images_left = 0
-
     def ask(
         self,
         order: dict[str, Any],
@@ -247,7 +229,7 @@ class _Child:
         *,
         name: str,
         seconds: float,
-        descriptor: int | None = None,
+        fds: Sequence[int] = (),
     ) -> dict[str, Any]:
         """Send an order with its bytes, and shared memory for pixels; wait for the reply.
 
@@ -256,7 +238,6 @@ class _Child:
         """
         until = time.monotonic() + seconds
         head = json.dumps(order).encode()
-        fds = [] if descriptor is None else [descriptor]
         try:
             self.socket.settimeout(seconds)
             socket.send_fds(self.socket, [LENGTH.pack(len(head))], fds)
@@ -264,16 +245,11 @@ class _Child:
             self.socket.sendall(data)
             (size,) = LENGTH.unpack(self._receive(LENGTH.size, until))
             reply: dict[str, Any] = json.loads(self._receive(min(size, _MAX_HEADER), until))
-        except TimeoutError:
-            self.retire()
-            raise ImageError(
-                f"{name}: it takes too long to decode; save it again in a plain format"
-            ) from None
-        except (EOFError, OSError, ValueError):
-            self.retire()
-            raise ImageError(
-                f"{name}: decoding it ends the decoder; save it again in a plain format"
-            ) from None
+        except (EOFError, OSError, ValueError) as problem:
+            self.images_left = 0
+            late = isinstance(problem, TimeoutError)
+            what = "it takes too long to decode" if late else "decoding it ends the decoder"
+            raise ImageError(f"{name}: {what}; save it again in a plain format") from None
         if "error" in reply:
             raise ImageError(reply["error"])
         return reply
@@ -291,7 +267,7 @@ class _Child:
                 used = _processor_seconds(self.pid)
                 if before is not None and used - before > _PATIENCE_S / 2:
                     self._slow_down(self.pid)
-                    self.retire()
+                    self.images_left = 0
                 before = used if before is None else before
                 continue
             if not part:

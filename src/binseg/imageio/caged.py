@@ -4,6 +4,7 @@ import contextlib
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import struct
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
+from PIL import Image
 
 from binseg.errors import BinsegError
 from binseg.imageio.decoding import ImageInfo
+from binseg.imageio.formats import decode_image, probe, probe_bytes, read_image
+from binseg.imageio.windows import holds_tiff, needs_windows, open_windows
 
 LENGTH = struct.Struct("!I")
 """Before each order of JSON to a child, and before its reply."""
@@ -30,12 +33,7 @@ _LOW_PRIORITY = 10
 
 def mother() -> None:
     """Import the decoders once, then fork and kill as told; end with the one who tells."""
-    from PIL import Image
-
-    from binseg.imageio import formats
-
     Image.init()
-    assert formats.IMAGE_SUFFIXES
     with contextlib.suppress(ModuleNotFoundError):  # HEIC's reader is optional
         import pillow_heif  # noqa: F401 - a child's own import would count as the image's memory
     orders = socket.socket(fileno=0)
@@ -78,8 +76,6 @@ def _run_child(orders: socket.socket, descriptor: int) -> None:
 
 
 def _serve(connection: socket.socket) -> None:
-    import resource
-
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
         resource.setrlimit(kind, (0, 0))
     start = _address_space()
@@ -96,10 +92,11 @@ def _serve(connection: socket.socket) -> None:
             elif order["do"] == "open":
                 held = None
                 _allow(start + _SPARE_BYTES + 4 * order["size"])
-                data = bytes(_take(connection, order["size"]))
-                source = Path(order["path"]) if order["path"] else data
-                held = (source, order["name"], _probe(source, order["name"]))
-                reply = vars(held[2])
+                source = Path(order["path"]) if order["path"] else None
+                data, name = bytes(_take(connection, order["size"])), order["name"]
+                info = probe(source) if source else probe_bytes(data, name=name)
+                held = (source or data, name, info)
+                reply = vars(info)
             else:
                 assert held is not None, "an image is opened before it is read"
                 reply = _decode_into(descriptors[0], start, *held)
@@ -119,7 +116,8 @@ def _decode_into(
     num_bytes = os.fstat(descriptor).st_size
     size = len(source) if isinstance(source, bytes) else 0
     _allow(start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-    image_HWC = _read(source, name)
+    decoded = decode_image(source, name=name) if isinstance(source, bytes) else read_image(source)
+    image_HWC = np.ascontiguousarray(decoded)
     facts = {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name}
     if image_HWC.nbytes == num_bytes:
         with mmap.mmap(descriptor, 0) as shared:
@@ -138,22 +136,12 @@ def _take(connection: socket.socket, size: int) -> bytearray:
     return data
 
 
-def _probe(source: bytes | Path, name: str) -> ImageInfo:
-    from binseg.imageio.formats import probe, probe_bytes
-
-    return probe(source) if isinstance(source, Path) else probe_bytes(source, name=name)
-
-
 def _survey(path: Path) -> dict[str, Any]:
-    from binseg.imageio.formats import probe
-    from binseg.imageio.windows import holds_tiff, needs_windows, open_windows
-
     is_large = needs_windows(path)
-    infos = []
-    if is_large and holds_tiff(path):  # others would be unpacked for their size
+    if is_large and holds_tiff(path):
         with open_windows(path) as windows:
             infos = [windows.info(page) for page in range(windows.num_pages)]
-    else:
+    else:  # to open others by windows would unpack them
         infos = [probe(path)]
     return {
         "needs_windows": is_large,
@@ -162,15 +150,8 @@ def _survey(path: Path) -> dict[str, Any]:
     }
 
 
-def _read(source: bytes | Path, name: str) -> Num[np.ndarray, "H W C"]:
-    from binseg.imageio.formats import decode_image, read_image
-
-    image_HWC = read_image(source) if isinstance(source, Path) else decode_image(source, name=name)
-    return np.ascontiguousarray(image_HWC)
-
-
 def _address_space() -> int:
-    """The bytes of this process's address space; 0 where the system doesn't say."""
+    """Count the bytes of this process's address space; 0 where the system doesn't say."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * 4096
     except OSError:
@@ -179,7 +160,5 @@ def _address_space() -> int:
 
 def _allow(num_bytes: int) -> None:
     """Let this process have so many bytes of address space, and more when told again."""
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))

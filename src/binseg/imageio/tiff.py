@@ -14,16 +14,19 @@ from PIL import Image
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
+    Cache,
+    Decoder,
     Handle,
     ImageInfo,
+    as_given,
     check_size,
     finite_float32,
+    given_dtype,
     swaps_sides,
     turn,
 )
-from binseg.imageio.pieces import Cache, Pieces
 from binseg.imageio.raster import through_palette
-from binseg.imageio.tiff_pages import Layout, TiffContent, list_tiff, page_of
+from binseg.imageio.tiff_parts import Layout, Pieces, TiffContent, list_tiff, page_of
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -44,10 +47,9 @@ _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATE
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiffImage:
-    """One image of a TIFF file whose tags were read; its pixels are still packed."""
+class TiffImage(Decoder):
+    """One image of a TIFF file whose tags were read."""
 
-    name: str
     pages: tuple[tifffile.TiffPage, ...]
     """One, unless the layout spreads the image over several."""
     layout: Layout
@@ -72,32 +74,27 @@ class TiffImage:
         return height, width, samples * contiguous
 
     def info(self) -> ImageInfo:
-        """The facts of the image as `image` gives it."""
+        """Give the facts of the image as `image` gives it."""
         height, width, _ = self.stored_shape()
         if swaps_sides(self.orientation):
             height, width = width, height
-        channels, dtype = self._colours(), "uint8"
-        if self.kind in ("PALETTE", "SEPARATED"):
-            channels = 3
-        else:
-            assert self.page.dtype is not None, "open_tiff refuses those"
-            dtype = _given_dtype(self.page.dtype, self.bits)
+        is_rgb = self.kind in ("PALETTE", "SEPARATED")
+        assert self.page.dtype is not None, "open_tiff refuses those"
         return ImageInfo(
             height=height,
             width=width,
-            channels=channels,
-            dtype=dtype,
+            channels=3 if is_rgb else self._colours(),
+            dtype="uint8" if is_rgb else given_dtype(self.page.dtype, self.bits),
             mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
             format="TIFF",
             num_pages=self.num_pages,
             nodata=self._nodata,
             keeps_alpha=self.keeps_alpha,
-            turned=self.orientation != 1,
             orientation=self.orientation,
         )
 
     def image(self) -> Num[np.ndarray, "H W C"]:
-        """The pixels, turned: uint8, uint16 or float32."""
+        """Decode the pixels, turned."""
         return turn(self.colours_of(self._stored), self.orientation)
 
     def valid(self) -> Bool[np.ndarray, "H W"] | None:
@@ -119,11 +116,11 @@ class TiffImage:
         return self._stretched(pixels_HWC)
 
     def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
-        """Give the colours of a palette, or None where the file has none."""
+        """Give the colours of a palette, where there is one."""
         return self._palette() if self.kind == "PALETTE" else None
 
     def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
-        """Give the raw values, turned; numbers must be whole, colours 8-bit."""
+        """Decode the raw values, turned; numbers must be whole, colours 8-bit."""
         pixels_HWC = self._meant(self._stored)
         if self.kind == "PALETTE" and not indices:
             labels = through_palette(pixels_HWC[:, :, 0].astype(np.uint8), self._palette())
@@ -131,9 +128,9 @@ class TiffImage:
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
-        if pixels_HWC.dtype == np.bool_:
+        if pixels_HWC.dtype.kind == "b":
             pixels_HWC = pixels_HWC.astype(np.uint8)
-        if pixels_HWC.dtype.kind == "f":
+        elif pixels_HWC.dtype.kind == "f":
             pixels_HWC = _whole(pixels_HWC, name=self.name)
         if channels == 1:
             return turn(pixels_HWC[:, :, 0], self.orientation)
@@ -198,19 +195,13 @@ class TiffImage:
         """Some of the stored pixels, from windows along the image's diagonal."""
         _, _, height, width, _ = self.page.shaped
         tall, wide = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
-        cache, pages = Cache(), enumerate(self.pages)
         try:
-            pieces = [Pieces(page, name=self.name, cache=cache, key=key) for key, page in pages]
+            pieces = pieces_of(self, Cache())
         except ImageError:  # it can't be read in parts
             return self._stored.reshape(-1, self._stored.shape[2])
-        corners = {
-            (round(part * (height - tall)), round(part * (width - wide)))
-            for part in (0.0, 0.25, 0.5, 0.75, 1.0)
-        }
-        windows = [
-            np.concatenate([one.read(*corner, tall, wide) for one in pieces], axis=2)
-            for corner in sorted(corners)
-        ]
+        shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+        corners = {(round(one * (height - tall)), round(one * (width - wide))) for one in shares}
+        windows = [read_pieces(pieces, *corner, tall, wide) for corner in sorted(corners)]
         return np.concatenate([one.reshape(-1, one.shape[2]) for one in windows])
 
     @cached_property
@@ -265,13 +256,10 @@ class TiffImage:
 
     def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
         """To uint8, uint16 or float32; odd depths (4, 12 bits) fill the range of their type."""
-        if _given_dtype(pixels_HWC.dtype, self.bits) == "float32":
-            return finite_float32(pixels_HWC, name=self.name)
-        if pixels_HWC.dtype == np.bool_:
-            return pixels_HWC.astype(np.uint8) * np.uint8(255)
+        depth, kind = 8 * pixels_HWC.dtype.itemsize, pixels_HWC.dtype.kind
+        if kind != "u" or not self.bits < depth <= 16:  # above it where 16-bit inks became RGB
+            return as_given(pixels_HWC, name=self.name)
         most, full = 2**self.bits - 1, np.iinfo(pixels_HWC.dtype).max
-        if most >= full:  # above it where 16-bit inks became 8-bit RGB
-            return pixels_HWC
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
@@ -279,6 +267,21 @@ class TiffImage:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def pieces_of(image: TiffImage, cache: Cache, *, key: int = 0, skip: int = 0) -> list[Pieces]:
+    """Make each page of an image readable by windows; see `Pieces`."""
+    return [
+        Pieces(one, name=image.name, cache=cache, key=key + index, skip=skip)
+        for index, one in enumerate(image.pages)
+    ]
+
+
+def read_pieces(
+    pieces: Sequence[Pieces], top: int, left: int, height: int, width: int
+) -> Shaped[np.ndarray, "height width S"]:
+    """Read a window of stored numbers, the channels of all pages."""
+    return np.concatenate([one.read(top, left, height, width) for one in pieces], axis=2)
 
 
 def is_tiff(head: bytes) -> bool:
@@ -357,10 +360,10 @@ def _check(image: TiffImage) -> None:
     height, width, channels = image.stored_shape()
     if (kind == "SEPARATED" and channels < 4) or (kind == "YCBCR" and channels != 3):
         raise ImageError(f"{name}: {channels} channels of kind {kind}; save it as RGB")
-    if kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u":
-        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
-    if kind == "YCBCR" and page.dtype.itemsize > 1:
-        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
+    is_odd = kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u"
+    if is_odd or (kind == "YCBCR" and page.dtype.itemsize > 1):
+        better = "grey or RGB" if is_odd else "RGB"
+        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as {better}")
     if height <= 0 or width <= 0 or channels <= 0:
         raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
 
@@ -380,12 +383,6 @@ def _check_packing(name: str, page: tifffile.TiffPage) -> None:
             f"{name}: {page.nbytes / 1e6:,.0f} MB of pixels from {packed:,} bytes: the file is "
             "damaged or made to fill the memory; get it anew or leave it out"
         )
-
-
-def _given_dtype(stored: np.dtype[np.generic], bits: int) -> str:
-    if stored.kind == "b" or (stored.kind == "u" and bits <= 8):
-        return "uint8"
-    return "uint16" if stored.kind == "u" and bits <= 16 else "float32"
 
 
 def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W 3"]:

@@ -8,8 +8,9 @@ from jaxtyping import Num
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.imageio import from_pil, probe, read_georeference, read_image, read_pixel_size
+from binseg.imageio import probe, read_georeference, read_image, read_pixel_size
 from binseg.imageio.decoding import orientation_of_exif, turn
+from binseg.imageio.raster import image_of
 
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
@@ -68,7 +69,7 @@ def _turned(image: Image.Image) -> Num[np.ndarray, "H W C"]:
     """
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
-    return turn(from_pil(image), found if isinstance(found, int) else 1)
+    return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)
 
 
 def _kind(image: object) -> str:

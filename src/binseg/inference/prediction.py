@@ -23,10 +23,9 @@ from binseg.imageio import (
     encode_image,
     encode_mask,
     encode_probability,
+    write_image,
     write_mask,
     write_probability,
-    write_rgb,
-    write_rgba,
 )
 from binseg.postprocess import (
     NOTHING,
@@ -266,11 +265,11 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
         "mask": FileKind(ending=".png", write=_write_mask),
         "overlay": FileKind(
             ending="_overlay.png",
-            write=lambda one, path, _: write_rgb(path, one.overlay(), facts=one.facts),
+            write=lambda one, path, _: write_image(path, one.overlay(), facts=one.facts),
         ),
         "cutout": FileKind(
             ending="_cutout.png",
-            write=lambda one, path, _: write_rgba(path, one.cutout(), facts=one.facts),
+            write=lambda one, path, _: write_image(path, one.cutout(), facts=one.facts),
         ),
         "probability": FileKind(ending="_probability.tif", write=_write_probability),
         "geojson": FileKind(
