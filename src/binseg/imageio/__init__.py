@@ -6,14 +6,12 @@
     decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (zarr_folders.py)
     writing.py   masks, images and probabilities to files; results of any size, tile by tile
-    cage.py      decoding what strangers send in killable children (caged.py is their side)
+    cage.py      decoding what strangers send in children that can be killed
 
 What a file holds decides how it is read, never its name.
 """
 
-from binseg.imageio.decoding import (
-    ImageInfo,
-)
+from binseg.imageio.decoding import ImageInfo
 from binseg.imageio.formats import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
@@ -25,17 +23,8 @@ from binseg.imageio.formats import (
     read_palette,
     read_pixels,
 )
-from binseg.imageio.metadata import (
-    Georeference,
-    PixelSize,
-    read_georeference,
-    read_pixel_size,
-)
-from binseg.imageio.windows import (
-    Windows,
-    needs_windows,
-    open_windows,
-)
+from binseg.imageio.metadata import Georeference, PixelSize, read_georeference, read_pixel_size
+from binseg.imageio.windows import Windows, needs_windows, open_windows
 from binseg.imageio.writing import (
     Layout,
     decode_tiles,
@@ -49,6 +38,4 @@ from binseg.imageio.writing import (
     write_probability,
     write_tiled,
 )
-from binseg.imageio.zarr_folders import (
-    is_zarr,
-)
+from binseg.imageio.zarr_folders import is_zarr

@@ -12,13 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Num, Shaped, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tifffile import TiffFileError
 
 from binseg.errors import ImageError
 
 Handle = io.BufferedReader | io.BytesIO
 """An open file, or one in memory."""
+
+Pixels = Num[np.ndarray, "H W C"]
+"""An image as `read_image` gives it: uint8, uint16 or float32."""
+Stored = Shaped[np.ndarray, "h w S"]
+"""Numbers of (a part of) an image as they are in the file."""
+Labels = Shaped[np.ndarray, "H W ..."]
+"""A mask's numbers, or its colours."""
+Colours = UInt8[np.ndarray, "N 3"]
 
 MAX_PIXELS = 400_000_000
 """Largest image that is read whole; a small file can claim any size and fill the memory."""
@@ -65,18 +73,18 @@ class Decoder(ABC):
         """Give the facts of the image as `image` gives it."""
 
     @abstractmethod
-    def image(self) -> Num[np.ndarray, "H W C"]:
+    def image(self) -> Pixels:
         """Decode the pixels, turned: uint8, uint16 or float32."""
 
     @abstractmethod
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
 
     def valid(self) -> Bool[np.ndarray, "H W"] | None:
         """Tell where there is data, turned; None where it is everywhere."""
         return None
 
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+    def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
         return None
 
@@ -100,7 +108,6 @@ _BROKEN = (
     SyntaxError,
     TiffFileError,
     TypeError,
-    UnidentifiedImageError,
     ValueError,
     struct.error,
     zlib.error,
@@ -166,7 +173,7 @@ def as_given(values: Shaped[np.ndarray, "..."], *, name: str) -> Num[np.ndarray,
     return np.ascontiguousarray(values, dtype)
 
 
-def turn(pixels: Shaped[np.ndarray, "H W ..."], orientation: int) -> Shaped[np.ndarray, "..."]:
+def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
     """Turn and mirror as EXIF's orientation (1 to 8; anything else is 1) asks; own memory."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -236,13 +243,9 @@ def fill_window(
     grid: tuple[int, int],
     part: Callable[[int, int], np.ndarray],
 ) -> None:
-    """Fill a window from the parts that it touches.
+    """Fill the window `out`, whose corner is at (top, left), from the parts that it touches.
 
-    Args:
-        out: the window.
-        corner: its top and left in the image.
-        grid: height and width of the parts into which the image is cut.
-        part: gives a part by its row and column.
+    The image is cut into a grid of parts of (height, width); `part` gives one by row and column.
     """
     for row, inside_row, there_row in _stretches(corner[0], out.shape[0], grid[0]):
         for column, inside, there in _stretches(corner[1], out.shape[1], grid[1]):

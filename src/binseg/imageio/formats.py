@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num, Shaped, UInt8
+from jaxtyping import Bool
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -25,14 +25,17 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import Decoder, Handle, ImageInfo, broken_files, one_line
-from binseg.imageio.raster import (
-    encode_jpeg,
-    encode_png,
-    open_heic,
-    open_numpy,
-    open_raster,
+from binseg.imageio.decoding import (
+    Colours,
+    Decoder,
+    Handle,
+    ImageInfo,
+    Labels,
+    Pixels,
+    broken_files,
+    one_line,
 )
+from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 
 
@@ -73,6 +76,7 @@ def _is_iso(*brands: bytes) -> Callable[[bytes], bool]:
 
 
 _JPEG, _JPEG2000 = b"\xff\xd8\xff", (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 FORMATS: Mapping[str, Format] = {
     "JPEG": _pillow(
         JpegImageFile, _starts(_JPEG), ".jpg", ".jpeg", ".jpe", ".jfif", encode=encode_jpeg
@@ -84,11 +88,7 @@ FORMATS: Mapping[str, Format] = {
     "PPM": _pillow(PpmImageFile, _starts(b"P4", b"P5", b"P6"), ".ppm", ".pgm", ".pbm", ".pnm"),
     "JPEG2000": _pillow(Jpeg2KImageFile, _starts(*_JPEG2000), ".jp2", ".j2k"),
     "AVIF": _pillow(AvifImageFile, _is_iso(b"avif", b"avis"), ".avif"),
-    "HEIF": Format(
-        suffixes=(".heic", ".heif"),
-        matches=_is_iso(b"heic", b"heix", b"heim", b"heis", b"mif1"),
-        open=open_heic,
-    ),
+    "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
     "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
     "TIFF": Format(
         suffixes=(".tif", ".tiff", ".svs"),
@@ -125,7 +125,7 @@ def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
         return _choose(io.BytesIO(data), name=name, any_page=True).info()
 
 
-def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C"]:
+def read_image(path: Path, *, page: int | None = None) -> Pixels:
     """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
@@ -143,15 +143,13 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
         return decoder.image()
 
 
-def read_palette(path: Path, *, page: int | None = None) -> UInt8[np.ndarray, "N 3"] | None:
+def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
     """Read the colours that an image's indices stand for, or None where it has no palette."""
     with _decoder(path, page=page) as decoder:
         return decoder.palette()
 
 
-def read_labels(
-    path: Path, *, page: int | None = None, indices: bool = False
-) -> Shaped[np.ndarray, "H W ..."]:
+def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
     """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
 
     Args:
@@ -172,7 +170,7 @@ def read_labels(
 
 def read_pixels(
     path: Path, *, page: int | None = None
-) -> tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"] | None]:
+) -> tuple[Pixels, Bool[np.ndarray, "H W"] | None]:
     """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
 
     Returns:
@@ -183,7 +181,7 @@ def read_pixels(
         return decoder.image(), decoder.valid()
 
 
-def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:
+def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
     with broken_files(name):
         return _choose(io.BytesIO(data), name=name).image()

@@ -4,20 +4,24 @@ import io
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import imagecodecs
 import numpy as np
-from jaxtyping import Num, Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
+    Colours,
     Decoder,
     Handle,
     ImageInfo,
+    Labels,
+    Pixels,
     as_given,
     check_size,
     finite_float32,
@@ -65,17 +69,17 @@ class Raster(Decoder):
             orientation=self.orientation,
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
+    def image(self) -> Pixels:
         """Decode the pixels, turned."""
         fast = self._fast()
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+    def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
         return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Labels:
         """Decode the raw values, turned: colours or indices of a palette, 0 and 1 of 1 bit."""
         fast = self._fast()
         if fast is not None:
@@ -87,7 +91,7 @@ class Raster(Decoder):
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
         return turn(pixels, self.orientation)
 
-    def _fast(self) -> Num[np.ndarray, "H W C"] | None:
+    def _fast(self) -> Pixels | None:
         """Pixels straight into an array, or None where that is Pillow's job.
 
         JPEG gives the same numbers as Pillow in a third of the time; 16-bit colour PNG keeps the
@@ -163,32 +167,38 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
     )
 
 
+def _chunks(handle: Handle) -> Iterator[tuple[bytes, int]]:
+    """Go through a PNG: the kind and the length of each chunk, where its content begins."""
+    handle.seek(8)
+    while len(header := handle.read(8)) == 8:
+        length, place = int.from_bytes(header[:4], "big"), handle.tell()
+        yield header[4:], length
+        handle.seek(place + length + 4)
+
+
 def _only_pixels(data: bytes) -> bytes:
-    """A PNG without its metadata, over which libpng would complain on stderr, and intact."""
-    kept, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        chunk = data[place : place + 12 + length]
+    """Keep a PNG without its metadata, over which libpng would complain on stderr, and intact."""
+    kept, handle = [data[:8]], io.BytesIO(data)
+    for kind, length in _chunks(handle):
         if kind in (b"IHDR", b"IDAT", b"IEND"):
-            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            rest = handle.read(length + 4)
+            if len(rest) < 4:
+                break
+            if zlib.crc32(kind + rest[:-4]) != int.from_bytes(rest[-4:], "big"):
                 raise ValueError(f"wrong checksum of {kind.decode()}")
-            kept.append(chunk)
-        place += len(chunk)
+            kept.append(length.to_bytes(4, "big") + kind + rest)
     return b"".join(kept)
 
 
 def _late_exif(handle: Handle) -> bytes | None:
     """Find a PNG's EXIF block behind the pixels, where Pillow sees it only after decoding."""
     back = handle.tell()
-    handle.seek(8)
     found = None
-    while len(header := handle.read(8)) == 8:
-        length, kind = int.from_bytes(header[:4], "big"), header[4:]
+    for kind, length in _chunks(handle):
         if kind == b"eXIf":
             found = handle.read(length)
         if kind in (b"eXIf", b"IEND"):
             break
-        handle.seek(length + 4, 1)
     handle.seek(back)
     return found
 
@@ -213,11 +223,11 @@ class NumpyImage(Decoder):
             format="NPY",
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
+    def image(self) -> Pixels:
         """Give the pixels."""
         return as_given(self._load(), name=self.name)
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Labels:
         """Give the numbers of a mask, which must be whole."""
         del indices
         array_HWC = self._load()
@@ -266,7 +276,7 @@ def open_heic(handle: Handle, *, name: str) -> Raster:
     return open_raster(handle, name=name, plugin=HeifImageFile)
 
 
-def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
+def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
     """A Pillow image's pixels as colour or grey, without alpha, not turned."""
     mode = pil_image.mode
     if mode == "1":
@@ -285,9 +295,7 @@ def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
     return np.asarray(pil_image.convert("RGB"))
 
 
-def labels_of(
-    pil_image: Image.Image, *, name: str, indices: bool = False
-) -> Shaped[np.ndarray, "H W ..."]:
+def labels_of(pil_image: Image.Image, *, name: str, indices: bool = False) -> Labels:
     """Give a Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
     mode = pil_image.mode
     if mode == "1":
@@ -307,7 +315,7 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
 
 
 def through_palette(
-    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: UInt8[np.ndarray, "N 3"]
+    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: Colours
 ) -> UInt8[np.ndarray, "H W ..."]:
     """Look a mask's indices up: H x W of grey levels where only greys are used, else colours."""
     used = np.flatnonzero(np.bincount(indices_HW.ravel(), minlength=len(colours_N3)))

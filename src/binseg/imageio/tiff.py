@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Num, Shaped, UInt8
+from jaxtyping import Bool, Num, Shaped
 from PIL import Image
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
     Cache,
+    Colours,
     Decoder,
     Handle,
     ImageInfo,
+    Labels,
+    Pixels,
+    Stored,
     as_given,
     check_size,
     finite_float32,
@@ -93,7 +97,7 @@ class TiffImage(Decoder):
             orientation=self.orientation,
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
+    def image(self) -> Pixels:
         """Decode the pixels, turned."""
         return turn(self.colours_of(self._stored), self.orientation)
 
@@ -104,7 +108,7 @@ class TiffImage(Decoder):
         missing_HW = self._missing(self._stored)
         return turn(~missing_HW, self.orientation) if missing_HW.any() else None
 
-    def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
+    def colours_of(self, stored_HWC: Stored) -> Pixels:
         """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
         if self._nodata is not None or self._is_float:
             missing_HW = self._missing(stored_HWC)
@@ -115,11 +119,11 @@ class TiffImage(Decoder):
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
+    def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
         return self._palette() if self.kind == "PALETTE" else None
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Labels:
         """Decode the raw values, turned; numbers must be whole, colours 8-bit."""
         pixels_HWC = self._meant(self._stored)
         if self.kind == "PALETTE" and not indices:
@@ -175,7 +179,7 @@ class TiffImage(Decoder):
         except ValueError:
             return None
 
-    def _missing(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Bool[np.ndarray, "h w"]:
+    def _missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
         """Tell where there is no data: NaN, or the declared value.
 
         One channel of measurements is enough; colours must all be it, since black is one too.
@@ -213,7 +217,7 @@ class TiffImage(Decoder):
         return np.asarray(np.median(sample_NS, axis=0)).astype(sample_NS.dtype)
 
     @cached_property
-    def _stored(self) -> Shaped[np.ndarray, "H W S"]:
+    def _stored(self) -> Stored:
         """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
@@ -224,7 +228,7 @@ class TiffImage(Decoder):
             return np.stack([one[0, :, :, 0] for one in stored])
         return np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
 
-    def _meant(self, pixels_HWC: Shaped[np.ndarray, "h w S"]) -> Shaped[np.ndarray, "h w C"]:
+    def _meant(self, pixels_HWC: Stored) -> Shaped[np.ndarray, "h w C"]:
         """Without alpha, inks as RGB, black as 0; otherwise the numbers as stored."""
         if self.kind == "SEPARATED":
             return _rgb_of_cmyk(pixels_HWC)
@@ -254,7 +258,7 @@ class TiffImage(Decoder):
             return True  # negative numbers and fractions have no white to start from
         return self.bits == 1 and by_tifffile
 
-    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Pixels:
         """To uint8, uint16 or float32; odd depths (4, 12 bits) fill the range of their type."""
         depth, kind = 8 * pixels_HWC.dtype.itemsize, pixels_HWC.dtype.kind
         if kind != "u" or not self.bits < depth <= 16:  # above it where 16-bit inks became RGB
@@ -263,7 +267,7 @@ class TiffImage(Decoder):
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
-    def _palette(self) -> UInt8[np.ndarray, "N 3"]:
+    def _palette(self) -> Colours:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
@@ -277,9 +281,7 @@ def pieces_of(image: TiffImage, cache: Cache, *, key: int = 0, skip: int = 0) ->
     ]
 
 
-def read_pieces(
-    pieces: Sequence[Pieces], top: int, left: int, height: int, width: int
-) -> Shaped[np.ndarray, "height width S"]:
+def read_pieces(pieces: Sequence[Pieces], top: int, left: int, height: int, width: int) -> Stored:
     """Read a window of stored numbers, the channels of all pages."""
     return np.concatenate([one.read(top, left, height, width) for one in pieces], axis=2)
 
@@ -290,13 +292,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
-    """Read the tags of one image.
-
-    Args:
-        handle: the file, open.
-        name: what messages call it.
-        page: which page, from 0; None where it must be the only one.
-        any_page: take the first page where `page` is None, however many there are.
+    """Read the tags of one image: of a page, or of the only one; of the first with `any_page`.
 
     Raises:
         ImageError: it is damaged, too large, of a kind that we don't read, or lacks that page.
@@ -393,7 +389,7 @@ def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H 
     return np.asarray(inks.convert("RGB"))
 
 
-def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H W C"]:
+def _whole(values: Pixels, *, name: str) -> Pixels:
     """Labels that were saved as floats, as integers again."""
     finite = finite_float32(values, name=name)
     rounded = np.rint(finite)

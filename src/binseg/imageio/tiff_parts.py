@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import tifffile
-from jaxtyping import Shaped
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import Cache, Handle, fill_window
+from binseg.imageio.decoding import Cache, Handle, Stored, fill_window
 
 _MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
@@ -108,13 +107,9 @@ def _arranged(
 class Pieces:
     """The stored numbers of a page, of which only the pieces that a window touches are read.
 
-    Args:
-        page: a page whose tags were read.
-        name: the file's name in errors.
-        cache: shared by all pages of a file.
-        key: tells the page's pieces in the cache from those of others.
-        skip: bytes from the page's first pixel to those that are meant (ImageJ's large stacks have
-            the tags of the first image alone).
+    `key` tells the page's pieces in the file's cache from those of others. `skip` are bytes from
+    the page's first pixel to those that are meant: ImageJ's large stacks have the tags of the first
+    image alone.
 
     Raises:
         ImageError: the page is packed in pieces that are too large to unpack.
@@ -141,9 +136,7 @@ class Pieces:
                 "windows; save it in tiles of 256 x 256 to 1024 x 1024"
             )
 
-    def read(
-        self, top: int, left: int, height: int, width: int
-    ) -> Shaped[np.ndarray, "height width S"]:
+    def read(self, top: int, left: int, height: int, width: int) -> Stored:
         """Read a window that lies inside the page; the samples of all planes are last."""
         planes = []
         for plane in range(self._planes):
@@ -155,9 +148,7 @@ class Pieces:
             planes.append(out)
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
 
-    def _read_plain(
-        self, out: Shaped[np.ndarray, "height width s"], plane: int, top: int, left: int
-    ) -> None:
+    def _read_plain(self, out: Stored, plane: int, top: int, left: int) -> None:
         """Fill a window with rows of unpacked strips, straight from the file."""
         offsets, file = self._page.dataoffsets, self._page.parent
         stored = self._dtype.newbyteorder(file.byteorder)
@@ -171,12 +162,12 @@ class Pieces:
                 raise ValueError("the last rows are missing")
             out_row[:] = np.frombuffer(data, stored).reshape(out_row.shape)
 
-    def _piece(self, plane: int, row: int, column: int) -> Shaped[np.ndarray, "h w s"]:
+    def _piece(self, plane: int, row: int, column: int) -> Stored:
         rows, columns = -(-self._height // self._grid[0]), -(-self._width // self._grid[1])
         index = (plane * rows + row) * columns + column
         return self._cache.get((self._key, index), partial(self._unpack, index))
 
-    def _unpack(self, index: int) -> Shaped[np.ndarray, "h w s"]:
+    def _unpack(self, index: int) -> Stored:
         page: Any = self._page
         num_bytes = page.databytecounts[index]
         data = self._bytes(page.dataoffsets[index], num_bytes) if num_bytes else None

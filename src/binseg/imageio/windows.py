@@ -5,14 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from jaxtyping import Num
-
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
     Cache,
     Handle,
     ImageInfo,
+    Pixels,
     broken_files,
     one_line,
     swaps_sides,
@@ -42,9 +40,7 @@ class Windows(Protocol):
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
 
 
@@ -121,9 +117,7 @@ class TiffWindows:
         with broken_files(self.name):
             return self._page(page)[0].info()
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
         with broken_files(self.name):
             image, pieces = self._page(page)
@@ -170,9 +164,7 @@ class _WholeWindows:
         assert page == 0, page
         return self._info
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Cut a window out."""
         assert page == 0, page
         return self._image_HWC[top : top + height, left : left + width]

@@ -187,16 +187,10 @@ def write_tiled(
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
 ) -> None:
-    """Write pages of packed tiles as one TIFF file; equal pages give equal bytes.
+    """Write pages, each with its tiles (`encode_tiles`), as one TIFF; equal pages give equal bytes.
 
-    Args:
-        path: a temporary name; the caller moves the file when it is whole.
-        pages: each with its tiles row by row (`encode_tiles`), written as they come.
-        dtype: type of the pixels.
-        num_bytes: about how many bytes all tiles have; decides between TIFF and BigTIFF.
-        facts: what made the file, for the description of the first page.
-        georeference: its place on a map.
-        pixel_size: told by TIFF's resolution.
+    `path` is a temporary name, which the caller moves when the file is whole. `num_bytes` says
+    about how many all tiles have, and decides between TIFF and BigTIFF.
     """
     size = pixel_size
     resolution = None if size is None else (1e4 / size.width, 1e4 / size.height)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
 
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
     Cache,
     ImageInfo,
+    Pixels,
     as_given,
     broken_files,
     fill_window,
@@ -123,9 +123,7 @@ class ZarrWindows:
             num_pages=self.num_pages,
         )
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""
         out_HWC = np.empty((height, width, self._channels), given_dtype(self._array.dtype))
         with broken_files(self.name):
@@ -133,10 +131,10 @@ class ZarrWindows:
             fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
 
-    def _part(self, page: int, row: int, column: int) -> Num[np.ndarray, "h w C"]:
+    def _part(self, page: int, row: int, column: int) -> Pixels:
         return self._cache.get((page, row, column), partial(self._unpack, page, row, column))
 
-    def _unpack(self, page: int, row: int, column: int) -> Num[np.ndarray, "h w C"]:
+    def _unpack(self, page: int, row: int, column: int) -> Pixels:
         at: dict[str, Any] = {"c": slice(None)}
         if self.axes.names[:-2]:
             pages = np.unravel_index(page, self.axes.lengths[:-2])

@@ -4,7 +4,7 @@
     NAME.tif.part/00003-000012.band      page 3, band 12: its packed tiles, and a checksum
 
 Bands are written whole or not at all, from the top down, so that whatever ends the program leaves
-at most one band to compute again. At the end `assemble` makes one file of them.
+at most one band to compute again.
 """
 
 import contextlib
@@ -21,18 +21,10 @@ import numpy as np
 from jaxtyping import Num
 
 from binseg.errors import ImageError, OutputError
-from binseg.imageio import (
-    Georeference,
-    Layout,
-    PixelSize,
-    decode_tiles,
-    encode_tiles,
-    write_tiled,
-)
-from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
+from binseg.imageio import Layout, decode_tiles, encode_tiles
 from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
-from binseg.storage import atomic_path, publish, write_json
+from binseg.storage import atomic_path, write_json
 
 MASK, PROBABILITY = 0, 1
 """Layers of a band."""
@@ -53,11 +45,7 @@ class Band:
 
 
 def fingerprint(path: Path) -> dict[str, object]:
-    """Tell an image from a changed one: sizes, times, and the first bytes.
-
-    Raises:
-        ImageError: it can't be read.
-    """
+    """Tell an image from a changed one by sizes, times, and first bytes; may raise ImageError."""
     digest, size = hashlib.sha256(), 0
     try:
         files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
@@ -77,11 +65,8 @@ def fingerprint(path: Path) -> dict[str, object]:
 class Journal:
     """The folder of finished bands beside an output.
 
-    Args:
-        folder: `NAME.part`; made if it isn't there.
-        job: what decides the result, as plain data.
-        progress: told when what is there can't be used.
-        resume: False throws away what is there.
+    `job` is what decides the result, as plain data: bands of another job, and all bands without
+    `resume`, are thrown away.
 
     Raises:
         OutputError: the disk refused, or the folder holds other things.
@@ -168,96 +153,44 @@ class Journal:
         return done
 
 
-def assemble(
-    journal: Journal,
-    layouts: Sequence[Layout],
-    *,
-    out: Path,
-    which: int,
-    dtype: str,
-    postprocessing: PostProcessing,
-    facts: Mapping[str, object],
-    georeference: Georeference | None,
-    pixel_size: PixelSize | None,
-    axes: ZarrAxes | None,
-) -> int:
-    """Write one layer of all finished bands under its final name.
+@dataclass(kw_only=True)
+class Layer:
+    """The masks or the probabilities of all bands, on their way into the output."""
 
-    Args:
-        journal: all bands of all pages, which are cut up as `layouts` say.
-        layouts: one for each page.
-        out: a .tif, .tiff or .zarr name; what is there is replaced.
-        which: the layer, `MASK` or `PROBABILITY`, whose pixels have the type `dtype`.
-        dtype: see `which`.
-        postprocessing: corrects the mask; must be empty for the probability.
-        facts: what made the output.
-        georeference: its place on a map.
-        pixel_size: what the output says of it.
-        axes: those of a Zarr output; None for a TIFF.
+    journal: Journal
+    which: int
+    dtype: str
+    postprocessing: PostProcessing
+    num_foreground: int = 0
+    """Pixels of the mask above 0 so far."""
 
-    Returns:
-        Pixels of the mask that are foreground.
+    def rows(self, page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
+        """Unpack the rows of a page, and correct them."""
 
-    Raises:
-        OutputError: the disk refused; all bands are kept.
-        DataError: more objects to clean up than fit into memory.
-    """
-    num_foreground = 0
+        def stored() -> Iterator[Num[np.ndarray, "h W"]]:
+            for index in range(layout.num_bands):
+                band = self.journal.read(page, index)
+                size = {"height": band.height, "width": layout.width}
+                yield decode_tiles(band.layers[self.which], layout.tile, dtype=self.dtype, **size)
 
-    def stored(page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
-        for index in range(layout.num_bands):
-            band = journal.read(page, index)
-            size = {"height": band.height, "width": layout.width}
-            yield decode_tiles(band.layers[which], layout.tile, dtype=dtype, **size)
-
-    def rows(page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
-        nonlocal num_foreground
-        bands = stored(page, layout)
-        if not postprocessing.is_empty:
-            again = clean_bands(lambda: (one > 0 for one in stored(page, layout)), postprocessing)
+        bands = stored()
+        if not self.postprocessing.is_empty:
+            again = clean_bands(lambda: (rows_HW > 0 for rows_HW in stored()), self.postprocessing)
             bands = (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in again())
         for rows_HW in bands:
-            num_foreground += int(np.count_nonzero(rows_HW))
+            self.num_foreground += int(np.count_nonzero(rows_HW))
             yield rows_HW
 
-    def tiles(page: int, layout: Layout) -> Iterator[bytes]:
+    def tiles(self, page: int, layout: Layout) -> Iterator[bytes]:
         """Give the packed tiles of a page: as they are where nothing is corrected."""
-        nonlocal num_foreground
-        if not postprocessing.is_empty:
-            for rows_HW in rows(page, layout):
+        if not self.postprocessing.is_empty:
+            for rows_HW in self.rows(page, layout):
                 yield from encode_tiles(rows_HW, layout.tile)
             return
         for index in range(layout.num_bands):
-            band = journal.read(page, index)
-            num_foreground += band.foreground
-            yield from band.layers[which]
-
-    if axes is None:
-        finished = journal.folder / "whole.tif"
-        write_tiled(
-            finished,
-            ((layout, tiles(page, layout)) for page, layout in enumerate(layouts)),
-            dtype=dtype,
-            num_bytes=journal.num_bytes(),
-            facts=facts,
-            georeference=georeference,
-            pixel_size=pixel_size,
-        )
-    else:
-        finished = journal.folder / "whole.zarr"
-        shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
-        tile, shape = layouts[0].tile, axes.lengths[:-2]
-        array = write_zarr_metadata(
-            finished, axes, chunk=tile, dtype=dtype, name=out.stem, facts=facts
-        )
-        for page, layout in enumerate(layouts):
-            at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
-            for index, rows_HW in enumerate(rows(page, layout)):
-                array[(*at, slice(index * tile, index * tile + len(rows_HW)), slice(None))] = (
-                    rows_HW
-                )
-    publish(finished, out)
-    return num_foreground
+            band = self.journal.read(page, index)
+            self.num_foreground += band.foreground
+            yield from band.layers[self.which]
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
 
 from binseg.errors import MissingExtraError, OutputError, UsageError
 from binseg.imageio import (
@@ -21,15 +20,17 @@ from binseg.imageio import (
     encode_tiles,
     open_windows,
     read_georeference,
+    write_tiled,
 )
-from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows
-from binseg.inference.journal import MASK, PROBABILITY, Band, Journal, assemble, fingerprint
+from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, write_zarr_metadata
+from binseg.inference.image_like import Probability
+from binseg.inference.journal import MASK, PROBABILITY, Band, Journal, Layer, fingerprint
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
 from binseg.postprocess import NOTHING, above
 from binseg.progress import SILENT, Progress
-from binseg.storage import locked
+from binseg.storage import locked, publish
 from binseg.transforms.geometry import tiles_for
 
 ProbabilityType = Literal["uint8", "float16", "float32"]
@@ -313,9 +314,8 @@ class _Work:
                         self.journal.write(page, index, self._packed(probability_HW, layout.tile))
 
     def assemble(self, path: Path, out: Path, which: int) -> int:
-        """Make a file of a layer of all bands; count the mask's foreground."""
-        predictor, is_mask = self.predictor, which == MASK
-        is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
+        """Write a layer of all bands under its final name; count the mask's foreground."""
+        predictor, is_mask, folder = self.predictor, which == MASK, self.journal.folder
         facts = {
             "binseg": version("binseg"),
             "model": predictor.bundle_id,
@@ -323,20 +323,41 @@ class _Work:
             "postprocess": predictor.postprocessing.as_dict(),
             "source": path.name,
         }
-        return assemble(
-            self.journal,
-            self.layouts,
-            out=out,
+        dtype = "uint8" if is_mask else str(self.probability)
+        layer = Layer(
+            journal=self.journal,
             which=which,
-            dtype="uint8" if is_mask else str(self.probability),
+            dtype=dtype,
             postprocessing=predictor.postprocessing if is_mask else NOTHING,
-            facts=facts,
-            georeference=read_georeference(path) if is_tiff else None,
-            pixel_size=self.windows.pixel_size,
-            axes=self.axes,
         )
+        if self.axes is None:
+            finished = folder / "whole.tif"
+            is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
+            write_tiled(
+                finished,
+                ((one, layer.tiles(page, one)) for page, one in enumerate(self.layouts)),
+                dtype=dtype,
+                num_bytes=self.journal.num_bytes(),
+                facts=facts,
+                georeference=read_georeference(path) if is_tiff else None,
+                pixel_size=self.windows.pixel_size,
+            )
+        else:
+            finished = folder / "whole.zarr"
+            shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
+            tile, shape = self.layouts[0].tile, self.axes.lengths[:-2]
+            array = write_zarr_metadata(
+                finished, self.axes, chunk=tile, dtype=dtype, name=out.stem, facts=facts
+            )
+            for page, layout in enumerate(self.layouts):
+                at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
+                for index, rows_HW in enumerate(layer.rows(page, layout)):
+                    top = index * tile
+                    array[(*at, slice(top, top + len(rows_HW)), slice(None))] = rows_HW
+        publish(finished, out)
+        return layer.num_foreground
 
-    def _packed(self, probability_HW: Float32[np.ndarray, "h W"], tile: int) -> Band:
+    def _packed(self, probability_HW: Probability, tile: int) -> Band:
         mask_HW = above(probability_HW, self.predictor.threshold)
         layers = [encode_tiles(mask_HW.astype(np.uint8) * np.uint8(255), tile)]
         if self.probability is not None:

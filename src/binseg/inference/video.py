@@ -34,12 +34,8 @@ def predict_video(
 ) -> float:
     """Write a video's masks, of its size and pace; frames are predicted each alone, without sound.
 
-    Args:
-        predictor: the model.
-        path: the video.
-        files: NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
-            video with the masks drawn over it (H.264); what is there is replaced.
-        progress: told of every frame.
+    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
+    video with the masks drawn over it (H.264); what is there is replaced.
 
     Returns:
         Share of the pixels that are foreground, all frames together.
@@ -54,15 +50,15 @@ def predict_video(
     num, foreground = 0, 0.0
     with (
         _opened(path) as (frames, total, rate),
-        _written(mask_path, rate, codec="ffv1", pixels="gray") as add_mask,
-        _written(others[0] if others else None, rate, codec="libx264", pixels="yuv420p") as add_overlay,
+        _written(mask_path, rate, codec="ffv1", pixels="gray") as add_grey,
+        _written(others[0] if others else None, rate, codec="libx264", pixels="yuv420p") as add_rgb,
         progress.task(f"predicting frames of {path.name}", total=total) as task,
     ):
         while some := list(islice(frames, predictor.batch_size)):
             for prediction in predictor.predict(some):
-                add_mask(prediction.mask.astype(np.uint8) * np.uint8(255), "gray")
+                add_grey(prediction.mask.astype(np.uint8) * np.uint8(255), "gray")
                 if others:
-                    add_overlay(prediction.overlay(), "rgb24")
+                    add_rgb(prediction.overlay(), "rgb24")
                 num += 1
                 foreground += float(prediction.mask.mean())
             task.advance(len(some))
@@ -72,11 +68,7 @@ def predict_video(
 
 
 def require_av() -> None:
-    """Make sure that PyAV is there.
-
-    Raises:
-        MissingExtraError: it isn't installed.
-    """
+    """Raise MissingExtraError where PyAV isn't installed."""
     try:
         import av  # noqa: F401
     except ModuleNotFoundError as problem:
@@ -132,25 +124,35 @@ def _written(
     import av
 
     stream: Any = None
-    try:
-        with (
-            atomic_path(path) as temporary,
-            av.open(str(temporary), "w", format=_CONTAINERS[path.suffix]) as container,
-        ):
+    with (
+        atomic_path(path) as temporary,
+        _refused(path),
+        av.open(str(temporary), "w", format=_CONTAINERS[path.suffix]) as container,
+    ):
 
-            def add(frame: np.ndarray, layout: str) -> None:
-                nonlocal stream
-                if stream is None:
-                    # H.264 halves the colours' size: odd sides lose their last line there.
-                    step = 2 if pixels == "yuv420p" else 1
-                    stream = container.add_stream(codec, rate=rate)
-                    stream.height, stream.width = (side - side % step for side in frame.shape[:2])
-                    stream.pix_fmt = pixels
-                cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
+        def add(frame: np.ndarray, layout: str) -> None:
+            nonlocal stream
+            if stream is None:
+                # H.264 halves the colours' size: odd sides lose their last line there.
+                step = 2 if pixels == "yuv420p" else 1
+                stream = container.add_stream(codec, rate=rate)
+                stream.height, stream.width = (side - side % step for side in frame.shape[:2])
+                stream.pix_fmt = pixels
+            cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            with _refused(path):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(cut, format=layout)))
 
-            yield add
-            if stream is not None:
-                container.mux(stream.encode())
-    except av.FFmpegError as problem:  # a full disk, most likely
+        yield add
+        if stream is not None:
+            container.mux(stream.encode())
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say which file can't be written, most likely on a full disk."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as problem:
         raise OutputError(f"can't write {path}: {problem}") from None

@@ -13,27 +13,11 @@ from torch import nn
 from binseg.errors import ExportError, UsageError
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx import onnx_backend
-from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
-from binseg.packaging import (
-    NETWORK,
-    NETWORK_INT8,
-    PROOFS,
-    Bundle,
-    Card,
-    read_bundle,
-    write_bundle,
-)
+from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle, Card, read_bundle, write_bundle
 from binseg.packaging.exported_file import SUFFIXES, Facts
-from binseg.packaging.exporting import (
-    TARGETS,
-    Made,
-    core_onnx,
-    describe_input,
-    make_file,
-    quantise,
-)
+from binseg.packaging.exporting import TARGETS, Made, core_onnx, describe_input, make_file, quantise
 from binseg.packaging.proof import LIMITS, Compute, Limits, Proof, prove
 from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
 from binseg.pipelines.proof_images import ProofImages, as_pixels, find_images, small
