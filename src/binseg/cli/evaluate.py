@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Border,
-    Data,
-    Device,
-    Json,
-    Run,
-    TTAOption,
-    With,
-    nested,
-    register,
-)
+from binseg.cli.options import Border, Data, Device, Json, Run, TTAOption, With, nested, register
 
 if TYPE_CHECKING:
     from binseg.types import TTA

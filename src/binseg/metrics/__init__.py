@@ -23,13 +23,7 @@ from binseg.metrics.counts import count, pool
 from binseg.metrics.objects import count_objects
 from binseg.metrics.registry import METRICS
 from binseg.metrics.report_data import image_rows, report_as_dict
-from binseg.metrics.scores import (
-    dice,
-    is_mostly_empty,
-    measure_outline,
-    score_all,
-    score_image,
-)
+from binseg.metrics.scores import dice, is_mostly_empty, measure_outline, score_all, score_image
 from binseg.metrics.slices import check_columns
 from binseg.metrics.summary import summarise
 from binseg.metrics.surface import OutlineRule

@@ -13,8 +13,7 @@ from torch import nn
 from binseg.errors import ExportError, UsageError
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx import onnx_backend
-from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import (
     NETWORK,

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from binseg.autoconfig import (
-    Plan,
-    Setting,
-    few_ratios,
-    make_plan,
-    stack_settings,
-    take_fingerprint,
-)
+from binseg.autoconfig import Plan, Setting, few_ratios, make_plan, stack_settings, take_fingerprint
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset

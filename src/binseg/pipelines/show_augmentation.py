@@ -12,7 +12,7 @@ from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.data.whole_images import WholeImages, open_images
 from binseg.errors import DataError
-from binseg.imageio import write_rgb
+from binseg.imageio import write_image
 from binseg.progress import SILENT, Progress
 from binseg.report import for_display, overlay
 from binseg.transforms.augmentation import build_augment
@@ -65,7 +65,7 @@ def plot_augmentation(
         changed, target = augment(images, targets, seed=seed, epoch=epoch, step=0, size=size)
         bytes_NCHW = (changed * 255).round().clamp(0, 255).to(torch.uint8)
         columns.append(_outlined(bytes_NCHW.permute(0, 2, 3, 1).numpy(), target.numpy()))
-    write_rgb(Path(out), _sheet(columns))
+    write_image(Path(out), _sheet(columns))
 
 
 def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:

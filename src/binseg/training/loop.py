@@ -39,13 +39,7 @@ from binseg.training.clock import (
     hearing_interrupts,
 )
 from binseg.training.devices import check_memory, resolve_precision
-from binseg.training.diagnostics import (
-    StepGuard,
-    advice_on,
-    check_learnable,
-    diverged,
-    is_finite,
-)
+from binseg.training.diagnostics import StepGuard, advice_on, check_learnable, diverged, is_finite
 from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
 from binseg.training.loggers import COLUMNS, EpochLog, Logger, running_loggers
 from binseg.training.optim import MovingAverage, build_optimizer, build_schedule

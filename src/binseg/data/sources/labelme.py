@@ -9,12 +9,7 @@ from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.sources.annotations import (
-    choose_labels,
-    mask_of_png,
-    rings_of_mask,
-    scale_problem,
-)
+from binseg.data.sources.annotations import choose_labels, mask_of_png, rings_of_mask, scale_problem
 from binseg.data.sources.listing import (
     Findings,
     has_keys,

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from binseg.data.sources.families import FAMILIES, draw_family
 from binseg.errors import OutputError, UsageError
-from binseg.imageio import write_bands, write_mask, write_rgb
+from binseg.imageio import write_image, write_mask
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
@@ -118,9 +118,9 @@ def _write_all(spec: SyntheticSpec, folder: Path, progress: Progress) -> None:
         else:
             image_HWC, mask_HW = draw_family(spec.kind, index, size=spec.size, seed=spec.seed)
         if image_HWC.shape[2] == 3:
-            write_rgb(folder / "images" / f"{names[index]}.png", image_HWC)
+            write_image(folder / "images" / f"{names[index]}.png", image_HWC)
         else:
-            write_bands(folder / "images" / f"{names[index]}.tif", image_HWC)
+            write_image(folder / "images" / f"{names[index]}.tif", image_HWC)
         write_mask(folder / "masks" / f"{names[index]}.png", mask_HW)
 
     # Most of the time goes into waiting for the disk, file by file.

@@ -10,13 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from binseg.metrics.registry import (
-    METRICS,
-    Metric,
-    OutlineMetric,
-    PixelMetric,
-    ProbabilityMetric,
-)
+from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.report.figure import Colour
 from binseg.report.gallery import GalleryItem
 from binseg.report.overlay import ERROR_COLOURS, EXTRA, IGNORED, MISSED, error_map, for_display
