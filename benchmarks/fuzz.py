@@ -51,7 +51,7 @@ from binseg.packaging import (
 from binseg.packaging.exporting import core_onnx, describe_input, make_file
 from binseg.packaging.networks import SUFFIXES, Facts
 from binseg.packaging.raw_pixels import RawPixels
-from binseg.pipelines.handing_on import verify
+from binseg.pipelines.pack_verify import verify
 from binseg.progress import track
 from binseg.storage import write_json
 from binseg.types import Preprocessing

@@ -21,7 +21,7 @@ from binseg.inference import load
 from binseg.models import create_model
 from binseg.models.weights import load_encoder_weights
 from binseg.packaging import read_bundle
-from binseg.pipelines.handing_on import verify
+from binseg.pipelines.pack_verify import verify
 
 SOURCE = Path(binseg.__file__).parent
 READERS = {
