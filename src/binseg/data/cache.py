@@ -4,26 +4,23 @@ A cache holds what `preprocess.prepare` gives, as two uint8 files that are mappe
 (`store` says how they get there and why they can be trusted).
 """
 
-import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, UInt8
+from jaxtyping import Int, UInt8
 
-from binseg import storage
 from binseg.config.recipe import Recipe
 from binseg.data.dataset import spread
 from binseg.data.masks import MaskRule
-from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
-from binseg.data.whole_images import ImageCache, open_images
+from binseg.data.patches import ImageCache, open_images
+from binseg.data.store import open_store
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
-from binseg.types import Preprocessing, Record
+from binseg.types import Preprocessing, Record, Sample
 
-FORMAT_VERSION = 4
+VERSION = "inputs 5"
 """Raise it when what is stored changes, or how images are decoded or resized."""
 NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
 """Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
@@ -51,11 +48,6 @@ class PixelCache:
     def num_bytes(self) -> int:
         """Memory that inputs and targets take when they are loaded whole."""
         return int(self.inputs_NHWC.nbytes + self.targets_NHW.nbytes)
-
-    @property
-    def mapped(self) -> np.ndarray:
-        """The array whose life is the use of the files."""
-        return self.inputs_NHWC
 
     def holds(self, value: int) -> bool:
         """Tell whether any target has this value."""
@@ -97,73 +89,24 @@ def open_cache(
 ) -> PixelCache:
     """Give the inputs of these records, decoding them only if no cache of theirs is whole.
 
-    Args:
-        records: what to decode, in the order of the rows.
-        rule: how the values of the masks are read.
-        preprocessing: size, fit, channels and intensity; mean and std are applied later.
-        progress: hears of the decoding, and of a broken cache that is built again.
-        folder: where caches live; none means `pixels` in the user's cache folder.
-
-    Raises:
-        DataError: no records, or records that can't be read (up to ten are named).
-        OutputError: the cache can't be written.
-        UsageError: BINSEG_CACHE_GB is no number.
+    Arguments and errors are those of `open_store`; the rows are in the records' order.
     """
-    layout = _Inputs(preprocessing)
-    return open_store(records, rule, preprocessing, layout, progress=progress, folder=folder)
 
-
-Rows = tuple[UInt8[np.ndarray, "n H W C"], UInt8[np.ndarray, "n H W"]]
-
-
-class _Inputs:
-    """The layout: all inputs in one file, all targets in another, and whose each row is."""
-
-    version = FORMAT_VERSION
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self._preprocessing = preprocessing
-
-    def decode(
-        self,
-        image_HWC: Num[np.ndarray, "H W C"],
-        mask_HW: Bool[np.ndarray, "H W"],
-        valid_HW: Bool[np.ndarray, "H W"],
-        *,
-        index: int,
-        name: str,
-    ) -> Rows:
+    def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
         del index
-        inputs, placements = preprocess.prepare(image_HWC, self._preprocessing, name=name)
-        return inputs, preprocess.prepare_truth(mask_HW, valid_HW, placements)
+        assert sample.mask_HW is not None
+        inputs, placements = preprocess.prepare(sample.image_HWC, preprocessing, name=name)
+        targets = preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements)
+        return {"inputs": inputs, "targets": targets}
 
-    def write(self, folder: Path, decoded: Iterable[tuple[int, Rows]]) -> None:
-        shape = (self._preprocessing.height, self._preprocessing.width)
-        channels = self._preprocessing.channels
-        record_of: list[int] = []
-        with (folder / INPUTS).open("wb") as inputs, (folder / TARGETS).open("wb") as targets:
-            write_header(inputs, (0, *shape, channels))
-            write_header(targets, (0, *shape))
-            for index, (inputs_NHWC, targets_NHW) in decoded:
-                inputs.write(np.ascontiguousarray(inputs_NHWC).data)
-                targets.write(np.ascontiguousarray(targets_NHW).data)
-                record_of.extend([index] * len(inputs_NHWC))
-            write_header(inputs, (len(record_of), *shape, channels))
-            write_header(targets, (len(record_of), *shape))
-            for file in (inputs, targets):
-                file.flush()
-                os.fsync(file.fileno())
-        storage.write_json(folder / FACTS, {"format": FORMAT_VERSION, "record_of": record_of})
-
-    def read(self, folder: Path, num_records: int) -> PixelCache:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        record_of_N = np.asarray(facts["record_of"], dtype=np.int64)
-        inputs, targets = map_pixels(folder / INPUTS), map_pixels(folder / TARGETS)
-        if not (0 < len(inputs) == len(targets) == len(record_of_N)):
-            raise ValueError("its files differ in length")
-        if inputs.shape[:3] != targets.shape or record_of_N[-1] != num_records - 1:
-            raise ValueError("its files differ in shape")
-        return PixelCache(inputs_NHWC=inputs, targets_NHW=targets, record_of_N=record_of_N)
+    stored = open_store(
+        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
+    )
+    return PixelCache(
+        inputs_NHWC=stored["inputs"].values,
+        targets_NHW=stored["targets"].values,
+        record_of_N=np.repeat(np.arange(len(records)), stored["inputs"].counts_N),
+    )
 
 
 def open_training_pixels(
@@ -176,25 +119,13 @@ def open_training_pixels(
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs.
 
-    Args:
-        records: what to learn from.
-        rule: how the values of the masks are read.
-        recipe: its input and patches are used.
-        progress: hears of the decoding.
-        folder: where caches live; none means `pixels` in the user's cache folder.
-
-    Raises:
-        DataError: no records, or records that can't be read.
-        OutputError: the cache can't be written.
+    Arguments and errors are those of `open_store`, but that the recipe says how pixels are made.
     """
     preprocessing = recipe.input.preprocessing().as_trained()
-    cache: PixelCache | ImageCache
-    if recipe.draws_patches:
-        cache = open_images(records, rule, preprocessing, progress=progress, folder=folder)
-    else:
-        cache = open_cache(records, rule, preprocessing, progress=progress, folder=folder)
-    num = NUM_INPUTS if isinstance(cache, PixelCache) else NUM_PIXELS
-    some = cache.mapped[:: max(1, len(cache.mapped) // num)]
+    open_pixels = open_images if recipe.draws_patches else open_cache
+    cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
+    pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
+    some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
     if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
         progress.say(
             f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "

@@ -9,9 +9,9 @@ from torch import nn
 
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache, open_training_pixels
+from binseg.data.patches import ImageCache
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
-from binseg.data.whole_images import ImageCache
 from binseg.errors import UsageError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress
