@@ -16,7 +16,7 @@ from binseg.data.sources.layouts import (
     without_images,
     wrapped,
 )
-from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
+from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.sources.pairs import Named, Pair, pair_up, records_of_pair
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
@@ -30,7 +30,15 @@ ACCEPTED = (
 )
 
 
-def read_folder(root: Path, config: DataConfig) -> Findings:
+def find_folder(root: Path) -> tuple[list[Part], list[str]] | None:
+    """Find images with masks, and notes on the folders that hold them."""
+    found = find_parts(root) if root.is_dir() else ([], [])
+    return found if found[0] else None
+
+
+def read_folder(
+    found: tuple[list[Part], list[str]] | None, root: Path, config: DataConfig
+) -> Findings:
     """Pair the folder's images and masks; both ways checked.
 
     Raises:
@@ -38,9 +46,9 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     """
     if not root.is_dir():
         raise DataError(f"{root}: data.kind: folder needs a folder; this is a file")
-    parts, notes = find_parts(root)
-    if not parts:
+    if found is None:
         raise DataError(nothing_found(root))
+    parts, notes = found
     found = [_read_part(part, config) for part in parts]
     records = [record for one in found for record in one.records]
     lone = [image for one in found for image in one.lone]
@@ -128,7 +136,7 @@ def _twin_of(names: Sequence[str]) -> str:
     return rf"(?:{'|'.join(map(re.escape, names))})[ ._-](?:.*[ ._-])?(?:gt|mask|label|seg|manual)"
 
 
-def read_patterns(root: Path, config: DataConfig) -> Findings:
+def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
     """Pair images and masks by `data.images` and `data.masks`, wherever in the folder they lie.
 
     Raises:
@@ -245,7 +253,11 @@ def _listed(
 ) -> list[Record]:
     split_of: dict[str, Split] = {}
     for path, split in lists.items():
-        for name in _names_in(path):
+        for line in read_lines(path):
+            if line.startswith("#"):
+                continue
+            is_file = Path(line).suffix.lower() in IMAGE_SUFFIXES
+            name = str(Path(line).with_suffix("")) if is_file else line
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.
@@ -259,15 +271,3 @@ def _listed(
             f"{root}: the lists name {len(strange)} images that aren't there ({name_some(strange)})"
         )
     return [replace(record, split=split_of.get(name_of[record.id])) for record in records]
-
-
-def _names_in(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [
-        str(Path(name).with_suffix("")) if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
-        for name in names
-    ]

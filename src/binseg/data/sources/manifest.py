@@ -3,27 +3,26 @@
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import name_some
+from binseg.data.sources.annotations import refuse
 from binseg.data.sources.listing import Findings, inside
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
-from binseg.types import Record, Split
+from binseg.types import Record
 
 _NAME = "manifest.csv"
 _SUFFIXES = {".csv", ".tsv"}
 _OWN = {"id", "image", "mask", "group", "split", "page"}
 
 
-def is_manifest(path: Path) -> bool:
+def find_manifest(path: Path) -> bool:
     """Tell whether a path is a manifest, or a folder that holds `manifest.csv`."""
     return (path / _NAME).is_file() if path.is_dir() else path.suffix.lower() in _SUFFIXES
 
 
-def read_manifest(path: Path, config: DataConfig) -> Findings:
+def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
 
     Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
@@ -43,86 +42,56 @@ def read_manifest(path: Path, config: DataConfig) -> Findings:
             f"{', '.join(header) or 'none'} (also understood: id, group, split, page)"
         )
     reader.fieldnames = [name if name.lower() not in _OWN else name.lower() for name in header]
-    lines = _Lines(folder=path.parent)
+    records: list[Record] = []
+    problems: list[str] = []
+    line_of: dict[str, int] = {}
     for row in reader:
-        lines.add(row, reader.line_num)
-    if lines.problems:
-        raise DataError(f"{path}: {name_some(lines.problems, limit=10)}")
+        line = reader.line_num
+        if None in row or None in row.values():
+            problems.append(f"line {line}: has another number of columns than the header")
+            continue
+        record, wrong = _record({name: cell.strip() for name, cell in row.items()}, path.parent)
+        if line_of.setdefault(record.id, line) != line:
+            wrong.append(f"{record.id} is also on line {line_of[record.id]}")
+        records.append(record)
+        problems += [f"line {line}: {what}" for what in wrong]
+    refuse(path, problems)
     further = [name for name in header if name.lower() not in _OWN]
     notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
-    return Findings(records=tuple(lines.records), notes=notes)
+    return Findings(records=tuple(records), notes=notes)
 
 
-@dataclass(kw_only=True)
-class _Lines:
-    """The lines read so far, and everything that is wrong with them."""
-
-    folder: Path
-    records: list[Record] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    line_of: dict[str, int] = field(default_factory=dict)
-
-    def add(self, row: Mapping[str | None, str | list[str] | None], line: int) -> None:
-        """Check one line; its record, or its problems, are kept."""
-        num_before = len(self.problems)
-        if None in row or None in row.values():
-            self._wrong(line, "has another number of columns than the header")
-            return
-        cells = {str(name): str(cell).strip() for name, cell in row.items()}
-        image_path = self._path(cells["image"], "image", line)
-        mask_path = self._path(cells["mask"], "mask", line)
-        page = self._page(cells.get("page", ""), line)
-        split = self._split(cells.get("split", ""), line)
-        id_ = cells.get("id") or _id(cells["image"], page)
-        if self.line_of.setdefault(id_, line) != line:
-            self._wrong(line, f"{id_} is also on line {self.line_of[id_]}")
-        if len(self.problems) > num_before or image_path is None:
-            return
-        columns = {name: cell for name, cell in cells.items() if name not in _OWN}
-        self.records.append(
-            Record(
-                id=id_,
-                image_path=image_path,
-                mask_path=mask_path,
-                page=page,
-                group=cells.get("group") or None,
-                split=split,
-                columns=columns,
-            )
-        )
-
-    def _wrong(self, line: int, what: str) -> None:
-        self.problems.append(f"line {line}: {what}")
-
-    def _path(self, name: str, noun: str, line: int) -> Path | None:
+def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
+    """Read one line, and say what is wrong in it."""
+    wrong: list[str] = []
+    paths: list[Path] = []
+    for noun in ("image", "mask"):
+        name = cells[noun]
+        path = inside(folder, name)
         if not name:
-            self._wrong(line, f"no {noun}")
-            return None
-        path = inside(self.folder, name)
-        if path is None:
-            self._wrong(line, f"{noun} {name} lies outside the manifest's folder")
+            wrong.append(f"no {noun}")
+        elif path is None:
+            wrong.append(f"{noun} {name} lies outside the manifest's folder")
         elif not path.is_file():
-            self._wrong(line, f"{noun} {name} does not exist")
-        return path
-
-    def _page(self, text: str, line: int) -> int | None:
-        if not text:
-            return None
-        if not text.isdecimal():
-            self._wrong(line, f"page {text!r} is not a whole number from 0")
-            return None
-        return int(text)
-
-    def _split(self, text: str, line: int) -> Split | None:
-        split = parse_split(text) if text else None
-        if text and split is None:
-            self._wrong(line, f"split {text!r} is not train, val or test")
-        return split
-
-
-def _id(image: str, page: int | None) -> str:
-    stem = Path(image).with_suffix("").as_posix()
-    return stem if page is None else f"{stem}-page{page:04d}"
+            wrong.append(f"{noun} {name} does not exist")
+        paths.append(path or folder)
+    page, split = cells.get("page", ""), parse_split(cells.get("split", ""))
+    if page and not page.isdecimal():
+        wrong.append(f"page {page!r} is not a whole number from 0")
+    if split is None and cells.get("split"):
+        wrong.append(f"split {cells['split']!r} is not train, val or test")
+    stem = Path(cells["image"]).with_suffix("").as_posix()
+    number = int(page) if page.isdecimal() else None
+    record = Record(
+        id=cells.get("id") or (stem if number is None else f"{stem}-page{number:04d}"),
+        image_path=paths[0],
+        mask_path=paths[1],
+        page=number,
+        group=cells.get("group") or None,
+        split=split,
+        columns={name: cell for name, cell in cells.items() if name not in _OWN},
+    )
+    return record, wrong
 
 
 def _reader(path: Path) -> "csv.DictReader[str]":
