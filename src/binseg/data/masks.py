@@ -34,27 +34,25 @@ TRIMAP = frozenset({1, 2, 3})
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
+    """Rule by which a mask's values become foreground, background, and pixels that don't count.
+
+    There are `foreground` values, or a `threshold` above which they are; without `background` that
+    is every other value. Values are colours 0xRRGGBB if `colour`, those of palette files their
+    indices if `indices`. `border` is what the border class of a trimap counts for. For the user
+    to read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a
+    JPEG mask's pixels that aren't near 0 or 255.
+    """
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
-    """None for `threshold` and `polygons`."""
     background: frozenset[int] | None = None
-    """None: every value that is nothing else."""
     ignore: frozenset[int] = frozenset()
-    """Values that count neither for nor against."""
     threshold: int | None = None
-    """Values above this are foreground (kind `threshold`)."""
     colour: bool = False
-    """Values are colours 0xRRGGBB; grey masks count as grey colours."""
     border: Border | None = None
-    """Part that the border class of a trimap counts for; None where there is no such class."""
     indices: bool = False
-    """Values of palette files are their indices, not the colours that these stand for."""
     white_is_zero: bool = False
-    """Some masks are TIFFs that say so, whose values are turned round: for the user to read."""
     between: float | None = None
-    """Share of a JPEG mask's pixels that aren't near 0 or 255 (kind `threshold`)."""
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
         """Read one mask's values.
@@ -293,18 +291,19 @@ def _named(values: Iterable[int], *, colour: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """Values that the scanned masks hold between them."""
+    """Values that the scanned masks hold between them: how many hold each, and the first of them.
+
+    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8;
+    `between` is the share of the grey pixels that aren't near 0 or 255.
+    """
 
     holders: Mapping[int, tuple[int, Path]]
-    """Number of masks that hold each value, and the first of them."""
     colour: bool
     lossy: bool
     is_mixed: bool
-    """No mask holds both 1 and 255: some were saved as 1 bit, some as 8."""
     has_palette: bool
     white_is_zero: bool
     between: float
-    """Share of the grey pixels that aren't near 0 or 255."""
 
     @property
     def values(self) -> frozenset[int]:

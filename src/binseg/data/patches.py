@@ -8,16 +8,16 @@ epoch's patches are decided by (seed, epoch) alone.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64, UInt8
+from jaxtyping import Bool, Int, Int64, UInt8
 from scipy import ndimage
 
-from binseg.config.recipe import PatchConfig
+from binseg.config.recipe import PatchConfig, Recipe
+from binseg.data.cache import PixelCache, open_cache, open_store
 from binseg.data.masks import MaskRule
-from binseg.data.store import open_store
 from binseg.progress import SILENT, Progress
 from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
@@ -39,15 +39,16 @@ pixels, which one place of hundreds holds otherwise, come half as often as the m
 CENTRAL = 0.5
 """A patch laid around a pixel has it in this central part of its side, not always in the middle:
 else the network could learn where in an input the object is."""
+NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
+"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """Some pixels of one class, image by image: row * width + column."""
+    """Some pixels of one class (row * width + column): image i has those of starts[i:i + 2]."""
 
     places_K: Int64[np.ndarray, "K"]
     starts_N1: Int64[np.ndarray, "N1"]
-    """Image i has the places from starts[i] to starts[i + 1]."""
 
     @property
     def counts_N(self) -> Int64[np.ndarray, "N"]:
@@ -57,20 +58,20 @@ class Seeds:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCache:
-    """Whole images of a list of records, each of its own size."""
+    """Whole images of a list of records, each of its own size, one behind the other.
+
+    Pixels are channels x height x width: networks and resampling want planes, and turning patches
+    at every step would cost more than cutting them. Labels are 0 background, 1 foreground or
+    `IGNORE`, sizes heights and widths; `share` is foreground among the pixels that count.
+    """
 
     pixels: UInt8[np.ndarray, "P"]
-    """Pixels of all images, one behind the other, channels x height x width: networks and
-    resampling want planes, and turning patches at every step would cost more than cutting them."""
     labels: UInt8[np.ndarray, "Q"]
-    """Targets of all images: 0 background, 1 foreground, `IGNORE`."""
     sizes_N2: Int64[np.ndarray, "N 2"]
-    """Height and width of each image."""
     channels: int
     foreground: Seeds
     background: Seeds
     share: float
-    """Foreground among the pixels that count."""
 
     def __post_init__(self) -> None:
         assert len(self.pixels) == len(self.labels) * self.channels
@@ -203,7 +204,10 @@ def open_images(
         }
 
     stored = open_store(
-        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
+        *(records, rule, preprocessing, decode),
+        version=VERSION,
+        progress=progress,
+        folder=folder,
     )
     facts_N4 = stored["facts"].values
     num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
@@ -255,16 +259,9 @@ def _some_places(
 def patches_per_epoch(
     config: PatchConfig, sizes_N2: Int64[np.ndarray, "N 2"], *, size: int, batch_size: int
 ) -> int:
-    """Say how many patches an epoch has.
+    """Say how many patches an epoch has: as the recipe says, or enough to cover all images once.
 
-    Args:
-        config: the recipe's part.
-        sizes_N2: height and width of the training images, at the scale of training.
-        size: side of a patch.
-        batch_size: patches in a step.
-
-    Returns:
-        What the recipe says, or enough to cover all images once, but at least 20 batches.
+    Heights and widths are at the scale of training; there are at least 20 batches.
 
     >>> patches_per_epoch(PatchConfig(), np.array([[512, 768]] * 100), size=256, batch_size=8)
     600
@@ -304,73 +301,86 @@ def sample_places(
         epoch: from 0.
 
     Returns:
-        InputImage, first row and first column; a patch larger than its image starts below 0.
+        Image, first row and first column; a patch larger than its image starts below 0.
     """
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
     images = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
     images = random.permutation(images)
-    heights, widths = cache.sizes_N2[images].T
-    tops = _anywhere(heights, size, random)
-    lefts = _anywhere(widths, size, random)
+    sizes_n2 = cache.sizes_N2[images]
+    margin = PAST_EDGE * size
+    starts_n2 = np.empty((num, 2), np.int64)
+    for axis in (0, 1):
+        most = np.maximum(sizes_n2[:, axis] - size, 0) + margin + 1
+        starts_n2[:, axis] = np.floor(random.uniform(-margin, most))
+    starts_n2 = _inside(starts_n2, sizes_n2, size)
     seeds = cache.rare
     around = random.random(num) < foreground
-    if not (seeds.counts_N > 0).all():
-        images = _with_seeds(images, around, np.diff(ends, prepend=0.0), seeds.counts_N, random)
-        heights, widths = cache.sizes_N2[images].T
+    chances_N = np.diff(ends, prepend=0.0) * (seeds.counts_N > 0)
+    lacking = around & (seeds.counts_N[images] == 0)
+    if lacking.any() and chances_N.any():
+        # Other images take the place of those that have no rare pixel.
+        chances_N /= chances_N.sum()
+        images[lacking] = random.choice(len(ends), size=int(lacking.sum()), p=chances_N)
+        sizes_n2 = cache.sizes_N2[images]
     counts = seeds.counts_N[images]
     around &= counts > 0
     which = seeds.starts_N1[images] + (random.random(num) * counts).astype(np.int64)
-    rows, columns = np.divmod(seeds.places_K[which[around]], widths[around])
-    tops[around] = _around(rows, heights[around], size, random)
-    lefts[around] = _around(columns, widths[around], size, random)
-    return np.stack([images, tops, lefts], axis=1).astype(np.int64)
-
-
-def _with_seeds(
-    images: Int64[np.ndarray, "n"],
-    around: Bool[np.ndarray, "n"],
-    weights_N: Float[np.ndarray, "N"],
-    counts_N: Int64[np.ndarray, "N"],
-    random: np.random.Generator,
-) -> Int64[np.ndarray, "n"]:
-    """Sample other images for the patches around a rare pixel whose image has none."""
-    lacking = around & (counts_N[images] == 0)
-    chances = weights_N * (counts_N > 0)
-    if not lacking.any() or not chances.any():
-        return images
-    chosen = images.copy()
-    chosen[lacking] = random.choice(
-        len(chances), size=int(lacking.sum()), p=chances / chances.sum()
-    )
-    return chosen
-
-
-def _anywhere(
-    lengths: Int64[np.ndarray, "n"], size: int, random: np.random.Generator
-) -> Int64[np.ndarray, "n"]:
-    """Sample first pixels along one axis."""
-    margin = PAST_EDGE * size
-    starts = random.uniform(-margin, np.maximum(lengths - size, 0) + margin + 1)
-    return _inside(np.floor(starts).astype(np.int64), lengths, size)
-
-
-def _around(
-    pixels: Int64[np.ndarray, "n"],
-    lengths: Int64[np.ndarray, "n"],
-    size: int,
-    random: np.random.Generator,
-) -> Int64[np.ndarray, "n"]:
-    """Sample first pixels of patches that hold a pixel in their central part."""
+    sizes_n2 = sizes_n2[around]
+    pixels_n2 = np.stack(np.divmod(seeds.places_K[which[around]], sizes_n2[:, 1]), axis=1)
     low, high = size * (1 - CENTRAL) / 2, size * (1 + CENTRAL) / 2
-    before = random.uniform(low, high, len(pixels)).astype(np.int64)
-    return _inside(pixels - before, lengths, size)
+    for axis in (0, 1):
+        pixels_n2[:, axis] -= random.uniform(low, high, len(pixels_n2)).astype(np.int64)
+    starts_n2[around] = _inside(pixels_n2, sizes_n2, size)
+    return np.column_stack([images, starts_n2]).astype(np.int64)
 
 
 def _inside(
-    starts: Int64[np.ndarray, "n"], lengths: Int64[np.ndarray, "n"], size: int
-) -> Int64[np.ndarray, "n"]:
+    starts_n2: Int64[np.ndarray, "n 2"], sizes_n2: Int64[np.ndarray, "n 2"], size: int
+) -> Int64[np.ndarray, "n 2"]:
     """Move patches into their images; one that is larger lies around its image's middle."""
-    room = lengths - size
-    return np.where(room > 0, np.clip(starts, 0, np.maximum(room, 0)), -((-room) // 2))
+    room = sizes_n2 - size
+    return np.where(room > 0, np.clip(starts_n2, 0, np.maximum(room, 0)), -((-room) // 2))
+
+
+def open_training_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache | ImageCache:
+    """Give whole images where the recipe trains on patches, else its inputs.
+
+    Arguments and errors are those of `open_store`, but that the recipe says how pixels are made.
+    """
+    preprocessing = recipe.input.preprocessing().as_trained()
+    open_pixels = open_images if recipe.draws_patches else open_cache
+    cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
+    pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
+    some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
+    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
+        progress.say(
+            f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
+            "their type's range; input.intensity=percentile stretches each image"
+        )
+    return cache
+
+
+def open_validation_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache:
+    """Give the inputs that choose the best epoch; arguments and errors as above.
+
+    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
+    blends, would here only be paid and counted twice.
+    """
+    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from binseg.config import Recipe
-from binseg.data.cache import PixelCache, open_training_pixels
-from binseg.data.patches import ImageCache
+from binseg.data.cache import PixelCache
+from binseg.data.patches import ImageCache, open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import UsageError

@@ -19,14 +19,15 @@ from binseg.data.sources.annotations import Annotated, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
 from binseg.data.sources.listing import Findings, find_files, holds
-from binseg.data.sources.manifest import find_manifest, read_manifest
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.standards import (
     find_kaggle,
+    find_manifest,
     find_nnunet,
     find_voc,
     find_yolo,
     read_kaggle,
+    read_manifest,
     read_nnunet,
     read_voc,
     read_yolo,
@@ -47,7 +48,8 @@ class Source:
     find: Callable[[Path], Any]
     """Looks at names, and at small files, for what `read` begins with; false where it isn't."""
     read: Callable[[Any, Path, DataConfig], Findings]
-    """Finds the records, with the split that the data brings, if any."""
+    """Finds the records, with the split that the data brings, if any; a `DataError` tells up to 10
+    problems at once."""
     needs: str | None = None
     """Refusal of a path where `find` finds nothing; None: `read` says it."""
     marks: tuple[tuple[str, ...], ...] = ((),)

@@ -111,15 +111,8 @@ def findings_of(
 ) -> Findings:
     """Turn what a tool's file holds into records; images without an entry are left out, and said.
 
-    Args:
-        items: in any order; shapes of one image may come in several.
-        root: the dataset's folder, in which images are looked for.
-        config: `labels` chooses classes by name; `missing` what images without an entry are.
-        problems: already known ones, which are told with those found here.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, other sizes, outlines whose
-            coordinates aren't pixels; or labels that aren't there.
+    Shapes of one image may come in several items; problems already known are told with those
+    found here.
     """
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of = _by_image(items, FolderImages(folder=root, home=root), problems)
@@ -178,11 +171,7 @@ def _by_image(
 def missing_note(
     alone: Sequence[Path], config: DataConfig, root: Path, *, noun: str
 ) -> tuple[str, ...]:
-    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks.
-
-    Raises:
-        DataError: they are refused.
-    """
+    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks."""
     if not alone:
         return ()
     names = name_some(path.relative_to(root).as_posix() for path in alone)
@@ -197,11 +186,7 @@ def missing_note(
 def choose_labels(
     names: Iterable[str], config: DataConfig, root: Path
 ) -> tuple[frozenset[str], str]:
-    """Choose the labels that are foreground, and say which they are.
-
-    Raises:
-        DataError: `data.labels` names one that isn't there.
-    """
+    """Choose the labels that are foreground, and say which they are."""
     there = {*names}
     if config.labels is None:
         usual = frozenset(one for one in there if not is_background(one))

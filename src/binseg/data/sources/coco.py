@@ -41,10 +41,6 @@ def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig
     polygons of an object are united; one that lies wholly inside another is a hole. Images are
     looked for beside the file, in `images/` there, and in `images/` one folder up; those that
     aren't there are found by their name anywhere in the folder, or below the file's.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, names that two files have,
-            unreadable outlines, other sizes.
     """
     records: list[Record] = []
     notes: list[str] = []

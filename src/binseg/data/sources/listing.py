@@ -43,9 +43,6 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
     """List a folder's files, and those of the folders in it unless not `deep`.
 
     Linked folders are followed, but none is listed twice, nor one that the folder lies in.
-
-    Raises:
-        DataError: a folder that can't be read.
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -73,11 +70,7 @@ def real_path(folder: str | Path) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """List the folders directly in a folder, without hidden ones.
-
-    Raises:
-        DataError: a folder that can't be read.
-    """
+    """List the folders directly in a folder, without hidden ones."""
     try:
         return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
     except OSError as error:
@@ -112,11 +105,7 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def read_value(path: Path) -> Any:
-    """Read whatever a JSON file holds.
-
-    Raises:
-        DataError: a file that can't be read or isn't JSON.
-    """
+    """Read whatever a JSON file holds."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -138,11 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a list: its lines, without those that are empty.
-
-    Raises:
-        DataError: a file that can't be read as UTF-8.
-    """
+    """Read a list: its lines, without those that are empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):

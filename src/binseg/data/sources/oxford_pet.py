@@ -34,9 +34,6 @@ def read_oxford_pet(home: Path, *_: object) -> Findings:
 
     The test list is the test split; of `trainval.txt`, in file order, every tenth image from
     the first on validates and the rest trains (the 9:1 split of the source reports).
-
-    Raises:
-        DataError: no list, a list that can't be read, or listed files that are missing.
     """
     records: list[Record] = []
     lists: list[str] = []
@@ -69,14 +66,7 @@ def download_oxford_pet(
     base_url: str = OXFORD_URL,
     md5_of: Mapping[str, str] = MD5_OF,
 ) -> None:
-    """Fetch and unpack the official archives into `root`; what was fetched is resumed.
-
-    Args:
-        root: the dataset's folder, made where absent.
-        progress: told about both archives.
-        base_url: where the archives lie.
-        md5_of: the archives' names and checksums.
-    """
+    """Fetch and unpack the official archives into `root`; what was fetched is resumed."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

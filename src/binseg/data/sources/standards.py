@@ -1,6 +1,7 @@
-"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net and Kaggle's run lengths."""
+"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net, and tables: manifests, run lengths."""
 
 import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from binseg.data.sources.annotations import (
     findings_of,
     mapping,
     missing_note,
+    refuse,
     rings_of_runs,
     shape_of,
     size_of,
@@ -65,9 +67,6 @@ def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -
     """Read YOLO's segments: a text beside each image, in `labels/` where that is in `images/`.
 
     An image without a text has no object, by YOLO's convention.
-
-    Raises:
-        DataError: up to 10 problems at once: boxes instead of segments, unreadable lines.
     """
     home, content = found[0].parent, found[1]
     listed = content["names"]
@@ -146,11 +145,7 @@ def _homes(path: Path, *inside: str) -> list[Path]:
 
 
 def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
-    """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count.
-
-    Raises:
-        DataError: a list that can't be read, or masks without an image.
-    """
+    """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count."""
     home, masks = found
     file = home / "class_names.txt"
     names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
@@ -218,11 +213,7 @@ def find_nnunet(path: Path) -> Path | None:
 
 
 def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
-    """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`.
-
-    Raises:
-        DataError: volumes, which binseg reads as slices, or cases that lack a channel.
-    """
+    """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`."""
     if not list_folder(home / "labelsTr").images:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
         raise DataError(
@@ -287,11 +278,7 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
 
 
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1, column by column) and lengths; empty is no object.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, runs that leave their image.
-    """
+    """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     with file.open(encoding="utf-8-sig", newline="") as handle:
@@ -338,3 +325,94 @@ def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
     edges = np.stack([starts, ends], axis=1).ravel()
     runs = np.diff([0, *edges.tolist(), height * width]).tolist()
     return rings_of_runs(runs, height=height, width=width)
+
+
+_NAME = "manifest.csv"
+_SUFFIXES = {".csv", ".tsv"}
+_OWN = {"id", "image", "mask", "group", "split", "page"}
+
+
+def find_manifest(path: Path) -> bool:
+    """Tell whether a path is a manifest, or a folder that holds `manifest.csv`."""
+    return (path / _NAME).is_file() if path.is_dir() else path.suffix.lower() in _SUFFIXES
+
+
+def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
+    """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
+
+    Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
+    semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
+    """
+    del config
+    path = path / _NAME if path.is_dir() else path
+    reader = _reader(path)
+    header = [(name or "").strip() for name in reader.fieldnames or ()]
+    lower = [name.lower() for name in header]
+    if not {"image", "mask"} <= set(lower) or len(set(lower)) < len(lower):
+        raise DataError(
+            f"{path}: needs the columns image and mask, each once; it has "
+            f"{', '.join(header) or 'none'} (also understood: id, group, split, page)"
+        )
+    reader.fieldnames = [name if name.lower() not in _OWN else name.lower() for name in header]
+    records: list[Record] = []
+    problems: list[str] = []
+    line_of: dict[str, int] = {}
+    for row in reader:
+        line = reader.line_num
+        if None in row or None in row.values():
+            problems.append(f"line {line}: has another number of columns than the header")
+            continue
+        record, wrong = _record({name: cell.strip() for name, cell in row.items()}, path.parent)
+        if line_of.setdefault(record.id, line) != line:
+            wrong.append(f"{record.id} is also on line {line_of[record.id]}")
+        records.append(record)
+        problems += [f"line {line}: {what}" for what in wrong]
+    refuse(path, problems)
+    further = [name for name in header if name.lower() not in _OWN]
+    notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
+    return Findings(records=tuple(records), notes=notes)
+
+
+def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
+    """Read one line, and say what is wrong in it."""
+    wrong: list[str] = []
+    paths: list[Path] = []
+    for noun in ("image", "mask"):
+        name = cells[noun]
+        path = inside(folder, name)
+        if not name:
+            wrong.append(f"no {noun}")
+        elif path is None:
+            wrong.append(f"{noun} {name} lies outside the manifest's folder")
+        elif not path.is_file():
+            wrong.append(f"{noun} {name} does not exist")
+        paths.append(path or folder)
+    page, split = cells.get("page", ""), parse_split(cells.get("split", ""))
+    if page and not page.isdecimal():
+        wrong.append(f"page {page!r} is not a whole number from 0")
+    if split is None and cells.get("split"):
+        wrong.append(f"split {cells['split']!r} is not train, val or test")
+    stem = Path(cells["image"]).with_suffix("").as_posix()
+    number = int(page) if page.isdecimal() else None
+    record = Record(
+        id=cells.get("id") or (stem if number is None else f"{stem}-page{number:04d}"),
+        image_path=paths[0],
+        mask_path=paths[1],
+        page=number,
+        group=cells.get("group") or None,
+        split=split,
+        columns={name: cell for name, cell in cells.items() if name not in _OWN},
+    )
+    return record, wrong
+
+
+def _reader(path: Path) -> "csv.DictReader[str]":
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: the manifest is not UTF-8 text; save it as CSV UTF-8") from None
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)

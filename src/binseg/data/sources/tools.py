@@ -342,9 +342,6 @@ def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findi
 
     Polygons, rectangles, circles and masks are filled; points and lines have no area and are left
     out. What is labelled `__ignore__` doesn't count, `_background_` is no object.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, unreadable outlines, other sizes.
     """
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")
