@@ -46,7 +46,8 @@ FACTS = "facts.json"
 Arrays = Mapping[str, np.ndarray]
 Decode = Callable[[Sample, int, str], Arrays]
 """Makes what is stored of a sample, its index and its file's name; runs on several threads. An
-array of one record may be longer than another's, along the first axis only."""
+array of one record may be longer than another's, along the first axis only. The store is in use for
+as long as the mapped `inputs`, which must be among them, live."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,6 @@ def open_store(
         progress: hears of the decoding, and of a broken store that is built again.
         folder: where caches live; none means `pixels` in the user's cache folder.
 
-    Returns:
-        The arrays by their names.
-
     Raises:
         DataError: no records, or records that can't be read (up to ten are named).
         OutputError: the store can't be written.
@@ -98,7 +96,7 @@ def open_store(
         if stored is None:
             _build(place, records, rule, decode, progress)
             stored = _read(place, len(records))
-        _hold(place, next(iter(stored.values())).values)
+        _hold(place, stored["inputs"].values)
     _evict(home, limit=limit)
     return stored
 

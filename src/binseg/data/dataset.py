@@ -122,10 +122,7 @@ class Dataset:
         return self if len(kept) == len(self.records) else replace(self, records=kept)
 
     def fingerprint(self) -> str:
-        """Hash ids and file contents: equal for equal data wherever it lies, in any order.
-
-        Returns:
-            64 hexadecimal digits (SHA-256).
+        """Hash ids and file contents (SHA-256): equal for equal data, wherever and in any order.
 
         Raises:
             DataError: a file that can't be read any more.

@@ -102,12 +102,7 @@ class ImageCache:
 
 
 class WholeImages:
-    """The images of a cache as arrays, for who cuts many patches.
-
-    Args:
-        cache: where they are.
-        resident: copy them into memory first.
-    """
+    """The images of a cache as arrays, copied into memory if `resident`, to cut many patches."""
 
     def __init__(self, cache: ImageCache, *, resident: bool = False) -> None:
         pixels, labels = cache.pixels, cache.labels
@@ -126,11 +121,9 @@ class WholeImages:
     def patches(
         self, places_B3: Int[np.ndarray, "B 3"], *, size: int
     ) -> tuple[UInt8[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
-        """Cut square patches, mirrored past the edges of their images.
+        """Cut square patches of `size` pixels a side, mirrored past the edges of their images.
 
-        Args:
-            places_B3: image, first row and first column (below 0 is past the edge) of each.
-            size: side in pixels.
+        A place is an image, and the first row and column in it; below 0 is past the edge.
         """
         num, channels = len(places_B3), self._inputs[0].shape[0]
         inputs_BCHW = np.empty((num, channels, size, size), np.uint8)

@@ -89,12 +89,8 @@ def read_mask(
 ) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
     """Read the mask files of a record, of which each may hold an object, at their own size.
 
-    Returns:
-        mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
-
-    Raises:
-        ImageError: a file that can't be read, files of different sizes, or a value that the rule
-            doesn't know; the text names the file.
+    Gives mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count; raises
+    as `read_sample`.
     """
     mask_HW = valid_HW = None
     for path in record.mask_paths:

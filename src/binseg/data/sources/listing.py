@@ -166,16 +166,13 @@ def ring_of(points: object) -> Ring:
     """
     if not isinstance(points, list):
         raise ValueError("is not a list of points")  # noqa: TRY004  # the file's fault, not a type's
-    flat = [v for point in points for v in point] if _nested(points) else points
+    is_nested = bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
+    flat = [v for point in points for v in point] if is_nested else points
     if len(flat) % 2:
         raise ValueError("has an x without a y")
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in flat):
         raise ValueError("holds something that is no number")
     return tuple(zip(map(float, flat[::2]), map(float, flat[1::2]), strict=True))
-
-
-def _nested(points: list[Any]) -> bool:
-    return bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
 
 
 def size_problem(image: Path, height: object, width: object) -> str | None:

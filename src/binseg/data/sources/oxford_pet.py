@@ -2,7 +2,7 @@
 
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from binseg.data.dataset import name_some
@@ -51,7 +51,14 @@ def read_oxford_pet(home: Path, *_: object) -> Findings:
             f"{home}: annotations/ has neither trainval.txt nor test.txt; at least one of the "
             "official lists is needed"
         )
-    _refuse_missing(home, records)
+    # Two listings instead of a look at each of 14,780 files.
+    there = {*list_folder(home / "images").images}
+    there |= {*list_folder(home / "annotations" / "trimaps").images}
+    wanted = [one.image_path for one in records] + [p for one in records for p in one.mask_paths]
+    if missing := [path.relative_to(home).as_posix() for path in wanted if path not in there]:
+        raise DataError(
+            f"{home}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
+        )
     notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} images"]
     if len(lists) == 1:
         only = "train and val" if lists == ["trainval.txt"] else "test"
@@ -120,14 +127,3 @@ def _record(root: Path, words: Sequence[str], split: Split) -> Record:
         split=split,
         columns={"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")},
     )
-
-
-def _refuse_missing(root: Path, records: Iterable[Record]) -> None:
-    # Two listings instead of a look at each of 14,780 files.
-    there = {*list_folder(root / "images").images}
-    there |= {*list_folder(root / "annotations" / "trimaps").images}
-    wanted = [one.image_path for one in records] + [p for one in records for p in one.mask_paths]
-    if missing := [path.relative_to(root).as_posix() for path in wanted if path not in there]:
-        raise DataError(
-            f"{root}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
-        )
