@@ -25,8 +25,8 @@ import torch
 
 from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
-from binseg.data.cache import open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset
+from binseg.data.patches import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, StoppedError

@@ -18,8 +18,8 @@ from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted
 from binseg.data.sources import open_dataset
+from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
-from binseg.data.sources.pairs import pair_up, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
 from binseg.errors import DataError, ImageError

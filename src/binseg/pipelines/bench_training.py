@@ -18,10 +18,10 @@ from torch import nn
 from torch.profiler import profile, record_function
 
 from binseg.config import Recipe
-from binseg.data.cache import PixelCache, open_training_pixels
+from binseg.data.cache import PixelCache
+from binseg.data.patches import ImageCache, open_training_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
-from binseg.data.whole_images import ImageCache
 from binseg.errors import TrainingError, UsageError
 from binseg.models import build_model, num_parameters
 from binseg.progress import SILENT, Progress, track

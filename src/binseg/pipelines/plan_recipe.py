@@ -13,7 +13,7 @@ from binseg.autoconfig import Plan, Setting, few_ratios, make_plan, stack_settin
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import RESPLIT, Foreground, assign_splits, lacking, split_with_foreground
+from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
 from binseg.pipelines.speed import measure_machine
@@ -210,7 +210,7 @@ def _open(
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
     whole, dataset = dataset, assign_splits(dataset, data.split)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
-    holds = Foreground(whole.rule)
+    holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
         dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
         if drawn is not data.split:

@@ -7,10 +7,9 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
-from binseg.data.patches import sample_places
+from binseg.data.patches import WholeImages, open_images, sample_places
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
-from binseg.data.whole_images import WholeImages, open_images
 from binseg.errors import DataError
 from binseg.imageio import write_image
 from binseg.progress import SILENT, Progress

@@ -12,11 +12,11 @@ from torch import nn
 
 from binseg.config import Recipe
 from binseg.config.recipe import OptimizerConfig, PatchConfig
-from binseg.data.cache import PixelCache, open_training_pixels, open_validation_pixels
+from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
+from binseg.data.patches import ImageCache, open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
-from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
 from binseg.losses import build_loss

@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.patches import patches_per_epoch, sample_places
-from binseg.data.whole_images import ImageCache, WholeImages
+from binseg.data.patches import ImageCache, WholeImages, patches_per_epoch, sample_places
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 

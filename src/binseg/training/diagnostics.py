@@ -12,7 +12,7 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.whole_images import ImageCache
+from binseg.data.patches import ImageCache
 from binseg.errors import TrainingError
 from binseg.progress import Progress
 from binseg.training.checkpoint import Stateful

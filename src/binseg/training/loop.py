@@ -19,7 +19,7 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.whole_images import ImageCache
+from binseg.data.patches import ImageCache
 from binseg.errors import BinsegError, StoppedError, TrainingError
 from binseg.progress import SILENT, Progress, Task
 from binseg.training.batches import Batches, Shares, build_batches
