@@ -156,15 +156,14 @@ def create_model(
     taken = {name: value for name, value in resolved.items() if name in theirs.defaults}
     # Blocks of several convolutions drop between them; the others leave it to the head.
     inside = decoder == "unetplusplus" or resolved.get("decoder_convs", 1) != 1
-    dropout = 0.0 if inside else taken.pop("dropout")
+    dropout = 0.0 if inside else float(taken.pop("dropout"))  # type: ignore[arg-type]
     parts = theirs.build(maps, **taken)
-    head: nn.Module = nn.Conv2d(parts.out_channels, out_channels, 1)
+    final = nn.Conv2d(parts.out_channels, out_channels, 1)
     if not ours.has_own_start:
         he_initialise(maps)
     he_initialise(parts)
-    initialise_head(head)
-    if dropout:
-        head = nn.Sequential(nn.Dropout(dropout), head)
+    initialise_head(final)
+    head = nn.Sequential(nn.Dropout(dropout), final) if dropout else final
     model = EncoderDecoder(encoder=maps, decoder=parts, head=head)
     if encoder_weights is not None and not (ours.has_own_start and encoder_weights == TIMM_WEIGHTS):
         load_encoder_weights(model, encoder_weights, encoder=encoder, progress=progress)

@@ -95,7 +95,8 @@ def write_page(
         # Not rounded: what is rounded twice differs from the tables in its last digit.
         curves = {"thresholds": report.sweep.thresholds, **report.sweep.curves}
         data["sweep"] = {**curves, "start": start}
-    cards, items = [], [item for _, gallery in galleries for item in gallery]
+    cards: list[tuple[str, list[Card]]] = []
+    items = [item for _, gallery in galleries for item in gallery]
     for title, gallery in galleries:
         num_before = sum(len(others) for _, others in cards)
         cards.append((title, image_cards(gallery, start=num_before)))
