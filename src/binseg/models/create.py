@@ -158,14 +158,14 @@ def create_model(
     inside = decoder == "unetplusplus" or resolved.get("decoder_convs", 1) != 1
     dropout = 0.0 if inside else taken.pop("dropout")
     parts = theirs.build(maps, **taken)
-    head: nn.Module = nn.Conv2d(parts.out_channels, out_channels, 1)
+    head = nn.Conv2d(parts.out_channels, out_channels, 1)
     if not ours.has_own_start:
         he_initialise(maps)
     he_initialise(parts)
     initialise_head(head)
-    if dropout:
-        head = nn.Sequential(nn.Dropout(dropout), head)
-    model = EncoderDecoder(encoder=maps, decoder=parts, head=head)
+    assert isinstance(dropout, float)
+    whole = nn.Sequential(nn.Dropout(dropout), head) if dropout else head
+    model = EncoderDecoder(encoder=maps, decoder=parts, head=whole)
     if encoder_weights is not None and not (ours.has_own_start and encoder_weights == TIMM_WEIGHTS):
         load_encoder_weights(model, encoder_weights, encoder=encoder, progress=progress)
     return model
