@@ -261,8 +261,8 @@ class FPNDecoder(Decoder):
             for index, unit in enumerate(branch):
                 finer = pyramid[max(0, level - index - 1)]
                 climbed[level] = resize(unit(climbed[level]), size_of(finer))
-        whole: Tensor = reduce(torch.add, climbed)
-        return whole
+        total: Tensor = reduce(torch.add, climbed)
+        return total
 
 
 WIDTH = 256
