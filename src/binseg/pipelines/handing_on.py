@@ -81,10 +81,10 @@ def pack(
             facts["licence"] = licence or card.licence
             if note is not None:
                 facts["data"] = card.data.model_copy(update={"note": note})
-            match card.recipe.get("data"):
-                case {"path": str(path)} as data:
-                    # Others needn't know in which folders the data lay.
-                    facts["recipe"] = {**card.recipe, "data": {**data, "path": Path(path).name}}
+            data = card.recipe.get("data")
+            if isinstance(data, dict) and isinstance(path := data.get("path"), str):
+                # Others needn't know in which folders the data lay.
+                facts["recipe"] = {**card.recipe, "data": {**data, "path": Path(path).name}}
             card = card.model_copy(update=facts)
             bundle, difference = _changed(bundle, card, Path(scratch) / "bundle", half=half)
         pack_zip(bundle, out)
