@@ -84,8 +84,7 @@ def pack(
             data = card.recipe.get("data")
             if isinstance(data, dict) and isinstance(path := data.get("path"), str):
                 # Others needn't know in which folders the data lay.
-                hidden = {**data, "path": Path(path).name}
-                facts["recipe"] = {**card.recipe, "data": hidden}
+                facts["recipe"] = {**card.recipe, "data": {**data, "path": Path(path).name}}
             card = card.model_copy(update=facts)
             bundle, difference = _changed(bundle, card, Path(scratch) / "bundle", half=half)
         pack_zip(bundle, out)
