@@ -194,7 +194,7 @@ def opened(path: Path) -> Iterator[Handle]:
     try:
         handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
     except (OSError, ValueError) as error:
-        reasons = {
+        reasons: dict[type[Exception], str] = {
             FileNotFoundError: "there is no such file; check the name",
             IsADirectoryError: "a folder, not an image; name a file in it",
             PermissionError: "you may not read it; change its permissions",
