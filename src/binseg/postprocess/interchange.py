@@ -37,7 +37,7 @@ def geojson(
     features = []
     for label, alike in groupby(polygons, key=attrgetter("label")):
         parts = [[_closed(ring, transform) for ring in (one.exterior, *one.holes)] for one in alike]
-        geometry: dict[str, object] = {"type": "MultiPolygon", "coordinates": parts}
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": parts[0]}
         facts = figures.get(label, {"label": label})

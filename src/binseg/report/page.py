@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -95,12 +96,9 @@ def write_page(
         # Not rounded: what is rounded twice differs from the tables in its last digit.
         curves = {"thresholds": report.sweep.thresholds, **report.sweep.curves}
         data["sweep"] = {**curves, "start": start}
-    cards: list[tuple[str, list[Card]]] = []
     items = [item for _, gallery in galleries for item in gallery]
-    for title, gallery in galleries:
-        num_before = sum(len(others) for _, others in cards)
-        cards.append((title, image_cards(gallery, start=num_before)))
-    has_ignored = any(one.valid_HW is not None and not one.valid_HW.all() for one in items)
+    cards = iter([_card(item, number) for number, item in enumerate(items)])
+    has_ignored = any(one.valid_HW is not None and bool((~one.valid_HW).any()) for one in items)
     style, script = asset("page.css"), asset("page.js")
     page = render(
         "page.html",
@@ -119,7 +117,7 @@ def write_page(
             if one.counts["original"].num_valid
         ],
         start=start,
-        galleries=cards if items else [],
+        galleries=[(title, list(islice(cards, len(own)))) for title, own in galleries if items],
         swatches=[name for name in ERROR_COLOURS if has_ignored or name != IGNORED],
         columns=columns,
         num_groups=len({one.group for one in report.images if one.group is not None}),
@@ -239,11 +237,6 @@ class Card:
     errors: str
     truth: str
     prediction: str
-
-
-def image_cards(items: Sequence[GalleryItem], *, start: int) -> list[Card]:
-    """Make the cards of a gallery, numbered from `start`."""
-    return [_card(item, number) for number, item in enumerate(items, start)]
 
 
 def _card(item: GalleryItem, number: int) -> Card:
