@@ -212,9 +212,9 @@ def _write(folder: Path, rows: Iterable[Arrays]) -> None:
         for row in rows:
             for name, array in row.items():
                 if name not in files:
-                    file = opened.enter_context((folder / f"{name}.npy").open("wb"))
-                    files[name], counts[name] = (file, array[:0].copy()), []
-                    _write_header(file, array, 0)
+                    new = opened.enter_context((folder / f"{name}.npy").open("wb"))
+                    files[name], counts[name] = (new, array[:0].copy()), []
+                    _write_header(new, array, 0)
                 files[name][0].write(np.ascontiguousarray(array).data)
                 counts[name].append(len(array))
         for name, (file, array) in files.items():

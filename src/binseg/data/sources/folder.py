@@ -112,7 +112,7 @@ def _pair_by_difference(
     if not found:
         return None
     image_of, mask_of, both = max(found, key=lambda one: len(one[2]))
-    pairs = sorted((*image_of[core], (mask_of[core][1],)) for core in both)
+    pairs: list[Pair] = sorted((*image_of[core], (mask_of[core][1],)) for core in both)
     path_of, mask_path_of = (
         {core: path for core, (_, path) in of.items()} for of in (image_of, mask_of)
     )
