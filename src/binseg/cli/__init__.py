@@ -13,12 +13,14 @@ from binseg.cli import (
     demo,
     evaluate,
     export,
+    label,
     models,
     pack,
     plan,
     predict,
     recipes,
     serve,
+    suggest,
     train,
     verify,
 )
@@ -72,8 +74,8 @@ def _options(
 
 
 for verb in (
-    check, plan, train, evaluate, compare, predict, pack, export, verify, augment, models, recipes,
-    serve, bench, demo,
+    check, label, suggest, plan, train, evaluate, compare, predict, pack, export, verify, augment,
+    models, recipes, serve, bench, demo,
 ):  # fmt: skip
     verb.add_to(app)
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -17,9 +18,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binseg.errors import UsageError
-from binseg.serve import job_routes, routes
+from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
-from binseg.serve.service import Service
 
 _LOG = logging.getLogger("binseg.serve")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -80,11 +80,30 @@ class Access:
             )
 
 
-def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
+class Served(Protocol):
+    """The side of a service that the application sees; `Service` and `LabelService` are such."""
+
+    limits: Limits
+    is_ready: bool
+
+    def open(self) -> None:
+        """Start what works behind."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add the routes."""
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+
+
+def create_app(service: Served, *, access: Access | None = None) -> ASGIApp:
     """Build the ASGI application; its lifespan opens and closes the service.
 
     Args:
-        service: the parts.
+        service: the parts, and the routes to them.
         access: who may use it; everyone if left out.
     """
     chosen = access or Access()
@@ -106,8 +125,7 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
         redoc_url=None,
     )
     add_handlers(app)
-    routes.add_to(app, service)
-    job_routes.add_to(app, service)
+    service.add_to(app)
     guarded: ASGIApp = _AccessControl(app, access=chosen, service=service)
     if chosen.origins:
         guarded = CORSMiddleware(
@@ -123,7 +141,7 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
 class _AccessControl:
     """The first thing that every request meets; it also sets the headers of every response."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, service: Served) -> None:
         self._app = app
         self._token = None if access.token is None else access.token.encode()
         self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
@@ -131,7 +149,7 @@ class _AccessControl:
         self._failures = _Failures()
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
-        self._answered = service.metrics.answered
+        self._answered = service.answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

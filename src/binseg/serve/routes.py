@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -56,14 +56,22 @@ def binary_response(*media: str) -> Documented:
 
 def add_to(app: FastAPI, service: Service) -> None:
     """Add all routes."""
-    _add_page(app, service)
+    add_page(app, service)
+    _add_metrics(app, service)
     _add_models(app, service)
     _add_predict(app, service)
     _add_batch(app, service)
 
 
-def _add_page(app: FastAPI, service: Service) -> None:
-    html = (PAGE / "index.html").read_bytes()
+class Ready(Protocol):
+    """A service that says whether it accepts requests."""
+
+    is_ready: bool
+
+
+def add_page(app: FastAPI, service: Ready, *, page: Path = PAGE / "index.html") -> None:
+    """Add a page, the files that belong to it, and the probes of health."""
+    html = page.read_bytes()
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
@@ -82,6 +90,8 @@ def _add_page(app: FastAPI, service: Service) -> None:
         status, code = ("ready", 200) if service.is_ready else ("not ready", 503)
         return JSONResponse({"status": status}, status_code=code)
 
+
+def _add_metrics(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", tags=["service"], responses=binary_response("text/plain"))
     async def metrics() -> Response:
         """Figures about the server, as Prometheus reads them."""

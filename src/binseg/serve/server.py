@@ -16,10 +16,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from binseg.errors import UsageError
-from binseg.serve.app import LOOPBACK, Access, create_app
+from binseg.serve.app import LOOPBACK, Access, Served, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
-from binseg.serve.service import Service
 
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
@@ -35,7 +34,7 @@ class Server:
     """A service on a socket.
 
     Args:
-        service: the models and all around them.
+        service: what is served.
         listener: what `bind` gave; a free port of this machine if left out.
         access: who may use it.
         started: called with the address once requests are answered.
@@ -43,7 +42,7 @@ class Server:
 
     def __init__(
         self,
-        service: Service,
+        service: Served,
         *,
         listener: socket.socket | None = None,
         access: Access | None = None,
@@ -178,7 +177,7 @@ class _Uvicorn(uvicorn.Server):
     """Uvicorn's server, which says when it has started, and ends with code 0 when asked to."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, started: Callable[[], None]
+        self, config: uvicorn.Config, service: Served, started: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._service = service

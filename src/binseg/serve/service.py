@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from fastapi import FastAPI
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -68,6 +69,17 @@ class Service:
             model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
         self._worker = JobWorker(self.store, self.registry, self.limits, self.pipeline.cage)
         self.is_ready = True
+
+    def add_to(self, app: FastAPI) -> None:
+        """Add all routes."""
+        from binseg.serve import job_routes, routes  # which need this module
+
+        routes.add_to(app, self)
+        job_routes.add_to(app, self)
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self.metrics.answered(route, method, status, seconds)
 
     def close(self) -> None:
         """Finish what was begun, except for the job in work, which goes on at the next start."""

@@ -14,6 +14,7 @@ from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted, notes_on_images
 from binseg.data.sources.coco import is_coco, read_coco
 from binseg.data.sources.folder import nothing_found, read_folder, read_patterns
+from binseg.data.sources.labelled import is_labelled, read_labelled
 from binseg.data.sources.labelme import is_labelme, read_labelme
 from binseg.data.sources.layouts import find_parts
 from binseg.data.sources.listing import Findings
@@ -72,6 +73,9 @@ SOURCES: Mapping[str, Source] = {
         about="any folder with data.images and data.masks",
         is_here=lambda root: False,  # told by the options alone
         read=read_patterns,
+    ),
+    "labelled": Source(
+        about="images labelled with `binseg label`", is_here=is_labelled, read=read_labelled
     ),
     "oxford-pet": Source(
         about="the official Oxford-IIIT Pet layout", is_here=is_oxford_pet, read=read_oxford_pet
