@@ -7,7 +7,8 @@
     python benchmarks/label.py correct --set pets --num 20       strokes with a model's help
 
 The annotator looks at the largest error, as a person would: it draws there, along the middle of
-what is wrong, with a brush that fits, and a little beside where its hand slips. Data: ../shared/data.
+what is wrong, with a brush that fits, and a little beside where its hand slips. The data is that of
+../shared/data.
 """
 
 import argparse

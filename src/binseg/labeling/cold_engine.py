@@ -229,7 +229,7 @@ def settle(
     *,
     trust: float = 0.05,
 ) -> Float32[np.ndarray, "h w"]:
-    """Let neighbours of one colour agree: a random walk between strokes, drawn to the trees' answer.
+    """Let neighbours of one colour agree: a random walk between strokes, near the trees' answer.
 
     Minimises the squared differences between neighbours, weighted by how alike they look, plus
     `trust` times that to the given probability; strokes are held to. It is a sparse linear system.

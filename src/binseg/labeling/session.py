@@ -395,8 +395,10 @@ class Session:
         rows = [row for row in self.project.rows() if row.state == "open" and row.name != after]
         if not rows:
             return None
+        if self._num_done() < WARM_IMAGES:  # to label without help is no beginning
+            rows = [row for row in rows if not row.is_check] or rows
         names = [row.name for row in rows]
-        if not self._offered:
+        if not any(name in self._offered for name in names):
             unknown = Outlook(foreground=1.0, doubt=1.0, look=np.zeros(1, np.float32))
             outlooks = {name: self._outlooks.get(name, unknown) for name in names}
             seed = self._seed + len(self.project.rows()) - len(rows)
@@ -406,6 +408,9 @@ class Session:
         if later:
             self._later(f"describe {later[0]}", self._describer(later[0]))
         return chosen
+
+    def _num_done(self) -> int:
+        return sum(row.state == "done" and not row.is_check for row in self.project.rows())
 
     # State of the whole
 
@@ -474,7 +479,7 @@ class Session:
         if self.network is None:
             return
         rows = self.project.rows()
-        done = sum(row.state == "done" and not row.is_check for row in rows)
+        done = self._num_done()
         strokes = sum(row.num_strokes for row in rows if not row.is_check)
         if done >= WARM_IMAGES or strokes >= WARM_STROKES:
             with self._state:

@@ -90,7 +90,9 @@ const easel = new Easel($("stage"), {
   onStroke: drawn,
   getTile: async (level, row, column) => {
     const response = await request("v1/label/tile", { query: { name: image.name, level, row, column, stretch } });
-    return createImageBitmap(await response.blob());
+    const bitmap = await createImageBitmap(await response.blob());
+    $("working").hidden = true;
+    return bitmap;
   },
 });
 
@@ -106,15 +108,15 @@ async function openImage(name) {
   try {
     image = await get("open", { name });
   } catch (error) {
+    $("working").hidden = true;
     note(asTrouble(error).message, true);
     return undefined;
-  } finally {
-    $("working").hidden = true;
   }
   image.version = null;
   if (image.deep) $("contrast").disabled = true; // it is stretched already
   else $("contrast").disabled = false;
   easel.showSized(image.width, image.height);
+  $("working").hidden = false; // until its first tile is there
   showImage();
   await look();
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
@@ -167,7 +169,7 @@ function showEngine(engine, seconds, share) {
   const [kind] = engine.startsWith("without") ? [engine] : engine.split(" ");
   const [word, about] = SAID[kind] ?? [engine, ""];
   $("engine").textContent = word;
-  $("engine-about").textContent = seconds ? `${about} ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}.` : about;
+  $("engine-about").textContent = seconds && !["none", "without help"].includes(kind) ? `${about} ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}.` : about;
   $("share").textContent = percent(share);
   $("status").textContent = `${percent(share)} is marked; ${word} answers.`;
 }
