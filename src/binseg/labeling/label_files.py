@@ -94,7 +94,8 @@ def _yolo(labelled: Labelled, out: Path) -> str:
         lines = []
         for polygon in trace_polygons(mask_HW):
             num_holes += len(polygon.holes)
-            ring = polygon.exterior / [width, height]
+            # A trifle off whole pixels: corners on them are read as the middles of rim pixels.
+            ring = (polygon.exterior + 0.02) / [width, height]
             lines.append("0 " + " ".join(f"{value:.6f}" for value in ring.ravel()))
         write_text(out / "labels" / f"{name}.txt", "".join(f"{line}\n" for line in lines))
     names = json.dumps({0: _LABEL})

@@ -105,7 +105,7 @@ def train_round(
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     rates = [group["lr"] for group in optimiser.param_groups]
-    loss_of = build_loss("bce_dice", {})
+    loss_of = build_loss("bce-dice")
     start, step = time.monotonic(), 0
     while True:
         spent = (time.monotonic() - start) / seconds
