@@ -1,6 +1,9 @@
 """Show on a real run how the averages differ, and how the border rule moves a perfect score.
 
     python benchmarks/averages.py runs/pet --data oxford-iiit-pet/
+    python benchmarks/averages.py
+
+Without a run, a short one is made on generated images.
 
 From the run's val/per_image.csv: the mean over images, the pooled score, and what means over
 batches give, for several batch sizes and many orders of the same images. From the trimaps of the
@@ -9,14 +12,17 @@ run's validation split: a perfect mask under border = background, scored under t
 
 import argparse
 import csv
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from binseg.config import DataConfig
+from binseg.cli.console import PlainProgress
+from binseg.config import DataConfig, load_recipe
 from binseg.data import open_dataset, read_sample
 from binseg.data.splits import read_split
 from binseg.metrics import count, pool, score_all
+from binseg.pipelines.train_model import train
 from binseg.types import Counts
 
 BATCH_SIZES = (1, 4, 8, 16, 64)
@@ -26,10 +32,19 @@ NUM_ORDERS = 1000
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run with val/per_image.csv")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="with val/per_image.csv; left out: a short one, made now"
+    )
     parser.add_argument("--data", type=Path, help="the run's Oxford-IIIT Pet data")
     given = parser.parse_args()
-    tell_averages(given.run)
+    if given.run is None and given.data is not None:
+        parser.error("--data goes with a run that was trained on it")
+    with tempfile.TemporaryDirectory() as scratch:
+        run = given.run
+        if run is None:
+            recipe = load_recipe("demo", overrides=("train.epochs=2", "data.path=synthetic:num=60"))
+            run = train(recipe, out=Path(scratch) / "run", progress=PlainProgress()).folder
+        tell_averages(run)
     if given.data is not None:
         tell_borders(given.run, given.data)
 

@@ -1,7 +1,7 @@
 """Plant 20 defects in a copy of a data set and see which of them `binseg check` finds.
 
     python benchmarks/doctor.py --data nuclei/ --images 300
-    python benchmarks/doctor.py --data synthetic
+    python benchmarks/doctor.py
 
 The clean copy is checked first: its findings are the false alarms (or the data's own faults). The
 defects are 19 in a folder of train/ and val/, and a torn group in a manifest, as folders have none.
@@ -326,7 +326,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="any data set, or synthetic")
+    parser.add_argument("--data", default="synthetic", help="any data set")
     parser.add_argument("--images", type=int, default=300, help="take so many, evenly spread")
     parser.add_argument("--seed", type=int, default=0, help="of which images are harmed")
     parser.add_argument("--shifts", type=int, default=0, help="then shift so many masks more")

@@ -49,15 +49,9 @@ from binseg.models import build_model
 from binseg.packaging import read_bundle
 from binseg.progress import SILENT, track
 from binseg.storage import sha256_of, write_json
-from binseg.training.checkpoint import (
-    BEST,
-    LAST,
-    PREVIOUS,
-    newest_whole,
-    parse_checkpoint,
-    read_checkpoint,
-)
+from binseg.training.checkpoint import newest_whole, parse_checkpoint
 from binseg.training.loop import fit
+from binseg.training.run_folder import BEST, LAST, PREVIOUS
 
 SIZE = 32
 NUM_TRAIN, NUM_VAL = 20, 4
@@ -343,7 +337,7 @@ def _open_whole(path: Path) -> None:
         case ".npy":
             np.load(path)
         case ".ckpt":
-            read_checkpoint(path)
+            parse_checkpoint(path.read_bytes(), path)
         case _:
             assert path.stat().st_size, "empty"
     if path.name == "SHA256SUMS":

@@ -48,10 +48,10 @@ from binseg.packaging import (
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.exported_file import SUFFIXES, Facts
 from binseg.packaging.exporting import core_onnx, describe_input, make_file
+from binseg.packaging.networks import SUFFIXES, Facts
 from binseg.packaging.raw_pixels import RawPixels
-from binseg.pipelines.verify_model import verify
+from binseg.pipelines.pack_verify import verify
 from binseg.progress import track
 from binseg.storage import write_json
 from binseg.types import Preprocessing

@@ -1,6 +1,9 @@
 """How fast a trained model predicts in each runtime, and how far its answers move.
 
     python benchmarks/predict.py --run runs/pet [--only PART] [--quick] [--json FILE]
+    python benchmarks/predict.py --quick
+
+Without --run the built-in model is measured, on generated images.
 
 All runtimes compute the same inputs in turn, in one process, so that a busy machine slows them
 alike; figures are ratios to plain torch (fp32, NCHW, eager) as the reports predict. The masks are
@@ -32,12 +35,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from binseg.config import DataConfig
+from binseg.data.sources import open_dataset
 from binseg.imageio import IMAGE_SUFFIXES, read_image
 from binseg.inference import ModelPredictor, load
 from binseg.inference.engine import predict_files
+from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx import onnx_backend
-from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.packaging.exporting import core_onnx, quantise
@@ -94,13 +99,14 @@ class Row:
 def main() -> int:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=Path("runs/pet"), help="a run or a bundle")
+    parser.add_argument("--run", type=Path, help="a run or a bundle instead of the built-in model")
     parser.add_argument("--size", type=int, default=256, help="height and width of the inputs")
     parser.add_argument("--images", type=Path, help="images for `folder`, not the run's data")
     parser.add_argument("--only", choices=PARTS, action="append", help="instead of all parts")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and images")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     asked = parser.parse_args()
+    asked.run = asked.run or default_bundle_path()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     parts = asked.only or PARTS
     facts: dict[str, object] = {"machine": machine(), "size": asked.size, "run": str(asked.run)}
@@ -119,7 +125,7 @@ def main() -> int:
             facts["cold_start"] = cold
             print(told_cold(cold))
         if "folder" in parts:
-            images = asked.images or Path(RunFolder.open(asked.run).recipe().data.path or ".")
+            images = asked.images or data_of(asked.run)
             whole = whole_folder(folder, images, 200 if asked.quick else 2000)
             facts["folder"] = whole
             print(told_folder(whole))
@@ -270,6 +276,13 @@ def whole_folder(scratch: Path, images: Path, num: int) -> dict[str, object]:
         "resident_first": resident[0],
         "resident_last": resident[-1],
     }
+
+
+def data_of(run: Path) -> Path:
+    """The folder of a run's images; generated ones for a bundle without a run."""
+    folder = RunFolder.find(run)
+    config = folder.recipe().data if folder else DataConfig(path="synthetic:num=60,size=256")
+    return open_dataset(config).root
 
 
 def some_images(folder: Path, num: int) -> list[Path]:

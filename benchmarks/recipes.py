@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py --data oxford-iiit-pet/ --size 96 --images-seen 20000 --out bench/
     python benchmarks/recipes.py --data oxford-iiit-pet/ --ladder --out bench/
+    python benchmarks/recipes.py --size 32 --images-seen 100  # on generated images
 
 Each run is the recipe as it ships, but for its input size, the epochs that follow from the number
 of images that it may see, and what --set says. A finished run adds a row to rows.json; the rows
@@ -25,6 +26,7 @@ from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe, recipe_names
 from binseg.data.cache import open_cache
 from binseg.data.sources import open_dataset
+from binseg.data.sources.synthetic import is_synthetic
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError
 from binseg.models import build_model, num_parameters
@@ -87,7 +89,7 @@ class Run:
     def command(self) -> str:
         """What to type for the same run."""
         settings = " ".join(f"--set {shlex.quote(change)}" for change in self.changes)
-        data = shlex.quote(Path(self.data).name + "/")
+        data = shlex.quote(self.data if is_synthetic(self.data) else f"{Path(self.data).name}/")
         return f"binseg train --recipe {self.recipe_name} --data {data} {settings}"
 
 
@@ -120,7 +122,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, help="a folder of Oxford-IIIT Pet")
+    parser.add_argument("--data", default="synthetic:num=60", help="a folder of Oxford-IIIT Pet")
     parser.add_argument("--em", help="a folder of EM stacks, for the recipes of tutorial C")
     parser.add_argument("--size", type=int, default=96, help="of the input, for all but C")
     parser.add_argument("--em-size", type=int, default=256, help="of the patches of C")
@@ -136,7 +138,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for all runs"
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for rows and runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-recipes"), help="folder for rows and runs"
+    )
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --part 2/3  # of three
     python benchmarks/search.py --data oxford-iiit-pet/ --out runs/search --table
+    python benchmarks/search.py --epochs 1 --only base "rate 5e-4"  # on generated images
 
 Each trial trains the base settings with one change, on a part of the training images, and is
 scored on a part of the validation images; the test split isn't looked at. Every trial is a line
@@ -24,8 +25,8 @@ import torch
 
 from binseg.cli.console import PlainProgress
 from binseg.config import Recipe, load_recipe
-from binseg.data.cache import open_training_pixels, open_validation_pixels
 from binseg.data.dataset import Dataset
+from binseg.data.patches import open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
 from binseg.errors import BinsegError, StoppedError
@@ -105,7 +106,7 @@ def main() -> int:
 
 def _try(options: argparse.Namespace, name: str, change: Mapping[str, object]) -> dict[str, object]:
     """Train one trial; what goes wrong is its result."""
-    settings = {**BASE, "data.path": str(options.data), "train.epochs": options.epochs, **change}
+    settings = {**BASE, "data.path": options.data, "train.epochs": options.epochs, **change}
     recipe = load_recipe(
         "pet-small",
         overrides=tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()),
@@ -201,8 +202,10 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a folder of Oxford-IIIT Pet")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the log and the table")
+    parser.add_argument("--data", default="synthetic", help="a folder of Oxford-IIIT Pet")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-search"), help="folder of the log and the table"
+    )
     parser.add_argument("--images", type=int, default=600, help="of the training split")
     parser.add_argument("--val-images", type=int, default=200, help="of the validation split")
     parser.add_argument("--epochs", type=int, default=6)

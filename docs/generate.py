@@ -22,8 +22,7 @@ from binseg.config.named_models import MODELS, WEIGHTS
 from binseg.losses import LOSSES
 from binseg.metrics import METRICS
 from binseg.metrics.registry import PixelMetric
-from binseg.models import DECODERS, ENCODERS
-from binseg.models.option_rules import OPTIONS
+from binseg.models import DECODERS, ENCODERS, OPTIONS
 
 __all__ = ["pages", "stale_pages"]
 
@@ -185,8 +184,8 @@ def losses_page() -> str:
         "# Losses\n\nWhat `loss.name` takes. An option changes by `--set "
         "loss.options.smooth=0.1`. Ignored pixels count in none of them.\n"
     ]
-    for entry in LOSSES.values():
-        parts.append(f"## {entry.name}\n\n{entry.summary} ({entry.source}).\n")
+    for loss, entry in LOSSES.items():
+        parts.append(f"## {loss}\n\n{entry.summary} ({entry.source}).\n")
         knobs = [
             (f"`{name}`", f"{knob.default:g}", knob.domain, knob.meaning)
             for name, knob in entry.knobs.items()

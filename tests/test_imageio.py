@@ -16,18 +16,16 @@ from binseg.errors import ImageError, MissingExtraError, OutputError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     decode_image,
-    from_pil,
-    num_pages,
     open_windows,
     probe,
     read_image,
     read_labels,
     read_pixels,
+    write_image,
     write_mask,
     write_probability,
-    write_rgb,
-    write_rgba,
 )
+from binseg.imageio.raster import image_of
 
 RNG = np.random.default_rng(0)
 RGB = np.kron(RNG.integers(0, 256, (3, 5, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
@@ -302,7 +300,7 @@ def test_channels_first_or_last_are_told_apart(tmp_path: Path) -> None:
     ):
         path = tiff(tmp_path / f"{name}.{'ome.' * (name == 'ome')}tif", pixels, **options)
         np.testing.assert_array_equal(read_image(path), five_HW5, err_msg=name)
-        assert num_pages(path) == 1
+        assert probe(path).num_pages == 1
         check_probe(path)
         with pytest.raises(ImageError, match="5 channels"):
             read_labels(path)
@@ -373,7 +371,7 @@ def test_hyperstacks_are_images_of_several_channels(tmp_path: Path, axes: str, k
     path = tmp_path / ("a.ome.tif" if kind == "ome" else "a.tif")
     tiff(path, stack, **{kind: True}, metadata={"axes": axes}, photometric="minisblack")
     images = np.moveaxis(stack, axes.index("C"), -1).reshape(-1, 12, 20, 2)
-    assert num_pages(path) == len(images)
+    assert probe(path).num_pages == len(images)
     with open_windows(path) as windows:
         assert windows.num_pages == len(images)
         for page, expected in enumerate(images):
@@ -388,7 +386,7 @@ def test_stacks_are_read_page_by_page(tmp_path: Path, options: dict[str, object]
     """A stack has pages to name; without a name it is refused, with the number of pages."""
     stack = np.stack([GREY, 255 - GREY, GREY // 2])
     path = tiff(tmp_path / "a.tif", stack, photometric="minisblack", **options)
-    assert num_pages(path) == 3
+    assert probe(path).num_pages == 3
     for page in range(3):
         np.testing.assert_array_equal(read_image(path, page=page)[:, :, 0], stack[page])
         np.testing.assert_array_equal(read_labels(path, page=page), stack[page])
@@ -403,7 +401,7 @@ def test_smaller_copies_are_no_pages(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(RGB, photometric="rgb")
         writer.write(RGB[::2, ::2].copy(), photometric="rgb", subfiletype=1)
-    assert num_pages(path) == 1
+    assert probe(path).num_pages == 1
     np.testing.assert_array_equal(read_image(path), RGB)
 
 
@@ -413,7 +411,7 @@ def test_transparency_is_no_page(tmp_path: Path) -> None:
     with tifffile.TiffWriter(path) as writer:
         writer.write(RGB, photometric="rgb")
         writer.write(RGB[:, :, 0] > 9, photometric="mask", subfiletype=4)
-    assert num_pages(path) == 1
+    assert probe(path).num_pages == 1
     np.testing.assert_array_equal(read_image(path), RGB)
     with tifffile.TiffWriter(path) as writer:
         for _ in range(3):
@@ -421,7 +419,7 @@ def test_transparency_is_no_page(tmp_path: Path) -> None:
     with tifffile.TiffFile(path, mode="r+") as file:
         for page in file.pages:
             page.aspage().tags[254].overwrite(4)
-    assert num_pages(path) == 3
+    assert probe(path).num_pages == 3
 
 
 def test_page_zero_of_a_plain_image_is_the_image(tmp_path: Path) -> None:
@@ -558,10 +556,10 @@ def test_twelve_bits_fill_the_range(tmp_path: Path) -> None:
 def test_from_pil_takes_every_mode_and_leaves_the_turn() -> None:
     """An image in hand keeps its size; its colours are what a file's would be."""
     for mode, shape in (("RGB", 3), ("P", 3), ("RGBA", 3), ("CMYK", 3), ("L", 1), ("1", 1)):
-        assert from_pil(Image.fromarray(RGB).convert(mode)).shape == (12, 20, shape)
+        assert image_of(Image.fromarray(RGB).convert(mode), name="it").shape == (12, 20, shape)
     turned = Image.fromarray(RGB)
     turned.getexif()[0x0112] = 6
-    np.testing.assert_array_equal(from_pil(turned), RGB)
+    np.testing.assert_array_equal(image_of(turned, name="it"), RGB)
 
 
 def test_decode_image_reads_what_read_image_reads(tmp_path: Path) -> None:
@@ -579,9 +577,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     for suffix in (".png", ".tif", ".TIFF"):
         write_mask(tmp_path / f"mask{suffix}", mask)
         assert set(np.unique(read_labels(tmp_path / f"mask{suffix}"))) == {0, 255}
-        write_rgb(tmp_path / f"rgb{suffix}", RGB)
+        write_image(tmp_path / f"rgb{suffix}", RGB)
         np.testing.assert_array_equal(read_image(tmp_path / f"rgb{suffix}"), RGB)
-        write_rgba(tmp_path / f"rgba{suffix}", rgba)
+        write_image(tmp_path / f"rgba{suffix}", rgba)
         with Image.open(tmp_path / f"rgba{suffix}") as opened:
             np.testing.assert_array_equal(np.asarray(opened), rgba)
     write_probability(tmp_path / "p.tif", probability)

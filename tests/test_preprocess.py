@@ -7,12 +7,14 @@ from PIL import Image
 from binseg.errors import ImageError
 from binseg.transforms.geometry import place, plan, resize_image
 from binseg.transforms.preprocess import (
+    _fit_channels,
+    _opened,
+    _to_range,
     normalise,
     prepare,
     prepare_batches,
     prepare_image,
     prepare_truth,
-    to_unit,
 )
 from binseg.types import IGNORE, Intensity, Preprocessing, ResizeMode
 
@@ -28,6 +30,14 @@ def settings_of(
         height=32, width=24, resize=resize, channels=channels, intensity=intensity,
         mean=(0.5,) * channels, std=(0.25,) * channels,
     )  # fmt: skip
+
+
+def to_unit(
+    image_HWC: np.ndarray, preprocessing: Preprocessing, name: str = "the image"
+) -> np.ndarray:
+    """An image with the model's channels in [0, 1] at its own size: floats, before any resize."""
+    original_HWC, bounds = _opened(image_HWC, preprocessing, name)
+    return _fit_channels(_to_range(original_HWC, bounds), preprocessing.channels)
 
 
 @pytest.mark.parametrize(

@@ -9,63 +9,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from binseg.api import Ensemble as Ensemble
-    from binseg.api import Model as Model
-    from binseg.api import Run as Run
-    from binseg.api import load as load
-    from binseg.api import open_dataset as open_dataset
-    from binseg.api import plan as plan
-    from binseg.api import predict_files as predict_files
-    from binseg.api import train as train
-    from binseg.config import Recipe as Recipe
-    from binseg.config import load_recipe as load_recipe
-    from binseg.errors import BinsegError as BinsegError
-    from binseg.evaluation.comparison import compare as compare
-    from binseg.inference import Prediction as Prediction
-    from binseg.inference import PredictOptions as PredictOptions
-    from binseg.models.create import create_model as create_model
-    from binseg.packaging import Bundle as Bundle
-    from binseg.pipelines.check_data import check as check
-    from binseg.pipelines.evaluate_model import evaluate as evaluate
-    from binseg.types import Counts as Counts
-    from binseg.types import Report as Report
+    from binseg.api import Ensemble, Model, Run, load, open_dataset, plan, predict_files, train
+    from binseg.config import Recipe, load_recipe
+    from binseg.errors import BinsegError
+    from binseg.evaluation.comparison import compare
+    from binseg.inference import Prediction, PredictOptions
+    from binseg.models.create import create_model
+    from binseg.packaging import Bundle
+    from binseg.pipelines.check_data import check
+    from binseg.pipelines.evaluate_model import evaluate
+    from binseg.types import Counts, Report
 
+__all__ = [
+    "BinsegError", "Bundle", "Counts", "Ensemble", "Model", "PredictOptions", "Prediction",
+    "Recipe", "Report", "Run", "check", "compare", "create_model", "evaluate", "load",
+    "load_recipe", "open_dataset", "plan", "predict_files", "train",
+]  # fmt: skip
 _HOMES = {
-    "BinsegError": "binseg.errors",
-    "Bundle": "binseg.packaging",
-    "Counts": "binseg.types",
-    "Ensemble": "binseg.api",
-    "Model": "binseg.api",
-    "PredictOptions": "binseg.inference",
-    "Prediction": "binseg.inference",
-    "Recipe": "binseg.config",
-    "Report": "binseg.types",
-    "Run": "binseg.api",
-    "check": "binseg.pipelines.check_data",
-    "compare": "binseg.evaluation.comparison",
-    "create_model": "binseg.models.create",
-    "evaluate": "binseg.pipelines.evaluate_model",
-    "load": "binseg.api",
-    "load_recipe": "binseg.config",
-    "open_dataset": "binseg.api",
-    "plan": "binseg.api",
-    "predict_files": "binseg.api",
-    "train": "binseg.api",
+    "BinsegError": "errors",
+    "Bundle": "packaging",
+    "Counts": "types",
+    "PredictOptions": "inference",
+    "Prediction": "inference",
+    "Recipe": "config",
+    "Report": "types",
+    "check": "pipelines.check_data",
+    "compare": "evaluation.comparison",
+    "create_model": "models.create",
+    "evaluate": "pipelines.evaluate_model",
+    "load_recipe": "config",
 }
-
-__all__ = list(_HOMES)
+"""Rooms of the names that aren't in `api`."""
 
 
 def __getattr__(name: str) -> object:
     """Import a public name on first use, so that `import binseg` costs nothing."""
-    if name in _HOMES:
-        try:
-            return getattr(import_module(_HOMES[name]), name)
-        except ModuleNotFoundError as error:
-            from binseg.errors import training_extra_missing
+    if name not in __all__:
+        raise AttributeError(f"module 'binseg' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"binseg.{_HOMES.get(name, 'api')}"), name)
+    except ModuleNotFoundError as error:
+        from binseg.errors import training_extra_missing
 
-            raise training_extra_missing(error, purpose=f"binseg.{name}") or error from None
-    raise AttributeError(f"module 'binseg' has no attribute {name!r}")
+        raise training_extra_missing(error, purpose=f"binseg.{name}") or error from None
 
 
 def __dir__() -> list[str]:

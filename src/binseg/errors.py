@@ -54,9 +54,7 @@ class TrainingError(BinsegError):
 class StoppedError(TrainingError):
     """Training that was asked to stop; the text says how to resume it.
 
-    Args:
-        text: one line.
-        signal_number: the signal received; it decides the exit code, as in every shell.
+    The exit code follows from the signal's number, as in every shell.
     """
 
     def __init__(self, text: str, *, signal_number: int) -> None:
@@ -73,7 +71,7 @@ class MissingExtraError(BinsegError):
 
     Args:
         package: the import that failed, as users know it (`wandb`).
-        extra: the extra of binseg that installs it (`wandb`).
+        extra: the extra of binseg that installs it.
         purpose: what needs it, in a few words.
     """
 
@@ -85,14 +83,9 @@ class MissingExtraError(BinsegError):
 
 
 def training_extra_missing(error: ModuleNotFoundError, *, purpose: str) -> MissingExtraError | None:
-    """Turn a failed import into the sentence that names `binseg[train]`.
+    """Turn a failed import into the sentence that names `binseg[train]`, for a purpose in words.
 
-    Args:
-        error: the failed import.
-        purpose: what needs the package, in a few words.
-
-    Returns:
-        None where the missing module isn't part of that extra.
+    None where the missing module isn't part of that extra.
     """
     package = (error.name or "").partition(".")[0]
     if package not in _TRAINING_PACKAGES:

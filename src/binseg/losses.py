@@ -10,8 +10,8 @@ A new loss is a function here and an entry in `LOSSES`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -46,10 +46,7 @@ class BatchCounts(NamedTuple):
     ) -> "BatchCounts":
         """Count a batch, or the whole of a batch that ranks share.
 
-        Args:
-            valid_B1HW: this rank's part.
-            world_size: number of ranks.
-            add: gives the sum of a tensor over the ranks.
+        `valid_B1HW` is this rank's part, and `add` gives the sum of a tensor over the ranks.
         """
         valid_BN = valid_B1HW.flatten(1)
         own = torch.stack([valid_BN.sum(), valid_BN.any(dim=1).sum()]).float()
@@ -79,27 +76,19 @@ class _Pixels:
     """One batch with its ignored pixels made harmless: logits and target are 0 there."""
 
     logits_BN: Float[Tensor, "B N"]
-    target_BN: Float[Tensor, "B N"]
-    weight_BN: Float[Tensor, "B N"]
-    """1 where valid, 0 where ignored."""
     target_B1HW: Float[Tensor, "B 1 H W"]
     valid_B1HW: Bool[Tensor, "B 1 H W"]
     counts: BatchCounts
 
-    @classmethod
-    def of(
-        cls, logits_B1HW: Tensor, target_B1HW: Tensor, valid_B1HW: Tensor, counts: BatchCounts
-    ) -> "_Pixels":
-        # Filled, not multiplied: 0 x nan is nan, and its gradient too.
-        target_B1HW = target_B1HW.float().masked_fill(~valid_B1HW, 0.0)
-        return cls(
-            logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
-            target_BN=target_B1HW.flatten(1),
-            weight_BN=valid_B1HW.float().flatten(1),
-            target_B1HW=target_B1HW,
-            valid_B1HW=valid_B1HW,
-            counts=counts,
-        )
+    @property
+    def target_BN(self) -> Float[Tensor, "B N"]:
+        """The truth, pixel by pixel."""
+        return self.target_B1HW.flatten(1)
+
+    @cached_property
+    def weight_BN(self) -> Float[Tensor, "B N"]:
+        """1 where valid, 0 where ignored."""
+        return self.valid_B1HW.float().flatten(1)
 
     @property
     def probability_BN(self) -> Float[Tensor, "B N"]:
@@ -156,11 +145,6 @@ def _bce_dice(
 ) -> Tensor:
     bce = _bce(pixels, foreground_weight=1.0, border_smoothing=border_smoothing)
     return bce_weight * bce + dice_weight * _dice(pixels, smooth=smooth)
-
-
-def _jaccard(pixels: _Pixels, *, smooth: float) -> Tensor:
-    # Jaccard is Tversky with both errors at full weight.
-    return _tversky(pixels, alpha=1.0, beta=1.0, smooth=smooth)
 
 
 def _tversky(pixels: _Pixels, *, alpha: float, beta: float, smooth: float) -> Tensor:
@@ -223,38 +207,36 @@ def _border_band(pixels: _Pixels, width: int) -> Tensor:
     return band_B1HW
 
 
-@dataclass(frozen=True, kw_only=True)
-class _BuiltLoss:
-    """A loss with all its options."""
+def _compute(
+    function: Callable[[_Pixels], Tensor],
+    logits_B1HW: Tensor,
+    target_B1HW: Tensor,
+    valid_B1HW: Tensor,
+    counts: BatchCounts | None = None,
+) -> Tensor:
+    """Compute a loss whose options are set."""
+    assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
+    assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
+    assert valid_B1HW.dtype == torch.bool, "valid is bool"
+    pixels = _Pixels(
+        # Filled, not multiplied: 0 x nan is nan, and its gradient too.
+        logits_BN=logits_B1HW.float().masked_fill(~valid_B1HW, 0.0).flatten(1),
+        target_B1HW=target_B1HW.float().masked_fill(~valid_B1HW, 0.0),
+        valid_B1HW=valid_B1HW,
+        counts=counts or BatchCounts.of(valid_B1HW),
+    )
+    return function(pixels)
 
-    function: Callable[..., Tensor]
-    options: Mapping[str, float]
 
-    def __call__(
-        self,
-        logits_B1HW: Tensor,
-        target_B1HW: Tensor,
-        valid_B1HW: Tensor,
-        counts: BatchCounts | None = None,
-    ) -> Tensor:
-        assert logits_B1HW.ndim == 4, "logits are batch x 1 x height x width"
-        assert logits_B1HW.shape == target_B1HW.shape == valid_B1HW.shape, "tensors are of one size"
-        assert valid_B1HW.dtype == torch.bool, "valid is bool"
-        counts = counts or BatchCounts.of(valid_B1HW)
-        pixels = _Pixels.of(logits_B1HW, target_B1HW, valid_B1HW, counts)
-        return self.function(pixels, **self.options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Knob:
+class Knob(NamedTuple):
     """One option of a loss: what it does, its default, and which numbers it takes."""
 
     meaning: str
     default: float
     low: float = 0.0
     high: float = math.inf
-    whole: bool = False
-    """Only whole numbers."""
+    is_whole: bool = False
+    """True if it takes only whole numbers."""
 
     def check(self, value: object, *, loss: str, name: str) -> float:
         """Give the value as a number, or say what the option takes."""
@@ -263,7 +245,7 @@ class Knob:
             number is None
             or not math.isfinite(number)
             or not self.low <= number <= self.high
-            or (self.whole and number != int(number))
+            or (self.is_whole and number != int(number))
         ):
             raise UsageError(f"loss {loss}: {name} is {value!r}; it takes {self.domain}")
         return float(number)
@@ -271,7 +253,7 @@ class Knob:
     @property
     def domain(self) -> str:
         """The numbers that it takes, in words."""
-        kind = "a whole number" if self.whole else "a number"
+        kind = "a whole number" if self.is_whole else "a number"
         if math.isinf(self.high):
             return f"{kind}, {self.low:g} or more"
         return f"{kind} from {self.low:g} to {self.high:g}"
@@ -279,153 +261,115 @@ class Knob:
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry:
-    """One line of `LOSSES`: what a loss is, where it comes from, and how it is built."""
+    """One row of `LOSSES`: what a loss is, where it comes from, and how it is built."""
 
-    name: str
     summary: str
     source: str
-    knobs: Mapping[str, Knob]
     function: Callable[..., Tensor]
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
 
     @property
     def defaults(self) -> Mapping[str, float]:
         """Every option with its default."""
         return {name: knob.default for name, knob in self.knobs.items()}
 
-    def build(self, options: Mapping[str, float]) -> Loss:
-        """Build the loss with these changes to its defaults.
-
-        Raises:
-            UsageError: an option that it doesn't have, or a number that it doesn't take.
-        """
-        for name in options:
-            if name not in self.knobs:
-                known = suggest(name, self.knobs) if self.knobs else "it has none"
-                raise UsageError(f"loss {self.name} has no option {name!r}; {known}")
-        checked = {
-            name: knob.check(options.get(name, knob.default), loss=self.name, name=name)
-            for name, knob in self.knobs.items()
-        }
-        return _BuiltLoss(function=self.function, options=checked)
-
 
 _SMOOTH = Knob(
-    meaning="added above and below the fraction, in pixels; keeps empty masks finite",
-    default=1.0,
-    low=1e-6,
+    "added above and below the fraction, in pixels; keeps empty masks finite", 1.0, low=1e-6
 )
 _BORDER_SMOOTHING = Knob(
-    meaning="bce's truth passes from 0 to 1 over so many pixels on either side of a border",
+    "bce's truth passes from 0 to 1 over so many pixels on either side of a border",
     default=0.0,
     high=64.0,
-    whole=True,
+    is_whole=True,
 )
 
-_ENTRIES = (
-    LossEntry(
-        name="bce",
-        summary="binary cross-entropy, averaged over all valid pixels",
-        source="reports A, C and D",
-        knobs={
-            "foreground_weight": Knob(
-                meaning="weight of foreground pixels; above 1 finds more and errs more",
-                default=1.0,
-            ),
-            "border_smoothing": _BORDER_SMOOTHING,
-        },
-        function=_bce,
-    ),
-    LossEntry(
-        name="dice",
-        summary="1 - soft Dice, per image",
-        source="Milletari et al., V-Net (3DV 2016); report A's smooth 1",
-        knobs={"smooth": _SMOOTH},
-        function=_dice,
-    ),
-    LossEntry(
-        name="bce-dice",
-        summary="bce + dice: steady gradients of the one, the other's eye for small objects",
-        source="reports A and B",
-        knobs={
-            "bce_weight": Knob(meaning="what bce is multiplied with", default=1.0),
-            "dice_weight": Knob(meaning="what dice is multiplied with", default=1.0),
-            "smooth": _SMOOTH,
-            "border_smoothing": _BORDER_SMOOTHING,
-        },
-        function=_bce_dice,
-    ),
-    LossEntry(
-        name="jaccard",
-        summary="1 - soft IoU, per image",
-        source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
-        knobs={"smooth": _SMOOTH},
-        function=_jaccard,
-    ),
-    LossEntry(
-        name="lovasz",
-        summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
-        source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section 3.1",
-        knobs={},
-        function=_lovasz,
-    ),
-    LossEntry(
-        name="focal",
-        summary="cross-entropy that fades for pixels already right, over all valid pixels",
-        source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
-        knobs={
-            "alpha": Knob(
-                meaning="weight of foreground; background has 1 - alpha", default=0.25, high=1.0
-            ),
-            "gamma": Knob(meaning="how fast easy pixels fade; 0 is weighted bce", default=2.0),
-        },
-        function=_focal,
-    ),
-    LossEntry(
-        name="tversky",
-        summary="Dice with its own weight for extra and for missed pixels, per image",
-        source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)",
-        knobs={
-            "alpha": Knob(meaning="weight of extra pixels (false positives)", default=0.3),
-            "beta": Knob(meaning="weight of missed pixels (false negatives)", default=0.7),
-            "smooth": _SMOOTH,
-        },
-        function=_tversky,
-    ),
-    LossEntry(
-        name="boundary",
-        summary="bce + dice with extra weight along the object's border, per image",
-        source=(
-            "border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
-            "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
-            "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)"
+LOSSES: Mapping[str, LossEntry] = MappingProxyType(
+    {
+        "bce": LossEntry(
+            summary="binary cross-entropy, averaged over all valid pixels",
+            source="reports A, C and D",
+            function=_bce,
+            knobs={
+                "foreground_weight": Knob(
+                    "weight of foreground pixels; above 1 finds more and errs more", 1.0
+                ),
+                "border_smoothing": _BORDER_SMOOTHING,
+            },
         ),
-        knobs={
-            "width": Knob(
-                meaning="pixels on either side of the border that weigh more",
-                default=3.0,
-                low=1.0,
-                high=64.0,
-                whole=True,
-            ),
-            "border_weight": Knob(
-                meaning="weight of border pixels beyond the 1 of all others", default=5.0
-            ),
-            "smooth": _SMOOTH,
-        },
-        function=_boundary,
-    ),
+        "dice": LossEntry(
+            summary="1 - soft Dice, per image",
+            source="Milletari et al., V-Net (3DV 2016); report A's smooth 1",
+            function=_dice,
+            knobs={"smooth": _SMOOTH},
+        ),
+        "bce-dice": LossEntry(
+            summary="bce + dice: steady gradients of the one, the other's eye for small objects",
+            source="reports A and B",
+            function=_bce_dice,
+            knobs={
+                "bce_weight": Knob("what bce is multiplied with", 1.0),
+                "dice_weight": Knob("what dice is multiplied with", 1.0),
+                "smooth": _SMOOTH,
+                "border_smoothing": _BORDER_SMOOTHING,
+            },
+        ),
+        "jaccard": LossEntry(
+            summary="1 - soft IoU, per image",
+            source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
+            function=partial(_tversky, alpha=1.0, beta=1.0),
+            knobs={"smooth": _SMOOTH},
+        ),
+        "lovasz": LossEntry(
+            summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
+            source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section "
+            "3.1",
+            function=_lovasz,
+        ),
+        "focal": LossEntry(
+            summary="cross-entropy that fades for pixels already right, over all valid pixels",
+            source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
+            function=_focal,
+            knobs={
+                "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
+                "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0),
+            },
+        ),
+        "tversky": LossEntry(
+            summary="Dice with its own weight for extra and for missed pixels, per image",
+            source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)",
+            function=_tversky,
+            knobs={
+                "alpha": Knob("weight of extra pixels (false positives)", 0.3),
+                "beta": Knob("weight of missed pixels (false negatives)", 0.7),
+                "smooth": _SMOOTH,
+            },
+        ),
+        "boundary": LossEntry(
+            summary="bce + dice with extra weight along the object's border, per image",
+            source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
+            "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
+            "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)",
+            function=_boundary,
+            knobs={
+                "width": Knob(
+                    "pixels on either side of the border that weigh more",
+                    default=3.0,
+                    low=1.0,
+                    high=64.0,
+                    is_whole=True,
+                ),
+                "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
+                "smooth": _SMOOTH,
+            },
+        ),
+    }
 )
-
-LOSSES: Mapping[str, LossEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 """Every loss by the name it has in recipes."""
 
 
 def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
-    """Build a loss by name, with changes to its own defaults.
-
-    Args:
-        name: a key of `LOSSES`.
-        options: changes to that loss's defaults.
+    """Build a loss by its name in `LOSSES`, with changes to its own defaults.
 
     Raises:
         UsageError: an unknown name or option, or a number that the option doesn't take.
@@ -437,4 +381,14 @@ def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
     """
     if name not in LOSSES:
         raise UsageError(f"unknown loss {name!r}; {suggest(name, LOSSES)}")
-    return LOSSES[name].build(options or {})
+    entry = LOSSES[name]
+    for option in options or ():
+        if option not in entry.knobs:
+            known = suggest(option, entry.knobs) if entry.knobs else "it has none"
+            raise UsageError(f"loss {name} has no option {option!r}; {known}")
+    given = {**entry.defaults, **(options or {})}
+    checked = {
+        option: knob.check(given[option], loss=name, name=option)
+        for option, knob in entry.knobs.items()
+    }
+    return partial(_compute, partial(entry.function, **checked))

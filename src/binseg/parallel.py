@@ -26,10 +26,10 @@ def map_ordered(
     """Apply a function on threads and yield its results in order, the next ones ready ahead.
 
     Decoding, hashing and disks let go of the interpreter, so threads share the work; the items may
-    be endless, since at most `ahead` results are in work or wait in memory.
+    be endless. What the function raises comes out where its result would.
 
     Args:
-        function: runs on the threads; what it raises comes out where its result would.
+        function: runs on the threads.
         items: taken as they are needed, on the thread of the caller.
         num_threads: `num_cores()` if left out.
         ahead: most results in work or waiting, at least 1; asked for each time where it is a

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,12 @@ if TYPE_CHECKING:
     import requests  # takes long to import, and only downloads need it
 
 _ADVICE = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "free some space or choose another folder",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EPERM: "choose a folder that you may write to",
-    errno.EROFS: "choose a folder that you may write to",
-    errno.ENOTDIR: "a part of that path is a file, choose another",
-    errno.EEXIST: "a part of that path is a file, choose another",  # as mkdir puts it
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another folder"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "choose a folder that you may write to"
+    ),
+    # EEXIST is how mkdir puts it.
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of that path is a file, choose another"),
     errno.EISDIR: "that is a folder, name a file",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
@@ -40,8 +40,7 @@ _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the ans
 _TRIES = 5  # in a row without a single new byte
 _RETRY_WAIT = 1.0  # seconds, doubled with each try
 _REASONS = {
-    "ConnectTimeout": "the server doesn't answer",
-    "Timeout": "the server doesn't answer",
+    **dict.fromkeys(("ConnectTimeout", "Timeout"), "the server doesn't answer"),
     "SSLError": "the server's certificate can't be trusted",
     "ProxyError": "the proxy can't be reached",
     "ChunkedEncodingError": "the line broke",
@@ -82,9 +81,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(final)
-        _sync(final.parent)
+        sync(final.parent)
     except OSError as error:
         raise _output_error(path, error) from error
     finally:
@@ -104,13 +103,13 @@ def publish(finished: Path, path: Path) -> None:
     try:
         if finished.is_dir():
             for file in (*finished.rglob("*"), finished):
-                _sync(file)
+                sync(file)
             _replace_folder(finished, final)
         else:
             _refuse_special(final)
-            _sync(finished)
+            sync(finished)
             finished.replace(final)
-        _sync(final.parent)
+        sync(final.parent)
     except OSError as error:
         raise _output_error(path, error) from error
 
@@ -138,11 +137,8 @@ def _exchange(one: Path, other: Path) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    done: int = libc.renameat2(
-        here, os.fsencode(one.absolute()), here, os.fsencode(other.absolute()), exchange
-    )
-    return done == 0
+    at_cwd, names = -100, [os.fsencode(path.absolute()) for path in (one, other)]
+    return bool(libc.renameat2(at_cwd, names[0], at_cwd, names[1], 2) == 0)  # 2: RENAME_EXCHANGE
 
 
 def _refuse_special(path: Path) -> None:
@@ -153,7 +149,7 @@ def _refuse_special(path: Path) -> None:
         raise OSError(errno.EINVAL, "is not a plain file")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows can't open folders
@@ -171,10 +167,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 file, with plain newlines, or nothing.
-
-    Names of files may hold bytes that aren't UTF-8: those are written as they are.
-    """
+    """Write a whole UTF-8 file or nothing; bytes of file names that are no text stay so."""
     write_bytes(path, text.encode(errors="surrogateescape"))
 
 
@@ -192,23 +185,22 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: no JSON; a key that an object holds twice, of which readers take either; NaN,
             infinities and numbers of thousands of digits, which JSON doesn't have; or too deep.
     """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"it holds the key {one_line(twice, limit=80)!r} twice")
+        return found
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"it holds {name}, which is no JSON")
+
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it holds the key {one_line(twice, limit=80)!r} twice")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no JSON")
 
 
 def sha256_of(path: Path) -> str:
@@ -221,7 +213,7 @@ def sha256_of(path: Path) -> str:
         with Path(path).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"can't read {_shown(Path(path))}: {error.strerror or error}") from error
+        raise DataError(f"can't read {_shown(path)}: {error.strerror or error}") from error
 
 
 def cache_dir() -> Path:
@@ -277,14 +269,8 @@ def download(
     """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
 
     Pieces gather in `path`.part. What an earlier call left there is used only where a checksum can
-    prove the whole; a file that is already at `path` is checked and kept.
-
-    Args:
-        url: an http or https address.
-        path: where the file shall be.
-        sha256: expected hash, hex.
-        md5: expected hash instead, for old data sets that publish no better one.
-        progress: is told the bytes.
+    prove the whole; a file that is already at `path` is checked and kept. `md5` is for old data
+    sets that publish no better hash.
 
     Raises:
         DataError: the server refused, the line kept breaking, or the hash is wrong.
@@ -300,9 +286,9 @@ def download(
         _fetch(url, part, label=path.name, progress=progress)
         part.replace(temporary)
 
-    def retrieve() -> None:
-        pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=fetch)
-
+    retrieve = partial(
+        pooch.retrieve, url, known, fname=path.name, path=path.parent, downloader=fetch
+    )
     pooch.get_logger().setLevel("WARNING")
     with locked(path, tidy=True):
         if path.exists():
@@ -345,7 +331,7 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
         while True:
             before = _size(part)
             try:
-                _fetch_once(session, url, part, label=label, progress=progress)
+                return _fetch_once(session, url, part, label=label, progress=progress)
             except requests.RequestException as error:
                 reason, may_pass = _reason(error)
                 failures = 0 if _size(part) > before else failures + 1
@@ -357,8 +343,6 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
                         f"can't fetch {url}: {reason}{kept}; run again to go on"
                     ) from error
                 time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
-            else:
-                return
 
 
 def _reason(error: "requests.RequestException") -> tuple[str, bool]:
@@ -407,7 +391,7 @@ def _fetch_once(
                 for piece in answer.iter_content(_CHUNK):
                     handle.write(piece)
                     task.advance(len(piece))
-            _sync(part)
+            sync(part)
         except RequestException:
             raise  # which are OSErrors too
         except OSError as error:

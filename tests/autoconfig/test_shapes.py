@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import draw, morphology, transform
 
-from binseg.autoconfig.shapes import kept_by_resize, measure_shapes, thickness_quantiles
+from binseg.autoconfig.fingerprint import kept_by_resize, measure_shapes, thickness_quantiles
 
 
 def stroke(width: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.training.measuring import PHASES
+from binseg.pipelines.bench_training import PHASES
 
 TINY = ("--model", "unet-compact", "--size", "32", "--set", "model.options.width=4")
 

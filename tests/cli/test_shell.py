@@ -10,8 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.console import LiveProgress, PlainProgress
-from binseg.cli.shell import Shell
+from binseg.cli.console import LiveProgress, PlainProgress, Shell
 from binseg.errors import DataError, MissingExtraError, StoppedError, UsageError
 
 VERBS = (

@@ -16,8 +16,9 @@ from PIL import Image
 
 from binseg import storage
 from binseg.config.recipe import DataConfig, Recipe
-from binseg.data import MaskRule, detect_rule, store
-from binseg.data.cache import open_cache, open_training_pixels
+from binseg.data import MaskRule, cache, detect_rule
+from binseg.data.cache import open_cache
+from binseg.data.patches import open_training_pixels
 from binseg.data.samples import read_sample
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.parallel import num_cores
@@ -51,7 +52,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(record.id)
         return read_sample(record, rule)
 
-    monkeypatch.setattr(store, "read_sample", read)
+    monkeypatch.setattr(cache, "read_sample", read)
     return seen
 
 
@@ -59,10 +60,10 @@ def test_huge_images_are_decoded_one_at_a_time(
     records: list[Record], rule: MaskRule, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Small ones on all threads; a file that can't be read is named by the decoding alone."""
-    assert store._num_decoders(records) == num_cores() > 1
+    assert cache._num_decoders(records) == num_cores() > 1
     (height, width) = read_sample(records[0], rule).image_HWC.shape[:2]
-    monkeypatch.setattr(store, "DECODED_PIXELS", 2 * height * width - 1)
-    assert store._num_decoders(records) == 1
+    monkeypatch.setattr(cache, "DECODED_PIXELS", 2 * height * width - 1)
+    assert cache._num_decoders(records) == 1
     records[0].image_path.write_bytes(b"no image")
     with pytest.raises(DataError, match="1 of 3 records can't be read"):
         open_cache(records, rule, SMALL, folder=tmp_path)

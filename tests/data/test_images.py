@@ -10,8 +10,13 @@ import pytest
 
 from binseg.config.recipe import PatchConfig
 from binseg.data import MaskRule
-from binseg.data.patches import patches_per_epoch, sample_places
-from binseg.data.whole_images import ImageCache, WholeImages, open_images
+from binseg.data.patches import (
+    ImageCache,
+    WholeImages,
+    open_images,
+    patches_per_epoch,
+    sample_places,
+)
 from binseg.errors import DataError
 from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Preprocessing, Record
@@ -117,7 +122,7 @@ def test_broken_files_are_built_again(
     """Files that don't fit together cost one line and the decoding."""
     before = np.array(open_drawn((20, 30), (9, 12))[0].pixels)
     (place,) = [path for path in (tmp_path / "pixels").iterdir() if path.is_dir()]
-    for name in ("inputs.npy", "targets.npy", "seeds.npy", "facts.json"):
+    for name in ("inputs.npy", "targets.npy", "foreground.npy", "facts.json"):
         whole = (place / name).read_bytes()
         (place / name).write_bytes(whole[:-8])
         records = [

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from binseg.config.recipe import DataConfig
 from binseg.data import MaskRule, detect_rule
-from binseg.data.mask_scan import _voc_colour
+from binseg.data.masks import _voc_colour
 from binseg.data.samples import looks_inverted, read_mask
 from binseg.errors import DataError, ImageError
 from binseg.types import Record, Shape

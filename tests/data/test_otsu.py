@@ -8,7 +8,7 @@ import pytest
 from skimage.filters import threshold_otsu
 
 from binseg.data import MaskRule
-from binseg.data.otsu import otsu_dice, otsu_threshold
+from binseg.data.sources.synthetic import otsu_dice, otsu_threshold
 from binseg.errors import DataError
 from binseg.types import Record
 

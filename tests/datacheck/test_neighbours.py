@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from binseg.data.origins import place_of
-from binseg.datacheck.leaks import seams
+from binseg.datacheck.findings import seams
 from binseg.types import Record, Split
 
 

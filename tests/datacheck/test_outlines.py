@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.measure import label, regionprops
 
+from binseg.datacheck.findings import unlike_others
 from binseg.datacheck.looks import Outline, measure_outline
-from binseg.datacheck.verdicts import unlike_others
 
 
 def test_measures_agree_with_skimage() -> None:

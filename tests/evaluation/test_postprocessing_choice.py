@@ -5,11 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from binseg.evaluation.tuning import Validated, choose_postprocessing
+from binseg.evaluation.tuning import Validation, choose_postprocessing
 from binseg.postprocess import NOTHING
 
 
-def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int) -> list[Validated]:
+def _answers(
+    spoil: Callable[[np.ndarray, np.random.Generator], None], num: int
+) -> list[Validation]:
     """Discs of radius 8 to 12, two in an image, answered perfectly and then spoilt."""
     random = np.random.default_rng(0)
     rows_HW, columns_HW = np.mgrid[:64, :64]
@@ -21,9 +23,7 @@ def _answers(spoil: Callable[[np.ndarray, np.random.Generator], None], num: int)
             truth_HW |= (rows_HW - 32) ** 2 + (columns_HW - column) ** 2 < radius**2
         mask_HW = truth_HW.copy()
         spoil(mask_HW, random)
-        answers.append(
-            Validated(mask_HW=mask_HW, truth_HW=truth_HW, valid_HW=np.ones((64, 64), bool))
-        )
+        answers.append((mask_HW, truth_HW, np.ones((64, 64), bool)))
     return answers
 
 

@@ -232,7 +232,7 @@ def test_work_and_memory_are_known_beforehand() -> None:
     """The number of inputs is that of the plan; memory follows the width, not the height."""
     info = ImageInfo(
         height=40_000, width=30_000, channels=3, dtype="uint8", mode="RGB", format="TIFF",
-        num_pages=1, turned=False,
+        num_pages=1,
     )  # fmt: skip
     predictor = model(height=512, width=512)
     assert predictor.num_inputs(info.height, info.width) == len(

@@ -19,11 +19,17 @@ from binseg.metrics import (
     score_image,
     summarise,
 )
-from binseg.metrics.scores import score_objects
+from binseg.metrics.scores import object_table
 from binseg.metrics.surface import OUTLINE_RULE
 from binseg.types import Counts, ImageScores, ObjectCounts, Report
 
 THRESHOLD = 0.5
+
+
+def score_objects(counts: ObjectCounts) -> dict[str, float]:
+    """The scores of one row of counts."""
+    row = (counts.num_true, counts.num_predicted, counts.num_matched, counts.sum_iou)
+    return {name: float(values[0]) for name, values in object_table(np.array([row])).items()}
 
 
 def measured(seed: int, group: str | None = None) -> tuple[ImageScores, Reliability, np.ndarray]:

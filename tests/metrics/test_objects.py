@@ -9,11 +9,17 @@ from skimage.measure import label
 from torchmetrics.detection import PanopticQuality
 
 from binseg.metrics import count_objects
-from binseg.metrics.scores import object_table, score_objects
+from binseg.metrics.scores import object_table
 from binseg.types import ObjectCounts
 
 Pair = tuple[np.ndarray, np.ndarray]
 NOTHING = ObjectCounts(num_true=0, num_predicted=0, num_matched=0, sum_iou=0.0)
+
+
+def score_objects(counts: ObjectCounts) -> dict[str, float]:
+    """The scores of one row of counts."""
+    row = (counts.num_true, counts.num_predicted, counts.num_matched, counts.sum_iou)
+    return {name: float(values[0]) for name, values in object_table(np.array([row])).items()}
 
 
 def by_brute_force(mask_HW: np.ndarray, truth_HW: np.ndarray) -> ObjectCounts:

@@ -11,7 +11,7 @@ from binseg.errors import DataError
 from binseg.inference import Prediction
 from binseg.metrics import dice, tune_threshold
 from binseg.metrics.counts import as_array, count
-from binseg.metrics.threshold import counts_of, histogram
+from binseg.metrics.probabilities import counts_of, histogram
 
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]
 THRESHOLDS = np.arange(1024) / 1024

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from binseg.models.blocks import fit_by_padding, join_maps, norm_layer, up_layer
-from binseg.models.decoders.unet_family import AttentionGate, UNetBlock, UNetStyle
+from binseg.models.decoders import AttentionGate, UNetBlock, UNetStyle
 from binseg.models.skeleton import pad_to_minimum, resize
 
 

@@ -2,10 +2,9 @@
 
 import torch
 
-from binseg.models.encoders.densenet import DenseNetEncoder
+from binseg.models.encoders.convolutional import DenseNetEncoder, ResNetEncoder
 from binseg.models.encoders.mix_transformer import Block, EfficientAttention
 from binseg.models.encoders.mobile import MOBILENET_V2, MobileEncoder
-from binseg.models.encoders.resnet import ResNetEncoder
 
 
 def test_resnet34_is_torchvisions_without_the_classifier() -> None:

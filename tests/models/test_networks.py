@@ -14,12 +14,12 @@ from binseg.errors import MissingExtraError, UsageError
 from binseg.models import (
     DECODERS,
     ENCODERS,
+    OPTIONS,
     build_model,
     create_model,
     num_parameters,
     resolve_options,
 )
-from binseg.models.option_rules import OPTIONS
 from binseg.models.skeleton import EncoderDecoder
 
 GRID = [*product(ENCODERS, DECODERS)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from binseg.packaging import NETWORK, NETWORK_INT8, Threshold
+from binseg.packaging import NETWORK, NETWORK_INT8, Card, Threshold
 from binseg.packaging.bundle_files import WEIGHTS
 from binseg.postprocess import PostProcessing
 from binseg.types import Preprocessing
@@ -23,9 +23,13 @@ def test_a_card_is_frozen_and_has_bounds(bench: Any) -> None:
         bench.card(created=datetime(2026, 1, 2))
 
 
-def test_a_cards_summary_tells_the_facts(bench: Any) -> None:
+def told(card: Card) -> str:
+    return "\n".join(": ".join(row) for row in card.rows())
+
+
+def test_a_cards_rows_tell_the_facts(bench: Any) -> None:
     """The text for people names what matters, one fact a line."""
-    text = bench.card(versions={"torch": "2.13.0"}).summary()
+    text = told(bench.card(versions={"torch": "2.13.0"}))
     for fact in ("cats", "unet, width 4", "4x6", "0.4 (tuned", "7 train", "dice 0.9000", "CC0-1.0",
                  "torch 2.13.0"):  # fmt: skip
         assert fact in text
@@ -63,7 +67,7 @@ def test_post_processing_travels_whole(bench: Any) -> None:
     steps = PostProcessing(min_area=7, fill_holes=3, largest_only=True)
     card = bench.card(postprocess=steps)
     assert type(card).model_validate_json(card.to_json()).postprocess == steps
-    assert "min_area 7, fill_holes 3, largest_only True" in card.summary()
+    assert "min_area 7, fill_holes 3, largest_only True" in told(card)
     with pytest.raises(ValidationError, match="areas"):
         bench.card(postprocess=PostProcessing(min_area=10**10))
 
@@ -73,7 +77,7 @@ def test_the_scale_is_part_of_what_a_model_is(bench: Any) -> None:
     tiles = replace(bench.card().preprocessing, resize="tile")
     plain, scaled = (bench.card(preprocessing=replace(tiles, scale=scale)) for scale in (1.0, 0.5))
     assert plain.identity({}) != scaled.identity({})
-    assert "tile at scale 0.5" in scaled.summary()
+    assert "tile at scale 0.5" in told(scaled)
     for wrong in (
         replace(tiles, scale=0.0),
         replace(tiles, scale=100.0),

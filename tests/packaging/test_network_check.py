@@ -15,11 +15,10 @@ from onnx import ModelProto as Model
 from onnx import TensorProto, checker, helper, load_from_string, numpy_helper
 
 from binseg.errors import BundleError
-from binseg.inference.runtimes import checked_logits
+from binseg.inference.runtimes.exported import checked_logits
 from binseg.models import DECODERS, ENCODERS, create_model
 from binseg.models.create import resolve_options
 from binseg.packaging import NETWORK, Card, Reference, read_bundle, write_bundle
-from binseg.packaging.exported_file import ir_with_facts
 from binseg.packaging.exporting import core_onnx, quantise, to_onnx
 from binseg.packaging.network_check import (
     IR_LAYERS,
@@ -28,7 +27,7 @@ from binseg.packaging.network_check import (
     check_ir,
     check_onnx,
 )
-from binseg.packaging.networks import compile_openvino, onnx_session
+from binseg.packaging.networks import compile_openvino, ir_with_facts, onnx_session
 from binseg.packaging.raw_pixels import Pixels, RawPixels, example_size
 from binseg.types import Intensity, Preprocessing, ResizeMode
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from binseg.errors import BundleError
-from binseg.packaging.exported_file import Facts, open_file
+from binseg.packaging.networks import Facts, open_file
 from binseg.packaging.proof import LIMITS, Proof, prove
 
 FACTS = Facts(

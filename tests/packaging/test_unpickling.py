@@ -21,7 +21,7 @@ from binseg.inference import load
 from binseg.models import create_model
 from binseg.models.weights import load_encoder_weights
 from binseg.packaging import read_bundle
-from binseg.pipelines.verify_model import verify
+from binseg.pipelines.pack_verify import verify
 
 SOURCE = Path(binseg.__file__).parent
 READERS = {
@@ -65,7 +65,7 @@ def test_the_source_unpickles_at_one_place() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
                 assert node.module not in {"pickle", "marshal", "shelve", "dill", "joblib"}, path
-    assert found == [("packaging/exported_file.py", "torch.export.load")]
+    assert found == [("packaging/networks.py", "torch.export.load")]
 
 
 class Bomb:

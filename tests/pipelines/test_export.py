@@ -21,7 +21,7 @@ from binseg.packaging.networks import require
 from binseg.packaging.proof import Proof, prove
 from binseg.pipelines import export_model as workflow
 from binseg.pipelines.export_model import export_model
-from binseg.pipelines.verify_model import verify
+from binseg.pipelines.pack_verify import verify
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -210,7 +210,7 @@ SIGNAL_PROGRAM = """
 import gc, os, signal, sys
 from binseg.inference.runtimes import open_backend
 from binseg.packaging import read_bundle
-from binseg.pipelines.verify_model import verify
+from binseg.pipelines.pack_verify import verify
 for _ in range(2):
     verify(sys.argv[1])
     opened = [open_backend(read_bundle(sys.argv[1]), name="openvino") for _ in range(2)]

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torch import nn
 
 from binseg.autoconfig import Machine
 from binseg.config import Recipe, load_recipe
@@ -19,12 +18,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
     costs = {"unet-compact": (0.03, 0.5), "unet-small": (0.02, 0.8), "unet": (0.01, 1.0)}
     costs |= {"lite0-unet": (0.05, 1.2), "resnet18-unet": (0.02, 2.0)}
 
-    def profile(model: nn.Module, recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
+    def seconds(recipe: Recipe, num_steps: int) -> tuple[float, int]:
         step, megapixel = costs[recipe.model.name]
         pixels = recipe.train.batch_size * recipe.input.size**2
-        return SimpleNamespace(step_seconds=step + megapixel * pixels / 1e6)
+        return step + megapixel * pixels / 1e6, recipe.train.batch_size
 
-    monkeypatch.setattr(speed, "profile_steps", profile)
+    monkeypatch.setattr(speed, "Steps", lambda model, recipe, *_, **__: recipe)
+    monkeypatch.setattr(speed, "time_steps", seconds)
     monkeypatch.setattr(speed, "estimate_memory", lambda *_, **__: SimpleNamespace(per_input=1))
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(speed, "weights_path", lambda _: None)

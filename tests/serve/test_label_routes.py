@@ -14,7 +14,7 @@ from binseg.labeling.cold_engine import ColdEngine
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
 from binseg.serve.app import Access, create_app
-from binseg.serve.label_routes import LabelService
+from binseg.serve.label_routes import LabelService, router
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 def client_of(photos: Path, access: Access | None = None) -> TestClient:
     session = Session(Project(photos), engine=ColdEngine({"colour": features}))
-    app = create_app(LabelService(session), access=access)
+    app = create_app(LabelService(session), access=access, routers=[router])
     return TestClient(app, raise_server_exceptions=False, base_url="http://127.0.0.1")
 
 

@@ -11,29 +11,31 @@ from binseg.training.batches import EpochRows, build_batches
 
 
 @pytest.mark.parametrize(("num", "sizes"), [(12, [4, 4, 4]), (14, [4, 4, 4, 2]), (13, [4, 4, 5])])
-def test_an_epoch_shows_every_row_once(num: int, sizes: list[int]) -> None:
+def test_an_epoch_shows_every_row_once(
+    recipe: Callable[..., Recipe], num: int, sizes: list[int]
+) -> None:
     """Batches partition the rows; a row that would be alone joins the batch before it."""
-    sampler = EpochRows(num_rows=num, batch_size=4, seed=0)
+    sampler = EpochRows(num, recipe(train__batch_size=4))
     got = list(sampler)
-    assert [len(batch.rows) for batch in got] == sizes
+    assert [len(batch.items) for batch in got] == sizes
     assert len(sampler) == len(sizes)
-    assert sorted(np.concatenate([batch.rows for batch in got])) == list(range(num))
+    assert sorted(np.concatenate([batch.items for batch in got])) == list(range(num))
     assert [batch.step for batch in got] == list(range(len(sizes)))
 
 
-def test_a_single_row_and_batches_of_one_are_kept() -> None:
+def test_a_single_row_and_batches_of_one_are_kept(recipe: Callable[..., Recipe]) -> None:
     """Where there is nothing to join, a batch of one is a batch."""
-    assert len(list(EpochRows(num_rows=1, batch_size=4, seed=0))) == 1
-    assert len(list(EpochRows(num_rows=3, batch_size=1, seed=0))) == 3
+    assert len(list(EpochRows(1, recipe(train__batch_size=4)))) == 1
+    assert len(list(EpochRows(3, recipe(train__batch_size=1)))) == 3
 
 
-def test_seed_and_epoch_decide_the_order() -> None:
+def test_seed_and_epoch_decide_the_order(recipe: Callable[..., Recipe]) -> None:
     """The same seed and epoch give the same batches; another of either gives others."""
 
     def order(seed: int, epoch: int) -> list[list[int]]:
-        sampler = EpochRows(num_rows=20, batch_size=4, seed=seed)
+        sampler = EpochRows(20, recipe(train__batch_size=4, train__seed=seed))
         sampler.start(epoch)
-        return [batch.rows.tolist() for batch in sampler]
+        return [batch.items.tolist() for batch in sampler]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)

@@ -9,24 +9,23 @@ import torch
 
 from binseg.config.recipe import Recipe
 from binseg.errors import OutputError, TrainingError
+from binseg.progress import SILENT
 from binseg.training.checkpoint import (
-    LAST,
-    PREVIOUS,
     Position,
     check_same_recipe,
     newest_whole,
     parse_checkpoint,
-    read_checkpoint,
-    seal,
+    sealed,
     write_checkpoint,
 )
+from binseg.training.run_folder import LAST, PREVIOUS
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     """Tensors and plain values survive; nothing else is allowed in."""
     path = tmp_path / "last.ckpt"
     write_checkpoint({"binseg": {"epochs": 1}, "x": torch.ones(2)}, path)
-    assert torch.equal(read_checkpoint(path)["x"], torch.ones(2))
+    assert torch.equal(parse_checkpoint(path.read_bytes(), path)["x"], torch.ones(2))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -59,21 +58,20 @@ def test_torn_foreign_and_hostile_files_are_refused(tmp_path: Path) -> None:
     """Anything but a whole checkpoint of ours is one line, and no code in it runs."""
     path = tmp_path / "last.ckpt"
     with pytest.raises(TrainingError, match="nothing to resume"):
-        read_checkpoint(path)
+        newest_whole(tmp_path, SILENT)
     write_checkpoint({"binseg": {}, "x": torch.ones(5000)}, path)
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(TrainingError, match="torn or no checkpoint") as caught:
-        read_checkpoint(path)
+        parse_checkpoint(path.read_bytes(), path)
     assert "\n" not in str(caught.value)
     torch.save({"binseg": Evil()}, path)
     with pytest.raises(TrainingError, match="torn or no checkpoint"):
-        read_checkpoint(path)
+        parse_checkpoint(path.read_bytes(), path)
     strangers: tuple[dict[str, Any], ...] = ({"binseg": Evil()}, {"state_dict": {}})
     for foreign in strangers:
-        with path.open("wb") as file:
-            seal(foreign, file)
+        path.write_bytes(sealed(foreign))
         with pytest.raises(TrainingError, match="no checkpoint of"):
-            read_checkpoint(path)
+            parse_checkpoint(path.read_bytes(), path)
 
 
 def test_the_checkpoint_before_stays(tmp_path: Path, listen: Any) -> None:

@@ -18,7 +18,7 @@ import safetensors.numpy
 import torch
 
 from binseg.errors import UsageError
-from binseg.losses import LOSSES, BatchCounts
+from binseg.losses import LOSSES, BatchCounts, build_loss
 from binseg.training import distributed
 from binseg.training.batches import Shares, build_batches
 from binseg.training.distributed import ALONE
@@ -82,7 +82,7 @@ def test_the_mean_of_unequal_shares_is_the_loss_of_the_batch(name: str) -> None:
     target = (torch.rand(5, 1, 8, 8) > 0.6).float()
     valid = torch.rand(5, 1, 8, 8) > 0.2
     valid[3] = False
-    loss = LOSSES[name].build({})
+    loss = build_loss(name)
     expected = loss(logits, target, valid)
     (gradient,) = torch.autograd.grad(expected, logits)
     parts = [slice(0, 1), slice(1, 5)]
@@ -295,6 +295,40 @@ def test_a_dead_rank_ends_the_run_with_one_line(tmp_path: Path) -> None:
     assert not [line for line in said if "Traceback" in line]
     subprocess.run([*COMMAND, "--resume", str(folder)], env=_environment(), check=True, timeout=600)
     assert len(_losses(folder)) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes through /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_any_one_rank_stops_all_and_the_run_goes_on(
+    tmp_path: Path, number: signal.Signals, rank: int
+) -> None:
+    """Both ranks end by themselves, rank 0 with the signal's exit code and the way on."""
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 40"))
+    folder = tmp_path / "run"
+    first = subprocess.Popen(
+        [*COMMAND, str(tmp_path / "r.yaml"), "--devices", "2", "--out", str(folder)],
+        env=_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / "metrics.csv"
+    _wait(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    (second,) = _children(first.pid)
+    os.kill((first.pid, second)[rank], number)
+    said = first.communicate(timeout=120)[1].splitlines()
+    assert first.returncode == 128 + number
+    assert f"go on with `binseg train --out {folder} --resume`" in said[-1]
+    _wait(lambda: not _runs(second))
+    assert not (folder / "bundle").exists()
+    before = _losses(folder)
+    assert 3 <= len(before) < 40
+    subprocess.run([*COMMAND, "--resume", str(folder)], env=_environment(), check=True, timeout=600)
+    after = _losses(folder)
+    assert len(after) == 40
+    assert np.array_equal(after[: len(before)], before)
 
 
 @pytest.mark.slow

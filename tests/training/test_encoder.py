@@ -14,7 +14,7 @@ from binseg.config.recipe import OptimizerConfig, Recipe
 from binseg.errors import StoppedError, UsageError
 from binseg.models import create_model
 from binseg.training.loop import FitResult
-from binseg.training.optim import build_optimizer, build_schedule
+from binseg.training.optim import Schedule, build_optimizer
 from binseg.training.step import check_model, encoder_of
 
 Run = Callable[..., FitResult]
@@ -94,7 +94,7 @@ def test_the_encoders_rate_is_a_share_of_the_others_at_every_step(
     assert {id(one) for one in encoder} == {id(one) for one in encoder_of(model).parameters()}  # type: ignore[union-attr]
     assert len(others) + len(encoder) == len(list(model.parameters()))
     asked = recipe(schedule__warmup_epochs=1.0)
-    schedule = build_schedule(optimizer, asked.schedule, epochs=4, steps_per_epoch=3)
+    schedule = Schedule(optimizer, asked.schedule, epochs=4, steps_per_epoch=3)
     for _ in range(12):
         rates = [group["lr"] for group in optimizer.param_groups]
         assert rates[1] == pytest.approx(0.3 * rates[0])

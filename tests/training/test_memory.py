@@ -8,8 +8,17 @@ import pytest
 import torch
 from torch import nn
 
+from binseg.config.recipe import InputConfig, ModelConfig, Recipe, TrainConfig
 from binseg.errors import TrainingError
+from binseg.models import create_model
 from binseg.training import devices
+from binseg.training.devices import available_memory, estimate_memory
+
+RECIPE = Recipe(
+    input=InputConfig(size=32),
+    model=ModelConfig(name="unet-compact", options={"width": 4}),
+    train=TrainConfig(batch_size=2),
+)
 
 
 def test_a_run_begins_with_what_it_needs(run: Callable[..., Any], listen: Any) -> None:
@@ -76,3 +85,33 @@ def test_files_that_were_read_leave_their_room_in_a_container(
     }
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: files[self.name])
     assert devices._container_limit() == 700
+
+
+@pytest.mark.parametrize("name", ["unet-compact", "unet-small", "resnet34-unet"])
+def test_memory_grows_with_the_area_and_the_weights(name: str) -> None:
+    """Maps are counted by the pixel, weights once; neither weights nor statistics change."""
+    model = create_model(**ModelConfig(name=name, options={"width": 8}).arguments()).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    small = estimate_memory(model, RECIPE, size=64)
+    large = estimate_memory(model, RECIPE, size=128)
+    assert large.per_input == pytest.approx(4 * small.per_input, rel=0.1)
+    weights = 4 * sum(one.numel() for one in model.parameters())
+    assert small.fixed == pytest.approx(4 * weights, rel=0.01)  # with gradients, two moments
+    assert small.total == small.fixed + 2 * small.per_input
+    assert small.largest_batch(small.fixed + 5 * small.per_input) == 5
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_estimate_counts_what_autograd_keeps() -> None:
+    """One convolution and a sigmoid keep their input and output: known to the byte."""
+    plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid())
+    estimate = estimate_memory(plain, RECIPE, size=16)
+    kept = 4 * 16 * 16 * (3 + 4)
+    assert estimate.per_input == round(2 * kept)
+
+
+def test_free_memory_is_less_than_all() -> None:
+    """The system's own figure, in bytes."""
+    free = available_memory(torch.device("cpu"))
+    assert free is None or 10**7 < free < 2**50

@@ -12,7 +12,7 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.whole_images import ImageCache, Seeds
+from binseg.data.patches import ImageCache, Seeds
 from binseg.errors import TrainingError
 from binseg.training import batches
 from binseg.training.batches import build_batches

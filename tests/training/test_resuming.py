@@ -18,8 +18,9 @@ import torch
 
 from binseg.errors import OutputError, StoppedError, TrainingError
 from binseg.training import batches, loggers
-from binseg.training.checkpoint import BEST, LAST, PREVIOUS, Checkpointer, Position
+from binseg.training.checkpoint import Checkpointer, Position
 from binseg.training.loop import FitResult
+from binseg.training.run_folder import BEST, LAST, PREVIOUS
 
 Run = Callable[..., FitResult]
 
@@ -220,8 +221,8 @@ def test_a_loader_that_hangs_is_one_line(run: Run, monkeypatch: pytest.MonkeyPat
             time.sleep(60)
         return read(self, key)
 
-    read = batches._CachedBatches.__getitem__
-    monkeypatch.setattr(batches._CachedBatches, "__getitem__", hang)
+    read = batches._CachedBatches.read
+    monkeypatch.setattr(batches._CachedBatches, "read", hang)
     monkeypatch.setattr(batches, "LOADER_SECONDS", 1)
     with pytest.raises(TrainingError, match=r"gave nothing for a long time.*train\.workers to 0"):
         run(train__workers=1)
@@ -291,9 +292,9 @@ def test_checkpoints_come_by_the_clock(
     saved: list[Position] = []
     save = Checkpointer.save
 
-    def note(self: Checkpointer, where: Position) -> None:
+    def note(self: Checkpointer, where: Position, state_of: Any) -> None:
         saved.append(where)
-        save(self, where)
+        save(self, where, state_of)
 
     ticks = itertools.count(0.0, 25.0)
     monkeypatch.setattr(Checkpointer, "save", note)

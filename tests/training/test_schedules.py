@@ -3,7 +3,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from binseg.config.recipe import ScheduleConfig
-from binseg.training.optim import Schedule, build_schedule
+from binseg.training.optim import Schedule
 
 EPOCHS, STEPS = 6, 5
 
@@ -17,7 +17,7 @@ def optimizer(kind: str = "adamw") -> torch.optim.Optimizer:
 
 def schedule(moved: torch.optim.Optimizer, **config: object) -> Schedule:
     given = ScheduleConfig.model_validate(config)
-    return build_schedule(moved, given, epochs=EPOCHS, steps_per_epoch=STEPS)
+    return Schedule(moved, given, epochs=EPOCHS, steps_per_epoch=STEPS)
 
 
 def rates(moved: torch.optim.Optimizer, scheduler: object, num: int) -> list[float]:

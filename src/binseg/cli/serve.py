@@ -7,118 +7,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-import typer
-
 from binseg.cli.console import message
-from binseg.cli.options import Device, register
+from binseg.cli.options import Backend, Device, InputsAtOnce, Precision, argument, option
 from binseg.errors import BinsegError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from binseg.serve.service import Service
 
-EXAMPLES = (
-    "binseg serve runs/first --open",
-    "binseg serve --demo",
-    "binseg serve runs/first runs/second --port 9000 --state jobs/",
-    "BINSEG_TOKEN=... binseg serve runs/first --host 0.0.0.0",
-)
 _PARTS = ("fastapi", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn")
 _MEGA = 1_000_000
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    register(app, serve, name="serve", examples=EXAMPLES)
-
-
 def serve(
-    context: typer.Context,
     *,
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="RUN",
-            help="Folders of runs, or bundles (folder or .zip), the first being the default (left "
+        argument(
+            "Folders of runs, or bundles (folder or .zip), the first being the default (left "
             "out: the built-in model of cats and dogs).",
+            "RUN",
         ),
     ] = None,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Serve the model that `make demo` makes.")
-    ] = False,
+    demo: Annotated[bool, option("Serve the model that `make demo` makes.")] = False,
     host: Annotated[
-        str,
-        typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in."),
+        str, option("Address to listen on; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8000,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    port: Annotated[int, option("Port; 0 takes a free one.")] = 8000,
+    open_: Annotated[bool, option("Open the page in a browser.")] = False,
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            "--token-file",
-            metavar="FILE",
-            help="Requests must bear the token in this file (or in $BINSEG_TOKEN).",
-        ),
+        option("Requests must bear the token in this file (or in $BINSEG_TOKEN).", "FILE"),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(
-            "--allow-host",
-            metavar="NAME",
-            help="A name by which the server is called too, as behind a proxy (repeatable).",
-        ),
+        option("A name by which the server is called too, as behind a proxy (repeatable).", "NAME"),
     ] = None,
     cors: Annotated[
         list[str] | None,
-        typer.Option(
-            "--cors",
-            metavar="ORIGIN",
-            help="Another web page that may use it, as https://example.org (repeatable).",
-        ),
+        option("Another web page that may use it, as https://example.org (repeatable).", "ORIGIN"),
     ] = None,
-    max_bytes: Annotated[
-        float, typer.Option("--max-bytes", metavar="MB", help="Largest file, in MB.")
-    ] = 50,
-    max_pixels: Annotated[
-        float,
-        typer.Option("--max-pixels", metavar="MP", help="Largest image, in megapixels."),
-    ] = 50,
-    max_job_bytes: Annotated[
-        float, typer.Option("--max-job-bytes", metavar="MB", help="Largest file of a job, in MB.")
-    ] = 4000,
-    max_jobs_bytes: Annotated[
-        float,
-        typer.Option("--max-jobs-bytes", metavar="MB", help="All jobs on disk together, in MB."),
-    ] = 20_000,
-    max_seconds: Annotated[
-        float, typer.Option("--max-seconds", metavar="S", help="Longest time for an answer.")
-    ] = 60,
-    queue: Annotated[
-        int, typer.Option("--queue", metavar="N", help="Predictions in work or waiting.")
-    ] = 32,
-    workers: Annotated[
-        int, typer.Option("--workers", metavar="N", help="Images decoded or encoded at once.")
-    ] = 8,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Inputs computed at once.")
-    ] = 8,
-    state: Annotated[
-        Path | None,
-        typer.Option("--state", metavar="FOLDER", help="Where jobs are kept over a restart."),
-    ] = None,
+    max_bytes: Annotated[float, option("Largest file, in MB.", "MB")] = 50,
+    max_pixels: Annotated[float, option("Largest image, in megapixels.", "MP")] = 50,
+    max_job_bytes: Annotated[float, option("Largest file of a job, in MB.", "MB")] = 4000,
+    max_jobs_bytes: Annotated[float, option("All jobs on disk together, in MB.", "MB")] = 20_000,
+    max_seconds: Annotated[float, option("Longest time for an answer.", "S")] = 60,
+    queue: Annotated[int, option("Predictions in work or waiting.", "N")] = 32,
+    workers: Annotated[int, option("Images decoded or encoded at once.", "N")] = 8,
+    batch_size: InputsAtOnce = 8,
+    state: Annotated[Path | None, option("Where jobs are kept over a restart.", "FOLDER")] = None,
     device: Device = None,
-    backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="The runtime; auto takes the best.")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="KIND", help="auto, fp32, bf16 or int8.")
-    ] = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Answer images over HTTP, with a page to drop them on, until Ctrl-C.
 
     The address is printed at the start; /openapi.json describes the requests. Only this machine is
     let in unless --host says otherwise. Nothing that is sent is kept, except jobs for a day.
+
+    Examples:
+        binseg serve runs/first --open
+        binseg serve --demo
+        binseg serve runs/first runs/second --port 9000 --state jobs/
+        BINSEG_TOKEN=... binseg serve runs/first --host 0.0.0.0
     """
-    del context
     try:
         from binseg.serve.app import Access
         from binseg.serve.limits import Limits

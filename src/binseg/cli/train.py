@@ -1,138 +1,160 @@
-"""`binseg train`: from images and masks to a model."""
+"""`binseg plan` and `binseg train`: from images and masks to a model."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from binseg.cli.console import progress_of, show, show_aside, write_json_answer
-from binseg.cli.options import Border, Data, Device, Download, Json, Recipe, Set, nested, register
-from binseg.cli.plan import Budget
+from binseg.cli.options import (
+    Border,
+    Budget,
+    Data,
+    Device,
+    Download,
+    Json,
+    Recipe,
+    RecipeFile,
+    RequiredData,
+    Seed,
+    Set,
+    Size,
+    nested,
+    option,
+)
 from binseg.errors import UsageError
+from binseg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
-    from binseg.progress import Progress
 
-EXAMPLES = (
-    "binseg train --data my_folder/ --out runs/first",
-    "binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet",
-    "binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4",
-    "binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d",
-    "binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99",
-    "binseg train --data my_folder/ --logger tensorboard --logger wandb",
-    "binseg train --data my_folder/ --devices 2",
-    "torchrun --nproc-per-node 4 -m binseg train --data my_folder/ --out runs/four",
-    "binseg train --out runs/first --resume",
-    "binseg train --resume runs/first --checkpoint-every 2",
-    "binseg train --data my_folder/ --folds 5 --out runs/folds",
-)
+Sections = dict[str, dict[str, object]]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the verb."""
-    register(app, train, name="train", examples=EXAMPLES)
+def plan(
+    context: typer.Context,
+    *,
+    data: RequiredData,
+    budget: Budget = None,
+    download: Download = False,
+    border: Border = None,
+    device: Device = None,
+    out: Annotated[Path | None, option("Write the plan as a recipe to edit.", "FILE.yaml")] = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Look at the data and the machine, and say how to train: setting, value and reason.
+
+    Examples:
+        binseg plan --data my_folder/
+        binseg plan --data my_folder/ --budget 2h --out my.yaml
+        binseg train my.yaml --out runs/mine
+        binseg plan --data my_folder/ --set model.name=resnet34-unet --json
+    """
+    from binseg.cli.screen import plan_items
+    from binseg.pipelines.plan_recipe import check_plan_path, write_plan
+
+    if out is not None:
+        check_plan_path(out)
+    sections = nested(
+        data__path=data,
+        data__border=border,
+        data__download=download or None,
+        train__device=device,
+    )
+    result = _planned(progress_of(context), sections, set_ or (), budget=budget)
+    if out is not None:
+        write_plan(result, out)
+    if json_:
+        write_json_answer(result.as_dict())
+        return
+    show(*plan_items(result))
+    options = {"--data": data, "--budget": budget, "--border": border, "--device": device}
+    words = [word for name, value in options.items() if value for word in (name, str(value))]
+    words += [word for one in set_ or () for word in ("--set", one)]
+    following = ["binseg", "train", *([str(out)] if out else words)]
+    show("next:", f"  {shlex.join(following)}")
 
 
 def train(
     context: typer.Context,
     *,
-    file: Annotated[
-        str | None, typer.Argument(metavar="RECIPE.yaml", help="A recipe of your own.")
-    ] = None,
+    file: RecipeFile = None,
     recipe: Recipe = None,
     data: Data = None,
     download: Download = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FOLDER", help="Folder for the run; runs/NUMBER-MODEL if left out."
-        ),
+        Path | None, option("Folder for the run; runs/NUMBER-MODEL if left out.", "FOLDER")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="A name of `binseg models`.")
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option("--encoder", metavar="NAME", help="An encoder of `binseg encoders`."),
-    ] = None,
+    model: Annotated[str | None, option("A name of `binseg models`.", "NAME")] = None,
+    encoder: Annotated[str | None, option("An encoder of `binseg encoders`.", "NAME")] = None,
     decoder: Annotated[
-        str | None,
-        typer.Option("--decoder", metavar="NAME", help="unet, fpn, mlp, ...: any goes with any."),
+        str | None, option("unet, fpn, mlp, ...: any goes with any.", "NAME")
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images a step.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    size: Annotated[
-        int | None, typer.Option("--size", help="Height and width of the model's input.")
-    ] = None,
+    epochs: Annotated[int | None, option("Passes over the data.")] = None,
+    batch_size: Annotated[int | None, option("Images a step.")] = None,
+    lr: Annotated[float | None, option("Learning rate.")] = None,
+    size: Size = None,
     encoder_weights: Annotated[
         str | None,
-        typer.Option(
-            "--encoder-weights",
-            metavar="NAME",
-            help="Weights to start the encoder from: imagenet, a file, an address, or none. A plan "
+        option(
+            "Weights to start the encoder from: imagenet, a file, an address, or none. A plan "
             "takes imagenet where the weights are on this machine.",
+            "NAME",
         ),
     ] = None,
     border: Border = None,
     device: Device = None,
     devices: Annotated[
         str | None,
-        typer.Option(
-            "--devices",
-            metavar="N",
-            help="Processes that share each batch: so many GPUs, or auto for all of them.",
-        ),
+        option("Processes that share each batch: so many GPUs, or auto for all of them.", "N"),
     ] = None,
-    num_nodes: Annotated[
-        int | None,
-        typer.Option("--num-nodes", metavar="M", help="Machines that share each batch."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Decides every random choice.")] = None,
+    num_nodes: Annotated[int | None, option("Machines that share each batch.", "M")] = None,
+    seed: Seed = None,
     logger: Annotated[
         list[str] | None,
-        typer.Option(
-            "--logger",
-            metavar="NAME",
-            help="Beside metrics.csv: tensorboard, wandb or mlflow (repeatable).",
-        ),
+        option("Beside metrics.csv: tensorboard, wandb or mlflow (repeatable).", "NAME"),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(
-            "--folds",
-            metavar="K",
-            help="Cross-validation: K runs in --out, and one report over all images.",
-        ),
+        option("Cross-validation: K runs in --out, and one report over all images.", "K"),
     ] = None,
     budget: Budget = None,
     checkpoint_every: Annotated[
         float | None,
-        typer.Option(
-            "--checkpoint-every",
-            metavar="MINUTES",
-            min=0.01,
-            help="Most minutes of work that a crash can cost; 10 if left out.",
-        ),
+        option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
     set_: Set = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the stopped run in --out.")
-    ] = False,
+    resume: Annotated[bool, option("Go on with the stopped run in --out.")] = False,
     json_: Json = False,
 ) -> None:
     """Train a model, choose its threshold on the validation split, and pack it as a bundle.
 
     Without a recipe, the settings come from the data and the machine, as `binseg plan` shows them;
     what is given beside --data overrules them.
+
+    Examples:
+        binseg train --data my_folder/ --out runs/first
+        binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet
+        binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
+        binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d
+        binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
+        binseg train --data my_folder/ --logger tensorboard --logger wandb
+        binseg train --data my_folder/ --devices 2
+        torchrun --nproc-per-node 4 -m binseg train --data my_folder/ --out runs/four
+        binseg train --out runs/first --resume
+        binseg train --resume runs/first --checkpoint-every 2
+        binseg train --data my_folder/ --folds 5 --out runs/folds
     """
     started = time.perf_counter()
+    from binseg.cli.screen import folds_items, plan_items, run_items
     from binseg.config import load_recipe
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
@@ -158,24 +180,17 @@ def train(
         optimizer__lr=lr,
         input__size=size,
     )
-    if resume:
-        out, file = _run_to_resume(out, file)
-    if _joins(
-        RunFolder(path=out).recipe_path if resume and out else file or recipe,
-        sections,
-        set_ or (),
-        folds=folds is not None,
-    ):
+    overrides = set_ or ()
+    if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
+        out, file = _run_to_resume(file), None
+    started_with = RunFolder(path=out).recipe_path if resume and out else file or recipe
+    if _joins(started_with, sections, overrides, folds=folds is not None):
         return
     progress = progress_of(context)
     result: TrainResult | CrossResult
-    if resume:
-        if file or recipe or sections or set_ or budget or folds is not None:
-            raise UsageError(
-                "--resume goes on with the run's own recipe.yaml; leave out the other settings"
-            )
-        assert out is not None
-        result = _resume(out, checkpoint_every, progress)
+    if resume and out:
+        is_changed = file or recipe or sections or set_ or budget or folds is not None
+        result = _resume(out, checkpoint_every, progress, is_changed=bool(is_changed))
     else:
         if file and recipe:
             raise UsageError("give either a recipe file or --recipe, not both")
@@ -183,33 +198,26 @@ def train(
             RunFolder.create(out)  # refused before minutes are spent on a plan
         text = None
         if file or recipe:
-            whole = load_recipe(
-                file or recipe, overrides=set_ or (), sections=_limited(sections, budget)
-            )
+            limited = _limited(sections, budget)
+            whole = load_recipe(file or recipe, overrides=overrides, sections=limited)
         else:
-            planned = _plan(progress, sections, set_ or [], budget=budget, folds=folds or 1)
+            planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
+            if progress is not SILENT:
+                show_aside(*plan_items(planned))
             whole, text = planned.recipe, planned.as_yaml()
-        folder = out or next_run_path(whole.model.name)
+        work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
-        result = (
-            run(whole, out=folder, progress=progress, spent=spent, plan=text)
-            if folds is None
-            else cross_validate(
-                whole, folds=folds, out=folder, progress=progress, spent=spent, plan=text
-            )
-        )
+        folder = out or next_run_path(whole.model.name)
+        result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
     if json_:
         write_json_answer(result.as_dict())
-        return
-    if isinstance(result, TrainResult):
-        _show_run(result)
     else:
-        _show_folds(result)
+        show(*(run_items(result) if isinstance(result, TrainResult) else folds_items(result)))
 
 
 def _joins(
     recipe: str | Path | None,
-    sections: dict[str, dict[str, object]],
+    sections: Sections,
     overrides: Sequence[str],
     *,
     folds: bool,
@@ -235,21 +243,22 @@ def _joins(
     return True
 
 
-def _run_to_resume(out: Path | None, file: str | None) -> tuple[Path, str | None]:
-    """Take `--resume FOLDER` for `--resume --out FOLDER`."""
-    if out is not None:
-        return out, file
-    if file is not None and Path(file).is_dir():
-        return Path(file), None
-    raise UsageError("--resume needs --out FOLDER: the run to go on with")
+def _run_to_resume(file: str | None) -> Path:
+    if file is None or not Path(file).is_dir():
+        raise UsageError("--resume needs --out FOLDER: the run to go on with")
+    return Path(file)
 
 
 def _resume(
-    out: Path, checkpoint_every: float | None, progress: "Progress"
+    out: Path, checkpoint_every: float | None, progress: Progress, *, is_changed: bool
 ) -> "TrainResult | CrossResult":
     from binseg.pipelines.cross_validate import is_cross_validation, resume_folds
     from binseg.pipelines.train_model import resume_training
 
+    if is_changed:
+        raise UsageError(
+            "--resume goes on with the run's own recipe.yaml; leave out the other settings"
+        )
     if not is_cross_validation(out):
         return resume_training(out, checkpoint_minutes=checkpoint_every, progress=progress)
     if checkpoint_every is not None:
@@ -257,9 +266,7 @@ def _resume(
     return resume_folds(out, progress=progress)
 
 
-def _limited(
-    sections: dict[str, dict[str, object]], budget: str | None
-) -> dict[str, dict[str, object]]:
+def _limited(sections: Sections, budget: str | None) -> Sections:
     """Add the budget to the settings; none, too, overrules that of a recipe."""
     from binseg.pipelines.plan_recipe import parse_budget
 
@@ -270,54 +277,20 @@ def _limited(
     return {**sections, "train": {**sections.get("train", {}), "budget_minutes": minutes}}
 
 
-def _plan(
-    progress: "Progress",
-    sections: dict[str, dict[str, object]],
-    overrides: list[str],
+def _planned(
+    progress: Progress,
+    sections: Sections,
+    overrides: Sequence[str],
     *,
     budget: str | None,
-    folds: int,
+    folds: int = 1,
 ) -> "PlanResult":
-    """Derive the recipe, and show it."""
-    from binseg.cli.plan import plan_items
     from binseg.pipelines.plan_recipe import chosen_budget, plan
-    from binseg.progress import SILENT
 
-    seconds = chosen_budget(budget, sections=sections, overrides=overrides)
-    planned = plan(
-        sections=sections, overrides=overrides, budget=seconds, folds=folds, progress=progress
-    )
-    if progress is not SILENT:
-        show_aside(*plan_items(planned))
-    return planned
-
-
-def _show_run(result: "TrainResult") -> None:
-    from binseg.cli.screen import report_items
-    from binseg.evaluation.report_files import PAGE_NAME
-
-    what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
-    show(
-        *report_items(result.report),
-        f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
-        f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
-        f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "
-        f"report: {result.folder / 'val' / PAGE_NAME}",
-        "next:",
-        f"  binseg evaluate {result.folder} {what}",
-        f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
-    )
-
-
-def _show_folds(result: "CrossResult") -> None:
-    from binseg.cli.screen import folds_table, report_items
-    from binseg.evaluation.report_files import PAGE_NAME
-
-    members = " --with ".join(str(fold.folder) for fold in result.folds)
-    show(
-        *report_items(result.pooled),
-        folds_table(result),
-        f"report: {result.pooled_folder / PAGE_NAME}   {result.seconds:.0f} s",
-        "next: all folds together, as an ensemble",
-        f"  binseg predict {members} YOUR_IMAGES/ --out predicted/",
+    return plan(
+        sections=sections,
+        overrides=overrides,
+        budget=chosen_budget(budget, sections=sections, overrides=overrides),
+        folds=folds,
+        progress=progress,
     )

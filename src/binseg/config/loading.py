@@ -138,11 +138,10 @@ def _parse(text: str, label: str) -> dict[str, Any]:
         tree = yaml.load(text, Loader=_PlainLoader)
     except UsageError as error:
         raise UsageError(f"{label}: {error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        reason = (
-            " ".join(str(error).split()) if not isinstance(error, RecursionError) else "too deep"
-        )
-        raise UsageError(f"{label}: not valid YAML: {reason}") from None
+    except RecursionError:
+        raise UsageError(f"{label}: not valid YAML: too deep") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -171,8 +170,8 @@ def _set(tree: dict[str, Any], keys: Sequence[str], value: object) -> None:
         _merge(tree, {keys[0]: value})
         return
     for key in keys[:-1]:
-        below = tree.get(key)
-        tree[key] = below if isinstance(below, dict) else {}
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
         tree = tree[key]
     tree[keys[-1]] = value
 
@@ -182,24 +181,21 @@ def _drop_dependent(section: str, before: Mapping[str, Any], now: object) -> Non
     if not isinstance(now, dict):
         return
     for key, dependent in _DEPENDENT[section].items():
-        if now.get(key) == before.get(key):
-            continue
-        for other in dependent:
-            if other in before and now.get(other) == before[other]:
-                now.pop(other, None)
+        if now.get(key) != before.get(key):
+            for other in before.keys() & set(dependent):
+                if now.get(other) == before[other]:
+                    now.pop(other, None)
 
 
 def _merge(tree: dict[str, Any], changes: Mapping[str, object]) -> None:
     """Lay nested changes over a tree that we own; leaves replace leaves."""
     for key, value in changes.items():
-        below = tree.get(key)
-        if isinstance(value, Mapping) and isinstance(below, dict):
-            _merge(below, value)
-        elif isinstance(value, Mapping):
-            tree[key] = {}
-            _merge(tree[key], value)
-        else:
+        if not isinstance(value, Mapping):
             tree[key] = value
+            continue
+        if not isinstance(tree.get(key), dict):
+            tree[key] = {}
+        _merge(tree[key], value)
 
 
 def _describe(detail: ErrorDetails) -> str:
@@ -212,11 +208,8 @@ def _describe(detail: ErrorDetails) -> str:
         return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     if detail["type"] == "literal_error":
-        choices = (
-            str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ")
-        )
-        hint = suggest(str(detail["input"]), choices.split(", "))
-        return f"{where}: got {detail['input']!r}; {hint}"
+        choices = detail["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{where}: got {detail['input']!r}; {suggest(str(detail['input']), choices)}"
     return f"{where}: {message} (got {detail['input']!r})"
 
 

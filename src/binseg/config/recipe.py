@@ -4,7 +4,8 @@ Each field is documented under it; `binseg recipes schema` prints the same as JS
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,7 +15,6 @@ from binseg.types import TTA, Intensity, Preprocessing, ResizeMode
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-DataKind = Literal["auto", "folder", "oxford-pet", "synthetic", "manifest", "coco", "labelme"]
 Border = Literal["foreground", "background", "ignore"]
 
 
@@ -166,6 +166,13 @@ class InputConfig(Section):
 
     def preprocessing(self) -> Preprocessing:
         """Return the same facts in the form that the bundle stores."""
+        # One value per channel: as given, or the average of what was given, repeated.
+        mean, std = (
+            tuple(given)
+            if len(given) == self.channels
+            else (sum(given) / len(given),) * self.channels
+            for given in (self.mean, self.std)
+        )
         return Preprocessing(
             height=self.size,
             width=self.size,
@@ -175,16 +182,9 @@ class InputConfig(Section):
             largest_tile=self.largest_tile if self.resize == "tile" else 0,
             channels=self.channels,
             intensity=self.intensity,
-            mean=_per_channel(self.mean, self.channels),
-            std=_per_channel(self.std, self.channels),
+            mean=mean,
+            std=std,
         )
-
-
-def _per_channel(values: list[float], channels: int) -> tuple[float, ...]:
-    """Return one value per channel: as given, or the average of what was given, repeated."""
-    if len(values) == channels:
-        return tuple(values)
-    return (sum(values) / len(values),) * channels
 
 
 class ModelConfig(Section):
@@ -210,8 +210,7 @@ class ModelConfig(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return what `create_model` takes for this network, weights and input channels apart."""
-        pair = {"decoder": self.decoder, "encoder": self.encoder}
-        return {**pair, "out_channels": self.out_channels, **self.options}
+        return self.model_dump(include={"decoder", "encoder", "out_channels"}) | self.options
 
     @field_validator("encoder_weights")
     @classmethod
@@ -421,13 +420,10 @@ class Recipe(Section):
             raise ValueError(f"train.progressive has the sizes {sizes}; they must rise")
         if sum(self.train.progressive.values()) >= 1:
             raise ValueError("the shares of train.progressive must add up to less than 1")
-        weights = find_weights(self.model.encoder, self.model.encoder_weights)
-        if weights is not None:
+        if weights := find_weights(self.model.encoder, self.model.encoder_weights):
             trained = {"mean": [*weights.mean], "std": [*weights.std]}
-            missing = {
-                key: trained[key] for key in trained if key not in self.input.model_fields_set
-            }
-            object.__setattr__(self, "input", self.input.model_copy(update=missing))
+            own = self.input.model_dump(exclude_unset=True)
+            object.__setattr__(self, "input", self.input.model_copy(update=trained | own))
         return self
 
     @property
@@ -441,18 +437,14 @@ class Recipe(Section):
         >>> Recipe(train=TrainConfig(epochs=10, progressive={128: 0.5})).training_size(4)
         128
         """
-        reached = 0.0
-        for size, share in self.train.progressive.items():
-            reached += share
-            if epoch < round(reached * self.train.epochs):
-                return min(size, self.input.size)
-        return self.input.size
+        return self._size_until(lambda end: epoch < round(end * self.train.epochs))
 
     def size_at(self, progress: float) -> int:
         """Return height and width of training inputs after this share of the run."""
-        reached = 0.0
-        for size, share in self.train.progressive.items():
-            reached += share
-            if progress < reached - 1e-9:
-                return min(size, self.input.size)
-        return self.input.size
+        return self._size_until(lambda end: progress < end - 1e-9)
+
+    def _size_until(self, holds: Callable[[float], bool]) -> int:
+        """Take the first progressive size whose end, as a share of the run, lies ahead."""
+        ends = accumulate(self.train.progressive.values())
+        sizes = (size for size, end in zip(self.train.progressive, ends, strict=True) if holds(end))
+        return min(next(sizes, self.input.size), self.input.size)

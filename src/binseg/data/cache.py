@@ -1,32 +1,317 @@
-"""Inputs of one size, decoded once: what the model sees of each image, stretched, padded or tiled.
+"""Decoded pixels on disk: a run decodes each image once, however many epochs follow.
 
-A cache holds what `preprocess.prepare` gives, as two uint8 files that are mapped into memory
-(`store` says how they get there and why they can be trusted).
+A store is a folder of `.npy` files that are mapped into memory; each holds one array of all
+records, one behind the other. The folder's name is a hash of the images' and masks' bytes, of the
+mask rule, of the preprocessing and of the version, so that a changed file or setting never meets
+old pixels. It is written as a stream into a folder beside its final name and renamed when whole: a
+full disk is an error when it happens, not a crash when a mapped page can't be written, and half a
+store is never used. Inputs of one size, as `preprocess.prepare` gives them, are kept here; whole
+images in `patches`.
 """
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from jaxtyping import Bool, Int, Num, UInt8
+from jaxtyping import Int, Int64, UInt8
 
 from binseg import storage
-from binseg.config.recipe import Recipe
-from binseg.data.dataset import spread
+from binseg.data.dataset import hash_files, spread
 from binseg.data.masks import MaskRule
-from binseg.data.store import FACTS, INPUTS, TARGETS, map_pixels, open_store, write_header
-from binseg.data.whole_images import ImageCache, open_images
-from binseg.progress import SILENT, Progress
+from binseg.data.samples import read_sample
+from binseg.errors import DataError, ImageError, OutputError, UsageError
+from binseg.imageio import probe
+from binseg.parallel import map_ordered, num_cores
+from binseg.progress import SILENT, Progress, track
 from binseg.transforms import preprocess
-from binseg.types import Preprocessing, Record
+from binseg.types import Preprocessing, Record, Sample
 
-FORMAT_VERSION = 4
+MAX_NAMED, PROBED = 10, 50
+"""Unreadable records that one message names, and images whose headers tell how large they are."""
+DECODED_PIXELS = 100_000_000
+"""Pixels of all images that are decoded at one moment."""
+DEFAULT_GB = 20.0
+"""Gigabytes of all stores together, where BINSEG_CACHE_GB says nothing."""
+FACTS = "facts.json"
+
+Arrays = Mapping[str, np.ndarray]
+Decode = Callable[[Sample, int, str], Arrays]
+"""Makes what is stored of a sample, its index and its file's name; runs on several threads. An
+array of one record may be longer than another's, along the first axis only. The store is in use for
+as long as the mapped `inputs`, which must be among them, live."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One array of all records, mapped, and the length of each one's part along the first axis."""
+
+    values: np.ndarray
+    counts_N: Int64[np.ndarray, "N"]
+
+
+def open_store(
+    records: Sequence[Record],
+    rule: MaskRule,
+    preprocessing: Preprocessing,
+    decode: Decode,
+    *,
+    version: str,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> Mapping[str, Stack]:
+    """Give the pixels of these records, decoding them only if no store of theirs is whole.
+
+    Args:
+        records: what to decode, in order.
+        rule: how the values of the masks are read.
+        preprocessing: what the pixels are made by; mean and std are applied later.
+        decode: makes what is stored of a record; samples without a mask don't reach it.
+        version: goes into the folder's name; to be changed with what `decode` gives.
+        progress: hears of the decoding, and of a broken store that is built again.
+        folder: where caches live; none means `pixels` in the user's cache folder.
+
+    Raises:
+        DataError: no records, or records that can't be read (up to ten are named).
+        OutputError: the store can't be written.
+        UsageError: BINSEG_CACHE_GB is no number.
+    """
+    if not records:
+        raise DataError(
+            "no images to train or validate on: the split is empty; check its ratios or file"
+        )
+    limit = _limit()
+    home = (storage.cache_dir() if folder is None else folder) / "pixels"
+    place = home / _key(records, rule, preprocessing, version, progress)
+    with storage.locked(place):
+        stored = _read_whole(place, len(records), progress)
+        if stored is None:
+            _build(place, records, rule, decode, progress)
+            stored = _read(place, len(records))
+        _hold(place, stored["inputs"].values)
+    _evict(home, limit=limit)
+    return stored
+
+
+def _limit() -> float:
+    """Give the bytes that all stores may take: $BINSEG_CACHE_GB gigabytes, else 20."""
+    text = os.environ.get("BINSEG_CACHE_GB", "")
+    try:
+        gigabytes = float(text) if text else DEFAULT_GB
+    except ValueError:
+        gigabytes = -1.0
+    if not gigabytes >= 0:
+        raise UsageError(f"BINSEG_CACHE_GB is {text!r}; give a number of gigabytes, such as 20")
+    return gigabytes * 1e9
+
+
+def _key(
+    records: Sequence[Record],
+    rule: MaskRule,
+    preprocessing: Preprocessing,
+    version: str,
+    progress: Progress,
+) -> str:
+    """Hash everything that decides the stored bytes."""
+    # Files that can't be read are named by the decoding, all at once.
+    paths = [path for record in records for path in record.paths if os.access(path, os.R_OK)]
+    hashes = hash_files(paths, progress)
+    facts = {
+        "format": version,
+        "rule": dataclasses.asdict(rule),
+        # Mean and std are applied to each batch, not stored.
+        "preprocessing": dataclasses.asdict(dataclasses.replace(preprocessing, mean=(), std=())),
+        "records": [
+            (
+                [hashes.get(path) for path in (r.image_path, *r.further_images)],
+                [hashes.get(path) for path in r.mask_paths],
+                r.page,
+                None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
+            )
+            for r in records
+        ],
+    }
+    text = json.dumps(facts, sort_keys=True, default=sorted)  # sets, in an order that stays
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _decoded(
+    records: Sequence[Record], rule: MaskRule, decode: Decode, progress: Progress, failed: list[str]
+) -> Iterator[Arrays]:
+    """Decode in order, until the first failure; the rest is then only read for more of them."""
+
+    def decode_one(numbered: tuple[int, Record]) -> Arrays | str:
+        index, record = numbered
+        try:
+            sample = read_sample(record, rule)
+            if sample.mask_HW is None:
+                return f"{record.id}: it has no mask"
+            return decode(sample, index, str(record.image_path))
+        except ImageError as problem:
+            return str(problem)
+
+    rows = map_ordered(decode_one, enumerate(records), num_threads=_num_decoders(records))
+    for row in track(rows, progress=progress, label="decoding images", total=len(records)):
+        if isinstance(row, str):
+            failed.append(row)
+        elif not failed:
+            yield row
+
+
+def _num_decoders(records: Sequence[Record]) -> int:
+    """Threads for images of this size: a few huge ones at a time would fill the memory."""
+    most = 1
+    for record in spread(records, PROBED):
+        with contextlib.suppress(ImageError):  # decoding will name it
+            info = probe(record.image_path)
+            most = max(most, info.height * info.width)
+    return max(1, min(num_cores(), DECODED_PIXELS // most))
+
+
+def _build(
+    place: Path, records: Sequence[Record], rule: MaskRule, decode: Decode, progress: Progress
+) -> None:
+    """Decode all records into `place`, which appears only when it is whole."""
+    failed: list[str] = []
+    temporary = place.with_suffix(".building")
+    # Ours alone: the caller holds the lock, so one that is there was left by a killed run.
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        _write(temporary, _decoded(records, rule, decode, progress, failed))
+        if not failed:
+            temporary.rename(place)
+            return
+    except OSError as problem:
+        raise OutputError(
+            f"can't write the pixel cache in {place.parent}: {problem.strerror or problem}; "
+            "free some space or set BINSEG_CACHE to a folder elsewhere"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    named = "; ".join(failed[:MAX_NAMED])
+    more = f"; and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+    raise DataError(
+        f"{len(failed)} of {len(records)} records can't be read; remove or repair them: "
+        f"{named}{more}"
+    )
+
+
+def _write(folder: Path, rows: Iterable[Arrays]) -> None:
+    files: dict[str, tuple[BinaryIO, np.ndarray]] = {}
+    counts: dict[str, list[int]] = {}
+    with contextlib.ExitStack() as opened:
+        for row in rows:
+            for name, array in row.items():
+                if name not in files:
+                    file = opened.enter_context((folder / f"{name}.npy").open("wb"))
+                    files[name], counts[name] = (file, array[:0].copy()), []
+                    _write_header(file, array, 0)
+                files[name][0].write(np.ascontiguousarray(array).data)
+                counts[name].append(len(array))
+        for name, (file, array) in files.items():
+            _write_header(file, array, sum(counts[name]))
+            file.flush()
+            os.fsync(file.fileno())
+    storage.write_json(folder / FACTS, counts)
+
+
+def _write_header(file: BinaryIO, like: np.ndarray, num: int) -> None:
+    """Write a `.npy` file's header at its start: numpy leaves room for the first axis to grow."""
+    file.seek(0)
+    facts = np.lib.format.header_data_from_array_1_0(np.empty((0, *like.shape[1:]), like.dtype))
+    np.lib.format.write_array_header_1_0(file, facts | {"shape": (num, *like.shape[1:])})
+
+
+def _read_whole(place: Path, num_records: int, progress: Progress) -> Mapping[str, Stack] | None:
+    """Read a store if there is one; a broken one is removed, and said."""
+    if not place.exists():
+        return None
+    try:
+        return _read(place, num_records)
+    except (OSError, ValueError) as problem:
+        progress.say(f"the pixel cache {place} is broken ({problem}): building it again")
+        shutil.rmtree(place, ignore_errors=True)
+        return None
+
+
+def _read(place: Path, num_records: int) -> Mapping[str, Stack]:
+    """Map a store's files; a `ValueError` says how they don't fit together."""
+    stored = {}
+    for name, counts in json.loads((place / FACTS).read_text(encoding="utf-8")).items():
+        path = place / f"{name}.npy"
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        expected, num_bytes = values.offset + values.nbytes, path.stat().st_size
+        if num_bytes != expected:
+            raise ValueError(f"{path.name} has {num_bytes} bytes instead of {expected}")
+        if len(counts) != num_records or sum(counts) != len(values):
+            raise ValueError("its files differ in length")
+        stored[name] = Stack(values=values, counts_N=np.asarray(counts, np.int64))
+    return stored
+
+
+def _hold(place: Path, owner: object) -> None:
+    """Mark a store as used now, and as in use for as long as `owner`, which maps it, lives."""
+    with contextlib.suppress(OSError):  # a cache that is read only can be used all the same
+        os.utime(place)
+    # Elsewhere (Windows), files that are mapped can't be moved away, which protects them as well.
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(place, os.O_RDONLY)
+        weakref.finalize(owner, os.close, handle)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _evict(home: Path, *, limit: float) -> None:
+    """Remove the stores in `home` unused for longest, until the rest fits into `limit` bytes."""
+    sizes: dict[Path, tuple[float, int]] = {}
+    for place in home.iterdir():
+        with contextlib.suppress(OSError):  # another process has just removed it
+            if place.is_dir() and not place.suffix:
+                num_bytes = sum(path.stat().st_size for path in place.iterdir())
+                sizes[place] = (place.stat().st_mtime, num_bytes)
+    total = sum(num_bytes for _, num_bytes in sizes.values())
+    for place in sorted(sizes, key=lambda place: sizes[place][0]):
+        if total <= limit:
+            return
+        # The lock is held while a store is opened or built, the other while it is read.
+        with contextlib.suppress(OutputError, OSError), storage.locked(place, timeout=0.0):
+            if not _is_in_use(place):
+                # Renamed first, so that nobody ever finds half a store under its name.
+                gone = place.with_suffix(".evicted")
+                shutil.rmtree(gone, ignore_errors=True)
+                place.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+                total -= sizes[place][1]
+
+
+def _is_in_use(place: Path) -> bool:
+    """Tell whether a process, this one or another, has the store mapped."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+VERSION = "inputs 5"
 """Raise it when what is stored changes, or how images are decoded or resized."""
-NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
-"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +336,6 @@ class PixelCache:
     def num_bytes(self) -> int:
         """Memory that inputs and targets take when they are loaded whole."""
         return int(self.inputs_NHWC.nbytes + self.targets_NHW.nbytes)
-
-    @property
-    def mapped(self) -> np.ndarray:
-        """The array whose life is the use of the files."""
-        return self.inputs_NHWC
 
     def holds(self, value: int) -> bool:
         """Tell whether any target has this value."""
@@ -97,124 +377,21 @@ def open_cache(
 ) -> PixelCache:
     """Give the inputs of these records, decoding them only if no cache of theirs is whole.
 
-    Args:
-        records: what to decode, in the order of the rows.
-        rule: how the values of the masks are read.
-        preprocessing: size, fit, channels and intensity; mean and std are applied later.
-        progress: hears of the decoding, and of a broken cache that is built again.
-        folder: where caches live; none means `pixels` in the user's cache folder.
-
-    Raises:
-        DataError: no records, or records that can't be read (up to ten are named).
-        OutputError: the cache can't be written.
-        UsageError: BINSEG_CACHE_GB is no number.
+    Arguments and errors are those of `open_store`; the rows are in the records' order.
     """
-    layout = _Inputs(preprocessing)
-    return open_store(records, rule, preprocessing, layout, progress=progress, folder=folder)
 
-
-Rows = tuple[UInt8[np.ndarray, "n H W C"], UInt8[np.ndarray, "n H W"]]
-
-
-class _Inputs:
-    """The layout: all inputs in one file, all targets in another, and whose each row is."""
-
-    version = FORMAT_VERSION
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self._preprocessing = preprocessing
-
-    def decode(
-        self,
-        image_HWC: Num[np.ndarray, "H W C"],
-        mask_HW: Bool[np.ndarray, "H W"],
-        valid_HW: Bool[np.ndarray, "H W"],
-        *,
-        index: int,
-        name: str,
-    ) -> Rows:
+    def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
         del index
-        inputs, placements = preprocess.prepare(image_HWC, self._preprocessing, name=name)
-        return inputs, preprocess.prepare_truth(mask_HW, valid_HW, placements)
+        assert sample.mask_HW is not None
+        inputs, placements = preprocess.prepare(sample.image_HWC, preprocessing, name=name)
+        targets = preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements)
+        return {"inputs": inputs, "targets": targets}
 
-    def write(self, folder: Path, decoded: Iterable[tuple[int, Rows]]) -> None:
-        shape = (self._preprocessing.height, self._preprocessing.width)
-        channels = self._preprocessing.channels
-        record_of: list[int] = []
-        with (folder / INPUTS).open("wb") as inputs, (folder / TARGETS).open("wb") as targets:
-            write_header(inputs, (0, *shape, channels))
-            write_header(targets, (0, *shape))
-            for index, (inputs_NHWC, targets_NHW) in decoded:
-                inputs.write(np.ascontiguousarray(inputs_NHWC).data)
-                targets.write(np.ascontiguousarray(targets_NHW).data)
-                record_of.extend([index] * len(inputs_NHWC))
-            write_header(inputs, (len(record_of), *shape, channels))
-            write_header(targets, (len(record_of), *shape))
-            for file in (inputs, targets):
-                file.flush()
-                os.fsync(file.fileno())
-        storage.write_json(folder / FACTS, {"format": FORMAT_VERSION, "record_of": record_of})
-
-    def read(self, folder: Path, num_records: int) -> PixelCache:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        record_of_N = np.asarray(facts["record_of"], dtype=np.int64)
-        inputs, targets = map_pixels(folder / INPUTS), map_pixels(folder / TARGETS)
-        if not (0 < len(inputs) == len(targets) == len(record_of_N)):
-            raise ValueError("its files differ in length")
-        if inputs.shape[:3] != targets.shape or record_of_N[-1] != num_records - 1:
-            raise ValueError("its files differ in shape")
-        return PixelCache(inputs_NHWC=inputs, targets_NHW=targets, record_of_N=record_of_N)
-
-
-def open_training_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
-) -> PixelCache | ImageCache:
-    """Give whole images where the recipe trains on patches, else its inputs.
-
-    Args:
-        records: what to learn from.
-        rule: how the values of the masks are read.
-        recipe: its input and patches are used.
-        progress: hears of the decoding.
-        folder: where caches live; none means `pixels` in the user's cache folder.
-
-    Raises:
-        DataError: no records, or records that can't be read.
-        OutputError: the cache can't be written.
-    """
-    preprocessing = recipe.input.preprocessing().as_trained()
-    cache: PixelCache | ImageCache
-    if recipe.draws_patches:
-        cache = open_images(records, rule, preprocessing, progress=progress, folder=folder)
-    else:
-        cache = open_cache(records, rule, preprocessing, progress=progress, folder=folder)
-    num = NUM_INPUTS if isinstance(cache, PixelCache) else NUM_PIXELS
-    some = cache.mapped[:: max(1, len(cache.mapped) // num)]
-    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
-        progress.say(
-            f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
-            "their type's range; input.intensity=percentile stretches each image"
-        )
-    return cache
-
-
-def open_validation_pixels(
-    records: Sequence[Record],
-    rule: MaskRule,
-    recipe: Recipe,
-    *,
-    progress: Progress = SILENT,
-    folder: Path | None = None,
-) -> PixelCache:
-    """Give the inputs that choose the best epoch; arguments and errors as above.
-
-    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
-    blends, would here only be paid and counted twice.
-    """
-    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
-    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)
+    stored = open_store(
+        *(records, rule, preprocessing, decode), version=VERSION, progress=progress, folder=folder
+    )
+    return PixelCache(
+        inputs_NHWC=stored["inputs"].values,
+        targets_NHW=stored["targets"].values,
+        record_of_N=np.repeat(np.arange(len(records)), stored["inputs"].counts_N),
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from binseg.data.masks import MaskRule
 from binseg.errors import DataError
 from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
 from binseg.storage import sha256_of
 from binseg.types import Record, Split
 
@@ -49,6 +50,32 @@ def counted(num: int, one: str, several: str) -> str:
     ('1 mask has', '2 masks have')
     """
     return f"{num} {one if num == 1 else several}"
+
+
+def hash_files(paths: Iterable[Path], progress: Progress = SILENT) -> dict[Path, str]:
+    """Give the SHA-256 of each file; one is read once in a process, as long as it stays as it is.
+
+    Raises:
+        DataError: a file that can't be read any more.
+    """
+    ordered = sorted({*paths})
+    hashed = map_ordered(_hash, ordered)
+    watched = track(hashed, progress=progress, label="looking at files", total=len(ordered))
+    return dict(zip(ordered, watched, strict=True))
+
+
+def _hash(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError:
+        return sha256_of(path)  # says what is wrong
+    return _hash_of_version(path, facts.st_mtime_ns, facts.st_size)
+
+
+@cache
+def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
+    del mtime_ns, size
+    return sha256_of(path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +122,12 @@ class Dataset:
         return self if len(kept) == len(self.records) else replace(self, records=kept)
 
     def fingerprint(self) -> str:
-        """Hash ids and file contents: equal for equal data wherever it lies, in any order.
-
-        Returns:
-            64 hexadecimal digits (SHA-256).
+        """Hash ids and file contents (SHA-256): equal for equal data, wherever and in any order.
 
         Raises:
             DataError: a file that can't be read any more.
         """
-        content_of = _hashes({path for record in self.records for path in record.paths})
+        content_of = hash_files(path for record in self.records for path in record.paths)
         whole = hashlib.sha256()
         for record in sorted(self.records, key=lambda r: r.id):
             mask = "+".join(content_of[path] for path in record.mask_paths)
@@ -119,29 +143,9 @@ class Dataset:
         Raises:
             DataError: a file that can't be read any more.
         """
-        hash_of = _hashes({record.image_path for record in self.records})
+        hash_of = hash_files(record.image_path for record in self.records)
         return {
             record.id: hash_of[record.image_path]
             + ("" if record.page is None else f"#{record.page}")
             for record in self.records
         }
-
-
-def _hashes(paths: Iterable[Path]) -> dict[Path, str]:
-    ordered = sorted(paths)
-    return dict(zip(ordered, map_ordered(_hash, ordered), strict=True))
-
-
-def _hash(path: Path) -> str:
-    try:
-        facts = path.stat()
-    except OSError:
-        return sha256_of(path)  # says what is wrong
-    return _hash_of_version(path, facts.st_mtime_ns, facts.st_size)
-
-
-@cache
-def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash a file once, as long as it stays as it is."""
-    del mtime_ns, size
-    return sha256_of(path)

@@ -1,61 +1,58 @@
 """Meaning of the numbers in mask files: detected, said, and from then on held to strictly."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from binseg.config.recipe import Border, DataConfig
-from binseg.data.mask_scan import (
-    NEAR,
-    Labels,
-    Scan,
-    coloured,
-    grey,
-    lies_between,
-    means_indices,
-    scan,
-    values_of,
-)
 from binseg.errors import DataError, ImageError
-from binseg.progress import SILENT, Progress
+from binseg.imageio import ImageInfo, probe, read_labels, read_palette
+from binseg.progress import SILENT, Progress, track
 from binseg.types import Record
 
 RuleKind = Literal["values", "threshold", "trimap", "polygons"]
+Labels = Integer[np.ndarray, "H W"] | Integer[np.ndarray, "H W 3"]
 
-_NUM_SCANNED = 64
+NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
-_MOST_BETWEEN = 0.03
-"""Share of the pixels that may lie at edges, where JPEG moves 0 and 255 further than `NEAR`."""
-_TRIMAP = frozenset({1, 2, 3})
+NEAR, MOST_BETWEEN = 40, 0.03
+"""JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
+GREY = 0x010101
+"""A grey level times this is the same grey as a colour 0xRRGGBB."""
+MOST_CLASSES = 32
+"""More colours in a palette are the soft edges of an adaptive one."""
+MOST_TOUCHING = 0.2
+"""Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
+TRIMAP = frozenset({1, 2, 3})
 """Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """Rule by which a mask's values become foreground, background, and pixels that don't count."""
+    """Rule by which a mask's values become foreground, background, and pixels that don't count.
+
+    There are `foreground` values, or a `threshold` above which they are; without `background` that
+    is every other value. Values are colours 0xRRGGBB if `colour`, those of palette files their
+    indices if `indices`. `border` is what the border class of a trimap counts for. For the user
+    to read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a
+    JPEG mask's pixels that aren't near 0 or 255.
+    """
 
     kind: RuleKind
     foreground: frozenset[int] | None = None
-    """Values that are foreground; None for `threshold` and `polygons`."""
     background: frozenset[int] | None = None
-    """Values that are background; None: every value that is nothing else."""
     ignore: frozenset[int] = frozenset()
-    """Values that count neither for nor against."""
     threshold: int | None = None
-    """Values above this are foreground (kind `threshold`)."""
     colour: bool = False
-    """Values are colours 0xRRGGBB; grey masks count as grey colours."""
     border: Border | None = None
-    """Part that the border class of a trimap counts for; None where there is no such class."""
     indices: bool = False
-    """Values of palette files are their indices, not the colours that these stand for."""
     white_is_zero: bool = False
-    """Some masks are TIFFs that say so, whose values are turned round: for the user to read."""
     between: float | None = None
-    """Share of a JPEG mask's pixels that aren't near 0 or 255 (kind `threshold`)."""
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
         """Read one mask's values.
@@ -69,17 +66,16 @@ class MaskRule:
         Raises:
             ImageError: a value that the rule doesn't know; the text doesn't name the file.
         """
-        assert self.kind != "polygons", "polygons have no values"
-        values_HW = coloured(labels) if self.colour else grey(labels)
-        valid_HW = ~_is_in(values_HW, self.ignore)
+        values_HW = _coloured(labels) if self.colour else _grey(labels)
+        valid_HW = ~np.isin(values_HW, [*self.ignore])
         if self.threshold is not None:
             return (values_HW > self.threshold) & valid_HW, valid_HW
-        assert self.foreground is not None
-        mask_HW = _is_in(values_HW, self.foreground)
+        assert self.foreground is not None, "polygons have no values"
+        mask_HW = np.isin(values_HW, [*self.foreground])
         if self.background is not None:
-            known_HW = mask_HW | ~valid_HW | _is_in(values_HW, self.background)
+            known_HW = mask_HW | ~valid_HW | np.isin(values_HW, [*self.background])
             if not known_HW.all():
-                strange = sorted(values_of(values_HW[~known_HW]))
+                strange = sorted(_values_of(values_HW[~known_HW]))
                 raise ImageError(
                     f"the mask holds {self._name(strange)}, but the dataset's masks were read as "
                     f"{self.describe()}; fix the file or set data.foreground, data.ignore"
@@ -92,11 +88,10 @@ class MaskRule:
             return "outlines, filled (a ring inside a ring is a hole)"
         ignored = f", {self._name(self.ignore)} ignored" if self.ignore else ""
         if self.threshold is not None:
-            blurred = (
-                f" (JPEG files, whose blur leaves {self.between:.2%} of the pixels in between)"
-                if self.between is not None
-                else ""
-            )
+            blurred = ""
+            if self.between is not None:
+                left = f"{self.between:.2%} of the pixels in between"
+                blurred = f" (JPEG files, whose blur leaves {left})"
             return f"values above {self.threshold} are foreground{blurred}{ignored}"
         assert self.foreground is not None
         if self.border is not None:
@@ -116,7 +111,7 @@ class MaskRule:
         return _flag("foreground", f"[{self._name(self.background)}]")
 
     def _name(self, values: Iterable[int]) -> str:
-        return _name_values(values, colour=self.colour)
+        return _named(values, colour=self.colour)
 
 
 def detect_rule(
@@ -140,28 +135,35 @@ def detect_rule(
     """
     masked = [record for record in records if record.mask_path is not None]
     if not masked and any(record.shapes is not None for record in records):
-        return _rule_of_outlines(records, config)
+        if config.threshold is not None or config.ignore is not None:
+            raise DataError(
+                "data.threshold and data.ignore are for mask files; this data has outlines"
+            )
+        if not any(record.shapes for record in records):
+            raise DataError(f"none of the {len(records)} images has an outline: nothing to learn")
+        return MaskRule(kind="polygons")
     if not masked:
         raise DataError("no image has a mask; binseg needs masks to learn from or to score with")
-    step = max(1, -(-len(masked) // _NUM_SCANNED))
-    indices = is_trimap or means_indices(masked[::step], config)
-    found = scan(masked[::step], progress, indices=indices)
-    rule = _rule_for(found, config, masked[::step], is_trimap=is_trimap)
-    if rule is None or not _shows_foreground(found, rule):
-        found = scan(masked, progress, indices=indices)
-        rule = _rule_for(found, config, masked, is_trimap=is_trimap)
-    if rule is None or not _shows_foreground(found, rule):
-        there = _name_values(found.values, colour=found.colour)
-        raise DataError(
-            f"all {len(masked)} masks are empty: they hold only {there}"
-            + (f", read as {rule.describe()}" if rule and config.foreground else "")
-            + "; are these the right files, or does data.foreground need another value?"
-        )
-    return replace(rule, indices=indices and found.has_palette, white_is_zero=found.white_is_zero)
+    some = masked[:: max(1, -(-len(masked) // NUM_SCANNED))]
+    indices = is_trimap or _means_indices(some, config)
+    for looked_at in (some, masked):
+        found = _scan(looked_at, progress, indices=indices)
+        rule = _rule_for(found, config, looked_at, is_trimap=is_trimap)
+        if rule is not None and _shows_foreground(found, rule):
+            return replace(
+                rule,
+                indices=indices and found.has_palette,
+                white_is_zero=found.white_is_zero,
+            )
+    raise DataError(
+        f"all {len(masked)} masks are empty: they hold only {found.name(found.values)}"
+        + (f", read as {rule.describe()}" if rule and config.foreground else "")
+        + "; are these the right files, or does data.foreground need another value?"
+    )
 
 
 def _rule_for(
-    found: Scan, config: DataConfig, records: Sequence[Record], *, is_trimap: bool
+    found: "Scan", config: DataConfig, records: Sequence[Record], *, is_trimap: bool
 ) -> MaskRule | None:
     """Give the rule for the values found; None where they show background only."""
     ignore = frozenset(config.ignore or ())
@@ -173,13 +175,22 @@ def _rule_for(
         chosen = frozenset(config.foreground)
         return MaskRule(kind="values", foreground=chosen, ignore=ignore, colour=found.colour)
     values = found.values - ignore
-    if is_trimap or (values == _TRIMAP and not found.colour and lies_between(records)):
-        return _trimap(config.border, ignore)
+    if is_trimap or (values == TRIMAP and not found.colour and _lies_between(records)):
+        border = {config.border: frozenset({3})}
+        return MaskRule(
+            kind="trimap",
+            foreground=frozenset({1}) | border.get("foreground", frozenset()),
+            background=frozenset({2}) | border.get("background", frozenset()),
+            ignore=ignore | border.get("ignore", frozenset()),
+            border=config.border,
+        )
+    # Black and white, whose edges JPEG blurred.
+    is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
+    is_blurred = found.lossy and found.between < MOST_BETWEEN and not found.colour
+    if is_blurred and len(values) > 2 and is_dark_to_bright:
+        return MaskRule(kind="threshold", threshold=127, ignore=ignore, between=found.between)
     # Without 0 and with one value only, as in masks that are full, that value is foreground.
     others = values - {0}
-    if _is_blurred_binary(found, values):
-        middle = 127
-        return MaskRule(kind="threshold", threshold=middle, ignore=ignore, between=found.between)
     if len(others) > 1 or min(values, default=0) < 0:
         raise DataError(_ambiguous(found, values))
     if not others:
@@ -193,55 +204,25 @@ def _rule_for(
     )
 
 
-def _is_blurred_binary(found: Scan, values: frozenset[int]) -> bool:
-    """Tell whether the masks were 0 and 255 before JPEG blurred their edges."""
-    is_dark_to_bright = min(values, default=255) <= NEAR and max(values, default=0) >= 255 - NEAR
-    few = found.between < _MOST_BETWEEN
-    return found.lossy and not found.colour and len(values) > 2 and is_dark_to_bright and few
-
-
-def _trimap(border: Border, ignore: frozenset[int]) -> MaskRule:
-    foreground, background = {1}, {2}
-    if border == "foreground":
-        foreground.add(3)
-    elif border == "background":
-        background.add(3)
-    else:
-        ignore |= {3}
-    return MaskRule(
-        kind="trimap",
-        foreground=frozenset(foreground),
-        background=frozenset(background),
-        ignore=ignore,
-        border=border,
-    )
-
-
-def _rule_of_outlines(records: Sequence[Record], config: DataConfig) -> MaskRule:
-    if config.threshold is not None or config.ignore is not None:
-        raise DataError("data.threshold and data.ignore are for mask files; this data has outlines")
-    if not any(record.shapes for record in records):
-        raise DataError(f"none of the {len(records)} images has an outline: nothing to learn")
-    return MaskRule(kind="polygons")
-
-
-def _shows_foreground(found: Scan, rule: MaskRule) -> bool:
+def _shows_foreground(found: "Scan", rule: MaskRule) -> bool:
     if rule.threshold is not None:
-        threshold = rule.threshold
-        return any(value > threshold and value not in rule.ignore for value in found.values)
-    assert rule.foreground is not None
-    return not rule.foreground.isdisjoint(found.values)
+        return any(value > rule.threshold for value in found.values - rule.ignore)
+    return not found.values.isdisjoint(rule.foreground or ())
 
 
-def _ambiguous(found: Scan, values: frozenset[int]) -> str:
+def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
     """Say what was found and the option that settles it, with an example that fits."""
-    names = _name_values(values, colour=found.colour)
+    names = found.name(values)
     if found.colour and found.lossy:
         return (
             f"the masks hold {len(values)} colours ({names}), since JPEG blurs them: save the "
             "masks as PNG, anew from the tool that made them"
         )
-    if not found.colour and _is_nearly_binary(values):
+    # A 255 alone above few small numbers may as well mark what is not to count.
+    num_dark = sum(0 <= value <= NEAR for value in values)
+    num_bright = sum(255 - NEAR <= value <= 255 for value in values)
+    is_two = num_dark + num_bright == len(values) > 3 and num_dark > 0 and num_bright > 1
+    if not found.colour and is_two:
         return (
             f"the masks hold {len(values)} grey levels ({names}), all near 0 or 255, as JPEG "
             f"leaves black and white: cut them in the middle with {_flag('threshold', '127')} "
@@ -266,9 +247,8 @@ def _ambiguous(found: Scan, values: frozenset[int]) -> str:
     if odd is not None:
         num, path = found.holders[odd]
         few = f"{num} masks" if num > 1 else "one mask"
-        name = _name_values([odd], colour=found.colour)
-        where = f"; {name} is in {few} only ({path.name}: a slip?)"
-    chosen = _flag("foreground", f"[{_name_values([usual], colour=found.colour)}]")
+        where = f"; {found.name([odd])} is in {few} only ({path.name}: a slip?)"
+    chosen = _flag("foreground", f"[{found.name([usual])}]")
     if not found.colour and 255 in values and usual != 255:
         chosen += f" {_flag('ignore', '[255]')}"
     all_above = (
@@ -282,17 +262,7 @@ def _ambiguous(found: Scan, values: frozenset[int]) -> str:
     )
 
 
-def _is_nearly_binary(values: frozenset[int]) -> bool:
-    """Tell whether grey levels look like 0 and 255 that JPEG blurred once.
-
-    A 255 alone above few small numbers may as well mark what is not to count.
-    """
-    num_dark = sum(0 <= value <= NEAR for value in values)
-    num_bright = sum(255 - NEAR <= value <= 255 for value in values)
-    return num_dark + num_bright == len(values) > 3 and num_dark > 0 and num_bright > 1
-
-
-def _usual_and_odd(found: Scan, values: frozenset[int]) -> tuple[int, int | None]:
+def _usual_and_odd(found: "Scan", values: frozenset[int]) -> tuple[int, int | None]:
     """Give the likeliest foreground, and a value in so few masks that it may be a slip.
 
     Of 0, 1 and 255 the last is mostly the mark of pixels that don't count. Of two values without
@@ -312,17 +282,168 @@ def _flag(name: str, value: str) -> str:
     return f"--set 'data.{name}={value}'"
 
 
-def _name_values(values: Iterable[int], *, colour: bool) -> str:
-    known = sorted(values)
-    names = [f"0x{value:06X}" if colour else str(value) for value in known]
+def _named(values: Iterable[int], *, colour: bool) -> str:
+    names = [f"0x{value:06X}" if colour else str(value) for value in sorted(values)]
     if len(names) > 8:
         return f"{', '.join(names[:4])}, ... {names[-1]}"
     return ", ".join(names) or "nothing"
 
 
-def _is_in(
-    values_HW: Integer[np.ndarray, "H W"], chosen: frozenset[int]
-) -> Bool[np.ndarray, "H W"]:
-    if not chosen:
-        return np.zeros(values_HW.shape, dtype=bool)
-    return np.isin(values_HW, sorted(chosen))
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Values that the scanned masks hold between them: how many hold each, and the first of them.
+
+    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8;
+    `between` is the share of the grey pixels that aren't near 0 or 255.
+    """
+
+    holders: Mapping[int, tuple[int, Path]]
+    colour: bool
+    lossy: bool
+    is_mixed: bool
+    has_palette: bool
+    white_is_zero: bool
+    between: float
+
+    @property
+    def values(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(self.holders)
+
+    def name(self, values: Iterable[int]) -> str:
+        """Write values, or colours, for a message."""
+        return _named(values, colour=self.colour)
+
+
+def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
+    """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
+
+    That is so where index 0 is black, every index has one colour of its own in all files, and
+    there are more than two, or they are VOC's very colours. Two-colour masks look the same both
+    ways unless their order differs from file to file, which colours don't mind.
+    """
+    asked = {*(config.foreground or ()), *(config.ignore or ())}
+    if any(value > 255 for value in asked):
+        return False
+    colour_of = _colour_of_index(records)
+    if colour_of is None or colour_of.get(0, 0) != 0:
+        return False
+    colours = set(colour_of.values())
+    is_plain = all(colour % GREY == 0 for colour in colours)
+    if is_plain or len(colours) < len(colour_of) or len(colours) > MOST_CLASSES:
+        return False
+    is_voc = all(colour == _voc_colour(one) for one, colour in colour_of.items() if one != 255)
+    return is_voc or len(colours) > 2 or asked <= colour_of.keys() != set()
+
+
+def _colour_of_index(records: Sequence[Record]) -> dict[int, int] | None:
+    """Give the colour of each index that palette files use; None where files differ."""
+    colour_of: dict[int, int] = {}
+    for path, page in [(path, one.page) for one in records for path in one.mask_paths]:
+        with contextlib.suppress(ImageError):  # the scan names it
+            palette_N3 = read_palette(path, page=page)
+            if palette_N3 is not None:
+                packed_N = _coloured(palette_N3[None])[0].tolist()
+                used = _values_of(read_labels(path, page=page, indices=True))
+                if any(colour_of.setdefault(one, packed_N[one]) != packed_N[one] for one in used):
+                    return None
+    return colour_of
+
+
+def _voc_colour(index: int) -> int:
+    """Give a class's colour in Pascal VOC's palette, as 0xRRGGBB.
+
+    >>> [f"{_voc_colour(index):06X}" for index in (0, 1, 2, 15)]
+    ['000000', '800000', '008000', 'C08080']
+    """
+    colour = 0
+    for bit in range(8):
+        for channel, shift in enumerate((16, 8, 0)):
+            colour |= (index >> (3 * bit + channel) & 1) << (7 - bit) << shift
+    return colour
+
+
+def _scan(records: Sequence[Record], progress: Progress, *, indices: bool) -> Scan:
+    """Look at masks, with palettes as indices or as the colours that these stand for."""
+    greys: dict[int, tuple[int, Path]] = {}
+    colours: dict[int, tuple[int, Path]] = {}
+    infos: list[ImageInfo] = []
+    is_mixed, num_between, num_pixels = True, 0, 0
+    broken: list[ImageError] = []
+    files = [(path, record.page) for record in records for path in record.mask_paths]
+    watched = track(files, progress=progress, label="looking at masks", total=len(files))
+    for path, page in watched:
+        try:
+            info, labels = probe(path), read_labels(path, page=page, indices=indices)
+        except ImageError as error:
+            # One broken file doesn't hide what the others mean; reading the samples will name it.
+            broken.append(error)
+            continue
+        infos.append(info)
+        is_colour = _is_colour(labels)
+        holders, values = (colours, _coloured(labels)) if is_colour else (greys, _grey(labels))
+        num_pixels += values.size
+        num_between += int(((values > NEAR) & (values < 255 - NEAR)).sum())
+        held = _values_of(values)
+        is_mixed &= not held >= {1, 255}
+        for value in held:
+            num, first = holders.get(value, (0, path))
+            holders[value] = (num + 1, first)
+    if not infos:
+        raise broken[0]
+    if colours:
+        colours = {value * GREY: held for value, held in greys.items()} | colours
+    return Scan(
+        holders=colours or greys,
+        colour=bool(colours),
+        lossy=any(one.format == "JPEG" for one in infos),
+        is_mixed=is_mixed,
+        has_palette=any(one.mode in {"P", "PA", "PALETTE"} for one in infos),
+        white_is_zero=any(one.mode == "MINISWHITE" for one in infos),
+        between=num_between / max(1, num_pixels),
+    )
+
+
+def _lies_between(records: Sequence[Record]) -> bool:
+    """Tell whether 3 parts 1 from 2, as the border of a trimap does."""
+    parted = touching = 0
+    for record in records[:: max(1, len(records) // 8)]:
+        try:
+            labels_HW = _grey(read_labels(record.mask_paths[0], page=record.page, indices=True))
+        except ImageError:
+            continue  # the scan named it
+        for lines in (labels_HW, labels_HW.T):
+            low, high = np.minimum(lines[1:], lines[:-1]), np.maximum(lines[1:], lines[:-1])
+            touching += int(((low == 1) & (high == 2)).sum())
+            parted += int(((high == 3) & (low < 3)).sum())
+    return touching < MOST_TOUCHING * parted
+
+
+def _is_colour(labels: Labels) -> bool:
+    return labels.ndim == 3 and bool((labels != labels[..., :1]).any())
+
+
+def _grey(labels: Labels) -> Integer[np.ndarray, "H W"]:
+    """Give the numbers of a grey mask; an `ImageError` says that it has colours."""
+    if _is_colour(labels):
+        raise ImageError(
+            "the mask is in colour, but the dataset's masks were read as grey; "
+            "save it like the others"
+        )
+    return labels if labels.ndim == 2 else labels[..., 0]
+
+
+def _coloured(labels: Labels) -> Integer[np.ndarray, "H W"]:
+    """Pack colours into 0xRRGGBB, so that one number stands for one colour."""
+    wide = labels.astype(np.int64)
+    if wide.ndim == 2:
+        return wide * GREY
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _values_of(values: Integer[np.ndarray, "..."]) -> set[int]:
+    """Give the values that are there."""
+    if values.dtype == np.uint8:
+        # Counting is ten times faster than sorting, and most masks are 8-bit.
+        return set(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    return set(np.unique(values).tolist())

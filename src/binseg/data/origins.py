@@ -18,20 +18,13 @@ from binseg.types import Record
 
 _GAP = r"[ _.\-]?"
 _NUM = r"\d{1,9}"  # longer ones are names, such as DICOM's
-_PAIRS = (
+_PAIRS = tuple(
     re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])x{_GAP}(?P<a>{_NUM}){_GAP}y{_GAP}(?P<b>{_NUM})",
+        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z]){first}{_GAP}(?P<a>{_NUM}){_GAP}{second}{_GAP}"
+        rf"(?P<b>{_NUM})",
         re.I,
-    ),
-    re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])y{_GAP}(?P<a>{_NUM}){_GAP}x{_GAP}(?P<b>{_NUM})",
-        re.I,
-    ),
-    re.compile(
-        rf"^(?P<source>.*?){_GAP}(?<![A-Za-z])r(?:ow)?{_GAP}(?P<a>{_NUM}){_GAP}"
-        rf"c(?:ol(?:umn)?)?{_GAP}(?P<b>{_NUM})",
-        re.I,
-    ),
+    )
+    for first, second in (("x", "y"), ("y", "x"), ("r(?:ow)?", "c(?:ol(?:umn)?)?"))
 )
 _NUMBER = re.compile(
     rf"^(?P<source>.*[A-Za-z0-9])[ _.\-](?:patch|tile|crop|chip|slice|frame|z){_GAP}(?P<a>{_NUM})$",
@@ -51,16 +44,6 @@ _LEAST_PLACES = 4
 """Fewer bare numbers may lie such steps apart by chance."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Position of a patch: its source, and the numbers in its name."""
-
-    source: str
-    at: tuple[int, ...]
-    bare: bool = False
-    """The name only holds two numbers; whether they are coordinates, its fellows must show."""
-
-
 FEW_SOURCES = 5
 """Fewer can't be dealt to three splits: then parts of a source are the groups."""
 BLOCK_STEPS = 4
@@ -68,6 +51,18 @@ BLOCK_STEPS = 4
 LEAST_FOLDERS, MOST_IN_FOLDER = 10, 60
 """Folders are patients (volumes, videos) where they are many with few images each; few folders
 with many images are more likely classes, of which each split needs some."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Position of a patch: its source, and the numbers in its name.
+
+    A bare name only holds two numbers; whether they are coordinates, its fellows must show.
+    """
+
+    source: str
+    at: tuple[int, ...]
+    bare: bool = False
 
 
 def place_of(id_: str) -> Place | None:
@@ -119,11 +114,8 @@ def with_groups(
 ) -> tuple[tuple[Record, ...], str | None]:
     """Group the images of one source, where their names tell it and nobody has grouped them.
 
-    Args:
-        records: with the splits that the data brings; only those are grouped that `config.split`
-            deals anew.
-        config: `group`, `page_group` (consecutive images that make a group where there are only
-            few sources) and `split.method`.
+    Only those are grouped that `config.split` deals anew. Where there are only few sources,
+    `config.page_group` consecutive images make a group.
 
     Returns:
         The records, and a sentence for the user where something was grouped, or might have to be.
@@ -141,14 +133,16 @@ def with_groups(
         )
     if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
-    of_patients = members if _are_patients(members) else {}
     if copies := _by_copy(records, rows):
         num = counted(len(set(copies.values())), "photo", "photos")
         return _grouped(records, copies), (
             f"{len(copies)} images are copies of {num} by their names "
             f"({name_some(sorted(set(copies.values())))}), which stay in one split each"
         )
-    for group_of in (_by_place(records, rows, config.page_group), _by_member(of_patients)):
+    sizes = [len(rows) for rows in members.values()]
+    are_patients = len(sizes) >= LEAST_FOLDERS and 2 <= np.median(sizes) <= MOST_IN_FOLDER
+    of_patients = _by_member(members) if are_patients else {}
+    for group_of in (_by_place(records, rows, config.page_group), of_patients):
         groups = set(group_of.values())
         if 2 <= len(groups) < len(group_of):
             parts = counted(len(groups), "source or part of one", "sources or parts of one")
@@ -157,7 +151,12 @@ def with_groups(
                 f"({name_some(sorted(groups))}), which stay in one split each; "
                 "data.group: none deals images singly"
             )
-    return tuple(records), _loose_note(members)
+    # That folders are torn is right for classes alone.
+    sizes = [size for size in sizes if size > 1]
+    return tuple(records), None if len(sizes) < 2 else (
+        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are split one by one; if "
+        "each is a patient or a video, say --set data.group=folder"
+    )
 
 
 def _dealt_anew(records: Sequence[Record], method: str) -> list[int]:
@@ -211,10 +210,10 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
 def _by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
     """Group copies of one photo, which names tell, with the photo itself."""
     names = {row: _within_split(records[row].id) for row in rows}
-    matches = {row: _COPY.match(name) for row, name in names.items()}
-    sources = {row: match["a"] or match["b"] for row, match in matches.items() if match}
-    photos = set(sources.values())
-    source_of = sources | {row: name for row, name in names.items() if name in photos}
+    matches = [(row, match) for row, name in names.items() if (match := _COPY.match(name))]
+    source_of = {row: match["a"] or match["b"] for row, match in matches}
+    photos = set(source_of.values())
+    source_of |= {row: name for row, name in names.items() if name in photos}
     num_of = Counter(source_of.values())
     return {row: source for row, source in source_of.items() if num_of[source] > 1}
 
@@ -224,43 +223,21 @@ def _parts(placed: Sequence[tuple[int, tuple[int, ...]]], in_block: int) -> dict
     at_NP = np.array([at for _, at in placed])
     if at_NP.shape[1] == 1:
         ranks = np.argsort(np.argsort(at_NP[:, 0], kind="stable"), kind="stable")
-        return {
-            row: f"block{rank // in_block:04d}"
-            for (row, _), rank in zip(placed, ranks.tolist(), strict=True)
-        }
-    places = [np.unique(values, return_inverse=True)[1] // BLOCK_STEPS for values in at_NP.T]
-    return {
-        row: f"part{first}-{second}"
-        for (row, _), first, second in zip(placed, *(each.tolist() for each in places), strict=True)
-    }
+        names = [f"block{rank // in_block:04d}" for rank in ranks.tolist()]
+    else:
+        steps = [np.unique(values, return_inverse=True)[1] // BLOCK_STEPS for values in at_NP.T]
+        names = [f"part{first}-{second}" for first, second in zip(*steps, strict=True)]
+    return {row: name for (row, _), name in zip(placed, names, strict=True)}
 
 
 def _folders(records: Sequence[Record], rows: Sequence[int]) -> dict[str, list[int]]:
     """The records of each folder, those outside any left out."""
     members: dict[str, list[int]] = defaultdict(list)
     for row in rows:
-        folder = _within_split(records[row].id).rpartition("/")[0]
-        if folder:
+        if folder := _within_split(records[row].id).rpartition("/")[0]:
             members[folder].append(row)
     return members
 
 
 def _by_member(members: Mapping[str, Sequence[int]]) -> dict[int, str]:
     return {row: folder for folder, rows in members.items() for row in rows}
-
-
-def _are_patients(members: Mapping[str, Sequence[int]]) -> bool:
-    """Tell whether folders are patients rather than classes."""
-    sizes = [len(rows) for rows in members.values()]
-    return len(sizes) >= LEAST_FOLDERS and bool(2 <= np.median(sizes) <= MOST_IN_FOLDER)
-
-
-def _loose_note(members: Mapping[str, Sequence[int]]) -> str | None:
-    """Say that folders are torn, which is right for classes alone."""
-    sizes = [len(rows) for rows in members.values() if len(rows) > 1]
-    if len(sizes) < 2:
-        return None
-    return (
-        f"{len(sizes)} folders of about {np.median(sizes):.0f} images are split one by one; if "
-        "each is a patient or a video, say --set data.group=folder"
-    )

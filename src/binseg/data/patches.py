@@ -1,13 +1,36 @@
-"""Places of the training patches of an epoch: decided by (seed, epoch) alone."""
+"""Whole images at the scale of training, decoded once, and the patches that are cut from them.
+
+All images lie one behind the other in one file, their targets in another (`store` says how they
+get there). Beside them is a bounded sample of where the foreground and the background are, so
+that a patch can be laid around a rare pixel without looking at the image. The places of an
+epoch's patches are decided by (seed, epoch) alone.
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int, Int64, UInt8
+from scipy import ndimage
 
-from binseg.config.recipe import PatchConfig
-from binseg.data.whole_images import ImageCache
+from binseg.config.recipe import PatchConfig, Recipe
+from binseg.data.cache import PixelCache, open_cache, open_store
+from binseg.data.masks import MaskRule
+from binseg.progress import SILENT, Progress
+from binseg.transforms import preprocess
+from binseg.transforms.geometry import cut, resize_mask
+from binseg.types import IGNORE, Box, Preprocessing, Record, Sample
 
+VERSION = "images 5"
+"""Raise it when what is stored changes, or how images are decoded or resized."""
+SEEDS_OF_ALL = 1 << 22
+"""Known places of each class in all images together: 32 MB."""
+SEEDS_OF_ONE = 1024
+"""Known places of each class in an image, at most."""
+CONNECTED = np.ones((3, 3), np.int64)
+"""Pixels that touch by a corner belong to one object."""
 LEAST_BATCHES = 20
 """Fewest batches of an epoch: below it, validation would cost more than learning."""
 PAST_EDGE = 0.5
@@ -16,21 +39,222 @@ pixels, which one place of hundreds holds otherwise, come half as often as the m
 CENTRAL = 0.5
 """A patch laid around a pixel has it in this central part of its side, not always in the middle:
 else the network could learn where in an input the object is."""
+NUM_INPUTS, NUM_PIXELS, FEW_LEVELS = 64, 1 << 17, 32
+"""Inputs, or pixels, that tell how many grey levels there are; so few that the user is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Some pixels of one class (row * width + column): image i has those of starts[i:i + 2]."""
+
+    places_K: Int64[np.ndarray, "K"]
+    starts_N1: Int64[np.ndarray, "N1"]
+
+    @property
+    def counts_N(self) -> Int64[np.ndarray, "N"]:
+        """Number of places that are known in each image."""
+        return np.diff(self.starts_N1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCache:
+    """Whole images of a list of records, each of its own size, one behind the other.
+
+    Pixels are channels x height x width: networks and resampling want planes, and turning patches
+    at every step would cost more than cutting them. Labels are 0 background, 1 foreground or
+    `IGNORE`, sizes heights and widths; `share` is foreground among the pixels that count.
+    """
+
+    pixels: UInt8[np.ndarray, "P"]
+    labels: UInt8[np.ndarray, "Q"]
+    sizes_N2: Int64[np.ndarray, "N 2"]
+    channels: int
+    foreground: Seeds
+    background: Seeds
+    share: float
+
+    def __post_init__(self) -> None:
+        assert len(self.pixels) == len(self.labels) * self.channels
+        assert len(self.labels) == self.starts_N1[-1]
+
+    def __len__(self) -> int:
+        return len(self.sizes_N2)
+
+    @property
+    def starts_N1(self) -> Int64[np.ndarray, "N1"]:
+        """Start of each image's targets, and the end of the last."""
+        return np.concatenate([[0], np.cumsum(self.sizes_N2.prod(axis=1))])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that images and targets take when they are loaded whole."""
+        return int(self.pixels.nbytes + self.labels.nbytes)
+
+    @property
+    def rare(self) -> Seeds:
+        """Places of the rarer class."""
+        return self.foreground if self.share <= 0.5 else self.background
+
+    def holds(self, value: int) -> bool:
+        """Tell whether any target has this value."""
+        seeds = {0: self.background, 1: self.foreground}.get(value)
+        return len(seeds.places_K) > 0 if seeds else bool((self.labels == value).any())
+
+
+class WholeImages:
+    """The images of a cache as arrays, copied into memory if `resident`, to cut many patches."""
+
+    def __init__(self, cache: ImageCache, *, resident: bool = False) -> None:
+        pixels, labels = cache.pixels, cache.labels
+        if resident:
+            pixels, labels = np.array(pixels), np.array(labels)
+        starts = cache.starts_N1
+        self._inputs: list[UInt8[np.ndarray, "C H W"]] = []
+        self._targets: list[UInt8[np.ndarray, "1 H W"]] = []
+        for (height, width), start, end in zip(
+            cache.sizes_N2.tolist(), starts[:-1], starts[1:], strict=True
+        ):
+            some = pixels[start * cache.channels : end * cache.channels]
+            self._inputs.append(some.reshape(cache.channels, height, width))
+            self._targets.append(labels[start:end].reshape(1, height, width))
+
+    def patches(
+        self, places_B3: Int[np.ndarray, "B 3"], *, size: int
+    ) -> tuple[UInt8[np.ndarray, "B C size size"], UInt8[np.ndarray, "B size size"]]:
+        """Cut square patches of `size` pixels a side, mirrored past the edges of their images.
+
+        A place is an image, and the first row and column in it; below 0 is past the edge.
+        """
+        num, channels = len(places_B3), self._inputs[0].shape[0]
+        inputs_BCHW = np.empty((num, channels, size, size), np.uint8)
+        targets_B1HW = np.empty((num, 1, size, size), np.uint8)
+        for row, (image, top, left) in enumerate(places_B3.tolist()):
+            _cut_into(inputs_BCHW[row], self._inputs[image], top, left)
+            _cut_into(targets_B1HW[row], self._targets[image], top, left)
+        return inputs_BCHW, targets_B1HW[:, 0]
+
+
+def _cut_into(
+    out_CHW: UInt8[np.ndarray, "C size size"],
+    planes_CHW: UInt8[np.ndarray, "C H W"],
+    top: int,
+    left: int,
+) -> None:
+    """Fill `out` with what `geometry.cut` gives, an order of magnitude faster past the edges.
+
+    What lies inside is copied, and its rims are then mirrored within `out`.
+    """
+    size, (height, width) = out_CHW.shape[1], planes_CHW.shape[1:]
+    above, below = max(0, -top), max(0, top + size - height)
+    before, behind = max(0, -left), max(0, left + size - width)
+    rows, columns = size - above - below, size - before - behind
+    if max(above, below) > rows or max(before, behind) > columns:
+        # Mirrored more than once, or wholly outside: rare, and only where images are tiny.
+        box = Box(top=top, left=left, height=size, width=size)
+        out_CHW[:] = cut(planes_CHW.transpose(1, 2, 0), box).transpose(2, 0, 1)
+        return
+    inside = planes_CHW[
+        :, top + above : top + above + rows, left + before : left + before + columns
+    ]
+    bottom, right = size - below, size - behind
+    out_CHW[:, above:bottom, before:right] = inside
+    middle = out_CHW[:, above:bottom]
+    middle[:, :, :before] = middle[:, :, before : 2 * before][:, :, ::-1]
+    middle[:, :, right:] = middle[:, :, right - behind : right][:, :, ::-1]
+    out_CHW[:, :above] = out_CHW[:, above : 2 * above][:, ::-1]
+    out_CHW[:, bottom:] = out_CHW[:, bottom - below : bottom][:, ::-1]
+
+
+def open_images(
+    records: Sequence[Record],
+    rule: MaskRule,
+    preprocessing: Preprocessing,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> ImageCache:
+    """Give the whole images of these records, decoded only if no cache of theirs is whole.
+
+    Arguments and errors are those of `open_store`.
+    """
+    limit = max(16, min(SEEDS_OF_ONE, SEEDS_OF_ALL // max(1, len(records))))
+
+    def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
+        assert sample.mask_HW is not None
+        input_HWC = preprocess.prepare_image(sample.image_HWC, preprocessing, name=name)
+        mask_HW, valid_HW = (
+            resize_mask(one, *input_HWC.shape[:2]) for one in (sample.mask_HW, sample.valid_HW)
+        )
+        target_HW = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
+        numbers = np.bincount(target_HW.ravel(), minlength=2)[:2]
+        random = np.random.default_rng(index)
+        return {
+            "inputs": input_HWC.transpose(2, 0, 1).ravel(),
+            "targets": target_HW.ravel(),
+            "facts": np.array([[*target_HW.shape, *numbers]], np.int64),
+            "foreground": _some_places(target_HW == 1, limit, random),
+            "background": _some_places(target_HW == 0, limit, random),
+        }
+
+    stored = open_store(
+        *(records, rule, preprocessing, decode),
+        version=VERSION,
+        progress=progress,
+        folder=folder,
+    )
+    facts_N4 = stored["facts"].values
+    num_background, num_foreground = facts_N4[:, 2:].sum(axis=0).tolist()
+    foreground, background = (
+        Seeds(
+            places_K=np.array(stored[name].values),
+            starts_N1=np.concatenate([[0], np.cumsum(stored[name].counts_N)]),
+        )
+        for name in ("foreground", "background")
+    )
+    return ImageCache(
+        pixels=stored["inputs"].values,
+        labels=stored["targets"].values,
+        sizes_N2=np.array(facts_N4[:, :2]),
+        channels=preprocessing.channels,
+        foreground=foreground,
+        background=background,
+        share=num_foreground / max(1, num_background + num_foreground),
+    )
+
+
+def _some_places(
+    chosen_HW: Bool[np.ndarray, "H W"], limit: int, random: np.random.Generator
+) -> Int64[np.ndarray, "K"]:
+    """Sample pixels where `chosen_HW` is true, as row * width + column.
+
+    Half of them are sampled pixel by pixel and half object by object, so that a small object beside
+    large ones is seen too. Where all fit, all are given. What fills most of an image isn't listed,
+    which would take many times the image's memory: there any pixel will do.
+    """
+    if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
+        tried = random.integers(0, chosen_HW.size, 8 * limit)
+        found: np.ndarray = tried[chosen_HW.ravel()[tried]][:limit]
+        return found
+    places = np.flatnonzero(chosen_HW)
+    if len(places) <= limit:
+        return places.astype(np.int64)
+    by_pixel = random.choice(places, limit // 2, replace=False)
+    labels_HW, num_objects = ndimage.label(chosen_HW, structure=CONNECTED)
+    labels = labels_HW.ravel()[places]
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels, minlength=num_objects + 1)[1:]
+    objects = random.integers(0, num_objects, limit - limit // 2)
+    inside = (random.random(len(objects)) * sizes[objects]).astype(np.int64)
+    by_object = places[order[(np.cumsum(sizes) - sizes)[objects] + inside]]
+    return np.concatenate([by_pixel, by_object]).astype(np.int64)
 
 
 def patches_per_epoch(
     config: PatchConfig, sizes_N2: Int64[np.ndarray, "N 2"], *, size: int, batch_size: int
 ) -> int:
-    """Say how many patches an epoch has.
+    """Say how many patches an epoch has: as the recipe says, or enough to cover all images once.
 
-    Args:
-        config: the recipe's part.
-        sizes_N2: height and width of the training images, at the scale of training.
-        size: side of a patch.
-        batch_size: patches in a step.
-
-    Returns:
-        What the recipe says, or enough to cover all images once, but at least 20 batches.
+    Heights and widths are at the scale of training; there are at least 20 batches.
 
     >>> patches_per_epoch(PatchConfig(), np.array([[512, 768]] * 100), size=256, batch_size=8)
     600
@@ -70,73 +294,86 @@ def sample_places(
         epoch: from 0.
 
     Returns:
-        InputImage, first row and first column; a patch larger than its image starts below 0.
+        Image, first row and first column; a patch larger than its image starts below 0.
     """
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
     evenly = (np.arange(num) + random.random()) / num * ends[-1]
     images = np.searchsorted(ends, evenly, side="right").clip(max=len(ends) - 1)
     images = random.permutation(images)
-    heights, widths = cache.sizes_N2[images].T
-    tops = _anywhere(heights, size, random)
-    lefts = _anywhere(widths, size, random)
+    sizes_n2 = cache.sizes_N2[images]
+    margin = PAST_EDGE * size
+    starts_n2 = np.empty((num, 2), np.int64)
+    for axis in (0, 1):
+        most = np.maximum(sizes_n2[:, axis] - size, 0) + margin + 1
+        starts_n2[:, axis] = np.floor(random.uniform(-margin, most))
+    starts_n2 = _inside(starts_n2, sizes_n2, size)
     seeds = cache.rare
     around = random.random(num) < foreground
-    if not (seeds.counts_N > 0).all():
-        images = _with_seeds(images, around, np.diff(ends, prepend=0.0), seeds.counts_N, random)
-        heights, widths = cache.sizes_N2[images].T
+    chances_N = np.diff(ends, prepend=0.0) * (seeds.counts_N > 0)
+    lacking = around & (seeds.counts_N[images] == 0)
+    if lacking.any() and chances_N.any():
+        # Other images take the place of those that have no rare pixel.
+        chances_N /= chances_N.sum()
+        images[lacking] = random.choice(len(ends), size=int(lacking.sum()), p=chances_N)
+        sizes_n2 = cache.sizes_N2[images]
     counts = seeds.counts_N[images]
     around &= counts > 0
     which = seeds.starts_N1[images] + (random.random(num) * counts).astype(np.int64)
-    rows, columns = np.divmod(seeds.places_K[which[around]], widths[around])
-    tops[around] = _around(rows, heights[around], size, random)
-    lefts[around] = _around(columns, widths[around], size, random)
-    return np.stack([images, tops, lefts], axis=1).astype(np.int64)
-
-
-def _with_seeds(
-    images: Int64[np.ndarray, "n"],
-    around: Bool[np.ndarray, "n"],
-    weights_N: Float[np.ndarray, "N"],
-    counts_N: Int64[np.ndarray, "N"],
-    random: np.random.Generator,
-) -> Int64[np.ndarray, "n"]:
-    """Sample other images for the patches around a rare pixel whose image has none."""
-    lacking = around & (counts_N[images] == 0)
-    chances = weights_N * (counts_N > 0)
-    if not lacking.any() or not chances.any():
-        return images
-    chosen = images.copy()
-    chosen[lacking] = random.choice(
-        len(chances), size=int(lacking.sum()), p=chances / chances.sum()
-    )
-    return chosen
-
-
-def _anywhere(
-    lengths: Int64[np.ndarray, "n"], size: int, random: np.random.Generator
-) -> Int64[np.ndarray, "n"]:
-    """Sample first pixels along one axis."""
-    margin = PAST_EDGE * size
-    starts = random.uniform(-margin, np.maximum(lengths - size, 0) + margin + 1)
-    return _inside(np.floor(starts).astype(np.int64), lengths, size)
-
-
-def _around(
-    pixels: Int64[np.ndarray, "n"],
-    lengths: Int64[np.ndarray, "n"],
-    size: int,
-    random: np.random.Generator,
-) -> Int64[np.ndarray, "n"]:
-    """Sample first pixels of patches that hold a pixel in their central part."""
+    sizes_n2 = sizes_n2[around]
+    pixels_n2 = np.stack(np.divmod(seeds.places_K[which[around]], sizes_n2[:, 1]), axis=1)
     low, high = size * (1 - CENTRAL) / 2, size * (1 + CENTRAL) / 2
-    before = random.uniform(low, high, len(pixels)).astype(np.int64)
-    return _inside(pixels - before, lengths, size)
+    for axis in (0, 1):
+        pixels_n2[:, axis] -= random.uniform(low, high, len(pixels_n2)).astype(np.int64)
+    starts_n2[around] = _inside(pixels_n2, sizes_n2, size)
+    return np.column_stack([images, starts_n2]).astype(np.int64)
 
 
 def _inside(
-    starts: Int64[np.ndarray, "n"], lengths: Int64[np.ndarray, "n"], size: int
-) -> Int64[np.ndarray, "n"]:
+    starts_n2: Int64[np.ndarray, "n 2"], sizes_n2: Int64[np.ndarray, "n 2"], size: int
+) -> Int64[np.ndarray, "n 2"]:
     """Move patches into their images; one that is larger lies around its image's middle."""
-    room = lengths - size
-    return np.where(room > 0, np.clip(starts, 0, np.maximum(room, 0)), -((-room) // 2))
+    room = sizes_n2 - size
+    return np.where(room > 0, np.clip(starts_n2, 0, np.maximum(room, 0)), -((-room) // 2))
+
+
+def open_training_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache | ImageCache:
+    """Give whole images where the recipe trains on patches, else its inputs.
+
+    Arguments and errors are those of `open_store`, but that the recipe says how pixels are made.
+    """
+    preprocessing = recipe.input.preprocessing().as_trained()
+    open_pixels = open_images if recipe.draws_patches else open_cache
+    cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
+    pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
+    some = pixels[:: max(1, len(pixels) // (NUM_PIXELS if pixels.ndim == 1 else NUM_INPUTS))]
+    if preprocessing.intensity == "dtype" and some.max() < FEW_LEVELS:
+        progress.say(
+            f"the network sees {int(some.max()) + 1} of 256 grey levels: the images use little of "
+            "their type's range; input.intensity=percentile stretches each image"
+        )
+    return cache
+
+
+def open_validation_pixels(
+    records: Sequence[Record],
+    rule: MaskRule,
+    recipe: Recipe,
+    *,
+    progress: Progress = SILENT,
+    folder: Path | None = None,
+) -> PixelCache:
+    """Give the inputs that choose the best epoch; arguments and errors as above.
+
+    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
+    blends, would here only be paid and counted twice.
+    """
+    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

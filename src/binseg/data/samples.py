@@ -13,7 +13,7 @@ from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
-from binseg.types import Record, Ring, Sample, Shape
+from binseg.types import Record, Sample, Shape
 
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
@@ -43,23 +43,23 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
         image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
         if also_HW is not None:
             data_HW = also_HW if data_HW is None else data_HW & also_HW
-    if data_HW is None:
-        data_HW = np.ones((height, width), dtype=bool)
+    mask_HW, valid_HW = None, np.ones((height, width), dtype=bool)
     if record.shapes is not None:
-        mask_HW, counts_HW = fill_shapes(record.shapes, height, width)
-        valid_HW = data_HW & counts_HW
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
-    if record.mask_path is None:
-        return Sample(id=record.id, image_HWC=image_HWC, mask_HW=None, valid_HW=data_HW)
-    mask_HW, valid_HW = (
-        in_pose(one, (height, width), record.image_path) for one in read_mask(record, rule)
-    )
-    if mask_HW.shape != (height, width):
-        page = "" if record.page is None else f" (page {record.page})"
-        sizes = _sizes_differ(record, mask_HW.shape, (height, width))
-        raise ImageError(f"{record.mask_path}{page}: {sizes}")
-    valid_HW = valid_HW & data_HW
+        mask_HW, valid_HW = fill_shapes(record.shapes, height, width)
+    elif record.mask_path is not None:
+        mask_HW, valid_HW = (
+            in_pose(one, (height, width), record.image_path) for one in read_mask(record, rule)
+        )
+        if mask_HW.shape != (height, width):
+            sizes = _sizes_differ(record, mask_HW.shape, (height, width))
+            raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
+    if data_HW is not None:
+        valid_HW = valid_HW & data_HW
     return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+
+
+def _shown(path: Path, record: Record) -> str:
+    return str(path) if record.page is None else f"{path} (page {record.page})"
 
 
 def fill_shapes(
@@ -89,21 +89,16 @@ def read_mask(
 ) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
     """Read the mask files of a record, of which each may hold an object, at their own size.
 
-    Returns:
-        mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
-
-    Raises:
-        ImageError: a file that can't be read, files of different sizes, or a value that the rule
-            doesn't know; the text names the file.
+    Gives mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count; raises
+    as `read_sample`.
     """
     mask_HW = valid_HW = None
     for path in record.mask_paths:
-        page = "" if record.page is None else f" (page {record.page})"
         labels = read_labels(path, page=record.page, indices=rule.indices)
         try:
             marked_HW, counts_HW = rule.apply(labels)
         except ImageError as error:
-            raise ImageError(f"{path}{page}: {error}") from None
+            raise ImageError(f"{_shown(path, record)}: {error}") from None
         if mask_HW is None or valid_HW is None:
             mask_HW, valid_HW = marked_HW, counts_HW
         elif mask_HW.shape != marked_HW.shape:
@@ -127,14 +122,15 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
     turned = 0
     for record in spread([r for r in records if r.mask_path is not None], NUM_LOOKED):
         with contextlib.suppress(ImageError):
-            turned += _is_turned_alone(record)
-    values = sorted({one.nodata for one in infos if one.nodata is not None})
-    kept = sum(one.keeps_alpha for one in infos)
+            image, mask = probe(record.image_path), probe(record.mask_paths[0])
+            sizes = (mask.height, mask.width), (image.width, image.height)
+            is_alone = swaps_sides(image.orientation) and mask.orientation == 1
+            turned += is_alone and image.height != image.width and sizes[0] == sizes[1]
     notes = []
-    if values:
+    if values := sorted({one.nodata for one in infos if one.nodata is not None}):
         told = ", ".join(f"{value:g}" for value in values)
         notes.append(f"pixels of the value {told} are no data by the files' tag, and don't count")
-    if kept:
+    if kept := sum(one.keeps_alpha for one in infos):
         some = counted(kept, "image has a channel", "images have a channel")
         notes.append(
             f"{some} that is marked as transparency but varies like data: it is kept "
@@ -147,14 +143,6 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             "like their images"
         )
     return notes
-
-
-def _is_turned_alone(record: Record) -> bool:
-    image = probe(record.image_path)
-    if not swaps_sides(image.orientation) or image.height == image.width:
-        return False
-    mask = probe(record.mask_paths[0])
-    return mask.orientation == 1 and (mask.height, mask.width) == (image.width, image.height)
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
@@ -213,8 +201,8 @@ def rasterise(shapes: Iterable[Shape], height: int, width: int) -> Bool[np.ndarr
         if shape.closed:
             _fill_closed(mask_HW, shape)
             continue
-        edges = [_edges(ring) for ring in shape.rings if len(ring) >= 3]
-        if edges:
+        corners = [np.asarray(ring, np.float64) for ring in shape.rings if len(ring) >= 3]
+        if edges := [np.hstack([one, np.roll(one, -1, axis=0)]) for one in corners]:
             _fill(mask_HW, np.concatenate(edges))
     return mask_HW
 
@@ -228,11 +216,6 @@ def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
     for hole in shape.rings[1:]:
         filled_HW &= ~rasterise([Shape(rings=(hole,))], height, width)
     mask_HW |= filled_HW
-
-
-def _edges(ring: Ring) -> Float[np.ndarray, "E 4"]:
-    corners = np.asarray(ring, dtype=np.float64)
-    return np.concatenate([corners, np.roll(corners, -1, axis=0)], axis=1)
 
 
 def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:

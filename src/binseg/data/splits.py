@@ -62,22 +62,20 @@ def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
     if method == "auto":
         method = "official" if has_own else "ratio"
     split_of: Mapping[str, Split | None]
+    told = " / ".join(f"{share:g}" for share in config.ratios)
+    ignored = "; the data's own split is NOT used" if has_own else ""
     if method == "official":
         split_of, note = _official(dataset, config)
     elif method == "file":
         split_of, note = _from_file(dataset, Path(config.file or ""))
     elif method == "kfold":
         split_of, note = _by_fold(dataset, config)
+    elif method == "ratio":
+        split_of = _by_ratio(dataset.records, config.ratios, seed=config.seed)
+        note = f"split by ratio {told}, seed {config.seed}{ignored}"
     else:
-        told = " / ".join(f"{share:g}" for share in config.ratios)
-        if method == "ratio":
-            split_of = _by_ratio(dataset.records, config.ratios, seed=config.seed)
-            note = f"split by ratio {told}, seed {config.seed}"
-        else:
-            split_of = _by_block(dataset.records, config.ratios)
-            note = f"split by block {told}, in the order of names and pages"
-        if has_own:
-            note += "; the data's own split is NOT used"
+        split_of = _by_block(dataset.records, config.ratios)
+        note = f"split by block {told}, in the order of names and pages{ignored}"
     records = tuple(replace(record, split=split_of[record.id]) for record in dataset.records)
     _refuse_torn_groups(records, dataset.root)
     if config.gap:
@@ -85,19 +83,13 @@ def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
     sizes = Counter(record.split for record in records)
     counts = ", ".join(f"{sizes[name]} {name}" for name in SPLITS if sizes[name])
     if method == "ratio" and config.ratios[2] and not sizes["test"]:
-        counts += _tell_no_test(records)
+        is_stack = any(record.page is not None for record in records)
+        advice = "; a lower data.page_group makes more" if is_stack else ""
+        counts += f", no test ({len({*map(_group, records)})} groups are too few{advice})"
     if sizes[None]:
         counts += f", {sizes[None]} left out"
         counts += f" (gap of {config.gap} pages)" if config.gap else ""
     return replace(dataset, records=records, notes=(*dataset.notes, f"{note}: {counts}"))
-
-
-def _tell_no_test(records: Sequence[Record]) -> str:
-    """Say why a share for the test was asked for and none is there."""
-    num = len({_group(record) for record in records})
-    is_stack = any(record.page is not None for record in records)
-    advice = "; a lower data.page_group makes more" if is_stack else ""
-    return f", no test ({num} groups are too few{advice})"
 
 
 def write_split(
@@ -197,8 +189,7 @@ def _from_file(dataset: Dataset, path: Path) -> tuple[dict[str, Split | None], s
 
 
 def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], str]:
-    kept: dict[str, Split] = {r.id: "test" for r in dataset.records if r.split == "test"}
-    free = [record for record in dataset.records if record.id not in kept]
+    free = [record for record in dataset.records if record.split != "test"]
     members = _groups(free, seed=config.seed)
     if len(members) < config.folds:
         raise DataError(
@@ -206,11 +197,12 @@ def _by_fold(dataset: Dataset, config: SplitConfig) -> tuple[dict[str, Split], s
             "use a smaller data.split.folds"
         )
     goals = [len(free) / config.folds] * config.folds
-    split_of = dict(kept)
-    for records, fold in zip(members, _deal(members, goals), strict=True):
-        split_of |= {r.id: "val" if fold == config.fold else "train" for r in records}
+    split_of: dict[str, Split] = {record.id: "test" for record in dataset.records}
+    for group, fold in zip(members, _deal(members, goals), strict=True):
+        split_of |= {record.id: "val" if fold == config.fold else "train" for record in group}
     note = f"split by fold {config.fold} of {config.folds}, seed {config.seed}"
-    return split_of, f"{note}; the data's own test is kept" if kept else note
+    kept = "; the data's own test is kept" if len(free) < len(dataset.records) else ""
+    return split_of, note + kept
 
 
 def _by_ratio(
@@ -226,19 +218,21 @@ def _by_ratio(
         shares = (shares[0], shares[1], 0.0)
     goals = [share / sum(shares) * len(records) for share in shares]
     # A split that was not asked for gets nothing.
-    names = [name for name, goal in zip(SPLITS, goals, strict=True) if goal > 0]
-    dealt = _deal(members, [goal for goal in goals if goal > 0])
-    return {
-        record.id: names[place]
-        for group, place in zip(members, dealt, strict=True)
-        for record in group
-    }
+    asked = [place for place, goal in enumerate(goals) if goal > 0]
+    dealt = _deal(members, [goals[place] for place in asked])
+    places = zip(members, dealt, strict=True)
+    return {record.id: SPLITS[asked[place]] for group, place in places for record in group}
 
 
 def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> dict[str, Split]:
     """Cut the groups, in the order of names and pages, where the shares say."""
+
+    def place_of(record: Record) -> tuple[str, int, str]:
+        stack = record.id if record.page is None else str(record.image_path)
+        return stack, record.page or 0, record.id
+
     members: dict[str, list[Record]] = {}
-    for record in sorted(records, key=_place):
+    for record in sorted(records, key=place_of):
         members.setdefault(_group(record), []).append(record)
     names = [name for name, share in zip(SPLITS, shares, strict=True) if share > 0]
     if len(members) < len(names):
@@ -246,26 +240,18 @@ def _by_block(records: Sequence[Record], shares: tuple[float, float, float]) -> 
             f"{len(members)} groups of images can't be split into {', '.join(names)}; groups "
             "stay whole: lower data.page_group"
         )
-    groups = list(members.values())
-    middles = np.cumsum([len(group) for group in groups]) - [len(group) / 2 for group in groups]
     ends = np.cumsum([share for share in shares if share > 0]) * len(records)
     split_of: dict[str, Split] = {}
-    place, num_here = 0, 0
-    for number, (group, middle) in enumerate(zip(groups, middles, strict=True)):
+    place = num_here = num_before = 0
+    for number, group in enumerate(members.values()):
         # A group belongs to where its middle lies, but no split stays empty.
-        must_go_on = len(groups) - number < len(names) - place
-        is_past = middle > ends[place] or must_go_on
+        must_go_on = len(members) - number < len(names) - place
+        is_past = num_before + len(group) / 2 > ends[place] or must_go_on
         if num_here and place + 1 < len(names) and is_past:
             place, num_here = place + 1, 0
         split_of |= {record.id: names[place] for record in group}
-        num_here += 1
+        num_here, num_before = num_here + 1, num_before + len(group)
     return split_of
-
-
-def _place(record: Record) -> tuple[str, int, str]:
-    """Sort key of a record: pages in their order within their stack, the rest by name."""
-    stack = record.id if record.page is None else str(record.image_path)
-    return stack, record.page or 0, record.id
 
 
 def _with_gap(
@@ -286,9 +272,9 @@ def _with_gap(
     def is_near(record: Record) -> bool:
         if record.page is None:
             return False
-        around = range(record.page - gap, record.page + gap + 1)
-        others = [pages[record.image_path, split] for split in near_to.get(record.split, ())]
-        return any(page in of_split for of_split in others for page in around)
+        around = {*range(record.page - gap, record.page + gap + 1)}
+        others = near_to.get(record.split, ())
+        return any(around & pages[record.image_path, split] for split in others)
 
     kept = tuple(replace(r, split=None) if is_near(r) else r for r in records)
     for split in ("train", "val"):
@@ -307,25 +293,21 @@ def _with_gap(
 
 def _deal(members: Sequence[Sequence[Record]], goals: Sequence[float]) -> list[int]:
     """Deal groups to where most is missing; where there are enough groups, no place stays empty."""
-    missing = list(goals)
-    empty = list(range(len(goals)))
-    places: list[int] = []
+    missing, places = list(goals), list[int]()
     for num_dealt, group in enumerate(members):
+        empty = [place for place in range(len(goals)) if place not in places]
         must_fill = len(members) - num_dealt <= len(empty)
-        place = max(empty if must_fill else range(len(goals)), key=lambda i: missing[i])
-        missing[place] -= len(group)
-        if place in empty:
-            empty.remove(place)
-        places.append(place)
+        places.append(max(empty if must_fill else range(len(goals)), key=missing.__getitem__))
+        missing[places[-1]] -= len(group)
     return places
 
 
 def _groups(records: Iterable[Record], *, seed: int) -> list[list[Record]]:
     """Give the groups shuffled by the seed, then largest first, whatever the records' order."""
     members: dict[str, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda r: r.id):
+    for record in sorted(records, key=lambda r: (_group(r), r.id)):
         members[_group(record)].append(record)
-    ordered = [members[name] for name in sorted(members)]
+    ordered = [*members.values()]
     order = np.random.default_rng(seed).permutation(len(ordered))
     # Large groups first, while there is room everywhere; equal ones keep their shuffled order.
     return sorted((ordered[i] for i in order), key=len, reverse=True)
@@ -343,10 +325,10 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
             splits_of[record.group].add(record.split)
     torn = sorted(group for group, splits in splits_of.items() if len(splits) > 1)
     if torn:
+        told = counted(len(torn), "group is", "groups are")
         raise DataError(
-            f"{root}: {counted(len(torn), 'group is', 'groups are')} in more than one split "
-            f"({name_some(torn)}); a group "
-            "holds images that resemble one another and must stay in one"
+            f"{root}: {told} in more than one split ({name_some(torn)}); a group holds images that "
+            "resemble one another and must stay in one"
         )
 
 
@@ -356,19 +338,17 @@ RESPLIT = ("method", "seed", "gap")
 """Fields of a split that `split_with_foreground` changes."""
 
 
-class Foreground:
-    """Tells which images hold foreground; each mask is read once, and only when asked for."""
+def foreground_in(rule: MaskRule) -> Callable[[Record], bool]:
+    """Make a function that tells whether an image holds foreground; it reads each mask once."""
+    found: dict[str, bool] = {}
 
-    def __init__(self, rule: MaskRule) -> None:
-        self._rule = rule
-        self._found: dict[str, bool] = {}
+    def holds(record: Record) -> bool:
+        if record.id not in found:
+            mask_HW = read_sample(record, rule).mask_HW
+            found[record.id] = mask_HW is not None and bool(mask_HW.any())
+        return found[record.id]
 
-    def __call__(self, record: Record) -> bool:
-        """Tell whether any pixel of the image is foreground."""
-        if record.id not in self._found:
-            mask_HW = read_sample(record, self._rule).mask_HW
-            self._found[record.id] = mask_HW is not None and bool(mask_HW.any())
-        return self._found[record.id]
+    return holds
 
 
 def lacking(dataset: Dataset, holds: Callable[[Record], bool]) -> list[str]:
@@ -382,14 +362,8 @@ def split_with_foreground(
 ) -> tuple[Dataset, SplitConfig]:
     """Find the split of which the least is missing: train counts most, test least.
 
-    Args:
-        whole: the data without splits.
-        config: how it was split; blocks become a random split.
-        without: the splits that lack foreground so.
-        holds: whether an image has some.
-
-    Returns:
-        The data with its new splits, and how they were made; `config` where none is better.
+    Of a dataset that `config` splits so that some splits lack foreground, it gives one with random
+    splits, and how they were made; `config` itself where none is better.
     """
     best, chosen = _badness(without), config
     divided = assign_splits(whole, config)
@@ -411,7 +385,7 @@ def seed_for_folds(whole: Dataset, config: SplitConfig) -> int:
     Raises:
         DataError: no seed that was tried does it.
     """
-    holds = Foreground(whole.rule)
+    holds = foreground_in(whole.rule)
     for seed in range(config.seed, config.seed + FOLD_TRIES):
         folds = (
             assign_splits(whole, config.model_copy(update={"fold": fold, "seed": seed}))

@@ -4,15 +4,14 @@ intake.py           opening what can be opened of data that is partly wrong
 looks.py            one look at each image: a few numbers, then its pixels are gone
 near_duplicates.py  images that are nearly the same
 alignment.py        masks that lie beside their object
-leaks.py            finders: the same content in two places
-verdicts.py         finders: masks and images by themselves
+findings.py         the finders: the same content in two places, odd masks and images
 checks.py           the table of all checks, and the examination that runs them
 """
 
 from binseg.datacheck.checks import CHECKS, Examination, examine, quick_checks, ranked
+from binseg.datacheck.findings import foreground_share
 from binseg.datacheck.intake import Intake, take_in
 from binseg.datacheck.looks import Look
-from binseg.datacheck.verdicts import foreground_share
 
 __all__ = [
     "CHECKS",

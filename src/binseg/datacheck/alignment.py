@@ -32,12 +32,10 @@ MIN_IMAGES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """The place where a mask would fit better, in pixels of the reduced image, and how clearly."""
+    """The place where a mask would fit better, in pixels of the reduced image."""
 
     down: int
     right: int
-    peak: float
-    gain: float
 
 
 def agreement(
@@ -49,10 +47,16 @@ def agreement(
         For each slide by -REACH..REACH down and right how far the agreement is above the median,
         in robust standard deviations; None where the outline is too short or there are no edges.
     """
-    if _length(mask_HW) < MIN_OUTLINE:
+    # The outline's length: the steps between foreground and background.
+    if sum((np.diff(mask_HW, axis=axis)).sum() for axis in (0, 1)) < MIN_OUTLINE:
         return None
     outline_HW, _ = _directions(mask_HW.astype(np.float32)[:, :, None])
-    edges_HW = _edges(small_HWC)
+    turned_HW, strength_HW = _directions(small_HWC)
+    # Strong edges count little more than weak ones.
+    usual = max(2.0 * float(strength_HW.mean()), 1e-6)
+    edges_HW = turned_HW / (strength_HW + np.float32(usual))
+    # Without the mean, sliding past the image's rim neither gains nor costs anything.
+    edges_HW -= edges_HW.mean()
     height, width = mask_HW.shape
     size = (next_fast_len(height + REACH), next_fast_len(width + REACH))
     whole = ifft2(fft2(edges_HW, size) * fft2(outline_HW, size).conj(), overwrite_x=True).real
@@ -65,22 +69,6 @@ def agreement(
     return np.asarray((surface - middle) / spread, dtype=np.float32)
 
 
-def _length(mask_HW: Bool[np.ndarray, "H W"]) -> int:
-    """Count the steps between foreground and background: the length of the outline."""
-    across = (mask_HW[:, 1:] != mask_HW[:, :-1]).sum()
-    return int(across + (mask_HW[1:] != mask_HW[:-1]).sum())
-
-
-def _edges(small_HWC: Float32[np.ndarray, "H W C"]) -> Complex64[np.ndarray, "H W"]:
-    """Return strength and direction of edges; strong ones count little more than weak ones."""
-    turned_HW, strength_HW = _directions(small_HWC)
-    usual = max(2.0 * float(strength_HW.mean()), 1e-6)
-    edges_HW: Complex64[np.ndarray, "H W"] = turned_HW / (strength_HW + np.float32(usual))
-    # Without the mean, sliding past the image's rim neither gains nor costs anything.
-    edges_HW -= edges_HW.mean()
-    return edges_HW
-
-
 def _directions(
     values_HWC: Float32[np.ndarray, "H W C"],
 ) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
@@ -90,12 +78,11 @@ def _directions(
     can be added up. The product of one number with another's conjugate is largest where both edges
     run the same way, and negative where they cross.
     """
-    height, width, channels = values_HWC.shape
-    turned_HW = np.zeros((height, width), np.complex64)
-    square_HW = np.zeros((height, width), np.float32)
-    for channel in range(channels):
+    size = values_HWC.shape[:2]
+    turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)
+    for channel in range(values_HWC.shape[2]):
         smooth_HW = gaussian_filter(values_HWC[:, :, channel], _WIDTH, truncate=3.0)
-        along_HW = np.zeros((height, width), np.complex64)
+        along_HW = np.zeros(size, np.complex64)
         along_HW.real[:, 1:-1] = smooth_HW[:, 2:] - smooth_HW[:, :-2]
         along_HW.imag[1:-1] = smooth_HW[2:] - smooth_HW[:-2]
         turned_HW += along_HW * along_HW
@@ -111,28 +98,24 @@ def fit_now(surface: Float32[np.ndarray, "R R"]) -> float:
 
 def shift_of(surface: Float32[np.ndarray, "R R"]) -> Shift | None:
     """Tell whether a mask would clearly fit better elsewhere; None where that isn't clear."""
-    shift = _best(surface)
-    far_enough = np.hypot(shift.down, shift.right) >= MIN_STEP
+    shift = _best(surface, peak=MIN_PEAK, gain=MIN_GAIN)
     # A best place at the end of the reach is the slope of one beyond it, or of none.
-    inside = max(abs(shift.down), abs(shift.right)) < REACH
-    clear = shift.peak >= MIN_PEAK and shift.gain >= MIN_GAIN
-    return shift if far_enough and inside and clear else None
+    return shift if shift and max(abs(shift.down), abs(shift.right)) < REACH else None
 
 
 def constant_shift(surfaces: list[Float32[np.ndarray, "R R"]]) -> Shift | None:
     """Tell whether all masks of images of one size are shifted alike; None where they aren't."""
     if len(surfaces) < MIN_IMAGES:
         return None
-    shift = _best(np.mean(np.stack(surfaces), axis=0))
     # Averaging leaves of chance alone 1 / sqrt(images), and of a real shift all of it.
     clear = max(1.0, 4.0 / np.sqrt(len(surfaces)))
-    if np.hypot(shift.down, shift.right) < MIN_STEP or shift.gain < clear or shift.peak < clear:
-        return None
-    return shift
+    return _best(np.mean(np.stack(surfaces), axis=0), peak=clear, gain=clear)
 
 
-def _best(surface: Float32[np.ndarray, "R R"]) -> Shift:
+def _best(surface: Float32[np.ndarray, "R R"], *, peak: float, gain: float) -> Shift | None:
+    """Find the best place, if it is far enough and at least so high, and so much better."""
     row, column = np.unravel_index(int(surface.argmax()), surface.shape)
-    peak = float(surface[row, column])
-    gain = peak - fit_now(surface)
-    return Shift(down=int(row) - REACH, right=int(column) - REACH, peak=peak, gain=gain)
+    height = float(surface[row, column])
+    shift = Shift(down=int(row) - REACH, right=int(column) - REACH)
+    is_far = np.hypot(shift.down, shift.right) >= MIN_STEP
+    return shift if is_far and height >= peak and height - fit_now(surface) >= gain else None

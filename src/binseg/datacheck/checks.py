@@ -6,23 +6,13 @@ report, the page, `--json`, training's quick part) reads this table.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from binseg.data.dataset import Dataset
-from binseg.datacheck import verdicts
-from binseg.datacheck.leaks import (
-    Finder,
-    at_seams,
-    copies,
-    identical_files,
-    near_copies,
-    shared_masks,
-    torn_groups,
-)
+from binseg.datacheck import findings
+from binseg.datacheck.findings import Finder, where
 from binseg.datacheck.looks import Evidence, Look, look_at_all
-from binseg.datacheck.verdicts import mixed, problems, where
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Severity
 
@@ -48,164 +38,78 @@ class Check(NamedTuple):
     """Yields the records concerned and a sentence; None where opening the data finds it."""
 
 
-def _aspect(look: Look) -> float:
-    return max(look.height, look.width) / min(look.height, look.width)
-
-
-CHECKS: Mapping[str, Check] = MappingProxyType(
-    {
-        "unusable": Check("error", "The data set can't be used"),
-        "pages": Check("error", "Stacks and masks of different length"),
-        "no-mask-file": Check("error", "Images without a mask", _RENAME),
-        "no-image-file": Check("error", "Masks without an image", _RENAME),
-        "split": Check("error", "Splits"),
-        "inverted": Check("warning", "Masks that look inverted"),
-        "unreadable": Check(
-            "error",
-            "Unreadable files",
-            "Get the file again, or leave the pair out.",
-            problems("unreadable"),
-        ),
-        "size": Check(
-            "error",
-            "Mask and image of different size",
-            "Export the mask again at the image's size, without interpolation.",
-            problems("size"),
-        ),
-        "values": Check(
-            "error",
-            "Unexpected mask values",
-            "Correct the file, or say what the values mean: data.foreground, data.ignore.",
-            problems("values"),
-        ),
-        "torn-group": Check("error", "Groups in two splits", _ONE_SPLIT, torn_groups),
-        "leak": Check("error", "The same image in two splits", _ONE_PLACE, copies("leak")),
-        "near-leak": Check(
-            "error", "Nearly the same image in two splits", _ONE_PLACE, near_copies(across=True)
-        ),
-        "patch-seam": Check(
-            "error", "Neighbouring patches in two splits", _ONE_GROUP, at_seams("patches")
-        ),
-        "all-shifted": Check("error", "All masks shifted", _SHIFT, verdicts.all_shifted),
-        "grouped-seam": Check(
-            "warning", "Groups that touch across splits", _ONE_GROUP, at_seams("grouped")
-        ),
-        "page-seam": Check(
-            "warning",
-            "Neighbouring pages in two splits",
-            "Leave out some pages between the splits, or split by stack.",
-            at_seams("pages"),
-        ),
-        "contradiction": Check(
-            "warning",
-            "One image, different masks",
-            "Keep the better mask.",
-            copies("contradiction"),
-        ),
-        "duplicate": Check(
-            "warning", "The same image more than once", _ONE_PLACE, copies("duplicate")
-        ),
-        "shared-mask": Check(
-            "warning",
-            "One mask, different images",
-            "Find the image that it was drawn for.",
-            shared_masks,
-        ),
-        "no-mask": Check(
-            "warning",
-            "Images without a mask",
-            "Add their masks, or leave the images out.",
-            where(
-                lambda x: x.foreground is None and x.problem is None,
-                "image",
-                "without a mask: of no use for training or testing",
-            ),
-        ),
-        "all-ignored": Check(
-            "warning",
-            "Nothing but ignored pixels",
-            "Look at data.ignore, or leave these images out.",
-            where(
-                lambda x: x.foreground is not None and x.num_valid == 0,
-                "mask",
-                "with nothing but ignored pixels, which teach nothing",
-            ),
-        ),
-        "full-mask": Check(
-            "warning",
-            "Full masks",
-            "Draw these masks again, or leave the images out.",
-            where(
-                lambda x: x.foreground == 1,
-                "mask",
-                "without any background: are foreground and background exchanged?",
-            ),
-        ),
-        "rare-foreground": Check(
-            "warning",
-            "Very little foreground",
-            "Take `resize: tile` or a larger size to keep it, and a loss with Dice.",
-            verdicts.rare_foreground,
-        ),
-        "tiny": Check(
-            "warning",
-            "Tiny images",
-            "Leave them out: thumbnails and icons teach nothing.",
-            where(
-                lambda x: min(x.height, x.width) < MIN_SIDE,
-                "image",
-                f"smaller than {MIN_SIDE} pixels on a side",
-            ),
-        ),
-        "long": Check(
-            "warning",
-            "Very long images",
-            "Take `resize: letterbox` or `resize: tile`: stretching loses their shape.",
-            where(lambda x: _aspect(x) > LONG_ASPECT, "image", f"longer than {LONG_ASPECT:g}:1"),
-        ),
-        "misfit": Check(
-            "warning",
-            "Masks that don't fit their image",
-            "Look at it: is it another image's mask, or a scribble?",
-            verdicts.misfits,
-        ),
-        "shifted": Check("warning", "Shifted masks", _SHIFT, verdicts.shifted),
-        "near-duplicate": Check(
-            "note", "Nearly the same image", _ONE_PLACE, near_copies(across=False)
-        ),
-        "empty-mask": Check(
-            "note",
-            "Empty masks",
-            "Look at each of these images: is the object in it?",
-            where(
-                lambda x: x.foreground == 0 and x.num_valid > 0,
-                "mask",
-                "without foreground: right where the object is absent, forgotten otherwise",
-            ),
-        ),
-        "turned": Check(
-            "note",
-            "Turned by EXIF",
-            "binseg turns them; other tools may not. Save them turned to be safe.",
-            verdicts.turned_images,
-        ),
-        "mixed-channels": Check(
-            "note",
-            "Mixed channels",
-            _ALIKE,
-            mixed(lambda x: f"{x.channels} channels", "channels"),
-        ),
-        "mixed-types": Check(
-            "note", "Mixed pixel types", _ALIKE, mixed(lambda x: x.dtype, "types")
-        ),
-        "outlier": Check(
-            "note",
-            "Masks unlike the others",
-            "Look at it: exchanged classes, a scribble, or just a rare case?",
-            verdicts.outliers,
-        ),
-    }
-)
+CHECKS: Mapping[str, Check] = MappingProxyType({
+    "unusable": Check("error", "The data set can't be used"),
+    "pages": Check("error", "Stacks and masks of different length"),
+    "no-mask-file": Check("error", "Images without a mask", _RENAME),
+    "no-image-file": Check("error", "Masks without an image", _RENAME),
+    "split": Check("error", "Splits"),
+    "inverted": Check("warning", "Masks that look inverted"),
+    "unreadable": Check("error", "Unreadable files", "Get the file again, or leave the pair out.",
+        findings.problems("unreadable")),
+    "size": Check("error", "Mask and image of different size",
+        "Export the mask again at the image's size, without interpolation.",
+        findings.problems("size")),
+    "values": Check("error", "Unexpected mask values",
+        "Correct the file, or say what the values mean: data.foreground, data.ignore.",
+        findings.problems("values")),
+    "torn-group": Check("error", "Groups in two splits", _ONE_SPLIT, findings.torn_groups),
+    "leak": Check("error", "The same image in two splits", _ONE_PLACE, findings.copies("leak")),
+    "near-leak": Check("error", "Nearly the same image in two splits", _ONE_PLACE,
+        findings.near_copies(across=True)),
+    "patch-seam": Check("error", "Neighbouring patches in two splits", _ONE_GROUP,
+        findings.at_seams("patches")),
+    "all-shifted": Check("error", "All masks shifted", _SHIFT, findings.all_shifted),
+    "grouped-seam": Check("warning", "Groups that touch across splits", _ONE_GROUP,
+        findings.at_seams("grouped")),
+    "page-seam": Check("warning", "Neighbouring pages in two splits",
+        "Leave out some pages between the splits, or split by stack.", findings.at_seams("pages")),
+    "contradiction": Check("warning", "One image, different masks", "Keep the better mask.",
+        findings.copies("contradiction")),
+    "duplicate": Check("warning", "The same image more than once", _ONE_PLACE,
+        findings.copies("duplicate")),
+    "shared-mask": Check("warning", "One mask, different images",
+        "Find the image that it was drawn for.", findings.shared_masks),
+    "no-mask": Check("warning", "Images without a mask",
+        "Add their masks, or leave the images out.",
+        where(lambda x: x.foreground is None and x.problem is None, "image",
+            "without a mask: of no use for training or testing")),
+    "all-ignored": Check("warning", "Nothing but ignored pixels",
+        "Look at data.ignore, or leave these images out.",
+        where(lambda x: x.foreground is not None and x.num_valid == 0, "mask",
+            "with nothing but ignored pixels, which teach nothing")),
+    "full-mask": Check("warning", "Full masks", "Draw these masks again, or leave the images out.",
+        where(lambda x: x.foreground == 1, "mask",
+            "without any background: are foreground and background exchanged?")),
+    "rare-foreground": Check("warning", "Very little foreground",
+        "Take `resize: tile` or a larger size to keep it, and a loss with Dice.",
+        findings.rare_foreground),
+    "tiny": Check("warning", "Tiny images", "Leave them out: thumbnails and icons teach nothing.",
+        where(lambda x: min(x.height, x.width) < MIN_SIDE, "image",
+            f"smaller than {MIN_SIDE} pixels on a side")),
+    "long": Check("warning", "Very long images",
+        "Take `resize: letterbox` or `resize: tile`: stretching loses their shape.",
+        where(lambda x: max(x.height, x.width) / min(x.height, x.width) > LONG_ASPECT, "image",
+            f"longer than {LONG_ASPECT:g}:1")),
+    "misfit": Check("warning", "Masks that don't fit their image",
+        "Look at it: is it another image's mask, or a scribble?", findings.misfits),
+    "shifted": Check("warning", "Shifted masks", _SHIFT, findings.shifted),
+    "near-duplicate": Check("note", "Nearly the same image", _ONE_PLACE,
+        findings.near_copies(across=False)),
+    "empty-mask": Check("note", "Empty masks",
+        "Look at each of these images: is the object in it?",
+        where(lambda x: x.foreground == 0 and x.num_valid > 0, "mask",
+            "without foreground: right where the object is absent, forgotten otherwise")),
+    "turned": Check("note", "Turned by EXIF",
+        "binseg turns them; other tools may not. Save them turned to be safe.",
+        findings.turned_images),
+    "mixed-channels": Check("note", "Mixed channels", _ALIKE,
+        findings.mixed(lambda x: f"{x.channels} channels", "channels")),
+    "mixed-types": Check("note", "Mixed pixel types", _ALIKE,
+        findings.mixed(lambda x: x.dtype, "types")),
+    "outlier": Check("note", "Masks unlike the others",
+        "Look at it: exchanged classes, a scribble, or just a rare case?", findings.outliers),
+})  # fmt: skip
 """All checks by their codes, which `--json` gives; findings are listed in this order."""
 _WITHOUT_PIXELS = ("torn-group", "patch-seam", "grouped-seam", "page-seam")
 """The checks that need the records alone."""
@@ -220,74 +124,47 @@ class Examination:
 
 
 def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
-    """Look at every image and mask, and run every check.
-
-    Args:
-        dataset: with its splits, so that leaks between them can be seen.
-        progress: hears of every image.
-    """
+    """Look at every image and mask of a split data set, and run every check."""
     evidence = look_at_all(dataset, progress=progress)
-    return Examination(looks=evidence.looks, findings=_run(CHECKS, evidence))
+    finders = {code: check.find for code, check in CHECKS.items()}
+    return Examination(looks=evidence.looks, findings=_run(finders, evidence))
 
 
 def quick_checks(dataset: Dataset) -> tuple[Finding, ...]:
     """Run the checks that decode no image: torn groups, names of patches, equal files.
 
-    Args:
-        dataset: with its splits.
-
-    Returns:
-        Findings, the worst first; errors among them are leaks.
+    Errors among the findings, which come the worst first, are leaks.
     """
-    checks = {code: CHECKS[code] for code in _WITHOUT_PIXELS}
-    checks["leak"] = CHECKS["leak"]._replace(find=identical_files)
-    return _run(checks, Evidence(dataset=dataset))
+    finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
+    return _run({**finders, "leak": findings.identical_files}, Evidence(dataset=dataset))
 
 
-def _run(checks: Mapping[str, Check], evidence: Evidence) -> tuple[Finding, ...]:
+def _run(finders: Mapping[str, Finder | None], evidence: Evidence) -> tuple[Finding, ...]:
     root = evidence.dataset.root
-    return ranked(
-        [
-            make_finding(
-                code,
-                text,
-                ids=[record.id for record in records],
-                files=[_name(path, root) for record in records for path in record.paths],
-            )
-            for code, check in checks.items()
-            if check.find is not None
-            for records, text in check.find(evidence)
-        ]
-    )
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    found = []
+    for code, find in finders.items():
+        for records, text in find(evidence) if find is not None else ():
+            paths = [path for record in records for path in record.paths]
+            files = [
+                path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+                for path in paths
+            ]
+            ids = [record.id for record in records]
+            found.append(make_finding(code, text, ids=ids, files=files))
+    return ranked(found)
 
 
 def make_finding(
     code: str, text: str, *, ids: Sequence[str] = (), files: Sequence[str] = ()
 ) -> Finding:
-    """Make a finding of a kind that the table knows.
-
-    Args:
-        code: a key of `CHECKS`.
-        text: what is wrong, in one sentence.
-        ids: ids of the records concerned.
-        files: names of the files concerned, relative to the data set's folder.
-    """
-    check = CHECKS[code]
+    """Make a finding of a kind that `CHECKS` knows; files are relative to the data set's folder."""
+    severity, _, advice, _ = CHECKS[code]
     return Finding(
-        severity=check.severity,
-        code=code,
-        text=text,
-        ids=tuple(ids),
-        files=tuple(files),
-        advice=check.advice,
+        severity=severity, code=code, text=text, ids=tuple(ids), files=tuple(files), advice=advice
     )
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Sort by severity, and leave equal ones in their order."""
-    rank = {"error": 0, "warning": 1, "note": 2}
-    return tuple(sorted(findings, key=lambda finding: rank[finding.severity]))
+    order = ("error", "warning", "note")
+    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))

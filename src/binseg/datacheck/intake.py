@@ -5,7 +5,7 @@ stopped at the first fault would be no help: here the complete pairs are taken, 
 masks hold decide the rule, and torn splits are kept as they are.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from binseg.data.masks import MaskRule, detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted
 from binseg.data.sources import open_dataset
+from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
-from binseg.data.sources.pairs import pair_up, records_of_pair
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
 from binseg.errors import DataError, ImageError
@@ -39,12 +39,7 @@ class Intake:
 
 
 def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
-    """Open and split a data set as training would, or as much of it as there is.
-
-    Args:
-        config: where it is and how its masks are read.
-        progress: hears what was taken for what.
-    """
+    """Open and split a data set as training would, or as much of it as there is."""
     try:
         dataset = open_dataset(config, progress=progress)
         findings = _left_out(dataset, config)
@@ -187,9 +182,6 @@ def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]
                 return dataset, [make_finding("split", str(reading))]
         records = tuple(replace(r, split=split_of[r.id]) for r in dataset.records)
         # Torn groups get a finding of their own, with the images named.
-        return replace(dataset, records=records), [] if _is_torn(records) else refusal
-
-
-def _is_torn(records: Sequence[Record]) -> bool:
-    pairs = {(r.group, r.split) for r in records if r.group is not None}
-    return any(num > 1 for num in Counter(group for group, _ in pairs).values())
+        pairs = {(r.group, r.split) for r in records if r.group is not None}
+        is_torn = len(pairs) > len({group for group, _ in pairs})
+        return replace(dataset, records=records), [] if is_torn else refusal

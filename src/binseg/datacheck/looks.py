@@ -13,7 +13,6 @@ from scipy.ndimage import label
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
-from binseg.data.masks import MaskRule
 from binseg.data.samples import fill_shapes, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
@@ -43,7 +42,6 @@ class Outline:
     """A mask that has foreground and background, in a few numbers."""
 
     share: float
-    """Share of foreground in all pixels."""
     num_objects: int
     solidity: float
     """Area of the largest object over that of its convex hull: 1 for a disc, low for scribbles."""
@@ -72,12 +70,10 @@ class Look:
     foreground: float | None = None
     """Share of foreground in the pixels that count; None without a readable mask."""
     num_valid: int = 0
-    """Pixels that count."""
     outline: Outline | None = None
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
-    """Why the mask can't be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +125,8 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         image_HWC = read_image(record.image_path, page=record.page)
     except ImageError as error:
         return Problem(record, "unreadable", _relative(str(error), dataset.root))
-    truth = _read_mask(record, dataset.rule, image_HWC.shape[:2])
     height, width, channels = image_HWC.shape
+    mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
     scale = min(1.0, REDUCED_SIDE / max(height, width))
     small = (max(1, round(height * scale)), max(1, round(width * scale)))
     small_HWC = _reduced(image_HWC, small)
@@ -142,71 +138,70 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         channels=channels,
         dtype=str(image_HWC.dtype),
         turned=turned,
-        mask_turned=truth.turned,
+        mask_turned=mask_turned,
         image_hash=_hash(image_HWC),
         thumb_SS=thumb_SS1[:, :, 0].round().astype(np.uint8),
         scale=scale,
-        problem=truth.problem
-        and truth.problem._replace(text=_relative(truth.problem.text, dataset.root)),
+        problem=problem,
     )
-    if truth.mask_HW is None:
+    if mask_HW is None:
         return look
-    num_valid = int(truth.valid_HW.sum())
-    num_foreground = int((truth.mask_HW & truth.valid_HW).sum())
-    reduced_HW = resize_mask(truth.mask_HW, *small)
+    num_valid = int(valid_HW.sum())
+    reduced_HW = resize_mask(mask_HW, *small)
     outline = measure_outline(reduced_HW)
     return replace(
         look,
-        mask_hash=_hash(truth.mask_HW),
-        foreground=num_foreground / num_valid if num_valid else 0.0,
+        mask_hash=_hash(mask_HW),
+        foreground=int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0,
         num_valid=num_valid,
         outline=outline,
         surface_RR=None if outline is None else agreement(small_HWC, reduced_HW),
     )
 
 
-class _Truth(NamedTuple):
-    """A mask as far as it can be read; without one, the check goes on with the image alone."""
-
-    mask_HW: Bool[np.ndarray, "H W"] | None
-    valid_HW: Bool[np.ndarray, "H W"]
-    turned: bool = False
-    problem: Problem | None = None
+_Mask = Bool[np.ndarray, "H W"]
 
 
-def _read_mask(record: Record, rule: MaskRule, size: tuple[int, ...]) -> _Truth:
-    everywhere_HW = np.ones(size, np.bool_)
+def _read_mask(
+    record: Record, dataset: Dataset, size: tuple[int, int]
+) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
+    """Read a mask: where it is, what counts, whether EXIF turns a file of it, and what is wrong.
+
+    Unlike `data.samples.read_mask` it sorts the reasons why a mask can't be used by their check;
+    then it gives no mask, and the check goes on with the image alone.
+    """
+    mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
-        return _Truth(*fill_shapes(record.shapes, size[0], size[1]))
+        return *fill_shapes(record.shapes, *size), False, None
     if record.mask_path is None:
-        return _Truth(None, everywhere_HW)
-    mask_HW, valid_HW, turned = np.zeros(size, np.bool_), everywhere_HW, False
+        return None, valid_HW, False, None
     for path in record.mask_paths:
+        code, told = "unreadable", ""
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page, indices=rule.indices)
-            labels = in_pose(labels, tuple(size), record.image_path)
+            labels = read_labels(path, page=record.page, indices=dataset.rule.indices)
+            labels = in_pose(labels, size, record.image_path)
+            code, told = "size", _sizes_differ(labels.shape[:2], size)
+            if not told:
+                code = "values"
+                marked_HW, counts_HW = dataset.rule.apply(labels)
         except ImageError as error:
-            problem = Problem(record, "unreadable", str(error))
-            return _Truth(None, everywhere_HW, turned, problem)
-        if labels.shape[:2] != size:
-            text = f"{path.name}: {_sizes_differ(labels.shape[:2], size)}"
-            return _Truth(None, everywhere_HW, turned, Problem(record, "size", text))
-        try:
-            marked_HW, counts_HW = rule.apply(labels)
-        except ImageError as error:
-            problem = Problem(record, "values", f"{path.name}: {error}")
-            return _Truth(None, everywhere_HW, turned, problem)
+            told = str(error)
+        if told:
+            text = _relative(told if code == "unreadable" else f"{path.name}: {told}", dataset.root)
+            return None, np.ones(size, np.bool_), turned, Problem(record, code, text)
         mask_HW, valid_HW = mask_HW | marked_HW, valid_HW & counts_HW
-    return _Truth(mask_HW, valid_HW, turned)
+    return mask_HW, valid_HW, turned, None
 
 
-def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, ...]) -> str:
+def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
+    """Say in what two sizes differ; "" if in nothing."""
+    turned = "; one of them is turned" if of_mask == of_image[::-1] else ""
     text = (
         f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), its image is "
-        f"{of_image[0]}x{of_image[1]}"
+        f"{of_image[0]}x{of_image[1]}{turned}"
     )
-    return f"{text}; one of them is turned" if of_mask == of_image[::-1] else text
+    return "" if of_mask == of_image else text
 
 
 def _relative(text: str, root: Path) -> str:
@@ -236,12 +231,13 @@ def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:
         return None
     labels_HW, _ = label(mask_HW)
     areas_N = np.bincount(labels_HW.ravel())[1:]
+    largest_HW = labels_HW == int(areas_N.argmax()) + 1
     rim = np.concatenate([mask_HW[0], mask_HW[-1], mask_HW[1:-1, 0], mask_HW[1:-1, -1]])
     return Outline(
         share=float(mask_HW.mean()),
         # Specks of one or two pixels are left over from reducing.
         num_objects=max(1, int((areas_N > 2).sum())),
-        solidity=_solidity(labels_HW == int(areas_N.argmax()) + 1),
+        solidity=_solidity(largest_HW),
         rim=float(rim.mean()),
     )
 
@@ -251,9 +247,7 @@ def _solidity(object_HW: Bool[np.ndarray, "H W"]) -> float:
     first = object_HW.argmax(axis=1)[rows]
     last = object_HW.shape[1] - object_HW[:, ::-1].argmax(axis=1)[rows]
     # Corners of the first and last pixel of each row: the hull needs no others.
-    corners = np.concatenate(
-        [np.stack([rows + y, x], axis=1) for y in (0, 1) for x in (first, last)]
-    )
+    corners = np.concatenate([np.c_[rows + y, x] for y in (0, 1) for x in (first, last)])
     try:
         hull_area = float(ConvexHull(corners).volume)
     except QhullError:

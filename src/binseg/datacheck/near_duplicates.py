@@ -34,24 +34,19 @@ _POSES = tuple((swap, up, left) for swap in (False, True) for up in (1, -1) for 
 def fingerprints(waves_NSS: Float32[np.ndarray, "N S S"]) -> UInt64[np.ndarray, "8 N"]:
     """Return the 63 bits of each image in its eight poses; the first is the image as it stands."""
     weights_B = np.uint64(1) << np.arange(63, dtype=np.uint64)
-    rows = []
-    for pose in range(len(_POSES)):
-        low_NB = _posed(waves_NSS[:, :8, :8], pose).reshape(len(waves_NSS), 64)[:, 1:]
-        rows.append(((low_NB > 0) * weights_B).sum(axis=1, dtype=np.uint64))
-    return np.stack(rows)
+    low_8NSS = np.stack([_posed(waves_NSS[:, :8, :8], pose) for pose in range(len(_POSES))])
+    low_8NB = low_8NSS.reshape(*low_8NSS.shape[:2], 64)[:, :, 1:]
+    bits_8N: UInt64[np.ndarray, "8 N"] = ((low_8NB > 0) * weights_B).sum(axis=2, dtype=np.uint64)
+    return bits_8N
 
 
 def alike(
     thumbs_NSS: UInt8[np.ndarray, "N S S"], *, progress: Progress = SILENT
 ) -> list[tuple[int, int]]:
-    """Find pairs of images that are nearly the same, enough to tell which belong together.
+    """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
 
-    Args:
-        thumbs_NSS: grey squares of THUMB_SIDE pixels, one an image.
-        progress: hears of each block of comparisons.
-
-    Returns:
-        Pairs (earlier, later); two images that are linked through others may lack a pair.
+    Pairs are (earlier, later), enough to tell which belong together: two images that are linked
+    through others may lack a pair.
     """
     num = len(thumbs_NSS)
     if num < 2:
@@ -70,15 +65,14 @@ def alike(
                 # that all look alike would otherwise ask for 50 million of them.
                 for start_P in range(0, len(first_P), _PORTION):
                     part = slice(start_P, start_P + _PORTION)
-                    a_P, b_P = first_P[part], second_P[part]
-                    new_P = label_N[a_P] != label_N[b_P]
-                    a_Q, b_Q = a_P[new_P], b_P[new_P]
-                    posed_QSS = _posed(details_NSS[b_Q], pose)
-                    correlation_Q = np.einsum("qij,qij->q", details_NSS[a_Q], posed_QSS)
-                    same_Q = correlation_Q >= MIN_DETAIL
-                    found = list(zip(a_Q[same_Q].tolist(), b_Q[same_Q].tolist(), strict=True))
+                    two_P2 = np.stack([first_P[part], second_P[part]], axis=1)
+                    two_Q2 = two_P2[label_N[two_P2[:, 0]] != label_N[two_P2[:, 1]]]
+                    one_QSS, posed_QSS = details_NSS[two_Q2[:, 0]], details_NSS[two_Q2[:, 1]]
+                    posed_QSS = _posed(posed_QSS, pose)
+                    correlation_Q = np.einsum("qij,qij->q", one_QSS, posed_QSS)
+                    found = two_Q2[correlation_Q >= MIN_DETAIL].tolist()
                     if found:
-                        pairs += found
+                        pairs += [(first, second) for first, second in found]
                         label_N = _labels(num, pairs)
             task.advance()
     return sorted(set(pairs))
@@ -91,11 +85,9 @@ def clusters_of(num: int, pairs: list[tuple[int, int]]) -> list[tuple[int, ...]]
     [(0, 3, 4)]
     """
     members: dict[int, list[int]] = {}
-    linked = {index for pair in pairs for index in pair}
-    label_N = _labels(num, pairs)
-    for index in sorted(linked):
-        members.setdefault(int(label_N[index]), []).append(index)
-    return [tuple(indices) for indices in members.values()]
+    for index, label in enumerate(_labels(num, pairs).tolist()):
+        members.setdefault(label, []).append(index)
+    return [tuple(indices) for indices in members.values() if len(indices) > 1]
 
 
 def _labels(num: int, pairs: list[tuple[int, int]]) -> Int[np.ndarray, "N"]:

@@ -73,17 +73,9 @@ class Difference:
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
         found = self.interval
-        return {
-            "name": self.name,
-            "mean_a": self.mean_a,
-            "mean_b": self.mean_b,
-            "difference": self.difference,
-            "interval": None if found is None else [found.low, found.high],
-            "p": self.p,
-            "num_better": self.num_better,
-            "num_worse": self.num_worse,
-            "verdict": self.verdict,
-        }
+        names = "name mean_a mean_b difference interval p num_better num_worse verdict"
+        facts = {name: getattr(self, name) for name in names.split()}
+        return facts | {"interval": None if found is None else [found.low, found.high]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +131,7 @@ def compare_scores(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Compare one score of two models, image by image.
-
-    Args:
-        name: of the score; the registry says which way is better.
-        a_N: the first model's score of each image.
-        b_N: the second's of the same images, in the same order.
-        groups: the group of each image; groups are resampled whole, and tested by their means.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
+    """Compare one score of two models, image by image; groups are resampled whole.
 
     >>> a, b = [0.7, 0.8, 0.9, 0.6, 0.8, 0.7], [0.8, 0.85, 0.95, 0.9, 0.81, 0.77]
     >>> compare_scores("dice", a, b).verdict, compare_scores("dice", a[:5], b[:5]).verdict
@@ -180,18 +164,8 @@ def _wilcoxon(sums_G2: Float64[np.ndarray, "G 2"]) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Line:
-    """One image of a report: its scores, what its truth is known by, and its group."""
-
-    scores: Mapping[str, float]
-    num_true: int
-    num_valid: int
-    group: Hashable
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Written:
-    """The contents of a report.json, image by image."""
+    """The contents of a report.json; the last three by the id of each image."""
 
     path: Path
     title: str
@@ -199,7 +173,15 @@ class _Written:
     border: str
     outline: tuple[str, ...]
     """Tolerance, unit and spacing of the outline scores."""
-    images: Mapping[str, _Line]
+    scores: Mapping[str, Mapping[str, float]]
+    truth: Mapping[str, tuple[int, int]]
+    """Foreground and valid pixels."""
+    groups: Mapping[str, Hashable]
+
+    @property
+    def scored(self) -> list[str]:
+        """The images with a valid pixel."""
+        return [id_ for id_, (_, num_valid) in self.truth.items() if num_valid]
 
 
 def compare(
@@ -222,7 +204,7 @@ def compare(
         raise UsageError(f"unknown score {score!r}: {suggest(score, names)}")
     a, b = (_read(_find(Path(run), split)) for run in (run_a, run_b))
     _check_same(a, b)
-    ids = [id_ for id_, line in a.images.items() if line.num_valid]
+    ids = a.scored
     if not ids:
         raise DataError(f"{a.path}: none of its images has a pixel that isn't ignored")
     if not _have(score, a, b):
@@ -231,7 +213,7 @@ def compare(
         )
     others = [one.name for one in COMPARED if one.is_main and one.name != score]
     names = [score, *(name for name in others if _have(name, a, b))]
-    groups = [a.images[id_].group for id_ in ids]  # an image without one is its own
+    groups = [a.groups[id_] for id_ in ids]  # an image without one is its own
     lone = "Only the first score decides: of many scores, one differs by chance."
     return Comparison(
         title_a=a.title,
@@ -241,8 +223,8 @@ def compare(
         differences=tuple(
             compare_scores(
                 name,
-                [a.images[id_].scores[name] for id_ in ids],
-                [b.images[id_].scores[name] for id_ in ids],
+                [a.scores[id_][name] for id_ in ids],
+                [b.scores[id_][name] for id_ in ids],
                 groups=groups,
             )
             for name in names
@@ -273,15 +255,19 @@ def _read(path: Path) -> _Written:
             split=str(tree["split"]),
             border=str(tree["border"]),
             outline=tuple(str(outline.get(key)) for key in ("tolerance", "unit", "spacing")),
-            images={
-                str(one["id"]): _Line(
-                    scores=one["scores"]["original"]
-                    | (one.get("outline") or {})
-                    | (one.get("probability") or {}),
-                    num_true=one["counts"]["original"]["tp"] + one["counts"]["original"]["fn"],
-                    num_valid=sum(one["counts"]["original"].values()),
-                    group=("id", one["id"]) if one.get("group") is None else one["group"],
-                )
+            scores={
+                str(one["id"]): one["scores"]["original"]
+                | (one.get("outline") or {})
+                | (one.get("probability") or {})
+                for one in tree["images"]
+            },
+            truth={
+                str(one["id"]): (num["tp"] + num["fn"], sum(num.values()))
+                for one in tree["images"]
+                for num in (one["counts"]["original"],)
+            },
+            groups={
+                str(one["id"]): one["group"] if one.get("group") is not None else ("id", one["id"])
                 for one in tree["images"]
             },
         )
@@ -299,9 +285,9 @@ def _check_same(a: _Written, b: _Written) -> None:
     Raises:
         DataError: saying which images differ.
     """
-    if a.images.keys() != b.images.keys():
-        only_a = [id_ for id_ in a.images if id_ not in b.images]
-        only_b = [id_ for id_ in b.images if id_ not in a.images]
+    if a.truth.keys() != b.truth.keys():
+        only_a = [id_ for id_ in a.truth if id_ not in b.truth]
+        only_b = [id_ for id_ in b.truth if id_ not in a.truth]
         example = (only_a or only_b)[0]
         raise DataError(
             f"{a.path} and {b.path} are not of the same images: {len(only_a)} are only in the "
@@ -313,12 +299,11 @@ def _check_same(a: _Written, b: _Written) -> None:
             f"{a.path} counts the border as {a.border}, {b.path} as {b.border}; evaluate both "
             "with the same --border"
         )
-    for id_, line in a.images.items():
-        other = b.images[id_]
-        if (line.num_true, line.num_valid) != (other.num_true, other.num_valid):
+    for id_, truth in a.truth.items():
+        if truth != b.truth[id_]:
             raise DataError(
-                f"the mask of {id_} differs between {a.path} and {b.path} ({line.num_true} and "
-                f"{other.num_true} foreground pixels); evaluate both on the same --data"
+                f"the mask of {id_} differs between {a.path} and {b.path} ({truth[0]} and "
+                f"{b.truth[id_][0]} foreground pixels); evaluate both on the same --data"
             )
 
 
@@ -326,5 +311,4 @@ def _have(name: str, a: _Written, b: _Written) -> bool:
     """Tell whether both reports have a score, measured by the same rule."""
     if isinstance(METRICS[name], OutlineMetric) and a.outline != b.outline:
         return False
-    lines = [line for one in (a, b) for line in one.images.values() if line.num_valid]
-    return all(name in line.scores for line in lines)
+    return all(name in one.scores[id_] for one in (a, b) for id_ in one.scored)

@@ -73,11 +73,8 @@ def data_config(
 ) -> DataConfig:
     """Decide where the images are and how their masks are read.
 
-    Args:
-        origin: the model's origin; its data and its reading of masks are the default.
-        path: other images; their masks are read as in training unless changed.
-        sections: changes, as `load_recipe` takes them.
-        overrides: changes as `data.key=value`.
+    Without a path they are the training's; with one their masks are still read as in training,
+    unless `sections` or `overrides` (`data.key=value`) change that.
 
     Raises:
         UsageError: no data, or a change of anything but `data`.
@@ -115,14 +112,8 @@ def choose_data(
 ) -> Dataset:
     """Open a data set and keep the images of one split that have a truth to compare with.
 
-    Args:
-        config: where and how.
-        split: train, val, test or all.
-        origin: what trained the model; it decides the split of every image that it knows.
-        progress: told what was found.
-
-    Returns:
-        A data set of these images alone; its last notes say how they were chosen.
+    The origin of the model decides the split of every image that it knows; the last notes of the
+    data set say how the images were chosen.
 
     Raises:
         DataError: none is left, saying why.
@@ -202,10 +193,7 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
 
 
 def _known_splits(
-    dataset: Dataset,
-    config: DataConfig,
-    origin: Origin,
-    run_splits: Mapping[str, Split | None],
+    dataset: Dataset, config: DataConfig, origin: Origin, run_splits: Mapping[str, Split | None]
 ) -> dict[str, Split | None]:
     """Find the run's images by their contents, and by names where it is the run's own data.
 

@@ -40,13 +40,13 @@ def write_report(
     origin: Origin | None = None,
     predictor_of: Mapping[str, Predictor] | None = None,
 ) -> None:
-    """Write all files of an evaluation.
+    """Write all files of an evaluation; the images that are shown are predicted once more.
 
     Args:
         folder: where to; made if absent.
         report: the figures.
         dataset: what was scored.
-        predictor: what predicted; it predicts the images that are shown once more.
+        predictor: what predicted.
         origin: of the model; by default what the predictor knows of it.
         predictor_of: the predictor of each image, by id, where it wasn't one for all.
 

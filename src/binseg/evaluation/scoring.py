@@ -49,15 +49,8 @@ def score_dataset(
 ) -> Report:
     """Predict every image of a data set and compare it with its truth.
 
-    Args:
-        predictor: the model with its preprocessing and threshold.
-        dataset: images that all have a truth.
-        split: what to call them in the report.
-        title: what to call the report.
-        by: columns to slice the scores by, beside those of few values.
-        outline: tolerance of the outline scores, 2 pixels if left out.
-        folder: where the report will be written; made at once, rather than refused after hours.
-        progress: told of every image.
+    The folder of the report is made at once, rather than refused after hours; the tolerance of the
+    outline scores is 2 pixels if left out; columns of few values make slices without `by`.
 
     Raises:
         OutputError: the folder can't be made.
@@ -82,12 +75,7 @@ class Scoring:
         self._reliabilities: list[Reliability] = []
 
     def add(
-        self,
-        predictor: Predictor,
-        dataset: Dataset,
-        *,
-        label: str,
-        progress: Progress = SILENT,
+        self, predictor: Predictor, dataset: Dataset, *, label: str, progress: Progress = SILENT
     ) -> None:
         """Predict and measure every image of a data set; `label` names the work for progress."""
         samples = track(
@@ -144,15 +132,7 @@ class Scoring:
         title: str,
         by: Sequence[str] = (),
     ) -> Report:
-        """Report on all images so far.
-
-        Args:
-            dataset: its rule for masks and its notes go into the report.
-            predictors: all that predicted; several models' threshold is their mean.
-            split: what to call the images.
-            title: what to call the report.
-            by: columns to slice the scores by, beside those of few values.
-        """
+        """Report on all images so far; several models' threshold is their mean."""
         return summarise(
             self._images,
             title=title,

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool
-from scipy import ndimage
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
@@ -27,7 +25,7 @@ from binseg.metrics import (
     tune_threshold,
 )
 from binseg.packaging import Threshold
-from binseg.postprocess import NOTHING, PostProcessing, clean
+from binseg.postprocess import NOTHING, PostProcessing, clean, label_objects
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.presets import resolve_preset
 from binseg.types import TTA, TTA_PASSES, Report
@@ -52,7 +50,7 @@ SINGLE = 0.95
 """Share of the true masks that must be one object before the largest one alone is tried."""
 
 Validation = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Probability, truth and valid pixels of one validation image."""
+"""Probability (or the mask above the threshold), truth and valid pixels of a validation image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +70,8 @@ def tune_on_validation(
 ) -> Tuned:
     """Choose TTA, temperature, the threshold with the best Dice, and post-processing.
 
-    All at the images' original size. A recipe with a fixed threshold means the network's own
-    probability: nothing is fitted or corrected.
-
-    Args:
-        recipe: whether the threshold is to be tuned.
-        model: at temperature 1.
-        val: the validation images.
-        progress: told of every image.
+    All at the images' original size, for a model at temperature 1. A recipe with a fixed threshold
+    means the network's own probability: nothing is fitted or corrected.
     """
     asked = recipe.train.tta
     tta: TTA = choose_tta(recipe, model, val, progress=progress) if asked == "tune" else asked
@@ -119,7 +111,7 @@ def tune_on_validation(
     postprocessing = NOTHING
     if is_corrected:
         postprocessing, told = choose_postprocessing(
-            [Validated(mask_HW=p > own, truth_HW=truth, valid_HW=valid) for p, truth, valid in kept]
+            [(p > own, truth, valid) for p, truth, valid in kept]
         )
         some = f" (by the first {len(kept)} of {len(val.records)}, to spare memory)"
         progress.say(f"post-processing: {told}" + (some if len(kept) < len(val.records) else ""))
@@ -175,13 +167,8 @@ def choose_tta(
 ) -> TTA:
     """Average over mirror images where that raises the mean Dice on validation beyond its error.
 
-    Both sides cut at 0.5, since no threshold is chosen yet.
-
-    Args:
-        recipe: tells which mirror images the network has learnt from.
-        model: without tta.
-        val: the validation images; up to 64 of them decide.
-        progress: told of every image, and what was found.
+    Up to 64 images decide, with the mirror images that the network has learnt from. Both sides cut
+    at 0.5, since no threshold is chosen yet.
     """
     tta = allowed_tta(recipe)
     if tta == "none" or len(val.records) < LEAST_FOR_TTA:
@@ -214,23 +201,10 @@ def _mean_and_error(values_N: np.ndarray) -> tuple[float, float]:
     return float(values_N.mean()), float(values_N.std(ddof=1) / math.sqrt(len(values_N)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validated:
-    """A validation image: the model's mask at its threshold, and the truth."""
-
-    mask_HW: Bool[np.ndarray, "H W"]
-    truth_HW: Bool[np.ndarray, "H W"]
-    valid_HW: Bool[np.ndarray, "H W"]
-
-
-def choose_postprocessing(images: Sequence[Validated]) -> tuple[PostProcessing, str]:
+def choose_postprocessing(images: Sequence[Validation]) -> tuple[PostProcessing, str]:
     """Try each step of post-processing, and keep those that raise the mean Dice beyond chance.
 
-    Args:
-        images: which the model wasn't trained on.
-
-    Returns:
-        The chosen steps, and a clause about them for people.
+    The images are those that the model wasn't trained on; a clause for people comes with the steps.
     """
     if len(images) < LEAST_FOR_POSTPROCESSING:
         return NOTHING, f"not tried: {len(images)} validation images are too few to tell"
@@ -248,18 +222,14 @@ def choose_postprocessing(images: Sequence[Validated]) -> tuple[PostProcessing, 
     return chosen, f"{chosen.describe()}: validation Dice {gain:+.4f} (standard error {error:.4f})"
 
 
-def _candidates(images: Sequence[Validated]) -> list[dict[str, int | bool]]:
+def _candidates(images: Sequence[Validation]) -> list[dict[str, int | bool]]:
     """List the steps worth a try: areas follow from the true objects' areas."""
-    areas, numbers = [], []
-    for one in images:
-        labels_HW, num = ndimage.label(one.truth_HW, structure=np.ones((3, 3), bool))
-        areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
-        numbers.append(num)
-    every = np.concatenate(areas)
+    labelled = [label_objects(truth_HW) for _, truth_HW, _ in images]
+    every = np.concatenate([np.bincount(labels.ravel())[1:] for labels, _ in labelled])
     if not len(every):
         return []
     candidates: list[dict[str, int | bool]] = []
-    if np.mean([num <= 1 for num in numbers]) >= SINGLE:
+    if np.mean([num <= 1 for _, num in labelled]) >= SINGLE:
         candidates.append({"largest_only": True})
     # Only specks that are smaller than almost every true object are removed.
     smallest, typical = np.quantile(every, 0.02), np.median(every)
@@ -268,8 +238,8 @@ def _candidates(images: Sequence[Validated]) -> list[dict[str, int | bool]]:
     return [one for one in candidates if next(iter(one.values())) > 0]
 
 
-def _dices(images: Sequence[Validated], postprocessing: PostProcessing) -> np.ndarray:
+def _dices(images: Sequence[Validation], postprocessing: PostProcessing) -> np.ndarray:
     """Score each image, empty masks as everywhere else."""
     return np.array(
-        [dice(count(clean(x.mask_HW, postprocessing), x.truth_HW, x.valid_HW)) for x in images]
+        [dice(count(clean(mask, postprocessing), truth, valid)) for mask, truth, valid in images]
     )

@@ -2,23 +2,20 @@
 
     formats.py   FORMATS, and the public readers that walk it
     raster.py    JPEG, PNG and others of single images, through Pillow
-    tiff.py      TIFF: many channels, 16 and 32 bits, no data (tiff_pages.py: its pages)
+    tiff.py      TIFF: many channels, 16 and 32 bits, no data (tiff_parts.py: pages, tiles)
     decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
-    windows.py   images of any size, read window by window (pieces.py, zarr_folders.py)
+    windows.py   images of any size, read window by window (zarr_folders.py)
     writing.py   masks, images and probabilities to files; results of any size, tile by tile
-    cage.py      decoding what strangers send in killable children (caged.py is their side)
+    cage.py      decoding what strangers send in children that can be killed
 
 What a file holds decides how it is read, never its name.
 """
 
-from binseg.imageio.decoding import MAX_PIXELS, ImageInfo
+from binseg.imageio.decoding import ImageInfo
 from binseg.imageio.formats import (
-    FORMATS,
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
-    from_pil,
-    num_pages,
     probe,
     probe_bytes,
     read_image,
@@ -26,74 +23,19 @@ from binseg.imageio.formats import (
     read_palette,
     read_pixels,
 )
-from binseg.imageio.metadata import (
-    Georeference,
-    PixelSize,
-    read_georeference,
-    read_pixel_size,
-)
-from binseg.imageio.windows import (
-    WINDOW_PIXELS,
-    Windows,
-    holds_tiff,
-    needs_windows,
-    open_windows,
-)
+from binseg.imageio.metadata import Georeference, PixelSize, read_georeference, read_pixel_size
+from binseg.imageio.windows import Windows, needs_windows, open_windows
 from binseg.imageio.writing import (
-    Facts,
-    TiledPage,
+    Layout,
     decode_tiles,
     encode_image,
     encode_mask,
     encode_probability,
     encode_tiles,
     read_facts,
-    write_bands,
+    write_image,
     write_mask,
     write_probability,
-    write_rgb,
-    write_rgba,
     write_tiled,
 )
 from binseg.imageio.zarr_folders import is_zarr
-
-__all__ = [
-    "FORMATS",
-    "IMAGE_SUFFIXES",
-    "MAX_PIXELS",
-    "TIFF_SUFFIXES",
-    "WINDOW_PIXELS",
-    "Facts",
-    "Georeference",
-    "ImageInfo",
-    "PixelSize",
-    "TiledPage",
-    "Windows",
-    "decode_image",
-    "decode_tiles",
-    "encode_image",
-    "encode_mask",
-    "encode_probability",
-    "encode_tiles",
-    "from_pil",
-    "holds_tiff",
-    "is_zarr",
-    "needs_windows",
-    "num_pages",
-    "open_windows",
-    "probe",
-    "probe_bytes",
-    "read_facts",
-    "read_georeference",
-    "read_image",
-    "read_labels",
-    "read_palette",
-    "read_pixel_size",
-    "read_pixels",
-    "write_bands",
-    "write_mask",
-    "write_probability",
-    "write_rgb",
-    "write_rgba",
-    "write_tiled",
-]

@@ -2,14 +2,17 @@
 
 import io
 import struct
+import threading
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Num, Shaped
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import Bool, Num, Shaped, UInt8
+from PIL import Image
 from tifffile import TiffFileError
 
 from binseg.errors import ImageError
@@ -17,10 +20,18 @@ from binseg.errors import ImageError
 Handle = io.BufferedReader | io.BytesIO
 """An open file, or one in memory."""
 
+Pixels = Num[np.ndarray, "H W C"]
+"""An image as `read_image` gives it: uint8, uint16 or float32."""
+Stored = Shaped[np.ndarray, "h w S"]
+"""Numbers of (a part of) an image as they are in the file."""
+Labels = Shaped[np.ndarray, "H W ..."]
+"""A mask's numbers, or its colours."""
+Colours = UInt8[np.ndarray, "N 3"]
+
 MAX_PIXELS = 400_000_000
 """Largest image that is read whole; a small file can claim any size and fill the memory."""
 MAX_BYTES = 6 * MAX_PIXELS
-"""Largest decoded image in memory: MAX_PIXELS of 16-bit colour."""
+"""Largest decoded image in memory: that many of 16-bit colour."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +47,46 @@ class ImageInfo:
     """The file's own kind of pixels: a Pillow mode (RGB, P, 1, CMYK), or TIFF's name for it."""
     format: str
     """JPEG, PNG, WEBP, BMP, GIF or TIFF."""
-    num_pages: int
-    turned: bool
-    """The file asks to be turned or mirrored (EXIF); height and width are those after it."""
+    num_pages: int = 1
     orientation: int = 1
-    """EXIF's number of that turn, 1 to 8."""
+    """EXIF's number of a turn or mirroring, 1 to 8; height and width are those after it."""
     nodata: float | None = None
     """Value that the file declares to be none (GDAL's tag)."""
     keeps_alpha: bool = False
     """A channel is marked as transparency but varies like data, and is read as one."""
+
+    @property
+    def turned(self) -> bool:
+        """Tell whether the file asks to be turned or mirrored."""
+        return self.orientation != 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(ABC):
+    """An image whose header was read; its pixels are still packed."""
+
+    name: str
+    """The file's name in errors."""
+
+    @abstractmethod
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+
+    @abstractmethod
+    def image(self) -> Pixels:
+        """Decode the pixels, turned: uint8, uint16 or float32."""
+
+    @abstractmethod
+    def labels(self, *, indices: bool = False) -> Labels:
+        """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
+
+    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+        """Tell where there is data, turned; None where it is everywhere."""
+        return None
+
+    def palette(self) -> Colours | None:
+        """Give the colours of a palette, where there is one."""
+        return None
 
 
 def one_line(text: object) -> str:
@@ -66,7 +108,6 @@ _BROKEN = (
     SyntaxError,
     TiffFileError,
     TypeError,
-    UnidentifiedImageError,
     ValueError,
     struct.error,
     zlib.error,
@@ -114,25 +155,32 @@ def finite_float32(values: Num[np.ndarray, "..."], *, name: str) -> Num[np.ndarr
     return as_float
 
 
-def turn(pixels: Shaped[np.ndarray, "H W ..."], orientation: int) -> Shaped[np.ndarray, "..."]:
+def given_dtype(stored: np.dtype[np.generic], bits: int | None = None) -> str:
+    """Name the type in which `read_image` gives numbers of a stored type, of so many bits."""
+    bits = bits or 8 * stored.itemsize
+    if stored.kind == "b" or (stored.kind == "u" and bits <= 8):
+        return "uint8"
+    return "uint16" if stored.kind == "u" and bits <= 16 else "float32"
+
+
+def as_given(values: Shaped[np.ndarray, "..."], *, name: str) -> Num[np.ndarray, "..."]:
+    """Bring numbers into the type of `given_dtype`; bools become 0 and 255."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    dtype = given_dtype(values.dtype)
+    if dtype == "float32":
+        return finite_float32(values, name=name)
+    return np.ascontiguousarray(values, dtype)
+
+
+def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
     """Turn and mirror as EXIF's orientation (1 to 8; anything else is 1) asks; own memory."""
-    match orientation:
-        case 2:
-            pixels = pixels[:, ::-1]
-        case 3:
-            pixels = pixels[::-1, ::-1]
-        case 4:
-            pixels = pixels[::-1]
-        case 5:
-            pixels = pixels.swapaxes(0, 1)
-        case 6:
-            pixels = pixels.swapaxes(0, 1)[:, ::-1]
-        case 7:
-            pixels = pixels.swapaxes(0, 1)[::-1, ::-1]
-        case 8:
-            pixels = pixels.swapaxes(0, 1)[::-1]
-        case _:
-            pass
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
     # Pillow's arrays are read-only, and torch takes offence at those.
     return np.require(pixels, requirements=["C", "W"])
 
@@ -162,3 +210,57 @@ def orientation_of_exif(exif: bytes) -> int:
     except struct.error:
         pass  # cut off before the tag, which is the same as having none
     return 1
+
+
+class Cache:
+    """Unpacked parts of images that were used last: neighbouring windows share many of them."""
+
+    def __init__(self, num_bytes: int = 192_000_000) -> None:
+        self._most = num_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[tuple[int, ...], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return what is kept under `key`, else make it."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        part = make()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = part
+                self._bytes += part.nbytes
+            while self._bytes > self._most and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return part
+
+
+def fill_window(
+    out: np.ndarray,
+    corner: tuple[int, int],
+    grid: tuple[int, int],
+    part: Callable[[int, int], np.ndarray],
+) -> None:
+    """Fill the window `out`, whose corner is at (top, left), from the parts that it touches.
+
+    The image is cut into a grid of parts of (height, width); `part` gives one by row and column.
+    """
+    for row, inside_row, there_row in _stretches(corner[0], out.shape[0], grid[0]):
+        for column, inside, there in _stretches(corner[1], out.shape[1], grid[1]):
+            # Some files' last parts are as small as what is left of the image.
+            out[there_row, there] = part(row, column)[inside_row, inside]
+
+
+def _stretches(start: int, count: int, length: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut a stretch at multiples of `length`: number of the part, place in it, and in the stretch.
+
+    >>> list(_stretches(5, 4, 8))
+    [(0, slice(5, 8, None), slice(0, 3, None)), (1, slice(0, 1, None), slice(3, 4, None))]
+    """
+    for number in range(start // length, -(-(start + count) // length)):
+        first = max(start, number * length)
+        end = min(start + count, (number + 1) * length)
+        inside = slice(first - number * length, end - number * length)
+        yield number, inside, slice(first - start, end - start)

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Num, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Bool
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -25,36 +25,18 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, turn
-from binseg.imageio.raster import (
-    encode_jpeg,
-    encode_png,
-    image_of,
-    open_heic,
-    open_numpy,
-    open_raster,
+from binseg.imageio.decoding import (
+    Colours,
+    Decoder,
+    Handle,
+    ImageInfo,
+    Labels,
+    Pixels,
+    broken_files,
+    one_line,
 )
+from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
-
-
-@runtime_checkable
-class Decoder(Protocol):
-    """An image whose header was read."""
-
-    def info(self) -> ImageInfo:
-        """Give the facts of the image as `image` gives it."""
-
-    def image(self) -> Num[np.ndarray, "H W C"]:
-        """Decode the pixels, turned as EXIF asks."""
-
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
-        """Decode a mask's own numbers, turned as EXIF asks."""
-
-    def valid(self) -> Bool[np.ndarray, "H W"] | None:
-        """Tell where there is data, turned as EXIF asks; None where it is everywhere."""
-
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
-        """Give the colours of a palette, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,70 +48,54 @@ class Format:
     matches: Callable[[bytes], bool]
     """Tells the format by a file's first 32 bytes."""
     open: Callable[..., Decoder]
-    """Takes the open file, and by keyword name, page and any_page (see `open_tiff`)."""
+    """Takes the open file and by keyword name; of stacks page and any_page too (`open_tiff`)."""
     encode: Callable[..., bytes] | None = None
     """Takes uint8 or float32 pixels, a text to note or None, and further TIFF tags."""
+    stacks: bool = False
+    """True where a file may hold several pages."""
 
 
 def _starts(*marks: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(marks)
 
 
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1"}
+def _pillow(
+    plugin: type[ImageFile], matches: Callable[[bytes], bool], *suffixes: str, **more: Any
+) -> Format:
+    """Describe a format of single images that one of Pillow's classes opens."""
+    opens = partial(open_raster, plugin=plugin)
+    return Format(suffixes=suffixes, matches=matches, open=opens, **more)
+
+
+def _is_webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _is_iso(*brands: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head[4:8] == b"ftyp" and head[8:12] in brands
+
+
+_JPEG, _JPEG2000 = b"\xff\xd8\xff", (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 FORMATS: Mapping[str, Format] = {
-    "JPEG": Format(
-        suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        matches=_starts(b"\xff\xd8\xff"),
-        open=partial(open_raster, plugin=JpegImageFile),
-        encode=encode_jpeg,
+    "JPEG": _pillow(
+        JpegImageFile, _starts(_JPEG), ".jpg", ".jpeg", ".jpe", ".jfif", encode=encode_jpeg
     ),
-    "PNG": Format(
-        suffixes=(".png",),
-        matches=_starts(b"\x89PNG\r\n\x1a\n"),
-        open=partial(open_raster, plugin=PngImageFile),
-        encode=encode_png,
-    ),
-    "WEBP": Format(
-        suffixes=(".webp",),
-        matches=lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
-        open=partial(open_raster, plugin=WebPImageFile),
-    ),
-    "BMP": Format(
-        suffixes=(".bmp",),
-        matches=_starts(b"BM"),
-        open=partial(open_raster, plugin=BmpImageFile),
-    ),
-    "GIF": Format(
-        suffixes=(".gif",),
-        matches=_starts(b"GIF87a", b"GIF89a"),
-        open=partial(open_raster, plugin=GifImageFile),
-    ),
-    "PPM": Format(
-        suffixes=(".ppm", ".pgm", ".pbm", ".pnm"),
-        matches=_starts(b"P4", b"P5", b"P6"),
-        open=partial(open_raster, plugin=PpmImageFile),
-    ),
-    "JPEG2000": Format(
-        suffixes=(".jp2", ".j2k"),
-        matches=_starts(b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
-        open=partial(open_raster, plugin=Jpeg2KImageFile),
-    ),
-    "AVIF": Format(
-        suffixes=(".avif",),
-        matches=lambda head: head[4:12] in (b"ftypavif", b"ftypavis"),
-        open=partial(open_raster, plugin=AvifImageFile),
-    ),
-    "HEIF": Format(
-        suffixes=(".heic", ".heif"),
-        matches=lambda head: head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS,
-        open=open_heic,
-    ),
+    "PNG": _pillow(PngImageFile, _starts(b"\x89PNG\r\n\x1a\n"), ".png", encode=encode_png),
+    "WEBP": _pillow(WebPImageFile, _is_webp, ".webp"),
+    "BMP": _pillow(BmpImageFile, _starts(b"BM"), ".bmp"),
+    "GIF": _pillow(GifImageFile, _starts(b"GIF87a", b"GIF89a"), ".gif"),
+    "PPM": _pillow(PpmImageFile, _starts(b"P4", b"P5", b"P6"), ".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": _pillow(Jpeg2KImageFile, _starts(*_JPEG2000), ".jp2", ".j2k"),
+    "AVIF": _pillow(AvifImageFile, _is_iso(b"avif", b"avis"), ".avif"),
+    "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
     "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
     "TIFF": Format(
         suffixes=(".tif", ".tiff", ".svs"),
         matches=is_tiff,
         open=open_tiff,
         encode=encode_tiff,
+        stacks=True,
     ),
 }
 TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
@@ -159,12 +125,7 @@ def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
         return _choose(io.BytesIO(data), name=name, any_page=True).info()
 
 
-def num_pages(path: Path) -> int:
-    """Count the pages of a file: 1, except for TIFF stacks; raises as `probe`."""
-    return probe(path).num_pages
-
-
-def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C"]:
+def read_image(path: Path, *, page: int | None = None) -> Pixels:
     """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
 
     Args:
@@ -182,15 +143,13 @@ def read_image(path: Path, *, page: int | None = None) -> Num[np.ndarray, "H W C
         return decoder.image()
 
 
-def read_palette(path: Path, *, page: int | None = None) -> UInt8[np.ndarray, "N 3"] | None:
+def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
     """Read the colours that an image's indices stand for, or None where it has no palette."""
     with _decoder(path, page=page) as decoder:
         return decoder.palette()
 
 
-def read_labels(
-    path: Path, *, page: int | None = None, indices: bool = False
-) -> Shaped[np.ndarray, "H W ..."]:
+def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
     """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
 
     Args:
@@ -211,7 +170,7 @@ def read_labels(
 
 def read_pixels(
     path: Path, *, page: int | None = None
-) -> tuple[Num[np.ndarray, "H W C"], Bool[np.ndarray, "H W"] | None]:
+) -> tuple[Pixels, Bool[np.ndarray, "H W"] | None]:
     """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
 
     Returns:
@@ -222,22 +181,10 @@ def read_pixels(
         return decoder.image(), decoder.valid()
 
 
-def decode_image(data: bytes, *, name: str) -> Num[np.ndarray, "H W C"]:
+def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
     with broken_files(name):
         return _choose(io.BytesIO(data), name=name).image()
-
-
-def from_pil(image: Image.Image) -> Num[np.ndarray, "H W C"]:
-    """Turn a Pillow image into the array that `read_image` would give for its pixels.
-
-    The pixels stay where they are: an EXIF turn that Pillow hasn't applied isn't applied here, so
-    that the mask of an image has the size of the object in the caller's hand.
-
-    Raises:
-        ImageError: float pixels that are NaN or infinite.
-    """
-    return turn(image_of(image, name="the image"), 1)
 
 
 @contextmanager
@@ -246,14 +193,14 @@ def opened(path: Path) -> Iterator[Handle]:
     name = one_line(path)
     try:
         handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
-    except FileNotFoundError as error:
-        raise ImageError(f"{name}: there is no such file; check the name") from error
-    except IsADirectoryError as error:
-        raise ImageError(f"{name}: a folder, not an image; name a file in it") from error
-    except PermissionError as error:
-        raise ImageError(f"{name}: you may not read it; change its permissions") from error
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: can't be opened ({one_line(error)})") from error
+        reasons = {
+            FileNotFoundError: "there is no such file; check the name",
+            IsADirectoryError: "a folder, not an image; name a file in it",
+            PermissionError: "you may not read it; change its permissions",
+        }
+        reason = reasons.get(type(error), f"can't be opened ({one_line(error)})")
+        raise ImageError(f"{name}: {reason}") from error
     with handle:
         yield handle
 
@@ -273,13 +220,17 @@ def _choose(
     found = format_of(head)
     if found is None:
         raise ImageError(_unknown(head, name))
-    return FORMATS[found].open(handle, name=name, page=page, any_page=any_page)
+    if FORMATS[found].stacks:
+        return FORMATS[found].open(handle, name=name, page=page, any_page=any_page)
+    if page not in (None, 0):
+        raise ImageError(f"{name}: there is no page {page}; a {found} file has page 0 only")
+    return FORMATS[found].open(handle, name=name)
 
 
 def _unknown(head: bytes, name: str) -> str:
-    read = ", ".join(FORMATS)
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
+    read = ", ".join(FORMATS)
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"{name}: text, not an image; binseg reads {read}"
     return f"{name}: not an image that binseg knows; it reads {read}"

@@ -20,17 +20,14 @@ _WORLD_SUFFIXES = {
     ".png": (".pgw", ".pngw", ".wld"),
 }
 _MICROMETRES = {
-    "um": 1.0,
-    "\u00b5m": 1.0,
-    "\u03bcm": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer"), 1.0),
     "nm": 1e-3,
     "nanometer": 1e-3,
     "mm": 1e3,
     "cm": 1e4,
 }
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError)
+_Transform = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class PixelSize:
 class Georeference:
     """Place of an image on a map."""
 
-    transform: tuple[float, float, float, float, float, float]
+    transform: _Transform
     """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, for pixel corners."""
     crs: str | None
     """Name of the coordinate system ("EPSG:32632"), where the file tells."""
@@ -56,15 +53,13 @@ class Georeference:
         """The GeoTIFF tags that say the same, as tifffile's `extratags`."""
         a, b, c, d, e, f = self.transform
         matrix = (a, b, 0.0, c, d, e, 0.0, f, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
-        tags: list[tuple[int, int, int, tuple[float, ...], bool]] = [
-            (_TRANSFORMATION, _DOUBLE, 16, matrix, True)
-        ]
-        if self.crs is not None:
-            kind, key = (2, _GEOGRAPHIC) if self.is_geographic else (1, _PROJECTED)
-            code = int(self.crs.removeprefix("EPSG:"))
-            keys = (1, 1, 0, 3, 1024, 0, 1, kind, 1025, 0, 1, 1, key, 0, 1, code)
-            tags.append((_KEYS, _SHORT, len(keys), keys, True))
-        return tags
+        place = (_TRANSFORMATION, _DOUBLE, 16, matrix, True)
+        if self.crs is None:
+            return [place]
+        kind, key = (2, _GEOGRAPHIC) if self.is_geographic else (1, _PROJECTED)
+        code = int(self.crs.removeprefix("EPSG:"))
+        keys = (1, 1, 0, 3, 1024, 0, 1, kind, 1025, 0, 1, 1, key, 0, 1, code)
+        return [place, (_KEYS, _SHORT, len(keys), keys, True)]
 
 
 def read_pixel_size(path: Path) -> PixelSize | None:
@@ -75,7 +70,7 @@ def read_pixel_size(path: Path) -> PixelSize | None:
     try:
         with tifffile.TiffFile(path) as file:
             return _of_ome(file.ome_metadata) or _of_aperio(file) or _of_resolution(file)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
+    except _UNREADABLE:
         return None
 
 
@@ -127,21 +122,30 @@ def read_georeference(path: Path) -> Georeference | None:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
             tags = {code: page.tags[code].value for code in page.tags.keys()}  # noqa: SIM118
-    except (OSError, ValueError, KeyError, TypeError, IndexError, tifffile.TiffFileError):
+    except _UNREADABLE:
         tags = {}
-    transform = _of_tags(tags)
-    if transform is not None and _is_of_centres(tags.get(_KEYS)):
-        a, b, c, d, e, f = transform
-        transform = (a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2)
-    if transform is None:
-        transform = _of_world_file(path)
+    transform = (stated := _of_tags(tags)) or _of_world_file(path)
     if transform is None:
         return None
-    crs, is_geographic = _crs(tags.get(_KEYS))
-    return Georeference(transform=transform, crs=crs, is_geographic=is_geographic)
+    keys = tags.get(_KEYS, ())  # groups of four numbers: key, place, count, value
+    codes = {int(keys[at]): int(keys[at + 3]) for at in range(4, len(keys) - 3, 4)}
+    if stated and codes.get(_RASTER_TYPE) == _POINT:
+        transform = _of_corners(stated)
+    # A projected system of its own kind also names the datum that it stands on, which isn't it.
+    is_geographic = codes.get(_MODEL_TYPE, 0) == 2 or not {_MODEL_TYPE, _PROJECTED} & codes.keys()
+    code = codes.get(_GEOGRAPHIC if is_geographic else _PROJECTED, 0)
+    if not 0 < code < _USER_DEFINED:
+        return Georeference(transform=transform, crs=None)
+    return Georeference(transform=transform, crs=f"EPSG:{code}", is_geographic=is_geographic)
 
 
-def _of_tags(tags: dict[int, Any]) -> tuple[float, float, float, float, float, float] | None:
+def _of_corners(transform: _Transform) -> _Transform:
+    """Move a transform of the middle of pixels to their corners."""
+    a, b, c, d, e, f = transform
+    return a, b, c - a / 2 - b / 2, d, e, f - d / 2 - e / 2
+
+
+def _of_tags(tags: dict[int, Any]) -> _Transform | None:
     matrix = tags.get(_TRANSFORMATION)
     if matrix is not None and len(matrix) == 16:
         a, b, _, c, d, e, _, f = map(float, matrix[:8])
@@ -154,36 +158,12 @@ def _of_tags(tags: dict[int, Any]) -> tuple[float, float, float, float, float, f
     return wide, 0.0, x - column * wide, 0.0, -tall, y + row * tall
 
 
-def _of_world_file(path: Path) -> tuple[float, float, float, float, float, float] | None:
+def _of_world_file(path: Path) -> _Transform | None:
     for suffix in _WORLD_SUFFIXES.get(path.suffix.lower(), ()):
         try:
             text = path.with_suffix(suffix).read_text(encoding="ascii")
             a, d, b, e, x, y = map(float, text.split()[:6])
         except (OSError, ValueError):
             continue
-        # A world file gives the centre of the first pixel; the transform is for corners.
-        return a, b, x - a / 2 - b / 2, d, e, y - d / 2 - e / 2
+        return _of_corners((a, b, x, d, e, y))  # it gives the middle of the first pixel
     return None
-
-
-def _is_of_centres(keys: Any) -> bool:
-    """Tell whether the tie point is a pixel's middle (GTRasterTypeGeoKey 2), not its corner."""
-    if keys is None:
-        return False
-    return any(
-        int(keys[at]) == _RASTER_TYPE and int(keys[at + 3]) == _POINT
-        for at in range(4, len(keys) - 3, 4)
-    )
-
-
-def _crs(keys: Any) -> tuple[str | None, bool]:
-    """The EPSG code of a GeoKeyDirectory: groups of four numbers (key, place, count, value)."""
-    if keys is None:
-        return None, False
-    codes = {int(keys[at]): int(keys[at + 3]) for at in range(4, len(keys) - 3, 4)}
-    # A projected system of its own kind also names the datum that it stands on, which isn't it.
-    is_geographic = codes.get(_MODEL_TYPE, 0) == 2 or not {_MODEL_TYPE, _PROJECTED} & codes.keys()
-    key = _GEOGRAPHIC if is_geographic else _PROJECTED
-    if 0 < codes.get(key, 0) < _USER_DEFINED:
-        return f"EPSG:{codes[key]}", is_geographic
-    return None, False

@@ -4,21 +4,28 @@ import io
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import imagecodecs
 import numpy as np
-from jaxtyping import Num, Shaped, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
+    Colours,
+    Decoder,
     Handle,
     ImageInfo,
+    Labels,
+    Pixels,
+    as_given,
     check_size,
     finite_float32,
+    given_dtype,
     orientation_of_exif,
     swaps_sides,
     turn,
@@ -27,26 +34,18 @@ from binseg.imageio.decoding import (
 _MAX_FILE_BYTES = 2_000_000_000
 _WARNINGS_LOCK = threading.Lock()
 
-# Pillow's mode -> channels and type that image_of gives.
-_GIVEN = {
-    "1": (1, "uint8"),
-    "L": (1, "uint8"),
-    "LA": (1, "uint8"),
-    "La": (1, "uint8"),
-    "I;16": (1, "uint16"),
-    "I;16L": (1, "uint16"),
-    "I;16B": (1, "uint16"),
-    "I;16N": (1, "uint16"),
-    "I": (1, "float32"),
-    "F": (1, "float32"),
+_GREY = {
+    **dict.fromkeys(("1", "L", "LA", "La"), "uint8"),
+    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "uint16"),
+    **dict.fromkeys(("I", "F"), "float32"),
 }
+"""Pillow's modes of one channel, and the type that `image_of` gives; others become 8-bit RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Raster:
-    """A file whose header was read; its pixels are still packed."""
+class Raster(Decoder):
+    """A file that one of Pillow's classes opened."""
 
-    name: str
     handle: Handle
     pil_image: ImageFile.ImageFile
     format: str
@@ -55,38 +54,33 @@ class Raster:
     orientation: int
 
     def info(self) -> ImageInfo:
-        """The facts of the image as `image` gives it."""
+        """Give the facts of the image as `image` gives it."""
         width, height = self.pil_image.size
         if swaps_sides(self.orientation):
             height, width = width, height
-        channels, dtype = _GIVEN.get(self.pil_image.mode, (3, "uint8"))
+        mode = self.pil_image.mode
         return ImageInfo(
             height=height,
             width=width,
-            channels=channels,
-            dtype="uint16" if self.bits == 16 else dtype,
-            mode=self.pil_image.mode,
+            channels=1 if mode in _GREY else 3,
+            dtype="uint16" if self.bits == 16 else _GREY.get(mode, "uint8"),
+            mode=mode,
             format=self.format,
-            num_pages=1,
-            turned=self.orientation != 1,
             orientation=self.orientation,
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
-        """The pixels, turned."""
+    def image(self) -> Pixels:
+        """Decode the pixels, turned."""
         fast = self._fast()
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def valid(self) -> None:
-        """Tell that there is data everywhere."""
-
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
-        """Give the colours of a palette, or None where the file has none."""
+    def palette(self) -> Colours | None:
+        """Give the colours of a palette, where there is one."""
         return _palette_of(self.pil_image) if self.pil_image.mode in ("P", "PA") else None
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
-        """Give the raw values, turned: a palette's colours or indices, 0 and 1 of a 1-bit file."""
+    def labels(self, *, indices: bool = False) -> Labels:
+        """Decode the raw values, turned: colours or indices of a palette, 0 and 1 of 1 bit."""
         fast = self._fast()
         if fast is not None:
             pixels = fast[:, :, 0] if fast.shape[2] == 1 else fast
@@ -97,7 +91,7 @@ class Raster:
                 pixels = pixels // np.uint8(255 // (2**self.bits - 1))
         return turn(pixels, self.orientation)
 
-    def _fast(self) -> Num[np.ndarray, "H W C"] | None:
+    def _fast(self) -> Pixels | None:
         """Pixels straight into an array, or None where that is Pillow's job.
 
         JPEG gives the same numbers as Pillow in a third of the time; 16-bit colour PNG keeps the
@@ -119,8 +113,7 @@ class Raster:
             return None
         if pixels.ndim == 2:
             return pixels[:, :, None]
-        channels = 1 if pixels.shape[2] <= 2 else 3
-        return pixels[:, :, :channels]
+        return pixels[:, :, : 1 if pixels.shape[2] <= 2 else 3]  # without alpha
 
     def _bytes(self) -> bytes:
         self.handle.seek(0)
@@ -133,26 +126,16 @@ class Raster:
         return data
 
 
-def open_raster(
-    handle: Handle,
-    *,
-    name: str,
-    plugin: type[ImageFile.ImageFile],
-    page: int | None = None,
-    any_page: bool = False,
-) -> Raster:
+def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile]) -> Raster:
     """Read an image's header by one of Pillow's classes.
 
     `Image.open` isn't asked: its limit on pixels is one global number for the whole process, and
     it takes anything that any plug-in claims.
 
     Raises:
-        ImageError: it is damaged, animated or too large, or a page other than 0 is asked for.
+        ImageError: it is damaged, animated or too large.
     """
-    del any_page
     format_ = str(plugin.format)
-    if page not in (None, 0):
-        raise ImageError(f"{name}: there is no page {page}; a {format_} file has page 0 only")
     handle.seek(0)
     head = handle.read(32)
     handle.seek(0)
@@ -184,41 +167,46 @@ def open_raster(
     )
 
 
+def _chunks(handle: Handle) -> Iterator[tuple[bytes, int]]:
+    """Go through a PNG: the kind and the length of each chunk, where its content begins."""
+    handle.seek(8)
+    while len(header := handle.read(8)) == 8:
+        length, place = int.from_bytes(header[:4], "big"), handle.tell()
+        yield header[4:], length
+        handle.seek(place + length + 4)
+
+
 def _only_pixels(data: bytes) -> bytes:
-    """A PNG without its metadata, over which libpng would complain on stderr, and intact."""
-    kept, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        chunk = data[place : place + 12 + length]
+    """Keep a PNG without its metadata, over which libpng would complain on stderr, and intact."""
+    kept, handle = [data[:8]], io.BytesIO(data)
+    for kind, length in _chunks(handle):
         if kind in (b"IHDR", b"IDAT", b"IEND"):
-            if zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            rest = handle.read(length + 4)
+            if len(rest) < 4:
+                break
+            if zlib.crc32(kind + rest[:-4]) != int.from_bytes(rest[-4:], "big"):
                 raise ValueError(f"wrong checksum of {kind.decode()}")
-            kept.append(chunk)
-        place += len(chunk)
+            kept.append(length.to_bytes(4, "big") + kind + rest)
     return b"".join(kept)
 
 
 def _late_exif(handle: Handle) -> bytes | None:
     """Find a PNG's EXIF block behind the pixels, where Pillow sees it only after decoding."""
     back = handle.tell()
-    handle.seek(8)
     found = None
-    while len(header := handle.read(8)) == 8:
-        length, kind = int.from_bytes(header[:4], "big"), header[4:]
+    for kind, length in _chunks(handle):
         if kind == b"eXIf":
             found = handle.read(length)
         if kind in (b"eXIf", b"IEND"):
             break
-        handle.seek(length + 4, 1)
     handle.seek(back)
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumpyImage:
+class NumpyImage(Decoder):
     """An array that numpy saved: height x width, with channels last if there are any."""
 
-    name: str
     handle: Handle
     shape: tuple[int, int, int]
     dtype: np.dtype[Any]
@@ -226,29 +214,20 @@ class NumpyImage:
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
         height, width, channels = self.shape
-        kind, size = self.dtype.kind, self.dtype.itemsize
-        wide = "uint16" if kind == "u" and size == 2 else "float32"
         return ImageInfo(
             height=height,
             width=width,
             channels=channels,
-            dtype="uint8" if kind == "b" or (kind == "u" and size == 1) else wide,
+            dtype=given_dtype(self.dtype),
             mode=str(self.dtype),
             format="NPY",
-            num_pages=1,
-            turned=False,
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
-        """Give the pixels: uint8, uint16 or float32."""
-        array_HWC, dtype = self._load(), self.info().dtype
-        if array_HWC.dtype.kind == "b":
-            return array_HWC.astype(np.uint8) * np.uint8(255)
-        if dtype == "float32":
-            return finite_float32(array_HWC, name=self.name)
-        return array_HWC.astype(dtype)
+    def image(self) -> Pixels:
+        """Give the pixels."""
+        return as_given(self._load(), name=self.name)
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
+    def labels(self, *, indices: bool = False) -> Labels:
         """Give the numbers of a mask, which must be whole."""
         del indices
         array_HWC = self._load()
@@ -259,28 +238,17 @@ class NumpyImage:
             return labels.astype(np.int64)
         return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
 
-    def valid(self) -> None:
-        """Tell that there is data everywhere."""
-
-    def palette(self) -> None:
-        """Tell that there is no palette."""
-
     def _load(self) -> np.ndarray:
         self.handle.seek(0)
         return np.asarray(np.load(self.handle, allow_pickle=False)).reshape(self.shape)
 
 
-def open_numpy(
-    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
-) -> NumpyImage:
+def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
     """Read an array that numpy saved; objects, which could be programs, are refused.
 
     Raises:
-        ImageError: it is no image, too large, or a page other than 0 is asked for.
+        ImageError: it is no image, or too large.
     """
-    del any_page
-    if page not in (None, 0):
-        raise ImageError(f"{name}: there is no page {page}; a NPY file has page 0 only")
     handle.seek(0)
     version = np.lib.format.read_magic(handle)
     read = np.lib.format.read_array_header_1_0
@@ -290,15 +258,12 @@ def open_numpy(
             f"{name}: an array of shape {shape} and type {dtype}; give height x width, or height x "
             "width x channels, of numbers"
         )
-    sides = (*shape, 1)[:3]
-    height, width, channels = sides
+    height, width, channels = (*shape, 1)[:3]
     check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
     return NumpyImage(name=name, handle=handle, shape=(height, width, channels), dtype=dtype)
 
 
-def open_heic(
-    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
-) -> Raster:
+def open_heic(handle: Handle, *, name: str) -> Raster:
     """Read the header of a phone's HEIC photo through libheif; raises as `open_raster`.
 
     Raises:
@@ -308,10 +273,10 @@ def open_heic(
         from pillow_heif import HeifImageFile
     except ModuleNotFoundError:
         raise MissingExtraError("pillow-heif", extra="heic", purpose=f"reading {name}") from None
-    return open_raster(handle, name=name, plugin=HeifImageFile, page=page, any_page=any_page)
+    return open_raster(handle, name=name, plugin=HeifImageFile)
 
 
-def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
+def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
     """A Pillow image's pixels as colour or grey, without alpha, not turned."""
     mode = pil_image.mode
     if mode == "1":
@@ -330,9 +295,7 @@ def image_of(pil_image: Image.Image, *, name: str) -> Num[np.ndarray, "H W C"]:
     return np.asarray(pil_image.convert("RGB"))
 
 
-def labels_of(
-    pil_image: Image.Image, *, name: str, indices: bool = False
-) -> Shaped[np.ndarray, "H W ..."]:
+def labels_of(pil_image: Image.Image, *, name: str, indices: bool = False) -> Labels:
     """Give a Pillow image's raw values: H x W of numbers, or H x W x 3 of colours."""
     mode = pil_image.mode
     if mode == "1":
@@ -352,7 +315,7 @@ def _indices_of(pil_image: Image.Image) -> UInt8[np.ndarray, "H W"]:
 
 
 def through_palette(
-    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: UInt8[np.ndarray, "N 3"]
+    indices_HW: UInt8[np.ndarray, "H W"], colours_N3: Colours
 ) -> UInt8[np.ndarray, "H W ..."]:
     """Look a mask's indices up: H x W of grey levels where only greys are used, else colours."""
     used = np.flatnonzero(np.bincount(indices_HW.ravel(), minlength=len(colours_N3)))

@@ -9,21 +9,28 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Num, Shaped, UInt8
+from jaxtyping import Bool, Num, Shaped
 from PIL import Image
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
+    Cache,
+    Colours,
+    Decoder,
     Handle,
     ImageInfo,
+    Labels,
+    Pixels,
+    Stored,
+    as_given,
     check_size,
     finite_float32,
+    given_dtype,
     swaps_sides,
     turn,
 )
-from binseg.imageio.pieces import Cache, Pieces
 from binseg.imageio.raster import through_palette
-from binseg.imageio.tiff_pages import Layout, TiffContent, list_tiff, page_of
+from binseg.imageio.tiff_parts import Layout, Pieces, TiffContent, list_tiff, page_of
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -44,10 +51,9 @@ _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATE
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiffImage:
-    """One image of a TIFF file whose tags were read; its pixels are still packed."""
+class TiffImage(Decoder):
+    """One image of a TIFF file whose tags were read."""
 
-    name: str
     pages: tuple[tifffile.TiffPage, ...]
     """One, unless the layout spreads the image over several."""
     layout: Layout
@@ -72,32 +78,27 @@ class TiffImage:
         return height, width, samples * contiguous
 
     def info(self) -> ImageInfo:
-        """The facts of the image as `image` gives it."""
+        """Give the facts of the image as `image` gives it."""
         height, width, _ = self.stored_shape()
         if swaps_sides(self.orientation):
             height, width = width, height
-        channels, dtype = self._colours(), "uint8"
-        if self.kind in ("PALETTE", "SEPARATED"):
-            channels = 3
-        else:
-            assert self.page.dtype is not None, "open_tiff refuses those"
-            dtype = _given_dtype(self.page.dtype, self.bits)
+        is_rgb = self.kind in ("PALETTE", "SEPARATED")
+        assert self.page.dtype is not None, "open_tiff refuses those"
         return ImageInfo(
             height=height,
             width=width,
-            channels=channels,
-            dtype=dtype,
+            channels=3 if is_rgb else self._colours(),
+            dtype="uint8" if is_rgb else given_dtype(self.page.dtype, self.bits),
             mode="MINISBLACK" if self.kind == "MINISWHITE" and self._is_as_stored() else self.kind,
             format="TIFF",
             num_pages=self.num_pages,
             nodata=self._nodata,
             keeps_alpha=self.keeps_alpha,
-            turned=self.orientation != 1,
             orientation=self.orientation,
         )
 
-    def image(self) -> Num[np.ndarray, "H W C"]:
-        """The pixels, turned: uint8, uint16 or float32."""
+    def image(self) -> Pixels:
+        """Decode the pixels, turned."""
         return turn(self.colours_of(self._stored), self.orientation)
 
     def valid(self) -> Bool[np.ndarray, "H W"] | None:
@@ -107,7 +108,7 @@ class TiffImage:
         missing_HW = self._missing(self._stored)
         return turn(~missing_HW, self.orientation) if missing_HW.any() else None
 
-    def colours_of(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Num[np.ndarray, "h w C"]:
+    def colours_of(self, stored_HWC: Stored) -> Pixels:
         """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
         if self._nodata is not None or self._is_float:
             missing_HW = self._missing(stored_HWC)
@@ -118,12 +119,12 @@ class TiffImage:
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def palette(self) -> UInt8[np.ndarray, "N 3"] | None:
-        """Give the colours of a palette, or None where the file has none."""
+    def palette(self) -> Colours | None:
+        """Give the colours of a palette, where there is one."""
         return self._palette() if self.kind == "PALETTE" else None
 
-    def labels(self, *, indices: bool = False) -> Shaped[np.ndarray, "H W ..."]:
-        """Give the raw values, turned; numbers must be whole, colours 8-bit."""
+    def labels(self, *, indices: bool = False) -> Labels:
+        """Decode the raw values, turned; numbers must be whole, colours 8-bit."""
         pixels_HWC = self._meant(self._stored)
         if self.kind == "PALETTE" and not indices:
             labels = through_palette(pixels_HWC[:, :, 0].astype(np.uint8), self._palette())
@@ -131,9 +132,9 @@ class TiffImage:
         channels = pixels_HWC.shape[2]
         if channels not in (1, 3):
             raise ImageError(f"{self.name}: {channels} channels; a mask has 1, or 3 for colours")
-        if pixels_HWC.dtype == np.bool_:
+        if pixels_HWC.dtype.kind == "b":
             pixels_HWC = pixels_HWC.astype(np.uint8)
-        if pixels_HWC.dtype.kind == "f":
+        elif pixels_HWC.dtype.kind == "f":
             pixels_HWC = _whole(pixels_HWC, name=self.name)
         if channels == 1:
             return turn(pixels_HWC[:, :, 0], self.orientation)
@@ -178,7 +179,7 @@ class TiffImage:
         except ValueError:
             return None
 
-    def _missing(self, stored_HWC: Shaped[np.ndarray, "h w S"]) -> Bool[np.ndarray, "h w"]:
+    def _missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
         """Tell where there is no data: NaN, or the declared value.
 
         One channel of measurements is enough; colours must all be it, since black is one too.
@@ -198,19 +199,13 @@ class TiffImage:
         """Some of the stored pixels, from windows along the image's diagonal."""
         _, _, height, width, _ = self.page.shaped
         tall, wide = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
-        cache, pages = Cache(), enumerate(self.pages)
         try:
-            pieces = [Pieces(page, name=self.name, cache=cache, key=key) for key, page in pages]
+            pieces = pieces_of(self, Cache())
         except ImageError:  # it can't be read in parts
             return self._stored.reshape(-1, self._stored.shape[2])
-        corners = {
-            (round(part * (height - tall)), round(part * (width - wide)))
-            for part in (0.0, 0.25, 0.5, 0.75, 1.0)
-        }
-        windows = [
-            np.concatenate([one.read(*corner, tall, wide) for one in pieces], axis=2)
-            for corner in sorted(corners)
-        ]
+        shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+        corners = {(round(one * (height - tall)), round(one * (width - wide))) for one in shares}
+        windows = [read_pieces(pieces, *corner, tall, wide) for corner in sorted(corners)]
         return np.concatenate([one.reshape(-1, one.shape[2]) for one in windows])
 
     @cached_property
@@ -222,7 +217,7 @@ class TiffImage:
         return np.asarray(np.median(sample_NS, axis=0)).astype(sample_NS.dtype)
 
     @cached_property
-    def _stored(self) -> Shaped[np.ndarray, "H W S"]:
+    def _stored(self) -> Stored:
         """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
@@ -233,7 +228,7 @@ class TiffImage:
             return np.stack([one[0, :, :, 0] for one in stored])
         return np.moveaxis(stored[0], 0, 2).reshape(self.stored_shape())
 
-    def _meant(self, pixels_HWC: Shaped[np.ndarray, "h w S"]) -> Shaped[np.ndarray, "h w C"]:
+    def _meant(self, pixels_HWC: Stored) -> Shaped[np.ndarray, "h w C"]:
         """Without alpha, inks as RGB, black as 0; otherwise the numbers as stored."""
         if self.kind == "SEPARATED":
             return _rgb_of_cmyk(pixels_HWC)
@@ -263,22 +258,32 @@ class TiffImage:
             return True  # negative numbers and fractions have no white to start from
         return self.bits == 1 and by_tifffile
 
-    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+    def _stretched(self, pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Pixels:
         """To uint8, uint16 or float32; odd depths (4, 12 bits) fill the range of their type."""
-        if _given_dtype(pixels_HWC.dtype, self.bits) == "float32":
-            return finite_float32(pixels_HWC, name=self.name)
-        if pixels_HWC.dtype == np.bool_:
-            return pixels_HWC.astype(np.uint8) * np.uint8(255)
+        depth, kind = 8 * pixels_HWC.dtype.itemsize, pixels_HWC.dtype.kind
+        if kind != "u" or not self.bits < depth <= 16:  # above it where 16-bit inks became RGB
+            return as_given(pixels_HWC, name=self.name)
         most, full = 2**self.bits - 1, np.iinfo(pixels_HWC.dtype).max
-        if most >= full:  # above it where 16-bit inks became 8-bit RGB
-            return pixels_HWC
         stretched = np.rint(np.arange(most + 1) * (full / most)).astype(pixels_HWC.dtype)
         return np.asarray(stretched[pixels_HWC])
 
-    def _palette(self) -> UInt8[np.ndarray, "N 3"]:
+    def _palette(self) -> Colours:
         colours = np.asarray(self.page.colormap).T
         # The standard has 16-bit colours; files with 8-bit numbers in them are common.
         return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def pieces_of(image: TiffImage, cache: Cache, *, key: int = 0, skip: int = 0) -> list[Pieces]:
+    """Make each page of an image readable by windows; see `Pieces`."""
+    return [
+        Pieces(one, name=image.name, cache=cache, key=key + index, skip=skip)
+        for index, one in enumerate(image.pages)
+    ]
+
+
+def read_pieces(pieces: Sequence[Pieces], top: int, left: int, height: int, width: int) -> Stored:
+    """Read a window of stored numbers, the channels of all pages."""
+    return np.concatenate([one.read(top, left, height, width) for one in pieces], axis=2)
 
 
 def is_tiff(head: bytes) -> bool:
@@ -287,13 +292,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
-    """Read the tags of one image.
-
-    Args:
-        handle: the file, open.
-        name: what messages call it.
-        page: which page, from 0; None where it must be the only one.
-        any_page: take the first page where `page` is None, however many there are.
+    """Read the tags of one image: of a page, or of the only one; of the first with `any_page`.
 
     Raises:
         ImageError: it is damaged, too large, of a kind that we don't read, or lacks that page.
@@ -357,10 +356,10 @@ def _check(image: TiffImage) -> None:
     height, width, channels = image.stored_shape()
     if (kind == "SEPARATED" and channels < 4) or (kind == "YCBCR" and channels != 3):
         raise ImageError(f"{name}: {channels} channels of kind {kind}; save it as RGB")
-    if kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u":
-        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as grey or RGB")
-    if kind == "YCBCR" and page.dtype.itemsize > 1:
-        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as RGB")
+    is_odd = kind in ("SEPARATED", "PALETTE", "YCBCR") and page.dtype.kind != "u"
+    if is_odd or (kind == "YCBCR" and page.dtype.itemsize > 1):
+        better = "grey or RGB" if is_odd else "RGB"
+        raise ImageError(f"{name}: {page.dtype} pixels of kind {kind}; save it as {better}")
     if height <= 0 or width <= 0 or channels <= 0:
         raise ImageError(f"{name}: {width} x {height} pixels; get it anew or leave it out")
 
@@ -382,12 +381,6 @@ def _check_packing(name: str, page: tifffile.TiffPage) -> None:
         )
 
 
-def _given_dtype(stored: np.dtype[np.generic], bits: int) -> str:
-    if stored.kind == "b" or (stored.kind == "u" and bits <= 8):
-        return "uint8"
-    return "uint16" if stored.kind == "u" and bits <= 16 else "float32"
-
-
 def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W 3"]:
     inks_HW4 = pixels_HWC[:, :, :4]
     if inks_HW4.dtype != np.uint8:
@@ -396,7 +389,7 @@ def _rgb_of_cmyk(pixels_HWC: Shaped[np.ndarray, "H W C"]) -> Num[np.ndarray, "H 
     return np.asarray(inks.convert("RGB"))
 
 
-def _whole(values: Num[np.ndarray, "H W C"], *, name: str) -> Num[np.ndarray, "H W C"]:
+def _whole(values: Pixels, *, name: str) -> Pixels:
     """Labels that were saved as floats, as integers again."""
     finite = finite_float32(values, name=name)
     rounded = np.rint(finite)

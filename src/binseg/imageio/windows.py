@@ -5,16 +5,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from jaxtyping import Num, Shaped
-
 from binseg.errors import ImageError
-from binseg.imageio.decoding import Handle, ImageInfo, broken_files, one_line, swaps_sides, turn
+from binseg.imageio.decoding import (
+    Cache,
+    Handle,
+    ImageInfo,
+    Pixels,
+    broken_files,
+    one_line,
+    swaps_sides,
+    turn,
+)
 from binseg.imageio.formats import opened, probe, read_image
 from binseg.imageio.metadata import PixelSize, read_pixel_size
-from binseg.imageio.pieces import Cache, Pieces
-from binseg.imageio.tiff import TiffImage, image_of, is_tiff
-from binseg.imageio.tiff_pages import list_tiff
+from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pieces
+from binseg.imageio.tiff_parts import Pieces, list_tiff
 from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
 
 WINDOW_PIXELS = 64_000_000
@@ -24,28 +29,18 @@ WINDOW_PIXELS = 64_000_000
 class Windows(Protocol):
     """An image, or a stack of them, of which any part can be read alone."""
 
-    @property
-    def name(self) -> str:
-        """Name of the file in errors."""
-
-    @property
-    def format(self) -> str:
-        """TIFF, ZARR, or the name of another format."""
-
-    @property
-    def num_pages(self) -> int:
-        """Images in it."""
-
-    @property
-    def pixel_size(self) -> PixelSize | None:
-        """Size of a pixel, where the file tells."""
+    name: str
+    """The file's name in errors."""
+    format: str
+    """TIFF, ZARR, or the name of another format."""
+    num_pages: int
+    pixel_size: PixelSize | None
+    """Size of a pixel, where the file tells."""
 
     def info(self, page: int) -> ImageInfo:
-        """Size, channels and type of one page, from its header."""
+        """Give size, channels and type of one page, from its header."""
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
 
 
@@ -118,20 +113,17 @@ class TiffWindows:
             self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
     def info(self, page: int) -> ImageInfo:
-        """Size, channels and type of one page, from its header."""
+        """Give size, channels and type of one page, from its header."""
         with broken_files(self.name):
             return self._page(page)[0].info()
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
         with broken_files(self.name):
             image, pieces = self._page(page)
             tall, wide, _ = image.stored_shape()
             window = _before_turn((top, left, height, width), image.orientation, tall, wide)
-            parts = [one.read(*window) for one in pieces]
-            stored_HWC: Shaped[np.ndarray, "h w S"] = np.concatenate(parts, axis=2)
+            stored_HWC = read_pieces(pieces, *window)
             return turn(image.colours_of(stored_HWC), image.orientation)
 
     def _page(self, page: int) -> tuple[TiffImage, list[Pieces]]:
@@ -145,11 +137,8 @@ class TiffWindows:
                     f"{self.name}: each page holds one row of the image; save it as RGB in tiles"
                 )
             skip = page * image.page.nbytes if hidden else 0
-            pieces = [
-                # No two pages of a file have more channels than this.
-                Pieces(one, name=self.name, cache=self._cache, key=100 * page + index, skip=skip)
-                for index, one in enumerate(image.pages)
-            ]
+            # No image of a file has more pages than this.
+            pieces = pieces_of(image, self._cache, key=100 * page, skip=skip)
             if hidden and not pieces[0].is_plain:
                 raise ImageError(
                     f"{self.name}: a packed ImageJ stack under one page; save it as BigTIFF"
@@ -162,7 +151,7 @@ class _WholeWindows:
     """An image whose format can't be read in parts, held in memory."""
 
     num_pages = 1
-    pixel_size = None
+    pixel_size: PixelSize | None = None
 
     def __init__(self, path: Path) -> None:
         self.name = one_line(path)
@@ -171,13 +160,11 @@ class _WholeWindows:
         self.format = self._info.format
 
     def info(self, page: int) -> ImageInfo:
-        """Size, channels and type."""
+        """Give size, channels and type."""
         assert page == 0, page
         return self._info
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Cut a window out."""
         assert page == 0, page
         return self._image_HWC[top : top + height, left : left + width]

@@ -6,7 +6,7 @@ TIFF's description; JPEG has no place for them.
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,30 +42,23 @@ def write_mask(
     _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, georeference)
 
 
-def write_rgb(
-    path: Path, image_HW3: UInt8[np.ndarray, "H W 3"], *, facts: Facts | None = None
+def write_image(
+    path: Path,
+    image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"],
+    *,
+    facts: Facts | None = None,
 ) -> None:
-    """Write a colour image as PNG, TIFF or JPEG by suffix; raises as `write_mask`."""
-    assert image_HW3.dtype == np.uint8, image_HW3.dtype
-    assert image_HW3.shape[2:] == (3,), image_HW3.shape
-    _write(path, image_HW3, ("PNG", "JPEG", "TIFF"), facts)
+    """Write an image by suffix; raises as `write_mask`.
 
-
-def write_rgba(
-    path: Path, image_HW4: UInt8[np.ndarray, "H W 4"], *, facts: Facts | None = None
-) -> None:
-    """Write a colour image with transparency as PNG or TIFF by suffix; raises as `write_mask`."""
-    assert image_HW4.dtype == np.uint8, image_HW4.dtype
-    assert image_HW4.shape[2:] == (4,), image_HW4.shape
-    _write(path, image_HW4, ("PNG", "TIFF"), facts)
-
-
-def write_bands(
-    path: Path, image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"]
-) -> None:
-    """Write an image of any number of channels as TIFF; raises as `write_mask`."""
+    Colours of 8 bits become PNG, JPEG or TIFF, and PNG or TIFF with opacity as the fourth channel;
+    any other number of channels, and 16 bits, become TIFF.
+    """
     assert image_HWC.dtype in (np.uint8, np.uint16), image_HWC.dtype
-    _write(path, image_HWC[:, :, 0] if image_HWC.shape[2] == 1 else image_HWC, ("TIFF",))
+    channels = image_HWC.shape[2]
+    bytes_as = {3: ("PNG", "JPEG", "TIFF"), 4: ("PNG", "TIFF")}
+    formats = bytes_as.get(channels, ()) if image_HWC.dtype == np.uint8 else ()
+    pixels = image_HWC[:, :, 0] if channels == 1 else image_HWC
+    _write(path, pixels, formats or ("TIFF",), facts)
 
 
 def write_probability(
@@ -85,11 +78,9 @@ def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None)
     return encode_png(_grey(mask_HW), _text(facts))
 
 
-def encode_probability(
-    probability_HW: Float32[np.ndarray, "H W"], *, facts: Facts | None = None
-) -> bytes:
+def encode_probability(probability_HW: Float32[np.ndarray, "H W"]) -> bytes:
     """Give the bytes of an 8-bit PNG whose values are probabilities times 255, rounded."""
-    return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), _text(facts))
+    return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), None)
 
 
 def encode_image(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
@@ -125,7 +116,7 @@ def _write(
     path: Path,
     pixels: np.ndarray,
     formats: tuple[str, ...],
-    facts: Facts | None = None,
+    facts: Facts | None,
     georeference: Georeference | None = None,
 ) -> None:
     path = Path(path)
@@ -145,16 +136,18 @@ _CLASSIC_BYTES = 3_900_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TiledPage:
-    """One page of a TIFF file, already packed."""
+class Layout:
+    """A page, and the square tiles that it is cut into."""
 
     height: int
     width: int
-    dtype: str
     tile: int
-    """Height and width of the tiles, a multiple of 16."""
-    tiles: Iterable[bytes]
-    """Row by row, from `encode_tiles`; asked for when the page is written."""
+    """Height and width of the tiles, a multiple of 16; rows of a band."""
+
+    @property
+    def num_bands(self) -> int:
+        """Count the rows of tiles."""
+        return -(-self.height // self.tile)
 
 
 def encode_tiles(rows_HW: Num[np.ndarray, "h W"], tile: int) -> list[bytes]:
@@ -186,34 +179,29 @@ def decode_tiles(
 
 def write_tiled(
     path: Path,
-    pages: Iterable[TiledPage],
+    pages: Iterable[tuple[Layout, Iterable[bytes]]],
     *,
+    dtype: str,
     num_bytes: int,
-    facts: Mapping[str, object],
+    facts: Facts,
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
 ) -> None:
-    """Write pages of packed tiles as one TIFF file; equal pages give equal bytes.
+    """Write pages, each with its tiles (`encode_tiles`), as one TIFF; equal pages give equal bytes.
 
-    Args:
-        path: a temporary name; the caller moves the file when it is whole.
-        pages: written as they come.
-        num_bytes: about how many bytes all tiles have; decides between TIFF and BigTIFF.
-        facts: what made the file, for the description of the first page.
-        georeference: its place on a map.
-        pixel_size: told by TIFF's resolution.
+    `path` is a temporary name, which the caller moves when the file is whole. `num_bytes` says
+    about how many all tiles have, and decides between TIFF and BigTIFF.
     """
-    resolution = None
-    if pixel_size is not None:
-        resolution = (1e4 / pixel_size.width, 1e4 / pixel_size.height)
+    size = pixel_size
+    resolution = None if size is None else (1e4 / size.width, 1e4 / size.height)
     text = _text(facts)
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:
-        for page in pages:
+        for layout, tiles in pages:
             writer.write(
-                _checked(page),
-                shape=(page.height, page.width),
-                dtype=page.dtype,
-                tile=(page.tile, page.tile),
+                iter(tiles),
+                shape=(layout.height, layout.width),
+                dtype=dtype,
+                tile=(layout.tile, layout.tile),
                 compression="zlib",
                 photometric="minisblack",
                 description=text,
@@ -224,13 +212,3 @@ def write_tiled(
                 software=False,
             )
             text = None
-
-
-def _checked(page: TiledPage) -> Iterator[bytes]:
-    """The page's tiles, as many as there must be."""
-    wanted = -(-page.height // page.tile) * -(-page.width // page.tile)
-    num = 0
-    for one in page.tiles:
-        num += 1
-        yield one
-    assert num == wanted, (num, wanted)

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.decoding import ImageInfo, broken_files, finite_float32, one_line
+from binseg.imageio.decoding import (
+    Cache,
+    ImageInfo,
+    Pixels,
+    as_given,
+    broken_files,
+    fill_window,
+    given_dtype,
+    one_line,
+)
 from binseg.imageio.metadata import PixelSize
-from binseg.imageio.pieces import Cache
 
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
@@ -103,73 +110,43 @@ class ZarrWindows:
         self.pixel_size = PixelSize(height=known[0], width=known[1]) if min(known) > 0 else None
 
     def info(self, page: int) -> ImageInfo:
-        """Size, channels and type of one page, from the metadata."""
+        """Give size, channels and type of one page, from the metadata."""
         if not 0 <= page < self.num_pages:
             raise ImageError(f"{self.name}: there is no page {page}; it has {self.num_pages}")
         return ImageInfo(
             height=self.axes.lengths[-2],
             width=self.axes.lengths[-1],
             channels=self._channels,
-            dtype=_given(self._array.dtype),
+            dtype=given_dtype(self._array.dtype),
             mode=str(self._array.dtype),
             format=self.format,
             num_pages=self.num_pages,
-            turned=False,
         )
 
-    def read(
-        self, page: int, top: int, left: int, height: int, width: int
-    ) -> Num[np.ndarray, "height width C"]:
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page: whole chunks, which are kept for the next."""
-        tall, wide = self._chunk["y"], self._chunk["x"]
-        given = _given(self._array.dtype)
-        out_HWC = np.empty((height, width, self._channels), given)
+        out_HWC = np.empty((height, width, self._channels), given_dtype(self._array.dtype))
         with broken_files(self.name):
-            for row in range(top // tall, -(-(top + height) // tall)):
-                for column in range(left // wide, -(-(left + width) // wide)):
-                    chunk_HWC = self._cache.get(
-                        (page, row, column),
-                        partial(self._unpack, page, row, column),
-                    )
-                    start_row, start_column = row * tall, column * wide
-                    rows = _shared(top, height, start_row, chunk_HWC.shape[0])
-                    columns = _shared(left, width, start_column, chunk_HWC.shape[1])
-                    out_HWC[
-                        rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left
-                    ] = chunk_HWC[
-                        rows[0] - start_row : rows[1] - start_row,
-                        columns[0] - start_column : columns[1] - start_column,
-                    ]
+            grid = (self._chunk["y"], self._chunk["x"])
+            fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
 
-    def _unpack(self, page: int, row: int, column: int) -> Num[np.ndarray, "h w C"]:
-        pages = np.unravel_index(page, self.axes.lengths[:-2]) if len(self.axes.names) > 2 else ()
-        at: dict[str, Any] = {
-            name: int(index) for name, index in zip(self.axes.names[:-2], pages, strict=True)
-        }
-        at["y"] = slice(row * self._chunk["y"], (row + 1) * self._chunk["y"])
-        at["x"] = slice(column * self._chunk["x"], (column + 1) * self._chunk["x"])
-        at["c"] = slice(None)
+    def _part(self, page: int, row: int, column: int) -> Pixels:
+        return self._cache.get((page, row, column), partial(self._unpack, page, row, column))
+
+    def _unpack(self, page: int, row: int, column: int) -> Pixels:
+        at: dict[str, Any] = {"c": slice(None)}
+        if self.axes.names[:-2]:
+            pages = np.unravel_index(page, self.axes.lengths[:-2])
+            at |= {one: int(index) for one, index in zip(self.axes.names, pages, strict=False)}
+        for name, index in (("y", row), ("x", column)):
+            at[name] = slice(index * self._chunk[name], (index + 1) * self._chunk[name])
         part = np.asarray(self._array[tuple(at[name] for name in self._names)])
         left = [name for name in self._names if name in "cyx"]
         if "c" not in left:
             part, left = part[..., None], [*left, "c"]
         part_HWC = part.transpose([left.index(name) for name in "yxc"])
-        if part_HWC.dtype == np.bool_:
-            return part_HWC.astype(np.uint8) * np.uint8(255)
-        if _given(part_HWC.dtype) == "float32":
-            return finite_float32(part_HWC, name=self.name)
-        return np.ascontiguousarray(part_HWC, _given(part_HWC.dtype))
-
-
-def _shared(start: int, count: int, other: int, other_count: int) -> tuple[int, int]:
-    return max(start, other), min(start + count, other + other_count)
-
-
-def _given(dtype: np.dtype[np.generic]) -> str:
-    if dtype.kind == "b" or (dtype.kind == "u" and dtype.itemsize == 1):
-        return "uint8"
-    return "uint16" if dtype.kind == "u" and dtype.itemsize == 2 else "float32"
+        return np.ascontiguousarray(as_given(part_HWC, name=self.name))
 
 
 def _plain_axes(shape: Sequence[int], name: str) -> tuple[str, ...]:

@@ -12,17 +12,3 @@ from binseg.inference.opening import LoadSettings, ReferenceCheck, load, verify_
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
 from binseg.inference.predictor import ModelPredictor, Predictor, sigmoid
-
-__all__ = [
-    "EnsemblePredictor",
-    "ImageLike",
-    "LoadSettings",
-    "ModelPredictor",
-    "PredictOptions",
-    "Prediction",
-    "Predictor",
-    "ReferenceCheck",
-    "load",
-    "sigmoid",
-    "verify_reference",
-]

@@ -6,18 +6,15 @@ Reading, computing and writing happen at the same time, with few images in memor
 sizes share batches.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Num, UInt8
 
 from binseg.errors import DataError, ImageError, MissingExtraError, UsageError
+from binseg.inference.image_like import Inputs, Maps, Pixels
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
@@ -45,8 +42,6 @@ AHEAD_BYTES = 256_000_000
 
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
-_Found = Float32[np.ndarray, "N height width"] | Prediction | Failure
-"""The maps of an image's inputs, or its whole prediction."""
 
 
 def run(
@@ -91,7 +86,7 @@ def run(
         if num_skipped:
             progress.say(f"{num_skipped} of {len(found.images)} are there already")
         work = _Work(predictor=predictor, sink=sink, options=options)
-        results = list(_results(todo, work, progress))
+        results = list(work.results(todo, progress))
         failures = [one for one in results if isinstance(one, Failure)]
         result = PredictResult(
             written=tuple(one for one in results if isinstance(one, Written)),
@@ -145,21 +140,6 @@ def predict_bytes(
     return sink.data
 
 
-def _results(
-    todo: Sequence[_Todo], work: "_Work", progress: Progress
-) -> Iterator[Written | Failure]:
-    """Predict images in memory first, then huge ones and videos."""
-    plain = [one for one in todo if one[0].kind == "image"]
-    if len(plain) == 1:
-        yield work.alone(plain[0], progress)
-    else:
-        results = work.results(plain)
-        yield from track(results, progress=progress, label="predicting", total=len(plain))
-    for one in todo:
-        if one[0].kind != "image":
-            yield work.by_parts(one, progress)
-
-
 def _check_videos(images: Sequence[InputImage], options: PredictOptions) -> None:
     """Refuse videos that can't be answered as asked, before any work."""
     if not any(image.kind == "video" for image in images):
@@ -174,8 +154,12 @@ class _Read:
     """An image in memory, with its inputs where it can share a batch."""
 
     todo: _Todo
-    image_HWC: Num[np.ndarray, "H W C"]
-    inputs_NHWC: UInt8[np.ndarray, "N height width channels"] | None
+    image_HWC: Pixels
+    inputs_NHWC: Inputs | None
+
+
+_Computed = tuple[_Read, Maps | Prediction]
+"""An image with the maps of its inputs, or with its whole prediction."""
 
 
 @dataclass(kw_only=True)
@@ -231,23 +215,28 @@ class _Work:
             source=image.path, mask=files[0], others=tuple(files[1:]), foreground=foreground
         )
 
-    def results(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
+    def results(self, todo: Sequence[_Todo], progress: Progress) -> Iterator[Written | Failure]:
+        """Predict images in memory first, then huge ones and videos."""
+        plain = [one for one in todo if one[0].kind == "image"]
+        if len(plain) == 1:
+            yield self.alone(plain[0], progress)
+        else:
+            results = self.together(plain)
+            yield from track(results, progress=progress, label="predicting", total=len(plain))
+        for one in todo:
+            if one[0].kind != "image":
+                yield self.by_parts(one, progress)
+
+    def together(self, todo: Sequence[_Todo]) -> Iterator[Written | Failure]:
         """Predict images; the results come in their order."""
-        waiting: deque[Callable[[], Written | Failure]] = deque()
         reads = map_ordered(
             self._read, todo, num_threads=NUM_READERS, ahead=lambda: self._num_ahead(reading=True)
         )
-        with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="write") as writers, closing(reads):
-            for batch in self._batches(reads):
-                for one, found in zip(batch, self._computed(batch), strict=True):
-                    if isinstance(one, Failure):
-                        waiting.append(partial(_same, one))
-                    else:
-                        waiting.append(writers.submit(self._finish, one, found).result)
-                    while len(waiting) > self._num_ahead():
-                        yield waiting.popleft()()
-            while waiting:
-                yield waiting.popleft()()
+        with closing(reads):
+            found = (one for batch in self._batches(reads) for one in self._computed(batch))
+            yield from map_ordered(
+                self._finish, found, num_threads=NUM_WRITERS, ahead=self._num_ahead
+            )
 
     def _num_ahead(self, *, reading: bool = False) -> int:
         """Tell how many images may wait, by the largest that was seen; the first alone tells it."""
@@ -286,41 +275,35 @@ class _Work:
         if batch:
             yield batch
 
-    def _computed(self, batch: Sequence[_Read | Failure]) -> Iterator[_Found]:
+    def _computed(self, batch: Sequence[_Read | Failure]) -> Iterator[_Computed | Failure]:
         """Compute a batch: the maps of images that share it, the predictions of the others."""
-        read = [one for one in batch if isinstance(one, _Read)]
-        maps = iter(
-            self.predictor.probabilities_together(
-                [one.inputs_NHWC for one in read if one.inputs_NHWC is not None]
-            )
-        )
+        inputs = [one.inputs_NHWC for one in batch if isinstance(one, _Read)]
+        shared = [one for one in inputs if one is not None]
+        maps = iter(self.predictor.probabilities_together(shared))
         for one in batch:
             if isinstance(one, Failure):
                 yield one
-            elif one.inputs_NHWC is not None:
-                yield next(maps)
+                continue
+            image, _ = one.todo
+            if one.inputs_NHWC is not None:
+                yield one, next(maps)
+                continue
+            image, _ = one.todo
+            facts = facts_of(image, self.options)
+            try:
+                found = self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
+            except ImageError as error:
+                yield Failure.of(image.name, error)
             else:
-                yield self._predicted(one)
+                yield one, found
 
-    def _predicted(self, one: _Read) -> Prediction | Failure:
-        """Predict an image that shares no batch."""
-        image, _ = one.todo
-        facts = facts_of(image, self.options)
-        try:
-            return self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
-        except ImageError as error:
-            return Failure.of(image.name, error)
-
-    def _finish(self, one: _Read, found: _Found) -> Written | Failure:
+    def _finish(self, computed: _Computed | Failure) -> Written | Failure:
         """Bring an image's maps to its own size, and write it."""
+        if isinstance(computed, Failure):
+            return computed
+        one, found = computed
         image, stem = one.todo
-        if isinstance(found, Failure):
-            return found
         if isinstance(found, np.ndarray):
             facts = facts_of(image, self.options)
             found = self.predictor.prediction_of(one.image_HWC, found, **facts)
         return self.sink.write(image, found, stem, self.options)
-
-
-def _same(failure: Failure) -> Written | Failure:
-    return failure

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Self
 
-import numpy as np
-from jaxtyping import Float32, Num, UInt8
-
 from binseg.errors import UsageError
+from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Predictor, Tell, mean_of, untold
 from binseg.postprocess import NOTHING
@@ -81,8 +79,8 @@ class EnsemblePredictor(Predictor):
         return other
 
     def probability_of_image(
-        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image", *, tell: Tell = untold
-    ) -> Float32[np.ndarray, "H W"]:
+        self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
+    ) -> Probability:
         """Compute the members' mean probability at the image's own size."""
         if self.preprocessing is not None:  # prepared, and brought back to its size, once for all
             return super().probability_of_image(image_HWC, name, tell=tell)
@@ -90,9 +88,7 @@ class EnsemblePredictor(Predictor):
             [one.probability_of_image(image_HWC, name, tell=tell) for one in self._members]
         )
 
-    def probability_of_inputs(
-        self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
-    ) -> Float32[np.ndarray, "N height width"]:
+    def probability_of_inputs(self, inputs_NHWC: Inputs) -> Maps:
         """Compute the members' mean probability for inputs of the preprocessing they share."""
         assert self.preprocessing is not None, "members with inputs of their own share none"
         return mean_of([one.probability_of_inputs(inputs_NHWC) for one in self._members])

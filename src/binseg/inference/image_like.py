@@ -4,26 +4,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float32, Num, UInt8
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.imageio import from_pil, probe, read_georeference, read_image, read_pixel_size
+from binseg.imageio import probe, read_georeference, read_image, read_pixel_size
 from binseg.imageio.decoding import orientation_of_exif, turn
+from binseg.imageio.raster import image_of
 
+Pixels = Num[np.ndarray, "H W C"]
+Probability = Float32[np.ndarray, "H W"]
+Inputs = UInt8[np.ndarray, "N height width C"]
+"""Inputs of a network, before they are normalised."""
+Maps = Float32[np.ndarray, "N height width"]
+"""Probabilities, or logits, of inputs."""
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""
 
 
 def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[str, Any]:
-    """Read what a Prediction says of its image's file beside the pixels.
-
-    Args:
-        path: the image.
-        place: whether the georeference is wanted.
-        size: whether the size of a pixel is wanted.
-    """
+    """Read name, place on a map and pixel size of an image's file, as fields of a Prediction."""
     # An image that was turned by its EXIF no longer has the file's own axes.
     knows_axes = (place or size) and not probe(path).turned
     return {
@@ -33,9 +34,7 @@ def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[
     }
 
 
-def pixels_of(
-    image: object, page: int | None
-) -> tuple[Num[np.ndarray, "H W C"], str, dict[str, Any]]:
+def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, Any]]:
     """Decode what `predict` takes: the pixels, what errors call them, and facts of their file."""
     if isinstance(image, str | Path):
         path = Path(image)
@@ -61,14 +60,14 @@ def pixels_of(
     )
 
 
-def _turned(image: Image.Image) -> Num[np.ndarray, "H W C"]:
+def _turned(image: Image.Image) -> Pixels:
     """Give the pixels as `read_image` would: the model learnt from turned images.
 
     Pillow keeps the EXIF block of an image that it hasn't turned, and updates it when it has.
     """
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
-    return turn(from_pil(image), found if isinstance(found, int) else 1)
+    return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)
 
 
 def _kind(image: object) -> str:

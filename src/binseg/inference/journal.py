@@ -4,7 +4,7 @@
     NAME.tif.part/00003-000012.band      page 3, band 12: its packed tiles, and a checksum
 
 Bands are written whole or not at all, from the top down, so that whatever ends the program leaves
-at most one band to compute again. At the end `assemble` makes one file of them.
+at most one band to compute again.
 """
 
 import contextlib
@@ -12,41 +12,25 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Num
 
-from binseg.errors import ImageError, OutputError, UsageError
-from binseg.imageio import TiledPage, decode_tiles, encode_tiles, write_tiled
-from binseg.imageio.metadata import Georeference, PixelSize
-from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
+from binseg.errors import ImageError, OutputError
+from binseg.imageio import Layout, decode_tiles, encode_tiles
 from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
-from binseg.storage import atomic_path, publish, write_json
+from binseg.storage import atomic_path, write_json
 
 MASK, PROBABILITY = 0, 1
 """Layers of a band."""
 _JOB = "job.json"
 _OURS = {_JOB, "whole.tif", "whole.zarr"}
 _HEAD_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The tiles that one page is cut into on disk."""
-
-    height: int
-    width: int
-    tile: int
-    """Height and width of the tiles, and rows of a band."""
-
-    @property
-    def num_bands(self) -> int:
-        """Bands of the page."""
-        return -(-self.height // self.tile)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,37 +44,19 @@ class Band:
     """The tiles of the mask, and those of the probability where it was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Whole:
-    """The facts that the output states beside its pixels."""
-
-    facts: Mapping[str, object]
-    georeference: Georeference | None
-    pixel_size: PixelSize | None
-    axes: ZarrAxes | None
-    """Axes of a Zarr output; None for a TIFF."""
-
-
 def fingerprint(path: Path) -> dict[str, object]:
-    """Tell an image from a changed one: sizes, times, and the first bytes.
-
-    Raises:
-        ImageError: it can't be read.
-    """
-    digest = hashlib.sha256()
-    size = 0
+    """Tell an image from a changed one by sizes, times, and first bytes; may raise ImageError."""
+    digest, size = hashlib.sha256(), 0
     try:
-        if path.is_dir():
-            for file in sorted(one for one in path.rglob("*") if one.is_file()):
-                state = file.stat()
-                size += state.st_size
-                name = file.relative_to(path).as_posix()
-                digest.update(f"{name}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
-        else:
-            state = path.stat()
-            size = state.st_size
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in files:
+            state = file.stat()
+            size += state.st_size
+            name = file.relative_to(path).as_posix()
+            digest.update(f"{name}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
+        if not path.is_dir():
             with path.open("rb") as handle:
-                digest.update(f"{state.st_mtime_ns}\n".encode() + handle.read(_HEAD_BYTES))
+                digest.update(handle.read(_HEAD_BYTES))
     except OSError as error:
         raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
     return {"bytes": size, "digest": digest.hexdigest()}
@@ -99,11 +65,8 @@ def fingerprint(path: Path) -> dict[str, object]:
 class Journal:
     """The folder of finished bands beside an output.
 
-    Args:
-        folder: `NAME.part`; made if it isn't there.
-        job: what decides the result, as plain data.
-        progress: told when what is there can't be used.
-        resume: False throws away what is there.
+    `job` is what decides the result, as plain data: bands of another job, and all bands without
+    `resume`, are thrown away.
 
     Raises:
         OutputError: the disk refused, or the folder holds other things.
@@ -161,22 +124,8 @@ class Journal:
             raise OutputError(f"{self._path(page, index)}: damaged meanwhile; run again to go on")
         return band
 
-    def layer(
-        self, page: int, layout: Layout, which: int, dtype: str
-    ) -> Iterator[Num[np.ndarray, "h W"]]:
-        """Unpack one layer of a page, band by band.
-
-        Raises:
-            OutputError: as `read`.
-        """
-        for index in range(layout.num_bands):
-            band = self.read(page, index)
-            yield decode_tiles(
-                band.layers[which], layout.tile, height=band.height, width=layout.width, dtype=dtype
-            )
-
     def num_bytes(self) -> int:
-        """Count what all bands take on the disk."""
+        """Count what all bands take on disk."""
         return sum(one.stat().st_size for one in self.folder.glob("*.band"))
 
     def remove(self) -> None:
@@ -204,85 +153,31 @@ class Journal:
         return done
 
 
-def assemble(
-    journal: Journal,
-    layouts: Sequence[Layout],
-    *,
-    out: Path,
-    which: int,
-    dtype: str,
-    postprocessing: PostProcessing,
-    whole: Whole,
-) -> int:
-    """Write one layer of all finished bands under its final name.
-
-    Args:
-        journal: all bands of all pages, which are cut up as `layouts` say.
-        layouts: one for each page.
-        out: a .tif, .tiff or .zarr name; what is there is replaced.
-        which: the layer, `MASK` or `PROBABILITY`, whose pixels have the type `dtype`.
-        dtype: see `which`.
-        postprocessing: corrects the mask; must be empty for the probability.
-        whole: what else the output says.
-
-    Returns:
-        Pixels of the layer that aren't 0: for the mask, those that are foreground.
-
-    Raises:
-        OutputError: the disk refused; all bands are kept.
-        DataError: more objects to clean up than fit into memory.
-    """
-    layer = _Layer(journal=journal, which=which, dtype=dtype, postprocessing=postprocessing)
-    if whole.axes is None:
-        finished = journal.folder / "whole.tif"
-        pages = (
-            TiledPage(
-                height=one.height,
-                width=one.width,
-                dtype=dtype,
-                tile=one.tile,
-                tiles=layer.tiles(page, one),
-            )
-            for page, one in enumerate(layouts)
-        )
-        write_tiled(
-            finished,
-            pages,
-            num_bytes=journal.num_bytes(),
-            facts=whole.facts,
-            georeference=whole.georeference,
-            pixel_size=whole.pixel_size,
-        )
-    else:
-        finished = journal.folder / "whole.zarr"
-        rows = (layer.rows(page, one) for page, one in enumerate(layouts))
-        _write_zarr(finished, layouts, rows, dtype=dtype, name=out.stem, whole=whole)
-    publish(finished, out)
-    return layer.num_foreground
-
-
 @dataclass(kw_only=True)
-class _Layer:
-    """One layer of all bands, on its way into the output."""
+class Layer:
+    """The masks or the probabilities of all bands, on their way into the output."""
 
     journal: Journal
     which: int
     dtype: str
     postprocessing: PostProcessing
     num_foreground: int = 0
-    """Pixels above 0 so far."""
+    """Pixels of the mask above 0 so far."""
 
     def rows(self, page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
         """Unpack the rows of a page, and correct them."""
 
         def stored() -> Iterator[Num[np.ndarray, "h W"]]:
-            return self.journal.layer(page, layout, self.which, self.dtype)
+            for index in range(layout.num_bands):
+                band = self.journal.read(page, index)
+                size = {"height": band.height, "width": layout.width}
+                yield decode_tiles(band.layers[self.which], layout.tile, dtype=self.dtype, **size)
 
-        def cleaned() -> Iterator[Num[np.ndarray, "h W"]]:
-            masks = clean_bands(lambda: (rows > 0 for rows in stored()), self.postprocessing)
-            return (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in masks())
-
-        for rows_HW in stored() if self.postprocessing.is_empty else cleaned():
+        bands = stored()
+        if not self.postprocessing.is_empty:
+            again = clean_bands(lambda: (rows_HW > 0 for rows_HW in stored()), self.postprocessing)
+            bands = (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in again())
+        for rows_HW in bands:
             self.num_foreground += int(np.count_nonzero(rows_HW))
             yield rows_HW
 
@@ -296,30 +191,6 @@ class _Layer:
             band = self.journal.read(page, index)
             self.num_foreground += band.foreground
             yield from band.layers[self.which]
-
-
-def _write_zarr(
-    folder: Path,
-    layouts: Sequence[Layout],
-    rows_of_pages: Iterable[Iterable[Num[np.ndarray, "h W"]]],
-    *,
-    dtype: str,
-    name: str,
-    whole: Whole,
-) -> None:
-    assert whole.axes is not None
-    if len({(one.height, one.width) for one in layouts}) > 1:
-        raise UsageError(f"{name}: pages of several sizes don't fit into one Zarr; write a .tif")
-    shutil.rmtree(folder, ignore_errors=True)  # of a program that was stopped here
-    tile, shape = layouts[0].tile, whole.axes.lengths[:-2]
-    array = write_zarr_metadata(
-        folder, whole.axes, chunk=tile, dtype=dtype, name=name, facts=whole.facts
-    )
-    for page, bands in enumerate(rows_of_pages):
-        at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
-        for index, rows_HW in enumerate(bands):
-            rows = slice(index * tile, index * tile + len(rows_HW))
-            array[(*at, rows, slice(None))] = rows_HW
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -351,11 +222,9 @@ def _read_band(path: Path) -> Band | None:
             return None
         layers, place = [], 0
         for lengths in head["lengths"]:
-            layer = []
-            for length in lengths:
-                layer.append(body[place : place + length])
-                place += length
-            layers.append(layer)
+            ends = [*accumulate(lengths, initial=place)]
+            layers.append([body[start:end] for start, end in pairwise(ends)])
+            place = ends[-1]
         return Band(
             height=int(head["height"]), foreground=int(head["foreground"]), layers=tuple(layers)
         )

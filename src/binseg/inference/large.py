@@ -11,27 +11,26 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
 
 from binseg.errors import MissingExtraError, OutputError, UsageError
-from binseg.imageio import ImageInfo, Windows, encode_tiles, open_windows, read_georeference
-from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows
-from binseg.inference.journal import (
-    MASK,
-    PROBABILITY,
-    Band,
-    Journal,
+from binseg.imageio import (
+    ImageInfo,
     Layout,
-    Whole,
-    assemble,
-    fingerprint,
+    Windows,
+    encode_tiles,
+    open_windows,
+    read_georeference,
+    write_tiled,
 )
+from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, write_zarr_metadata
+from binseg.inference.image_like import Probability
+from binseg.inference.journal import MASK, PROBABILITY, Band, Journal, Layer, fingerprint
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
 from binseg.postprocess import NOTHING, above
 from binseg.progress import SILENT, Progress
-from binseg.storage import locked
+from binseg.storage import locked, publish
 from binseg.transforms.geometry import tiles_for
 
 ProbabilityType = Literal["uint8", "float16", "float32"]
@@ -120,18 +119,18 @@ def predict_large(
     with open_windows(path) as windows, locked(part, timeout=1.0, tidy=True):
         infos = [windows.info(page) for page in range(windows.num_pages)]
         layouts = [page_layout(one.height, one.width) for one in infos]
-        whole = _whole(predictor, windows, infos, path=path, out=out)
+        axes = _axes(windows, infos) if out.suffix.lower() == ".zarr" else None
         job = _job(predictor, path, layouts, probability, whole_pixels)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels)
+        work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels, axes)
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
             if probability_out is not None:
-                work.assemble(probability_out, PROBABILITY, whole)
+                work.assemble(path, probability_out, PROBABILITY)
             # The mask comes last: where it is, the work is done.
-            num_foreground = work.assemble(out, MASK, whole)
+            num_foreground = work.assemble(path, out, MASK)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
             raise OutputError(
@@ -212,24 +211,6 @@ def _job(
     }
 
 
-def _whole(
-    predictor: Predictor, windows: Windows, infos: Sequence[ImageInfo], *, path: Path, out: Path
-) -> Whole:
-    is_tiff = windows.format == "TIFF" and not infos[0].turned
-    return Whole(
-        facts={
-            "binseg": version("binseg"),
-            "model": predictor.bundle_id,
-            "threshold": predictor.threshold,
-            "postprocess": predictor.postprocessing.as_dict(),
-            "source": path.name,
-        },
-        georeference=read_georeference(path) if is_tiff else None,
-        pixel_size=windows.pixel_size,
-        axes=_axes(windows, infos) if out.suffix.lower() == ".zarr" else None,
-    )
-
-
 def _axes(windows: Windows, infos: Sequence[ImageInfo]) -> ZarrAxes:
     """Give the axes of a Zarr output: those of a Zarr input, else pages (z) by y by x."""
     try:
@@ -243,13 +224,13 @@ def _axes(windows: Windows, infos: Sequence[ImageInfo]) -> ZarrAxes:
             f"{windows.name}: pages of several sizes don't fit into one Zarr; write a .tif"
         )
     size = windows.pixel_size
-    stack = len(infos) > 1
+    first = 0 if len(infos) > 1 else 1  # a single image has no axis of pages
     unit = None if size is None else "micrometer"
     return ZarrAxes(
-        names=("z", "y", "x") if stack else ("y", "x"),
-        lengths=(*((len(infos),) if stack else ()), infos[0].height, infos[0].width),
-        units=(*((None,) if stack else ()), unit, unit),
-        scales=(*((1.0,) if stack else ()), *((size.height, size.width) if size else (1.0, 1.0))),
+        names=("z", "y", "x")[first:],
+        lengths=(len(infos), infos[0].height, infos[0].width)[first:],
+        units=(None, unit, unit)[first:],
+        scales=(1.0, *((size.height, size.width) if size else (1.0, 1.0)))[first:],
         zarr_format=2,
     )
 
@@ -265,6 +246,8 @@ class _Work:
     journal: Journal
     probability: ProbabilityType | None
     whole_pixels: int
+    axes: ZarrAxes | None
+    """Axes of a Zarr output."""
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""
@@ -330,27 +313,58 @@ class _Work:
                     for index, probability_HW in enumerate(bands, start=num):
                         self.journal.write(page, index, self._packed(probability_HW, layout.tile))
 
-    def assemble(self, out: Path, which: int, whole: Whole) -> int:
-        """Make a file of a layer of all bands; count its foreground."""
-        is_mask = which == MASK
-        return assemble(
-            self.journal,
-            self.layouts,
-            out=out,
+    def assemble(self, path: Path, out: Path, which: int) -> int:
+        """Write a layer of all bands under its final name; count the mask's foreground."""
+        predictor, is_mask, folder = self.predictor, which == MASK, self.journal.folder
+        facts = {
+            "binseg": version("binseg"),
+            "model": predictor.bundle_id,
+            "threshold": predictor.threshold,
+            "postprocess": predictor.postprocessing.as_dict(),
+            "source": path.name,
+        }
+        dtype = "uint8" if is_mask else str(self.probability)
+        layer = Layer(
+            journal=self.journal,
             which=which,
-            dtype="uint8" if is_mask else str(self.probability),
-            postprocessing=self.predictor.postprocessing if is_mask else NOTHING,
-            whole=whole,
+            dtype=dtype,
+            postprocessing=predictor.postprocessing if is_mask else NOTHING,
         )
+        if self.axes is None:
+            finished = folder / "whole.tif"
+            is_tiff = self.windows.format == "TIFF" and not self.infos[0].turned
+            write_tiled(
+                finished,
+                ((one, layer.tiles(page, one)) for page, one in enumerate(self.layouts)),
+                dtype=dtype,
+                num_bytes=self.journal.num_bytes(),
+                facts=facts,
+                georeference=read_georeference(path) if is_tiff else None,
+                pixel_size=self.windows.pixel_size,
+            )
+        else:
+            finished = folder / "whole.zarr"
+            shutil.rmtree(finished, ignore_errors=True)  # of a program that was stopped here
+            tile, shape = self.layouts[0].tile, self.axes.lengths[:-2]
+            array = write_zarr_metadata(
+                finished, self.axes, chunk=tile, dtype=dtype, name=out.stem, facts=facts
+            )
+            for page, layout in enumerate(self.layouts):
+                at = [int(one) for one in np.unravel_index(page, shape)] if shape else []
+                for index, rows_HW in enumerate(layer.rows(page, layout)):
+                    top = index * tile
+                    array[(*at, slice(top, top + len(rows_HW)), slice(None))] = rows_HW
+        publish(finished, out)
+        return layer.num_foreground
 
-    def _packed(self, probability_HW: Float32[np.ndarray, "h W"], tile: int) -> Band:
+    def _packed(self, probability_HW: Probability, tile: int) -> Band:
         mask_HW = above(probability_HW, self.predictor.threshold)
         layers = [encode_tiles(mask_HW.astype(np.uint8) * np.uint8(255), tile)]
-        if self.probability == "uint8":
-            bytes_HW = np.rint(probability_HW * np.float32(255)).astype(np.uint8)
-            layers.append(encode_tiles(bytes_HW, tile))
-        elif self.probability is not None:
-            layers.append(encode_tiles(probability_HW.astype(self.probability), tile))
+        if self.probability is not None:
+            kept_HW = probability_HW
+            if self.probability == "uint8":
+                kept_HW = np.rint(probability_HW * np.float32(255))
+            layers.append(encode_tiles(kept_HW.astype(self.probability), tile))
         return Band(
             height=len(mask_HW), foreground=int(np.count_nonzero(mask_HW)), layers=tuple(layers)
         )

@@ -138,10 +138,6 @@ def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceChec
 
     It isn't run at each load, because it takes as long as a prediction.
 
-    Args:
-        predictor: any runtime of the bundle's model.
-        bundle: holds the sample.
-
     Raises:
         BundleError: the reference sample is damaged.
     """
@@ -166,8 +162,7 @@ def _holds_here(opened: ModelPredictor, bundle: Bundle, name: str, precision: st
     """Verify a network that was proven on another machine, once on this one."""
     if is_verified(bundle, name, precision):
         return True
-    passed = verify_reference(opened, bundle).passed
-    if passed:
+    if passed := verify_reference(opened, bundle).passed:
         remember_verified(bundle, name, precision)
     return passed
 
@@ -196,10 +191,10 @@ def _mark(bundle: Bundle, runtime: str, precision: str) -> Path:
 
 def _processor() -> str:
     """Name the processor with its flags, which decide how a runtime computes."""
-    lines = ""
+    kept: list[str] = []
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        lines = text.partition("\n\n")[0]
-    wanted = ("model name", "flags", "features", "cpu part")
-    kept = [line for line in lines.splitlines() if line.lower().startswith(wanted)]
+        wanted = ("model name", "flags", "features", "cpu part")
+        lines = text.partition("\n\n")[0].splitlines()
+        kept = [line for line in lines if line.lower().startswith(wanted)]
     return "\n".join(kept) or f"{platform.machine()} {platform.processor()}"

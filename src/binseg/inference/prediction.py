@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Bool, UInt8
 
 from binseg.errors import UsageError
 from binseg.imageio import (
@@ -23,11 +23,11 @@ from binseg.imageio import (
     encode_image,
     encode_mask,
     encode_probability,
+    write_image,
     write_mask,
     write_probability,
-    write_rgb,
-    write_rgba,
 )
+from binseg.inference.image_like import Pixels, Probability
 from binseg.postprocess import (
     NOTHING,
     FoundObject,
@@ -56,12 +56,12 @@ _SHOWN_SIDE = 720
 class Prediction:
     """A model's result for one image, at the image's own size."""
 
-    probability_HW: Float32[np.ndarray, "H W"]
+    probability_HW: Probability
     threshold: float
     bundle_id: str
     postprocessing: PostProcessing = NOTHING
     """Corrections of the mask."""
-    image_HWC: Num[np.ndarray, "H W C"] | None = None
+    image_HWC: Pixels | None = None
     """The image as it was read, for overlays; None where it was too large to keep."""
     name: str = "image"
     """The name of the image in outputs."""
@@ -71,7 +71,7 @@ class Prediction:
     """A hash that tells the image from others of its name; only the mask's file keeps it."""
 
     @property
-    def probability(self) -> Float32[np.ndarray, "H W"]:
+    def probability(self) -> Probability:
         """The probability of foreground, float32 in [0, 1], at the original size."""
         return self.probability_HW
 
@@ -194,16 +194,18 @@ class Prediction:
         """
         match kind:
             case "mask":
-                return encode_mask(self.mask, facts=self.facts), "image/png"
+                data = encode_mask(self.mask, facts=self.facts)
             case "probability":
-                return encode_probability(self.probability_HW), "image/png"
-            case "overlay":
-                return encode_image(self.overlay(), facts=self.facts), "image/png"
-            case "cutout":
-                return encode_image(self.cutout(), facts=self.facts), "image/png"
+                data = encode_probability(self.probability_HW)
+            case "overlay" | "cutout":
+                drawn = self.overlay() if kind == "overlay" else self.cutout()
+                data = encode_image(drawn, facts=self.facts)
             case "json":
-                return json.dumps(self.as_dict(tolerance=tolerance)).encode(), "application/json"
-        raise UsageError(f"there is no output {kind!r}; choose one of {', '.join(ENCODED)}")
+                data = json.dumps(self.as_dict(tolerance=tolerance)).encode()
+            case _:
+                listed = ", ".join(ENCODED)
+                raise UsageError(f"there is no output {kind!r}; choose one of {listed}")
+        return data, "application/json" if kind == "json" else "image/png"
 
     def __repr__(self) -> str:
         height, width = self.probability_HW.shape
@@ -232,7 +234,7 @@ class Prediction:
         pixel_size = (size.height, size.width) if size else None
         return find_objects(self.mask, self.probability_HW, pixel_size=pixel_size)
 
-    def _image(self) -> Num[np.ndarray, "H W C"]:
+    def _image(self) -> Pixels:
         if self.image_HWC is None:
             raise UsageError(
                 f"{self.name}: the image was too large to keep (above {KEPT_PIXELS / 1e6:.0f} "
@@ -241,7 +243,7 @@ class Prediction:
         return self.image_HWC
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class FileKind:
     """A file that a prediction becomes."""
 
@@ -261,38 +263,32 @@ def _write_probability(one: Prediction, path: Path, _: float) -> None:
     write_probability(path, one.probability_HW, facts=one.facts, georeference=one.georeference)
 
 
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    write_text(path, json.dumps(data))
+
+
 FILES: Mapping[str, FileKind] = MappingProxyType(
     {
-        "mask": FileKind(ending=".png", write=_write_mask),
+        "mask": FileKind(".png", _write_mask),
         "overlay": FileKind(
-            ending="_overlay.png",
-            write=lambda one, path, _: write_rgb(path, one.overlay(), facts=one.facts),
+            "_overlay.png", lambda one, path, _: write_image(path, one.overlay(), facts=one.facts)
         ),
         "cutout": FileKind(
-            ending="_cutout.png",
-            write=lambda one, path, _: write_rgba(path, one.cutout(), facts=one.facts),
+            "_cutout.png", lambda one, path, _: write_image(path, one.cutout(), facts=one.facts)
         ),
-        "probability": FileKind(ending="_probability.tif", write=_write_probability),
+        "probability": FileKind("_probability.tif", _write_probability),
         "geojson": FileKind(
-            ending=".geojson",
-            write=lambda one, path, rough: write_text(
-                path, json.dumps(one.geojson(tolerance=rough))
-            ),
+            ".geojson", lambda one, path, rough: _write_json(path, one.geojson(tolerance=rough))
         ),
         "coco": FileKind(
-            ending="_coco.json",
-            write=lambda one, path, rough: write_text(path, json.dumps(one.coco(tolerance=rough))),
+            "_coco.json", lambda one, path, rough: _write_json(path, one.coco(tolerance=rough))
         ),
-        "table": FileKind(
-            ending="_objects.csv", write=lambda one, path, _: write_text(path, one.table())
-        ),
+        "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
     }
 )
 """Files that a prediction becomes; a new one is a row here and a name in `OutputName`."""
 _KIND_OF_SUFFIX = {
-    ".png": "mask",
-    ".tif": "mask",
-    ".tiff": "mask",
+    **dict.fromkeys((".png", ".tif", ".tiff"), "mask"),
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
-from typing import Any, Protocol, Self, TypeVar, cast, overload, runtime_checkable
+from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from binseg.errors import BundleError, TrainingError
-from binseg.inference.image_like import ImageLike, pixels_of
+from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
 from binseg.inference.runtimes import Backend
@@ -28,6 +28,14 @@ _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "horizontal": ((), (2,)),
     "all": ((), (2,), (1,), (1, 2)),
 }
+
+
+class _How(TypedDict, total=False):
+    """Settings of `predict`, which describes them."""
+
+    page: int | None
+    batch_size: int | None
+    options: PredictOptions | None
 
 
 def untold(_: int) -> None:
@@ -65,8 +73,8 @@ class Predictor(Protocol):
         """
 
     def probability_of_image(
-        self, image_HWC: Num[np.ndarray, "H W C"], name: str = "the image", *, tell: Tell = untold
-    ) -> Float32[np.ndarray, "H W"]:
+        self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
+    ) -> Probability:
         """Compute the probability at an image's own size; `tell` hears of inputs as done."""
         assert self.preprocessing is not None, "members with inputs of their own are asked each"
         height, width = image_HWC.shape[:2]
@@ -80,9 +88,7 @@ class Predictor(Protocol):
 
         return _blended(maps(), height, width, self.preprocessing)
 
-    def probability_of_inputs(
-        self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
-    ) -> Float32[np.ndarray, "N height width"]:
+    def probability_of_inputs(self, inputs_NHWC: Inputs) -> Maps:
         """Compute the probability for inputs that `preprocess.prepare` made, in batches.
 
         Raises:
@@ -109,22 +115,10 @@ class Predictor(Protocol):
         return self.preprocessing is not None and self.num_inputs(height, width) <= most
 
     @overload
-    def predict(
-        self,
-        images: ImageLike,
-        *,
-        page: int | None = ...,
-        batch_size: int | None = ...,
-        options: PredictOptions | None = ...,
-    ) -> Prediction: ...
+    def predict(self, images: ImageLike, **how: Unpack[_How]) -> Prediction: ...
     @overload
     def predict(
-        self,
-        images: list[_Image] | tuple[_Image, ...],
-        *,
-        page: int | None = ...,
-        batch_size: int | None = ...,
-        options: PredictOptions | None = ...,
+        self, images: list[_Image] | tuple[_Image, ...], **how: Unpack[_How]
     ) -> list[Prediction]: ...
     def predict(
         self,
@@ -168,12 +162,7 @@ class Predictor(Protocol):
             yield self.predict(image)
 
     def predict_array(
-        self,
-        image_HWC: Num[np.ndarray, "H W C"],
-        *,
-        read_as: str = "the image",
-        tell: Tell = untold,
-        **facts: Any,
+        self, image_HWC: Pixels, *, read_as: str = "the image", tell: Tell = untold, **facts: Any
     ) -> Prediction:
         """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`."""
         probability_HW = self.probability_of_image(image_HWC, read_as, tell=tell)
@@ -183,23 +172,16 @@ class Predictor(Protocol):
         self, inputs: Sequence[UInt8[np.ndarray, "_ _ _ C"]]
     ) -> list[Float32[np.ndarray, "_ _ _"]]:
         """Compute the inputs of several images; those of one size share batches."""
-        maps: dict[int, Float32[np.ndarray, "_ _ _"]] = {}
-        sizes = {one.shape[1:] for one in inputs}
-        for size in sizes:
+        maps: dict[int, np.ndarray] = {}
+        for size in {one.shape[1:] for one in inputs}:
             which = [index for index, one in enumerate(inputs) if one.shape[1:] == size]
-            joined_NHW = self.probability_of_inputs(
-                np.concatenate([inputs[index] for index in which])
-            )
+            joined_NHWC = np.concatenate([inputs[index] for index in which])
             ends = np.cumsum([len(inputs[index]) for index in which])
-            maps.update(zip(which, np.split(joined_NHW, ends[:-1]), strict=True))
+            parts = np.split(self.probability_of_inputs(joined_NHWC), ends[:-1])
+            maps.update(zip(which, parts, strict=True))
         return [maps[index] for index in range(len(inputs))]
 
-    def prediction_of(
-        self,
-        image_HWC: Num[np.ndarray, "H W C"],
-        maps_NHW: Float32[np.ndarray, "N height width"],
-        **facts: Any,
-    ) -> Prediction:
+    def prediction_of(self, image_HWC: Pixels, maps_NHW: Maps, **facts: Any) -> Prediction:
         """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
 
         With `probability_of_inputs` it computes inputs of several images in one batch.
@@ -209,15 +191,12 @@ class Predictor(Protocol):
         probability_HW = _blended(maps_NHW, height, width, self.preprocessing)
         return self._prediction(probability_HW, image_HWC, facts)
 
-    def mask_of(self, probability_HW: Float32[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    def mask_of(self, probability_HW: Probability) -> Bool[np.ndarray, "H W"]:
         """Cut probabilities at the threshold and correct the mask, as every prediction does."""
         return segment(probability_HW, self.threshold, self.postprocessing)
 
     def _prediction(
-        self,
-        probability_HW: Float32[np.ndarray, "H W"],
-        image_HWC: Num[np.ndarray, "H W C"],
-        facts: dict[str, Any],
+        self, probability_HW: Probability, image_HWC: Pixels, facts: dict[str, Any]
     ) -> Prediction:
         return Prediction(
             probability_HW=probability_HW,
@@ -231,68 +210,42 @@ class Predictor(Protocol):
     def _together(self, images: Sequence[object], page: int | None) -> list[Prediction]:
         """Predict some images, in one batch as far as they can share it."""
         read = [pixels_of(image, page) for image in images]
-        sharing = [
-            index
-            for index, (image_HWC, _, _) in enumerate(read)
-            if len(read) > 1 and self.shares_batches(*image_HWC.shape[:2])
-        ]
-        inputs = []
-        for index in sharing:
-            image_HWC, name, _ = read[index]
-            inputs.append(
-                prepare(image_HWC, cast("Preprocessing", self.preprocessing), name=name)[0]
-            )
-        maps = dict(zip(sharing, self.probabilities_together(inputs), strict=True))
+        inputs = {
+            index: prepare(image_HWC, self.preprocessing, name=name)[0]
+            for index, (image_HWC, name, _) in enumerate(read)
+            if len(read) > 1 and self.preprocessing and self.shares_batches(*image_HWC.shape[:2])
+        }
+        maps = dict(zip(inputs, self.probabilities_together([*inputs.values()]), strict=True))
         return [
             self.prediction_of(image_HWC, maps[index], **facts)
             if index in maps
-            else self._prediction(self.probability_of_image(image_HWC, name), image_HWC, facts)
+            else self.predict_array(image_HWC, read_as=name, **facts)
             for index, (image_HWC, name, facts) in enumerate(read)
         ]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ModelPredictor(Predictor):
-    """A model with its preprocessing and threshold.
+    """A model with its preprocessing and threshold."""
 
-    Args:
-        backend: what computes the logits.
-        preprocessing: how images become inputs; the model was trained with it.
-        threshold: the probability above which a pixel is foreground.
-        bundle_id: goes into every prediction.
-        batch_size: most inputs of the model's own size that are computed at once.
-        bundle: where the model comes from; None for one that is in training.
-        tta: which mirror images are averaged.
-        temperature: divides the logits, so that probabilities mean what they say.
-        postprocessing: corrections of every mask.
-    """
-
+    backend: Backend
     preprocessing: Preprocessing
+    threshold: float
+    bundle_id: str
+    batch_size: int = 8
+    """Most inputs of the model's own size that are computed at once."""
+    bundle: Bundle | None = None
+    """None for a model that is in training."""
+    tta: TTA = "none"
+    temperature: float = 1.0
+    """Divides the logits, so that probabilities mean what they say."""
+    postprocessing: PostProcessing = NOTHING
 
-    def __init__(
-        self,
-        *,
-        backend: Backend,
-        preprocessing: Preprocessing,
-        threshold: float,
-        bundle_id: str,
-        batch_size: int = 8,
-        bundle: Bundle | None = None,
-        tta: TTA = "none",
-        temperature: float = 1.0,
-        postprocessing: PostProcessing = NOTHING,
-    ) -> None:
-        PredictOptions(threshold=threshold, tta=tta, batch_size=batch_size)  # refuses odd values
-        assert temperature > 0, "a temperature of 0 or below would invert the answer"
-        self.backend = backend
-        self.preprocessing = preprocessing
-        self._own_pixels = preprocessing.height * preprocessing.width
-        self.threshold = threshold
-        self.temperature = temperature
-        self.bundle_id = bundle_id
-        self.batch_size = batch_size
-        self.bundle = bundle
-        self.tta: TTA = tta
-        self.postprocessing = postprocessing
+    def __post_init__(self) -> None:
+        # refuses odd values
+        PredictOptions(threshold=self.threshold, tta=self.tta, batch_size=self.batch_size)
+        assert self.temperature > 0, "a temperature of 0 or below would invert the answer"
+        self._own_pixels = self.preprocessing.height * self.preprocessing.width
 
     @property
     def name(self) -> str:
@@ -341,9 +294,7 @@ class ModelPredictor(Predictor):
         own = self._own_pixels
         return max(1, self.batch_size * own // max(own, height * width))
 
-    def probability_of_inputs(
-        self, inputs_NHWC: UInt8[np.ndarray, "N height width channels"]
-    ) -> Float32[np.ndarray, "N height width"]:
+    def probability_of_inputs(self, inputs_NHWC: Inputs) -> Maps:
         """Compute the probability for inputs that are prepared already, in batches."""
         shape = self.preprocessing
         size = inputs_NHWC.shape[1:3]
@@ -356,25 +307,20 @@ class ModelPredictor(Predictor):
             probability_NHW[batch] = self._mean_over_tta(inputs_NHWC[batch])
         return probability_NHW
 
-    def _mean_over_tta(
-        self, inputs_BHWC: UInt8[np.ndarray, "B height width channels"]
-    ) -> Float32[np.ndarray, "B height width"]:
+    def _mean_over_tta(self, inputs_BHWC: Inputs) -> Maps:
         """Predict every mirror image, mirror the logits back, and average them.
 
         Logits are averaged, so that the temperature and a threshold that was moved with it cut the
         mean just where they would cut one of them.
         """
-        all_axes = _AXES[self.tta]
-        total_BHW: Float32[np.ndarray, "B height width"] | None = None
-        for axes in all_axes:
+        total_BHW: Any = np.float32(0)
+        for axes in _AXES[self.tta]:
             view_BHWC = np.flip(inputs_BHWC, axes)
             logits_BHW = self.backend.logits(normalise(view_BHWC, self.preprocessing))
             if not np.isfinite(logits_BHW).all():
                 raise self._not_finite()
-            turned_BHW = np.flip(logits_BHW, axes)
-            total_BHW = turned_BHW if total_BHW is None else total_BHW + turned_BHW
-        assert total_BHW is not None
-        return sigmoid(total_BHW / np.float32(len(all_axes) * self.temperature))
+            total_BHW = total_BHW + np.flip(logits_BHW, axes)
+        return sigmoid(total_BHW / np.float32(len(_AXES[self.tta]) * self.temperature))
 
     def _not_finite(self) -> BundleError | TrainingError:
         how = f"the model gives NaN or infinity ({self.backend.name}, {self.backend.precision})"
@@ -403,13 +349,9 @@ class ModelPredictor(Predictor):
 
 def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
     """Average probabilities."""
-    total = maps[0].copy()
-    for one in maps[1:]:
-        total += one
-    total /= np.float32(len(maps))
+    total = sum(maps[1:], maps[0])
     # The sum of float32 may pass 1 by a rounding error.
-    clipped: np.ndarray = np.clip(total, 0.0, 1.0, out=total)
-    return clipped
+    return np.asarray(np.clip(total / np.float32(len(maps)), 0.0, 1.0))
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -429,7 +371,7 @@ def _blended(
     height: int,
     width: int,
     preprocessing: Preprocessing,
-) -> Float32[np.ndarray, "H W"]:
+) -> Probability:
     probability_HW = blend(maps, plan(height, width, preprocessing), height, width)
     # Interpolation and the window's weights may leave [0, 1] by a rounding error.
     np.clip(probability_HW, 0.0, 1.0, out=probability_HW)

@@ -28,7 +28,7 @@ class Written:
     """The page of a multi-page file, from 0."""
     mask: Path
     others: tuple[Path, ...] = ()
-    """Overlay, cut-out, outlines and so on, as asked."""
+    """Files beside the mask, as asked."""
     foreground: float
     """Share of the pixels that are foreground."""
 
@@ -55,17 +55,13 @@ class PredictResult:
         return len(self.written) + len(self.failures) + self.num_skipped
 
     def as_dict(self) -> dict[str, object]:
-        """The facts as plain data."""
+        """Give the facts as plain data."""
+        paths = [
+            {"source": str(one.source), "mask": str(one.mask), "others": [*map(str, one.others)]}
+            for one in self.written
+        ]
         return {
-            "written": [
-                {
-                    **vars(one),
-                    "source": str(one.source),
-                    "mask": str(one.mask),
-                    "others": [str(path) for path in one.others],
-                }
-                for one in self.written
-            ],
+            "written": [vars(one) | text for one, text in zip(self.written, paths, strict=True)],
             "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
         }
@@ -147,7 +143,7 @@ class FolderSink(Sink):
         progress: Progress,
     ) -> list[Path | None]:
         """Give each image a stem of its own: `a.jpg` and `a.png` must not share a mask."""
-        stems = self._named(images, options, progress)
+        stems = list(self._named(images, options, progress))
         both = list(zip(images, stems, strict=True))
         self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
         if not self._resume:
@@ -171,29 +167,21 @@ class FolderSink(Sink):
 
     def _named(
         self, images: Sequence[InputImage], options: PredictOptions, progress: Progress
-    ) -> list[Path]:
+    ) -> Iterator[Path]:
         taken: set[Path] = set()
-        stems = []
-
-        def is_free(image: InputImage, stem: Path) -> bool:
-            files = files_of(image, stem, options)
-            own = all(self._owners.get(one, image.path) == image.path for one in files)
-            return own and taken.isdisjoint(files)
-
         for image in images:
-            names = _candidates(image, self.out)
-            stem = first = next(names)
-            while not is_free(image, stem):
-                stem = next(names)
-            files = files_of(image, stem, options)
-            if stem != first:
+            for stem in _candidates(image, self.out):
+                files = files_of(image, stem, options)
+                own = all(self._owners.get(one, image.path) == image.path for one in files)
+                if own and taken.isdisjoint(files):
+                    break
+            if stem != next(_candidates(image, self.out)):
                 progress.say(
                     f"{image.path}: written as {files[0].name}, since another has its name"
                 )
             taken.update(files)
             self._owners.update(dict.fromkeys(files, image.path))
-            stems.append(stem)
-        return stems
+            yield stem
 
     def _refuse_replacing(self, images: Sequence[InputImage], files: Sequence[Path]) -> None:
         """Stop before the first input rather than replace a file that can't be had again."""
@@ -235,12 +223,13 @@ class BytesSink(Sink):
 
 def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
     """List the files that an image gets, the mask's first."""
+    outputs = options.outputs
     if image.kind == "video":
-        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in options.outputs else [])]
+        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in outputs else [])]
     elif image.kind == "large":
-        endings = [".tif", *(["_probability.tif"] if "probability" in options.outputs else [])]
+        endings = [".tif", *(["_probability.tif"] if "probability" in outputs else [])]
     else:
-        endings = [f".{options.mask_format}", *(FILES[one].ending for one in options.outputs)]
+        endings = [f".{options.mask_format}", *(FILES[one].ending for one in outputs)]
     return [stem.with_name(stem.name + ending) for ending in endings]
 
 
@@ -289,5 +278,5 @@ def _candidates(image: InputImage, out: Path) -> Iterator[Path]:
     folder, name = out / image.relative.parent, image.relative
     page = "" if image.page is None else f"-page{image.page:04d}"
     numbered = (f"{name.stem}{page}-{number}" for number in count(2))
-    for text in chain((f"{name.stem}{page}", f"{name.name}{page}"), numbered):
-        yield folder / text
+    plain = (f"{name.stem}{page}", f"{name.name}{page}")
+    return (folder / text for text in chain(plain, numbered))

@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
-from jaxtyping import Num
-
 from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
@@ -21,6 +18,7 @@ from binseg.imageio import (
     open_windows,
     read_image,
 )
+from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
 
@@ -51,7 +49,7 @@ class InputImage:
         """The name of the image in errors."""
         return str(self.path) if self.data is None else self.title
 
-    def read(self) -> Num[np.ndarray, "H W C"]:
+    def read(self) -> Pixels:
         """Decode its pixels.
 
         Raises:
@@ -148,20 +146,14 @@ class WatchSource:
                 "taken for images; choose another folder with --out"
             )
         before: dict[Path, _Stamp] = {}
-        done = {
-            path: stamp
-            for path, stamp in _stamped(home, out)
-            if _is_answered(path, out / path.relative_to(home))
-        }
-        plain = [InputImage(path=path, relative=path.relative_to(home)) for path in done]
+        stamped = ((path, path.relative_to(home), stamp) for path, stamp in _stamped(home, out))
+        answered = [one for one in stamped if _is_answered(one[0], out / one[1])]
+        done = {path: stamp for path, _, stamp in answered}
+        plain = [InputImage(path=path, relative=relative) for path, relative, _ in answered]
         yield Round(images=(), claimed=plain)
         while True:
             now = dict(_stamped(home, out))
-            ready = [
-                path
-                for path, stamp in now.items()
-                if before.get(path) == stamp and done.get(path) != stamp
-            ]
+            ready = [one for one, stamp in now.items() if before.get(one) == stamp != done.get(one)]
             if ready:
                 found = [(path, path.relative_to(home)) for path in ready]
                 images, failures = _listed(found, whole_stacks=not options.is_per_page)
@@ -176,20 +168,17 @@ class WatchSource:
 def find_images(
     inputs: Iterable[str | Path], out: Path, *, whole_stacks: bool = True
 ) -> tuple[list[InputImage], list[Failure]]:
-    """List every image once; an input that names none is a failure.
+    """List every image once, but for masks of an earlier run in `out`.
 
-    Args:
-        inputs: files, folders and globs.
-        out: what lies in there are masks of an earlier run, and no images.
-        whole_stacks: whether a multi-page file is one image, or each of its pages.
+    An input that names none is a failure. Without `whole_stacks` each page is an image.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[Failure] = []
     for given in inputs:
-        of_input = list(_expand(str(given), out))
-        if not of_input:
+        if of_input := list(_expand(str(given), out)):
+            found += of_input
+        else:
             failures.append(Failure.of(given, "there is no such image, or none in it"))
-        found += of_input
     images, unreadable = _listed(found, whole_stacks=whole_stacks)
     return images, [*failures, *unreadable]
 
@@ -235,18 +224,14 @@ def _listed(
 def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Give the files that an input stands for, each with its path inside that input."""
     path = Path(given)
-    if path.is_dir() and (path.suffix.lower() == _ZARR_SUFFIX or is_zarr(path)):
-        yield path, Path(path.name)
-    elif path.is_dir():
-        yield from _in_folder(path, out)
-    elif path.exists():
-        yield path, Path(path.name)
-    else:
-        for match in map(Path, sorted(glob.glob(given, recursive=True))):  # noqa: PTH207 - absolute too
-            if match.is_dir():
-                yield from _in_folder(match, out)
-            else:
-                yield match, Path(match.name)
+    # glob takes absolute patterns too, which `Path.glob` doesn't
+    matches = [path] if path.exists() else map(Path, sorted(glob.glob(given, recursive=True)))  # noqa: PTH207
+    for match in matches:
+        whole = match == path and (path.suffix.lower() == _ZARR_SUFFIX or is_zarr(path))
+        if match.is_dir() and not whole:
+            yield from _in_folder(match, out)
+        else:
+            yield match, Path(match.name)
 
 
 def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:

@@ -8,12 +8,15 @@ down; those that are finished leave, so that memory follows the image's width an
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from binseg.imageio import ImageInfo
 from binseg.imageio.windows import Windows
+from binseg.inference.image_like import Inputs, Probability
 from binseg.inference.predictor import Predictor, Tell, mean_of, untold
 from binseg.parallel import map_ordered
 from binseg.transforms.geometry import cut, plan, resize_image, restore, tile_weights, tiles_for
@@ -24,7 +27,7 @@ from binseg.transforms.preprocess import (
     percentile_step,
     prepare_region,
 )
-from binseg.types import Box, Placement, Preprocessing
+from binseg.types import Placement, Preprocessing
 
 WHOLE_PIXELS = 4_000_000
 """Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
@@ -43,19 +46,11 @@ def probability_bands(
     first: int = 0,
     tell: Tell = untold,
     whole_pixels: int = WHOLE_PIXELS,
-) -> Generator[Float32[np.ndarray, "h W"]]:
-    """Predict one page, `band` rows at a time.
+) -> Generator[Probability]:
+    """Predict one page, `band` rows at a time (the last band may have fewer), from band `first` on.
 
-    Args:
-        predictor: the model; an ensemble whose members prepare images in ways of their own is
-            computed member by member, band by band.
-        windows: the image.
-        page: number of its page, from 0.
-        band: rows of each band; the last may have fewer.
-        first: the band to begin with; those before are not computed, and the others are the same to
-            the bit as if they had been.
-        tell: is told of rows as they are computed.
-        whole_pixels: up to this size the page is predicted whole.
+    Bands are the same to the bit wherever the work begins. An ensemble whose members prepare images
+    in ways of their own is computed member by member. `tell` hears of rows as they are computed.
 
     Raises:
         ImageError: the image can't be read, or doesn't fit the model's channels.
@@ -71,9 +66,8 @@ def probability_bands(
         return
     each = []
     for index, (member, shape) in enumerate(_parts(predictor)):
-        compute = _tiled if shape.resize == "tile" else _shrunk
-        heard = tell if index == 0 else untold
-        each.append(compute(member, shape, windows, page, band=band, first=first, tell=heard))
+        one = _Page(predictor=member, shape=shape, windows=windows, page=page, info=info)
+        each.append(one.bands(band, first, tell if index == 0 else untold))
     for bands in zip(*each, strict=True):
         yield bands[0] if len(bands) == 1 else mean_of(bands)
 
@@ -105,53 +99,158 @@ def _parts(predictor: Predictor) -> list[tuple[Predictor, Preprocessing]]:
     return [(one, one.preprocessing) for one in predictor.members]
 
 
-def _tiled(
-    predictor: Predictor,
-    shape: Preprocessing,
-    windows: Windows,
-    page: int,
-    *,
-    band: int,
-    first: int,
-    tell: Tell,
-) -> Iterator[Float32[np.ndarray, "h W"]]:
-    """Predict by tiles, a row of tiles after the other."""
-    info = windows.info(page)
-    placements = plan(info.height, info.width, shape)
-    tall, wide = placements[0].source.height, placements[0].source.width
-    rows = tile_weights({one.source.top for one in placements}, tall)
-    columns = tile_weights({one.source.left for one in placements}, wide)
-    base = first * band
-    tops = [top for top in sorted(rows) if top + tall > base]
-    # Rows base..base + band + tall of the page; what is above has left.
-    canvas_HW = np.zeros((band + tall, info.width), np.float32)
-    grid = [[one for one in placements if one.source.top == top] for top in tops]
-    told = base
-    for index, answers in enumerate(_answered(predictor, shape, windows, page, grid)):
-        for map_HW, placement in answers:
-            source = placement.source
-            part_HW = restore(map_HW, placement)
-            part_HW *= rows[source.top][:, None] * columns[source.left]
-            _add(canvas_HW, part_HW, source.top - base, source.left, info.height - base)
-        ready = tops[index + 1] if index + 1 < len(tops) else info.height
-        if ready > told:
-            tell(ready - told)
-            told = ready
-        while base + band <= ready or ready == info.height > base:
-            done_HW = canvas_HW[: min(band, info.height - base)]
-            # The weights' rounding may leave [0, 1].
-            yield np.clip(done_HW, 0.0, 1.0)
-            canvas_HW[:-band] = canvas_HW[band:]
-            canvas_HW[-band:] = 0
-            base += band
+@dataclass(frozen=True, kw_only=True)
+class _Page:
+    """A page of an image, and who predicts it from inputs of which shape."""
+
+    predictor: Predictor
+    shape: Preprocessing
+    windows: Windows
+    page: int
+    info: ImageInfo
+
+    def bands(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
+        """Predict bands of so many rows, from the first that is wanted on."""
+        compute = self._tiled if self.shape.resize == "tile" else self._shrunk
+        return compute(band, first, tell)
+
+    def _tiled(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
+        """Predict by tiles, a row of tiles after the other."""
+        height, width = self.info.height, self.info.width
+        placements = plan(height, width, self.shape)
+        tall, wide = placements[0].source.height, placements[0].source.width
+        rows = tile_weights({one.source.top for one in placements}, tall)
+        columns = tile_weights({one.source.left for one in placements}, wide)
+        base = told = first * band
+        tops = [top for top in sorted(rows) if top + tall > base]
+        # Rows base..base + band + tall of the page; what is above has left.
+        canvas_HW = np.zeros((band + tall, width), np.float32)
+        grid = [[one for one in placements if one.source.top == top] for top in tops]
+        for index, answers in enumerate(self._answered(grid)):
+            for map_HW, placement in answers:
+                source = placement.source
+                part_HW = restore(map_HW, placement)
+                part_HW *= rows[source.top][:, None] * columns[source.left]
+                _add(canvas_HW, part_HW, source.top - base, source.left, height - base)
+            ready = tops[index + 1] if index + 1 < len(tops) else height
+            if ready > told:
+                tell(ready - told)
+                told = ready
+            while base + band <= ready or ready == height > base:
+                done_HW = canvas_HW[: min(band, height - base)]
+                yield np.clip(done_HW, 0.0, 1.0)  # the weights' rounding may leave [0, 1]
+                canvas_HW[:-band] = canvas_HW[band:]
+                canvas_HW[-band:] = 0
+                base += band
+
+    def _answered(
+        self, grid: Sequence[Sequence[Placement]]
+    ) -> Iterator[Iterator[tuple[Float32[np.ndarray, "h w"], Placement]]]:
+        """Compute the tiles, a row of them after the other; inputs are read ahead in a thread.
+
+        A batch never spans two rows: so it holds the same tiles wherever the work was taken up
+        again, and gives the same bits.
+        """
+        size = batch_of(self.predictor, self.info.height, self.info.width)
+        read_inputs = partial(self._inputs, self._values())
+        rows = [[row[start : start + size] for start in range(0, len(row), size)] for row in grid]
+
+        def answers(row: list[Sequence[Placement]]) -> Iterator[tuple[np.ndarray, Placement]]:
+            for batch in row:
+                yield from zip(self.predictor.probability_of_inputs(next(read)), batch, strict=True)
+
+        # One thread: readers of windows aren't shared, and more batches would only take memory.
+        batches = (batch for row in rows for batch in row)
+        with closing(map_ordered(read_inputs, batches, num_threads=1, ahead=2)) as read:
+            for row in rows:
+                yield answers(row)
+
+    def _inputs(self, values: Bounds, batch: Sequence[Placement]) -> Inputs:
+        """Read the region of some neighbouring tiles once, and cut them out of it."""
+        boxes = [one.source for one in batch]
+        top, left = max(0, boxes[0].top), max(0, min(one.left for one in boxes))
+        bottom = min(self.info.height, max(one.top + one.height for one in boxes))
+        right = min(self.info.width, max(one.left + one.width for one in boxes))
+        region_HWC = self.windows.read(self.page, top, left, bottom - top, right - left)
+        inputs = []
+        for placement, box in zip(batch, boxes, strict=True):
+            # Past the image's edge, where the region ends too, `cut` mirrors as for a whole.
+            tile_HWC = cut(region_HWC, replace(box, top=box.top - top, left=box.left - left))
+            size = (placement.target.height, placement.target.width)
+            name = self.windows.name
+            inputs.append(prepare_region(tile_HWC, size, self.shape, values=values, name=name))
+        return np.stack(inputs)
+
+    def _shrunk(self, band: int, first: int, tell: Tell) -> Iterator[Probability]:
+        """Predict the page as one input, and spread the map band by band."""
+        height, width = self.info.height, self.info.width
+        (placement,) = plan(height, width, self.shape)
+        map_HW = self.predictor.probability_of_inputs(self._input(placement)[None])[0]
+        target = placement.target
+        inner_HW1 = map_HW[
+            target.top : target.top + target.height, target.left : target.left + target.width, None
+        ]
+        for top in range(first * band, height, band):
+            num = min(band, height - top)
+            end = min((top + num) * target.height / height, float(target.height))
+            rows = (top * target.height / height, end)
+            band_HW1 = resize_image(inner_HW1, num, width, rows=rows)
+            tell(num)
+            yield np.clip(band_HW1[:, :, 0], 0.0, 1.0)
+
+    def _input(self, placement: Placement) -> UInt8[np.ndarray, "height width C"]:
+        """Make the one input of a page from bands of its rows; the same as from the whole."""
+        info, target = self.info, placement.target
+        values = self._values()
+        shape = (placement.height, placement.width, self.shape.channels)
+        input_HWC = np.zeros(shape, np.uint8)
+        factor = info.height / target.height
+        # Bilinear with antialias: a new row is made of those within one new row's height of it.
+        around = int(max(factor, 1.0)) + 2
+        row_bytes = info.width * info.channels * np.dtype(info.dtype).itemsize
+        num = max(1, int((_READ_BYTES / row_bytes - 2 * around) / factor))
+        for start in range(0, target.height, num):
+            end = min(start + num, target.height)
+            top = max(0, int(start * factor) - around)
+            bottom = min(info.height, int(end * factor) + around + 1)
+            region_HWC = self.windows.read(self.page, top, 0, bottom - top, info.width)
+            input_HWC[
+                target.top + start : target.top + end, target.left : target.left + target.width
+            ] = prepare_region(
+                region_HWC,
+                (end - start, target.width),
+                self.shape,
+                values=values,
+                rows=(start * factor - top, min(end * factor, float(info.height)) - top),
+                name=self.windows.name,
+            )
+        return input_HWC
+
+    def _values(self) -> Bounds:
+        """Find what becomes 0 and 1; where percentiles decide, the page is read once for them."""
+        info = self.info
+        known = known_range(info.dtype, self.shape)
+        if known is not None:
+            return known
+        every = percentile_step(info.height * info.width * info.channels)
+        wide = min(info.width, 1 << 15)
+        row_bytes = wide * info.channels * np.dtype(info.dtype).itemsize
+        tall = max(1, min(256, _READ_BYTES // row_bytes))
+        parts, lows, highs = [], [], []
+        for top in range(0, info.height, tall):
+            for left in range(0, info.width, wide):
+                height, width = min(tall, info.height - top), min(wide, info.width - left)
+                part_HWC = self.windows.read(self.page, top, left, height, width)
+                lows.append(part_HWC.min(axis=(0, 1)))
+                highs.append(part_HWC.max(axis=(0, 1)))
+                some_HWC = part_HWC[-top % every :: every, -left % every :: every]
+                parts.append(some_HWC.reshape(-1, info.channels))
+        ends = (np.min(lows, axis=0), np.max(highs, axis=0))
+        return percentile_range(np.concatenate(parts), ends)
 
 
 def _add(
-    canvas_HW: Float32[np.ndarray, "H W"],
-    part_HW: Float32[np.ndarray, "h w"],
-    top: int,
-    left: int,
-    end: int,
+    canvas_HW: Probability, part_HW: Float32[np.ndarray, "h w"], top: int, left: int, end: int
 ) -> None:
     """Add a tile to the canvas, without what lies outside it or below row `end`."""
     height, width = part_HW.shape
@@ -161,138 +260,3 @@ def _add(
         canvas_HW[above:bottom, before:right] += part_HW[
             above - top : bottom - top, before - left : right - left
         ]
-
-
-def _answered(
-    predictor: Predictor,
-    shape: Preprocessing,
-    windows: Windows,
-    page: int,
-    grid: Sequence[Sequence[Placement]],
-) -> Iterator[Iterator[tuple[Float32[np.ndarray, "h w"], Placement]]]:
-    """Compute the tiles, a row of them after the other; inputs are read ahead in a thread.
-
-    A batch never spans two rows: so it holds the same tiles wherever the work was taken up again,
-    and gives the same bits.
-    """
-    info = windows.info(page)
-    size = batch_of(predictor, info.height, info.width)
-    values = _values(windows, page, shape)
-    rows = [[row[start : start + size] for start in range(0, len(row), size)] for row in grid]
-
-    def inputs_of(batch: Sequence[Placement]) -> UInt8[np.ndarray, "B h w C"]:
-        return _inputs(shape, windows, page, batch, values)
-
-    def answers(row: list[Sequence[Placement]]) -> Iterator[tuple[np.ndarray, Placement]]:
-        for batch in row:
-            yield from zip(predictor.probability_of_inputs(next(read)), batch, strict=True)
-
-    # One thread: readers of windows aren't shared, and more batches would only take memory.
-    batches = (batch for row in rows for batch in row)
-    with closing(map_ordered(inputs_of, batches, num_threads=1, ahead=2)) as read:
-        for row in rows:
-            yield answers(row)
-
-
-def _inputs(
-    shape: Preprocessing, windows: Windows, page: int, batch: Sequence[Placement], values: Bounds
-) -> UInt8[np.ndarray, "B height width C"]:
-    """Read the region of some neighbouring tiles once, and cut them out of it."""
-    info = windows.info(page)
-    boxes = [one.source for one in batch]
-    top, left = max(0, boxes[0].top), max(0, min(one.left for one in boxes))
-    bottom = min(info.height, max(one.top + one.height for one in boxes))
-    right = min(info.width, max(one.left + one.width for one in boxes))
-    region_HWC = windows.read(page, top, left, bottom - top, right - left)
-    inputs = []
-    for placement, box in zip(batch, boxes, strict=True):
-        # Past the image's edge, where the region ends too, `cut` mirrors as it does for a whole.
-        inside = Box(top=box.top - top, left=box.left - left, height=box.height, width=box.width)
-        size = (placement.target.height, placement.target.width)
-        region = cut(region_HWC, inside)
-        inputs.append(prepare_region(region, size, shape, values=values, name=windows.name))
-    return np.stack(inputs)
-
-
-def _shrunk(
-    predictor: Predictor,
-    shape: Preprocessing,
-    windows: Windows,
-    page: int,
-    *,
-    band: int,
-    first: int,
-    tell: Tell,
-) -> Iterator[Float32[np.ndarray, "h W"]]:
-    """Predict a page as one input: shrink it while it is read, and spread the map band by band."""
-    info = windows.info(page)
-    (placement,) = plan(info.height, info.width, shape)
-    input_HWC = _shrink(windows, page, placement, shape)
-    target = placement.target
-    map_HW = predictor.probability_of_inputs(input_HWC[None])[0]
-    inner_HW1 = map_HW[
-        target.top : target.top + target.height, target.left : target.left + target.width, None
-    ]
-    for top in range(first * band, info.height, band):
-        num = min(band, info.height - top)
-        ends = (top * target.height / info.height, (top + num) * target.height / info.height)
-        rows = (ends[0], min(ends[1], float(target.height)))
-        band_HW1 = resize_image(inner_HW1, num, info.width, rows=rows)
-        tell(num)
-        yield np.clip(band_HW1[:, :, 0], 0.0, 1.0)
-
-
-def _shrink(
-    windows: Windows, page: int, placement: Placement, preprocessing: Preprocessing
-) -> UInt8[np.ndarray, "height width C"]:
-    """Make the one input of a page from bands of its rows; the same as from the whole."""
-    info = windows.info(page)
-    values = _values(windows, page, preprocessing)
-    target = placement.target
-    shape = (placement.height, placement.width, preprocessing.channels)
-    input_HWC = np.zeros(shape, np.uint8)
-    factor = info.height / target.height
-    # Bilinear with antialias: a new row is made of those within one new row's height of it.
-    around = int(max(factor, 1.0)) + 2
-    row_bytes = info.width * info.channels * np.dtype(info.dtype).itemsize
-    num = max(1, int((_READ_BYTES / row_bytes - 2 * around) / factor))
-    for start in range(0, target.height, num):
-        end = min(start + num, target.height)
-        top = max(0, int(start * factor) - around)
-        bottom = min(info.height, int(end * factor) + around + 1)
-        region_HWC = windows.read(page, top, 0, bottom - top, info.width)
-        rows = (start * factor - top, min(end * factor, float(info.height)) - top)
-        input_HWC[
-            target.top + start : target.top + end, target.left : target.left + target.width
-        ] = prepare_region(
-            region_HWC,
-            (end - start, target.width),
-            preprocessing,
-            values=values,
-            rows=rows,
-            name=windows.name,
-        )
-    return input_HWC
-
-
-def _values(windows: Windows, page: int, preprocessing: Preprocessing) -> Bounds:
-    """Find what becomes 0 and 1; where percentiles decide, the page is read once for them."""
-    info = windows.info(page)
-    known = known_range(info.dtype, preprocessing)
-    if known is not None:
-        return known
-    every = percentile_step(info.height * info.width * info.channels)
-    pixel_bytes = info.channels * np.dtype(info.dtype).itemsize
-    wide = min(info.width, 1 << 15)
-    tall = max(1, min(256, _READ_BYTES // (wide * pixel_bytes)))
-    parts = []
-    lows, highs = [], []
-    for top in range(0, info.height, tall):
-        for left in range(0, info.width, wide):
-            height, width = min(tall, info.height - top), min(wide, info.width - left)
-            part_HWC = windows.read(page, top, left, height, width)
-            lows.append(part_HWC.min(axis=(0, 1)))
-            highs.append(part_HWC.max(axis=(0, 1)))
-            some_HWC = part_HWC[-top % every :: every, -left % every :: every]
-            parts.append(some_HWC.reshape(-1, info.channels))
-    return percentile_range(np.concatenate(parts), (np.min(lows, axis=0), np.max(highs, axis=0)))

@@ -1,6 +1,6 @@
 """A video in, a video of masks or overlays out, in batches of frames."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import islice
@@ -34,12 +34,8 @@ def predict_video(
 ) -> float:
     """Write a video's masks, of its size and pace; frames are predicted each alone, without sound.
 
-    Args:
-        predictor: the model.
-        path: the video.
-        files: NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
-            video with the masks drawn over it (H.264); what is there is replaced.
-        progress: told of every frame.
+    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
+    video with the masks drawn over it (H.264); what is there is replaced.
 
     Returns:
         Share of the pixels that are foreground, all frames together.
@@ -54,15 +50,15 @@ def predict_video(
     num, foreground = 0, 0.0
     with (
         _opened(path) as (frames, total, rate),
-        _Video(mask_path, rate, codec="ffv1", pixels="gray") as masks,
-        _Video(others[0] if others else None, rate, codec="libx264", pixels="yuv420p") as overlays,
+        _written(mask_path, rate, codec="ffv1", pixels="gray") as add_grey,
+        _written(others[0] if others else None, rate, codec="libx264", pixels="yuv420p") as add_rgb,
         progress.task(f"predicting frames of {path.name}", total=total) as task,
     ):
         while some := list(islice(frames, predictor.batch_size)):
             for prediction in predictor.predict(some):
-                masks.add(prediction.mask.astype(np.uint8) * np.uint8(255), "gray")
+                add_grey(prediction.mask.astype(np.uint8) * np.uint8(255), "gray")
                 if others:
-                    overlays.add(prediction.overlay(), "rgb24")
+                    add_rgb(prediction.overlay(), "rgb24")
                 num += 1
                 foreground += float(prediction.mask.mean())
             task.advance(len(some))
@@ -72,11 +68,7 @@ def predict_video(
 
 
 def require_av() -> None:
-    """Make sure that PyAV is there.
-
-    Raises:
-        MissingExtraError: it isn't installed.
-    """
+    """Raise MissingExtraError where PyAV isn't installed."""
     try:
         import av  # noqa: F401
     except ModuleNotFoundError as problem:
@@ -118,56 +110,49 @@ def _reason(problem: Exception) -> str:
     return " ".join(str(problem).split())
 
 
-class _Video:
-    """A video that is written under its final name when it is whole; without a path, nothing."""
+@contextmanager
+def _written(
+    path: Path | None, rate: Fraction, *, codec: str, pixels: str
+) -> Iterator[Callable[[np.ndarray, str], None]]:
+    """Write a video under its final name when it is whole; gives what adds a frame to it.
 
-    def __init__(self, path: Path | None, rate: Fraction, *, codec: str, pixels: str) -> None:
-        self._path = path
-        self._rate = rate
-        self._codec = codec
-        self._pixels = pixels
-        self._container: Any = None
-        self._stream: Any = None
-        self._file: Any = None
+    Without a path nothing is written.
+    """
+    if path is None:
+        yield lambda *_: None
+        return
+    import av
 
-    def __enter__(self) -> "_Video":
-        if self._path is not None:
-            import av
+    stream: Any = None
+    with (
+        atomic_path(path) as temporary,
+        _refused(path),
+        av.open(str(temporary), "w", format=_CONTAINERS[path.suffix]) as container,
+    ):
 
-            self._file = atomic_path(self._path)
-            temporary = self._file.__enter__()
-            self._container = av.open(str(temporary), "w", format=_CONTAINERS[self._path.suffix])
-        return self
+        def add(frame: np.ndarray, layout: str) -> None:
+            nonlocal stream
+            if stream is None:
+                # H.264 halves the colours' size: odd sides lose their last line there.
+                step = 2 if pixels == "yuv420p" else 1
+                stream = container.add_stream(codec, rate=rate)
+                stream.height, stream.width = (side - side % step for side in frame.shape[:2])
+                stream.pix_fmt = pixels
+            cut = np.ascontiguousarray(frame[: stream.height, : stream.width])
+            with _refused(path):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(cut, format=layout)))
 
-    def add(self, pixels: np.ndarray, layout: str) -> None:
-        """Add a frame."""
-        import av
+        yield add
+        if stream is not None:
+            container.mux(stream.encode())
 
-        height, width = pixels.shape[:2]
-        if self._stream is None:
-            self._stream = self._container.add_stream(self._codec, rate=self._rate)
-            # H.264 halves the colours' size: odd sides lose their last line there.
-            even = self._pixels == "yuv420p"
-            self._stream.height = height - height % 2 if even else height
-            self._stream.width = width - width % 2 if even else width
-            self._stream.pix_fmt = self._pixels
-        cut = np.ascontiguousarray(pixels[: self._stream.height, : self._stream.width])
-        try:
-            frame = av.VideoFrame.from_ndarray(cut, format=layout)
-            self._container.mux(self._stream.encode(frame))
-        except av.FFmpegError as problem:
-            raise OutputError(f"can't write {self._path}: {problem}") from None
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._container is None:
-            return
-        import av
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say which file can't be written, most likely on a full disk."""
+    import av
 
-        try:
-            if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
-        except av.FFmpegError as problem:  # a full disk, most likely
-            self._file.__exit__(type(problem), problem, problem.__traceback__)
-            raise OutputError(f"can't write {self._path}: {problem}") from None
-        self._file.__exit__(kind, error, trace)
+    try:
+        yield
+    except av.FFmpegError as problem:
+        raise OutputError(f"can't write {path}: {problem}") from None

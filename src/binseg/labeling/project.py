@@ -27,8 +27,8 @@ from binseg.data.dataset import counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.samples import in_pose, read_mask
 from binseg.data.sources.labelled import LOG, images_of_project
+from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
-from binseg.data.sources.pairs import mask_name_of
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
 from binseg.labeling.strokes import Labels, Stroke, pack, replay, unpack

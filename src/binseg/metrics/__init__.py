@@ -1,39 +1,29 @@
 """Count first, score second: pixels into `Counts`, counts into scores, scores into a `Report`.
 
-counts.py       masks -> Counts; Counts of many images -> pooled Counts
-surface.py      masks -> distances between outlines, and their scores (OUTLINE_RULE)
-objects.py      masks -> objects found and missed (OBJECT_RULE)
-registry.py     METRICS: one row for every score (EMPTY_RULE)
-scores.py       what was counted or measured in one image -> its scores
-threshold.py    probabilities -> pixels by probability; the threshold and the temperature
-calibration.py  probabilities -> errors, reliability, what each threshold would score
-bootstrap.py    how far figures would move with other images
-slices.py       scores of parts of the data
-summary.py      images -> Report
-report_data.py  Report -> JSON and CSV rows
+counts.py         masks -> Counts; pooled Counts; objects found and missed (OBJECT_RULE)
+surface.py        masks -> distances between outlines, and their scores (OUTLINE_RULE)
+registry.py       METRICS: one row for every score (EMPTY_RULE)
+scores.py         what was counted or measured in one image -> its scores
+probabilities.py  probabilities -> errors, reliability, scores of each threshold, temperature
+bootstrap.py      how far figures would move with other images
+summary.py        images, and parts of the data -> Report
+report_data.py    Report -> JSON and CSV rows
 """
 
-from binseg.metrics.calibration import (
+from binseg.metrics.counts import count, count_objects, pool
+from binseg.metrics.probabilities import (
+    LogitTally,
     ProbabilityTally,
     Reliability,
     measure_reliability,
     summarise_calibration,
+    tune_threshold,
 )
-from binseg.metrics.counts import count, pool
-from binseg.metrics.objects import count_objects
 from binseg.metrics.registry import METRICS
 from binseg.metrics.report_data import image_rows, report_as_dict
-from binseg.metrics.scores import (
-    dice,
-    is_mostly_empty,
-    measure_outline,
-    score_all,
-    score_image,
-)
-from binseg.metrics.slices import check_columns
-from binseg.metrics.summary import summarise
+from binseg.metrics.scores import dice, is_mostly_empty, measure_outline, score_all, score_image
+from binseg.metrics.summary import check_columns, summarise
 from binseg.metrics.surface import OutlineRule
-from binseg.metrics.threshold import LogitTally, tune_threshold
 
 __all__ = [
     "METRICS",

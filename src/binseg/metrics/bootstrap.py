@@ -4,14 +4,14 @@ Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Whole g
 stacks, videos) are resampled where there are any, since their images resemble each other.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, Num
+from jaxtyping import Float, Float64, Num
 
 from binseg.metrics.counts import as_array, scored_images
 from binseg.metrics.scores import score_table
-from binseg.types import ImageScores, Interval, Size
+from binseg.types import Figure, ImageScores, Interval, Size
 
 LEVEL = 0.95
 NUM_RESAMPLES = 1000
@@ -35,16 +35,10 @@ def resampled_sums(
     num_resamples: int,
     seed: int = 0,
 ) -> Float64[np.ndarray, "R K"] | None:
-    """Add up the columns of data sets made of as many groups as there are, with repeats.
+    """Add up the columns of data sets made of as many images or groups as there are, with repeats.
 
-    Args:
-        table_NK: what each image adds.
-        groups: the group of each image; None resamples single images.
-        num_resamples: how many data sets; 0 gives None.
-        seed: the same seed gives the same data sets.
-
-    Returns:
-        A row of sums for each data set; None for a single image or group, which tells nothing.
+    A row of sums for each data set; None for a single image or group, which tells nothing, and for
+    no resamples. The same seed gives the same data sets.
     """
     if groups is not None:
         assert len(groups) == len(table_NK), "one group per image"
@@ -53,39 +47,54 @@ def resampled_sums(
     if num_groups < 2 or num_resamples == 0:
         return None
     random = np.random.default_rng(seed)
-    return np.concatenate(
-        [times_RG @ table_NK for times_RG in _times_taken(random, num_resamples, num_groups)]
-    )
+    step = max(1, _CELLS // num_groups)
+    sums = []
+    for start in range(0, num_resamples, step):
+        num = min(step, num_resamples - start)
+        picks_RG = random.integers(num_groups, size=(num, num_groups))
+        picks_RG += np.arange(num)[:, None] * num_groups
+        times_RG = np.bincount(picks_RG.ravel(), minlength=num * num_groups)
+        sums.append(times_RG.reshape(num, num_groups) @ table_NK)
+    return np.concatenate(sums)
 
 
 def sum_groups(
     table_NK: Float64[np.ndarray, "N K"], groups: Sequence[Hashable]
 ) -> Float64[np.ndarray, "G K"]:
     """Add up the rows of each group, in the order in which the groups appear."""
-    numbers: dict[Hashable, int] = {}
-    number_N = [numbers.setdefault(group, len(numbers)) for group in groups]
-    sums_GK = np.zeros((len(numbers), table_NK.shape[1]))
+    number = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    number_N = [number[group] for group in groups]
+    sums_GK = np.zeros((len(number), table_NK.shape[1]))
     np.add.at(sums_GK, number_N, table_NK)
     return sums_GK
-
-
-def _times_taken(
-    random: np.random.Generator, num_resamples: int, num_groups: int
-) -> Iterator[Int64[np.ndarray, "R G"]]:
-    """Count how often each data set takes each group, a bounded number of them at a time."""
-    step = max(1, _CELLS // num_groups)
-    for start in range(0, num_resamples, step):
-        num = min(step, num_resamples - start)
-        picks_RG = random.integers(num_groups, size=(num, num_groups))
-        picks_RG += np.arange(num)[:, None] * num_groups
-        flat = np.bincount(picks_RG.ravel(), minlength=num * num_groups)
-        yield flat.reshape(num, num_groups)
 
 
 def interval_of(values_R: Num[np.ndarray, " R"]) -> Interval:
     """Cut 2.5% off each end of the resampled values."""
     low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high))
+
+
+def figures_of(
+    table_NK: Float64[np.ndarray, "N K"],
+    score: Callable[[Float64[np.ndarray, "R K"]], Mapping[str, Float64[np.ndarray, " R"]]],
+    *,
+    groups: Sequence[Hashable] | None,
+    num_resamples: int,
+) -> dict[str, Figure]:
+    """Score the sums of what the images add, and of what resampled images would.
+
+    `score` turns rows of sums into scores by name; 0 resamples leave out the intervals.
+    """
+    sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
+    resampled = None if sums_RK is None else score(sums_RK)
+    return {
+        name: Figure(
+            value=float(value_1[0]),
+            interval=None if resampled is None else interval_of(resampled[name]),
+        )
+        for name, value_1 in score(table_NK.sum(axis=0, keepdims=True)).items()
+    }
 
 
 def bootstrap_interval(
@@ -100,41 +109,30 @@ def bootstrap_interval(
     >>> str(bootstrap_interval([0.8, 0.9, 0.85, 0.95, 0.7]))
     '[0.7600, 0.9100]'
     """
-    values_N = np.asarray(values, dtype=np.float64)
-    assert values_N.ndim == 1, "one value per image"
-    table_NK = np.stack([values_N, np.ones(len(values_N))], axis=1)
-    sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples, seed=seed)
-    return None if sums_RK is None else interval_of(sums_RK[:, 0] / sums_RK[:, 1])
+    table_N2 = np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
+    sums_R2 = resampled_sums(table_N2, groups=groups, num_resamples=num_resamples, seed=seed)
+    return None if sums_R2 is None else interval_of(sums_R2[:, 0] / sums_R2[:, 1])
 
 
 def report_intervals(
     images: Sequence[ImageScores], *, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, dict[Size, dict[str, Interval | None]]]:
-    """Find the 95% interval of every mean and pooled score of pixels.
+    """Find the 95% interval of every score of pixels: "mean" or "pooled" -> size -> score.
 
-    Args:
-        images: of a report; whole groups are resampled where there are any.
-        num_resamples: how many data sets; all scores share them, so that they can be compared.
-
-    Returns:
-        "mean" or "pooled" -> size -> score -> interval.
+    All scores share the resampled data sets, so that they can be compared.
     """
     found: dict[str, dict[Size, dict[str, Interval | None]]] = {"mean": {}, "pooled": {}}
     for size, names in images[0].scores.items():
         scored = scored_images(images, size)
-        counts_N4 = as_array([one.counts[size] for one in scored]).astype(np.float64)
+        counts_N4 = as_array([one.counts[size] for one in scored])
         scores_NS = np.array([[one.scores[size][name] for name in names] for one in scored])
         # Each image's tp, fp, fn, tn, 1 and scores: all that a resampled data set adds up.
-        table_NK = np.concatenate([counts_N4, np.ones((len(scored), 1)), scores_NS], axis=1)
-        groups = group_labels(scored)
-        sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
+        table_NK = np.column_stack([counts_N4, np.ones(len(scored)), scores_NS])
+        sums_RK = resampled_sums(table_NK, groups=group_labels(scored), num_resamples=num_resamples)
         if sums_RK is None:
             found["mean"][size] = found["pooled"][size] = dict.fromkeys(names)
             continue
-        means_RS = sums_RK[:, 5:] / sums_RK[:, 4:5]
-        pooled = score_table(sums_RK[:, :4])
-        found["mean"][size] = {
-            name: interval_of(means_RS[:, column]) for column, name in enumerate(names)
-        }
-        found["pooled"][size] = {name: interval_of(pooled[name]) for name in names}
+        means = dict(zip(names, (sums_RK[:, 5:] / sums_RK[:, 4:5]).T, strict=True))
+        for kind, values in (("mean", means), ("pooled", score_table(sums_RK[:, :4]))):
+            found[kind][size] = {name: interval_of(values[name]) for name in names}
     return found

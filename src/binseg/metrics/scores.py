@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float64, Num
+from jaxtyping import Float64, Num
 
-from binseg.metrics.counts import as_array
+from binseg.metrics.counts import Mask, as_array
 from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelMetric, metrics_of
 from binseg.metrics.surface import OutlineRule, compare_outlines
-from binseg.types import Counts, ImageScores, ObjectCounts, Size
+from binseg.types import Counts, ImageScores, Size
 
 Table = dict[str, Float64[np.ndarray, " N"]]
 
@@ -43,30 +43,12 @@ def object_table(counts_N4: Num[np.ndarray, "N 4"]) -> Table:
     return {metric.name: metric.of(counts_N4) for metric in metrics_of(ObjectMetric)}
 
 
-def score_objects(counts: ObjectCounts) -> dict[str, float]:
-    """Score one image's objects, or pooled ones.
-
-    >>> score_objects(ObjectCounts(num_true=2, num_predicted=1, num_matched=1, sum_iou=0.9))["pq"]
-    0.6
-    """
-    row = (counts.num_true, counts.num_predicted, counts.num_matched, counts.sum_iou)
-    return {name: float(values[0]) for name, values in object_table(np.array([row])).items()}
-
-
 def measure_outline(
-    mask_HW: Bool[np.ndarray, "H W"],
-    truth_HW: Bool[np.ndarray, "H W"],
-    valid_HW: Bool[np.ndarray, "H W"] | None = None,
-    *,
-    rule: OutlineRule | None = None,
+    mask_HW: Mask, truth_HW: Mask, valid_HW: Mask | None = None, *, rule: OutlineRule | None = None
 ) -> dict[str, float]:
     """Score how near the outline of a prediction is to the true one, by OUTLINE_RULE.
 
-    Args:
-        mask_HW: the prediction.
-        truth_HW: True where foreground is.
-        valid_HW: False where pixels are ignored; None ignores none.
-        rule: tolerance and spacing; 2 pixels if left out.
+    Without `valid_HW` all pixels count; without `rule` the tolerance is 2 pixels.
 
     >>> square = np.zeros((9, 9), dtype=bool)
     >>> square[3:6, 3:6] = True
@@ -96,12 +78,6 @@ def score_image(
     group: str | None = None,
 ) -> ImageScores:
     """Score what was counted in one image, at each size.
-
-    Args:
-        id: the image's name.
-        counts: its pixels, at each size.
-        columns: what else is known of it.
-        group: images of one group are resampled together for intervals.
 
     >>> one = score_image("cat", {"original": Counts(tp=3, fp=1, fn=1, tn=5)})
     >>> one.scores["original"]["dice"]

@@ -1,37 +1,41 @@
 """Images become a `Report`: averages, pooled scores, intervals, slices, and the rules used.
 
 Everything that follows from single images is computed from them here, so that no order and no
-batch can change it; sums over probabilities come ready from the loop that saw them.
+batch can change it; sums over probabilities come ready from the loop that saw them. A slice is a
+part of the data: small or large objects, one breed, one microscope.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64
 
-from binseg.errors import DataError
+from binseg.errors import DataError, UsageError, suggest
 from binseg.metrics.bootstrap import (
     LEAST_UNITS,
     NUM_RESAMPLES,
+    bootstrap_interval,
+    figures_of,
     group_labels,
-    interval_of,
     report_intervals,
-    resampled_sums,
 )
-from binseg.metrics.calibration import (
+from binseg.metrics.counts import OBJECT_RULE, pool, scored_images
+from binseg.metrics.probabilities import (
     CALIBRATION_RULE,
     ProbabilityTally,
     Reliability,
     summarise_calibration,
 )
-from binseg.metrics.counts import pool, scored_images
-from binseg.metrics.objects import OBJECT_RULE
 from binseg.metrics.registry import EMPTY_RULE
 from binseg.metrics.scores import object_table, score_all
-from binseg.metrics.slices import slice_images
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
-from binseg.types import Counts, Figure, ImageScores, Report, Size
+from binseg.types import Counts, Figure, ImageScores, Report, Size, Slice
+
+BY_SIZE = "object size"
+BY_SHARE = "foreground share"
+FEW_VALUES = 20
+"""Columns of at most as many values make slices unasked."""
 
 
 def summarise(
@@ -53,14 +57,13 @@ def summarise(
 
     Args:
         images: every image of the split, all counted at the same sizes.
-        title: what the report is called.
-        bundle_id: the model that predicted.
+        title: the report's.
+        bundle_id: of the model that predicted.
         split: the part of the data that was scored.
         threshold: the probability above which a pixel was called foreground.
         border: what became of the border class, or "none".
         rule: by which outlines were measured.
-        reliabilities: of the images with a valid pixel, in their order; none leaves calibration
-            out.
+        reliabilities: of the images with a valid pixel, in their order; none: no calibration.
         tally: of the same images; None leaves the sweep out.
         by: columns to slice by.
         notes: further sentences to be read with the numbers.
@@ -80,6 +83,7 @@ def summarise(
     total = {size: pool(one.counts[size] for one in kept) for size, kept in scored.items()}
     kept = scored["original"]
     groups = group_labels(kept)
+    marks = Counter(mark_of(one) for one in kept)
     outline, objects = _outline_figures(kept, num_resamples), _object_figures(kept, num_resamples)
     calibration = None
     if reliabilities:
@@ -98,9 +102,9 @@ def summarise(
         pooled={size: score_all(each) for size, each in total.items()},
         intervals=report_intervals(images, num_resamples=num_resamples) if num_resamples else {},
         resampled="image" if groups is None else "group",
-        num_empty_truth=sum(_is_empty(one) for one in kept),
-        num_missed=sum(_is_missed(one) for one in kept),
-        num_false_alarms=sum(_is_false_alarm(one) for one in kept),
+        num_empty_truth=marks["empty"] + marks["alarm"],
+        num_missed=marks["missed"],
+        num_false_alarms=marks["alarm"],
         outline=outline,
         tolerance=rule.tolerance,
         unit="px" if rule.spacing is None else "mm",
@@ -110,7 +114,13 @@ def summarise(
         sweep=tally.sweep() if tally is not None else None,
         slices=slice_images(images, by=by, num_resamples=num_resamples),
     )
-    few = _warn_of_few(kept, num_resamples)
+    num_units = len(kept) if groups is None else len(set(groups))
+    few = []
+    if num_resamples and 2 <= num_units < LEAST_UNITS:
+        few.append(
+            f"Intervals: only {num_units} {report.resampled}s are resampled, so they are too "
+            "narrow; don't read them as 95%."
+        )
     return replace(report, notes=(*_rules(report, total["original"], len(kept)), *few, *notes))
 
 
@@ -119,16 +129,18 @@ def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
     return {name: float(np.mean([one.scores[size][name] for one in images])) for name in names}
 
 
-def _is_empty(one: ImageScores) -> bool:
-    return one.counts["original"].tp + one.counts["original"].fn == 0
+def mark_of(one: ImageScores) -> str:
+    """Say in one word what is special about an image at original size, if anything.
 
-
-def _is_missed(one: ImageScores) -> bool:
-    return one.counts["original"].fn > 0 and one.counts["original"].tp == 0
-
-
-def _is_false_alarm(one: ImageScores) -> bool:
-    return one.counts["original"].fp > 0 and _is_empty(one)
+    "ignored" has no valid pixel, "empty" no object, "alarm" no object but a prediction, and of the
+    object of "missed" nothing was found.
+    """
+    counts = one.counts["original"]
+    if not counts.num_valid:
+        return "ignored"
+    if counts.tp + counts.fn == 0:
+        return "alarm" if counts.fp else "empty"
+    return "missed" if counts.tp == 0 else ""
 
 
 def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
@@ -157,18 +169,6 @@ def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
         yield CALIBRATION_RULE
 
 
-def _warn_of_few(images: Sequence[ImageScores], num_resamples: int) -> list[str]:
-    """Warn of intervals of hardly anything."""
-    groups = group_labels(images)
-    num = len(images) if groups is None else len(set(groups))
-    if not num_resamples or not 2 <= num < LEAST_UNITS:
-        return []
-    return [
-        f"Intervals: only {num} {'images' if groups is None else 'groups'} are resampled, so they "
-        "are too narrow; don't read them as 95%."
-    ]
-
-
 def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
     """Average each outline score over the images; nothing where one wasn't measured."""
     outlines = [one.outline for one in images if one.outline is not None]
@@ -177,10 +177,12 @@ def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[
     names = list(outlines[0])
     rows = [[*(one[name] for name in names), 1.0] for one in outlines]
 
-    def means(sums_RK: Float64[np.ndarray, "R K"]) -> Mapping[str, Float64[np.ndarray, " R"]]:
-        return {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)}
-
-    return _figures(rows, means, images, num_resamples)
+    return figures_of(
+        np.array(rows),
+        lambda sums_RK: {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)},
+        groups=group_labels(images),
+        num_resamples=num_resamples,
+    )
 
 
 def _object_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
@@ -189,24 +191,97 @@ def _object_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[s
     if len(objects) < len(images):
         return {}
     rows = [[x.num_true, x.num_predicted, x.num_matched, x.sum_iou] for x in objects]
-    return _figures(rows, object_table, images, num_resamples)
+    return figures_of(
+        np.array(rows, dtype=np.float64),
+        object_table,
+        groups=group_labels(images),
+        num_resamples=num_resamples,
+    )
 
 
-def _figures(
-    rows: Sequence[Sequence[float]],
-    score: Callable[[Float64[np.ndarray, "R K"]], Mapping[str, Float64[np.ndarray, " R"]]],
-    images: Sequence[ImageScores],
-    num_resamples: int,
-) -> dict[str, Figure]:
-    """Score the sums of what the images add, and of what resampled images would."""
-    table_NK = np.array(rows, dtype=np.float64)
-    groups = group_labels(images)
-    sums_RK = resampled_sums(table_NK, groups=groups, num_resamples=num_resamples)
-    resampled = None if sums_RK is None else score(sums_RK)
-    return {
-        name: Figure(
-            value=float(value_1[0]),
-            interval=None if resampled is None else interval_of(resampled[name]),
-        )
-        for name, value_1 in score(table_NK.sum(axis=0, keepdims=True)).items()
-    }
+def slice_images(
+    images: Sequence[ImageScores], *, by: Iterable[str] = (), num_resamples: int = NUM_RESAMPLES
+) -> tuple[Slice, ...]:
+    """Split the images by object size, foreground share and columns; score each part by itself.
+
+    Sizes and shares are those of the truth at original size, in three parts with as many images
+    each; images without an object are a part of their own. Columns with 2 to 20 values are taken
+    unasked, those of `by` whatever their number; images without a value are the part "". Shares are
+    left out unasked where they make the same parts as sizes.
+
+    Raises:
+        UsageError: no image has such a column.
+    """
+    scored = scored_images(images, "original")
+    names = list(dict.fromkeys(name for one in scored for name in one.columns))
+    asked = set(by)
+    check_columns(asked, names)
+    by_size, by_share = _thirds(scored, _area, "{:,.0f} px"), _thirds(scored, _share, "{:.1%}")
+    parts = [(BY_SIZE, value, kept) for value, kept in by_size]
+    # Where all images have one size, both say the same.
+    if BY_SHARE in asked or [kept for _, kept in by_size] != [kept for _, kept in by_share]:
+        parts += [(BY_SHARE, value, kept) for value, kept in by_share]
+    for name in names:
+        values = sorted({one.columns.get(name, "") for one in scored})
+        if name in asked or 2 <= len(values) <= FEW_VALUES:
+            parts += [
+                (name, value, [one for one in scored if one.columns.get(name, "") == value])
+                for value in values
+            ]
+    return tuple(_slice(by, value, kept, num_resamples) for by, value, kept in parts if kept)
+
+
+def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse to slice by what no image has; "object size" and "foreground share" are always there.
+
+    Raises:
+        UsageError: naming those that can be asked for.
+    """
+    known = {*names, BY_SIZE, BY_SHARE}
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"no image has a column {name!r} to slice by: {suggest(name, known)}")
+
+
+def _slice(by: str, value: str, kept: Sequence[ImageScores], num_resamples: int) -> Slice:
+    dice_N = [one.scores["original"]["dice"] for one in kept]
+    groups = group_labels(kept)
+    return Slice(
+        by=by,
+        value=value,
+        num_images=len(kept),
+        num_groups=None if groups is None else len(set(groups)),
+        dice=Figure(
+            value=float(np.mean(dice_N)),
+            interval=bootstrap_interval(dice_N, groups=groups, num_resamples=num_resamples),
+        ),
+    )
+
+
+def _area(counts: Counts) -> float:
+    return counts.tp + counts.fn
+
+
+def _share(counts: Counts) -> float:
+    return (counts.tp + counts.fn) / counts.num_valid
+
+
+def _thirds(
+    images: Sequence[ImageScores], measure: Callable[[Counts], float], form: str
+) -> list[tuple[str, list[ImageScores]]]:
+    """Cut at the terciles of a measure; equal values stay together, whatever the order."""
+    value_N = np.array([measure(one.counts["original"]) for one in images])
+    there_N = value_N > 0
+    parts = [("no object", ~there_N)]
+    if there_N.any():
+        low, high = np.quantile(value_N[there_N], [1 / 3, 2 / 3], method="inverted_cdf")
+        low_text, high_text = form.format(low), form.format(high)
+        parts += [
+            (f"small: up to {low_text}", there_N & (value_N <= low)),
+            (f"medium: up to {high_text}", (value_N > low) & (value_N <= high)),
+            (f"large: above {high_text}", value_N > high),
+        ]
+    return [
+        (name, [one for one, kept in zip(images, kept_N, strict=True) if kept])
+        for name, kept_N in parts
+    ]

@@ -15,6 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from binseg.errors import UsageError
+from binseg.metrics.counts import Mask
 
 OUTLINE_RULE = (
     "Outlines: the pixels of a mask with a neighbour (of 4) outside it; outside the image is "
@@ -81,9 +82,7 @@ class OutlinePair:
         return near_mask, near_truth
 
 
-def compare_outlines(
-    mask_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], rule: OutlineRule
-) -> OutlinePair:
+def compare_outlines(mask_HW: Mask, truth_HW: Mask, rule: OutlineRule) -> OutlinePair:
     """Measure the distances between the outlines of two masks that both hold something."""
     # Nothing outside the box of both masks has a part in any score; big images become small.
     box = _box_of(mask_HW | truth_HW)
@@ -103,12 +102,12 @@ def compare_outlines(
     )
 
 
-def _box_of(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+def _box_of(mask_HW: Mask) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _outline_points(mask_HW: Bool[np.ndarray, "H W"]) -> Float64[np.ndarray, "N 2"]:
+def _outline_points(mask_HW: Mask) -> Float64[np.ndarray, "N 2"]:
     """Rows and columns of the pixels with one of 4 neighbours outside; no mask touches the edge."""
     inner_HW = mask_HW.copy()
     inner_HW[1:-1] &= mask_HW[:-2] & mask_HW[2:]

@@ -1,16 +1,15 @@
 """Networks: images in, logits of foreground out, at the input's size."""
 
-from binseg.models.create import build_model, create_model, num_parameters, resolve_options
-from binseg.models.decoders import DECODERS, DecoderEntry
-from binseg.models.encoders import ENCODERS, EncoderEntry
+from binseg.models.create import OPTIONS, build_model, create_model, num_parameters, resolve_options
+from binseg.models.decoders import DECODERS
+from binseg.models.encoders import ENCODERS
 from binseg.models.skeleton import encoder_parameters, freeze_batch_norm, freeze_encoder
 from binseg.models.weights import load_encoder_weights, weights_path
 
 __all__ = [
     "DECODERS",
     "ENCODERS",
-    "DecoderEntry",
-    "EncoderEntry",
+    "OPTIONS",
     "build_model",
     "create_model",
     "encoder_parameters",

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binseg.models.skeleton import resize
+from binseg.models.skeleton import resize, size_of
 
 Norm = Literal["batch", "group", "none"]
 Up = Literal["transpose", "bilinear", "nearest"]
@@ -34,23 +34,16 @@ def conv_unit(
     out_channels: int,
     *,
     kernel: int = 3,
-    stride: int = 1,
     norm: Norm,
     bias: bool,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays (at stride 1).
+    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays.
 
     Without a norm there is always a bias: nothing else would shift the values.
     """
-    conv = nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel,
-        stride=stride,
-        padding=kernel // 2,
-        bias=bias or norm == "none",
-    )
+    bias = bias or norm == "none"
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
     if norm != "none":
         parts["norm"] = norm_layer(norm, out_channels)
@@ -70,17 +63,12 @@ def conv_block(
     dropout: float = 0.0,
 ) -> nn.Sequential:
     """A U-Net's block: 3x3 convolutions in a row, dropout between them."""
-    widths = [in_channels] + [out_channels] * num_convs
+    shares = [dropout] * (num_convs - 1) + [0.0]
+    befores = [in_channels] + [out_channels] * (num_convs - 1)
     return nn.Sequential(
         *(
-            conv_unit(
-                widths[index],
-                widths[index + 1],
-                norm=norm,
-                bias=bias,
-                dropout=dropout if index + 1 < num_convs else 0.0,
-            )
-            for index in range(num_convs)
+            conv_unit(before, out_channels, norm=norm, bias=bias, dropout=share)
+            for before, share in zip(befores, shares, strict=True)
         )
     )
 
@@ -93,29 +81,22 @@ def up_layer(up: Up, in_channels: int, out_channels: int) -> nn.Module:
     """
     if up == "transpose":
         return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, 1),
-            up=nn.Upsample(scale_factor=2, mode=up)
-            if up == "nearest"
-            else nn.Upsample(scale_factor=2, mode=up, align_corners=False),
-        )
-    )
+    conv = nn.Conv2d(in_channels, out_channels, 1)
+    align = None if up == "nearest" else False
+    double = nn.Upsample(scale_factor=2, mode=up, align_corners=align)
+    return nn.Sequential(OrderedDict[str, nn.Module](conv=conv, up=double))
 
 
 def fit_by_padding(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Zero-pad all around (or crop all around) to `size`, the odd pixel to the right and below."""
-    height, width = maps_BChw.shape[-2:]
+    height, width = size_of(maps_BChw)
     if (height, width) == size:
         return maps_BChw
     top, left = max(0, height - size[0]) // 2, max(0, width - size[1]) // 2
     cropped = maps_BChw[..., top : top + size[0], left : left + size[1]]
-    missing_y = max(0, size[0] - height)
-    missing_x = max(0, size[1] - width)
-    if missing_y == 0 and missing_x == 0:
-        return cropped
-    left, top = missing_x // 2, missing_y // 2
-    return functional.pad(cropped, (left, missing_x - left, top, missing_y - top))
+    down, across = max(0, size[0] - height), max(0, size[1] - width)
+    padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return functional.pad(cropped, padding) if any(padding) else cropped
 
 
 def join_maps(
@@ -123,19 +104,16 @@ def join_maps(
 ) -> tuple[Tensor, Tensor | None]:
     """Bring an upsampled map and its skip (or, without one, the map alone) to one size.
 
-    Args:
-        up_BChw: the upsampled map.
-        skip_BChw: the encoder's map of this level, if there is one.
-        rule: `pad` fits the upsampled map to the skip with zeros; `resize-up` does so
-            bilinearly; `resize-skip` resizes the skip to the upsampled map.
-        size: height and width to aim at where there is no skip (`resize-skip` leaves the map).
+    `pad` fits the upsampled map to the skip with zeros, and `resize-up` bilinearly; `resize-skip`
+    resizes the skip to the upsampled map. `size` is the aim where there is no skip (`resize-skip`
+    leaves the map).
     """
     if rule == "resize-skip":
         if skip_BChw is None:
             return up_BChw, None
-        return up_BChw, resize(skip_BChw, (up_BChw.shape[-2], up_BChw.shape[-1]))
+        return up_BChw, resize(skip_BChw, size_of(up_BChw))
     if skip_BChw is not None:
-        size = (skip_BChw.shape[-2], skip_BChw.shape[-1])
+        size = size_of(skip_BChw)
     fitted = fit_by_padding(up_BChw, size) if rule == "pad" else resize(up_BChw, size)
     return fitted, skip_BChw
 

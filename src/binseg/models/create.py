@@ -1,6 +1,7 @@
-"""`create_model` puts any encoder and any decoder together."""
+"""`create_model` puts any encoder and any decoder together, by the options that they share."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,11 +13,101 @@ from binseg.models.blocks import he_initialise, initialise_head
 from binseg.models.decoders import DECODERS
 from binseg.models.encoders import ENCODERS, TIMM, TIMM_WEIGHTS, encoder_entry
 from binseg.models.keras_unet import KerasUNet
-from binseg.models.option_rules import resolve
-from binseg.models.skeleton import Decoder, Encoder, EncoderDecoder
+from binseg.models.skeleton import EncoderDecoder
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
 
+
+@dataclass(frozen=True)
+class OptionRule:
+    """The values that an option takes: words or numbers of a list, or numbers of a range."""
+
+    kind: type[bool] | type[int] | type[float] | type[str]
+    help: str
+    choices: tuple[str, ...] | tuple[int, ...] = ()
+    low: float = 0
+    high: float = float("inf")
+
+    def accepted(self) -> str:
+        """The accepted values in words.
+
+        >>> OptionRule(float, "", high=0.9).accepted()
+        'a number from 0 to 0.9'
+        """
+        if self.kind is bool:
+            return "true or false"
+        if self.choices:
+            return " or ".join(str(choice) for choice in self.choices)
+        noun = "a whole number" if self.kind is int else "a number"
+        return f"{noun} from {self.low:g} to {self.high:g}"
+
+    def takes(self, value: object) -> bool:
+        """Tell whether a value is accepted; a whole number may stand for any number."""
+        # A bool is an int to Python, but `width: true` is a mistake.
+        if isinstance(value, bool) or self.kind is bool:
+            return isinstance(value, bool) and self.kind is bool
+        if not isinstance(value, (int, float) if self.kind is float else self.kind):
+            return False
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, int | float) and self.low <= value <= self.high  # nan is not
+
+
+OPTIONS: dict[str, OptionRule] = {
+    "width": OptionRule(
+        int, "channels of the encoder's finest level; its others follow from it", low=1, high=1024
+    ),
+    "depth": OptionRule(int, "how many times the U-Net's encoder halves the size", low=1, high=7),
+    "encoder_norm": OptionRule(
+        str, "what follows the encoder's convolutions; published weights need batch",
+        choices=("batch", "group"),
+    ),
+    "encoder_bias": OptionRule(
+        bool, "biases in the encoder's convolutions; published weights have none"
+    ),
+    "stem_feature": OptionRule(
+        str, "the first skip: the stem's map at half the size, or pooled to a quarter",
+        choices=("before-pool", "after-pool"),
+    ),
+    "output_stride": OptionRule(
+        int, "input pixels per pixel of the coarsest map; finer is slower (by dilation)",
+        choices=(8, 16, 32),
+    ),
+    "drop_path": OptionRule(
+        float, "chance of skipping the last transformer block in training", high=0.9
+    ),
+    "decoder_width": OptionRule(
+        int, "channels inside the decoder (in U-Nets at a quarter of the size and above, doubled "
+        "with each halving below); 0 takes what suits the encoder", high=1024,
+    ),
+    "norm": OptionRule(
+        str, "what follows each convolution of the decoder, and of an encoder of binseg's own",
+        choices=("batch", "group", "none"),
+    ),
+    "bias": OptionRule(
+        bool, "biases in 3x3 convolutions of the decoder, and of the U-Net's encoder; without a "
+        "norm they always have some",
+    ),
+    "dropout": OptionRule(
+        float, "share of values dropped in training: between a block's convolutions, or before the "
+        "head", high=0.9,
+    ),
+    "up": OptionRule(
+        str, "how maps double in size: a transposed convolution, or interpolation",
+        choices=("transpose", "bilinear", "nearest"),
+    ),
+    "join": OptionRule(
+        str, "where a map and its skip differ in size: pad or resize the map, or resize the skip",
+        choices=("pad", "resize-up", "resize-skip"),
+    ),
+    "skip_first": OptionRule(bool, "whether the skip's channels come before the upsampled map's"),
+    "decoder_convs": OptionRule(int, "3x3 convolutions of each block with a skip", low=1, high=4),
+    "final_convs": OptionRule(
+        int, "3x3 convolutions of each block without a skip, which bring maps to full size; 0 "
+        "resizes the logits instead", high=4,
+    ),
+}  # fmt: skip
+"""All options by name, each of one meaning whoever takes it."""
 KERAS = "keras_unet"
 """The one network that is not made of two parts: Keras builds it whole (tutorial C)."""
 _KERAS_OPTIONS: Mapping[str, Option] = {"width": 64, "depth": 4, "dropout": 0.0, "up": "transpose"}
@@ -63,42 +154,21 @@ def create_model(
     ours, theirs = encoder_entry(encoder, encoder_weights), DECODERS[decoder]
     maps = ours.build(in_channels, **{name: resolved[name] for name in ours.defaults})
     taken = {name: value for name, value in resolved.items() if name in theirs.defaults}
-    model = _assembled(
-        maps,
-        theirs.build(maps, **taken),
-        out_channels,
-        dropout=_head_dropout(decoder, taken),
-        has_own_start=ours.has_own_start,
-    )
+    # Blocks of several convolutions drop between them; the others leave it to the head.
+    inside = decoder == "unetplusplus" or resolved.get("decoder_convs", 1) != 1
+    dropout = 0.0 if inside else taken.pop("dropout")
+    parts = theirs.build(maps, **taken)
+    head: nn.Module = nn.Conv2d(parts.out_channels, out_channels, 1)
+    if not ours.has_own_start:
+        he_initialise(maps)
+    he_initialise(parts)
+    initialise_head(head)
+    if dropout:
+        head = nn.Sequential(nn.Dropout(dropout), head)
+    model = EncoderDecoder(encoder=maps, decoder=parts, head=head)
     if encoder_weights is not None and not (ours.has_own_start and encoder_weights == TIMM_WEIGHTS):
         load_encoder_weights(model, encoder_weights, encoder=encoder, progress=progress)
     return model
-
-
-def _head_dropout(decoder: str, options: Mapping[str, Option]) -> float:
-    """Return the share dropped before the head, where the decoder's blocks drop nothing."""
-    inside = decoder == "unetplusplus" or options.get("decoder_convs", 1) != 1
-    share = options["dropout"]
-    assert isinstance(share, float)
-    return 0.0 if inside else share
-
-
-def _assembled(
-    encoder: Encoder,
-    decoder: Decoder,
-    out_channels: int,
-    *,
-    dropout: float,
-    has_own_start: bool,
-) -> EncoderDecoder:
-    """Put a 1x1 convolution on the decoder and sample first weights."""
-    head = nn.Conv2d(decoder.out_channels, out_channels, 1)
-    if not has_own_start:
-        he_initialise(encoder)
-    he_initialise(decoder)
-    initialise_head(head)
-    whole = nn.Sequential(nn.Dropout(dropout), head) if dropout > 0 else head
-    return EncoderDecoder(encoder=encoder, decoder=decoder, head=whole)
 
 
 def resolve_options(
@@ -123,12 +193,28 @@ def resolve_options(
     if decoder == KERAS:
         if encoder != "unet":
             raise UsageError(f"{KERAS} is a whole U-Net: its encoder is unet, not {encoder}")
-        return resolve(KERAS, _KERAS_OPTIONS, options or {})
+        return _resolved(KERAS, _KERAS_OPTIONS, options or {})
     entry = encoder_entry(encoder)
     defaults = {**entry.defaults, **DECODERS[decoder].defaults}
     if entry.full_size:
         defaults.pop("final_convs", None)
-    return resolve(f"{decoder} on {encoder}", defaults, options or {})
+    return _resolved(f"{decoder} on {encoder}", defaults, options or {})
+
+
+def _resolved(
+    network: str, defaults: Mapping[str, Option], options: Mapping[str, Option]
+) -> dict[str, Option]:
+    """Change a network's defaults; whole numbers become floats where those are meant."""
+    resolved = dict(defaults)
+    for name, value in options.items():
+        if name not in defaults:
+            raise UsageError(f"{network} has no option {name}; {suggest(name, defaults)}")
+        rule = OPTIONS[name]
+        if not rule.takes(value):
+            told = f"option {name} of {network} is {value!r}; it takes {rule.accepted()}"
+            raise UsageError(told)
+        resolved[name] = float(value) if rule.kind is float else value  # type: ignore[arg-type]
+    return resolved
 
 
 def build_model(recipe: Recipe, *, progress: Progress = SILENT) -> nn.Module:
@@ -149,12 +235,12 @@ def build_model(recipe: Recipe, *, progress: Progress = SILENT) -> nn.Module:
             **recipe.model.arguments(),
         )
     if isinstance(model, EncoderDecoder) and model.encoder.trained_with is not None:
-        _compare_preprocessing(recipe, model.encoder.trained_with, progress)
+        _compare_preprocessing(recipe, *model.encoder.trained_with, progress)
     return model
 
 
 def _compare_preprocessing(
-    recipe: Recipe, trained_with: tuple[tuple[float, ...], tuple[float, ...]], progress: Progress
+    recipe: Recipe, mean: tuple[float, ...], std: tuple[float, ...], progress: Progress
 ) -> None:
     """Refuse a mean and deviation that nobody chose and the encoder's weights don't fit.
 
@@ -162,20 +248,17 @@ def _compare_preprocessing(
         UsageError: the recipe leaves them to defaults that differ (timm's weights only: others
             set them in the recipe).
     """
-    given = recipe.input.preprocessing()
-    wanted = recipe.input.model_copy(
-        update={"mean": [*trained_with[0]], "std": [*trained_with[1]]}
-    ).preprocessing()
+    fitting = recipe.input.model_copy(update={"mean": [*mean], "std": [*std]})
+    given, wanted = recipe.input.preprocessing(), fitting.preprocessing()
     if (given.mean, given.std) == (wanted.mean, wanted.std):
         return
-    told = f"input.mean={[*trained_with[0]]} and input.std={[*trained_with[1]]}"
-    if not {"mean", "std"} & recipe.input.model_fields_set:
-        raise UsageError(
-            f"the weights of {recipe.model.encoder} were trained with {told}; set them"
-        )
-    progress.say(
-        f"the weights of {recipe.model.encoder} were trained with {told}; the recipe states its own"
+    told = (
+        f"the weights of {recipe.model.encoder} were trained with input.mean={[*mean]} and "
+        f"input.std={[*std]}"
     )
+    if not {"mean", "std"} & recipe.input.model_fields_set:
+        raise UsageError(f"{told}; set them")
+    progress.say(f"{told}; the recipe states its own")
 
 
 def num_parameters(model: nn.Module) -> int:

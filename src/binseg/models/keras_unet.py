@@ -6,6 +6,7 @@ state dicts, copies and devices work as with any torch module.
 """
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binseg.errors import MissingExtraError, UsageError
-from binseg.models.skeleton import crop_to
+from binseg.models.skeleton import crop_to, size_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 KerasUp = Literal["transpose", "bilinear", "nearest"]
 
 
+@dataclass(frozen=True)
 class _Graph:
     """A Keras model without numbers of its own: copies of a module may share it."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    model: Any
 
     def __deepcopy__(self, memo: dict[int, object]) -> "_Graph":
         return self
@@ -37,14 +38,6 @@ class KerasUNet(nn.Module):
 
     The size of the input is brought to a multiple of 2**depth by repeating the edge, and the
     logits are cropped back.
-
-    Args:
-        in_channels: channels of the images.
-        width: channels of the finest level.
-        depth: number of poolings.
-        up: how maps double in size.
-        dropout: share of values dropped between the two convolutions of a block.
-        out_channels: channels of the logits.
     """
 
     def __init__(
@@ -60,42 +53,41 @@ class KerasUNet(nn.Module):
         super().__init__()
         keras = _import_keras()
         self.multiple = 2**depth
+        # Channels first saves turning every map around twice: torch computes that way.
+        first = {"data_format": "channels_first"}
         with keras.device("cpu:0"):
-            model = _built_by_keras(
-                keras,
-                in_out=(in_channels, out_channels),
-                width=width,
-                depth=depth,
-                up=up,
-                dropout=dropout,
+            images = keras.Input((in_channels, None, None), name="images")
+            maps = _levels(
+                keras, images, width=width, depth=depth, up=up, dropout=dropout, first=first
             )
+            # The sigmoid of the tutorial is left to the loss and the predictor, as everywhere here.
+            logits = keras.layers.Conv2D(out_channels, 1, name="head", **first)(maps)
+            model = keras.Model(images, logits, name="keras_unet")
         self.graph = _Graph(model)
-        self.names = tuple(_name(variable) for variable in model.trainable_variables)
+        self.names: list[str] = []
         # Keras's random start follows torch's seed, as that of all other networks does.
-        for name, variable in zip(self.names, model.trainable_variables, strict=True):
+        for variable in model.trainable_variables:
+            # `down1_conv1/kernel` is no name for a parameter.
+            self.names.append(str(variable.path).replace("/", "_"))
             value = torch.zeros(tuple(variable.shape))
-            if name.endswith("kernel"):
+            if self.names[-1].endswith("kernel"):
                 _he_normal(value)
-            self.register_parameter(name, nn.Parameter(value))
+            self.register_parameter(self.names[-1], nn.Parameter(value))
         assert not model.non_trainable_variables, "the wrapper would not hand them over"
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Return the logits, one per input pixel and channel."""
         keras = _import_keras()
-        height, width = images_BCHW.shape[-2:]
+        height, width = size_of(images_BCHW)
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        padded = (
-            functional.pad(images_BCHW, padding, mode="replicate") if any(padding) else images_BCHW
-        )
+        padded = images_BCHW
+        if any(padding):
+            padded = functional.pad(images_BCHW, padding, mode="replicate")
         # Keras moves inputs to its own idea of a device, unless it is told.
         kind = "gpu" if images_BCHW.is_cuda else "cpu"
         with keras.device(f"{kind}:{images_BCHW.device.index or 0}"):
-            logits, _ = self.graph.model.stateless_call(
-                [self.get_parameter(name) for name in self.names],
-                [],
-                padded,
-                training=self.training,
-            )
+            values = [self.get_parameter(name) for name in self.names]
+            logits, _ = self.graph.model.stateless_call(values, [], padded, training=self.training)
         out: Tensor = crop_to(logits, (height, width))
         return out
 
@@ -124,11 +116,6 @@ def _import_keras() -> "ModuleType":
     return keras  # type: ignore[no-any-return]
 
 
-def _name(variable: Any) -> str:
-    """Turn a layer's name into a parameter's: `down1_conv1/kernel` becomes `down1_conv1_kernel`."""
-    return str(variable.path).replace("/", "_")
-
-
 def _he_normal(kernel: Tensor) -> None:
     """Keras's `he_normal`: normal, cut off at two deviations; Keras kernels are (h, w, in, out)."""
     fan_in = kernel.shape[0] * kernel.shape[1] * kernel.shape[2]
@@ -137,19 +124,18 @@ def _he_normal(kernel: Tensor) -> None:
     nn.init.trunc_normal_(kernel, std=std, a=-2 * std, b=2 * std)
 
 
-def _built_by_keras(
+def _levels(
     keras: Any,
+    maps: Any,
     *,
-    in_out: tuple[int, int],
     width: int,
     depth: int,
     up: KerasUp,
     dropout: float,
+    first: dict[str, str],
 ) -> Any:
-    """Return the tutorial's network, as one writes it in Keras."""
+    """Return the tutorial's network but for its head, as one writes it in Keras."""
     layers = keras.layers
-    # Channels first saves turning every map around twice: torch computes that way.
-    first = {"data_format": "channels_first"}
 
     class Drop(keras.Layer):  # type: ignore[misc]
         """Keras's Dropout by torch's random numbers, so that one seed governs the run.
@@ -173,8 +159,7 @@ def _built_by_keras(
         maps = layers.Conv2D(channels, 1, name=name, **first)(maps)
         return layers.UpSampling2D(2, interpolation=up, name=f"{name}_resize", **first)(maps)
 
-    images = keras.Input((in_out[0], None, None), name="images")
-    maps, skips = images, []
+    skips = []
     for level in range(depth):
         maps = block(maps, width * 2**level, f"down{level + 1}")
         skips.append(maps)
@@ -185,6 +170,4 @@ def _built_by_keras(
         maps = double(maps, channels, f"up{level + 1}_double")
         maps = layers.Concatenate(axis=1, name=f"up{level + 1}_join")([skips[level], maps])
         maps = block(maps, channels, f"up{level + 1}")
-    # The sigmoid of the tutorial is left to the loss and the predictor, as everywhere here.
-    logits = layers.Conv2D(in_out[1], 1, name="head", **first)(maps)
-    return keras.Model(images, logits, name="keras_unet")
+    return maps

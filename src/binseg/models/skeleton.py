@@ -59,9 +59,12 @@ def pad_to_minimum(images_BCHW: Tensor, minimum: int) -> Tensor:
 
 def crop_to(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     """Keep the upper left corner of `size`; maps of that size come back as they are."""
-    if maps_BChw.shape[-2:] == size:
-        return maps_BChw
-    return maps_BChw[..., : size[0], : size[1]]
+    return maps_BChw if size_of(maps_BChw) == size else maps_BChw[..., : size[0], : size[1]]
+
+
+def size_of(maps_BChw: Tensor) -> tuple[int, int]:
+    """Return height and width."""
+    return maps_BChw.shape[-2], maps_BChw.shape[-1]
 
 
 def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
@@ -70,9 +73,9 @@ def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
     One-pixel maps are spread out instead: the same numbers, and exporters stumble over
     interpolation to and from a single pixel.
     """
-    if maps_BChw.shape[-2:] == size:
+    if size_of(maps_BChw) == size:
         return maps_BChw
-    if maps_BChw.shape[-2:] == (1, 1):
+    if size_of(maps_BChw) == (1, 1):
         return maps_BChw.expand(-1, -1, *size)
     return functional.interpolate(maps_BChw, size=size, mode="bilinear", align_corners=False)
 
@@ -102,33 +105,27 @@ class EncoderDecoder(nn.Module):
         """Switch to training; frozen parts stay in evaluation (`freeze_batch_norm`)."""
         super().train(mode)
         for part in self.encoder.modules():
-            if self.has_frozen_encoder or (
-                self.has_fixed_statistics and isinstance(part, nn.BatchNorm2d)
-            ):
+            is_fixed = self.has_fixed_statistics and isinstance(part, nn.BatchNorm2d)
+            if self.has_frozen_encoder or is_fixed:
                 part.training = False
         return self
 
     def forward(self, images_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K H W"]:
         """Return the logits, one per input pixel and channel."""
-        height, width = images_BCHW.shape[-2:]
         padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
-        size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])
-        features = self.encoder(padded_BCHW)
-        logits_BKHW = resize(self.head(self.decoder(features, size)), size)
-        return crop_to(logits_BKHW, (height, width))
+        size = size_of(padded_BCHW)
+        logits_BKHW = resize(self.head(self.decoder(self.encoder(padded_BCHW), size)), size)
+        return crop_to(logits_BKHW, size_of(images_BCHW))
 
     def forward_levels(
         self, images_BCHW: Float[Tensor, "B C H W"], heads: Sequence[nn.Module]
     ) -> list[Float[Tensor, "B K H W"]]:
         """Return the logits of `forward`, then those of `heads` on the decoder's side maps."""
-        height, width = images_BCHW.shape[-2:]
         padded_BCHW = pad_to_minimum(images_BCHW, self.encoder.strides[-1])
-        size = (padded_BCHW.shape[-2], padded_BCHW.shape[-1])
+        size = size_of(padded_BCHW)
         maps = self.decoder.levels(self.encoder(padded_BCHW), size)
-        return [
-            crop_to(resize(head(level), size), (height, width))
-            for head, level in zip((self.head, *heads), maps, strict=True)
-        ]
+        pairs = zip((self.head, *heads), maps, strict=True)
+        return [crop_to(resize(head(one), size), size_of(images_BCHW)) for head, one in pairs]
 
 
 def encoder_parameters(model: nn.Module) -> list[nn.Parameter]:

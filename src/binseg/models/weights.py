@@ -20,35 +20,7 @@ from binseg.storage import cache_dir, download, sha256_of
 
 _LEFT_OUT = ("fc.", "classifier.", "features.18.", "_conv_head.", "_bn1.", "_fc.")
 """Prefixes of published classifiers: the layers that a segmentation network leaves out."""
-_RENAMES = tuple(
-    (re.compile(pattern), new)
-    for pattern, new in (
-        # DenseNet's file has the names of an early torchvision: `denselayer1.norm.1.weight`.
-        (r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),
-        # EfficientNet-Lite, by the names of efficientnet_pytorch.
-        (r"^_conv_stem\.", "stem.conv."),
-        (r"^_bn0\.", "stem.norm."),
-        (r"^_blocks\.(\d+)\._(expand|depthwise|project)_conv\.", r"blocks.\1.\2.conv."),
-        (r"^_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.norm."),
-        (r"^_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.norm."),
-        (r"^_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.norm."),
-        # MobileNetV2, by torchvision's; its first block does not expand.
-        (r"^features\.0\.0\.", "stem.conv."),
-        (r"^features\.0\.1\.", "stem.norm."),
-        (r"^features\.1\.conv\.0\.0\.", "blocks.0.depthwise.conv."),
-        (r"^features\.1\.conv\.0\.1\.", "blocks.0.depthwise.norm."),
-        (r"^features\.1\.conv\.1\.", "blocks.0.project.conv."),
-        (r"^features\.1\.conv\.2\.", "blocks.0.project.norm."),
-        (r"^features\.(\d+)\.conv\.0\.0\.", r"features.\1.expand.conv."),
-        (r"^features\.(\d+)\.conv\.0\.1\.", r"features.\1.expand.norm."),
-        (r"^features\.(\d+)\.conv\.1\.0\.", r"features.\1.depthwise.conv."),
-        (r"^features\.(\d+)\.conv\.1\.1\.", r"features.\1.depthwise.norm."),
-        (r"^features\.(\d+)\.conv\.2\.", r"features.\1.project.conv."),
-        (r"^features\.(\d+)\.conv\.3\.", r"features.\1.project.norm."),
-    )
-)
-"""Published names and ours; ResNets and DenseNets have torchvision's already."""
-_BLOCK = re.compile(r"^features\.(\d+)\.(?=expand|depthwise|project)")
+_LAYERS = ("expand", "depthwise", "project")
 
 
 def load_encoder_weights(
@@ -99,13 +71,12 @@ def load_encoder_weights(
 
 def weights_path(weights: NamedWeights) -> Path | None:
     """Find the file of named weights on this machine: in its package, or in the cache folder."""
-    places = [_cache_path(weights.file)]
     name, _, folder = weights.package.partition("/")
     # Finding a package runs none of its code.
     spec = importlib.util.find_spec(name) if name else None
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        places.insert(0, Path(location) / folder / weights.file)
-    return next((place for place in places if place.is_file()), None)
+    packages = (spec.submodule_search_locations or ()) if spec else ()
+    places = [Path(location) / folder / weights.file for location in packages]
+    return next((one for one in [*places, _cache_path(weights.file)] if one.is_file()), None)
 
 
 def _cache_path(file: str) -> Path:
@@ -196,27 +167,39 @@ def _encoder_part(
     tensors: dict[str, Tensor], *, name: str, progress: Progress
 ) -> dict[str, Tensor]:
     """Only the encoder's tensors, by today's names; says what was left out."""
-    whole_model = any(key.startswith("encoder.") for key in tensors)
+    is_whole = any(key.startswith("encoder.") for key in tensors)
     kept: dict[str, Tensor] = {}
     left_out: list[str] = []
     for key, value in tensors.items():
-        if whole_model and key.startswith("encoder."):
-            kept[key.removeprefix("encoder.")] = value
-        elif whole_model or key.startswith(_LEFT_OUT):
+        if not key.startswith("encoder.") if is_whole else key.startswith(_LEFT_OUT):
             left_out.append(key)
         else:
-            kept[_our_name(key)] = value
+            kept[key.removeprefix("encoder.") if is_whole else _our_name(key)] = value
     if left_out:
         progress.say(f"{name}: left out {_some(left_out)}, which are not the encoder's")
     return kept
 
 
 def _our_name(key: str) -> str:
-    """Turn a published name into ours."""
-    for pattern, new in _RENAMES:
-        key = pattern.sub(new, key)
-    # torchvision counts the stem as the first block.
-    return _BLOCK.sub(lambda match: f"blocks.{int(match[1]) - 1}.", key)
+    """Turn a published name into ours; those of ResNets and DenseNets are torchvision's."""
+    # DenseNet's file has the names of an early torchvision: `denselayer1.norm.1.weight`.
+    key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
+    # EfficientNet-Lite, by the names of efficientnet_pytorch.
+    key = re.sub(r"^_conv_stem\.", "stem.conv.", re.sub(r"^_bn0\.", "stem.norm.", key))
+    if match := re.match(r"_blocks\.(\d+)\._(?:(\w+)_conv|bn(\d))\.(.+)", key):
+        block, layer, norm, rest = match.groups()
+        place = f"{layer}.conv" if layer else f"{_LAYERS[int(norm)]}.norm"
+        return f"blocks.{block}.{place}.{rest}"
+    # MobileNetV2, by torchvision's: 0.0 and 0.1 expand, 1.0 and 1.1 are the depthwise convolution
+    # and its norm, 2 and 3 project; the first block, which does not expand, has 0.0, 0.1, 1 and 2.
+    if match := re.match(r"features\.(\d+)\.(?:conv\.)?(\d)(?:\.(\d))?\.(.+)", key):
+        number, first, second = int(match[1]), int(match[2]), match[3]
+        if number == 0:  # torchvision counts the stem as the first block
+            return f"stem.{('conv', 'norm')[first]}.{match[4]}"
+        first += number == 1
+        layer, part = (2, first - 2) if second is None else (first, int(second))
+        return f"blocks.{number - 1}.{_LAYERS[layer]}.{('conv', 'norm')[part]}.{match[4]}"
+    return key
 
 
 def _adapt_first(
@@ -226,17 +209,13 @@ def _adapt_first(
     first = next((key for key, value in wanted.items() if value.ndim == 4), None)
     if first is None or first not in given or given[first].ndim != 4:
         return
-    have, need = given[first].shape[1], wanted[first].shape[1]
-    if have != 3 or need == 3:
+    rgb, need = given[first], wanted[first].shape[1]
+    if rgb.shape[1] != 3 or need == 3:
         return
-    rgb = given[first]
+    given[first] = rgb[:, [channel % 3 for channel in range(need)]] * (3 / need)
+    how = f"repeated in turn to {need} and scaled by 3/{need}"
     if need == 1:
-        given[first] = rgb.sum(dim=1, keepdim=True)
-        how = "summed into 1"
-    else:
-        turns = [channel % 3 for channel in range(need)]
-        given[first] = rgb[:, turns] * (3 / need)
-        how = f"repeated in turn to {need} and scaled by 3/{need}"
+        given[first], how = rgb.sum(dim=1, keepdim=True), "summed into 1"
     progress.say(f"{name}: the weights of {first} for 3 channels were {how}")
 
 
@@ -247,13 +226,13 @@ def _check(given: dict[str, Tensor], wanted: dict[str, Tensor], *, name: str) ->
         key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
     ]
     if missing:
-        hint = ""
-        if all(key.endswith(".bias") for key in missing):
-            hint = ": this encoder's convolutions have biases, published ones have none; take "
-            hint += "encoder_bias: false"
+        hint = (
+            ": this encoder's convolutions have biases, published ones have none; take "
+            "encoder_bias: false"
+        )
+        hint = hint if all(key.endswith(".bias") for key in missing) else ""
         raise DataError(f"{name}: lacks {_some(missing)} of the model's encoder{hint}")
-    unknown = [key for key in given if key not in wanted]
-    if unknown:
+    if unknown := [key for key in given if key not in wanted]:
         raise DataError(f"{name}: has {_some(unknown)}, which the model's encoder lacks")
     for key, value in given.items():
         if value.shape != wanted[key].shape:

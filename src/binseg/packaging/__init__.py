@@ -17,9 +17,8 @@ The room lies below prediction: `proof` compares callables, `networks` opens run
 only `raw_pixels` and `exporting` need torch.
 """
 
-from binseg.packaging.bundle import Bundle, Reference, read_bundle
+from binseg.packaging.bundle import Bundle, Reference, pack_zip, read_bundle, write_bundle
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
-from binseg.packaging.bundle_writer import pack_zip, write_bundle
 from binseg.packaging.card import Architecture, Card, DataFacts, Threshold
 
 __all__ = [

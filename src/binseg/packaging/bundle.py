@@ -1,30 +1,44 @@
-"""Reading a bundle: nothing is believed before its hash is checked, nothing is ever unpickled."""
+"""Reading and writing a bundle.
+
+Nothing is believed before its hash is checked, nothing is ever unpickled; a bundle is written whole
+or not at all, and never over something that isn't one.
+"""
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import ValidationError
 
-from binseg.errors import BundleError, UsageError, one_line
+from binseg.errors import BundleError, OutputError, UsageError, one_line
 from binseg.packaging.bundle_files import (
     CARD,
     FILES,
+    NETWORK,
+    NETWORK_INT8,
     PLAIN_NAME,
+    PROOFS,
     REFERENCE,
     SUMS,
     WEIGHTS,
     BundleFiles,
     find_files,
+    from_bytes,
+    to_bytes,
 )
 from binseg.packaging.card import FORMAT_VERSION, Card, describe_problems
 from binseg.packaging.network_check import Port, check_onnx
-from binseg.packaging.tensors import check_header, from_bytes
-from binseg.storage import parse_json
+from binseg.storage import atomic_path, parse_json, publish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,47 +51,33 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle on disk; tensors are read when they are asked for, and checked again."""
+    """A checked bundle on disk; its files are read when they are asked for, and checked again.
+
+    `path` is its folder or its zip, `sha256` the hash of each file by name. All methods raise
+    `BundleError` where a file was changed since the bundle was read, or doesn't fit the card.
+    """
 
     path: Path
-    """The folder or the zip."""
     card: Card
     sha256: Mapping[str, str]
-    """Hash of each file, by name."""
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Read the state dict: arrays by name.
-
-        Raises:
-            BundleError: the file was changed since the bundle was read.
-        """
+        """Read the state dict: arrays by name."""
         return from_bytes(self.read_bytes(WEIGHTS), name=f"{self.path}: {WEIGHTS}")
 
     def reference(self) -> Reference:
-        """Read the reference sample.
-
-        Raises:
-            BundleError: the file was changed, or doesn't fit the card.
-        """
+        """Read the reference sample."""
         name = f"{self.path}: {REFERENCE}"
         tensors = from_bytes(self.read_bytes(REFERENCE), name=name)
         if set(tensors) != {"input_NHWC", "probability_NHW"}:
             raise BundleError(f"{name} holds other tensors than a reference sample")
         reference = Reference(**tensors)
-        if problem := check_reference(reference, self.card):
+        if problem := _misfit(reference, self.card):
             raise BundleError(f"{name}: {problem}")
         return reference
 
     def network(self, name: str) -> bytes:
-        """Read an exported network, which must be one of ours and fit the card.
-
-        Args:
-            name: `NETWORK` or `NETWORK_INT8`.
-
-        Raises:
-            BundleError: the file was changed, isn't a network that binseg exports
-                (`check_onnx`), or takes and gives something else than the card says.
-        """
+        """Read an exported network, `NETWORK` or `NETWORK_INT8`, as only binseg exports them."""
         data = self.read_bytes(name)
         given, made = check_onnx(data, name=f"{self.path}: {name}")
         shape = self.card.preprocessing
@@ -92,13 +92,9 @@ class Bundle:
         return data
 
     def read_bytes(self, name: str) -> bytes:
-        """Read one listed file; the bytes returned are the bytes that were hashed.
-
-        Raises:
-            BundleError: missing, or changed since the bundle was read.
-        """
+        """Read one listed file; the bytes returned are the bytes that were hashed."""
         data = find_files(self.path).read(name)
-        if hashlib.sha256(data).hexdigest() != self.sha256[name]:
+        if _sha256(data) != self.sha256[name]:
             raise BundleError(f"{self.path}: {name} changed while the bundle was in use")
         return data
 
@@ -140,8 +136,74 @@ def read_bundle(path: str | Path) -> Bundle:
     return Bundle(path=files.path, card=card, sha256=sums)
 
 
-def check_reference(reference: Reference, card: Card) -> str | None:
-    """Say what is wrong with a reference sample for this card, None where nothing is."""
+def write_bundle(
+    folder: Path,
+    *,
+    card: Card,
+    weights: Mapping[str, np.ndarray],
+    reference: Reference,
+    extra: Mapping[str, bytes] = MappingProxyType({}),
+) -> Bundle:
+    """Write a bundle into a folder, atomically; an older bundle there is replaced.
+
+    The files are written to a hidden folder beside it, read back, forced to disk, and only then
+    renamed: whatever stops this, the final name holds a whole bundle or what it held before.
+
+    Args:
+        folder: where to; absent, empty, or an older bundle.
+        card: facts of the model; its id is filled in.
+        weights: the state dict, finite.
+        reference: a sample at the model's input size and its fp32 probability.
+        extra: further files by name: the network for other runtimes, and its proof.
+
+    Raises:
+        BundleError: weights that aren't finite, or a reference sample that doesn't fit the card.
+        OutputError: the folder holds something else, or can't be written.
+    """
+    folder = Path(folder)
+    contents = _contents(card, weights, reference, extra)
+    # A link stays a link: the folder that it names is the one to replace.
+    target = folder.resolve() if folder.is_symlink() or not folder.name else folder
+    _check_replaceable(target)
+    temporary = target.parent / f"{_scrap_prefix(target)}{secrets.token_hex(6)}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        with _in_use(temporary):
+            for name, data in contents.items():
+                (temporary / name).write_bytes(data)
+            bundle = read_bundle(temporary)
+            publish(temporary, target)
+        _remove_scraps(target)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't write the bundle ({error.strerror})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(bundle, path=folder)
+
+
+def pack_zip(bundle: Bundle, path: Path) -> Path:
+    """Write a bundle as one zip file, atomically, over an older one; equal ones give equal bytes.
+
+    Raises:
+        BundleError: the bundle was changed since it was read.
+        OutputError: the zip can't be written.
+    """
+    contents = {name: bundle.read_bytes(name) for name in bundle.sha256}
+    contents[SUMS] = _sums(bundle.sha256)
+    path = Path(path)
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(contents):
+            # Fixed time, system and rights: nothing but the bundle decides the bytes. Weights
+            # hardly compress, and a stored file can't be a bomb.
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, contents[name], compress_type=zipfile.ZIP_STORED)
+    return path
+
+
+def _misfit(reference: Reference, card: Card) -> str | None:
+    """Say how a reference sample doesn't fit the card; None where it does."""
     shape = card.preprocessing
     inputs, probability = reference.input_NHWC, reference.probability_NHW
     if inputs.dtype != np.uint8 or probability.dtype != np.float32:
@@ -192,16 +254,96 @@ def _parse_card(data: bytes, files: BundleFiles) -> Card:
 
 
 def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
-    """Read a file whose hash, and whose header where it has one, must be right.
+    """Read a file whose hash must be right, and whose tensors, where it has any, must be whole.
 
-    The header comes first because it tells a file that is cut off from one that was changed.
+    These come first because they tell a file that is cut off from one that was changed.
     """
     data = files.read(name)
     if name.endswith(".safetensors"):
-        check_header(data, name=f"{files.path}: {name}")
-    if hashlib.sha256(data).hexdigest() != sums[name]:
+        from_bytes(data, name=f"{files.path}: {name}")
+    if _sha256(data) != sums[name]:
         raise BundleError(
             f"{files.path}: {name} doesn't match its hash in {SUMS}: it was edited, cut off or "
             "damaged; copy or download the bundle again"
         )
     return data
+
+
+def _contents(
+    card: Card, weights: Mapping[str, np.ndarray], reference: Reference, extra: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Make the bytes of every file of the bundle, by name."""
+    for name, tensor in weights.items():
+        if not np.isfinite(tensor).all():
+            raise BundleError(
+                f"weights {name} hold NaN or infinity: training diverged; lower the learning rate"
+            )
+    if problem := _misfit(reference, card):
+        raise BundleError(f"the reference sample doesn't fit the card: {problem}")
+    assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
+    contents = {
+        WEIGHTS: to_bytes(weights),
+        REFERENCE: to_bytes(vars(reference)),
+        **extra,
+    }
+    sha256 = {name: _sha256(data) for name, data in contents.items()}
+    contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
+    sha256[CARD] = _sha256(contents[CARD])
+    return {**contents, SUMS: _sums(sha256)}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sums(sha256: Mapping[str, str]) -> bytes:
+    """Write the text of SHA256SUMS, as `sha256sum -c` reads it."""
+    return "".join(f"{sha256[name]}  {name}\n" for name in sorted(sha256)).encode()
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse a target that holds anything but an older bundle, which may be damaged."""
+    try:
+        if not folder.exists() and not folder.is_symlink():
+            return
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise OutputError(f"{folder}: can't write a bundle there ({error.strerror})") from None
+    foreign = sorted(names - FILES)
+    if foreign or (names and SUMS not in names):
+        found = foreign[0] if foreign else sorted(names)[0]
+        raise OutputError(
+            f"{folder}: holds {found}, so it isn't just an older bundle; nothing was overwritten: "
+            "give another folder"
+        )
+
+
+def _scrap_prefix(target: Path) -> str:
+    return f".tmp-{target.name[:100]}-"
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a temporary folder that ends with its process; yield whether we have it."""
+    handle, held = None, False
+    # Where there are no such locks, scraps of killed writers stay, and nothing else is different.
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    try:
+        yield held
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _remove_scraps(target: Path) -> None:
+    """Remove what writers of this bundle left that were killed in the middle."""
+    for scrap in target.parent.iterdir():
+        if scrap.name.startswith(_scrap_prefix(target)):
+            with _in_use(scrap) as ours:
+                if ours:
+                    shutil.rmtree(scrap, ignore_errors=True)

@@ -1,14 +1,16 @@
-"""Files of a bundle, read from a folder or from a zip that is never unpacked to disk."""
+"""Files of a bundle, read from a folder or from a zip that is never unpacked to disk; tensors."""
 
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from binseg.errors import BundleError, one_line
 
@@ -31,26 +33,17 @@ _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 @dataclass(frozen=True, kw_only=True)
 class BundleFiles:
-    """The files of one bundle, read by plain name; sizes are checked before bytes are read."""
+    """The files of one bundle, read by plain name; sizes are checked before bytes are read.
+
+    `members` are those of the zip at `path`, None where that is a folder. Files that are missing,
+    unreadable, no ordinary ones, or larger than any bundle's raise `BundleError`.
+    """
 
     path: Path
-    """The folder or the zip."""
     members: Mapping[str, zipfile.ZipInfo] | None = None
-    """The zip's files by plain name; None for a folder."""
 
     def size(self, name: str) -> int:
-        """Return the length of a file in bytes, as the folder or the zip declares it.
-
-        Raises:
-            BundleError: missing, no ordinary file, or larger than any bundle's.
-        """
-        size = self._declared(name)
-        limit = _LIMITS.get(name, _LIMIT)
-        if size > limit:
-            raise BundleError(f"{self.path}: {name} has {size} bytes; at most {limit} are read")
-        return size
-
-    def _declared(self, name: str) -> int:
+        """Return the length of a file in bytes, as the folder or the zip declares it."""
         missing = BundleError(f"{self.path}: {name} is missing; the bundle is incomplete")
         if self.members is None:
             try:
@@ -62,44 +55,38 @@ class BundleFiles:
             # A pipe or device in a file's place would block for ever or never end.
             if not stat.S_ISREG(found.st_mode):
                 raise BundleError(f"{self.path}: {name} is not an ordinary file")
-            return found.st_size
-        if name not in self.members:
+            size = found.st_size
+        elif name not in self.members:
             raise missing
-        member = self.members[name]
-        # Zip bombs declare gigabytes in a few kilobytes; weights hardly compress at all.
-        if member.file_size > 2**20 and member.file_size > _MAX_RATIO * member.compress_size:
-            raise BundleError(
-                f"{self.path}: {name} unpacks to more than {_MAX_RATIO} times its packed size; "
-                "no bundle does"
-            )
-        return member.file_size
+        else:
+            size, packed = self.members[name].file_size, self.members[name].compress_size
+            # Zip bombs declare gigabytes in a few kilobytes; weights hardly compress at all.
+            if size > 2**20 and size > _MAX_RATIO * packed:
+                raise BundleError(
+                    f"{self.path}: {name} unpacks to more than {_MAX_RATIO} times its packed size; "
+                    "no bundle does"
+                )
+        limit = _LIMITS.get(name, _LIMIT)
+        if size > limit:
+            raise BundleError(f"{self.path}: {name} has {size} bytes; at most {limit} are read")
+        return size
 
     def read(self, name: str) -> bytes:
-        """Read a whole file.
-
-        Raises:
-            BundleError: missing, unreadable or too large.
-        """
+        """Read a whole file, in one piece: joining pieces of a large one takes as long again."""
         size = self.size(name)
         try:
-            with self._open(name) as file:
-                # In one piece: joining pieces of a large network takes as long again.
-                data = file.read(size + 1)
+            if self.members is None:
+                with (self.path / name).open("rb") as file:
+                    data = file.read(size + 1)
+            else:
+                # zipfile itself stops at the declared size.
+                with zipfile.ZipFile(self.path) as archive, archive.open(self.members[name]) as one:
+                    data = one.read(size + 1)
         except _DAMAGE as error:
             raise self._unreadable(name, error) from None
         if len(data) > size:
             raise BundleError(f"{self.path}: {name} grew while it was read")
         return data
-
-    @contextmanager
-    def _open(self, name: str) -> Iterator[IO[bytes]]:
-        if self.members is None:
-            with (self.path / name).open("rb") as file:
-                yield file
-            return
-        # zipfile itself stops at the declared size.
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.members[name]) as member:
-            yield member
 
     def _unreadable(self, name: str, error: Exception) -> BundleError:
         return BundleError(f"{self.path}: can't read {name} ({_reason(error)})")
@@ -159,9 +146,7 @@ def _find_in_zip(path: Path) -> BundleFiles:
         raise BundleError(f"{path}: not a bundle{hint}: the zip holds {found} {CARD}")
     folder = cards[0].removesuffix(CARD)
     members = {
-        info.filename.removeprefix(folder): info
-        for info in infos
-        if info.filename.startswith(folder)
+        one.filename.removeprefix(folder): one for one in infos if one.filename.startswith(folder)
     }
     return BundleFiles(path=path, members=members)
 
@@ -182,3 +167,27 @@ def _check_member(path: Path, info: zipfile.ZipInfo) -> None:
 def _reason(error: Exception) -> str:
     told = error.strerror if isinstance(error, OSError) else None
     return one_line(told or str(error) or type(error).__name__)
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """Pack tensors into the bytes of one safetensors file; equal tensors give equal bytes."""
+    # safetensors reads from the data pointer on, so strided views must be made dense first
+    # (asarray, because ascontiguousarray would turn a number into a vector).
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
+
+
+def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
+    """Unpack the bytes of a safetensors file, `name` in errors, into arrays that own their memory.
+
+    Raises:
+        BundleError: a header that lies about the file, or a type that numpy doesn't have.
+    """
+    try:
+        return {
+            key: array if array.flags.writeable else array.copy()
+            for key, array in load(data).items()
+        }
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise BundleError(
+            f"{name}: cut off, damaged, or no safetensors file ({one_line(str(error))})"
+        ) from None

@@ -10,14 +10,14 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationError,
     model_validator,
 )
 
-from binseg.config.named_models import model_label
+from binseg.config.named_models import Option, model_label
+from binseg.config.recipe import Section
 from binseg.errors import one_line
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
@@ -29,7 +29,6 @@ FORMAT_VERSION = 1
 Line = Annotated[str, Field(max_length=1000, pattern=r"^[^\p{Cc}]*$")]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\p{Cc}]+$")]
 Count = Annotated[int, Field(ge=0)]
-OptionValue = bool | int | float | str | list[int] | list[float] | None
 
 
 def _check_preprocessing(value: Preprocessing) -> Preprocessing:
@@ -60,11 +59,9 @@ def _check_postprocess(value: PostProcessing) -> PostProcessing:
 
 
 class Part(BaseModel):
-    """A part of a card: frozen, no unknown keys, no infinities."""
+    """A part of a card: frozen, no unknown keys, no infinities, as in a recipe."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = Section.model_config
 
 
 class Architecture(Part):
@@ -72,7 +69,7 @@ class Architecture(Part):
 
     decoder: Name
     encoder: Name
-    options: dict[Name, OptionValue] = {}
+    options: dict[Name, Option] = {}
     """All options of the network, defaults filled in."""
     in_channels: Annotated[int, Field(ge=1)] = 3
     out_channels: Literal[1] = 1
@@ -160,11 +157,7 @@ class Card(Part):
         return self
 
     def identity(self, sha256: Mapping[str, str]) -> str:
-        """Compute the id that a bundle of this card and these files must bear.
-
-        Args:
-            sha256: hashes of the bundle's files by name; those of weights and networks count.
-        """
+        """Compute the id of a bundle of this card and of files with these hashes, by name."""
         deciding = {"architecture", "preprocessing", "temperature", "tta"}
         facts = self.model_dump(mode="json", include=deciding)
         files = {name: sha256.get(name) for name in (WEIGHTS, NETWORK, NETWORK_INT8)}
@@ -191,8 +184,8 @@ class Card(Part):
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),
-            *([("tta", self.tta)] if self.tta != "none" else []),
-            *([("post-processing", postprocess)] if postprocess else []),
+            ("tta", self.tta if self.tta != "none" else ""),
+            ("post-processing", postprocess),
             ("border", self.border),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),
@@ -201,16 +194,12 @@ class Card(Part):
             figures = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
             rows.append((f"scores {where}", figures))
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        rows.append(("licence", self.licence or "not stated"))
-        rows.append(("created", self.created.isoformat()))
-        rows.append(("made with", versions or "not stated"))
-        return rows
-
-    def summary(self) -> str:
-        """Tell the facts as aligned lines for a terminal."""
-        rows = self.rows()
-        indent = max(len(label) for label, _ in rows) + 2
-        return "\n".join(f"{label:<{indent}}{text}" for label, text in rows)
+        rows += [
+            ("licence", self.licence or "not stated"),
+            ("created", self.created.isoformat()),
+            ("made with", versions or "not stated"),
+        ]
+        return [(label, text) for label, text in rows if text]
 
 
 def describe_problems(error: ValidationError) -> str:

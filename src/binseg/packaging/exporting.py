@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ import torch
 from torch import nn
 
 from binseg.errors import UsageError
-from binseg.packaging.exported_file import (
+from binseg.packaging.networks import (
     by_onnxruntime,
     by_openvino,
     ir_with_facts,
+    onnx_session,
     onnx_with_facts,
+    require,
 )
-from binseg.packaging.networks import onnx_session, require
 from binseg.packaging.proof import Compute
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
 from binseg.types import Preprocessing
@@ -33,14 +35,15 @@ _DYNAMIC = {0: "num", 1: "height", 2: "width"}
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A file in memory, ready to be proven and then written."""
+    """A file in memory, to be proven and then written: `compute` computes as the file will.
+
+    `finish` takes the facts for the file's metadata, and gives the file.
+    """
 
     target: str
     precision: str
     compute: Compute
-    """Computes as the file will."""
     finish: Callable[[Mapping[str, str]], bytes]
-    """Takes the facts for the file's metadata, and gives the file."""
 
 
 def make_file(
@@ -55,9 +58,8 @@ def make_file(
     Args:
         target: onnx, openvino or torch.
         raw: the network with its preprocessing.
-        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
-            where `changed` quantises.
-        changed: turns the ONNX file into another one (quantised).
+        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8.
+        changed: quantises the ONNX file, for int8.
 
     Raises:
         UsageError: another target, or a network that torch can't capture at any size.
@@ -74,19 +76,14 @@ def make_file(
     if changed is not None:
         data = changed(data)
     if target == "onnx":
-        return Made(
-            target=target,
-            precision=precision,
-            compute=by_onnxruntime(onnx_session(data, name="the export")),
-            finish=lambda text: onnx_with_facts(data, text),
-        )
-    compute, used = by_openvino(data, None, precision, name="the export")
-    return Made(
-        target=target,
-        precision="int8" if precision == "int8" else used,
-        compute=compute,
-        finish=lambda text: ir_with_facts(data, text),
-    )
+        compute = by_onnxruntime(onnx_session(data, name="the export"))
+        with_facts = onnx_with_facts
+    else:
+        compute, used = by_openvino(data, None, precision, name="the export")
+        precision = "int8" if precision == "int8" else used
+        with_facts = ir_with_facts
+    finish = partial(with_facts, data)
+    return Made(target=target, precision=precision, compute=compute, finish=finish)
 
 
 def _program(raw: RawPixels, example: torch.Tensor) -> Made:
@@ -146,12 +143,8 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
     """Export a network for batches of any number: of inputs of its own size, tiles of any size.
 
-    Args:
-        network: in float32, on the CPU.
-        preprocessing: says size and channels.
-
-    Returns:
-        One ONNX file: `inputs` (N, C, H, W) to `logits` (N, 1, H, W).
+    The network is in float32 on the CPU; the file takes `inputs` (N, C, H, W) to `logits`
+    (N, 1, H, W).
 
     Raises:
         MissingExtraError: onnx isn't installed.
@@ -161,12 +154,9 @@ def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
     if preprocessing.resize == "tile":
         width += 32  # unequal, so that tracing takes neither for the other
         axes |= {2: "height", 3: "width"}
-    return to_onnx(
-        network,
-        torch.zeros(2, preprocessing.channels, height, width),
-        names=("inputs", "logits"),
-        dynamic={"inputs": axes, "logits": axes},
-    )
+    example = torch.zeros(2, preprocessing.channels, height, width)
+    names = ("inputs", "logits")
+    return to_onnx(network, example, names=names, dynamic=dict.fromkeys(names, axes))
 
 
 def to_onnx(
@@ -217,10 +207,8 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
     Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
     keeps floats at its ends (QDQ); the first and the last convolution stay in floats.
 
-    Args:
-        model: float32 ONNX.
-        samples: inputs as the model takes them, from validation images.
-        name: of the model's input.
+    The model is float32 ONNX; the samples, from validation images, are inputs as it takes them by
+    this name.
 
     Raises:
         MissingExtraError: onnx or onnxruntime isn't installed.
@@ -231,16 +219,13 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
 
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
 
+    left = iter([{name: sample} for sample in samples])
+
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         """Gives the samples one by one."""
 
-        def __init__(self) -> None:
-            self._left: Iterator[Mapping[str, np.ndarray]] = iter(
-                {name: sample} for sample in samples
-            )
-
         def get_next(self) -> Any:
-            return next(self._left, None)
+            return next(left, None)
 
     # It advises a step that its own function does.
     with _silent(logging.getLogger()), tempfile.TemporaryDirectory() as scratch:

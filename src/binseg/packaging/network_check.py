@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from binseg.errors import BundleError, one_line
@@ -78,27 +79,12 @@ _MESSAGES: dict[str, tuple[set[int], set[int], dict[int, str]]] = {
 }  # fmt: skip
 """The messages of ONNX's protobuf: numbers of the fields that we write, those that come once and
 those that may come often, and the messages inside them."""
-
-
-class _Found:
-    """A message that was read: its fields by number, by what they hold."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[int, list[int]] = defaultdict(list)
-        self.data: dict[int, list[memoryview]] = defaultdict(list)
-        self.messages: dict[int, list[_Found]] = defaultdict(list)
-
-    def text(self, number: int) -> str:
-        """Read a field of text; empty where it is left out."""
-        return bytes(self.data[number][0]).decode("utf-8") if self.data[number] else ""
+_Message = dict[int, list[Any]]
+"""A message that was read: numbers, bytes and messages by the number of their field."""
 
 
 def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
     """Check an ONNX file, and tell its one input and its one output.
-
-    Args:
-        data: the file.
-        name: its name in errors.
 
     Raises:
         BundleError: not ONNX, damaged, or with anything that our exporter doesn't write: weights
@@ -112,18 +98,17 @@ def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
 
 
 def _read_onnx(data: bytes) -> tuple[Port, Port]:
-    (graph,) = _parse(memoryview(data), "model").messages[7]
-    tensors = graph.messages[5]
-    for node in graph.messages[1]:
-        operator, domain = node.text(4), node.text(7)
+    (graph,) = _parse(memoryview(data), "model")[7]
+    tensors = [*graph[5]]
+    for node in graph[1]:
+        operator, domain = (_text(node, number) for number in (4, 7))
         if domain or operator not in ONNX_OPERATORS:
             told = f"{domain}.{operator}" if domain else operator
             raise ValueError(f"the operator {told or '(none)'} isn't one that binseg exports")
-        for attribute in node.messages[5]:
-            tensors += attribute.messages[5]
+        tensors += [tensor for attribute in node[5] for tensor in attribute[5]]
     for tensor in tensors:
         _check_tensor(tensor)
-    (given,), (made,) = graph.messages[11], graph.messages[12]
+    (given,), (made,) = graph[11], graph[12]
     return _port(given), _port(made)
 
 
@@ -133,10 +118,7 @@ def check_ir(network: bytes, weights: bytes, *, name: str) -> tuple[Port, Port]:
     Args:
         network: the XML.
         weights: the numbers that it names by their place.
-        name: its name in errors.
-
-    Raises:
-        BundleError: as `check_onnx`.
+        name: as in `check_onnx`, as are the errors.
     """
     try:
         return _read_ir(network.decode("utf-8"), len(weights))
@@ -171,23 +153,20 @@ def _refusal(name: str, problem: Exception) -> BundleError:
     )
 
 
-def _parse(data: memoryview, kind: str) -> _Found:
-    """Read a message into its fields by number; fields that we don't write are an error."""
+def _parse(data: memoryview, kind: str) -> _Message:
+    """Read a message; fields that we don't write are an error."""
     single, repeated, children = _MESSAGES[kind]
-    found, seen = _Found(), set[int]()
+    found: _Message = defaultdict(list)
     for number, value in _fields(data):
-        if number in single and number in seen:
+        if number in single and found[number]:
             # Readers take the last, or merge both: no two need agree.
             raise ValueError(f"a {kind} holds field {number} twice")
         if number not in single | repeated:
             raise ValueError(f"a {kind} holds field {number}, which binseg never writes")
-        seen.add(number)
-        if isinstance(value, int):
-            found.numbers[number].append(value)
-        elif number in children:
-            found.messages[number].append(_parse(value, children[number]))
+        if number in children and not isinstance(value, int):
+            found[number].append(_parse(value, children[number]))
         else:
-            found.data[number].append(value)
+            found[number].append(value)
     return found
 
 
@@ -223,36 +202,43 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("no protobuf: a number without end")
 
 
-def _check_tensor(tensor: _Found) -> None:
+def _check_tensor(tensor: _Message) -> None:
     """Refuse a tensor whose numbers aren't as many as its shape says."""
-    _, size = _TYPES[tensor.numbers[2][0]]
-    claimed = math.prod(tensor.numbers[1] + [n for part in tensor.data[1] for n in _packed(part)])
-    there: float = sum(len(part) for part in tensor.data[9]) / size
-    for number, width in ((4, 4), (10, 8)):  # floats and doubles; a packed one is many at once
-        there += sum(len(part) for part in tensor.data[number]) / width
-    for number in (5, 7):
-        there += len(tensor.numbers[number]) + sum(
-            1 for part in tensor.data[number] for _ in _packed(part)
-        )
+    _, size = _TYPES[tensor[2][0]]
+    claimed = math.prod(_integers(tensor[1]))
+    there: float = sum(map(len, tensor[9])) / size
+    there += sum(map(len, tensor[4])) / 4 + sum(map(len, tensor[10])) / 8  # floats and doubles
+    there += len(_integers(tensor[5])) + len(_integers(tensor[7]))
     if claimed != there:
         raise ValueError(f"a tensor claims {claimed} numbers and holds {there:g}")
 
 
-def _packed(data: memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        number, at = _varint(data, at)
-        yield number
+def _integers(values: list[Any]) -> list[int]:
+    """Read integers that stand alone, or many in a piece."""
+    found = []
+    for value in values:
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            number, at = _varint(value, at)
+            found.append(number)
+    return found
 
 
-def _port(value: _Found) -> Port:
+def _text(message: _Message, number: int) -> str:
+    """Read a field of text; empty where it is left out."""
+    return str(message[number][0], "utf-8") if message[number] else ""
+
+
+def _port(value: _Message) -> Port:
     """Read name, type and shape of an input or output of ONNX."""
-    tensor = value.messages[2][0].messages[1][0]
-    dims = tensor.messages[2][0].messages[1]
+    tensor = value[2][0][1][0]
     return Port(
-        name=value.text(1),
-        type=_TYPES[tensor.numbers[1][0]][0],
-        shape=tuple(one.numbers[1][0] if one.numbers[1] else None for one in dims),
+        name=_text(value, 1),
+        type=_TYPES[tensor[1][0]][0],
+        shape=tuple(one[1][0] if one[1] else None for one in tensor[2][0][1]),
     )
 
 

@@ -1,17 +1,47 @@
-"""Opening exported networks in ONNX Runtime and OpenVINO, on the processor.
+"""Exported networks in ONNX Runtime, OpenVINO and torch, on the processor.
 
-Nothing is opened that `network_check` hasn't let through.
+Nothing is opened that `network_check` hasn't let through, but for the files of torch. An exported
+file is one file for a runtime, with card, threshold, reference sample and proof inside:
+
+    NAME.onnx           ONNX; onnxruntime, OpenVINO and others open it by its path
+    NAME.openvino.zip   OpenVINO's own form, which is two files, stored in one zip
+    NAME.pt2            torch.export; opens with torch alone
+
+ONNX has one type for each input, so a file is for bytes or for floats. OpenVINO opens the ONNX file
+too; its own form spares the conversion at each start.
 """
 
+import base64
 import importlib
+import io
+import json
 import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from binseg.errors import BundleError, MissingExtraError, one_line
-from binseg.packaging.network_check import check_ir, check_onnx
+import numpy as np
+from jaxtyping import Float32, Num
 
-_CORES: list[Any] = []
-"""None or one."""
+from binseg.errors import BundleError, MissingExtraError, one_line
+from binseg.packaging.bundle_files import from_bytes, to_bytes
+from binseg.packaging.network_check import Port, check_ir, check_onnx
+from binseg.packaging.proof import Compute, one_by_one
+from binseg.storage import parse_json
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
+_KEYS = tuple(f"binseg.{key}" for key in ("card", "threshold", "input", "proof", "reference"))
+_IR = ("model.xml", "model.bin", "metadata.json")
+_DAMAGE = (
+    AssertionError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""Errors that numpy, json, zipfile and torch raise on bytes that they didn't write."""
 _TELEMETRY = "openvino_telemetry"
 _EXTRAS = {
     "onnx": ("export", "exporting a model"),
@@ -28,9 +58,6 @@ def require(package: str) -> Any:
     Importing openvino sends an event to Google Analytics, from a process forked for that, unless
     the user has declined. Predicting images is nobody else's business: openvino falls back to a
     stub where its telemetry package is missing, and so it is kept from finding it.
-
-    Args:
-        package: onnx, onnxruntime, openvino or torch.
 
     Raises:
         MissingExtraError: it isn't installed.
@@ -50,6 +77,7 @@ def require(package: str) -> Any:
             del sys.modules[_TELEMETRY]
 
 
+@cache
 def openvino_core() -> Any:
     """Give the one `openvino.Core` of this process, which stays until its end.
 
@@ -60,19 +88,11 @@ def openvino_core() -> Any:
     Raises:
         MissingExtraError: openvino isn't installed.
     """
-    openvino = require("openvino")
-    if not _CORES:
-        _CORES.append(openvino.Core())
-    return _CORES[0]
+    return require("openvino").Core()
 
 
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
-    """Open an ONNX file in ONNX Runtime.
-
-    Args:
-        data: the file.
-        name: its name in errors.
-        num_threads: of the session; 0 leaves it to the runtime.
+    """Open an ONNX file in ONNX Runtime; 0 threads leave their number to the runtime.
 
     Raises:
         MissingExtraError: onnxruntime isn't installed.
@@ -128,3 +148,163 @@ def _unreadable(name: str, runtime: str, problem: Exception) -> BundleError:
         f"{name}: {runtime} can't read the exported network ({one_line(str(problem))}); "
         "export it again"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that an exported file says about itself; `input` is what `describe_input` told."""
+
+    card: dict[str, Any]
+    threshold: float
+    input: dict[str, Any]
+    proof: dict[str, Any]
+    reference_HWC: Num[np.ndarray, "H W C"]
+    reference_HW: Float32[np.ndarray, "H W"]
+
+    def as_text(self) -> dict[str, str]:
+        """Turn all of it into strings by name, which is what metadata of all runtimes holds."""
+        sample = to_bytes({"image": self.reference_HWC, "probability": self.reference_HW})
+        values = (
+            json.dumps(self.card),
+            repr(self.threshold),
+            json.dumps(self.input),
+            json.dumps(self.proof),
+            base64.b64encode(sample).decode("ascii"),
+        )
+        return dict(zip(_KEYS, values, strict=True))
+
+    @classmethod
+    def of_text(cls, text: Mapping[str, str]) -> "Facts":
+        """Read back what `as_text` gave.
+
+        Raises:
+            BundleError, ValueError, KeyError, TypeError: something is missing or damaged.
+        """
+        card, threshold, told, proof, reference = (text[key] for key in _KEYS)
+        data = base64.b64decode(reference, validate=True)
+        sample = from_bytes(data, name="its reference sample")
+        facts = cls(
+            card=parse_json(card),
+            threshold=float(threshold),
+            input=parse_json(told),
+            proof=parse_json(proof),
+            reference_HWC=sample["image"],
+            reference_HW=sample["probability"],
+        )
+        if not all(isinstance(one, dict) for one in (facts.card, facts.input, facts.proof)):
+            raise ValueError("its facts are of other types")
+        shape = facts.reference_HWC.shape
+        if len(shape) != 3 or shape[:2] != facts.reference_HW.shape:
+            raise ValueError("its reference sample is of odd shapes")
+        return facts
+
+
+def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
+    """Open an exported file in its runtime.
+
+    A file for torch is unpickled and may run code: open only those that you made yourself. The
+    target is a key of `SUFFIXES`; what the file holds decides nothing.
+
+    Returns:
+        The function that computes, and all that the file says about itself.
+
+    Raises:
+        BundleError: no file that binseg exported for this target.
+        MissingExtraError: its runtime isn't installed.
+    """
+    opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
+    try:
+        return opener(data)
+    except (BundleError, *_DAMAGE) as problem:
+        reason = one_line(str(problem), limit=200)
+        raise BundleError(f"{name}: not exported by binseg, or damaged ({reason})") from None
+
+
+def _open_onnx(data: bytes) -> tuple[Compute, Facts]:
+    ports = check_onnx(data, name="the file")
+    session = onnx_session(data, name="the file")
+    facts = Facts.of_text(session.get_modelmeta().custom_metadata_map)
+    _check_ports(*ports, facts, names=("pixels", "probability"))
+    return by_onnxruntime(session), facts
+
+
+def _open_ir(data: bytes) -> tuple[Compute, Facts]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if tuple(archive.namelist()) != _IR:
+            raise ValueError("it holds other files than a network of OpenVINO")
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise ValueError("it holds packed files")
+        network, weights, text = (archive.read(one) for one in _IR)
+    facts = Facts.of_text(parse_json(text))
+    _check_ports(*check_ir(network, weights, name="the file"), facts)
+    compute, _ = by_openvino(network, weights, facts.proof.get("precision"), name="the file")
+    return compute, facts
+
+
+def _check_ports(given: Port, made: Port, facts: Facts, *, names: tuple[str, ...] = ()) -> None:
+    """Refuse a network that takes or gives something else than the file says."""
+    pixels = facts.input["pixels"]
+    wanted = (None, None, None, pixels["channels"])
+    fits = (
+        pixels["type"] in ("uint8", "float32")
+        and (given.type, given.shape) == (pixels["type"], wanted)
+        and (made.type, len(made.shape)) == ("float32", 3)
+        and names in ((), (given.name, made.name))
+        and facts.reference_HWC.dtype == pixels["type"]
+        and facts.reference_HWC.shape[2] == pixels["channels"]
+    )
+    if not fits:
+        raise ValueError(f"its network takes {given.shape} {given.type}, not what it says")
+
+
+def _open_program(data: bytes) -> tuple[Compute, Facts]:
+    torch = require("torch")
+    from binseg.packaging.raw_pixels import by_torch
+
+    text: dict[str, Any] = dict.fromkeys(_KEYS, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of how it stores its own files
+        program = torch.export.load(io.BytesIO(data), extra_files=text)
+    text = {key: one.decode() if isinstance(one, bytes) else one for key, one in text.items()}
+    return by_torch(program.module()), Facts.of_text(text)
+
+
+def onnx_with_facts(data: bytes, text: Mapping[str, str]) -> bytes:
+    """Put facts into the metadata of an ONNX file."""
+    model = require("onnx").load_from_string(data)
+    for key, value in text.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    model.producer_name = "binseg"
+    written: bytes = model.SerializeToString()
+    return written
+
+
+def ir_with_facts(data: bytes, text: Mapping[str, str]) -> bytes:
+    """Convert an ONNX file into OpenVINO's own form, with facts, as one zip."""
+    openvino = require("openvino")
+    model = openvino_core().read_model(data)
+    for key, value in text.items():
+        model.set_rt_info(value, key.split("."))
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)
+        parts = (path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in zip(_IR, (*parts, json.dumps(dict(text)).encode()), strict=True):
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
+    return buffer.getvalue()
+
+
+def by_onnxruntime(session: Any) -> Compute:
+    """Compute with a session of ONNX Runtime."""
+    return one_by_one(lambda pixels_NHWC: session.run(None, {"pixels": pixels_NHWC})[0])
+
+
+def by_openvino(
+    data: bytes, weights: bytes | None, precision: object, *, name: str
+) -> tuple[Compute, str]:
+    """Compute with OpenVINO; also tell the precision that it really computes in."""
+    compiled, used = compile_openvino(data, weights, precision=str(precision), name=name)
+    return one_by_one(lambda pixels_NHWC: compiled(pixels_NHWC)[0]), used

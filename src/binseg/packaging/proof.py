@@ -10,18 +10,24 @@ Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
 """From pixels to the probability of foreground, of the image's size."""
 
 
+def one_by_one(run: Callable[[Num[np.ndarray, "N H W C"]], np.ndarray]) -> Compute:
+    """Compute image by image with a runtime that takes them by the batch."""
+    return lambda pixels_HWC: np.array(run(np.array(pixels_HWC[None], order="C"))[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The largest differences that a precision may bring."""
+    """The largest differences that a precision may bring.
+
+    `difference` is that of any pixel's probability; `agreement` the least IoU of the two masks over
+    all images together, and `agreement_alone` where no truth is known; `dice_change` the largest
+    mean change of Dice where it is known, either way.
+    """
 
     difference: float
-    """Largest difference of any pixel's probability."""
     agreement: float
-    """Least IoU of the two masks, over all images together."""
     agreement_alone: float
-    """Least IoU where no truth is known, so that no change of Dice is."""
     dice_change: float
-    """Largest mean change of Dice where truth is known, either way."""
 
 
 LIMITS = {
@@ -39,21 +45,22 @@ tiles see less of the surroundings than a graph that computes the whole image at
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Differences of two runtimes on the same images."""
+    """Differences of a runtime from the reference that it stands `beside`, on the same images.
+
+    `precision` is the one that was really computed in; `agreement` the IoU of the two masks, pixels
+    of all images together (1 where both are empty); `dice_change` the mean over images with truth,
+    None without any.
+    """
 
     runtime: str
     precision: str
-    """The precision that was really computed in."""
     beside: str
-    """The reference that it was compared with."""
     limits: Limits
     num_images: int
     largest_difference: float
     mean_difference: float
     agreement: float
-    """IoU of the two masks, pixels of all images together; 1 where both are empty."""
     dice_change: float | None
-    """Change of the mean over images with truth; None without truth."""
 
     @property
     def passed(self) -> bool:
@@ -83,22 +90,15 @@ def prove(
     limits: Limits,
     truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
 ) -> Proof:
-    """Compare two runtimes on images.
+    """Compare two runtimes on images of any sizes, some of which may have a truth.
 
-    Args:
-        reference: gives the probability that counts.
-        candidate: is to be proven.
-        images: of any sizes.
-        threshold: makes the masks that are compared.
-        runtime: name of the candidate.
-        precision: the candidate's.
-        beside: name of the reference.
-        limits: for the candidate.
-        truths: a mask for each image, or None; none at all if left out.
+    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference,
+    whose probability counts. `threshold` makes the masks that are compared.
     """
     assert images, "nothing is proven by no images"
     known = list(truths) or [None] * len(images)
-    largest, total, num_pixels, both, either = 0.0, 0.0, 0, 0, 0
+    largest = total = 0.0
+    num_pixels = both = either = 0
     changes: list[float] = []
     for image_HWC, truth_HW in zip(images, known, strict=True):
         ours_HW, theirs_HW = reference(image_HWC), candidate(image_HWC)

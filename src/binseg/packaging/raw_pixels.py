@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Num
+from jaxtyping import Num
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
-from binseg.packaging.proof import Compute
+from binseg.packaging.proof import Compute, one_by_one
 from binseg.types import Preprocessing
 
 Pixels = Literal["uint8", "float32"]
@@ -94,54 +94,35 @@ class RawPixels(nn.Module):
         """Compute the whole image in one input, stretched or letterboxed."""
         tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
         height, width = self.shape.height, self.shape.width
-        rows, columns = self._target(tall, wide)
-        across, down = _resizing(wide, width, columns), _resizing(tall, height, rows)
-        probability_Nhw = self._probability(self._resized(image_NCHW, across, down))
-        return _restored(
-            probability_Nhw, _restoring(wide, width, columns), _restoring(tall, height, rows)
-        )
+        rows = columns = None
+        if self.shape.resize == "letterbox":
+            factor = torch.minimum(height / _number(tall), width / _number(wide))
+            rows, columns = _fit(tall, height, factor), _fit(wide, width, factor)
+        down, up = _resizing(tall, height, rows)
+        across, back = _resizing(wide, width, columns)
+        return _restored(self._probability(self._resized(image_NCHW, across, down)), back, up)
 
     def _whole(self, image_NCHW: Tensor) -> Tensor:
         """Compute the whole image at once, where binseg would cut tiles."""
-        tall, wide = image_NCHW.shape[2], image_NCHW.shape[3]
-        scaled = self.shape.scale != 1.0
-        if scaled:
-            high = _scaled(tall, self.shape.height, self.shape.scale)
-            broad = _scaled(wide, self.shape.width, self.shape.scale)
-            rows, columns = (torch.zeros(()), _number(high)), (torch.zeros(()), _number(broad))
-            input_NChw = self._resized(
-                image_NCHW, _resizing(wide, broad, columns), _resizing(tall, high, rows)
-            )
-        else:
-            high, broad = tall, wide
+        high, broad = image_NCHW.shape[2], image_NCHW.shape[3]
+        scale, up, back = self.shape.scale, None, None
+        if scale == 1.0:
             input_NChw = torch.round(image_NCHW)
-        multiple = multiple_of(self.network)
-        largest = self.shape.largest_tile
+        else:
+            tall, wide = high, broad
+            high = _scaled(tall, self.shape.height, scale)
+            broad = _scaled(wide, self.shape.width, scale)
+            down, up = _resizing(tall, high)
+            across, back = _resizing(wide, broad)
+            input_NChw = self._resized(image_NCHW, across, down)
+        multiple, largest = multiple_of(self.network), self.shape.largest_tile
         top, from_rows = _mirrored(high, self.shape.height, multiple, largest)
         left, from_columns = _mirrored(broad, self.shape.width, multiple, largest)
         padded = input_NChw.index_select(2, from_rows).index_select(3, from_columns)
-        probability_Nhw = self._probability(padded)
-        cropped = probability_Nhw.index_select(1, torch.arange(high) + top)
-        cropped = cropped.index_select(2, torch.arange(broad) + left)
-        if not scaled:
-            return cropped
-        return _restored(cropped, _restoring(wide, broad, columns), _restoring(tall, high, rows))
-
-    def _target(
-        self, tall: Size, wide: Size
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Find the first row and number of rows of the image in the input; likewise columns."""
-        height, width = (torch.tensor(float(n)) for n in (self.shape.height, self.shape.width))
-        zero = torch.zeros(())
-        if self.shape.resize == "stretch":
-            return (zero, height), (zero, width)
-        tall_, wide_ = _number(tall), _number(wide)
-        factor = torch.minimum(height / tall_, width / wide_)
-        fit_height = torch.clamp(torch.round(tall_ * factor), 1, self.shape.height)
-        fit_width = torch.clamp(torch.round(wide_ * factor), 1, self.shape.width)
-        top = torch.floor((height - fit_height) / 2)
-        left = torch.floor((width - fit_width) / 2)
-        return (top, fit_height), (left, fit_width)
+        maps_Nhw = self._probability(padded)
+        maps_Nhw = maps_Nhw.index_select(1, torch.arange(high) + top)
+        maps_Nhw = maps_Nhw.index_select(2, torch.arange(broad) + left)
+        return maps_Nhw if up is None or back is None else _restored(maps_Nhw, back, up)
 
 
 def multiple_of(network: nn.Module) -> int:
@@ -224,24 +205,27 @@ def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, 
     return start, torch.minimum(folded, 2 * num - 1 - folded)
 
 
-def _resizing(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """Make the matrix (size, num) from an image's line to the input's; zeros outside `target`."""
-    first, taken = target
-    scale = _number(num) / taken
-    at = torch.arange(size, dtype=torch.float32) - first
-    weights = _triangles((at + 0.5) * scale, torch.clamp(scale, min=1), _centres(num))
-    inside = ((at >= 0) & (at < taken)).float()
-    return _summing_to_one(weights) * inside[:, None]
+def _fit(num: Size, size: int, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the first pixel, and the number of pixels, that a side takes in a letterbox."""
+    taken = torch.clamp(torch.round(_number(num) * factor), 1, size)
+    return torch.floor((size - taken) / 2), taken
 
 
-def _restoring(num: Size, size: Size, target: tuple[Tensor, Tensor]) -> Tensor:
-    """Make the matrix (num, size) from the input's line back to the image's."""
-    first, taken = target
-    scale = taken / _number(num)
-    at = _centres(size) - first
-    weights = _triangles(_centres(num) * scale, torch.clamp(scale, min=1), at)
+def _resizing(
+    num: Size, size: Size, target: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make the matrices (size, num) from an image's line to the input's, and (num, size) back.
+
+    `target` is the first pixel that the line takes in the input, and their number; else it is all.
+    """
+    first, taken = target or (torch.zeros(()), _number(size))
+    at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()
-    return _summing_to_one(weights * inside[None])
+    shrunk, grown = _number(num) / taken, taken / _number(num)
+    return (
+        _triangles(at * shrunk, shrunk, centres) * inside[:, None],
+        _triangles(centres * grown, grown, at, inside),
+    )
 
 
 def _restored(maps_Nhw: Tensor, across: Tensor, down: Tensor) -> Tensor:
@@ -254,22 +238,19 @@ def _centres(num: Size) -> Tensor:
     return torch.arange(num, dtype=torch.float32) + 0.5
 
 
-def _triangles(centres: Tensor, support: Tensor, at: Tensor) -> Tensor:
-    """Evaluate a triangle around each centre at each place."""
-    return torch.clamp(1 - torch.abs(at[None] - centres[:, None]) / support, min=0)
-
-
-def _summing_to_one(weights: Tensor) -> Tensor:
-    return weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)
+def _triangles(centres: Tensor, scale: Tensor, at: Tensor, weights: Tensor | float = 1.0) -> Tensor:
+    """Weigh each place by a triangle around each centre, wider where it shrinks; rows sum to 1."""
+    support = torch.clamp(scale, min=1)
+    found = torch.clamp(1 - torch.abs(at[None] - centres[:, None]) / support, min=0) * weights
+    return found / torch.clamp(found.sum(dim=1, keepdim=True), min=1e-12)
 
 
 def by_torch(module: Any) -> Compute:
     """Compute with a torch module that takes pixels (N, H, W, C)."""
 
-    def compute(pixels_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H W"]:
-        with torch.inference_mode():
-            result = module(torch.from_numpy(np.array(pixels_HWC[None], order="C")))
-        probability: np.ndarray = result[0].numpy()
-        return probability
+    @torch.inference_mode()
+    def run(pixels_NHWC: Num[np.ndarray, "N H W C"]) -> np.ndarray:
+        probability_NHW: np.ndarray = module(torch.from_numpy(pixels_NHWC)).numpy()
+        return probability_NHW
 
-    return compute
+    return one_by_one(run)

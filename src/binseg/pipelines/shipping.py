@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from binseg.config import Recipe
@@ -22,7 +21,6 @@ from binseg.packaging import Architecture, Card, DataFacts, Reference, write_bun
 from binseg.postprocess import NOTHING
 from binseg.progress import Progress
 from binseg.training.devices import resolve_device
-from binseg.training.loop import FitResult
 from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
@@ -40,17 +38,17 @@ def ship(
     dataset: Dataset,
     *,
     model: nn.Module,
-    fitted: FitResult,
+    weights: Mapping[str, np.ndarray],
     val_pixels: PixelCache,
     progress: Progress,
 ) -> Report:
-    """Choose the threshold, score the validation split, and write the bundle with both."""
-    model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
-    device = resolve_device(recipe.train.device)
-    backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
+    """Choose the threshold, score the validation split, and write the bundle with both.
+
+    The model holds the weights that ship.
+    """
     val = replace(dataset, records=dataset.of_split("val"), notes=(CHOSEN_ON,))
-    tuned = tune_on_validation(recipe, in_memory(recipe, backend), val, progress=progress)
-    predictor = in_memory(recipe, backend, tuned)
+    tuned = tune_on_validation(recipe, in_memory(recipe, model), val, progress=progress)
+    predictor = in_memory(recipe, model, tuned)
     title = f"{recipe.model.name}, validation"
     report = score_dataset(predictor, val, split="val", title=title, progress=progress)
     reference = _reference(predictor.with_options(PredictOptions(tta="none")), val_pixels)
@@ -58,10 +56,10 @@ def ship(
     bundle = write_bundle(
         run.bundle_path,
         card=_card(recipe, dataset, tuned, report),
-        weights=fitted.best_state,
+        weights=weights,
         reference=reference,
     )
-    shipped = load(run.bundle_path, device=device.type)
+    shipped = load(run.bundle_path, device=resolve_device(recipe.train.device).type)
     assert shipped.bundle is not None
     check = verify_reference(shipped, shipped.bundle)
     assert check.passed, f"the bundle predicts otherwise than its model: {check}"
@@ -71,10 +69,11 @@ def ship(
     return report
 
 
-def in_memory(recipe: Recipe, backend: TorchBackend, tuned: Tuned | None = None) -> ModelPredictor:
+def in_memory(recipe: Recipe, model: nn.Module, tuned: Tuned | None = None) -> ModelPredictor:
     """Wrap the model in memory as a predictor that works just like the one of its bundle."""
+    device = resolve_device(recipe.train.device)
     return ModelPredictor(
-        backend=backend,
+        backend=TorchBackend(model.to(device), device=str(device), precision="fp32"),
         preprocessing=recipe.input.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",
@@ -96,19 +95,18 @@ def _reference(predictor: ModelPredictor, pixels: PixelCache) -> Reference:
 
 def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Card:
     sizes = Counter(record.split for record in dataset.records)
-    facts = environment()
+    facts, net = environment(), recipe.model
     packages = facts["packages"]
     assert isinstance(packages, Mapping)
+    names = ("binseg", "torch", "lightning-fabric", "numpy")
     return Card(
-        name=recipe.model.name,
+        name=net.name,
         architecture=Architecture(
-            decoder=recipe.model.decoder,
-            encoder=recipe.model.encoder,
-            options=resolve_options(
-                recipe.model.decoder, recipe.model.encoder, recipe.model.options
-            ),
+            decoder=net.decoder,
+            encoder=net.encoder,
+            options=resolve_options(net.decoder, net.encoder, net.options),
             in_channels=recipe.input.channels,
-            out_channels=recipe.model.out_channels,
+            out_channels=net.out_channels,
         ),
         preprocessing=recipe.input.preprocessing(),
         temperature=tuned.temperature,
@@ -124,12 +122,6 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
             num_test=sizes["test"],
         ),
         scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
-        versions={
-            "python": str(facts["python"]),
-            **{
-                name: str(packages[name])
-                for name in ("binseg", "torch", "lightning-fabric", "numpy")
-            },
-        },
+        versions={name: str({**facts, **packages}[name]) for name in ("python", *names)},
         recipe=recipe.model_dump(mode="json"),
     )

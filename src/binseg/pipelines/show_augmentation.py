@@ -7,12 +7,11 @@ import torch
 
 from binseg.config import Recipe
 from binseg.data.dataset import Dataset, spread
-from binseg.data.patches import sample_places
+from binseg.data.patches import WholeImages, open_images, sample_places
 from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
-from binseg.data.whole_images import WholeImages, open_images
 from binseg.errors import DataError
-from binseg.imageio import write_rgb
+from binseg.imageio import write_image
 from binseg.progress import SILENT, Progress
 from binseg.report import for_display, overlay
 from binseg.transforms.augmentation import build_augment
@@ -59,15 +58,13 @@ def plot_augmentation(
     margin = (inputs_NHWC.shape[1] - size) // 2
     middle = (slice(None), slice(margin, margin + size), slice(margin, margin + size))
     columns = [_outlined(inputs_NHWC[middle], targets_NHW[middle])]
-    images, targets = (
-        torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2),
-        torch.from_numpy(targets_NHW),
-    )
+    images = torch.from_numpy(inputs_NHWC).permute(0, 3, 1, 2)
+    targets = torch.from_numpy(targets_NHW)
     for epoch in range(num_variants):
         changed, target = augment(images, targets, seed=seed, epoch=epoch, step=0, size=size)
         bytes_NCHW = (changed * 255).round().clamp(0, 255).to(torch.uint8)
         columns.append(_outlined(bytes_NCHW.permute(0, 2, 3, 1).numpy(), target.numpy()))
-    write_rgb(Path(out), _sheet(columns))
+    write_image(Path(out), _sheet(columns))
 
 
 def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
@@ -83,11 +80,9 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
 def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> Sample:
     """Cut a patch as training does, surroundings included: the first one with foreground."""
     cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
-    size = recipe.input.size
+    size, seed = recipe.input.size, recipe.train.seed
     margin = round(size * (context - 1) / 2)
-    places_N3 = sample_places(
-        cache, size=size, num=1, foreground=1.0, seed=recipe.train.seed, epoch=0
-    )
+    places_N3 = sample_places(cache, size=size, num=1, foreground=1.0, seed=seed, epoch=0)
     places_N3[:, 1:] -= margin
     inputs_NCHW, targets_NHW = WholeImages(cache).patches(places_N3, size=size + 2 * margin)
     return inputs_NCHW[0].transpose(1, 2, 0), targets_NHW[0]
@@ -103,12 +98,9 @@ def _outlined(inputs_NHWC: np.ndarray, targets_NHW: np.ndarray) -> list[np.ndarr
 
 def _sheet(columns: list[list[np.ndarray]]) -> np.ndarray:
     """Put images in a grid, with a wider gap after the unchanged ones."""
-    height, width, _ = columns[0][0].shape
-    rows, shape = len(columns[0]) * (height + GAP) + GAP, len(columns) * (width + GAP) + 3 * GAP
-    sheet_HW3 = np.full((rows, shape, 3), 255, dtype=np.uint8)
-    for number, column in enumerate(columns):
-        left = GAP + number * (width + GAP) + (GAP if number else 0)
-        for row, image in enumerate(column):
-            top = GAP + row * (height + GAP)
-            sheet_HW3[top : top + height, left : left + width] = image
-    return sheet_HW3
+
+    def framed(image_HW3: np.ndarray, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        return np.pad(image_HW3, ((top, bottom), (left, right), (0, 0)), constant_values=255)
+
+    first, *others = (np.concatenate([framed(x, GAP, GAP, 0, 0) for x in one]) for one in columns)
+    return framed(np.concatenate([framed(first, 0, 0, 0, GAP), *others], 1), 0, 0, GAP, 2 * GAP)

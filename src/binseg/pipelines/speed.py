@@ -6,19 +6,20 @@ to 256x256 and from 2 to 16 inputs that is within a tenth of what is measured.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from binseg.autoconfig import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS, Machine
 from binseg.config import Recipe, load_recipe
 from binseg.config.named_models import MODELS, WEIGHTS
 from binseg.data.cache import PixelCache
 from binseg.models import build_model, weights_path
+from binseg.pipelines.bench_training import WARM_UP, Steps, time_steps
 from binseg.progress import SILENT, Progress
 from binseg.training.devices import (
     available_memory,
@@ -26,7 +27,6 @@ from binseg.training.devices import (
     resolve_device,
     resolve_precision,
 )
-from binseg.training.measuring import WARM_UP, profile_steps
 
 Candidates = Mapping[str, Mapping[str, object]]
 """Networks, with what a recipe says of them beside their name; the first is always measured."""
@@ -103,8 +103,12 @@ def measure_machine(
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)
-    bf16 = resolve_precision(asked.train.precision, device, SILENT) == "bf16"
-    pretrained = _encoders_at_hand()
+    precision = resolve_precision(asked.train.precision, device, SILENT)
+    pretrained = frozenset(  # whose ImageNet weights need no download
+        encoder
+        for (encoder, name), weights in WEIGHTS.items()
+        if name == "imagenet" and weights_path(weights) is not None
+    )
     at_hand = frozenset[str]() if is_grey else pretrained
     candidates = _candidates(asked, given, at_hand, is_gpu=device.type == "cuda")
     reference = next(iter(candidates))
@@ -116,14 +120,19 @@ def measure_machine(
         for name, spec in candidates.items():
             model_spec = {"name": name, **spec, "encoder_weights": None}
             recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
-            model = build_model(recipes[usual])
-            memory[name] = _bytes_per_megapixel(model, recipes[usual], bf16=bf16)
+            model, bf16 = build_model(recipes[usual]), precision == "bf16"
+            estimate = estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)
+            memory[name] = estimate.per_input / (MEMORY_SIZE**2 / 1e6)
             left = limit - (time.perf_counter() - started)
-            guess = _guess(costs.get(reference), RELATIVE.get(name, 1) / RELATIVE.get(reference, 1))
-            if guess is not None and _seconds_to_measure(guess, usual) > left:
+            relative = RELATIVE.get(name, 1) / RELATIVE.get(reference, 1)
+            known = costs.get(reference)
+            guess = known and Cost(known.step, known.megapixel * relative)
+            num_steps = WARM_UP + NUM_STEPS
+            if guess and num_steps * (guess.of(SMALL) + guess.of(usual)) > left:
                 costs[name] = guess
             else:
-                costs[name] = _measure(model, recipes, device=device, bf16=bf16, seconds=left)
+                place = partial(Steps, model, device=device, precision=precision)
+                costs[name] = _measure(place, recipes, seconds=left)
             task.advance()
     return Machine(
         device=device.type,
@@ -133,15 +142,6 @@ def measure_machine(
         free_bytes=available_memory(device),
         bytes_per_megapixel=memory,
         pretrained=pretrained,
-    )
-
-
-def _encoders_at_hand() -> frozenset[str]:
-    """Name the encoders whose ImageNet weights need no download."""
-    return frozenset(
-        encoder
-        for (encoder, name), weights in WEIGHTS.items()
-        if name == "imagenet" and weights_path(weights) is not None
     )
 
 
@@ -159,22 +159,8 @@ def _candidates(
     return {**FROM_IMAGENET, LARGE: {}} if has_large else FROM_IMAGENET
 
 
-def _guess(reference: Cost | None, times: float) -> Cost | None:
-    """Estimate the cost of a network that takes so many times as long as the measured one."""
-    return None if reference is None else Cost(reference.step, reference.megapixel * times)
-
-
-def _seconds_to_measure(cost: Cost, usual: Trial) -> float:
-    return (WARM_UP + NUM_STEPS) * (cost.of(SMALL) + cost.of(usual))
-
-
 def _measure(
-    model: nn.Module,
-    recipes: Mapping[Trial, Recipe],
-    *,
-    device: torch.device,
-    bf16: bool,
-    seconds: float,
+    place: Callable[[Recipe, PixelCache], Steps], recipes: Mapping[Trial, Recipe], *, seconds: float
 ) -> Cost:
     """Draw the line through the two trials; without time for the second, through the first."""
     started = time.perf_counter()
@@ -182,21 +168,13 @@ def _measure(
     for trial, recipe in recipes.items():
         if taken and time.perf_counter() - started > seconds:
             return Cost(taken[0], MEGAPIXEL_OF_SMALL * taken[0])
-        profile = profile_steps(
-            model, recipe, _pixels(trial), device=device, bf16=bf16, num_steps=NUM_STEPS
-        )
-        taken.append(profile.step_seconds)
+        taken.append(time_steps(place(recipe, _pixels(trial)), NUM_STEPS)[0])
     small, large = taken
     low, high = (trial.megapixels for trial in recipes)
     if large <= small:  # so fast, or so busy, that more pixels don't show
         return Cost(0.0, large / high)
     each = (large - small) / (high - low)
     return Cost(max(0.0, small - each * low), each)
-
-
-def _bytes_per_megapixel(model: nn.Module, recipe: Recipe, *, bf16: bool) -> float:
-    estimate = estimate_memory(model, recipe, size=MEMORY_SIZE, bf16=bf16)
-    return estimate.per_input / (MEMORY_SIZE**2 / 1e6)
 
 
 def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> Recipe:

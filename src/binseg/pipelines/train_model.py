@@ -12,14 +12,13 @@ from torch import nn
 
 from binseg.config import Recipe
 from binseg.config.recipe import OptimizerConfig, PatchConfig
-from binseg.data.cache import PixelCache, open_training_pixels, open_validation_pixels
+from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
+from binseg.data.patches import ImageCache, open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits, write_split
-from binseg.data.whole_images import ImageCache
 from binseg.datacheck import quick_checks
 from binseg.errors import DataError, StoppedError, UsageError
-from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
@@ -29,7 +28,6 @@ from binseg.progress import SILENT, Progress
 from binseg.report import plot_curves
 from binseg.storage import write_text
 from binseg.training.checkpoint import resume_command
-from binseg.training.devices import resolve_device
 from binseg.training.distributed import ProcessGroup, process_group, rank_device
 from binseg.training.loop import fit
 from binseg.training.ranks import Ranks, ranks_of
@@ -80,7 +78,7 @@ def train(
         progress: told how far it is.
         spent: seconds of the recipe's budget that are over already.
         plan: the recipe with its reasons, as text to be kept with the run.
-        command: goes on with the run after a stop, if it isn't resuming this folder.
+        command: goes on with the run after a stop, if not `binseg train --resume` of the folder.
 
     Raises:
         UsageError: a folder that holds something, or unknown names and options.
@@ -123,7 +121,7 @@ def resume_training(
         out: the folder of the run.
         checkpoint_minutes: between two checkpoints, if not as in its recipe.
         progress: told how far it is.
-        command: goes on with the run after a stop, if it isn't resuming this folder.
+        command: as `train` takes it.
 
     Raises:
         BundleError: there is no run.
@@ -245,72 +243,44 @@ def _run(
     model = build_model(recipe, progress=progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
-        return _train_and_ship(
+        seconds, minutes = None, recipe.train.budget_minutes
+        if minutes is not None:
+            ending = _time_ending(recipe, model, dataset, is_trained=False).seconds(recipe)
+            spent = time.perf_counter() - started
+            seconds = training_seconds(minutes, spent=spent, ending=ending, progress=progress)
+        ranks = ranks_of(recipe)
+        with process_group(ranks, rank_device(recipe.train.device, ranks)) as group:
+            _tell_others(group, recipe, dataset, resume=run.is_saved, seconds=seconds)
+            fitted = fit(
+                model,
+                recipe=recipe,
+                train=train_pixels,
+                val=val_pixels,
+                folder=run.path,
+                progress=progress,
+                resume=run.is_saved,
+                seconds=seconds,
+                command=command,
+                group=group,
+            )
+        plot_curves(
+            fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
+        )
+        model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
+        if minutes is not None:
+            ending_now = _time_ending(recipe, model, dataset, is_trained=True)
+            left = 60 * minutes - (time.perf_counter() - started)
+            recipe = within_time(recipe, ending_now, left, progress)
+        report = ship(
             recipe,
             run,
             dataset,
             model=model,
-            pixels=(train_pixels, val_pixels),
-            progress=progress,
-            started=started,
-            command=command,
-        )
-
-
-def _train_and_ship(
-    recipe: Recipe,
-    run: RunFolder,
-    dataset: Dataset,
-    *,
-    model: nn.Module,
-    pixels: tuple[PixelCache | ImageCache, PixelCache],
-    progress: Progress,
-    started: float,
-    command: str | None,
-) -> TrainResult:
-    train_pixels, val_pixels = pixels
-    seconds, minutes = None, recipe.train.budget_minutes
-    if minutes is not None:
-        ending = _time_ending(recipe, model, dataset, is_trained=False)
-        seconds = training_seconds(
-            minutes,
-            spent=time.perf_counter() - started,
-            ending=ending.seconds(recipe),
+            weights=fitted.best_state,
+            val_pixels=val_pixels,
             progress=progress,
         )
-    ranks = ranks_of(recipe)
-    with process_group(ranks, rank_device(recipe.train.device, ranks)) as group:
-        _tell_others(group, recipe, dataset, resume=run.is_saved, seconds=seconds)
-        fitted = fit(
-            model,
-            recipe=recipe,
-            train=train_pixels,
-            val=val_pixels,
-            folder=run.path,
-            progress=progress,
-            resume=run.is_saved,
-            seconds=seconds,
-            command=command,
-            group=group,
-        )
-    plot_curves(
-        fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
-    )
-    if minutes is not None:
-        model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
-        ending = _time_ending(recipe, model, dataset, is_trained=True)
-        left = 60 * minutes - (time.perf_counter() - started)
-        recipe = within_time(recipe, ending, left, progress)
-    report = ship(
-        recipe,
-        run,
-        dataset,
-        model=model,
-        fitted=fitted,
-        val_pixels=val_pixels,
-        progress=progress,
-    )
-    run.remove_training_files()  # the bundle is whole and has answered like its model
+        run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
         report=report,
@@ -322,10 +292,8 @@ def _train_and_ship(
 
 
 def _time_ending(recipe: Recipe, model: nn.Module, dataset: Dataset, *, is_trained: bool) -> Ending:
-    device = resolve_device(recipe.train.device)
-    backend = TorchBackend(model.to(device), device=str(device), precision="fp32")
     val = replace(dataset, records=dataset.of_split("val"))
-    return time_ending(recipe, in_memory(recipe, backend), val, is_trained=is_trained)
+    return time_ending(recipe, in_memory(recipe, model), val, is_trained=is_trained)
 
 
 def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
@@ -390,10 +358,9 @@ def join_training(ranks: Ranks, *, device: str = "auto") -> None:
                 "there than the first; give all machines the same"
             )
         with suppress(StoppedError):  # rank 0 tells it
+            # DDP begins by giving all ranks the weights of rank 0.
             fit(
-                create_model(
-                    in_channels=recipe.input.channels, **recipe.model.arguments()
-                ),  # DDP begins by giving all ranks the weights of rank 0
+                create_model(in_channels=recipe.input.channels, **recipe.model.arguments()),
                 recipe=recipe,
                 train=open_training_pixels(dataset.of_split("train"), dataset.rule, recipe),
                 val=None,

@@ -4,7 +4,7 @@ An *object* is a set of foreground pixels that touch at sides or corners (8 neig
 scores; a *hole* is background that touches at sides only and does not reach the image's edge.
 """
 
-from binseg.postprocess.found_objects import FoundObject, find_objects
+from binseg.postprocess.found_objects import FoundObject, Polygon, find_objects, trace_polygons
 from binseg.postprocess.interchange import coco, encode_rle, geojson
 from binseg.postprocess.mask_cleaning import (
     NOTHING,
@@ -15,7 +15,6 @@ from binseg.postprocess.mask_cleaning import (
     label_objects,
     segment,
 )
-from binseg.postprocess.tracing import Polygon, trace_polygons
 
 __all__ = [
     "NOTHING",

@@ -1,11 +1,19 @@
-"""The objects of a mask, one record each."""
+"""The objects of a mask, one record each, and their outlines along the edges of pixels.
+
+Drawing the outlines again gives the very mask.
+"""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Int
 
-from binseg.postprocess.mask_cleaning import label_objects
+from binseg.errors import UsageError
+from binseg.postprocess.mask_cleaning import Mask, Probability, label_objects
+
+Ring = Float[np.ndarray, "_ 2"]
+"""x and y of the corners, the first one not repeated; (0, 0) is the image's upper left corner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,8 @@ class FoundObject:
 
 
 def find_objects(
-    mask_HW: Bool[np.ndarray, "H W"],
-    probability_HW: Float32[np.ndarray, "H W"] | None = None,
+    mask_HW: Mask,
+    probability_HW: Probability | None = None,
     *,
     pixel_size: tuple[float, float] | None = None,
     unit: str = "um",
@@ -73,28 +81,143 @@ def find_objects(
     # Only foreground pixels are looked at: masks are mostly background.
     rows, columns = np.nonzero(labels_HW)
     of_pixel = labels_HW[rows, columns]
-    areas = np.bincount(of_pixel, minlength=num + 1)[1:]
-    ys = np.bincount(of_pixel, weights=rows + 0.5, minlength=num + 1)[1:] / areas
-    xs = np.bincount(of_pixel, weights=columns + 0.5, minlength=num + 1)[1:] / areas
-    means: list[float | None] = [None] * num
-    if probability_HW is not None:
-        weights = probability_HW[rows, columns]
-        means = list(np.bincount(of_pixel, weights=weights, minlength=num + 1)[1:] / areas)
+    areas = np.bincount(of_pixel)[1:]
+
+    def mean(values: np.ndarray) -> list[float]:
+        means: list[float] = (np.bincount(of_pixel, weights=values)[1:] / areas).tolist()
+        return means
+
+    probabilities = [None] * num if probability_HW is None else mean(probability_HW[rows, columns])
     return [
         FoundObject(
-            label=index + 1,
-            area=int(areas[index]),
-            centroid_y=float(ys[index]),
-            centroid_x=float(xs[index]),
-            top=box[0].start,
-            left=box[1].start,
-            height=box[0].stop - box[0].start,
-            width=box[1].stop - box[1].start,
-            mean_probability=None if mean is None else float(mean),
+            label=label,
+            area=area,
+            centroid_y=y,
+            centroid_x=x,
+            top=down.start,
+            left=across.start,
+            height=down.stop - down.start,
+            width=across.stop - across.start,
+            mean_probability=probability,
             pixel_size=pixel_size,
             unit=unit if pixel_size is not None else "",
         )
-        for index, (box, mean) in enumerate(
-            zip(ndimage.find_objects(labels_HW), means, strict=True)
+        for label, (area, y, x, (down, across), probability) in enumerate(
+            zip(
+                areas.tolist(),
+                mean(rows + 0.5),
+                mean(columns + 0.5),
+                ndimage.find_objects(labels_HW),
+                probabilities,
+                strict=True,
+            ),
+            start=1,
         )
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polygon:
+    """One connected area. Objects that touch at corners only are several polygons of one label.
+
+    Rings are simple: none meets itself, though a hole may touch the outline or another hole in a
+    single point (as the Simple Features standard allows).
+    """
+
+    label: int
+    """Number of the object, as `label_objects` gives it."""
+    exterior: Ring
+    """Clockwise as seen, y downwards."""
+    holes: tuple[Ring, ...] = ()
+    """Anticlockwise."""
+
+    @property
+    def area(self) -> float:
+        """Pixels inside the outline, holes left out."""
+        return signed_area(self.exterior) + sum(signed_area(hole) for hole in self.holes)
+
+
+def trace_polygons(mask_HW: Mask, *, tolerance: float = 0.0) -> list[Polygon]:
+    """Trace the outlines of all objects.
+
+    Args:
+        mask_HW: True where the objects are.
+        tolerance: corners that lie less than this from a straight line, in pixels, are left out
+            (Douglas-Peucker) unless a ring would then meet itself or another one; all holes stay.
+            0 keeps the outline exact.
+
+    Raises:
+        UsageError: a negative tolerance.
+    """
+    if tolerance < 0:
+        raise UsageError(f"tolerance {tolerance:g}: give pixels from 0")
+    import shapely  # its import would slow every start
+
+    labels_HW, _ = label_objects(mask_HW)
+    lines = shapely.line_merge(shapely.multilinestrings(shapely.linestrings(_sides(mask_HW))))
+    faces = shapely.get_parts(shapely.polygonize([lines]))
+    found: list[tuple[tuple[int, int, int], Polygon]] = []
+    for face in shapely.orient_polygons(faces):
+        exterior, *holes = (_ring(ring) for ring in (face.exterior, *face.interiors))
+        x, y = exterior[-1].astype(int).tolist()
+        label = int(labels_HW[y, x])
+        if label:  # 0 is a hole, which is a face too
+            holes.sort(key=lambda ring: (ring[-1, 1], ring[-1, 0]))
+            found.append(
+                ((label, y, x), Polygon(label=label, exterior=exterior, holes=tuple(holes)))
+            )
+    polygons = [polygon for _, polygon in sorted(found, key=lambda one: one[0])]
+    return _simplified(polygons, tolerance) if tolerance and polygons else polygons
+
+
+def signed_area(ring: Ring) -> float:
+    """The area inside a ring, positive where it runs clockwise as seen (y downwards)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _sides(mask_HW: Mask) -> Float[np.ndarray, "E 2 2"]:
+    """List straight runs of pixel sides between object and background, from corner to corner."""
+    padded = np.pad(mask_HW, 1)
+    level, upright = padded[1:] != padded[:-1], padded[:, 1:] != padded[:, :-1]
+    corner = (level[:, 1:] | level[:, :-1]) & (upright[1:] | upright[:-1])
+    across, down = _runs(level[:, 1:-1], corner), _runs(upright[1:-1].T, corner.T)
+    return np.concatenate([across[..., ::-1], down]).astype(np.float64)
+
+
+def _runs(
+    sides: Bool[np.ndarray, "rows places"], corner: Bool[np.ndarray, "rows _"]
+) -> Int[np.ndarray, "_ 2 2"]:
+    """List both ends, (row, place), of each run of sides between two corners of a row."""
+    starts = np.argwhere(sides & corner[:, :-1])
+    ends = np.argwhere(sides & corner[:, 1:]) + np.array([0, 1])
+    return np.stack([starts, ends], axis=1)
+
+
+def _ring(line: Any) -> Ring:
+    """Take the corners of a ring so that the last one begins its first run to the right, by rows.
+
+    In an outline that is the upper left corner of the object's first pixel.
+    """
+    import shapely
+
+    points = shapely.get_coordinates(line)[:-1]  # GEOS repeats the first point
+    rightward = np.flatnonzero(np.roll(points[:, 0], -1) > points[:, 0])
+    first = rightward[np.lexsort(points[rightward].T)[0]]
+    return np.roll(points, -first - 1, axis=0)
+
+
+def _simplified(polygons: list[Polygon], tolerance: float) -> list[Polygon]:
+    """Leave out corners as long as every polygon stays valid, by GEOS."""
+    import shapely  # its import would slow every start
+
+    exact = np.array([shapely.Polygon(one.exterior, one.holes) for one in polygons], object)
+    rough = shapely.simplify(exact, tolerance, preserve_topology=True)
+    return [  # GEOS repeats the first point of each ring, which is cut off
+        Polygon(
+            label=one.label,
+            exterior=shapely.get_coordinates(other.exterior)[:-1],
+            holes=tuple(shapely.get_coordinates(hole)[:-1] for hole in other.interiors),
+        )
+        for one, other in zip(polygons, rough, strict=True)
     ]

@@ -1,15 +1,15 @@
 """Outlines and run lengths as plain data that other programs read."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
-from binseg.postprocess.found_objects import FoundObject
-from binseg.postprocess.mask_cleaning import label_objects
-from binseg.postprocess.tracing import Polygon, Ring
+from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
+from binseg.postprocess.mask_cleaning import Mask, label_objects
 
 Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
@@ -34,49 +34,37 @@ def geojson(
         crs: name of the coordinate system ("EPSG:32632"), written as most programs read it.
     """
     figures = {one.label: one.as_row() for one in objects}
-    of_label: dict[int, list[Any]] = defaultdict(list)
-    for polygon in polygons:
-        of_label[polygon.label].append(
-            [_closed(ring, transform) for ring in (polygon.exterior, *polygon.holes)]
-        )
-    features = [
-        {
-            "type": "Feature",
-            "id": label,
-            "properties": figures.get(label, {"label": label}),
-            "geometry": (
-                {"type": "Polygon", "coordinates": parts[0]}
-                if len(parts) == 1
-                else {"type": "MultiPolygon", "coordinates": parts}
-            ),
-        }
-        for label, parts in sorted(of_label.items())
-    ]
+    features = []
+    for label, alike in groupby(polygons, key=attrgetter("label")):
+        parts = [[_closed(ring, transform) for ring in (one.exterior, *one.holes)] for one in alike]
+        geometry = {"type": "MultiPolygon", "coordinates": parts}
+        if len(parts) == 1:
+            geometry = {"type": "Polygon", "coordinates": parts[0]}
+        facts = figures.get(label, {"label": label})
+        features.append({"type": "Feature", "id": label, "properties": facts, "geometry": geometry})
     whole: dict[str, Any] = {"type": "FeatureCollection"}
     if crs is not None:
         whole["crs"] = {"type": "name", "properties": {"name": crs}}
-    facts = {"coordinates": "map" if transform else "pixels, y downwards", **(properties or {})}
-    return {**whole, "binseg": facts, "features": features}
+    whole["binseg"] = {
+        "coordinates": "map" if transform else "pixels, y downwards",
+        **(properties or {}),
+    }
+    return {**whole, "features": features}
 
 
 def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
-    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
-    if transform is None:
-        # In an image y runs downwards: turned round, the ring is anticlockwise to a reader
-        # who draws y upwards, which is what the RFC's right-hand rule means.
-        x, y = ring[:, 0], ring[:, 1]
-    else:
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks.
+
+    They run anticlockwise to a reader who takes y to go upwards, unless the map mirrors them.
+    """
+    points = ring
+    if transform is not None:
         a, b, c, d, e, f = transform
-        x = a * ring[:, 0] + b * ring[:, 1] + c
-        y = d * ring[:, 0] + e * ring[:, 1] + f
-    is_mirrored = (
-        transform is not None and transform[0] * transform[4] - transform[1] * transform[3] < 0
-    )
-    points = np.stack([x, y], axis=1)
-    # Outlines run anticlockwise where y is drawn upwards, unless the map mirrors them.
-    ordered = points[::-1] if is_mirrored else points
-    numbers: list[list[float]] = np.concatenate([ordered, ordered[:1]]).tolist()
-    return [[_plain(x), _plain(y)] for x, y in numbers]
+        x, y = ring[:, 0], ring[:, 1]
+        points = np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+        if a * e - b * d < 0:
+            points = points[::-1]
+    return [[_plain(v) for v in point] for point in [*points.tolist(), points[0].tolist()]]
 
 
 def _plain(value: float) -> float:
@@ -84,15 +72,19 @@ def _plain(value: float) -> float:
     return int(value) if value.is_integer() else value
 
 
-def encode_rle(mask_HW: Bool[np.ndarray, "H W"]) -> dict[str, Any]:
+def encode_rle(mask_HW: Mask) -> dict[str, Any]:
     """COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` reads."""
-    height, width = mask_HW.shape
-    flat = np.asarray(mask_HW, np.int8).ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    bounds = np.concatenate([[0], changes, [flat.size]])
-    runs = np.diff(bounds).tolist()
-    if flat.size and flat[0]:
-        runs.insert(0, 0)
+    changes = np.flatnonzero(np.diff(np.asarray(mask_HW, np.int8).ravel(order="F"), prepend=0))
+    return _rle(changes.tolist(), mask_HW.shape)
+
+
+def _rle(changes: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Encode the places at which a mask begins or ends, column by column."""
+    height, width = shape
+    bounds = [0, *changes, height * width]
+    runs = [end - start for start, end in pairwise(bounds)]
+    if len(runs) > 1 and runs[-1] == 0:  # as pycocotools, which writes no empty run at the end
+        runs.pop()
     return {"size": [height, width], "counts": _text_of_runs(runs)}
 
 
@@ -111,9 +103,7 @@ def _text_of_runs(runs: Sequence[int]) -> str:
 
 
 def coco(
-    results: Sequence[
-        tuple[str, Bool[np.ndarray, "H W"], Sequence[Polygon], Sequence[FoundObject]]
-    ],
+    results: Sequence[tuple[str, Mask, Sequence[Polygon], Sequence[FoundObject]]],
     *,
     category: str = "foreground",
     info: Mapping[str, Any] | None = None,
@@ -133,9 +123,9 @@ def coco(
     for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
         height, width = mask_HW.shape
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        of_label: dict[int, list[Polygon]] = defaultdict(list)
-        for polygon in polygons:
-            of_label[polygon.label].append(polygon)
+        of_label = {
+            label: list(alike) for label, alike in groupby(polygons, key=attrgetter("label"))
+        }
         labels_HW, _ = label_objects(mask_HW)
         for one in objects:
             parts = of_label[one.label]
@@ -166,15 +156,11 @@ def coco(
 
 def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
     """Run lengths of one object alone, from the pixels of its box."""
-    height, width = labels_HW.shape
     box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
-    own_hw = np.equal(labels_HW[box], one.label)
-    columns, rows = np.nonzero(own_hw.T)  # column by column, as COCO counts
-    places = (columns + one.left) * height + rows + one.top
+    columns, rows = np.nonzero(
+        np.equal(labels_HW[box].T, one.label)
+    )  # column by column, as COCO counts
+    places = (columns + one.left) * len(labels_HW) + rows + one.top
     breaks = np.flatnonzero(np.diff(places) != 1)
     starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1
-    bounds = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [height * width]])
-    runs = np.diff(bounds).tolist()
-    if runs[-1] == 0:  # as pycocotools, which writes no empty run at the end
-        runs.pop()
-    return {"size": [height, width], "counts": _text_of_runs(runs)}
+    return _rle(np.stack([starts, ends], axis=1).ravel().tolist(), labels_HW.shape)

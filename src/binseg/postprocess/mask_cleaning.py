@@ -8,14 +8,19 @@ a second one cleans them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError
 
+Mask = Bool[np.ndarray, "H W"]
+Probability = Float32[np.ndarray, "H W"]
 Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]
 """Gives the bands of a mask from the top down, anew with each call and the same ones each time."""
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Tells of each object, by its area and whether it reaches the image's edge, if it is chosen."""
 _MOST_PARTS = 20_000_000
 """Numbered parts of objects in all bands; more would fill the memory, and mean noise."""
 
@@ -74,16 +79,12 @@ def above(
     return np.asarray(probability > threshold)
 
 
-def segment(
-    probability_HW: Float32[np.ndarray, "H W"], threshold: float, postprocessing: PostProcessing
-) -> Bool[np.ndarray, "H W"]:
+def segment(probability_HW: Probability, threshold: float, postprocessing: PostProcessing) -> Mask:
     """Cut a map of probabilities at the threshold, and clean the mask."""
     return clean(above(probability_HW, threshold), postprocessing)
 
 
-def clean(
-    mask_HW: Bool[np.ndarray, "H W"], postprocessing: PostProcessing
-) -> Bool[np.ndarray, "H W"]:
+def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:
     """Fill small holes, then remove small objects, then keep the largest, in a copy of the mask."""
     if postprocessing.is_empty:
         return mask_HW
@@ -97,14 +98,20 @@ def clean(
         cleaned_HW |= small[labels_HW]
     if postprocessing.min_area > 1 or postprocessing.largest_only:
         labels_HW, num = label_objects(cleaned_HW)
-        areas = np.bincount(labels_HW.ravel(), minlength=num + 1)
-        areas[0] = 0
-        kept = areas >= postprocessing.min_area
-        kept[0] = False
-        if postprocessing.largest_only and num:
-            kept &= np.arange(num + 1) == int(np.argmax(areas))
+        areas = np.bincount(labels_HW.ravel(), minlength=num + 1)[1:]
+        kept = np.concatenate([[False], _is_kept(areas, postprocessing)])
         cleaned_HW = kept[labels_HW]
     return cleaned_HW
+
+
+def _is_kept(
+    areas: Int64[np.ndarray, " objects"], postprocessing: PostProcessing
+) -> Bool[np.ndarray, " objects"]:
+    """Choose the objects that stay; they come in the order of their first pixels."""
+    kept = areas >= postprocessing.min_area
+    if postprocessing.largest_only and len(areas):
+        kept &= np.arange(len(areas)) == np.argmax(areas)
+    return kept
 
 
 def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
@@ -114,20 +121,29 @@ def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
         DataError: more objects than fit into memory, when the result is looked through.
     """
     if postprocessing.fill_holes:
-        bands = _filled(bands, postprocessing.fill_holes)
+        bands = partial(_filled, bands, postprocessing.fill_holes)
     if postprocessing.min_area > 1 or postprocessing.largest_only:
-        bands = _kept(bands, postprocessing)
+        bands = partial(
+            _chosen, bands, lambda areas, _: _is_kept(areas, postprocessing), diagonal=True
+        )
     return bands
 
 
-def label_objects(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[Int32[np.ndarray, "H W"], int]:
+def _filled(bands: Bands, most: int) -> Iterator[Bool[np.ndarray, "h W"]]:
+    holes = _chosen(
+        lambda: (~one for one in bands()),
+        lambda areas, at_edge: (areas <= most) & ~at_edge,
+        diagonal=False,
+    )
+    return (mask_HW | hole_HW for mask_HW, hole_HW in zip(bands(), holes, strict=True))
+
+
+def label_objects(mask_HW: Mask) -> tuple[Int32[np.ndarray, "H W"], int]:
     """Number the objects from 1 (0 is background), and tell how many there are."""
     return _label(mask_HW, diagonal=True)
 
 
-def _label(
-    mask_HW: Bool[np.ndarray, "H W"], *, diagonal: bool
-) -> tuple[Int32[np.ndarray, "H W"], int]:
+def _label(mask_HW: Mask, *, diagonal: bool) -> tuple[Int32[np.ndarray, "H W"], int]:
     """Number the connected parts from 1, in order of their first pixels."""
     from scipy import ndimage  # its import would slow every start
 
@@ -137,98 +153,53 @@ def _label(
     return labels_HW, int(num)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """The numbered parts of all bands, background (0 in each band) left out."""
+def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np.ndarray, "h W"]]:
+    """Give the bands again with the chosen objects alone.
 
-    starts: list[int]
-    """For each band, how many parts are in the bands above."""
-    areas: Int64[np.ndarray, " parts"]
-    """Pixels of the whole object to which the part belongs."""
-    firsts: Int64[np.ndarray, " parts"]
-    """The first part of that object."""
-    at_edge: Bool[np.ndarray, " parts"]
-    """True where that object reaches the image's edge."""
+    All bands are numbered first, and parts that touch across a border are joined to objects.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-
-def _filled(bands: Bands, most: int) -> Bands:
-    def filled() -> Iterator[Bool[np.ndarray, "h W"]]:
-        parts = _survey(lambda: (~one for one in bands()), diagonal=False)
-        small = (parts.areas <= most) & ~parts.at_edge
-        for mask_HW, start in zip(bands(), parts.starts, strict=True):
-            labels_HW, num = _label(~mask_HW, diagonal=False)
-            yield mask_HW | np.concatenate([[False], small[start : start + num]])[labels_HW]
-
-    return filled
-
-
-def _kept(bands: Bands, postprocessing: PostProcessing) -> Bands:
-    def kept() -> Iterator[Bool[np.ndarray, "h W"]]:
-        parts = _survey(bands, diagonal=True)
-        keep = parts.areas >= postprocessing.min_area
-        if postprocessing.largest_only and len(keep):
-            keep &= parts.firsts == parts.firsts[np.argmax(parts.areas)]
-        for mask_HW, start in zip(bands(), parts.starts, strict=True):
-            labels_HW, num = _label(mask_HW, diagonal=True)
-            yield np.concatenate([[False], keep[start : start + num]])[labels_HW]
-
-    return kept
-
-
-def _survey(bands: Bands, *, diagonal: bool) -> _Parts:
-    """Number the parts of every band, and join those that touch across the borders."""
-    starts, areas, edges, pairs = [], [], [], []
-    total = 0
+    starts, areas, edges, pairs = [0], [], [], []
     above_W: Int64[np.ndarray, " W"] | None = None
     for mask_HW in bands():
         labels_HW, num = _label(mask_HW, diagonal=diagonal)
-        if total + num > _MOST_PARTS:
+        start = starts[-1]
+        if start + num > _MOST_PARTS:
             raise DataError(
                 f"the mask falls into more than {_MOST_PARTS / 1e6:.0f} million pieces, too many "
                 "to clean up; choose another threshold, or leave the post-processing out"
             )
         areas.append(np.bincount(labels_HW.ravel(), minlength=num + 1)[1:])
         edge = np.zeros(num + 1, np.bool_)
-        edge[labels_HW[:, 0]] = edge[labels_HW[:, -1]] = True
+        edge[labels_HW[:, [0, -1]]] = True
+        # The parts in the first and the last row, numbered through all bands; -1 for none.
+        top_W, bottom_W = (np.where(row > 0, row + np.int64(start - 1), -1)
+                           for row in labels_HW[[0, -1]])  # fmt: skip
         if above_W is None:
             edge[labels_HW[0]] = True
+        else:
+            pairs.append(_touching(above_W, top_W, diagonal=diagonal))
         edges.append(edge[1:])
-        top, bottom = (
-            np.where(row > 0, row.astype(np.int64) + (total - 1), -1) for row in labels_HW[[0, -1]]
-        )
-        if above_W is not None:
-            pairs.append(_touching(above_W, top, diagonal=diagonal))
-        starts.append(total)
-        above_W = bottom
-        total += num
+        above_W = bottom_W
+        starts.append(start + num)
     if above_W is not None:  # the last row of the last band
-        edges[-1][above_W[above_W >= 0] - starts[-1]] = True
-    return _joined(starts, areas, edges, pairs, total)
-
-
-def _joined(
-    starts: list[int],
-    areas: list[Int64[np.ndarray, " _"]],
-    edges: list[Bool[np.ndarray, " _"]],
-    pairs: list[Int64[np.ndarray, "_ 2"]],
-    total: int,
-) -> _Parts:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
+        edges[-1][above_W[above_W >= 0] - starts[-2]] = True
+    total = starts[-1]
     if total == 0:
-        none = np.zeros(0, np.int64)
-        return _Parts(starts=starts, areas=none, firsts=none, at_edge=none > 0)
+        yield from bands()
+        return
     every = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
     graph = coo_array((np.ones(len(every), np.bool_), (every[:, 0], every[:, 1])), (total, total))
+    # Objects are numbered in the order of their first parts.
     num, of_part = connected_components(graph, directed=False)
-    whole = np.bincount(of_part, np.concatenate([[], *areas]), num).astype(np.int64)
-    at_edge = np.bincount(of_part, np.concatenate([[], *edges]), num) > 0
-    firsts = np.full(num, total, np.int64)
-    np.minimum.at(firsts, of_part, np.arange(total))
-    return _Parts(
-        starts=starts, areas=whole[of_part], firsts=firsts[of_part], at_edge=at_edge[of_part]
-    )
+    area_of = np.bincount(of_part, np.concatenate(areas)).astype(np.int64)
+    at_edge = np.bincount(of_part, np.concatenate(edges)) > 0
+    chosen = choose(area_of, at_edge)[of_part]
+    for mask_HW, start, end in zip(bands(), starts, starts[1:], strict=False):
+        labels_HW, _ = _label(mask_HW, diagonal=diagonal)
+        yield np.concatenate([[False], chosen[start:end]])[labels_HW]
 
 
 def _touching(

@@ -55,11 +55,8 @@ def new_figure(
 ) -> "Figure":
     """Open a white figure, `width` x `height` inches, that belongs to nobody else.
 
-    Args:
-        width: in inches.
-        height: in inches.
-        purpose: what needs it, for the message where matplotlib is missing.
-        placed_by_hand: the caller says where all axes are; else they are fitted to their labels.
+    `purpose` goes into the message where matplotlib is missing. Axes are fitted to their labels,
+    unless the caller places them by hand.
 
     Raises:
         MissingExtraError: matplotlib isn't installed.
@@ -88,13 +85,7 @@ def fonts() -> list[str]:
 def set_title(figure: "Figure", title: str) -> None:
     """Write the title at the top left; its characters mean themselves, no formulas."""
     figure.suptitle(
-        title,
-        x=0.01,
-        ha="left",
-        fontsize=13,
-        color=unit(INK),
-        parse_math=False,
-        fontfamily=fonts(),
+        title, x=0.01, ha="left", fontsize=13, color=unit(INK), parse_math=False, fontfamily=fonts()
     )
 
 

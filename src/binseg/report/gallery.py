@@ -7,10 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Num, UInt8
+from jaxtyping import UInt8
 
 from binseg.report.figure import GREY, INK, Colour, fonts, new_figure, save_figure, unit
-from binseg.report.overlay import ERROR_COLOURS, IGNORED, error_map, for_display, overlay
+from binseg.report.overlay import (
+    ERROR_COLOURS,
+    IGNORED,
+    AnyImage,
+    Mask,
+    Rgb,
+    error_map,
+    for_display,
+    overlay,
+)
 from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:
@@ -37,22 +46,19 @@ class GalleryItem:
     """One row: an image with what is true and what was predicted, all of one size."""
 
     id: str
-    image_HWC: Num[np.ndarray, "H W C"]
-    prediction_HW: Bool[np.ndarray, "H W"]
-    truth_HW: Bool[np.ndarray, "H W"] | None = None
+    image_HWC: AnyImage
+    prediction_HW: Mask
+    truth_HW: Mask | None = None
     """None where there is no truth: the row then shows image, prediction and overlay."""
-    valid_HW: Bool[np.ndarray, "H W"] | None = None
+    valid_HW: Mask | None = None
     """False where the truth says to ignore; None means all valid."""
     dice: float | None = None
 
 
 def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Plot a row per image: image, truth, prediction and error map, with its Dice above.
+    """Plot a row per image: image, truth, prediction and error map, with its Dice above, as PNG.
 
-    Args:
-        items: the first 24 are shown; from 9 on they stand in two blocks.
-        path: of the PNG.
-        title: above the images.
+    The first 24 are shown; from 9 on they stand in two blocks.
     """
     assert items, "at least one image"
     shown = items[:MAX_ROWS]
@@ -105,9 +111,7 @@ def _write(
     figure.text(left / width, 1 - top / height, text, color=unit(colour), parse_math=False, **style)
 
 
-def _add_panel(
-    figure: "Figure", panel_HW3: UInt8[np.ndarray, "H W 3"], left: float, top: float
-) -> None:
+def _add_panel(figure: "Figure", panel_HW3: Rgb, left: float, top: float) -> None:
     width, height = figure.get_size_inches()
     lower = 1 - (top + _CELL) / height
     axes = figure.add_axes((left / width, lower, _CELL / width, _CELL / height))
@@ -146,7 +150,7 @@ def _caption(item: GalleryItem) -> str:
     return name if item.dice is None else f"{name}    Dice {item.dice:.3f}"
 
 
-def _panels(item: GalleryItem, heads: Sequence[str]) -> list[UInt8[np.ndarray, "H W 3"] | None]:
+def _panels(item: GalleryItem, heads: Sequence[str]) -> list[Rgb | None]:
     """Make the row's image under each head; None where it needs a truth that isn't there."""
     image_HW3 = for_display(item.image_HWC)
     panels = {
@@ -160,11 +164,11 @@ def _panels(item: GalleryItem, heads: Sequence[str]) -> list[UInt8[np.ndarray, "
     return [_shrink(panels[head]) if head in panels else None for head in heads]
 
 
-def _white_on_black(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+def _white_on_black(mask_HW: Mask) -> Rgb:
     return np.repeat(mask_HW[:, :, None].astype(np.uint8) * 255, 3, axis=2)
 
 
-def _shrink(panel_HW3: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _shrink(panel_HW3: Rgb) -> UInt8[np.ndarray, "h w 3"]:
     """Bring large images to about the size of a cell: memory stays small, edges smooth."""
     height, width = panel_HW3.shape[:2]
     factor = _CELL_PIXELS / max(height, width)

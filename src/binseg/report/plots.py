@@ -34,33 +34,29 @@ POOR = 0.5
 def plot_curves(
     rows: Sequence[Row], path: Path, *, title: str = "Training", monitor: Monitor = "dice"
 ) -> None:
-    """Plot loss, Dice and learning rate by epoch, and mark the best epoch in all three.
+    """Plot loss, Dice and learning rate by epoch as PNG, and mark the best epoch in all three.
 
-    Args:
-        rows: the lines of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
-            missing or empty figure leaves a gap.
-        path: of the PNG.
-        title: above the plots.
-        monitor: the validation figure that chose the best epoch.
+    The rows are those of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
+    missing or empty figure leaves a gap. `monitor` is the figure that chose the best epoch.
     """
     assert rows, "at least one epoch"
     figure = new_figure(13, 4.2, purpose="plotting curves")
     set_title(figure, title)
     loss_axes, dice_axes, rate_axes = figure.subplots(1, 3)
-    epochs_E = _column(rows, "epoch")
+    epochs_E = column(rows, "epoch")
     best = best_epoch(rows, monitor=monitor)
     for axes, name, label in ((loss_axes, "loss", "Loss"), (dice_axes, "dice", "Dice")):
-        validation_E = _column(rows, f"val_{name}")
+        validation_E = column(rows, f"val_{name}")
         has_best = best is not None and np.isfinite(validation_E[best])
         told = f": validation {validation_E[best]:.4f} at the best epoch" if has_best else ""
         style_axes(axes, title=f"{label}{told}", x="epoch")
-        _line(axes, epochs_E, _column(rows, f"train_{name}"), BLUE)
+        _line(axes, epochs_E, column(rows, f"train_{name}"), BLUE)
         _line(axes, epochs_E, validation_E, VERMILLION)
         if has_best:
             point = [epochs_E[best]], [validation_E[best]]
             axes.plot(*point, "o", color=unit(VERMILLION), markersize=7, zorder=3)
     style_axes(rate_axes, title="Learning rate", x="epoch")
-    _line(rate_axes, epochs_E, _column(rows, "lr"), INK)
+    _line(rate_axes, epochs_E, column(rows, "lr"), INK)
     # One short label a tick, without a factor above the axis that would push the title up.
     rate_axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
     for axes in (loss_axes, dice_axes, rate_axes):
@@ -77,11 +73,11 @@ def best_epoch(rows: Sequence[Row], *, monitor: Monitor = "dice") -> int | None:
     >>> best_epoch([{"val_dice": 0.8}, {"val_dice": 0.9}, {"val_dice": 0.9}])
     1
     """
-    values_E = _column(rows, f"val_{monitor}") * (1 if monitor == "dice" else -1)
+    values_E = column(rows, f"val_{monitor}") * (1 if monitor == "dice" else -1)
     return None if np.isnan(values_E).all() else int(np.nanargmax(values_E))
 
 
-def _column(rows: Sequence[Row], name: str) -> Float64[np.ndarray, " E"]:
+def column(rows: Sequence[Row], name: str) -> Float64[np.ndarray, " E"]:
     """One figure of every epoch; nan where it is absent or empty."""
     values = [row.get(name) for row in rows]
     return np.array([float(value) if value not in (None, "") else np.nan for value in values])
@@ -129,14 +125,7 @@ def _epoch_ticks(axes: "Axes", epochs_E: Float64[np.ndarray, " E"]) -> None:
 def plot_histogram(
     scores: Sequence[float], path: Path, *, title: str = "Dice of each image", name: str = "Dice"
 ) -> None:
-    """Plot how many images have which score, with mean, median and the count below 0.5.
-
-    Args:
-        scores: one per image, in [0, 1].
-        path: of the PNG.
-        title: above the plot.
-        name: of the score.
-    """
+    """Plot how many images have which score, with mean, median and the count below 0.5."""
     from matplotlib.ticker import MaxNLocator
 
     scores_N = np.asarray(scores, dtype=np.float64)
@@ -181,14 +170,7 @@ def plot_histogram(
 def plot_rates(
     rates: Sequence[float], losses: Sequence[float], path: Path, *, suggested: float | None
 ) -> None:
-    """Plot the smoothed loss over the learning rate, and mark the suggested one.
-
-    Args:
-        rates: learning rates, rising.
-        losses: of the same length.
-        path: of the PNG.
-        suggested: the rate to mark; None for none.
-    """
+    """Plot the smoothed loss over the rising learning rate, and mark the suggested one, if any."""
     assert len(rates) == len(losses) > 0
     figure = new_figure(7, 4.2, purpose="plotting the learning-rate test")
     set_title(figure, "Learning-rate range test")

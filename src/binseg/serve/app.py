@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,16 +13,19 @@ from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binseg.errors import UsageError
+from binseg.serve import job_routes, routes
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
 
 _LOG = logging.getLogger("binseg.serve")
+OWN_ROUTERS = (routes.router, job_routes.router)
+"""The routes of `binseg serve`."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names by which this machine calls itself."""
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
@@ -67,13 +71,11 @@ class Access:
 
     def __post_init__(self) -> None:
         token = self.token
-        if token is None:
-            return
-        if not token.isascii() or not token.isprintable() or " " in token or not token:
+        if token is not None and not re.fullmatch("[!-~]+", token):
             raise UsageError(
                 "the token is blank or has spaces: a token is one line of plain letters (ASCII)"
             )
-        if len(token) < _SHORTEST_TOKEN:
+        if token is not None and len(token) < _SHORTEST_TOKEN:
             raise UsageError(
                 f"the token has {len(token)} characters: give {_SHORTEST_TOKEN} or more, as of "
                 'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
@@ -92,19 +94,19 @@ class Served(Protocol):
     def close(self) -> None:
         """Finish what was begun."""
 
-    def add_to(self, app: FastAPI) -> None:
-        """Add the routes."""
-
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
 
 
-def create_app(service: Served, *, access: Access | None = None) -> ASGIApp:
+def create_app(
+    service: Served,
+    *,
+    access: Access | None = None,
+    routers: Sequence[APIRouter] = OWN_ROUTERS,
+) -> ASGIApp:
     """Build the ASGI application; its lifespan opens and closes the service.
 
-    Args:
-        service: the parts, and the routes to them.
-        access: who may use it; everyone if left out.
+    Everyone may use it if `access` is left out.
     """
     chosen = access or Access()
 
@@ -124,8 +126,11 @@ def create_app(service: Served, *, access: Access | None = None) -> ASGIApp:
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
     )
+    app.state.service = service
     add_handlers(app)
-    service.add_to(app)
+    app.mount("/static", routes.PageFiles(directory=routes.PAGE), name="static")
+    for router in routers:
+        app.include_router(router)
     guarded: ASGIApp = _AccessControl(app, access=chosen, service=service)
     if chosen.origins:
         guarded = CORSMiddleware(
@@ -146,7 +151,8 @@ class _AccessControl:
         self._token = None if access.token is None else access.token.encode()
         self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
         self._listed = frozenset(name.lower() for name in access.hosts).difference(LOOPBACK)
-        self._failures = _Failures()
+        self._failures: dict[str, tuple[int, float]] = {}
+        """Clients that sent wrong tokens: how many, and when the last."""
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
         self._answered = service.answered
@@ -173,7 +179,7 @@ class _AccessControl:
 
         refusal = self._refusal(scope)
         if refusal is not None and refusal.code == "token":
-            await self._failures.slow_down(scope)
+            await self._slow_down(scope)
         try:
             app = self._app if refusal is None else refusal.response()
             await app(scope, receive, guarded)
@@ -226,26 +232,19 @@ class _AccessControl:
         is_usual = page[2] == _DEFAULT_PORTS[page[0]] or page == _origin_of(f"{page[0]}://{host}")
         return page[1] in self._listed and is_usual
 
+    async def _slow_down(self, scope: Scope) -> None:
+        """Let a client with a wrong token wait longer each time, and log its 1st, 2nd, 4th, 8th ...
 
-class _Failures:
-    """Clients that sent wrong tokens: each waits longer and longer, and is in the log.
-
-    A right token never waits, and a request without any is no guess.
-    """
-
-    def __init__(self) -> None:
-        self._clients: dict[str, tuple[int, float]] = {}
-
-    async def slow_down(self, scope: Scope) -> None:
-        """Wait, and write a line for the 1st, 2nd, 4th, 8th ... wrong token of a client."""
+        A right token never waits, and a request without any is no guess.
+        """
         if "authorization" not in Headers(scope=scope):
             return
         client, now = (scope.get("client") or ("?",))[0], time.monotonic()
-        num, last = self._clients.pop(client, (0, now))
+        num, last = self._failures.pop(client, (0, now))
         num = 1 if now - last > _FORGET_S else num + 1
-        self._clients[client] = (num, now)  # at the end: the first one is the longest unseen
-        if len(self._clients) > _MAX_CLIENTS:
-            del self._clients[next(iter(self._clients))]
+        self._failures[client] = (num, now)  # at the end: the first one is the longest unseen
+        if len(self._failures) > _MAX_CLIENTS:
+            del self._failures[next(iter(self._failures))]
         if num & (num - 1) == 0:
             _LOG.warning("binseg serve: %d wrong token(s) from %s", num, client)
         await asyncio.sleep(min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(num - 1, 16)))

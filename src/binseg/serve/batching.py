@@ -1,9 +1,10 @@
 """Inputs of several requests become one batch of the model."""
 
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from itertools import islice, zip_longest
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -18,17 +19,8 @@ class SharedBackend:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.name, self.precision = backend.name, backend.precision
         self._lock = threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """The runtime and where it runs."""
-        return self._backend.name
-
-    @property
-    def precision(self) -> str:
-        """The number format that it computes in."""
-        return self._backend.precision
 
     def logits(self, inputs_NCHW: Float32[np.ndarray, "N C H W"]) -> Float32[np.ndarray, "N H W"]:
         """The logits of a batch of normalised inputs."""
@@ -41,9 +33,25 @@ class _Order:
 
     def __init__(self, inputs_NHWC: UInt8[np.ndarray, "N H W C"]) -> None:
         self.inputs_NHWC = inputs_NHWC
+        self.size = inputs_NHWC.shape[1:]
         self.maps_NHW = np.empty(inputs_NHWC.shape[:3], np.float32)
         self.num_begun = 0
         self.future: Future[Float32[np.ndarray, "N H W"]] = Future()
+
+    @property
+    def num_left(self) -> int:
+        return len(self.inputs_NHWC) - self.num_begun
+
+    def settle(self, error: Exception | None) -> None:
+        """Answer, unless the one who asked has gone."""
+        try:
+            if error is None:
+                self.future.set_result(self.maps_NHW)
+            else:
+                self.num_begun = len(self.inputs_NHWC)
+                self.future.set_exception(error)
+        except InvalidStateError:
+            assert self.future.cancelled(), "an order is answered once"
 
 
 class Batcher:
@@ -75,7 +83,7 @@ class Batcher:
         self._expected = expected
         self._wait = wait
         self._told = told
-        self._orders: deque[_Order] = deque()
+        self._orders: list[_Order] = []
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="binseg-batches", daemon=True)
@@ -101,25 +109,18 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
-            if batch is None:
-                return
-            self._answer(batch)
+            with self._changed:
+                self._changed.wait_for(lambda: self._orders or self._closed)
+                if not self._orders:
+                    return
+                if not self._is_full() and self._expected() > len(self._orders):
+                    self._changed.wait_for(lambda: self._is_full() or self._closed, self._wait)
+                batch = self._take()
+            if batch:
+                self._answer(batch)
 
-    def _next_batch(self) -> list[tuple[_Order, slice]] | None:
-        """Wait for inputs and take a batch of them; None at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._orders or self._closed)
-            if not self._orders:
-                return None
-            if self._num_waiting() < self._batch_size and self._expected() > len(self._orders):
-                self._changed.wait_for(
-                    lambda: self._num_waiting() >= self._batch_size or self._closed, self._wait
-                )
-            return self._take()
-
-    def _num_waiting(self) -> int:
-        return sum(len(one.inputs_NHWC) - one.num_begun for one in self._orders)
+    def _is_full(self) -> bool:
+        return sum(one.num_left for one in self._orders) >= self._batch_size
 
     def _take(self) -> list[tuple[_Order, slice]]:
         """Take an equal share of each image that waits, until the batch is full.
@@ -127,45 +128,30 @@ class Batcher:
         Only inputs of one size become a batch; images of other sizes come first the next time.
         """
         alive = [one for one in self._orders if not one.future.cancelled()]
-        size = alive[0].inputs_NHWC.shape[1:] if alive else ()
-        orders = [one for one in alive if one.inputs_NHWC.shape[1:] == size]
-        others = [one for one in alive if one.inputs_NHWC.shape[1:] != size]
-        shares = [0] * len(orders)
-        room, at, idle = self._batch_size, 0, 0
-        while room and idle < len(orders):
-            place = at % len(orders)
-            left = len(orders[place].inputs_NHWC) - orders[place].num_begun - shares[place]
-            shares[place] += left > 0
-            room -= left > 0
-            idle = 0 if left > 0 else idle + 1
-            at += 1
+        orders = [one for one in alive if one.size == alive[0].size]
+        others = [one for one in alive if one.size != alive[0].size]
+        rounds = zip_longest(*([one] * one.num_left for one in orders))
+        turns = (one for round_ in rounds for one in round_ if one is not None)
         batch = []
-        for order, share in zip(orders, shares, strict=True):
-            if share:
-                batch.append((order, slice(order.num_begun, order.num_begun + share)))
-                order.num_begun += share
+        for order, share in Counter(islice(turns, self._batch_size)).items():
+            batch.append((order, slice(order.num_begun, order.num_begun + share)))
+            order.num_begun += share
         # Who got nothing this time comes first the next time.
-        waiting = [one for one, share in zip(orders, shares, strict=True) if not share]
-        served = [one for one, share in zip(orders, shares, strict=True) if share]
-        self._orders = deque(
-            one for one in (*others, *waiting, *served) if one.num_begun < len(one.inputs_NHWC)
-        )
+        served = [order for order, _ in batch]
+        waiting = [one for one in orders if one not in served]
+        self._orders = [one for one in (*others, *waiting, *served) if one.num_left]
         return batch
 
     def _answer(self, batch: list[tuple[_Order, slice]]) -> None:
-        if not batch:
-            return
         inputs_NHWC = np.concatenate([order.inputs_NHWC[part] for order, part in batch])
         self._told(len(inputs_NHWC))
         try:
             maps_NHW = self._compute(inputs_NHWC)
         except Exception as error:  # noqa: BLE001 - each of them is raised where its answer is awaited
-            for order, _ in batch:
-                order.num_begun = len(order.inputs_NHWC)
-                _settle(order, error)
             with self._changed:
-                failed = {id(order) for order, _ in batch}
-                self._orders = deque(one for one in self._orders if id(one) not in failed)
+                for order, _ in batch:
+                    order.settle(error)
+                self._orders = [one for one in self._orders if one.num_left]
             return
         start = 0
         for order, part in batch:
@@ -173,15 +159,4 @@ class Batcher:
             order.maps_NHW[part] = maps_NHW[start : start + num]
             start += num
             if part.stop == len(order.inputs_NHWC):
-                _settle(order, None)
-
-
-def _settle(order: _Order, error: Exception | None) -> None:
-    """Answer, unless the one who asked has gone."""
-    try:
-        if error is None:
-            order.future.set_result(order.maps_NHW)
-        else:
-            order.future.set_exception(error)
-    except InvalidStateError:
-        assert order.future.cancelled(), "an order is answered once"
+                order.settle(None)

@@ -2,98 +2,93 @@
 
 import os
 import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from binseg.errors import OutputError
+from binseg.serve.incoming import (
+    UNNAMED,
+    Working,
+    chunks_of,
+    declared_bytes,
+    is_form,
+    read_uploads,
+)
 from binseg.serve.job_store import IMAGE, PRIVATE, Job, JobStore
 from binseg.serve.job_worker import check_job, facts_of
-from binseg.serve.queries import Working
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented
-from binseg.serve.routes import IMAGE_BODY, binary_response
+from binseg.serve.routes import IMAGE_BODY, Parts, binary_response
 from binseg.serve.service import Service
-from binseg.serve.uploads import chunks_of, is_form, read_form
 
 _CHUNK = 1 << 20
 _ASK_AGAIN = {"Retry-After": "1"}
 _RESULT = binary_response("image/png", "image/tiff", "application/json") | documented(404, 409)
+router = APIRouter()
 
 
-def add_to(app: FastAPI, service: Service) -> None:
-    """Add all routes."""
-    in_thread, store = service.pipeline.in_thread, service.store
+@router.post(
+    "/v1/jobs",
+    tags=["jobs"],
+    status_code=202,
+    responses=DOCUMENTED | documented(404, 503),
+    openapi_extra=IMAGE_BODY,
+)
+async def start(request: Request, query: Working, service: Parts) -> JSONResponse:
+    """Accept an image of any size; ask for the job's state until it is done.
 
-    @app.post(
-        "/v1/jobs",
-        tags=["jobs"],
-        status_code=202,
-        responses=DOCUMENTED | documented(404, 503),
-        openapi_extra=IMAGE_BODY,
-    )
-    async def start(request: Request, query: Working) -> JSONResponse:
-        """Accept an image of any size; ask for the job's state until it is done.
+    Jobs survive a restart of the server. A form may have up to `max_bytes`, a plain body up to
+    `max_job_bytes`.
+    """
+    in_thread, store, cage = service.pipeline.in_thread, service.store, service.pipeline.cage
+    model = service.registry.find(query.model)
+    folder = await in_thread(store.new_folder)
+    try:
+        path = folder / IMAGE
+        name, num_bytes = await _receive(request, service, path)
+        await in_thread(check_job, cage, path, query.output, name=name, limits=service.limits)
+        settings = query.model_dump(exclude={"model"}, exclude_none=True)
+        job = await in_thread(
+            store.add, folder, model=model.id, name=name, query=settings, num_bytes=num_bytes
+        )
+    finally:
+        await in_thread(store.release, folder)  # an accepted job has another name by now
+    service.worker.wake()
+    facts = facts_of(job, service.worker)
+    headers = {"Location": facts["location"], **_ASK_AGAIN}
+    return JSONResponse(facts, status_code=202, headers=headers)
 
-        Jobs survive a restart of the server. A form may have up to `max_bytes`, a plain body up to
-        `max_job_bytes`.
-        """
-        model = service.registry.find(query.model)
-        folder = await in_thread(store.new_folder)
-        try:
-            path = folder / IMAGE
-            name, num_bytes = await _receive(request, service, path)
-            await in_thread(
-                check_job,
-                service.pipeline.cage,
-                path,
-                query.output,
-                name=name,
-                limits=service.limits,
-            )
-            settings = query.model_dump(exclude={"model"}, exclude_none=True)
-            with _storage():
-                job = await in_thread(
-                    store.add, folder, model=model.id, name=name, query=settings,
-                    num_bytes=num_bytes,
-                )  # fmt: skip
-        finally:
-            await in_thread(store.release, folder)  # an accepted job has another name by now
-        service.worker.wake()
-        facts = facts_of(job, service.worker)
-        headers = {"Location": facts["location"], **_ASK_AGAIN}
-        return JSONResponse(facts, status_code=202, headers=headers)
 
-    @app.get("/v1/jobs/{job_id}", tags=["jobs"], responses=DOCUMENTED | documented(404))
-    async def state(job_id: str) -> JSONResponse:
-        """Show a job's state (queued, running, done, failed) and how far it is, from 0 to 1."""
-        job = _find(service, job_id)
-        waits = job.state in ("queued", "running")
-        return JSONResponse(facts_of(job, service.worker), headers=_ASK_AGAIN if waits else None)
+@router.get("/v1/jobs/{job_id}", tags=["jobs"], responses=DOCUMENTED | documented(404))
+async def state(job_id: str, service: Parts) -> JSONResponse:
+    """Show a job's state (queued, running, done, failed) and how far it is, from 0 to 1."""
+    job = _find(service, job_id)
+    waits = job.state in ("queued", "running")
+    return JSONResponse(facts_of(job, service.worker), headers=_ASK_AGAIN if waits else None)
 
-    @app.get("/v1/jobs/{job_id}/result", tags=["jobs"], response_class=Response, responses=_RESULT)
-    async def result(job_id: str) -> Response:
-        """Give the result of a job."""
-        job = _find(service, job_id)
-        if job.state == "failed":
-            raise Refusal(422, job.code or "failed", job.message or "The job failed.")
-        if job.state != "done" or job.result is None:
-            reason = f"The job is {job.state}; ask again later."
-            raise Refusal(409, "not_finished", reason, headers=_ASK_AGAIN)
-        return _Result(store, job)
 
-    @app.delete(
-        "/v1/jobs/{job_id}", tags=["jobs"], status_code=204, responses=DOCUMENTED | documented(404)
-    )
-    async def remove(job_id: str) -> Response:
-        """Forget a job and its files, finished or not."""
-        job = _find(service, job_id)
-        await in_thread(service.worker.remove, job.id)
-        return Response(status_code=204)
+@router.get("/v1/jobs/{job_id}/result", tags=["jobs"], response_class=Response, responses=_RESULT)
+async def result(job_id: str, service: Parts) -> Response:
+    """Give the result of a job."""
+    job = _find(service, job_id)
+    if job.state == "failed":
+        raise Refusal(422, job.code or "failed", job.message or "The job failed.")
+    if job.state != "done" or job.result is None:
+        reason = f"The job is {job.state}; ask again later."
+        raise Refusal(409, "not_finished", reason, headers=_ASK_AGAIN)
+    return _Result(service.store, job)
+
+
+@router.delete(
+    "/v1/jobs/{job_id}", tags=["jobs"], status_code=204, responses=DOCUMENTED | documented(404)
+)
+async def remove(job_id: str, service: Parts) -> Response:
+    """Forget a job and its files, finished or not."""
+    job = _find(service, job_id)
+    await service.pipeline.in_thread(service.worker.remove, job.id)
+    return Response(status_code=204)
 
 
 class _Result(FileResponse):
@@ -114,20 +109,6 @@ class _Result(FileResponse):
                 await super().__call__(scope, receive, send)
 
 
-@contextmanager
-def _storage() -> Iterator[None]:
-    """Say in a sentence that the table can't be written now: locked by others, or a full disk."""
-    try:
-        yield
-    except sqlite3.Error:
-        raise Refusal(
-            503,
-            "storage",
-            "The server can't write its table of jobs at the moment; try again later.",
-            headers={"Retry-After": "5"},
-        ) from None
-
-
 def _no_such_job() -> Refusal:
     return Refusal(404, "no_such_job", "There is no such job, or it was removed.")
 
@@ -144,16 +125,12 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
     limits, in_thread = service.limits, service.pipeline.in_thread
     if is_form(request):
         with service.capacity.reservation() as reserved:
-            (upload,) = await read_form(
-                request, field="file", max_files=1, max_bytes=limits.max_bytes, limits=limits,
-                reserved=reserved,
-            )  # fmt: skip
+            (upload,) = await read_uploads(request, limits=limits, reserved=reserved)
             _check_room(service, path, len(upload.data))
             await in_thread(_append, path, upload.data)
         return upload.name, len(upload.data)
     waiting, total = bytearray(), 0
-    declared = request.headers.get("content-length", "")
-    _check_room(service, path, 0, coming=int(declared) if declared.isdecimal() else 0)
+    _check_room(service, path, 0, coming=declared_bytes(request))
     async for chunk in chunks_of(request, max_bytes=limits.max_job_bytes, limits=limits):
         waiting += chunk
         if len(waiting) >= _CHUNK:
@@ -162,7 +139,7 @@ async def _receive(request: Request, service: Service, path: Path) -> tuple[str,
             await in_thread(_append, path, bytes(waiting))
             waiting.clear()
     await in_thread(_append, path, bytes(waiting))
-    return "the image", total + len(waiting)
+    return UNNAMED, total + len(waiting)
 
 
 def _append(path: Path, data: bytes) -> None:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import filelock
 
 from binseg.errors import OutputError, UsageError
 
 State = Literal["queued", "running", "done", "failed"]
+STATES: tuple[State, ...] = get_args(State)
 IMAGE = "image"
 _PATIENCE_S = 2.0
 """Time to wait for another program that has locked the table."""
@@ -62,11 +63,8 @@ class JobStore:
     result is whole before the table says so. As nobody else writes the table, a copy in memory
     answers all questions, and only changes touch the disk.
 
-    Args:
-        folder: made if absent.
-
     Raises:
-        OutputError: it can't be written.
+        OutputError: the folder can't be written.
         UsageError: another server uses it.
     """
 
@@ -164,7 +162,7 @@ class JobStore:
     def num_in(self) -> dict[str, int]:
         """Count the jobs in each state."""
         num = Counter(job.state for job in list(self._jobs.values()))
-        return {state: num[state] for state in ("queued", "running", "done", "failed")}
+        return {state: num[state] for state in STATES}
 
     def num_bytes(self) -> int:
         """The bytes that all jobs have on disk, and those that are coming."""

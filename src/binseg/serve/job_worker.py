@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Num
@@ -19,16 +19,13 @@ from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
 from binseg.inference.sinks import BytesSink, Written
 from binseg.inference.sources import InputImage, ListedSource
-from binseg.progress import Task
+from binseg.progress import Silent, Task
+from binseg.serve.incoming import JobQuery, Output
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.model_registry import ModelRegistry
 from binseg.serve.pipeline import check_outline
-from binseg.serve.queries import JobQuery
-from binseg.serve.refusals import Refusal, refusal_of
-
-if TYPE_CHECKING:
-    import logging
+from binseg.serve.refusals import LOG, Refusal, refusal_of
 
 _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
@@ -43,37 +40,48 @@ class _StoppedError(Exception):
     """The server ends, or the job was removed."""
 
 
-@dataclass
-class _Current:
-    """The job in work."""
+class _Work(Silent):
+    """The job in work: it hears how far it is, and ends where nobody wants it now."""
 
-    id: str
-    progress: float = 0.0
-    removed: bool = False
+    def __init__(self, id_: str, worker: "JobWorker") -> None:
+        self.id = id_
+        self.progress = 0.0
+        self.removed = False
+        self._worker = worker
+        self._done, self._total = 0, 1
+
+    @contextmanager
+    def task(self, label: str, *, total: int | None) -> Iterator[Task]:
+        """Begin to count up to `total`."""
+        del label
+        self._done, self._total = 0, total or 1
+        yield self
+
+    def advance(self, num: int = 1, /, **figures: float) -> None:
+        """Count."""
+        del figures
+        self._done += num
+        self.progress = min(1.0, self._done / self._total)
+        self.check()
+
+    def check(self) -> None:
+        """End the work here, by _StoppedError, where it should end."""
+        if self._worker.is_stopping or self.removed:
+            raise _StoppedError
 
 
 class JobWorker:
-    """A thread that does the jobs of a store.
-
-    Args:
-        store: the jobs.
-        registry: the models.
-        limits: how long results are kept.
-        cage: decodes the images that are read whole.
-    """
+    """A thread that does the jobs of a store; the cage decodes the images that are read whole."""
 
     def __init__(
         self, store: JobStore, registry: ModelRegistry, limits: Limits, cage: Cage
     ) -> None:
-        self._store = store
-        self._registry = registry
-        self._limits = limits
-        self._cage = cage
+        self._store, self._registry, self._limits, self._cage = store, registry, limits, cage
         self._changed = threading.Condition()
         self.is_stopping = False
         """True once the server ends."""
         self._is_woken = False
-        self._current: _Current | None = None
+        self._current: _Work | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)
         self._thread.start()
 
@@ -112,7 +120,7 @@ class JobWorker:
                 if not self._take_turn():
                     return
             except (OSError, sqlite3.Error):  # a full disk, say, which may have room again
-                _log().exception("the store of jobs can't be used")
+                LOG.exception("the store of jobs can't be used")
                 with self._changed:
                     if self.is_stopping:
                         return
@@ -136,7 +144,7 @@ class JobWorker:
 
     def _do(self, job: Job) -> None:
         """Do a job to its end, in success, failure or a stop."""
-        current = self._current = _Current(id=job.id)
+        current = self._current = _Work(job.id, self)
         try:
             self._compute(job, current)
         except _StoppedError:
@@ -146,23 +154,21 @@ class JobWorker:
             if self.is_stopping or current.removed:  # its decoder was stopped
                 self._store.put_back(job)
                 return
-            refusal = refusal_of(error) if isinstance(error, BinsegError) else error
+            refusal = refusal_of(error)
             message = _without_places(refusal.message, self._store.path(job.id), job.name)
             self._store.fail(job.id, code=refusal.code, message=message)
         except Exception:  # noqa: BLE001 - told in the log and to the client; the thread goes on
-            _log().exception("a job failed by a bug")
+            LOG.exception("a job failed by a bug")
             self._store.fail(job.id, code="internal", message="A bug of the server.")
         finally:
             self._current = None
             if current.removed:
                 self._store.remove(job.id)
 
-    def _compute(self, job: Job, current: _Current) -> None:
+    def _compute(self, job: Job, current: _Work) -> None:
         if job.starts > _MOST_STARTS:
-            times = f"{_MOST_STARTS} times"
-            raise Refusal(
-                500, "job_lost", f"The server stopped {times} while it worked on this image."
-            )
+            message = f"The server stopped {_MOST_STARTS} times while it worked on this image."
+            raise Refusal(500, "job_lost", message)
         folder = self._store.path(job.id)
         model = self._registry.find(job.model)
         query = JobQuery.model_validate(job.query)
@@ -177,15 +183,17 @@ class JobWorker:
             title=job.name,
             cage=self._cage,
         )
-        listener = _Listener(self, current)
         sink = _JobSink(query.output, folder)
-        done = run(ListedSource([image]), model.predictor, sink, options, progress=listener)
+        done = run(ListedSource([image]), model.predictor, sink, options, progress=current)
         if done.failures:
             raise ImageError(done.failures[0].reason)
-        listener.check()
+        current.check()
         (written,) = done.written
         path = [written.mask, *written.others][-1]
-        height, width = sink.size or _first_page(folder / IMAGE)
+        if sink.size is None:
+            with open_windows(folder / IMAGE) as windows:
+                sink.size = windows.info(0).height, windows.info(0).width
+        height, width = sink.size
         threshold = model.predictor.with_options(options).threshold
         self._store.finish(
             job.id,
@@ -198,13 +206,6 @@ class JobWorker:
             },
             num_bytes=path.stat().st_size,
         )
-
-
-def _first_page(path: Path) -> tuple[int, int]:
-    """Give height and width of the first page of a huge image."""
-    with open_windows(path) as windows:
-        info = windows.info(0)
-    return info.height, info.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,60 +235,13 @@ class _JobSink(BytesSink):
         return replace(written, mask=path)
 
 
-class _Listener:
-    """Hears how far the work is; ends it where nobody wants it now."""
-
-    def __init__(self, worker: JobWorker, current: _Current) -> None:
-        self._worker = worker
-        self._current = current
-        self._done = 0
-        self._total = 1
-
-    def say(self, line: str) -> None:
-        """Pass it over: nobody reads it."""
-
-    @contextmanager
-    def task(self, label: str, *, total: int | None) -> Iterator[Task]:
-        """Begin to count up to `total`."""
-        del label
-        self._done, self._total = 0, total or 1
-        yield self
-
-    def advance(self, num: int = 1, /, **figures: float) -> None:
-        """Count."""
-        del figures
-        self._done += num
-        self._current.progress = min(1.0, self._done / self._total)
-        self.check()
-
-    def check(self) -> None:
-        """End the work here where it should end.
-
-        Raises:
-            _StoppedError: the server ends, or the job was removed.
-        """
-        if self._worker.is_stopping or self._current.removed:
-            raise _StoppedError
-
-
-def _log() -> "logging.Logger":
-    import logging
-
-    return logging.getLogger("uvicorn.error")
-
-
 def _without_places(text: str, folder: Path, name: str) -> str:
     """Name the image as its client does, and not where it lies here."""
     return text.replace(str(folder / IMAGE), name).replace(str(folder), "the job's folder")
 
 
-def check_job(cage: Cage, path: Path, output: str, *, name: str, limits: Limits) -> None:
-    """Look at the header of a job's image, and refuse what would only fail later.
-
-    Raises:
-        Refusal: too many pixels, or an output that huge images don't have.
-        BinsegError: no image; the text names it by `name`, not by its place here.
-    """
+def check_job(cage: Cage, path: Path, output: Output, *, name: str, limits: Limits) -> None:
+    """Refuse by its header an image that would only fail later; errors call it `name`."""
     try:
         survey = cage.survey(path, name=name)
     except BinsegError as error:

@@ -2,10 +2,11 @@
 
 import asyncio
 import io
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,16 +15,21 @@ from binseg.labeling.project import ChangedError
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import MOST_POINTS, Stroke
 from binseg.labeling.working_image import to_rgb
+from binseg.serve.incoming import chunks_of
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import DOCUMENTED, Refusal, documented
-from binseg.serve.routes import PAGE, add_page, binary_response
-from binseg.serve.uploads import chunks_of
+from binseg.serve.routes import PAGE, binary_response, healthz, readyz
 
 _MOST_BODY = 2_000_000
 _MOST_SHOWN = 16_000_000
 _WAIT_S = 20.0
 _TILE = 1024
 _CHANGED = {**DOCUMENTED, **documented(409)}
+_HTML = (PAGE / "label" / "index.html").read_bytes()
+B = TypeVar("B", bound=BaseModel)
+router = APIRouter()
+router.add_api_route("/healthz", healthz, tags=["service"], responses=documented(403, 422))
+router.add_api_route("/readyz", readyz, tags=["service"], responses=documented(403, 422, 503))
 
 
 class Tile(BaseModel):
@@ -113,10 +119,10 @@ class Training(BaseModel):
 
 
 class LabelService:
-    """What the application needs of a service: limits, and the session's beginning and end.
+    """What the application needs of a service, around a session; it is closed with the server.
 
     Args:
-        session: an open project; closed with the server.
+        session: an open project.
         limits: of requests.
     """
 
@@ -124,7 +130,7 @@ class LabelService:
         self.session = session
         self.limits = limits or Limits()
         self.is_ready = False
-        self._tiles = _Tiles(session)
+        self.tiles = _Tiles(session)
 
     def open(self) -> None:
         """Begin to answer."""
@@ -138,174 +144,175 @@ class LabelService:
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count nothing: one person's page has no monitoring."""
 
-    def add_to(self, app: FastAPI) -> None:
-        """Add all routes."""
-        add_page(app, self, page=PAGE / "label" / "index.html")
-        _add_reading(app, self.session, self._tiles)
-        _add_drawing(app, self.session, self.limits)
+
+async def _service(request: Request) -> LabelService:
+    service: LabelService = request.app.state.service
+    return service
 
 
-def _add_reading(app: FastAPI, session: Session, tiles: "_Tiles") -> None:
-    @app.get("/v1/label/status", tags=["label"], responses=DOCUMENTED)
-    async def status() -> dict[str, Any]:
-        """Say how far the project is, which engine answers, and how good it is."""
-        return await asyncio.to_thread(session.status)
+Parts = Annotated[LabelService, Depends(_service)]
 
-    @app.get("/v1/label/images", tags=["label"], responses=DOCUMENTED)
-    async def images() -> list[dict[str, Any]]:
-        """List all images with their state."""
-        rows = await asyncio.to_thread(session.project.rows)
-        return [
-            {
-                "name": row.name,
-                "state": row.state,
-                "check": row.is_check,
-                "strokes": row.num_strokes,
-            }
-            for row in rows
-        ]
 
-    @app.get("/v1/label/open", tags=["label"], responses=DOCUMENTED)
-    async def open_image(name: str) -> dict[str, Any]:
-        """Open an image: its size, its state, and the last line of its log."""
-        opened = await asyncio.to_thread(session.open, name)
-        row = await asyncio.to_thread(session.project.row, name)
-        height, width = opened.image.size
-        return {
-            "name": name,
-            "height": height,
-            "width": width,
-            "state": row.state,
-            "check": row.is_check,
-            "line": opened.line,
-            "deep": opened.image.is_deep,
-        }
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def label_page() -> Response:
+    """Give the page."""
+    return Response(_HTML, media_type="text/html", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/v1/label/next", tags=["label"], responses=DOCUMENTED)
-    async def next_image(after: str | None = None) -> dict[str, str | None]:
-        """Choose the image to label next; null where none is left."""
-        return {"name": await asyncio.to_thread(session.next, after)}
 
-    @app.get(
-        "/v1/label/tile",
-        tags=["label"],
-        response_class=Response,
-        responses=binary_response("image/png"),
+@router.get("/v1/label/status", tags=["label"], responses=DOCUMENTED)
+async def status(service: Parts) -> dict[str, Any]:
+    """Say how far the project is, which engine answers, and how good it is."""
+    return await asyncio.to_thread(service.session.status)
+
+
+@router.get("/v1/label/images", tags=["label"], responses=DOCUMENTED)
+async def images(service: Parts) -> list[dict[str, Any]]:
+    """List all images with their state."""
+    rows = await asyncio.to_thread(service.session.project.rows)
+    return [
+        {"name": row.name, "state": row.state, "check": row.is_check, "strokes": row.num_strokes}
+        for row in rows
+    ]
+
+
+@router.get("/v1/label/open", tags=["label"], responses=DOCUMENTED)
+async def open_image(name: str, service: Parts) -> dict[str, Any]:
+    """Open an image: its size, its state, and the last line of its log."""
+    opened = await asyncio.to_thread(service.session.open, name)
+    row = await asyncio.to_thread(service.session.project.row, name)
+    height, width = opened.image.size
+    facts = {"name": name, "height": height, "width": width, "deep": opened.image.is_deep}
+    return {**facts, "state": row.state, "check": row.is_check, "line": opened.line}
+
+
+@router.get("/v1/label/next", tags=["label"], responses=DOCUMENTED)
+async def next_image(service: Parts, after: str | None = None) -> dict[str, str | None]:
+    """Choose the image to label next; null where none is left."""
+    return {"name": await asyncio.to_thread(service.session.next, after)}
+
+
+_PNG = binary_response("image/png")
+
+
+@router.get("/v1/label/tile", tags=["label"], response_class=Response, responses=_PNG)
+async def tile(query: Annotated[Tile, Query()], service: Parts) -> Response:
+    """Give a square of an image, 1024 pixels a side, of which each stands for 2^level."""
+    png = await asyncio.to_thread(service.tiles.png, query)
+    kept = {"Cache-Control": "private, max-age=3600"}
+    return Response(png, media_type="image/png", headers=kept)
+
+
+@router.get("/v1/label/mask", tags=["label"], response_class=Response, responses=_PNG)
+async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
+    """Give a part of what is shown: 0 and 1 predicted, 2 and 3 labelled (grey PNG).
+
+    It waits until the prediction knows of the line `after` of the log.
+    """
+    height, width = query.bottom - query.top, query.right - query.left
+    if height * width >> (2 * query.level) > _MOST_SHOWN:
+        raise Refusal(413, "too_large", "Ask for fewer pixels, or for a higher level.")
+    shown = await asyncio.to_thread(
+        service.session.shown,
+        query.name,
+        (query.top, query.left, query.bottom, query.right),
+        level=query.level,
+        after=query.after,
+        wait=_WAIT_S,
+        fine=query.fine,
     )
-    async def tile(query: Annotated[Tile, Query()]) -> Response:
-        """Give a square of an image, 1024 pixels a side, of which each stands for 2^level."""
-        png = await asyncio.to_thread(tiles.png, query)
-        return Response(
-            png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"}
-        )
-
-    @app.get(
-        "/v1/label/mask",
-        tags=["label"],
-        response_class=Response,
-        responses=binary_response("image/png"),
-    )
-    async def mask(query: Annotated[Part, Query()]) -> Response:
-        """Give a part of what is shown: 0 and 1 predicted, 2 and 3 labelled (grey PNG).
-
-        It waits until the prediction knows of the line `after` of the log.
-        """
-        height, width = query.bottom - query.top, query.right - query.left
-        if height * width >> (2 * query.level) > _MOST_SHOWN:
-            raise Refusal(413, "too_large", "Ask for fewer pixels, or for a higher level.")
-        shown = await asyncio.to_thread(
-            session.shown,
-            query.name,
-            (query.top, query.left, query.bottom, query.right),
-            level=query.level,
-            after=query.after,
-            wait=_WAIT_S,
-            fine=query.fine,
-        )
-        headers = {
-            "X-Binseg-Engine": shown.engine,
-            "X-Binseg-Line": str(shown.line),
-            "X-Binseg-Version": str(shown.version),
-            "X-Binseg-Fine": str(int(shown.is_fine)),
-            "X-Binseg-Seconds": f"{shown.seconds:.4f}",
-            "X-Binseg-Share": f"{shown.share:.5f}",
-        }
-        png = await asyncio.to_thread(_png, shown.codes)
-        return Response(png, media_type="image/png", headers=headers)
+    headers = {
+        "X-Binseg-Engine": shown.engine,
+        "X-Binseg-Line": str(shown.line),
+        "X-Binseg-Version": str(shown.version),
+        "X-Binseg-Fine": str(int(shown.is_fine)),
+        "X-Binseg-Seconds": f"{shown.seconds:.4f}",
+        "X-Binseg-Share": f"{shown.share:.5f}",
+    }
+    png = await asyncio.to_thread(_png, shown.codes)
+    return Response(png, media_type="image/png", headers=headers)
 
 
-def _add_drawing(app: FastAPI, session: Session, limits: Limits) -> None:
-    async def read(request: Request, kind: type[Any]) -> Any:
-        chunks = chunks_of(request, max_bytes=_MOST_BODY, limits=limits)
-        data = b"".join([chunk async for chunk in chunks])
-        try:
-            return kind.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            raise Refusal(422, "bad_parameter", f"{where[:60]}: {first['msg'][:160]}.") from None
+def _posting(path: str, kind: type[BaseModel]) -> Any:
+    """Register a route that takes a body of a kind, which it reads itself, within its limits."""
+    content = {"application/json": {"schema": kind.model_json_schema()}}
+    extra = {"requestBody": {"required": True, "content": content}}
+    return router.post(f"/v1/label/{path}", tags=["label"], responses=_CHANGED, openapi_extra=extra)
 
-    async def done(work: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            return {"line": await asyncio.to_thread(work, *args, **kwargs)}
-        except ChangedError as error:
-            raise Refusal(409, "changed", f"{error}.") from None
 
-    def post(path: str, kind: type[BaseModel]) -> Any:
-        schema = {"application/json": {"schema": kind.model_json_schema()}}
-        body = {"requestBody": {"required": True, "content": schema}}
-        return app.post(f"/v1/label/{path}", tags=["label"], responses=_CHANGED, openapi_extra=body)
+async def _read(request: Request, kind: type[B]) -> tuple[B, Session]:
+    service: LabelService = request.app.state.service
+    chunks = chunks_of(request, max_bytes=_MOST_BODY, limits=service.limits)
+    data = b"".join([chunk async for chunk in chunks])
+    try:
+        return kind.model_validate_json(data), service.session
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise Refusal(422, "bad_parameter", f"{where[:60]}: {first['msg'][:160]}.") from None
 
-    @post("stroke", Drawn)
-    async def stroke(request: Request) -> dict[str, Any]:
-        """Keep a stroke; the answer comes when it is on the disk."""
-        body = await read(request, Drawn)
-        if body.tool not in {"brush", "polygon"}:
-            raise Refusal(422, "bad_parameter", "Strokes are of the tools brush and polygon.")
-        drawn = Stroke(
-            tool=body.tool, value=body.value, points=tuple(body.points), radius=body.radius
-        )
-        return await done(
-            session.add_stroke, body.name, drawn, client=body.client, model=body.model
-        )
 
-    @post("fill", Filling)
-    async def fill(request: Request) -> dict[str, Any]:
-        """Give a value to the area around a point that is shown alike."""
-        body = await read(request, Filling)
-        return await done(session.fill, body.name, body.x, body.y, body.value, client=body.client)
+async def _done(work: Callable[..., int | None], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Do it in a thread, and tell the line of the log that it became."""
+    try:
+        return {"line": await asyncio.to_thread(work, *args, **kwargs)}
+    except ChangedError as error:
+        raise Refusal(409, "changed", f"{error}.") from None
 
-    @post("box", Boxed)
-    async def box(request: Request) -> dict[str, Any]:
-        """Give a value to the thing in a box, whose outline is found."""
-        body = await read(request, Boxed)
-        sides = (body.top, body.left, body.bottom, body.right)
-        return await done(session.box, body.name, sides, body.value, client=body.client)
 
-    @post("undo", Undoing)
-    async def undo(request: Request) -> dict[str, Any]:
-        """Take back the last stroke or decision on an image, or bring it back."""
-        body = await read(request, Undoing)
-        return await done(session.undo, body.name, redo=body.redo, client=body.client)
+@_posting("stroke", Drawn)
+async def stroke(request: Request) -> dict[str, Any]:
+    """Keep a stroke; the answer comes when it is on the disk."""
+    body, session = await _read(request, Drawn)
+    if body.tool not in {"brush", "polygon"}:
+        raise Refusal(422, "bad_parameter", "Strokes are of the tools brush and polygon.")
+    points = tuple(body.points)
+    drawn = Stroke(tool=body.tool, value=body.value, points=points, radius=body.radius)
+    return await _done(session.add_stroke, body.name, drawn, client=body.client, model=body.model)
 
-    @post("accept", Accepting)
-    async def accept(request: Request) -> dict[str, Any]:
-        """Keep what is shown as the image's mask; refused where something else is shown by now."""
-        body = await read(request, Accepting)
-        facts = {"seen": body.seen, "version": body.version, "empty": body.empty}
-        return await done(session.accept, body.name, client=body.client, **facts)
 
-    @post("skip", Body)
-    async def skip(request: Request) -> dict[str, Any]:
-        """Leave an image out."""
-        body = await read(request, Body)
-        return await done(session.skip, body.name, client=body.client)
+@_posting("fill", Filling)
+async def fill(request: Request) -> dict[str, Any]:
+    """Give a value to the area around a point that is shown alike."""
+    body, session = await _read(request, Filling)
+    place = (body.x, body.y)
+    return await _done(session.fill, body.name, *place, body.value, client=body.client)
 
-    @post("train", Training)
-    async def train(request: Request) -> dict[str, Any]:
-        """Begin to train for real, with a budget in minutes; the status tells how far it is."""
-        body = await read(request, Training)
-        return await done(session.train, body.minutes)
+
+@_posting("box", Boxed)
+async def box(request: Request) -> dict[str, Any]:
+    """Give a value to the thing in a box, whose outline is found."""
+    body, session = await _read(request, Boxed)
+    sides = (body.top, body.left, body.bottom, body.right)
+    return await _done(session.box, body.name, sides, body.value, client=body.client)
+
+
+@_posting("undo", Undoing)
+async def undo(request: Request) -> dict[str, Any]:
+    """Take back the last stroke or decision on an image, or bring it back."""
+    body, session = await _read(request, Undoing)
+    return await _done(session.undo, body.name, redo=body.redo, client=body.client)
+
+
+@_posting("accept", Accepting)
+async def accept(request: Request) -> dict[str, Any]:
+    """Keep what is shown as the image's mask; refused where something else is shown by now."""
+    body, session = await _read(request, Accepting)
+    facts = {"seen": body.seen, "version": body.version, "empty": body.empty}
+    return await _done(session.accept, body.name, client=body.client, **facts)
+
+
+@_posting("skip", Body)
+async def skip(request: Request) -> dict[str, Any]:
+    """Leave an image out."""
+    body, session = await _read(request, Body)
+    return await _done(session.skip, body.name, client=body.client)
+
+
+@_posting("train", Training)
+async def train(request: Request) -> dict[str, Any]:
+    """Begin to train for real, with a budget in minutes; the status tells how far it is."""
+    body, session = await _read(request, Training)
+    return await _done(session.train, body.minutes)
 
 
 class _Tiles:

@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from binseg.errors import UsageError
@@ -69,42 +69,25 @@ class Limits:
 
 
 class Reservation:
-    """The bytes of memory that one request has reserved; thread-safe.
+    """The bytes of memory that one request, or a part of a whole one, has reserved."""
 
-    Args:
-        capacity: the server's.
-        whole: the reservation that this one is a part of, if any.
-    """
-
-    def __init__(self, capacity: "Capacity", *, whole: "Reservation | None" = None) -> None:
-        self._capacity = capacity
-        self.whole = whole
+    def __init__(self, capacity: "Capacity", whole: "Reservation | None") -> None:
+        self._capacity, self._whole = capacity, whole
         self.num_bytes = 0
 
-    @contextmanager
-    def part(self) -> Iterator["Reservation"]:
+    def part(self) -> "AbstractContextManager[Reservation]":
         """Reserve further bytes that are returned when the block ends, before the others."""
-        part = Reservation(self._capacity, whole=self)
-        try:
-            yield part
-        finally:
-            self._capacity.give_back(part)
+        return self._capacity.reservation(self)
 
     def grow(self, num_bytes: int) -> None:
-        """Reserve more.
-
-        Raises:
-            Refusal: 429, as the memory is taken by other requests.
-        """
-        self._capacity.take(self, num_bytes)
+        """Reserve more bytes; a request that is alone always gets them, another one maybe a 429."""
+        self._capacity.take(self._whole or self, num_bytes)
+        if self._whole is not None:
+            self.num_bytes += num_bytes
 
 
 class Capacity:
-    """Counts what is in work, and refuses what would be too much.
-
-    Args:
-        limits: how much is too much.
-    """
+    """Counts what is in work, and refuses with 429 what would be too much; thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -118,21 +101,13 @@ class Capacity:
         self._last = 0.0
 
     def check(self) -> None:
-        """Refuse at once what would find no slot.
-
-        Raises:
-            Refusal: 429.
-        """
+        """Refuse at once what would find no slot."""
         if self.num_slots >= self._limits.queue:
             raise self._busy(f"The server is busy with {self.num_slots} predictions")
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold one of the slots for predictions.
-
-        Raises:
-            Refusal: 429, as none is free.
-        """
+        """Hold one of the slots for predictions."""
         with self._lock:
             self.check()
             if self.num_slots == 0:
@@ -148,39 +123,27 @@ class Capacity:
                 self._last = now
 
     @contextmanager
-    def reservation(self) -> Iterator[Reservation]:
+    def reservation(self, whole: Reservation | None = None) -> Iterator[Reservation]:
         """Reserve bytes until the block ends."""
-        reserved = Reservation(self)
+        reserved = Reservation(self, whole)
         try:
             yield reserved
         finally:
-            self.give_back(reserved)
+            with self._lock:
+                self.held_bytes -= reserved.num_bytes
+                if whole is not None:
+                    whole.num_bytes -= reserved.num_bytes
 
-    def take(self, reserved: Reservation, num_bytes: int) -> None:
-        """Reserve more bytes for a request; a request that is alone always gets them."""
-        request = reserved.whole or reserved
+    def take(self, request: Reservation, num_bytes: int) -> None:
+        """Reserve more bytes for a whole request."""
         with self._lock:
             alone = self.held_bytes == request.num_bytes
             if not alone and self.held_bytes + num_bytes > self._limits.max_memory:
                 raise self._busy("The server's memory is taken by other images")
             self.held_bytes += num_bytes
             request.num_bytes += num_bytes
-            if reserved is not request:
-                reserved.num_bytes += num_bytes
-
-    def give_back(self, reserved: Reservation) -> None:
-        """Return all bytes of a reservation."""
-        with self._lock:
-            self.held_bytes -= reserved.num_bytes
-            if reserved.whole is not None:
-                reserved.whole.num_bytes -= reserved.num_bytes
-            reserved.num_bytes = 0
 
     def _busy(self, reason: str) -> Refusal:
         seconds = min(60, max(1, math.ceil(self.num_slots * self._seconds / 2)))
-        return Refusal(
-            429,
-            "busy",
-            f"{reason}; try again in {seconds} s.",
-            headers={"Retry-After": str(seconds)},
-        )
+        headers = {"Retry-After": str(seconds)}
+        return Refusal(429, "busy", f"{reason}; try again in {seconds} s.", headers=headers)

@@ -1,29 +1,33 @@
-"""The models of a server, each with its card and its batches."""
+"""The models of a server, each with its card and its batches, and images to try them with."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from binseg.errors import BundleError, UsageError
-from binseg.inference import ModelPredictor, load, verify_reference
-from binseg.inference.pretrained import default_bundle_path
+from binseg.imageio import encode_image, read_image
+from binseg.inference import LoadSettings, ModelPredictor, load, verify_reference
+from binseg.inference.pretrained import default_bundle_path, photo_path
+from binseg.report import for_display
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
 
 _DEMO = Path("runs/demo/bundle")
 _MAX_MESSAGE = 1000
 _INPUT = ("height", "width", "channels", "resize", "scale", "intensity")
+_SHOWN = {"tta", "architecture", "border", "scores", "data", "licence", "versions"}
+_SIZE, _SEED = 384, 11
+_MOST_SAMPLES = 4
 
 
 class ServedModel:
-    """A model with its batches.
+    """A model with its batches, named after its run, or as its card says.
 
-    Args:
-        predictor: the model.
-        is_default: whether it answers where no model is named.
-        name: of its run; the card's if left out.
+    The one that `is_default` answers where no model is named.
     """
 
     def __init__(self, predictor: ModelPredictor, *, is_default: bool, name: str = "") -> None:
@@ -36,28 +40,13 @@ class ServedModel:
         self.finds = self.card.data.note or self.card.data.kind
         """The things that it was trained to find, as far as its card says."""
         self.is_default = is_default
-        self._batcher: Batcher | None = None
-
-    @property
-    def batcher(self) -> Batcher:
-        """The thread that computes the model's inputs; after `open`."""
-        assert self._batcher is not None, "models are open while the server runs"
-        return self._batcher
+        self.batcher: Batcher | None = None
+        """The thread that computes the model's inputs, while the server runs."""
 
     def open(self, expected: Callable[[], int], told: Callable[[int], None]) -> None:
         """Start the model's thread."""
-        self._batcher = Batcher(
-            self.predictor.probability_of_inputs,
-            batch_size=self.predictor.batch_size,
-            expected=expected,
-            told=told,
-        )
-
-    def close(self) -> None:
-        """Finish what was submitted, and end the thread."""
-        if self._batcher is not None:
-            self._batcher.close()
-            self._batcher = None
+        compute, size = self.predictor.probability_of_inputs, self.predictor.batch_size
+        self.batcher = Batcher(compute, batch_size=size, expected=expected, told=told)
 
     def facts(self) -> dict[str, Any]:
         """The card, for clients; the recipe stays here, as it names the trainer's folders."""
@@ -73,25 +62,20 @@ class ServedModel:
             "threshold": card.threshold.value,
             "threshold_method": card.threshold.method,
             "postprocess": card.postprocess.as_dict(),
-            "tta": card.tta,
             "input": {name: getattr(card.preprocessing, name) for name in _INPUT},
-            "architecture": card.architecture.model_dump(mode="json"),
-            "border": card.border,
-            "scores": card.scores,
-            "data": card.data.model_dump(mode="json"),
-            "licence": card.licence,
+            **card.model_dump(mode="json", include=_SHOWN),
             "created": card.created.isoformat(),
-            "versions": card.versions,
             "runtime": f"{self.predictor.backend.name} {self.predictor.backend.precision}",
         }
+
+    def sample_png(self) -> bytes:
+        """Encode the model's reference sample."""
+        assert self.predictor.bundle is not None, "only bundles are served"
+        return encode_image(for_display(self.predictor.bundle.reference().input_NHWC[0]))
 
 
 class ModelRegistry:
     """All models of a server; the first is the default.
-
-    Args:
-        predictors: opened bundles.
-        names: of their runs; the cards' if left out.
 
     Raises:
         UsageError: no model, or one of them twice.
@@ -114,11 +98,7 @@ class ModelRegistry:
         return self._models[0]
 
     def find(self, name: str | None) -> ServedModel:
-        """Find a model by its id or its name.
-
-        Raises:
-            Refusal: 404, as there is none, or several of that name.
-        """
+        """Find a model by its id or its name, or refuse with 404."""
         if name is None:
             return self.default
         found = [one for one in self._models if one.id == name]
@@ -134,12 +114,55 @@ class ModelRegistry:
         return iter(self._models)
 
 
-def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
-    """Choose the bundles to serve: where nothing is named, the one that comes with binseg.
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image that may be shown to anyone."""
 
-    Args:
-        paths: what the user named.
-        demo: add the bundle that `binseg demo` makes.
+    name: str
+    title: str
+    credit: str
+    make: Callable[[], bytes]
+
+    def as_dict(self) -> dict[str, str]:
+        """The facts as plain data, for lists."""
+        return {"name": self.name, "title": self.title, "credit": self.credit}
+
+    @cached_property
+    def png(self) -> bytes:
+        """The image, as PNG."""
+        return self.make()
+
+
+def examples_for(registry: ModelRegistry) -> dict[str, Example]:
+    """List images to try the models with; those of grey or colour bring their samples."""
+    samples = [
+        Example(
+            name=f"sample-{model.id}.png",
+            title=f"A sample of {model.name}",
+            credit="from the model's own data, at the size that it looks at",
+            make=model.sample_png,
+        )
+        for model in registry
+        if model.card.preprocessing.channels in (1, 3)
+    ]
+    cat = Example(
+        name="cat.png",
+        title="A cat",
+        credit="Chelsea, photographed by Stefan van der Walt (CC0)",
+        make=lambda: encode_image(read_image(photo_path())),
+    )
+    drawn = Example(name="drawn.png", title="Striped shapes", credit="drawn by binseg", make=_drawn)
+    return {one.name: one for one in (*samples[:_MOST_SAMPLES], cat, drawn)}
+
+
+def _drawn() -> bytes:
+    from binseg.data.sources.synthetic import draw_synthetic
+
+    return encode_image(draw_synthetic(0, size=_SIZE, seed=_SEED)[0])
+
+
+def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
+    """Choose the bundles to serve: the named ones, the demo's, or else the one of binseg's own.
 
     Raises:
         UsageError: the demo's isn't there.
@@ -167,9 +190,7 @@ def run_name(path: Path) -> str:
     return run.name.removesuffix(".zip")[:80]
 
 
-def open_models(
-    paths: Sequence[Path], *, backend: str, device: str, precision: str, batch_size: int
-) -> list[ModelPredictor]:
+def open_models(paths: Sequence[Path], **settings: Unpack[LoadSettings]) -> list[ModelPredictor]:
     """Load bundles and try each on its reference sample, which also warms it up.
 
     Raises:
@@ -177,9 +198,7 @@ def open_models(
     """
     predictors = []
     for path in paths:
-        predictor = load(
-            path, backend=backend, device=device, precision=precision, batch_size=batch_size
-        )
+        predictor = load(path, **settings)
         assert predictor.bundle is not None
         check = verify_reference(predictor, predictor.bundle)
         if not check.passed:

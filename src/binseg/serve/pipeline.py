@@ -1,23 +1,25 @@
 """From an image's bytes to an encoded result, with images of other requests in between."""
 
 import asyncio
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
+from fastapi import Response
 from jaxtyping import Bool, Float32, Num, UInt8
 
-from binseg.errors import BinsegError, ImageError
+from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
 from binseg.inference.predictor import ModelPredictor
 from binseg.report import for_display
+from binseg.serve.incoming import Output, Upload, Wanted
 from binseg.serve.limits import Limits, Reservation
 from binseg.serve.model_registry import ServedModel
-from binseg.serve.queries import Output, Wanted
-from binseg.serve.refusals import Refusal, refusal_of
-from binseg.serve.threads import Threads
-from binseg.serve.uploads import Upload
+from binseg.serve.refusals import Refusal
 from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare
 from binseg.types import Preprocessing
@@ -29,31 +31,43 @@ _MOST_SIDE = 4096
 _MOST_INPUT = 16
 """Pixels of inputs for each pixel that an image may have: tiles overlap and may be enlarged."""
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedResult:
-    """The response to one image."""
-
-    data: bytes
-    media: str
-    headers: dict[str, str]
+_AGAIN_S = 0.05
+R = TypeVar("R")
 
 
 class Pipeline:
-    """Threads around the models' batches: some decode and encode, one a model computes.
-
-    Args:
-        limits: how many threads, how large images may be.
-    """
+    """Threads around the models' batches: some decode and encode, one a model computes."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._threads = Threads(limits.workers)
-        self.cage = self._threads.cage
-        self.in_thread = self._threads.run
+        self.cage = Cage(limits.workers)
+        self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
         self.num_coming = 0
         """Images on their way to a model: not decoded yet, or waiting in its line."""
+
+    async def in_thread(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Run a function in one of the threads.
+
+        Cancelling drops what hasn't begun. What has begun is waited for, and its decoder killed.
+        """
+        worker: list[int] = []
+
+        def work() -> R:
+            worker.append(threading.get_ident())
+            try:
+                return function(*args, **kwargs)
+            finally:
+                worker.clear()
+
+        future = self._pool.submit(work)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            while not future.done():
+                for thread in worker.copy():
+                    self.cage.stop(thread)
+                await asyncio.sleep(_AGAIN_S)
+            raise
 
     async def predict(
         self,
@@ -63,7 +77,7 @@ class Pipeline:
         *,
         output: Output,
         reserved: Reservation,
-    ) -> EncodedResult:
+    ) -> Response:
         """Predict one image.
 
         Raises:
@@ -84,6 +98,7 @@ class Pipeline:
                 reserved=reserved,
                 keeps_image=output in ("overlay", "cutout"),
             )
+            assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
@@ -96,36 +111,16 @@ class Pipeline:
             "X-Binseg-Size": f"{image_HWC.shape[1]}x{image_HWC.shape[0]}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
         }
-        return EncodedResult(data=data, media=media, headers=headers)
-
-    async def try_predict(
-        self,
-        model: ServedModel,
-        sent: Upload,
-        wanted: Wanted,
-        *,
-        output: Output,
-        reserved: Reservation,
-    ) -> EncodedResult | Refusal:
-        """Do as `predict`, but give a refusal back: one of several images may fail."""
-        try:
-            return await self.predict(model, sent, wanted, output=output, reserved=reserved)
-        except Refusal as refusal:
-            return refusal
-        except BinsegError as error:
-            return refusal_of(error)
+        return Response(data, media_type=media, headers=headers)
 
     def close(self) -> None:
         """Finish what was begun, but for decoding, which is given up."""
-        self._threads.close()
+        self.cage.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
-    """Refuse what is too large before it is unpacked.
-
-    Raises:
-        Refusal: 413, too many pixels or channels; 422, a stack.
-    """
+def _check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
+    """Refuse what is too large, or a stack, before it is unpacked."""
     if info.num_pages > 1:
         raise Refusal(
             422,
@@ -162,7 +157,7 @@ def take_in(
     """
     with cage.open(data, name=name) as opened:
         info = opened.info
-        check_header(info, name=name, limits=limits)
+        _check_header(info, name=name, limits=limits)
         placements = plan(info.height, info.width, preprocessing)
         num_inputs = len(placements)
         input_pixels = num_inputs * placements[0].height * placements[0].width
@@ -182,37 +177,32 @@ def take_in(
     return image_HWC, inputs_NHWC
 
 
-def preview(
-    cage: Cage, data: bytes, *, name: str, limits: Limits, reserved: Reservation
-) -> tuple[bytes, tuple[int, int]]:
+def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
     """Turn any image into a PNG that browsers show, and tell its own height and width.
 
     Raises:
         Refusal: too large, or no room.
         ImageError: no image.
     """
-    with cage.open(data, name=name) as opened:
+    with cage.open(sent.data, name=sent.name) as opened:
         info = opened.info
-        check_header(info, name=name, limits=limits)
+        _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
         image_HWC = opened.read()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
-        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
+        raise ImageError(f"{sent.name}: holds NaN or infinite pixels; replace them by numbers")
     image_HWC = image_HWC[:, :, :3] if image_HWC.shape[2] > 3 else image_HWC
     shrink = max(height, width) / _MOST_SIDE
     if shrink > 1:
         size = (max(1, round(height / shrink)), max(1, round(width / shrink)))
         image_HWC = resize_image(image_HWC, *size)
-    return encode_image(for_display(image_HWC)), (height, width)
+    png = encode_image(for_display(image_HWC))
+    return Response(png, media_type="image/png", headers={"X-Binseg-Size": f"{width}x{height}"})
 
 
 def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
-    """Refuse masks of noise, whose outlines would take minutes and gigabytes.
-
-    Raises:
-        Refusal: 422.
-    """
+    """Refuse masks of noise, whose outlines would take minutes and gigabytes."""
     length = np.count_nonzero(mask_HW[:, 1:] != mask_HW[:, :-1])
     length += np.count_nonzero(mask_HW[1:] != mask_HW[:-1])
     if length > _MOST_OUTLINE:

@@ -1,6 +1,7 @@
 """Every way of saying no: a status, a stable code for programs, one plain sentence for people."""
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from binseg.errors import BinsegError, DataError, OutputError, UsageError
+
+LOG = logging.getLogger("uvicorn.error")
 
 
 class ErrorFacts(BaseModel):
@@ -31,22 +34,13 @@ class ErrorBody(BaseModel):
 
 
 class Refusal(Exception):  # noqa: N818 - it is a response, not a failure of ours
-    """A response that says no.
-
-    Args:
-        status: of HTTP.
-        code: stable, for programs.
-        message: one sentence for people.
-        headers: further headers of the response.
-    """
+    """A response that says no: status of HTTP, stable code, one sentence, further headers."""
 
     def __init__(
         self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
+        self.status, self.code, self.message = status, code, message
         self.headers = dict(headers or {})
 
     def response(self) -> JSONResponse:
@@ -87,9 +81,11 @@ DOCUMENTED = documented(400, 401, 403, 408, 413, 422, 429)
 """Refusals that any route may give."""
 
 
-def refusal_of(error: BinsegError) -> Refusal:
+def refusal_of(error: Refusal | BinsegError) -> Refusal:
     """Turn an error of ours into what its client hears."""
     match error:
+        case Refusal():
+            return error
         case UsageError():
             return Refusal(422, "bad_parameter", _sentence(str(error)))
         case DataError():
@@ -104,37 +100,38 @@ def add_handlers(app: FastAPI) -> None:
 
     async def refuse(_: Request, error: Exception) -> Response:
         match error:
-            case Refusal():
-                return error.response()
-            case BinsegError():
+            case Refusal() | BinsegError():
                 refusal = refusal_of(error)
-                if refusal.status >= 500:
-                    line = " ".join(str(error).split())
-                    logging.getLogger("uvicorn.error").error("%s", line)
+                if refusal is not error and refusal.status >= 500:
+                    LOG.error("%s", " ".join(str(error).split()))
                 return refusal.response()
             case RequestValidationError():
-                return Refusal(422, "bad_parameter", _problems(error)).response()
+                problems = "; ".join(
+                    f"{'.'.join(map(str, one['loc'][1:]))[:60] or 'the request'}: "
+                    f"{str(one['msg'])[:160]}"
+                    for one in error.errors()[:4]
+                )
+                return Refusal(422, "bad_parameter", _sentence(problems)).response()
             case HTTPException():
                 reason = _sentence(_REASONS.get(error.status_code, str(error.detail)))
                 code = str(error.detail).lower().replace(" ", "_")
                 return Refusal(error.status_code, code, reason, headers=error.headers).response()
+            case sqlite3.Error():  # locked by others, or a full disk
+                return Refusal(
+                    503,
+                    "storage",
+                    "The server can't write its table of jobs at the moment; try again later.",
+                    headers={"Retry-After": "5"},
+                ).response()
             case ClientDisconnect():
                 return Response(status_code=400)  # nobody reads it
         return Refusal(500, "internal", "A bug of the server, not your mistake.").response()
 
     for kind in (
-        Refusal, BinsegError, RequestValidationError, HTTPException, ClientDisconnect, Exception,
+        Refusal, BinsegError, RequestValidationError, HTTPException, sqlite3.Error,
+        ClientDisconnect, Exception,
     ):  # fmt: skip
         app.add_exception_handler(kind, refuse)
-
-
-def _problems(error: RequestValidationError) -> str:
-    """All wrong parameters in one sentence."""
-    lines = []
-    for one in error.errors()[:4]:
-        name = ".".join(str(part) for part in one["loc"][1:]) or "the request"
-        lines.append(f"{name[:60]}: {str(one['msg'])[:160]}")
-    return _sentence("; ".join(lines))
 
 
 def _sentence(text: str) -> str:

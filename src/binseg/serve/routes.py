@@ -5,29 +5,49 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 
+from binseg.errors import BinsegError
+from binseg.serve.incoming import (
+    Asking,
+    Output,
+    Predicting,
+    Upload,
+    media_of,
+    output_of,
+    read_uploads,
+)
 from binseg.serve.limits import Reservation
-from binseg.serve.model_registry import ServedModel
-from binseg.serve.pipeline import EncodedResult, preview
-from binseg.serve.queries import Asking, Output, Predicting, Wanted, media_of, output_of
-from binseg.serve.refusals import DOCUMENTED, Documented, Refusal, documented
+from binseg.serve.pipeline import preview
+from binseg.serve.refusals import DOCUMENTED, Documented, Refusal, documented, refusal_of
 from binseg.serve.service import Service
-from binseg.serve.threads import unless_gone
-from binseg.serve.uploads import Upload, read_form, read_upload
 
 PAGE = Path(__file__).parent / "page"
+_HTML = (PAGE / "index.html").read_bytes()
 _AT_ONCE = 4
 """Files of one batch that are in work together."""
 _BINARY = {"type": "string", "format": "binary"}
 _UNCACHED = {"Cache-Control": "no-cache"}
+R = TypeVar("R")
+_Result = tuple[Upload, Response | Refusal]
+router = APIRouter()
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Parts = Annotated[Service, Depends(_service)]
 
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -54,52 +74,7 @@ def binary_response(*media: str) -> Documented:
     return {200: {"content": kinds, "description": "The result."}, **DOCUMENTED}
 
 
-def add_to(app: FastAPI, service: Service) -> None:
-    """Add all routes."""
-    add_page(app, service)
-    _add_metrics(app, service)
-    _add_models(app, service)
-    _add_predict(app, service)
-    _add_batch(app, service)
-
-
-class Ready(Protocol):
-    """A service that says whether it accepts requests."""
-
-    is_ready: bool
-
-
-def add_page(app: FastAPI, service: Ready, *, page: Path = PAGE / "index.html") -> None:
-    """Add a page, the files that belong to it, and the probes of health."""
-    html = page.read_bytes()
-
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def page() -> Response:
-        return Response(html, media_type="text/html", headers=_UNCACHED)
-
-    app.mount("/static", _Static(directory=PAGE), name="static")
-
-    @app.get("/healthz", tags=["service"], responses=documented(403, 422))
-    async def healthz() -> dict[str, str]:
-        """Say that the process answers."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", tags=["service"], responses=documented(403, 422, 503))
-    async def readyz() -> JSONResponse:
-        """Say whether images are accepted: 503 while the server starts or ends."""
-        status, code = ("ready", 200) if service.is_ready else ("not ready", 503)
-        return JSONResponse({"status": status}, status_code=code)
-
-
-def _add_metrics(app: FastAPI, service: Service) -> None:
-    @app.get("/metrics", tags=["service"], responses=binary_response("text/plain"))
-    async def metrics() -> Response:
-        """Figures about the server, as Prometheus reads them."""
-        text, media = service.metrics.text()
-        return Response(text, headers={"Content-Type": media})
-
-
-class _Static(StaticFiles):
+class PageFiles(StaticFiles):
     """Files of the page; browsers ask each time whether they have changed."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
@@ -109,162 +84,212 @@ class _Static(StaticFiles):
         return response
 
 
-def _add_models(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models", tags=["models"], responses=DOCUMENTED)
-    async def models() -> dict[str, Any]:
-        """List the models with their cards, and the server's limits."""
-        return {
-            "models": [model.facts() for model in service.registry],
-            "limits": service.limits.as_dict(),
-        }
-
-    @app.get("/v1/models/{model}", tags=["models"], responses=DOCUMENTED | documented(404))
-    async def model(model: str) -> dict[str, Any]:
-        """Show one model's card."""
-        return service.registry.find(model).facts()
-
-    @app.get("/v1/examples", tags=["examples"], responses=DOCUMENTED)
-    async def examples() -> list[dict[str, str]]:
-        """List images to try a model with."""
-        return [one.as_dict() for one in service.examples.list()]
-
-    @app.get(
-        "/v1/examples/{name}",
-        tags=["examples"],
-        response_class=Response,
-        responses=binary_response("image/png") | documented(404),
-    )
-    async def example(name: str) -> Response:
-        """Give an example's image."""
-        found = service.examples.find(name)
-        if found is None:
-            raise Refusal(404, "not_found", "There is no such example; /v1/examples lists them.")
-        png = await service.pipeline.in_thread(lambda: found.png)
-        return Response(png, media_type="image/png", headers=_UNCACHED)
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+async def page() -> Response:
+    """Give the page."""
+    return Response(_HTML, media_type="text/html", headers=_UNCACHED)
 
 
-def _add_predict(app: FastAPI, service: Service) -> None:
-    limits = service.limits
-
-    @app.post(
-        "/v1/predict",
-        tags=["predict"],
-        response_class=Response,
-        responses=binary_response("image/png", "application/json") | documented(404, 406),
-        openapi_extra=IMAGE_BODY,
-    )
-    async def predict(request: Request, query: Predicting) -> Response:
-        """Find the foreground in one image, at the image's own size (turned by its EXIF)."""
-        output = output_of(query, request)
-        model = service.registry.find(query.model)
-        service.capacity.check()
-        with ExitStack() as held:
-            reserved = held.enter_context(service.capacity.reservation())
-            upload = await read_upload(request, limits=limits, reserved=reserved)
-            held.enter_context(service.capacity.slot())
-            work = service.pipeline.predict(model, upload, query, output=output, reserved=reserved)
-            made = await unless_gone(request, work, seconds=limits.max_seconds, held=held.pop_all())
-        return Response(made.data, media_type=made.media, headers=made.headers)
-
-    @app.post(
-        "/v1/preview",
-        tags=["predict"],
-        response_class=Response,
-        responses=binary_response("image/png"),
-        openapi_extra=IMAGE_BODY,
-    )
-    async def show(request: Request) -> Response:
-        """Turn any image (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
-        service.capacity.check()
-        with ExitStack() as held:
-            reserved = held.enter_context(service.capacity.reservation())
-            upload = await read_upload(request, limits=limits, reserved=reserved)
-            held.enter_context(service.capacity.slot())
-            pipeline, name = service.pipeline, upload.name
-            work = pipeline.in_thread(
-                preview, pipeline.cage, upload.data, name=name, limits=limits, reserved=reserved
-            )
-            png, (height, width) = await unless_gone(
-                request, work, seconds=limits.max_seconds, held=held.pop_all()
-            )
-        headers = {"X-Binseg-Size": f"{width}x{height}"}
-        return Response(png, media_type="image/png", headers=headers)
+@router.get("/healthz", tags=["service"], responses=documented(403, 422))
+async def healthz() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
 
 
-def _add_batch(app: FastAPI, service: Service) -> None:
-    limits = service.limits
-
-    @app.post(
-        "/v1/batch",
-        tags=["predict"],
-        response_class=Response,
-        responses=binary_response("application/zip", "application/json") | documented(404, 406),
-        openapi_extra=_FILES_BODY,
-    )
-    async def batch(request: Request, query: Asking) -> Response:
-        """Find the foreground in several images (a form's fields `files`).
-
-        A ZIP of masks comes back, or JSON by Accept. What can't be read is listed in the ZIP's
-        errors.json; if nothing can, the whole is refused.
-        """
-        media = media_of(request, ("application/zip", "application/json"))
-        output: Output = "json" if media == "application/json" else "mask"
-        model = service.registry.find(query.model)
-        service.capacity.check()
-        with ExitStack() as held:
-            reserved = held.enter_context(service.capacity.reservation())
-            files = await read_form(
-                request,
-                field="files",
-                max_files=limits.max_files,
-                max_bytes=4 * limits.max_bytes,
-                limits=limits,
-                reserved=reserved,
-            )
-            held.enter_context(service.capacity.slot())
-            work = _predict_all(service, model, files, query, output=output, reserved=reserved)
-            results = await unless_gone(
-                request, work, seconds=limits.max_seconds, held=held.pop_all()
-            )
-        first = results[0]
-        if isinstance(first, Refusal) and all(isinstance(one, Refusal) for one in results):
-            raise first
-        pack = _as_json if output == "json" else _as_zip
-        data = await service.pipeline.in_thread(pack, files, results)
-        return Response(data, media_type=media, headers={"X-Binseg-Model": model.id})
+@router.get("/readyz", tags=["service"], responses=documented(403, 422, 503))
+async def readyz(service: Parts) -> JSONResponse:
+    """Say whether images are accepted: 503 while the server starts or ends."""
+    status, code = ("ready", 200) if service.is_ready else ("not ready", 503)
+    return JSONResponse({"status": status}, status_code=code)
 
 
-async def _predict_all(
-    service: Service,
-    model: ServedModel,
-    files: Sequence[Upload],
-    query: Wanted,
-    *,
-    output: Output,
-    reserved: Reservation,
-) -> list[EncodedResult | Refusal]:
+@router.get("/metrics", tags=["service"], responses=binary_response("text/plain"))
+async def metrics(service: Parts) -> Response:
+    """Figures about the server, as Prometheus reads them."""
+    text = generate_latest(service.metrics.registry)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/v1/models", tags=["models"], responses=DOCUMENTED)
+async def models(service: Parts) -> dict[str, Any]:
+    """List the models with their cards, and the server's limits."""
+    cards = [model.facts() for model in service.registry]
+    return {"models": cards, "limits": service.limits.as_dict()}
+
+
+@router.get("/v1/models/{model}", tags=["models"], responses=DOCUMENTED | documented(404))
+async def model(model: str, service: Parts) -> dict[str, Any]:
+    """Show one model's card."""
+    return service.registry.find(model).facts()
+
+
+@router.get("/v1/examples", tags=["examples"], responses=DOCUMENTED)
+async def examples(service: Parts) -> list[dict[str, str]]:
+    """List images to try a model with."""
+    return [one.as_dict() for one in service.examples.values()]
+
+
+@router.get(
+    "/v1/examples/{name}",
+    tags=["examples"],
+    response_class=Response,
+    responses=binary_response("image/png") | documented(404),
+)
+async def example(name: str, service: Parts) -> Response:
+    """Give an example's image."""
+    found = service.examples.get(name)
+    if found is None:
+        raise Refusal(404, "not_found", "There is no such example; /v1/examples lists them.")
+    png = await service.pipeline.in_thread(lambda: found.png)
+    return Response(png, media_type="image/png", headers=_UNCACHED)
+
+
+@router.post(
+    "/v1/predict",
+    tags=["predict"],
+    response_class=Response,
+    responses=binary_response("image/png", "application/json") | documented(404, 406),
+    openapi_extra=IMAGE_BODY,
+)
+async def predict(request: Request, query: Predicting, service: Parts) -> Response:
+    """Find the foreground in one image, at the image's own size (turned by its EXIF)."""
+    output = output_of(query, request)
+    model = service.registry.find(query.model)
+
+    def work(sent: list[Upload], reserved: Reservation) -> Coroutine[Any, Any, Response]:
+        return service.pipeline.predict(model, sent[0], query, output=output, reserved=reserved)
+
+    return await _answer(request, service, work)
+
+
+@router.post(
+    "/v1/preview",
+    tags=["predict"],
+    response_class=Response,
+    responses=binary_response("image/png"),
+    openapi_extra=IMAGE_BODY,
+)
+async def show(request: Request, service: Parts) -> Response:
+    """Turn any image (TIFF, 16 bits) into a PNG that browsers show, at most 4096 a side."""
+    pipeline, limits = service.pipeline, service.limits
+
+    def work(sent: list[Upload], reserved: Reservation) -> Coroutine[Any, Any, Response]:
+        return pipeline.in_thread(preview, pipeline.cage, sent[0], limits=limits, reserved=reserved)
+
+    return await _answer(request, service, work)
+
+
+@router.post(
+    "/v1/batch",
+    tags=["predict"],
+    response_class=Response,
+    responses=binary_response("application/zip", "application/json") | documented(404, 406),
+    openapi_extra=_FILES_BODY,
+)
+async def batch(request: Request, query: Asking, service: Parts) -> Response:
+    """Find the foreground in several images (a form's fields `files`).
+
+    A ZIP of masks comes back, or JSON by Accept. What can't be read is listed in the ZIP's
+    errors.json; if nothing can, the whole is refused.
+    """
+    media = media_of(request, ("application/zip", "application/json"))
+    output: Output = "json" if media == "application/json" else "mask"
+    model = service.registry.find(query.model)
     turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(upload: Upload) -> EncodedResult | Refusal:
+    async def one(upload: Upload, whole: Reservation) -> _Result:
         async with turns:
-            with reserved.part() as own:  # its pixels are gone when it is encoded
-                return await service.pipeline.try_predict(
-                    model, upload, query, output=output, reserved=own
-                )
+            with whole.part() as own:  # its pixels are gone when it is encoded
+                try:
+                    found = await service.pipeline.predict(
+                        model, upload, query, output=output, reserved=own
+                    )
+                except (Refusal, BinsegError) as error:
+                    return upload, refusal_of(error)
+                return upload, found
 
-    async with asyncio.TaskGroup() as group:  # unlike gather, it ends when all have ended
-        tasks = [group.create_task(one(upload)) for upload in files]
-    return [task.result() for task in tasks]
+    async def work(files: list[Upload], reserved: Reservation) -> list[_Result]:
+        async with asyncio.TaskGroup() as group:  # unlike gather, it ends when all have ended
+            tasks = [group.create_task(one(upload, reserved)) for upload in files]
+        return [task.result() for task in tasks]
+
+    results = await _answer(request, service, work, many=True)
+    if all(isinstance(result, Refusal) for _, result in results):
+        assert isinstance(results[0][1], Refusal)
+        raise results[0][1]
+    pack = _as_json if output == "json" else _as_zip
+    data = await service.pipeline.in_thread(pack, results)
+    return Response(data, media_type=media, headers={"X-Binseg-Model": model.id})
 
 
-def _as_zip(files: Sequence[Upload], results: Sequence[EncodedResult | Refusal]) -> bytes:
+async def _answer(
+    request: Request,
+    service: Service,
+    work: Callable[[list[Upload], Reservation], Coroutine[Any, Any, R]],
+    *,
+    many: bool = False,
+) -> R:
+    """Read a body and do the work on it, with memory reserved and a slot held until that ends."""
+    service.capacity.check()
+    with ExitStack() as held:
+        reserved = held.enter_context(service.capacity.reservation())
+        sent = await read_uploads(request, limits=service.limits, reserved=reserved, many=many)
+        held.enter_context(service.capacity.slot())
+        doing = _holding(work(sent, reserved), held.pop_all())
+    return await _unless_gone(request, doing, seconds=service.limits.max_seconds)
+
+
+async def _holding(work: Coroutine[Any, Any, R], held: ExitStack) -> R:
+    """Return slots and memory when the work has ended, however late that is."""
+    with held:
+        return await work
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, R], *, seconds: float) -> R:
+    """Do the work, unless the client goes away or it takes too long; then it is given up."""
+    doing = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({doing, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            return doing.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise Refusal(
+            422,
+            "timeout",
+            f"It would take longer than {seconds:g} s; send it as a job (POST /v1/jobs).",
+        )
+    except asyncio.CancelledError:  # by the server's end, which has waited long enough
+        raise Refusal(503, "ending", "The server is being stopped; try again later.") from None
+    finally:
+        gone.cancel()
+        if doing.cancel():
+            _ENDING.add(doing)  # the loop itself keeps no task alive
+            doing.add_done_callback(_ENDING.discard)
+
+
+_ENDING: set[asyncio.Future[Any]] = set()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _as_zip(results: Sequence[_Result]) -> bytes:
     out, names, errors = io.BytesIO(), set[str](), []
     with zipfile.ZipFile(out, "w") as archive:  # PNG is packed already
-        for upload, result in zip(files, results, strict=True):
+        for upload, result in results:
             if isinstance(result, Refusal):
                 errors.append({"name": upload.name, "error": result.as_dict()})
-            else:
-                archive.writestr(_entry(_unique(Path(upload.name).stem, names)), result.data)
+                continue
+            stem, number = Path(upload.name).stem, 2
+            name = f"{stem}.png"
+            while name.lower() in names:
+                name, number = f"{stem}_{number}.png", number + 1
+            names.add(name.lower())
+            archive.writestr(_entry(name), bytes(result.body))
         if errors:
             archive.writestr(_entry("errors.json"), json.dumps(errors, indent=2))
     return out.getvalue()
@@ -276,20 +301,11 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _unique(stem: str, names: set[str]) -> str:
-    """Choose a name that no mask has yet."""
-    name, number = f"{stem}.png", 2
-    while name.lower() in names:
-        name, number = f"{stem}_{number}.png", number + 1
-    names.add(name.lower())
-    return name
-
-
-def _as_json(files: Sequence[Upload], results: Sequence[EncodedResult | Refusal]) -> bytes:
+def _as_json(results: Sequence[_Result]) -> bytes:
     lines = [
         {"name": upload.name, "error": result.as_dict()}
         if isinstance(result, Refusal)
-        else {"name": upload.name, **json.loads(result.data)}
-        for upload, result in zip(files, results, strict=True)
+        else {"name": upload.name, **json.loads(bytes(result.body))}
+        for upload, result in results
     ]
     return json.dumps({"results": lines}).encode()

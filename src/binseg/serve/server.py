@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -12,11 +12,12 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from binseg.errors import UsageError
-from binseg.serve.app import LOOPBACK, Access, Served, create_app
+from binseg.serve.app import LOOPBACK, OWN_ROUTERS, Access, Served, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
 
@@ -31,13 +32,9 @@ _OTHER_FILES = 200
 
 
 class Server:
-    """A service on a socket.
+    """A service on a socket, that of `bind` or else a free port of this machine.
 
-    Args:
-        service: what is served.
-        listener: what `bind` gave; a free port of this machine if left out.
-        access: who may use it.
-        started: called with the address once requests are answered.
+    `started` is called with the address once requests are answered.
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class Server:
         *,
         listener: socket.socket | None = None,
         access: Access | None = None,
+        routers: Sequence[APIRouter] = OWN_ROUTERS,
         started: Callable[[str], None] = lambda url: None,
     ) -> None:
         limits, access = service.limits, access or Access()
@@ -58,7 +56,7 @@ class Server:
         waiting: dict[_PatientProtocol, None] = {}
         settings = {"limits": limits, "most": _raise_descriptors(limits), "waiting": waiting}
         config = uvicorn.Config(
-            create_app(service, access=access),
+            create_app(service, access=access, routers=routers),
             http=type("Protocol", (_PatientProtocol,), settings),
             ws="none",
             loop="asyncio",
@@ -119,11 +117,7 @@ def _machine_names(host: str) -> tuple[str, ...]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before time is spent on models; nobody is let in yet.
-
-    Args:
-        host: loopback unless others are to reach the server.
-        port: 0 takes a free one.
+    """Take an address before time is spent on models; nobody is let in yet, port 0 is a free one.
 
     Raises:
         UsageError: it isn't to be had.
@@ -158,19 +152,18 @@ def _raise_descriptors(limits: Limits) -> int:
     return limits.connections if has_room else max(1, soft - _RESERVE - _OTHER_FILES)
 
 
-class _HealthOnly:
-    """The application of a connection beyond the last: it says how the server is, and no more."""
+def _health_only(app: Any) -> ASGIApp:
+    """Make the application of a connection beyond the last: it says how the server is, no more."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in ("/healthz", "/readyz"):
             headers = {"Retry-After": "1", "Connection": "close"}
             refusal = Refusal(429, "busy", "The server has too many connections.", headers=headers)
             await refusal.response()(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
+
+    return limited
 
 
 class _Uvicorn(uvicorn.Server):
@@ -216,7 +209,7 @@ class _PatientProtocol(H11Protocol):
     head is, but neither how long a head may take, nor how long the rest of a refused body is
     awaited, nor how long a client may leave its response unread. Without this class a connection
     that sends nothing stays for ever: 4 of the 21 tests in `test_connections.py` fail. How slowly
-    a body may come is checked where it is read (`uploads.chunks_of`).
+    a body may come is checked where it is read (`incoming.chunks_of`).
     """
 
     limits: Limits
@@ -241,7 +234,7 @@ class _PatientProtocol(H11Protocol):
         elif len(self.connections) > self.most + _RESERVE:
             transport.abort()
         elif len(self.connections) > self.most:
-            self.app = _HealthOnly(self.app)
+            self.app = _health_only(self.app)
         transport.set_write_buffer_limits(high=0)  # so that any unread byte calls pause_writing
         self._await_client()
 

@@ -4,24 +4,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fastapi import FastAPI
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 
 from binseg.inference import ModelPredictor
-from binseg.serve.examples import Examples
-from binseg.serve.job_store import JobStore
+from binseg.serve.job_store import STATES, JobStore
 from binseg.serve.job_worker import JobWorker
 from binseg.serve.limits import Capacity, Limits
-from binseg.serve.model_registry import ModelRegistry
+from binseg.serve.model_registry import ModelRegistry, examples_for
 from binseg.serve.pipeline import Pipeline
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -29,14 +25,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Service:
-    """The parts that the routes use.
-
-    Args:
-        predictors: opened bundles; the first is the default.
-        state: folder of the jobs.
-        limits: how much is accepted.
-        names: of the models' runs; the cards' if left out.
-    """
+    """The parts that the routes use; jobs lie in the folder `state`, `names` are those of runs."""
 
     def __init__(
         self,
@@ -48,7 +37,7 @@ class Service:
     ) -> None:
         self.limits = limits
         self.registry = ModelRegistry(predictors, names)
-        self.examples = Examples(self.registry)
+        self.examples = examples_for(self.registry)
         self.capacity = Capacity(limits)
         self.pipeline = Pipeline(limits)
         self.store = JobStore(state)
@@ -66,16 +55,9 @@ class Service:
         """Start all threads."""
         assert self._worker is None, "a service is opened once"
         for model in self.registry:
-            model.open(lambda: self.pipeline.num_coming, self.metrics.batched)
+            model.open(lambda: self.pipeline.num_coming, self.metrics.batches.observe)
         self._worker = JobWorker(self.store, self.registry, self.limits, self.pipeline.cage)
         self.is_ready = True
-
-    def add_to(self, app: FastAPI) -> None:
-        """Add all routes."""
-        from binseg.serve import job_routes, routes  # which need this module
-
-        routes.add_to(app, self)
-        job_routes.add_to(app, self)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -88,28 +70,20 @@ class Service:
             self._worker.stop()
         self.pipeline.close()
         for model in self.registry:
-            model.close()
+            if model.batcher is not None:
+                model.batcher.close()
         self.store.close()
 
 
 class Metrics:
-    """Counters and gauges of one server, in a registry of Prometheus of their own.
-
-    Args:
-        capacity: shown whenever the figures are asked for.
-        store: its jobs are counted by state.
-    """
+    """Counters and gauges of one server, in a `registry` of Prometheus of their own."""
 
     def __init__(self, capacity: Capacity, store: JobStore) -> None:
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self._requests = Counter(
-            "binseg_requests",
-            "Requests answered.",
-            ("route", "method", "status"),
-            registry=registry,
-        )
+        labels = ("route", "method", "status")
+        self._requests = Counter("binseg_requests", "Requests answered.", labels, registry=registry)
         self._seconds = Histogram(
             "binseg_request_seconds",
             "From a request's head to the last byte of its response.",
@@ -117,7 +91,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._batches = Histogram(
+        self.batches = Histogram(
             "binseg_batch_inputs", "Inputs computed together.", buckets=_SIZES, registry=registry
         )
         slots = Gauge("binseg_predictions", "Predictions in work or waiting.", registry=registry)
@@ -125,18 +99,10 @@ class Metrics:
         held = Gauge("binseg_held_bytes", "Bytes of images in work.", registry=registry)
         held.set_function(lambda: capacity.held_bytes)
         jobs = Gauge("binseg_jobs", "Jobs by state.", ("state",), registry=registry)
-        for state in ("queued", "running", "done", "failed"):
+        for state in STATES:
             jobs.labels(state).set_function(partial(lambda state: store.num_in()[state], state))
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request."""
         self._requests.labels(route, method, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
-
-    def batched(self, num: int) -> None:
-        """Count a batch."""
-        self._batches.observe(num)
-
-    def text(self) -> tuple[bytes, str]:
-        """All figures, with their media type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST

@@ -1,1 +1,1 @@
-"""From pixels to weights: `loop.resize` is the one function that trains."""
+"""From pixels to weights: `loop.fit` is the one function that trains."""

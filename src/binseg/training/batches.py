@@ -20,8 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.patches import patches_per_epoch, sample_places
-from binseg.data.whole_images import ImageCache, WholeImages
+from binseg.data.patches import ImageCache, WholeImages, patches_per_epoch, sample_places
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
@@ -38,91 +37,55 @@ LOADER_SECONDS = 600.0
 
 
 class Batch(NamedTuple):
-    """One batch from the loader: stored pixels, and the step of the epoch that they belong to."""
+    """A rank's share of one batch: stored pixels, and the step of the epoch that they belong to."""
 
     inputs_BHWC: torch.Tensor
     targets_BHW: torch.Tensor
     step: int
-    first: int = 0
-    """Index of this process's first input among the step's, where several processes share them."""
-    total: int | None = None
-    """Inputs of the step in all processes, where there are several."""
-    is_empty: bool = False
-    """True if no input was left for this process: what is here is ignored altogether."""
+    first: int
+    """Index of this share's first input among the step's."""
+    total: int
+    """Inputs of the step in all shares."""
+    is_empty: bool
+    """True if no input was left for this rank: the one that is here has no pixel that counts. The
+    rank must take part in the step all the same: the others wait for it."""
+
+
+class Key(NamedTuple):
+    """What to read for a batch: row numbers, rising since mapped files like that, or places."""
+
+    items: np.ndarray
+    size: int
+    """Side of the patches that are cut, surroundings included; 0 for rows."""
+    step: int
+    first: int
+    total: int
+    is_empty: bool
 
 
 class Shares(NamedTuple):
-    """The part of each batch that this process takes."""
+    """The part of each batch that this rank takes; those of two ranks differ by one at most."""
 
     rank: int = 0
     num: int = 1
 
-    def of(self, total: int) -> slice:
-        """Give the rows of a batch that are this process's; the shares differ by one at most."""
-        return slice(self.rank * total // self.num, (self.rank + 1) * total // self.num)
+    def of(self, items: np.ndarray, *, size: int, step: int) -> Key:
+        """Give what this rank reads of a step's items; an ignored one where there is none."""
+        total = len(items)
+        first, last = (rank * total // self.num for rank in (self.rank, self.rank + 1))
+        is_empty = first == last
+        part = items[:1] if is_empty else items[first:last]
+        return Key(part, size, step, 0 if is_empty else first, total, is_empty)
 
 
-def _shared(read: Callable[[slice], Batch], total: int, shares: Shares) -> Batch:
-    """Read this process's part of a batch; one ignored input stands in where there is none.
-
-    A process without an input must take part in the step all the same: the others wait for it.
-    """
-    if shares.num == 1:
-        return read(slice(0, total))
-    rows = shares.of(total)
-    if rows.start < rows.stop:
-        return read(rows)._replace(first=rows.start, total=total)
-    batch = read(slice(0, 1))
-    ignored = torch.full_like(batch.targets_BHW, IGNORE)
-    return batch._replace(targets_BHW=ignored, total=total, is_empty=True)
-
-
-class Batches:
-    """The batches of a run, epoch by epoch.
-
-    Args:
-        dataset: a map from a sampler's keys to batches.
-        sampler: the keys of each epoch.
-        workers: processes that read batches; they pay only for a cache too large for memory.
-        pins: whether batches are on their way to a GPU.
-        progress: hears where the machine has no memory for processes to share; the main process
-            then does their work, which gives the same run.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset[Batch],
-        sampler: "_EpochSampler",
-        *,
-        workers: int,
-        pins: bool,
-        progress: Progress,
-    ) -> None:
-        self._sampler = sampler
-        if workers and (reason := lacking_shared_memory(dataset, sampler, workers)):
-            progress.say(
-                f"{reason}, so that the main process loads the batches, as with train.workers 0; "
-                "the run is the same"
-            )
-            workers = 0
-        self._loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=sampler,
-            num_workers=workers,
-            worker_init_fn=_hear_no_interrupts,
-            persistent_workers=workers > 0,
-            pin_memory=pins,
-            timeout=LOADER_SECONDS if workers else 0,
-        )
-
-    def __len__(self) -> int:
-        return len(self._sampler)
+class Batches(DataLoader[Batch]):
+    """The batches of a run, epoch by epoch."""
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """Give the batches of an epoch, from 0, from one of its steps on."""
-        self._sampler.start(epoch, first=first)
-        return iter(self._loader)
+        assert isinstance(self.sampler, EpochSampler)
+        self.sampler.start(epoch, first=first)
+        return iter(self)
 
 
 def build_batches(
@@ -147,171 +110,105 @@ def build_batches(
         size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
         shares: which part of each batch is this process's.
         reserve: bytes of a GPU's memory that training itself will need.
-        progress: hears where loader processes can't work.
+        progress: hears where the machine has no memory for loader processes to share; the main
+            process then does their work, which gives the same run.
     """
     assert recipe.draws_patches == isinstance(cache, ImageCache), type(cache)
-    config = recipe.train
-    pins, workers = device.type == "cuda", config.workers
+    pins, workers = device.type == "cuda", recipe.train.workers
+    dataset: _Dataset
+    sampler: EpochSampler
     if isinstance(cache, ImageCache):
-        return Batches(
-            _CutBatches(cache, shares),
-            EpochPatches(cache, recipe=recipe, context=context, size_of=size_of),
-            workers=workers,
-            pins=pins,
-            progress=progress,
+        dataset = _Patches(cache)
+        size_of = size_of or recipe.training_size
+        sampler = EpochPatches(cache, recipe, context=context, size_of=size_of, shares=shares)
+    else:
+        dataset = _CachedBatches(cache, device, reserve=reserve)
+        if dataset.on_device:  # the pixels are on the GPU already: there is nothing to prepare
+            pins, workers = False, 0
+        sampler = EpochRows(len(cache), recipe, shares=shares)
+    if workers and (reason := _lacking_shared_memory(dataset, sampler, workers)):
+        progress.say(
+            f"{reason}, so that the main process loads the batches, as with train.workers 0; "
+            "the run is the same"
         )
-    dataset = _CachedBatches(cache, device, shares, reserve=reserve)
-    if dataset.on_device:  # the pixels are on the GPU already: there is nothing to prepare
-        pins, workers = False, 0
-    rows = EpochRows(
-        num_rows=len(cache),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        per_epoch=None if config.per_epoch == "all" else int(config.per_epoch),
+        workers = 0
+    return Batches(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=_hear_no_interrupts,
+        persistent_workers=workers > 0,
+        pin_memory=pins,
+        timeout=LOADER_SECONDS if workers else 0,
     )
-    return Batches(dataset, rows, workers=workers, pins=pins, progress=progress)
 
 
-class _EpochSampler(Sampler[Any]):
-    """The keys of an epoch's batches, from any of its steps on."""
+class EpochSampler(Sampler[Key]):
+    """The keys of an epoch's batches, from any of its steps on.
 
-    _epoch = _first = 0
+    The last batch is what remains; a single remaining input joins the batch before it, since batch
+    norm can't learn from one image.
+
+    Args:
+        num: inputs of an epoch.
+        recipe: its batch size.
+        shares: which part of each batch is given.
+    """
+
+    def __init__(self, num: int, recipe: Recipe, *, shares: Shares) -> None:
+        self._num, self._recipe, self._shares = num, recipe, shares
+        self._batch_size = recipe.train.batch_size
+        self._epoch = self._first = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self._num, self._batch_size)
+        is_lone = rest == 1 and self._batch_size > 1 and whole > 0
+        return whole + (rest > 0) - is_lone
 
     def start(self, epoch: int, *, first: int = 0) -> None:
         """Choose the epoch, and the step in it, that comes next."""
         self._epoch, self._first = epoch, first
 
-    def __iter__(self) -> Iterator[Any]:
-        for step, key in enumerate(self.keys(self._epoch)):
-            if step >= self._first:
-                yield key
+    def __iter__(self) -> Iterator[Key]:
+        items, size = self.items(self._epoch)
+        for step in range(self._first, len(self)):
+            start = step * self._batch_size
+            end = self._num if step == len(self) - 1 else start + self._batch_size
+            part = items[start:end]
+            yield self._shares.of(np.sort(part) if part.ndim == 1 else part, size=size, step=step)
 
     @abstractmethod
-    def __len__(self) -> int:
-        """Batches in a whole epoch."""
-
-    @abstractmethod
-    def keys(self, epoch: int) -> Iterator[Any]:
-        """Give the keys of a whole epoch."""
+    def items(self, epoch: int) -> tuple[np.ndarray, int]:
+        """Give all that an epoch reads, in order, and the side of its patches."""
 
 
-class Rows(NamedTuple):
-    """One batch's row numbers, in rising order: mapped files like that."""
-
-    rows: np.ndarray
-    step: int
-
-
-class EpochRows(_EpochSampler):
+class EpochRows(EpochSampler):
     """The batches of one epoch after another, as row numbers.
 
     Every row comes once an epoch; where an epoch has another number of rows, none comes twice
-    before all came once. The last batch is what remains; a single remaining row joins the batch
-    before it, since batch norm can't learn from one image.
+    before all came once.
     """
 
-    def __init__(
-        self, *, num_rows: int, batch_size: int, seed: int, per_epoch: int | None = None
-    ) -> None:
+    def __init__(self, num_rows: int, recipe: Recipe, *, shares: Shares = Shares()) -> None:  # noqa: B008
+        per_epoch = recipe.train.per_epoch
+        super().__init__(num_rows if per_epoch == "all" else per_epoch, recipe, shares=shares)
         self._num_rows = num_rows
-        self._per_epoch = per_epoch or num_rows
-        self._batch_size = batch_size
-        self._seed = seed
 
-    def __len__(self) -> int:
-        return _num_batches(self._per_epoch, self._batch_size)
-
-    def keys(self, epoch: int) -> Iterator[Rows]:
-        """Give the epoch's row numbers by batch."""
-        order = self._order(epoch)
-        for step, rows in enumerate(_slices(self._per_epoch, self._batch_size)):
-            yield Rows(np.sort(order[rows]), step)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        """The epoch's piece of an endless row of permutations."""
-        start = epoch * self._per_epoch
-        first, last = start // self._num_rows, (start + self._per_epoch - 1) // self._num_rows
+    def items(self, epoch: int) -> tuple[np.ndarray, int]:
+        """Give the epoch's piece of an endless row of permutations."""
+        start = epoch * self._num
+        first, last = start // self._num_rows, (start + self._num - 1) // self._num_rows
         rounds = [
-            np.random.default_rng((self._seed, number)).permutation(self._num_rows)
+            np.random.default_rng((self._recipe.train.seed, number)).permutation(self._num_rows)
             for number in range(first, last + 1)
         ]
         offset = start - first * self._num_rows
-        return np.concatenate(rounds)[offset : offset + self._per_epoch]
+        return np.concatenate(rounds)[offset : offset + self._num], 0
 
 
-def _num_batches(num: int, batch_size: int) -> int:
-    """Count the batches of an epoch; a single remaining input joins the batch before it."""
-    whole, rest = divmod(num, batch_size)
-    lone = rest == 1 and batch_size > 1 and whole > 0
-    return whole + (rest > 0) - lone
-
-
-def _slices(num: int, batch_size: int) -> Iterator[slice]:
-    """Cut an epoch's inputs into batches."""
-    last = _num_batches(num, batch_size) - 1
-    for step in range(last + 1):
-        start = step * batch_size
-        yield slice(start, num if step == last else start + batch_size)
-
-
-class _CachedBatches(Dataset[Batch]):
-    """A map from a batch's row numbers to its pixels."""
-
-    def __init__(
-        self, cache: PixelCache, device: torch.device, shares: Shares, *, reserve: int
-    ) -> None:
-        self._shares = shares
-        self._inputs: Any = cache.inputs_NHWC
-        self._targets: Any = cache.targets_NHW
-        limit = RESIDENT_BYTES
-        self.on_device = False
-        if device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(device)
-            self.on_device = cache.num_bytes <= GPU_SHARE * max(0, free - reserve)
-        if self.on_device or cache.num_bytes <= limit:
-            where = device if self.on_device else torch.device("cpu")
-            self._inputs = _resident(cache.inputs_NHWC, where)
-            self._targets = _resident(cache.targets_NHW, where)
-
-    def __getitem__(self, key: Rows) -> Batch:
-        def read(part: slice) -> Batch:
-            return self._read(Rows(key.rows[part], key.step))
-
-        return _shared(read, len(key.rows), self._shares)
-
-    def _read(self, key: Rows) -> Batch:
-        if isinstance(self._inputs, torch.Tensor):
-            rows = torch.from_numpy(key.rows).to(self._inputs.device)
-            return Batch(
-                self._inputs.index_select(0, rows), self._targets.index_select(0, rows), key.step
-            )
-        return Batch(
-            torch.from_numpy(self._inputs[key.rows]),
-            torch.from_numpy(self._targets[key.rows]),
-            key.step,
-        )
-
-
-def _resident(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Copy a file's array to where it stays, in pieces: the machine may have less than the GPU."""
-    whole = torch.empty(array.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(array), COPIED_ROWS):
-        part = np.array(array[start : start + COPIED_ROWS])
-        whole[start : start + COPIED_ROWS] = torch.from_numpy(part)
-    return whole
-
-
-class Places(NamedTuple):
-    """One batch's patches: image, first row and first column of each."""
-
-    places_B3: np.ndarray
-    size: int
-    """Side of what is cut, surroundings included."""
-    step: int
-
-
-class EpochPatches(_EpochSampler):
-    """The patches of one epoch after another, as places.
+class EpochPatches(EpochSampler):
+    """The patches of one epoch after another: image, first row and first column of each.
 
     Every epoch has the same number of steps, whatever the size of its patches.
     """
@@ -319,27 +216,23 @@ class EpochPatches(_EpochSampler):
     def __init__(
         self,
         cache: ImageCache,
-        *,
         recipe: Recipe,
+        *,
         context: float,
-        size_of: Callable[[int], int] | None = None,
+        size_of: Callable[[int], int],
+        shares: Shares,
     ) -> None:
-        self._cache = cache
-        self._size_of = size_of or recipe.training_size
-        self._recipe = recipe
-        self._context = context
-        self._num = patches_per_epoch(
+        num = patches_per_epoch(
             recipe.patches,
             cache.sizes_N2,
             size=recipe.input.size,
             batch_size=recipe.train.batch_size,
         )
+        super().__init__(num, recipe, shares=shares)
+        self._cache, self._context, self._size_of = cache, context, size_of
 
-    def __len__(self) -> int:
-        return _num_batches(self._num, self._recipe.train.batch_size)
-
-    def keys(self, epoch: int) -> Iterator[Places]:
-        """Give the epoch's places by batch."""
+    def items(self, epoch: int) -> tuple[np.ndarray, int]:
+        """Lay the epoch's patches."""
         size = self._size_of(epoch)
         margin = round(size * (self._context - 1) / 2)
         places_N3 = sample_places(
@@ -351,27 +244,65 @@ class EpochPatches(_EpochSampler):
             epoch=epoch,
         )
         places_N3[:, 1:] -= margin
-        for step, rows in enumerate(_slices(self._num, self._recipe.train.batch_size)):
-            yield Places(places_N3[rows], size + 2 * margin, step)
+        return places_N3, size + 2 * margin
 
 
-class _CutBatches(Dataset[Batch]):
-    """A map from a batch's places to its pixels."""
+class _Dataset(Dataset[Batch]):
+    """A map from keys to batches."""
 
-    def __init__(self, cache: ImageCache, shares: Shares) -> None:
-        self._shares = shares
+    def __getitem__(self, key: Key) -> Batch:
+        inputs_BHWC, targets_BHW = self.read(key)
+        if key.is_empty:
+            targets_BHW = torch.full_like(targets_BHW, IGNORE)
+        return Batch(inputs_BHWC, targets_BHW, *key[2:])
+
+    @abstractmethod
+    def read(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read inputs and targets."""
+
+
+class _CachedBatches(_Dataset):
+    """Rows of a cache: in memory, on the GPU where they take a small part of it, or mapped."""
+
+    def __init__(self, cache: PixelCache, device: torch.device, *, reserve: int) -> None:
+        self._arrays: list[Any] = [cache.inputs_NHWC, cache.targets_NHW]
+        self.on_device = False
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            self.on_device = cache.num_bytes <= GPU_SHARE * max(0, free - reserve)
+        if self.on_device or cache.num_bytes <= RESIDENT_BYTES:
+            where = device if self.on_device else torch.device("cpu")
+            self._arrays = [_resident(array, where) for array in self._arrays]
+
+    def read(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Index both arrays."""
+        if isinstance(self._arrays[0], torch.Tensor):
+            rows = torch.from_numpy(key.items).to(self._arrays[0].device)
+            inputs, targets = (array.index_select(0, rows) for array in self._arrays)
+        else:
+            inputs, targets = (torch.from_numpy(array[key.items]) for array in self._arrays)
+        return inputs, targets
+
+
+def _resident(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Copy a file's array to where it stays, in pieces: the machine may have less than the GPU."""
+    whole = torch.empty(array.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(array), COPIED_ROWS):
+        part = np.array(array[start : start + COPIED_ROWS])
+        whole[start : start + COPIED_ROWS] = torch.from_numpy(part)
+    return whole
+
+
+class _Patches(_Dataset):
+    """Patches of whole images."""
+
+    def __init__(self, cache: ImageCache) -> None:
         self._images = WholeImages(cache, resident=cache.num_bytes <= RESIDENT_BYTES)
 
-    def __getitem__(self, key: Places) -> Batch:
-        def read(part: slice) -> Batch:
-            return self._read(Places(key.places_B3[part], key.size, key.step))
-
-        return _shared(read, len(key.places_B3), self._shares)
-
-    def _read(self, key: Places) -> Batch:
-        inputs_BCHW, targets_BHW = self._images.patches(key.places_B3, size=key.size)
-        inputs_BHWC = torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1)
-        return Batch(inputs_BHWC, torch.from_numpy(targets_BHW), key.step)
+    def read(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cut them."""
+        inputs_BCHW, targets_BHW = self._images.patches(key.items, size=key.size)
+        return torch.from_numpy(inputs_BCHW).permute(0, 2, 3, 1), torch.from_numpy(targets_BHW)
 
 
 def _hear_no_interrupts(worker: int) -> None:
@@ -381,9 +312,7 @@ def _hear_no_interrupts(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def lacking_shared_memory(
-    dataset: Dataset[Batch], sampler: _EpochSampler, workers: int
-) -> str | None:
+def _lacking_shared_memory(dataset: _Dataset, sampler: EpochSampler, workers: int) -> str | None:
     """Tell why loader processes can't hand their batches over here, or None where they can.
 
     Looks at the size of a first batch: a process that runs out of shared memory is killed by the
@@ -400,9 +329,9 @@ def lacking_shared_memory(
     batch = dataset[next(iter(sampler))]
     # Each process prepares two batches ahead, and one is in use.
     need = (batch.inputs_BHWC.nbytes + batch.targets_BHW.nbytes) * (2 * workers + 1)
-    if free < need:
-        return (
-            f"loader processes need {need / 1e6:.0f} MB of shared memory, and {SHARED_MEMORY} "
-            f"has {free / 1e6:.0f} MB free (docker run --shm-size gives more)"
-        )
-    return None
+    if free >= need:
+        return None
+    return (
+        f"loader processes need {need / 1e6:.0f} MB of shared memory, and {SHARED_MEMORY} "
+        f"has {free / 1e6:.0f} MB free (docker run --shm-size gives more)"
+    )

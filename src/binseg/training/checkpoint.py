@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -28,24 +28,15 @@ from binseg.config.recipe import Recipe
 from binseg.errors import OutputError, TrainingError
 from binseg.progress import Progress
 from binseg.training.distributed import ProcessGroup
+from binseg.training.run_folder import BEST, LAST, PREVIOUS
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
 SEAL = b"\nbinseg sha256 "
 SEAL_LENGTH = len(SEAL) + 64
-CHUNK = 1 << 20
-FREE = frozenset({"about", "data.path", "data.download", "data.group"}) | {
+FREE = {"about", "data.path", "data.download", "data.group"} | {
     f"train.{name}"
     for name in (
-        "epochs",
-        "device",
-        "devices",
-        "num_nodes",
-        "compile",
-        "early_stopping",
-        "threshold",
-        "workers",
-        "loggers",
-        "checkpoint_minutes",
+        *("epochs", "device", "devices", "num_nodes", "compile", "early_stopping"),
+        *("threshold", "workers", "loggers", "checkpoint_minutes"),
     )
 }
 """Settings that may change when a run goes on; all others must be as they were."""
@@ -64,54 +55,27 @@ class Position:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
 
 
-class _Hashing:
-    """A file that hashes what is written to it, and remembers why it couldn't be.
+class Stateful:
+    """A part of a run that goes on after a resume from the attributes that `kept` names."""
 
-    torch's zip writer hides the reason, and an exception in its callback may end the process.
-    """
+    kept: tuple[str, ...]
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-        self.problem: OSError | None = None
+    def state_dict(self) -> dict[str, Any]:
+        """Give their values, which are plain data."""
+        return {name.lstrip("_"): getattr(self, name) for name in self.kept}
 
-    def write(self, data: Any) -> int:
-        """Write a piece; 0 where that failed."""
-        if self.problem is None:
-            try:
-                written = self._file.write(data)
-            except OSError as problem:
-                self.problem = problem
-            else:
-                self._hash.update(data)
-                return written
-        return 0
-
-    def flush(self) -> None:
-        """Do nothing: `close` does."""
-
-    def close(self) -> None:
-        """Write the seal, and wait until all is on the disk."""
-        if self.problem is not None:
-            raise self.problem
-        self._file.write(SEAL + self._hash.hexdigest().encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up where `state_dict` left off."""
+        for name in self.kept:
+            setattr(self, name, state[name.lstrip("_")])
 
 
-def seal(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
-    """Write a checkpoint with its seal, and wait until it is on the disk.
-
-    Raises:
-        OSError: the disk refused.
-    """
-    hashing = _Hashing(file)
-    try:
-        torch.save(dict(checkpoint), hashing)  # type: ignore[arg-type]  # it asks for `write` alone
-    except RuntimeError:
-        if hashing.problem is None:
-            raise
-    hashing.close()
+def sealed(checkpoint: Mapping[str, Any]) -> bytes:
+    """Give the bytes of a checkpoint, which end in the SHA-256 of what comes before."""
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    buffer.write(SEAL + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
+    return buffer.getvalue()
 
 
 def _flaw(data: bytes) -> str | None:
@@ -131,32 +95,13 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         OutputError: it can't be written.
     """
     with storage.atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            seal(checkpoint, file)
+        temporary.write_bytes(sealed(checkpoint))
+        storage.sync(temporary)
         _step_back(path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; it is never unpickled.
-
-    Raises:
-        TrainingError: it is absent, damaged or foreign.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise TrainingError(
-            f"nothing to resume: {path} can't be read ({problem.strerror}); start without --resume"
-        ) from None
-    return parse_checkpoint(data, path)
-
-
 def parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
-    """Read the bytes of a checkpoint: tensors and plain values only.
-
-    Args:
-        data: the whole file.
-        path: where it was, for messages.
+    """Read the bytes of a checkpoint, which was at `path`: tensors and plain values only.
 
     Raises:
         TrainingError: they are damaged or foreign.
@@ -199,9 +144,7 @@ def _step_back(path: Path) -> None:
 def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
     """Give the newest checkpoint of a run that is whole, with its bytes.
 
-    Args:
-        folder: of the run.
-        progress: hears where the newest is damaged, and the one before it is taken.
+    Where the newest is damaged, that is said, and the one before it is taken.
 
     Raises:
         TrainingError: there is none.
@@ -233,16 +176,10 @@ def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
 def shared_state(
     folder: Path, recipe: Recipe, group: ProcessGroup, progress: Progress
 ) -> dict[str, Any]:
-    """Read the newest checkpoint of a run on rank 0, for all ranks.
-
-    Args:
-        folder: of the run; only rank 0 need see it.
-        recipe: must agree with that of the run.
-        group: all ranks.
-        progress: hears what is damaged or gone.
+    """Read the newest checkpoint of a run on rank 0, which alone need see it, for all ranks.
 
     Raises:
-        TrainingError: there is none, or it is of other settings.
+        TrainingError: there is none, or it is of another recipe.
     """
     path, data = newest_whole(folder, progress) if group.is_first else (folder, b"")
     state = parse_checkpoint(group.share(data), path)
@@ -254,18 +191,15 @@ def shared_state(
 
 
 def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
-    """Refuse to go on with other settings than those that the run began with.
+    """Refuse to go on with other settings than `before`, the recipe of the checkpoint as JSON.
 
-    Args:
-        before: the recipe of the checkpoint as JSON.
-        now: the recipe that is asked for.
-        progress: hears of another number of epochs, which bends most schedules.
+    Another number of epochs, which bends most schedules, is only said.
     """
     old, new = _flat(json.loads(before)), _flat(now.model_dump(mode="json"))
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted(old | new)
-        if old.get(name) != new.get(name) and not _is_free(name)
+        if old.get(name) != new.get(name) and not {name, name.partition(".")[0]} & FREE
     ]
     if changed:
         raise TrainingError(
@@ -279,18 +213,12 @@ def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
         )
 
 
-def _is_free(name: str) -> bool:
-    return name in FREE or name.split(".", maxsplit=1)[0] in FREE
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one table with dotted names."""
+    """Give nested sections as one table with dotted names."""
     table: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            table |= _flat(value, f"{prefix}{name}.")
-        else:
-            table[prefix + name] = value
+        is_section = isinstance(value, Mapping) and value
+        table |= _flat(value, f"{prefix}{name}.") if is_section else {prefix + name: value}
     return table
 
 
@@ -299,10 +227,9 @@ class Checkpointer:
 
     Args:
         folder: of the run.
-        minutes: between two checkpoints within an epoch.
+        recipe: says how many minutes lie between two checkpoints within an epoch.
+        command: goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
         progress: hears what couldn't be saved.
-        command: goes on with the run.
-        state: gives all that a run at a position goes on from; None where the numbers went bad.
         writes: whether this rank writes.
         clock: seconds that only rise, whatever happens to the time of day.
     """
@@ -310,24 +237,18 @@ class Checkpointer:
     def __init__(
         self,
         folder: Path,
+        recipe: Recipe,
         *,
-        minutes: float,
+        command: str | None,
         progress: Progress,
-        command: str,
-        state: Callable[[Position], dict[str, Any] | None],
-        writes: bool = True,
+        writes: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.saved: Position | None = None
         """Position of the newest checkpoint; None before the first."""
-        self._folder = folder
-        self._minutes = minutes
-        self._progress = progress
-        self._command = command
-        self._state = state
-        self._writes = writes
-        self._clock = clock
-        self._mark = clock()
+        self._folder, self._minutes = folder, recipe.train.checkpoint_minutes
+        self._command, self._progress = command or resume_command(folder), progress
+        self._writes, self._clock, self._mark = writes, clock, clock()
         self._best: bytes | None = None
         """Best weights that couldn't be written yet."""
 
@@ -338,39 +259,37 @@ class Checkpointer:
             return "nothing was saved yet: start again"
         return f"the run is kept up to {self.saved}: go on with `{self._command}`"
 
-    def save_if_due(self, position: Position) -> None:
-        """Save where the last checkpoint is old enough."""
-        if self._clock() - self._mark >= 60 * self._minutes:
-            self.save(position)
+    @property
+    def is_due(self) -> bool:
+        """Return True if the last checkpoint is old enough."""
+        return self._clock() - self._mark >= 60 * self._minutes
 
-    def save_once(self, position: Position) -> None:
-        """Save, unless this is what was saved last."""
-        if self.saved != position:
-            self.save(position)
+    def save(self, position: Position, state_of: Callable[[], dict[str, Any] | None]) -> None:
+        """Write a checkpoint, or say why that can't be done now.
 
-    def save(self, position: Position) -> None:
-        """Write a checkpoint, or say why that can't be done now."""
+        Args:
+            position: of the run.
+            state_of: gives all that it goes on from; None where the numbers went bad.
+        """
         self._mark = self._clock()
         if not self._writes:
             return
-        state = self._state(position)
+        state = state_of()
+        stays = (
+            "and there is no checkpoint yet"
+            if self.saved is None
+            else f"and the checkpoint of {self.saved} stays"
+        )
         if state is None:
-            self._progress.say(
-                f"no checkpoint at {position}: the numbers went bad; {self._what_stays()}"
-            )
+            self._progress.say(f"no checkpoint at {position}: the numbers went bad; {stays}")
             return
         try:
             self.write_best()
             write_checkpoint(state, self._folder / LAST)
         except OutputError as problem:
-            self._progress.say(f"{problem}; training goes on, {self._what_stays()}")
+            self._progress.say(f"{problem}; training goes on, {stays}")
         else:
             self.saved = position
-
-    def _what_stays(self) -> str:
-        if self.saved is None:
-            return "and there is no checkpoint yet"
-        return f"and the checkpoint of {self.saved} stays"
 
     def keep_best(self, model: nn.Module) -> None:
         """Write the best weights, or hold them until that can be done."""

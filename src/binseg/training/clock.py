@@ -42,12 +42,9 @@ class Clock:
     ) -> None:
         self.elapsed = 0.0
         """Seconds of the run at the last reading, those before a resume included."""
-        self._recipe = recipe
-        self._seconds = seconds
-        self._clock = clock
-        self._started = clock()
-        self._closing = FIRST_CLOSING * (seconds or 0.0)
-        """Seconds that the last validation will take."""
+        self._recipe, self._seconds = recipe, seconds
+        self._clock, self._started = clock, clock()
+        self._closing = FIRST_CLOSING * (seconds or 0.0)  # seconds of the last validation
         self._sizes: dict[int, int] = {}
         """Side of the inputs of each epoch that has begun."""
 
@@ -77,11 +74,7 @@ class Clock:
         self.elapsed, self._closing = self.now if now is None else now
 
     def share(self, epoch: float) -> float:
-        """Give how much of the run is over: by time, or where the epochs decide, by their number.
-
-        Args:
-            epoch: 2.5 is half-way through the third one.
-        """
+        """Give how much of the run is over: by time, or by epochs (2.5 is amid the third one)."""
         return self.time_share if self.is_timed else epoch / self._recipe.train.epochs
 
     def training_size(self, epoch: int) -> int:
@@ -138,12 +131,7 @@ class Timer:
         return self._waited / max(self.training_seconds, 1e-9)
 
     def start_run(self, task: Task, num_done: int) -> None:
-        """Move the progress bar to where a resumed run is.
-
-        Args:
-            task: the bar.
-            num_done: steps before the resume.
-        """
+        """Move the progress bar to where a resumed run is, after so many steps."""
         self._task = task
         self._task.advance(self._time_passed() if self._clock.is_timed else num_done)
 
@@ -154,16 +142,17 @@ class Timer:
 
     def batch_arrived(self) -> None:
         """Note that the loader has given a batch; what follows is work, not waiting."""
-        now = time.perf_counter()
-        self._waited += now - self._mark
-        self._mark = now
+        self._waited += self._lap()
 
     def step_done(self, figures: dict[str, float]) -> None:
         """Note the end of a step, and show its figures."""
-        now = time.perf_counter()
-        self._worked += now - self._mark
-        self._mark = now
+        self._worked += self._lap()
         self._task.advance(self._time_passed() if self._clock.is_timed else 1, **figures)
+
+    def _lap(self) -> float:
+        """Give the seconds since the last call."""
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resume within an epoch needs."""
@@ -186,20 +175,13 @@ class StopAskedError(Exception):
 
 
 class StopRequest:
-    """The latest request to stop, from the user or the system."""
+    """The latest request to stop, from the user or the system: a signal's number, or 0."""
 
-    def __init__(self) -> None:
-        self.number = 0
-        """Number of the signal; 0 where there was none."""
-
-    @property
-    def is_asked(self) -> bool:
-        """Return True if the run was asked to stop."""
-        return self.number != 0
+    number = 0
 
     def check(self) -> None:
         """Raise StopAskedError where a stop is asked for."""
-        if self.is_asked:
+        if self.number:
             raise StopAskedError
 
 
@@ -216,7 +198,7 @@ def hearing_interrupts() -> Iterator[StopRequest]:
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
-        again, request.number = request.is_asked, number
+        again, request.number = request.number, number
         if again:
             raise KeyboardInterrupt
 

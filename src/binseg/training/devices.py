@@ -48,11 +48,9 @@ def computes_bf16(device: torch.device) -> bool:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    for line in lines:
-        name, _, flags = line.partition(":")
-        if name.strip().lower() in {"flags", "features"}:
-            return bool(BF16_FLAGS & set(flags.split()))
-    return False
+    pairs = (line.partition(":") for line in lines)
+    known = (flags for name, _, flags in pairs if name.strip().lower() in {"flags", "features"})
+    return not BF16_FLAGS.isdisjoint(next(known, "").split())
 
 
 def resolve_precision(
@@ -83,23 +81,14 @@ def is_of_compiler(problem: BaseException) -> bool:
 
 
 def compiled(
-    model: nn.Module,
-    *,
-    asked: bool,
-    device: torch.device,
-    progress: Progress,
+    model: nn.Module, *, asked: bool, device: torch.device, progress: Progress
 ) -> nn.Module:
     """Give what computes a training step's logits: the network itself, or its translation.
 
     On a processor with bf16 a translated `unet-compact` was 1.02 times as fast at 128x128, after
-    half a minute and more of compiling; on GPUs it wasn't measured yet.
-    Weights are shared, and validation, checkpoints and bundles know nothing of it.
-
-    Args:
-        model: whose weights learn.
-        asked: as in the recipe.
-        device: that trains.
-        progress: hears where there is no compiler.
+    half a minute and more of compiling; on GPUs it wasn't measured yet. Weights are shared;
+    validation, checkpoints and bundles know nothing of it. Where there is no compiler, that is
+    said, and the network trains as it is.
     """
     if not asked:
         return model
@@ -124,7 +113,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """At the batch size."""
+        """Bytes at the batch size."""
         return self.fixed + self.batch_size * self.per_input
 
     def largest_batch(self, available: int) -> int:
@@ -137,21 +126,16 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate by forward passes of one and two inputs, counting what autograd keeps of them.
 
-    Args:
-        model: on any device, in any mode; neither it nor its statistics change.
-        recipe: size, channels, optimiser, average and batch size are taken from it.
-        size: height and width of the input, instead of the recipe's.
-        bf16: whether it trains in mixed precision.
+    Neither the model nor its statistics change. `size` is the side of the input, if not the
+    recipe's, and `bf16` says whether it trains in mixed precision.
     """
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
     copies = 2 + STATES[recipe.optimizer.name] + (recipe.train.ema_decay > 0)
-    side = recipe.input.size if size is None else size
+    side, channels = size or recipe.input.size, recipe.input.channels
     was_training = model.training
     model.eval()  # batch norm must neither learn from zeros nor refuse a single image
     try:
-        one, two = (
-            _kept(model, (num, recipe.input.channels, side, side), bf16=bf16) for num in (1, 2)
-        )
+        one, two = (_kept(model, (num, channels, side, side), bf16=bf16) for num in (1, 2))
     finally:
         model.train(was_training)
     # What doesn't grow with the batch are weights cast to bf16.
@@ -229,17 +213,9 @@ def check_memory(
     local_world_size: int,
     progress: Progress,
 ) -> MemoryEstimate:
-    """Say what a run will take of what there is, and refuse what can't fit.
+    """Say what a rank's share will take of what there is, and refuse what can't fit.
 
     On a processor the system would end a run that takes too much, without a word.
-
-    Args:
-        model: on the device that trains.
-        recipe: its batch.
-        bf16: whether it trains in mixed precision.
-        world_size: processes that share a batch.
-        local_world_size: those of them that are on this machine.
-        progress: hears one line.
 
     Raises:
         TrainingError: there is far too little, with what would fit.
@@ -269,10 +245,7 @@ def check_memory(
 def lacking_memory(recipe: Recipe, device: torch.device, *, fits: int | None = None) -> str:
     """Say that a batch doesn't fit, and which smaller one gives nearly the same run.
 
-    Args:
-        recipe: its batch.
-        device: whose memory is too small.
-        fits: the largest batch that would; else a half is proposed.
+    That has at most `fits` inputs, or half as many as now.
     """
     config = recipe.train
     whose = "the GPU's memory" if device.type == "cuda" else "the memory"

@@ -6,29 +6,29 @@ out: the weights, the optimiser's memory and batch norm's statistics stay as the
 
 import math
 import statistics
-from typing import Any
 
 import torch
 from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.whole_images import ImageCache
+from binseg.data.patches import ImageCache
 from binseg.errors import TrainingError
 from binseg.progress import Progress
+from binseg.training.checkpoint import Stateful
 from binseg.training.devices import COMPILE_ADVICE, NO_MEMORY, is_of_compiler, lacking_memory
 from binseg.training.validation import ValidationScores
 
+_ALONE = "set train.workers to 0, which gives the same run"
+_DIED = "another process of this run has died; what it said is above"
 ADVICE = {
     "DataLoader timed out": "the loader processes gave nothing for a long time (a hanging file "
-    "system, or a deadlock); set train.workers to 0, which gives the same run",
-    "DataLoader worker": "a loader process died, most likely for lack of memory; set train.workers "
-    "to 0, which gives the same run",
-    "shared memory": "there is no shared memory left for the loader processes; set train.workers "
-    "to 0, which gives the same run",
-    "Connection closed by peer": "another process of this run has died; what it said is above",
-    "Connection reset by peer": "another process of this run has died; what it said is above",
-    "Broken pipe": "another process of this run has died; what it said is above",
+    f"system, or a deadlock); {_ALONE}",
+    "DataLoader worker": f"a loader process died, most likely for lack of memory; {_ALONE}",
+    "shared memory": f"there is no shared memory left for the loader processes; {_ALONE}",
+    "Connection closed by peer": _DIED,
+    "Connection reset by peer": _DIED,
+    "Broken pipe": _DIED,
     "more than 1 value per channel": "batch norm can't learn from batches of one image that the "
     "network shrinks to one pixel; raise train.batch_size or input.size",
 }
@@ -40,19 +40,15 @@ EXPLODING = 100.0
 """A gradient norm that has grown so much is on its way to infinity."""
 FEWEST = 8
 """Steps in an epoch below which its norms say nothing."""
-ALL = 0.999
-"""Share of the pixels from which on an answer is "everything"."""
-NOTHING = 0.001
-"""Dice up to which nothing is found."""
+ALL, NOTHING = 0.999, 0.001
+"""Share of the pixels that is "everything", and the Dice up to which nothing is found."""
 RARE = 0.05
 """Share of foreground below which a pixel-wise loss is content with none."""
 LASTING = 3
 """After so many epochs it is no longer the first epochs' fumbling."""
 
-SYMPTOMS = ("empty", "full", "elsewhere")
 
-
-class StepGuard:
+class StepGuard(Stateful):
     """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
 
     Args:
@@ -61,12 +57,11 @@ class StepGuard:
         progress: hears of steps that are left out.
     """
 
+    kept = ("_in_row", "_skipped", "_norms", "_calmest")
+
     def __init__(self, model: nn.Module, *, recipe: Recipe, progress: Progress) -> None:
-        self._model = model
-        self._recipe = recipe
-        self._progress = progress
-        self._in_row = 0
-        self._skipped = 0
+        self._model, self._recipe, self._progress = model, recipe, progress
+        self._in_row = self._skipped = 0
         self._norms: list[float] = []
         self._calmest = math.inf
         """The lowest median norm of an epoch so far."""
@@ -84,12 +79,7 @@ class StepGuard:
         self._before = [buffer.detach().clone() for buffer in self._buffers]
 
     def judge(self, norm: float, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
-        """Look at the gradient of a step that is about to be taken.
-
-        Args:
-            norm: of the whole gradient, before clipping.
-            optimizer: its step does nothing where there is no gradient.
-            epoch: from 0.
+        """Look at the norm of a gradient before clipping; take a bad one away from the optimiser.
 
         Raises:
             TrainingError: it is one bad step of too many.
@@ -114,11 +104,7 @@ class StepGuard:
             raise diverged(f"the gradient of {MANY} steps in a row", self._recipe, epoch + 1)
 
     def close_epoch(self, epoch: int) -> None:
-        """Say what an epoch's steps were like, and start the next one's record.
-
-        Args:
-            epoch: from 0.
-        """
+        """Say what an epoch's steps were like, and start the next one's record."""
         if self._skipped > 1:
             self._progress.say(
                 f"{self._skipped} steps of epoch {epoch + 1} were left out, since their gradients "
@@ -136,20 +122,6 @@ class StepGuard:
             self._calmest = min(self._calmest, statistics.median(self._norms))
         self._norms, self._skipped = [], 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a resume needs."""
-        return {
-            "in_row": self._in_row,
-            "skipped": self._skipped,
-            "norms": list(self._norms),
-            "calmest": self._calmest,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` left off."""
-        self._in_row, self._skipped = state["in_row"], state["skipped"]
-        self._norms, self._calmest = list(state["norms"]), state["calmest"]
-
 
 def is_finite(model: nn.Module) -> bool:
     """Tell whether all weights and statistics of a network are numbers."""
@@ -161,13 +133,7 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def diverged(what: str, recipe: Recipe, epoch: int) -> TrainingError:
-    """The one line that tells that numbers went bad, the likely cause, and what to change.
-
-    Args:
-        what: became infinite.
-        recipe: names the settings.
-        epoch: from 1.
-    """
+    """Give the one line that tells what went bad in an epoch (from 1), and what to change."""
     kept = "; the best weights so far are kept" if epoch > 1 else ""
     return TrainingError(
         f"{what} became infinite or not a number in epoch {epoch}: training diverged, most "
@@ -198,49 +164,32 @@ def symptom_of(scores: ValidationScores) -> str | None:
 def symptom_line(
     symptom: str, scores: ValidationScores, recipe: Recipe, *, num_epochs: int
 ) -> str | None:
-    """Give the line for a symptom, where it is new or has lasted.
-
-    Args:
-        symptom: of `SYMPTOMS`.
-        scores: of the latest epoch.
-        recipe: names the settings to change.
-        num_epochs: for which it is there.
-    """
+    """Give the line for a symptom, where it is new or has lasted for so many epochs."""
     if num_epochs not in {1, LASTING}:
         return None
-    sign, advice = _WORDS[symptom](scores, recipe)
+    lr = f"optimizer.lr (now {recipe.optimizer.lr:g})"
+    if symptom == "empty":
+        share = f"foreground is {scores.true_share:.2%} of the validation pixels"
+        sign, advice = f", since nothing is found ({share})", f"raise {lr}"
+        if scores.true_share < RARE and recipe.loss.name == "bce":
+            advice = f"set loss.name to bce-dice (now {recipe.loss.name}) or {advice}"
+    elif symptom == "full":
+        sign = ", which an all-white mask scores: everything is called foreground"
+        advice = (
+            f"lower {lr}, and look with `binseg check` whether the masks are what you mean "
+            "(data.foreground, data.border)"
+        )
+    else:
+        sign = (
+            f", though {scores.answered_share:.2%} of the pixels are called foreground: what is "
+            "found is not what the masks show"
+        )
+        advice = (
+            "look with `binseg check` whether masks are inverted, shifted or of other images "
+            "(data.foreground)"
+        )
     when = "normal early on; if it stays, " if num_epochs < LASTING else f"{LASTING} epochs now: "
-    return f"{sign}: {when}{advice}"
-
-
-def _empty(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
-    advice = f"raise optimizer.lr (now {recipe.optimizer.lr:g})"
-    if scores.true_share < RARE and recipe.loss.name == "bce":
-        advice = f"set loss.name to bce-dice (now {recipe.loss.name}) or {advice}"
-    share = f"foreground is {scores.true_share:.2%} of the validation pixels"
-    return f"validation Dice {scores.dice:.3f}, since nothing is found ({share})", advice
-
-
-def _full(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
-    return (
-        f"validation Dice {scores.dice:.3f}, which an all-white mask scores: everything is called "
-        "foreground",
-        f"lower optimizer.lr (now {recipe.optimizer.lr:g}), and look with `binseg check` whether "
-        "the masks are what you mean (data.foreground, data.border)",
-    )
-
-
-def _elsewhere(scores: ValidationScores, recipe: Recipe) -> tuple[str, str]:
-    del recipe
-    return (
-        f"validation Dice {scores.dice:.3f}, though {scores.answered_share:.2%} of the pixels are "
-        "called foreground: what is found is not what the masks show",
-        "look with `binseg check` whether masks are inverted, shifted or of other images "
-        "(data.foreground)",
-    )
-
-
-_WORDS = {"empty": _empty, "full": _full, "elsewhere": _elsewhere}
+    return f"validation Dice {scores.dice:.3f}{sign}: {when}{advice}"
 
 
 def check_learnable(
@@ -261,13 +210,7 @@ def check_learnable(
 
 
 def advice_on(problem: Exception, recipe: Recipe, device: torch.device) -> str | None:
-    """Say what a user can do about an error of torch's; None where nobody knows.
-
-    Args:
-        problem: what ended the training.
-        recipe: names the settings to change.
-        device: that trained.
-    """
+    """Say what a user can do about an error of torch's that ended the training; None if unknown."""
     text = str(problem)
     if isinstance(problem, torch.OutOfMemoryError | MemoryError) or any(
         part in text for part in NO_MEMORY

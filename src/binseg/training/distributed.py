@@ -39,6 +39,8 @@ from binseg.training.ranks import LOOPBACK, Ranks
 PATIENCE = timedelta(days=1)
 """Others wait while rank 0 reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0
+HERE = "binseg/{} is here"
+"""The key by which a rank tells that it has come."""
 THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
     ("This DataLoader will create", UserWarning),
@@ -50,12 +52,7 @@ THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
 
 
 def rank_device(asked: str, ranks: Ranks) -> torch.device:
-    """Give the device of a rank, and make it torch's own.
-
-    Args:
-        asked: auto, cpu or cuda.
-        ranks: of this process.
-    """
+    """Give the device of a rank for `auto`, `cpu` or `cuda`, and make it torch's own."""
     device = resolve_device(asked)
     if device.type == "cuda" and ranks.world_size > 1:
         torch.cuda.set_device(ranks.local_rank)
@@ -65,30 +62,16 @@ def rank_device(asked: str, ranks: Ranks) -> torch.device:
 
 @dataclass(kw_only=True)
 class ProcessGroup:
-    """This rank among the others; where it is alone, nothing is sent to anyone.
-
-    Args:
-        ranks: which one it is.
-        children: processes that this one has started.
-    """
+    """This rank among the others; where it is alone, nothing is sent to anyone."""
 
     ranks: Ranks = field(default_factory=Ranks)
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Processes that this one has started."""
 
-    @property
-    def rank(self) -> int:
-        """From 0."""
-        return self.ranks.rank
-
-    @property
-    def world_size(self) -> int:
-        """Number of ranks."""
-        return self.ranks.world_size
-
-    @property
-    def is_first(self) -> bool:
-        """Return True if this is rank 0, which validates, writes and prints."""
-        return self.ranks.rank == 0
+    def __post_init__(self) -> None:
+        self.rank, self.world_size = self.ranks.rank, self.ranks.world_size
+        self.is_first = self.rank == 0
+        """True for rank 0, which validates, writes and prints."""
 
     def share(self, data: bytes = b"") -> bytes:
         """Give every rank the bytes of rank 0."""
@@ -116,9 +99,7 @@ class ProcessGroup:
     def agree(self, stop: int, of_first: tuple[float, ...]) -> tuple[int, tuple[float, ...]]:
         """Give all ranks one view: the numbers of rank 0, and whether any rank is to stop.
 
-        Args:
-            stop: number of the signal that this rank has heard; 0 for none.
-            of_first: numbers, none below 0; those of rank 0 count.
+        `stop` is the signal that this rank has heard, or 0; no number of `of_first` is below 0.
         """
         if self.world_size == 1:
             return stop, of_first
@@ -178,9 +159,7 @@ ALONE = ProcessGroup()
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
     """Meet the other ranks, after starting those that this machine lacks, and part at the end.
 
-    Args:
-        ranks: of this process.
-        device: of this process; gradients of a GPU go by NCCL, all else by Gloo.
+    Gradients of a GPU go by NCCL, all else by Gloo.
 
     Raises:
         TrainingError: the others can't be reached.
@@ -188,7 +167,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
     if ranks.world_size == 1:
         yield ALONE
         return
-    with _share_of_cores(ranks), _restored_environment():
+    with _share_of_cores(ranks):
         group = _join(ranks, device)
         try:
             yield group
@@ -214,7 +193,7 @@ def _join(ranks: Ranks, device: torch.device) -> ProcessGroup:
         os.environ.update(ranks.variables())
         if not ranks.is_external and ranks.local_rank == 0:
             children = _start_others(ranks, device)
-        store.set(_here(ranks.rank), "1")
+        store.set(HERE.format(ranks.rank), "1")
         _await(children, store, ranks)
         distributed.init_process_group(
             _backend(device),
@@ -260,10 +239,6 @@ def _meeting_place(ranks: Ranks) -> tuple[Any, Ranks]:
     return store, replace(ranks, port=store.port)
 
 
-def _here(rank: int) -> str:
-    return f"binseg/{rank} is here"
-
-
 def _start_others(ranks: Ranks, device: torch.device) -> list[subprocess.Popen[bytes]]:
     """Start this machine's other ranks; what they train on they hear from rank 0."""
     started = []
@@ -282,7 +257,7 @@ def _start_others(ranks: Ranks, device: torch.device) -> list[subprocess.Popen[b
 
 def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) -> None:
     """Wait until the ranks that this one has started are there; one may die on its way."""
-    keys = [_here(ranks.rank + 1 + index) for index in range(len(children))]
+    keys = [HERE.format(ranks.rank + 1 + index) for index in range(len(children))]
     while keys and not store.check(keys):
         for index, child in enumerate(children):
             if child.poll() is not None:
@@ -295,26 +270,20 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) ->
 
 @contextmanager
 def _share_of_cores(ranks: Ranks) -> Iterator[None]:
-    """Use this rank's share of the machine's cores: more threads than cores slow all down."""
-    before = torch.get_num_threads()
-    threads = max(1, before // ranks.local_world_size)
-    torch.set_num_threads(threads)
+    """Use this rank's share of the machine's cores: more threads than cores slow all down.
+
+    At the end that is taken back, with all that the run sets in the environment: the same process
+    may train again, alone.
+    """
+    threads, variables = torch.get_num_threads(), dict(os.environ)
+    torch.set_num_threads(max(1, threads // ranks.local_world_size))
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _restored_environment() -> Iterator[None]:
-    """Take back what the run sets: the same process may train again, alone."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
+        torch.set_num_threads(threads)
+        for name in os.environ.keys() - variables.keys():
             del os.environ[name]
-        os.environ.update(before)
+        os.environ.update(variables)
 
 
 @contextmanager

@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from binseg import storage
-from binseg.config.recipe import Recipe, TrainConfig
+from binseg.config.recipe import Recipe
 from binseg.errors import MissingExtraError, OutputError
 from binseg.progress import Progress
+from binseg.training.checkpoint import Stateful
 from binseg.training.diagnostics import symptom_line, symptom_of
 from binseg.training.validation import ValidationScores
 
 METRICS = "metrics.csv"
 COLUMNS = (
-    "epoch",
-    "lr",
-    "train_loss",
-    "train_dice",
-    "val_loss",
-    "val_dice",
-    "seconds",
-    "data_share",
+    *("epoch", "lr", "train_loss", "train_dice", "val_loss", "val_dice"),
+    *("seconds", "data_share"),
 )
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
@@ -43,34 +38,33 @@ class Logger(Protocol):
         """End the tracker's run, so that the process's next training is one of its own."""
 
 
-class EpochLog:
+class EpochLog(Stateful):
     """The epochs of a run so far, and which of them was the best.
 
     Args:
         folder: of the run; gets metrics.csv.
         recipe: what is trained.
-        progress: hears one line an epoch, and signs that nothing is learnt.
         loggers: trackers.
+        progress: hears one line an epoch, and signs that nothing is learnt.
         writes: whether this rank writes.
     """
+
+    kept = ("history", "best_epoch", "_symptom", "_num_symptom")
 
     def __init__(
         self,
         folder: Path,
-        *,
         recipe: Recipe,
-        progress: Progress,
+        *,
         loggers: Sequence[Logger],
+        progress: Progress,
         writes: bool,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
         """From 1; 0 where there is none yet."""
-        self._path = folder / METRICS
-        self._recipe = recipe
-        self._progress = progress
-        self._loggers = loggers
-        self._writes = writes
+        self._path, self._recipe, self._progress = folder / METRICS, recipe, progress
+        self._loggers, self._writes = loggers, writes
         self._symptom: str | None = None
         self._num_symptom = 0
 
@@ -81,10 +75,10 @@ class EpochLog:
         return self.best_epoch > 0 and 0 < patience <= len(self.history) - self.best_epoch
 
     def add(self, row: dict[str, float]) -> bool:
-        """Note an epoch; tell whether it is the best so far."""
-        is_best = self.best_epoch == 0 or is_better(
-            row, self.history[self.best_epoch - 1], self._recipe.train
-        )
+        """Note an epoch; tell whether it is the best so far, of equal ones the earlier."""
+        name, sign = ("val_loss", -1) if self._recipe.train.monitor == "loss" else ("val_dice", 1)
+        best = self.history[self.best_epoch - 1][name] if self.best_epoch else None
+        is_best = best is None or sign * row[name] > sign * best
         self.history.append(row)
         if is_best:
             self.best_epoch = len(self.history)
@@ -122,11 +116,7 @@ class EpochLog:
                 self._progress.say(line)
 
     def tell(self, share: str) -> None:
-        """Show the latest epoch, and file it with the trackers.
-
-        Args:
-            share: how far the run is, to stand behind the epoch's number.
-        """
+        """Show the latest epoch, `share` behind its number, and file it with the trackers."""
         row, num = self.history[-1], len(self.history)
         for logger in self._loggers:
             try:
@@ -143,28 +133,6 @@ class EpochLog:
             "steps waiting for data"
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a resume needs."""
-        return {
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "symptom": self._symptom,
-            "num_symptom": self._num_symptom,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` left off."""
-        self.history = [dict(row) for row in state["history"]]
-        self.best_epoch = state["best_epoch"]
-        self._symptom, self._num_symptom = state["symptom"], state["num_symptom"]
-
-
-def is_better(row: dict[str, float], best: dict[str, float], config: TrainConfig) -> bool:
-    """Tell whether an epoch beats the best so far; of two equal ones the earlier stays."""
-    if config.monitor == "loss":
-        return row["val_loss"] < best["val_loss"]
-    return row["val_dice"] > best["val_dice"]
-
 
 def _reason(problem: Exception) -> str:
     return " ".join(str(problem).split())
@@ -174,12 +142,9 @@ def _reason(problem: Exception) -> str:
 def running_loggers(
     names: Sequence[str], folder: Path, progress: Progress
 ) -> Iterator[list[Logger]]:
-    """Open the trackers of a recipe, and close them at the end, however it comes.
+    """Open the trackers of a run by their names, and close them at the end, however it comes.
 
-    Args:
-        names: of `LOGGERS`.
-        folder: the run's; what trackers write on this machine goes there.
-        progress: hears which are missing or fail.
+    What they write on this machine goes to the run's folder; which are missing or fail is said.
     """
     opened = [logger for name in names if (logger := _open(name, folder, progress)) is not None]
     try:
@@ -211,14 +176,12 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self.close = self._writer.close
 
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         for name, value in row.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _Wandb:
@@ -226,12 +189,10 @@ class _Wandb:
         import wandb
 
         self._run = wandb.init(project=PROJECT, name=folder.name, dir=str(folder))
+        self.close = self._run.finish
 
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         self._run.log(dict(row), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class _MLflow:
@@ -246,8 +207,7 @@ class _MLflow:
         self._client = MlflowClient(where)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
-        run = self._client.create_run(experiment, run_name=folder.name)
-        self._id = run.info.run_id
+        self._id = self._client.create_run(experiment, run_name=folder.name).info.run_id
 
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         for name, value in row.items():

@@ -1,13 +1,13 @@
 """The training loop: every rank runs it on its share of each batch, rank 0 writes.
 
-`_Run.train` is the run, `_Run.train_epoch` its steps, and `_Run.close_epoch` what follows them. The
-order there matters to a run that is killed: the best weights are on disk before the checkpoint that
-counts them as such, and an epoch that is run again after a resume gives the same ones. A run that
-is stopped while it validates goes on with that validation.
+`_Run.train` is the run, `_Run._train_epoch` its steps, and `_Run._close_epoch` what follows them.
+The order there matters to a run that is killed: the best weights are on disk before the checkpoint
+that counts them as such, and an epoch that is run again after a resume gives the same ones. A run
+that is stopped while it validates goes on with that validation.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,17 +19,11 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.data.cache import PixelCache
-from binseg.data.whole_images import ImageCache
+from binseg.data.patches import ImageCache
 from binseg.errors import BinsegError, StoppedError, TrainingError
 from binseg.progress import SILENT, Progress, Task
-from binseg.training.batches import Shares, build_batches
-from binseg.training.checkpoint import (
-    Checkpointer,
-    Position,
-    read_best,
-    resume_command,
-    shared_state,
-)
+from binseg.training.batches import Batches, Shares, build_batches
+from binseg.training.checkpoint import Checkpointer, Position, read_best, shared_state
 from binseg.training.clock import (
     BAR_UNITS,
     Clock,
@@ -39,16 +33,10 @@ from binseg.training.clock import (
     hearing_interrupts,
 )
 from binseg.training.devices import check_memory, resolve_precision
-from binseg.training.diagnostics import (
-    StepGuard,
-    advice_on,
-    check_learnable,
-    diverged,
-    is_finite,
-)
+from binseg.training.diagnostics import StepGuard, advice_on, check_learnable, diverged, is_finite
 from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
-from binseg.training.loggers import COLUMNS, EpochLog, Logger, running_loggers
-from binseg.training.optim import MovingAverage, build_optimizer, build_schedule
+from binseg.training.loggers import EpochLog, running_loggers
+from binseg.training.optim import MovingAverage, Schedule, build_optimizer
 from binseg.training.step import TrainingStep
 from binseg.training.validation import ValidationScores, thinned, validate
 
@@ -83,19 +71,11 @@ def fit(
 ) -> FitResult:
     """Train a network as the recipe says, on every rank alike; its weights change in place.
 
-    Args:
-        model: with its first weights; the caller seeds those.
-        recipe: everything else that decides the result.
-        train: what it learns from; whole images where the recipe trains on random patches.
-        val: what chooses the best epoch, on rank 0; of many tiles, about as many as an epoch has
-            patches, and with a budget of time a quarter as many inputs as an epoch.
-        folder: gets metrics.csv, best.safetensors, last.ckpt and previous.ckpt, from rank 0.
-        progress: hears of steps and epochs.
-        resume: go on from the folder's newest checkpoint that is whole.
-        seconds: for all epochs, those before a resume included; the recipe's epochs decide where
-            it is left out.
-        command: goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
-        group: the ranks that share each batch.
+    The caller seeds the first weights. Of `val`, which chooses the best epoch on rank 0, as much is
+    looked at as an epoch is worth. Rank 0 writes metrics.csv, best.safetensors, last.ckpt and
+    previous.ckpt to the folder; `resume` goes on from its newest checkpoint that is whole. Epochs
+    take `seconds` in all, those before a resume included; else the recipe says how many there are.
+    `command` goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
 
     Raises:
         TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
@@ -104,154 +84,125 @@ def fit(
     """
     state = shared_state(folder, recipe, group, progress) if resume else None
     check_learnable(train, val, progress)
-    device = rank_device(recipe.train.device, group.ranks)
+    device, config = rank_device(recipe.train.device, group.ranks), recipe.train
     with (
         quiet(),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         hearing_interrupts() as stop,
-        running_loggers(
-            recipe.train.loggers if group.is_first else [], folder, progress
-        ) as loggers,
+        running_loggers(config.loggers if group.is_first else [], folder, progress) as loggers,
     ):
-        run = _Run(
-            model,
-            recipe=recipe,
-            train=train,
-            val=val,
-            folder=folder,
-            progress=progress,
-            seconds=seconds,
-            command=command or resume_command(folder),
-            group=group,
-            device=device,
-            stop=stop,
-            loggers=loggers,
-        )
-        if state is not None:
-            run.load_state_dict(state)
-        with progress.task("training", total=run.length) as task, _explained(run):
-            run.train(task)
-    return FitResult(
-        best_state=read_best(folder) if group.is_first else {},
-        best_epoch=run.epochs.best_epoch,
-        history=run.epochs.history,
-        precision=run.precision,
-        seconds=sum(row["seconds"] for row in run.epochs.history),
-    )
-
-
-class _Run:
-    """One rank's part of a run; `resize` says what the arguments are."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        recipe: Recipe,
-        train: PixelCache | ImageCache,
-        val: PixelCache | None,
-        folder: Path,
-        progress: Progress,
-        seconds: float | None,
-        command: str,
-        group: ProcessGroup,
-        device: torch.device,
-        stop: StopRequest,
-        loggers: Sequence[Logger],
-    ) -> None:
-        config, ranks = recipe.train, group.ranks
-        self.recipe, self.group, self.device = recipe, group, device
-        self.precision = resolve_precision(config.precision, device, progress)
-        self._progress, self._stop = progress, stop
-        self._signal = 0
-        """Number of the signal to stop that all ranks have agreed on; 0 where there is none."""
-        self._position = Position(epoch=0, step=0)
-        self._whole: Position | None = None
-        """Position of the run; None in the middle of a step."""
+        precision = resolve_precision(config.precision, device, progress)
         model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         memory = check_memory(
             model,
             recipe,
-            bf16=self.precision == "bf16",
-            world_size=ranks.world_size,
-            local_world_size=ranks.local_world_size,
+            bf16=precision == "bf16",
+            world_size=group.world_size,
+            local_world_size=group.ranks.local_world_size,
             progress=progress,
         )
-        model = group.synchronised(model, device)
-        self._clock = Clock(recipe, seconds=seconds)
-        self._step = TrainingStep(
+        clock = Clock(recipe, seconds=seconds)
+        step = TrainingStep(
             model,
-            recipe=recipe,
+            recipe,
             device=device,
-            bf16=self.precision == "bf16",
+            precision=precision,
             group=group,
-            clock=self._clock,
+            clock=clock,
             progress=progress,
         )
-        self._batches = build_batches(
+        batches = build_batches(
             train,
             recipe,
             device=device,
-            context=self._step.augment.context,
-            size_of=self._clock.training_size,
-            shares=Shares(ranks.rank, ranks.world_size),
+            context=step.augment.context,
+            size_of=clock.training_size,
+            shares=Shares(group.rank, group.world_size),
             reserve=memory.total,
             progress=progress,
         )
-        self._num_steps = len(self._batches)
-        self.length = BAR_UNITS if self._clock.is_timed else config.epochs * self._num_steps
+        checkpoints = Checkpointer(
+            folder, recipe, command=command, progress=progress, writes=group.is_first
+        )
+        log = EpochLog(folder, recipe, loggers=loggers, progress=progress, writes=group.is_first)
+        run = _Run(step, batches, val, clock=clock, log=log, checkpoints=checkpoints, stop=stop)
+        if state is not None:
+            run.load_state_dict(state)
+        with progress.task("training", total=run.length) as task, run.explained():
+            run.train(task)
+    return FitResult(
+        best_state=read_best(folder) if group.is_first else {},
+        best_epoch=log.best_epoch,
+        history=log.history,
+        precision=precision,
+        seconds=sum(row["seconds"] for row in log.history),
+    )
+
+
+class _Run:
+    """One rank's part of a run: its parts, and where it is."""
+
+    def __init__(
+        self,
+        step: TrainingStep,
+        batches: Batches,
+        val: PixelCache | None,
+        *,
+        clock: Clock,
+        log: EpochLog,
+        checkpoints: Checkpointer,
+        stop: StopRequest,
+    ) -> None:
+        recipe, config, num_steps = step.recipe, step.recipe.train, len(batches)
+        self._recipe, self._group, self._device = recipe, step.group, step.device
+        self._log, self._checkpoints = log, checkpoints
+        self._progress, self._stop, self._clock = step.progress, stop, clock
+        self._step, self._batches, self._num_steps = step, batches, num_steps
+        self._signal = 0
+        """Number of the signal to stop that all ranks have agreed on; 0 where there is none."""
+        self._position = Position(epoch=0, step=0)
+        self._is_whole = False
+        """False in the middle of a step, whose weights are nobody's."""
+        self.length = BAR_UNITS if clock.is_timed else config.epochs * num_steps
         """Length of the progress bar: steps, or thousandths of the time."""
-        learner = self._step.learner
-        self._optimizer = build_optimizer(learner, recipe.optimizer, encoder=self._step.encoder)
-        self._schedule = build_schedule(
+        self._optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)
+        self._schedule = Schedule(
             self._optimizer,
             recipe.schedule,
             epochs=config.epochs,
-            steps_per_epoch=-(-self._num_steps // config.accumulate),
-            share=self._clock.share if self._clock.is_timed else None,
+            steps_per_epoch=-(-num_steps // config.accumulate),
+            share=clock.share if clock.is_timed else None,
         )
-        self._average = MovingAverage(model, decay=config.ema_decay) if config.ema_decay else None
-        self._shipped = self._average.model if self._average else model
-        self._guard = StepGuard(learner, recipe=recipe, progress=progress)
-        self._timer = Timer(self._clock)
-        if val is not None:
-            val = thinned(val, recipe, self._num_steps, is_timed=self._clock.is_timed)
-        self._val = val
-        self.epochs = EpochLog(
-            folder, recipe=recipe, progress=progress, loggers=loggers, writes=group.is_first
-        )
-        self.checkpoints = Checkpointer(
-            folder,
-            minutes=config.checkpoint_minutes,
-            progress=progress,
-            command=command,
-            state=self.state_dict,
-            writes=group.is_first,
-        )
+        decay = config.ema_decay
+        self._average = MovingAverage(step.model, decay=decay) if decay else None
+        self._shipped = self._average.model if self._average else step.model
+        self._guard = StepGuard(step.learner, recipe=recipe, progress=step.progress)
+        self._timer = Timer(clock)
+        self._val = val and thinned(val, recipe, num_steps, is_timed=clock.is_timed)
 
     def train(self, task: Task) -> None:
         """Train until the epochs, or the time, are over."""
-        self.epochs.write()
+        self._log.write()
         self._timer.start_run(task, self._position.epoch * self._num_steps + self._position.step)
         self._guard.start()
         while self._position.step == self._num_steps or not self._is_over:
             if self._position.step < self._num_steps:
                 self._train_epoch()
             self._close_epoch()
-        self.checkpoints.write_best()
-        self.epochs.write()
+        self._checkpoints.write_best()
+        self._log.write()
 
     def _train_epoch(self) -> None:
         """Take the steps of an epoch, from where the run is."""
         epoch, first = self._position.epoch, self._position.step
-        accumulate = self.recipe.train.accumulate
+        accumulate = self._recipe.train.accumulate
         self._step.freeze(epoch=epoch)
         if first == 0:
             self._step.reset_averages()
             self._timer.start_epoch()
         for batch in self._batches.epoch(epoch, first=first):
             self._timer.batch_arrived()
-            self._whole = None
+            self._is_whole = False
             start = batch.step // accumulate * accumulate
             num = min(accumulate, self._num_steps - start)  # batches of this optimiser step
             is_first, is_last = batch.step == start, batch.step == start + num - 1
@@ -260,59 +211,55 @@ class _Run:
                 batch, epoch=epoch, lr=lr, weight=1 / num, starts=is_first, syncs=is_last
             )
             if is_last:
-                self._update(epoch)
+                self._guard.judge(self._step.clip(), self._optimizer, epoch=epoch)
+                self._optimizer.step()  # does nothing where the guard took the gradients away
+                if self._average is not None:
+                    self._average.update()
+                self._agree()
+                self._schedule.step()
             self._timer.step_done(self._step.figures)
             if self._clock.is_over:
                 break
             if is_last and batch.step + 1 < self._num_steps:  # the epoch's end has its own turn
-                self._position = self._whole = Position(epoch=epoch, step=batch.step + 1)
+                self._position = Position(epoch=epoch, step=batch.step + 1)
+                self._is_whole = True
                 self._stop_if_asked()
-                self.checkpoints.save_if_due(self._position)
+                if self._checkpoints.is_due:
+                    self._save()
         self._position = Position(epoch=epoch, step=self._num_steps)
-
-    def _update(self, epoch: int) -> None:
-        """Let the optimiser take its step, unless the gradients are no numbers."""
-        parameters = [one for one in self._step.learner.parameters() if one.grad is not None]
-        limit = self.recipe.train.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        self._guard.judge(float(norm), self._optimizer, epoch=epoch)
-        self._optimizer.step()
-        if self._average is not None:
-            self._average.update()
-        self._agree()
-        self._schedule.step()
 
     def _agree(self) -> None:
         """Read the clock, and hear whether to stop, alike on all ranks."""
-        self._signal, now = self.group.agree(self._stop.number, self._clock.now)
+        self._signal, now = self._group.agree(self._stop.number, self._clock.now)
         self._clock.read(now)
 
     def _close_epoch(self) -> None:
         """Validate, keep the best weights, write the table and the checkpoint."""
         epoch = self._position.epoch
-        self.checkpoints.save_if_due(self._position)
-        found = self.group.share_json(self._validate(epoch) if self.group.is_first else None)
+        if self._checkpoints.is_due:
+            self._save()
+        found = self._group.share_json(self._validate(epoch) if self._group.is_first else None)
         if found is None:
             self._save_and_stop()
-        if self.epochs.add(found["row"]):
-            self.checkpoints.keep_best(self._shipped)
+        if self._log.add(found["row"]):
+            self._checkpoints.keep_best(self._shipped)
         self._schedule.observe(found["row"]["val_loss"])
-        self.epochs.try_to_write()
+        self._log.try_to_write()
         self._guard.close_epoch(epoch)
-        self.epochs.look_for_symptoms(ValidationScores(**found["scores"]))
+        self._log.look_for_symptoms(ValidationScores(**found["scores"]))
         self._clock.validated(self._timer.epoch_seconds - self._timer.training_seconds)
         self._agree()
         self._position = Position(epoch=epoch + 1, step=0)
-        self.checkpoints.save(self._position)
-        self.epochs.tell(
+        self._save()
+        self._log.tell(
             f" ({self._clock.time_share:.0%} of the time)"
             if self._clock.is_timed
-            else f"/{self.recipe.train.epochs}"
+            else f"/{self._recipe.train.epochs}"
         )
-        if self.epochs.is_hopeless:
+        if self._log.is_hopeless:
             self._progress.say(
-                f"stopped early: no better validation {self.recipe.train.monitor} for "
-                f"{self.recipe.train.early_stopping} epochs"
+                f"stopped early: no better validation {self._recipe.train.monitor} for "
+                f"{self._recipe.train.early_stopping} epochs"
             )
         self._stop_if_asked()
 
@@ -321,92 +268,103 @@ class _Run:
         assert self._val is not None, "rank 0 has it"
         averages = self._step.averages
         if not math.isfinite(averages["loss"]):
-            raise diverged("the training loss", self.recipe, epoch + 1)
+            raise diverged("the training loss", self._recipe, epoch + 1)
         try:
             scores = validate(
                 self._shipped,
                 self._val,
-                recipe=self.recipe,
-                device=self.device,
-                precision=self.precision,
+                recipe=self._recipe,
+                device=self._device,
+                precision=self._step.precision,
                 between=self._stop.check,
             )
         except StopAskedError:
             return None
         except TrainingError:
-            raise diverged("the prediction of a validation image", self.recipe, epoch + 1) from None
+            what = "the prediction of a validation image"
+            raise diverged(what, self._recipe, epoch + 1) from None
         if not math.isfinite(scores.loss):
-            raise diverged("the validation loss", self.recipe, epoch + 1)
-        figures = (
-            epoch + 1,
-            self._step.figures["lr"],
-            averages["loss"],
-            averages["dice"],
-            scores.loss,
-            scores.dice,
-            self._timer.epoch_seconds,
-            self._timer.data_share,
-        )
-        return {"row": dict(zip(COLUMNS, figures, strict=True)), "scores": asdict(scores)}
+            raise diverged("the validation loss", self._recipe, epoch + 1)
+        row = {
+            "epoch": epoch + 1,
+            "lr": self._step.figures["lr"],
+            "train_loss": averages["loss"],
+            "train_dice": averages["dice"],
+            "val_loss": scores.loss,
+            "val_dice": scores.dice,
+            "seconds": self._timer.epoch_seconds,
+            "data_share": self._timer.data_share,
+        }
+        return {"row": row, "scores": asdict(scores)}
 
     @property
     def _is_over(self) -> bool:
-        if self.epochs.is_hopeless:
+        if self._log.is_hopeless:
             return True
         if self._clock.is_timed:
-            return self._clock.is_over and bool(self.epochs.history)
-        return self._position.epoch >= self.recipe.train.epochs
+            return self._clock.is_over and bool(self._log.history)
+        return self._position.epoch >= self._recipe.train.epochs
 
     def _stop_if_asked(self) -> None:
-        if self.group.world_size == 1:  # what was asked since the last agreement counts at once
+        if self._group.world_size == 1:  # what was asked since the last agreement counts at once
             self._signal = self._stop.number
         if self._signal:
             self._save_and_stop()
 
-    def _save_and_stop(self) -> NoReturn:
-        self.checkpoints.save_once(self._position)
-        self._whole = None
-        raise self.stopped()
+    def _save(self) -> None:
+        self._checkpoints.save(self._position, self.state_dict)
 
-    def stopped(self) -> StoppedError:
-        """Give the error that ends a run which was asked to stop."""
+    def _save_once(self) -> None:
+        if self._checkpoints.saved != self._position:
+            self._save()
+
+    def _save_and_stop(self) -> NoReturn:
+        self._save_once()
+        self._is_whole = False
+        raise self._stopped()
+
+    def _stopped(self) -> StoppedError:
         return StoppedError(
-            f"interrupted; {self.checkpoints.way_on}",
+            f"interrupted; {self._checkpoints.way_on}",
             signal_number=self._signal or self._stop.number,
         )
 
-    def ended(self, advice: str) -> str:
-        """Say why a run has ended, and the way on; rank 0 knows it."""
-        if self.group.is_first:
-            return f"{advice}; {self.checkpoints.way_on}"
-        return f"process {self.group.rank + 1} of {self.group.world_size} stopped: {advice}"
-
-    def save_what_is_whole(self) -> None:
-        """Save what the last step gave, where something failed between two steps."""
-        if self._whole is None:
-            return
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Keep what is whole, and turn what stops a run into one line."""
         try:
-            self.checkpoints.save_once(self._whole)
-        except RuntimeError:  # torch tells of a dead loader process wherever the program is
-            self.checkpoints.save_once(self._whole)
+            yield
+        except KeyboardInterrupt:  # asked a second time
+            raise self._stopped() from None
+        except Exception as problem:
+            if self._is_whole:  # between two steps
+                try:
+                    self._save_once()
+                except RuntimeError:  # torch tells of a dead loader process wherever we are
+                    self._save_once()
+            advice = advice_on(problem, self._recipe, self._device)
+            if isinstance(problem, BinsegError) or advice is None:
+                raise
+            number, of = self._group.rank + 1, self._group.world_size
+            raise TrainingError(
+                f"{advice}; {self._checkpoints.way_on}"
+                if self._group.is_first
+                else f"process {number} of {of} stopped: {advice}"
+            ) from None
 
-    def state_dict(self, position: Position) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any] | None:
         """Give all that the run goes on from; None where its numbers went bad."""
         if not self._guard.is_calm or not is_finite(self._step.learner):
             return None
         return {
-            "binseg": {
-                "recipe": self.recipe.model_dump_json(),
-                "epoch": position.epoch,
-                "step": position.step,
-            },
+            "binseg": {"recipe": self._recipe.model_dump_json(), **asdict(self._position)},
             "model": self._step.learner.state_dict(),
             **{name: part.state_dict() for name, part in self._stateful.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the run where `state_dict` left off."""
-        self._position = self.checkpoints.saved = Position(
+        self._position = self._checkpoints.saved = Position(
             epoch=state["binseg"]["epoch"], step=state["binseg"]["step"]
         )
         self._step.learner.load_state_dict(state["model"])
@@ -422,25 +380,8 @@ class _Run:
             "average": self._average,
             "guard": self._guard,
             "step": self._step,
-            "epochs": self.epochs,
+            "epochs": self._log,
             "clock": self._clock,
             "timer": self._timer,
         }
         return {name: part for name, part in parts.items() if part is not None}
-
-
-@contextmanager
-def _explained(run: _Run) -> Iterator[None]:
-    """Keep what is whole, and turn what stops a run into one line."""
-    try:
-        yield
-    except KeyboardInterrupt:  # asked a second time
-        raise run.stopped() from None
-    except Exception as problem:
-        run.save_what_is_whole()
-        advice = (
-            None if isinstance(problem, BinsegError) else advice_on(problem, run.recipe, run.device)
-        )
-        if advice is None:
-            raise
-        raise TrainingError(run.ended(advice)) from None

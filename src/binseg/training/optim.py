@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from binseg.config.recipe import OptimizerConfig, ScheduleConfig
+from binseg.training.checkpoint import Stateful
 
 AVERAGE_WARMUP = 10
 """After n steps the decay is at most (1 + n) / (AVERAGE_WARMUP + n): a young average forgets its
@@ -27,8 +27,6 @@ ONECYCLE_MOMENTUM = (0.85, 0.95)
 """torch's OneCycleLR: momentum (Adam: first beta) at the peak of the rate, and at both ends."""
 PLATEAU_THRESHOLD = 1e-4
 """torch's ReduceLROnPlateau: what counts as better, relative to the best."""
-
-Curve = Callable[[int], float]
 
 
 def build_optimizer(
@@ -65,84 +63,11 @@ def build_optimizer(
             return torch.optim.SGD(groups, momentum=config.momentum, **how)
 
 
-class Schedule(LRScheduler):
-    """Sets rate = base rate * curve(step) * drops, where drops come from `observe` (plateau)."""
+class Schedule(Stateful):
+    """Sets rate = base rate * curve(steps taken) * drops; `observe` makes the drops of `plateau`.
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        *,
-        curve: Curve,
-        momentum: Curve | None = None,
-        plateau: ScheduleConfig | None = None,
-    ) -> None:
-        self._curve = curve
-        self._momentum = momentum
-        self._plateau = plateau
-        self._best = math.inf
-        self._num_bad = 0
-        self._drops = 1.0
-        super().__init__(optimizer)
-
-    def get_lr(self) -> list[float | torch.Tensor]:
-        """Give the rates of this step (torch calls it from `step`)."""
-        if self._momentum is not None:
-            self._set_momentum(self._momentum(self.last_epoch))
-        factor = self._curve(self.last_epoch) * self._drops
-        return [base * factor for base in self.base_lrs]
-
-    def _set_momentum(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            if "betas" in group:
-                group["betas"] = (value, *group["betas"][1:])
-            else:
-                group["momentum"] = value
-
-    def observe(self, val_loss: float) -> None:
-        """Hear an epoch's validation loss; `plateau` lowers the rate when it stops falling."""
-        if self._plateau is None:
-            return
-        if val_loss < self._best * (1 - PLATEAU_THRESHOLD):
-            self._best, self._num_bad = val_loss, 0
-        else:
-            self._num_bad += 1
-        if self._num_bad > self._plateau.patience:
-            self._drops *= self._plateau.factor
-            self._num_bad = 0
-            for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-                group["lr"] = lr
-            self._last_lr = self.get_lr()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a resume needs: plain numbers, no functions."""
-        return {
-            "last_epoch": self.last_epoch,
-            "step_count": self._step_count,
-            "best": self._best,
-            "num_bad": self._num_bad,
-            "drops": self._drops,
-            "last_lr": [float(lr) for lr in self._last_lr],
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where `state_dict` left off; the optimiser restores its own rates."""
-        self.last_epoch = state_dict["last_epoch"]
-        self._step_count = state_dict["step_count"]
-        self._best = state_dict["best"]
-        self._num_bad = state_dict["num_bad"]
-        self._drops = state_dict["drops"]
-        self._last_lr = list(state_dict["last_lr"])
-
-
-def build_schedule(
-    optimizer: torch.optim.Optimizer,
-    config: ScheduleConfig,
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    share: Callable[[float], float] | None = None,
-) -> Schedule:
-    """Build the schedule of a recipe; `step()` is to be called after every optimiser step.
+    torch's schedulers count steps too, but none follows a clock, and each warms up in its own way.
+    `step` is to be called after every step of the optimiser.
 
     Args:
         optimizer: its rate moves.
@@ -152,84 +77,86 @@ def build_schedule(
         share: says how much of the run is over after so many epochs, where that isn't their number
             but, say, the clock.
     """
-    total = epochs * steps_per_epoch
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), total - 1)
-    shape = _shape(config, total=total, warmup=warmup, steps_per_epoch=steps_per_epoch)
 
-    def place(step: int) -> float:
-        return step if share is None else share(step / steps_per_epoch) * total
+    kept = ("_step", "_best", "_num_bad", "_drops")  # the optimiser keeps its own rates
 
-    def curve(taken: int) -> float:
-        step = place(taken)
-        if step < warmup:
-            return WARMUP_START + (1 - WARMUP_START) * step / warmup
-        return shape(step)
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        config: ScheduleConfig,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        share: Callable[[float], float] | None = None,
+    ) -> None:
+        self._optimizer, self._config, self._share = optimizer, config, share
+        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._epoch_steps, self._total = steps_per_epoch, epochs * steps_per_epoch
+        self._warmup = min(round(config.warmup_epochs * steps_per_epoch), self._total - 1)
+        self._step = self._num_bad = 0
+        self._best, self._drops = math.inf, 1.0
+        self._set_rates()
 
-    momentum = None
-    if config.name == "onecycle":
-        low, high = ONECYCLE_MOMENTUM
+    def step(self) -> None:
+        """Move on to the next step's rate."""
+        self._step += 1
+        self._set_rates()
 
-        def momentum(taken: int) -> float:
-            return _one_cycle(
-                place(taken) - warmup, total - warmup, rise=config.rise, values=(high, low, high)
-            )
+    def _set_rates(self) -> None:
+        share, per_epoch = self._share, self._epoch_steps
+        place = self._step if share is None else share(self._step / per_epoch) * self._total
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * (self._factor(place) * self._drops)
+            if self._config.name == "onecycle":
+                low, high = ONECYCLE_MOMENTUM
+                momentum = self._one_cycle(place, high, low, high)
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
 
-    return Schedule(
-        optimizer,
-        curve=curve,
-        momentum=momentum,
-        plateau=config if config.name == "plateau" else None,
-    )
+    def _factor(self, step: float) -> float:
+        """Give the factor of the rate at a step, drops of `plateau` left out."""
+        config, epoch = self._config, step // self._epoch_steps
+        if step < self._warmup:
+            return WARMUP_START + (1 - WARMUP_START) * step / self._warmup
+        match config.name:
+            case "cosine":
+                at = step if config.per_step else epoch * self._epoch_steps
+                share = max(0, at - self._warmup) / (self._total - self._warmup)
+                return _half_cosine(1.0, 0.0, share)
+            case "onecycle":
+                return self._one_cycle(step, ONECYCLE_START, 1.0, ONECYCLE_END)
+            case "step":
+                return float(config.factor ** (epoch // config.step_epochs))
+            case "multistep":
+                return float(config.factor ** sum(epoch >= one for one in config.milestones))
+            case _:
+                return 1.0
 
+    def _one_cycle(self, step: float, first: float, middle: float, last: float) -> float:
+        """Go from the first value to the second and on to the third, in half cosines."""
+        step, total = step - self._warmup, self._total - self._warmup
+        top = self._config.rise * total - 1
+        if step <= top and top > 0:
+            return _half_cosine(first, middle, max(0, step) / top)
+        return _half_cosine(middle, last, (step - top) / max(total - 1 - top, 1e-9))
 
-def _shape(
-    config: ScheduleConfig, *, total: int, warmup: int, steps_per_epoch: int
-) -> Callable[[float], float]:
-    """Give the factor of the rate at each step after warm-up."""
-
-    def cosine(step: float) -> float:
-        at = step if config.per_step else step // steps_per_epoch * steps_per_epoch
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, at - warmup) / (total - warmup))))
-
-    def one_cycle(step: float) -> float:
-        values = (ONECYCLE_START, 1.0, ONECYCLE_END)
-        return _one_cycle(step - warmup, total - warmup, rise=config.rise, values=values)
-
-    def steps(step: float) -> float:
-        return float(config.factor ** (step // steps_per_epoch // config.step_epochs))
-
-    def multistep(step: float) -> float:
-        passed = sum(step // steps_per_epoch >= milestone for milestone in config.milestones)
-        return float(config.factor**passed)
-
-    def constant(step: float) -> float:
-        del step
-        return 1.0
-
-    shapes: dict[str, Callable[[float], float]] = {
-        "none": constant,
-        "plateau": constant,
-        "cosine": cosine,
-        "onecycle": one_cycle,
-        "step": steps,
-        "multistep": multistep,
-    }
-    return shapes[config.name]
-
-
-def _one_cycle(
-    step: float, total: int, *, rise: float, values: tuple[float, float, float]
-) -> float:
-    """Go from the first value to the second and on to the third, in half cosines."""
-    first, middle, third = values
-    top = rise * total - 1
-    if step <= top and top > 0:
-        return _half_cosine(first, middle, max(0, step) / top)
-    return _half_cosine(middle, third, min(1.0, (step - top) / max(total - 1 - top, 1e-9)))
+    def observe(self, val_loss: float) -> None:
+        """Hear an epoch's validation loss; `plateau` lowers the rate when it stops falling."""
+        if self._config.name != "plateau":
+            return
+        if val_loss < self._best * (1 - PLATEAU_THRESHOLD):
+            self._best, self._num_bad = val_loss, 0
+        else:
+            self._num_bad += 1
+        if self._num_bad > self._config.patience:
+            self._drops, self._num_bad = self._drops * self._config.factor, 0
+            self._set_rates()
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 class MovingAverage:
@@ -243,8 +170,7 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        self._model = model
-        self._decay = decay
+        self._model, self._decay = model, decay
         self._step = 0
         self._average = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
 

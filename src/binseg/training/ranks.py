@@ -54,38 +54,35 @@ class Ranks:
 
 def started_ranks(environment: Mapping[str, str] = os.environ) -> Ranks | None:
     """Tell which rank this is where torchrun, SLURM's srun or rank 0 started several; else None."""
-    if "RANK" in environment and int(environment.get("WORLD_SIZE", "1")) > 1:
-        local = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-        rank = int(environment["RANK"])
+    get = environment.get
+    if "RANK" in environment and int(get("WORLD_SIZE", "1")) > 1:
+        rank, local = int(environment["RANK"]), int(get("LOCAL_WORLD_SIZE", "1"))
         return Ranks(
             rank=rank,
             world_size=int(environment["WORLD_SIZE"]),
-            local_rank=int(environment.get("LOCAL_RANK", str(rank % local))),
+            local_rank=int(get("LOCAL_RANK", rank % local)),
             local_world_size=local,
-            node_rank=int(environment.get("GROUP_RANK", str(rank // local))),
-            address=environment.get("MASTER_ADDR", LOOPBACK),
-            port=int(environment.get("MASTER_PORT", DEFAULT_PORT)),
+            node_rank=int(get("GROUP_RANK", rank // local)),
+            address=get("MASTER_ADDR", LOOPBACK),
+            port=int(get("MASTER_PORT", DEFAULT_PORT)),
             is_external=True,
         )
     # Only srun sets the number of its own tasks; a batch script has SLURM_NTASKS without them.
-    num = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if num > 1 and "SLURM_PROCID" in environment:
-        nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
-        first = SLURMEnvironment.resolve_root_node_address(
-            environment.get("SLURM_STEP_NODELIST", LOOPBACK)
-        )
-        job = environment.get("SLURM_JOB_ID", "0")
-        return Ranks(
-            rank=int(environment["SLURM_PROCID"]),
-            world_size=num,
-            local_rank=int(environment["SLURM_LOCALID"]),
-            local_world_size=num // nodes,
-            node_rank=int(environment.get("SLURM_NODEID", "0")),
-            address=environment.get("MASTER_ADDR") or (LOOPBACK if nodes == 1 else first),
-            port=int(environment.get("MASTER_PORT", 15000 + int(job[-4:]))),
-            is_external=True,
-        )
-    return None
+    num = int(get("SLURM_STEP_NUM_TASKS", "1"))
+    if num <= 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = int(get("SLURM_STEP_NUM_NODES", "1"))
+    first = SLURMEnvironment.resolve_root_node_address(get("SLURM_STEP_NODELIST", LOOPBACK))
+    return Ranks(
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=num,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_world_size=num // nodes,
+        node_rank=int(get("SLURM_NODEID", "0")),
+        address=get("MASTER_ADDR") or (LOOPBACK if nodes == 1 else first),
+        port=int(get("MASTER_PORT", 15000 + int(get("SLURM_JOB_ID", "0")[-4:]))),
+        is_external=True,
+    )
 
 
 def planned_ranks(
@@ -93,10 +90,7 @@ def planned_ranks(
 ) -> Ranks:
     """Give the rank of a machine's first process, which will start the others there.
 
-    Args:
-        devices: processes on each machine.
-        num_nodes: machines; with several, NODE_RANK, MASTER_ADDR and MASTER_PORT tell them apart.
-        environment: those variables.
+    With several machines, NODE_RANK, MASTER_ADDR and MASTER_PORT tell them apart.
 
     Raises:
         UsageError: several machines that don't know each other.

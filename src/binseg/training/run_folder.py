@@ -1,7 +1,8 @@
 """The folder of one training run: what is in it, under which names, and who may write there.
 
 recipe.yaml       every setting, resolved
-plan.yaml         the settings that were chosen for this data, each with its reason
+plan.yaml         the settings that were chosen for this data, each with its reason; absent where
+                  a recipe was given
 environment.json  python, packages, processor, threads, data fingerprint
 split.csv         which image trained, which validated, which is left to test
 metrics.csv       one line an epoch
@@ -28,23 +29,26 @@ from binseg.errors import BundleError, UsageError
 from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
 TEMPORARY = ".tmp-"
 """Prefix of the names of half-written files."""
 LOCK_SECONDS = 30.0
 """Loader processes outlive a killed run by some seconds, and hold its lock."""
 
 PACKAGES = (
-    "binseg",
-    "imagecodecs",
-    "lightning-fabric",
-    "numpy",
-    "pillow",
-    "pydantic",
-    "safetensors",
-    "scipy",
-    "tifffile",
-    "torch",
+    *("binseg", "imagecodecs", "lightning-fabric", "numpy", "pillow", "pydantic"),
+    *("safetensors", "scipy", "tifffile", "torch"),
 )
+
+
+class _Name:
+    """The path of a file in the folder, whose name is the argument."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunFolder", kind: type) -> Path:
+        return run.path / self._name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,54 +56,22 @@ class RunFolder:
     """One run's folder; the names of what it holds are here and nowhere else."""
 
     path: Path
-
-    @property
-    def recipe_path(self) -> Path:
-        """Every setting of the run, resolved."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def plan_path(self) -> Path:
-        """The settings that `plan` chose, with their reasons; absent where a recipe was given."""
-        return self.path / "plan.yaml"
-
-    @property
-    def environment_path(self) -> Path:
-        """Versions, processor and threads, and the data's fingerprint."""
-        return self.path / "environment.json"
-
-    @property
-    def split_path(self) -> Path:
-        """The table that says which image is in which split."""
-        return self.path / "split.csv"
-
-    @property
-    def metrics_path(self) -> Path:
-        """One line an epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def curves_path(self) -> Path:
-        """Loss and Dice over the epochs, as an image."""
-        return self.path / "curves.png"
-
-    @property
-    def bundle_path(self) -> Path:
-        """The model that ships."""
-        return self.path / "bundle"
+    recipe_path = _Name("recipe.yaml")
+    plan_path = _Name("plan.yaml")
+    environment_path = _Name("environment.json")
+    split_path = _Name("split.csv")
+    metrics_path = _Name("metrics.csv")
+    curves_path = _Name("curves.png")
+    bundle_path = _Name("bundle")
 
     @property
     def is_finished(self) -> bool:
         """Return True if the run is done: the bundle is there, and what training needs is gone."""
-        from binseg.training.checkpoint import LAST
-
         return self.bundle_path.exists() and not (self.path / LAST).exists()
 
     @property
     def is_saved(self) -> bool:
         """Return True if there is a checkpoint to resume from."""
-        from binseg.training.checkpoint import LAST, PREVIOUS
-
         return any((self.path / name).is_file() for name in (LAST, PREVIOUS))
 
     @contextmanager
@@ -117,8 +89,6 @@ class RunFolder:
 
     def remove_training_files(self) -> None:
         """Remove what only training needs; it weighs several times as much as the bundle."""
-        from binseg.training.checkpoint import BEST, LAST, PREVIOUS
-
         # In this order a run that is killed between two of them can still go on, or is finished.
         for name in (PREVIOUS, LAST, BEST):
             (self.path / name).unlink(missing_ok=True)
@@ -132,17 +102,16 @@ class RunFolder:
         Raises:
             UsageError: there is something at `path` already.
         """
-        folder = Path(path)
+        run, folder = cls(path=Path(path)), Path(path)
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file; choose another folder with --out")
-        if folder.is_dir() and any(folder.iterdir()) and not cls(path=folder)._is_false_start():
-            way_on = (
-                ", or add --resume to go on with the run in it"
-                if cls(path=folder).recipe_path.is_file()
-                else ""
+        if folder.is_dir() and any(folder.iterdir()) and not run._is_false_start():
+            way_on = ", or add --resume to go on with the run in it"
+            raise UsageError(
+                f"{folder} is not empty; choose another folder with --out"
+                f"{way_on if run.recipe_path.is_file() else ''}"
             )
-            raise UsageError(f"{folder} is not empty; choose another folder with --out{way_on}")
-        return cls(path=folder)
+        return run
 
     def _is_false_start(self) -> bool:
         """Return True if a run was killed here while it wrote its files, before training."""
@@ -154,14 +123,15 @@ class RunFolder:
     @classmethod
     def find(cls, path: str | Path) -> "RunFolder | None":
         """Return the run that a path belongs to (itself, or its bundle), or None."""
-        given = Path(path)
-        for candidate in (given, given.parent):
-            run = cls(path=candidate)
-            if run.recipe_path.is_file() and run.split_path.is_file():
-                is_its_bundle = given.resolve() == run.bundle_path.resolve()
-                if candidate == given or is_its_bundle:
-                    return run
-        return None
+        given, run = Path(path), cls(path=Path(path))
+        if run._is_run():
+            return run
+        above = cls(path=given.parent)
+        is_its_bundle = given.resolve() == above.bundle_path.resolve()
+        return above if is_its_bundle and above._is_run() else None
+
+    def _is_run(self) -> bool:
+        return self.recipe_path.is_file() and self.split_path.is_file()
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -216,20 +186,21 @@ class RunFolder:
 
 def environment() -> dict[str, object]:
     """Return where a run took place: python, packages, processor, threads."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "not installed"
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "packages": packages,
+        "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_name() -> str:
@@ -245,10 +216,6 @@ def _cpu_name() -> str:
 
 def next_run_path(model: str, *, root: str | Path = "runs") -> Path:
     """Return the folder for the next unnamed run: runs/001-unet, runs/002-unet, ..."""
-    folder = Path(root)
-    taken = (
-        [int(match[0]) for entry in folder.iterdir() if (match := re.match(r"\d+", entry.name))]
-        if folder.is_dir()
-        else []
-    )
-    return folder / f"{max(taken, default=0) + 1:03d}-{model}"
+    names = [one.name for one in Path(root).iterdir()] if Path(root).is_dir() else []
+    taken = [int(match[0]) for name in names if (match := re.match(r"\d+", name))]
+    return Path(root) / f"{max(taken, default=0) + 1:03d}-{model}"

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ class TrainingStep:
         model: what learns, on the device.
         recipe: loss, augmentation, normalisation, seeds, and what is frozen for how long.
         device: that trains.
-        bf16: mixed precision, or float32.
+        precision: mixed (bf16), or float32.
         group: the ranks that share each batch.
         clock: knows the size of an epoch's inputs.
         progress: hears where the network can't be compiled.
@@ -52,25 +53,27 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        *,
         recipe: Recipe,
+        *,
         device: torch.device,
-        bf16: bool,
+        precision: Literal["bf16", "fp32"],
         group: ProcessGroup = ALONE,
         clock: Clock | None = None,
         progress: Progress = SILENT,
     ) -> None:
+        self.recipe, self.device, self.precision = recipe, device, precision
+        self.group, self.progress = group, progress
+        self.model = group.synchronised(model, device)
         loss = build_loss(recipe.loss.name, recipe.loss.options)
-        self.learner, self.loss = supervised(model, loss, recipe)
+        self.learner, self.loss = supervised(self.model, loss, recipe)
         self.learner.to(device)
-        self.encoder = encoder_of(model)
+        self.encoder = encoder_of(self.model)
         self.augment = build_augment(recipe.augment)
         self.figures: dict[str, float] = {"loss": math.nan, "dice": math.nan, "lr": math.nan}
         """Values at the latest step that was looked at; the Dice is the epoch's so far."""
-        self._recipe = recipe
+        self.phase: Callable[[str], AbstractContextManager[Any]] = nullcontext
+        """Entered with the name of each part of a step; who measures puts a timer here."""
         self._fabric = group.fabric(device)
-        self._bf16 = bf16
-        self._group = group
         self._clock = clock or Clock(recipe, seconds=None)
         self._sums = torch.zeros(3, device=device)
         """Loss, Dice and number of the epoch's images so far, of all ranks."""
@@ -86,7 +89,7 @@ class TrainingStep:
 
     def freeze(self, *, epoch: int) -> None:
         """Let train what trains in this epoch, and keep still what doesn't."""
-        config = self._recipe.train
+        config = self.recipe.train
         is_frozen = epoch < config.freeze_encoder_epochs
         self.learner.train()
         if self.encoder is not None and (is_frozen or config.freeze_batch_norm):
@@ -103,12 +106,12 @@ class TrainingStep:
 
     def prepare(self, batch: Batch, *, epoch: int) -> Tensors:
         """Augment and normalise a batch, on the device."""
-        config = self._recipe.train
+        config = self.recipe.train
         inputs_BHWC, targets_BHW = self._fabric.to_device((batch.inputs_BHWC, batch.targets_BHW))
         # A view with the channels last in memory, which is how the network wants it.
         images_BCHW = inputs_BHWC.permute(0, 3, 1, 2)
         size = self._clock.training_size(epoch)
-        if not self._recipe.draws_patches:  # which are cut at this size
+        if not self.recipe.draws_patches:  # which are cut at this size
             images_BCHW, targets_BHW = _shrink(images_BCHW, targets_BHW, size)
         images_BCHW, targets_BHW = self.augment(
             images_BCHW,
@@ -128,15 +131,17 @@ class TrainingStep:
             target_B1HW != IGNORE,
         )
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Compute what follows in the precision of the run."""
-        kind = self._fabric.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self._bf16, cache_enabled=False)
-
     def learn(
-        self, batch: Batch, *, epoch: int, lr: float, weight: float, starts: bool, syncs: bool
-    ) -> None:
-        """Compute the gradients of a batch.
+        self,
+        batch: Batch,
+        *,
+        epoch: int,
+        lr: float = math.nan,
+        weight: float = 1.0,
+        starts: bool = True,
+        syncs: bool = True,
+    ) -> torch.Tensor:
+        """Compute the gradients of a batch; give its loss, over all ranks.
 
         Args:
             batch: this rank's share.
@@ -146,30 +151,39 @@ class TrainingStep:
             starts: whether it is the first of these; else its gradients are added.
             syncs: whether the ranks' gradients are averaged now, or after a later batch.
         """
-        tensors = self.prepare(batch, epoch=epoch)
-        self._seed_dropout(epoch, batch.step)
+        with self.phase("augment"):
+            tensors = self.prepare(batch, epoch=epoch)
+        # The step alone decides the network's random numbers (dropout), as a resume needs. The
+        # augmentation's own stream is (seed, epoch, step); the first number keeps them apart, and
+        # the ranks that share a batch.
+        seed = self.recipe.train.seed + 1 + self.group.rank
+        generator = generator_for(seed=seed, epoch=epoch, step=batch.step)
+        torch.manual_seed(generator.initial_seed())
         counts = BatchCounts.of(
-            tensors.valid_B1HW, world_size=self._group.world_size, add=self._group.sum
+            tensors.valid_B1HW, world_size=self.group.world_size, add=self.group.sum
         )
         with self._fabric.no_backward_sync(self.network, enabled=not syncs):
-            with self.autocast():  # logits have one level, unless others learn too
-                logits_BLHW = self.network(tensors.images_BCHW)
-                loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
+            kind, is_mixed = self.device.type, self.precision == "bf16"
+            with torch.autocast(kind, torch.bfloat16, enabled=is_mixed, cache_enabled=False):
+                with self.phase("forward"):  # logits have one level, unless others learn too
+                    logits_BLHW = self.network(tensors.images_BCHW)
+                with self.phase("loss"):
+                    loss = self.loss(logits_BLHW, tensors.target_B1HW, tensors.valid_B1HW, counts)
             if starts:  # here, so that the new gradients take the memory of the old: 8 % faster
                 self.learner.zero_grad()
-            self._fabric.backward(loss * weight)
+            with self.phase("backward"):
+                self._fabric.backward(loss * weight)
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
         self.figures["lr"] = lr
-        if self._fabric.device.type == "cpu" or batch.step % CUDA_LOOK == 0:
+        if self.device.type == "cpu" or batch.step % CUDA_LOOK == 0:
             self.figures |= {"loss": of_all.item(), "dice": self.averages["dice"]}
+        return of_all
 
-    def _seed_dropout(self, epoch: int, step: int) -> None:
-        """Let the step alone decide the network's random numbers (dropout), as a resume needs."""
-        # The augmentation's own stream is (seed, epoch, step); the first number keeps them apart,
-        # and the ranks that share a batch.
-        seed = self._recipe.train.seed + 1 + self._group.rank
-        generator = generator_for(seed=seed, epoch=epoch, step=step)
-        torch.manual_seed(generator.initial_seed())
+    def clip(self) -> float:
+        """Bound the gradient as the recipe says; give its norm before that."""
+        learning = [one for one in self.learner.parameters() if one.grad is not None]
+        limit = self.recipe.train.gradient_clip or math.inf
+        return float(nn.utils.clip_grad_norm_(learning, limit))
 
     def _measure(
         self, loss: torch.Tensor, logits_B1HW: torch.Tensor, tensors: Tensors, batch: Batch
@@ -181,14 +195,12 @@ class TrainingStep:
         total = found.sum(dim=(1, 2, 3)) + truth.sum(dim=(1, 2, 3))
         dice = torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
         num = 0 if batch.is_empty else len(dice)
-        num_all = batch.total or num
-        # The mean of the ranks' losses is that of the batch; an empty share's Dice is nobody's.
-        share = num_all / self._group.world_size
+        share = batch.total / self.group.world_size
         sums = torch.stack([loss.float() * share, dice[:num].sum(), dice.new_tensor(num)])
-        sums = self._group.sum(sums)
+        sums = self.group.sum(sums)
         # A step that is left out tells nothing of the epoch.
         self._sums += torch.where(sums[0].isfinite(), sums, 0.0)
-        return sums[0] / num_all
+        return sums[0] / batch.total
 
     @property
     def averages(self) -> dict[str, float]:
@@ -217,11 +229,7 @@ def _shrink(
     if images_BCHW.shape[-2:] == (size, size):
         return images_BCHW, targets_BHW
     images = functional.interpolate(
-        images_BCHW.float().div_(255.0),
-        size=(size, size),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
+        images_BCHW.float().div_(255.0), size=(size, size), mode="bilinear", antialias=True
     )
     targets = functional.interpolate(targets_BHW[:, None], size=(size, size), mode="nearest-exact")
     return images, targets[:, 0]
@@ -235,9 +243,7 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
     """Refuse settings of a recipe that its network can't follow.
 
-    Args:
-        build: gives the network; called only where such a setting is used, on the meta device.
-        recipe: all settings.
+    `build` gives the network; it is called only where such a setting is used, on the meta device.
 
     Raises:
         UsageError: deep supervision of a network whose decoder has no side maps; settings of an
@@ -263,8 +269,7 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
 class DeeplySupervised(nn.Module):
     """A network that gives one channel of logits for each level of its decoder, the answer first.
 
-    Args:
-        model: a network whose decoder has side maps; its weights are shared.
+    It shares the weights of `model`, whose decoder has side maps.
     """
 
     def __init__(self, model: EncoderDecoder) -> None:
@@ -281,51 +286,36 @@ class DeeplySupervised(nn.Module):
         return torch.cat(self.model.forward_levels(images_BCHW, tuple(self.heads)), dim=1)
 
 
-class LevelLoss(nn.Module):
-    """The weighted mean of a loss over all levels; each weighs half as much as the one before.
-
-    Args:
-        loss: of one level.
-    """
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self._loss = loss
-
-    def forward(
-        self,
-        logits_BLHW: torch.Tensor,
-        target_B1HW: torch.Tensor,
-        valid_B1HW: torch.Tensor,
-        counts: BatchCounts | None = None,
-    ) -> torch.Tensor:
-        """Weigh the levels, the network's own logits first."""
-        weights = [2.0**-level for level in range(logits_BLHW.shape[1])]
-        losses = [
-            weight * self._loss(logits_B1HW, target_B1HW, valid_B1HW, counts)
-            for weight, logits_B1HW in zip(weights, torch.split(logits_BLHW, 1, dim=1), strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights)
+def _level_loss(
+    loss: Loss,
+    logits_BLHW: torch.Tensor,
+    target_B1HW: torch.Tensor,
+    valid_B1HW: torch.Tensor,
+    counts: BatchCounts | None = None,
+) -> torch.Tensor:
+    """Give the mean of a loss over all levels; each weighs half as much as the one before."""
+    levels = torch.split(logits_BLHW, 1, dim=1)
+    weights = [2.0**-level for level in range(len(levels))]
+    losses = [
+        weight * loss(logits_B1HW, target_B1HW, valid_B1HW, counts)
+        for weight, logits_B1HW in zip(weights, levels, strict=True)
+    ]
+    return torch.stack(losses).sum() / sum(weights)
 
 
-def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss | LevelLoss]:
+def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
     """Give what a training step runs and minimises.
 
     Both come back as they are unless the recipe asks for deep supervision (arXiv 1409.5185), with
     the weights of nnU-Net: each further level counts half (doi 10.1038/s41592-020-01008-z). Coarse
     logits are enlarged to the masks' size, not masks shrunk, so that no thin thing vanishes.
 
-    Args:
-        model: the network that learns.
-        loss: of one answer.
-        recipe: says whether side maps are taught.
-
     Raises:
         UsageError: the network has none.
     """
     if not recipe.loss.deep_supervision:
         return model, loss
-    return DeeplySupervised(_teachable(model, recipe)), LevelLoss(loss)
+    return DeeplySupervised(_teachable(model, recipe)), partial(_level_loss, loss)
 
 
 def _teachable(model: nn.Module, recipe: Recipe) -> EncoderDecoder:

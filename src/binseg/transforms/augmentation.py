@@ -13,13 +13,12 @@ for resampling each image once per change, and they sample from torch's global g
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from torch import Tensor
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
@@ -33,18 +32,26 @@ def generator_for(*, seed: int, epoch: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
-@runtime_checkable
-class Augment(Protocol):
+class When(NamedTuple):
+    """All that decides random changes: one process has the images from `first` on of `total`."""
+
+    seed: int
+    epoch: int
+    step: int
+    first: int
+    total: int | None
+
+
+class Augment:
     """A random change of a batch that (seed, epoch, step) decide."""
 
-    @property
-    def context(self) -> float:
-        """Factor by which its input should be larger than its output, where that can be had."""
+    context = 1.0
+    """Factor by which its input should be larger than its output, where that can be had."""
 
     def __call__(
         self,
-        images_BCHW: Float32[torch.Tensor, "B C H W"] | UInt8[torch.Tensor, "B C H W"],
-        targets_BHW: UInt8[torch.Tensor, "B H W"],
+        images_BCHW: Tensor,
+        targets_BHW: Tensor,
         *,
         seed: int,
         epoch: int,
@@ -52,13 +59,22 @@ class Augment(Protocol):
         size: int | None = None,
         first: int = 0,
         total: int | None = None,
-    ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-        """Change images, bytes or floats in [0, 1], and targets of 0, 1 and `IGNORE`.
+    ) -> tuple[Tensor, Tensor]:
+        """Change images, bytes or floats in [0, 1], and targets of 0, 1 and `IGNORE` (bytes).
 
-        Images come out in [0, 1], of the arguments' shape or of the `size` in its middle: what is
-        around it serves to turn and shrink them. Where several processes share a batch of `total`
-        images, those from `first` on are at hand, and change as they would in one process.
+        Images come out as floats in [0, 1], of the arguments' shape or of the `size` in its
+        middle: what is around it serves to turn and shrink them. Where several processes share a
+        batch of `total` images, those from `first` on are at hand, and change as they would in one
+        process. The arguments stay as they are.
         """
+        height, width = images_BCHW.shape[-2:] if size is None else (size, size)
+        when = When(seed, epoch, step, first, total)
+        return self._change(images_BCHW, targets_BHW, (height, width), when)
+
+    def _change(
+        self, images: Tensor, targets: Tensor, shape: tuple[int, int], when: When
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
 
 def build_augment(config: AugmentConfig) -> Augment:
@@ -70,41 +86,58 @@ def build_augment(config: AugmentConfig) -> Augment:
     """
     if config.albumentations is not None:
         return PipelineAugment(load_pipeline(Path(config.albumentations)))
-    return PresetAugment(preset=resolve_preset(config))
+    return PresetAugment(resolve_preset(config))
 
 
-@dataclass(frozen=True, kw_only=True)
-class PresetAugment:
+class PresetAugment(Augment):
     """One of the presets, at work."""
 
-    preset: Preset
+    def __init__(self, preset: Preset) -> None:
+        self.preset = preset
+        self.context = preset.context
 
-    @property
-    def context(self) -> float:
-        """Factor by which the input should be larger than the output."""
-        return self.preset.context
-
-    def __call__(
-        self,
-        images_BCHW: Float32[torch.Tensor, "B C H W"] | UInt8[torch.Tensor, "B C H W"],
-        targets_BHW: UInt8[torch.Tensor, "B H W"],
-        *,
-        seed: int,
-        epoch: int,
-        step: int,
-        size: int | None = None,
-        first: int = 0,
-        total: int | None = None,
-    ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-        """Give changed images and targets, of `size` where it is given."""
-        generator = generator_for(seed=seed, epoch=epoch, step=step)
-        random = BatchRandom(generator, len(images_BCHW), first=first, total=total)
-        height, width = images_BCHW.shape[-2:] if size is None else (size, size)
-        images, targets = move(self.preset, images_BCHW, targets_BHW, random, (height, width))
-        jitter(self.preset, images, random)
-        blur(self.preset, images, random)
-        add_noise(self.preset, images, random)
+    def _change(
+        self, images: Tensor, targets: Tensor, shape: tuple[int, int], when: When
+    ) -> tuple[Tensor, Tensor]:
+        generator = generator_for(seed=when.seed, epoch=when.epoch, step=when.step)
+        random = BatchRandom(generator, len(images), first=when.first, total=when.total)
+        images, targets = move(self.preset, images, targets, random, shape)
+        # These work in place: the batch is the augmentation's own by now.
+        for change in (jitter, blur, add_noise):
+            change(self.preset, images, random)
         return images, targets
+
+
+class PipelineAugment(Augment):
+    """A user's own Albumentations pipeline, image by image on the CPU.
+
+    It takes image (uint8, HWC) and mask (uint8, HW) by keyword, and gives the same. It sees what
+    the network would see, and nothing around it; each process has random numbers of its own.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+
+    def _change(
+        self, images: Tensor, targets: Tensor, shape: tuple[int, int], when: When
+    ) -> tuple[Tensor, Tensor]:
+        assert shape == images.shape[-2:], "its context is 1"
+        address = when[:4] if when.first else when[:3]
+        state = np.random.SeedSequence(address).generate_state(1)
+        self._pipeline.set_random_seed(int(state[0]))
+        if images.dtype != torch.uint8:
+            # They were bytes divided by 255: this brings the very bytes back.
+            images = (images * 255).round().to(torch.uint8)
+        changed, relabelled = [], []
+        for image_CHW, target_HW in zip(images.cpu(), targets.cpu().numpy(), strict=True):
+            image_HWC = image_CHW.permute(1, 2, 0).contiguous().numpy()
+            given = self._pipeline(image=image_HWC, mask=target_HW)
+            image, target = (np.ascontiguousarray(given[name]) for name in ("image", "mask"))
+            _check_changed(image, image_HWC)
+            changed.append(torch.from_numpy(image).view(image_HWC.shape))
+            relabelled.append(torch.from_numpy(target).to(torch.uint8))
+        stacked = torch.stack(changed).to(targets.device).permute(0, 3, 1, 2)
+        return stacked.float().div_(255.0), torch.stack(relabelled).to(targets.device)
 
 
 def load_pipeline(path: Path) -> Any:
@@ -129,58 +162,6 @@ def load_pipeline(path: Path) -> Any:
         raise UsageError(
             f"{path} is no Albumentations pipeline ({reason}); save one with albumentations.save"
         ) from None
-
-
-class PipelineAugment:
-    """A user's own Albumentations pipeline, image by image on the CPU.
-
-    Args:
-        pipeline: takes image (uint8, HWC) and mask (uint8, HW) by keyword, and gives the same.
-    """
-
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-
-    @property
-    def context(self) -> float:
-        """A pipeline sees what the network would see, and nothing around it."""
-        return 1.0
-
-    def __call__(
-        self,
-        images_BCHW: Float32[torch.Tensor, "B C H W"] | UInt8[torch.Tensor, "B C H W"],
-        targets_BHW: UInt8[torch.Tensor, "B H W"],
-        *,
-        seed: int,
-        epoch: int,
-        step: int,
-        size: int | None = None,
-        first: int = 0,
-        total: int | None = None,
-    ) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-        """Give changed images and targets; the arguments stay as they are.
-
-        A pipeline samples image after image: each process has random numbers of its own.
-        """
-        del total
-        assert size in {None, images_BCHW.shape[-1]}, "its context is 1"
-        device = images_BCHW.device
-        address = (seed, epoch, step, first) if first else (seed, epoch, step)
-        state = np.random.SeedSequence(address).generate_state(1)
-        self._pipeline.set_random_seed(int(state[0]))
-        if images_BCHW.dtype != torch.uint8:
-            # They were bytes divided by 255: this brings the very bytes back.
-            images_BCHW = (images_BCHW * 255).round().to(torch.uint8)
-        images_BHWC = images_BCHW.permute(0, 2, 3, 1).cpu().numpy()
-        images, targets = [], []
-        for image_HWC, target_HW in zip(images_BHWC, targets_BHW.cpu().numpy(), strict=True):
-            changed = self._pipeline(image=np.ascontiguousarray(image_HWC), mask=target_HW)
-            image, target = np.asarray(changed["image"]), np.asarray(changed["mask"])
-            _check_changed(image, image_HWC)
-            images.append(torch.from_numpy(np.ascontiguousarray(image)).view(image_HWC.shape))
-            targets.append(torch.from_numpy(np.ascontiguousarray(target)).to(torch.uint8))
-        stacked = torch.stack(images).to(device).permute(0, 3, 1, 2)
-        return stacked.float().div_(255.0), torch.stack(targets).to(device)
 
 
 def _check_changed(image: np.ndarray, before: np.ndarray) -> None:

@@ -7,10 +7,19 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, UInt8
+from torch import Tensor
 from torch.nn import functional
 
+from binseg.transforms.preprocess import LUMA
 from binseg.transforms.presets import Preset
+
+ASPECTS = (3 / 4, 4 / 3)
+"""Least and largest aspect of a random crop, as in torchvision's RandomResizedCrop."""
+ELASTIC_KNOTS = 5
+"""Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
+the most a recipe may ask for, nothing folds."""
+NARROW = 0.8
+"""Largest sigma that a 3x3 kernel holds."""
 
 
 class BatchRandom:
@@ -30,29 +39,22 @@ class BatchRandom:
         self._total = num if total is None else total
         self._rows = slice(first, first + num)
 
-    def uniform(self, low: float, high: float) -> torch.Tensor:
+    def uniform(self, low: float, high: float) -> Tensor:
         """One number in [low, high) for each image."""
         return self.field(low=low, high=high)
 
-    def field(self, *shape: int, low: float, high: float) -> torch.Tensor:
+    def field(self, *shape: int, low: float, high: float) -> Tensor:
         """As many numbers in [low, high) as the shape asks, for each image."""
         of_all = torch.rand((self._total, *shape), generator=self._generator)
         return of_all[self._rows] * (high - low) + low
 
-    def happens(self, probability: float) -> torch.Tensor:
+    def happens(self, probability: float) -> Tensor:
         """True for the images to which a thing of this probability happens."""
         return self.uniform(0.0, 1.0) < probability
 
-    def normal(self, *shape: int) -> torch.Tensor:
+    def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers that all images share."""
         return torch.randn(shape, generator=self._generator)
-
-
-ASPECTS = (3 / 4, 4 / 3)
-"""Least and largest aspect of a random crop, as in torchvision's RandomResizedCrop."""
-ELASTIC_KNOTS = 5
-"""Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
-the most a recipe may ask for, nothing folds."""
 
 
 class _Mirror(NamedTuple):
@@ -65,25 +67,16 @@ class _Mirror(NamedTuple):
 
 def move(
     preset: Preset,
-    images_BCHW: torch.Tensor,
-    targets_BHW: torch.Tensor,
+    images_BCHW: Tensor,
+    targets_BHW: Tensor,
     random: BatchRandom,
     shape: tuple[int, int],
-) -> tuple[Float32[torch.Tensor, "B C h w"], UInt8[torch.Tensor, "B h w"]]:
-    """Rotate, scale, shift, crop, deform, mirror and turn.
+) -> tuple[Tensor, Tensor]:
+    """Rotate, scale, shift, crop, deform, mirror and turn: images in [0, 1] and targets, both new.
 
-    Images to which only mirrors and quarter turns happen keep their pixels to the bit.
-
-    Args:
-        preset: how much.
-        images_BCHW: bytes, or floats in [0, 1].
-        targets_BHW: bytes.
-        random: the random numbers.
-        shape: height and width of the result, which lies in the middle of the images; what is
-            around it is real surroundings, beyond which images are mirrored.
-
-    Returns:
-        Images in [0, 1] and targets, both new.
+    Images to which only mirrors and quarter turns happen keep their pixels to the bit. The result's
+    `shape` lies in the middle of the images; what is around it is real surroundings, beyond which
+    images are mirrored.
     """
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
     chosen = random.happens(preset.affine)
@@ -112,37 +105,27 @@ def move(
         height, width = images_BCHW.shape[-2:]
         grid *= grid.new_tensor([shape[1] / width, shape[0] / height])
         rows = chosen.nonzero()[:, 0].to(device)
-        moved = functional.grid_sample(
-            _floats(images_BCHW, rows),
-            grid,
-            mode="bilinear",
-            padding_mode="reflection",
-            align_corners=False,
-        )
-        relabelled = functional.grid_sample(
-            _floats(targets_BHW[:, None], rows),
-            grid,
-            mode="nearest",
-            padding_mode="reflection",
-            align_corners=False,
+        moved, relabelled = (
+            functional.grid_sample(
+                pixels.index_select(0, rows).float().contiguous(),
+                grid,
+                mode=mode,
+                padding_mode="reflection",
+                align_corners=False,
+            )
+            for pixels, mode in ((images_BCHW, "bilinear"), (targets_BHW[:, None], "nearest"))
         )
         images.index_copy_(0, rows, _unit(moved, images_BCHW.dtype))
         targets.index_copy_(0, rows, relabelled[:, 0].to(torch.uint8))
     return images, targets
 
 
-def _floats(pixels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Some of the images as floats, rows last in memory."""
-    some = pixels.index_select(0, rows)
-    return some.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
-
-
-def _unit(moved: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _unit(moved: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale what came of bytes to [0, 1]; divided last, since fewer pixels are left."""
     return moved.div_(255.0) if dtype == torch.uint8 else moved
 
 
-def _middle(pixels: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+def _middle(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
     """The part of this size in the middle of the last two axes."""
     height, width = shape
     top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
@@ -156,28 +139,26 @@ def _mirrors(preset: Preset, random: BatchRandom, *, is_square: bool) -> list[_M
     quarters = torch.where(turned, random.uniform(0.0, 4.0).long(), 0)
     if not is_square:
         quarters = quarters // 2 * 2
-    return [
-        _Mirror(*one) for one in zip(right.tolist(), down.tolist(), quarters.tolist(), strict=True)
-    ]
+    choices = zip(right.tolist(), down.tolist(), quarters.tolist(), strict=True)
+    return [_Mirror(*one) for one in choices]
 
 
-def _mirrored(pixels: torch.Tensor, mirror: _Mirror) -> torch.Tensor:
+def _mirrored(pixels: Tensor, mirror: _Mirror) -> Tensor:
     axes = [axis for axis, flipped in ((-1, mirror.right), (-2, mirror.down)) if flipped]
     pixels = pixels.flip(axes) if axes else pixels
     return torch.rot90(pixels, mirror.quarters, (-2, -1)) if mirror.quarters else pixels
 
 
-def _matrix(mirror: _Mirror) -> torch.Tensor:
+def _matrix(mirror: _Mirror) -> Tensor:
     """Give a mirror as a map (3, 3) from output to input, in [-1, 1]."""
     turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    flip = torch.diag(
-        torch.tensor([-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0])
-    )
-    matrix: torch.Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
+    signs = [-1.0 if mirror.right else 1.0, -1.0 if mirror.down else 1.0, 1.0]
+    flip = torch.diag(torch.tensor(signs))
+    matrix: Tensor = flip @ torch.linalg.matrix_power(turn, mirror.quarters)
     return matrix
 
 
-def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> torch.Tensor:
+def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> Tensor:
     """Sample rotation, scale and shift as maps (B, 3, 3) from output to input, in [-1, 1]."""
     angle = torch.deg2rad(random.uniform(-preset.rotate, preset.rotate))
     zoom = random.uniform(*preset.scale)
@@ -188,12 +169,11 @@ def _affine(preset: Preset, random: BatchRandom, *, aspect: float) -> torch.Tens
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> torch.Tensor:
+def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> Tensor:
     """Sample crops as maps (B, 3, 3) from the whole output to a part of the input."""
     share = random.uniform(*area)
     shape = torch.exp(random.uniform(*(math.log(a) for a in ASPECTS))) / aspect
-    across = torch.sqrt(share * shape).clamp(max=1.0)
-    down = torch.sqrt(share / shape).clamp(max=1.0)
+    across, down = (torch.sqrt(area).clamp(max=1.0) for area in (share * shape, share / shape))
     right = (1 - across) * random.uniform(-1.0, 1.0)
     below = (1 - down) * random.uniform(-1.0, 1.0)
     zero, one = torch.zeros_like(share), torch.ones_like(share)
@@ -201,7 +181,7 @@ def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> t
     return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _grid(theta: Tensor, height: int, width: int) -> Tensor:
     """Find each output pixel's source (n, height, width, 2); torch's `affine_grid`, but faster.
 
     torch multiplies a 3-vector a pixel; here each row is the one before, moved.
@@ -216,7 +196,7 @@ def _grid(theta: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return grid
 
 
-def _knots(preset: Preset, random: BatchRandom) -> torch.Tensor | None:
+def _knots(preset: Preset, random: BatchRandom) -> Tensor | None:
     """Sample how far the knots of a deformation move (B, 2, K, K), in [-1, 1] across the image."""
     if preset.elastic == 0:
         return None
@@ -225,26 +205,20 @@ def _knots(preset: Preset, random: BatchRandom) -> torch.Tensor | None:
     return knots * amount[:, None, None, None]
 
 
-def _bent(knots: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def _bent(knots: Tensor, height: int, width: int) -> Tensor:
     """Displacements (n, height, width, 2) between the knots, by raised cosines along each axis."""
     down, across = (_weights(length, knots.device) for length in (height, width))
     return (down @ knots @ across.T).permute(0, 2, 3, 1)
 
 
-def _weights(length: int, device: torch.device) -> torch.Tensor:
+def _weights(length: int, device: torch.device) -> Tensor:
     """Weigh the knots for each pixel (length, K); the shares of a pixel add up to 1."""
     places = torch.linspace(0, ELASTIC_KNOTS - 1, length, device=device)
     away = (places[:, None] - torch.arange(ELASTIC_KNOTS, device=device)).abs().clamp(max=1.0)
     return (torch.cos(math.pi * away) + 1) / 2
 
 
-GREY = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
-NARROW = 0.8
-"""Largest sigma that a 3x3 kernel holds."""
-
-
-def jitter(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+def jitter(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Change brightness, contrast, saturation and gamma, in this order, where it happens.
 
     All but gamma are linear, so they are one matrix for each image. Channels that are neither
@@ -273,14 +247,11 @@ def jitter(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> No
 
 
 def _recolour(
-    images_BCHW: torch.Tensor,
-    light_BC: torch.Tensor,
-    contrast_B: torch.Tensor,
-    saturation_B: torch.Tensor,
+    images_BCHW: Tensor, light_BC: Tensor, contrast_B: Tensor, saturation_B: Tensor
 ) -> None:
     """Multiply, stretch about the mean grey, and mix with grey; then clip to [0, 1]."""
     num, channels = images_BCHW.shape[:2]
-    weights_C = torch.tensor(GREY) if channels == 3 else torch.full((channels,), 1 / channels)
+    weights_C = torch.tensor(LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
     lit_BC = images_BCHW.mean(dim=(2, 3)).cpu() * light_BC
     mean_B1 = (lit_BC * weights_C).sum(dim=1, keepdim=True)
     gain_BC = light_BC * contrast_B[:, None]
@@ -297,7 +268,7 @@ def _recolour(
     flat.clamp_(0.0, 1.0)
 
 
-def blur(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+def blur(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Blur the images that it happens to."""
     chosen = random.happens(preset.blur)
     sigma = random.uniform(*preset.blur_sigma)[chosen]
@@ -319,7 +290,7 @@ def blur(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None
     images_BCHW[rows] = planes.view(num, channels, *images_BCHW.shape[-2:])
 
 
-def add_noise(preset: Preset, images_BCHW: torch.Tensor, random: BatchRandom) -> None:
+def add_noise(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
 
     One field of noise serves the batch, moved round by other amounts in each image: drawing

@@ -8,7 +8,7 @@ alone (one grey level). Where the size doesn't change, pixels are copied bit by 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -33,56 +33,39 @@ can't see the surroundings, has no weight; a longer fade would come nearer to th
 
 
 def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
-    """Say which regions of an image become which model inputs.
-
-    Args:
-        height: rows of the image.
-        width: columns of the image.
-        preprocessing: the input's size, the fit and (for tiles) the scale, the overlap and the
-            largest tile.
+    """Say which regions of an image of this height and width become which model inputs.
 
     Returns:
-        One placement for stretch and pad; for tile a grid, row by row, whose sources have the
-        tile's size (`tiles_for`) divided by the scale (in whole pixels; exactly the tile's size at
-        scale 1) and cover every pixel. In an image larger than a tile they begin at multiples of
-        the networks' coarsest stride, so that the last ones may reach past its end by less than
-        that.
+        One placement for stretch and letterbox; for tile a grid, row by row, whose sources have the
+        tile's size (`tiles_for`) divided by the scale (in whole pixels) and cover every pixel. In
+        an image larger than a tile they begin at multiples of the networks' coarsest stride, so
+        that the last ones may reach past its end by less than that.
     """
     assert height > 0, height
     assert width > 0, width
-    into = (preprocessing.height, preprocessing.width)
-    whole = Box(top=0, left=0, height=height, width=width)
-    if preprocessing.resize == "stretch":
-        target = Box(top=0, left=0, height=into[0], width=into[1])
-        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
-    if preprocessing.resize == "letterbox":
-        target = _centred(height, width, *into)
-        return (Placement(source=whole, target=target, height=into[0], width=into[1]),)
-    preprocessing = tiles_for(height, width, preprocessing)
-    into = (preprocessing.height, preprocessing.width)
-    full = Box(top=0, left=0, height=into[0], width=into[1])
-    tile = _tile(preprocessing)
+    one = tiles_for(height, width, preprocessing)
+    into_height, into_width = one.height, one.width
+    target = Box(top=0, left=0, height=into_height, width=into_width)
+    sources = [Box(top=0, left=0, height=height, width=width)]
+    if one.resize == "letterbox":
+        target = _centred(height, width, into_height, into_width)
+    if one.resize == "tile":
+        tall, wide = _tile(one)
+        tops = _starts(height, tall, one.overlap, _stride(tall, into_height))
+        lefts = _starts(width, wide, one.overlap, _stride(wide, into_width))
+        sources = [Box(top=y, left=x, height=tall, width=wide) for y in tops for x in lefts]
     return tuple(
-        Placement(
-            source=Box(top=top, left=left, height=tile[0], width=tile[1]),
-            target=full,
-            height=into[0],
-            width=into[1],
-        )
-        for top in _starts(height, tile[0], preprocessing.overlap, _stride(tile[0], into[0]))
-        for left in _starts(width, tile[1], preprocessing.overlap, _stride(tile[1], into[1]))
+        Placement(source=source, target=target, height=into_height, width=into_width)
+        for source in sources
     )
 
 
 def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preprocessing:
-    """Size and overlap of the tiles that an image of this size is cut into.
+    """Size and overlap of the tiles that an image is cut into, without a `largest_tile`.
 
     With a `largest_tile` a side that fits is one tile, of the next multiple of the networks'
     coarsest stride, and never smaller than the tiles of training; a longer one is cut into tiles of
     that length that share what networks look at.
-
-    Returns:
-        The same without a `largest_tile`.
 
     >>> large = Preprocessing(height=256, width=256, resize="tile", largest_tile=1024)
     >>> one = tiles_for(700, 100, large)
@@ -98,27 +81,17 @@ def tiles_for(height: int, width: int, preprocessing: Preprocessing) -> Preproce
     shared = _SHARED / largest if max(tall, wide) > largest else 0.0
     return replace(
         preprocessing,
-        height=_side(tall, preprocessing.height, largest),
-        width=_side(wide, preprocessing.width, largest),
+        height=max(preprocessing.height, min(largest, -(-tall // _STRIDE) * _STRIDE)),
+        width=max(preprocessing.width, min(largest, -(-wide // _STRIDE) * _STRIDE)),
         overlap=max(preprocessing.overlap, min(0.5, shared)),
         largest_tile=0,
     )
 
 
-def _side(length: int, least: int, largest: int) -> int:
-    """Length of the tiles along a side of `length` pixels."""
-    return max(least, min(largest, -(-length // _STRIDE) * _STRIDE))
-
-
 def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
     """Height and width, in pixels of the image, of what becomes one input."""
-    into = (preprocessing.height, preprocessing.width)
-    if preprocessing.scale == 1.0:
-        return into
-    return (
-        max(1, round(into[0] / preprocessing.scale)),
-        max(1, round(into[1] / preprocessing.scale)),
-    )
+    scale = preprocessing.scale
+    return max(1, round(preprocessing.height / scale)), max(1, round(preprocessing.width / scale))
 
 
 def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
@@ -127,11 +100,9 @@ def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[
     A tile's region is a whole number of pixels, so that the factor is `scale` up to that rounding;
     this function uses the very factor of the tiles.
     """
-    tile = _tile(preprocessing)
-    return (
-        max(1, round(height * preprocessing.height / tile[0])),
-        max(1, round(width * preprocessing.width / tile[1])),
-    )
+    tall, wide = _tile(preprocessing)
+    new_height = max(1, round(height * preprocessing.height / tall))
+    return new_height, max(1, round(width * preprocessing.width / wide))
 
 
 def _centred(height: int, width: int, into_height: int, into_width: int) -> Box:
@@ -178,23 +149,23 @@ def _starts(length: int, tile: int, overlap: float, stride: int = 1) -> list[int
 
 
 def place(
-    image_HWC: Num[np.ndarray, "H W C"], placement: Placement
-) -> Num[np.ndarray, "height width C"]:
+    image_HWC: Num[np.ndarray, "H W C"],
+    placement: Placement,
+    *,
+    resize: Callable[[Num[np.ndarray, "h w C"], int, int], np.ndarray] | None = None,
+) -> Num[np.ndarray, "height width C2"]:
     """Make one model input of an image: cut out, resize, put in the middle of zeros.
 
-    Args:
-        image_HWC: the whole image, uint8, uint16 or float32.
-        placement: one of its placements; past the image's edge it is mirrored.
-
-    Returns:
-        An input of the placement's height and width, of the image's type.
+    Past the image's edge it is mirrored. `resize` brings a region to a height and a width;
+    `resize_image` if left out.
     """
-    source, target = placement.source, placement.target
-    region_HWC = cut(image_HWC, source)
-    fitted_HWC = resize_image(region_HWC, target.height, target.width)
+    target = placement.target
+    region_HWC = cut(image_HWC, placement.source)
+    fitted_HWC = (resize or resize_image)(region_HWC, target.height, target.width)
     if (target.height, target.width) == (placement.height, placement.width):
         return fitted_HWC
-    out_HWC = np.zeros((placement.height, placement.width, image_HWC.shape[2]), image_HWC.dtype)
+    shape = (placement.height, placement.width, fitted_HWC.shape[2])
+    out_HWC = np.zeros(shape, fitted_HWC.dtype)
     out_HWC[_slices(target)] = fitted_HWC
     return out_HWC
 
@@ -222,21 +193,13 @@ def place_mask(
 def restore(
     map_HW: Float32[np.ndarray, "height width"], placement: Placement
 ) -> Float32[np.ndarray, "source_height source_width"]:
-    """Bring a model's output back to the size of the placement's source.
+    """Bring a model's output, without its padding, back to the size of the placement's source.
 
-    Args:
-        map_HW: one float per pixel of the model's input; padding is cut off.
-        placement: how that input was made.
-
-    Returns:
-        Bilinear values (antialiased where the source is smaller) at the source's size.
+    Values are bilinear, antialiased where the source is smaller.
     """
     assert map_HW.shape == (placement.height, placement.width), map_HW.shape
-    inner_HW1 = map_HW[_slices(placement.target)][:, :, None]
-    source = placement.source
-    return resize_image(inner_HW1.astype(np.float32, copy=False), source.height, source.width)[
-        :, :, 0
-    ]
+    inner_HW1 = map_HW[_slices(placement.target)][:, :, None].astype(np.float32, copy=False)
+    return resize_image(inner_HW1, placement.source.height, placement.source.width)[:, :, 0]
 
 
 def blend(
@@ -248,24 +211,22 @@ def blend(
     """Join the outputs for all inputs of one image into one map at the image's size.
 
     Args:
-        maps: the model's outputs **at the input's size**, one a placement (this function restores
-            them); an iterator is fine, so that they need not be in memory together.
-        placements: the placements, in the same order.
+        maps: the model's outputs **at the input's size**, one a placement in its order; an iterator
+            is fine, so that they need not be in memory together.
+        placements: where the inputs were.
         height: rows of the image.
         width: columns of the image.
 
     Returns:
-        Each pixel from the tile in which it lies deepest (`tile_weights`); with one placement, its
-        restored map unchanged.
+        Each pixel from the tile in which it lies deepest (`tile_weights`).
     """
     if len(placements) == 1:
         (only,) = maps
-        return np.ascontiguousarray(
-            _inside(restore(only, placements[0]), placements[0].source, height, width)[0]
-        )
-    tall, wide = placements[0].source.height, placements[0].source.width
-    tops, lefts = ({one.source.top for one in placements}, {one.source.left for one in placements})
-    rows, columns = tile_weights(tops, tall), tile_weights(lefts, wide)
+        restored_HW = restore(only, placements[0])
+        return np.ascontiguousarray(_inside(restored_HW, placements[0].source, height, width)[0])
+    first = placements[0].source
+    rows = tile_weights({one.source.top for one in placements}, first.height)
+    columns = tile_weights({one.source.left for one in placements}, first.width)
     total_HW = np.zeros((height, width), np.float32)
     for map_HW, placement in zip(maps, placements, strict=True):
         source = placement.source
@@ -276,15 +237,11 @@ def blend(
 
 
 def tile_weights(starts: Iterable[int], tile: int) -> dict[int, Float32[np.ndarray, " tile"]]:
-    """Weigh each tile's pixels along one axis; at every pixel the weights add up to 1.
+    """Weigh the pixels of tiles that begin at `starts` along one axis; at each pixel they sum to 1.
 
     Halfway between the rims of two neighbours one passes into the other over half their overlap,
     `_FADE` pixels at most (a raised cosine): so there is no step, and no pixel comes from nearer to
     the rim of a tile than a quarter of the overlap, except at the image's own edges.
-
-    Args:
-        starts: where the tiles begin.
-        tile: length of each of them.
 
     >>> [(weight * 100).round().astype(int).tolist() for weight in tile_weights([0, 2], 6).values()]
     [[100, 100, 100, 85, 15, 0], [0, 15, 85, 100, 100, 100]]
@@ -319,10 +276,9 @@ def _inside(
     top, left = max(source.top, 0), max(source.left, 0)
     bottom = min(source.top + source.height, height)
     right = min(source.left + source.width, width)
-    part_HW = region_HW[
-        top - source.top : bottom - source.top, left - source.left : right - source.left
-    ]
-    return part_HW, (slice(top, bottom), slice(left, right))
+    rows = slice(top - source.top, bottom - source.top)
+    columns = slice(left - source.left, right - source.left)
+    return region_HW[rows, columns], (slice(top, bottom), slice(left, right))
 
 
 def resize_image(
@@ -334,48 +290,31 @@ def resize_image(
 ) -> Num[np.ndarray, "height width C"]:
     """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
 
-    Args:
-        image_HWC: uint8, uint16 or float32, any number of channels.
-        height: new rows.
-        width: new columns.
-        rows: where, in rows of the image, the new ones begin and end; all of it if left out. The
-            rows beyond are still averaged in, so that a large image resized in pieces comes out
-            like the whole.
+    `rows` says where, in rows of the image, the new ones begin and end (all of it if left out). The
+    rows beyond are still averaged in, so that a large image resized in pieces comes out like the
+    whole.
     """
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
     if rows is None and (tall, wide) == (height, width):
         return image_HWC.copy()
     box = None if rows is None else (0.0, rows[0], float(wide), rows[1])
-    if (
-        channels == 3
-        and image_HWC.dtype == np.uint8
-        and image_HWC.shape[0] * image_HWC.shape[1] <= _RGB_PIXELS
-    ):
-        whole = Image.fromarray(np.ascontiguousarray(image_HWC))
-        return np.array(whole.resize((width, height), _BILINEAR, box))
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(image.resize((width, height), _BILINEAR, box))
+
+    is_bytes = image_HWC.dtype == np.uint8
+    if channels == 3 and is_bytes and tall * wide <= _RGB_PIXELS:
+        return resized(image_HWC).copy()
     out_HWC = np.empty((height, width, channels), image_HWC.dtype)
     for channel in range(channels):
-        out_HWC[:, :, channel] = _resize_plane(image_HWC[:, :, channel], height, width, box)
+        plane_HW = image_HWC[:, :, channel]
+        # Pillow's 16-bit modes lack a proper bilinear filter, so those go through floats, which
+        # hold every uint16 exactly.
+        plane_HW = resized(plane_HW if is_bytes else plane_HW.astype(np.float32))
+        out_HWC[:, :, channel] = np.rint(plane_HW) if out_HWC.dtype == np.uint16 else plane_HW
     return out_HWC
-
-
-def _resize_plane(
-    plane_HW: Num[np.ndarray, "H W"],
-    height: int,
-    width: int,
-    box: tuple[float, float, float, float] | None,
-) -> Num[np.ndarray, "height width"]:
-    if plane_HW.dtype == np.uint8:
-        plane = Image.fromarray(np.ascontiguousarray(plane_HW))
-        return np.asarray(plane.resize((width, height), _BILINEAR, box))
-    # Pillow's 16-bit modes lack a proper bilinear filter, so those go through floats, which hold
-    # every uint16 exactly.
-    plane = Image.fromarray(np.ascontiguousarray(plane_HW, dtype=np.float32))
-    resized_HW = np.asarray(plane.resize((width, height), _BILINEAR, box))
-    if plane_HW.dtype == np.uint16:
-        return np.asarray(np.rint(resized_HW))
-    return resized_HW
 
 
 def resize_mask(
@@ -399,12 +338,7 @@ def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
 def cut(image_HWC: Num[np.ndarray, "H W *C"], source: Box) -> Num[np.ndarray, "h w *C"]:
     """The source's pixels, mirrored past the edges (the edge pixel itself comes twice).
 
-    Args:
-        image_HWC: an image, or a map without the axis of channels.
-        source: a region, which may lie partly or wholly outside.
-
-    Returns:
-        A view where the region lies inside, else a copy.
+    It is a view where the region lies inside, else a copy.
     """
     height, width = image_HWC.shape[:2]
     bottom, right = source.top + source.height, source.left + source.width

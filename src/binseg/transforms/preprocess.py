@@ -5,16 +5,17 @@
 The uint8 inputs are what the cache stores and what prediction computes: the same to the bit.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
-from binseg.transforms.geometry import cut, place_mask, plan, resize_image, scaled_size
+from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
@@ -23,10 +24,10 @@ _PERCENTILE_VALUES = 1 << 22
 """Percentiles of larger images are taken from evenly spaced pixels, about this many values."""
 
 
-def to_unit(
+def prepare(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
-) -> Float32[np.ndarray, "H W channels"]:
-    """Bring an image to the model's channels and to [0, 1], at its own size.
+) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
+    """Make all model inputs of an image, and say where each came from.
 
     A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
     any other number of channels must match. `intensity` says what becomes 0 and 1.
@@ -34,24 +35,6 @@ def to_unit(
     Args:
         image_HWC: uint8, uint16 or float32 (bool and float64 are taken too); other shapes and
             types are refused.
-        preprocessing: the model's channels and intensity.
-        name: what error messages call the image.
-
-    Raises:
-        ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
-    """
-    original_HWC = _accept(image_HWC, preprocessing, name)
-    bounds = _bounds(original_HWC, preprocessing, name)
-    return _fit_channels(_to_range(original_HWC, bounds), preprocessing.channels)
-
-
-def prepare(
-    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
-) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
-    """Make all model inputs of an image, and say where each came from.
-
-    Args:
-        image_HWC: an image as `to_unit` takes it.
         preprocessing: everything that decides the result.
         name: what error messages call the image.
 
@@ -59,12 +42,9 @@ def prepare(
         The inputs as uint8 (0..255 stands for 0..1; padding is 0) and their placements.
 
     Raises:
-        ImageError: as `to_unit`.
+        ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
     """
-    original_HWC = _accept(image_HWC, preprocessing, name)
-    bounds = _bounds(original_HWC, preprocessing, name)
-    placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
-    return _inputs(original_HWC, preprocessing.channels, bounds, placements), placements
+    return next(prepare_batches(image_HWC, preprocessing, batch_size=sys.maxsize, name=name))
 
 
 def prepare_batches(
@@ -77,14 +57,17 @@ def prepare_batches(
     """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory.
 
     Raises:
-        ImageError: as `to_unit`, when the first batch is asked for.
+        ImageError: as `prepare`, when the first batch is asked for.
     """
-    original_HWC = _accept(image_HWC, preprocessing, name)
-    bounds = _bounds(original_HWC, preprocessing, name)
+    original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
+
+    def resized(region_HWC: Num[np.ndarray, "h w C"], height: int, width: int) -> np.ndarray:
+        return _resized(region_HWC, preprocessing.channels, bounds, (height, width))
+
     for start in range(0, len(placements), batch_size):
         some = placements[start : start + batch_size]
-        yield _inputs(original_HWC, preprocessing.channels, bounds, some), some
+        yield np.stack([place(original_HWC, one, resize=resized) for one in some]), some
 
 
 def prepare_image(
@@ -96,16 +79,10 @@ def prepare_image(
     image is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
     elsewhere.
 
-    Args:
-        image_HWC: an image as `to_unit` takes it.
-        preprocessing: channels, intensity and scale.
-        name: what error messages call the image.
-
     Raises:
-        ImageError: as `to_unit`.
+        ImageError: as `prepare`.
     """
-    original_HWC = _accept(image_HWC, preprocessing, name)
-    bounds = _bounds(original_HWC, preprocessing, name)
+    original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
     return _resized(original_HWC, preprocessing.channels, bounds, size)
 
@@ -131,11 +108,9 @@ def prepare_region(
         name: what error messages call the image.
 
     Raises:
-        ImageError: as `to_unit`.
+        ImageError: as `prepare`.
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
-    if preprocessing.intensity == "dtype":
-        _bounds(accepted_HWC, preprocessing, name)  # refuses floats beyond [0, 1]
     return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
 
 
@@ -158,11 +133,8 @@ def percentile_range(
     """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
 
     Channels may be different measurements, elevation and an index say, of which one range would
-    leave the narrower a single level.
-
-    Args:
-        sample_NC: pixels of the image, every `percentile_step` rows and columns.
-        extremes: the least and the largest values of the whole image.
+    leave the narrower a single level. The sample is every `percentile_step` rows and columns, the
+    extremes are those of the whole image.
     """
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
@@ -181,16 +153,9 @@ def prepare_truth(
         0 background, 1 foreground, `IGNORE`: not valid, padding, or past the image's edge.
     """
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
-    return np.stack(
-        [
-            np.where(
-                place_mask(valid_HW, placement),
-                place_mask(mask_HW, placement).astype(np.uint8),
-                np.uint8(IGNORE),
-            )
-            for placement in placements
-        ]
-    )
+    targets_NHW = np.stack([place_mask(mask_HW, one) for one in placements]).astype(np.uint8)
+    targets_NHW[~np.stack([place_mask(valid_HW, one) for one in placements])] = IGNORE
+    return targets_NHW
 
 
 def normalise(
@@ -234,29 +199,31 @@ def _accept(
         raise ImageError(
             f"{name}: pixels of type {image_HWC.dtype}; give uint8, uint16 or floats in [0, 1]"
         )
-    if original_HWC.dtype == np.float32 and not np.isfinite(original_HWC).all():
-        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
-    return original_HWC
-
-
-def _bounds(
-    original_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, name: str
-) -> Bounds:
-    """Give the values that become 0 and 1."""
-    if preprocessing.intensity == "percentile":
-        every = percentile_step(original_HWC.size)
-        extremes = original_HWC.min(axis=(0, 1)), original_HWC.max(axis=(0, 1))
-        sample_NC = original_HWC[::every, ::every].reshape(-1, original_HWC.shape[2])
-        return percentile_range(sample_NC, extremes)
     if original_HWC.dtype != np.float32:
-        return (0.0,), (float(np.iinfo(original_HWC.dtype).max),)
+        return original_HWC
+    if not np.isfinite(original_HWC).all():
+        raise ImageError(f"{name}: holds NaN or infinite pixels; replace them by numbers")
     low, high = float(original_HWC.min()), float(original_HWC.max())
-    if low < -1e-6 or high > 1 + 1e-6:
+    if preprocessing.intensity == "dtype" and (low < -1e-6 or high > 1 + 1e-6):
         raise ImageError(
             f"{name}: float pixels from {low:g} to {high:g}; scale them to 0..1, or train with "
             "input.intensity: percentile"
         )
-    return (0.0,), (1.0,)
+    return original_HWC
+
+
+def _opened(
+    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
+) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
+    """Give an image as it can be worked on, and the values of it that become 0 and 1."""
+    original_HWC = _accept(image_HWC, preprocessing, name)
+    bounds = known_range(original_HWC.dtype.name, preprocessing)
+    if bounds is None:
+        every = percentile_step(original_HWC.size)
+        extremes = original_HWC.min(axis=(0, 1)), original_HWC.max(axis=(0, 1))
+        sample_NC = original_HWC[::every, ::every].reshape(-1, original_HWC.shape[2])
+        bounds = percentile_range(sample_NC, extremes)
+    return original_HWC, bounds
 
 
 def _to_range(values_HWC: Num[np.ndarray, "H W C"], bounds: Bounds) -> Float32[np.ndarray, "H W C"]:
@@ -279,28 +246,10 @@ def _fit_channels(
     if have == 1:
         return np.repeat(original_HWC, channels, axis=2)
     assert (have, channels) == (3, 1)
-    luma_HW1 = np.zeros((*original_HWC.shape[:2], 1), np.float32)
-    for channel, weight in enumerate(_LUMA):
-        luma_HW1[:, :, 0] += original_HWC[:, :, channel] * np.float32(weight)
-    return luma_HW1
-
-
-def _inputs(
-    original_HWC: Num[np.ndarray, "H W C"],
-    channels: int,
-    bounds: Bounds,
-    placements: Sequence[Placement],
-) -> UInt8[np.ndarray, "N height width channels"]:
-    """Make uint8 inputs: each region, brought to its size, in the middle of zeros."""
-    first = placements[0]
-    out_NHWC = np.zeros((len(placements), first.height, first.width, channels), np.uint8)
-    for out_HWC, placement in zip(out_NHWC, placements, strict=True):
-        target = placement.target
-        region_HWC = cut(original_HWC, placement.source)
-        out_HWC[
-            target.top : target.top + target.height, target.left : target.left + target.width
-        ] = _resized(region_HWC, channels, bounds, (target.height, target.width))
-    return out_NHWC
+    luma_HW = np.zeros(original_HWC.shape[:2], np.float32)
+    for channel, weight in enumerate(LUMA):
+        luma_HW += original_HWC[:, :, channel] * np.float32(weight)
+    return luma_HW[:, :, None]
 
 
 def _resized(
@@ -318,16 +267,13 @@ def _resized(
         return np.rint(placed_HWC).astype(np.uint8) if placed_HWC.dtype != np.uint8 else placed_HWC
     if channels < region_HWC.shape[2]:  # colours become grey, which needs them all at once
         unit_HWC = _fit_channels(_to_range(region_HWC, bounds), channels)
-        return _rounded(resize_image(unit_HWC, *size, rows=rows))
+        unit_HWC = resize_image(unit_HWC, *size, rows=rows)
+        return np.rint(unit_HWC * np.float32(255)).astype(np.uint8)
     # One channel at a time, so that only one of a whole image is in memory as floats.
     planes = []
     for channel in range(region_HWC.shape[2]):
-        own = slice(channel, channel + 1) if len(bounds[0]) > 1 else slice(None)
-        one_HW1 = region_HWC[:, :, channel : channel + 1]
-        unit_HW1 = _to_range(one_HW1, (bounds[0][own], bounds[1][own]))
-        planes.append(_rounded(resize_image(unit_HW1, *size, rows=rows)))
+        own = slice(channel, channel + 1)
+        of_own = bounds if len(bounds[0]) == 1 else (bounds[0][own], bounds[1][own])
+        unit_HW1 = resize_image(_to_range(region_HWC[:, :, own], of_own), *size, rows=rows)
+        planes.append(np.rint(unit_HW1 * np.float32(255)).astype(np.uint8))
     return _fit_channels(np.concatenate(planes, axis=2), channels)
-
-
-def _rounded(unit_HWC: Float32[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
-    return np.rint(unit_HWC * np.float32(255)).astype(np.uint8)

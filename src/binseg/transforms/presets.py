@@ -15,17 +15,19 @@ MAX_CONTEXT = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Strengths of the random changes; everything is off unless said."""
+    """Strengths of the random changes; everything is off unless said.
+
+    `flip`, `flip_vertical`, `quarter_turn`, `affine`, `jitter`, `noisy` and `blur` are
+    probabilities; `affine` is that of all from `rotate` to `elastic`, `jitter` of all from
+    `brightness` to `gamma`.
+    """
 
     source: str
     """Origin of the preset, in a few words."""
     flip: float = 0.0
-    """Probability of a left-right flip."""
     flip_vertical: float = 0.0
     quarter_turn: float = 0.0
-    """Probability of a turn by 0, 90, 180 or 270 degrees."""
     affine: float = 0.0
-    """Probability of the changes from here to `elastic`."""
     rotate: float = 0.0
     """Largest angle in degrees, either way."""
     scale: tuple[float, float] = (1.0, 1.0)
@@ -37,7 +39,6 @@ class Preset:
     crop_area: tuple[float, float] | None = None
     """A random crop of this share of the area (aspect 3:4 to 4:3), resized to the whole; always."""
     jitter: float = 0.0
-    """Probability of the changes from here to `gamma`."""
     brightness: float = 0.0
     """Factor from 1 - this to 1 + this; likewise contrast and saturation."""
     contrast: float = 0.0
@@ -47,9 +48,7 @@ class Preset:
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise; white is 1."""
     noisy: float = 0.0
-    """Probability of noise."""
     blur: float = 0.0
-    """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.5, 0.8)
     """In pixels; Albumentations takes 0.8 for a kernel of 3."""
 
@@ -67,84 +66,38 @@ PRESETS: dict[str, Preset] = {
     "none": Preset(source="no change"),
     "mild": Preset(
         source="report D's, with a little scale and shift",
-        flip=0.5,
-        affine=0.3,
-        rotate=15.0,
-        scale=(0.9, 1.1),
-        shift=0.05,
-        jitter=0.5,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.2,
+        flip=0.5, affine=0.3, rotate=15.0, scale=(0.9, 1.1), shift=0.05,
+        jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2,
     ),
     "medium": Preset(
         source="mild, with more of everything, for long runs of small networks",
-        flip=0.5,
-        affine=0.7,
-        rotate=15.0,
-        scale=(0.75, 1.35),
-        shift=0.08,
-        jitter=0.8,
-        brightness=0.25,
-        contrast=0.25,
-        saturation=0.25,
+        flip=0.5, affine=0.7, rotate=15.0, scale=(0.75, 1.35), shift=0.08,
+        jitter=0.8, brightness=0.25, contrast=0.25, saturation=0.25,
     ),
     "strong": Preset(
         source="medium, with deformation, exposure, noise and blur, for few images",
-        flip=0.5,
-        affine=0.8,
-        rotate=20.0,
-        scale=(0.65, 1.5),
-        shift=0.08,
-        elastic=0.02,
-        jitter=0.8,
-        brightness=0.3,
-        contrast=0.3,
-        saturation=0.3,
-        gamma=0.4,
-        noise=0.05,
-        noisy=0.25,
-        blur=0.25,
-        blur_sigma=(0.5, 1.2),
+        flip=0.5, affine=0.8, rotate=20.0, scale=(0.65, 1.5), shift=0.08, elastic=0.02,
+        jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, gamma=0.4,
+        noise=0.05, noisy=0.25, blur=0.25, blur_sigma=(0.5, 1.2),
     ),
     "report-a": Preset(
         source="report A: flip, rotation, jitter, random resized crop, shift",
-        flip=0.5,
-        affine=1.0,
-        rotate=20.0,
-        shift=0.1,
-        crop_area=(0.8, 1.0),
-        jitter=1.0,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.2,
+        flip=0.5, affine=1.0, rotate=20.0, shift=0.1, crop_area=(0.8, 1.0),
+        jitter=1.0, brightness=0.2, contrast=0.2, saturation=0.2,
     ),
     "report-b": Preset(
         source="report B: flips, quarter turns, shift-scale-rotate, brightness-contrast, blur",
-        flip=0.5,
-        flip_vertical=0.2,
-        quarter_turn=0.3,
-        affine=0.5,
-        rotate=15.0,
-        scale=(0.8, 1.2),
-        shift=0.1,
-        jitter=0.2,
-        brightness=0.2,
-        contrast=0.2,
-        blur=0.3,
+        flip=0.5, flip_vertical=0.2, quarter_turn=0.3,
+        affine=0.5, rotate=15.0, scale=(0.8, 1.2), shift=0.1,
+        jitter=0.2, brightness=0.2, contrast=0.2, blur=0.3,
     ),
     "report-c": Preset(source="tutorial C: none; it only scales values to [0, 1]"),
     "report-d": Preset(
         source="report D: flip, rotation, jitter",
-        flip=0.5,
-        affine=0.3,
-        rotate=15.0,
-        jitter=0.5,
-        brightness=0.2,
-        contrast=0.2,
-        saturation=0.2,
+        flip=0.5, affine=0.3, rotate=15.0,
+        jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2,
     ),
-}
+}  # fmt: skip
 
 
 def resolve_preset(config: AugmentConfig) -> Preset:
@@ -162,8 +115,15 @@ def resolve_preset(config: AugmentConfig) -> Preset:
     elif config.orientation == "any":
         # With quarter turns, angles up to 45 degrees reach every direction alike.
         preset = replace(preset, flip=0.5, flip_vertical=0.5, quarter_turn=1.0, rotate=45.0)
-    preset = _moved(preset, config)
-    preset = _shaded(preset, config)
+    own = {"rotate": config.rotate, "scale": config.zoom, "elastic": config.elastic}
+    if moved := {name: value for name, value in own.items() if value is not None}:
+        preset = replace(preset, affine=preset.affine or CHANCE, **moved)  # type: ignore[arg-type]
+    if config.gamma is not None:
+        preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
+    if config.noise is not None:
+        preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
+    if config.blur is not None:
+        preset = replace(preset, blur=config.blur)
     strength = config.intensity
     return replace(
         preset,
@@ -173,23 +133,3 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         gamma=preset.gamma * strength,
         noise=preset.noise * strength,
     )
-
-
-def _moved(preset: Preset, config: AugmentConfig) -> Preset:
-    """Take over a recipe's own angle, factor and deformation."""
-    own = {"rotate": config.rotate, "scale": config.zoom, "elastic": config.elastic}
-    given = {name: value for name, value in own.items() if value is not None}
-    if not given:
-        return preset
-    return replace(preset, affine=preset.affine or CHANCE, **given)  # type: ignore[arg-type]
-
-
-def _shaded(preset: Preset, config: AugmentConfig) -> Preset:
-    """Take over a recipe's own gamma, noise and blur."""
-    if config.gamma is not None:
-        preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
-    if config.noise is not None:
-        preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
-    if config.blur is not None:
-        preset = replace(preset, blur=config.blur)
-    return preset

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from binseg.config.recipe import DataConfig
 from binseg.data import Dataset, open_dataset, read_sample
-from binseg.data.mask_scan import _voc_colour
+from binseg.data.masks import _voc_colour
 from binseg.errors import DataError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")  # pycocotools

@@ -9,8 +9,7 @@ import pytest
 
 from binseg.config.recipe import DataConfig
 from binseg.data import open_dataset, read_sample
-from binseg.data.otsu import otsu_dice
-from binseg.data.sources.synthetic import draw_synthetic
+from binseg.data.sources.synthetic import draw_synthetic, otsu_dice
 from binseg.errors import UsageError
 from binseg.storage import cache_dir
 

@@ -3,48 +3,37 @@
 A new kind is a row of `SOURCES`: its name, how it is recognised, and the function that reads it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
 from binseg.data.samples import looks_inverted, notes_on_images
-from binseg.data.sources.coco import is_coco, read_coco
-from binseg.data.sources.folder import nothing_found, read_folder, read_patterns
-from binseg.data.sources.labelled import is_labelled, read_labelled
-from binseg.data.sources.labelme import is_labelme, read_labelme
-from binseg.data.sources.layouts import find_parts
-from binseg.data.sources.listing import Findings
-from binseg.data.sources.manifest import is_manifest, read_manifest
-from binseg.data.sources.oxford_pet import download_oxford_pet, is_oxford_pet, read_oxford_pet
+from binseg.data.sources import tools
+from binseg.data.sources.annotations import Annotated, read_outlines
+from binseg.data.sources.coco import MARKS, find_coco, read_coco
+from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
+from binseg.data.sources.labelled import find_labelled, read_labelled
+from binseg.data.sources.listing import Findings, find_files, holds
+from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.standards import (
-    is_kaggle,
-    is_nnunet,
-    is_voc,
-    is_yolo,
+    find_kaggle,
+    find_manifest,
+    find_nnunet,
+    find_voc,
+    find_yolo,
     read_kaggle,
+    read_manifest,
     read_nnunet,
     read_voc,
     read_yolo,
 )
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
-from binseg.data.sources.tools import (
-    is_cvat,
-    is_label_studio,
-    is_qupath,
-    is_supervisely,
-    is_v7,
-    is_via,
-    read_cvat,
-    read_label_studio,
-    read_qupath,
-    read_supervisely,
-    read_v7,
-    read_via,
-)
 from binseg.errors import DataError, ImageError, UsageError
 from binseg.progress import SILENT, Progress
 
@@ -57,49 +46,119 @@ class Source:
 
     about: str
     """Its look in a few words, for the message that lists what is accepted."""
-    is_here: Callable[[Path], bool]
-    """Tells by names and the beginnings of files whether a path holds it."""
-    read: Callable[[Path, DataConfig], Findings]
-    """Finds the records, with the split that the data brings, if any."""
+    find: Callable[[Path], Any]
+    """Looks at names, and at small files, for what `read` begins with; false where it isn't."""
+    read: Callable[[Any, Path, DataConfig], Findings]
+    """Finds the records, with the split that the data brings, if any; a `DataError` tells up to 10
+    problems at once."""
+    needs: str | None = None
+    """Refusal of a path where `find` finds nothing; None: `read` says it."""
+    marks: tuple[tuple[str, ...], ...] = ((),)
+    """Words of which the first file found must hold those of one row, to be taken for this kind."""
+
+    def is_here(self, root: Path) -> bool:
+        """Tell whether a path holds this kind of dataset."""
+        found = self.find(root)
+        if not found or self.marks == ((),):
+            return bool(found)
+        return any(holds(next(iter(found)), *words) for words in self.marks)
 
 
+def _tool(
+    about: str,
+    parse: Callable[[Path], Iterable[Annotated]],
+    *marks: str,
+    suffixes: tuple[str, ...] = (".json",),
+    find: Callable[[Path], list[Path]] | None = None,
+) -> Source:
+    """Make the row of an annotation tool; the words of each of `marks` are parted by commas."""
+    return Source(
+        about=about,
+        find=find or (lambda path: find_files(path, *suffixes)),
+        read=partial(read_outlines, parse),
+        marks=tuple(tuple(words.split(",")) for words in marks) or ((),),
+    )
+
+
+BY_OPTIONS = {"synthetic", "patterns"}
+"""Kinds that are told by the options alone: ./synthetic is a folder."""
 SOURCES: Mapping[str, Source] = {
     "synthetic": Source(
-        about="synthetic, the built-in generator",
-        is_here=lambda root: False,  # told by `data.path` alone: ./synthetic is a folder
-        read=read_folder,
+        about="synthetic, the built-in generator", find=find_folder, read=read_folder
     ),
     "patterns": Source(
-        about="any folder with data.images and data.masks",
-        is_here=lambda root: False,  # told by the options alone
-        read=read_patterns,
+        about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns
     ),
     "labelled": Source(
-        about="images labelled with `binseg label`", is_here=is_labelled, read=read_labelled
+        about="images labelled with `binseg label`",
+        find=find_labelled,
+        read=read_labelled,
+        needs="there are no labels of `binseg label` beside these images",
     ),
     "oxford-pet": Source(
-        about="the official Oxford-IIIT Pet layout", is_here=is_oxford_pet, read=read_oxford_pet
+        about="the official Oxford-IIIT Pet layout",
+        find=find_oxford_pet,
+        read=read_oxford_pet,
+        needs="the official layout is images/ and annotations/trimaps/; with --download "
+        "(data.download: true) it is fetched",
     ),
-    "kaggle": Source(about="a .csv of run lengths", is_here=is_kaggle, read=read_kaggle),
-    "manifest": Source(about="manifest.csv", is_here=is_manifest, read=read_manifest),
-    "voc": Source(about="JPEGImages/ + SegmentationClass/", is_here=is_voc, read=read_voc),
-    "nnunet": Source(about="imagesTr/ + labelsTr/", is_here=is_nnunet, read=read_nnunet),
-    "yolo": Source(about="YOLO's data.yaml", is_here=is_yolo, read=read_yolo),
-    "supervisely": Source(about="img/ + ann/", is_here=is_supervisely, read=read_supervisely),
-    "folder": Source(
-        about="images and masks",
-        is_here=lambda root: root.is_dir() and bool(find_parts(root)[0]),
-        read=read_folder,
+    "kaggle": Source(
+        about="a .csv of run lengths",
+        find=find_kaggle,
+        read=read_kaggle,
+        needs="needs a .csv with the columns ImageId and EncodedPixels",
     ),
-    "label-studio": Source(
-        about="Label Studio's .json", is_here=is_label_studio, read=read_label_studio
+    "manifest": Source(about="manifest.csv", find=find_manifest, read=read_manifest),
+    "voc": Source(
+        about="JPEGImages/ + SegmentationClass/",
+        find=find_voc,
+        read=read_voc,
+        needs="needs JPEGImages/ and SegmentationClass/",
     ),
-    "via": Source(about="VIA's .json", is_here=is_via, read=read_via),
-    "coco": Source(about="one COCO .json", is_here=is_coco, read=read_coco),
-    "labelme": Source(about="labelme .json files", is_here=is_labelme, read=read_labelme),
-    "cvat": Source(about="CVAT's annotations.xml", is_here=is_cvat, read=read_cvat),
-    "v7": Source(about="V7's .json files", is_here=is_v7, read=read_v7),
-    "qupath": Source(about="QuPath's .geojson files", is_here=is_qupath, read=read_qupath),
+    "nnunet": Source(
+        about="imagesTr/ + labelsTr/",
+        find=find_nnunet,
+        read=read_nnunet,
+        needs="needs imagesTr/ and labelsTr/",
+    ),
+    "yolo": Source(
+        about="YOLO's data.yaml",
+        find=find_yolo,
+        read=read_yolo,
+        needs="needs a data.yaml with the keys names, train and val",
+    ),
+    "supervisely": _tool("img/ + ann/", tools.supervisely, find=tools.find_supervisely),
+    "folder": Source(about="images and masks", find=find_folder, read=read_folder),
+    "label-studio": _tool(
+        "Label Studio's .json", tools.label_studio, '"result","from_name","to_name"'
+    ),
+    "via": _tool("VIA's .json", tools.via, '"shape_attributes","filename"'),
+    "coco": Source(
+        about="one COCO .json",
+        find=find_coco,
+        read=read_coco,
+        needs="needs exactly one .json file of COCO annotations; name the file",
+        marks=(MARKS,),
+    ),
+    "labelme": Source(
+        about="labelme .json files",
+        find=tools.find_labelme,
+        read=tools.read_labelme,
+        marks=(('"shapes"',),),
+    ),
+    "cvat": _tool("CVAT's annotations.xml", tools.cvat, "<annotations,<image ", suffixes=(".xml",)),
+    "v7": _tool(
+        "V7's .json files",
+        tools.v7,
+        '"annotations","item","slots"',
+        '"annotations","image","dataset"',
+    ),
+    "qupath": _tool(
+        "QuPath's .geojson files",
+        tools.qupath,
+        '"geometry","coordinates"',
+        suffixes=(".geojson", ".json"),
+    ),
 }
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
@@ -126,7 +185,11 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     if config.kind != "auto" and config.kind not in SOURCES:
         raise UsageError(f"data.kind is {config.kind!r}; give auto, {', '.join(SOURCES)}")
     kind, root = _locate(config, progress)
-    findings = SOURCES[kind].read(root, config)
+    source = SOURCES[kind]
+    found = source.find(root)
+    if not found and source.needs:
+        raise DataError(f"{root}: {source.needs}")
+    findings = source.read(found, root, config)
     if not findings.records:
         raise DataError(f"{root}: no images found")
     options = _by_names(config, findings)
@@ -183,34 +246,27 @@ def _locate(config: DataConfig, progress: Progress) -> tuple[str, Path]:
     if config.download:
         if kind not in {"auto", "oxford-pet"}:
             raise UsageError(f"data.download: only oxford-pet can be downloaded, not {kind}")
-        if not is_oxford_pet(root) and (kind == "oxford-pet" or not root.exists()):
+        if not find_oxford_pet(root) and (kind == "oxford-pet" or not root.exists()):
             download_oxford_pet(root, progress=progress)
-    _refuse_unreachable(root)
-    return (_kind_of(root) if kind == "auto" else kind), root
-
-
-def _refuse_unreachable(root: Path) -> None:
     try:
         root.stat()
     except FileNotFoundError:
         raise DataError(f"{root}: there is no such file or folder") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{root}: can't be read: {getattr(error, 'strerror', error)}") from None
+    return (_kind_of(root) if kind == "auto" else kind), root
 
 
 def _kind_of(root: Path) -> str:
     """Look at what is there; a `DataError` names what is accepted."""
-    found = next((name for name, source in SOURCES.items() if source.is_here(root)), None)
+    kinds = {name: source for name, source in SOURCES.items() if name not in BY_OPTIONS}
+    found = next((name for name, source in kinds.items() if source.is_here(root)), None)
     if found is None and root.is_file():
         raise DataError(
             f"{root}: not a dataset; a file must be a manifest (.csv, .tsv) or COCO annotations "
             "(.json); for images, masks or labelme files give their folder"
         )
     if found is None:
-        others = [
-            one.about
-            for name, one in SOURCES.items()
-            if name not in {"synthetic", "patterns", "folder"}
-        ]
+        others = [source.about for name, source in kinds.items() if name != "folder"]
         raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
     return found

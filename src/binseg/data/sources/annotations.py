@@ -3,8 +3,8 @@
 import base64
 import io
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,26 +30,28 @@ _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """One image that an annotation file names, and its outlines in pixels."""
+    """One image that an annotation file names, and its outlines in pixels.
+
+    The name is a path, an address, or a name with or without its ending; `size` is the height and
+    width that the file states, and `path` the image where the layout tells it.
+    """
 
     name: str
-    """As the file spells it: a path, an address, or a name with or without its ending."""
     shapes: tuple[Shape, ...]
     size: tuple[object, object] = (None, None)
-    """Height and width that the file states."""
     split: Split | None = None
     path: Path | None = None
-    """The image, where the layout tells it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages:
-    """Places of the images that an annotation file names."""
+    """Places of the images that an annotation file in `folder` names.
+
+    An image may be anywhere in `home`, if no other has its name.
+    """
 
     folder: Path
-    """The file's."""
     home: Path
-    """Anywhere in it an image may be, if no other has its name."""
 
     def find(self, name: str) -> Path:
         """Give an image's path; a `ValueError` says why there is none."""
@@ -87,47 +89,66 @@ class FolderImages:
         return paths_of
 
 
-def findings_of(
-    items: Iterable[Annotated],
-    root: Path,
+def read_outlines(
+    parse: Callable[[Path], Iterable[Annotated]],
+    files: Iterable[Path],
+    path: Path,
     config: DataConfig,
-    *,
-    problems: Sequence[str] = (),
-    folder: Path | None = None,
+) -> Findings:
+    """Read all files of a tool, and tell what is wrong in them together."""
+    items: list[Annotated] = []
+    problems: list[str] = []
+    for file in files:
+        try:
+            items += parse(file)
+        except ValueError as error:
+            problems.append(f"{file.name}: {error}")
+    return findings_of(items, path if path.is_dir() else path.parent, config, problems=problems)
+
+
+def findings_of(
+    items: Sequence[Annotated], root: Path, config: DataConfig, *, problems: list[str]
 ) -> Findings:
     """Turn what a tool's file holds into records; images without an entry are left out, and said.
 
-    Args:
-        items: in any order; shapes of one image may come in several.
-        root: the dataset's folder, in which images are looked for.
-        config: `labels` chooses classes by name; `missing` what images without an entry are.
-        problems: already known ones, which are told with those found here.
-        folder: where the file lies, if not in `root`.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, other sizes, outlines whose
-            coordinates aren't pixels; or labels that aren't there.
+    Shapes of one image may come in several items; problems already known are told with those
+    found here.
     """
-    items, problems = list(items), list(problems)
-    chosen, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
-    entry_of = _by_image(items, FolderImages(folder=folder or root, home=root), problems)
-    if problems:
-        raise DataError(f"{root}: {name_some(problems, limit=10)}")
+    labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
+    entry_of = _by_image(items, FolderImages(folder=root, home=root), problems)
+    refuse(root, problems)
     records = [
-        Record(id=_id_of(path, root), image_path=path, shapes=chosen(one.shapes), split=one.split)
+        Record(
+            id=_id_of(path, root),
+            image_path=path,
+            shapes=foreground_of(one.shapes, labels),
+            split=one.split,
+        )
         for path, one in entry_of.items()
     ]
     alone = [path for path in list_folder(root).images if path not in entry_of]
     notes = [note, *missing_note(alone, config, root, noun="annotation")]
     if config.missing == "empty":
         records += [Record(id=_id_of(one, root), image_path=one, shapes=()) for one in alone]
-    if empty := sum(not record.shapes for record in records):
-        notes.append(f"{counted(empty, 'image has', 'images have')} no outline: all background")
     # A split for some would refuse the rest, and a folder that is called train alone is none.
     splits = {record.split for record in records}
     if None in splits or splits == {"train"}:
         records = [replace(record, split=None) for record in records]
+    notes += empty_note(records)
     return Findings(records=tuple(sorted(records, key=lambda r: r.id)), notes=tuple(notes))
+
+
+def refuse(place: Path, problems: Sequence[str]) -> None:
+    """Tell up to 10 problems at once, if there are any."""
+    if problems:
+        raise DataError(f"{place}: {name_some(problems, limit=10)}")
+
+
+def empty_note(records: Sequence[Record]) -> list[str]:
+    """Say how many images are all background."""
+    num = sum(not record.shapes for record in records)
+    told = counted(num, "image has", "images have")
+    return [f"{told} no outline: all background"] if num else []
 
 
 def _by_image(
@@ -150,11 +171,7 @@ def _by_image(
 def missing_note(
     alone: Sequence[Path], config: DataConfig, root: Path, *, noun: str
 ) -> tuple[str, ...]:
-    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks.
-
-    Raises:
-        DataError: they are refused.
-    """
+    """Say what becomes of images without a mask, or refuse them, as `data.missing` asks."""
     if not alone:
         return ()
     names = name_some(path.relative_to(root).as_posix() for path in alone)
@@ -166,42 +183,31 @@ def missing_note(
     return (f"{told} left out ({names}); data.missing: empty takes them for background",)
 
 
-def choose_labels(names: Iterable[str], config: DataConfig, root: Path) -> tuple["_Chosen", str]:
-    """Choose the labels that are foreground, and say which they are.
-
-    Raises:
-        DataError: `data.labels` names one that isn't there.
-    """
-    counts = Counter(names)
-    usual = {one for one in counts if not is_background(one)}
+def choose_labels(
+    names: Iterable[str], config: DataConfig, root: Path
+) -> tuple[frozenset[str], str]:
+    """Choose the labels that are foreground, and say which they are."""
+    there = {*names}
     if config.labels is None:
+        usual = frozenset(one for one in there if not is_background(one))
         told = name_some(sorted(usual - {""}), limit=10)
-        told = f"all labels ({told})" if told else "all that is marked"
-        return _Chosen(labels=frozenset(usual)), f"foreground: {told}"
-    unknown = [one for one in config.labels if one not in counts]
-    if unknown:
+        return usual, f"foreground: {f'all labels ({told})' if told else 'all that is marked'}"
+    if unknown := [one for one in config.labels if one not in there]:
         raise DataError(
             f"{root}: data.labels names {name_some(unknown)}, which aren't there; there are "
-            f"{name_some(sorted(counts), limit=20)}"
+            f"{name_some(sorted(there), limit=20)}"
         )
     told = name_some(config.labels, limit=10)
-    return (
-        _Chosen(labels=frozenset(config.labels)),
-        f"foreground: {told}; all other labels are background",
+    return frozenset(config.labels), f"foreground: {told}; all other labels are background"
+
+
+def foreground_of(shapes: Iterable[Shape], labels: frozenset[str]) -> tuple[Shape, ...]:
+    """Keep the shapes that are foreground, and mark those that don't count."""
+    return tuple(
+        replace(one, ignored=one.label not in labels)
+        for one in shapes
+        if one.label in labels or one.label.lower() in IGNORED
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    labels: frozenset[str]
-
-    def __call__(self, shapes: Iterable[Shape]) -> tuple[Shape, ...]:
-        """Keep the shapes that are foreground, and mark those that don't count."""
-        return tuple(
-            replace(one, ignored=one.label not in self.labels)
-            for one in shapes
-            if one.label in self.labels or one.label.lower() in IGNORED
-        )
 
 
 def _id_of(path: Path, root: Path) -> str:
@@ -246,20 +252,18 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
     from shapely import Polygon
 
     areas = [Polygon(ring).buffer(0) for ring in rings]
-    holes_of: dict[int, list[Ring]] = defaultdict(list)
-    outer = []
+    holes_of: dict[int, list[Ring]] = {}
     for index, area in enumerate(areas):
         around = [
-            other
-            for other, larger in enumerate(areas)
-            if other != index and larger.contains_properly(area)
+            n for n, other in enumerate(areas) if n != index and other.contains_properly(area)
         ]
         # A ring inside a hole is an island again.
         if len(around) % 2:
-            holes_of[min(around, key=lambda other: areas[other].area)].append(rings[index])
+            inner = min(around, key=lambda one: areas[one].area)
+            holes_of.setdefault(inner, []).append(rings[index])
         else:
-            outer.append(index)
-    return tuple(Shape(rings=(rings[one], *holes_of[one]), label=label) for one in outer)
+            holes_of.setdefault(index, [])
+    return tuple(Shape(rings=(rings[one], *holes), label=label) for one, holes in holes_of.items())
 
 
 def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:

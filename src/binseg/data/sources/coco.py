@@ -2,23 +2,25 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import SPLITS, counted, name_some
+from binseg.data.dataset import SPLITS, name_some
 from binseg.data.sources.annotations import (
     FolderImages,
+    empty_note,
     is_background,
     parts_of,
+    refuse,
     rings_of_runs,
     scale_problem,
 )
 from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
     Findings,
-    has_keys,
+    holds,
     list_folder,
     read_json,
     ring_of,
@@ -26,120 +28,105 @@ from binseg.data.sources.listing import (
     subfolders,
 )
 from binseg.errors import DataError
-from binseg.types import Record, Ring, Shape, Split
+from binseg.types import Record, Shape, Split
+
+MARKS = ('"images"', '"annotations"')
+"""Words of each such file."""
 
 
-def is_coco(path: Path) -> bool:
-    """Tell whether a path is COCO annotations, or a folder with such files in it."""
-    files = _files_of(path)
-    return bool(files) and has_keys(files[0][0], "images", "annotations")
-
-
-def read_coco(path: Path, config: DataConfig) -> Findings:
+def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig) -> Findings:
     """Read COCO annotations, one file or one for each split.
 
     Every category is foreground unless `data.labels` names some, or `data.foreground` ids. The
     polygons of an object are united; one that lies wholly inside another is a hole. Images are
     looked for beside the file, in `images/` there, and in `images/` one folder up; those that
     aren't there are found by their name anywhere in the folder, or below the file's.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, names that two files have,
-            unreadable outlines, other sizes.
     """
-    files = _files_of(path)
-    if not files:
-        raise DataError(f"{path}: needs exactly one .json file of COCO annotations; name the file")
     records: list[Record] = []
-    notes: dict[str, None] = {}
-    for file, split in files:
+    notes: list[str] = []
+    for file, split in files.items():
         found = _read_file(file, path, config, split=split)
         records += found.records
-        notes |= dict.fromkeys(found.notes)
+        notes += found.notes
     if len(files) > 1:
-        notes |= {f"split from {', '.join(_shown(file, path) for file, _ in files)}": None}
-    return Findings(records=tuple(sorted(records, key=lambda r: r.id)), notes=tuple(notes))
+        shown = [one.relative_to(path).as_posix() for one in files]
+        notes.append(f"split from {', '.join(shown)}")
+    records.sort(key=lambda record: record.id)
+    return Findings(records=tuple(records), notes=tuple(dict.fromkeys(notes)))
 
 
 def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | None) -> Findings:
     content = read_json(file)
     images, annotations = (_objects(content, key, file) for key in ("images", "annotations"))
-    names = {_key(a.get("category_id")): _key(a.get("category_id")) for a in annotations}
+    names = {str(a.get("category_id")): str(a.get("category_id")) for a in annotations}
     for category in _objects(content, "categories", file):
-        names[_key(category.get("id"))] = f"{category.get('id')} {category.get('name', '')}".strip()
+        names[str(category.get("id"))] = f"{category.get('id')} {category.get('name', '')}".strip()
     chosen, note = _choose(names, config, file)
-    kept = [a for a in annotations if _key(a.get("category_id")) in chosen]
-    shapes_of, sizes_of, problems = _shapes(kept)
+    kept = [a for a in annotations if str(a.get("category_id")) in chosen]
+    shapes_of: dict[str, list[Shape]] = defaultdict(list)
+    sizes_of: dict[str, set[tuple[object, object]]] = defaultdict(set)
+    problems: list[str] = []
+    for annotation in kept:
+        owner = str(annotation.get("image_id"))
+        try:
+            some, size = _shapes(annotation)
+        except ValueError as error:
+            problems.append(f"annotation {annotation.get('id')}: its segmentation {error}")
+            continue
+        shapes_of[owner] += some
+        sizes_of[owner] |= size
     places = _places(file, path, split)
-    records = _records(images, shapes_of, sizes_of, places, problems, split=split)
-    known = {_key(image.get("id")) for image in images}
-    strays = [key for key in shapes_of if key not in known]
-    if strays:
-        problems.append(f"annotations for images that are not listed: {name_some(strays)}")
-    if problems:
-        raise DataError(f"{file}: {name_some(problems, limit=10)}")
-    return Findings(records=tuple(records), notes=(note, *_crowd_note(kept), *_empty_note(records)))
-
-
-def _records(
-    images: list[dict[str, Any]],
-    shapes_of: dict[str, list[Shape]],
-    sizes_of: dict[str, set[tuple[int, int]]],
-    places: list[FolderImages],
-    problems: list[str],
-    *,
-    split: Split | None,
-) -> list[Record]:
-    """Find the listed images and take their shapes out of `shapes_of`; problems are added."""
     records: list[Record] = []
+    known = set()
     for image in images:
-        name = str(image.get("file_name", ""))
+        name, id_ = str(image.get("file_name", "")), str(image.get("id"))
+        known.add(id_)
         try:
             found = _find(name, places)
         except ValueError as error:
             problems.append(f"image {name or image.get('id')} {error}")
             continue
-        shapes = tuple(shapes_of.pop(_key(image.get("id")), []))
+        shapes = tuple(shapes_of.pop(id_, []))
         listed = (image.get("height"), image.get("width"))
-        sizes = [listed, *(size for size in sizes_of[_key(image.get("id"))] if size != listed)]
-        problems += filter(None, (size_problem(found, *size) for size in sizes))
-        problems += filter(None, [scale_problem(found, shapes)])
-        id_ = Path(name).with_suffix("").as_posix()
-        if split is not None:
-            id_ = f"{split}/{id_}"
+        sizes = [listed, *(size for size in sizes_of[id_] if size != listed)]
+        wrong = [*(size_problem(found, *size) for size in sizes), scale_problem(found, shapes)]
+        problems += filter(None, wrong)
+        stem = Path(name).with_suffix("").as_posix()
+        id_ = stem if split is None else f"{split}/{stem}"
         records.append(Record(id=id_, image_path=found, shapes=shapes, split=split))
-    return records
+    if strays := [key for key in shapes_of if key not in known]:
+        problems.append(f"annotations for images that are not listed: {name_some(strays)}")
+    refuse(file, problems)
+    num = sum(bool(a.get("iscrowd")) for a in kept)
+    crowds = [f"{num} crowd regions (iscrowd) count as foreground, as a whole"] if num else []
+    return Findings(records=tuple(records), notes=(note, *crowds, *empty_note(records)))
 
 
-def _files_of(path: Path) -> list[tuple[Path, Split | None]]:
+def find_coco(path: Path) -> dict[Path, Split | None]:
     """Find the annotation files: the one there is, or one for each split."""
     if not path.is_dir():
-        return [(path, None)]
+        return {path: None}
     by_folder = {split: _jsons(one) for one in subfolders(path) if (split := split_of(one.name))}
     if len(by_folder) > 1 and all(len(files) == 1 for files in by_folder.values()):
-        return [(files[0], split) for split, files in by_folder.items()]
+        return {files[0]: split for split, files in by_folder.items()}
     for folder in (path, path / "annotations"):
         if files := _jsons(folder):
             splits = {
                 split: file
                 for file in files
                 if (split := split_of(file.stem))
-                and has_keys(file, "images", "annotations")
+                and holds(file, *MARKS)
                 and (file.stem.startswith("instances") or len(files) <= len(SPLITS))
             }
             if len(splits) > 1:
-                return [(splits[split], split) for split in SPLITS if split in splits]
-            return [(files[0], None)] if len(files) == 1 else []
-    return []
+                return {splits[split]: split for split in SPLITS if split in splits}
+            return {files[0]: None} if len(files) == 1 else {}
+    return {}
 
 
 def _jsons(folder: Path) -> list[Path]:
     listing = list_folder(folder, deep=False) if folder.is_dir() else None
     return [one for one in listing.others if one.suffix.lower() == ".json"] if listing else []
-
-
-def _shown(file: Path, path: Path) -> str:
-    return file.relative_to(path).as_posix() if file.is_relative_to(path) else file.name
 
 
 def _places(file: Path, path: Path, split: Split | None) -> list[FolderImages]:
@@ -172,16 +159,12 @@ def _objects(content: dict[str, Any], key: str, file: Path) -> list[dict[str, An
     return items
 
 
-def _key(id_: object) -> str:
-    return str(id_)
-
-
 def _choose(names: dict[str, str], config: DataConfig, file: Path) -> tuple[set[str], str]:
     """Choose the categories that are foreground, by name or id, and say which they are."""
     if config.foreground is None and config.labels is None:
         usual = {key: told for key, told in names.items() if not is_background(told)}
         return set(usual), f"foreground: all categories ({name_some(usual.values(), limit=10)})"
-    asked = [_key(one) for one in config.labels or config.foreground or ()]
+    asked = [str(one) for one in config.labels or config.foreground or ()]
     chosen = {key for key, told in names.items() if {key, told.partition(" ")[2]} & {*asked}}
     known = {word for key, told in names.items() for word in (key, told.partition(" ")[2])}
     if unknown := [one for one in asked if one not in known]:
@@ -194,57 +177,26 @@ def _choose(names: dict[str, str], config: DataConfig, file: Path) -> tuple[set[
     return chosen, f"foreground: categories {told}; all others are background"
 
 
-def _crowd_note(annotations: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    num = sum(bool(a.get("iscrowd")) for a in annotations)
-    return (f"{num} crowd regions (iscrowd) count as foreground, as a whole",) if num else ()
-
-
-def _empty_note(records: Sequence[Record]) -> tuple[str, ...]:
-    num = sum(not record.shapes for record in records)
-    told = counted(num, "image has", "images have")
-    return (f"{told} no outline: all background",) if num else ()
-
-
 def _shapes(
-    annotations: Sequence[dict[str, Any]],
-) -> tuple[dict[str, list[Shape]], dict[str, set[tuple[int, int]]], list[str]]:
-    """Each image's outlines, the sizes that its run lengths are for, and what is wrong."""
-    shapes_of: dict[str, list[Shape]] = defaultdict(list)
-    sizes_of: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    problems: list[str] = []
-    for annotation in annotations:
-        segmentation = annotation.get("segmentation")
-        try:
-            rings = _rings(segmentation)
-        except ValueError as error:
-            problems.append(f"annotation {annotation.get('id')}: its segmentation {error}")
-            continue
-        label, found = str(annotation.get("category_id", "")), _key(annotation.get("image_id"))
-        if isinstance(segmentation, dict):
-            shapes_of[found].append(Shape(rings=rings, label=label))
-        else:
-            shapes_of[found] += parts_of(rings, label)
-        if isinstance(segmentation, dict):
-            height, width = segmentation["size"]
-            sizes_of[found].add((height, width))
-    return shapes_of, sizes_of, problems
-
-
-def _rings(segmentation: object) -> tuple[Ring, ...]:
+    annotation: Mapping[str, Any],
+) -> tuple[Sequence[Shape], set[tuple[object, object]]]:
+    """Give an object's outlines, and the size that its run lengths are for."""
+    segmentation, label = annotation.get("segmentation"), str(annotation.get("category_id", ""))
     if isinstance(segmentation, list) and segmentation:
         rings = tuple(ring_of(points) for points in segmentation)
         if any(len(ring) < 3 for ring in rings):
             raise ValueError("has fewer than 3 corners")
-        return rings
-    if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
-        if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
-            raise ValueError("has run lengths without a size")
-        runs = runs_of_text(counts) if isinstance(counts, str) else counts
-        if not (isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)):
-            raise ValueError("has unreadable run lengths")
-        return rings_of_runs(runs, height=size[0], width=size[1])
-    raise ValueError("is missing (a box alone is no outline)")
+        return parts_of(rings, label), set()
+    if not isinstance(segmentation, dict):
+        raise ValueError("is missing (a box alone is no outline)")  # noqa: TRY004  # the file's fault
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
+        raise ValueError("has run lengths without a size")
+    runs = runs_of_text(counts) if isinstance(counts, str) else counts
+    if not (isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)):
+        raise ValueError("has unreadable run lengths")
+    rings = rings_of_runs(runs, height=size[0], width=size[1])
+    return [Shape(rings=rings, label=label)], {(size[0], size[1])}
 
 
 def runs_of_text(text: str) -> list[int]:

@@ -1,27 +1,209 @@
-"""A folder of images and masks, in any of the layouts that people use."""
+"""A folder of images and masks, in any of the layouts that people use.
+
+Images and masks find each other by name, and whatever has no partner is named.
+"""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from os.path import commonprefix
+from pathlib import Path, PurePosixPath
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
 from binseg.data.sources.annotations import missing_note
 from binseg.data.sources.layouts import (
+    Named,
     Part,
     find_parts,
+    mask_name_of,
+    mask_of_piece,
     split_of_path,
     unused_folders,
     without_images,
     wrapped,
 )
-from binseg.data.sources.listing import Findings, ignored_note, list_folder, subfolders
-from binseg.data.sources.pairs import Named, Pair, pair_up, records_of_pair
+from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.splits import parse_split
-from binseg.errors import DataError
-from binseg.imageio import IMAGE_SUFFIXES
+from binseg.errors import DataError, ImageError
+from binseg.imageio import IMAGE_SUFFIXES, TIFF_SUFFIXES, probe
 from binseg.types import Record, Split
+
+MOST_CHANNELS = 16
+_MOST_AGREE = 0.9
+"""Share of names that must pair when they differ by common parts; the rest are lost files."""
+
+Pair = tuple[str, Path, tuple[Path, ...]]
+"""An image's name, its path, and the files of its mask: several where each holds an object."""
+
+
+def pair_up(
+    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str] = ()
+) -> tuple[list[Pair], list[str], bool]:
+    """Pair images and masks by name, or else by what their names don't all share.
+
+    The mask of a name `in_pieces` is in all files of that name.
+
+    Returns:
+        Pairs sorted by name, what is wrong, as sentences, and whether the difference told.
+    """
+    pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
+    if wrong and (found := _pair_by_difference(images, masks)):
+        also, lacking = found
+        if not lacking or len(also) > len(pairs):
+            return also, lacking, True
+    return pairs, wrong, False
+
+
+def _pair_by_name(
+    images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str]
+) -> tuple[list[Pair], list[str]]:
+    """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like.
+
+    Where there is `NAME_mask`, `NAME_mask_1` is a further piece of it.
+    """
+    images_of, masks_of, pieces_of = (defaultdict[str, list[Path]](list) for _ in range(3))
+    for name, path in images:
+        images_of[name].append(path)
+    mask_names = {name for name, _ in masks}
+    for name, path in masks:
+        whole = mask_of_piece(name)
+        if name in images_of:
+            (pieces_of if name in in_pieces else masks_of)[name].append(path)
+        elif whole and whole in mask_names:
+            pieces_of[mask_name_of(whole) or whole].append(path)
+        else:
+            masks_of[mask_name_of(name) or name].append(path)
+    doubles = [*_doubles("image", images_of), *_doubles("mask", masks_of)]
+    files_of = {name: (*masks_of[name], *pieces_of[name]) for name in {*masks_of, *pieces_of}}
+    first_images = {name: paths[0] for name, paths in images_of.items()}
+    first_masks = {name: paths[0] for name, paths in files_of.items()}
+    pairs = [
+        (name, path, files_of[name])
+        for name, path in sorted(first_images.items())
+        if name in files_of
+    ]
+    return pairs, [*doubles, *_partnerless(first_images, first_masks)]
+
+
+def _pair_by_difference(
+    images: Sequence[Named], masks: Sequence[Named]
+) -> tuple[list[Pair], list[str]] | None:
+    """Pair images and masks whose names differ by parts that all of each kind share.
+
+    `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
+    the ending that all images share, and those that all masks share, both are called alike. It
+    must work out for nearly every file, or nothing is paired.
+    """
+    if len(images) == len(masks) == 1:
+        return [(*images[0], (masks[0][1],))], []
+    by_word = [mask_name_of(name) or name for name, _ in masks]
+    most = _MOST_AGREE * max(len(images), len(masks))
+    found: list[tuple[dict[str, Named], dict[str, Named], set[str]]] = []
+    for image_cores in ([name for name, _ in images], _cores(images)):
+        for mask_cores in (_cores(masks), by_word):
+            image_of = dict(zip(image_cores, images, strict=True))
+            mask_of = dict(zip(mask_cores, masks, strict=True))
+            both = image_of.keys() & mask_of.keys()
+            is_plain = len(image_of) == len(images) and len(mask_of) == len(masks)
+            if is_plain and "" not in both and len(both) >= most:
+                found.append((image_of, mask_of, both))
+    if not found:
+        return None
+    image_of, mask_of, both = max(found, key=lambda one: len(one[2]))
+    pairs = sorted((*image_of[core], (mask_of[core][1],)) for core in both)
+    path_of, mask_path_of = (
+        {core: path for core, (_, path) in of.items()} for of in (image_of, mask_of)
+    )
+    return pairs, _partnerless(path_of, mask_path_of)
+
+
+def _cores(named: Sequence[Named]) -> list[str]:
+    """Strip each file's name of the beginning and ending that all share."""
+    files = [PurePosixPath(name) for name, _ in named]
+    names = [file.name for file in files]
+    # Digits are counted, not shared: of 21 and 22 the 2 belongs to the number.
+    head = re.sub(r"\d+$", "", commonprefix(names))  # noqa: RUF071 - letters are meant
+    backwards = [name[::-1] for name in names]
+    tail = re.sub(r"\d+$", "", commonprefix(backwards))  # noqa: RUF071
+    cores = [name[len(head) : len(name) - len(tail)] for name in names]
+    return [
+        (file.parent / core).as_posix() if core else ""
+        for file, core in zip(files, cores, strict=True)
+    ]
+
+
+def records_of_pair(
+    name: str, image: Path, masks: Sequence[Path], *, split: Split | None, page_group: int
+) -> list[Record]:
+    """Give one record for an image, or one a page for a stack, grouped in blocks of pages."""
+    mask, *further = masks
+    num_pages, num_masks = _num_pages(image), _num_pages(mask)
+    if further and (num_pages > 1 or any(_num_pages(path) > 1 for path in masks)):
+        raise DataError(
+            f"{image} has {len(masks)} masks ({name_some([path.name for path in masks])}); masks "
+            "in several files are for single images, not for stacks of pages"
+        )
+    if num_pages != num_masks:
+        axes = "if they are channels, save it with its axes named (C Y X, OME-TIFF or ImageJ)"
+        are_channels = num_masks == 1 and num_pages <= MOST_CHANNELS
+        raise DataError(
+            f"{image} has {num_pages} pages, but its mask {mask.name} has {num_masks}; "
+            f"each page needs its mask{f'; {axes}' if are_channels else ''}"
+        )
+    record = Record(
+        id=name, image_path=image, mask_path=mask, further_masks=tuple(further), split=split
+    )
+    if num_pages == 1:
+        return [record]
+    return [
+        replace(
+            record,
+            id=f"{name}-page{page:04d}",
+            page=page,
+            group=f"{name}-block{page // page_group:04d}",
+        )
+        for page in range(num_pages)
+    ]
+
+
+def _num_pages(path: Path) -> int:
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return 1
+    try:
+        return probe(path).num_pages
+    except ImageError:
+        # Reading it will say what is wrong with it, and `check` names all such files at once.
+        return 1
+
+
+def _doubles(noun: str, paths_of: Mapping[str, list[Path]]) -> list[str]:
+    doubles = [
+        " and ".join(_shown(name, path) for path in paths)
+        for name, paths in sorted(paths_of.items())
+        if len(paths) > 1
+    ]
+    told = counted(len(doubles), "name stands", "names stand")
+    return [f"{told} for two {noun}s ({name_some(doubles)})"] if doubles else []
+
+
+def _partnerless(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[str]:
+    told = []
+    for noun, partner, these, those in (
+        ("image", "mask", images, masks),
+        ("mask", "image", masks, images),
+    ):
+        if alone := [_shown(name, these[name]) for name in sorted(these.keys() - those.keys())]:
+            num = counted(len(alone), f"{noun} has", f"{noun}s have")
+            told.append(f"{num} no {partner} ({name_some(alone)})")
+    return told
+
+
+def _shown(name: str, path: Path) -> str:
+    """A file's name, with the folders that are part of the name."""
+    return (PurePosixPath(name).parent / path.name).as_posix()
+
 
 ACCEPTED = (
     "images/ + masks/ (also img, labels, ...), train/ + val/ + test/ holding such pairs, "
@@ -30,26 +212,40 @@ ACCEPTED = (
 )
 
 
-def read_folder(root: Path, config: DataConfig) -> Findings:
-    """Pair the folder's images and masks; both ways checked.
+def find_folder(root: Path) -> tuple[list[Part], list[str]] | None:
+    """Find images with masks, and notes on the folders that hold them."""
+    found = find_parts(root) if root.is_dir() else ([], [])
+    return found if found[0] else None
 
-    Raises:
-        DataError: everything that has no partner or two, named.
-    """
+
+def read_folder(
+    found: tuple[list[Part], list[str]] | None, root: Path, config: DataConfig
+) -> Findings:
+    """Pair the folder's images and masks; both ways checked."""
     if not root.is_dir():
         raise DataError(f"{root}: data.kind: folder needs a folder; this is a file")
-    parts, notes = find_parts(root)
-    if not parts:
+    if found is None:
         raise DataError(nothing_found(root))
-    found = [_read_part(part, config) for part in parts]
-    records = [record for one in found for record in one.records]
-    lone = [image for one in found for image in one.lone]
-    notes += [note for one in found for note in one.notes]
-    problems = [
-        (f"in {part.where}: " if len(parts) > 1 else "") + text
-        for part, one in zip(parts, found, strict=True)
-        for text in one.problems
-    ]
+    parts, notes = found
+    records: list[Record] = []
+    lone: list[tuple[str, Path, Split | None]] = []
+    problems: list[str] = []
+    for part in parts:
+        pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
+        used = {image for _, image, _ in pairs}
+        alone = [(name, path) for name, path in part.images if path not in used]
+        if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
+            lone += [(part.prefix + name, path, part.split) for name, path in alone]
+        elif wrong:
+            where = f"in {part.where}: " if len(parts) > 1 else ""
+            problems += [where + text for text in wrong]
+            continue
+        for name, image, masks in pairs:
+            given = (part.prefix + name, image, masks)
+            records += records_of_pair(*given, split=part.split, page_group=config.page_group)
+        if by_difference:
+            told = f"{pairs[0][1].name}, {pairs[0][2][0].name}"
+            notes.append(f"names pair by what they don't all share: {told}")
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
     notes += missing_note([path for _, path, _ in lone], config, root, noun="mask")
@@ -58,83 +254,40 @@ def read_folder(root: Path, config: DataConfig) -> Findings:
     lists = next(filter(None, map(_split_lists, wrapped(root))), {})
     if lists and all(part.split is None for part in parts):
         records = _listed(records, lists, root, {name for name, _, _ in lone})
-        notes = [*notes, f"split from {', '.join(path.name for path in lists)}"]
+        notes.append(f"split from {', '.join(path.name for path in lists)}")
     if unused := unused_folders(root, parts):
         notes.append(f"folders of images that are not used: {name_some(unused)}")
-    others = [path for part in parts for path in part.others if path not in lists]
+    others = {path for part in parts for path in part.others if path not in lists}
     return Findings(
         records=tuple(sorted(records, key=lambda record: record.id)),
         notes=(
             "images and masks from " + ", ".join(part.where for part in parts),
             *notes,
-            *_stack_note(records, config.page_group),
-            *_pieces_note(records),
-            *ignored_note(sorted(set(others)), root),
+            *_notes_on(records, config.page_group),
+            *ignored_note(sorted(others), root),
         ),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OfPart:
-    """The pairs of one part of a folder, and what has no partner."""
-
-    records: Sequence[Record] = ()
-    lone: Sequence[tuple[str, Path, Split | None]] = ()
-    """Images whose masks have yet to be made, with their ids and splits."""
-    problems: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-
-def _read_part(part: Part, config: DataConfig) -> _OfPart:
-    pairs, wrong, by_difference = pair_up(part.images, part.masks, in_pieces=part.in_pieces)
-    used = {image for _, image, _ in pairs}
-    alone = [(name, path) for name, path in part.images if path not in used]
-    lone: list[tuple[str, Path, Split | None]] = []
-    if config.missing != "refuse" and _only_lack_masks(alone, pairs, wrong, part):
-        lone, wrong = [(part.prefix + name, path, part.split) for name, path in alone], []
-    if wrong:
-        return _OfPart(problems=wrong)
-    records = [
-        record
-        for name, image, masks in pairs
-        for record in records_of_pair(
-            part.prefix + name, image, masks, split=part.split, page_group=config.page_group
-        )
-    ]
-    notes = []
-    if by_difference:
-        _, image, masks = pairs[0]
-        notes = [f"names pair by what they don't all share: {image.name}, {masks[0].name}"]
-    return _OfPart(records=records, lone=lone, notes=notes)
 
 
 def _only_lack_masks(
     alone: Sequence[Named], pairs: Sequence[Pair], wrong: Sequence[str], part: Part
 ) -> bool:
     """Tell whether nothing is wrong but that some images' masks have yet to be made."""
-    names = tuple(name for name, _, _ in pairs)
-    num_masks = sum(len(masks) for _, _, masks in pairs)
+    names = {name for name, _, _ in pairs}
     # What begins with a pair's name is its twin, or another mask of it under a strange ending.
+    any_name = "|".join(map(re.escape, names))
+    twin = re.compile(rf"(?:{any_name})[ ._-](?:.*[ ._-])?(?:gt|mask|label|seg|manual)")
     return (
         bool(pairs)
         and bool(alone)
         and len(wrong) == 1
-        and num_masks == len(part.masks)
-        and not any(name in names or re.match(_twin_of(names), name) for name, _ in alone)
+        and sum(len(masks) for _, _, masks in pairs) == len(part.masks)
+        and not any(name in names or twin.match(name) for name, _ in alone)
     )
 
 
-def _twin_of(names: Sequence[str]) -> str:
-    return rf"(?:{'|'.join(map(re.escape, names))})[ ._-](?:.*[ ._-])?(?:gt|mask|label|seg|manual)"
-
-
-def read_patterns(root: Path, config: DataConfig) -> Findings:
-    """Pair images and masks by `data.images` and `data.masks`, wherever in the folder they lie.
-
-    Raises:
-        DataError: a pattern that can't be read or matches nothing, masks without an image, or a
-            key that two files share.
-    """
+def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
+    """Pair images and masks by `data.images` and `data.masks`, wherever in the folder they lie."""
     assert config.images is not None
     assert config.masks is not None
     listing = list_folder(root)
@@ -148,24 +301,15 @@ def read_patterns(root: Path, config: DataConfig) -> Findings:
             f"{root}: {counted(len(strays), 'mask has', 'masks have')} no image of the same key "
             f"({name_some(strays)})"
         )
-    alone = [images[key] for key in sorted(images.keys() - masks.keys())]
-    records = [
-        one
-        for key in sorted(masks)
-        for one in records_of_pair(
-            key,
-            images[key],
-            [masks[key]],
-            split=split_of_path(images[key], root),
-            page_group=config.page_group,
-        )
-    ]
-    notes = missing_note(alone, config, root, noun="mask")
+    alone = {key: images[key] for key in sorted(images.keys() - masks.keys())}
+    records: list[Record] = []
+    for key, mask in sorted(masks.items()):
+        image = images[key]
+        split, group = split_of_path(image, root), config.page_group
+        records += records_of_pair(key, image, [mask], split=split, page_group=group)
+    notes = missing_note([*alone.values()], config, root, noun="mask")
     if config.missing == "empty":
-        records += [
-            Record(id=key, image_path=images[key], shapes=())
-            for key in sorted(images.keys() - masks.keys())
-        ]
+        records += [Record(id=key, image_path=one, shapes=()) for key, one in alone.items()]
     if any(record.split is None for record in records):
         records = [replace(record, split=None) for record in records]
     return Findings(records=tuple(records), notes=notes)
@@ -214,23 +358,19 @@ def nothing_found(root: Path) -> str:
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 
-def _stack_note(records: Sequence[Record], page_group: int) -> tuple[str, ...]:
-    num_pages = sum(record.page is not None for record in records)
-    if not num_pages:
-        return ()
-    return (
-        f"{num_pages} pages of stacks, kept together in blocks of {page_group}; pages at the "
-        "seam of two blocks still resemble each other (data.split.gap leaves some out)",
-    )
-
-
-def _pieces_note(records: Sequence[Record]) -> tuple[str, ...]:
-    several = [record for record in records if record.further_masks]
-    if not several:
-        return ()
-    told = counted(len(several), "image has", "images have")
-    example = name_some([path.name for path in several[0].mask_paths])
-    return (f"{told} several mask files ({example}): what any of them marks is foreground",)
+def _notes_on(records: Sequence[Record], page_group: int) -> list[str]:
+    """Say that there are pages of stacks, and masks in several files."""
+    notes = []
+    if num_pages := sum(record.page is not None for record in records):
+        notes.append(
+            f"{num_pages} pages of stacks, kept together in blocks of {page_group}; pages at the "
+            "seam of two blocks still resemble each other (data.split.gap leaves some out)"
+        )
+    if several := [record for record in records if record.further_masks]:
+        told = counted(len(several), "image has", "images have")
+        example = name_some([path.name for path in several[0].mask_paths])
+        notes.append(f"{told} several mask files ({example}): what any of them marks is foreground")
+    return notes
 
 
 def _split_lists(root: Path) -> dict[Path, Split]:
@@ -245,7 +385,11 @@ def _listed(
 ) -> list[Record]:
     split_of: dict[str, Split] = {}
     for path, split in lists.items():
-        for name in _names_in(path):
+        for line in read_lines(path):
+            if line.startswith("#"):
+                continue
+            is_file = Path(line).suffix.lower() in IMAGE_SUFFIXES
+            name = str(Path(line).with_suffix("")) if is_file else line
             if split_of.setdefault(name, split) != split:
                 raise DataError(f"{path}: {name} is also listed for {split_of[name]}")
     # All pages of a stack go where the stack's own name is listed.
@@ -259,15 +403,3 @@ def _listed(
             f"{root}: the lists name {len(strange)} images that aren't there ({name_some(strange)})"
         )
     return [replace(record, split=split_of.get(name_of[record.id])) for record in records]
-
-
-def _names_in(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return [
-        str(Path(name).with_suffix("")) if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
-        for name in names
-    ]

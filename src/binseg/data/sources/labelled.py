@@ -52,24 +52,23 @@ def _told(home: Path) -> Path | None:
     return Path(os.path.normpath(home / found[0])) if found else None
 
 
-def is_labelled(root: Path) -> bool:
-    """Tell whether a folder's images are labelled with `binseg label`."""
-    if not root.is_dir() or not any(
-        (one / LOG).is_file() for one in (root, root.absolute().parent)
-    ):
-        return False
+def find_labelled(root: Path) -> tuple[Path, Path] | None:
+    """Find images and labels, where a folder's images are labelled with `binseg label`."""
+    near = (root, root.absolute().parent)
+    if not root.is_dir() or not any((one / LOG).is_file() for one in near):
+        return None
     images, home = images_of_project(root)
-    return (home / LOG).is_file() and _told(home) == images
+    return (images, home) if (home / LOG).is_file() and _told(home) == images else None
 
 
-def read_labelled(root: Path, config: DataConfig) -> Findings:
+def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> Findings:
     """Take the images with an accepted mask; those kept to check with are the test split.
 
     Raises:
         DataError: nothing is labelled yet, or a damaged log.
     """
-    del config
-    images, home = images_of_project(root)
+    del root, config
+    images, home = found
     try:
         db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
         try:

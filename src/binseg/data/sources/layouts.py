@@ -3,28 +3,19 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from binseg.data.dataset import name_some
 from binseg.data.sources.listing import Listing, list_folder, real_path, subfolders
-from binseg.data.sources.pairs import Named, mask_name_of, mask_of_piece
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Split
 
 _IMAGE_FOLDERS = (
     {
-        "images",
-        "image",
-        "img",
-        "imgs",
-        "imgdir",
-        "pictures",
-        "photos",
-        "jpegimages",
-        "original",
-        "originals",
+        *("images", "image", "img", "imgs", "imgdir", "pictures", "photos", "jpegimages"),
+        *("original", "originals"),
     },
     {"input", "inputs", "raw", "rgb", "sat", "satellite", "data"},
 )
@@ -46,6 +37,16 @@ _FIELD = {"mask", "masks"}
 """Beside the former these hold something else: the field of view of a retina's image."""
 _LEAST_CASES = 3
 """Fewer folders with a pair in each may as well be two datasets, or two versions of one."""
+_WORDS = (
+    r"(?:masks?|labels?|lab|gt|ground[ _-]?truth|annotations?|anno|segmentations?|seg|vessels?"
+    r"|manual\d?)"
+)
+_MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
+_MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
+
+_PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
+Named = tuple[str, Path]
+"""A name, which is the path in its folder without the file's ending, and the whole path."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +55,11 @@ class Part:
 
     where: str
     """Folders that were taken for it, as the user reads them: `images/ + masks/`."""
-    split: Split | None
-    prefix: str
+    split: Split | None = None
+    prefix: str = ""
     """Before each name, so that train/001 and test/001 are two images."""
-    images: tuple[tuple[str, Path], ...]
-    masks: tuple[tuple[str, Path], ...]
+    images: tuple[Named, ...]
+    masks: tuple[Named, ...]
     others: tuple[Path, ...]
     in_pieces: frozenset[str] = frozenset()
     """Names of images whose mask is in all files of that name, one for each object."""
@@ -69,16 +70,13 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
 
     Returns:
         The parts, and notes on folders that look like a split but have no masks.
-
-    Raises:
-        DataError: an unreadable folder, or two folders that could each be the images or masks.
     """
     for folder in wrapped(root):
         parts, notes = _arranged(folder)
         if parts:
             return parts, notes
     # Last, since it looks into all folders and would mix the splits that they are.
-    beside = _beside(root, root=root, split=None, prefix="")
+    beside = _beside(root, root=root)
     return [beside] if beside else [], []
 
 
@@ -96,15 +94,13 @@ def folder_of_images(root: Path) -> Path | None:
 
 def _arranged(root: Path) -> tuple[list[Part], list[str]]:
     """Parts that folders of their own tell."""
-    folders = subfolders(root)
-    pair = _named_pair(root, folders)
-    if pair:
+    if pair := _named_pair(root):
         return _parts_of_pair(*pair, root=root)
     for look in (_splits_of_pairs, _pairs_of_splits):
-        parts, notes = look(root, folders)
+        parts, notes = look(root, subfolders(root))
         if parts:
             return parts, notes
-    cases = _cases(root, root=root, split=None, prefix="")
+    cases = _cases(root, root=root, least=_LEAST_CASES)
     return [cases] if cases else [], []
 
 
@@ -153,9 +149,7 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
     notes: list[str] = []
     parts: list[Part] = []
     pairs = {
-        folder: _named_pair(folder, subfolders(folder))
-        for folder in folders
-        if parse_split(folder.name) is not None
+        folder: _named_pair(folder) for folder in folders if parse_split(folder.name) is not None
     }
     by_hand = {_plain(pair[1].name) for pair in pairs.values() if pair} & _MANUAL
     for folder, pair in pairs.items():
@@ -165,12 +159,11 @@ def _splits_of_pairs(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
                 f"{prefix} is left out: its {pair[1].name}/ is something else than the masks that "
                 "the other splits have"
             )
-        elif pair:
-            parts.append(_pair_part(*pair, root=root, split=split, prefix=prefix))
-        elif cases := _cases(folder, root=root, split=split, prefix=prefix):
-            parts.append(cases)
-        elif beside := _beside(folder, root=root, split=split, prefix=prefix):
-            parts.append(beside)
+            continue
+        part = _pair_part(*pair, root=root) if pair else _cases(folder, root=root, least=1)
+        part = part or _beside(folder, root=root)
+        if part:
+            parts.append(replace(part, split=split, prefix=prefix))
         else:
             notes.append(f"{prefix} holds no images with masks: left out")
     return parts, notes
@@ -187,10 +180,12 @@ def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
     for kinds in whole.values():
         for kind, several in kinds.items():
             if len(several) > 1:
-                raise DataError(_doubtful(root, several, "images" if kind == "images" else kind))
+                raise DataError(_doubtful(root, several, kind))
     parts = [
-        _pair_part(
-            kinds["images"][0], kinds["masks"][0], root=root, split=split, prefix=f"{split}/"
+        replace(
+            _pair_part(kinds["images"][0], kinds["masks"][0], root=root),
+            split=split,
+            prefix=f"{split}/",
         )
         for split, kinds in whole.items()
     ]
@@ -200,6 +195,30 @@ def _pairs_of_splits(root: Path, folders: Sequence[Path]) -> tuple[list[Part], l
         for folder in found[split]["images"]
     ]
     return parts, notes
+
+
+def mask_name_of(stem: str, *, leading: bool = False) -> str | None:
+    """Give the image's name out of a mask's, without ending; None where it bears no mask's word.
+
+    >>> mask_name_of("cat_mask"), mask_name_of("training_groundtruth"), mask_name_of("cat")
+    ('cat', 'training', None)
+    >>> mask_name_of("mask_cat"), mask_name_of("mask_cat", leading=True)
+    (None, 'cat')
+    """
+    match = (_MASK_PREFIX if leading else _MASK_SUFFIX).match(stem)
+    return match["name"] if match else None
+
+
+def mask_of_piece(stem: str) -> str | None:
+    """Give the name of the mask of which a numbered file is a further piece.
+
+    Of other words than mask the number may count readers (`_gt_1`), or planes of classes.
+
+    >>> mask_of_piece("benign (4)_mask_1"), mask_of_piece("cat_gt_1"), mask_of_piece("cat_mask")
+    ('benign (4)_mask', None, None)
+    """
+    match = _PIECE.match(stem)
+    return match["mask"] if match else None
 
 
 def split_of(name: str) -> Split | None:
@@ -239,8 +258,8 @@ def _split_and_kind(name: str) -> tuple[Split | None, str | None]:
     return split, None
 
 
-def _named_pair(root: Path, folders: Sequence[Path]) -> tuple[Path, Path] | None:
-    found: list[Path] = []
+def _named_pair(root: Path) -> tuple[Path, Path] | None:
+    folders, found = subfolders(root), list[Path]()
     for noun, tiers in (("images", _IMAGE_FOLDERS), ("masks", _MASK_FOLDERS)):
         every = ([one for one in folders if _plain(one.name) in names] for names in tiers)
         full = ([one for one in some if list_folder(one).images] for some in every)
@@ -276,10 +295,15 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
             f"not taken for splits: {name_some(named)} in {_short(images, root)}, because of "
             f"{name_some(odd)} there; keep only folders named train, val, test in it"
         )
-        part = _pair_part(images, masks, root=root, split=None, prefix="")
-        return [part], [note] if named else []
+        part = _pair_part(images, masks, root=root)
+        others = (*list_folder(root, deep=False).others, *part.others)
+        return [replace(part, others=others)], [note] if named else []
     parts = [
-        _pair_part(folder, masks / folder.name, root=root, split=split, prefix=f"{folder.name}/")
+        replace(
+            _pair_part(folder, masks / folder.name, root=root),
+            split=split,
+            prefix=f"{folder.name}/",
+        )
         for split, folder in inner
     ]
     whole = [part for part in parts if part.masks]
@@ -287,36 +311,28 @@ def _parts_of_pair(images: Path, masks: Path, *, root: Path) -> tuple[list[Part]
     return (whole, notes) if whole else (parts, [])
 
 
-def _pair_part(images: Path, masks: Path, *, root: Path, split: Split | None, prefix: str) -> Part:
+def _pair_part(images: Path, masks: Path, *, root: Path) -> Part:
     of_images = list_folder(images)
     of_masks = list_folder(masks) if masks.is_dir() else Listing(images=(), others=())
-    top = list_folder(root, deep=False).others if split is None else ()
     return Part(
         where=f"{_short(images, root)} + {_short(masks, root)}",
-        split=split,
-        prefix=prefix,
         images=_named(of_images.images, images),
         masks=_named(of_masks.images, masks),
-        others=(*top, *of_images.others, *of_masks.others),
+        others=(*of_images.others, *of_masks.others),
     )
 
 
-def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
+def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
     """A folder for each image or patient, holding `images/` and `masks/`.
 
     Beside a single image all masks are its own, one for each object, as in the Data Science
     Bowl of 2018.
     """
     cases = [case for case in subfolders(folder) if parse_split(case.name) is None]
-    pairs = {case: _named_pair(case, subfolders(case)) for case in cases}
-    whole = {case: pair for case, pair in pairs.items() if pair}
-    few = split is None and len(whole) < _LEAST_CASES
-    if few or not 2 * len(whole) > len(cases):
+    whole = {case: pair for case in cases if (pair := _named_pair(case))}
+    if len(whole) < least or not 2 * len(whole) > len(cases):
         return None
-    images: list[Named] = []
-    masks: list[Named] = []
-    others: list[Path] = []
-    in_pieces: set[str] = set()
+    images, masks, others, in_pieces = list[Named](), list[Named](), list[Path](), set[str]()
     for case, pair in whole.items():
         of_images, of_masks = map(list_folder, pair)
         others += [*of_images.others, *of_masks.others]
@@ -325,18 +341,13 @@ def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Par
             masks += [(case.name, path) for path in of_masks.images]
             in_pieces.add(case.name)
         else:
-            for found, listing, home in zip(
-                (images, masks), (of_images, of_masks), pair, strict=True
-            ):
-                found += [
-                    (f"{case.name}/{name}", path) for name, path in _named(listing.images, home)
-                ]
+            # Names begin with the case's folder.
+            images += [(f"{case.name}/{n}", p) for n, p in _named(of_images.images, pair[0])]
+            masks += [(f"{case.name}/{n}", p) for n, p in _named(of_masks.images, pair[1])]
     first_images, first_masks = next(iter(whole.values()))
     here = "" if folder == root else _short(folder, root)
     return Part(
         where=f"{here}*/{first_images.name}/ + {here}*/{first_masks.name}/",
-        split=split,
-        prefix=prefix,
         images=tuple(images),
         masks=tuple(masks),
         others=tuple(others),
@@ -344,25 +355,20 @@ def _cases(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Par
     )
 
 
-def _beside(folder: Path, *, root: Path, split: Split | None, prefix: str) -> Part | None:
+def _beside(folder: Path, *, root: Path) -> Part | None:
     """Images and masks in one folder, told apart by the masks' endings."""
     listing = list_folder(folder)
     named = _named(listing.images, folder)
+    masks: tuple[Named, ...] = ()
     for leading in (False, True):
-        masks = tuple(one for one in named if mask_name_of(one[0], leading=leading))
-        if masks:
-            break
-    images = tuple(one for one in named if one not in masks)
+        masks = masks or tuple(one for one in named if mask_name_of(one[0], leading=leading))
     by_hand = {name for name, _ in masks}
-    pieces = tuple(one for one in images if mask_of_piece(one[0]) in by_hand)
-    if pieces:
-        images, masks = tuple(one for one in images if one not in pieces), (*masks, *pieces)
+    masks += tuple(o for o in named if o not in masks and mask_of_piece(o[0]) in by_hand)
+    images = tuple(one for one in named if one not in masks)
     if not masks or not images:
         return None
     return Part(
         where=f"{_short(folder, root)} (NAME beside {masks[0][1].name})",
-        split=split,
-        prefix=prefix,
         images=images,
         masks=masks,
         others=listing.others,

@@ -18,16 +18,17 @@ _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Result of a source: the records, and sentences for the user."""
+    """Result of a source: the records, and sentences for the user.
+
+    Where the layout tells them: values of masks by the names of their classes, those that don't
+    count, and whether masks are trimaps (1 object, 2 background, 3 border).
+    """
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict)
-    """Values of masks by the names of their classes, where the layout tells them."""
     ignore: frozenset[int] = frozenset()
-    """Values of masks that don't count by the layout's convention."""
     is_trimap: bool = False
-    """True if masks are trimaps (1 object, 2 background, 3 border), whatever values are there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +43,6 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
     """List a folder's files, and those of the folders in it unless not `deep`.
 
     Linked folders are followed, but none is listed twice, nor one that the folder lies in.
-
-    Raises:
-        DataError: a folder that can't be read.
     """
     images: list[Path] = []
     others: list[Path] = []
@@ -72,11 +70,7 @@ def real_path(folder: str | Path) -> Path:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """List the folders directly in a folder, without hidden ones.
-
-    Raises:
-        DataError: a folder that can't be read.
-    """
+    """List the folders directly in a folder, without hidden ones."""
     try:
         return sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
     except OSError as error:
@@ -111,11 +105,7 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def read_value(path: Path) -> Any:
-    """Read whatever a JSON file holds.
-
-    Raises:
-        DataError: a file that can't be read or isn't JSON.
-    """
+    """Read whatever a JSON file holds."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -136,16 +126,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def has_keys(path: Path, *keys: str) -> bool:
-    """Tell whether a file looks like a JSON object with these keys, without parsing it all."""
-    if path.suffix.lower() not in {".json", ".geojson"}:
+def read_lines(path: Path) -> list[str]:
+    """Read a list: its lines, without those that are empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def find_files(path: Path, *suffixes: str) -> list[Path]:
+    """Find the files of these endings: the one named, those in a folder, or else in its folders."""
+    if not path.is_dir():
+        return [path] if path.suffix.lower() in suffixes else []
+    for deep in (False, True):
+        others = list_folder(path, deep=deep).others
+        if found := [one for one in others if one.suffix.lower() in suffixes]:
+            return found
+    return []
+
+
+def holds(path: Path, *words: str) -> bool:
+    """Tell whether a file of annotations has these words in it, without parsing it."""
+    if path.suffix.lower() not in {".json", ".geojson", ".xml"}:
         return False
     try:
         content = path.read_bytes()
     except OSError:
         # Reading it as what it was asked for will say why it can't be read.
         return False
-    return all(f'"{key}"'.encode() in content for key in keys)
+    return all(word.encode() in content for word in words)
 
 
 def ring_of(points: object) -> Ring:
@@ -156,16 +166,13 @@ def ring_of(points: object) -> Ring:
     """
     if not isinstance(points, list):
         raise ValueError("is not a list of points")  # noqa: TRY004  # the file's fault, not a type's
-    flat = [v for point in points for v in point] if _nested(points) else points
+    is_nested = bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
+    flat = [v for point in points for v in point] if is_nested else points
     if len(flat) % 2:
         raise ValueError("has an x without a y")
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in flat):
         raise ValueError("holds something that is no number")
     return tuple(zip(map(float, flat[::2]), map(float, flat[1::2]), strict=True))
-
-
-def _nested(points: list[Any]) -> bool:
-    return bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)
 
 
 def size_problem(image: Path, height: object, width: object) -> str | None:

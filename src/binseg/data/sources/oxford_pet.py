@@ -2,13 +2,12 @@
 
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.sources.layouts import wrapped
-from binseg.data.sources.listing import Findings, list_folder
+from binseg.data.sources.listing import Findings, list_folder, read_lines
 from binseg.errors import DataError, OutputError
 from binseg.progress import SILENT, Progress
 from binseg.storage import download, locked
@@ -22,51 +21,44 @@ MD5_OF: Mapping[str, str] = {
 _SPECIES = {"1": "cat", "2": "dog"}
 
 
-def is_oxford_pet(root: Path) -> bool:
-    """Tell whether a folder has the dataset's layout, whole or with one list only.
-
-    The folder may be wrapped in others, as torchvision unpacks it.
-    """
-    return _home(root) is not None
-
-
-def _home(root: Path) -> Path | None:
+def find_oxford_pet(root: Path) -> Path | None:
+    """Find the dataset's layout, whole or with one list only; folders may wrap it."""
     for folder in wrapped(root) if root.is_dir() else []:
         if (folder / "annotations" / "trimaps").is_dir() and (folder / "images").is_dir():
             return folder
     return None
 
 
-def read_oxford_pet(root: Path, config: DataConfig) -> Findings:
+def read_oxford_pet(home: Path, *_: object) -> Findings:
     """Read the official lists; either of them alone works, for its own splits.
 
     The test list is the test split; of `trainval.txt`, in file order, every tenth image from
     the first on validates and the rest trains (the 9:1 split of the source reports).
-
-    Raises:
-        DataError: no list, a list that can't be read, or listed files that are missing.
     """
-    del config
-    if (home := _home(root)) is None:
-        raise DataError(
-            f"{root}: the official layout is images/ and annotations/trimaps/; with "
-            "--download (data.download: true) it is fetched"
-        )
-    root = home
     records: list[Record] = []
     lists: list[str] = []
     for name in ("trainval.txt", "test.txt"):
-        path = root / "annotations" / name
+        path = home / "annotations" / name
         if path.is_file():
             lists.append(name)
-            for index, words in enumerate(_lines(path)):
-                records.append(_record(root, words, _split(name, index)))
+            lines = [line for line in read_lines(path) if not line.startswith("#")]
+            for index, line in enumerate(lines):
+                trains: Split = "train" if index % 10 else "val"
+                split = trains if name == "trainval.txt" else "test"
+                records.append(_record(home, line.split(), split))
     if not lists:
         raise DataError(
-            f"{root}: annotations/ has neither trainval.txt nor test.txt; at least one of the "
+            f"{home}: annotations/ has neither trainval.txt nor test.txt; at least one of the "
             "official lists is needed"
         )
-    _refuse_missing(root, records)
+    # Two listings instead of a look at each of 14,780 files.
+    there = {*list_folder(home / "images").images}
+    there |= {*list_folder(home / "annotations" / "trimaps").images}
+    wanted = [one.image_path for one in records] + [p for one in records for p in one.mask_paths]
+    if missing := [path.relative_to(home).as_posix() for path in wanted if path not in there]:
+        raise DataError(
+            f"{home}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
+        )
     notes = [f"Oxford-IIIT Pet: {' and '.join(lists)}, {len(records)} images"]
     if len(lists) == 1:
         only = "train and val" if lists == ["trainval.txt"] else "test"
@@ -81,14 +73,7 @@ def download_oxford_pet(
     base_url: str = OXFORD_URL,
     md5_of: Mapping[str, str] = MD5_OF,
 ) -> None:
-    """Fetch and unpack the official archives into `root`; what was fetched is resumed.
-
-    Args:
-        root: the dataset's folder, made where absent.
-        progress: told about both archives.
-        base_url: where the archives lie.
-        md5_of: the archives' names and checksums.
-    """
+    """Fetch and unpack the official archives into `root`; what was fetched is resumed."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,12 +93,18 @@ def download_oxford_pet(
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack beside the goal and rename, so that a folder that is there is whole."""
+
+    def only_data(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        # The official archive carries a Mac's ._NAME files beside the trimaps.
+        is_data = not Path(member.name).name.startswith("._")
+        return tarfile.data_filter(member, path) if is_data else None
+
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary,
             tarfile.open(archive) as tar,
         ):
-            tar.extractall(temporary, filter=_only_data)
+            tar.extractall(temporary, filter=only_data)
             unpacked = Path(temporary) / folder.name
             if not unpacked.is_dir():
                 raise DataError(f"{archive}: the archive holds no folder {folder.name}/")
@@ -122,27 +113,6 @@ def _unpack(archive: Path, folder: Path) -> None:
         raise DataError(f"{archive}: the archive can't be unpacked: {error}") from None
     except OSError as error:
         raise OutputError(f"{folder}: can't be written: {error.strerror or error}") from None
-
-
-def _only_data(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    # The official archive carries a Mac's ._NAME files beside the trimaps.
-    if Path(member.name).name.startswith("._"):
-        return None
-    return tarfile.data_filter(member, path)
-
-
-def _split(list_name: str, index: int) -> Split:
-    if list_name == "test.txt":
-        return "test"
-    return "val" if index % 10 == 0 else "train"
-
-
-def _lines(path: Path) -> list[list[str]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
-    return [line.split() for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _record(root: Path, words: Sequence[str], split: Split) -> Record:
@@ -157,18 +127,3 @@ def _record(root: Path, words: Sequence[str], split: Split) -> Record:
         split=split,
         columns={"breed": breed, "species": species or ("cat" if name[0].isupper() else "dog")},
     )
-
-
-def _refuse_missing(root: Path, records: Iterable[Record]) -> None:
-    # Two listings instead of a look at each of 14,780 files.
-    images = {path.name for path in list_folder(root / "images").images}
-    trimaps = {path.name for path in list_folder(root / "annotations" / "trimaps").images}
-    wanted = [(record.image_path, images) for record in records]
-    wanted += [(r.mask_path, trimaps) for r in records if r.mask_path is not None]
-    missing = [
-        path.relative_to(root).as_posix() for path, names in wanted if path.name not in names
-    ]
-    if missing:
-        raise DataError(
-            f"{root}: {len(missing)} files that the lists name are missing ({name_some(missing)})"
-        )

@@ -1,9 +1,10 @@
-"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net and Kaggle's run lengths."""
+"""Datasets in the layouts of YOLO, Pascal VOC, nnU-Net, and tables: manifests, run lengths."""
 
 import csv
+import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,20 @@ from binseg.data.sources.annotations import (
     findings_of,
     mapping,
     missing_note,
+    refuse,
     rings_of_runs,
     shape_of,
     size_of,
 )
 from binseg.data.sources.layouts import split_of_path, wrapped
-from binseg.data.sources.listing import Findings, inside, list_folder, read_json, subfolders
+from binseg.data.sources.listing import (
+    Findings,
+    inside,
+    list_folder,
+    read_json,
+    read_lines,
+    subfolders,
+)
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
 from binseg.types import Record, Ring, Shape, Split
@@ -35,13 +44,12 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 VOC_VOID = 255
-_VOC_MASKS = ("SegmentationClassPNG", "SegmentationClass")
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 _IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
 _RUNS_COLUMNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation")
 
 
-def _yaml_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """Find YOLO's description of a dataset, which names its splits and classes."""
     others = list_folder(path, deep=False).others if path.is_dir() else (path,)
     for file in others:
@@ -55,24 +63,12 @@ def _yaml_of(path: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def is_yolo(path: Path) -> bool:
-    """Tell whether a path is, or holds, YOLO's `data.yaml`."""
-    return _yaml_of(path) is not None
-
-
-def read_yolo(path: Path, config: DataConfig) -> Findings:
+def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -> Findings:
     """Read YOLO's segments: a text beside each image, in `labels/` where that is in `images/`.
 
     An image without a text has no object, by YOLO's convention.
-
-    Raises:
-        DataError: up to 10 problems at once: boxes instead of segments, unreadable lines.
     """
-    found = _yaml_of(path)
-    if found is None:
-        raise DataError(f"{path}: needs a data.yaml with the keys names, train and val")
-    file, content = found
-    home = file.parent
+    home, content = found[0].parent, found[1]
     listed = content["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else mapping(listed)
     names = {str(key): str(name) for key, name in names.items()}
@@ -104,7 +100,7 @@ def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterat
         if place.is_dir():
             yield from list_folder(place).images
         else:
-            for name in _lines(place):
+            for name in read_lines(place):
                 if (image := inside(home, name)) is not None and image.is_file():
                     yield image
 
@@ -119,7 +115,7 @@ def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
         return ()
     height, width = size_of(image)
     shapes = []
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         words = line.split()
         if len(words) == 5:
             raise ValueError(f"line {number} is a box; export segments (YOLO segmentation)")
@@ -133,49 +129,32 @@ def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _voc_home(path: Path) -> tuple[Path, Path] | None:
-    """Find `JPEGImages/` and the folder of masks beside it; 1, 2 folders may wrap them."""
-    if not path.is_dir():
-        return None
-    for home in dict.fromkeys([*wrapped(path), *subfolders(path)]):
-        for name in _VOC_MASKS:
-            masks = home / name
-            if (home / "JPEGImages").is_dir() and masks.is_dir() and list_folder(masks).images:
+def find_voc(path: Path) -> tuple[Path, Path] | None:
+    """Find the folder of `JPEGImages/` and of masks beside it, as labelme2voc writes them, too."""
+    for home in _homes(path, "JPEGImages"):
+        for masks in (home / "SegmentationClassPNG", home / "SegmentationClass"):
+            if masks.is_dir() and list_folder(masks).images:
                 return home, masks
     return None
 
 
-def is_voc(path: Path) -> bool:
-    """Tell whether a folder has Pascal VOC's layout, as labelme2voc writes it, too."""
-    return _voc_home(path) is not None
+def _homes(path: Path, *inside: str) -> list[Path]:
+    """Find the folders that hold these: the one given, in which one or two may wrap them."""
+    tops = dict.fromkeys([*wrapped(path), *subfolders(path)]) if path.is_dir() else {}
+    return [home for home in tops if all((home / name).is_dir() for name in inside)]
 
 
-def read_voc(path: Path, config: DataConfig) -> Findings:
-    """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count.
-
-    Raises:
-        DataError: a list that can't be read, or masks without an image.
-    """
-    found = _voc_home(path)
-    if found is None:
-        raise DataError(f"{path}: needs JPEGImages/ and SegmentationClass/")
+def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
+    """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count."""
     home, masks = found
     file = home / "class_names.txt"
-    names = _lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
+    names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
     split_lists: dict[str, Split] = {}
     lists = [home / "ImageSets" / "Segmentation", home / "ImageSets"]
     folder = next((one for one in lists if one.is_dir()), None)
     for one in list_folder(folder, deep=False).others if folder else ():
         if one.suffix == ".txt" and (split := parse_split(one.stem)) is not None:
-            split_lists |= dict.fromkeys((line.split()[0] for line in _lines(one)), split)
+            split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
     return _paired(
         _by_stem(home / "JPEGImages"),
         _by_stem(masks),
@@ -228,27 +207,13 @@ def _paired(
     return Findings(records=tuple(records), notes=tuple(notes), classes=classes, ignore=ignore)
 
 
-def _nnunet_home(path: Path) -> Path | None:
-    for home in dict.fromkeys([*wrapped(path), *subfolders(path)]) if path.is_dir() else ():
-        if (home / "imagesTr").is_dir() and (home / "labelsTr").is_dir():
-            return home
-    return None
+def find_nnunet(path: Path) -> Path | None:
+    """Find the folder of a raw dataset of nnU-Net."""
+    return next(iter(_homes(path, "imagesTr", "labelsTr")), None)
 
 
-def is_nnunet(path: Path) -> bool:
-    """Tell whether a folder is a raw dataset of nnU-Net."""
-    return _nnunet_home(path) is not None
-
-
-def read_nnunet(path: Path, config: DataConfig) -> Findings:
-    """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`.
-
-    Raises:
-        DataError: volumes, which binseg reads as slices, or cases that lack a channel.
-    """
-    home = _nnunet_home(path)
-    if home is None:
-        raise DataError(f"{path}: needs imagesTr/ and labelsTr/")
+def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
+    """Read nnU-Net's raw layout: `imagesTr/CASE_0000.png`, a file a channel, and `labelsTr/`."""
     if not list_folder(home / "labelsTr").images:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
         raise DataError(
@@ -257,7 +222,12 @@ def read_nnunet(path: Path, config: DataConfig) -> Findings:
         )
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
-    values = _values_by_name(mapping(content.get("labels")))
+    values: dict[str, int] = {}
+    for key, value in mapping(content.get("labels")).items():
+        # Numbers by name, as version 2 has them, or names by number.
+        name, number = (str(value), key) if str(key).isdecimal() else (key, value)
+        if isinstance(number, int) or str(number).isdecimal():
+            values[name] = int(str(number))
     found = _paired(
         images,
         _by_stem(home / "labelsTr"),
@@ -289,17 +259,7 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
     return images, len(usual)
 
 
-def _values_by_name(labels: Mapping[str, object]) -> dict[str, int]:
-    """Read nnU-Net's labels: numbers by name, as version 2 has them, or names by number."""
-    values: dict[str, int] = {}
-    for key, value in labels.items():
-        name, number = (str(value), key) if str(key).isdecimal() else (key, value)
-        if isinstance(number, int) or str(number).isdecimal():
-            values[name] = int(str(number))
-    return values
-
-
-def _kaggle_file(path: Path) -> tuple[Path, str, str] | None:
+def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     """Find a table of run lengths, with the names of its columns of images and runs."""
     others = list_folder(path, deep=False).others if path.is_dir() else (path,)
     for file in others:
@@ -317,33 +277,15 @@ def _kaggle_file(path: Path) -> tuple[Path, str, str] | None:
     return None
 
 
-def is_kaggle(path: Path) -> bool:
-    """Tell whether a path is, or holds, a CSV of run lengths (ImageId, EncodedPixels)."""
-    return _kaggle_file(path) is not None
-
-
-def read_kaggle(path: Path, config: DataConfig) -> Findings:
-    """Read a CSV of run lengths: starts (from 1, column by column) and lengths; empty is no object.
-
-    Raises:
-        DataError: up to 10 problems at once: missing images, runs that leave their image.
-    """
-    found = _kaggle_file(path)
-    if found is None:
-        raise DataError(f"{path}: needs a .csv with the columns ImageId and EncodedPixels")
+def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
+    """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        rows = list(csv.DictReader(handle))
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for row in rows:
-        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
-    return _findings_of_runs(runs_of, file.parent, config)
-
-
-def _findings_of_runs(
-    runs_of: Mapping[str, Iterable[tuple[str, str]]], root: Path, config: DataConfig
-) -> Findings:
+    with file.open(encoding="utf-8-sig", newline="") as handle:
+        for row in csv.DictReader(handle):
+            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    root = file.parent
     images = FolderImages(folder=root, home=root)
     items: list[Annotated] = []
     problems: list[str] = []
@@ -359,9 +301,8 @@ def _findings_of_runs(
         except ValueError as error:
             problems.append(f"image {name} {error}")
             continue
-        items.append(
-            Annotated(name=name, path=image, shapes=shapes, split=split_of_path(image, root))
-        )
+        split = split_of_path(image, root)
+        items.append(Annotated(name=name, path=image, shapes=shapes, split=split))
     return findings_of(items, root, config, problems=problems)
 
 
@@ -384,3 +325,94 @@ def _rings_of_text(text: str, height: int, width: int) -> tuple[Ring, ...]:
     edges = np.stack([starts, ends], axis=1).ravel()
     runs = np.diff([0, *edges.tolist(), height * width]).tolist()
     return rings_of_runs(runs, height=height, width=width)
+
+
+_NAME = "manifest.csv"
+_SUFFIXES = {".csv", ".tsv"}
+_OWN = {"id", "image", "mask", "group", "split", "page"}
+
+
+def find_manifest(path: Path) -> bool:
+    """Tell whether a path is a manifest, or a folder that holds `manifest.csv`."""
+    return (path / _NAME).is_file() if path.is_dir() else path.suffix.lower() in _SUFFIXES
+
+
+def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
+    """Read a manifest: columns image and mask, and if wanted id, group, split, page, and more.
+
+    Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
+    semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
+    """
+    del config
+    path = path / _NAME if path.is_dir() else path
+    reader = _reader(path)
+    header = [(name or "").strip() for name in reader.fieldnames or ()]
+    lower = [name.lower() for name in header]
+    if not {"image", "mask"} <= set(lower) or len(set(lower)) < len(lower):
+        raise DataError(
+            f"{path}: needs the columns image and mask, each once; it has "
+            f"{', '.join(header) or 'none'} (also understood: id, group, split, page)"
+        )
+    reader.fieldnames = [name if name.lower() not in _OWN else name.lower() for name in header]
+    records: list[Record] = []
+    problems: list[str] = []
+    line_of: dict[str, int] = {}
+    for row in reader:
+        line = reader.line_num
+        if None in row or None in row.values():
+            problems.append(f"line {line}: has another number of columns than the header")
+            continue
+        record, wrong = _record({name: cell.strip() for name, cell in row.items()}, path.parent)
+        if line_of.setdefault(record.id, line) != line:
+            wrong.append(f"{record.id} is also on line {line_of[record.id]}")
+        records.append(record)
+        problems += [f"line {line}: {what}" for what in wrong]
+    refuse(path, problems)
+    further = [name for name in header if name.lower() not in _OWN]
+    notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
+    return Findings(records=tuple(records), notes=notes)
+
+
+def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
+    """Read one line, and say what is wrong in it."""
+    wrong: list[str] = []
+    paths: list[Path] = []
+    for noun in ("image", "mask"):
+        name = cells[noun]
+        path = inside(folder, name)
+        if not name:
+            wrong.append(f"no {noun}")
+        elif path is None:
+            wrong.append(f"{noun} {name} lies outside the manifest's folder")
+        elif not path.is_file():
+            wrong.append(f"{noun} {name} does not exist")
+        paths.append(path or folder)
+    page, split = cells.get("page", ""), parse_split(cells.get("split", ""))
+    if page and not page.isdecimal():
+        wrong.append(f"page {page!r} is not a whole number from 0")
+    if split is None and cells.get("split"):
+        wrong.append(f"split {cells['split']!r} is not train, val or test")
+    stem = Path(cells["image"]).with_suffix("").as_posix()
+    number = int(page) if page.isdecimal() else None
+    record = Record(
+        id=cells.get("id") or (stem if number is None else f"{stem}-page{number:04d}"),
+        image_path=paths[0],
+        mask_path=paths[1],
+        page=number,
+        group=cells.get("group") or None,
+        split=split,
+        columns={name: cell for name, cell in cells.items() if name not in _OWN},
+    )
+    return record, wrong
+
+
+def _reader(path: Path) -> "csv.DictReader[str]":
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: the manifest is not UTF-8 text; save it as CSV UTF-8") from None
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)

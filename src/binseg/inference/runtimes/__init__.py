@@ -6,6 +6,7 @@ to answer like torch when the network was exported into the bundle; torch where 
 
 import json
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -16,26 +17,18 @@ import numpy as np
 from jaxtyping import Float32
 
 from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
-from binseg.packaging import NETWORK, NETWORK_INT8, PROOFS, Bundle
-
-__all__ = [
-    "BACKENDS",
-    "DEVICES",
-    "PRECISIONS",
-    "Backend",
-    "candidates",
-    "checked_logits",
-    "computes_bf16",
-    "exported_network",
-    "num_threads",
-    "open_backend",
-    "proofs_of",
-]
+from binseg.packaging import PROOFS, Bundle
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
-_BY_SPEED = (("openvino", "bf16"), ("openvino", "fp32"), ("onnxruntime", "fp32"))
-"""Runtimes that auto tries before torch; int8 answers less exactly, and is the user's to choose."""
+_BY_SPEED = (
+    ("openvino", "bf16"),
+    ("openvino", "fp32"),
+    ("onnxruntime", "fp32"),
+    ("openvino", "int8"),
+    ("onnxruntime", "int8"),
+)
+"""Runtimes that are tried before torch; int8 answers less exactly, and is the user's to choose."""
 _AUTO_AGREEMENT = 0.999
 """IoU of its masks with those of fp32 that a lower precision must have shown to be taken."""
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -74,7 +67,6 @@ def open_backend(
         MissingExtraError: the runtime isn't installed.
         BundleError: the weights don't fit the card's architecture.
     """
-    _check_choice(name, ("auto", *BACKENDS), what="backend")
     name, precision = candidates(bundle, name=name, device=device, precision=precision)[0]
     return BACKENDS[name](bundle, device, precision)
 
@@ -103,22 +95,16 @@ def candidates(
 
 def _proven(bundle: Bundle, precision: str) -> list[tuple[str, str]]:
     """The runtimes by speed that were proven on this model, of a precision."""
+
+    def is_wanted(kind: str, agreement: float) -> bool:
+        if precision != "auto":
+            return kind == precision
+        good = agreement >= _AUTO_AGREEMENT
+        return kind == "fp32" or (kind == "bf16" and good and computes_bf16())
+
     proofs = proofs_of(bundle)
-    order = [*_BY_SPEED, ("openvino", "int8"), ("onnxruntime", "int8")]
-    found = []
-    for runtime, kind in order:
-        agreement = proofs.get(f"{runtime} {kind}")
-        if agreement is None:
-            continue
-        if precision == "auto":
-            if kind == "int8" or (kind == "bf16" and not computes_bf16()):
-                continue
-            if kind == "bf16" and agreement < _AUTO_AGREEMENT:
-                continue
-        elif kind != precision:
-            continue
-        found.append((runtime, kind))
-    return found
+    shown = [(one, proofs.get(" ".join(one))) for one in _BY_SPEED]
+    return [one for one, iou in shown if iou is not None and is_wanted(one[1], iou)]
 
 
 def proofs_of(bundle: Bundle) -> dict[str, float]:
@@ -143,62 +129,17 @@ def proofs_of(bundle: Bundle) -> dict[str, float]:
 def computes_bf16() -> bool:
     """Tell whether the processor multiplies bf16 in hardware; elsewhere it is slower than fp32."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    for line in lines:
-        name, _, flags = line.partition(":")
-        if name.strip().lower() in {"flags", "features"}:
-            return bool(_BF16_FLAGS & set(flags.split()))
-    return False
+    found = re.search(r"^(?:flags|features)\s*:(.*)$", text, re.IGNORECASE | re.MULTILINE)
+    return found is not None and not _BF16_FLAGS.isdisjoint(found[1].split())
 
 
 def _has_gpu() -> bool:
     """Tell whether torch might use an NVIDIA driver; importing torch would take long."""
     driver = Path("/proc/driver/nvidia/version").exists() or os.name == "nt"
     return driver and find_spec("torch") is not None
-
-
-def exported_network(bundle: Bundle, precision: str) -> bytes:
-    """Read the ONNX file of a bundle for a precision.
-
-    Raises:
-        BundleError: nobody exported it into the bundle.
-    """
-    name = NETWORK_INT8 if precision == "int8" else NETWORK
-    if name not in bundle.sha256:
-        more = " --int8" if precision == "int8" else ""
-        raise BundleError(
-            f"{bundle.path}: holds no {name}; add it with binseg export {bundle.path} --to bundle"
-            f"{more}, or take --backend torch"
-        )
-    return bundle.network(name)
-
-
-def checked_logits(
-    logits: np.ndarray, inputs_NCHW: Float32[np.ndarray, "N C H W"]
-) -> Float32[np.ndarray, "N H W"]:
-    """Take the one map of each input out of a network's output, which must be of its size.
-
-    Raises:
-        BundleError: the network gave another shape.
-    """
-    num, _, height, width = inputs_NCHW.shape
-    if logits.shape != (num, 1, height, width):
-        raise BundleError(
-            f"the exported network gives {logits.shape} for inputs of {inputs_NCHW.shape}; it is "
-            "not the model's, export it again"
-        )
-    return np.array(logits[:, 0], np.float32)
-
-
-def num_threads() -> int:
-    """Count the cores that this process may use; OMP_NUM_THREADS decides where it is set."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    # Runtimes count the machine's cores, which under taskset or in a container aren't all ours.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = False) -> Backend:
@@ -216,7 +157,7 @@ def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = Fals
 
 
 def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
-    from binseg.inference.runtimes.onnx import onnx_backend
+    from binseg.inference.runtimes.exported import exported_network, onnx_backend
 
     if device == "cuda" or precision == "bf16":
         raise UsageError(
@@ -228,7 +169,7 @@ def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
 
 
 def _openvino(bundle: Bundle, device: str, precision: str) -> Backend:
-    from binseg.inference.runtimes.openvino import openvino_backend
+    from binseg.inference.runtimes.exported import exported_network, openvino_backend
 
     if device == "cuda":
         raise UsageError("openvino computes on the processor here; take --backend torch for cuda")

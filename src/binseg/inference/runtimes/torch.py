@@ -14,17 +14,11 @@ from binseg.packaging import Bundle
 
 
 class TorchBackend:
-    """A torch module as a backend.
+    """A torch module as a backend: logits (N, 1, H, W) for inputs (N, C, H, W).
 
-    The module may be in the middle of its training: each call switches it to evaluation (batch
-    norm, dropout) and puts every layer back as it was; its weights, their layout and the random
-    numbers are never touched.
-
-    Args:
-        model: gives logits (N, 1, H, W) for inputs (N, C, H, W), and is on `device` already.
-        device: where the inputs are sent: "cpu", "cuda".
-        precision: fp32, or bf16 for autocast.
-        compiled: whether the module went through `torch.compile`, for the name alone.
+    The module, on `device` already, may be in the middle of its training: each call switches it to
+    evaluation (batch norm, dropout) and puts every layer back as it was; its weights, their layout
+    and the random numbers are never touched. `precision` is fp32, or bf16 for autocast.
     """
 
     def __init__(
@@ -51,14 +45,10 @@ class TorchBackend:
         inputs = torch.from_numpy(inputs_NCHW).to(self._device, memory_format=torch.channels_last)
         # An outer autocast may be on: this one overrules it either way,
         # and caches no casts, which would be inference tensors that training can't use.
-        autocast = torch.autocast(
-            self._device.type,
-            dtype=torch.bfloat16,
-            enabled=self.precision == "bf16",
-            cache_enabled=False,
-        )
-        is_exact = self._device.type == "cuda" and self.precision == "fp32"
-        with _evaluating(self._model), torch.inference_mode(), autocast, _exactly(is_exact):
+        is_bf16, kind = self.precision == "bf16", self._device.type
+        autocast = torch.autocast(kind, torch.bfloat16, enabled=is_bf16, cache_enabled=False)
+        is_exact = kind == "cuda" and not is_bf16
+        with _evaluating(self._model, exactly=is_exact), torch.inference_mode(), autocast:
             try:
                 logits_N1HW = self._model(inputs)
             except torch.OutOfMemoryError as problem:
@@ -74,12 +64,8 @@ def open_torch(
 ) -> TorchBackend:
     """Build a bundle's network and load its weights.
 
-    Args:
-        bundle: the model.
-        device: auto, cpu or cuda.
-        precision: fp32 or bf16.
-        compiled: compile the network with `torch.compile`: a minute or more at the start, and at
-            the first batch of another number, for faster batches afterwards.
+    `compiled` takes a minute or more at the start, and at the first batch of another number, for
+    faster batches afterwards.
 
     Raises:
         UsageError: cuda is asked for and absent, or there is no compiler.
@@ -91,7 +77,7 @@ def open_torch(
     model = load_network(bundle).eval()
     model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if place.startswith("cuda") and precision == "fp32":
-        torch.backends.cudnn.allow_tf32 = False  # for all threads; see `_exactly`
+        torch.backends.cudnn.allow_tf32 = False  # for all threads; see `_evaluating`
     if compiled:
         _compile(model, bundle, place)
     return TorchBackend(model, device=place, precision=precision, compiled=compiled)
@@ -117,25 +103,20 @@ def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
 
 
 @contextmanager
-def _exactly(asked: bool) -> Iterator[None]:  # noqa: FBT001
-    """Keep a GPU's convolutions in float32, where torch would take TF32 of 10 bits."""
+def _evaluating(model: nn.Module, *, exactly: bool) -> Iterator[None]:
+    """Switch every layer to evaluation, and back to what each of them was.
+
+    `exactly` keeps a GPU's convolutions in float32, where torch would take TF32 of 10 bits.
+    """
+    training = [module for module in model.modules() if module.training]
     before = torch.backends.cudnn.allow_tf32
-    if asked:
+    model.eval()
+    if exactly:
         torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every layer to evaluation, and back to what each of them was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
         for module in training:
             module.training = True
 

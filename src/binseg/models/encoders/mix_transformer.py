@@ -3,11 +3,16 @@
 Shape letters: B batch, N tokens (h x w pixels of a feature map), D channels.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
+
+NUM_HEADS = (1, 2, 5, 8)
+"""Heads of the attention in each stage."""
 
 
 def _to_map(tokens_BND: Tensor, h: int, w: int) -> Tensor:
@@ -67,13 +72,9 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and Mix-FFN, each behind a norm and beside a shortcut that is sometimes taken.
+    """Attention and Mix-FFN, each behind a norm and beside a shortcut.
 
-    Args:
-        width: channels.
-        num_heads: heads of the attention.
-        reduction: by how much keys and values are fewer, a side.
-        drop_path: chance that a sample skips a branch in training (arXiv 1603.09382).
+    In training a sample skips a branch by the chance `drop_path` (arXiv 1603.09382).
     """
 
     def __init__(self, width: int, *, num_heads: int, reduction: int, drop_path: float) -> None:
@@ -98,25 +99,17 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Overlapping patches of the map before, then transformer blocks."""
+    """Overlapping patches of the map before, then two transformer blocks, as in B0."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        patch: int,
-        stride: int,
-        num_heads: int,
-        reduction: int,
-        drop_paths: tuple[float, ...],
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, *, index: int, drop_path: float) -> None:
         super().__init__()
+        patch, stride = (3, 2) if index else (7, 4)
         self.embed = nn.Conv2d(in_channels, width, patch, stride=stride, padding=patch // 2)
         self.embed_norm = nn.LayerNorm(width, eps=1e-6)
+        num_heads, reduction = NUM_HEADS[index], 8 >> index
         self.blocks = nn.ModuleList(
-            Block(width, num_heads=num_heads, reduction=reduction, drop_path=chance)
-            for chance in drop_paths
+            Block(width, num_heads=num_heads, reduction=reduction, drop_path=drop_path * number / 7)
+            for number in (2 * index, 2 * index + 1)
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
@@ -131,46 +124,19 @@ class Stage(nn.Module):
 
 
 class MixTransformerEncoder(Encoder):
-    """Four stages of transformer blocks; feature maps at 1/4, 1/8, 1/16, 1/32 (rounded up).
+    """B0: four stages of two transformer blocks; maps at 1/4, 1/8, 1/16, 1/32 (rounded up).
 
-    Args:
-        in_channels: channels of the images.
-        channels: of each stage; `(32, 64, 160, 256)` in B0.
-        num_blocks: in each stage; `(2, 2, 2, 2)` in B0.
-        num_heads: in each stage.
-        reductions: by how much keys and values are fewer, a side, in each stage.
-        drop_path: chance of skipping the last block in training; earlier ones linearly less.
+    The first stage is `width` wide, 32 as published; the last block is skipped in training by the
+    chance `drop_path`, earlier ones linearly less.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        channels: tuple[int, ...],
-        num_blocks: tuple[int, ...] = (2, 2, 2, 2),
-        num_heads: tuple[int, ...] = (1, 2, 5, 8),
-        reductions: tuple[int, ...] = (8, 4, 2, 1),
-        drop_path: float,
-    ) -> None:
+    def __init__(self, in_channels: int, *, width: int, drop_path: float) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels = (width, width * 2, width * 5, width * 8)
         self.strides = (4, 8, 16, 32)
-        last = max(1, sum(num_blocks) - 1)
-        done = 0
         self.stages = nn.ModuleList()
-        for index, num in enumerate(num_blocks):
-            self.stages.append(
-                Stage(
-                    channels[index - 1] if index else in_channels,
-                    channels[index],
-                    patch=3 if index else 7,
-                    stride=2 if index else 4,
-                    num_heads=num_heads[index],
-                    reduction=reductions[index],
-                    drop_paths=tuple(drop_path * (done + n) / last for n in range(num)),
-                )
-            )
-            done += num
+        for index, (before, after) in enumerate(pairwise((in_channels, *self.channels))):
+            self.stages.append(Stage(before, after, index=index, drop_path=drop_path))
         for part in self.modules():
             if isinstance(part, nn.Linear):
                 nn.init.trunc_normal_(part.weight, std=0.02)
@@ -178,9 +144,7 @@ class MixTransformerEncoder(Encoder):
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return one map per stage, finest first."""
-        features: list[Tensor] = []
-        maps = images_BCHW
+        features = [images_BCHW]
         for stage in self.stages:
-            maps = stage(maps)
-            features.append(maps)
-        return tuple(features)
+            features.append(stage(features[-1]))
+        return tuple(features[1:])

@@ -26,23 +26,13 @@ class Stage(NamedTuple):
 
 
 MOBILENET_V2 = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(3, 3, 2, 6, 32),
-    Stage(4, 3, 2, 6, 64),
-    Stage(3, 3, 1, 6, 96),
-    Stage(3, 3, 2, 6, 160),
-    Stage(1, 3, 1, 6, 320),
-)
+    Stage(1, 3, 1, 1, 16), Stage(2, 3, 2, 6, 24), Stage(3, 3, 2, 6, 32), Stage(4, 3, 2, 6, 64),
+    Stage(3, 3, 1, 6, 96), Stage(3, 3, 2, 6, 160), Stage(1, 3, 1, 6, 320),
+)  # fmt: skip
 EFFICIENTNET = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
+    Stage(1, 3, 1, 1, 16), Stage(2, 3, 2, 6, 24), Stage(2, 5, 2, 6, 40), Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112), Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320),
+)  # fmt: skip
 """EfficientNet-B0's stages, and so EfficientNet-Lite0's."""
 
 
@@ -54,17 +44,12 @@ def scaled_stages(stages: tuple[Stage, ...], *, width: float, depth: float) -> t
     >>> [stage.channels for stage in scaled_stages(EFFICIENTNET, width=1.1, depth=1.2)]
     [16, 24, 48, 88, 120, 208, 352]
     """
-    ends = (0, len(stages) - 1)
-    return tuple(
-        stage._replace(
-            num_blocks=stage.num_blocks if index in ends else math.ceil(stage.num_blocks * depth),
-            channels=_multiple_of_8(stage.channels * width),
-        )
-        for index, stage in enumerate(stages)
-    )
+    first, *between, last = (s._replace(channels=_by_8(s.channels * width)) for s in stages)
+    deeper = [stage._replace(num_blocks=math.ceil(stage.num_blocks * depth)) for stage in between]
+    return (first, *deeper, last)
 
 
-def _multiple_of_8(channels: float) -> int:
+def _by_8(channels: float) -> int:
     """Round to a multiple of 8, but never down by more than a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
@@ -101,16 +86,8 @@ class _ConvNorm(nn.Sequential):
         same: bool,
     ) -> None:
         # At stride 1 both paddings are the same.
-        kind, padding = (_SameConv2d, 0) if same and stride > 1 else (nn.Conv2d, kernel // 2)
-        conv = kind(
-            in_channels,
-            out_channels,
-            kernel,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            bias=False,
-        )
+        kind, pad = (_SameConv2d, 0) if same and stride > 1 else (nn.Conv2d, kernel // 2)
+        conv = kind(in_channels, out_channels, kernel, stride, pad, groups=groups, bias=False)
         # TensorFlow's EfficientNets have another epsilon and, in torch's words, momentum.
         eps, momentum = (1e-3, 0.01) if same else (1e-5, 0.1)
         norm = nn.BatchNorm2d(out_channels, eps=eps, momentum=momentum)
@@ -141,19 +118,13 @@ class InvertedResidual(nn.Module):
     """Expand the channels, convolve each alone, project them back; add the input where it fits."""
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        kernel: int,
-        stride: int,
-        expand: int,
-        same: bool,
+        self, in_channels: int, out_channels: int, stage: Stage, *, stride: int, same: bool
     ) -> None:
         super().__init__()
-        inner = in_channels * expand
+        inner, kernel = in_channels * stage.expand, stage.kernel
         self.adds = stride == 1 and in_channels == out_channels
-        self.expand = _ConvNorm(in_channels, inner, same=same) if expand > 1 else nn.Identity()
+        widens = stage.expand > 1
+        self.expand = _ConvNorm(in_channels, inner, same=same) if widens else nn.Identity()
         self.depthwise = _ConvNorm(
             inner, inner, kernel=kernel, stride=stride, groups=inner, same=same
         )
@@ -168,13 +139,9 @@ class InvertedResidual(nn.Module):
 class MobileEncoder(Encoder):
     """A stem and stages of inverted residuals; feature maps at 1/2, 1/4, 1/8, 1/16, 1/32.
 
-    Each map is the last one of its size; the classifier's 1x1 convolution is left out.
-
-    Args:
-        in_channels: channels of the images.
-        width: channels of the stem, 32 as published; other channels change in proportion.
-        stages: `MOBILENET_V2` or EfficientNet's.
-        tensorflow: whether padding, epsilon and momentum are TensorFlow's (EfficientNet-Lite).
+    Each map is the last one of its size; the classifier's 1x1 convolution is left out. The stem has
+    32 channels as published, and others change in proportion; `tensorflow` takes its padding,
+    epsilon and momentum (EfficientNet-Lite).
     """
 
     def __init__(
@@ -184,33 +151,21 @@ class MobileEncoder(Encoder):
         self.width = width
         self.stem = _ConvNorm(in_channels, width, kernel=3, stride=2, same=tensorflow)
         self.blocks = nn.ModuleList()
-        self.taken: list[int] = []
-        widths: list[int] = []
         before, reach = width, 2
-        strides: list[int] = []
+        taken: dict[int, tuple[int, int]] = {}
         for stage in stages:
             channels = max(1, round(stage.channels * width / 32))
-            if stage.stride == 1 and strides:  # a later map of the same size takes its place
-                for kept in (self.taken, widths, strides):
-                    kept.pop()
+            reach *= stage.stride
             for index in range(stage.num_blocks):
-                stride = stage.stride if index == 0 else 1
-                reach *= stride
+                stride = 1 if index else stage.stride
                 self.blocks.append(
-                    InvertedResidual(
-                        before,
-                        channels,
-                        kernel=stage.kernel,
-                        stride=stride,
-                        expand=stage.expand,
-                        same=tensorflow,
-                    )
+                    InvertedResidual(before, channels, stage, stride=stride, same=tensorflow)
                 )
                 before = channels
-            self.taken.append(len(self.blocks) - 1)
-            widths.append(channels)
-            strides.append(reach)
-        self.channels, self.strides = tuple(widths), tuple(strides)
+            taken[reach] = (channels, len(self.blocks) - 1)  # the last map of a size counts
+        self.strides = tuple(taken)
+        self.channels = tuple(channels for channels, _ in taken.values())
+        self.taken = [index for _, index in taken.values()]
 
     def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
         """Return channels for a decoder of a third of the encoder's size: 40, 40, 80, 160."""

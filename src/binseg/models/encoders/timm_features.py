@@ -2,7 +2,6 @@
 
 import os
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor
 
@@ -13,12 +12,8 @@ from binseg.models.skeleton import Encoder
 class TimmEncoder(Encoder):
     """A `features_only` network of timm; its weights are those of the tag in its name.
 
-    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
-
-    Args:
-        in_channels: channels of the images.
-        name: as timm knows it, with or without a tag: `convnext_tiny.in12k_ft_in1k`.
-        pretrained: whether to load timm's weights for the name.
+    Names may have a tag: `convnext_tiny.in12k_ft_in1k`. timm sums the first convolution's weights
+    for 1 channel, and repeats and scales them for others.
 
     Raises:
         MissingExtraError: timm isn't installed.
@@ -33,13 +28,22 @@ class TimmEncoder(Encoder):
         try:
             import timm
         except ImportError as error:
-            raise MissingExtraError(
-                "timm", extra="timm", purpose=f"the encoder timm:{name}"
-            ) from error
+            purpose = f"the encoder timm:{name}"
+            raise MissingExtraError("timm", extra="timm", purpose=purpose) from error
         if not timm.is_model(name.partition(".")[0]):
-            raise UsageError(f"timm has no network {name}; python -c 'import timm; "
-                             "print(timm.list_models())' lists them")  # fmt: skip
-        self.features = _build(timm, name, in_channels, pretrained=pretrained)
+            lists = "python -c 'import timm; print(timm.list_models())' lists them"
+            raise UsageError(f"timm has no network {name}; {lists}")
+        try:
+            self.features = timm.create_model(
+                name, pretrained=pretrained, features_only=True, in_chans=in_channels
+            )
+        except RuntimeError as error:
+            raise UsageError(f"timm:{name} can't be an encoder: {_line(error)}") from error
+        except OSError as error:
+            raise DataError(
+                f"timm's weights of {name} can't be fetched ({_line(error)}); go online once, or "
+                "leave encoder_weights out"
+            ) from error
         facts = self.features.feature_info
         self.channels = tuple(facts.channels())
         self.strides = tuple(facts.reduction())
@@ -57,20 +61,6 @@ class TimmEncoder(Encoder):
         """Return one map per stage, finest first."""
         maps: tuple[Tensor, ...] = tuple(self.features(images_BCHW))
         return maps
-
-
-def _build(timm: Any, name: str, in_channels: int, *, pretrained: bool) -> Any:
-    try:
-        return timm.create_model(
-            name, pretrained=pretrained, features_only=True, in_chans=in_channels
-        )
-    except RuntimeError as error:
-        raise UsageError(f"timm:{name} can't be an encoder: {_line(error)}") from error
-    except OSError as error:
-        raise DataError(
-            f"timm's weights of {name} can't be fetched ({_line(error)}); go online once, or leave "
-            "encoder_weights out"
-        ) from error
 
 
 def _line(error: Exception) -> str:

@@ -1,0 +1,92 @@
+"""`binseg check` and `binseg augment`: what is in a data set, and what training makes of it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.options import (
+    Border,
+    Data,
+    Download,
+    Json,
+    Recipe,
+    RequiredData,
+    Seed,
+    Set,
+    Size,
+    nested,
+    option,
+)
+from binseg.errors import DataError
+
+
+def check(
+    context: typer.Context,
+    *,
+    data: RequiredData,
+    download: Download = False,
+    recipe: Recipe = None,
+    border: Border = None,
+    set_: Set = None,
+    strict: Annotated[bool, option("Fail on warnings, too.")] = False,
+    html: Annotated[
+        Path | None, option("Write a page with the findings and their images.", "FILE")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check every image and mask of a data set; exit code 1 if something is wrong.
+
+    Examples:
+        binseg check --data my_folder/
+        binseg check --data my_folder/ --html check.html
+        binseg check --data my_folder/ --strict --json
+        binseg check --data masks.csv --set 'data.foreground=[1, 2]'
+    """
+    from binseg.cli.screen import check_tables
+    from binseg.config import load_recipe
+    from binseg.pipelines.check_data import check as run
+
+    sections = nested(data__path=data, data__border=border, data__download=download or None)
+    whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
+    result = run(whole.data, page=html, progress=progress_of(context))
+    if json_:
+        write_json_answer(result.as_dict())
+    elif not result.facts:
+        raise DataError(result.findings[0].text)  # nothing could be opened: no table of one cell
+    else:
+        show(*check_tables(result))
+    if result.failed(strict=strict):
+        raise typer.Exit(1)
+
+
+def augment(
+    context: typer.Context,
+    *,
+    data: Data = None,
+    recipe: Recipe = None,
+    out: Annotated[Path, option("The image to write.", "FILE")] = Path("sheet.png"),
+    samples: Annotated[int, option("Rows.", min=1, max=32)] = 4,
+    variants: Annotated[int, option("Changed versions a row.", min=1, max=16)] = 5,
+    size: Size = None,
+    border: Border = None,
+    seed: Seed = None,
+    set_: Set = None,
+) -> None:
+    """Show samples before and after augmentation, with the outline of their masks.
+
+    Examples:
+        binseg augment --data my_folder/ --out sheet.png
+        binseg augment --data my_folder/ --recipe report-b-unet --samples 6 --out sheet.png
+        binseg augment --data synthetic --set augment.preset=report-d
+    """
+    from binseg.config import load_recipe
+    from binseg.pipelines.show_augmentation import plot_augmentation
+
+    sections = nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
+    whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
+    plot_augmentation(
+        whole, out=out, num_samples=samples, num_variants=variants, progress=progress_of(context)
+    )
+    show(f"written to {out}")

@@ -1,0 +1,113 @@
+"""`binseg models`, `encoders` and `recipes`: what there is to choose from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from binseg.cli.console import Verbs, show, write_json_answer
+from binseg.cli.options import Json, argument, register
+
+
+def models(json_: Json = False) -> None:
+    """List the networks that have a name, with their decoder and encoder.
+
+    Examples:
+        binseg models
+        binseg models --json
+    """
+    from binseg.pipelines.catalogue import list_models
+
+    titles = {"name": "model", "num_parameters": "parameters", "decoder": "decoder"}
+    _answer(list_models(), titles | {"encoder": "encoder", "summary": "what"}, json_)
+
+
+def encoders(json_: Json = False) -> None:
+    """List every encoder with its parameters (3 channels in) and published weights.
+
+    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+
+    Examples:
+        binseg encoders
+        binseg encoders --json
+    """
+    from binseg.pipelines.catalogue import list_encoders
+
+    rows = list_encoders()
+    if not json_:
+        rows = [row | {"weights": _describe_weights(row["weights"])} for row in rows]
+    titles = {"name": "encoder", "num_parameters": "parameters", "weights": "weights"}
+    _answer(rows, titles | {"summary": "what"}, json_)
+
+
+def _describe_weights(weights: Any) -> str:
+    told = (
+        f"{one['name']} ({one['licence']}, {one['num_bytes'] / 1e6:.0f} MB"
+        f"{', at hand' if one['at_hand'] else ''})"
+        for one in weights
+    )
+    return ", ".join(told) or "none"
+
+
+def add_recipes_to(app: typer.Typer) -> None:
+    """Register `binseg recipes` and its three parts."""
+    group = typer.Typer(
+        cls=Verbs,
+        help="List the recipes, print one, or print the schema of all.",
+        epilog="[bold]Examples[/bold]\n\nbinseg recipes\n\nbinseg recipes show demo > mine.yaml",
+    )
+    group.callback(invoke_without_command=True)(_list_by_default)
+    for part in (list_, show_, schema):
+        register(group, part)
+    app.add_typer(group, name="recipes")
+
+
+def _list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_()
+
+
+def list_(json_: Json = False) -> None:
+    """List every recipe with its source and the figure that its source states.
+
+    Examples:
+        binseg recipes list --json
+    """
+    from binseg.pipelines.catalogue import list_recipes
+
+    titles = {"name": "recipe", "model": "model", "summary": "what", "source": "source"}
+    _answer(list_recipes(), titles | {"expected": "expected"}, json_)
+
+
+def show_(name: Annotated[str, argument("A recipe's name.", "NAME")], json_: Json = False) -> None:
+    """Print one recipe, ready to be saved and changed.
+
+    Examples:
+        binseg recipes show demo > mine.yaml
+    """
+    from binseg.config import load_recipe, recipe_text
+
+    if json_:
+        write_json_answer(load_recipe(name).model_dump(mode="json"))
+    else:
+        typer.echo(recipe_text(name), nl=False)
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors that complete and check YAML.
+
+    Examples:
+        binseg recipes schema > recipe.json
+    """
+    from binseg.config import recipe_schema
+
+    typer.echo(recipe_schema())
+
+
+def _answer(rows: Sequence[Mapping[str, object]], titles: dict[str, str], json_: bool) -> None:
+    from binseg.cli.screen import rows_table
+
+    if json_:
+        write_json_answer(rows)
+    else:
+        show(rows_table(rows, titles))

@@ -1,0 +1,201 @@
+"""Parts of a TIFF file: which pages are images, and the tiles or strips that they are packed in."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import tifffile
+
+from binseg.errors import ImageError
+from binseg.imageio.decoding import Cache, Handle, Stored, fill_window
+
+_MOST_LEVELS = 32
+"""Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
+_MOST_CHANNELS = 16
+"""As many pages may be the channels of one image, where the file's metadata says so."""
+_LARGEST_PIECE = 256_000_000
+"""Bytes of one unpacked tile or strip; beyond it, reading by windows would save no memory."""
+_JPEG = (6, 7, 33007, 34892)
+"""Compressions whose pieces share tables."""
+
+Layout = Literal["page", "page a channel", "page a row"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiffContent:
+    """Pages of an open TIFF file that are images."""
+
+    file: tifffile.TiffFile
+    images: tuple[tuple[int, ...], ...]
+    """The pages of each image: one, unless its channels or rows are spread over several. Smaller
+    copies and transparency of another page are left out."""
+    layout: Layout
+    num_hidden: int
+    """Images of an ImageJ stack that share the tags of one page; else 0."""
+
+    @property
+    def num_pages(self) -> int:
+        """Count the images, without hidden ones."""
+        return len(self.images)
+
+
+def list_tiff(handle: Handle) -> TiffContent:
+    """Look through the pages of a file."""
+    handle.seek(0)
+    file = tifffile.TiffFile(handle, _multifile=False)
+    file.filehandle.set_lock(True)
+    real = _real_pages(file)
+    images, layout = _arranged(file, real)
+    # Beyond 4 GB ImageJ gives all images of a stack one page, and notes how many there are.
+    noted = (file.imagej_metadata if file.is_imagej else None) or {}
+    hidden = int(noted.get("images", 1))
+    return TiffContent(
+        file=file, images=images, layout=layout, num_hidden=hidden if hidden > len(real) else 0
+    )
+
+
+def _real_pages(file: tifffile.TiffFile) -> list[int]:
+    """List the pages that are images of their own, no smaller copies or transparency of another."""
+    if file.is_svs:
+        return [0]  # the others are its pyramid, thumbnail, label and a photograph of the slide
+    count = len(file.pages)
+    if count == 1 or count > _MOST_LEVELS:
+        return list(range(count))
+    pages = [page_of(file, index) for index in range(count)]
+    whole = [index for index, page in enumerate(pages) if not page.is_reduced]
+    return [index for index in whole if not pages[index].is_mask] or whole or [0]
+
+
+def page_of(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
+    """Give a page with all of its tags."""
+    page = file.pages[index]
+    # Reading a series leaves frames behind: pages that borrow most tags from the first one.
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
+
+
+def _arranged(
+    file: tifffile.TiffFile, real: list[int]
+) -> tuple[tuple[tuple[int, ...], ...], Layout]:
+    """Tell the channels of an image from a stack of images, by what the writer noted.
+
+    ImageJ and OME files name their axes: C Y X is one image with a page a channel, Z C Y X a stack
+    of them. tifffile, handed an array of height x width x channels without a word on it, writes a
+    page for each *row*, and notes the array's shape.
+    """
+    singles = tuple((page,) for page in real)
+    if len(real) == 1:
+        return singles, "page"
+    if file.is_imagej or file.is_ome:
+        axes, shape = file.series[0].axes, file.series[0].shape
+        if axes[-2:] == "YX" and "C" in axes and math.prod(shape[:-2]) == len(real):
+            at = axes.index("C")
+            if 1 < shape[at] <= _MOST_CHANNELS:
+                order = np.moveaxis(np.array(real).reshape(shape[:-2]), at, -1)
+                images = order.reshape(-1, shape[at]).tolist()
+                return tuple(map(tuple, images)), "page a channel"
+        return singles, "page"
+    if file.is_shaped and page_of(file, 0).ndim == 2:
+        shape = file.series[0].shape
+        narrow = len(shape) == 3 and shape[2] <= _MOST_CHANNELS < min(shape[:2])
+        if narrow and shape[0] == len(real):
+            return (tuple(real),), "page a row"
+    return singles, "page"
+
+
+class Pieces:
+    """The stored numbers of a page, of which only the pieces that a window touches are read.
+
+    `key` tells the page's pieces in the file's cache from those of others. `skip` are bytes from
+    the page's first pixel to those that are meant: ImageJ's large stacks have the tags of the first
+    image alone.
+
+    Raises:
+        ImageError: the page is packed in pieces that are too large to unpack.
+    """
+
+    def __init__(
+        self, page: tifffile.TiffPage, *, name: str, cache: Cache, key: int, skip: int = 0
+    ) -> None:
+        assert page.dtype is not None
+        self._page, self._cache, self._key, self._skip = page, cache, key, skip
+        self._dtype = page.dtype
+        self._planes, _, self._height, self._width, self._samples = page.shaped
+        self._grid = (
+            (int(page.tilelength), int(page.tilewidth))
+            if page.is_tiled
+            else (min(int(page.rowsperstrip), self._height), self._width)
+        )
+        self.is_plain = _is_plain(page)
+        """True if its rows lie in the file as they are in memory."""
+        num_bytes = math.prod(self._grid) * self._samples * self._dtype.itemsize
+        if not self.is_plain and num_bytes > _LARGEST_PIECE:
+            raise ImageError(
+                f"{name}: packed in pieces of {num_bytes / 1e9:,.1f} GB, which can't be read by "
+                "windows; save it in tiles of 256 x 256 to 1024 x 1024"
+            )
+
+    def read(self, top: int, left: int, height: int, width: int) -> Stored:
+        """Read a window that lies inside the page; the samples of all planes are last."""
+        planes = []
+        for plane in range(self._planes):
+            out = np.empty((height, width, self._samples), self._dtype)
+            if self.is_plain:
+                self._read_plain(out, plane, top, left)
+            else:
+                fill_window(out, (top, left), self._grid, partial(self._piece, plane))
+            planes.append(out)
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+
+    def _read_plain(self, out: Stored, plane: int, top: int, left: int) -> None:
+        """Fill a window with rows of unpacked strips, straight from the file."""
+        offsets, file = self._page.dataoffsets, self._page.parent
+        stored = self._dtype.newbyteorder(file.byteorder)
+        pixel = self._samples * stored.itemsize
+        strips = -(-self._height // self._grid[0])
+        for row, out_row in enumerate(out):
+            strip, within = divmod(top + row, self._grid[0])
+            start = offsets[plane * strips + strip] + self._skip
+            data = self._bytes(start + (within * self._width + left) * pixel, len(out_row) * pixel)
+            if len(data) != len(out_row) * pixel:
+                raise ValueError("the last rows are missing")
+            out_row[:] = np.frombuffer(data, stored).reshape(out_row.shape)
+
+    def _piece(self, plane: int, row: int, column: int) -> Stored:
+        rows, columns = -(-self._height // self._grid[0]), -(-self._width // self._grid[1])
+        index = (plane * rows + row) * columns + column
+        return self._cache.get((self._key, index), partial(self._unpack, index))
+
+    def _unpack(self, index: int) -> Stored:
+        page: Any = self._page
+        num_bytes = page.databytecounts[index]
+        data = self._bytes(page.dataoffsets[index], num_bytes) if num_bytes else None
+        tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        given = tables if int(page.compression) in _JPEG else {}
+        values, _, shape = page.decode(data, index, **given)
+        if values is None:  # a sparse file leaves such pieces out
+            return np.full(shape[1:], page.nodata, self._dtype)
+        piece: np.ndarray = np.asarray(values)[0]
+        return piece
+
+    def _bytes(self, start: int, count: int) -> bytes:
+        file: Any = self._page.parent.filehandle
+        with file.lock:
+            file.seek(start)
+            return bytes(file.read(count))
+
+
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Tell whether the rows lie in the file as they are in memory."""
+    assert page.dtype is not None
+    return (
+        not page.is_tiled
+        and int(page.compression) == 1
+        and int(page.predictor) == 1
+        and int(page.fillorder) == 1
+        and int(page.bitspersample) == 8 * page.dtype.itemsize
+        and page.dtype.kind in "uif"
+        and not page.is_subsampled
+        and all(page.dataoffsets)
+    )

@@ -1,0 +1,279 @@
+"""The U-Net's own encoder, ResNets and DenseNets; the latter two with torchvision's names.
+
+`conv1`, `layer2.0.downsample.0`, `features.denseblock1.denselayer1.norm1`, ...: published weights
+load by name.
+"""
+
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from binseg.models.blocks import Norm, conv_block, conv_unit, norm_layer
+from binseg.models.skeleton import Encoder
+
+
+class UNetEncoder(Encoder):
+    """The contracting half of the U-Net (arXiv 1505.04597), padded so that the size stays.
+
+    Blocks of two convolutions, each but the first behind a 2x2 max pooling.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        width: int = 64,
+        depth: int = 4,
+        norm: Norm,
+        bias: bool,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(2**level for level in range(depth + 1))
+        self.channels = tuple(width * stride for stride in self.strides)
+        self.pool = nn.MaxPool2d(2)
+        self.levels = nn.ModuleList(
+            conv_block(before, after, norm=norm, bias=bias, dropout=dropout)
+            for before, after in pairwise((in_channels, *self.channels))
+        )
+
+    def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
+        """Return the encoder's own channels, as in the paper, unless a width is given."""
+        return super().decoder_channels(width) if width else self.channels[:-1]
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return feature maps at full size, half, a quarter, ... (rounded down)."""
+        features: list[Tensor] = []
+        for level in self.levels:
+            features.append(level(self.pool(features[-1]) if features else images_BCHW))
+        return tuple(features)
+
+
+class ResidualBlock(nn.Module):
+    """Convolutions beside a shortcut: two of 3x3, or one of 3x3 between two of 1x1 (`bottleneck`).
+
+    A bottleneck's 3x3 convolution works on a quarter of the channels and has the stride, as in
+    torchvision (the paper strides the first one).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck: bool,
+        stride: int,
+        dilation: int,
+        norm: Norm,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        inner = max(1, out_channels // 4) if bottleneck else out_channels
+        kernels, strided = ((1, 3, 1), 1) if bottleneck else ((3, 3), 0)
+        self.num_convs = len(kernels)
+        widths = [in_channels, *[inner] * (len(kernels) - 1), out_channels]
+        for index, kernel in enumerate(kernels):
+            spread = dilation if kernel == 3 else 1
+            conv = nn.Conv2d(
+                widths[index],
+                widths[index + 1],
+                kernel,
+                stride=stride if index == strided else 1,
+                padding=spread * (kernel // 2),
+                dilation=spread,
+                bias=bias,
+            )
+            self.add_module(f"conv{index + 1}", conv)
+            self.add_module(f"bn{index + 1}", norm_layer(norm, widths[index + 1]))
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            # The gradient of a strided 1x1 convolution from 8 channels in bf16 writes past its
+            # memory in torch 2.13's CPU library (a crash with unet-small at width 8); narrow ones
+            # therefore pick their pixels first.
+            kind = _PickedConv2d if in_channels < 16 and stride > 1 else nn.Conv2d
+            self.downsample = nn.Sequential(
+                kind(in_channels, out_channels, 1, stride=stride, bias=bias),
+                norm_layer(norm, out_channels),
+            )
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Return maps of `out_channels` at 1/stride of the size, rounded up."""
+        part = self.get_submodule
+        maps = maps_BChw
+        for number in range(1, self.num_convs + 1):
+            maps = part(f"bn{number}")(part(f"conv{number}")(maps))
+            if number < self.num_convs:
+                maps = self.relu(maps)
+        shortcut = maps_BChw if self.downsample is None else self.downsample(maps_BChw)
+        out: Tensor = self.relu(maps + shortcut)
+        return out
+
+
+class _PickedConv2d(nn.Conv2d):
+    """A 1x1 convolution of a stride: every so many pixels, then the convolution of stride 1."""
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Return the same numbers as the strided convolution."""
+        tall, wide = self.stride
+        return functional.conv2d(maps_BChw[:, :, ::tall, ::wide], self.weight, self.bias)
+
+
+class ResNetEncoder(Encoder):
+    """A stem and four stages of residual blocks (arXiv 1512.03385); five feature maps.
+
+    Args:
+        in_channels: channels of the images.
+        width: channels of the stem.
+        factors: channels of each stage as multiples of the stem's.
+        num_blocks: in each stage; `(3, 4, 6, 3)` in ResNet-34.
+        bottleneck: whether blocks are those of ResNet-50, not those of ResNet-18 and 34.
+        mirrored: whether a U-Net decoder takes the encoder's own channels.
+        stem: `7x7` is one 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2 before the
+            stages, as published; `3x3` is two 3x3 convolutions, the first of stride 2, and
+            the first stage has the second stride: cheaper and finer, for small networks.
+        stem_feature: take the stem's map `before-pool` (half size) or `after-pool` (a quarter).
+        encoder_norm: what follows each convolution; published weights need `batch`.
+        encoder_bias: whether convolutions have biases (published ones have none).
+        output_stride: 32, or 16 or 8 to dilate the last stages instead of striding (PSPNet).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        width: int = 64,
+        factors: tuple[int, ...] = (1, 2, 4, 8),
+        num_blocks: tuple[int, ...] = (3, 4, 6, 3),
+        bottleneck: bool = False,
+        mirrored: bool = False,
+        stem: Literal["7x7", "3x3"] = "7x7",
+        stem_feature: Literal["before-pool", "after-pool"] = "before-pool",
+        encoder_norm: Norm = "batch",
+        encoder_bias: bool = False,
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        assert stem == "7x7" or stem_feature == "before-pool", "the 3x3 stem has no pooling"
+        self.channels = (width, *(width * factor for factor in factors))
+        self.mirrored = mirrored
+        self.stem_after_pool = stem_feature == "after-pool"
+        norm, bias, kernel = encoder_norm, encoder_bias, int(stem[0])
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride=2, padding=kernel // 2, bias=bias)
+        self.bn1 = norm_layer(norm, width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.Identity()
+        self.stem2: nn.Module = nn.Identity()
+        if stem == "7x7":
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        else:
+            self.stem2 = conv_unit(width, width, norm=norm, bias=bias)
+        reached, dilation = (4, 1) if stem == "7x7" else (2, 1)
+        strides = [4 if self.stem_after_pool else 2]
+        for index, (wanted, count) in enumerate(zip((4, 8, 16, 32), num_blocks, strict=True)):
+            stride = wanted // max(reached, wanted // 2)
+            if stride == 2 and reached * 2 > output_stride:
+                stride, dilation = 1, dilation * 2
+            reached *= stride
+            strides.append(reached)
+            before, after = self.channels[index : index + 2]
+            blocks = [
+                ResidualBlock(
+                    after if number else before,
+                    after,
+                    bottleneck=bottleneck,
+                    stride=1 if number else stride,
+                    dilation=dilation,
+                    norm=norm,
+                    bias=bias,
+                )
+                for number in range(count)
+            ]
+            self.add_module(f"layer{index + 1}", nn.Sequential(*blocks))
+        self.strides = tuple(strides)
+
+    def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
+        """Return the channels of a U-Net decoder: by size, or the encoder's own if mirrored."""
+        own = self.mirrored and not width
+        return self.channels[:-1] if own else super().decoder_channels(width)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return the stem's map and one per stage; as published at 1/2, 1/4, ..., 1/32."""
+        stem = self.stem2(self.relu(self.bn1(self.conv1(images_BCHW))))
+        maps = self.maxpool(stem)
+        features = [maps if self.stem_after_pool else stem]
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            maps = self.get_submodule(name)(maps)
+            features.append(maps)
+        return tuple(features)
+
+
+class _DenseLayer(nn.Module):
+    """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution: `growth` new channels."""
+
+    def __init__(self, in_channels: int, *, growth: int) -> None:
+        super().__init__()
+        inner = growth * 4
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, growth, 3, padding=1, bias=False)
+
+    def forward(self, maps_BChw: Tensor) -> Tensor:
+        """Return the new channels behind the old ones."""
+        inner = self.conv1(functional.relu(self.norm1(maps_BChw)))
+        new = self.conv2(functional.relu(self.norm2(inner)))
+        return torch.cat((maps_BChw, new), dim=1)
+
+
+class DenseNetEncoder(Encoder):
+    """DenseNet-121 (arXiv 1608.06993): five feature maps, each behind norm and ReLU.
+
+    Each layer adds half as many channels as the stem's `width`.
+    """
+
+    num_layers = (6, 12, 24, 16)
+
+    def __init__(self, in_channels: int, *, width: int = 64) -> None:
+        super().__init__()
+        growth = max(1, width // 2)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv0=nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False),
+            norm0=nn.BatchNorm2d(width),
+        )
+        channels, widths = width, [width]
+        for index, num in enumerate(self.num_layers, start=1):
+            block = parts[f"denseblock{index}"] = nn.Sequential()
+            for n in range(num):
+                layer = _DenseLayer(channels + n * growth, growth=growth)
+                block.add_module(f"denselayer{n + 1}", layer)
+            channels += num * growth
+            widths.append(channels)
+            if index < len(self.num_layers):
+                transition = parts[f"transition{index}"] = nn.Sequential()
+                transition.add_module("norm", nn.BatchNorm2d(channels))
+                conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
+                transition.add_module("conv", conv)
+                channels //= 2
+        parts["norm5"] = nn.BatchNorm2d(channels)
+        self.features = nn.Sequential(parts)
+        self.channels = tuple(widths)
+        self.strides = tuple(2 ** (level + 1) for level in range(len(widths)))
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return the stem's map and one per dense block: at 1/2, 1/4, 1/8, 1/16, 1/32."""
+        part = self.features.get_submodule
+        features = [functional.relu(part("norm0")(part("conv0")(images_BCHW)))]
+        maps = functional.max_pool2d(features[0], 3, stride=2, padding=1)
+        last = len(self.num_layers)
+        for index in range(1, last):
+            maps = part(f"denseblock{index}")(maps)
+            # Taken behind the transition's norm, before its convolution halves the channels.
+            features.append(functional.relu(part(f"transition{index}.norm")(maps)))
+            maps = functional.avg_pool2d(part(f"transition{index}.conv")(features[-1]), 2)
+        features.append(functional.relu(part("norm5")(part(f"denseblock{last}")(maps))))
+        return tuple(features)

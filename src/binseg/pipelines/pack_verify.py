@@ -1,0 +1,237 @@
+"""Handing a model on: packed as one file, and verified where it arrives."""
+
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from binseg.errors import BundleError, MissingExtraError, UsageError
+from binseg.inference import load, verify_reference
+from binseg.inference.runtimes import proofs_of
+from binseg.packaging import (
+    NETWORK,
+    NETWORK_INT8,
+    PROOFS,
+    Bundle,
+    Card,
+    Reference,
+    pack_zip,
+    read_bundle,
+    write_bundle,
+)
+from binseg.packaging.networks import SUFFIXES, open_file
+from binseg.packaging.proof import LIMITS, prove
+
+FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
+"""Largest difference of a reference probability by an exported file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackResult:
+    """The zip that was written.
+
+    `largest_difference` is the change of a reference probability by rounding the weights, None
+    where nothing was rounded; `left_out` are networks that hold the weights before that.
+    """
+
+    path: Path
+    id: str
+    name: str
+    num_bytes: int
+    largest_difference: float | None
+    left_out: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the facts as plain data."""
+        facts = asdict(self) | {"path": str(self.path), "left_out": list(self.left_out)}
+        return {"bytes" if name == "num_bytes" else name: fact for name, fact in facts.items()}
+
+
+def pack(
+    run: str | Path,
+    out: Path,
+    *,
+    half: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
+    note: str | None = None,
+) -> PackResult:
+    """Write a bundle as one zip file.
+
+    Args:
+        run: a run's folder or a bundle.
+        out: the zip to write.
+        half: store the weights in 16 bits (they compute in 32 again), which halves the file; one
+            reference sample is kept, with the probability that the rounded weights give.
+        name: on the card, instead of the model's.
+        licence: on the card.
+        note: about the data, for the card.
+
+    Raises:
+        BundleError: weights too large for 16 bits.
+        OutputError: the zip can't be written.
+    """
+    bundle = read_bundle(run)
+    card, difference = bundle.card, None
+    left_out = tuple(file for file in bundle.sha256 if half and file.endswith(".onnx"))
+    with tempfile.TemporaryDirectory() as scratch:
+        if half or name or licence or note:
+            facts: dict[str, object] = {"name": name or card.name}
+            facts["licence"] = licence or card.licence
+            if note is not None:
+                facts["data"] = card.data.model_copy(update={"note": note})
+            match card.recipe.get("data"):
+                case {"path": str(path)} as data:
+                    # Others needn't know in which folders the data lay.
+                    facts["recipe"] = {**card.recipe, "data": {**data, "path": Path(path).name}}
+            card = card.model_copy(update=facts)
+            bundle, difference = _changed(bundle, card, Path(scratch) / "bundle", half=half)
+        pack_zip(bundle, out)
+    return PackResult(
+        path=out,
+        id=bundle.card.id,
+        name=bundle.card.name,
+        num_bytes=out.stat().st_size,
+        largest_difference=difference,
+        left_out=left_out,
+    )
+
+
+def _changed(
+    bundle: Bundle, card: Card, folder: Path, *, half: bool
+) -> tuple[Bundle, float | None]:
+    """Write the bundle with another card, and perhaps with rounded weights, into a folder."""
+    weights, reference = bundle.weights(), bundle.reference()
+    if not half:
+        added = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
+        extra = {file: bundle.read_bytes(file) for file in added}
+        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
+        return changed, None
+    with np.errstate(over="ignore"):
+        rounded = {
+            key: one.astype(np.float16) if one.dtype == np.float32 else one
+            for key, one in weights.items()
+        }
+    wrong = [key for key, one in rounded.items() if not np.isfinite(one).all()]
+    if wrong:
+        raise BundleError(
+            f"{bundle.path}: {wrong[0]} is too large for 16 bits; pack without --half"
+        )
+    first = Reference(
+        input_NHWC=reference.input_NHWC[:1], probability_NHW=reference.probability_NHW[:1]
+    )
+    write_bundle(folder, card=card, weights=rounded, reference=first)
+    plain = load(folder, backend="torch", device="cpu", tta="none")  # as it is verified
+    probability_NHW = plain.probability_of_inputs(first.input_NHWC)
+    difference = float(np.abs(probability_NHW - first.probability_NHW).max())
+    reference = replace(first, probability_NHW=probability_NHW)
+    return write_bundle(folder, card=card, weights=rounded, reference=reference), difference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """One runtime's probability of the reference sample beside the stored one."""
+
+    runtime: str
+    precision: str
+    largest_difference: float
+    agreement: float
+    """IoU of the masks at the model's threshold; 1 where both are empty."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """True where the difference lies within the tolerance."""
+        return self.largest_difference <= self.tolerance
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the figures as plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verification], list[str]]:
+    """Compute the reference sample again, by each runtime that is installed.
+
+    Args:
+        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`, which is known
+            by its suffix.
+        trust_code: open files for torch (.pt2) too, which may run code.
+
+    Returns:
+        One verification for each runtime, and what was left out and why.
+
+    Raises:
+        BundleError: damaged, or not from binseg; or no runtime for it is installed.
+        UsageError: a file for torch without `trust_code`.
+        MissingExtraError: the runtime of an exported file isn't installed.
+    """
+    given = Path(path)
+    name = given.name.lower()
+    target = next((target for target, end in SUFFIXES.items() if name.endswith(end)), None)
+    if given.is_file() and target is not None:
+        if target == "torch" and not trust_code:
+            raise UsageError(
+                f"{given}: torch unpickles such a file, which may run code; if you made it "
+                "yourself, add --trust-code"
+            )
+        return [_verify_file(given, target)], []
+    if given.is_file() and given.suffix.lower() != ".zip":
+        raise BundleError(
+            f"{given}: not a model by its name; verify takes a run, a bundle's folder or .zip, or "
+            f"a file that ends in {', '.join(SUFFIXES.values())}"
+        )
+    bundle = read_bundle(given)
+    asked = [("torch", "fp32"), *(name.split(" ") for name in proofs_of(bundle))]
+    found: list[Verification] = []
+    left_out: list[str] = []
+    for runtime, precision in asked:
+        try:
+            predictor = load(given, backend=runtime, precision=precision, device="cpu")
+        except (MissingExtraError, UsageError) as problem:
+            left_out.append(f"{runtime} {precision}: {problem}")
+            continue
+        check = verify_reference(predictor, bundle)
+        found.append(
+            Verification(
+                runtime=predictor.backend.name,
+                precision=predictor.backend.precision,
+                largest_difference=check.largest_difference,
+                agreement=check.agreement,
+                tolerance=check.tolerance,
+            )
+        )
+    if not found:
+        raise BundleError(f"{given}: no runtime for it is installed: {'; '.join(left_out)}")
+    return found, left_out
+
+
+def _verify_file(path: Path, target: str) -> Verification:
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise BundleError(f"{path}: can't be read ({problem.strerror})") from None
+    compute, facts = open_file(data, target, name=str(path))
+    precision = str(facts.proof.get("precision"))
+    if precision not in FILE_TOLERANCES:
+        raise BundleError(f"{path}: not exported by binseg, or damaged (precision {precision})")
+    probability_HW = compute(facts.reference_HWC)
+    if probability_HW.shape != facts.reference_HW.shape:
+        raise BundleError(f"{path}: damaged: its reference sample has another size than its output")
+    proof = prove(
+        lambda _: facts.reference_HW,
+        lambda _: probability_HW,
+        [facts.reference_HWC],
+        threshold=facts.threshold,
+        runtime=target,
+        precision=precision,
+        beside="the reference sample",
+        limits=LIMITS[precision],
+    )
+    return Verification(
+        runtime=target,
+        precision=precision,
+        largest_difference=proof.largest_difference,
+        agreement=proof.agreement,
+        tolerance=FILE_TOLERANCES[precision],
+    )

@@ -1,0 +1,284 @@
+"""An evaluation as one HTML file that opens anywhere, offline: `assets/page.html`, filled in.
+
+The page's own security policy names its style and its script by their hashes, so that nothing else
+in it can ever run and it can fetch nothing.
+"""
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
+from binseg.metrics.summary import mark_of
+from binseg.report import charts
+from binseg.report.figure import Colour
+from binseg.report.gallery import GalleryItem
+from binseg.report.overlay import (
+    ERROR_COLOURS,
+    EXTRA,
+    IGNORED,
+    MISSED,
+    Mask,
+    error_map,
+    for_display,
+)
+from binseg.report.rendering import asset, data_uri, readable, render
+from binseg.storage import write_text
+from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.types import Figure, ImageScores, Report, Size
+
+MAX_OWN_COLUMNS = 5
+LONGEST_SIDE = 256
+"""Longest side of the images on the cards, in pixels."""
+_JPEG_QUALITY = 84
+_STRENGTH = 0.55
+Cell = str | float | list[float | str] | None
+"""A text, a number, a number with the text that shows it, or nothing."""
+Gallery = tuple[str, Sequence[GalleryItem]]
+"""A heading and the images below it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """The origin of the figures: what a page tells beside a report."""
+
+    model: Sequence[tuple[str, str]] = ()
+    """Label and text, a line each: the card."""
+    data: Sequence[tuple[str, str]] = ()
+    """The same of the data: path, fingerprint, splits."""
+    recipe: str = ""
+    """The whole recipe as text."""
+    training: Sequence[Mapping[str, float | str | None]] = ()
+    """The lines of metrics.csv."""
+    by_loss: bool = False
+    """True where validation loss, not Dice, chose the best epoch."""
+    threshold_method: str = ""
+    """The way the threshold was chosen."""
+
+
+def write_page(
+    path: Path,
+    *,
+    report: Report,
+    galleries: Sequence[Gallery] = (),
+    background: Background | None = None,
+) -> None:
+    """Write the page of one evaluation.
+
+    Args:
+        path: of the HTML file.
+        report: the figures.
+        galleries: images with truth and prediction, small copies of which go into the page.
+        background: the origin of the figures.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+
+    def average(kind: str, size: Size, score: str) -> Figure:
+        table = report.mean if kind == "mean" else report.pooled
+        found = report.intervals.get(kind, {}).get(size, {}).get(score)
+        return Figure(value=table[size][score], interval=found)
+
+    columns = image_columns(report)
+    data = table_data(report, columns)
+    start = 0
+    if report.sweep is not None:
+        start = charts.nearest_threshold(report.sweep, report.threshold)
+        # Not rounded: what is rounded twice differs from the tables in its last digit.
+        curves = {"thresholds": report.sweep.thresholds, **report.sweep.curves}
+        data["sweep"] = {**curves, "start": start}
+    cards, items = [], [item for _, gallery in galleries for item in gallery]
+    for title, gallery in galleries:
+        num_before = sum(len(others) for _, others in cards)
+        cards.append((title, image_cards(gallery, start=num_before)))
+    has_ignored = any(one.valid_HW is not None and not one.valid_HW.all() for one in items)
+    style, script = asset("page.css"), asset("page.js")
+    page = render(
+        "page.html",
+        report=report,
+        background=background or Background(),
+        policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        style=style,
+        script=script,
+        metrics=METRICS,
+        average=average,
+        charts=charts,
+        dices=[
+            one.scores["original"]["dice"]
+            for one in report.images
+            if one.counts["original"].num_valid
+        ],
+        start=start,
+        galleries=cards if items else [],
+        swatches=[name for name in ERROR_COLOURS if has_ignored or name != IGNORED],
+        columns=columns,
+        num_groups=len({one.group for one in report.images if one.group is not None}),
+        notes=[_term_of(note) for note in report.notes],
+        data=data,
+    )
+    write_text(path, page)
+
+
+def _term_of(note: str) -> tuple[str, str]:
+    """Split a note that begins with its subject and a colon; others are of the term Note."""
+    term, colon, text = note.partition(": ")
+    return (term, text) if colon and len(term) <= 24 else ("Note", note)
+
+
+def _hash(text: str) -> str:
+    """Name a style or script for a security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the table: its head, and how its cells are made, sorted and shown."""
+
+    label: str
+    cell: Callable[[ImageScores], Cell]
+    about: str = ""
+    kind: Literal["text", "number"] = "number"
+    digits: int = 4
+
+
+def image_columns(report: Report) -> tuple[Column, ...]:
+    """List the columns that this report can fill; the first is the id, the second Dice."""
+    images = report.images
+    found = [_score_column(one, report) for one in METRICS.values() if one.is_main]
+    columns = [
+        Column(label="image", kind="text", cell=lambda one: readable(one.id)),
+        *(one for one in found if one is not None),
+        Column(label="object", about="share", cell=_share),
+    ]
+    if any(one.objects is not None for one in images):
+        columns.append(Column(label="found", about="objects", cell=_found))
+    if any(one.group is not None for one in images):
+        columns.append(
+            Column(label="group", kind="text", cell=lambda one: readable(one.group or ""))
+        )
+    names = dict.fromkeys(name for one in images for name in one.columns)
+    return (*columns, *(_own_column(name) for name in list(names)[:MAX_OWN_COLUMNS]))
+
+
+def _score_column(metric: Metric, report: Report) -> Column | None:
+    """Show a score that single images of the report have."""
+
+    def scores_of(one: ImageScores) -> Mapping[str, float] | None:
+        if isinstance(metric, PixelMetric):
+            return one.scores["original"]
+        if isinstance(metric, OutlineMetric):
+            return one.outline
+        return one.probability if isinstance(metric, ProbabilityMetric) else None
+
+    def cell(one: ImageScores) -> Cell:
+        scores = scores_of(one)
+        return scores[metric.name] if scores and one.counts["original"].num_valid else None
+
+    if not any(scores_of(one) for one in report.images):
+        return None
+    within = f"within {report.tolerance:g} {report.unit}" if metric.has_tolerance else ""
+    return Column(
+        label=metric.label,
+        about=report.unit if metric.is_distance else within,
+        cell=cell,
+        digits=2 if metric.is_distance else 4,
+    )
+
+
+def _share(one: ImageScores) -> Cell:
+    counts = one.counts["original"]
+    if not counts.num_valid:
+        return None
+    share = (counts.tp + counts.fn) / counts.num_valid
+    return [share, f"{share:.1%}"]
+
+
+def _found(one: ImageScores) -> Cell:
+    if one.objects is None or not one.counts["original"].num_valid:
+        return None
+    counts = one.objects
+    share = counts.num_matched / counts.num_true if counts.num_true else 1.0
+    return [share, f"{counts.num_matched} of {counts.num_true}"]
+
+
+def _own_column(name: str) -> Column:
+    return Column(
+        label=readable(name), kind="text", cell=lambda one: readable(one.columns.get(name, ""))
+    )
+
+
+def table_data(report: Report, columns: tuple[Column, ...]) -> dict[str, object]:
+    """Give kinds, rows and marks as what JSON takes."""
+    return {
+        "columns": [{"kind": column.kind, "digits": column.digits} for column in columns],
+        "rows": [[column.cell(one) for column in columns] for one in report.images],
+        "marks": [mark_of(one) for one in report.images],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A small image with its error map, and all that the viewer shows; images are addresses."""
+
+    number: int
+    id: str
+    dice: str
+    width: int
+    height: int
+    image: str
+    errors: str
+    truth: str
+    prediction: str
+
+
+def image_cards(items: Sequence[GalleryItem], *, start: int) -> list[Card]:
+    """Make the cards of a gallery, numbered from `start`."""
+    return [_card(item, number) for number, item in enumerate(items, start)]
+
+
+def _card(item: GalleryItem, number: int) -> Card:
+    assert item.truth_HW is not None, "an evaluation has a truth"
+    height, width = item.image_HWC.shape[:2]
+    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    image_HW3 = resize_image(for_display(item.image_HWC), *size)
+    valid_HW = np.ones(item.truth_HW.shape, bool) if item.valid_HW is None else item.valid_HW
+    truth_HW, prediction_HW, valid_HW = (
+        resize_mask(mask_HW, *size) for mask_HW in (item.truth_HW, item.prediction_HW, valid_HW)
+    )
+    errors_HW3 = error_map(image_HW3, truth_HW, prediction_HW, valid_HW)
+    # Full colour resolution: coarse colour would smear the thin parts of an error map.
+    image, errors = (
+        data_uri(Image.fromarray(each), "jpeg", quality=_JPEG_QUALITY, subsampling=0)
+        for each in (image_HW3, errors_HW3)
+    )
+    return Card(
+        number=number,
+        id=item.id,
+        dice="" if item.dice is None else f"Dice {item.dice:.4f}",
+        width=size[1],
+        height=size[0],
+        image=image,
+        errors=errors,
+        # In the error map these are the colours of what only the truth has, or the prediction.
+        truth=_layer(truth_HW & valid_HW, ERROR_COLOURS[MISSED]),
+        prediction=_layer(prediction_HW, ERROR_COLOURS[EXTRA]),
+    )
+
+
+def _layer(mask_HW: Mask, colour: Colour) -> str:
+    """Make a mask a see-through colour with a firm outline, as a PNG of three palette entries."""
+    inner_HW = ndimage.binary_erosion(mask_HW, border_value=1)
+    image = Image.fromarray(mask_HW.astype(np.uint8) + (mask_HW & ~inner_HW))
+    image.putpalette([0, 0, 0, *colour, *colour])
+    alpha = bytes([0, round(255 * _STRENGTH), 255])
+    return data_uri(image, "png", optimize=True, transparency=alpha)
