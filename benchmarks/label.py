@@ -2,9 +2,9 @@
 
     python benchmarks/label.py cold --set nuclei --num 20        strokes on 1 % of the pixels
     python benchmarks/label.py latency --num 40                  from a stroke to the new mask
-    python benchmarks/label.py kill --num 200                    kill -9 while strokes come in
     python benchmarks/label.py loop --set pets --images 60       how many images are enough
     python benchmarks/label.py correct --set pets --num 20       strokes with a model's help
+    pytest tests/labeling -m slow                                200 times kill -9
 
 The annotator looks at the largest error, as a person would: it draws there, along the middle of
 what is wrong, with a brush that fits, and a little beside where its hand slips. The data is that of
@@ -12,18 +12,26 @@ what is wrong, with a brush that fits, and a little beside where its hand slips.
 """
 
 import argparse
+import io
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from binseg.imageio import read_image, read_labels
 from binseg.labeling.cold_engine import ColdEngine, filter_features, settle
 from binseg.labeling.lite0_features import lite0_features
+from binseg.labeling.next_image import RULES, outlook_of, rank
+from binseg.labeling.project import Project
+from binseg.labeling.running_score import dice_of
+from binseg.labeling.session import Session, corrected
 from binseg.labeling.strokes import Stroke, draw
+from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
 from binseg.labeling.working_image import WorkingImage, to_rgb
 from binseg.metrics.bootstrap import bootstrap_interval
 from binseg.types import IGNORE
@@ -202,13 +210,10 @@ def blank(pair: Pair) -> Blank:
 
 def apply(work: Blank, stroke: Stroke, number: int) -> None:
     """Draw a stroke."""
-    before = work.labels.copy()
-    box = draw(work.labels, stroke)
-    del before
-    if box is not None:
-        mark = np.full(work.labels.shape, 7, np.uint8)
-        draw(mark, stroke)
-        work.owner[mark != 7] = number
+    draw(work.labels, stroke)
+    mark = np.full(work.labels.shape, 7, np.uint8)
+    draw(mark, stroke)
+    work.owner[mark != 7] = number
 
 
 def answer(engine: ColdEngine, work: Blank) -> np.ndarray | None:
@@ -258,17 +263,136 @@ def cold(given: argparse.Namespace) -> None:
     )
 
 
+def latency(given: argparse.Namespace) -> None:
+    """From a stroke to its line on the disk, and to the new mask, packed, at a megapixel."""
+    random = np.random.default_rng(given.seed)
+    side = 1000
+    y, x = np.mgrid[:side, :side]
+    truth = sum(np.hypot(y - b, x - a) < 60 for a, b in random.uniform(80, 920, (12, 2))) > 0
+    grey = np.where(truth, 165, 80) + random.normal(0, 18, truth.shape)
+    rgb = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
+        photos.mkdir()
+        Image.fromarray(rgb).save(photos / "large.png")
+        makers = {"filters": filter_features, "lite0": lite0_features()}
+        session = Session(Project(photos), engine=ColdEngine(makers))
+        hand, saved, answered = Annotator(radius=8, length=60), [], []
+        shown: np.ndarray | None = None
+        whole = (0, 0, side, side)
+        for number in range(given.num):
+            stroke = hand.beside(truth) if number == 1 else hand.stroke(shown, truth)
+            if stroke is None:
+                break
+            start = time.perf_counter()
+            line = session.add_stroke("large", stroke)
+            saved.append(time.perf_counter() - start)
+            state = session.shown("large", whole, after=line, wait=60)
+            packed = io.BytesIO()
+            Image.fromarray(state.codes).save(packed, format="PNG", compress_level=1)
+            answered.append(time.perf_counter() - start)
+            shown = (state.codes & 1) == 1
+            time.sleep(given.pause)
+        session.close()
+    for name, times in (("on the disk", saved[2:]), ("new mask", answered[2:])):
+        middle, most = np.percentile(times, [50, 95])
+        print(
+            f"{name}: median {1000 * middle:.0f} ms, p95 {1000 * most:.0f} ms, {len(times)} strokes"
+        )
+
+
+def loop(given: argparse.Namespace) -> None:
+    """Share of the images that gives 95 % of the Dice of all labels, chosen by a rule."""
+    everything = [*pairs(given.set, given.images + given.num, seed=given.seed)]
+    pool, held = everything[: given.images], everything[given.images :]
+
+    def learnt(chosen: Sequence[Pair]) -> tuple[WarmNetwork, float]:
+        examples = [Example(rgb_hw3=p.rgb, labels_hw=p.truth.astype(np.uint8)) for p in chosen]
+        network = train_round(
+            base_network(), examples, seconds=1, most_steps=given.steps, seed=given.seed
+        )
+        assert network is not None
+        scores = [dice_of(network.probability(p.rgb) > 0.5, p.truth) for p in held]
+        return network, float(np.mean(scores))
+
+    _, best = learnt(pool)
+    print(f"{given.set}: all {len(pool)} images, Dice {best:.3f} on {len(held)} others", flush=True)
+    left, labelled = {p.name: p for p in pool}, []
+    network: WarmNetwork | None = None
+    for share in (0.05, 0.1, 0.15, 0.2, 0.3, 0.5):
+        outlooks = {
+            p.name: outlook_of(p.rgb, network.probability(p.rgb) if network else None)
+            for p in left.values()
+        }
+        known = [outlook_of(p.rgb, None) for p in labelled]
+        rule = given.rule if network else "random"
+        for name in rank(outlooks, rule=rule, seed=given.seed, labelled=known):
+            if len(labelled) >= round(share * len(pool)):
+                break
+            labelled.append(left.pop(name))
+        network, score = learnt(labelled)
+        told = f"  {len(labelled)} images ({share:.0%}): Dice {score:.3f}, {score / best:.1%} of it"
+        print(told, flush=True)
+        if score >= 0.95 * best:
+            return
+
+
+def correct(given: argparse.Namespace) -> None:
+    """Strokes until a mask is right to an IoU, from nothing and from a network's prediction."""
+    everything = [*pairs(given.set, given.images + given.num, seed=given.seed)]
+    taught, fresh = everything[: given.images], everything[given.images :]
+    examples = [Example(rgb_hw3=p.rgb, labels_hw=p.truth.astype(np.uint8)) for p in taught]
+    network = train_round(base_network(), examples, seconds=1, most_steps=given.steps)
+    assert network is not None
+    makers = {"filters": filter_features, "lite0": lite0_features()}
+    counts: dict[bool, list[int]] = {False: [], True: []}
+    for number, pair in enumerate(fresh):
+        for helped, strokes in counts.items():
+            engine, work = ColdEngine(makers), blank(pair)
+            hand = Annotator(seed=number)
+            prediction = network.probability(pair.rgb) if helped else None
+            shown = None if prediction is None else prediction > 0.5
+            while shown is None or iou(shown, pair.truth) < given.goal:
+                empty = shown is None and hand.num_strokes == 1
+                stroke = hand.beside(pair.truth) if empty else hand.stroke(shown, pair.truth)
+                if stroke is None or hand.num_strokes >= given.most:
+                    break
+                apply(work, stroke, hand.num_strokes)
+                engine.learn(work.image, work.labels, work.owner)
+                forest = engine.fit(pair.name)
+                found = prediction
+                if forest is not None:
+                    cold = forest.probability(engine.describe(work.image))
+                    cold = settle(cold, pair.rgb, work.labels)
+                    found = cold if prediction is None else corrected(prediction, cold, work.labels)
+                if found is not None:
+                    shown = np.where(work.labels == IGNORE, found > 0.5, work.labels == 1)
+            strokes.append(hand.num_strokes)
+        print(f"  {pair.name[:20]} {counts[False][-1]} and {counts[True][-1]}", flush=True)
+    ratio = sum(counts[True]) / max(1, sum(counts[False]))
+    print(f"{given.set}: strokes with help / from nothing {ratio:.2f}, {len(fresh)} images")
+
+
+WHAT = {"cold": cold, "latency": latency, "loop": loop, "correct": correct}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["cold"])
+    parser.add_argument("what", choices=[*WHAT])
     parser.add_argument("--set", choices=SETS, default="nuclei")
     parser.add_argument("--num", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=0.01)
+    parser.add_argument("--images", type=int, default=60, help="to learn from")
+    parser.add_argument("--steps", type=int, default=150, help="of a round")
+    parser.add_argument("--rule", choices=RULES, default="random")
+    parser.add_argument("--goal", type=float, default=0.9, help="IoU at which a mask is right")
+    parser.add_argument("--most", type=int, default=60, help="strokes on an image")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between two strokes")
     parser.add_argument("--features", choices=["both", "filters", "lite0"], default="both")
     given = parser.parse_args(arguments)
-    {"cold": cold}[given.what](given)
+    WHAT[given.what](given)
 
 
 if __name__ == "__main__":

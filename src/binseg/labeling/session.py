@@ -585,7 +585,7 @@ class Session:
         cold = settle(cold, image.small_hw3[::step, ::step], small_hw[::step, ::step])
         if network is None:
             return cold, "cold", step == 1
-        return _corrected(network, cold, small_hw), "correct", step == 1
+        return corrected(network, cold, small_hw), "correct", step == 1
 
     # Chores
 
@@ -673,7 +673,7 @@ def _scaled(stroke: Stroke, image: WorkingImage) -> Stroke:
     )
 
 
-def _corrected(network: np.ndarray, cold: np.ndarray, small_hw: Labels) -> np.ndarray:
+def corrected(network: np.ndarray, cold: np.ndarray, small_hw: Labels) -> np.ndarray:
     """Let the trees answer near the strokes, and the network where nobody has drawn."""
     far_hw = ndimage.distance_transform_edt(small_hw == IGNORE)
     reach = _LOCAL * float(np.hypot(*small_hw.shape))

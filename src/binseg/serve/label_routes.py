@@ -3,6 +3,8 @@
 import asyncio
 import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -131,6 +133,8 @@ class LabelService:
         self.limits = limits or Limits()
         self.is_ready = False
         self.tiles = _Tiles(session)
+        self.waiting = ThreadPoolExecutor(32, thread_name_prefix="binseg-masks")
+        """Requests for masks, which wait for an engine, so that no stroke waits behind them."""
 
     def open(self) -> None:
         """Begin to answer."""
@@ -140,6 +144,7 @@ class LabelService:
         """End the session; all strokes are on the disk already."""
         self.is_ready = False
         self.session.close()
+        self.waiting.shutdown(cancel_futures=True)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count nothing: one person's page has no monitoring."""
@@ -211,7 +216,7 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
     height, width = query.bottom - query.top, query.right - query.left
     if height * width >> (2 * query.level) > _MOST_SHOWN:
         raise Refusal(413, "too_large", "Ask for fewer pixels, or for a higher level.")
-    shown = await asyncio.to_thread(
+    look = partial(
         service.session.shown,
         query.name,
         (query.top, query.left, query.bottom, query.right),
@@ -220,6 +225,7 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
         wait=_WAIT_S,
         fine=query.fine,
     )
+    shown = await asyncio.get_running_loop().run_in_executor(service.waiting, look)
     headers = {
         "X-Binseg-Engine": shown.engine,
         "X-Binseg-Line": str(shown.line),
