@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from binseg.labeling.open_image import corrected
 from PIL import Image
 from scipy import ndimage
 
@@ -29,7 +30,7 @@ from binseg.labeling.lite0_features import lite0_features
 from binseg.labeling.next_image import RULES, outlook_of, rank
 from binseg.labeling.project import Project
 from binseg.labeling.running_score import dice_of
-from binseg.labeling.session import Session, corrected
+from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke, draw
 from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
 from binseg.labeling.working_image import WorkingImage, to_rgb

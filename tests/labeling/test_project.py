@@ -17,7 +17,8 @@ from PIL import Image
 from binseg.config import DataConfig
 from binseg.data.sources import open_dataset
 from binseg.errors import DataError, OutputError, UsageError
-from binseg.labeling.project import ChangedError, Project
+from binseg.labeling.label_log import ChangedError
+from binseg.labeling.project import Project
 from binseg.labeling.strokes import Stroke, pack
 from binseg.types import IGNORE
 

@@ -10,7 +10,7 @@ from labeling.conftest import SIZE, Known, Opened, disc
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.labeling.project import ChangedError
+from binseg.labeling.label_log import ChangedError
 from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke

@@ -13,9 +13,8 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,67 +23,30 @@ import numpy as np
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
-from binseg.data.masks import detect_rule
-from binseg.data.samples import in_pose, read_mask
 from binseg.data.sources.labelled import LOG, images_of_project
-from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.strokes import Labels, Stroke, pack, replay, unpack
+from binseg.labeling.foreign_masks import BEFORE, find_masks, put_aside, read_masks
+from binseg.labeling.label_log import (
+    SCHEMA,
+    ChangedError,
+    ImageRow,
+    Line,
+    active,
+    connect,
+    image_rows,
+    is_whole,
+    labels_in,
+    lines_in,
+)
+from binseg.labeling.strokes import Labels, Stroke, pack, unpack
 from binseg.progress import SILENT, Progress
-from binseg.types import IGNORE, Record
+from binseg.types import IGNORE
 
-MASKS, BEFORE = "masks", "masks-before"
-STATES = ("open", "done", "skipped")
+MASKS = "masks"
 CHECK_SHARE = 10
 """One image in so many is kept to check with, and labelled without help."""
-_SCHEMA = """
-create table if not exists facts (name text primary key, value text not null);
-create table if not exists images (
-  name text primary key, file text not null, height integer, width integer,
-  state text not null default 'open', is_check integer not null default 0, mask_sha256 text,
-  settled integer not null default 0);
-create table if not exists log (
-  id integer primary key autoincrement, image text not null references images(name),
-  time real not null, kind text not null, client text unique, target integer, model text,
-  tool text, value integer, points text, radius real, region blob);
-create index if not exists log_image on log(image, id);
-create table if not exists scores (
-  id integer primary key autoincrement, time real not null, engine text not null,
-  num_labelled integer not null, num_strokes integer not null, scores text not null);
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageRow:
-    """One image of a project."""
-
-    name: str
-    path: Path
-    state: str
-    """open, done (all its pixels are labelled) or skipped."""
-    is_check: bool
-    num_strokes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of the log."""
-
-    id: int
-    image: str
-    time: float
-    kind: str
-    """stroke, accept, import, skip, undo, redo."""
-    target: int | None
-    model: str | None
-    """The version of the prediction that was seen."""
-    stroke: Stroke | None
-
-
-class ChangedError(UsageError):
-    """Another window has changed the image since it was last seen."""
 
 
 class Project:
@@ -99,7 +61,6 @@ class Project:
     Raises:
         DataError: no images, two of one name, stacks, or masks that can't be read.
         UsageError: it is open elsewhere, or the labels there are of another folder.
-        OutputError: its folder can't be written to.
     """
 
     def __init__(
@@ -110,8 +71,7 @@ class Project:
         home: Path | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        found, self.home = images_of_project(images, home)
-        self.images = found
+        self.images, self.home = images_of_project(images, home)
         self._guard = threading.RLock()
         self._lock = filelock.FileLock(self.home / f"{LOG}.lock")
         try:
@@ -127,7 +87,7 @@ class Project:
         try:
             self._db = connect(self.home / LOG)
             with self._writing():
-                self._db.executescript(_SCHEMA)
+                self._db.executescript(SCHEMA)
             self._check_home()
             self._list_images(progress)
             self._take_in(config or DataConfig(), progress)
@@ -183,16 +143,9 @@ class Project:
     def add_stroke(
         self, name: str, stroke: Stroke, *, client: str | None = None, model: str | None = None
     ) -> int:
-        """Put a stroke on the disk; once it returns, no crash loses it.
+        """Put a stroke on the disk; once its line's number is returned, no crash loses it.
 
-        Args:
-            name: of the image.
-            stroke: what was drawn.
-            client: the page's own name for it: sent twice, it is drawn once.
-            model: version of the prediction that was seen.
-
-        Returns:
-            Number of its line.
+        Sent twice by one `client`'s name for it, it is drawn once.
 
         Raises:
             OutputError: the disk refused; nothing was changed.
@@ -200,11 +153,7 @@ class Project:
         return self._append(name, "stroke", client=client, model=model, stroke=stroke)
 
     def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
-        """Take back the last stroke or decision on an image, or bring the last such one back.
-
-        Returns:
-            Number of the line; None where there is nothing (left) to undo.
-        """
+        """Take back the last stroke or decision on an image, or bring back; None: nothing left."""
         with self._guard:
             if client and (known := self._known(client)):
                 return known
@@ -228,12 +177,7 @@ class Project:
     ) -> int:
         """Keep an image's labels as its mask.
 
-        Args:
-            name: of the image.
-            labels_HW: 0 or 1 for every pixel.
-            seen: the last line of the image that the person saw; any if left out.
-            client: as for strokes.
-            model: as for strokes.
+        `labels_HW` is 0 or 1 for every pixel, `seen` the last line that the person saw.
 
         Raises:
             ChangedError: there is a later line, from another window.
@@ -275,10 +219,6 @@ class Project:
         height, width = self.size(name)
         with self._guard:
             return labels_in(self._db, name, height, width)
-
-    def is_accepted(self, name: str) -> bool:
-        """Tell whether a person has settled all pixels of an image."""
-        return any(line.kind in {"accept", "import"} for line in active(self.lines(name))[0])
 
     def accepted(self) -> list[tuple[str, Path, np.ndarray]]:
         """Name, file and mask of every image that is done."""
@@ -370,7 +310,7 @@ class Project:
             if line.kind == "skip":
                 state = "skipped"
             elif line.kind in {"accept", "import"}:
-                state = "done" if _is_whole(line) else "open"
+                state = "done" if is_whole(line) else "open"
             elif state == "skipped":
                 state = "open"
         with self._writing():
@@ -401,16 +341,12 @@ class Project:
         """Have `masks/` hold what was accepted last, and nothing where nothing is."""
         path = self.home / MASKS / f"{name}.png"
         ((before,),) = self._read("select mask_sha256 from images where name = ?", name)
-        done, _ = active(self.lines(name))
-        settled = [line for line in done if line.kind in {"accept", "import"} and _is_whole(line)]
-        key = None
-        if settled:
-            assert settled[-1].stroke is not None
-            key = hashlib.sha256(settled[-1].stroke.region).hexdigest()
+        labels_HW = self._settled(name)
+        key = None if labels_HW is None else hashlib.sha256(labels_HW.tobytes()).hexdigest()
         if key == before and path.exists() == (key is not None):
             return
-        if settled and settled[-1].stroke is not None:
-            write_mask(path, unpack(settled[-1].stroke.region) == 1)
+        if labels_HW is not None:
+            write_mask(path, labels_HW == 1)
         elif before is not None:
             path.unlink(missing_ok=True)
         with self._writing():
@@ -464,163 +400,40 @@ class Project:
         )
 
     def _take_in(self, config: DataConfig, progress: Progress) -> None:
-        """Take masks that others made, or changed since, into the log."""
+        """Take in the masks that aren't what was written here last."""
         folder = self.home / MASKS
-        ours = dict(self._read("select name, mask_sha256 from images where mask_sha256 not null"))
-        found: dict[str, Path] = {}
-        strange: list[str] = []
-        for path in list_folder(folder).images if folder.is_dir() else ():
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name not in self._present:
-                name = mask_name_of(name) or name
-            if name not in self._present or name in found:
-                strange.append(path.name)
-            elif name not in ours or self._is_changed(name, path):
-                found[name] = path
-        if strange:
-            progress.say(f"{folder}: no image (or a second mask) for {name_some(strange)}: ignored")
-        if not found:
+        paths = {row.name: row.path for row in self.rows()}
+        found = find_masks(folder, paths, progress)
+        fresh = {name: path for name, path in found.items() if self._is_foreign(name, path)}
+        if not fresh:
             return
-        rows = {row.name: row for row in self.rows()}
-        records = [
-            Record(id=name, image_path=rows[name].path, mask_path=path)
-            for name, path in found.items()
-        ]
         try:
-            rule = detect_rule(records, config, progress)
+            taken, rule = read_masks(fresh, paths, config, progress)
         except DataError as error:
             raise DataError(f"{folder}: {error}") from None
-        taken: list[tuple[str, Labels]] = []
-        for record in records:
-            size = self.size(record.id)
-            mask_HW, valid_HW = (
-                in_pose(one, size, record.image_path) for one in read_mask(record, rule)
-            )
-            if mask_HW.shape != size:
-                raise DataError(
-                    f"{record.mask_path} has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, its "
-                    f"image {size[1]} x {size[0]}"
-                )
-            labels_HW = np.where(valid_HW, mask_HW.astype(np.uint8), np.uint8(IGNORE))
-            taken.append((record.id, labels_HW))
-        plain = [path for name, path in found.items() if path.name != f"{Path(name).name}.png"]
-        if plain or not all(_is_plain(path) for path in found.values()):
-            before = self.home / BEFORE
-            if before.exists():
-                raise UsageError(
-                    f"{folder} holds masks that aren't 0/255 PNGs of the images' names, and "
-                    f"{before} is there already: move one of them away"
-                )
-            folder.rename(before)  # whole, so that nothing of it is lost
-            progress.say(f"the masks that were there are kept in {before}; {folder} has 0 and 255")
-        for name, labels_HW in taken:
+        put_aside(fresh, folder, progress)
+        for name, labels_HW in taken.items():
             stroke = Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
             self._append(name, "import", stroke=stroke)
             self._settle(name)
         told = counted(len(taken), "mask", "masks")
         progress.say(f"{told} taken in, read as {rule.describe()}; they can be corrected")
 
-    def _is_changed(self, name: str, path: Path) -> bool:
-        """Tell whether a mask is another than the one that was written."""
-        done, _ = active(self.lines(name))
-        settled = [line for line in done if line.kind in {"accept", "import"} and _is_whole(line)]
-        if not settled or settled[-1].stroke is None:
+    def _is_foreign(self, name: str, path: Path) -> bool:
+        """Tell whether a mask is another than the one that was settled last."""
+        kept = self._settled(name)
+        if kept is None:
             return True
         labels = read_labels(path)
-        kept = unpack(settled[-1].stroke.region)
         return labels.shape != kept.shape or not np.array_equal(labels > 127, kept == 1)
 
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Open a log; each commit is on the disk when it returns.
-
-    Raises:
-        OutputError: it can't be opened.
-    """
-    try:
-        db = sqlite3.connect(path, check_same_thread=False, timeout=30)
-        db.execute("pragma journal_mode=wal")
-        db.execute("pragma synchronous=full")
-    except sqlite3.Error as error:
-        raise OutputError(f"can't open {path}: {error}") from None
-    return db
-
-
-def image_rows(db: sqlite3.Connection, images: Path) -> list[ImageRow]:
-    """List the images that a log knows of."""
-    counts = dict(
-        db.execute("select image, count(*) from log where kind = 'stroke' group by image")
-    )
-    rows = db.execute("select name, file, state, is_check from images order by name").fetchall()
-    return [
-        ImageRow(
-            name=name,
-            path=images / file,
-            state=state,
-            is_check=bool(is_check),
-            num_strokes=counts.get(name, 0),
-        )
-        for name, file, state, is_check in rows
-    ]
-
-
-def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
-    """Read the lines of one image."""
-    columns = "id, image, time, kind, target, model, tool, value, points, radius, region"
-    found = db.execute(f"select {columns} from log where image = ? order by id", (name,))
-    return [_line_of(row) for row in found.fetchall()]
-
-
-def labels_in(db: sqlite3.Connection, name: str, height: int, width: int) -> Labels:
-    """Replay what a log knows about the pixels of an image."""
-    lines = active(lines_in(db, name))[0]
-    return replay([one.stroke for one in lines if one.stroke], height, width)
-
-
-def _line_of(row: Sequence[Any]) -> Line:
-    number, image, when, kind, target, model, tool, value, points, radius, region = row
-    stroke = None
-    if tool is not None:
-        stroke = Stroke(
-            tool=tool,
-            value=value,
-            points=tuple((x, y) for x, y in json.loads(points)),
-            radius=radius,
-            region=region or b"",
-        )
-    return Line(
-        id=number, image=image, time=when, kind=kind, target=target, model=model, stroke=stroke
-    )
-
-
-def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
-    """Give the lines that count, and those that were undone and may be brought back.
-
-    A new stroke or decision ends what may be brought back.
-    """
-    done: list[Line] = []
-    undone: list[Line] = []
-    for line in lines:
-        if line.kind == "undo":
-            undone += [one for one in done if one.id == line.target]
-            done = [one for one in done if one.id != line.target]
-        elif line.kind == "redo":
-            done = sorted([*done, *(o for o in undone if o.id == line.target)], key=lambda o: o.id)
-            undone = [one for one in undone if one.id != line.target]
-        else:
-            done.append(line)
-            undone = []
-    return done, undone
-
-
-def _is_whole(line: Line) -> bool:
-    assert line.stroke is not None
-    return not (unpack(line.stroke.region) == IGNORE).any()
-
-
-def _is_plain(path: Path) -> bool:
-    labels = read_labels(path)
-    return labels.ndim == 2 and bool(np.isin(labels, (0, 255)).all())
+    def _settled(self, name: str) -> Labels | None:
+        """Labels of the last line that settles all pixels of an image, if there is one."""
+        done, _ = active(self.lines(name))
+        whole = [line for line in done if line.kind in {"accept", "import"} and is_whole(line)]
+        if not whole or whole[-1].stroke is None:
+            return None
+        return unpack(whole[-1].stroke.region)
 
 
 def _num_pages(path: Path) -> int:

@@ -1,6 +1,5 @@
 """An image as people and engines see it: 8 bits, three channels, at most so many pixels."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from jaxtyping import Num, UInt8
 from PIL import Image
 
+from binseg.errors import UsageError
 from binseg.imageio import read_pixels
 from binseg.labeling.strokes import Labels
 from binseg.types import IGNORE
@@ -41,6 +41,21 @@ class WorkingImage:
         """Height and width that engines see."""
         return self.small_hw3.shape[0], self.small_hw3.shape[1]
 
+    def small_box(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Give a box (top, left, bottom, right) in the engines' pixels.
+
+        Raises:
+            UsageError: it is too small to hold a thing there.
+        """
+        scale = [one / full for one, full in zip(self.small_size, self.size, strict=True)] * 2
+        sides = [
+            int(np.clip(round(side * by), 0, most))
+            for side, by, most in zip(box, scale, self.small_size * 2, strict=True)
+        ]
+        if sides[2] - sides[0] < 3 or sides[3] - sides[1] < 3:
+            raise UsageError("that box is too small: draw it around the thing")
+        return sides[0], sides[1], sides[2], sides[3]
+
     def enlarge(self, probability_hw: np.ndarray) -> np.ndarray:
         """A probability at the engines' size, at the image's own."""
         if self.size == self.small_size:
@@ -49,15 +64,13 @@ class WorkingImage:
         return np.asarray(image.resize(self.size[::-1], Image.Resampling.BILINEAR))
 
 
-def open_working_image(
-    name: str, path: Path, *, read: Callable[[Path], tuple[np.ndarray, object]] = read_pixels
-) -> WorkingImage:
+def open_working_image(name: str, path: Path) -> WorkingImage:
     """Read an image.
 
     Raises:
         ImageError: it can't be read.
     """
-    image_HWC, _ = read(path)
+    image_HWC, _ = read_pixels(path)
     rgb_HW3 = to_rgb(image_HWC)
     height, width = rgb_HW3.shape[:2]
     shrink = (MOST_PIXELS / (height * width)) ** 0.5

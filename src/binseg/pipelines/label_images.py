@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from binseg.config import DataConfig
 from binseg.data.sources.labelled import LOG, images_of_project
@@ -20,11 +21,12 @@ from binseg.errors import BinsegError, UsageError
 from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling.cold_engine import ColdEngine, filter_features
+from binseg.labeling.label_log import connect, image_rows, labels_in
 from binseg.labeling.lite0_features import lite0_features
 from binseg.labeling.next_image import RULES, Outlook, outlook_of, rank
-from binseg.labeling.project import Project, connect, image_rows, labels_in
+from binseg.labeling.project import Project
 from binseg.labeling.running_score import dice_of
-from binseg.labeling.session import Session, read_probability
+from binseg.labeling.session import Session
 from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
 from binseg.progress import SILENT, Progress
@@ -167,7 +169,7 @@ class Beside:
     def predicted(self, name: str) -> np.ndarray | None:
         """Give the probability for an image, where there is one."""
         if self._version:
-            found = read_probability(self._folder / f"{name}.png")
+            found = _read_probability(self._folder / f"{name}.png")
             if found is not None or self._predictor is None:
                 return found
         if self._predictor is None:
@@ -382,3 +384,12 @@ def _train_for_real(home: Path, images: Path, minutes: float, events: Any) -> No
         "high": interval.high if interval else None,
     }
     events.put(("training", facts))
+
+
+def _read_probability(path: Path) -> np.ndarray | None:
+    """Read what a network predicted, from a grey PNG; None where it isn't there."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image, np.float32) / 255
+    except FileNotFoundError:
+        return None

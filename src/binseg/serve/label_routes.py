@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from binseg.errors import ImageError
-from binseg.labeling.project import ChangedError
+from binseg.labeling.label_log import ChangedError
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import MOST_POINTS, Stroke
 from binseg.labeling.working_image import to_rgb
