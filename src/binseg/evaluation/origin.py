@@ -35,6 +35,8 @@ class Origin:
     @classmethod
     def of(cls, predictor: Predictor) -> "Origin":
         """Find the run and the card that a predictor comes from."""
+        if not predictor.members:  # masks of files
+            return cls(run=None, card=None)
         first = predictor.members[0]  # of an ensemble, the others are checked one by one
         bundle = first.bundle
         return cls(run=RunFolder.find(bundle.path) if bundle else None, card=first.card)
