@@ -110,6 +110,8 @@ class DataConfig(Section):
     """Download the data set to `path` if it is absent (oxford-pet only)."""
     allow_leaks: bool = False
     """Train although images of one split are also in another; the scores will flatter."""
+    allow_shifts: bool = False
+    """Train although all masks look shifted, or as if each were its neighbour's."""
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")

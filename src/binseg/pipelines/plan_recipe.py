@@ -14,6 +14,7 @@ from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
+from binseg.datacheck import keep_together
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
 from binseg.pipelines.speed import measure_machine
@@ -208,7 +209,8 @@ def _open(
             dataset, data = reopened, finer
             reason = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
-    whole, dataset = dataset, assign_splits(dataset, data.split)
+    whole = keep_together(dataset, data, progress=progress)
+    dataset = assign_splits(whole, data.split)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
     holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
