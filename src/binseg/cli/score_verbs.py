@@ -11,11 +11,13 @@ from binseg.cli.options import (
     Data,
     Device,
     Json,
+    Place,
     Run,
     TTAOption,
     With,
     argument,
     nested,
+    one_data,
     option,
 )
 
@@ -29,6 +31,7 @@ def evaluate(
     context: typer.Context,
     *,
     run: Run,
+    place: Place = None,
     data: Data = None,
     split: Annotated[str, option("train, val, test or all.", "NAME")] = "test",
     out: Annotated[
@@ -66,16 +69,20 @@ def evaluate(
         binseg evaluate runs/first
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
-        binseg evaluate runs/first --data other_folder/ --split all --out scores/
+        binseg evaluate runs/first other_folder/ --split all --out scores/
     """
     from binseg.cli.screen import report_items
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
     from binseg.inference import load
+    from binseg.inference.opening import is_model
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model
     from binseg.pipelines.evaluate_model import report_folder
 
+    if place is not None and is_model(place) and not is_model(run):
+        run, place = Path(place), str(run)  # in either order
+    data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
     check_split_name(split)
     predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
