@@ -11,10 +11,12 @@ from binseg.cli.options import (
     Data,
     Device,
     Json,
+    Place,
     TTAOption,
     With,
     argument,
     nested,
+    one_data,
     option,
 )
 from binseg.errors import UsageError
@@ -31,6 +33,7 @@ def evaluate(
     run: Annotated[
         Path | None, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")
     ] = None,
+    place: Place = None,
     data: Data = None,
     predicted: Annotated[
         Path | None, option("Score the masks in this folder instead of a model.", "FOLDER")
@@ -74,18 +77,24 @@ def evaluate(
         binseg evaluate runs/first
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
-        binseg evaluate runs/first --data other_folder/ --split all --out scores/
-        binseg evaluate --predicted masks/ --data my_folder/
+        binseg evaluate runs/first other_folder/ --split all --out scores/
+        binseg evaluate --predicted masks/ my_folder/
     """
     from binseg.cli.screen import report_items
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
     from binseg.evaluation.saved_masks import SavedMask
     from binseg.inference import Predictor, load
+    from binseg.inference.opening import is_model
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model
     from binseg.pipelines.evaluate_model import report_folder
 
+    if run is not None and place is not None and is_model(place) and not is_model(run):
+        run, place = Path(place), str(run)  # in either order
+    if predicted is not None and run is not None and place is None and not is_model(run):
+        run, place = None, str(run)
+    data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
     split = split or ("test" if predicted is None else "all")
     check_split_name(split)

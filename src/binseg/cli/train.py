@@ -18,13 +18,15 @@ from binseg.cli.options import (
     Device,
     Download,
     Json,
+    Place,
     Recipe,
-    RecipeFile,
-    RequiredData,
     Seed,
     Set,
     Size,
+    argument,
+    needed_data,
     nested,
+    one_data,
     option,
 )
 from binseg.errors import UsageError
@@ -41,7 +43,8 @@ Sections = dict[str, dict[str, object]]
 def plan(
     context: typer.Context,
     *,
-    data: RequiredData,
+    place: Place = None,
+    data: Data = None,
     budget: Budget = None,
     download: Download = False,
     border: Border = None,
@@ -53,14 +56,15 @@ def plan(
     """Look at the data and the machine, and say how to train: setting, value and reason.
 
     Examples:
-        binseg plan --data my_folder/
-        binseg plan --data my_folder/ --budget 2h --out my.yaml
+        binseg plan my_folder/
+        binseg plan my_folder/ --budget 2h --out my.yaml
         binseg train my.yaml --out runs/mine
-        binseg plan --data my_folder/ --set model.name=resnet34-unet --json
+        binseg plan my_folder/ --set model.name=resnet34-unet --json
     """
     from binseg.cli.screen import plan_items
     from binseg.pipelines.plan_recipe import check_plan_path, write_plan
 
+    data = needed_data(place, data, verb="plan")
     if out is not None:
         check_plan_path(out)
     sections = nested(
@@ -76,17 +80,19 @@ def plan(
         write_json_answer(result.as_dict())
         return
     show(*plan_items(result))
-    options = {"--data": data, "--budget": budget, "--border": border, "--device": device}
+    options = {"--budget": budget, "--border": border, "--device": device}
     words = [word for name, value in options.items() if value for word in (name, str(value))]
     words += [word for one in set_ or () for word in ("--set", one)]
-    following = ["binseg", "train", *([str(out)] if out else words)]
+    following = ["binseg", "train", *([str(out)] if out else [data, *words])]
     show("next:", f"  {shlex.join(following)}")
 
 
 def train(
     context: typer.Context,
     *,
-    file: RecipeFile = None,
+    what: Annotated[
+        str | None, argument("The images, as --data names them, or a recipe.", "[DATA|RECIPE.yaml]")
+    ] = None,
     recipe: Recipe = None,
     data: Data = None,
     download: Download = False,
@@ -141,17 +147,17 @@ def train(
     what is given beside --data overrules them.
 
     Examples:
-        binseg train --data my_folder/ --out runs/first
-        binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet
-        binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
+        binseg train my_folder/ --out runs/first
+        binseg train my_folder/ --budget 2h --set model.name=resnet34-unet
+        binseg train my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
         binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d
         binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
-        binseg train --data my_folder/ --logger tensorboard --logger wandb
-        binseg train --data my_folder/ --devices 2
-        torchrun --nproc-per-node 4 -m binseg train --data my_folder/ --out runs/four
+        binseg train my_folder/ --logger tensorboard --logger wandb
+        binseg train my_folder/ --devices 2
+        torchrun --nproc-per-node 4 -m binseg train my_folder/ --out runs/four
         binseg train --out runs/first --resume
         binseg train --resume runs/first --checkpoint-every 2
-        binseg train --data my_folder/ --folds 5 --out runs/folds
+        binseg train my_folder/ --folds 5 --out runs/folds
     """
     started = time.perf_counter()
     from binseg.cli.screen import folds_items, plan_items, run_items
@@ -159,8 +165,12 @@ def train(
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
     from binseg.pipelines.train_model import train as run
-    from binseg.training.run_folder import RunFolder, next_run_path
+    from binseg.training.run_folder import RunFolder, check_writable, next_run_path
 
+    if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
+        out, what = _run_to_resume(what), None
+    file, place = _recipe_or_data(what)
+    data = one_data(place, data)
     sections = nested(
         data__path=data,
         data__download=download or None,
@@ -181,8 +191,6 @@ def train(
         input__size=size,
     )
     overrides = set_ or ()
-    if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
-        out, file = _run_to_resume(file), None
     started_with = RunFolder(path=out).recipe_path if resume and out else file or recipe
     if _joins(started_with, sections, overrides, folds=folds is not None):
         return
@@ -194,8 +202,11 @@ def train(
     else:
         if file and recipe:
             raise UsageError("give either a recipe file or --recipe, not both")
+        # What can't be written is refused before minutes are spent on a plan.
         if out is not None and folds is None:
-            RunFolder.create(out)  # refused before minutes are spent on a plan
+            RunFolder.create(out)
+        else:
+            check_writable(out or Path("runs"))
         text = None
         if file or recipe:
             limited = _limited(sections, budget)
@@ -241,6 +252,16 @@ def _joins(
         return False
     join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
+
+
+def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:
+    """Tell a recipe, by its file's ending or its name, from images."""
+    if what is None or Path(what).suffix.lower() in {".yaml", ".yml"}:
+        return what, None
+    from binseg.config.loading import recipe_names
+
+    is_recipe = what in recipe_names() and not Path(what).exists()
+    return (what, None) if is_recipe else (None, what)
 
 
 def _run_to_resume(file: str | None) -> Path:

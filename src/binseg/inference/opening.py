@@ -131,8 +131,16 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
         )
     raise BundleError(
         f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
-        "install torch (pip install 'binseg[train]') or export the model here"
+        'install torch (pip install "binseg[train]") or export the model here'
     )
+
+
+def is_model(path: str | Path) -> bool:
+    """Tell whether there is a run, or a bundle as folder or zip, at a path; nothing is read."""
+    place = Path(path)
+    names = ("bundle", "card.json", "recipe.yaml")
+    is_zip = place.suffix.lower() == ".zip" and place.is_file()
+    return is_zip or any((place / name).exists() for name in names)
 
 
 def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:

@@ -25,7 +25,6 @@ DEFAULT_BUDGET = 20 * 60.0
 """Seconds of a plan's budget where the user gives none."""
 FEW_PAGES = 60
 """Pages below which smaller groups of them are formed, so that they can be split."""
-UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +93,25 @@ def parse_budget(text: str) -> float | None:
     Raises:
         UsageError: it can't be read.
 
-    >>> parse_budget("20m"), parse_budget("1.5h"), parse_budget("90s"), parse_budget("none")
-    (1200.0, 5400.0, 90.0, None)
+    >>> parse_budget("20m"), parse_budget("20"), parse_budget("1.5h"), parse_budget("none")
+    (1200.0, 1200.0, 5400.0, None)
+    >>> parse_budget("2m30s"), parse_budget("1h 30 min"), parse_budget("90s")
+    (150.0, 5400.0, 90.0)
     """
     plain = text.strip().lower()
     if plain == "none":
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", plain)
-    if match is None or not float(match[1]) > 0:
-        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 90s or none")
-    return float(match[1]) * UNITS[match[2] or "m"]
+    number = r"(\d+(?:\.\d+)?)\s*"
+    whole = rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?"
+    match = re.fullmatch(number, plain)
+    if match is not None:
+        seconds = 60 * float(match[1])
+    elif match := re.fullmatch(whole, plain):
+        each = zip(match.groups(), (3600, 60, 1), strict=True)
+        seconds = sum(float(value) * unit for value, unit in each if value)
+    if match is None or seconds <= 0:
+        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 2m30s, 90s or none")
+    return float(seconds)
 
 
 def chosen_budget(

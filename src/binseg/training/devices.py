@@ -33,7 +33,7 @@ def resolve_device(asked: str) -> torch.device:
     """Give the device of a run; `auto` takes a GPU where torch sees one."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "device: cuda was asked for, but torch sees no GPU here; use device: cpu or auto"
+            "--device cuda (train.device): torch sees no GPU here; take cpu, or leave it out"
         )
     if asked == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
