@@ -589,19 +589,21 @@ def test_where_there_is_no_data_there_is_no_foreground(
             with tifffile.TiffFile(probability) as file:
                 assert np.array_equal(np.isnan(file.asarray()), missing_HW)
                 assert file.pages.first.tags[42113].value == "nan"
-        with Image.open(tmp_path / f"{name}-png" / f"{name}.png") as mask:
-            assert np.array_equal(np.asarray(mask), expected_HW)
-            assert json.loads(mask.info["binseg"])["no_data"] == missing_HW.mean()
+        with Image.open(tmp_path / f"{name}-png" / f"{name}.png") as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
+            assert json.loads(png.info["binseg"])["no_data"] == missing_HW.mean()
         found = model.predict(path)
         assert np.array_equal(found.mask * 255, expected_HW)
         assert found.probability[missing_HW].max() == 0
         assert found.objects()[0].area == (~missing_HW).sum()
-        with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as mask:
-            assert np.array_equal(np.asarray(mask), expected_HW)
+        with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
         cage = Cage(1)
         try:
             with cage.open(path.read_bytes(), name="p") as opened:
-                assert np.array_equal(opened.read()[1], ~missing_HW)
+                valid_HW = opened.read()[1]
+                assert valid_HW is not None
+                assert np.array_equal(valid_HW, ~missing_HW)
         finally:
             cage.close()
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
-from binseg.inference import Predictor
+from binseg.inference import Predictor, PredictOptions
 from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
 from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
@@ -47,6 +48,11 @@ class SavedMask(Predictor):
         """Sentences that must be read with its scores."""
         return ("Masks of files, not of a model: figures of probabilities say nothing.",)
 
+    def with_options(self, options: PredictOptions) -> Self:
+        """Return itself: options are for models."""
+        del options
+        return self
+
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
     ) -> Probability:
@@ -68,7 +74,8 @@ class SavedMask(Predictor):
                 f"{self._path}: values {', '.join(map(str, values[:6]))}; give masks of 0 and one "
                 "other value"
             )
-        return (labels != 0).astype(np.float32)
+        mask_HW: Probability = (labels != 0).astype(np.float32)
+        return mask_HW
 
     def probability_of_inputs(self, inputs_NHWC: Inputs) -> Maps:
         """Refuse: there is no network."""
