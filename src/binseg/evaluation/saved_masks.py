@@ -9,7 +9,7 @@ import numpy as np
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
-from binseg.inference import Predictor, PredictOptions
+from binseg.inference import PredictOptions, Predictor
 from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
 from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
