@@ -17,6 +17,7 @@ from binseg.cli.options import (
     Data,
     Device,
     Download,
+    From,
     Json,
     Recipe,
     RecipeFile,
@@ -46,6 +47,7 @@ def plan(
     download: Download = False,
     border: Border = None,
     device: Device = None,
+    from_: From = None,
     out: Annotated[Path | None, option("Write the plan as a recipe to edit.", "FILE.yaml")] = None,
     set_: Set = None,
     json_: Json = False,
@@ -68,6 +70,7 @@ def plan(
         data__border=border,
         data__download=download or None,
         train__device=device,
+        model__start_from=from_,
     )
     result = _planned(progress_of(context), sections, set_ or (), budget=budget)
     if out is not None:
@@ -77,6 +80,7 @@ def plan(
         return
     show(*plan_items(result))
     options = {"--data": data, "--budget": budget, "--border": border, "--device": device}
+    options["--from"] = from_
     words = [word for name, value in options.items() if value for word in (name, str(value))]
     words += [word for one in set_ or () for word in ("--set", one)]
     following = ["binseg", "train", *([str(out)] if out else words)]
@@ -110,6 +114,7 @@ def train(
             "NAME",
         ),
     ] = None,
+    from_: From = None,
     border: Border = None,
     device: Device = None,
     devices: Annotated[
@@ -152,10 +157,12 @@ def train(
         binseg train --out runs/first --resume
         binseg train --resume runs/first --checkpoint-every 2
         binseg train --data my_folder/ --folds 5 --out runs/folds
+        binseg train --data more_images/ --from runs/first --out runs/second
     """
     started = time.perf_counter()
     from binseg.cli.screen import folds_items, plan_items, run_items
     from binseg.config import load_recipe
+    from binseg.pipelines.continuing import continued
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
     from binseg.pipelines.train_model import train as run
@@ -169,6 +176,7 @@ def train(
         model__encoder=encoder,
         model__decoder=decoder,
         model__encoder_weights=encoder_weights,
+        model__start_from=from_,
         train__epochs=epochs,
         train__batch_size=batch_size,
         train__device=device,
@@ -199,7 +207,7 @@ def train(
         text = None
         if file or recipe:
             limited = _limited(sections, budget)
-            whole = load_recipe(file or recipe, overrides=overrides, sections=limited)
+            whole = continued(load_recipe(file or recipe, overrides=overrides, sections=limited))
         else:
             planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
             if progress is not SILENT:

@@ -8,7 +8,7 @@ collection.
 
 from pathlib import Path
 
-__all__ = ["default_bundle_path", "photo_path"]
+__all__ = ["BUILT_IN", "default_bundle_path", "photo_path"]
 
 
 def default_bundle_path() -> Path:
@@ -19,3 +19,7 @@ def default_bundle_path() -> Path:
 def photo_path() -> Path:
     """Give the path of the photo of a cat that the demo shows the model on."""
     return Path(__file__).parent / "cat.jpg"
+
+
+BUILT_IN = {"pets": default_bundle_path()}
+"""Models that go by a name (`binseg train --from pets`)."""
