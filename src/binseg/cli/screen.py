@@ -166,6 +166,7 @@ def run_items(result: "TrainResult") -> list[object]:
     what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
     return [
         *report_items(result.report),
+        *(compare_items(result.beside) if result.beside is not None else []),
         f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
         f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
         f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "

@@ -8,7 +8,7 @@ collection.
 
 from pathlib import Path
 
-__all__ = ["NAME", "default_bundle_path", "model_of", "photo_path"]
+__all__ = ["BUILT_IN", "NAME", "default_bundle_path", "model_of", "photo_path"]
 
 NAME = "pets"
 """The name by which the model is asked for."""
@@ -33,3 +33,7 @@ def model_of(path: str | Path) -> Path | None:
 def photo_path() -> Path:
     """Give the path of the photo of a cat that the demo shows the model on."""
     return Path(__file__).parent / "cat.jpg"
+
+
+BUILT_IN = {NAME: default_bundle_path()}
+"""Models that go by a name (`binseg train --from pets`)."""
