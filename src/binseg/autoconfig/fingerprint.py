@@ -1,7 +1,4 @@
-"""The facts about a data set that a training recipe depends on; nothing is decided here.
-
-They include how thick and large objects are, and what of a mask survives a resize.
-"""
+"""The facts about a data set that a training recipe depends on; nothing is decided here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

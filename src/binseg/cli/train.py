@@ -34,6 +34,7 @@ from binseg.errors import UsageError
 from binseg.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from binseg.config import Recipe as Whole
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
@@ -165,9 +166,7 @@ def train(
         binseg train more_images/ --from runs/first --out runs/second
     """
     started = time.perf_counter()
-    from binseg.cli.screen import folds_items, plan_items, run_items
-    from binseg.config import load_recipe
-    from binseg.pipelines.continuing import continued
+    from binseg.cli.screen import folds_items, run_items
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
     from binseg.pipelines.train_model import train as run
@@ -214,15 +213,7 @@ def train(
             RunFolder.create(out)
         else:
             check_writable(out or Path("runs"))
-        text = None
-        if file or recipe:
-            limited = _limited(sections, budget)
-            whole = continued(load_recipe(file or recipe, overrides=overrides, sections=limited))
-        else:
-            planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
-            if progress is not SILENT:
-                show_aside(*plan_items(planned))
-            whole, text = planned.recipe, planned.as_yaml()
+        whole, text = _settings(file or recipe, sections, overrides, progress, budget, folds)
         work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
@@ -231,6 +222,28 @@ def train(
         write_json_answer(result.as_dict())
     else:
         show(*(run_items(result) if isinstance(result, TrainResult) else folds_items(result)))
+
+
+def _settings(
+    recipe: str | Path | None,
+    sections: Sections,
+    overrides: Sequence[str],
+    progress: Progress,
+    budget: str | None,
+    folds: int | None,
+) -> "tuple[Whole, str | None]":
+    """Take the recipe, or make a plan and show it; with the plan's text."""
+    from binseg.cli.screen import plan_items
+    from binseg.config import load_recipe
+    from binseg.pipelines.continuing import continued
+
+    if recipe is not None:
+        limited = _limited(sections, budget)
+        return continued(load_recipe(recipe, overrides=overrides, sections=limited)), None
+    planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
+    if progress is not SILENT:
+        show_aside(*plan_items(planned))
+    return planned.recipe, planned.as_yaml()
 
 
 def _joins(

@@ -16,7 +16,7 @@ from binseg.postprocess import NOTHING
 from binseg.types import Record
 
 _ENDINGS = ("", "_mask", "_pred", "_prediction", "_seg", "-mask", "-pred")
-"""What programs add to an image's name to name its mask."""
+"""Endings that programs add to an image's name to name its mask."""
 _NAMED = 5
 
 

@@ -71,7 +71,7 @@ class Prediction:
     valid_HW: Valid = None
     """False where the image has no data: never foreground, and of probability 0."""
     origin: Mapping[str, object] = field(default_factory=dict)
-    """What `--resume` needs to know of image and settings; only the mask's file keeps it."""
+    """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
 
     @property
     def probability(self) -> Probability:

@@ -24,7 +24,7 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_dice", "val_loss", "val_dice"),
     *("val_scored", "val_inputs", "seconds", "data_share"),
 )
-"""Of `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
+"""For `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
 
