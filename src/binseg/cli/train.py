@@ -213,7 +213,9 @@ def train(
             RunFolder.create(out)
         else:
             check_writable(out or Path("runs"))
-        whole, text = _settings(file or recipe, sections, overrides, progress, budget, folds)
+        whole, text = _settings(
+            file or recipe, sections, overrides, progress=progress, budget=budget, folds=folds
+        )
         work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
@@ -228,6 +230,7 @@ def _settings(
     recipe: str | Path | None,
     sections: Sections,
     overrides: Sequence[str],
+    *,
     progress: Progress,
     budget: str | None,
     folds: int | None,

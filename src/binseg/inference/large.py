@@ -101,14 +101,13 @@ def predict_large(
         options: other settings than the model's own.
         probability: also OUT_probability, in this type.
         resume: go on from what an interrupted call has finished.
-        overwrite: replace outputs that are there.
+        overwrite: replace what is there.
         progress: hears what is needed, and of every row.
         whole_pixels: pages of up to so many pixels are predicted whole.
         origin: further facts that the mask keeps.
 
     Raises:
-        UsageError: an output is there already, or of another suffix; a scale or tiles for a model
-            that takes whole images.
+        UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
         ImageError: the image can't be read, or doesn't fit the model.
         OutputError: the disk refused (what is finished is kept), or another process writes `out`.
         MissingExtraError: a Zarr folder, and the package isn't installed.
