@@ -77,9 +77,9 @@ def fit(
 ) -> FitResult:
     """Train a network as the recipe says, on every rank alike; its weights change in place.
 
-    Of `val`, which chooses the best epoch on rank 0, as much is looked at as an epoch is worth. Rank
-    0 writes the tables, weights and checkpoints of the folder; `resume` goes on from the newest one
-    that is whole. Epochs take `seconds` in all, those before a resume included; else the recipe
+    Of `val`, which chooses the best epoch on rank 0, as much is looked at as an epoch is worth.
+    Rank 0 writes tables, weights and checkpoints to the folder; `resume` goes on from the newest
+    one that is whole. Epochs take `seconds` in all, those before a resume included; else the recipe
     counts them. `command` goes on with the run, if not `binseg train --out FOLDER --resume`.
 
     Raises:
