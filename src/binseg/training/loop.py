@@ -71,11 +71,10 @@ def fit(
 ) -> FitResult:
     """Train a network as the recipe says, on every rank alike; its weights change in place.
 
-    The caller seeds the first weights. Of `val`, which chooses the best epoch on rank 0, as much is
-    looked at as an epoch is worth. Rank 0 writes metrics.csv, best.safetensors, last.ckpt and
-    previous.ckpt to the folder; `resume` goes on from its newest checkpoint that is whole. Epochs
-    take `seconds` in all, those before a resume included; else the recipe says how many there are.
-    `command` goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
+    Of `val`, which chooses the best epoch on rank 0, as much is looked at as an epoch is worth.
+    Rank 0 writes tables, weights and checkpoints to the folder; `resume` goes on from the newest
+    one that is whole. Epochs take `seconds` in all, those before a resume included; else the recipe
+    counts them. `command` goes on with the run, if not `binseg train --out FOLDER --resume`.
 
     Raises:
         TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
