@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, show_aside, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, show_aside, write_json_answer
 from binseg.cli.options import (
     Border,
     Budget,
@@ -30,13 +31,16 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import UsageError
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT, Progress, duration
 
 if TYPE_CHECKING:
+    from binseg.config import Recipe as WholeRecipe
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
+LONG = 3 * 3600.0
+"""Seconds of a run above which the user is asked before it starts."""
 Sections = dict[str, dict[str, object]]
 
 
@@ -138,6 +142,7 @@ def train(
         option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
     set_: Set = None,
+    yes: Annotated[bool, option("Start runs of many hours without asking.")] = False,
     resume: Annotated[bool, option("Go on with the stopped run in --out.")] = False,
     json_: Json = False,
 ) -> None:
@@ -160,7 +165,7 @@ def train(
         binseg train my_folder/ --folds 5 --out runs/folds
     """
     started = time.perf_counter()
-    from binseg.cli.screen import folds_items, plan_items, run_items
+    from binseg.cli.screen import folds_items, plan_items, plan_line, run_items
     from binseg.config import load_recipe
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
@@ -211,10 +216,13 @@ def train(
         if file or recipe:
             limited = _limited(sections, budget)
             whole = load_recipe(file or recipe, overrides=overrides, sections=limited)
+            if progress is not SILENT and whole.train.budget_minutes is None:
+                _tell_time(whole, progress, folds=folds or 1, is_agreed=yes)
         else:
             planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
             if progress is not SILENT:
-                show_aside(*plan_items(planned))
+                items = plan_items(planned)
+                show_aside(*(items if is_verbose(context) else [*items[:-1], plan_line(planned)]))
             whole, text = planned.recipe, planned.as_yaml()
         work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
@@ -222,8 +230,9 @@ def train(
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
     if json_:
         write_json_answer(result.as_dict())
-    else:
-        show(*(run_items(result) if isinstance(result, TrainResult) else folds_items(result)))
+        return
+    items_of = run_items if isinstance(result, TrainResult) else folds_items
+    show(*items_of(result, everything=is_verbose(context)))  # type: ignore[operator]
 
 
 def _joins(
@@ -252,6 +261,19 @@ def _joins(
         return False
     join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
+
+
+def _tell_time(recipe: "WholeRecipe", progress: Progress, *, folds: int, is_agreed: bool) -> None:
+    """Say how long a recipe will take here; in a terminal, ask before one that takes hours."""
+    from binseg.pipelines.plan_recipe import time_of
+
+    seconds = folds * time_of(recipe, progress=progress)
+    line = f"this will take about {duration(seconds)} on this machine"
+    if seconds > LONG:
+        line += "; --budget 1h ends it in an hour, and without a recipe a plan fits the machine"
+    progress.say(line)
+    if seconds > LONG and not is_agreed and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm("Start it?", abort=True, err=True)
 
 
 def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:
