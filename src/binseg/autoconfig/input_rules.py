@@ -59,6 +59,8 @@ PRETRAINED = "lite0-unet"
 """The network that a plan takes where its encoder's ImageNet weights are on the machine."""
 PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1})
 """Its options: logits at full size cost a twelfth more than at half the size."""
+FEW_GREY = 60
+"""Grey training images below which ImageNet's weights were better, as for colour."""
 NARROW = 1 / 3
 """A range that covers less of the pixel type's range wastes too many of the 8 bits."""
 RARE_AS_CLIPPED = 0.01
@@ -245,7 +247,12 @@ def _begins_pretrained(at: Situation) -> bool:
     """Tell whether the rules may choose the network that begins from ImageNet."""
     if PRETRAINED not in at.machine.seconds_per_megapixel or "model.name" in at.given:
         return False
-    return not at.fingerprint.is_grey or "model.encoder_weights" in at.given
+    return not prefers_scratch(at.fingerprint) or "model.encoder_weights" in at.given
+
+
+def prefers_scratch(facts: Fingerprint) -> bool:
+    """Tell whether ImageNet's weights were no better: for grey images, unless they are few."""
+    return facts.is_grey and facts.num_train >= FEW_GREY
 
 
 def encoder_name(at: Situation) -> str:
@@ -256,6 +263,8 @@ def encoder_name(at: Situation) -> str:
 
 def encoder_weights(at: Situation) -> Choice:
     """Begin with ImageNet's weights where the encoder has some and they are on the machine."""
+    if "model.start_from" in at.given:
+        return None
     encoder = encoder_name(at)
     weights = WEIGHTS.get((encoder, "imagenet"))
     if weights is not None and encoder in at.machine.pretrained:
@@ -266,8 +275,8 @@ def encoder_weights(at: Situation) -> Choice:
             way = "--encoder-weights imagenet fetches it"
         return None, f"from scratch, since {weights.file} isn't at hand: {way}"
     best = MODELS[PRETRAINED].encoder
-    if at.fingerprint.is_grey and "model.name" not in at.given:
-        return None, "from scratch: ImageNet's weights were no better for grey images, as measured"
+    if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
+        return None, "from scratch: ImageNet's weights were no better for many grey images"
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install

@@ -27,6 +27,9 @@ TTA_SHARE = 0.12
 FEW_IMAGES = 60
 MANY_PASSES, SOME_PASSES = 200, 12
 """Passes over the images above which augmentation is strengthened, and below which it is mild."""
+INVERT = 0.5
+"""Share of images that are inverted: for nuclei, mean Dice of 80 unseen images rose from 0.740 to
+0.836 with 14 training images, by the 18 that are stained dark; the others lost 0.02."""
 MIN_UNITS = 12
 """Independent images that can tell whether there is an up."""
 LOCAL = 0.15
@@ -101,6 +104,18 @@ def preset(at: Situation) -> Choice:
     if num_passes(at) < SOME_PASSES and at.fingerprint.num_train >= FEW_IMAGES:
         return "mild", f"{_seen(at)}: hardly any repeats"
     return "medium", _seen(at)
+
+
+def invert(at: Situation) -> Choice:
+    """Let light and dark change places where few grey images show only one of the two ways."""
+    facts = at.fingerprint
+    # Slices of one volume are stained and lit alike, and so will be those to come.
+    if not facts.is_grey or facts.is_stack or facts.num_train >= FEW_IMAGES:
+        return None
+    if 0 < facts.brighter_share < 1:
+        return None
+    side = "brighter" if facts.brighter_share else "darker"
+    return INVERT, f"the foreground is {side} in all {facts.num_train}; new images may differ"
 
 
 def only_for_thin(value: float, reason: str) -> Rule:

@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from binseg.errors import BinsegError, training_extra_missing
 from binseg.progress import SILENT, Detail, Progress, Task
+from binseg.storage import held
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -196,7 +197,15 @@ class _Untyped:
 
 
 class Verb(_Untyped, TyperCommand):
-    """A verb."""
+    """A verb; what it is told to write with --out, it holds from start to end."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, as the only command that writes there; a training's ranks write as one."""
+        out = ctx.params.get("out")
+        if out is None or os.environ.get("RANK", "0") != "0":
+            return super().invoke(ctx)
+        with held(out):
+            return super().invoke(ctx)
 
 
 class Verbs(_Untyped, TyperGroup):

@@ -42,6 +42,10 @@ Budget = Annotated[
 Device = Annotated[str | None, option("auto, cpu, cuda, or mps (Apple; untested).", "NAME")]
 Backend = Annotated[str, option("The runtime; auto takes the best.", "NAME")]
 Precision = Annotated[str, option("auto, fp32, bf16 or int8.", "KIND")]
+From = Annotated[
+    str | None,
+    option("An earlier model to continue on this data: a run, a bundle, or pets.", "RUN"),
+]
 InputsAtOnce = Annotated[int, option("Inputs computed at once.", min=1)]
 Download = Annotated[bool, option("Download Oxford-IIIT Pet (800 MB) into --data if it is absent.")]
 TTAOption = Annotated[

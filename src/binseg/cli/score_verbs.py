@@ -12,7 +12,6 @@ from binseg.cli.options import (
     Device,
     Json,
     Place,
-    Run,
     TTAOption,
     With,
     argument,
@@ -20,6 +19,7 @@ from binseg.cli.options import (
     one_data,
     option,
 )
+from binseg.errors import UsageError
 
 if TYPE_CHECKING:
     from binseg.types import TTA
@@ -30,10 +30,18 @@ _REPORT = "Folder of a run, or of one of its reports, or a report.json."
 def evaluate(
     context: typer.Context,
     *,
-    run: Run,
+    run: Annotated[
+        Path | None, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")
+    ] = None,
     place: Place = None,
     data: Data = None,
-    split: Annotated[str, option("train, val, test or all.", "NAME")] = "test",
+    predicted: Annotated[
+        Path | None, option("Score the masks in this folder instead of a model.", "FOLDER")
+    ] = None,
+    split: Annotated[
+        str | None,
+        option("train, val, test or all; test if left out, all with --predicted.", "NAME"),
+    ] = None,
     out: Annotated[
         Path | None,
         option("Folder for report, table and images; RUN/SPLIT if left out.", "FOLDER"),
@@ -70,29 +78,46 @@ def evaluate(
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
         binseg evaluate runs/first other_folder/ --split all --out scores/
+        binseg evaluate --predicted masks/ my_folder/
     """
     from binseg.cli.screen import report_items, scores_in_short
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
-    from binseg.inference import load
+    from binseg.evaluation.saved_masks import SavedMask
+    from binseg.inference import Predictor, load
     from binseg.inference.opening import is_model
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model
     from binseg.pipelines.evaluate_model import report_folder
 
-    if place is not None and is_model(place) and not is_model(run):
+    if run is not None and place is not None and is_model(place) and not is_model(run):
         run, place = Path(place), str(run)  # in either order
+    if predicted is not None and run is not None and place is None and not is_model(run):
+        run, place = None, str(run)
     data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
+    split = split or ("test" if predicted is None else "all")
     check_split_name(split)
-    predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
+    if (run is None) == (predicted is None):
+        raise UsageError("what is to be scored? Give a run or bundle, or --predicted FOLDER")
+    if run is None or predicted is not None:
+        if unused := [name for name, one in {"--with": with_, "--tta": tta}.items() if one]:
+            raise UsageError(f"{unused[0]} is for models; --predicted scores masks as they are")
+        predictor: Predictor = SavedMask(None, name=str(predicted))
+    else:
+        predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
     config = data_config(
         Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
     )
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
     folder = out or report_folder(
-        run, split=split, data=data, others=with_, tta=tta, changes=[*changes, *set_]
+        run or predicted or "",
+        split=split,
+        data=data,
+        others=with_,
+        tta=tta,
+        changes=[*changes, *set_],
     )
     report = evaluate_model(
         predictor,

@@ -55,7 +55,9 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
 
     The averages with their intervals come last.
     """
-    shape = f"{len(report.images)} images, threshold {report.threshold:.3f}"
+    num, empty = len(report.images), report.num_empty_truth
+    shape = f"{num} images, {f'{empty} of them without an object, ' if empty else ''}threshold "
+    shape += f"{report.threshold:.3f}"
     border = "" if report.border == "none" else f", border = {report.border}"
     shown = [metric for metric in metrics_of(PixelMetric) if metric.is_main]
     labels = [metric.label for metric in shown]
@@ -64,6 +66,12 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
         cells = [_with_interval(row, metric.name) for metric in shown]
         table.add_row(str(row["average"]), str(row["size"]), *cells)
     notes = [f"- {_in_short(note)}" for note in report.notes]
+    if report.is_empty:
+        return [
+            *notes,
+            f"{report.title}: none of the {num} images shows an object, so that no score says how "
+            f"well objects are found. Something was found in {report.num_false_alarms} of them.",
+        ]
     return [_further_scores(report), *_slices(report, by), *notes, table]
 
 
@@ -183,14 +191,21 @@ def run_items(result: "TrainResult", *, everything: bool = False) -> list[object
         if result.has_test
         else f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/"
     )
-    lines = [headline(result.report), f"report: {result.folder / 'val' / PAGE_NAME}"]
+    lines: list[object] = [
+        headline(result.report),
+        f"report: {result.folder / 'val' / PAGE_NAME}",
+    ]
+    beside = compare_items(result.beside) if result.beside is not None else []
     if everything:
         lines = [
-            *report_items(result.report),  # type: ignore[list-item]
+            *report_items(result.report),
+            *beside,
             f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
             f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
             *lines,
         ]
+    elif result.beside is not None:
+        lines.insert(1, result.beside.sentence)
     return [*lines, f"model: {result.folder}", "next:", following]
 
 

@@ -18,6 +18,7 @@ from binseg.cli.options import (
     Data,
     Device,
     Download,
+    From,
     Json,
     Place,
     Recipe,
@@ -53,6 +54,7 @@ def plan(
     download: Download = False,
     border: Border = None,
     device: Device = None,
+    from_: From = None,
     out: Annotated[Path | None, option("Write the plan as a recipe to edit.", "FILE.yaml")] = None,
     set_: Set = None,
     json_: Json = False,
@@ -76,6 +78,7 @@ def plan(
         data__border=border,
         data__download=download or None,
         train__device=device,
+        model__start_from=from_,
     )
     result = _planned(progress_of(context), sections, set_ or (), budget=budget)
     if out is not None:
@@ -84,7 +87,7 @@ def plan(
         write_json_answer(result.as_dict())
         return
     show(*plan_items(result))
-    options = {"--budget": budget, "--border": border, "--device": device}
+    options = {"--budget": budget, "--border": border, "--device": device, "--from": from_}
     words = [word for name, value in options.items() if value for word in (name, str(value))]
     words += [word for one in set_ or () for word in ("--set", one)]
     following = ["binseg", "train", *([str(out)] if out else [data, *words])]
@@ -120,6 +123,7 @@ def train(
             "NAME",
         ),
     ] = None,
+    from_: From = None,
     border: Border = None,
     device: Device = None,
     devices: Annotated[
@@ -163,10 +167,12 @@ def train(
         binseg train --out runs/first --resume
         binseg train --resume runs/first --checkpoint-every 2
         binseg train my_folder/ --folds 5 --out runs/folds
+        binseg train more_images/ --from runs/first --out runs/second
     """
     started = time.perf_counter()
     from binseg.cli.screen import folds_items, plan_items, plan_line, run_items
     from binseg.config import load_recipe
+    from binseg.pipelines.continuing import continued
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
     from binseg.pipelines.train_model import train as run
@@ -184,6 +190,7 @@ def train(
         model__encoder=encoder,
         model__decoder=decoder,
         model__encoder_weights=encoder_weights,
+        model__start_from=from_,
         train__epochs=epochs,
         train__batch_size=batch_size,
         train__device=device,
@@ -215,7 +222,7 @@ def train(
         text = None
         if file or recipe:
             limited = _limited(sections, budget)
-            whole = load_recipe(file or recipe, overrides=overrides, sections=limited)
+            whole = continued(load_recipe(file or recipe, overrides=overrides, sections=limited))
             if progress is not SILENT and whole.train.budget_minutes is None:
                 _tell_time(whole, progress, folds=folds or 1, is_agreed=yes)
         else:

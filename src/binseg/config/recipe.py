@@ -110,6 +110,8 @@ class DataConfig(Section):
     """Download the data set to `path` if it is absent (oxford-pet only)."""
     allow_leaks: bool = False
     """Train although images of one split are also in another; the scores will flatter."""
+    allow_shifts: bool = False
+    """Train although all masks look shifted, or as if each were its neighbour's."""
     split: SplitConfig = SplitConfig()
 
     @model_validator(mode="after")
@@ -203,6 +205,9 @@ class ModelConfig(Section):
     """Weights to start the encoder from: `imagenet` (`binseg encoders` says for which), a file
     (published names, safetensors or a plain state dict), or an https address with its hash,
     `https://...#sha256=HEX`; none means from scratch."""
+    start_from: str | None = None
+    """A run, a bundle or a built-in model (`pets`) that training continues: its network, all of its
+    weights and its preprocessing; `input` may still change that, but for the channels."""
     options: dict[str, Option] = {}
     """Changes to the pair's own defaults (width, dropout, norm, ...)."""
     out_channels: Literal[1] = 1
@@ -302,6 +307,9 @@ class AugmentConfig(Section):
     gamma: Annotated[float, Field(ge=0, le=2)] | None = None
     """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; for instruments whose
     exposure varies."""
+    invert: Share | None = None
+    """Probability that light and dark change places, instead of the preset's (none has it); for few
+    images, where new ones may be stained or lit the other way round."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None

@@ -3,6 +3,7 @@
 Each finder takes the `Evidence` and yields hits: the records concerned, and one sentence.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -12,14 +13,17 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.spatial import cKDTree
 
-from binseg.data.dataset import counted, name_some
-from binseg.data.origins import Place, is_grid, place_of
-from binseg.datacheck.alignment import Shift, constant_shift, fit_now, shift_of
+from binseg.data.dataset import Dataset, counted, name_some, spread
+from binseg.data.origins import Place, by_case, by_copy, is_grid, place_of
+from binseg.data.samples import read_mask
+from binseg.datacheck.alignment import Shift, agreement, constant_shift, fit_now, shift_of
+from binseg.datacheck.copies import pairs_of
 from binseg.datacheck.looks import Evidence, Look, Outline
-from binseg.datacheck.near_duplicates import alike, clusters_of
-from binseg.errors import DataError
+from binseg.datacheck.near_duplicates import alike, clusters_of, reduced
+from binseg.errors import DataError, ImageError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
+from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
 Hit = tuple[Sequence[Record], str]
@@ -35,6 +39,10 @@ MIN_MASKS = 20
 """With fewer masks there is no telling what is usual."""
 FAR = 4.0
 """Robust standard deviations from the median at which a mask is unlike the others."""
+MOST_PAIRED, LEAST_PAIRED = 32, 8
+"""Masks that are laid over their neighbours' images, and fewest to judge by."""
+PAIRED_FIT, MOST_BETTER = 3.0, 0.8
+"""Fit with the neighbour's image that must be reached, and share of masks that fit it better."""
 ODD_SHARE = 0.02
 """Images of a kind that is rarer than this are named one by one."""
 
@@ -111,6 +119,76 @@ def near_copies(*, across: bool) -> Finder:
                 yield records, f"{len(records)} images are nearly the same{where}"
 
     return find
+
+
+def near_leaks(evidence: Evidence) -> Iterator[Hit]:
+    """Find images that are the same or nearly so in two splits, at a glance at every image."""
+    records = [one for one in evidence.dataset.records if one.split is not None]
+    apart = [
+        (a, b)
+        for a, b in pairs_of(records, progress=evidence.progress)
+        if records[a].split != records[b].split
+    ]
+    for cluster in clusters_of(len(records), apart):
+        members = [records[row] for row in cluster]
+        where = f"in {' and '.join(_splits(members))}: scores on them flatter"
+        yield members, f"{len(members)} images are nearly the same {where}"
+
+
+def torn_names(evidence: Evidence) -> Iterator[Hit]:
+    """Find cases (patients, videos) and copies, told by names alone, that are in two splits."""
+    records = evidence.dataset.records
+    rows = [row for row, one in enumerate(records) if one.group is None and one.page is None]
+    for noun, name_of in (("copies", by_copy(records, rows)), ("cases", by_case(records, rows))):
+        members = [[records[row] for row in some] for some in _grouped(rows, name_of.get)]
+        if torn := [some for some in members if len(_splits(some)) > 1]:
+            names = name_some([some[0].id for some in torn], limit=3)
+            text = f"{len(torn)} {noun} are in more than one split, by their names ({names})"
+            yield [one for some in torn for one in some], text
+
+
+def empty_splits(evidence: Evidence) -> Iterator[Hit]:
+    """Find splits without a single object: no score on them says how well objects are found."""
+    known = [one for one in evidence.looks if one.foreground is not None]
+    for split in _splits(one.record for one in known):
+        if not any(one.foreground for one in known if one.record.split == split):
+            yield [], f"none of the {split} masks holds foreground: {split} scores will say nothing"
+
+
+def off_by_one(evidence: Evidence) -> Iterator[Hit]:
+    """Find data sets whose masks fit the next or the previous image, by their numbers."""
+    single = [one for one in evidence.dataset.records if len(one.mask_paths) == 1]
+    ordered = sorted(single, key=lambda one: [*map(_natural, re.split(r"(\d+)", one.id))])
+    rows = spread(range(1, len(ordered) - 1), MOST_PAIRED)
+    fits = [*map_ordered(lambda row: _fits(ordered, row, evidence.dataset), rows)]
+    fits_N3 = np.array([one for one in fits if one is not None]).reshape(-1, 3)
+    if len(fits_N3) < LEAST_PAIRED:
+        return
+    before, here, after = np.median(fits_N3, axis=0)
+    column = 0 if before > after else 2
+    is_better = fits_N3[:, column] > fits_N3[:, 1]
+    if max(before, after) > max(PAIRED_FIT, 2 * here) and is_better.mean() > MOST_BETTER:
+        way = "the image before theirs" if column == 0 else "the image after theirs"
+        yield [], f"the masks are off by one: by their outlines they fit {way}"
+
+
+def _natural(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (0, part)
+
+
+def _fits(ordered: Sequence[Record], row: int, dataset: Dataset) -> list[float] | None:
+    """Tell how well a mask fits the image before its own, its own, and the one after."""
+    try:
+        mask_HW, _ = read_mask(ordered[row], dataset.rule)
+        images = [read_image(one.image_path, page=one.page) for one in ordered[row - 1 : row + 2]]
+    except ImageError:
+        return None
+    if any(image_HWC.shape[:2] != mask_HW.shape for image_HWC in images):
+        return None
+    small = [reduced(image_HWC) for image_HWC in images]
+    small_HW = resize_mask(mask_HW, *small[0].shape[:2])
+    slid = [agreement(small_HWC, small_HW) for small_HWC in small]
+    return None if any(one is None for one in slid) else [fit_now(s) for s in slid if s is not None]
 
 
 def torn_groups(evidence: Evidence) -> Iterator[Hit]:

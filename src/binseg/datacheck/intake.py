@@ -22,6 +22,7 @@ from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
+from binseg.datacheck.copies import keep_together
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
@@ -52,7 +53,7 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
         dataset, findings = rescued[0], rescued[1] or [refusal]
     if told := looks_inverted(dataset.records, dataset.rule):
         findings.append(make_finding("inverted", told))
-    dataset, of_splits = _split(dataset, config)
+    dataset, of_splits = _split(dataset, config, progress)
     return Intake(dataset=dataset, findings=(*findings, *of_splits))
 
 
@@ -168,9 +169,12 @@ def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 
 
-def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]]:
+def _split(
+    dataset: Dataset, config: DataConfig, progress: Progress
+) -> tuple[Dataset, list[Finding]]:
     """Split as training would; where that is refused, keep the splits as they were given."""
     try:
+        dataset = keep_together(dataset, config, progress=progress)
         return assign_splits(dataset, config.split), []
     except DataError as error:
         refusal = [make_finding("split", str(error))]

@@ -17,6 +17,7 @@ from binseg.imageio.formats import (
     TIFF_SUFFIXES,
     decode_image,
     decode_pixels,
+    kind_of,
     probe,
     probe_bytes,
     read_image,

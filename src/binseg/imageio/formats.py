@@ -4,13 +4,14 @@ A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, 
 opens it, and one that encodes it where binseg writes it.
 """
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -106,6 +107,21 @@ IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.
 def format_of(head: bytes) -> str | None:
     """Tell a format by a file's first 32 bytes; None where it is none that binseg reads."""
     return next((name for name, one in FORMATS.items() if one.matches(head)), None)
+
+
+def kind_of(path: Path) -> Literal["image", "text", "other"]:
+    """Tell what a file is by its content: an image that can be read, text, or neither."""
+    if not path.is_file():
+        return "other"
+    with opened(path) as handle:
+        head = handle.read(512)
+    if format_of(head[:32]) is not None:
+        return "image"
+    try:
+        is_text = b"\0" not in head and codecs.getincrementaldecoder("utf-8")().decode(head) != "\0"
+    except UnicodeDecodeError:
+        is_text = False
+    return "text" if is_text else "other"
 
 
 def probe(path: Path) -> ImageInfo:

@@ -159,6 +159,9 @@ class Ending:
         """Return the time for tta, threshold, post-processing, scores and report."""
         cleaned = self.cleaning if recipe.train.postprocess == "tune" else 0.0
         predicted = num_predictions(recipe, self.num) * self.predicting
+        if recipe.model.start_from:  # it is scored, too, with as much tta as the new one may get
+            predicted += TTA_PASSES[allowed_tta(recipe)] * self.num * self.predicting
+            cleaned += self.measuring
         return predicted + self.num * (self.measuring + cleaned) + self.closing
 
 

@@ -4,18 +4,28 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from binseg.autoconfig import Plan, Setting, few_ratios, make_plan, stack_settings, take_fingerprint
+from binseg.autoconfig import (
+    Plan,
+    Setting,
+    few_ratios,
+    make_plan,
+    prefers_scratch,
+    stack_settings,
+    take_fingerprint,
+)
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
+from binseg.datacheck import keep_together
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
+from binseg.pipelines.continuing import REASON, continued, divide
 from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
@@ -166,15 +176,21 @@ def plan(
         DataError: the data can't be trained on.
     """
     start = time.perf_counter()
-    asked = load_recipe(sections=sections, overrides=overrides)
+    plain = load_recipe(sections=sections, overrides=overrides)
+    asked = continued(plain)
     given = _given(asked)
     if asked.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
-    machine = measure_machine(asked, given, budget, progress, is_grey=fingerprint.is_grey)
+    machine = measure_machine(
+        asked, given, budget, progress, from_scratch=prefers_scratch(fingerprint)
+    )
     share = None if budget is None else max(1.0, budget / folds)
     made = make_plan(fingerprint, machine, budget=share, given=given, before=split)
+    kept = given.keys() - _given(plain).keys()
+    lines = (replace(one, reason=REASON) if one.key in kept else one for one in made.settings)
+    made = replace(made, settings=tuple(lines))
     recipe = made.recipe()
     return PlanResult(
         plan=made,
@@ -229,12 +245,14 @@ def _open(
             dataset, data = reopened, finer
             reason = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
-    whole, dataset = dataset, assign_splits(dataset, data.split)
+    whole, dealt = keep_together(dataset, data, progress=progress), data.split
+    dataset = assign_splits(whole, dealt)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
     holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
         dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
-        if drawn is not data.split:
+        data = data.model_copy(update={"split": drawn})
+        if drawn is not dealt:
             reason = f"otherwise no image in {' and '.join(without)} would show foreground"
             settings = [one for one in settings if one.key.rpartition(".")[2] not in RESPLIT]
             settings += [
@@ -242,6 +260,8 @@ def _open(
                 for name in RESPLIT
                 if getattr(drawn, name) != getattr(SplitConfig(), name)
             ]
+    if asked.model.start_from is not None:
+        dataset = divide(whole, asked.model_copy(update={"data": data}), SILENT)
     return dataset.with_truth(), settings
 
 

@@ -23,8 +23,9 @@ from binseg.training.validation import ValidationScores
 METRICS = "metrics.csv"
 COLUMNS = (
     *("epoch", "lr", "train_loss", "train_dice", "val_loss", "val_dice"),
-    *("seconds", "data_share"),
+    *("val_scored", "val_inputs", "seconds", "data_share"),
 )
+"""Of `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
 GALLERY_EVERY = 5
 """Epochs between two drawings of the validation, beside the first."""
 GALLERY = "validation"
@@ -130,11 +131,13 @@ class EpochLog(Stateful):
             with self._telling_of_failure():
                 logger.log(row, step=num)
         best = " (best)" if self.best_epoch == num else ""
+        scored, inputs = int(row["val_scored"]), int(row["val_inputs"])
+        some = f" on {scored} of {inputs} inputs" if scored < inputs else ""
         told = (
             f"epoch {num}{share}: training loss {row['train_loss']:.4f}, Dice "
             f"{row['train_dice']:.4f}; validation loss {row['val_loss']:.4f}, Dice "
-            f"{row['val_dice']:.4f}{best}; {row['seconds']:.1f} s, {row['data_share']:.1%} of the "
-            "steps waiting for data"
+            f"{row['val_dice']:.4f}{some}{best}; {row['seconds']:.1f} s, {row['data_share']:.1%} "
+            "of the steps waiting for data"
         )
         self._progress.say(Detail(told))
 

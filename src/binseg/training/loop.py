@@ -178,6 +178,7 @@ class _Run:
         self._shipped = self._average.model if self._average else step.model
         self._guard = StepGuard(step.learner, recipe=recipe, progress=step.progress)
         self._timer = Timer(clock)
+        self._num_val = len(val) if val is not None else 0
         self._val = val and thinned(val, recipe, num_steps, is_timed=clock.is_timed)
 
     def train(self, task: Task) -> None:
@@ -303,6 +304,8 @@ class _Run:
             "train_dice": averages["dice"],
             "val_loss": scores.loss,
             "val_dice": scores.dice,
+            "val_scored": len(self._val),
+            "val_inputs": self._num_val,
             "seconds": self._timer.epoch_seconds,
             "data_share": self._timer.data_share,
         }
