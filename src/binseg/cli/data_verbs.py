@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
 from binseg.cli.options import (
     Border,
     Data,
@@ -50,17 +50,19 @@ def check(
     from binseg.cli.screen import check_tables
     from binseg.config import load_recipe
     from binseg.pipelines.check_data import check as run
+    from binseg.pipelines.check_data import sheet_path
 
     data = needed_data(place, data, verb="check")
     sections = nested(data__path=data, data__border=border, data__download=download or None)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
-    result = run(whole.data, page=html, progress=progress_of(context))
+    sheet = sheet_path(data)
+    result = run(whole.data, page=html, sheet=sheet, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
     elif not result.facts:
         raise DataError(result.findings[0].text)  # nothing could be opened: no table of one cell
     else:
-        show(*check_tables(result))
+        show(*check_tables(result, everything=is_verbose(context)))
     if result.failed(strict=strict):
         raise typer.Exit(1)
 

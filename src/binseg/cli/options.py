@@ -39,7 +39,7 @@ Budget = Annotated[
         "TIME",
     ),
 ]
-Device = Annotated[str | None, option("auto, cpu or cuda.", "NAME")]
+Device = Annotated[str | None, option("auto, cpu, cuda, or mps (Apple; untested).", "NAME")]
 Backend = Annotated[str, option("The runtime; auto takes the best.", "NAME")]
 Precision = Annotated[str, option("auto, fp32, bf16 or int8.", "KIND")]
 From = Annotated[

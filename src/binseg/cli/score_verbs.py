@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
 from binseg.cli.options import (
     Border,
     Data,
@@ -80,7 +80,7 @@ def evaluate(
         binseg evaluate runs/first other_folder/ --split all --out scores/
         binseg evaluate --predicted masks/ my_folder/
     """
-    from binseg.cli.screen import report_items
+    from binseg.cli.screen import report_items, scores_in_short
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
     from binseg.evaluation.saved_masks import SavedMask
@@ -132,7 +132,11 @@ def evaluate(
     if json_:
         write_json_answer(report_as_dict(report))
     else:
-        show(*report_items(report, by=by), f"report: {folder / PAGE_NAME}")
+        everything = is_verbose(context)
+        items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
+        show(*items, f"report: {folder / PAGE_NAME}")
+        if not everything:
+            show("tables and rules: in the report, or with --verbose")
 
 
 def compare(
@@ -177,17 +181,21 @@ def demo(
         binseg demo
         binseg demo --out runs/demo --json
     """
-    from binseg.cli.screen import demo_table, report_items
+    from binseg.cli.screen import headline, report_items
     from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
         return
+    everything = is_verbose(context)
     show(
-        *report_items(result.report),
-        demo_table(result),
-        f"gallery: {result.gallery_path}",
-        f"one predicted mask: {result.mask_path}",
-        f"a real photo, by the built-in model of cats and dogs: {result.photo_path}",
+        *(report_items(result.report) if everything else [headline(result.report)]),
+        f"for comparison, Otsu's threshold on the same images: Dice {result.otsu_dice:.3f}",
+        "look at:",
+        f"  {result.gallery_path}  (image, truth, prediction, errors)",
+        f"  {result.mask_path}  (one predicted mask)",
+        f"  {result.photo_path}  (a photo, by the built-in model)",
+        "next: your own images, in my_folder/images/ and my_folder/masks/",
+        "  binseg train my_folder/ --out runs/first",
     )

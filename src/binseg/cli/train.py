@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, show_aside, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, show_aside, write_json_answer
 from binseg.cli.options import (
     Border,
     Budget,
@@ -31,14 +32,16 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import UsageError
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT, Progress, duration
 
 if TYPE_CHECKING:
-    from binseg.config import Recipe as Whole
+    from binseg.config import Recipe as WholeRecipe
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
+LONG = 3 * 3600.0
+"""Seconds of a run above which the user is asked before it starts."""
 Sections = dict[str, dict[str, object]]
 
 
@@ -143,6 +146,7 @@ def train(
         option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
     set_: Set = None,
+    yes: Annotated[bool, option("Start runs of many hours without asking.")] = False,
     resume: Annotated[bool, option("Go on with the stopped run in --out.")] = False,
     json_: Json = False,
 ) -> None:
@@ -214,16 +218,18 @@ def train(
         else:
             check_writable(out or Path("runs"))
         whole, text = _settings(
-            file or recipe, sections, overrides, progress=progress, budget=budget, folds=folds
-        )
+            file or recipe, sections, overrides, budget=budget, folds=folds or 1,
+            progress=progress, is_agreed=yes, everything=is_verbose(context),
+        )  # fmt: skip
         work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
     if json_:
         write_json_answer(result.as_dict())
-    else:
-        show(*(run_items(result) if isinstance(result, TrainResult) else folds_items(result)))
+        return
+    items_of = run_items if isinstance(result, TrainResult) else folds_items
+    show(*items_of(result, everything=is_verbose(context)))  # type: ignore[operator]
 
 
 def _settings(
@@ -231,21 +237,27 @@ def _settings(
     sections: Sections,
     overrides: Sequence[str],
     *,
-    progress: Progress,
     budget: str | None,
-    folds: int | None,
-) -> "tuple[Whole, str | None]":
-    """Take the recipe, or make a plan and show it; with the plan's text."""
-    from binseg.cli.screen import plan_items
+    folds: int,
+    progress: Progress,
+    is_agreed: bool,
+    everything: bool,
+) -> "tuple[WholeRecipe, str | None]":
+    """Take the recipe, and say how long it will take, or make a plan; with the plan's text."""
+    from binseg.cli.screen import plan_items, plan_line
     from binseg.config import load_recipe
     from binseg.pipelines.continuing import continued
 
     if recipe is not None:
         limited = _limited(sections, budget)
-        return continued(load_recipe(recipe, overrides=overrides, sections=limited)), None
-    planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
+        whole = continued(load_recipe(recipe, overrides=overrides, sections=limited))
+        if progress is not SILENT and whole.train.budget_minutes is None:
+            _tell_time(whole, progress, folds=folds, is_agreed=is_agreed)
+        return whole, None
+    planned = _planned(progress, sections, overrides, budget=budget, folds=folds)
     if progress is not SILENT:
-        show_aside(*plan_items(planned))
+        items = plan_items(planned)
+        show_aside(*(items if everything else [*items[:-1], plan_line(planned)]))
     return planned.recipe, planned.as_yaml()
 
 
@@ -275,6 +287,19 @@ def _joins(
         return False
     join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
+
+
+def _tell_time(recipe: "WholeRecipe", progress: Progress, *, folds: int, is_agreed: bool) -> None:
+    """Say how long a recipe will take here; in a terminal, ask before one that takes hours."""
+    from binseg.pipelines.plan_recipe import time_of
+
+    seconds = folds * time_of(recipe, progress=progress)
+    line = f"this will take about {duration(seconds)} on this machine"
+    if seconds > LONG:
+        line += "; --budget 1h ends it in an hour, and without a recipe a plan fits the machine"
+    progress.say(line)
+    if seconds > LONG and not is_agreed and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm("Start it?", abort=True, err=True)
 
 
 def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:

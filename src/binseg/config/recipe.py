@@ -358,8 +358,8 @@ class TrainConfig(Section):
     Random patches are cut smaller, other inputs shrunk."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes the GPU where there is one, but Apple's (mps, untested) only if asked for."""
     devices: Positive | Literal["auto"] = 1
     """Processes here that share each batch: one for each GPU, or so many on the processor; auto
     takes all GPUs. torchrun and SLURM decide it themselves."""

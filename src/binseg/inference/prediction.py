@@ -219,15 +219,17 @@ class Prediction:
             f"threshold {self.threshold:g}, bundle {self.bundle_id})"
         )
 
-    def _repr_html_(self) -> str:
+    def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, or the mask where the image wasn't kept."""
         every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
         mask_HW = self.mask[every]
         if self.image_HWC is None:
-            png = encode_mask(mask_HW)
-        else:
-            png = encode_image(overlay(self.image_HWC[every], mask_HW))
-        data = base64.b64encode(png).decode()
+            return encode_mask(mask_HW)
+        return encode_image(overlay(self.image_HWC[every], mask_HW))
+
+    def _repr_html_(self) -> str:
+        """Show the same above a line with its name and figures."""
+        data = base64.b64encode(self._repr_png_()).decode()
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"

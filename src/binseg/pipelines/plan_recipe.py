@@ -200,6 +200,19 @@ def plan(
     )
 
 
+def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
+    """Say how many seconds a recipe will take on this machine, from a few steps of its network.
+
+    Raises:
+        UsageError: data.path is missing, or a setting doesn't exist.
+        DataError: the data can't be trained on.
+    """
+    dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
+    facts = take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
+    machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
+    return expected_seconds(recipe, facts, machine)
+
+
 def _given(asked: Recipe) -> dict[str, object]:
     """Return what the user really gave, by dotted keys (`data.split.seed`)."""
     table: dict[str, object] = {}

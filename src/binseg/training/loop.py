@@ -22,6 +22,7 @@ from binseg.data.cache import PixelCache
 from binseg.data.patches import ImageCache
 from binseg.errors import BinsegError, StoppedError, TrainingError
 from binseg.progress import SILENT, Progress, Task
+from binseg.report.overlay import Rgb
 from binseg.training.batches import Batches, Shares, build_batches
 from binseg.training.checkpoint import Checkpointer, Position, read_best, shared_state
 from binseg.training.clock import (
@@ -38,7 +39,7 @@ from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
 from binseg.training.loggers import EpochLog, running_loggers
 from binseg.training.optim import MovingAverage, Schedule, build_optimizer
 from binseg.training.step import TrainingStep
-from binseg.training.validation import ValidationScores, thinned, validate
+from binseg.training.validation import ValidationScores, draw_validation, thinned, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +256,23 @@ class _Run:
             if self._clock.is_timed
             else f"/{self._recipe.train.epochs}"
         )
+        self._log.show(self._draw)
         if self._log.is_hopeless:
             self._progress.say(
                 f"stopped early: no better validation {self._recipe.train.monitor} for "
                 f"{self._recipe.train.early_stopping} epochs"
             )
         self._stop_if_asked()
+
+    def _draw(self) -> Rgb:
+        assert self._val is not None, "only rank 0 has loggers"
+        return draw_validation(
+            self._shipped,
+            self._val,
+            recipe=self._recipe,
+            device=self._device,
+            precision=self._step.precision,
+        )
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         """Give an epoch's row and scores as plain data; None where the run is asked to stop."""
