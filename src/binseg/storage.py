@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -206,6 +208,42 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file to read; a pipe, socket or device is refused at once, where `open` would wait.
+
+    Raises:
+        OSError: also for whatever is no file.
+    """
+    return open(path, "rb", opener=_open_at_once)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for anyone at another end; raises as `open_file`."""
+    wrong = OSError(errno.EINVAL, "it is a pipe, socket or device, not a file", path)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise wrong if error.errno == errno.ENXIO else error from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise wrong
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; raises as `open_file`."""
+    with open_file(path) as handle:
+        return handle.read()
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Read a whole text in UTF-8, with or without a mark at its start; raises as `open_file`."""
+    return read_bytes(path).decode("utf-8-sig", errors)
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file, in pieces; lower-case hex.
 
@@ -213,7 +251,7 @@ def sha256_of(path: Path) -> str:
         DataError: the file can't be read.
     """
     try:
-        with Path(path).open("rb") as handle:
+        with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"can't read {_shown(path)}: {error.strerror or error}") from error

@@ -37,6 +37,7 @@ from binseg.imageio.decoding import (
 )
 from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
+from binseg.storage import open_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +212,7 @@ def opened(path: Path) -> Iterator[Handle]:
     """Open a file to read, with one line for whatever the system says against it."""
     name = one_line(path)
     try:
-        handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
+        handle = open_file(path)  # closed by the `with` below
     except (OSError, ValueError) as error:
         reasons: dict[type[Exception], str] = {
             FileNotFoundError: "there is no such file; check the name",
