@@ -171,7 +171,17 @@ class _Untyped:
 
 
 class Verb(_Untyped, TyperCommand):
-    """A verb."""
+    """A verb; an option of one value that is given twice is refused, not half of it dropped."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a verb."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for one in order:
+            is_single = one.param_type_name == "option" and not (one.multiple or one.count)
+            if is_single and not one.is_flag and order.count(one) > 1:
+                flag = max(one.opts, key=len)
+                raise UsageError(f"{flag} is given {order.count(one)} times; it takes one value")
+        return list(super().parse_args(ctx, args))
 
 
 class Verbs(_Untyped, TyperGroup):
