@@ -312,7 +312,8 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         size=(height, width),
         channels=channels,
         dtype=str(image_HWC.dtype),
-        is_grey=channels == 1 or (channels == 3 and _looks_grey(some_HWC, top, high - low)),
+        is_grey=channels == 1
+        or (channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)),
         range_used=float((high - low) / top),
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
@@ -326,14 +327,18 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     )
 
 
-def _looks_grey(pixels_HWC: np.ndarray, top: float, used: float) -> bool:
-    """Tell whether three channels differ only by JPEG's noise, both on average and anywhere.
+def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:
+    """Tell whether three channels differ only by JPEG's noise: on average, anywhere, in the object.
 
     A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
     """
     full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
     most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
+    few_NC = object_NC[:: max(1, len(object_NC) // 65536)].astype(np.float32)
+    inside = np.abs(few_NC - few_NC.mean(axis=1, keepdims=True)) / full * 255
+    if len(few_NC) and inside.mean() >= GREY_DIFFERENCE:
+        return False
     return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
 
 

@@ -197,7 +197,17 @@ class _Untyped:
 
 
 class Verb(_Untyped, TyperCommand):
-    """A verb; what it is told to write with --out, it holds from start to end."""
+    """A verb: an option of one value is given once, and what it writes with --out is its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a verb; what is given twice is refused, not half of it dropped."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for one in order:
+            is_single = one.param_type_name == "option" and not (one.multiple or one.count)
+            if is_single and not one.is_flag and order.count(one) > 1:
+                flag = max(one.opts, key=len)
+                raise UsageError(f"{flag} is given {order.count(one)} times; it takes one value")
+        return list(super().parse_args(ctx, args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run it, as the only command that writes there; a training's ranks write as one."""

@@ -114,6 +114,8 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
         findings.mixed(lambda x: f"{x.channels} channels", "channels")),
     "mixed-types": Check("note", "Mixed pixel types", _ALIKE,
         findings.mixed(lambda x: x.dtype, "types")),
+    "narrow-range": Check("note", "16 bits of which few are used",
+        "Take input.intensity: percentile, as a plan does.", findings.narrow_range),
     "outlier": Check("note", "Masks unlike the others",
         "Look at it: exchanged classes, a scribble, or just a rare case?", findings.outliers),
 })  # fmt: skip
@@ -154,7 +156,7 @@ def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[F
     some = spread(dataset.with_truth().records, NUM_LAID)
     looks = look_at_all(replace(dataset, records=tuple(some)))
     evidence = Evidence(dataset=dataset.with_truth(), looks=looks.looks)
-    laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one")}
+    laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", "narrow-range")}
     return ranked(
         [
             *(one for one in found if one.code != "near-leak" or one.ids not in known),

@@ -3,7 +3,6 @@
 Each finder takes the `Evidence` and yields hits: the records concerned, and one sentence.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -13,18 +12,16 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.spatial import cKDTree
 
-from binseg.data.dataset import Dataset, counted, name_some, spread
+from binseg.data.dataset import counted, name_some
 from binseg.data.origins import Place, by_case, by_copy, is_grid, place_of
-from binseg.data.samples import read_mask
-from binseg.datacheck.alignment import Shift, agreement, constant_shift, fit_now, shift_of
+from binseg.datacheck.alignment import Shift, constant_shift, fit_now, neighbour_that_fits, shift_of
 from binseg.datacheck.copies import pairs_of
 from binseg.datacheck.looks import Evidence, Look, Outline
-from binseg.datacheck.near_duplicates import alike, clusters_of, reduced
-from binseg.errors import DataError, ImageError
+from binseg.datacheck.near_duplicates import alike, clusters_of
+from binseg.errors import DataError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.storage import read_bytes
-from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
 Hit = tuple[Sequence[Record], str]
@@ -40,10 +37,8 @@ MIN_MASKS = 20
 """With fewer masks there is no telling what is usual."""
 FAR = 4.0
 """Robust standard deviations from the median at which a mask is unlike the others."""
-MOST_PAIRED, LEAST_PAIRED = 32, 8
-"""Masks that are laid over their neighbours' images, and fewest to judge by."""
-PAIRED_FIT, MOST_BETTER = 3.0, 0.8
-"""Fit with the neighbour's image that must be reached, and share of masks that fit it better."""
+NARROW = 0.3
+"""Share of the 16-bit range below which 8 bits of it lose what the image shows."""
 ODD_SHARE = 0.02
 """Images of a kind that is rarer than this are named one by one."""
 
@@ -156,40 +151,19 @@ def empty_splits(evidence: Evidence) -> Iterator[Hit]:
             yield [], f"none of the {split} masks holds foreground: {split} scores will say nothing"
 
 
+def narrow_range(evidence: Evidence) -> Iterator[Hit]:
+    """Find 16-bit images that use so few of their values that few grey levels would be left."""
+    used = max((look.brightest for look in evidence.looks), default=0.0)
+    if 0 < used < NARROW:
+        levels = f"{max(1, round(used * 255)) + 1} grey levels"
+        yield [], f"the 16-bit images use {used:.1%} of their range: intensity dtype keeps {levels}"
+
+
 def off_by_one(evidence: Evidence) -> Iterator[Hit]:
     """Find data sets whose masks fit the next or the previous image, by their numbers."""
-    single = [one for one in evidence.dataset.records if len(one.mask_paths) == 1]
-    ordered = sorted(single, key=lambda one: [*map(_natural, re.split(r"(\d+)", one.id))])
-    rows = spread(range(1, len(ordered) - 1), MOST_PAIRED)
-    fits = [*map_ordered(lambda row: _fits(ordered, row, evidence.dataset), rows)]
-    fits_N3 = np.array([one for one in fits if one is not None]).reshape(-1, 3)
-    if len(fits_N3) < LEAST_PAIRED:
-        return
-    before, here, after = np.median(fits_N3, axis=0)
-    column = 0 if before > after else 2
-    is_better = fits_N3[:, column] > fits_N3[:, 1]
-    if max(before, after) > max(PAIRED_FIT, 2 * here) and is_better.mean() > MOST_BETTER:
-        way = "the image before theirs" if column == 0 else "the image after theirs"
-        yield [], f"the masks are off by one: by their outlines they fit {way}"
-
-
-def _natural(part: str) -> tuple[int, str]:
-    return (int(part), "") if part.isdecimal() else (0, part)
-
-
-def _fits(ordered: Sequence[Record], row: int, dataset: Dataset) -> list[float] | None:
-    """Tell how well a mask fits the image before its own, its own, and the one after."""
-    try:
-        mask_HW, _ = read_mask(ordered[row], dataset.rule)
-        images = [read_image(one.image_path, page=one.page) for one in ordered[row - 1 : row + 2]]
-    except ImageError:
-        return None
-    if any(image_HWC.shape[:2] != mask_HW.shape for image_HWC in images):
-        return None
-    small = [reduced(image_HWC) for image_HWC in images]
-    small_HW = resize_mask(mask_HW, *small[0].shape[:2])
-    slid = [agreement(small_HWC, small_HW) for small_HWC in small]
-    return None if any(one is None for one in slid) else [fit_now(s) for s in slid if s is not None]
+    if way := neighbour_that_fits(evidence.dataset.records, evidence.dataset.rule):
+        text = f"by their outlines they fit the image {way} theirs"
+        yield [], f"the masks are off by one: {text}"
 
 
 def torn_groups(evidence: Evidence) -> Iterator[Hit]:

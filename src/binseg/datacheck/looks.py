@@ -79,6 +79,8 @@ class Look:
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
+    brightest: float = 0.0
+    """The greatest value, as a share of the pixel type's; 0 for floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,7 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         image_hash=_hash(image_HWC),
         thumb_SS=thumb_SS,
         core_TT=core_TT,
+        brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
         scale=scale,
         problem=problem,
     )

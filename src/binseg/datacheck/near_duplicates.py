@@ -38,8 +38,8 @@ REDUCED_SIDE = 192
 """Pixels; images are reduced to this longer side before anything is measured."""
 MOVED_BITS = 8
 """As MAX_BITS, for the parts that moved copies share."""
-MIN_MOVED = 0.85
-"""As MIN_DETAIL, for these parts laid one over the other."""
+MIN_MOVED = 0.96
+"""As MIN_DETAIL, for these parts laid one over the other; two discs on cloth reach 0.95."""
 MOST_MOVED = 20_000
 """Images of which moved copies are looked for; the time grows with the square of their number."""
 
@@ -189,6 +189,7 @@ def near_pairs(
 
 _PART = 0.7  # share of a core's side that is compared: what turning and shifting leave of it
 _PATCH = 32  # pixels a side of the part
+_HOPELESS = 0.7  # agreement below which no finer look helps
 _REACH = 4  # pixels that two parts are slid over each other
 _Cut = tuple[float, float, float, float]
 """A part of a core: degrees, size, and the middle's distance down and right in shares of a side."""
@@ -274,11 +275,17 @@ def _agreement(
     """Correlate the details of a part of the first with those of the second, laid over it."""
     there = rfft2(_detail(second_TT, _AS_IT_IS)).conj()
     best = 0.0
-    for degrees, size in product((-2.5, 0.0, 2.5), (0.95, 1.0, 1.05)):
-        here_PP = _detail(first_TT, (cut[0] + degrees, cut[1] * size, *cut[2:]))
-        slid_PP = irfft2(rfft2(here_PP) * there, s=here_PP.shape)
-        near_PP = np.roll(slid_PP, (_REACH, _REACH), (0, 1))[: 2 * _REACH + 1, : 2 * _REACH + 1]
-        best = max(best, float(near_PP.max()))
+    for step in (1.0, 0.5):  # the second time around the best of the first
+        middle = cut
+        for turn, grow in product((-step, 0.0, step), repeat=2):
+            tried = (middle[0] + 2.5 * turn, middle[1] * (1 + grow / 20), *middle[2:])
+            here_PP = _detail(first_TT, tried)
+            slid_PP = irfft2(rfft2(here_PP) * there, s=here_PP.shape)
+            near_PP = np.roll(slid_PP, (_REACH, _REACH), (0, 1))[: 2 * _REACH + 1, : 2 * _REACH + 1]
+            if near_PP.max() > best:
+                best, cut = float(near_PP.max()), tried
+        if best < _HOPELESS:
+            break
     return best
 
 

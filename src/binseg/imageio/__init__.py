@@ -14,6 +14,7 @@ What a file holds decides how it is read, never its name.
 from binseg.imageio.decoding import ImageInfo
 from binseg.imageio.formats import (
     IMAGE_SUFFIXES,
+    STACK_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
     decode_pixels,

@@ -88,10 +88,15 @@ def check(
         result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
     else:
         seen = examine(intake.dataset, progress=progress)
+        found = seen.findings
+        facts = dict(_facts(intake.dataset, seen.looks))
+        if not intake.knows_masks:  # the error says all that is known of them
+            del facts["masks"]
+            found = tuple(one for one in found if one.code != "no-mask")
         result = CheckResult(
             path=str(config.path),
-            facts=tuple(_facts(intake.dataset, seen.looks)),
-            findings=ranked([*intake.findings, *seen.findings]),
+            facts=tuple(facts.items()),
+            findings=ranked([*intake.findings, *found]),
             shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
             sheet=None if sheet is None else _write_sheet(intake.dataset, Path(sheet)),
         )

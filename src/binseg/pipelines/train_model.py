@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from binseg.config import Recipe
-from binseg.config.recipe import DataConfig, OptimizerConfig, PatchConfig
+from binseg.config.recipe import OptimizerConfig, PatchConfig
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.origins import dealt_anew
@@ -108,7 +108,7 @@ def train(
     is_drawn = bool(dealt_anew(dataset.records, recipe.data.split.method))
     dataset = divide(dataset, recipe, progress)
     progress.say(dataset.notes[-1])
-    _look_for_faults(dataset, recipe.data, progress, is_drawn=is_drawn)
+    _look_for_faults(dataset, recipe, progress, is_drawn=is_drawn)
     dataset = _with_truth(dataset, progress)
 
     def begin() -> None:
@@ -219,17 +219,20 @@ def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
 
 
 def _look_for_faults(
-    dataset: Dataset, config: DataConfig, progress: Progress, *, is_drawn: bool
+    dataset: Dataset, recipe: Recipe, progress: Progress, *, is_drawn: bool
 ) -> None:
     """Refuse images of one split in another, and masks beside their objects; say the rest.
 
     Raises:
         DataError: what the recipe doesn't allow, with the first images named.
     """
-    findings = training_checks(dataset, progress=progress)
+    config, findings = recipe.data, training_checks(dataset, progress=progress)
+    if recipe.input.intensity != "dtype":
+        findings = tuple(one for one in findings if one.code != "narrow-range")
     for finding in findings:
         names = f" ({name_some(finding.ids)})" if finding.ids else ""
-        progress.say(f"{finding.text}{names}")
+        advice = f"; {finding.advice}" if finding.code == "narrow-range" else ""
+        progress.say(f"{finding.text}{names}{advice}")
     # Copies that a split of our own could not keep together are said only.
     passed = {*(LEAKS if config.allow_leaks else ()), *(("leak", "near-leak") if is_drawn else ())}
     passed |= {"all-shifted", "off-by-one"} if config.allow_shifts else set()

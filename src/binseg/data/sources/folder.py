@@ -28,7 +28,7 @@ from binseg.data.sources.layouts import (
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
-from binseg.imageio import IMAGE_SUFFIXES, TIFF_SUFFIXES, probe
+from binseg.imageio import IMAGE_SUFFIXES, STACK_SUFFIXES, probe
 from binseg.types import Record, Split
 
 MOST_CHANNELS = 16
@@ -170,7 +170,7 @@ def records_of_pair(
 
 
 def _num_pages(path: Path) -> int:
-    if path.suffix.lower() not in TIFF_SUFFIXES:
+    if path.suffix.lower() not in STACK_SUFFIXES:
         return 1
     try:
         return probe(path).num_pages

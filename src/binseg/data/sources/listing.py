@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from binseg.data.dataset import name_some
@@ -14,6 +14,8 @@ from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
+MAX_NAME = 255
+"""Bytes of a file's name on every system."""
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -61,8 +63,13 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
             for name in names:
                 if not _is_hidden(name):
                     path = Path(parent, name)
-                    (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+                    (images if _is_image(name) else others).append(path)
     return Listing(images=tuple(sorted(images)), others=tuple(sorted(others)))
+
+
+def _is_image(name: str) -> bool:
+    suffix = PurePath(name.lower()).suffix
+    return suffix in IMAGE_SUFFIXES and (suffix != ".gz" or name.lower().endswith(".nii.gz"))
 
 
 def real_path(folder: str | Path) -> Path:
@@ -92,6 +99,8 @@ def inside(folder: Path, name: str) -> Path | None:
     Links are not followed: a folder of links to images elsewhere is the user's own doing, a
     `..` in a file that came with the data is not.
     """
+    if max(map(len, os.fsencode(name.strip()).split(b"/"))) > MAX_NAME:
+        raise DataError(f"a name of {len(name)} letters ({name[:40]}...) can't be a file's")
     path = Path(os.path.normpath(folder / name.strip()))
     home = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve would follow the links)
     return path if Path(os.path.abspath(path)).is_relative_to(home) else None  # noqa: PTH100
@@ -115,6 +124,8 @@ def read_value(path: Path) -> Any:
         raise DataError(f"{path}: is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from None
+    except ValueError:  # a number of thousands of digits
+        raise DataError(f"{path}: holds a number that is too long to be read") from None
     except RecursionError:
         raise DataError(f"{path}: is nested too deeply to be annotations") from None
 

@@ -277,11 +277,16 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     return None
 
 
+MOST_LETTERS = 10_000_000
+"""Letters of run lengths in one cell."""
+
+
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
     """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for row in csv.DictReader(io.StringIO(read_text(file), newline="")):
+    csv.field_size_limit(MOST_LETTERS)
+    for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
         label = row.get("class") or row.get("label") or row.get("ClassId") or ""
         runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
     root = file.parent
@@ -356,7 +361,7 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         line = reader.line_num
         if None in row or None in row.values():
             problems.append(f"line {line}: has another number of columns than the header")
@@ -403,6 +408,14 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
         columns={name: cell for name, cell in cells.items() if name not in _OWN},
     )
     return record, wrong
+
+
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
 
 
 def _reader(path: Path) -> "csv.DictReader[str]":
