@@ -44,7 +44,7 @@ def recipe_from(source: object, data: Path, *overrides: str) -> Recipe:
 def second(
     trained: Path, write_discs: Write, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, TrainResult, Heard]:
-    """A run that continues `trained` on its 16 images and 8 new ones; data, and what it said."""
+    """Data of 16 known and 8 new images, the run that continues `trained` on it, what it said."""
     data = write_discs(tmp_path_factory.mktemp("more"), range(24))
     heard = Heard()
     out = tmp_path_factory.mktemp("continued") / "second"

@@ -17,7 +17,7 @@ from binseg.autoconfig.cost import (
     scoring_seconds,
     times,
 )
-from binseg.autoconfig.input_rules import is_coarse
+from binseg.autoconfig.input_rules import SMALL_OPTIONS, is_coarse
 from binseg.data.dataset import counted
 
 MIN_VAL = 4
@@ -38,6 +38,8 @@ light or the sky differs, and not what patches look like (Oxford-IIIT Pet: 0.06)
 NUM_EPOCHS = 30
 """Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
 LEAST_STEPS = 8
+SMALL_PEAK = 5e-3
+"""Rate of the small network at full size, which has few weights and little time."""
 ENCODER_FACTOR = 0.3
 """Rate of a pretrained encoder as a share of the decoder's (3e-4 and 1e-3 on Oxford-IIIT Pet)."""
 SMALL_BATCH, VERY_FEW = 4, 10
@@ -142,6 +144,8 @@ def lr(at: Situation) -> Choice:
     """Choose the peak of the learning rate."""
     batch = at.number("train.batch_size")
     peak = 1e-3 if at.is_pretrained else 1.5e-3
+    if at.decided.get("model.options") == SMALL_OPTIONS:
+        peak = SMALL_PEAK
     lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
     return lr, f"{peak:g} for batches of 16; these have {batch:.0f}"
 
