@@ -13,10 +13,11 @@ NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 def _run_cell(source: str, names: dict[str, Any]) -> Any:
     """Run a cell as a notebook does, and give the value of its last expression."""
     tree = ast.parse(source)
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if not isinstance(last, ast.Expr):
+        return exec(compile(tree, "cell", "exec"), names)
+    tree.body.pop()
     exec(compile(tree, "cell", "exec"), names)
-    if last is None:
-        return None
     return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
 
 

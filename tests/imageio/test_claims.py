@@ -8,6 +8,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from ..bombs import (  # noqa: TID252 - tests are no package of their own
 READERS = (probe, read_image, read_labels, read_pixels, needs_windows)
 
 
-def _tiff(**settings: object) -> bytes:
+def _tiff(**settings: Any) -> bytes:
     out = io.BytesIO()
     tifffile.imwrite(out, np.zeros((2, 8, 8), np.uint8), photometric="minisblack", **settings)
     return out.getvalue()
@@ -130,7 +131,7 @@ def test_pieces_are_checked_in_windows_too(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_honest_pieces_are_read(tmp_path: Path, settings: dict[str, object]) -> None:
+def test_honest_pieces_are_read(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Every compression with sizes in its pieces is still read, whole and by windows."""
     random = np.random.default_rng(0)
     image_HWC = random.integers(0, 255, (40, 50, 3)).astype(np.uint8)

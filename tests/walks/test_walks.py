@@ -59,6 +59,7 @@ def lay_out(here: Path, num: int) -> None:
             for kind in ("images", "masks"):
                 (here / place / kind).mkdir(parents=True, exist_ok=True)
             write_image(here / place / "images" / f"{record.id}.png", sample.image_HWC)
+            assert sample.mask_HW is not None
             write_mask(here / place / "masks" / f"{record.id}.png", sample.mask_HW)
     first = sorted((here / PLACES[0] / "images").iterdir())[:2]
     for place in NEW:

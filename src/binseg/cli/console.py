@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from binseg.errors import BinsegError, training_extra_missing
+from binseg.errors import BinsegError, UsageError, training_extra_missing
 from binseg.progress import SILENT, Detail, Progress, Task
 from binseg.storage import held
 
@@ -203,8 +203,9 @@ class Verb(_Untyped, TyperCommand):
         """Parse the words of a verb; what is given twice is refused, not half of it dropped."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for one in order:
-            is_single = one.param_type_name == "option" and not (one.multiple or one.count)
-            if is_single and not one.is_flag and order.count(one) > 1:
+            if not isinstance(one, TyperOption) or one.multiple or one.count or one.is_flag:
+                continue
+            if order.count(one) > 1:
                 flag = max(one.opts, key=len)
                 raise UsageError(f"{flag} is given {order.count(one)} times; it takes one value")
         return list(super().parse_args(ctx, args))

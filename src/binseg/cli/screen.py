@@ -250,7 +250,7 @@ def check_tables(result: "CheckResult", *, everything: bool = False) -> list[obj
         where = ", ".join(finding.ids[:SHOWN_IDS]) + (f" and {rest} more" if rest > 0 else "")
         severity = Text(finding.severity, style=STYLES[finding.severity])
         findings.add_row(severity, finding.text, where)
-    nums = Counter(finding.severity for finding in result.findings)
+    nums: Counter[str] = Counter(finding.severity for finding in result.findings)
     told = ", ".join(f"{nums[one]} {one}{'s' * (nums[one] > 1)}" for one in STYLES if nums[one])
     more = [f"and {hidden} more notes: --verbose or --html FILE shows them"] if hidden else []
     meaning = "it must be put right" if nums["error"] else "it can be trained on"

@@ -228,8 +228,11 @@ def train(
     if json_:
         write_json_answer(result.as_dict())
         return
-    items_of = run_items if isinstance(result, TrainResult) else folds_items
-    show(*items_of(result, everything=is_verbose(context)))  # type: ignore[operator]
+    everything = is_verbose(context)
+    if isinstance(result, TrainResult):
+        show(*run_items(result, everything=everything))
+    else:
+        show(*folds_items(result, everything=everything))
 
 
 def _settings(

@@ -1,7 +1,6 @@
 """Slices of NIfTI volumes and DICOM files, as pages (extras `nifti` and `dicom`)."""
 
 import gzip
-import io
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +55,7 @@ class _DICOM(_Slice):
     """A frame, with white as 255 also where the file says that white is zero."""
 
     def _load(self) -> np.ndarray:
-        from pydicom.pixels import pixel_array
+        from pydicom.pixels.utils import pixel_array
 
         pixels_HWC = np.asarray(pixel_array(self.source, index=self.page)).reshape(self.shape)
         if self.source.PhotometricInterpretation == "MONOCHROME1":
@@ -84,7 +83,8 @@ def open_nifti(
         from nibabel.nifti1 import Nifti1Header
     except ModuleNotFoundError:
         raise MissingExtraError("nibabel", extra="nifti", purpose=f"reading {name}") from None
-    header = Nifti1Header.from_fileobj(io.BytesIO(_unpacked(handle).read(348)))
+    build: Any = Nifti1Header  # its functions have no types
+    header = build(_unpacked(handle).read(348))
     width, height, depth, *further = (*header.get_data_shape(), 1, 1)[:6]
     if any(one != 1 for one in further):
         raise ImageError(f"{name}: holds several volumes; save each as a file of its own")
