@@ -231,7 +231,7 @@ class Session:
                 engine="without help" if opened.is_check and not opened.accepted else opened.engine,
                 line=opened.line,
                 version=opened.version,
-                is_fine=opened.is_fine,
+                is_fine=opened.is_fine and opened.answered >= opened.line,
                 seconds=opened.seconds,
                 share=float((codes & 1).mean()) if codes.size else 0.0,
             )
