@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.inference import Predictor
 from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
+from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
 from binseg.types import Record
@@ -46,6 +48,11 @@ class SavedMask(Predictor):
     def remarks(self) -> tuple[str, ...]:
         """Sentences that must be read with its scores."""
         return ("Masks of files, not of a model: figures of probabilities say nothing.",)
+
+    def with_options(self, options: PredictOptions) -> Self:
+        """Return the same masks, which no setting changes."""
+        del options
+        return self
 
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
