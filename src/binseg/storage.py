@@ -176,6 +176,21 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(errors="surrogateescape"))
 
 
+def cell(text: str) -> str:
+    """Keep a spreadsheet from running a text as a formula: a quote before it marks it as text.
+
+    >>> cell("=1+1"), cell("a.png"), cell("-0.5")
+    ("'=1+1", 'a.png', '-0.5')
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def write_json(path: Path, obj: object) -> None:
     """Write indented JSON, or nothing; NaN and infinities are refused, as JSON has none."""
     text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -6,6 +6,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -28,6 +29,7 @@ SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
 ANYWHERE = ("--verbose", "--quiet")
 """Options of all verbs, which may stand behind the verb as well."""
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 WIDE = 200
 """Columns where no window limits them."""
 
@@ -60,9 +62,10 @@ def _print(stream: TextIO, items: Sequence[object]) -> None:
 
     console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
+        shown = visible(item) if isinstance(item, str) else item
         # A window breaks lines between words, but never a command that is to be copied.
         is_whole = isinstance(item, str) and (not stream.isatty() or item.startswith("  "))
-        console.print(item, highlight=False, markup=False, soft_wrap=is_whole)
+        console.print(shown, highlight=False, markup=False, soft_wrap=is_whole)
 
 
 def write_json_answer(answer: object) -> None:
@@ -71,9 +74,18 @@ def write_json_answer(answer: object) -> None:
     sys.stdout.write(json.dumps(answer, indent=2, allow_nan=False) + "\n")
 
 
+def visible(text: str) -> str:
+    r"""Escape what would steer a terminal (names of files may hold it); line breaks stay.
+
+    >>> visible("a\x1b[31m.png")
+    'a\\x1b[31m.png'
+    """
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def message(line: str) -> None:
     """Print one line on stderr."""
-    sys.stderr.write(f"{' '.join(line.split())}\n")
+    sys.stderr.write(f"{visible(' '.join(line.split()))}\n")
 
 
 class _Task:

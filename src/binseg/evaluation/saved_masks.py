@@ -9,8 +9,9 @@ import numpy as np
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
-from binseg.inference import PredictOptions, Predictor
+from binseg.inference import Predictor
 from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
+from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Tell, untold
 from binseg.postprocess import NOTHING
 from binseg.types import Record
@@ -49,7 +50,7 @@ class SavedMask(Predictor):
         return ("Masks of files, not of a model: figures of probabilities say nothing.",)
 
     def with_options(self, options: PredictOptions) -> Self:
-        """Return itself: options are for models."""
+        """Return the same masks, which no setting changes."""
         del options
         return self
 

@@ -414,8 +414,17 @@ def _whole(values: Pixels, *, name: str) -> Pixels:
     return np.asarray(rounded, np.int32)
 
 
-def encode_tiff(pixels: np.ndarray, text: str | None, extratags: Sequence[Any] = ()) -> bytes:
-    """Encode as a TIFF packed without loss (deflate); `text` becomes its description."""
+def encode_tiff(
+    pixels: np.ndarray,
+    text: str | None,
+    extratags: Sequence[Any] = (),
+    *,
+    resolution: tuple[float, float] | None = None,
+) -> bytes:
+    """Encode as a TIFF packed without loss (deflate); `text` becomes its description.
+
+    The resolution is that of columns and rows, in pixels per centimetre.
+    """
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
@@ -426,6 +435,8 @@ def encode_tiff(pixels: np.ndarray, text: str | None, extratags: Sequence[Any] =
         compression="zlib",
         description=text,
         extratags=extratags,
+        resolution=resolution,
+        resolutionunit="CENTIMETER" if resolution else None,
         metadata=None,  # else tifffile notes the array's shape in the file's description
         software=False,
     )

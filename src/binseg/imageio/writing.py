@@ -5,6 +5,7 @@ TIFF's description; JPEG has no place for them.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ def write_mask(
     *,
     facts: Facts | None = None,
     georeference: Georeference | None = None,
+    pixel_size: PixelSize | None = None,
 ) -> None:
     """Write a mask as 8-bit grey, 0 and 255 (0 and 1 would look black), PNG or TIFF by suffix.
 
@@ -44,7 +46,8 @@ def write_mask(
         OutputError: another suffix, or the disk refused.
     """
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, georeference=georeference)
+    place = {"georeference": georeference, "pixel_size": pixel_size}
+    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, **place)
 
 
 def write_image(
@@ -136,7 +139,7 @@ def is_whole(path: Path) -> bool:
                 length = int.from_bytes(head[at + 4 : at + 12]) & ((1 << 56) - 1)
                 return at + 12 + length <= size
     except (OSError, ValueError, TypeError, AttributeError, tifffile.TiffFileError):
-        return path.is_dir()  # an OME-Zarr folder, which was put there whole
+        return os.path.isdir(path)  # noqa: PTH112 - an OME-Zarr folder, put there whole
     return size > 0
 
 
@@ -155,6 +158,7 @@ def _write(
     facts: Facts | None,
     *,
     georeference: Georeference | None = None,
+    pixel_size: PixelSize | None = None,
     tags: Sequence[Any] = (),
 ) -> None:
     path = Path(path)
@@ -164,9 +168,16 @@ def _write(
         accepted = ", ".join(suffix for name in formats for suffix in FORMATS[name].suffixes[:2])
         raise OutputError(f"can't write {one_line(path)}: the name must end in one of {accepted}")
     tags = [*tags, *(georeference.tags() if georeference else ())]
-    data = chosen[0].encode(pixels, _text(facts), tags)
+    more: dict[str, Any] = {}
+    if pixel_size is not None and chosen[0].stacks:
+        more["resolution"] = _per_centimetre(pixel_size)
+    data = chosen[0].encode(pixels, _text(facts), tags, **more)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _per_centimetre(size: PixelSize) -> tuple[float, float]:
+    return 1e4 / size.width, 1e4 / size.height
 
 
 _LEVEL = 6
@@ -233,8 +244,7 @@ def write_tiled(
     about how many all tiles have, and decides between TIFF and BigTIFF; where it `holds_nan`, that
     is no data.
     """
-    size = pixel_size
-    resolution = None if size is None else (1e4 / size.width, 1e4 / size.height)
+    resolution = None if pixel_size is None else _per_centimetre(pixel_size)
     text = _text(facts)
     tags = [*(NAN_IS_NO_DATA if holds_nan else ()), *(georeference.tags() if georeference else ())]
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:

@@ -6,6 +6,7 @@ Reading, computing and writing happen at the same time, with few images in memor
 sizes share batches.
 """
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from binseg.errors import DataError, ImageError, MissingExtraError, UsageError
+from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
 from binseg.inference.image_like import Inputs, Maps, Pixels
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
@@ -101,6 +102,7 @@ def run(
             everything += result
         else:
             told(result)
+    sink.finish(options)
     return everything
 
 
@@ -157,6 +159,13 @@ def _too_much_of_a_video(options: PredictOptions) -> bool:
     return bool(set(options.outputs) - {"overlay"}) or options.mask_format == "tif"
 
 
+def _of_long_name(image: InputImage, error: OutputError) -> Failure:
+    """Fail one image alone whose output has too long a name; the disk's other refusals go on up."""
+    if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
+        raise error
+    return Failure.of(image.name, error)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Read:
     """An image in memory, with its inputs where it can share a batch."""
@@ -199,6 +208,8 @@ class _Work:
                 return self.sink.write(image, prediction, stem, self.options)
         except ImageError as error:
             return Failure.of(image.name, error)
+        except OutputError as error:
+            return _of_long_name(image, error)
 
     def by_parts(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a huge image band by band, or a video frame by frame."""
@@ -321,4 +332,9 @@ class _Work:
         image, stem = one.todo
         if isinstance(found, np.ndarray):
             found = self.predictor.prediction_of(one.image_HWC, found, **one.facts)
-        return self.sink.write(image, found, stem, self.options)
+        try:
+            return self.sink.write(image, found, stem, self.options)
+        except ImageError as error:
+            return Failure.of(image.name, error)
+        except OutputError as error:
+            return _of_long_name(image, error)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from binseg.errors import UsageError
+from binseg.errors import ImageError, MissingExtraError, UsageError
 from binseg.imageio import (
     Georeference,
     PixelSize,
@@ -41,8 +41,9 @@ from binseg.postprocess import (
     segment,
     trace_polygons,
 )
+from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
-from binseg.storage import write_text
+from binseg.storage import cell, write_text
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
@@ -113,14 +114,24 @@ class Prediction:
         return trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
-        """Give the outlines as GeoJSON, in map coordinates where the image has them."""
+        """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
+
+        Raises:
+            ImageError: its coordinate system has no code.
+            MissingExtraError: it isn't in degrees already, and pyproj isn't installed.
+        """
         place = self.georeference
+        if place is not None and place.crs is None and place.keys:
+            raise ImageError(
+                f"{self.name}: its coordinate system has no EPSG code, so its outlines have no "
+                "place in GeoJSON; warp the image to EPSG:4326 first, or leave GeoJSON out"
+            )
         return geojson(
             self.polygons(tolerance=tolerance),
             self._objects,
             properties={**self.facts, "image": self.name},
             transform=place.transform if place else None,
-            crs=place.crs if place else None,
+            project=_to_degrees(place.crs) if place and place.crs else None,
         )
 
     def coco(self, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -136,7 +147,7 @@ class Prediction:
         writer = csv.DictWriter(text, ["image", *names, "model", "threshold"], lineterminator="\n")
         writer.writeheader()
         made = {"model": self.bundle_id, "threshold": self.threshold}
-        writer.writerows({"image": self.name, **row, **made} for row in rows)
+        writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
         return text.getvalue()
 
     @property
@@ -250,6 +261,18 @@ class Prediction:
         return self.image_HWC
 
 
+def _to_degrees(crs: str) -> Project | None:
+    """Find the way from a coordinate system to longitude and latitude, which GeoJSON is in."""
+    if crs == "EPSG:4326":
+        return None
+    try:
+        import pyproj
+    except ModuleNotFoundError:
+        raise MissingExtraError("pyproj", extra="geo", purpose=f"GeoJSON of {crs}") from None
+    way = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    return lambda x, y: np.stack(way.transform(x, y), axis=1)
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A file that a prediction becomes."""
@@ -263,7 +286,7 @@ class FileKind:
 def _write_mask(one: Prediction, path: Path, _: float) -> None:
     facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
-    write_mask(path, one.mask, facts=facts, georeference=place)
+    write_mask(path, one.mask, facts=facts, georeference=place, pixel_size=one.pixel_size)
 
 
 def _write_probability(one: Prediction, path: Path, _: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from binseg.errors import ImageError, UsageError
 from binseg.imageio import is_whole, read_facts
 from binseg.inference.image_like import facts_of_file
+from binseg.inference.joined import join_outputs
 from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
@@ -104,6 +105,10 @@ class Sink(ABC):
         assert len(images) == 1, "one result is of one image"
         return [self.out / "result"]
 
+    def finish(self, options: PredictOptions) -> None:
+        """Do what is left when all predictions are there."""
+        del options
+
     @abstractmethod
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
@@ -178,6 +183,10 @@ class FolderSink(Sink):
             foreground=float(prediction.mask.mean()),
         )
 
+    def finish(self, options: PredictOptions) -> None:
+        """Join the COCO files and tables of all images in the folder."""
+        join_outputs(self.out, options.outputs)
+
     def _done(
         self, predictor: Predictor, image: InputImage, *, options: PredictOptions
     ) -> Path | None:
@@ -213,7 +222,7 @@ class FolderSink(Sink):
         for file in files:
             if places.real(file) in real:
                 raise UsageError(f"{file} is one of the inputs; choose another folder with --out")
-            if file.exists() and not self.replaces:
+            if os.path.exists(file) and not self.replaces:  # noqa: PTH110 - names may be too long
                 raise UsageError(
                     f"{file} exists; choose another folder with --out, replace the files of an "
                     "earlier run with --overwrite, or go on with a stopped one with --resume"
