@@ -335,7 +335,7 @@ class Report:
     def is_empty(self) -> bool:
         """True if no truth holds an object, so that no score says how well objects are found."""
         counts = [one.counts["original"] for one in self.images]
-        return not any(one.tp + one.fn for one in counts)
+        return bool(counts) and not any(one.tp + one.fn for one in counts)
 
     @property
     def _shape(self) -> str:

@@ -66,6 +66,22 @@ def test_volumes_are_a_dataset(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.mask_HW, mask_WHD[:, :, 5].T)
 
 
+def test_nnunets_volumes_are_a_dataset(tmp_path: Path) -> None:
+    """Cases are volumes, channels are files; each slice has its place in both."""
+    random = np.random.default_rng(0)
+    for case in ("a_1", "b_2"):
+        mask_WHD = (random.random((24, 20, 4)) > 0.7).astype(np.uint8)
+        for channel in range(2):
+            image_WHD = (mask_WHD * 90 + channel).astype(np.int16)
+            volume(tmp_path / "imagesTr" / f"{case}_{channel:04d}.nii.gz", image_WHD)
+        volume(tmp_path / "labelsTr" / f"{case}.nii.gz", mask_WHD)
+    dataset = open_dataset(DataConfig(path=str(tmp_path)))
+    assert (dataset.kind, len(dataset.records)) == ("nnunet", 8)
+    sample = read_sample(dataset.records[-1], dataset.rule)
+    assert sample.image_HWC.shape == (20, 24, 2)
+    np.testing.assert_array_equal(sample.mask_HW, mask_WHD[:, :, 3].T == 1)
+
+
 def dicom(path: Path, frames_NHW: np.ndarray, *, kind: str = "MONOCHROME2") -> Path:
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian

@@ -81,14 +81,21 @@ def open_nifti(
     """
     try:
         from nibabel.nifti1 import Nifti1Header
+        from nibabel.spatialimages import HeaderDataError
     except ModuleNotFoundError:
         raise MissingExtraError("nibabel", extra="nifti", purpose=f"reading {name}") from None
-    build: Any = Nifti1Header  # its functions have no types
-    header = build(_unpacked(handle).read(348))
+    head = _unpacked(handle).read(348)
+    if head[344:347] != b"n+1":
+        raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
+    try:
+        build: Any = Nifti1Header  # its functions have no types
+        header = build(head)
+        dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
+    except HeaderDataError as error:
+        raise ImageError(f"{name}: a NIfTI header that can't be read ({error})") from None
     width, height, depth, *further = (*header.get_data_shape(), 1, 1)[:6]
     if any(one != 1 for one in further):
         raise ImageError(f"{name}: holds several volumes; save each as a file of its own")
-    dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
     shape = (height, width, 1)
     check_size(name, height=height, width=width, channels=1, itemsize=dtype.itemsize)
     return _NIFTI(

@@ -156,6 +156,12 @@ def records_of_pair(
     record = Record(
         id=name, image_path=image, mask_path=mask, further_masks=tuple(further), split=split
     )
+    return pages_of(record, page_group)
+
+
+def pages_of(record: Record, page_group: int) -> list[Record]:
+    """Give one record for each page of a stack, grouped in blocks; others stay as they are."""
+    num_pages, name = _num_pages(record.image_path), record.id
     if num_pages == 1:
         return [record]
     return [

@@ -72,6 +72,11 @@ def _is_image(name: str) -> bool:
     return suffix in IMAGE_SUFFIXES and (suffix != ".gz" or name.lower().endswith(".nii.gz"))
 
 
+def stem_of(path: Path) -> str:
+    """Give a file's name without its ending, which may be .nii.gz."""
+    return path.stem.removesuffix(".nii") if path.suffix.lower() == ".gz" else path.stem
+
+
 def real_path(folder: str | Path) -> Path:
     """Resolve a folder, links followed; unlike `resolve` it takes links to themselves."""
     return Path(os.path.realpath(folder))

@@ -25,6 +25,7 @@ from binseg.data.sources.annotations import (
     shape_of,
     size_of,
 )
+from binseg.data.sources.folder import pages_of
 from binseg.data.sources.layouts import split_of_path, wrapped
 from binseg.data.sources.listing import (
     Findings,
@@ -32,6 +33,7 @@ from binseg.data.sources.listing import (
     list_folder,
     read_json,
     read_lines,
+    stem_of,
     subfolders,
 )
 from binseg.data.splits import parse_split
@@ -168,7 +170,7 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
 
 
 def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
-    return {path.stem: (path,) for path in list_folder(folder).images}
+    return {stem_of(path): (path,) for path in list_folder(folder).images}
 
 
 def _paired(
@@ -219,7 +221,7 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
         raise DataError(
             f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
-            "slices, PNG or TIFF"
+            "NIfTI, or as slices"
         )
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
@@ -238,6 +240,8 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         ignore=frozenset(value for name, value in values.items() if name == "ignore"),
         split_of_name={},
     )
+    paged = [page for one in found.records for page in pages_of(one, config.page_group)]
+    found = replace(found, records=tuple(paged))
     if num_channels == 1:
         return found
     note = f"images of {num_channels} files, whose channels are joined in order"
@@ -248,8 +252,9 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
     """Give each case's files in the order of their channels, and how many those are."""
     channels: dict[str, dict[str, Path]] = defaultdict(dict)
     for image in list_folder(home / "imagesTr").images:
-        match = _CHANNEL.match(image.stem)
-        name, channel = (match["case"], match["channel"]) if match else (image.stem, "0000")
+        stem = stem_of(image)
+        match = _CHANNEL.match(stem)
+        name, channel = (match["case"], match["channel"]) if match else (stem, "0000")
         channels[name][channel] = image
     usual = set().union(*channels.values())
     if short := sorted(name for name, files in channels.items() if files.keys() != usual):
