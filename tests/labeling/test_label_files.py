@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeling.conftest import SIZE, disc
 from PIL import Image
 
 from binseg.config import DataConfig
@@ -12,6 +11,8 @@ from binseg.data.samples import read_sample
 from binseg.data.sources import open_dataset
 from binseg.errors import UsageError
 from binseg.labeling.label_files import KINDS, write_labels
+
+from .conftest import SIZE, disc
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

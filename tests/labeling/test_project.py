@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeling.conftest import SIZE, disc
 from PIL import Image
 
 from binseg.config import DataConfig
@@ -21,6 +20,8 @@ from binseg.labeling.label_log import ChangedError
 from binseg.labeling.project import Project
 from binseg.labeling.strokes import Stroke, pack
 from binseg.types import IGNORE
+
+from .conftest import SIZE, disc
 
 DOT = Stroke(tool="brush", value=1, points=((20.0, 20.0), (40.0, 30.0)), radius=4.0)
 BESIDE = Stroke(tool="polygon", value=0, points=((60.0, 5.0), (78.0, 5.0), (78.0, 50.0)))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labeling.conftest import SIZE, Known, Opened, disc
 from PIL import Image
 
 from binseg.errors import UsageError
@@ -14,6 +13,8 @@ from binseg.labeling.label_log import ChangedError
 from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke
+
+from .conftest import SIZE, Known, Opened, disc
 
 WHOLE = (0, 0, *SIZE)
 
@@ -114,7 +115,7 @@ def test_check_images_get_no_help(open_session: Opened) -> None:
     assert session.engine.num_pixels == before
     assert truth.any()
     status = session.status()
-    assert status["standings"][0]["engine"] == "cold"  # type: ignore[index]
+    assert status["standings"][0]["engine"] == "cold"
 
 
 def test_the_features_are_chosen_by_leaving_strokes_out(open_session: Opened) -> None:
@@ -200,7 +201,7 @@ def test_fill_and_box_are_kept_as_pixels(open_session: Opened) -> None:
     other = names(session)[1]
     rows, columns = np.nonzero(disc(number_of(other))[1])
     box = (rows.min() - 3, columns.min() - 3, rows.max() + 4, columns.max() + 4)
-    session.box(other, tuple(int(side) for side in box), 1)  # type: ignore[arg-type]
+    session.box(other, tuple(int(side) for side in box), 1)
     found = session.open(other).labels_HW == 1
     assert dice_of(found, disc(number_of(other))[1]) > 0.9
     session.project.labels(name)

@@ -50,7 +50,13 @@ def client(photos: Path) -> Iterator[TestClient]:
 
 
 def stroke(page: TestClient, **change: Any) -> Any:
-    body = {"name": "a", "tool": "brush", "value": 1, "points": [[10, 10], [12, 30]], "radius": 3}
+    body: dict[str, Any] = {
+        "name": "a",
+        "tool": "brush",
+        "value": 1,
+        "points": [[10, 10], [12, 30]],
+        "radius": 3,
+    }
     return page.post("/v1/label/stroke", json={**body, **change})
 
 
@@ -177,7 +183,13 @@ def test_the_door_is_that_of_serve(photos: Path) -> None:
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         assert client.get("/v1/label/status").status_code == 200
         evil = {"Origin": "https://evil.example"}
-        body = {"name": "a", "tool": "brush", "value": 1, "points": [[1, 1]], "radius": 2}
+        body: dict[str, Any] = {
+            "name": "a",
+            "tool": "brush",
+            "value": 1,
+            "points": [[1, 1]],
+            "radius": 2,
+        }
         assert client.post("/v1/label/stroke", json=body, headers=evil).status_code == 403
         assert client.get("/", headers={"Host": "rebound.example"}).status_code == 403
         policy = client.get("/").headers["Content-Security-Policy"]

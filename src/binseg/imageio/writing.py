@@ -46,8 +46,8 @@ def write_mask(
         OutputError: another suffix, or the disk refused.
     """
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    place = {"georeference": georeference, "pixel_size": pixel_size}
-    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, **place)
+    grey = _grey(mask_HW)
+    _write(path, grey, ("PNG", "TIFF"), facts, georeference=georeference, pixel_size=pixel_size)
 
 
 def write_image(

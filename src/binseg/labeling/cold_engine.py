@@ -43,7 +43,7 @@ def filter_features(rgb_HW3: RGB) -> Features:
 
     is_grey = bool((rgb_HW3 == rgb_HW3[..., :1]).all())
     values = (rgb_HW3[..., :1] if is_grey else rgb_HW3).astype(np.float32) / 255
-    found = multiscale_basic_features(
+    found: Features = multiscale_basic_features(  # type: ignore[no-untyped-call]
         values, sigma_min=_SIGMAS[0], sigma_max=_SIGMAS[1], channel_axis=-1
     )
     if is_grey:  # as many numbers as for a colour image, so that both can be in one project
@@ -214,7 +214,8 @@ class Forest:
         rows = np.concatenate([parts[kind][::step, ::step] for kind in self.kinds], axis=-1)
         height, width, num = rows.shape
         found = self.trees.predict_proba(rows.reshape(-1, num).astype(np.float32))[:, 1]
-        return found.reshape(height, width).astype(np.float32)
+        probability_hw: np.ndarray = found.reshape(height, width).astype(np.float32)
+        return probability_hw
 
 
 def first_step(height: int, width: int) -> int:
@@ -258,7 +259,8 @@ def settle(
         maxiter=60,
         M=sparse.diags(1 / diagonal),
     )
-    return np.clip(found, 0, 1).reshape(height, width).astype(np.float32)
+    settled_hw: np.ndarray = np.clip(found, 0, 1).reshape(height, width).astype(np.float32)
+    return settled_hw
 
 
 def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Features]) -> np.ndarray:
@@ -330,7 +332,7 @@ def _joined(one: _Samples, kinds: Sequence[str]) -> Float32[np.ndarray, "N F"]:
 
 def _choices(kinds: Sequence[str]) -> list[tuple[str, ...]]:
     """Each kind alone, and all together."""
-    alone = [(kind,) for kind in kinds]
+    alone: list[tuple[str, ...]] = [(kind,) for kind in kinds]
     return [*alone, tuple(kinds)] if len(kinds) > 1 else alone
 
 

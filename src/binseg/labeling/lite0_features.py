@@ -1,6 +1,7 @@
 """Features of the pretrained Lite0 encoder, ready before anybody has drawn a stroke."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def lite0_features() -> Callable[[RGB], Features]:
         DataError: the encoder's weights can't be had.
     """
     model = create_model("unet", encoder=ENCODER, encoder_weights="imagenet")
-    encoder = model.eval().encoder
+    encoder: Any = model.eval().encoder
     mean, std = (torch.tensor(values)[:, None, None] for values in encoder.trained_with)
 
     axes: list[Tensor] = []
@@ -64,4 +65,5 @@ def _principal(maps_1Chw: Tensor) -> Tensor:
     values_NC = values_NC[:: max(1, len(values_NC) // _MOST_PLACES)]
     centred_NC = values_NC - values_NC.mean(dim=0)
     _, vectors_CC = torch.linalg.eigh(centred_NC.T @ centred_NC)
-    return vectors_CC.flip(1)[:, :_NUM_KEPT]
+    kept_CK: Tensor = vectors_CC.flip(1)[:, :_NUM_KEPT]
+    return kept_CK

@@ -1,4 +1,4 @@
-"""Which image to label next: at random, but seldom one in which nothing seems to be."""
+"""The image to label next: at random, but seldom one in which nothing seems to be."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ class OpenImage:
         return codes
 
     def _part(self, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> np.ndarray:
-        """What is predicted in a box: a mask of `shape`; nothing where help isn't wanted."""
+        """Return the prediction in a box: a mask of `shape`; nothing where help isn't wanted."""
         if self.probability is None or self.is_check or self.accepted:
             return np.zeros(shape, np.uint8)
         p = self.probability
@@ -82,14 +82,15 @@ class OpenImage:
             return (p[box[0] : box[2], box[1] : box[3]] > 0.5).astype(np.uint8)
         scale = p.shape[0] / self.image.size[0], p.shape[1] / self.image.size[1]
         area = (box[1] * scale[1], box[0] * scale[0], box[3] * scale[1], box[2] * scale[0])
-        part = Image.fromarray(p).resize(shape[::-1], Image.Resampling.BILINEAR, box=area)
+        part = Image.fromarray(p).resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=area)
         return (np.asarray(part) > 0.5).astype(np.uint8)
 
     def mask(self) -> np.ndarray:
         """The whole mask that is shown: what is labelled, and what is predicted elsewhere."""
         height, width = self.image.size
         predicted = self._part((0, 0, height, width), (height, width)) == 1
-        return np.where(self.labels_HW == IGNORE, predicted, self.labels_HW == 1)
+        whole_HW: np.ndarray = np.where(self.labels_HW == IGNORE, predicted, self.labels_HW == 1)
+        return whole_HW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +168,12 @@ def corrected(network: np.ndarray, cold: np.ndarray, small_hw: Labels) -> np.nda
     far_hw = ndimage.distance_transform_edt(small_hw == IGNORE)
     reach = LOCAL * float(np.hypot(*small_hw.shape))
     near_hw = np.exp(-((far_hw / reach) ** 2)).astype(np.float32)
-    size = network.shape[::-1]
+    size = network.shape[1], network.shape[0]
 
     def fitted(values: np.ndarray) -> np.ndarray:
         image = Image.fromarray(np.asarray(values, np.float32))
         return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
     near, local = fitted(near_hw), fitted(cold)
-    return (1 - near) * network + near * local
+    joined: np.ndarray = (1 - near) * network + near * local
+    return joined

@@ -52,7 +52,8 @@ class WarmNetwork:
             image = functional.pad(_normalised(self._model, rgb_hw3[None]), pad, mode="replicate")
             both = self._model(torch.cat([image, image.flip(-1)])).sigmoid()
             mean = (both[0] + both[1].flip(-1))[0] / 2
-        return mean[:height, :width].numpy()
+        found: np.ndarray = mean[:height, :width].numpy()
+        return found
 
 
 def base_network() -> nn.Module:
@@ -119,7 +120,7 @@ def train_round(
         images, target, valid = _batch(model, examples, random)
         loss = loss_of(model(images), target, valid)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
         step += 1
@@ -132,7 +133,7 @@ def _batch(
     """Cut crops around labelled pixels, turned and mirrored at random."""
     images, labels = [], []
     for _ in range(BATCH):
-        one = examples[random.integers(len(examples))]
+        one = examples[int(random.integers(len(examples)))]
         image, known = _crop(one, random)
         turns, mirrored = int(random.integers(4)), bool(random.integers(2))
         image, known = np.rot90(image, turns), np.rot90(known, turns)

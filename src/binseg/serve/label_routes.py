@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -109,7 +109,7 @@ class Accepting(Body):
 
     seen: int
     version: int | None = None
-    """Of the prediction that was seen."""
+    """Version of the prediction that was seen."""
     empty: bool = False
 
 
@@ -121,7 +121,7 @@ class Training(BaseModel):
 
 
 class LabelService:
-    """What the application needs of a service, around a session; it is closed with the server.
+    """The parts of a service that the application needs; its session is closed with the server.
 
     Args:
         session: an open project.
@@ -238,7 +238,10 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
     return Response(png, media_type="image/png", headers=headers)
 
 
-def _posting(path: str, kind: type[BaseModel]) -> Any:
+Route = Callable[[Request], Awaitable[dict[str, Any]]]
+
+
+def _posting(path: str, kind: type[BaseModel]) -> Callable[[Route], Route]:
     """Register a route that takes a body of a kind, which it reads itself, within its limits."""
     content = {"application/json": {"schema": kind.model_json_schema()}}
     extra = {"requestBody": {"required": True, "content": content}}
