@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from binseg import storage
+from binseg import downloads
+from binseg.downloads import download
 from binseg.errors import DataError, OutputError
 from binseg.progress import Task
 from binseg.storage import (
     atomic_path,
     cache_dir,
-    download,
     locked,
     parse_json,
     sha256_of,
@@ -271,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(storage, "_RETRY_WAIT", 0.0)
+    monkeypatch.setattr(downloads, "_RETRY_WAIT", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -384,7 +384,7 @@ def test_addresses_that_lead_nowhere(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line with the address."""
-    monkeypatch.setattr(storage, "_RETRY_WAIT", 0.0)
+    monkeypatch.setattr(downloads, "_RETRY_WAIT", 0.0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(DataError, match=re.escape(url)) as caught:
         download(url, tmp_path / "file", sha256=SHA256)

@@ -1,4 +1,4 @@
-"""Files as bytes: atomic writes, hashes, the cache folder, locks and downloads."""
+"""Files as bytes: atomic writes, hashes, the cache folder and locks."""
 
 import contextlib
 import ctypes
@@ -12,22 +12,16 @@ import secrets
 import shutil
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 import platformdirs
 
 from binseg.errors import DataError, OutputError, one_line
-from binseg.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    import requests  # takes long to import, and only downloads need it
 
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose another folder"),
@@ -41,20 +35,10 @@ _ADVICE = {
 }
 _LOG = logging.getLogger("binseg")
 _CHUNK = 1 << 18
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the answer
-_TRIES = 5  # in a row without a single new byte
-_RETRY_WAIT = 1.0  # seconds, doubled with each try
-_REASONS = {
-    **dict.fromkeys(("ConnectTimeout", "Timeout"), "the server doesn't answer"),
-    "SSLError": "the server's certificate can't be trusted",
-    "ProxyError": "the proxy can't be reached",
-    "ChunkedEncodingError": "the line broke",
-    "ConnectionError": "the server can't be reached; is there a network?",
-}
-"""Errors of requests that another try may get past; their own texts are nests of objects."""
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Make the one line for what the disk refused."""
     what = error.strerror or " ".join(str(error).split())
     advice = _ADVICE.get(error.errno or 0, "nothing was changed there")
     return OutputError(f"can't write {_shown(path)}: {what}; {advice}")
@@ -90,7 +74,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(final)
         sync(final.parent)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # it is gone, or its folder never came to be
             temporary.unlink()
@@ -116,7 +100,7 @@ def publish(finished: Path, path: Path) -> None:
             finished.replace(final)
         sync(final.parent)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
 
 
 def _replace_folder(new: Path, final: Path) -> None:
@@ -304,7 +288,7 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
             "wait for it or stop it, then try again"
         ) from error
     except OSError as error:
-        raise _output_error(lock_path, error) from error
+        raise output_error(lock_path, error) from error
     try:
         yield
     finally:
@@ -351,143 +335,3 @@ def held(out: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # while it is held: whoever waits sees that it is gone
             Path(lock.lock_file).unlink()
         lock.release()
-
-
-def download(
-    url: str,
-    path: Path,
-    *,
-    sha256: str | None = None,
-    md5: str | None = None,
-    progress: Progress = SILENT,
-) -> Path:
-    """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
-
-    Pieces gather in `path`.part. What an earlier call left there is used only where a checksum can
-    prove the whole; a file that is already at `path` is checked and kept. `md5` is for old data
-    sets that publish no better hash.
-
-    Raises:
-        DataError: the server refused, the line kept breaking, or the hash is wrong.
-        OutputError: the disk refused; what had come stays for the next try.
-    """
-    import pooch.hashes
-
-    assert sha256 is None or md5 is None, "one hash decides"
-    known = sha256 if md5 is None else f"md5:{md5}"
-    part = path.with_name(path.name + ".part")
-
-    def fetch(_url: str, temporary: str, _pooch: object) -> None:
-        _fetch(url, part, label=path.name, progress=progress)
-        part.replace(temporary)
-
-    retrieve = partial(
-        pooch.retrieve, url, known, fname=path.name, path=path.parent, downloader=fetch
-    )
-    pooch.get_logger().setLevel("WARNING")
-    with locked(path, tidy=True):
-        if path.exists():
-            if not pooch.hashes.hash_matches(path, known):
-                raise DataError(
-                    f"{_shown(path)}: isn't the file of hash {known} that {url} is to give; move "
-                    "it away and run again to fetch it anew"
-                )
-            return path
-        if known is None:
-            part.unlink(missing_ok=True)
-        resumed = part.exists()
-        try:
-            try:
-                retrieve()
-            except ValueError:
-                if not resumed:
-                    raise
-                # The first half may have been of an older version, so once more from the start.
-                progress.say(f"{path.name}: the resumed file is wrong, fetching it from the start")
-                retrieve()
-        except ValueError as error:  # as pooch calls a wrong hash
-            raise DataError(f"{url}: {one_line(str(error))}") from None
-        except OSError as error:
-            raise _output_error(path, error) from error
-    return path
-
-
-def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
-    """Fill `part` to the end, trying again as long as new bytes come.
-
-    pooch's own downloader starts anew at each break: over a line that breaks every 300 MB, the
-    792 MB of Oxford-IIIT Pet never arrive. Going on where it broke, three requests fetch them, as
-    `tests/test_storage.py` measures on a small file.
-    """
-    import requests
-
-    failures = 0
-    with requests.Session() as session:
-        while True:
-            before = _size(part)
-            try:
-                return _fetch_once(session, url, part, label=label, progress=progress)
-            except requests.RequestException as error:
-                reason, may_pass = _reason(error)
-                failures = 0 if _size(part) > before else failures + 1
-                if not may_pass:
-                    raise DataError(f"can't fetch {url}: {reason}; check the address") from error
-                if failures >= _TRIES:
-                    kept = f"; what has come is kept in {_shown(part)}" if _size(part) else ""
-                    raise DataError(
-                        f"can't fetch {url}: {reason}{kept}; run again to go on"
-                    ) from error
-                time.sleep(_RETRY_WAIT * 2 ** max(failures - 1, 0))
-
-
-def _reason(error: "requests.RequestException") -> tuple[str, bool]:
-    """Say in a few words what went wrong, and whether another try may help."""
-    if error.response is not None:
-        status = error.response.status_code
-        return f"the server says {status} {error.response.reason}", status >= 500
-    for kind in type(error).__mro__:
-        if kind.__name__ in _REASONS:
-            return _REASONS[kind.__name__], True
-    return one_line(str(error)) or type(error).__name__, False
-
-
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _fetch_once(
-    session: "requests.Session", url: str, part: Path, *, label: str, progress: Progress
-) -> None:
-    """Ask once for what is missing in `part`, and append it; the whole where it must be."""
-    from requests.exceptions import ChunkedEncodingError, RequestException
-
-    have = _size(part)
-    # Without "identity" a server may zip the answer, and then byte positions mean nothing.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        place = answer.headers.get("Content-Range", "")
-        if answer.status_code == 416 and place.endswith(f"/{have}"):
-            return  # nothing was missing
-        goes_on = answer.status_code == 206 and place.startswith(f"bytes {have}-")
-        if answer.status_code == 416 or (answer.status_code == 206 and not goes_on):
-            part.unlink(missing_ok=True)
-            raise ChunkedEncodingError("the server has another file than the one begun")
-        answer.raise_for_status()
-        start = have if goes_on else 0
-        length = answer.headers.get("Content-Length", "")
-        total = start + int(length) if length.isdigit() else None
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                progress.task(f"fetch {label}", total=total) as task,
-                part.open("ab" if start else "wb") as handle,
-            ):
-                task.advance(start)
-                for piece in answer.iter_content(_CHUNK):
-                    handle.write(piece)
-                    task.advance(len(piece))
-            sync(part)
-        except RequestException:
-            raise  # which are OSErrors too
-        except OSError as error:
-            raise _output_error(part, error) from error

@@ -169,7 +169,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     )
     monkeypatch.setitem(WEIGHTS, RESNET, row)
     monkeypatch.setenv("BINSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("binseg.storage._RETRY_WAIT", 0.0)
+    monkeypatch.setattr("binseg.downloads._RETRY_WAIT", 0.0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

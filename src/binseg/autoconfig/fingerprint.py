@@ -30,8 +30,7 @@ MAX_SHAPED, MIN_SHAPED = 64, 12
 """Images whose shapes are measured: at most, and at least (however large they are)."""
 SHAPED_PIXELS = 30_000_000
 """Mask pixels whose shapes are measured, over all images."""
-WINDOW = 2048
-"""Pixels; of masks with a longer side, a part of this side is measured."""
+WINDOW = 2048  # pixels; of masks with a longer side, a part of this side is measured
 THUMB = 16
 """Pixels; side of the thumbnails that are tested for an upright orientation."""
 GREY_DIFFERENCE = 4.0
@@ -39,8 +38,7 @@ GREY_DIFFERENCE = 4.0
 COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
 """Grey levels that make a pixel coloured; in a grey image up to a thousandth of the pixels may."""
 PERCENTILES = (0.5, 99.5)
-MIN_AREA = 4
-"""Pixels; smaller specks don't count as objects."""
+MIN_AREA = 4  # pixels; smaller specks don't count as objects
 NUM_SIGN_FLIPS = 999
 """Random sign flips that the real images are compared with."""
 SIGNIFICANCE = 0.01
@@ -302,8 +300,9 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
     inside_HW = mask_HW[::step, ::step]
     outside_HW = (~mask_HW & sample.valid_HW)[::step, ::step]
-    has_both = bool(inside_HW.any() and outside_HW.any())
-    grey_HW = stretched_HWC.mean(axis=2)
+    grey_HW, is_brighter = stretched_HWC.mean(axis=2), None
+    if inside_HW.any() and outside_HW.any():
+        is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
     thumbs = [
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
         for plane_HW in (grey_HW, inside_HW)
@@ -318,9 +317,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
         foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
-        is_brighter=bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
-        if has_both
-        else None,
+        is_brighter=is_brighter,
         thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
         shapes=measure_shapes(_window(mask_HW)) if shaped else None,
         kept=_kept(mask_HW) if shaped and mask_HW.any() else None,

@@ -227,12 +227,10 @@ def train(
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
     if json_:
         write_json_answer(result.as_dict())
-        return
-    everything = is_verbose(context)
-    if isinstance(result, TrainResult):
-        show(*run_items(result, everything=everything))
+    elif isinstance(result, TrainResult):
+        show(*run_items(result, everything=is_verbose(context)))
     else:
-        show(*folds_items(result, everything=everything))
+        show(*folds_items(result, everything=is_verbose(context)))
 
 
 def _settings(

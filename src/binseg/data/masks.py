@@ -24,8 +24,7 @@ NEAR, MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
 GREY = 0x010101
 """A grey level times this is the same grey as a colour 0xRRGGBB."""
-MOST_CLASSES = 32
-"""More colours in a palette are the soft edges of an adaptive one."""
+MOST_CLASSES = 32  # more colours in a palette are the soft edges of an adaptive one
 MOST_TOUCHING = 0.2
 """Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
 TRIMAP = frozenset({1, 2, 3})

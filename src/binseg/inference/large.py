@@ -124,17 +124,8 @@ def predict_large(
         job = _job(predictor, path, layouts, probability, whole_pixels)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        work = _Work(
-            predictor,
-            windows,
-            infos,
-            layouts,
-            journal,
-            probability,
-            whole_pixels,
-            axes,
-            origin or {},
-        )
+        of_pages, settings = (infos, layouts, journal), (probability, whole_pixels, axes)
+        work = _Work(predictor, windows, *of_pages, *settings, origin or {})
         try:
             work.tell_need(done, progress)
             work.run(done, progress)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from binseg.config.named_models import NamedWeights, find_weights
+from binseg.downloads import download
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Detail, Progress
-from binseg.storage import cache_dir, download, sha256_of
+from binseg.storage import cache_dir, sha256_of
 
 _LEFT_OUT = ("fc.", "classifier.", "features.18.", "_conv_head.", "_bn1.", "_fc.")
 """Prefixes of published classifiers: the layers that a segmentation network leaves out."""

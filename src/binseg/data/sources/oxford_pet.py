@@ -8,9 +8,10 @@ from pathlib import Path
 from binseg.data.dataset import name_some
 from binseg.data.sources.layouts import wrapped
 from binseg.data.sources.listing import Findings, list_folder, read_lines
+from binseg.downloads import download
 from binseg.errors import DataError, OutputError
 from binseg.progress import SILENT, Progress
-from binseg.storage import download, locked
+from binseg.storage import locked
 from binseg.types import Record, Split
 
 OXFORD_URL = "https://thor.robots.ox.ac.uk/datasets/pets"
