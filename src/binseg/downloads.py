@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from binseg.errors import DataError, one_line
 from binseg.progress import SILENT, Progress
-from binseg.storage import locked, output_error, sync
+from binseg.storage import locked, output_error, shown, sync
 
 if TYPE_CHECKING:
     import requests  # takes long to import, and only downloads need it
@@ -62,7 +62,7 @@ def download(
         if path.exists():
             if not pooch.hashes.hash_matches(path, known):
                 raise DataError(
-                    f"{_shown(path)}: isn't the file of hash {known} that {url} is to give; move "
+                    f"{shown(path)}: isn't the file of hash {known} that {url} is to give; move "
                     "it away and run again to fetch it anew"
                 )
             return path
@@ -106,7 +106,7 @@ def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
                 if not may_pass:
                     raise DataError(f"can't fetch {url}: {reason}; check the address") from error
                 if failures >= _TRIES:
-                    kept = f"; what has come is kept in {_shown(part)}" if _size(part) else ""
+                    kept = f"; what has come is kept in {shown(part)}" if _size(part) else ""
                     raise DataError(
                         f"can't fetch {url}: {reason}{kept}; run again to go on"
                     ) from error

@@ -41,10 +41,10 @@ def output_error(path: Path, error: OSError) -> OutputError:
     """Make the one line for what the disk refused."""
     what = error.strerror or " ".join(str(error).split())
     advice = _ADVICE.get(error.errno or 0, "nothing was changed there")
-    return OutputError(f"can't write {_shown(path)}: {what}; {advice}")
+    return OutputError(f"can't write {shown(path)}: {what}; {advice}")
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """The path on one line, whatever is in its name."""
     return str(path).replace("\n", "\\n").replace("\r", "\\r")
 
@@ -253,7 +253,7 @@ def sha256_of(path: Path) -> str:
         with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"can't read {_shown(path)}: {error.strerror or error}") from error
+        raise DataError(f"can't read {shown(path)}: {error.strerror or error}") from error
 
 
 def cache_dir() -> Path:
@@ -284,7 +284,7 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
         lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
         raise OutputError(
-            f"another process has held {_shown(lock_path)} for {timeout:g} s; "
+            f"another process has held {shown(lock_path)} for {timeout:g} s; "
             "wait for it or stop it, then try again"
         ) from error
     except OSError as error:
@@ -323,7 +323,7 @@ def held(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise OutputError(
-            f"{_shown(out)}: another command works there; wait for it, or choose another --out"
+            f"{shown(out)}: another command works there; wait for it, or choose another --out"
         ) from None
     except OSError as error:
         _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_check_images_get_no_help(open_session: Opened) -> None:
     assert session.engine.num_pixels == before
     assert truth.any()
     status = session.status()
-    assert status["standings"][0]["engine"] == "cold"
+    standings: Any = status["standings"]
+    assert standings[0]["engine"] == "cold"
 
 
 def test_the_features_are_chosen_by_leaving_strokes_out(open_session: Opened) -> None:
@@ -200,8 +202,8 @@ def test_fill_and_box_are_kept_as_pixels(open_session: Opened) -> None:
     rows, columns = np.nonzero(disc(number)[1])
     other = names(session)[1]
     rows, columns = np.nonzero(disc(number_of(other))[1])
-    box = (rows.min() - 3, columns.min() - 3, rows.max() + 4, columns.max() + 4)
-    session.box(other, tuple(int(side) for side in box), 1)
+    top, left = int(rows.min()) - 3, int(columns.min()) - 3
+    session.box(other, (top, left, int(rows.max()) + 4, int(columns.max()) + 4), 1)
     found = session.open(other).labels_HW == 1
     assert dice_of(found, disc(number_of(other))[1]) > 0.9
     session.project.labels(name)

@@ -61,7 +61,7 @@ def stroke(page: TestClient, **change: Any) -> Any:
 
 
 def mask(client: TestClient, **change: Any) -> Any:
-    query = {"name": "a", "top": 0, "left": 0, "bottom": 40, "right": 60}
+    query: dict[str, Any] = {"name": "a", "top": 0, "left": 0, "bottom": 40, "right": 60}
     return client.get("/v1/label/mask", params={**query, **change})
 
 

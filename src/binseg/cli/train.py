@@ -201,14 +201,14 @@ def train(
         input__size=size,
     )
     overrides = set_ or ()
-    started_with = RunFolder(path=out).recipe_path if resume and out else file or recipe
-    if _joins(started_with, sections, overrides, folds=folds is not None):
+    first = RunFolder(path=out).recipe_path if resume and out else file or recipe
+    if _joins(first, sections, overrides, folds=folds is not None):
         return
     progress = progress_of(context)
     result: TrainResult | CrossResult
     if resume and out:
-        is_changed = file or recipe or sections or set_ or budget or folds is not None
-        result = _resume(out, checkpoint_every, progress, is_changed=bool(is_changed))
+        is_changed = bool(file or recipe or sections or set_ or budget or folds is not None)
+        result = _resume(out, checkpoint_every, progress, is_changed=is_changed)
     else:
         if file and recipe:
             raise UsageError("give either a recipe file or --recipe, not both")
