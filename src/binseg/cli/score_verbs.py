@@ -18,8 +18,10 @@ from binseg.cli.options import (
     nested,
     option,
 )
+from binseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from binseg.config import DataConfig
     from binseg.types import TTA
 
 _REPORT = "Folder of a run, or of one of its reports, or a report.json."
@@ -55,6 +57,18 @@ def evaluate(
         list[str] | None,
         option("Change how the data is read (repeatable): --set data.threshold=127.", "KEY=VALUE"),
     ] = None,
+    guarantee: Annotated[
+        list[str] | None,
+        option(
+            "Instead of scoring, choose the threshold that keeps recall, fpr or dice on new images "
+            "(95% sure), by the validation images, and note it on the card (repeatable).",
+            "SCORE=VALUE",
+        ),
+    ] = None,
+    learn_quality: Annotated[
+        bool,
+        option("Instead of scoring, learn anew by validation how good predictions are."),
+    ] = False,
     with_: With = None,
     tta: TTAOption = None,
     device: Device = None,
@@ -67,6 +81,7 @@ def evaluate(
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
         binseg evaluate runs/first --data other_folder/ --split all --out scores/
+        binseg evaluate runs/first --guarantee recall=0.95
     """
     from binseg.cli.screen import report_items
     from binseg.evaluation.origin import Origin, check_split_name, data_config
@@ -82,6 +97,15 @@ def evaluate(
     config = data_config(
         Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
     )
+    if guarantee or learn_quality:
+        useless = [with_, tta, out, by, tolerance, spacing]
+        if any(useless) or split != "test":
+            raise UsageError(
+                "--guarantee and --learn-quality take one model and its validation images; leave "
+                "out --split, --with, --tta, --out, --by, --tolerance and --spacing"
+            )
+        _calibrate(context, run, config, guarantee or [], learn=learn_quality, as_json=json_)
+        return
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
     folder = out or report_folder(
@@ -101,6 +125,33 @@ def evaluate(
         write_json_answer(report_as_dict(report))
     else:
         show(*report_items(report, by=by), f"report: {folder / PAGE_NAME}")
+
+
+def _calibrate(
+    context: typer.Context,
+    run: Path,
+    config: "DataConfig",
+    guarantees: list[str],
+    *,
+    learn: bool,
+    as_json: bool,
+) -> None:
+    """Write what validation guarantees, or teaches, into the card."""
+    from binseg.pipelines.calibrate_model import calibrate
+
+    found = calibrate(
+        run, config, guarantees=guarantees, learn=learn, progress=progress_of(context)
+    )
+    if as_json:
+        write_json_answer({"guarantees": [one.model_dump() for one in found], "learnt": learn})
+        return
+    for one in found:
+        sign = "at most" if one.score == "fpr" else "at least"
+        show(
+            f"mean {one.score} of new images {sign} {one.wanted:g}, 95% sure by {one.num_images} "
+            f"validation images or groups: --threshold {one.threshold:.4f}"
+        )
+    show(f"noted on the card of {run}")
 
 
 def compare(

@@ -7,14 +7,14 @@ sizes share batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, UsageError
-from binseg.inference.image_like import Inputs, Maps, Pixels
+from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
@@ -73,6 +73,7 @@ def run(
     """
     options = options or PredictOptions()
     predictor = predictor.with_options(options)
+    predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
     for found in source.rounds(sink, options):
         sink.claim(found.claimed, options)
@@ -85,7 +86,7 @@ def run(
         num_skipped = len(found.images) - len(todo)
         if num_skipped:
             progress.say(f"{num_skipped} of {len(found.images)} are there already")
-        work = _Work(predictor=predictor, sink=sink, options=options)
+        work = _Work(predictor=predictor, sink=sink, options=options, progress=progress)
         results = list(work.results(todo, progress))
         failures = [one for one in results if isinstance(one, Failure)]
         result = PredictResult(
@@ -155,6 +156,8 @@ class _Read:
 
     todo: _Todo
     image_HWC: Pixels
+    predictor: Predictor
+    """The one for the size of its pixels."""
     inputs_NHWC: Inputs | None
 
 
@@ -169,17 +172,36 @@ class _Work:
     predictor: Predictor
     sink: Sink
     options: PredictOptions
+    progress: Progress = SILENT
     largest: int = 0
     """Bytes of the largest image so far, with its probability; 0 before the first."""
+
+    def scaled(self, image: InputImage) -> Predictor:
+        """Give the predictor for the pixel size of an image's file, and say where it differs."""
+        known = self.predictor.judge
+        size = None
+        if known is not None and known.knowledge.pixel_um and image.data is None:
+            with suppress(ImageError):  # the one that reads its pixels says so
+                size = facts_of_file(image.path, place=False)["pixel_size"]
+        fit = self.predictor.scaled_to(size, self.options)
+        if fit is not self.predictor and known is not None and fit.preprocessing is not None:
+            factor = fit.preprocessing.scale / known.preprocessing.scale
+            own = known.knowledge.pixel_um or 0
+            self.progress.say(
+                f"{image.name}: pixels of {factor * own:g} um, the model's are {own:g} um: resized "
+                f"by {factor:g} for the network"
+            )
+        return fit
 
     def alone(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a single image, and tell how far its inputs are."""
         image, stem = todo
         try:
             image_HWC = image.read()
-            num_inputs = self.predictor.num_inputs(*image_HWC.shape[:2])
+            predictor = self.scaled(image)
+            num_inputs = predictor.num_inputs(*image_HWC.shape[:2])
             with progress.task("predicting", total=num_inputs) as task:
-                prediction = self.predictor.predict_array(
+                prediction = predictor.predict_array(
                     image_HWC,
                     read_as=image.name,
                     tell=task.advance,
@@ -191,7 +213,8 @@ class _Work:
 
     def by_parts(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a huge image band by band, or a video frame by frame."""
-        (image, stem), predictor, sink = todo, self.predictor, self.sink
+        (image, stem), sink = todo, self.sink
+        predictor = self.predictor if image.kind == "video" else self.scaled(image)
         files = files_of(image, stem, self.options)
         try:
             if image.kind == "video":
@@ -250,11 +273,13 @@ class _Work:
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             image_HWC = image.read()
-            if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
+            fit = self.scaled(image)
+            is_own = fit is self.predictor
+            if is_own and shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
-        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs)
+        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit)
 
     def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
@@ -291,7 +316,7 @@ class _Work:
             image, _ = one.todo
             facts = facts_of(image, self.options)
             try:
-                found = self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
+                found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
             except ImageError as error:
                 yield Failure.of(image.name, error)
             else:

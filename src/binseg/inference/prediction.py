@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from importlib.metadata import version
@@ -28,6 +28,7 @@ from binseg.imageio import (
     write_probability,
 )
 from binseg.inference.image_like import Pixels, Probability
+from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
     NOTHING,
     FoundObject,
@@ -41,6 +42,7 @@ from binseg.postprocess import (
     trace_polygons,
 )
 from binseg.report import cutout, overlay
+from binseg.report.predictions_page import Entry, thumbnail
 from binseg.storage import write_text
 
 KEPT_PIXELS = 64_000_000
@@ -69,6 +71,8 @@ class Prediction:
     georeference: Georeference | None = None
     path_hash: str = ""
     """A hash that tells the image from others of its name; only the mask's file keeps it."""
+    judge: Judge | None = field(default=None, repr=False)
+    """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
     @property
     def probability(self) -> Probability:
@@ -79,6 +83,16 @@ class Prediction:
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
         return segment(self.probability_HW, self.threshold, self.postprocessing)
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """The expected Dice with a 90 % interval, and a flag with its reason.
+
+        None where the model can't judge, or the image was too large to be kept.
+        """
+        if self.judge is None or self.image_HWC is None:
+            return None
+        return self.judge.quality(self.image_HWC, self.probability_HW, self.mask)
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the mask over the image, as 8-bit RGB.
@@ -129,9 +143,9 @@ class Prediction:
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["image", *names, "model", "threshold"], lineterminator="\n")
+        made = {"model": self.bundle_id, "threshold": self.threshold, **self._quality_columns}
+        writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
         writer.writeheader()
-        made = {"model": self.bundle_id, "threshold": self.threshold}
         writer.writerows({"image": self.name, **row, **made} for row in rows)
         return text.getvalue()
 
@@ -154,6 +168,7 @@ class Prediction:
             "height": height,
             "foreground_share": float(self.mask.mean()),
             "num_objects": len(self._objects),
+            "quality": self.quality.as_dict() if self.quality else None,
             "objects": [one.as_row() for one in self._objects],
             "polygons": self.geojson(tolerance=tolerance),
             "rle": encode_rle(self.mask),
@@ -211,7 +226,8 @@ class Prediction:
         height, width = self.probability_HW.shape
         return (
             f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
-            f"threshold {self.threshold:g}, bundle {self.bundle_id})"
+            f"threshold {self.threshold:g}, bundle {self.bundle_id}"
+            + (f", {self.quality})" if self.quality else ")")
         )
 
     def _repr_html_(self) -> str:
@@ -226,6 +242,32 @@ class Prediction:
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+        )
+
+    def entry(self) -> Entry:
+        """Give its line of a report on many predictions, with a small image."""
+        found, size = self.quality, self.pixel_size
+        judged: dict[str, Any] = {}
+        if found is not None:
+            judged = {name: getattr(found, name) for name in ("flag", "reason")}
+            figures = ("expected_dice", "low", "high")
+            judged |= {name: round(getattr(found, name), 4) for name in figures}
+        area = size.height * size.width * float(self.mask.sum()) if size else None
+        return Entry(
+            name=self.name,
+            thumb="" if self.image_HWC is None else thumbnail(self.image_HWC, self.mask),
+            num_objects=len(self._objects),
+            foreground=float(self.mask.mean()),
+            area=area,
+            unit="µm²" if size else "",
+            **judged,
+        )
+
+    @property
+    def _quality_columns(self) -> dict[str, object]:
+        found = self.quality
+        return (
+            {"expected_dice": round(found.expected_dice, 4), "quality": found.flag} if found else {}
         )
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, count
 from pathlib import Path
@@ -15,8 +15,10 @@ from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
+from binseg.inference.quality import UNLIKE, Quality
 from binseg.inference.sources import Failure, InputImage, Places
 from binseg.progress import Progress
+from binseg.report.predictions_page import Entry, write_predictions_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Written:
     """Files beside the mask, as asked."""
     foreground: float
     """Share of the pixels that are foreground."""
+    quality: Quality | None = None
+    """None where the model can't judge it, and for huge images and videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,20 @@ class PredictResult:
         """Images (and inputs that are none) in all."""
         return len(self.written) + len(self.failures) + self.num_skipped
 
+    @property
+    def unlike(self) -> tuple[Written, ...]:
+        """Images that are unlike the training data."""
+        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == UNLIKE)
+
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
         paths = [
-            {"source": str(one.source), "mask": str(one.mask), "others": [*map(str, one.others)]}
+            {
+                "source": str(one.source),
+                "mask": str(one.mask),
+                "others": [*map(str, one.others)],
+                "quality": one.quality.as_dict() if one.quality else None,
+            }
             for one in self.written
         ]
         return {
@@ -118,14 +132,23 @@ class FolderSink(Sink):
         overwrite: replace files of an earlier run; inputs are never replaced.
         resume: leave out images whose outputs are there already, if they are of these images, this
             model and these settings.
+        report: keep a small image of each prediction, for `write_report`.
     """
 
     large_probability: ProbabilityType = "float32"
 
-    def __init__(self, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        report: bool = False,
+    ) -> None:
         super().__init__(Path(out))
         self.replaces = overwrite or resume
         self._resume = resume
+        self._entries: dict[Path, Entry] | None = {} if report else None
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
 
@@ -157,13 +180,32 @@ class FolderSink(Sink):
         paths = files_of(image, stem, options)
         for path, kind in zip(paths, ("mask", *options.outputs), strict=True):
             FILES[kind].write(prediction, path, options.tolerance)
+        if self._entries is not None:
+            self._entries[paths[0]] = prediction.entry()
         return Written(
             source=image.path,
             page=image.page,
             mask=paths[0],
             others=tuple(paths[1:]),
             foreground=float(prediction.mask.mean()),
+            quality=prediction.quality,
         )
+
+    def write_report(self, result: "PredictResult", *, model: str) -> Path:
+        """Write the page and the table of what this run wrote, and return the page's path.
+
+        Raises:
+            OutputError: a file can't be written.
+        """
+        assert self._entries is not None, "ask for a report first"
+        entries = [
+            replace(
+                self._entries.get(one.mask) or Entry(name="", foreground=one.foreground),
+                name=one.mask.relative_to(self.out).as_posix(),
+            )
+            for one in result.written
+        ]
+        return write_predictions_page(self.out, entries, model=model)
 
     def _named(
         self, images: Sequence[InputImage], options: PredictOptions, progress: Progress
@@ -241,7 +283,6 @@ def facts_of(image: InputImage, options: PredictOptions) -> dict[str, Any]:
     facts = facts_of_file(
         image.path,
         place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
-        size=bool(asked & {"table", "geojson"}),
     )
     return {**facts, "name": image.title or image.path.name, "path_hash": _path_hash(image)}
 
