@@ -8,6 +8,7 @@ import typer
 from binseg.cli import bench, list_verbs
 from binseg.cli.console import Shell, exit_code_of
 from binseg.cli.data_verbs import augment, check
+from binseg.cli.label import label, suggest
 from binseg.cli.options import register
 from binseg.cli.predict import predict
 from binseg.cli.score_verbs import compare, demo, evaluate
@@ -62,7 +63,7 @@ def _options(
 
 
 for _verb in (
-    check, plan, train, evaluate, compare, predict, pack, export, verify, augment,
+    check, label, suggest, plan, train, evaluate, compare, predict, pack, export, verify, augment,
     list_verbs.models, list_verbs.encoders,
 ):  # fmt: skip
     register(app, _verb)

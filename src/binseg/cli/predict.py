@@ -159,7 +159,7 @@ def predict(
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
-    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume, report=report)
+    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch, report=report)
     try:
         result = predict_all(
             source, predictor, sink, options, progress=progress, told=_tell_round if watch else None

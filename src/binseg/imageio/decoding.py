@@ -22,6 +22,8 @@ Handle = io.BufferedReader | io.BytesIO
 
 Pixels = Num[np.ndarray, "H W C"]
 """An image as `read_image` gives it: uint8, uint16 or float32."""
+Valid = Bool[np.ndarray, "H W"] | None
+"""False where an image has no data; None where it has data everywhere."""
 Stored = Shaped[np.ndarray, "h w S"]
 """Numbers of (a part of) an image as they are in the file."""
 Labels = Shaped[np.ndarray, "H W ..."]
@@ -80,7 +82,7 @@ class Decoder(ABC):
     def labels(self, *, indices: bool = False) -> Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
 
-    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+    def valid(self) -> Valid:
         """Tell where there is data, turned; None where it is everywhere."""
         return None
 

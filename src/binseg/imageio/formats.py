@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -32,6 +30,7 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    Valid,
     broken_files,
     one_line,
 )
@@ -168,9 +167,7 @@ def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -
         return decoder.labels(indices=indices)
 
 
-def read_pixels(
-    path: Path, *, page: int | None = None
-) -> tuple[Pixels, Bool[np.ndarray, "H W"] | None]:
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
 
     Returns:
@@ -181,10 +178,16 @@ def read_pixels(
         return decoder.image(), decoder.valid()
 
 
+def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
+    """Do as `read_pixels` with a file in memory, which errors call `name`."""
+    with broken_files(name):
+        decoder = _choose(io.BytesIO(data), name=name)
+        return decoder.image(), decoder.valid()
+
+
 def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
-    with broken_files(name):
-        return _choose(io.BytesIO(data), name=name).image()
+    return decode_pixels(data, name=name)[0]
 
 
 @contextmanager

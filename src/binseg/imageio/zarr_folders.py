@@ -131,6 +131,9 @@ class ZarrWindows:
             fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
 
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> None:
+        """Tell that all pixels are data: NaN is refused."""
+
     def _part(self, page: int, row: int, column: int) -> Pixels:
         return self._cache.get((page, row, column), partial(self._unpack, page, row, column))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from binseg.inference.sinks import (
     Written,
     facts_of,
     files_of,
+    origin_of,
 )
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av
@@ -76,7 +78,6 @@ def run(
     predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
     for found in source.rounds(sink, options):
-        sink.claim(found.claimed, options)
         if not found.images and not found.failures:
             continue
         _check_videos(found.images, options)
@@ -159,6 +160,8 @@ class _Read:
     predictor: Predictor
     """The one for the size of its pixels."""
     inputs_NHWC: Inputs | None
+    facts: dict[str, Any]
+    """Fields of its Prediction."""
 
 
 _Computed = tuple[_Read, Maps | Prediction]
@@ -197,7 +200,8 @@ class _Work:
         """Predict a single image, and tell how far its inputs are."""
         image, stem = todo
         try:
-            image_HWC = image.read()
+            facts = facts_of(image, self.predictor, self.options)
+            image_HWC, facts["valid_HW"] = image.read()
             predictor = self.scaled(image)
             num_inputs = predictor.num_inputs(*image_HWC.shape[:2])
             with progress.task("predicting", total=num_inputs) as task:
@@ -205,7 +209,7 @@ class _Work:
                     image_HWC,
                     read_as=image.name,
                     tell=task.advance,
-                    **facts_of(image, self.options),
+                    **facts,
                 )
                 return self.sink.write(image, prediction, stem, self.options)
         except ImageError as error:
@@ -217,8 +221,11 @@ class _Work:
         predictor = self.predictor if image.kind == "video" else self.scaled(image)
         files = files_of(image, stem, self.options)
         try:
+            origin = origin_of(image, predictor, self.options)
             if image.kind == "video":
-                foreground = predict_video(predictor, image.path, files=files, progress=progress)
+                foreground = predict_video(
+                    predictor, image.path, files=files, facts=origin, progress=progress
+                )
             else:
                 if self.options.is_per_page:
                     progress.say(
@@ -231,6 +238,7 @@ class _Work:
                     probability=sink.large_probability if len(files) > 1 else None,
                     overwrite=sink.replaces,
                     progress=progress,
+                    origin=origin,
                 ).foreground
         except (DataError, MissingExtraError) as error:
             return Failure.of(image.path, error)
@@ -272,14 +280,15 @@ class _Work:
         """Decode an image, and make its inputs where they can share a batch."""
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
-            image_HWC = image.read()
+            facts = facts_of(image, self.predictor, self.options)
+            image_HWC, facts["valid_HW"] = image.read()
             fit = self.scaled(image)
             is_own = fit is self.predictor
             if is_own and shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
-        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit)
+        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit, facts=facts)
 
     def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
@@ -313,10 +322,8 @@ class _Work:
             if one.inputs_NHWC is not None:
                 yield one, next(maps)
                 continue
-            image, _ = one.todo
-            facts = facts_of(image, self.options)
             try:
-                found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
+                found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
             except ImageError as error:
                 yield Failure.of(image.name, error)
             else:
@@ -329,6 +336,5 @@ class _Work:
         one, found = computed
         image, stem = one.todo
         if isinstance(found, np.ndarray):
-            facts = facts_of(image, self.options)
-            found = self.predictor.prediction_of(one.image_HWC, found, **facts)
+            found = self.predictor.prediction_of(one.image_HWC, found, **one.facts)
         return self.sink.write(image, found, stem, self.options)

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -83,6 +83,7 @@ def predict_large(
     overwrite: bool = False,
     progress: Progress = SILENT,
     whole_pixels: int = WHOLE_PIXELS,
+    origin: Mapping[str, object] | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -103,6 +104,7 @@ def predict_large(
         overwrite: replace outputs that are there.
         progress: told what is needed before it starts, and of every row.
         whole_pixels: pages of up to so many pixels are predicted whole.
+        origin: further facts that the mask keeps.
 
     Raises:
         UsageError: an output is there already, or of another suffix; a scale or tiles for a model
@@ -123,7 +125,10 @@ def predict_large(
         job = _job(predictor, path, layouts, probability, whole_pixels)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels, axes)
+        work = _Work(
+            predictor, windows, infos, layouts, journal, probability, whole_pixels, axes,
+            origin or {},
+        )  # fmt: skip
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
@@ -248,6 +253,8 @@ class _Work:
     whole_pixels: int
     axes: ZarrAxes | None
     """Axes of a Zarr output."""
+    origin: Mapping[str, object]
+    """What `predict --resume` needs to know; the mask keeps it."""
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""
@@ -322,6 +329,7 @@ class _Work:
             "threshold": predictor.threshold,
             "postprocess": predictor.postprocessing.as_dict(),
             "source": path.name,
+            **(self.origin if is_mask else {}),
         }
         dtype = "uint8" if is_mask else str(self.probability)
         layer = Layer(
@@ -329,6 +337,7 @@ class _Work:
             which=which,
             dtype=dtype,
             postprocessing=predictor.postprocessing if is_mask else NOTHING,
+            windows=self.windows,
         )
         if self.axes is None:
             finished = folder / "whole.tif"
@@ -341,6 +350,7 @@ class _Work:
                 facts=facts,
                 georeference=read_georeference(path) if is_tiff else None,
                 pixel_size=self.windows.pixel_size,
+                holds_nan=dtype.startswith("float"),
             )
         else:
             finished = folder / "whole.zarr"
@@ -363,7 +373,7 @@ class _Work:
         if self.probability is not None:
             kept_HW = probability_HW
             if self.probability == "uint8":
-                kept_HW = np.rint(probability_HW * np.float32(255))
+                kept_HW = np.rint(np.nan_to_num(probability_HW) * np.float32(255))
             layers.append(encode_tiles(kept_HW.astype(self.probability), tile))
         return Band(
             height=len(mask_HW), foreground=int(np.count_nonzero(mask_HW)), layers=tuple(layers)

@@ -27,6 +27,7 @@ from binseg.imageio import (
     write_mask,
     write_probability,
 )
+from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels, Probability
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
@@ -69,8 +70,10 @@ class Prediction:
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
     georeference: Georeference | None = None
-    path_hash: str = ""
-    """A hash that tells the image from others of its name; only the mask's file keeps it."""
+    valid_HW: Valid = None
+    """False where the image has no data: never foreground, and of probability 0."""
+    origin: Mapping[str, object] = field(default_factory=dict)
+    """What `--resume` needs to know of image and settings; only the mask's file keeps it."""
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
@@ -82,7 +85,8 @@ class Prediction:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
-        return segment(self.probability_HW, self.threshold, self.postprocessing)
+        mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
+        return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
 
     @cached_property
     def quality(self) -> Quality | None:
@@ -157,6 +161,7 @@ class Prediction:
             "model": self.bundle_id,
             "threshold": self.threshold,
             "postprocess": self.postprocessing.as_dict(),
+            **({} if self.valid_HW is None else {"no_data": float((~self.valid_HW).mean())}),
         }
 
     def as_dict(self, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -296,13 +301,16 @@ class FileKind:
 
 
 def _write_mask(one: Prediction, path: Path, _: float) -> None:
-    facts = {**one.facts, **({"path_hash": one.path_hash} if one.path_hash else {})}
+    facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
     write_mask(path, one.mask, facts=facts, georeference=place)
 
 
 def _write_probability(one: Prediction, path: Path, _: float) -> None:
-    write_probability(path, one.probability_HW, facts=one.facts, georeference=one.georeference)
+    place, pixels = one.georeference, one.probability_HW
+    if one.valid_HW is not None:
+        pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
+    write_probability(path, pixels, facts=one.facts, georeference=place)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

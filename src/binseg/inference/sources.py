@@ -12,12 +12,13 @@ from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
-    decode_image,
+    decode_pixels,
     is_zarr,
     needs_windows,
     open_windows,
-    read_image,
+    read_pixels,
 )
+from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
@@ -49,15 +50,15 @@ class InputImage:
         """The name of the image in errors."""
         return str(self.path) if self.data is None else self.title
 
-    def read(self) -> Pixels:
-        """Decode its pixels.
+    def read(self) -> tuple[Pixels, Valid]:
+        """Decode its pixels, and tell where there is data.
 
         Raises:
             ImageError: it can't be read.
         """
         if self.data is not None:
-            return decode_image(self.data, name=self.name)
-        return read_image(self.path, page=self.page)
+            return decode_pixels(self.data, name=self.name)
+        return read_pixels(self.path, page=self.page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +83,6 @@ class Round:
 
     images: Sequence[InputImage]
     failures: Sequence[Failure] = ()
-    claimed: Sequence[InputImage] = ()
-    """Images that have their outputs from an earlier run, under the plainest names."""
 
 
 class Source(Protocol):
@@ -122,7 +121,7 @@ class WatchSource:
     """A folder that is looked into again and again, for images that are new or changed.
 
     An image is taken when it looked the same twice, so that one that is still being copied is left
-    alone. Images whose masks are there and newer are left out.
+    alone. The sink knows which images have their outputs already.
     """
 
     folder: Path
@@ -146,11 +145,7 @@ class WatchSource:
                 "taken for images; choose another folder with --out"
             )
         before: dict[Path, _Stamp] = {}
-        stamped = ((path, path.relative_to(home), stamp) for path, stamp in _stamped(home, out))
-        answered = [one for one in stamped if _is_answered(one[0], out / one[1])]
-        done = {path: stamp for path, _, stamp in answered}
-        plain = [InputImage(path=path, relative=relative) for path, relative, _ in answered]
-        yield Round(images=(), claimed=plain)
+        done: dict[Path, _Stamp] = {}
         while True:
             now = dict(_stamped(home, out))
             ready = [one for one, stamp in now.items() if before.get(one) == stamp != done.get(one)]
@@ -275,10 +270,3 @@ def _stamped(home: Path, out: Path) -> Iterator[tuple[Path, _Stamp]]:
         except OSError:  # gone between the listing and now
             continue
         yield path, (facts.st_size, facts.st_mtime_ns)
-
-
-def _is_answered(path: Path, plain: Path) -> bool:
-    """Tell whether a mask of the plain name is there, and not older than the image."""
-    masks = (plain.with_suffix(".png"), plain.with_suffix(".tif"))
-    changed = path.stat().st_mtime
-    return any(mask.exists() and mask.stat().st_mtime >= changed for mask in masks)

@@ -121,10 +121,9 @@ def fit(
             reserve=memory.total,
             progress=progress,
         )
-        checkpoints = Checkpointer(
-            folder, recipe, command=command, progress=progress, writes=group.is_first
-        )
-        log = EpochLog(folder, recipe, loggers=loggers, progress=progress, writes=group.is_first)
+        first = group.is_first
+        checkpoints = Checkpointer(folder, recipe, command=command, progress=progress, writes=first)
+        log = EpochLog(folder, recipe, loggers=loggers, progress=progress, writes=first)
         run = _Run(step, batches, val, clock=clock, log=log, checkpoints=checkpoints, stop=stop)
         if state is not None:
             run.load_state_dict(state)

@@ -18,6 +18,7 @@ from binseg.data.sources import tools
 from binseg.data.sources.annotations import Annotated, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
+from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.standards import (
@@ -87,6 +88,12 @@ SOURCES: Mapping[str, Source] = {
     ),
     "patterns": Source(
         about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns
+    ),
+    "labelled": Source(
+        about="images labelled with `binseg label`",
+        find=find_labelled,
+        read=read_labelled,
+        needs="there are no labels of `binseg label` beside these images",
     ),
     "oxford-pet": Source(
         about="the official Oxford-IIIT Pet layout",

@@ -80,6 +80,18 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
     return [beside] if beside else [], []
 
 
+def folder_of_images(root: Path) -> Path | None:
+    """Find the folder in a folder that is called as images are; None where it has none."""
+    for names in _IMAGE_FOLDERS:
+        found = [one for one in subfolders(root) if _plain(one.name) in names]
+        found = [one for one in found if list_folder(one).images]
+        if len(found) > 1:
+            raise DataError(_doubtful(root, found, "images"))
+        if found:
+            return found[0]
+    return None
+
+
 def _arranged(root: Path) -> tuple[list[Part], list[str]]:
     """Parts that folders of their own tell."""
     if pair := _named_pair(root):
