@@ -14,7 +14,7 @@ from binseg.imageio import PixelSize
 from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
-from binseg.inference.quality import NAMES, Judge
+from binseg.inference.quality import NAMES, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
@@ -307,6 +307,8 @@ class ModelPredictor(Predictor):
         """The judge of its predictions; None where the card has no knowledge of these figures."""
         known = self.card.knowledge if self.card else None
         if known is None or known.names != NAMES:
+            return None
+        if len(known.coefficients) not in (0, NUM_SIGNS + 1):
             return None
         return Judge(knowledge=known, preprocessing=self.preprocessing)
 

@@ -22,6 +22,8 @@ Flag = Literal["ok", "look", "unlike the training data"]
 UNLIKE: Flag = "unlike the training data"
 LOOK_BELOW = 0.7
 """Expected Dice below which somebody should look."""
+NUM_SIGNS = 6
+"""Figures of `signs`."""
 _SIDE = 384
 """Pixels; an image of tiles shows its statistics in up to four squares of this side."""
 _EPS = 1e-3
@@ -106,6 +108,8 @@ class Judge:
         """Judge the mask of an image by its pixels and probabilities."""
         known = self.knowledge
         statistics_D = describe(image_HWC, probability_HW, mask_HW, self.preprocessing)
+        # A figure that is no number must not pass as a usual one.
+        statistics_D = np.nan_to_num(statistics_D, nan=1e6)
         distance = float(distances(statistics_D[None], known)[0]) / known.limit
         signs_K = signs(probability_HW, mask_HW)
         expected = float(expected_dice(signs_K[None], known.coefficients)[0])
