@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from binseg.labeling.open_image import corrected
 from PIL import Image
 from scipy import ndimage
 
@@ -28,6 +27,7 @@ from binseg.imageio import read_image, read_labels
 from binseg.labeling.cold_engine import ColdEngine, filter_features, settle
 from binseg.labeling.lite0_features import lite0_features
 from binseg.labeling.next_image import RULES, outlook_of, rank
+from binseg.labeling.open_image import corrected
 from binseg.labeling.project import Project
 from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session

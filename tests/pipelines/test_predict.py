@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,14 +17,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.errors import ImageError, UsageError
+from binseg.cli.predict import _model_and_inputs
+from binseg.errors import ImageError, OutputError, UsageError
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files, run
 from binseg.inference.large import predict_large
-from binseg.inference.sinks import FolderSink
+from binseg.inference.pretrained import default_bundle_path
+from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import WatchSource, find_images
 from binseg.postprocess import PostProcessing
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 OVERLAY = PredictOptions(outputs=("overlay",))
@@ -585,18 +589,91 @@ def test_where_there_is_no_data_there_is_no_foreground(
             with tifffile.TiffFile(probability) as file:
                 assert np.array_equal(np.isnan(file.asarray()), missing_HW)
                 assert file.pages.first.tags[42113].value == "nan"
-        with Image.open(tmp_path / f"{name}-png" / f"{name}.png") as mask:
-            assert np.array_equal(np.asarray(mask), expected_HW)
-            assert json.loads(mask.info["binseg"])["no_data"] == missing_HW.mean()
+        with Image.open(tmp_path / f"{name}-png" / f"{name}.png") as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
+            assert json.loads(png.info["binseg"])["no_data"] == missing_HW.mean()
         found = model.predict(path)
         assert np.array_equal(found.mask * 255, expected_HW)
         assert found.probability[missing_HW].max() == 0
         assert found.objects()[0].area == (~missing_HW).sum()
-        with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as mask:
-            assert np.array_equal(np.asarray(mask), expected_HW)
+        with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
         cage = Cage(1)
         try:
             with cage.open(path.read_bytes(), name="p") as opened:
-                assert np.array_equal(opened.read()[1], ~missing_HW)
+                valid_HW = opened.read()[1]
+                assert valid_HW is not None
+                assert np.array_equal(valid_HW, ~missing_HW)
         finally:
             cage.close()
+
+
+def test_folders_leave_nothing_out_in_silence(
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Content decides what is an image; text is counted, and what can't be read has failed."""
+    jpeg = paint("in/a.jpg")
+    for name in ("b.jfif", "c.jpe", "d", "e.photo"):
+        shutil.copy(jpeg, tmp_path / "in" / name)
+    pages = np.stack([np.full((9, 11), level, np.uint8) for level in (0, 255)])
+    for name in ("f.lsm", "g.btf"):
+        tifffile.imwrite(tmp_path / "in" / name, pages, photometric="minisblack")
+    (tmp_path / "in" / "notes.txt").write_text("to do")
+    (tmp_path / "in" / "h.psd").write_bytes(b"8BPS\0\1")
+    shutil.copy(tmp_path / "in" / "f.lsm", tmp_path / "in" / "i.dng")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert [one.source.name for one in result.written] == [
+        "a.jpg", "b.jfif", "c.jpe", "d", "e.photo", "f.lsm", "g.btf",
+    ]  # fmt: skip
+    assert sorted(Path(one.source).name for one in result.failures) == ["h.psd", "i.dng"]
+    assert [one.name for one in result.left_out] == ["notes.txt"]
+    assert result.as_dict()["left_out"] == [str(tmp_path / "in" / "notes.txt")]
+    assert {"f.tif", "g.tif"} <= names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", [["photo.jpg"], ["photos/"], ["photo.jpg", "*.png"], ["-"]])
+def test_no_model_is_taken_unasked(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Callable[..., Path]
+) -> None:
+    """One line says what to give, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    paint("photo.jpg")
+    paint("photos/a.jpg")
+    result = CliRunner().invoke(app, ["predict", *given])
+    assert result.exit_code == 2
+    assert "name a run or bundle too, or the built-in model of cats and dogs with --model pets" in (
+        result.stderr
+    )
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_model_is_known_wherever_it_stands(tmp_path: Path, paint: Callable[..., Path]) -> None:
+    """The built-in one by its name, others by what they hold; two are one too many."""
+    photo, run_ = str(paint("photo.jpg")), tmp_path / "run"
+    (run_ / "bundle").mkdir(parents=True)
+    built_in = default_bundle_path()
+    assert _model_and_inputs("pets", [photo]) == (built_in, [photo])
+    assert _model_and_inputs(None, [photo, "pets"]) == (built_in, [photo])
+    assert _model_and_inputs(None, [photo, str(run_)]) == (run_, [photo])
+    assert _model_and_inputs(None, [str(built_in), "-"]) == (built_in, ["-"])
+    with pytest.raises(UsageError, match=r"which images\?"):
+        _model_and_inputs(None, ["pets"])
+    with pytest.raises(UsageError, match="two models"):
+        _model_and_inputs(None, [str(run_), str(built_in), photo])
+
+
+def test_one_command_at_a_time_writes_to_a_folder(
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The second is told so in one line, and writes nothing; afterwards it may."""
+    image, out = paint("a.png"), tmp_path / "out"
+
+    def other() -> PredictResult:
+        return predict_files(model, [image], out=tmp_path / "x" / ".." / "out")
+
+    with held(out), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OutputError, match="another command works there"):
+            pool.submit(other).result()
+        assert not out.exists()
+        predict_files(model, [image], out=out)  # the one that holds it
+    assert predict_files(model, [image], out=out, overwrite=True).written

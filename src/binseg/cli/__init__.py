@@ -29,8 +29,8 @@ app = typer.Typer(
     epilog=(
         "[bold]First steps[/bold]\n\n"
         "binseg demo\n\n"
-        "binseg check --data my_folder/\n\n"
-        "binseg train --data my_folder/ --out runs/first\n\n"
+        "binseg check my_folder/\n\n"
+        "binseg train my_folder/ --out runs/first\n\n"
         "binseg evaluate runs/first --split test\n\n"
         "binseg predict runs/first photo.jpg --out predicted/"
     ),
@@ -51,6 +51,9 @@ def _options(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only results and errors.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every epoch, choice, table and rule.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -59,7 +62,7 @@ def _options(
     ] = False,
 ) -> None:
     """Turn a folder of images with masks into a model that finds one kind of object."""
-    context.obj = {"quiet": quiet}
+    context.obj = {"quiet": quiet, "verbose": verbose}
 
 
 for _verb in (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import Json, RequiredData, argument, option
+from binseg.cli.options import Data, Json, Place, argument, needed_data, option
 from binseg.cli.serve import open_browser, read_token, refuse_missing
 from binseg.errors import MissingExtraError, UsageError
 
@@ -109,8 +109,9 @@ def label(
 def suggest(
     context: typer.Context,
     *,
-    data: RequiredData,
-    model: Annotated[Path, option("A run or bundle that looks at them.", "RUN")],
+    place: Place = None,
+    data: Data = None,
+    model: Annotated[Path | None, option("A run or bundle that looks at them.", "RUN")] = None,
     by: Annotated[
         str,
         option("random (seldom one that seems empty), or uncertainty (model in doubt).", "RULE"),
@@ -122,11 +123,15 @@ def suggest(
     """Rank the images without a mask, the one to label next first.
 
     Examples:
-        binseg suggest --data my_images/ --model runs/first
-        binseg suggest --data my_images/ --model runs/first --by uncertainty --num 50 --json
+        binseg suggest my_images/ --model runs/first
+        binseg suggest my_images/ --model runs/first --by uncertainty --num 50 --json
     """
     _check_parts()
     from binseg.pipelines.label_images import suggest as run
+
+    data = needed_data(place, data, verb="suggest")
+    if model is None:
+        raise UsageError("which model looks at them? Give --model RUN")
 
     ranked = run(data, model=model, rule=by, seed=seed, progress=progress_of(context))
     if json_:

@@ -178,7 +178,7 @@ def _fit_dice(lessons: Sequence[Lesson]) -> tuple[tuple[float, ...], tuple[float
     dice_N = np.array([one.dice for one in lessons])
     fold_N = folds([one.group for one in lessons])
     choices: list[float | None] = [None]
-    if len(lessons) >= LEAST_FOR_LINE:
+    if len(lessons) >= LEAST_FOR_LINE and fold_N.max() > 0:
         choices += _PENALTIES
     tried = [_cross_fitted(signs_NK, dice_N, fold_N, one) for one in choices]
     errors = [float(np.abs(one - dice_N).mean()) for one in tried]

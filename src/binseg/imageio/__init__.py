@@ -14,9 +14,11 @@ What a file holds decides how it is read, never its name.
 from binseg.imageio.decoding import ImageInfo
 from binseg.imageio.formats import (
     IMAGE_SUFFIXES,
+    STACK_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
     decode_pixels,
+    kind_of,
     probe,
     probe_bytes,
     read_image,

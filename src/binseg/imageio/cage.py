@@ -396,8 +396,10 @@ def _decode_into(
     num_bytes = os.fstat(descriptor).st_size
     size = len(source) if isinstance(source, bytes) else 0
     _allow(start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-    is_sent = isinstance(source, bytes)
-    decoded, valid_HW = decode_pixels(source, name=name) if is_sent else read_pixels(source)
+    if isinstance(source, bytes):
+        decoded, valid_HW = decode_pixels(source, name=name)
+    else:
+        decoded, valid_HW = read_pixels(source)
     image_HWC = np.ascontiguousarray(decoded)
     facts = {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name, "has_all": valid_HW is None}
     if image_HWC.nbytes + image_HWC[:, :, 0].size == num_bytes:

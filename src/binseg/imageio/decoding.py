@@ -35,6 +35,9 @@ MAX_PIXELS = 400_000_000
 MAX_BYTES = 6 * MAX_PIXELS
 """Largest decoded image in memory: that many of 16-bit colour."""
 
+_MOST_SCANS = 100
+"""A progressive JPEG has some ten; each one costs as much time as the whole image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInfo:
@@ -146,6 +149,16 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
             f"{num_bytes / 1e9:,.1f} GB; up to {MAX_BYTES / 1e9:,.1f} GB are read at once, "
             "cut it into pieces"
         )
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Refuse a JPEG of more scans than any camera or program writes.
+
+    Raises:
+        ValueError: it has.
+    """
+    if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > _MOST_SCANS:
+        raise ValueError(f"{num:,} scans in one JPEG")
 
 
 def finite_float32(values: Num[np.ndarray, "..."], *, name: str) -> Num[np.ndarray, "..."]:

@@ -31,7 +31,15 @@ from binseg.imageio.decoding import (
     turn,
 )
 from binseg.imageio.raster import through_palette
-from binseg.imageio.tiff_parts import Layout, Pieces, TiffContent, list_tiff, page_of
+from binseg.imageio.tiff_parts import (
+    Layout,
+    Pieces,
+    TiffContent,
+    check_compression,
+    check_pieces,
+    list_tiff,
+    page_of,
+)
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -227,6 +235,7 @@ class TiffImage(Decoder):
         """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
+            check_pieces(one)
         stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
         if self.layout == "page a channel":
             return np.stack([one[0, :, :, 0] for one in stored], axis=2)
@@ -356,6 +365,7 @@ def _check(image: TiffImage) -> None:
         raise ImageError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
     if not all(isinstance(side, int) for side in page.shaped):
         raise ImageError(f"{name}: the file is damaged (its size is no number); get it anew")
+    check_compression(page)
     _, depth, _, _, _ = page.shaped
     if depth != 1:
         raise ImageError(f"{name}: a page with {depth} layers; save it as one page a layer")
@@ -372,7 +382,7 @@ def _check(image: TiffImage) -> None:
 
 def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     """Refuse a page that claims many more pixels than its bytes can hold (missing tiles, bombs)."""
-    packed = sum(page.databytecounts)
+    packed = min(sum(page.databytecounts), page.parent.filehandle.size)  # pieces may overlap
     piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
     piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
     if piece > _LARGEST_TILE and piece > 2 * page.nbytes:

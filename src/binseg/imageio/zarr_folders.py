@@ -97,7 +97,9 @@ class ZarrWindows:
         if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
             raise ImageError(f"{self.name}: an array without pixels; leave it out")
         self._chunk = dict(zip(axes, array.chunks, strict=True))
-        chunk = self._chunk["y"] * self._chunk["x"] * self._channels * array.dtype.itemsize
+        # All axes count: a chunk is unpacked whole, whatever part of it is asked for.
+        whole = self._chunk | {"c": max(self._channels, self._chunk.get("c", 1))}
+        chunk = math.prod(whole.values()) * array.dtype.itemsize
         if chunk > _LARGEST_CHUNK:
             raise ImageError(
                 f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "

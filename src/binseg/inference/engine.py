@@ -34,6 +34,7 @@ from binseg.inference.sources import Failure, FileSource, InputImage, ListedSour
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
@@ -42,6 +43,7 @@ NUM_WRITERS = 4
 AHEAD_BYTES = 256_000_000
 """Decoded images that wait for the model, or for a writer; at least one each does."""
 
+_OF_VIDEOS = "videos give masks and --overlay; take images of the frames for the rest"
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
 
@@ -78,7 +80,7 @@ def run(
     predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
     for found in source.rounds(sink, options):
-        if not found.images and not found.failures:
+        if not (found.images or found.failures or found.left_out):
             continue
         _check_videos(found.images, options)
         stems = sink.stems(found.images, predictor, options, progress)
@@ -94,6 +96,7 @@ def run(
             written=tuple(one for one in results if isinstance(one, Written)),
             failures=(*found.failures, *failures),
             num_skipped=num_skipped,
+            left_out=tuple(found.left_out),
         )
         if told is None:
             everything += result
@@ -117,7 +120,8 @@ def predict_files(
     The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
     sink = FolderSink(out, overwrite=overwrite, resume=resume)
-    return run(FileSource(inputs), predictor, sink, options, progress=progress)
+    with held(Path(out)):
+        return run(FileSource(inputs), predictor, sink, options, progress=progress)
 
 
 def predict_bytes(
@@ -144,11 +148,14 @@ def predict_bytes(
 
 def _check_videos(images: Sequence[InputImage], options: PredictOptions) -> None:
     """Refuse videos that can't be answered as asked, before any work."""
-    if not any(image.kind == "video" for image in images):
-        return
-    require_av()
-    if set(options.outputs) - {"overlay"} or options.mask_format == "tif":
-        raise UsageError("videos give masks and --overlay; take images of the frames for the rest")
+    if images and all(image.kind == "video" for image in images):
+        require_av()
+        if _too_much_of_a_video(options):
+            raise UsageError(_OF_VIDEOS)
+
+
+def _too_much_of_a_video(options: PredictOptions) -> bool:
+    return bool(set(options.outputs) - {"overlay"}) or options.mask_format == "tif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +229,8 @@ class _Work:
         files = files_of(image, stem, self.options)
         try:
             origin = origin_of(image, predictor, self.options)
+            if image.kind == "video" and _too_much_of_a_video(self.options):
+                raise ImageError(_OF_VIDEOS)
             if image.kind == "video":
                 foreground = predict_video(
                     predictor, image.path, files=files, facts=origin, progress=progress

@@ -101,14 +101,13 @@ def predict_large(
         options: other settings than the model's own.
         probability: also OUT_probability, in this type.
         resume: go on from what an interrupted call has finished.
-        overwrite: replace outputs that are there.
-        progress: told what is needed before it starts, and of every row.
+        overwrite: replace what is there.
+        progress: hears what is needed, and of every row.
         whole_pixels: pages of up to so many pixels are predicted whole.
         origin: further facts that the mask keeps.
 
     Raises:
-        UsageError: an output is there already, or of another suffix; a scale or tiles for a model
-            that takes whole images.
+        UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
         ImageError: the image can't be read, or doesn't fit the model.
         OutputError: the disk refused (what is finished is kept), or another process writes `out`.
         MissingExtraError: a Zarr folder, and the package isn't installed.
@@ -126,9 +125,16 @@ def predict_large(
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
         work = _Work(
-            predictor, windows, infos, layouts, journal, probability, whole_pixels, axes,
+            predictor,
+            windows,
+            infos,
+            layouts,
+            journal,
+            probability,
+            whole_pixels,
+            axes,
             origin or {},
-        )  # fmt: skip
+        )
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
@@ -138,9 +144,8 @@ def predict_large(
             num_foreground = work.assemble(path, out, MASK)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
-            raise OutputError(
-                f"{reason}; what is finished is in {part}, run again to go on"
-            ) from error
+            hint = f"what is finished is in {part}, run again to go on"
+            raise OutputError(f"{reason}; {hint}") from error
         journal.remove()
     return LargeResult(
         source=path,
@@ -254,7 +259,7 @@ class _Work:
     axes: ZarrAxes | None
     """Axes of a Zarr output."""
     origin: Mapping[str, object]
-    """What `predict --resume` needs to know; the mask keeps it."""
+    """The facts that `predict --resume` needs; the mask keeps it."""
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""

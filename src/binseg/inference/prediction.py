@@ -73,7 +73,7 @@ class Prediction:
     valid_HW: Valid = None
     """False where the image has no data: never foreground, and of probability 0."""
     origin: Mapping[str, object] = field(default_factory=dict)
-    """What `--resume` needs to know of image and settings; only the mask's file keeps it."""
+    """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
@@ -235,15 +235,17 @@ class Prediction:
             + (f", {self.quality})" if self.quality else ")")
         )
 
-    def _repr_html_(self) -> str:
+    def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, or the mask where the image wasn't kept."""
         every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
         mask_HW = self.mask[every]
         if self.image_HWC is None:
-            png = encode_mask(mask_HW)
-        else:
-            png = encode_image(overlay(self.image_HWC[every], mask_HW))
-        data = base64.b64encode(png).decode()
+            return encode_mask(mask_HW)
+        return encode_image(overlay(self.image_HWC[every], mask_HW))
+
+    def _repr_html_(self) -> str:
+        """Show the same above a line with its name and figures."""
+        data = base64.b64encode(self._repr_png_()).decode()
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"

@@ -50,12 +50,15 @@ class PredictResult:
     failures: tuple[Failure, ...] = ()
     num_skipped: int = 0
     """Images whose outputs an earlier run had written (resume)."""
+    left_out: tuple[Path, ...] = ()
+    """Files of the folders that are text, and so no images."""
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
         return PredictResult(
             written=self.written + other.written,
             failures=self.failures + other.failures,
             num_skipped=self.num_skipped + other.num_skipped,
+            left_out=self.left_out + other.left_out,
         )
 
     @property
@@ -83,6 +86,7 @@ class PredictResult:
             "written": [vars(one) | text for one, text in zip(self.written, paths, strict=True)],
             "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
+            "left_out": [*map(str, self.left_out)],
         }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from binseg.errors import ImageError, MissingExtraError, OutputError
 from binseg.inference.predictor import Predictor
 from binseg.progress import SILENT, Progress
-from binseg.storage import atomic_path
+from binseg.storage import atomic_path, open_file
 
 if TYPE_CHECKING:
     import av
@@ -115,6 +115,7 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[_Frame], int | None, _Pace]]:
     import av
 
     try:
+        open_file(path).close()  # FFmpeg would wait for a pipe
         container = av.open(str(path), options=_ONLY_VIDEOS)
     except (av.FFmpegError, OSError) as problem:
         raise ImageError(f"{path}: can't be read as a video ({_reason(problem)})") from None

@@ -1,5 +1,6 @@
 """Check a data set: what is in it, what is wrong with it, and a page to look at."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -10,22 +11,25 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
 from binseg.config import DataConfig
-from binseg.data.dataset import SPLITS, Dataset
+from binseg.data.dataset import SPLITS, Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.datacheck.checks import make_finding
 from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
 from binseg.errors import ImageError
-from binseg.imageio import read_image
+from binseg.imageio import read_image, write_image
 from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
 from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
+NUM_SAMPLES, SHEET_COLUMNS = 12, 4
+"""Images of a sheet, and how many stand beside each other."""
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 
@@ -43,6 +47,8 @@ class CheckResult:
     shares: tuple[float, ...] = ()
     suspects: tuple[Contradiction, ...] = ()
     """All masks beside a model's, the most suspicious first; empty without a model."""
+    sheet: Path | None = None
+    """The image of samples with their masks, where one was asked for and could be drawn."""
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""
@@ -58,6 +64,7 @@ class CheckResult:
             "foreground_histogram": counts.tolist(),
             "findings": [asdict(finding) for finding in self.findings],
             "suspects": [asdict(one) for one in self.suspects],
+            "samples": None if self.sheet is None else str(self.sheet),
         }
 
 
@@ -66,6 +73,7 @@ def check(
     *,
     model: str | Path | None = None,
     page: str | Path | None = None,
+    sheet: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
     """Look at every image and mask of a data set.
@@ -75,13 +83,15 @@ def check(
         model: a run, a bundle, or the folder of a cross-validation (then each mask is judged by the
             model that did not learn from it); masks that it contradicts are findings, too.
         page: HTML file to write, with the findings and their images.
+        sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
+            mask is seen.
         progress: hears of every image.
 
     Returns:
         Facts and findings; a data set that can't be opened at all is one finding.
 
     Raises:
-        OutputError: the page can't be written.
+        OutputError: the page or the sheet can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     suspects: list[Contradiction] = []
@@ -99,12 +109,18 @@ def check(
                 for place, one in enumerate(suspects, start=1)
                 if one.score >= SUSPICIOUS
             ]
+        found = seen.findings
+        facts = dict(_facts(intake.dataset, seen.looks))
+        if not intake.knows_masks:  # the error says all that is known of them
+            del facts["masks"]
+            found = tuple(one for one in found if one.code != "no-mask")
         result = CheckResult(
             path=str(config.path),
-            facts=tuple(_facts(intake.dataset, seen.looks)),
-            findings=ranked([*intake.findings, *seen.findings, *contradicted]),
+            facts=tuple(facts.items()),
+            findings=ranked([*intake.findings, *found, *contradicted]),
             suspects=tuple(suspects),
             shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
+            sheet=None if sheet is None else _write_sheet(intake.dataset, Path(sheet)),
         )
     if page is not None:
         write_doctor_page(
@@ -165,6 +181,31 @@ def _suspicion(one: Contradiction, num: int, place: int) -> str:
         f"{one.kind} (number {place} of {num}; Dice with the model's mask {one.dice:.2f}, expected "
         f"{one.expected_dice:.2f}); on the page the mask is left, the model's right"
     )
+
+
+def sheet_path(data: str) -> Path:
+    """Name the image of samples of a data set that nobody named, in the cache folder."""
+    told = hashlib.sha256(str(Path(data).absolute()).encode()).hexdigest()[:6]
+    return cache_dir() / "checks" / f"{Path(data).name or 'data'}-{told}.png"
+
+
+def _write_sheet(dataset: Dataset, path: Path) -> Path | None:
+    """Draw samples from all over the data set; those that can't be read are findings already."""
+    cells: list[UInt8[np.ndarray, "h w 3"]] = []
+    for record in spread(dataset.with_truth().records, NUM_SAMPLES):
+        with suppress(ImageError):
+            thumb_HW3 = _thumb(record, dataset)
+            height, width = thumb_HW3.shape[:2]
+            cell = np.full((THUMB_SIDE, THUMB_SIDE, 3), 255, np.uint8)
+            cell[:height, :width] = thumb_HW3
+            cells.append(cell)
+    if not cells:
+        return None
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % SHEET_COLUMNS)
+    starts = range(0, len(cells), SHEET_COLUMNS)
+    write_image(path, np.vstack([np.hstack(cells[at : at + SHEET_COLUMNS]) for at in starts]))
+    return path
 
 
 def _thumbs(

@@ -14,12 +14,14 @@ from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import seed_for_folds
+from binseg.datacheck import keep_together
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.evaluation.origin import Origin, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import Scoring
 from binseg.inference import Predictor, load
 from binseg.metrics import report_as_dict
+from binseg.pipelines.continuing import continued
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.checkpoint import resume_command
@@ -102,8 +104,9 @@ def cross_validate(
             "folder with --out"
         )
     RunFolder.create(folder)
-    first = _with_split(recipe, method="kfold", folds=folds, fold=0)
-    seed = seed_for_folds(open_dataset(first.data), first.data.split)
+    first = _with_split(continued(recipe), method="kfold", folds=folds, fold=0)
+    whole = keep_together(open_dataset(first.data), first.data, progress=progress)
+    seed = seed_for_folds(whole, first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
         first = _with_split(first, seed=seed)

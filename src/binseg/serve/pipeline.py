@@ -150,7 +150,7 @@ def take_in(
 ) -> tuple[Num[np.ndarray, "H W C"], Valid, UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
 
-    Also tells where it has data. Without `keeps_image`, the image is one black value.
+    Also tells where it has data. Without `keeps_image`, the image is one black value everywhere.
 
     Raises:
         Refusal: too large, or no room.

@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,6 +114,13 @@ def wrapped(root: Path) -> list[Path]:
             break
         here = found[real_path(folders[0])] = folders[0]
     return [*found.values()]
+
+
+def holds_pair(root: Path) -> bool:
+    """Tell whether a folder of images and one of masks lie in this one, by their names."""
+    with suppress(DataError):
+        return _named_pair(root) is not None
+    return True
 
 
 def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:

@@ -36,6 +36,7 @@ from binseg.data.sources.listing import (
 )
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
+from binseg.storage import read_text
 from binseg.types import Record, Ring, Shape, Split
 
 VOC_CLASSES = (
@@ -55,7 +56,7 @@ def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
     for file in others:
         if file.suffix.lower() in {".yaml", ".yml"}:
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+                content = yaml.safe_load(read_text(file))
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & {*content}:
@@ -265,8 +266,7 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     for file in others:
         if file.suffix.lower() == ".csv":
             try:
-                with file.open(encoding="utf-8-sig", newline="") as handle:
-                    header = next(csv.reader(handle), [])
+                header = next(csv.reader(io.StringIO(read_text(file), newline="")), [])
             except (OSError, UnicodeDecodeError):
                 continue
             lower = {name.strip().lower(): name for name in header}
@@ -277,14 +277,18 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     return None
 
 
+MOST_LETTERS = 10_000_000
+"""Letters of run lengths in one cell."""
+
+
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
     """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        for row in csv.DictReader(handle):
-            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    csv.field_size_limit(MOST_LETTERS)
+    for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
+        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
     root = file.parent
     images = FolderImages(folder=root, home=root)
     items: list[Annotated] = []
@@ -357,7 +361,7 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         line = reader.line_num
         if None in row or None in row.values():
             problems.append(f"line {line}: has another number of columns than the header")
@@ -406,9 +410,17 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
     return record, wrong
 
 
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
+
+
 def _reader(path: Path) -> "csv.DictReader[str]":
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
