@@ -49,23 +49,24 @@ STATISTICS = (
     Statistic("red", 0.02, "less red", "more red"),
     Statistic("blue", 0.02, "less blue", "more blue"),
     Statistic("sharpness", 0.35, "smoother", "rougher, or noise"),
-    Statistic("detail 2", 0.12, "less fine detail than at the training's pixel size",
-              "blurred or magnified"),
+    Statistic("detail 2", 0.12, "grainier: finer detail, or noise",
+              "smoother: blurred or magnified"),
     Statistic("detail 4", 0.12, "structures smaller than in training",
               "structures larger than in training"),
     Statistic("detail 8", 0.12, "structures smaller than in training",
               "structures larger than in training"),
     Statistic("edges", 0.3, "evenly rough, as noise is", "flat areas with a few hard edges"),
-    Statistic("foreground", 0.7, "{factor:.2g} x less foreground",
-              "{factor:.2g} x more foreground"),
+    Statistic("foreground", 0.7, "{factor} x less foreground",
+              "{factor} x more foreground"),
     Statistic("doubt", 0.4, "unusually certain", "many undecided pixels"),
-    Statistic("object size", 0.5, "objects of {factor:.2g} x smaller area",
-              "objects of {factor:.2g} x larger area"),
+    Statistic("object size", 0.5, "objects of {factor} x smaller area",
+              "objects of {factor} x larger area"),
 )  # fmt: skip
 """Figures of the image as the network sees it, then of its mask."""
 NAMES = tuple(one.name for one in STATISTICS)
 _FACTORS = {"foreground": np.e, "object size": 2.0}
 """Bases of the logarithms that are told as factors."""
+_OF_MASK = ("foreground", "doubt", "object size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,7 @@ class Judge:
         flag: Flag = "ok"
         if distance > 1:
             flag = UNLIKE
+            low, high = 0.0, 1.0  # validation says nothing of such images
         elif expected < LOOK_BELOW:
             flag = "look"
             reasons = ["the probabilities promise a poor mask", *reasons]
@@ -218,15 +220,18 @@ def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[s
     low_D, high_D, spread_D = (np.array(one) for one in (known.low, known.high, known.spread))
     past_D = np.maximum(low_D - statistics_D, statistics_D - high_D) / spread_D
     told: list[str] = []
+    of_mask: list[str] = []
     for index in np.argsort(-past_D, kind="stable"):
         one, value = STATISTICS[index], statistics_D[index]
         if past_D[index] < 1:
             break
         base = _FACTORS.get(one.name, 2.0)
         factor = base ** abs(value - known.centre[index])
-        text = (one.low if value < low_D[index] else one.high).format(factor=factor)
-        if text not in told:
-            told.append(text)
+        shown = f"{factor:.2g}" if factor < 100 else "over 100"
+        text = (one.low if value < low_D[index] else one.high).format(factor=shown)
+        if text not in (lines := of_mask if one.name in _OF_MASK else told):
+            lines.append(text)
+    told += of_mask  # the image explains its mask
     return told or ["an unusual mixture of brightness, colour, detail and mask"]
 
 
