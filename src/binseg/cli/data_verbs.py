@@ -33,6 +33,14 @@ def check(
     recipe: Recipe = None,
     border: Border = None,
     set_: Set = None,
+    model: Annotated[
+        Path | None,
+        option(
+            "Also rank the masks that this model contradicts; a cross-validation's folder judges "
+            "each by the model that never saw it.",
+            "RUN",
+        ),
+    ] = None,
     strict: Annotated[bool, option("Fail on warnings, too.")] = False,
     html: Annotated[
         Path | None, option("Write a page with the findings and their images.", "FILE")
@@ -44,6 +52,7 @@ def check(
     Examples:
         binseg check my_folder/
         binseg check my_folder/ --html check.html
+        binseg check my_folder/ --model runs/cv --html check.html
         binseg check my_folder/ --strict --json
         binseg check --data masks.csv --set 'data.foreground=[1, 2]'
     """
@@ -56,7 +65,7 @@ def check(
     sections = nested(data__path=data, data__border=border, data__download=download or None)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
     sheet = sheet_path(data)
-    result = run(whole.data, page=html, sheet=sheet, progress=progress_of(context))
+    result = run(whole.data, model=model, page=html, sheet=sheet, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
     elif not result.facts:

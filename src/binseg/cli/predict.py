@@ -67,6 +67,12 @@ def predict(
     tolerance: Annotated[float, option("Simplify outlines by up to this.", "PIXELS")] = 0.0,
     overwrite: Annotated[bool, option("Replace masks of an earlier run.")] = False,
     resume: Annotated[bool, option("Leave out images that have their masks already.")] = False,
+    report: Annotated[
+        bool, option("Also a page of all images, report.html, and a table, summary.csv.")
+    ] = False,
+    strict: Annotated[
+        bool, option("Exit with 1 where an image is unlike the training data.")
+    ] = False,
     watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
         float,
@@ -76,6 +82,10 @@ def predict(
             "FACTOR",
         ),
     ] = 1.0,
+    pixel_size: Annotated[
+        float | None,
+        option("Models of tiles: pixels are this wide, where files don't tell.", "MICROMETRES"),
+    ] = None,
     tile: Annotated[int | None, option("Models of tiles: their size.", "PIXELS")] = None,
     overlap: Annotated[
         float | None, option("Models of tiles: shared part of a tile.", "SHARE")
@@ -120,6 +130,7 @@ def predict(
         own_postprocessing=not no_postprocess,
         tta=cast("TTA | None", tta),
         scale=scale,
+        pixel_size=pixel_size,
         tile=tile,
         overlap=overlap,
         outputs=tuple(name for name, is_on in asked.items() if is_on),
@@ -128,7 +139,7 @@ def predict(
     )
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
-        "--watch": watch,
+        "--watch": watch, "--report": report, "--strict": strict,
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
     predictor = load(
@@ -152,7 +163,7 @@ def predict(
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
-    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch)
+    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch, report=report)
     try:
         result = predict_all(
             source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
@@ -162,7 +173,11 @@ def predict(
             raise
         message("stopped watching")
     else:
+        if report:
+            progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
         _tell(result, out, as_json=json_)
+        if strict and result.unlike:
+            raise typer.Exit(1)
 
 
 def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:
@@ -222,7 +237,8 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
     if "--watch" in flags:
         if len(inputs) > 1:
             raise UsageError("--watch takes one folder")
-        if useless := [name for name in flags if name in {"--json", "--resume", "--overwrite"}]:
+        alone = {"--json", "--resume", "--overwrite", "--report", "--strict"}
+        if useless := [name for name in flags if name in alone]:
             raise UsageError(
                 f"{useless[0]} has no meaning with --watch, which replaces what changed"
             )
@@ -244,9 +260,26 @@ def _tell_round(result: "PredictResult") -> None:
     """Say what a round of --watch wrote."""
     for one in result.written:
         message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
+    _tell_quality(result)
     _tell_left_out(result)
     for failure in result.failures:
         message(f"binseg: {failure.reason}")
+
+
+def _tell_quality(result: "PredictResult") -> None:
+    """Name the images that are unlike the training data, with the first one's reason."""
+    if not (unlike := result.unlike):
+        return
+    from binseg.data.dataset import counted, name_some
+
+    first = unlike[0].quality
+    assert first is not None
+    names = name_some([one.source.name for one in unlike])
+    verb = "is" if len(unlike) == 1 else "are"
+    message(
+        f"{len(unlike)} of {counted(len(result.written), 'image', 'images')} {verb} unlike the "
+        f"training data: {names} ({first.reason}); don't trust these masks unseen"
+    )
 
 
 def _tell_left_out(result: "PredictResult") -> None:
@@ -264,6 +297,7 @@ def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
     else:
         num = len(result.written)
         show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}")
+    _tell_quality(result)
     _tell_left_out(result)
     if result.failures:
         for failure in result.failures:

@@ -22,6 +22,7 @@ from binseg.cli.options import (
 from binseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from binseg.config import DataConfig
     from binseg.types import TTA
 
 _REPORT = "Folder of a run, or of one of its reports, or a report.json."
@@ -66,6 +67,18 @@ def evaluate(
         list[str] | None,
         option("Change how the data is read (repeatable): --set data.threshold=127.", "KEY=VALUE"),
     ] = None,
+    guarantee: Annotated[
+        list[str] | None,
+        option(
+            "Instead of scoring, choose the threshold that keeps recall, fpr or dice on new images "
+            "(95% sure), by the validation images, and note it on the card (repeatable).",
+            "SCORE=VALUE",
+        ),
+    ] = None,
+    learn_quality: Annotated[
+        bool,
+        option("Instead of scoring, learn anew by validation how good predictions are."),
+    ] = False,
     with_: With = None,
     tta: TTAOption = None,
     device: Device = None,
@@ -78,6 +91,7 @@ def evaluate(
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
         binseg evaluate runs/first other_folder/ --split all --out scores/
+        binseg evaluate runs/first --guarantee recall=0.95
         binseg evaluate --predicted masks/ my_folder/
     """
     from binseg.cli.screen import report_items, scores_in_short
@@ -109,6 +123,15 @@ def evaluate(
     config = data_config(
         Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
     )
+    if guarantee or learn_quality:
+        useless = [with_, tta, out, by, tolerance, spacing]
+        if run is None or any(useless) or split != "test":
+            raise UsageError(
+                "--guarantee and --learn-quality take one model and its validation images; leave "
+                "out --split, --with, --tta, --out, --by, --tolerance and --spacing"
+            )
+        _calibrate(context, run, config, guarantee or [], learn=learn_quality, as_json=json_)
+        return
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
     folder = out or report_folder(
@@ -137,6 +160,33 @@ def evaluate(
         show(*items, f"report: {folder / PAGE_NAME}")
         if not everything:
             show("tables and rules: in the report, or with --verbose")
+
+
+def _calibrate(
+    context: typer.Context,
+    run: Path,
+    config: "DataConfig",
+    guarantees: list[str],
+    *,
+    learn: bool,
+    as_json: bool,
+) -> None:
+    """Write what validation guarantees, or teaches, into the card."""
+    from binseg.pipelines.calibrate_model import calibrate
+
+    found = calibrate(
+        run, config, guarantees=guarantees, learn=learn, progress=progress_of(context)
+    )
+    if as_json:
+        write_json_answer({"guarantees": [one.model_dump() for one in found], "learnt": learn})
+        return
+    for one in found:
+        sign = "at most" if one.score == "fpr" else "at least"
+        show(
+            f"mean {one.score} of new images {sign} {one.wanted:g}, 95% sure by {one.num_images} "
+            f"validation images or groups: --threshold {one.threshold:.4f}"
+        )
+    show(f"noted on the card of {run}")
 
 
 def compare(

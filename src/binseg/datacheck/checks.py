@@ -101,6 +101,8 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
     "misfit": Check("warning", "Masks that don't fit their image",
         "Look at it: is it another image's mask, or a scribble?", findings.misfits),
     "shifted": Check("warning", "Shifted masks", _SHIFT, findings.shifted),
+    "contradicted": Check("warning", "Masks that the model contradicts",
+        "Look at both: the mask may be wrong, or the model."),
     "near-duplicate": Check("note", "Nearly the same image", _ONE_PLACE,
         findings.near_copies(across=False)),
     "empty-mask": Check("note", "Empty masks",

@@ -8,7 +8,7 @@ sizes share batches.
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from binseg.inference.image_like import Inputs, Maps, Pixels
+from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
@@ -78,6 +78,7 @@ def run(
     """
     options = options or PredictOptions()
     predictor = predictor.with_options(options)
+    predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
     for found in source.rounds(sink, options):
         if not (found.images or found.failures or found.left_out):
@@ -89,7 +90,7 @@ def run(
         num_skipped = len(found.images) - len(todo)
         if num_skipped:
             progress.say(f"{num_skipped} of {len(found.images)} are there already")
-        work = _Work(predictor=predictor, sink=sink, options=options)
+        work = _Work(predictor=predictor, sink=sink, options=options, progress=progress)
         results = list(work.results(todo, progress))
         failures = [one for one in results if isinstance(one, Failure)]
         result = PredictResult(
@@ -172,6 +173,8 @@ class _Read:
 
     todo: _Todo
     image_HWC: Pixels
+    predictor: Predictor
+    """The one for the size of its pixels."""
     inputs_NHWC: Inputs | None
     facts: dict[str, Any]
     """Fields of its Prediction."""
@@ -188,8 +191,26 @@ class _Work:
     predictor: Predictor
     sink: Sink
     options: PredictOptions
+    progress: Progress = SILENT
     largest: int = 0
     """Bytes of the largest image so far, with its probability; 0 before the first."""
+
+    def scaled(self, image: InputImage) -> Predictor:
+        """Give the predictor for the pixel size of an image's file, and say where it differs."""
+        known = self.predictor.judge
+        size = None
+        if known is not None and known.knowledge.pixel_um and image.data is None:
+            with suppress(ImageError):  # the one that reads its pixels says so
+                size = facts_of_file(image.path, place=False)["pixel_size"]
+        fit = self.predictor.scaled_to(size, self.options)
+        if fit is not self.predictor and known is not None and fit.preprocessing is not None:
+            factor = fit.preprocessing.scale / known.preprocessing.scale
+            own = known.knowledge.pixel_um or 0
+            self.progress.say(
+                f"{image.name}: pixels of {factor * own:g} um, the model's are {own:g} um: resized "
+                f"by {factor:g} for the network"
+            )
+        return fit
 
     def alone(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a single image, and tell how far its inputs are."""
@@ -197,9 +218,10 @@ class _Work:
         try:
             facts = facts_of(image, self.predictor, self.options)
             image_HWC, facts["valid_HW"] = image.read()
-            num_inputs = self.predictor.num_inputs(*image_HWC.shape[:2])
+            predictor = self.scaled(image)
+            num_inputs = predictor.num_inputs(*image_HWC.shape[:2])
             with progress.task("predicting", total=num_inputs) as task:
-                prediction = self.predictor.predict_array(
+                prediction = predictor.predict_array(
                     image_HWC,
                     read_as=image.name,
                     tell=task.advance,
@@ -213,7 +235,8 @@ class _Work:
 
     def by_parts(self, todo: _Todo, progress: Progress) -> Written | Failure:
         """Predict a huge image band by band, or a video frame by frame."""
-        (image, stem), predictor, sink = todo, self.predictor, self.sink
+        (image, stem), sink = todo, self.sink
+        predictor = self.predictor if image.kind == "video" else self.scaled(image)
         files = files_of(image, stem, self.options)
         try:
             origin = origin_of(image, predictor, self.options)
@@ -279,11 +302,13 @@ class _Work:
         try:
             facts = facts_of(image, self.predictor, self.options)
             image_HWC, facts["valid_HW"] = image.read()
-            if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
+            fit = self.scaled(image)
+            is_own = fit is self.predictor
+            if is_own and shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
-        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, facts=facts)
+        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit, facts=facts)
 
     def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
@@ -318,7 +343,7 @@ class _Work:
                 yield one, next(maps)
                 continue
             try:
-                found = self.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
+                found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
             except ImageError as error:
                 yield Failure.of(image.name, error)
             else:

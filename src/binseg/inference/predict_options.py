@@ -35,6 +35,9 @@ class PredictOptions:
     scale: float = 1.0
     """Models of tiles: what images are resized by beforehand; 0.5 for pixels of 0.25 um where the
     model learnt from 0.5 um."""
+    pixel_size: float | None = None
+    """Micrometres of a pixel's side, for files that don't tell; models of tiles that know the pixel
+    size of their training resize images of another one to it."""
     tile: int | None = None
     """Models of tiles: height and width of a tile. Larger ones see more of their surroundings, and
     take more memory."""
@@ -56,6 +59,10 @@ class PredictOptions:
             raise UsageError(f"tta {self.tta!r}: give one of {', '.join(get_args(TTA))}")
         if not 0.01 <= self.scale <= 100:
             raise UsageError(f"scale {self.scale:g}: give a factor from 0.01 to 100")
+        if self.pixel_size is not None and not 1e-4 <= self.pixel_size <= 1e7:
+            raise UsageError(
+                f"pixel size {self.pixel_size:g}: give micrometres from 0.0001 to 10000000"
+            )
         # Exported networks are proven at the multiples of their coarsest stride.
         if self.tile is not None and not (32 <= self.tile <= 8192 and self.tile % 32 == 0):
             raise UsageError(f"tiles of {self.tile} pixels: give a multiple of 32 from 32 to 8192")

@@ -29,6 +29,7 @@ from binseg.imageio import (
 )
 from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels, Probability
+from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
     NOTHING,
     FoundObject,
@@ -43,6 +44,7 @@ from binseg.postprocess import (
 )
 from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
+from binseg.report.predictions_page import Entry, thumbnail
 from binseg.storage import cell, write_text
 
 KEPT_PIXELS = 64_000_000
@@ -73,6 +75,8 @@ class Prediction:
     """False where the image has no data: never foreground, and of probability 0."""
     origin: Mapping[str, object] = field(default_factory=dict)
     """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
+    judge: Judge | None = field(default=None, repr=False)
+    """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
     @property
     def probability(self) -> Probability:
@@ -84,6 +88,16 @@ class Prediction:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
         mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
         return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
+
+    @cached_property
+    def quality(self) -> Quality | None:
+        """The expected Dice with a 90 % interval, and a flag with its reason.
+
+        None where the model can't judge, or the image was too large to be kept.
+        """
+        if self.judge is None or self.image_HWC is None:
+            return None
+        return self.judge.quality(self.image_HWC, self.probability_HW, self.mask)
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the mask over the image, as 8-bit RGB.
@@ -144,9 +158,9 @@ class Prediction:
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["image", *names, "model", "threshold"], lineterminator="\n")
+        made = {"model": self.bundle_id, "threshold": self.threshold, **self._quality_columns}
+        writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
         writer.writeheader()
-        made = {"model": self.bundle_id, "threshold": self.threshold}
         writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
         return text.getvalue()
 
@@ -170,6 +184,7 @@ class Prediction:
             "height": height,
             "foreground_share": float(self.mask.mean()),
             "num_objects": len(self._objects),
+            "quality": self.quality.as_dict() if self.quality else None,
             "objects": [one.as_row() for one in self._objects],
             "polygons": self.geojson(tolerance=tolerance),
             "rle": encode_rle(self.mask),
@@ -227,7 +242,8 @@ class Prediction:
         height, width = self.probability_HW.shape
         return (
             f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
-            f"threshold {self.threshold:g}, bundle {self.bundle_id})"
+            f"threshold {self.threshold:g}, bundle {self.bundle_id}"
+            + (f", {self.quality})" if self.quality else ")")
         )
 
     def _repr_png_(self) -> bytes:
@@ -244,6 +260,32 @@ class Prediction:
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+        )
+
+    def entry(self) -> Entry:
+        """Give its line of a report on many predictions, with a small image."""
+        found, size = self.quality, self.pixel_size
+        judged: dict[str, Any] = {}
+        if found is not None:
+            judged = {name: getattr(found, name) for name in ("flag", "reason")}
+            figures = ("expected_dice", "low", "high")
+            judged |= {name: round(getattr(found, name), 4) for name in figures}
+        area = size.height * size.width * float(self.mask.sum()) if size else None
+        return Entry(
+            name=self.name,
+            thumb="" if self.image_HWC is None else thumbnail(self.image_HWC, self.mask),
+            num_objects=len(self._objects),
+            foreground=float(self.mask.mean()),
+            area=area,
+            unit="µm²" if size else "",
+            **judged,
+        )
+
+    @property
+    def _quality_columns(self) -> dict[str, object]:
+        found = self.quality
+        return (
+            {"expected_dice": round(found.expected_dice, 4), "quality": found.flag} if found else {}
         )
 
     @cached_property

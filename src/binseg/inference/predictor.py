@@ -9,10 +9,12 @@ from typing import Any, Protocol, Self, TypedDict, TypeVar, Unpack, overload, ru
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from binseg.errors import BundleError, TrainingError
+from binseg.errors import BundleError, TrainingError, UsageError
+from binseg.imageio import PixelSize
 from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
+from binseg.inference.quality import NAMES, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
@@ -20,6 +22,8 @@ from binseg.transforms.geometry import blend, plan, tiles_for
 from binseg.transforms.preprocess import normalise, prepare, prepare_batches
 from binseg.types import TTA, Preprocessing
 
+SAME_SCALE = 0.05
+"""Difference of two pixel sizes that is none."""
 Tell = Callable[[int], object]
 """Is told of units of work as they are done."""
 _Image = TypeVar("_Image", bound=ImageLike)
@@ -72,6 +76,31 @@ class Predictor(Protocol):
             UsageError: tiles or a scale for a model that takes whole images.
         """
 
+    def scaled_to(self, pixel_size: PixelSize | None, options: PredictOptions) -> "Predictor":
+        """Return a predictor that resizes an image of such pixels to the model's; often itself.
+
+        Raises:
+            UsageError: `options` name a pixel size, and the model knows none or takes whole images.
+        """
+        asked, judge, shape = options.pixel_size, self.judge, self.preprocessing
+        own = judge.knowledge.pixel_um if judge else None
+        is_tiled = shape is not None and shape.resize == "tile"
+        if asked is not None and not (own and is_tiled):
+            why = "takes whole images" if not is_tiled else "doesn't know the pixels it learnt from"
+            raise UsageError(
+                f"{self.name} {why}, so a pixel size says nothing to it; leave it out"
+                + (", or give --scale" if is_tiled else "")
+            )
+        have = asked
+        if pixel_size is not None:
+            have = (pixel_size.height * pixel_size.width) ** 0.5
+        if not own or not is_tiled or have is None or options.scale != 1.0:
+            return self
+        factor = have / own
+        if abs(factor - 1) < SAME_SCALE:
+            return self
+        return self.with_options(PredictOptions(scale=factor))
+
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
     ) -> Probability:
@@ -95,6 +124,11 @@ class Predictor(Protocol):
             BundleError: the model of a bundle gives NaN or infinity.
             TrainingError: the model in training does.
         """
+
+    @property
+    def judge(self) -> Judge | None:
+        """The judge of its predictions; None for an ensemble, or a model that learnt nothing."""
+        return None
 
     @property
     def has_one_input(self) -> bool:
@@ -151,10 +185,10 @@ class Predictor(Protocol):
         asked = options or PredictOptions()
         chosen = self.with_options(replace(asked, batch_size=batch_size or asked.batch_size))
         if not isinstance(images, list | tuple):
-            return chosen._together([images], page)[0]
+            return chosen._together([images], page, asked)[0]
         num = chosen.batch_size
         groups = (images[start : start + num] for start in range(0, len(images), num))
-        return [one for group in groups for one in chosen._together(group, page)]
+        return [one for group in groups for one in chosen._together(group, page, asked)]
 
     def predict_many(self, images: Iterable[ImageLike]) -> Iterator[Prediction]:
         """Predict images, perhaps endlessly many, one by one as they are asked for."""
@@ -207,22 +241,29 @@ class Predictor(Protocol):
             bundle_id=self.bundle_id,
             postprocessing=self.postprocessing,
             image_HWC=image_HWC if probability_HW.size <= KEPT_PIXELS else None,
+            judge=self.judge,
             **facts,
         )
 
-    def _together(self, images: Sequence[object], page: int | None) -> list[Prediction]:
+    def _together(
+        self, images: Sequence[object], page: int | None, options: PredictOptions
+    ) -> list[Prediction]:
         """Predict some images, in one batch as far as they can share it."""
         read = [pixels_of(image, page) for image in images]
+        fit = [self.scaled_to(facts.get("pixel_size"), options) for _, _, facts in read]
         inputs = {
             index: prepare(image_HWC, self.preprocessing, name=name)[0]
             for index, (image_HWC, name, _) in enumerate(read)
-            if len(read) > 1 and self.preprocessing and self.shares_batches(*image_HWC.shape[:2])
+            if len(read) > 1
+            and fit[index] is self
+            and self.preprocessing
+            and self.shares_batches(*image_HWC.shape[:2])
         }
         maps = dict(zip(inputs, self.probabilities_together([*inputs.values()]), strict=True))
         return [
             self.prediction_of(image_HWC, maps[index], **facts)
             if index in maps
-            else self.predict_array(image_HWC, read_as=name, **facts)
+            else fit[index].predict_array(image_HWC, read_as=name, **facts)
             for index, (image_HWC, name, facts) in enumerate(read)
         ]
 
@@ -260,6 +301,16 @@ class ModelPredictor(Predictor):
     def card(self) -> Card | None:
         """The card of the model's bundle; None for a model in training."""
         return self.bundle.card if self.bundle else None
+
+    @property
+    def judge(self) -> Judge | None:
+        """The judge of its predictions; None where the card has no knowledge of these figures."""
+        known = self.card.knowledge if self.card else None
+        if known is None or known.names != NAMES:
+            return None
+        if len(known.coefficients) not in (0, NUM_SIGNS + 1):
+            return None
+        return Judge(knowledge=known, preprocessing=self.preprocessing)
 
     @property
     def members(self) -> "tuple[ModelPredictor, ...]":

@@ -19,10 +19,12 @@ from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
+from binseg.inference.quality import UNLIKE, Quality
 from binseg.inference.sources import Failure, InputImage, Places
 from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
+from binseg.report.predictions_page import Entry, write_predictions_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class Written:
     """Files beside the mask, as asked."""
     foreground: float
     """Share of the pixels that are foreground."""
+    quality: Quality | None = None
+    """None where the model can't judge it, and for huge images and videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +67,20 @@ class PredictResult:
         """Images (and inputs that are none) in all."""
         return len(self.written) + len(self.failures) + self.num_skipped
 
+    @property
+    def unlike(self) -> tuple[Written, ...]:
+        """Images that are unlike the training data."""
+        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == UNLIKE)
+
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
         paths = [
-            {"source": str(one.source), "mask": str(one.mask), "others": [*map(str, one.others)]}
+            {
+                "source": str(one.source),
+                "mask": str(one.mask),
+                "others": [*map(str, one.others)],
+                "quality": one.quality.as_dict() if one.quality else None,
+            }
             for one in self.written
         ]
         return {
@@ -128,14 +142,23 @@ class FolderSink(Sink):
         overwrite: replace files of an earlier run; inputs are never replaced.
         resume: leave out images whose outputs are there already, whole, and of these images, this
             model and these settings; with `overwrite` all others are replaced.
+        report: keep a small image of each prediction, for `write_report`.
     """
 
     large_probability: ProbabilityType = "float32"
 
-    def __init__(self, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self,
+        out: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        report: bool = False,
+    ) -> None:
         super().__init__(Path(out))
         self.replaces = overwrite or resume
         self._resume, self._replaces_others = resume, overwrite
+        self._entries: dict[Path, Entry] | None = {} if report else None
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
 
@@ -171,6 +194,9 @@ class FolderSink(Sink):
         paths = files_of(image, stem, options)
         for path, kind in zip(paths[1:], options.outputs, strict=True):
             FILES[kind].write(prediction, path, options.tolerance)
+        quality = prediction.quality
+        if self._entries is not None:
+            self._entries[paths[0]] = prediction.entry()
         if prediction.origin:
             others = {path.name: _hash_of(path) for path in paths[1:]}
             prediction = replace(prediction, origin={**prediction.origin, "others": others})
@@ -181,11 +207,28 @@ class FolderSink(Sink):
             mask=paths[0],
             others=tuple(paths[1:]),
             foreground=float(prediction.mask.mean()),
+            quality=quality,
         )
 
     def finish(self, options: PredictOptions) -> None:
         """Join the COCO files and tables of all images in the folder."""
         join_outputs(self.out, options.outputs)
+
+    def write_report(self, result: "PredictResult", *, model: str) -> Path:
+        """Write the page and the table of what this run wrote, and return the page's path.
+
+        Raises:
+            OutputError: a file can't be written.
+        """
+        assert self._entries is not None, "ask for a report first"
+        entries = [
+            replace(
+                self._entries.get(one.mask) or Entry(name="", foreground=one.foreground),
+                name=one.mask.relative_to(self.out).as_posix(),
+            )
+            for one in result.written
+        ]
+        return write_predictions_page(self.out, entries, model=model)
 
     def _done(
         self, predictor: Predictor, image: InputImage, *, options: PredictOptions
@@ -273,7 +316,6 @@ def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -
     facts = facts_of_file(
         image.path,
         place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
-        size=options.mask_format == "tif" or bool(asked & {"table", "geojson"}),
     )
     name = image.title or image.path.name
     return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
@@ -289,7 +331,7 @@ def origin_of(
         "image": f"{_hash_of(image.path)}#{image.page}",
         "place": blake2b(place, digest_size=8).hexdigest(),
         "settings": blake2b(
-            repr((settings, options.tolerance)).encode(), digest_size=8
+            repr((settings, options.tolerance, options.pixel_size)).encode(), digest_size=8
         ).hexdigest(),
     }
 

@@ -17,9 +17,23 @@ The room lies below prediction: `proof` compares callables, `networks` opens run
 only `raw_pixels` and `exporting` need torch.
 """
 
-from binseg.packaging.bundle import Bundle, Reference, pack_zip, read_bundle, write_bundle
+from binseg.packaging.bundle import (
+    Bundle,
+    Reference,
+    pack_zip,
+    read_bundle,
+    revise_card,
+    write_bundle,
+)
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
-from binseg.packaging.card import Architecture, Card, DataFacts, Threshold
+from binseg.packaging.card import (
+    Architecture,
+    Card,
+    DataFacts,
+    Guarantee,
+    Knowledge,
+    Threshold,
+)
 
 __all__ = [
     "NETWORK",
@@ -29,9 +43,12 @@ __all__ = [
     "Bundle",
     "Card",
     "DataFacts",
+    "Guarantee",
+    "Knowledge",
     "Reference",
     "Threshold",
     "pack_zip",
     "read_bundle",
+    "revise_card",
     "write_bundle",
 ]

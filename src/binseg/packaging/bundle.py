@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -180,6 +181,27 @@ def write_bundle(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(bundle, path=folder)
+
+
+def revise_card(bundle: Bundle, facts: Mapping[str, object]) -> Bundle:
+    """Write a bundle's folder or zip again with other facts on the card; its id stays.
+
+    Raises:
+        BundleError: the bundle was changed since it was read.
+        OutputError: it can't be written.
+    """
+    card = bundle.card.model_copy(update=dict(facts))
+    further = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
+    extra = {name: bundle.read_bytes(name) for name in further}
+    weights, reference = bundle.weights(), bundle.reference()
+    if bundle.path.is_dir():
+        return write_bundle(
+            bundle.path, card=card, weights=weights, reference=reference, extra=extra
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "bundle"
+        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
+        return read_bundle(pack_zip(changed, bundle.path))
 
 
 def pack_zip(bundle: Bundle, path: Path) -> Path:

@@ -114,6 +114,48 @@ class DataFacts(Part):
     note: Line = ""
 
 
+class Guarantee(Part):
+    """A promise about new images like those of validation, kept by its threshold."""
+
+    score: Literal["recall", "fpr", "dice"]
+    wanted: Annotated[float, Field(ge=0, le=1)]
+    """The least mean recall or Dice, or the highest mean false-positive rate."""
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    num_images: Count
+    """Images, or groups of them, that it was calibrated on."""
+
+
+class Knowledge(Part):
+    """The card's knowledge of its data: what images are usual, and what Dice to expect.
+
+    Figures stand in the order of `names`; see `inference/quality.py`.
+    """
+
+    names: tuple[Name, ...]
+    centre: tuple[float, ...]
+    spread: tuple[Annotated[float, Field(gt=0)], ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    limit: Annotated[float, Field(gt=0)]
+    """Distance from which on an image is unlike the training data."""
+    num_images: Count = 0
+    """Validation images that taught what Dice to expect."""
+    coefficients: Annotated[tuple[float, ...], Field(max_length=100)] = ()
+    residuals: tuple[float, float] = (-1.0, 1.0)
+    """Bounds of 90 % of the errors of the expected Dice, in units of their scale."""
+    pixel_um: Annotated[float, Field(gt=0)] | None = None
+    """Side of a pixel in micrometres, where the images' files tell one for all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        num = len(self.names)
+        rows = (self.centre, self.spread, self.low, self.high, self.precision, *self.precision)
+        if not 1 <= num <= 100 or any(len(row) != num for row in rows):
+            raise ValueError(f"knowledge needs {num} figures of each kind, one a name")
+        return self
+
+
 class Card(Part):
     """All that a bundle says about itself; `card.json` is exactly this."""
 
@@ -138,6 +180,9 @@ class Card(Part):
     border: Literal["foreground", "background", "ignore", "none"] = "none"
     """The side that the border class of trimaps was given in training; none without a border."""
     data: DataFacts = DataFacts()
+    knowledge: Knowledge | None = None
+    """Figures that judge images and predictions; None in bundles that learnt none."""
+    guarantees: Annotated[tuple[Guarantee, ...], Field(max_length=20)] = ()
     scores: dict[Name, dict[Name, float]] = {}
     """Scores by split and size ("val, original size"), then by name."""
     versions: dict[Name, Line] = {}
@@ -187,6 +232,12 @@ class Card(Part):
             ("tta", self.tta if self.tta != "none" else ""),
             ("post-processing", postprocess),
             ("border", self.border),
+            ("pixel size", f"{self.knowledge.pixel_um:g} um"
+             if self.knowledge and self.knowledge.pixel_um else ""),
+            ("quality", f"judged by {self.knowledge.num_images} validation images"
+             if self.knowledge else ""),
+            *((f"guarantee {one.score}", f"{one.wanted:g} at threshold {one.threshold:.4f} "
+               f"({one.num_images} validation images or groups)") for one in self.guarantees),
             ("data", f"{data.kind or 'not stated'}: {data.num_train} train, {data.num_val} val, "
                      f"{data.num_test} test" + (f"; {data.note}" if data.note else "")),
         ]  # fmt: skip

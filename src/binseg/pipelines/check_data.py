@@ -2,24 +2,29 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Num, UInt8
 
 from binseg.config import DataConfig
 from binseg.data.dataset import SPLITS, Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
+from binseg.datacheck.checks import make_finding
+from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
 from binseg.errors import ImageError
 from binseg.imageio import read_image, write_image
+from binseg.inference import Predictor, load
+from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
 from binseg.report.doctor_page import images_shown, write_doctor_page
 from binseg.storage import cache_dir
+from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
@@ -40,6 +45,8 @@ class CheckResult:
     facts: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
     shares: tuple[float, ...] = ()
+    suspects: tuple[Contradiction, ...] = ()
+    """All masks beside a model's, the most suspicious first; empty without a model."""
     sheet: Path | None = None
     """The image of samples with their masks, where one was asked for and could be drawn."""
 
@@ -56,6 +63,7 @@ class CheckResult:
             "facts": dict(self.facts),
             "foreground_histogram": counts.tolist(),
             "findings": [asdict(finding) for finding in self.findings],
+            "suspects": [asdict(one) for one in self.suspects],
             "samples": None if self.sheet is None else str(self.sheet),
         }
 
@@ -63,6 +71,7 @@ class CheckResult:
 def check(
     data: DataConfig | str | Path,
     *,
+    model: str | Path | None = None,
     page: str | Path | None = None,
     sheet: str | Path | None = None,
     progress: Progress = SILENT,
@@ -71,6 +80,8 @@ def check(
 
     Args:
         data: where it is and how its masks are read.
+        model: a run, a bundle, or the folder of a cross-validation (then each mask is judged by the
+            model that did not learn from it); masks that it contradicts are findings, too.
         page: HTML file to write, with the findings and their images.
         sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
             mask is seen.
@@ -83,11 +94,21 @@ def check(
         OutputError: the page or the sheet can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
+    suspects: list[Contradiction] = []
+    models: dict[str, Predictor] = {}
     intake = take_in(config, progress=progress)
     if intake.dataset is None:
         result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
     else:
         seen = examine(intake.dataset, progress=progress)
+        contradicted: list[Finding] = []
+        if model is not None:
+            suspects, models = contradictions(intake.dataset, Path(model), progress)
+            contradicted = [
+                make_finding("contradicted", _suspicion(one, len(suspects), place), ids=[one.id])
+                for place, one in enumerate(suspects, start=1)
+                if one.score >= SUSPICIOUS
+            ]
         found = seen.findings
         facts = dict(_facts(intake.dataset, seen.looks))
         if not intake.knows_masks:  # the error says all that is known of them
@@ -96,7 +117,8 @@ def check(
         result = CheckResult(
             path=str(config.path),
             facts=tuple(facts.items()),
-            findings=ranked([*intake.findings, *found]),
+            findings=ranked([*intake.findings, *found, *contradicted]),
+            suspects=tuple(suspects),
             shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
             sheet=None if sheet is None else _write_sheet(intake.dataset, Path(sheet)),
         )
@@ -107,11 +129,58 @@ def check(
             facts=result.facts,
             findings=result.findings,
             shares=result.shares,
-            thumbs=_thumbs(intake.dataset, result.findings, progress),
+            thumbs=_thumbs(intake.dataset, result.findings, progress, models),
             titles={code: check.title for code, check in CHECKS.items()},
         )
         progress.say(f"page: {page}")
     return result
+
+
+def contradictions(
+    dataset: Dataset, model: Path, progress: Progress = SILENT
+) -> tuple[list[Contradiction], dict[str, Predictor]]:
+    """Rank the masks of a data set by how a model contradicts them; give the model of each, too."""
+    folds = sorted(model.glob("fold-*"))
+    of_image: dict[str, Predictor] = {}
+    ids = {record.id for record in dataset.records}
+    for folder in folds or [model]:
+        predictor = load(folder)
+        run = RunFolder.find(folder)
+        splits = run.splits() if run is not None else {}
+        own = {id_ for id_, split in splits.items() if split == "val"} if folds else ids
+        of_image |= dict.fromkeys(own & ids, predictor)
+        learnt = sum(splits.get(id_) == "train" for id_ in ids)
+        if learnt and not folds:
+            progress.say(
+                f"{learnt} of these images trained the model, which may have learnt their mistakes "
+                "too; a cross-validation's folder judges each by a model that never saw it"
+            )
+    if missing := len(ids - set(of_image)):
+        progress.say(f"{missing} images are of no fold, and aren't compared with a model")
+    records = [one for one in dataset.with_truth().records if one.id in of_image]
+    found = Contradictions()
+    for record in track(records, progress=progress, label="comparing", total=len(records)):
+        with suppress(ImageError):  # another finding says so
+            sample = read_sample(record, dataset.rule)
+            assert sample.mask_HW is not None
+            made = of_image[record.id].predict(sample.image_HWC)
+            expected = float(expected_dice(signs(made.probability, made.mask)[None], ())[0])
+            found.add(
+                record.id,
+                probability_HW=made.probability,
+                model_HW=made.mask,
+                mask_HW=sample.mask_HW,
+                valid_HW=sample.valid_HW,
+                expected_dice=made.quality.expected_dice if made.quality else expected,
+            )
+    return found.ranked(), of_image
+
+
+def _suspicion(one: Contradiction, num: int, place: int) -> str:
+    return (
+        f"{one.kind} (number {place} of {num}; Dice with the model's mask {one.dice:.2f}, expected "
+        f"{one.expected_dice:.2f}); on the page the mask is left, the model's right"
+    )
 
 
 def sheet_path(data: str) -> Path:
@@ -140,17 +209,26 @@ def _write_sheet(dataset: Dataset, path: Path) -> Path | None:
 
 
 def _thumbs(
-    dataset: Dataset | None, findings: Sequence[Finding], progress: Progress
+    dataset: Dataset | None,
+    findings: Sequence[Finding],
+    progress: Progress,
+    models: Mapping[str, Predictor],
 ) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     """Draw the images that the page shows, with their masks where these can be read."""
     if dataset is None:
         return {}
     known = {record.id: record for record in dataset.records}
     wanted = [known[id_] for id_ in images_shown(findings) if id_ in known]
+    doubted = {id_ for one in findings if one.code == "contradicted" for id_ in one.ids}
     thumbs = {}
     for record in track(wanted, progress=progress, label="drawing", total=len(wanted)):
         with suppress(ImageError):  # the finding says why there is nothing to see
             thumbs[record.id] = _thumb(record, dataset)
+            if record.id in doubted:
+                made = models[record.id].predict(read_sample(record, dataset.rule).image_HWC)
+                drawn = _drawn(made.image_HWC, made.mask) if made.image_HWC is not None else None
+                pair = [thumbs[record.id], *([drawn] if drawn is not None else [])]
+                thumbs[record.id] = np.concatenate(pair, axis=1)
     return thumbs
 
 
@@ -160,6 +238,13 @@ def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"]:
         image_HWC, mask_HW = sample.image_HWC, sample.mask_HW
     except ImageError:
         image_HWC, mask_HW = read_image(record.image_path, page=record.page), None
+    return _drawn(image_HWC, mask_HW)
+
+
+def _drawn(
+    image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"] | None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Make a small image with its mask laid over it."""
     scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
     small_HW3 = resize_image(for_display(image_HWC), height, width)

@@ -11,6 +11,7 @@ from torch import nn
 from binseg.config import Recipe
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset
+from binseg.evaluation.learning_quality import gather_lessons, learn_quality
 from binseg.evaluation.origin import Origin
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import score_dataset
@@ -54,9 +55,11 @@ def ship(
     report = score_dataset(predictor, val, split="val", title=title, progress=progress)
     reference = _reference(predictor.with_options(PredictOptions(tta="none")), val_pixels)
     tell_calibration(tuned, report, progress)
+    lessons = gather_lessons(predictor, dataset, progress=progress)
+    known = learn_quality(predictor, dataset, lessons, progress=progress)
     bundle = write_bundle(
         run.bundle_path,
-        card=_card(recipe, dataset, tuned, report),
+        card=_card(recipe, dataset, tuned, report).model_copy(update={"knowledge": known}),
         weights=weights,
         reference=reference,
     )

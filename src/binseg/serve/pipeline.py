@@ -97,7 +97,7 @@ class Pipeline:
                 name=sent.name,
                 limits=self._limits,
                 reserved=reserved,
-                keeps_image=output in ("overlay", "cutout"),
+                keeps_image=output in ("overlay", "cutout", "json"),
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))

@@ -1,0 +1,183 @@
+"""Masks that a model contradicts: an object missed or too many, a shift, another file's mask.
+
+A model that learns from many masks rarely repeats the mistake of one. Where it does disagree it may
+be wrong itself, so that these are suspicions in an order, never corrections.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64
+from scipy import ndimage
+
+from binseg.postprocess import label_objects
+from binseg.transforms.geometry import resize_mask
+
+SUSPICIOUS = 0.5
+"""Score from which on somebody should look."""
+_SIDE = 48
+"""Pixels; masks are compared with those of other images at this size."""
+_SHIFTS = 0.06
+"""Shifts that are tried, as a share of the shorter side."""
+_CLEAR = 0.15
+"""Dice that another reading of the mask must gain over the mask as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contradiction:
+    """One mask beside a model's prediction of the same image."""
+
+    id: str
+    score: float
+    """From 0 (they agree) to 1; comparable between the images of one data set."""
+    kind: str
+    """The kind of mistake that would explain it, in words."""
+    dice: float
+    expected_dice: float
+    """What the model promised of its own mask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What is kept of an image: nothing larger than a thumbnail."""
+
+    id: str
+    dice: float
+    expected: float
+    inverted: float
+    shifted: float
+    missed: tuple[float, float]
+    extra: tuple[float, float]
+    """Area and conviction of the most suspicious object."""
+    area: float
+    """Of the mask's typical object."""
+    mask_hw: Float32[np.ndarray, "h w"]
+    model_hw: Float32[np.ndarray, "h w"]
+
+
+class Contradictions:
+    """Compares masks with predictions, image by image, and ranks them in the end."""
+
+    def __init__(self) -> None:
+        self._seen: list[_Seen] = []
+
+    def add(
+        self,
+        id_: str,
+        *,
+        probability_HW: Float32[np.ndarray, "H W"],
+        model_HW: Bool[np.ndarray, "H W"],
+        mask_HW: Bool[np.ndarray, "H W"],
+        valid_HW: Bool[np.ndarray, "H W"],
+        expected_dice: float,
+    ) -> None:
+        """Take in an image: the model's probability and mask, and the mask that is checked."""
+        model_HW, mask_HW = model_HW & valid_HW, mask_HW & valid_HW
+        probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
+        labels_HW, num = label_objects(mask_HW)
+        sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
+        as_it_is = _dice(model_HW, mask_HW)
+        self._seen.append(
+            _Seen(
+                id=id_,
+                dice=as_it_is,
+                expected=expected_dice,
+                inverted=_dice(model_HW, ~mask_HW & valid_HW),
+                shifted=_best_shift(model_HW, mask_HW),
+                missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
+                extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
+                area=float((sizes**2).sum() / max(1, sizes.sum())),
+                mask_hw=_small(mask_HW),
+                model_hw=_small(model_HW),
+            )
+        )
+
+    def ranked(self) -> list[Contradiction]:
+        """Rank all masks, the most suspicious first."""
+        areas = [one.area for one in self._seen if one.area]
+        typical = float(np.median(areas)) if areas else 1.0
+        swaps = _swaps(self._seen)
+        found = [
+            self._judge(one, typical, swap) for one, swap in zip(self._seen, swaps, strict=True)
+        ]
+        return sorted(found, key=lambda one: (-one.score, one.id))
+
+    def _judge(self, one: _Seen, typical: float, swap: float) -> Contradiction:
+        lack = one.expected - one.dice
+        kinds = {
+            "background and foreground are exchanged": one.inverted - one.dice - _CLEAR,
+            "the mask fits another image better": min(swap - one.dice - _CLEAR, lack),
+            "the mask is shifted": min(3 * (one.shifted - one.dice), 1.0),
+            "an object is missed": _weight(one.missed, typical),
+            "an object is too many": _weight(one.extra, typical),
+            "mask and model disagree": lack,
+        }
+        kind = max(kinds, key=lambda name: kinds[name])
+        return Contradiction(
+            id=one.id,
+            score=float(np.clip(kinds[kind], 0, 1)),
+            kind=kind,
+            dice=one.dice,
+            expected_dice=one.expected,
+        )
+
+
+def _dice(one_HW: Bool[np.ndarray, "H W"], other_HW: Bool[np.ndarray, "H W"]) -> float:
+    total = int(one_HW.sum()) + int(other_HW.sum())
+    return 2 * int((one_HW & other_HW).sum()) / total if total else 1.0
+
+
+def _grown(mask_HW: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Grow a mask by two pixels: outlines differ by so much without being wrong."""
+    return np.asarray(ndimage.binary_dilation(mask_HW, iterations=2))
+
+
+def _object(
+    left_HW: Bool[np.ndarray, "H W"], conviction_HW: Float32[np.ndarray, "H W"]
+) -> tuple[float, float]:
+    """Find the object that contradicts most: its area, and the mean conviction in it."""
+    labels_HW, num = label_objects(left_HW)
+    if not num:
+        return 0.0, 0.0
+    areas = np.bincount(labels_HW.ravel())[1:].astype(np.float64)
+    sums = np.bincount(labels_HW.ravel(), weights=conviction_HW.ravel())[1:]
+    worst = int(np.argmax(sums * sums / areas))
+    return float(areas[worst]), float(sums[worst] / areas[worst])
+
+
+def _weight(found: tuple[float, float], typical: float) -> float:
+    """Weigh an object by its size beside the usual one: a speck is no object."""
+    area, conviction = found
+    return conviction * min(1.0, area / (0.5 * typical + 1e-9))
+
+
+def _best_shift(model_HW: Bool[np.ndarray, "H W"], mask_HW: Bool[np.ndarray, "H W"]) -> float:
+    """Find the Dice that the best shift of the mask would have."""
+    every = max(1, min(mask_HW.shape) // 128)
+    model, mask = (one[::every, ::every].astype(np.float32) for one in (model_HW, mask_HW))
+    total = float(model.sum() + mask.sum())
+    if not total:
+        return 1.0
+    fits_HW = np.fft.irfft2(np.fft.rfft2(model) * np.conj(np.fft.rfft2(mask)), s=model.shape)
+    far = max(2, round(_SHIFTS * min(model.shape)))
+    near = np.r_[0 : far + 1, -far:0]
+    # Round the edges nothing may wrap that counts: shifts are small beside the image.
+    return 2 * float(fits_HW[np.ix_(near, near)].max()) / total
+
+
+def _small(mask_HW: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
+    return resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32)
+
+
+def _swaps(seen: Sequence[_Seen]) -> Float64[np.ndarray, " N"]:
+    """Find for each mask how well it fits the best of the other images' predictions."""
+    if len(seen) < 2:
+        return np.zeros(len(seen))
+    masks_NP = np.stack([one.mask_hw.ravel() for one in seen])
+    models_NP = np.stack([one.model_hw.ravel() for one in seen])
+    both_NN = 2 * masks_NP @ models_NP.T
+    total_NN = masks_NP.sum(axis=1)[:, None] + models_NP.sum(axis=1)[None]
+    dice_NN = both_NN / np.maximum(total_NN, 1)
+    np.fill_diagonal(dice_NN, 0)
+    return np.asarray(dice_NN.max(axis=1), np.float64)

@@ -1,0 +1,225 @@
+"""The knowledge of a card, learnt from validation: what images are usual, what Dice to expect.
+
+Every figure that makes a promise comes from images that its fit had not seen (cross-fitting).
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from binseg.data.dataset import Dataset, spread
+from binseg.errors import ImageError
+from binseg.evaluation.scoring import read_ahead
+from binseg.imageio import read_pixel_size
+from binseg.inference import ModelPredictor
+from binseg.inference.quality import (
+    NAMES,
+    STATISTICS,
+    describe,
+    distances,
+    error_scale,
+    expected_dice,
+    logit,
+    signs,
+)
+from binseg.metrics import count, dice
+from binseg.metrics.probabilities import counts_of, histogram
+from binseg.packaging.card import Knowledge
+from binseg.progress import SILENT, Progress, track
+from binseg.types import Record
+
+NUM_USUAL = 60
+"""Images below which some that trained the model help to say what an image looks like."""
+MOST = 500
+"""Validation images that teach, at most."""
+LEAST_FOR_LINE = 20
+"""Validation images below which the promised Dice is taken as it is."""
+_FOLDS = 10
+_PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """One image with a known truth, as figures."""
+
+    statistics_D: Float64[np.ndarray, " D"]
+    signs_K: Float64[np.ndarray, " K"]
+    dice: float
+    group: Hashable
+    pixel_um: float | None
+    counts_T4: Int64[np.ndarray, "T 4"]
+    """tp, fp, fn, tn at each threshold, without post-processing."""
+
+
+def gather_lessons(
+    predictor: ModelPredictor, dataset: Dataset, *, progress: Progress = SILENT
+) -> list[Lesson]:
+    """Predict the validation images of a data set, up to 500, and measure them."""
+    val = [one for one in dataset.records if one.split == "val"]
+    return list(_lessons(predictor, replace(dataset, records=tuple(spread(val, MOST))), progress))
+
+
+def learn_quality(
+    predictor: ModelPredictor,
+    dataset: Dataset,
+    lessons: Sequence[Lesson],
+    *,
+    progress: Progress = SILENT,
+) -> Knowledge:
+    """Learn from validation what is usual, and what Dice to expect.
+
+    Where it has few images, some that trained the model help to say what an image looks like.
+    """
+    train = [one for one in dataset.records if one.split == "train"]
+    helpers = spread(train, max(0, NUM_USUAL - len(lessons)))
+    further = list(_lessons(predictor, replace(dataset, records=tuple(helpers)), progress))
+    known = fit_knowledge(lessons, further)
+    if known.num_images < LEAST_FOR_LINE:
+        progress.say(
+            f"quality: {known.num_images} validation images are too few to check the Dice that "
+            f"predictions promise (from {LEAST_FOR_LINE} on); intervals are wide"
+        )
+    return known
+
+
+def _lessons(predictor: ModelPredictor, dataset: Dataset, progress: Progress) -> Iterator[Lesson]:
+    samples = read_ahead(dataset.records, dataset.rule)
+    label, total = "learning what is usual", len(dataset.records)
+    watched = track(samples, progress=progress, label=label, total=total)
+    for record, sample in zip(dataset.records, watched, strict=True):
+        assert sample.mask_HW is not None
+        if not sample.valid_HW.any():
+            continue
+        found = predictor.predict(sample.image_HWC)
+        probability_HW, mask_HW = found.probability, found.mask
+        yield Lesson(
+            statistics_D=describe(
+                sample.image_HWC, probability_HW, mask_HW, predictor.preprocessing
+            ),
+            signs_K=signs(probability_HW, mask_HW),
+            dice=dice(count(mask_HW, sample.mask_HW, sample.valid_HW)),
+            group=record.id if record.group is None else record.group,
+            pixel_um=_pixel_um(record),
+            counts_T4=counts_of(histogram(probability_HW, sample.mask_HW, sample.valid_HW)),
+        )
+
+
+def _pixel_um(record: Record) -> float | None:
+    try:
+        size = read_pixel_size(record.image_path)
+    except ImageError:
+        return None
+    return (size.height * size.width) ** 0.5 if size else None
+
+
+def fit_knowledge(lessons: Sequence[Lesson], further: Sequence[Lesson] = ()) -> Knowledge:
+    """Fit what the card knows; `further` images tell what is usual, but nothing of the Dice."""
+    usual = [*lessons, *further]
+    table_ND = np.stack([one.statistics_D for one in usual])
+    fold_N = folds([one.group for one in usual])
+    left_out_N = np.empty(len(usual))
+    for fold in range(fold_N.max() + 1):
+        rest_ND = table_ND[fold_N != fold]
+        if len(rest_ND) < 2:
+            rest_ND = table_ND
+        fitted = _usual(rest_ND)
+        left_out_N[fold_N == fold] = distances(table_ND[fold_N == fold], fitted)
+    # Chance alone puts a few of the images themselves outside; these are not to be flagged.
+    limit = max(1.2 * float(np.quantile(left_out_N, 0.98)), 1.2 * len(NAMES) ** 0.5)
+    sizes = [one.pixel_um for one in usual if one.pixel_um]
+    common = Counter(round(size, 6) for size in sizes).most_common(1)
+    is_one_scale = bool(common) and max(sizes) < 1.1 * min(sizes) and len(sizes) == len(usual)
+    coefficients, residuals = _fit_dice(lessons)
+    return _usual(table_ND).model_copy(
+        update={
+            "num_images": len(lessons),
+            "limit": limit,
+            "pixel_um": common[0][0] if is_one_scale else None,
+            "coefficients": coefficients,
+            "residuals": residuals,
+        }
+    )
+
+
+def folds(groups: Sequence[Hashable]) -> Int64[np.ndarray, " N"]:
+    """Spread images over up to ten folds; those of one group stay together."""
+    number_of = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    order = np.random.default_rng(0).permutation(len(number_of))
+    return np.array([order[number_of[one]] % _FOLDS for one in groups], np.int64)
+
+
+def _usual(table_ND: Float64[np.ndarray, "N D"]) -> Knowledge:
+    """Fit the mean and a covariance that is shrunk towards no correlation."""
+    num, width = table_ND.shape
+    least_D = np.array([one.least for one in STATISTICS])
+    centre_D = table_ND.mean(axis=0)
+    spread_D = np.hypot(table_ND.std(axis=0), least_D)
+    unit_ND = (table_ND - centre_D) / spread_D
+    share = width / (num + width)
+    own_DD = unit_ND.T @ unit_ND / num + np.diag((least_D / spread_D) ** 2)
+    precision_DD = np.linalg.inv((1 - share) * own_DD + share * np.eye(width))
+    return Knowledge(
+        names=NAMES,
+        centre=tuple(centre_D.round(6)),
+        spread=tuple(spread_D.round(6)),
+        low=tuple(table_ND.min(axis=0).round(6)),
+        high=tuple(table_ND.max(axis=0).round(6)),
+        precision=tuple(tuple(row) for row in precision_DD.round(6)),
+        limit=1.0,
+    )
+
+
+def _fit_dice(lessons: Sequence[Lesson]) -> tuple[tuple[float, ...], tuple[float, float]]:
+    """Fit the line that corrects the promised Dice, and the errors that it leaves."""
+    signs_NK = np.stack([one.signs_K for one in lessons])
+    dice_N = np.array([one.dice for one in lessons])
+    fold_N = folds([one.group for one in lessons])
+    choices: list[float | None] = [None]
+    if len(lessons) >= LEAST_FOR_LINE and fold_N.max() > 0:
+        choices += _PENALTIES
+    tried = [_cross_fitted(signs_NK, dice_N, fold_N, one) for one in choices]
+    errors = [float(np.abs(one - dice_N).mean()) for one in tried]
+    best = int(np.argmin(errors))
+    residual_N = np.sort((dice_N - tried[best]) / error_scale(tried[best]))
+    num = len(residual_N)
+    if num < LEAST_FOR_LINE:
+        # No order statistic of so few images bounds 5 % on either side.
+        widest = 2 * float(np.abs(residual_N).max()) + 0.5
+        return (), (-widest, widest)
+    place = int(np.floor(0.05 * (num + 1))) - 1
+    coefficients = () if choices[best] is None else _line(signs_NK, dice_N, choices[best])
+    return coefficients, (float(residual_N[place]), float(residual_N[num - 1 - place]))
+
+
+def _cross_fitted(
+    signs_NK: Float64[np.ndarray, "N K"],
+    dice_N: Float64[np.ndarray, " N"],
+    fold_N: Int64[np.ndarray, " N"],
+    penalty: float | None,
+) -> Float64[np.ndarray, " N"]:
+    """Predict each image's Dice by a line through the images of the other folds."""
+    if penalty is None:
+        return expected_dice(signs_NK, ())
+    found_N = np.empty(len(dice_N))
+    for fold in np.unique(fold_N):
+        own = fold_N == fold
+        line = _line(signs_NK[~own], dice_N[~own], penalty)
+        found_N[own] = expected_dice(signs_NK[own], line)
+    return found_N
+
+
+def _line(
+    signs_NK: Float64[np.ndarray, "N K"], dice_N: Float64[np.ndarray, " N"], penalty: float | None
+) -> tuple[float, ...]:
+    """Fit constant and slopes by ridge regression, in logits, the signs being standardised."""
+    assert penalty is not None
+    off_N = logit(dice_N) - signs_NK[:, 0]
+    mean_K, std_K = signs_NK.mean(axis=0), signs_NK.std(axis=0) + 1e-3
+    unit_NK = (signs_NK - mean_K) / std_K
+    square_KK = unit_NK.T @ unit_NK + penalty * np.eye(unit_NK.shape[1])
+    slope_K = np.linalg.solve(square_KK, unit_NK.T @ (off_N - off_N.mean())) / std_K
+    constant = float(off_N.mean() - mean_K @ slope_K)
+    return (round(constant, 6), *slope_K.round(6).tolist())
