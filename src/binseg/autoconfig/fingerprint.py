@@ -305,8 +305,9 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
     inside_HW = mask_HW[::step, ::step]
     outside_HW = (~mask_HW & sample.valid_HW)[::step, ::step]
-    has_both = bool(inside_HW.any() and outside_HW.any())
-    grey_HW = stretched_HWC.mean(axis=2)
+    grey_HW, is_brighter = stretched_HWC.mean(axis=2), None
+    if inside_HW.any() and outside_HW.any():
+        is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
     thumbs = [
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
         for plane_HW in (grey_HW, inside_HW)
@@ -320,9 +321,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
         foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
-        is_brighter=bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
-        if has_both
-        else None,
+        is_brighter=is_brighter,
         thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
         shapes=measure_shapes(_window(mask_HW)) if shaped else None,
         kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
