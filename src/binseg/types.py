@@ -331,8 +331,22 @@ class Report:
     sweep: Sweep | None = None
     slices: tuple[Slice, ...] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """True if no truth holds an object, so that no score says how well objects are found."""
+        counts = [one.counts["original"] for one in self.images]
+        return bool(counts) and not any(one.tp + one.fn for one in counts)
+
+    @property
+    def _shape(self) -> str:
+        """Tell the number of images, and of those whose truth is empty."""
+        empty = f" ({self.num_empty_truth} without an object)" if self.num_empty_truth else ""
+        return f"{len(self.images)}{empty}"
+
     def __repr__(self) -> str:
         """Show the headline: a report of a thousand images has megabytes of figures."""
+        if self.is_empty:
+            return f"<Report {self.title!r}: images: {self._shape}: nothing to score>"
         names = [name for name in ("dice", "iou") if name in self.mean["original"]]
         found = self.intervals.get("mean", {}).get("original", {})
         told = ", ".join(
@@ -340,7 +354,7 @@ class Report:
             for name in names
         )
         return (
-            f"<Report {self.title!r}: {told} at original size, images: {len(self.images)}, "
+            f"<Report {self.title!r}: {told} at original size, images: {self._shape}, "
             f"threshold {self.threshold:.3f}>"
         )
 
@@ -357,7 +371,7 @@ class Report:
         )
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
         return (
-            f"<p><b>{escape(self.title)}</b>: {len(self.images)} images, threshold "
+            f"<p><b>{escape(self.title)}</b>: images: {self._shape}, threshold "
             f"{self.threshold:.3f}, border: {escape(self.border)}</p>"
             f"<table><tr><th></th>{head}</tr>{rows}</table>"
             f"<details><summary>Rules</summary><ul>{notes}</ul></details>"

@@ -67,7 +67,7 @@ def test_few_grey_images_of_one_polarity_are_inverted(
     assert inverted(few) == 0.5
     assert inverted(replace(few, brighter_share=0.0)) == 0.5
     for other in ({"brighter_share": 0.9}, {"is_grey": False}, {"num_train": 60}):
-        assert inverted(replace(few, **other)) is None  # type: ignore[arg-type]
+        assert inverted(replace(few, **other)) is None
     assert inverted(replace(few, is_stack=True)) is None
 
 

@@ -242,3 +242,11 @@ def test_smoke_in_a_real_process(discs: Path, tmp_path: Path) -> None:
     )
     assert bad.returncode == 1
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_an_option_given_twice_is_refused(verb: str) -> None:
+    """Two folders would train on the second alone; options that repeat go on repeating."""
+    done = CliRunner().invoke(app, [verb, "--data", "a", "--data", "b"])
+    assert done.exit_code == 2
+    assert "--data is given 2 times; it takes one value" in done.output

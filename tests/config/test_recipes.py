@@ -129,3 +129,27 @@ def test_none_as_encoder_weights_means_from_scratch() -> None:
     recipe = load_recipe(sections={"model": given})
     assert recipe.model.encoder_weights is None
     assert recipe.input.mean == load_recipe().input.mean
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train:\n  epochs: 3\n  seed: 1\n  epochs: 4\n", "the key epochs stands twice"),
+        ("train: {}\ndata: {}\ntrain: {}\n", "the key train stands twice"),
+        ("about:\n  summary: 2024-01-01\n", "line 2 holds a timestamp"),
+        ("train: !!set {epochs, seed}\n", "line 1 holds a set"),
+        (f"train:\n  seed: {'9' * 5000}\n", "a number of 5000 digits"),
+    ],
+)
+def test_yaml_that_means_something_else_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    """Nothing of a recipe is dropped in silence, and no value has a type of its own."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UsageError, match=told):
+        load_recipe(path)
+
+
+def test_a_long_number_of_the_shell_is_refused() -> None:
+    """As in a file."""
+    with pytest.raises(UsageError, match="a number of 5000 digits"):
+        load_recipe(overrides=[f"train.seed={'9' * 5000}"])

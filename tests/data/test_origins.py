@@ -30,6 +30,21 @@ def test_slices_of_patients_stay_together() -> None:
     assert note.startswith("24 images come from 6 sources or parts of one by their names (case00")
 
 
+@pytest.mark.parametrize(
+    "name", ["BraTS_{c:03}_{n:03}", "p{c:02}_{n:03}", "patient{c}-{n}", "case{c:02}_img{n:02}",
+             "video{c}_{n:05}", "case {c}_image_{n}"],
+)  # fmt: skip
+def test_a_case_and_a_number_in_it_are_told_by_names(name: str) -> None:
+    """Their cases stay in one split; breeds, years and single images are none."""
+    given = records(*(name.format(c=case, n=n) for case in range(6) for n in range(1, 5)))
+    first = [groups(given)[4 * case : 4 * case + 4] for case in range(6)]
+    assert all(len(set(one)) == 1 and None not in one for one in first)
+    assert len({one[0] for one in first}) == 6
+    assert not any(groups(records(*(f"{b}_{n}" for b in "abcdef" for n in range(5)))))
+    assert not any(groups(records(*(f"20{y}_{n:06}" for y in range(10, 16) for n in range(5)))))
+    assert not any(groups(records(*(f"im{n}_{n}" for n in range(30)))))
+
+
 def test_one_volume_falls_into_blocks() -> None:
     """As the pages of a stack do: else it couldn't be split at all."""
     given = records(*(f"volume_slice_{page:03}" for page in range(25)))
@@ -80,7 +95,7 @@ def test_coordinates_may_begin_anywhere() -> None:
     pairs = [f"2016022{n}_081011_{x}_361" for n in range(6) for x in (1, 641)]
     assert groups(records(*pairs)) == [name[:15] for name in pairs]
     visits = [f"p{n}_{n}_{visit}" for n in range(6) for visit in (1, 2)]
-    assert not any(groups(records(*visits)))
+    assert groups(records(*visits)) == [name[:4] for name in visits], "cases, no coordinates"
 
 
 def test_folders_are_groups_where_the_user_says_so() -> None:

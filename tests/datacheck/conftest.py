@@ -39,6 +39,12 @@ def photo() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     return draw
 
 
+@pytest.fixture(scope="session")
+def folder_of() -> Callable[[Path, dict[str, int]], Path]:
+    """A function that writes pairs by `split/name` and seed."""
+    return write_folder
+
+
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
     """A folder of 16 sound pairs in train/ and 8 in val/."""

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
 from binseg.config import DataConfig
 from binseg.data import assign_splits, open_dataset
-from binseg.datacheck import CHECKS, Look, examine, foreground_share, quick_checks, take_in
+from binseg.datacheck import CHECKS, Look, examine, foreground_share, take_in, training_checks
 from binseg.types import Finding, Record
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
@@ -124,13 +125,13 @@ def test_all_files_of_a_mask_tell_its_values(tmp_path: Path) -> None:
     assert findings_of(tmp_path)["values"].ids == ("b",)
 
 
-def test_quick_checks_need_no_decoding(sound: Path) -> None:
-    """Equal files across splits are found without reading images; a sound folder passes."""
+def test_a_training_hears_of_equal_files_once(sound: Path) -> None:
+    """Equal files across splits are one leak, not a near one, too; a sound folder passes."""
     config = DataConfig(path=str(sound))
-    assert quick_checks(assign_splits(open_dataset(config), config.split)) == ()
+    assert training_checks(assign_splits(open_dataset(config), config.split)) == ()
     for old, new in zip(paths(sound, "train/t03"), paths(sound, "val/v9"), strict=True):
         new.write_bytes(old.read_bytes())
-    (finding,) = quick_checks(assign_splits(open_dataset(config), config.split))
+    (finding,) = training_checks(assign_splits(open_dataset(config), config.split))
     assert (finding.code, finding.ids) == ("leak", ("train/t03", "val/v9"))
 
 
@@ -158,7 +159,7 @@ def test_the_share_of_foreground_counts_pixels(sound: Path) -> None:
     look = Look(
         record=Record(id="a", image_path=sound), height=1, width=1, channels=1, dtype="uint8",
         turned=False, mask_turned=False, image_hash="", scale=1.0,
-        thumb_SS=np.zeros((1, 1), np.uint8),
+        thumb_SS=np.zeros((1, 1), np.uint8), core_TT=np.zeros((1, 1), np.uint8),
     )  # fmt: skip
     crops = [replace(look, foreground=1.0, num_valid=100)] * 9
     empty = replace(look, foreground=0.0, num_valid=9100)
@@ -199,3 +200,45 @@ def test_inverted_masks_are_a_warning(sound: Path) -> None:
     assert found.severity == "warning"
     assert "1 mask looks inverted beside the others" in found.text
     assert mask.name in found.text
+
+
+def _numbered(root: Path, draw: Draw, num: int, *, off: int) -> Path:
+    """Write images with one disc each, and masks `off` numbers away from theirs."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for number in range(num):
+        image_HW3, _ = draw(number + 100)
+        mask_HW = draw(number + off + 100)[1]
+        Image.fromarray(image_HW3).save(root / "images" / f"im{number}.png")
+        Image.fromarray(mask_HW).save(root / "masks" / f"im{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(("off", "way"), [(1, "after"), (-1, "before")])
+def test_masks_off_by_one_in_numbering_are_an_error(
+    photo: Draw, tmp_path: Path, off: int, way: str
+) -> None:
+    """Numbers count as numbers: im9 comes before im10."""
+    data = _numbered(tmp_path / "data", photo, 24, off=off)
+    found = findings_of(data)["off-by-one"].text
+    assert found == f"the masks are off by one: by their outlines they fit the image {way} theirs"
+    assert "off-by-one" not in findings_of(_numbered(tmp_path / "right", photo, 24, off=0))
+
+
+def test_a_split_without_foreground_is_a_warning(sound: Path) -> None:
+    """Its scores say nothing."""
+    for path in (sound / "val" / "masks").iterdir():
+        Image.fromarray(np.zeros((96, 112), np.uint8)).save(path)
+    found = findings_of(sound)["empty-split"]
+    assert found.text == "none of the val masks holds foreground: val scores will say nothing"
+    assert found.severity == "warning"
+
+
+def test_cases_in_two_splits_are_told_by_their_names(
+    folder_of: Callable[[Path, dict[str, int]], Path], tmp_path: Path
+) -> None:
+    """Where the split is given, nothing is regrouped, but said."""
+    seeds = {f"{split}/p{case}_{n}": 10 * case + n + 5 * (split == "val")
+             for case in range(6) for split in ("train", "val") for n in range(2)}  # fmt: skip
+    found = findings_of(folder_of(tmp_path / "data", seeds))["torn-names"]
+    assert found.text.startswith("6 cases are in more than one split, by their names (train/p0_0")

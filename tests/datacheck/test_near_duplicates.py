@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
+from binseg.datacheck.near_duplicates import (
+    THUMB_SIDE,
+    alike,
+    clusters_of,
+    moved,
+    near_pairs,
+    reduced,
+    squares_of,
+)
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -65,3 +73,32 @@ def test_clusters_are_unions_of_pairs() -> None:
     """Pairs that share an image belong together; the rest stay apart."""
     assert clusters_of(6, [(0, 1), (4, 5), (1, 3)]) == [(0, 1, 3), (4, 5)]
     assert clusters_of(3, []) == []
+
+
+def _turned(degrees: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: np.asarray(Image.fromarray(x).rotate(degrees, Image.Resampling.BILINEAR))
+
+
+def _cropped(top: int, left: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: x[top : top + 77, left : left + 90]
+
+
+MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "turned by 5 degrees": _turned(5),
+    "turned by 15 degrees": _turned(-15),
+    "cropped to 80 % in the middle": _cropped(9, 11),
+    "cropped to 80 % in a corner": _cropped(19, 0),
+    "shifted": lambda x: np.roll(x, (9, -11), (0, 1)),
+    "turned and brightened": lambda x: (_turned(7)(x) * 1.2).clip(0, 255).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_a_moved_copy_is_found(photo: Draw, name: str) -> None:
+    """Of 40 images, exactly the one that was moved is paired with its copy."""
+    images = [photo(seed)[0] for seed in range(40)]
+    images.append(np.ascontiguousarray(MOVES[name](images[7])))
+    squares = [squares_of(reduced(image)) for image in images]
+    thumbs_NSS, cores_NTT = (np.stack(some) for some in zip(*squares, strict=True))
+    assert near_pairs(thumbs_NSS, cores_NTT) == [(7, 40)]
+    assert moved(cores_NTT[:40]) == []

@@ -151,7 +151,7 @@ def test_a_model_that_is_not_there_is_refused(discs: Path) -> None:
 
 def test_a_plan_follows_the_built_in_model(discs: Path) -> None:
     """Its network and preprocessing are rows of the plan; what the user says wins."""
-    sections = {
+    sections: dict[str, dict[str, object]] = {
         "data": {"path": str(discs)},
         "model": {"start_from": "pets"},
         "input": {"size": 128},

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from binseg.errors import UsageError
+from binseg.errors import ImageError, UsageError
 from binseg.imageio import (
     Georeference,
     PixelSize,
@@ -111,15 +112,18 @@ def test_an_empty_mask_gives_empty_tables(tmp_path: Path) -> None:
 
 
 def test_maps_keep_their_place(tmp_path: Path) -> None:
-    """Mask and probability have the image's georeference; outlines are in its coordinates."""
+    """Mask and probability have the image's georeference; outlines are in degrees."""
     made = answer(georeference=PLACE, pixel_size=PixelSize(height=2.0, width=0.5))
     write_outputs(made, stem=tmp_path / "a", options=EVERYTHING)
     for name in ("a.tif", "a_probability.tif"):
         assert read_georeference(tmp_path / name) == PLACE
     features = json.loads((tmp_path / "a.geojson").read_text())
-    assert features["crs"]["properties"]["name"] == "EPSG:32632"
+    assert "crs" not in features, "RFC 7946 knows degrees alone"
     (ring,) = features["features"][0]["geometry"]["coordinates"]
-    assert [600001.5, 5199999.0] in ring
+    pyproj = pytest.importorskip("pyproj")
+    back = pyproj.Transformer.from_crs("EPSG:4326", "EPSG:32632", always_xy=True)
+    corners = [back.transform(*one) for one in ring]
+    assert min(np.hypot(x - 600001.5, y - 5199999.0) for x, y in corners) < 1e-3
     with (tmp_path / "a_objects.csv").open() as file:
         assert float(next(csv.DictReader(file))["area_um2"]) == 80.0
 
@@ -195,3 +199,63 @@ def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
     assert facts["foreground_share"] == pytest.approx(84 / 600)
     with pytest.raises(UsageError, match="no output 'jpg'"):
         made.encode("jpg")
+
+
+def test_a_system_without_a_code_keeps_its_keys(tmp_path: Path) -> None:
+    """Albers as GDAL writes it: all three tags are copied; outlines have no place, and say so."""
+    keys = (1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 2, 1026, 34737, 6, 0, 3072, 0, 1, 32767)
+    tags = [
+        (33550, 12, 3, (30.0, 30.0, 0.0), True),
+        (33922, 12, 6, (0.0, 0.0, 0.0, 1000.0, 2000.0, 0.0), True),
+        (34735, 3, len(keys), keys, True),
+        (34736, 12, 2, (29.5, 45.5), True),
+        (34737, 2, 0, "Albers|", True),
+    ]
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 6), np.uint8), extratags=tags, metadata=None)
+    place = read_georeference(tmp_path / "a.tif")
+    assert place is not None
+    made = answer(georeference=place)
+    made.save(tmp_path / "m.tif")
+    with tifffile.TiffFile(tmp_path / "m.tif") as file:
+        found = file.pages.first.tags
+        corners = (*keys[:11], 1, *keys[12:])  # the transform is that of pixels' corners
+        assert (found[34735].value, found[34736].value) == (corners, (29.5, 45.5))
+        assert found[34737].value == "Albers|"
+    assert read_georeference(tmp_path / "m.tif") == replace(place, keys=place.keys)
+    with pytest.raises(ImageError, match="its coordinate system has no EPSG code"):
+        made.save(tmp_path / "m.geojson")
+
+
+def test_masks_keep_the_size_of_a_pixel(tmp_path: Path) -> None:
+    """Read back from the TIFF as it was."""
+    answer(pixel_size=PixelSize(height=0.5, width=0.25)).save(tmp_path / "m.tif")
+    found = read_pixel_size(tmp_path / "m.tif")
+    assert found is not None
+    assert (found.height, found.width) == pytest.approx((0.5, 0.25), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pycocotools
+def test_a_folder_has_one_file_of_all(tmp_path: Path) -> None:
+    """COCO with ids of its own, as pycocotools reads it; a table, and a line an image."""
+    options = PredictOptions(outputs=("coco", "table"))
+    size = PixelSize(height=2.0, width=0.5)
+    for name in ("a", "deep/b"):
+        made = answer(name="=x.jpg", pixel_size=size)
+        write_outputs(made, stem=tmp_path / name, options=options)
+    FolderSink(tmp_path).finish(options)
+    coco = pytest.importorskip("pycocotools.coco").COCO(str(tmp_path / "coco.json"))
+    assert [one["file_name"] for one in coco.loadImgs(coco.getImgIds())] == [
+        "=x.jpg",
+        "deep/=x.jpg",
+    ]
+    for id_ in coco.getImgIds():
+        things = coco.loadAnns(coco.getAnnIds(imgIds=[id_]))
+        assert np.array_equal(sum(map(coco.annToMask, things)), answer().mask)
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["outputs"] for row in rows] == ["a", "deep/b"]
+    assert {
+        (row["image"], row["num_objects"], row["area_px"], row["area_um2"]) for row in rows
+    } == {("'=x.jpg", "2", "84", "84")}
+    with (tmp_path / "objects.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4

@@ -1,7 +1,4 @@
-"""The facts about a data set that a training recipe depends on; nothing is decided here.
-
-They include how thick and large objects are, and what of a mask survives a resize.
-"""
+"""The facts about a data set that a training recipe depends on; nothing is decided here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -308,15 +305,14 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     grey_HW, is_brighter = stretched_HWC.mean(axis=2), None
     if inside_HW.any() and outside_HW.any():
         is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
-    thumbs = [
-        resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
-        for plane_HW in (grey_HW, inside_HW)
-    ]
+    planes = (one_HW[:, :, None].astype(np.float32) for one_HW in (grey_HW, inside_HW))
+    thumbs = [resize_image(np.ascontiguousarray(one), THUMB, THUMB) for one in planes]
     return _Look(
         size=(height, width),
         channels=channels,
         dtype=str(image_HWC.dtype),
-        is_grey=channels == 1 or (channels == 3 and _looks_grey(some_HWC, top, high - low)),
+        is_grey=channels == 1
+        or (channels == 3 and _looks_grey(some_HWC, image_HWC[mask_HW], top, high - low)),
         range_used=float((high - low) / top),
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
@@ -328,13 +324,17 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     )
 
 
-def _looks_grey(pixels_HWC: np.ndarray, top: float, used: float) -> bool:
-    """Tell whether three channels differ only by JPEG's noise, both on average and anywhere.
+def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:
+    """Tell whether three channels differ only by JPEG's noise: on average, anywhere, in the object.
 
     A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
     """
     full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
+    few_NC = object_NC[:: max(1, len(object_NC) // 65536)].astype(np.float32)
+    inside = np.abs(few_NC - few_NC.mean(axis=1, keepdims=True)) / full * 255
+    if len(few_NC) and inside.mean() >= GREY_DIFFERENCE:
+        return False
     most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
     return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
 

@@ -65,7 +65,7 @@ PRETRAINED = "lite0-unet"
 """The network that a plan takes where its encoder's ImageNet weights are on the machine."""
 PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1})
 """Its options: logits at full size cost a twelfth more than at half the size."""
-FEW = 60
+FEWEST, FEW = 10, 60
 """Training images below which ImageNet's weights were better for grey, too, and a small network at
 full size for thin things."""
 NARROW = 1 / 3
@@ -260,8 +260,11 @@ def _begins_pretrained(at: Situation) -> bool:
 
 
 def prefers_scratch(facts: Fingerprint) -> bool:
-    """Tell whether ImageNet's weights were no better: for grey images, unless they are few."""
-    return facts.is_grey and facts.num_train >= FEW
+    """Tell whether ImageNet's weights were no better: for grey images, unless there are some dozens.
+
+    Mean Dice of 80 unseen nuclei: 0.847 against 0.836 with 14 to train, 0.767 against 0.793 with 4.
+    """
+    return facts.is_grey and not FEWEST <= facts.num_train < FEW
 
 
 def encoder_name(at: Situation) -> str:
@@ -285,7 +288,7 @@ def encoder_weights(at: Situation) -> Choice:
         return None, f"from scratch, since {weights.file} isn't at hand: {way}"
     best = MODELS[PRETRAINED].encoder
     if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
-        return None, "from scratch: ImageNet's weights were no better for many grey images"
+        return None, "from scratch: ImageNet's weights were no better for so many, or so few, grey images"
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install

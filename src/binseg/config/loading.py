@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
 
-MAX_RECIPE_BYTES = 1_000_000
+MAX_RECIPE_BYTES, MAX_DIGITS = 1_000_000, 100
 _DEPENDENT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "loss": {"name": ("options",)},
     "model": {
@@ -88,6 +88,8 @@ def recipe_text(source: str | Path) -> str:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise UsageError(f"{path}: larger than 1 MB; that is not a recipe")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path}: a pipe, socket or device, not a recipe; name a file")
         return path.read_text("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a text file in UTF-8; a recipe is YAML text") from None
@@ -122,6 +124,32 @@ class _PlainLoader(yaml.SafeLoader):
             )
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
+
+
+def _mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value]
+    if twice := [key for row, key in enumerate(keys) if key in keys[:row]]:
+        line = node.start_mark.line + 1
+        raise UsageError(f"the key {twice[0]} stands twice in the section of line {line}")
+    return loader.construct_mapping(node, deep=True)
+
+
+def _whole(loader: _PlainLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MAX_DIGITS:
+        raise UsageError(f"a number of {len(node.value)} digits is none of a recipe")
+    return loader.construct_yaml_int(node)
+
+
+def _strange(_: _PlainLoader, node: yaml.Node) -> object:
+    kind = node.tag.rpartition(":")[2]
+    line = node.start_mark.line + 1
+    raise UsageError(f"line {line} holds a {kind}; a recipe takes numbers, texts, lists, mappings")
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _whole)
+for _tag in ("timestamp", "set", "omap", "pairs", "binary"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _strange)
 
 
 # YAML 1.1 reads 1e-3 as text; recipes are full of such numbers, so read them as YAML 1.2 does.
@@ -159,6 +187,8 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
         )
     try:
         leaf = yaml.load(value, Loader=_PlainLoader)
+    except UsageError as error:
+        raise UsageError(f"--set {path}: {error}") from None
     except yaml.YAMLError:
         raise UsageError(f"--set {override!r}: {value!r} is not a YAML value") from None
     return keys, leaf

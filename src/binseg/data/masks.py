@@ -273,7 +273,9 @@ def _usual_and_odd(found: "Scan", values: frozenset[int]) -> tuple[int, int | No
     frequent = {value for value in values - {0} if 2 * num_of[value] > most}
     rare = sorted(values - {0} - frequent, key=lambda value: (num_of[value], value))
     likely = frequent - {255} if {1, 255} <= frequent and not found.colour else frequent
-    usual = max(likely) if found.colour or 0 not in values else min(likely)
+    usual = max(likely) if 0 not in values else min(likely)
+    if found.colour:  # white is the paper, and red on it the object
+        usual = max(likely, key=lambda one: (np.ptp([*one.to_bytes(3, "big")]), one))
     return usual, rare[0] if rare and rare[0] != 255 else None
 
 

@@ -39,7 +39,11 @@ _COPY = re.compile(
     re.I,
 )
 """Copies of one photo: as Roboflow names them, and as scripts that augment do."""
+_CASE = re.compile(rf"^(?P<source>.*[A-Za-z].*?)[ _.\-](?:img|image)?[ _.\-]?{_NUM}$", re.I)
+"""A case and a number in it: BraTS_003_055, p01_001, patient1-2, case01_img02, video1_00001."""
 _MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
+_MOST_NAMED = 0.9
+"""Share of the names that must be those of cases."""
 _LEAST_PLACES = 4
 """Fewer bare numbers may lie such steps apart by chance."""
 
@@ -122,7 +126,7 @@ def with_groups(
     """
     if config.group == "none":
         return tuple(records), None
-    rows = _dealt_anew(records, config.split.method)
+    rows = dealt_anew(records, config.split.method)
     members = _folders(records, rows)
     if config.group == "folder":
         if len(members) < 2:
@@ -133,7 +137,7 @@ def with_groups(
         )
     if any(record.group is not None or record.page is not None for record in records):
         return tuple(records), None
-    if copies := _by_copy(records, rows):
+    if copies := by_copy(records, rows):
         num = counted(len(set(copies.values())), "photo", "photos")
         return _grouped(records, copies), (
             f"{len(copies)} images are copies of {num} by their names "
@@ -142,7 +146,8 @@ def with_groups(
     sizes = [len(rows) for rows in members.values()]
     are_patients = len(sizes) >= LEAST_FOLDERS and 2 <= np.median(sizes) <= MOST_IN_FOLDER
     of_patients = _by_member(members) if are_patients else {}
-    for group_of in (_by_place(records, rows, config.page_group), of_patients):
+    of_places = _by_place(records, rows, config.page_group)
+    for group_of in (of_places, of_patients, by_case(records, rows)):
         groups = set(group_of.values())
         if 2 <= len(groups) < len(group_of):
             parts = counted(len(groups), "source or part of one", "sources or parts of one")
@@ -159,8 +164,8 @@ def with_groups(
     )
 
 
-def _dealt_anew(records: Sequence[Record], method: str) -> list[int]:
-    """The records that get their split from us, of which groups must not be torn."""
+def dealt_anew(records: Sequence[Record], method: str) -> list[int]:
+    """List the records that get their split from us, of which groups must not be torn."""
     if method in {"ratio", "block"}:
         return list(range(len(records)))
     if method == "file":
@@ -207,7 +212,24 @@ def _by_place(records: Sequence[Record], rows: Sequence[int], in_block: int) -> 
     }
 
 
-def _by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
+def by_case(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
+    """Group the images of a case (patient, video), where most names are a case and a number in it.
+
+    A case has a number of its own: `Abyssinian_12` is of a breed, and 2007_000032 of a year.
+    """
+    names = {row: _within_split(records[row].id) for row in rows}
+    matches = {row: match for row, name in names.items() if (match := _CASE.match(name))}
+    cases = {
+        row: match["source"]
+        for row, match in matches.items()
+        if re.search(r"\d", match["source"].rpartition("/")[2])
+    }
+    sizes = [*Counter(cases.values()).values()]
+    are_cases = len(sizes) >= FEW_SOURCES and np.median(sizes) >= 2
+    return cases if are_cases and len(cases) >= _MOST_NAMED * len(rows) else {}
+
+
+def by_copy(records: Sequence[Record], rows: Sequence[int]) -> dict[int, str]:
     """Group copies of one photo, which names tell, with the photo itself."""
     names = {row: _within_split(records[row].id) for row in rows}
     matches = [(row, match) for row, name in names.items() if (match := _COPY.match(name))]

@@ -18,7 +18,7 @@ from binseg.data.dataset import SPLITS, Dataset, counted, name_some
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
-from binseg.storage import write_text
+from binseg.storage import read_bytes, write_text
 from binseg.types import Record, Split
 
 _OTHER_NAMES: Mapping[str, Split] = {
@@ -118,7 +118,7 @@ def read_split(path: Path) -> dict[str, Split | None]:
         DataError: every problem in the file (up to 5), with its line.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in the first line
         # Names of files may hold bytes that aren't UTF-8.
         text = data.decode("utf-8-sig", errors="surrogateescape")
@@ -131,15 +131,17 @@ def read_split(path: Path) -> dict[str, Split | None]:
         raise DataError(f"{path}: needs the columns id, split; it has {columns}")
     split_of: dict[str, Split | None] = {}
     problems: list[str] = []
-    for row in reader:
+    try:
+        rows = [*reader]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
+    for line, row in enumerate(rows, 2):
         id_, name = row["id"] or "", row["split"] or ""
         split = parse_split(name)
         if split is None and name.strip().lower() != _LEFT_OUT:
-            problems.append(f"line {reader.line_num}: {name!r} is not train, val or test")
+            problems.append(f"line {line}: {name!r} is not train, val or test")
         elif split_of.setdefault(id_, split) != split:
-            problems.append(
-                f"line {reader.line_num}: {id_} is also in {split_of[id_] or _LEFT_OUT}"
-            )
+            problems.append(f"line {line}: {id_} is also in {split_of[id_] or _LEFT_OUT}")
     if problems:
         raise DataError(f"{path}: {name_some(problems)}")
     return split_of

@@ -5,12 +5,24 @@ it *and whether they run the same way*. A mask that fits has its best place wher
 without clear edges have no best place at all, and nothing is said about them.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Complex64, Float32
 from scipy.fft import fft2, ifft2, next_fast_len
 from scipy.ndimage import gaussian_filter
+
+from binseg.data.dataset import spread
+from binseg.data.masks import MaskRule
+from binseg.data.samples import read_mask
+from binseg.datacheck.near_duplicates import reduced
+from binseg.errors import ImageError
+from binseg.imageio import read_image
+from binseg.parallel import map_ordered
+from binseg.transforms.geometry import resize_mask
+from binseg.types import Record
 
 REACH = 24
 """Pixels of the reduced image that the outline is slid to each side."""
@@ -28,6 +40,11 @@ _BLUR = 2.0
 """Pixels: outlines drawn outside the edge all around have their best places in a ring."""
 MIN_IMAGES = 12
 """Images that must agree before all masks are called shifted."""
+
+MOST_PAIRED, LEAST_PAIRED = 32, 8
+"""Masks that are laid over their neighbours' images, and fewest to judge by."""
+PAIRED_FIT, MOST_BETTER = 3.0, 0.8
+"""Fit with the neighbour's image that must be reached, and share of masks that fit it better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +136,39 @@ def _best(surface: Float32[np.ndarray, "R R"], *, peak: float, gain: float) -> S
     shift = Shift(down=int(row) - REACH, right=int(column) - REACH)
     is_far = np.hypot(shift.down, shift.right) >= MIN_STEP
     return shift if is_far and height >= peak and height - fit_now(surface) >= gain else None
+
+
+def neighbour_that_fits(records: Sequence[Record], rule: MaskRule) -> str:
+    """Say whether masks fit the image "before" or "after" theirs, by number; "" if neither."""
+    single = [one for one in records if len(one.mask_paths) == 1]
+    ordered = sorted(single, key=lambda one: [*map(_natural, re.split(r"(\d+)", one.id))])
+    rows = spread(range(1, len(ordered) - 1), MOST_PAIRED)
+    found = [*map_ordered(lambda row: _fits(ordered[row - 1 : row + 2], rule), rows)]
+    fits_N3 = np.array([one for one in found if one is not None]).reshape(-1, 3)
+    if len(fits_N3) < LEAST_PAIRED:
+        return ""
+    before, here, after = np.median(fits_N3, axis=0)
+    other = 0 if before > after else 2
+    is_better = bool((fits_N3[:, other] > fits_N3[:, 1]).mean() > MOST_BETTER)
+    if max(before, after) <= max(PAIRED_FIT, 2 * here) or not is_better:
+        return ""
+    return "before" if other == 0 else "after"
+
+
+def _natural(part: str) -> tuple[int, str]:
+    return (int(part), "") if part.isdecimal() else (0, part)
+
+
+def _fits(three: Sequence[Record], rule: MaskRule) -> list[float] | None:
+    """Tell how well the middle one's mask fits the image before its own, its own, the one after."""
+    try:
+        mask_HW, _ = read_mask(three[1], rule)
+        images = [read_image(one.image_path, page=one.page) for one in three]
+    except ImageError:
+        return None  # reading the samples will name it
+    if any(image_HWC.shape[:2] != mask_HW.shape for image_HWC in images):
+        return None
+    small = [reduced(image_HWC) for image_HWC in images]
+    small_HW = resize_mask(mask_HW, *small[0].shape[:2])
+    slid = [agreement(small_HWC, small_HW) for small_HWC in small]
+    return None if any(one is None for one in slid) else [fit_now(s) for s in slid if s is not None]

@@ -5,11 +5,11 @@ report, the page, `--json`, training's quick part) reads this table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, spread
 from binseg.datacheck import findings
 from binseg.datacheck.findings import Finder, where
 from binseg.datacheck.looks import Evidence, Look, look_at_all
@@ -60,6 +60,13 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
     "patch-seam": Check("error", "Neighbouring patches in two splits", _ONE_GROUP,
         findings.at_seams("patches")),
     "all-shifted": Check("error", "All masks shifted", _SHIFT, findings.all_shifted),
+    "off-by-one": Check("error", "Masks of the neighbouring image",
+        "Number images and masks alike.", findings.off_by_one),
+    "torn-names": Check("warning", "Cases and copies in two splits, by their names", _ONE_GROUP,
+        findings.torn_names),
+    "empty-split": Check("warning", "Splits without foreground",
+        "Draw another split (data.split.seed), or give that split images with the object.",
+        findings.empty_splits),
     "grouped-seam": Check("warning", "Groups that touch across splits", _ONE_GROUP,
         findings.at_seams("grouped")),
     "page-seam": Check("warning", "Neighbouring pages in two splits",
@@ -107,12 +114,18 @@ CHECKS: Mapping[str, Check] = MappingProxyType({
         findings.mixed(lambda x: f"{x.channels} channels", "channels")),
     "mixed-types": Check("note", "Mixed pixel types", _ALIKE,
         findings.mixed(lambda x: x.dtype, "types")),
+    "narrow-range": Check("note", "16 bits of which few are used",
+        "Take input.intensity: percentile, as a plan does.", findings.narrow_range),
     "outlier": Check("note", "Masks unlike the others",
         "Look at it: exchanged classes, a scribble, or just a rare case?", findings.outliers),
 })  # fmt: skip
 """All checks by their codes, which `--json` gives; findings are listed in this order."""
-_WITHOUT_PIXELS = ("torn-group", "patch-seam", "grouped-seam", "page-seam")
+_WITHOUT_PIXELS = ("torn-group", "torn-names", "patch-seam", "grouped-seam", "page-seam")
 """The checks that need the records alone."""
+LEAKS = ("torn-group", "patch-seam", "leak", "near-leak")
+"""Errors that `data.allow_leaks` lets pass; the others are about masks that lie wrong."""
+NUM_LAID = 64
+"""Masks whose place is looked at before a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,13 +143,26 @@ def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
     return Examination(looks=evidence.looks, findings=_run(finders, evidence))
 
 
-def quick_checks(dataset: Dataset) -> tuple[Finding, ...]:
-    """Run the checks that decode no image: torn groups, names of patches, equal files.
+def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[Finding, ...]:
+    """Run the checks that must pass before a training, on a split data set.
 
-    Errors among the findings, which come the worst first, are leaks.
+    They are leaks, by names, equal files and a glance at every image, and masks that lie beside
+    their objects, by up to 64 of them. The worst findings come first.
     """
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
-    return _run({**finders, "leak": findings.identical_files}, Evidence(dataset=dataset))
+    finders |= {"leak": findings.identical_files, "near-leak": findings.near_leaks}
+    found = _run(finders, Evidence(dataset=dataset, progress=progress))
+    known = {one.ids for one in found if one.code == "leak"}
+    some = spread(dataset.with_truth().records, NUM_LAID)
+    looks = look_at_all(replace(dataset, records=tuple(some)))
+    evidence = Evidence(dataset=dataset.with_truth(), looks=looks.looks)
+    laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", "narrow-range")}
+    return ranked(
+        [
+            *(one for one in found if one.code != "near-leak" or one.ids not in known),
+            *_run(laid, evidence),
+        ]
+    )
 
 
 def _run(finders: Mapping[str, Finder | None], evidence: Evidence) -> tuple[Finding, ...]:

@@ -13,13 +13,15 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from binseg.data.dataset import counted, name_some
-from binseg.data.origins import Place, is_grid, place_of
-from binseg.datacheck.alignment import Shift, constant_shift, fit_now, shift_of
+from binseg.data.origins import Place, by_case, by_copy, is_grid, place_of
+from binseg.datacheck.alignment import Shift, constant_shift, fit_now, neighbour_that_fits, shift_of
+from binseg.datacheck.copies import pairs_of
 from binseg.datacheck.looks import Evidence, Look, Outline
 from binseg.datacheck.near_duplicates import alike, clusters_of
 from binseg.errors import DataError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
+from binseg.storage import read_bytes
 from binseg.types import Record
 
 Hit = tuple[Sequence[Record], str]
@@ -35,6 +37,8 @@ MIN_MASKS = 20
 """With fewer masks there is no telling what is usual."""
 FAR = 4.0
 """Robust standard deviations from the median at which a mask is unlike the others."""
+NARROW = 0.3
+"""Share of the 16-bit range below which 8 bits of it lose what the image shows."""
 ODD_SHARE = 0.02
 """Images of a kind that is rarer than this are named one by one."""
 
@@ -111,6 +115,55 @@ def near_copies(*, across: bool) -> Finder:
                 yield records, f"{len(records)} images are nearly the same{where}"
 
     return find
+
+
+def near_leaks(evidence: Evidence) -> Iterator[Hit]:
+    """Find images that are the same or nearly so in two splits, at a glance at every image."""
+    records = [one for one in evidence.dataset.records if one.split is not None]
+    apart = [
+        (a, b)
+        for a, b in pairs_of(records, progress=evidence.progress)
+        if records[a].split != records[b].split
+    ]
+    for cluster in clusters_of(len(records), apart):
+        members = [records[row] for row in cluster]
+        where = f"in {' and '.join(_splits(members))}: scores on them flatter"
+        yield members, f"{len(members)} images are nearly the same {where}"
+
+
+def torn_names(evidence: Evidence) -> Iterator[Hit]:
+    """Find cases (patients, videos) and copies, told by names alone, that are in two splits."""
+    records = evidence.dataset.records
+    rows = [row for row, one in enumerate(records) if one.group is None and one.page is None]
+    for noun, name_of in (("copies", by_copy(records, rows)), ("cases", by_case(records, rows))):
+        members = [[records[row] for row in some] for some in _grouped(rows, name_of.get)]
+        if torn := [some for some in members if len(_splits(some)) > 1]:
+            names = name_some([some[0].id for some in torn], limit=3)
+            text = f"{len(torn)} {noun} are in more than one split, by their names ({names})"
+            yield [one for some in torn for one in some], text
+
+
+def empty_splits(evidence: Evidence) -> Iterator[Hit]:
+    """Find splits without a single object: no score on them says how well objects are found."""
+    known = [one for one in evidence.looks if one.foreground is not None]
+    for split in _splits(one.record for one in known):
+        if not any(one.foreground for one in known if one.record.split == split):
+            yield [], f"none of the {split} masks holds foreground: {split} scores will say nothing"
+
+
+def narrow_range(evidence: Evidence) -> Iterator[Hit]:
+    """Find 16-bit images that use so few of their values that few grey levels would be left."""
+    used = max((look.brightest for look in evidence.looks), default=0.0)
+    if 0 < used < NARROW:
+        levels = f"{max(1, round(used * 255)) + 1} grey levels"
+        yield [], f"the 16-bit images use {used:.1%} of their range: intensity dtype keeps {levels}"
+
+
+def off_by_one(evidence: Evidence) -> Iterator[Hit]:
+    """Find data sets whose masks fit the next or the previous image, by their numbers."""
+    if way := neighbour_that_fits(evidence.dataset.records, evidence.dataset.rule):
+        text = f"by their outlines they fit the image {way} theirs"
+        yield [], f"the masks are off by one: {text}"
 
 
 def torn_groups(evidence: Evidence) -> Iterator[Hit]:
@@ -239,7 +292,7 @@ def _shows_nothing(record: Record) -> bool:
 
 def _hash_file(path: Path) -> str:
     try:
-        return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return blake2b(read_bytes(path), digest_size=16).hexdigest()
     except OSError:
         return str(path)  # equal to nothing; reading the samples will say what is wrong with it
 

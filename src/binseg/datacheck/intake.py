@@ -22,9 +22,11 @@ from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
+from binseg.datacheck.copies import keep_together
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
+from binseg.storage import read_text
 from binseg.types import Finding, Record, Split
 
 _NUM_SCANNED = 256
@@ -36,10 +38,13 @@ class Intake:
 
     dataset: Dataset | None
     findings: tuple[Finding, ...]
+    knows_masks: bool = True
+    """False where the masks' values have no meaning yet, so that images alone are compared."""
 
 
 def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
     """Open and split a data set as training would, or as much of it as there is."""
+    knows_masks = True
     try:
         dataset = open_dataset(config, progress=progress)
         findings = _left_out(dataset, config)
@@ -49,11 +54,11 @@ def take_in(config: DataConfig, *, progress: Progress = SILENT) -> Intake:
         if rescued is None:
             return Intake(dataset=None, findings=(refusal,))
         # Every cause should have a finding of its own; where none has, the refusal is one.
-        dataset, findings = rescued[0], rescued[1] or [refusal]
+        dataset, findings, knows_masks = rescued[0], rescued[1] or [refusal], rescued[2]
     if told := looks_inverted(dataset.records, dataset.rule):
         findings.append(make_finding("inverted", told))
-    dataset, of_splits = _split(dataset, config)
-    return Intake(dataset=dataset, findings=(*findings, *of_splits))
+    dataset, of_splits = _split(dataset, config, progress)
+    return Intake(dataset=dataset, findings=(*findings, *of_splits), knows_masks=knows_masks)
 
 
 def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
@@ -64,8 +69,11 @@ def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
     return [replace(one, severity="warning") for one in findings if one.code == "no-mask-file"]
 
 
-def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding]] | None:
-    """Take from a folder what pairs up; None for other kinds, whose files list what belongs."""
+def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding], bool] | None:
+    """Take from a folder what pairs up; None for other kinds, whose files list what belongs.
+
+    The last is False where the masks' values have no meaning.
+    """
     root = Path(config.path or "").expanduser()
     if config.kind not in {"auto", "folder"} or not root.is_dir():
         return None
@@ -77,12 +85,13 @@ def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Findi
     except DataError:
         return None
     records = list(with_groups(records, config)[0])
+    knows_masks = rule is not None
     if rule is None:
         # Images can be compared without their masks.
         records = [replace(record, mask_path=None, further_masks=()) for record in records]
         rule = MaskRule(kind="polygons")
     dataset = Dataset(kind="folder", root=root, records=tuple(records), rule=rule)
-    return dataset, findings + wrong
+    return dataset, findings + wrong, knows_masks
 
 
 def _pairs(root: Path, config: DataConfig) -> tuple[list[Record], list[Finding]]:
@@ -122,7 +131,7 @@ def _listed_splits(root: Path) -> dict[str, Split]:
     for path in sorted(root.glob("*.txt")):
         split = parse_split(path.stem)
         if split is not None:
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            lines = read_text(path, errors="replace").splitlines()
             split_of |= {_stem(line): split for line in lines if line.strip()}
     return split_of
 
@@ -168,9 +177,12 @@ def _values(labels: np.ndarray) -> list[tuple[int, ...]]:
     return [tuple(row) for row in known.reshape(len(known), -1).tolist()]
 
 
-def _split(dataset: Dataset, config: DataConfig) -> tuple[Dataset, list[Finding]]:
+def _split(
+    dataset: Dataset, config: DataConfig, progress: Progress
+) -> tuple[Dataset, list[Finding]]:
     """Split as training would; where that is refused, keep the splits as they were given."""
     try:
+        dataset = keep_together(dataset, config, progress=progress)
         return assign_splits(dataset, config.split), []
     except DataError as error:
         refusal = [make_finding("split", str(error))]

@@ -8,23 +8,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Num, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from scipy.ndimage import label
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
 from binseg.data.samples import fill_shapes, in_pose
 from binseg.datacheck.alignment import agreement
-from binseg.datacheck.near_duplicates import THUMB_SIDE, alike, clusters_of
+from binseg.datacheck.near_duplicates import (
+    REDUCED_SIDE,
+    clusters_of,
+    near_pairs,
+    reduced,
+    squares_of,
+)
 from binseg.errors import ImageError
 from binseg.imageio import probe, read_image, read_labels
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
-from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
-REDUCED_SIDE = 192
-"""Pixels; images are reduced to this longer side before edges and outlines are measured."""
 _AHEAD = 64  # images that may be decoded before the first of them is asked for
 
 
@@ -64,6 +68,7 @@ class Look:
     image_hash: str
     """Hash of the pixels as they are seen, so that another file format changes nothing."""
     thumb_SS: UInt8[np.ndarray, "S S"]
+    core_TT: UInt8[np.ndarray, "T T"]
     scale: float
     """Pixels of the reduced image per pixel of the original."""
     mask_hash: str | None = None
@@ -74,6 +79,8 @@ class Look:
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
+    brightest: float = 0.0
+    """The greatest value, as a share of the pixel type's; 0 for floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +99,9 @@ class Evidence:
         looks = self.looks
         if not looks:
             return []
-        pairs = alike(np.stack([look.thumb_SS for look in looks]), progress=self.progress)
+        thumbs_NSS = np.stack([look.thumb_SS for look in looks])
+        cores_NTT = np.stack([look.core_TT for look in looks])
+        pairs = near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
         odd = [(a, b) for a, b in pairs if not _belong(looks[a].record, looks[b].record)]
         groups = [[looks[index] for index in group] for group in clusters_of(len(looks), odd)]
         return [group for group in groups if len({look.image_hash for look in group}) > 1]
@@ -128,9 +137,8 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     height, width, channels = image_HWC.shape
     mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
     scale = min(1.0, REDUCED_SIDE / max(height, width))
-    small = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small_HWC = _reduced(image_HWC, small)
-    thumb_SS1 = resize_image(small_HWC.mean(axis=2, keepdims=True), THUMB_SIDE, THUMB_SIDE)
+    small_HWC = reduced(image_HWC)
+    thumb_SS, core_TT = squares_of(small_HWC)
     look = Look(
         record=record,
         height=height,
@@ -140,14 +148,16 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         turned=turned,
         mask_turned=mask_turned,
         image_hash=_hash(image_HWC),
-        thumb_SS=thumb_SS1[:, :, 0].round().astype(np.uint8),
+        thumb_SS=thumb_SS,
+        core_TT=core_TT,
+        brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
         scale=scale,
         problem=problem,
     )
     if mask_HW is None:
         return look
     num_valid = int(valid_HW.sum())
-    reduced_HW = resize_mask(mask_HW, *small)
+    reduced_HW = resize_mask(mask_HW, *small_HWC.shape[:2])
     outline = measure_outline(reduced_HW)
     return replace(
         look,
@@ -206,17 +216,6 @@ def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
 
 def _relative(text: str, root: Path) -> str:
     return text.replace(f"{root}{os.sep}", "")
-
-
-def _reduced(
-    image_HWC: Num[np.ndarray, "H W C"], size: tuple[int, int]
-) -> Float32[np.ndarray, "h w c"]:
-    """Reduce an image to three channels at most, from 0 to 255; other types are stretched."""
-    small_HWC = resize_image(image_HWC[:, :, :3], *size).astype(np.float32)
-    if image_HWC.dtype != np.uint8:
-        low, high = np.percentile(small_HWC, [0.5, 99.5])
-        small_HWC = ((small_HWC - low) / max(high - low, 1e-12)).clip(0, 1) * 255
-    return small_HWC.astype(np.float32)
 
 
 def _hash(pixels: np.ndarray) -> str:

@@ -1,5 +1,9 @@
 """Find images that are nearly the same, through resizing, re-encoding, flips and quarter turns.
 
+Copies that were turned by a few degrees, cropped or shifted are found by the square in their middle
+(`moved`): its bits are compared with those of parts of every other image, as each such change would
+cut them, and what remains is laid one over the other.
+
 Each image is reduced to a small grey square and transformed by a DCT. The signs of the lowest
 frequencies make 63 bits (a perceptual hash); flips and turns only change signs and swap axes, so
 that all eight poses of an image cost one transform. Pairs whose bits nearly agree then face a
@@ -7,13 +11,17 @@ stricter test: the higher frequencies, which carry the details, must correlate. 
 have the same layout fail there.
 """
 
+from itertools import product
+
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8, UInt64
-from scipy.fft import dctn
+from jaxtyping import Bool, Float32, Int, Num, UInt8, UInt64
+from scipy.fft import dct, dctn, idctn, irfft2, rfft2
+from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from binseg.progress import SILENT, Progress
+from binseg.transforms.geometry import resize_image
 
 THUMB_SIDE = 32
 """Pixels; height and width of the grey squares that are compared."""
@@ -23,6 +31,17 @@ MIN_DETAIL = 0.9
 """Correlation of the details from which on two images count as one."""
 FAINT = 0.25
 """Grey levels of detail below which there is nothing to compare: black and blank images."""
+
+CORE_SIDE = 64
+"""Pixels; height and width of an image's middle, by which moved copies are found."""
+REDUCED_SIDE = 192
+"""Pixels; images are reduced to this longer side before anything is measured."""
+MOVED_BITS = 8
+"""As MAX_BITS, for the parts that moved copies share."""
+MIN_MOVED = 0.96
+"""As MIN_DETAIL, for these parts laid one over the other; two discs on cloth reach 0.95."""
+MOST_MOVED = 20_000
+"""Images of which moved copies are looked for; the time grows with the square of their number."""
 
 _KEPT = 24  # frequencies a side that are compared; the highest hold resampling and JPEG noise
 _COARSE = 4  # frequencies a side that only tell the layout
@@ -127,3 +146,155 @@ def _candidates(
     first_P, second_P = np.nonzero(differ_BN <= MAX_BITS)
     keep_P = (second_P > first_P) & clear_N[first_P + start] & clear_N[second_P + start]
     return first_P[keep_P] + start, second_P[keep_P] + start
+
+
+def squares_of(
+    small_HWC: Float32[np.ndarray, "H W C"],
+) -> tuple[UInt8[np.ndarray, "S S"], UInt8[np.ndarray, "T T"]]:
+    """Give a reduced image's two grey squares that are compared: the whole, and its middle."""
+    grey_HW1 = small_HWC.mean(axis=2, keepdims=True)
+    height, width, _ = grey_HW1.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    core_HW1 = grey_HW1[top : top + side, left : left + side]
+    thumb_SS1 = resize_image(grey_HW1, THUMB_SIDE, THUMB_SIDE)
+    core_TT1 = resize_image(core_HW1, CORE_SIDE, CORE_SIDE)
+    return thumb_SS1[:, :, 0].round().astype(np.uint8), core_TT1[:, :, 0].round().astype(np.uint8)
+
+
+def reduced(image_HWC: Num[np.ndarray, "H W C"]) -> Float32[np.ndarray, "h w c"]:
+    """Reduce an image to three channels at most, from 0 to 255; other types are stretched."""
+    scale = min(1.0, REDUCED_SIDE / max(image_HWC.shape[:2]))
+    size = [max(1, round(side * scale)) for side in image_HWC.shape[:2]]
+    small_HWC = resize_image(image_HWC[:, :, :3], *size).astype(np.float32)
+    if image_HWC.dtype != np.uint8:
+        low, high = np.percentile(small_HWC, [0.5, 99.5])
+        small_HWC = ((small_HWC - low) / max(high - low, 1e-12)).clip(0, 1) * 255
+    return small_HWC.astype(np.float32)
+
+
+def near_pairs(
+    thumbs_NSS: UInt8[np.ndarray, "N S S"],
+    cores_NTT: UInt8[np.ndarray, "N T T"],
+    *,
+    progress: Progress = SILENT,
+) -> list[tuple[int, int]]:
+    """Find pairs of images that are nearly the same, moved copies among them (see `alike`)."""
+    pairs = alike(thumbs_NSS, progress=progress)
+    if len(cores_NTT) > MOST_MOVED:
+        progress.say(f"over {MOST_MOVED:,} images: not compared for turned or cropped copies")
+        return pairs
+    return sorted({*pairs, *moved(cores_NTT, known=pairs, progress=progress)})
+
+
+_PART = 0.7  # share of a core's side that is compared: what turning and shifting leave of it
+_PATCH = 32  # pixels a side of the part
+_HOPELESS = 0.7  # agreement below which no finer look helps
+_REACH = 4  # pixels that two parts are slid over each other
+_Cut = tuple[float, float, float, float]
+"""A part of a core: degrees, size, and the middle's distance down and right in shares of a side."""
+_STEPS = (-0.1, -0.05, 0.0, 0.05, 0.1)
+_AS_IT_IS: _Cut = (0.0, 1.0, 0.0, 0.0)
+_CUTS: tuple[_Cut, ...] = (
+    _AS_IT_IS,
+    *((degrees, 1.0, 0.0, 0.0) for degrees in (-15.0, -10.0, -5.0, 5.0, 10.0, 15.0)),
+    *((0.0, 0.8, y, x) for y, x in product(_STEPS, repeat=2)),
+    *((0.0, 0.9, y, x) for y, x in product(_STEPS[1:4], repeat=2)),
+    *((0.0, 1.0, y, x) for y, x in product((-0.15, *_STEPS, 0.15), repeat=2) if y or x),
+)
+
+
+def moved(
+    cores_NTT: UInt8[np.ndarray, "N T T"],
+    *,
+    known: list[tuple[int, int]] | None = None,
+    progress: Progress = SILENT,
+) -> list[tuple[int, int]]:
+    """Find copies turned by up to 15 degrees, cropped to 80 % or shifted by up to 15 %.
+
+    Pairs are as those of `alike`; images that `known` links already are not compared again.
+    """
+    num = len(cores_NTT)
+    flat_NP = cores_NTT.reshape(num, -1).astype(np.float32)
+    as_is_N = _bits(flat_NP, _AS_IT_IS)
+    pairs, found = list(known or ()), list[tuple[int, int]]()
+    label_N = _labels(num, pairs)
+    with progress.task("comparing moved copies", total=len(_CUTS)) as task:
+        for cut in _CUTS:
+            bits_N = _bits(flat_NP, cut)
+            for start in range(0, num, 64):  # small blocks stay in the processor's cache
+                differ_BN = np.bitwise_count(bits_N[start : start + 64, None] ^ as_is_N)
+                for row, other in np.argwhere(differ_BN <= MOVED_BITS).tolist():
+                    first = start + row
+                    if label_N[first] == label_N[other]:
+                        continue
+                    if _agreement(cores_NTT[first], cores_NTT[other], cut) >= MIN_MOVED:
+                        found.append((min(first, other), max(first, other)))
+                        label_N = _labels(num, pairs + found)
+            task.advance()
+    return found
+
+
+def _places(cut: _Cut) -> Float32[np.ndarray, "2 P P"]:
+    """Give the rows and columns of a core at which a part's pixels lie."""
+    degrees, size, down, right = cut
+    at_P = (np.arange(_PATCH) + 0.5) / _PATCH * 2 - 1
+    rows_PP, columns_PP = np.meshgrid(at_P, at_P, indexing="ij")
+    cosine, sine = (turn(np.radians(degrees)) * _PART * size / 2 for turn in (np.cos, np.sin))
+    rows = 0.5 + down + cosine * rows_PP + sine * columns_PP
+    columns = 0.5 + right + cosine * columns_PP - sine * rows_PP
+    return np.stack([rows, columns]).astype(np.float32) * CORE_SIDE - np.float32(0.5)
+
+
+def _bits(flat_NP: Float32[np.ndarray, "N P"], cut: _Cut) -> UInt64[np.ndarray, "N"]:
+    """Give the signs of the lowest frequencies of a part of each core."""
+    at_2P = _places(cut).reshape(2, -1)
+    first_2P = at_2P.astype(np.int64).clip(0, CORE_SIDE - 2)
+    part_2P = at_2P - first_2P
+    part_NP = np.zeros((len(flat_NP), at_2P.shape[1]), np.float32)
+    for down, right in product((0, 1), repeat=2):
+        share_P = np.abs(1 - down - part_2P[0]) * np.abs(1 - right - part_2P[1])
+        index_P = (first_2P[0] + down) * CORE_SIDE + first_2P[1] + right
+        part_NP += flat_NP[:, index_P] * share_P
+    powers_W = np.uint64(1) << np.arange(63, dtype=np.uint64)
+    bits_N: UInt64[np.ndarray, N] = ((part_NP @ _LOW_PW > 0) * powers_W).sum(
+        axis=1, dtype=np.uint64
+    )
+    return bits_N
+
+
+_LOW_SP = dct(np.eye(_PATCH), axis=0, norm="ortho")[:8]
+_LOW_PW = np.kron(_LOW_SP, _LOW_SP)[1:].T.astype(np.float32)
+"""The lowest frequencies of a part as weights of its pixels."""
+_WINDOW = np.outer(*[np.hanning(_PATCH + 2)[1:-1]] * 2)
+
+
+def _agreement(
+    first_TT: UInt8[np.ndarray, "T T"], second_TT: UInt8[np.ndarray, "T T"], cut: _Cut
+) -> float:
+    """Correlate the details of a part of the first with those of the second, laid over it."""
+    there = rfft2(_detail(second_TT, _AS_IT_IS)).conj()
+    best = 0.0
+    for step in (1.0, 0.5):  # the second time around the best of the first
+        middle = cut
+        for turn, grow in product((-step, 0.0, step), repeat=2):
+            tried = (middle[0] + 2.5 * turn, middle[1] * (1 + grow / 20), *middle[2:])
+            here_PP = _detail(first_TT, tried)
+            slid_PP = irfft2(rfft2(here_PP) * there, s=here_PP.shape)
+            near_PP = np.roll(slid_PP, (_REACH, _REACH), (0, 1))[: 2 * _REACH + 1, : 2 * _REACH + 1]
+            if near_PP.max() > best:
+                best, cut = float(near_PP.max()), tried
+        if best < _HOPELESS:
+            break
+    return best
+
+
+def _detail(core_TT: UInt8[np.ndarray, "T T"], cut: _Cut) -> Float32[np.ndarray, "P P"]:
+    """Cut a part, without the layout, at unit strength; nothing where it is all but blank."""
+    part_PP = map_coordinates(core_TT.astype(np.float32), _places(cut), order=1, mode="nearest")
+    waves_PP = dctn(part_PP, norm="ortho")
+    waves_PP[:3, :3] = 0
+    fine_PP = idctn(waves_PP, norm="ortho") * _WINDOW
+    strength = float(np.sqrt((fine_PP**2).sum()))
+    scale = 1 / strength if strength / _PATCH > FAINT else 0.0
+    return np.asarray(fine_PP * scale, dtype=np.float32)

@@ -15,6 +15,7 @@ from binseg.config import DataConfig, Recipe, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import assign_splits
+from binseg.datacheck import keep_together
 from binseg.errors import DataError, UsageError, suggest
 from binseg.inference import Predictor
 from binseg.packaging import Card
@@ -35,6 +36,8 @@ class Origin:
     @classmethod
     def of(cls, predictor: Predictor) -> "Origin":
         """Find the run and the card that a predictor comes from."""
+        if not predictor.members:  # masks of files
+            return cls(run=None, card=None)
         first = predictor.members[0]  # of an ensemble, the others are checked one by one
         bundle = first.bundle
         return cls(run=RunFolder.find(bundle.path) if bundle else None, card=first.card)
@@ -222,12 +225,13 @@ def _known_splits(
 def _without_run(dataset: Dataset, config: DataConfig, origin: Origin) -> Divided:
     """Split the same data in the same way again, for a model without its run's folder."""
     if origin.card is None:
-        divided = assign_splits(dataset, config.split)
+        divided = assign_splits(keep_together(dataset, config), config.split)
         return divided, {}, [f"Split: {divided.notes[-1]}."]
     recipe = origin.recipe()
     continues = recipe is not None and recipe.model.start_from is not None
     if recipe is not None and not continues and dataset.fingerprint() == origin.fingerprint():
-        divided = assign_splits(dataset, recipe.data.split)
+        whole = keep_together(dataset, recipe.data)
+        divided = assign_splits(whole, recipe.data.split)
         trained = {record.id: record.split for record in divided.records}
         return divided, trained, [f"Split: as in training, {divided.notes[-1]}."]
     other = "this differs from the data of the training, and may hold some of its images"

@@ -16,7 +16,7 @@ from binseg.metrics import image_rows, report_as_dict
 from binseg.packaging import Card
 from binseg.report import GalleryItem, plot_gallery, plot_histogram
 from binseg.report.page import Background, Gallery, write_page
-from binseg.storage import write_json, write_text
+from binseg.storage import cell, write_json, write_text
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
@@ -110,7 +110,8 @@ def _csv_text(rows: Sequence[dict[str, str | float]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    texts = [{k: cell(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows]
+    writer.writerows(texts)
     return text.getvalue()
 
 

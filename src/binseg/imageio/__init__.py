@@ -14,8 +14,11 @@ What a file holds decides how it is read, never its name.
 from binseg.imageio.decoding import ImageInfo
 from binseg.imageio.formats import (
     IMAGE_SUFFIXES,
+    STACK_SUFFIXES,
     TIFF_SUFFIXES,
     decode_image,
+    decode_pixels,
+    kind_of,
     probe,
     probe_bytes,
     read_image,
@@ -32,6 +35,7 @@ from binseg.imageio.writing import (
     encode_mask,
     encode_probability,
     encode_tiles,
+    is_whole,
     read_facts,
     write_image,
     write_mask,

@@ -4,16 +4,15 @@ A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, 
 opens it, and one that encodes it where binseg writes it.
 """
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Bool
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -32,11 +31,17 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    Valid,
     broken_files,
     one_line,
 )
+from binseg.imageio.medical import open_dicom, open_nifti
 from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
+from binseg.storage import open_file
+
+HEAD = 352
+"""Bytes at a file's beginning that tell its format: NIfTI's mark comes last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class Format:
     suffixes: tuple[str, ...]
     """Endings in lower case by which folders are searched; the first is the usual one."""
     matches: Callable[[bytes], bool]
-    """Tells the format by a file's first 32 bytes."""
+    """Tells the format by a file's first `HEAD` bytes."""
     open: Callable[..., Decoder]
     """Takes the open file and by keyword name; of stacks page and any_page too (`open_tiff`)."""
     encode: Callable[..., bytes] | None = None
@@ -69,6 +74,10 @@ def _pillow(
 
 def _is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _is_nifti(head: bytes) -> bool:
+    return head[:2] == b"\x1f\x8b" or head[344:347] == b"n+1"
 
 
 def _is_iso(*brands: bytes) -> Callable[[bytes], bool]:
@@ -97,16 +106,54 @@ FORMATS: Mapping[str, Format] = {
         encode=encode_tiff,
         stacks=True,
     ),
+    "NIFTI": Format(suffixes=(".nii", ".gz"), matches=_is_nifti, open=open_nifti, stacks=True),
+    "DICOM": Format(
+        suffixes=(".dcm", ".dicom"),
+        matches=lambda head: head[128:132] == b"DICM",
+        open=open_dicom,
+        stacks=True,
+    ),
 }
+OTHERS: Mapping[str, tuple[str, bytes]] = {
+    "Photoshop": ("export it as PNG or TIFF", b"8BPS"),
+    "PDF": ("export its images as PNG", b"%PDF"),
+    "NRRD": ("convert it to .nii, with 3D Slicer for example", b"NRRD"),
+    "HDF5 or Imaris": ("export it as OME-TIFF, from Fiji for example", b"\x89HDF"),
+    "Zeiss CZI": ("export it as OME-TIFF, from Fiji or ZEN", b"ZISRAWFILE"),
+    "Nikon ND2": ("export it as OME-TIFF, from Fiji or NIS-Elements", b"\xda\xce\xbe\x0a"),
+    "OpenEXR": ("save it as a TIFF of floats", b"\x76\x2f\x31\x01"),
+    "MATLAB": ("write its arrays as TIFF or .npy", b"MATLAB"),
+    "SVG or XML": ("export it as PNG", b"<"),
+}
+"""Known formats that aren't read: what to do, and the bytes that they begin with."""
+STACK_SUFFIXES = frozenset(
+    suffix for one in FORMATS.values() if one.stacks for suffix in one.suffixes
+)
+"""Endings of files that may hold several pages."""
 TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
-"""Endings of files that may hold several pages, or be too large to be read whole."""
+"""Endings of files that may be too large to be read whole."""
 IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.suffixes)
 """Endings, in lower case, by which folders are searched for images."""
 
 
 def format_of(head: bytes) -> str | None:
-    """Tell a format by a file's first 32 bytes; None where it is none that binseg reads."""
+    """Tell a format by a file's first `HEAD` bytes; None where it is none that binseg reads."""
     return next((name for name, one in FORMATS.items() if one.matches(head)), None)
+
+
+def kind_of(path: Path) -> Literal["image", "text", "other"]:
+    """Tell what a file is by its content: an image that can be read, text, or neither."""
+    if not path.is_file():
+        return "other"
+    with opened(path) as handle:
+        head = handle.read(512)
+    if format_of(head[:32]) is not None:
+        return "image"
+    try:
+        is_text = b"\0" not in head and codecs.getincrementaldecoder("utf-8")().decode(head) != "\0"
+    except UnicodeDecodeError:
+        is_text = False
+    return "text" if is_text else "other"
 
 
 def probe(path: Path) -> ImageInfo:
@@ -168,9 +215,7 @@ def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -
         return decoder.labels(indices=indices)
 
 
-def read_pixels(
-    path: Path, *, page: int | None = None
-) -> tuple[Pixels, Bool[np.ndarray, "H W"] | None]:
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
 
     Returns:
@@ -181,10 +226,16 @@ def read_pixels(
         return decoder.image(), decoder.valid()
 
 
+def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
+    """Do as `read_pixels` with a file in memory, which errors call `name`."""
+    with broken_files(name):
+        decoder = _choose(io.BytesIO(data), name=name)
+        return decoder.image(), decoder.valid()
+
+
 def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
-    with broken_files(name):
-        return _choose(io.BytesIO(data), name=name).image()
+    return decode_pixels(data, name=name)[0]
 
 
 @contextmanager
@@ -192,7 +243,7 @@ def opened(path: Path) -> Iterator[Handle]:
     """Open a file to read, with one line for whatever the system says against it."""
     name = one_line(path)
     try:
-        handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
+        handle = open_file(path)  # closed by the `with` below
     except (OSError, ValueError) as error:
         reasons: dict[type[Exception], str] = {
             FileNotFoundError: "there is no such file; check the name",
@@ -216,7 +267,7 @@ def _choose(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> Decoder:
     """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
-    head = handle.read(32)
+    head = handle.read(HEAD)
     found = format_of(head)
     if found is None:
         raise ImageError(_unknown(head, name))
@@ -231,6 +282,10 @@ def _unknown(head: bytes, name: str) -> str:
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
     read = ", ".join(FORMATS)
+    for known, (advice, mark) in OTHERS.items():
+        if head.startswith(mark):
+            return f"{name}: a {known} file, which binseg doesn't read: {advice}"
+    head = head[:32]
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"{name}: text, not an image; binseg reads {read}"
     return f"{name}: not an image that binseg knows; it reads {read}"

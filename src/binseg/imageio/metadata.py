@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 import tifffile
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS = 33550, 33922, 34264, 34735
-_SHORT, _DOUBLE = 3, 12
+_DOUBLES, _TEXTS = 34736, 34737
+_ASCII, _SHORT, _DOUBLE = 2, 3, 12
 _PROJECTED, _GEOGRAPHIC, _USER_DEFINED = 3072, 2048, 32767
 _MODEL_TYPE, _RASTER_TYPE, _POINT = 1024, 1025, 2
 _WORLD_SUFFIXES = {
@@ -48,14 +49,16 @@ class Georeference:
     """Name of the coordinate system ("EPSG:32632"), where the file tells."""
     is_geographic: bool = False
     """True for a system of degrees instead of lengths."""
+    keys: tuple[tuple[int, int, int, Any, bool], ...] = ()
+    """The file's own GeoTIFF keys, where they describe a system that has no code."""
 
-    def tags(self) -> list[tuple[int, int, int, tuple[float, ...], bool]]:
+    def tags(self) -> list[tuple[int, int, int, Any, bool]]:
         """The GeoTIFF tags that say the same, as tifffile's `extratags`."""
         a, b, c, d, e, f = self.transform
         matrix = (a, b, 0.0, c, d, e, 0.0, f, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
         place = (_TRANSFORMATION, _DOUBLE, 16, matrix, True)
         if self.crs is None:
-            return [place]
+            return [place, *self.keys]
         kind, key = (2, _GEOGRAPHIC) if self.is_geographic else (1, _PROJECTED)
         code = int(self.crs.removeprefix("EPSG:"))
         keys = (1, 1, 0, 3, 1024, 0, 1, kind, 1025, 0, 1, 1, key, 0, 1, code)
@@ -135,8 +138,25 @@ def read_georeference(path: Path) -> Georeference | None:
     is_geographic = codes.get(_MODEL_TYPE, 0) == 2 or not {_MODEL_TYPE, _PROJECTED} & codes.keys()
     code = codes.get(_GEOGRAPHIC if is_geographic else _PROJECTED, 0)
     if not 0 < code < _USER_DEFINED:
-        return Georeference(transform=transform, crs=None)
+        return Georeference(transform=transform, crs=None, keys=_copied(tags) if stated else ())
     return Georeference(transform=transform, crs=f"EPSG:{code}", is_geographic=is_geographic)
+
+
+def _copied(tags: dict[int, Any]) -> tuple[tuple[int, int, int, Any, bool], ...]:
+    """Copy a GeoTIFF's keys, of pixels' corners, as the transform is."""
+    keys = [int(one) for one in tags.get(_KEYS, ())]
+    for at in range(4, len(keys) - 3, 4):
+        if keys[at] == _RASTER_TYPE:
+            keys[at + 3] = 1
+    found: list[tuple[int, int, int, Any, bool]] = []
+    if keys:
+        found.append((_KEYS, _SHORT, len(keys), tuple(keys), True))
+        if numbers := tags.get(_DOUBLES):
+            numbers = numbers if isinstance(numbers, tuple) else (numbers,)
+            found.append((_DOUBLES, _DOUBLE, len(numbers), numbers, True))
+        if text := tags.get(_TEXTS):
+            found.append((_TEXTS, _ASCII, 0, text, True))
+    return tuple(found)
 
 
 def _of_corners(transform: _Transform) -> _Transform:

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from binseg.errors import UsageError
+from binseg.errors import ImageError, MissingExtraError, UsageError
 from binseg.imageio import (
     Georeference,
     PixelSize,
@@ -27,6 +27,7 @@ from binseg.imageio import (
     write_mask,
     write_probability,
 )
+from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels, Probability
 from binseg.postprocess import (
     NOTHING,
@@ -40,8 +41,9 @@ from binseg.postprocess import (
     segment,
     trace_polygons,
 )
+from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
-from binseg.storage import write_text
+from binseg.storage import cell, write_text
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
@@ -67,8 +69,10 @@ class Prediction:
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
     georeference: Georeference | None = None
-    path_hash: str = ""
-    """A hash that tells the image from others of its name; only the mask's file keeps it."""
+    valid_HW: Valid = None
+    """False where the image has no data: never foreground, and of probability 0."""
+    origin: Mapping[str, object] = field(default_factory=dict)
+    """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
 
     @property
     def probability(self) -> Probability:
@@ -78,7 +82,8 @@ class Prediction:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
-        return segment(self.probability_HW, self.threshold, self.postprocessing)
+        mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
+        return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the mask over the image, as 8-bit RGB.
@@ -109,14 +114,24 @@ class Prediction:
         return trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
-        """Give the outlines as GeoJSON, in map coordinates where the image has them."""
+        """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
+
+        Raises:
+            ImageError: its coordinate system has no code.
+            MissingExtraError: it isn't in degrees already, and pyproj isn't installed.
+        """
         place = self.georeference
+        if place is not None and place.crs is None and place.keys:
+            raise ImageError(
+                f"{self.name}: its coordinate system has no EPSG code, so its outlines have no "
+                "place in GeoJSON; warp the image to EPSG:4326 first, or leave GeoJSON out"
+            )
         return geojson(
             self.polygons(tolerance=tolerance),
             self._objects,
             properties={**self.facts, "image": self.name},
             transform=place.transform if place else None,
-            crs=place.crs if place else None,
+            project=_to_degrees(place.crs) if place and place.crs else None,
         )
 
     def coco(self, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -132,7 +147,7 @@ class Prediction:
         writer = csv.DictWriter(text, ["image", *names, "model", "threshold"], lineterminator="\n")
         writer.writeheader()
         made = {"model": self.bundle_id, "threshold": self.threshold}
-        writer.writerows({"image": self.name, **row, **made} for row in rows)
+        writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
         return text.getvalue()
 
     @property
@@ -143,6 +158,7 @@ class Prediction:
             "model": self.bundle_id,
             "threshold": self.threshold,
             "postprocess": self.postprocessing.as_dict(),
+            **({} if self.valid_HW is None else {"no_data": float((~self.valid_HW).mean())}),
         }
 
     def as_dict(self, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -214,15 +230,17 @@ class Prediction:
             f"threshold {self.threshold:g}, bundle {self.bundle_id})"
         )
 
-    def _repr_html_(self) -> str:
+    def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, or the mask where the image wasn't kept."""
         every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
         mask_HW = self.mask[every]
         if self.image_HWC is None:
-            png = encode_mask(mask_HW)
-        else:
-            png = encode_image(overlay(self.image_HWC[every], mask_HW))
-        data = base64.b64encode(png).decode()
+            return encode_mask(mask_HW)
+        return encode_image(overlay(self.image_HWC[every], mask_HW))
+
+    def _repr_html_(self) -> str:
+        """Show the same above a line with its name and figures."""
+        data = base64.b64encode(self._repr_png_()).decode()
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
@@ -243,6 +261,18 @@ class Prediction:
         return self.image_HWC
 
 
+def _to_degrees(crs: str) -> Project | None:
+    """Find the way from a coordinate system to longitude and latitude, which GeoJSON is in."""
+    if crs == "EPSG:4326":
+        return None
+    try:
+        import pyproj
+    except ModuleNotFoundError:
+        raise MissingExtraError("pyproj", extra="geo", purpose=f"GeoJSON of {crs}") from None
+    way = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    return lambda x, y: np.stack(way.transform(x, y), axis=1)
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A file that a prediction becomes."""
@@ -254,13 +284,16 @@ class FileKind:
 
 
 def _write_mask(one: Prediction, path: Path, _: float) -> None:
-    facts = {**one.facts, **({"path_hash": one.path_hash} if one.path_hash else {})}
+    facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
-    write_mask(path, one.mask, facts=facts, georeference=place)
+    write_mask(path, one.mask, facts=facts, georeference=place, pixel_size=one.pixel_size)
 
 
 def _write_probability(one: Prediction, path: Path, _: float) -> None:
-    write_probability(path, one.probability_HW, facts=one.facts, georeference=one.georeference)
+    place, pixels = one.georeference, one.probability_HW
+    if one.valid_HW is not None:
+        pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
+    write_probability(path, pixels, facts=one.facts, georeference=place)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from binseg.metrics import (
     measure_reliability,
 )
 from binseg.postprocess import PostProcessing, clean
-from binseg.progress import Progress
+from binseg.progress import Detail, Progress
 from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
@@ -74,10 +74,11 @@ def training_seconds(
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
     if rest >= LEAST_SHARE * budget:
-        progress.say(
-            f"budget {budget_minutes:g} min: {spent:.0f} s are over, {rest:.0f} s to train, about "
-            f"{ending:.0f} s to choose the threshold and to score"
+        told = (
+            f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
+            f"about {ending:.0f} s to choose the threshold and to score"
         )
+        progress.say(Detail(told))
         return rest
     least = LEAST_SHARE * budget
     progress.say(

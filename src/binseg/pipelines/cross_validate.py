@@ -14,6 +14,7 @@ from binseg.config.recipe import SplitConfig
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import seed_for_folds
+from binseg.datacheck import keep_together
 from binseg.errors import BundleError, DataError, UsageError
 from binseg.evaluation.origin import Origin, choose_data, data_config
 from binseg.evaluation.report_files import write_report
@@ -104,7 +105,8 @@ def cross_validate(
         )
     RunFolder.create(folder)
     first = _with_split(continued(recipe), method="kfold", folds=folds, fold=0)
-    seed = seed_for_folds(open_dataset(first.data), first.data.split)
+    whole = keep_together(open_dataset(first.data), first.data, progress=progress)
+    seed = seed_for_folds(whole, first.data.split)
     if seed != recipe.data.split.seed:
         progress.say(f"data.split.seed={seed}: else a fold would hold no foreground")
         first = _with_split(first, seed=seed)

@@ -22,6 +22,7 @@ from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
 from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
+from binseg.datacheck import keep_together
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
 from binseg.pipelines.continuing import REASON, continued, divide
@@ -33,7 +34,6 @@ DEFAULT_BUDGET = 20 * 60.0
 """Seconds of a plan's budget where the user gives none."""
 FEW_PAGES = 60
 """Pages below which smaller groups of them are formed, so that they can be split."""
-UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +102,25 @@ def parse_budget(text: str) -> float | None:
     Raises:
         UsageError: it can't be read.
 
-    >>> parse_budget("20m"), parse_budget("1.5h"), parse_budget("90s"), parse_budget("none")
-    (1200.0, 5400.0, 90.0, None)
+    >>> parse_budget("20m"), parse_budget("20"), parse_budget("1.5h"), parse_budget("none")
+    (1200.0, 1200.0, 5400.0, None)
+    >>> parse_budget("2m30s"), parse_budget("1h 30 min"), parse_budget("90s")
+    (150.0, 5400.0, 90.0)
     """
     plain = text.strip().lower()
     if plain == "none":
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", plain)
-    if match is None or not float(match[1]) > 0:
-        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 90s or none")
-    return float(match[1]) * UNITS[match[2] or "m"]
+    number = r"(\d+(?:\.\d+)?)\s*"
+    whole = rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?"
+    match = re.fullmatch(number, plain)
+    if match is not None:
+        seconds = 60 * float(match[1])
+    elif match := re.fullmatch(whole, plain):
+        each = zip(match.groups(), (3600, 60, 1), strict=True)
+        seconds = sum(float(value) * unit for value, unit in each if value)
+    if match is None or seconds <= 0:
+        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 2m30s, 90s or none")
+    return float(seconds)
 
 
 def chosen_budget(
@@ -191,6 +200,19 @@ def plan(
     )
 
 
+def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
+    """Say how many seconds a recipe will take on this machine, from a few steps of its network.
+
+    Raises:
+        UsageError: data.path is missing, or a setting doesn't exist.
+        DataError: the data can't be trained on.
+    """
+    dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
+    facts = take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
+    machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
+    return expected_seconds(recipe, facts, machine)
+
+
 def _given(asked: Recipe) -> dict[str, object]:
     """Return what the user really gave, by dotted keys (`data.split.seed`)."""
     table: dict[str, object] = {}
@@ -223,7 +245,8 @@ def _open(
             dataset, data = reopened, finer
             reason = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
-    whole, dataset, dealt = dataset, assign_splits(dataset, data.split), data.split
+    whole, dealt = keep_together(dataset, data, progress=progress), data.split
+    dataset = assign_splits(whole, dealt)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
     holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):

@@ -14,10 +14,11 @@ from binseg.config import Recipe
 from binseg.config.recipe import OptimizerConfig, PatchConfig
 from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
+from binseg.data.origins import dealt_anew
 from binseg.data.patches import ImageCache, open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
-from binseg.data.splits import write_split
-from binseg.datacheck import quick_checks
+from binseg.data.splits import foreground_in, lacking, write_split
+from binseg.datacheck import LEAKS, keep_together, training_checks
 from binseg.errors import DataError, StoppedError, UsageError
 from binseg.evaluation.comparison import Comparison
 from binseg.losses import build_loss
@@ -102,10 +103,12 @@ def train(
     _check_names(recipe)
     _check_used(recipe)
     # Whoever planned has opened the data before, and told its notes then.
-    dataset = _open_data(recipe, progress if plan is None else SILENT)
+    heard = progress if plan is None else SILENT
+    dataset = keep_together(_open_data(recipe, heard), recipe.data, progress=heard)
+    is_drawn = bool(dealt_anew(dataset.records, recipe.data.split.method))
     dataset = divide(dataset, recipe, progress)
     progress.say(dataset.notes[-1])
-    _look_for_leaks(dataset, progress, allowed=recipe.data.allow_leaks)
+    _look_for_faults(dataset, recipe, progress, is_drawn=is_drawn)
     dataset = _with_truth(dataset, progress)
 
     def begin() -> None:
@@ -215,22 +218,35 @@ def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
     return open_dataset(recipe.data, progress=progress)
 
 
-def _look_for_leaks(dataset: Dataset, progress: Progress, *, allowed: bool) -> None:
-    """Run the doctor's quick part; images of one split in another are refused, or told.
+def _look_for_faults(
+    dataset: Dataset, recipe: Recipe, progress: Progress, *, is_drawn: bool
+) -> None:
+    """Refuse images of one split in another, and masks beside their objects; say the rest.
 
     Raises:
-        DataError: leaks that the recipe doesn't allow, with the first images named.
+        DataError: what the recipe doesn't allow, with the first images named.
     """
-    findings = quick_checks(dataset)
+    config, findings = recipe.data, training_checks(dataset, progress=progress)
+    if recipe.input.intensity != "dtype":
+        findings = tuple(one for one in findings if one.code != "narrow-range")
     for finding in findings:
-        progress.say(f"{finding.text} ({name_some(finding.ids)})")
-    leaks = [finding for finding in findings if finding.severity == "error"]
-    if leaks and not allowed:
+        names = f" ({name_some(finding.ids)})" if finding.ids else ""
+        advice = f"; {finding.advice}" if finding.code == "narrow-range" else ""
+        progress.say(f"{finding.text}{names}{advice}")
+    # Copies that a split of our own could not keep together are said only.
+    passed = {*(LEAKS if config.allow_leaks else ()), *(("leak", "near-leak") if is_drawn else ())}
+    passed |= {"all-shifted", "off-by-one"} if config.allow_shifts else set()
+    bad = [one for one in findings if one.severity == "error" and one.code not in passed]
+    if bad:
+        option = "allow_leaks" if bad[0].code in LEAKS else "allow_shifts"
         raise DataError(
-            f"{dataset.root}: {leaks[0].text} ({name_some(leaks[0].ids)})"
-            + (f" and {len(leaks) - 1} more leaks" if len(leaks) > 1 else "")
-            + "; see `binseg check`, fix the splits, or set data.allow_leaks: true"
+            f"{dataset.root}: {bad[0].text}"
+            + (f" ({name_some(bad[0].ids)})" if bad[0].ids else "")
+            + (f" and {len(bad) - 1} more such errors" if len(bad) > 1 else "")
+            + f"; see `binseg check`, fix the data, or set data.{option}: true"
         )
+    if "test" in lacking(dataset.with_truth(), foreground_in(dataset.rule)):
+        progress.say("no test image holds foreground: scores on test will say nothing")
 
 
 def _run(
@@ -277,9 +293,8 @@ def _run(
                 command=command,
                 group=group,
             )
-        plot_curves(
-            fitted.history, run.curves_path, title=recipe.model.name, monitor=recipe.train.monitor
-        )
+        title, monitor = recipe.model.name, recipe.train.monitor
+        plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in fitted.best_state.items()})
         if minutes is not None:
             ending_now = _time_ending(recipe, model, dataset, is_trained=True)
@@ -294,6 +309,8 @@ def _run(
             val_pixels=val_pixels,
             progress=progress,
         )
+        full = report.mean["original"]["dice"]
+        plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor, full=full)
         val = replace(dataset, records=dataset.of_split("val"))
         beside = compare_with_earlier(recipe, run, val, progress)
         run.remove_training_files()  # the bundle is whole and has answered like its model

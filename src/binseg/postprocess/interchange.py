@@ -1,6 +1,6 @@
 """Outlines and run lengths as plain data that other programs read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -13,6 +13,8 @@ from binseg.postprocess.mask_cleaning import Mask, label_objects
 
 Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
+Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes x and y of points, and gives longitudes and latitudes, N x 2."""
 
 
 def geojson(
@@ -21,7 +23,7 @@ def geojson(
     *,
     properties: Mapping[str, Any] | None = None,
     transform: Affine | None = None,
-    crs: str | None = None,
+    project: Project | None = None,
 ) -> dict[str, Any]:
     """A FeatureCollection (RFC 7946) with one feature an object.
 
@@ -31,20 +33,21 @@ def geojson(
         properties: facts of the whole (model, threshold), as the member `binseg`.
         transform: from pixels to map coordinates; without one, coordinates are pixels with y
             downwards, which the file says.
-        crs: name of the coordinate system ("EPSG:32632"), written as most programs read it.
+        project: from map coordinates x and y to longitudes and latitudes, N x 2.
     """
     figures = {one.label: one.as_row() for one in objects}
     features = []
     for label, alike in groupby(polygons, key=attrgetter("label")):
-        parts = [[_closed(ring, transform) for ring in (one.exterior, *one.holes)] for one in alike]
+        parts = [
+            [_closed(ring, transform, project) for ring in (one.exterior, *one.holes)]
+            for one in alike
+        ]
         geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
         if len(parts) == 1:
             geometry = {"type": "Polygon", "coordinates": parts[0]}
         facts = figures.get(label, {"label": label})
         features.append({"type": "Feature", "id": label, "properties": facts, "geometry": geometry})
     whole: dict[str, Any] = {"type": "FeatureCollection"}
-    if crs is not None:
-        whole["crs"] = {"type": "name", "properties": {"name": crs}}
     whole["binseg"] = {
         "coordinates": "map" if transform else "pixels, y downwards",
         **(properties or {}),
@@ -52,7 +55,7 @@ def geojson(
     return {**whole, "features": features}
 
 
-def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
+def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
     """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks.
 
     They run anticlockwise to a reader who takes y to go upwards, unless the map mirrors them.
@@ -64,6 +67,8 @@ def _closed(ring: Ring, transform: Affine | None) -> list[list[float]]:
         points = np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
         if a * e - b * d < 0:
             points = points[::-1]
+        if project is not None:
+            points = project(points[:, 0], points[:, 1])
     return [[_plain(v) for v in point] for point in [*points.tolist(), points[0].tolist()]]
 
 

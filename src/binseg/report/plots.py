@@ -32,12 +32,18 @@ POOR = 0.5
 
 
 def plot_curves(
-    rows: Sequence[Row], path: Path, *, title: str = "Training", monitor: Monitor = "dice"
+    rows: Sequence[Row],
+    path: Path,
+    *,
+    title: str = "Training",
+    monitor: Monitor = "dice",
+    full: float | None = None,
 ) -> None:
     """Plot loss, Dice and learning rate by epoch as PNG, and mark the best epoch in all three.
 
     The rows are those of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
-    missing or empty figure leaves a gap. `monitor` is the figure that chose the best epoch.
+    missing or empty figure leaves a gap. `monitor` is the figure that chose the best epoch, `full`
+    the shipped model's Dice on all validation images, which ends the curve.
     """
     assert rows, "at least one epoch"
     figure = new_figure(13, 4.2, purpose="plotting curves")
@@ -45,16 +51,23 @@ def plot_curves(
     loss_axes, dice_axes, rate_axes = figure.subplots(1, 3)
     epochs_E = column(rows, "epoch")
     best = best_epoch(rows, monitor=monitor)
+    scored, inputs = rows[-1].get("val_scored"), rows[-1].get("val_inputs")
+    some = "" if scored == inputs else f" on {float(scored or 0):.0f} of {float(inputs or 0):.0f}"
     for axes, name, label in ((loss_axes, "loss", "Loss"), (dice_axes, "dice", "Dice")):
         validation_E = column(rows, f"val_{name}")
         has_best = best is not None and np.isfinite(validation_E[best])
-        told = f": validation {validation_E[best]:.4f} at the best epoch" if has_best else ""
+        told = f": validation {validation_E[best]:.4f} at the best epoch{some}" if has_best else ""
         style_axes(axes, title=f"{label}{told}", x="epoch")
         _line(axes, epochs_E, column(rows, f"train_{name}"), BLUE)
         _line(axes, epochs_E, validation_E, VERMILLION)
         if has_best:
             point = [epochs_E[best]], [validation_E[best]]
             axes.plot(*point, "o", color=unit(VERMILLION), markersize=7, zorder=3)
+    if full is not None:
+        dice_axes.plot([epochs_E[-1]], [full], "*", color=unit(VERMILLION), markersize=12, zorder=4)
+        told = f"all images: {full:.4f}"
+        dice_axes.annotate(told, (epochs_E[-1], full), (-8, -12), textcoords="offset points",
+            ha="right", fontsize=9)  # fmt: skip
     style_axes(rate_axes, title="Learning rate", x="epoch")
     _line(rate_axes, epochs_E, column(rows, "lr"), INK)
     # One short label a tick, without a factor above the axis that would push the title up.

@@ -107,13 +107,12 @@ class RunFolder:
             UsageError: there is something at `path` already.
         """
         run, folder = cls(path=Path(path)), Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file; choose another folder with --out")
+        check_writable(folder)
         if folder.is_dir() and any(folder.iterdir()) and not run._is_false_start():
-            way_on = ", or add --resume to go on with the run in it"
+            way_on = f", or go on with the run in it: binseg train --resume {folder}"
             raise UsageError(
                 f"{folder} is not empty; choose another folder with --out"
-                f"{way_on if run.recipe_path.is_file() else ''}"
+                f"{way_on if run.recipe_path.is_file() and not run.is_finished else ''}"
             )
         return run
 
@@ -209,6 +208,19 @@ class RunFolder:
         if earlier:
             write_json(self.earlier_path, dict(earlier))
         write_text(self.recipe_path, dump_recipe(recipe))
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be made or written into, before minutes of work are spent.
+
+    Raises:
+        UsageError: it is a file, or lies in one, or the system allows no writing there.
+    """
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise UsageError(f"{place} is a file; choose another folder with --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{place}: no permission to write there; choose another folder with --out")
 
 
 def environment() -> dict[str, object]:

@@ -215,3 +215,28 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         opened(path, kind="coco")
+
+
+@pytest.mark.parametrize(("noun", "key"), [("image", "images"), ("annotation", "annotations")])
+def test_ids_used_twice_are_refused(write: Callable[..., Path], noun: str, key: str) -> None:
+    """Outlines would go to either of two images."""
+    box = [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]
+    path = write([{"id": n, "image_id": 1, "category_id": 1, "segmentation": box} for n in (1, 2)])
+    content = json.loads(path.read_text("utf-8"))
+    for one in content[key]:
+        one["id"] = 1
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(DataError, match=f"{noun} ids are used more than once: 1"):
+        open_dataset(DataConfig(path=str(path)))
+
+
+def test_numbers_and_names_no_file_has_are_one_line(write: Callable[..., Path]) -> None:
+    """5,000 digits, or 300 letters."""
+    path = write([])
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace('"images"', f'"x": {"9" * 5000}, "images"', 1), "utf-8")
+    with pytest.raises(DataError, match="too long to be read"):
+        open_dataset(DataConfig(path=str(path), kind="coco"))
+    path.write_text(whole.replace("a.png", "a" * 300 + ".png", 1), "utf-8")
+    with pytest.raises(DataError, match="a name of 304 letters"):
+        open_dataset(DataConfig(path=str(path), kind="coco"))

@@ -113,3 +113,11 @@ def test_pages(read: Read) -> None:
     assert [(record.id, record.page) for record in records] == [("i/a-page0000", 0), ("i/b", None)]
     with pytest.raises(DataError, match="line 2: page '-1' is not a whole number"):
         read("image,mask,page\ni/a.png,j/a.png,-1\n")
+
+
+def test_an_over_long_cell_is_one_line(tmp_path: Path) -> None:
+    """A cell of more letters than any name has."""
+    path = tmp_path / "manifest.csv"
+    path.write_text(f"image,mask,note\na.png,b.png,{'x' * 200_000}\n", "utf-8")
+    with pytest.raises(DataError, match=r"line 2 can't be read: field larger"):
+        open_dataset(DataConfig(path=str(path)))

@@ -126,8 +126,8 @@ def test_nnunets_channel_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="lack a channel: cell_001"):
         opened(tmp_path)
     for path in (home / "labelsTr").iterdir():
-        path.rename(path.with_suffix(".nii.gz"))
-    with pytest.raises(DataError, match=r"labelsTr/ holds no images \(\.nii\.gz\)"):
+        path.rename(path.with_suffix(".mha"))
+    with pytest.raises(DataError, match=r"labelsTr/ holds no images \(\.mha\)"):
         opened(tmp_path)
 
 

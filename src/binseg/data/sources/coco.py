@@ -1,7 +1,7 @@
 """COCO annotations: polygons and run lengths, one JSON for many images."""
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,10 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
             continue
         shapes_of[owner] += some
         sizes_of[owner] |= size
+    for noun, items in (("image", images), ("annotation", annotations)):
+        num_of = Counter(str(item["id"]) for item in items if "id" in item)
+        if twice := [id_ for id_, num in num_of.items() if num > 1]:
+            problems.append(f"{noun} ids are used more than once: {name_some(twice)}")
     places = _places(file, path, split)
     records: list[Record] = []
     known = set()

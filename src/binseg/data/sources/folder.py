@@ -17,6 +17,7 @@ from binseg.data.sources.layouts import (
     Named,
     Part,
     find_parts,
+    holds_pair,
     mask_name_of,
     mask_of_piece,
     split_of_path,
@@ -27,7 +28,7 @@ from binseg.data.sources.layouts import (
 from binseg.data.sources.listing import Findings, ignored_note, list_folder, read_lines, subfolders
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
-from binseg.imageio import IMAGE_SUFFIXES, TIFF_SUFFIXES, probe
+from binseg.imageio import IMAGE_SUFFIXES, STACK_SUFFIXES, probe
 from binseg.types import Record, Split
 
 MOST_CHANNELS = 16
@@ -155,6 +156,12 @@ def records_of_pair(
     record = Record(
         id=name, image_path=image, mask_path=mask, further_masks=tuple(further), split=split
     )
+    return pages_of(record, page_group)
+
+
+def pages_of(record: Record, page_group: int) -> list[Record]:
+    """Give one record for each page of a stack, grouped in blocks; others stay as they are."""
+    num_pages, name = _num_pages(record.image_path), record.id
     if num_pages == 1:
         return [record]
     return [
@@ -169,7 +176,7 @@ def records_of_pair(
 
 
 def _num_pages(path: Path) -> int:
-    if path.suffix.lower() not in TIFF_SUFFIXES:
+    if path.suffix.lower() not in STACK_SUFFIXES:
         return 1
     try:
         return probe(path).num_pages
@@ -354,7 +361,9 @@ def nothing_found(root: Path) -> str:
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.images, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
-    told = "; ".join([f"it holds {there}", *without_images(root)])
+    near = [one for one in (root.resolve().parent, *subfolders(root)) if holds_pair(one)]
+    hint = [f"did you mean {' or '.join(map(str, near[:3]))}?"] if near else []
+    told = "; ".join([f"it holds {there}", *without_images(root), *hint])
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 

@@ -5,14 +5,17 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from binseg.data.dataset import name_some
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
+MAX_NAME = 255
+"""Bytes of a file's name on every system."""
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
@@ -60,8 +63,18 @@ def list_folder(folder: Path, *, deep: bool = True) -> Listing:
             for name in names:
                 if not _is_hidden(name):
                     path = Path(parent, name)
-                    (images if path.suffix.lower() in IMAGE_SUFFIXES else others).append(path)
+                    (images if _is_image(name) else others).append(path)
     return Listing(images=tuple(sorted(images)), others=tuple(sorted(others)))
+
+
+def _is_image(name: str) -> bool:
+    suffix = PurePath(name.lower()).suffix
+    return suffix in IMAGE_SUFFIXES and (suffix != ".gz" or name.lower().endswith(".nii.gz"))
+
+
+def stem_of(path: Path) -> str:
+    """Give a file's name without its ending, which may be .nii.gz."""
+    return path.stem.removesuffix(".nii") if path.suffix.lower() == ".gz" else path.stem
 
 
 def real_path(folder: str | Path) -> Path:
@@ -91,6 +104,8 @@ def inside(folder: Path, name: str) -> Path | None:
     Links are not followed: a folder of links to images elsewhere is the user's own doing, a
     `..` in a file that came with the data is not.
     """
+    if max(map(len, os.fsencode(name.strip()).split(b"/"))) > MAX_NAME:
+        raise DataError(f"a name of {len(name)} letters ({name[:40]}...) can't be a file's")
     path = Path(os.path.normpath(folder / name.strip()))
     home = Path(os.path.abspath(folder))  # noqa: PTH100  (resolve would follow the links)
     return path if Path(os.path.abspath(path)).is_relative_to(home) else None  # noqa: PTH100
@@ -107,13 +122,15 @@ def _refuse(error: OSError) -> NoReturn:
 def read_value(path: Path) -> Any:
     """Read whatever a JSON file holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: is not JSON: {error.msg} in line {error.lineno}") from None
+    except ValueError:  # a number of thousands of digits
+        raise DataError(f"{path}: holds a number that is too long to be read") from None
     except RecursionError:
         raise DataError(f"{path}: is nested too deeply to be annotations") from None
 
@@ -129,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_lines(path: Path) -> list[str]:
     """Read a list: its lines, without those that are empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -151,7 +168,7 @@ def holds(path: Path, *words: str) -> bool:
     if path.suffix.lower() not in {".json", ".geojson", ".xml"}:
         return False
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError:
         # Reading it as what it was asked for will say why it can't be read.
         return False

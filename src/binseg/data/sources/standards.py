@@ -25,6 +25,7 @@ from binseg.data.sources.annotations import (
     shape_of,
     size_of,
 )
+from binseg.data.sources.folder import pages_of
 from binseg.data.sources.layouts import split_of_path, wrapped
 from binseg.data.sources.listing import (
     Findings,
@@ -32,10 +33,12 @@ from binseg.data.sources.listing import (
     list_folder,
     read_json,
     read_lines,
+    stem_of,
     subfolders,
 )
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
+from binseg.storage import read_text
 from binseg.types import Record, Ring, Shape, Split
 
 VOC_CLASSES = (
@@ -55,7 +58,7 @@ def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
     for file in others:
         if file.suffix.lower() in {".yaml", ".yml"}:
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+                content = yaml.safe_load(read_text(file))
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & {*content}:
@@ -167,7 +170,7 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
 
 
 def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
-    return {path.stem: (path,) for path in list_folder(folder).images}
+    return {stem_of(path): (path,) for path in list_folder(folder).images}
 
 
 def _paired(
@@ -218,7 +221,7 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         endings = {"".join(one.suffixes) for one in list_folder(home / "labelsTr").others}
         raise DataError(
             f"{home}: labelsTr/ holds no images ({name_some(sorted(endings))}); save volumes as "
-            "slices, PNG or TIFF"
+            "NIfTI, or as slices"
         )
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
@@ -237,6 +240,8 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         ignore=frozenset(value for name, value in values.items() if name == "ignore"),
         split_of_name={},
     )
+    paged = [page for one in found.records for page in pages_of(one, config.page_group)]
+    found = replace(found, records=tuple(paged))
     if num_channels == 1:
         return found
     note = f"images of {num_channels} files, whose channels are joined in order"
@@ -247,8 +252,9 @@ def _channels_of(home: Path) -> tuple[dict[str, tuple[Path, ...]], int]:
     """Give each case's files in the order of their channels, and how many those are."""
     channels: dict[str, dict[str, Path]] = defaultdict(dict)
     for image in list_folder(home / "imagesTr").images:
-        match = _CHANNEL.match(image.stem)
-        name, channel = (match["case"], match["channel"]) if match else (image.stem, "0000")
+        stem = stem_of(image)
+        match = _CHANNEL.match(stem)
+        name, channel = (match["case"], match["channel"]) if match else (stem, "0000")
         channels[name][channel] = image
     usual = set().union(*channels.values())
     if short := sorted(name for name, files in channels.items() if files.keys() != usual):
@@ -265,8 +271,7 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     for file in others:
         if file.suffix.lower() == ".csv":
             try:
-                with file.open(encoding="utf-8-sig", newline="") as handle:
-                    header = next(csv.reader(handle), [])
+                header = next(csv.reader(io.StringIO(read_text(file), newline="")), [])
             except (OSError, UnicodeDecodeError):
                 continue
             lower = {name.strip().lower(): name for name in header}
@@ -277,14 +282,18 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     return None
 
 
+MOST_LETTERS = 10_000_000
+"""Letters of run lengths in one cell."""
+
+
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:
     """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        for row in csv.DictReader(handle):
-            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    csv.field_size_limit(MOST_LETTERS)
+    for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
+        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
     root = file.parent
     images = FolderImages(folder=root, home=root)
     items: list[Annotated] = []
@@ -357,7 +366,7 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     records: list[Record] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
-    for row in reader:
+    for row in _rows(reader, path):
         line = reader.line_num
         if None in row or None in row.values():
             problems.append(f"line {line}: has another number of columns than the header")
@@ -406,9 +415,17 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
     return record, wrong
 
 
+def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]:
+    """Give a table's rows; a `DataError` tells of a cell that no table of names has."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1} can't be read: {error}") from None
+
+
 def _reader(path: Path) -> "csv.DictReader[str]":
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -1,0 +1,136 @@
+"""Slices of NIfTI volumes and DICOM files, as pages (extras `nifti` and `dicom`)."""
+
+import gzip
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from binseg.errors import ImageError, MissingExtraError
+from binseg.imageio.decoding import Handle, ImageInfo, Pixels, as_given, check_size, given_dtype
+from binseg.imageio.raster import NumpyImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Slice(NumpyImage):
+    """One slice of a file; `source` is what its package made of the header."""
+
+    source: Any
+    page: int
+    num_pages: int
+    scale: tuple[float, float] = (1.0, 0.0)
+    """Slope and intercept of what was measured; masks are taken as stored."""
+
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+        dtype = given_dtype(self.dtype) if self.scale == (1.0, 0.0) else "float32"
+        return replace(super().info(), num_pages=self.num_pages, dtype=dtype, format=self._format)
+
+    @property
+    def _format(self) -> str:
+        return type(self).__name__.removeprefix("_")
+
+    def image(self) -> Pixels:
+        """Give the slice as it was measured."""
+        stored_HWC, (slope, intercept) = self._load(), self.scale
+        if self.scale != (1.0, 0.0):
+            stored_HWC = stored_HWC.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        return as_given(stored_HWC, name=self.name)
+
+
+class _NIFTI(_Slice):
+    """A slice along the third axis: rows run along the second, columns along the first."""
+
+    def _load(self) -> np.ndarray:
+        height, width, _ = self.shape
+        size = height * width * self.dtype.itemsize
+        stream = _unpacked(self.handle)
+        # Slices lie one behind the other: only those before this one are unpacked.
+        stream.seek(self.source.get_data_offset() + self.page * size)
+        pixels = np.frombuffer(stream.read(size), self.dtype)
+        return pixels.astype(self.dtype.newbyteorder("=")).reshape(self.shape)
+
+
+class _DICOM(_Slice):
+    """A frame, with white as 255 also where the file says that white is zero."""
+
+    def _load(self) -> np.ndarray:
+        from pydicom.pixels.utils import pixel_array
+
+        pixels_HWC = np.asarray(pixel_array(self.source, index=self.page)).reshape(self.shape)
+        if self.source.PhotometricInterpretation == "MONOCHROME1":
+            pixels_HWC = pixels_HWC.max() + pixels_HWC.min() - pixels_HWC
+        return pixels_HWC
+
+
+def _unpacked(handle: Handle) -> Any:
+    handle.seek(0)
+    is_packed = handle.read(2) == b"\x1f\x8b"
+    handle.seek(0)
+    return gzip.GzipFile(fileobj=handle) if is_packed else handle
+
+
+def open_nifti(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> _Slice:
+    """Read the header of a NIfTI-1 volume (.nii, .nii.gz).
+
+    Raises:
+        ImageError: no slice is named, or it isn't one volume of numbers.
+        MissingExtraError: the package nibabel isn't installed.
+    """
+    try:
+        from nibabel.nifti1 import Nifti1Header
+        from nibabel.spatialimages import HeaderDataError
+    except ModuleNotFoundError:
+        raise MissingExtraError("nibabel", extra="nifti", purpose=f"reading {name}") from None
+    head = _unpacked(handle).read(348)
+    if head[344:347] != b"n+1":
+        raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
+    try:
+        build: Any = Nifti1Header  # its functions have no types
+        header = build(head)
+        dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
+    except HeaderDataError as error:
+        raise ImageError(f"{name}: a NIfTI header that can't be read ({error})") from None
+    width, height, depth, *further = (*header.get_data_shape(), 1, 1)[:6]
+    if any(one != 1 for one in further):
+        raise ImageError(f"{name}: holds several volumes; save each as a file of its own")
+    shape = (height, width, 1)
+    check_size(name, height=height, width=width, channels=1, itemsize=dtype.itemsize)
+    return _NIFTI(
+        name=name, handle=handle, shape=shape, dtype=dtype, source=header,
+        page=_chosen(page, depth, name, any_page=any_page), num_pages=depth,
+        scale=(1.0 if slope is None else slope, intercept or 0.0),
+    )  # fmt: skip
+
+
+def open_dicom(
+    handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
+) -> _Slice:
+    """Read the header of a DICOM file; raises as `open_nifti`."""
+    try:
+        from pydicom import dcmread
+    except ModuleNotFoundError:
+        raise MissingExtraError("pydicom", extra="dicom", purpose=f"reading {name}") from None
+    handle.seek(0)
+    found = dcmread(handle)
+    if "Rows" not in found:
+        raise ImageError(f"{name}: a DICOM file without an image; leave it out")
+    shape = (int(found.Rows), int(found.Columns), int(found.get("SamplesPerPixel", 1)))
+    bits, sign = int(found.BitsAllocated), "i" if found.get("PixelRepresentation", 0) else "u"
+    depth = int(found.get("NumberOfFrames", 1) or 1)
+    check_size(name, height=shape[0], width=shape[1], channels=shape[2], itemsize=max(1, bits // 8))
+    return _DICOM(
+        name=name, handle=handle, shape=shape, dtype=np.dtype(f"{sign}{max(1, bits // 8)}"),
+        source=found, page=_chosen(page, depth, name, any_page=any_page), num_pages=depth,
+        scale=(float(found.get("RescaleSlope", 1)), float(found.get("RescaleIntercept", 0))),
+    )  # fmt: skip
+
+
+def _chosen(page: int | None, num: int, name: str, *, any_page: bool) -> int:
+    if page is None and num > 1 and not any_page:
+        raise ImageError(f"{name}: has {num} slices; name one, or save them as single images")
+    if not 0 <= (page or 0) < num:
+        raise ImageError(f"{name}: there is no slice {page}; there are 0 to {num - 1}")
+    return page or 0

@@ -1,0 +1,83 @@
+"""One file for a whole folder of predictions, joined from those of its images."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from binseg.inference.prediction import FILES
+from binseg.storage import cell, write_json, write_text
+
+COCO, OBJECTS, SUMMARY = "coco.json", "objects.csv", "summary.csv"
+"""Names in the folder of the outputs; no image's own output has them."""
+
+
+def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
+    """Join the COCO files and the tables that lie in a folder, of earlier runs too.
+
+    Returns:
+        What was written: coco.json; objects.csv with a line an object, and summary.csv with a line
+        an image, whose areas are in um2 where the images say how large a pixel is.
+
+    Raises:
+        OutputError: the disk refused.
+    """
+    written = []
+    if "coco" in outputs:
+        write_json(out / COCO, _joined_coco(out, _parts(out, "coco")))
+        written.append(out / COCO)
+    if "table" in outputs:
+        tables = {path: _rows(path) for path in _parts(out, "table")}
+        write_text(out / OBJECTS, _csv([row for rows in tables.values() for row in rows]))
+        write_text(out / SUMMARY, _csv([_sums(out, *one) for one in tables.items()]))
+        written += [out / OBJECTS, out / SUMMARY]
+    return written
+
+
+def _parts(out: Path, kind: str) -> list[Path]:
+    ending = FILES[kind].ending
+    return sorted(one for one in out.rglob(f"*{ending}") if not one.name.startswith("."))
+
+
+def _joined_coco(out: Path, paths: Iterable[Path]) -> dict[str, Any]:
+    """Join data sets of one image each; images are named with their folder below `out`."""
+    whole: dict[str, Any] = {"info": {}, "images": [], "annotations": [], "categories": []}
+    for path in paths:
+        one = json.loads(path.read_text(encoding="utf-8"))
+        if "binseg" not in one.get("info", {}):  # another program's
+            continue
+        number = len(whole["images"]) + 1
+        (image,) = one["images"]
+        name = (path.parent.relative_to(out) / image["file_name"]).as_posix()
+        whole["images"].append({**image, "id": number, "file_name": name})
+        for thing in one["annotations"]:
+            id_ = len(whole["annotations"]) + 1
+            whole["annotations"].append({**thing, "id": id_, "image_id": number})
+        whole |= {"info": one["info"], "categories": one["categories"]}
+    return whole
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8", errors="surrogateescape"))))
+
+
+def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
+    name = path.relative_to(out).as_posix().removesuffix(FILES["table"].ending)
+    found = {"outputs": cell(name), "image": rows[0]["image"] if rows else ""}
+    found["num_objects"] = str(len(rows))
+    for column in ("area_px", "area_um2"):
+        if rows and column in rows[0]:
+            found[column] = f"{sum(float(row[column] or 0) for row in rows):g}"
+    return found
+
+
+def _csv(rows: list[dict[str, str]]) -> str:
+    """Write rows that need not have the same columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
