@@ -260,7 +260,7 @@ def _begins_pretrained(at: Situation) -> bool:
 
 
 def prefers_scratch(facts: Fingerprint) -> bool:
-    """Tell whether ImageNet's weights were no better: for grey images, unless there are some dozens.
+    """Tell whether ImageNet's weights were no better: for many, and for very few, grey images.
 
     Mean Dice of 80 unseen nuclei: 0.847 against 0.836 with 14 to train, 0.767 against 0.793 with 4.
     """
@@ -288,7 +288,7 @@ def encoder_weights(at: Situation) -> Choice:
         return None, f"from scratch, since {weights.file} isn't at hand: {way}"
     best = MODELS[PRETRAINED].encoder
     if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
-        return None, "from scratch: ImageNet's weights were no better for so many, or so few, grey images"
+        return None, "from scratch: ImageNet's weights were no better for this many grey images"
     if "model.name" in at.given or best in at.machine.pretrained:
         return None
     wanted = WEIGHTS[best, "imagenet"].install
