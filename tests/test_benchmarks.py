@@ -26,6 +26,7 @@ SHORT = {
     "recipes": ("--size 32 --images-seen 40 --only report-d-resnet34-unet", r"report-d-resnet34"),
     "search": ("--images 16 --val-images 8 --epochs 1 --only base", r"\| base \| 0\.\d+"),
     "serve": ("--clients 4 --seconds 2", r"4 clients, queue 1"),
+    "table": ("--quick", r"\| .*huge.* \| test \| 3 \| 0\.\d+"),
     "train": ("--quick --only speed dice time-to-dice", r"resnet34-unet"),
 }
 """Options of the short form by benchmark, and the shape of what it prints in the end."""

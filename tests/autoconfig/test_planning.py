@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from binseg.autoconfig import Fingerprint, Machine, make_plan, stack_settings
+from binseg.autoconfig.input_rules import SMALL_OPTIONS
 from binseg.config.named_models import WEIGHTS
 
 
@@ -102,14 +103,16 @@ def test_absent_weights_are_named_with_their_package(photos: Fingerprint, machin
 
 
 def test_many_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked: Machine) -> None:
-    """ImageNet's photographs were no better a start for them, as the row says; few begin there."""
+    """ImageNet's photographs were no better a start for them, as the row says; some dozens do."""
     both = replace(stocked, seconds_per_megapixel={"unet-compact": 0.4, "lite0-unet": 0.8})
     made = make_plan(replace(photos, is_grey=True), both, budget=1200.0, given={})
     assert made.recipe().model.encoder_weights is None
     assert made.recipe().model.name == "unet-compact"
-    assert "no better for many grey images" in made.setting("model.encoder_weights").reason
+    assert "no better for this many grey images" in made.setting("model.encoder_weights").reason
     few = make_plan(replace(photos, is_grey=True, num_train=59), both, budget=1200.0, given={})
     assert few.recipe().model.encoder_weights == "imagenet"
+    fewest = make_plan(replace(photos, is_grey=True, num_train=9), both, budget=1200.0, given={})
+    assert fewest.recipe().model.encoder_weights is None
 
 
 def test_grey_images_get_the_average_of_the_weights_mean(
@@ -135,11 +138,22 @@ def test_very_few_images_keep_the_statistics_of_the_weights(
 
 
 def test_thin_things_keep_a_first_map_at_full_size(cracks: Fingerprint, stocked: Machine) -> None:
-    """Where the budget shows every part often enough, unless weights are asked for."""
+    """A wide one where time shows every part often enough; else, for few images, a small one.
+
+    Weights that are asked for, and many images, get the network from ImageNet.
+    """
     fine = replace(cracks, kept_at_scale=cracks.kept_at_scale | {0.5: 0.7})
-    assert make_plan(fine, stocked, budget=1200.0, given={}).recipe().model.name == "unet"
-    for budget, given in ((60.0, {}), (1200.0, {"model.encoder_weights": "imagenet"})):
-        recipe = make_plan(fine, stocked, budget=budget, given=given).recipe()
+    dense = replace(fine, mean_foreground=0.1)
+    for budget, options, lr in ((1200.0, {"width": 16}, 0.00106), (60.0, SMALL_OPTIONS, 0.005)):
+        recipe = make_plan(dense, stocked, budget=budget, given={}).recipe()
+        assert recipe.model.name == "unet"
+        assert options.items() <= recipe.model.options.items()
+        assert recipe.optimizer.lr == lr
+    asked = {"model.encoder_weights": "imagenet"}
+    many = replace(dense, num_train=60)
+    cases = ((many, {}, 60.0), (fine, {}, 60.0), (dense, asked, 60.0), (dense, asked, 1200.0))
+    for facts, given, budget in cases:
+        recipe = make_plan(facts, stocked, budget=budget, given=given).recipe()
         assert (recipe.model.name, recipe.input.resize) == ("lite0-unet", "tile")
 
 

@@ -13,6 +13,7 @@ from binseg.pipelines.budget import (
     Ending,
     expected_seconds,
     num_predictions,
+    training_seconds,
     within_time,
 )
 from binseg.progress import SILENT
@@ -137,3 +138,9 @@ def test_asked_for_tta_is_never_given_up(make: Make) -> None:
     recipe = make(tta="all", postprocess="none")
     ending = Ending(num=100, predicting=1.0, measuring=0.1, cleaning=2.0, closing=6.0)
     assert within_time(recipe, ending, 0.0, SILENT) == recipe
+
+
+def test_the_end_gets_half_as_much_again_as_was_measured() -> None:
+    """The machine may become busier; where nothing is left, a fifth is trained."""
+    assert training_seconds(3.0, spent=35.0, ending=14.0, progress=SILENT) == 180 - 35 - 21
+    assert training_seconds(1.0, spent=40.0, ending=20.0, progress=SILENT) == 12

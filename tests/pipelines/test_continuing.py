@@ -178,5 +178,5 @@ def test_the_command_line_shows_both(trained: Path, discs: Path, tmp_path: Path)
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.stderr
     assert "input.size is 64, and was 32" in done.stderr.replace("\n", " ")
-    assert "B - A" in done.stdout
+    assert "the earlier model (A) and this one (B)" in done.stdout.replace("\n", " ")
     assert RunFolder.open(tmp_path / "run").recipe().model.start_from == str(trained)

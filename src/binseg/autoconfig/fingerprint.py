@@ -303,10 +303,8 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
     grey_HW, is_brighter = stretched_HWC.mean(axis=2), None
     if inside_HW.any() and outside_HW.any():
         is_brighter = bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
-    thumbs = [
-        resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
-        for plane_HW in (grey_HW, inside_HW)
-    ]
+    planes = (one_HW[:, :, None].astype(np.float32) for one_HW in (grey_HW, inside_HW))
+    thumbs = [resize_image(np.ascontiguousarray(one), THUMB, THUMB) for one in planes]
     return _Look(
         size=(height, width),
         channels=channels,
@@ -331,11 +329,11 @@ def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used:
     """
     full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
-    most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
     few_NC = object_NC[:: max(1, len(object_NC) // 65536)].astype(np.float32)
     inside = np.abs(few_NC - few_NC.mean(axis=1, keepdims=True)) / full * 255
     if len(few_NC) and inside.mean() >= GREY_DIFFERENCE:
         return False
+    most = np.percentile(differences.max(axis=2), COLOUR_PERCENTILE)
     return bool(differences.mean() < GREY_DIFFERENCE / 3 and most < COLOUR_DIFFERENCE)
 
 

@@ -205,7 +205,7 @@ def run_items(result: "TrainResult", *, everything: bool = False) -> list[object
             *lines,
         ]
     elif result.beside is not None:
-        lines.insert(1, result.beside.sentence)
+        lines.insert(1, f"the earlier model (A) and this one (B): {result.beside.sentence}")
     return [*lines, f"model: {result.folder}", "next:", following]
 
 

@@ -204,8 +204,7 @@ class ModelConfig(Section):
     (published names, safetensors or a plain state dict), or an https address with its hash,
     `https://...#sha256=HEX`; none means from scratch."""
     start_from: str | None = None
-    """A run, a bundle or a built-in model (`pets`) that training continues: its network, all of its
-    weights and its preprocessing; `input` may still change that, but for the channels."""
+    """A run, bundle or built-in model (`pets`) to continue: network, weights and preprocessing."""
     options: dict[str, Option] = {}
     """Changes to the pair's own defaults (width, dropout, norm, ...)."""
     out_channels: Literal[1] = 1
@@ -303,11 +302,9 @@ class AugmentConfig(Section):
     """Largest smooth deformation as a share of the side, instead of the preset's: 0.02 is
     visible; for tissue and cells."""
     gamma: Annotated[float, Field(ge=0, le=2)] | None = None
-    """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; for instruments whose
-    exposure varies."""
+    """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; where exposure varies."""
     invert: Share | None = None
-    """Probability that light and dark change places, instead of the preset's (none has it); for few
-    images, where new ones may be stained or lit the other way round."""
+    """Probability that light and dark change places, where new images may be lit the other way."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None

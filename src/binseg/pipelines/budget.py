@@ -41,6 +41,9 @@ CLOSING = 6.0
 """Seconds for curves, bundle, report page and their images, on an idle machine."""
 MOST_BUSY = 5.0
 """Times as long as alone that such work is taken to need on a busy machine, at most."""
+MARGIN = 1.5
+"""Times the measured end that is kept for it: the machine may become busier while it trains, and
+the last step and its validation end a little late."""
 LEAST_SHARE = 0.2
 """Least share of the budget that is trained, however long the rest takes."""
 OPENING = 5.0
@@ -69,7 +72,7 @@ def training_seconds(
         progress: hears it.
     """
     budget = 60 * budget_minutes
-    rest = budget - spent - ending
+    rest = budget - spent - MARGIN * ending
     if rest >= LEAST_SHARE * budget:
         told = (
             f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
