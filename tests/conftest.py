@@ -156,6 +156,7 @@ def photos() -> Fingerprint:
         foreground=(0.1, 0.3, 0.5),
         mean_foreground=0.3,
         empty_share=0.0,
+        brighter_share=0.5,
         num_objects=1.0,
         diameter=(100.0, 200.0, 300.0),
         thin=30.0,

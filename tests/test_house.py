@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "binseg"
-MAX_LINES, MAX_MODULES = 44_400, 230
+MAX_LINES, MAX_MODULES = 42_000, 200
 """Lines and modules of the whole package; the aim is 34,000 and 180, so these only go down."""
 MAX_MODULE, MAX_FUNCTION = 450, 80
 """Lines of a module, and of a function; a command line's signature doesn't count."""
@@ -99,7 +99,7 @@ def pictures() -> Iterator[str]:
 
 
 STILL_BROKEN: tuple[tuple[Callable[[], Iterator[str]], int], ...] = (
-    (long_modules, 1),
+    (long_modules, 0),
     (long_functions, 0),
     (repeated_names, 0),
     (hanging_docstrings, 0),

@@ -76,7 +76,8 @@ def test_a_report_shows_itself_as_a_table_with_its_rules() -> None:
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:
-    """`binseg.__all__`, its lazy homes and `dir` name the same things."""
+    """`binseg.__all__` and `dir` name the same things, and the lazy homes only such."""
     for name in binseg.__all__:
         assert getattr(binseg, name) is not None
-    assert sorted(binseg._HOMES) == sorted(binseg.__all__) == sorted(dir(binseg))
+    assert sorted(binseg.__all__) == sorted(dir(binseg))
+    assert set(binseg._HOMES) <= set(binseg.__all__)

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from binseg.errors import UsageError, suggest, training_extra_missing
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
-from binseg.inference.engine import run as run_engine
+from binseg.inference.engine import predict_files as run_files
 from binseg.inference.opening import open_model
 from binseg.inference.predictor import Predictor
-from binseg.inference.sinks import FolderSink, PredictResult
-from binseg.inference.sources import FileSource
+from binseg.inference.sinks import PredictResult
 from binseg.progress import SILENT, Progress
 from binseg.types import Report
 
@@ -183,10 +182,15 @@ def predict_files(
             another image, model or setting.
         OutputError: an output can't be written.
     """
-    sink = FolderSink(out, overwrite=overwrite, resume=resume)
-    source = FileSource([inputs] if isinstance(inputs, str | Path) else inputs)
-    predictor = load(model) if isinstance(model, str | Path) else model
-    return run_engine(source, predictor, sink, options, progress=progress)
+    return run_files(
+        load(model) if isinstance(model, str | Path) else model,
+        [inputs] if isinstance(inputs, str | Path) else inputs,
+        out=out,
+        options=options,
+        overwrite=overwrite,
+        resume=resume,
+        progress=progress,
+    )
 
 
 def open_dataset(data: "DataConfig | str | Path", *, progress: Progress = SILENT) -> "Dataset":

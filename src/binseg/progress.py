@@ -15,6 +15,15 @@ class Task(Protocol):
         """Report `num` more units as done; `figures` (loss=0.3) are shown beside the bar."""
 
 
+class Detail(str):
+    """A line for those who want to see everything: a terminal shows it with --verbose alone.
+
+    Logs keep it. What was ignored, or wasn't done as asked, is never a detail.
+    """
+
+    __slots__ = ()
+
+
 @runtime_checkable
 class Progress(Protocol):
     """A listener: the shell's progress bars, a log, or nobody."""
@@ -43,6 +52,18 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+
+
+def duration(seconds: float) -> str:
+    """Say a length of time in the unit that people would use.
+
+    >>> duration(42), duration(150), duration(5400), duration(7 * 86400)
+    ('42 s', '2.5 min', '1.5 h', '7 days')
+    """
+    units = ((172_800, 86_400, "days"), (5_400, 3_600, "h"), (90, 60, "min"), (0, 1, "s"))
+    size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
+    num = seconds / size
+    return f"{num:.1f}".removesuffix(".0") + f" {unit}" if num < 10 else f"{num:.0f} {unit}"
 
 
 def track(items: Iterable[T], *, progress: Progress, label: str, total: int | None) -> Iterator[T]:

@@ -4,14 +4,18 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import json
+import logging
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +39,7 @@ _ADVICE = {
     errno.EISDIR: "that is a folder, name a file",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+_LOG = logging.getLogger("binseg")
 _CHUNK = 1 << 18
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces of the answer
 _TRIES = 5  # in a row without a single new byte
@@ -203,6 +208,42 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a file to read; a pipe, socket or device is refused at once, where `open` would wait.
+
+    Raises:
+        OSError: also for whatever is no file.
+    """
+    return open(path, "rb", opener=_open_at_once)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for anyone at another end; raises as `open_file`."""
+    wrong = OSError(errno.EINVAL, "it is a pipe, socket or device, not a file", path)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise wrong if error.errno == errno.ENXIO else error from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise wrong
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; raises as `open_file`."""
+    with open_file(path) as handle:
+        return handle.read()
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Read a whole text in UTF-8, with or without a mark at its start; raises as `open_file`."""
+    return read_bytes(path).decode("utf-8-sig", errors)
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file, in pieces; lower-case hex.
 
@@ -210,7 +251,7 @@ def sha256_of(path: Path) -> str:
         DataError: the file can't be read.
     """
     try:
-        with Path(path).open("rb") as handle:
+        with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"can't read {_shown(path)}: {error.strerror or error}") from error
@@ -256,6 +297,45 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
     if tidy:
         with contextlib.suppress(OSError):  # it is gone, or others hold it
             lock_path.unlink()
+
+
+_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold an output's place from start to end, so that two commands never mix theirs there.
+
+    The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
+    holds a place may ask for it again within.
+
+    Raises:
+        OutputError: another command works there.
+    """
+    place = Path(os.path.realpath(out))
+    if place in _HELD.get():
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    locks = cache_dir() / "locks"
+    lock = filelock.FileLock(locks / f"{name}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(
+            f"{_shown(out)}: another command works there; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
+    token = _HELD.set(_HELD.get() | {place})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+        with contextlib.suppress(OSError):  # while it is held: whoever waits sees that it is gone
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def download(

@@ -83,6 +83,7 @@ def test_shapes_are_those_of_images_that_hold_something(
     assert rare.kept_at_size[64] < 0.9
     assert rare.diameter[1] < 10
     assert rare.empty_share > 0.8
+    assert rare.brighter_share == 1.0
     assert draw(tmp_path / "none", num=8, specks=set()).kept_at_size[512] == 0.0
 
 

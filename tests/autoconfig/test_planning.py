@@ -101,13 +101,15 @@ def test_absent_weights_are_named_with_their_package(photos: Fingerprint, machin
     assert "resnet34-b627a593.pth" in named.setting("model.encoder_weights").reason
 
 
-def test_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked: Machine) -> None:
-    """ImageNet's photographs were no better a start for them; the row says so."""
+def test_many_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked: Machine) -> None:
+    """ImageNet's photographs were no better a start for them, as the row says; few begin there."""
     both = replace(stocked, seconds_per_megapixel={"unet-compact": 0.4, "lite0-unet": 0.8})
     made = make_plan(replace(photos, is_grey=True), both, budget=1200.0, given={})
     assert made.recipe().model.encoder_weights is None
     assert made.recipe().model.name == "unet-compact"
-    assert "no better for grey images" in made.setting("model.encoder_weights").reason
+    assert "no better for many grey images" in made.setting("model.encoder_weights").reason
+    few = make_plan(replace(photos, is_grey=True, num_train=59), both, budget=1200.0, given={})
+    assert few.recipe().model.encoder_weights == "imagenet"
 
 
 def test_grey_images_get_the_average_of_the_weights_mean(

@@ -55,6 +55,22 @@ def test_few_images_are_changed_strongly_and_many_mildly(
     }
 
 
+def test_few_grey_images_of_one_polarity_are_inverted(
+    photos: Fingerprint, situation: Make, decide: Decide
+) -> None:
+    """Not where both kinds are there, colour tells more, many images do, or a volume is one."""
+    few = replace(photos, is_grey=True, num_train=14, brighter_share=1.0)
+
+    def inverted(facts: Fingerprint) -> object:
+        return decide(situation(facts, **WHOLE), "augment.invert").get("augment.invert")
+
+    assert inverted(few) == 0.5
+    assert inverted(replace(few, brighter_share=0.0)) == 0.5
+    for other in ({"brighter_share": 0.9}, {"is_grey": False}, {"num_train": 60}):
+        assert inverted(replace(few, **other)) is None
+    assert inverted(replace(few, is_stack=True)) is None
+
+
 def test_batches_are_small_for_few_images_and_for_little_memory(
     photos: Fingerprint, situation: Make, machine: Machine, decide: Decide
 ) -> None:

@@ -310,6 +310,47 @@ def check_of_no_folder(desk: Desk) -> Argv:
     return ["check", "--data", desk.here / "nowhere"]
 
 
+def data_named_twice(desk: Desk) -> Argv:
+    return ["check", desk.data, "--data", desk.data]
+
+
+def swapped(desk: Desk) -> Argv:
+    for path in (desk.data / "images").iterdir():  # photos, not the two shades of the discs
+        noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(path)
+        disc = np.zeros((40, 40), np.uint8)
+        disc[9:20, 9:20] = 255
+        Image.fromarray(disc).save(desk.mask(path.stem))
+    (desk.data / "images").rename(desk.data / "kept")
+    (desk.data / "masks").rename(desk.data / "images")
+    (desk.data / "kept").rename(desk.data / "masks")
+    return ["check", desk.data]
+
+
+def one_level_too_deep(desk: Desk) -> Argv:
+    return ["check", desk.data / "images"]
+
+
+def one_level_too_high(desk: Desk) -> Argv:
+    home = desk.here / "everything"
+    shutil.copytree(desk.data, home / "other")
+    shutil.move(desk.data, home / "data")
+    return ["check", home]
+
+
+def out_without_permission(desk: Desk) -> Argv:
+    del desk
+    return ["train", "synthetic", "--out", "/sys/runs/first"]  # read-only for root, too
+
+
+def strange_budget(desk: Desk) -> Argv:
+    return ["train", desk.data, "--budget", "soon", "--out", desk.out]
+
+
+def absent_gpu(desk: Desk) -> Argv:
+    return desk.train("--device", "cuda")
+
+
 def pack_to_a_folder(desk: Desk) -> Argv:
     return ["pack", desk.run, "--out", desk.out]
 
@@ -373,7 +414,14 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (answer_over_file, 2, "--overwrite"),
     (out_through_a_file, 1, "disc001.png"),
     (animation, 1, "moving.webp"),
-    (check_nothing, 2, "--data"),
+    (check_nothing, 2, "binseg check my_folder/"),
+    (data_named_twice, 2, "give one of them"),
+    (swapped, 1, "are images and masks swapped?"),
+    (one_level_too_deep, 1, "did you mean"),
+    (one_level_too_high, 1, "data or"),
+    (out_without_permission, 2, "no permission"),
+    (strange_budget, 2, "2m30s"),
+    (absent_gpu, 2, "--device cuda"),
     (check_of_no_folder, 1, "nowhere"),
     (pack_to_a_folder, 2, ".zip"),
     (pack_over_a_file, 2, "taken.zip exists"),

@@ -9,8 +9,9 @@ from kornia.augmentation import ColorJitter
 from kornia.filters import gaussian_blur2d
 from scipy import ndimage
 
+from binseg.config.recipe import AugmentConfig
 from binseg.transforms.augmentation import PresetAugment
-from binseg.transforms.presets import Preset
+from binseg.transforms.presets import Preset, resolve_preset
 
 NOW = {"seed": 0, "epoch": 1, "step": 2}
 
@@ -105,6 +106,22 @@ def test_channels_that_are_no_colours_change_apart() -> None:
         torch.rand(8, 1, 4, 4).expand(8, 3, 4, 4), jitter=1.0, brightness=0.4, saturation=0.5
     )
     assert (grey - grey[:, :1]).abs().max() < 1e-5
+
+
+def test_inverted_images_are_their_negatives_and_masks_stay() -> None:
+    """About half of them at 0.5; none, and no other random number, where nothing asks for it."""
+    images = torch.rand(64, 3, 8, 8)
+    targets = torch.randint(0, 2, (64, 8, 8), dtype=torch.uint8)
+    augment = PresetAugment(preset=Preset(source="test", invert=0.5))
+    moved, relabelled = augment(images, targets, **NOW)
+    is_negative = (moved - (1 - images)).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert torch.equal(moved[~is_negative], images[~is_negative])
+    assert 20 < int(is_negative.sum()) < 44
+    assert torch.equal(relabelled, targets)
+    noisy = {"noisy": 1.0, "noise": 0.1}
+    assert torch.equal(change(images, invert=0.0, **noisy), change(images, **noisy))
+    assert resolve_preset(AugmentConfig(preset="strong")).invert == 0
+    assert resolve_preset(AugmentConfig(preset="strong", invert=0.25)).invert == 0.25
 
 
 def test_a_wide_blur_is_scipys() -> None:

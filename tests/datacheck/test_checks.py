@@ -159,7 +159,7 @@ def test_the_share_of_foreground_counts_pixels(sound: Path) -> None:
     look = Look(
         record=Record(id="a", image_path=sound), height=1, width=1, channels=1, dtype="uint8",
         turned=False, mask_turned=False, image_hash="", scale=1.0,
-        thumb_SS=np.zeros((1, 1), np.uint8),
+        thumb_SS=np.zeros((1, 1), np.uint8), core_TT=np.zeros((1, 1), np.uint8),
     )  # fmt: skip
     crops = [replace(look, foreground=1.0, num_valid=100)] * 9
     empty = replace(look, foreground=0.0, num_valid=9100)

@@ -56,7 +56,7 @@ def test_the_pixels_are_those_of_a_decoder_here(cage: Cage, kind: str, data: byt
     """Header and pixels of every format are what they are without a cage, from bytes and files."""
     with cage.open(data, name=kind) as opened:
         assert opened.info == probe_bytes(data, name=kind)
-        image_HWC = opened.read()
+        image_HWC, _ = opened.read()
     expected = decode_image(data, name=kind)
     assert image_HWC.dtype == expected.dtype
     assert np.array_equal(image_HWC, expected)
@@ -92,7 +92,7 @@ def test_time_has_an_end(cage: Cage) -> None:
         opened.read()
     assert time.monotonic() - start < 10
     with cage.open(_files()["PNG"], name="p") as opened:
-        assert opened.read().shape == (40, 50, 3)
+        assert opened.read()[0].shape == (40, 50, 3)
 
 
 def test_what_never_answers_is_killed(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_many_threads_share_the_children(cage: Cage) -> None:
     def ask(shade: int) -> None:
         for _ in range(20):
             with cage.open(files[shade].getvalue(), name="p") as opened:
-                if not (opened.read() == shade).all():
+                if not (opened.read()[0] == shade).all():
                     wrong.append(shade)
 
     threads = [threading.Thread(target=ask, args=(shade,)) for shade in files]

@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,12 +17,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.errors import ImageError, UsageError
+from binseg.cli.predict import _model_and_inputs
+from binseg.errors import ImageError, OutputError, UsageError
+from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files, run
 from binseg.inference.large import predict_large
-from binseg.inference.sinks import FolderSink
+from binseg.inference.pretrained import default_bundle_path
+from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import WatchSource, find_images
+from binseg.postprocess import PostProcessing
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 OVERLAY = PredictOptions(outputs=("overlay",))
@@ -263,8 +272,74 @@ def test_resuming_keeps_no_other_images_answers(
     with pytest.raises(UsageError, match="is of another model"):
         predict_files(model, [first], out=out, resume=True)
     assert (out / "a.png").read_bytes() == before
-    Image.new("L", (12, 10)).save(out / "a.png")  # which says nothing of its making
+    model.bundle_id, model.tta = "bright", "horizontal"
+    with pytest.raises(UsageError, match=r"is of another setting \(test-time augmentation"):
+        predict_files(model, [first], out=out, resume=True)
+    model.tta = "none"
     assert predict_files(model, [first], out=out, resume=True).num_skipped == 1
+    shutil.copytree(tmp_path / "day1", tmp_path / "moved")  # the same content elsewhere
+    copied = predict_files(model, [tmp_path / "moved" / "a.png"], out=out, resume=True)
+    assert copied.num_skipped == 1
+    Image.new("L", (12, 10)).save(out / "a.png")  # which says nothing of its making
+    foreign = (out / "a.png").read_bytes()
+    with pytest.raises(UsageError, match="is of another program"):
+        predict_files(model, [first], out=out, resume=True)
+    assert (out / "a.png").read_bytes() == foreign
+
+
+@pytest.mark.parametrize("mask_format", ["png", "tif"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "overlay", "image"])
+def test_what_is_no_whole_result_is_made_again(
+    model: ModelPredictor,
+    paint: Callable[..., Path],
+    tmp_path: Path,
+    mask_format: Literal["png", "tif"],
+    damage: str,
+) -> None:
+    """An empty or cut mask, another overlay, and a result of what the image was before."""
+    image, out = paint("in/a.png"), tmp_path / "out"
+    options = PredictOptions(outputs=("overlay",), mask_format=mask_format)
+    mask = predict_files(model, [image], out=out, options=options).written[0].mask
+    before = mask.read_bytes()
+    if damage == "overlay":
+        (out / "a_overlay.png").write_bytes((out / "a_overlay.png").read_bytes()[:-20])
+    elif damage == "image":
+        dated = image.stat().st_mtime
+        paint("in/a.png", 10)
+        os.utime(image, (dated - 9999, dated - 9999))
+    else:
+        mask.write_bytes(b"" if damage == "empty" else before[: len(before) * 2 // 3])
+    again = predict_files(model, [image], out=out, options=options, resume=True)
+    assert len(again.written) == 1
+    assert (mask.read_bytes() == before) == (damage != "image")
+    assert predict_files(model, [image], out=out, options=options, resume=True).num_skipped == 1
+
+
+def test_a_watcher_sees_an_older_replacement_after_a_restart(
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The content decides, not the dates."""
+
+    def follow() -> list[str]:
+        looks = iter(range(100))
+        rounds: list[str] = []
+        run(
+            WatchSource(folder=tmp_path / "in", seconds=0.0, stop=lambda: next(looks) == 2),
+            model,
+            FolderSink(tmp_path / "masks", overwrite=True, resume=True),
+            told=lambda result: rounds.extend(one.source.name for one in result.written),
+        )
+        return rounds
+
+    image = paint("in/a.png", 10)
+    paint("in/b.png", 10)
+    assert follow() == ["a.png", "b.png"]
+    assert follow() == []
+    paint("in/a.png", 250)
+    os.utime(image, (1e9, 1e9))
+    assert follow() == ["a.png"]
+    with Image.open(tmp_path / "masks" / "a.png") as mask:
+        assert np.asarray(mask).min() == 255
 
 
 def test_zarr_images_in_folders_are_found(tmp_path: Path, paint: Callable[..., Path]) -> None:
@@ -300,7 +375,7 @@ def test_a_watched_folder_is_followed(
         run(
             WatchSource(folder=folder, seconds=0.0, stop=stop),
             model,
-            FolderSink(out, overwrite=True),
+            FolderSink(out, overwrite=True, resume=True),
             told=lambda result: rounds.append(sorted(one.source.name for one in result.written)),
         )
 
@@ -378,6 +453,30 @@ def write_video(path: Path, levels: list[int]) -> list[np.ndarray]:
     return frames
 
 
+def test_frames_keep_their_times(model: ModelPredictor, tmp_path: Path) -> None:
+    """Phones film at a rate that varies; masks and overlay show at the moments of their frames."""
+    av = pytest.importorskip("av")
+    times = [0, 40, 80, 200, 233, 1000]
+    video, out = tmp_path / "f.mkv", tmp_path / "out"
+    with av.open(str(video), "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 22, 18, "bgr0"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.zeros((18, 22, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (made,) = predict_files(model, [video], out=out, options=OVERLAY).written
+    for path in (made.mask, *made.others):
+        with av.open(str(path)) as container:
+            found = [round(1000 * float(one.time)) for one in container.decode(video=0)]
+        assert found == times, path.name
+    assert predict_files(model, [video], out=out, options=OVERLAY, resume=True).num_skipped == 1
+    made.mask.write_bytes(made.mask.read_bytes()[:-9])
+    assert predict_files(model, [video], out=out, options=OVERLAY, resume=True).written
+
+
 def test_a_video_becomes_a_video_of_masks(model: ModelPredictor, tmp_path: Path) -> None:
     """Frame by frame the masks of the frames, without loss; the overlay plays too."""
     av = pytest.importorskip("av")
@@ -431,7 +530,8 @@ def test_videos_stop_nobody_and_replace_nothing(model: ModelPredictor, tmp_path:
     (out / "f.mkv").write_bytes(b"earlier")
     with pytest.raises(UsageError, match="exists; choose another folder"):
         predict_files(model, [video], out=out)
-    assert predict_files(model, [video], out=out, resume=True).num_skipped == 1
+    with pytest.raises(UsageError, match="is of another program"):
+        predict_files(model, [video], out=out, resume=True)
     with pytest.raises(UsageError, match=r"videos give masks and --overlay"):
         predict_files(model, [video], out=out, options=PredictOptions(outputs=("table",)))
     assert (video.read_bytes(), (out / "f.mkv").read_bytes()) == (b"precious", b"earlier")
@@ -459,3 +559,121 @@ def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_pa
     assert "self.png" in result.stderr
     assert "1 of 2 inputs failed" in result.stderr
     assert [one.name for one in (tmp_path / "masks").iterdir()] == ["a.png"]
+
+
+def test_where_there_is_no_data_there_is_no_foreground(
+    model: ModelPredictor, tmp_path: Path
+) -> None:
+    """GDAL's tag and NaN, whole and by windows, in files, memory, a cage and through a pipe."""
+    bright_HW = np.full((90, 70), 0.9, np.float32)
+    missing_HW = np.zeros((90, 70), np.bool_)
+    missing_HW[40:60, 30:50] = True  # a hole that post-processing would fill
+    missing_HW[:10] = True
+    model.postprocessing = PostProcessing(fill_holes=1000)
+    expected_HW = np.where(missing_HW, 0, 255)
+    for name, value, tags in (
+        ("tag", -9999.0, [(42113, 2, 0, "-9999", True)]),
+        ("nan", np.nan, []),
+    ):
+        path = tmp_path / f"{name}.tif"
+        pixels = np.where(missing_HW, np.float32(value), bright_HW)
+        tifffile.imwrite(path, pixels, extratags=tags, metadata=None)
+        out = tmp_path / name
+        options = PredictOptions(outputs=("probability",), mask_format="tif")
+        predict_files(model, [path], out=out, options=options)
+        predict_files(model, [path], out=tmp_path / f"{name}-png")
+        predict_large(model, path, out=out / "large.tif", probability="float32", whole_pixels=0)
+        for mask in (out / f"{name}.tif", out / "large.tif"):
+            assert np.array_equal(tifffile.imread(mask), expected_HW)
+            probability = mask.with_name(f"{mask.stem}_probability.tif")
+            with tifffile.TiffFile(probability) as file:
+                assert np.array_equal(np.isnan(file.asarray()), missing_HW)
+                assert file.pages.first.tags[42113].value == "nan"
+        with Image.open(tmp_path / f"{name}-png" / f"{name}.png") as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
+            assert json.loads(png.info["binseg"])["no_data"] == missing_HW.mean()
+        found = model.predict(path)
+        assert np.array_equal(found.mask * 255, expected_HW)
+        assert found.probability[missing_HW].max() == 0
+        assert found.objects()[0].area == (~missing_HW).sum()
+        with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as png:
+            assert np.array_equal(np.asarray(png), expected_HW)
+        cage = Cage(1)
+        try:
+            with cage.open(path.read_bytes(), name="p") as opened:
+                valid_HW = opened.read()[1]
+                assert valid_HW is not None
+                assert np.array_equal(valid_HW, ~missing_HW)
+        finally:
+            cage.close()
+
+
+def test_folders_leave_nothing_out_in_silence(
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Content decides what is an image; text is counted, and what can't be read has failed."""
+    jpeg = paint("in/a.jpg")
+    for name in ("b.jfif", "c.jpe", "d", "e.photo"):
+        shutil.copy(jpeg, tmp_path / "in" / name)
+    pages = np.stack([np.full((9, 11), level, np.uint8) for level in (0, 255)])
+    for name in ("f.lsm", "g.btf"):
+        tifffile.imwrite(tmp_path / "in" / name, pages, photometric="minisblack")
+    (tmp_path / "in" / "notes.txt").write_text("to do")
+    (tmp_path / "in" / "h.psd").write_bytes(b"8BPS\0\1")
+    shutil.copy(tmp_path / "in" / "f.lsm", tmp_path / "in" / "i.dng")
+    result = predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert [one.source.name for one in result.written] == [
+        "a.jpg", "b.jfif", "c.jpe", "d", "e.photo", "f.lsm", "g.btf",
+    ]  # fmt: skip
+    assert sorted(Path(one.source).name for one in result.failures) == ["h.psd", "i.dng"]
+    assert [one.name for one in result.left_out] == ["notes.txt"]
+    assert result.as_dict()["left_out"] == [str(tmp_path / "in" / "notes.txt")]
+    assert {"f.tif", "g.tif"} <= names(tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", [["photo.jpg"], ["photos/"], ["photo.jpg", "*.png"], ["-"]])
+def test_no_model_is_taken_unasked(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paint: Callable[..., Path]
+) -> None:
+    """One line says what to give, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    paint("photo.jpg")
+    paint("photos/a.jpg")
+    result = CliRunner().invoke(app, ["predict", *given])
+    assert result.exit_code == 2
+    assert "name a run or bundle too, or the built-in model of cats and dogs with --model pets" in (
+        result.stderr
+    )
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_model_is_known_wherever_it_stands(tmp_path: Path, paint: Callable[..., Path]) -> None:
+    """The built-in one by its name, others by what they hold; two are one too many."""
+    photo, run_ = str(paint("photo.jpg")), tmp_path / "run"
+    (run_ / "bundle").mkdir(parents=True)
+    built_in = default_bundle_path()
+    assert _model_and_inputs("pets", [photo]) == (built_in, [photo])
+    assert _model_and_inputs(None, [photo, "pets"]) == (built_in, [photo])
+    assert _model_and_inputs(None, [photo, str(run_)]) == (run_, [photo])
+    assert _model_and_inputs(None, [str(built_in), "-"]) == (built_in, ["-"])
+    with pytest.raises(UsageError, match=r"which images\?"):
+        _model_and_inputs(None, ["pets"])
+    with pytest.raises(UsageError, match="two models"):
+        _model_and_inputs(None, [str(run_), str(built_in), photo])
+
+
+def test_one_command_at_a_time_writes_to_a_folder(
+    model: ModelPredictor, paint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The second is told so in one line, and writes nothing; afterwards it may."""
+    image, out = paint("a.png"), tmp_path / "out"
+
+    def other() -> PredictResult:
+        return predict_files(model, [image], out=tmp_path / "x" / ".." / "out")
+
+    with held(out), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(OutputError, match="another command works there"):
+            pool.submit(other).result()
+        assert not out.exists()
+        predict_files(model, [image], out=out)  # the one that holds it
+    assert predict_files(model, [image], out=out, overwrite=True).written

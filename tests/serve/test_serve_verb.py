@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from binseg.cli import app
-from binseg.cli.serve import _say_started, _token
+from binseg.cli.serve import _say_started, read_token
 from binseg.errors import BinsegError
 from binseg.inference import ModelPredictor
 from binseg.inference.pretrained import default_bundle_path
@@ -88,12 +88,12 @@ def test_tokens_come_from_a_file_or_the_environment(
 ) -> None:
     """Never from the command line, which everyone on the machine can read."""
     monkeypatch.delenv("BINSEG_TOKEN", raising=False)
-    assert _token(None) is None
+    assert read_token(None) is None
     monkeypatch.setenv("BINSEG_TOKEN", "from-the-environment")
-    assert _token(None) == "from-the-environment"
+    assert read_token(None) == "from-the-environment"
     path = tmp_path / "token"
     path.write_text("from-a-file-of-mine\n", "utf-8")
-    assert _token(path) == "from-a-file-of-mine"
+    assert read_token(path) == "from-a-file-of-mine"
     for text in ("", "two words of sixteen", "two\nlines of sixteen", "too-short"):
         path.write_text(text, "utf-8")
         assert _run("x", "--token-file", str(path)).exit_code == 2

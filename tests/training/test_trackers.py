@@ -1,11 +1,13 @@
 """Trackers for real, each skipped where it isn't installed."""
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from binseg.training.loop import FitResult
 
@@ -22,6 +24,11 @@ def test_tensorboard_shows_the_numbers_of_metrics_csv(run: Run, tmp_path: Path) 
     for name in ("train_loss", "val_loss", "val_dice", "lr"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         assert shown == [(row["epoch"], pytest.approx(row[name])) for row in history]
+    drawn = events.Images("validation")
+    assert [event.step for event in drawn] == [1]
+    with Image.open(io.BytesIO(drawn[0].encoded_image_string)) as image:
+        assert image.width * 4 == image.height * 2  # four rows of truth beside prediction
+        assert len(image.getcolors(image.width * image.height) or []) > 2
 
 
 @pytest.mark.filterwarnings("default")  # a tracker's own calls may be out of date

@@ -9,7 +9,12 @@ planning.py        the table of all rules; the plan as a recipe
 
 from binseg.autoconfig.cost import Machine, Situation
 from binseg.autoconfig.fingerprint import Fingerprint, take_fingerprint
-from binseg.autoconfig.input_rules import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS
+from binseg.autoconfig.input_rules import (
+    PRETRAINED,
+    PRETRAINED_OPTIONS,
+    THICK_OPTIONS,
+    prefers_scratch,
+)
 from binseg.autoconfig.planning import Plan, Setting, few_ratios, make_plan, stack_settings
 
 __all__ = [
@@ -23,6 +28,7 @@ __all__ = [
     "Situation",
     "few_ratios",
     "make_plan",
+    "prefers_scratch",
     "stack_settings",
     "take_fingerprint",
 ]

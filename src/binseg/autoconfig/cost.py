@@ -74,7 +74,8 @@ class Situation:
     @property
     def is_pretrained(self) -> bool:
         """True if the encoder begins with weights that were trained before."""
-        return self.decided.get("model.encoder_weights") is not None
+        names = ("model.encoder_weights", "model.start_from")
+        return any(self.decided.get(name) is not None for name in names)
 
     def having(self, settings: Mapping[str, Value]) -> "Situation":
         """Return the situation with these settings decided, too."""

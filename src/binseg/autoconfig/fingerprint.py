@@ -1,7 +1,4 @@
-"""The facts about a data set that a training recipe depends on; nothing is decided here.
-
-They include how thick and large objects are, and what of a mask survives a resize.
-"""
+"""The facts about a data set that a training recipe depends on; nothing is decided here."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -202,6 +199,8 @@ class Fingerprint:
     mean_foreground: float
     empty_share: float
     """Share of the images that have no foreground."""
+    brighter_share: float
+    """Share of those with foreground in which it is brighter than the rest, on average."""
     num_objects: float
     """Median over the images that have any."""
     diameter: Three
@@ -223,6 +222,7 @@ class _Look:
 
     Moments are mean and mean square of each channel, scaled by the pixel type's range or
     `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
+    `is_brighter` compares foreground with background, and is None where one of them is missing.
     Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
     """
 
@@ -234,6 +234,7 @@ class _Look:
     moments: tuple[np.ndarray, np.ndarray]
     stretched: tuple[np.ndarray, np.ndarray]
     foreground: float
+    is_brighter: bool | None
     thumbs: np.ndarray
     shapes: Shapes | None
     kept: tuple[np.ndarray, np.ndarray] | None
@@ -299,9 +300,13 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         low = float(some_HWC.min())
         high = max(float(some_HWC.max()), low + 1e-6)
     stretched_HWC = ((some_HWC - low) / (high - low)).clip(0, 1)
+    inside_HW = mask_HW[::step, ::step]
+    outside_HW = (~mask_HW & sample.valid_HW)[::step, ::step]
+    has_both = bool(inside_HW.any() and outside_HW.any())
+    grey_HW = stretched_HWC.mean(axis=2)
     thumbs = [
         resize_image(np.ascontiguousarray(plane_HW)[:, :, None].astype(np.float32), THUMB, THUMB)
-        for plane_HW in (stretched_HWC.mean(axis=2), mask_HW[::step, ::step])
+        for plane_HW in (grey_HW, inside_HW)
     ]
     return _Look(
         size=(height, width),
@@ -313,6 +318,9 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
         moments=_moments((some_HWC / top).clip(0, 1)),
         stretched=_moments(stretched_HWC),
         foreground=float(mask_HW.sum() / max(1, sample.valid_HW.sum())),
+        is_brighter=bool(grey_HW[inside_HW].mean() > grey_HW[outside_HW].mean())
+        if has_both
+        else None,
         thumbs=np.stack([thumb[:, :, 0] for thumb in thumbs]),
         shapes=measure_shapes(_window(mask_HW)) if shaped else None,
         kept=_kept(mask_HW) if shaped and mask_HW.any() else None,
@@ -377,6 +385,7 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
     heights, widths = np.array([look.size for look in looks], float).T
     shares = [look.foreground for look in looks]
     shapes = [look.shapes for look in looks if look.shapes is not None]
+    sides = [look.is_brighter for look in looks if look.is_brighter is not None]
     kept = [look.kept for look in looks if look.kept is not None]
     of_unit: dict[str, list[np.ndarray]] = {}
     for record, look in zip(records, looks, strict=True):
@@ -400,6 +409,7 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
         foreground=_three(shares),
         mean_foreground=float(np.mean(shares)),
         empty_share=float(np.mean([share == 0 for share in shares])),
+        brighter_share=float(np.mean(sides)) if sides else 0.5,
         num_objects=_median([len(one.diameters) for one in shapes]),
         diameter=_three([one for each in shapes for one in each.diameters] or [0.0], (10, 50, 90)),
         thin=_median([one.thin for one in shapes]),

@@ -17,7 +17,7 @@ from binseg.autoconfig.cost import (
     scoring_seconds,
     times,
 )
-from binseg.autoconfig.input_rules import is_coarse
+from binseg.autoconfig.input_rules import SMALL_OPTIONS, is_coarse
 from binseg.data.dataset import counted
 
 MIN_VAL = 4
@@ -27,6 +27,9 @@ TTA_SHARE = 0.12
 FEW_IMAGES = 60
 MANY_PASSES, SOME_PASSES = 200, 12
 """Passes over the images above which augmentation is strengthened, and below which it is mild."""
+INVERT = 0.5
+"""Share of images that are inverted: for nuclei, mean Dice of 80 unseen images rose from 0.740 to
+0.836 with 14 training images, by the 18 that are stained dark; the others lost 0.02."""
 MIN_UNITS = 12
 """Independent images that can tell whether there is an up."""
 LOCAL = 0.15
@@ -35,6 +38,8 @@ light or the sky differs, and not what patches look like (Oxford-IIIT Pet: 0.06)
 NUM_EPOCHS = 30
 """Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
 LEAST_STEPS = 8
+SMALL_PEAK = 5e-3
+"""Rate of the small network at full size, which has few weights and little time."""
 ENCODER_FACTOR = 0.3
 """Rate of a pretrained encoder as a share of the decoder's (3e-4 and 1e-3 on Oxford-IIIT Pet)."""
 SMALL_BATCH, VERY_FEW = 4, 10
@@ -103,6 +108,18 @@ def preset(at: Situation) -> Choice:
     return "medium", _seen(at)
 
 
+def invert(at: Situation) -> Choice:
+    """Let light and dark change places where few grey images show only one of the two ways."""
+    facts = at.fingerprint
+    # Slices of one volume are stained and lit alike, and so will be those to come.
+    if not facts.is_grey or facts.is_stack or facts.num_train >= FEW_IMAGES:
+        return None
+    if 0 < facts.brighter_share < 1:
+        return None
+    side = "brighter" if facts.brighter_share else "darker"
+    return INVERT, f"the foreground is {side} in all {facts.num_train}; new images may differ"
+
+
 def only_for_thin(value: float, reason: str) -> Rule:
     """Make a rule for what replaces blur and noise where these would erase thin objects."""
 
@@ -127,6 +144,8 @@ def lr(at: Situation) -> Choice:
     """Choose the peak of the learning rate."""
     batch = at.number("train.batch_size")
     peak = 1e-3 if at.is_pretrained else 1.5e-3
+    if at.decided.get("model.options") == SMALL_OPTIONS:
+        peak = SMALL_PEAK
     lr = round(peak * math.sqrt(min(1.0, batch / 16)), 5)
     return lr, f"{peak:g} for batches of 16; these have {batch:.0f}"
 

@@ -8,6 +8,7 @@ import typer
 from binseg.cli import bench, list_verbs
 from binseg.cli.console import Shell, exit_code_of
 from binseg.cli.data_verbs import augment, check
+from binseg.cli.label import label, suggest
 from binseg.cli.options import register
 from binseg.cli.predict import predict
 from binseg.cli.score_verbs import compare, demo, evaluate
@@ -28,8 +29,8 @@ app = typer.Typer(
     epilog=(
         "[bold]First steps[/bold]\n\n"
         "binseg demo\n\n"
-        "binseg check --data my_folder/\n\n"
-        "binseg train --data my_folder/ --out runs/first\n\n"
+        "binseg check my_folder/\n\n"
+        "binseg train my_folder/ --out runs/first\n\n"
         "binseg evaluate runs/first --split test\n\n"
         "binseg predict runs/first photo.jpg --out predicted/"
     ),
@@ -50,6 +51,9 @@ def _options(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only results and errors.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show every epoch, choice, table and rule.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -58,11 +62,11 @@ def _options(
     ] = False,
 ) -> None:
     """Turn a folder of images with masks into a model that finds one kind of object."""
-    context.obj = {"quiet": quiet}
+    context.obj = {"quiet": quiet, "verbose": verbose}
 
 
 for _verb in (
-    check, plan, train, evaluate, compare, predict, pack, export, verify, augment,
+    check, label, suggest, plan, train, evaluate, compare, predict, pack, export, verify, augment,
     list_verbs.models, list_verbs.encoders,
 ):  # fmt: skip
     register(app, _verb)

@@ -14,16 +14,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from binseg.errors import BinsegError, training_extra_missing
-from binseg.progress import SILENT, Progress, Task
+from binseg.errors import BinsegError, UsageError, training_extra_missing
+from binseg.progress import SILENT, Detail, Progress, Task
+from binseg.storage import held
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
+ANYWHERE = ("--verbose", "--quiet")
+"""Options of all verbs, which may stand behind the verb as well."""
 WIDE = 200
 """Columns where no window limits them."""
 
@@ -32,7 +36,13 @@ def progress_of(context: typer.Context) -> Progress:
     """Return the listener for long work: bars on a terminal, lines in a log, or nothing."""
     if context.obj["quiet"]:
         return SILENT
-    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+    is_live = sys.stderr.isatty()
+    return LiveProgress(shows_details=is_verbose(context)) if is_live else PlainProgress()
+
+
+def is_verbose(context: typer.Context) -> bool:
+    """Tell whether the user wants to see everything."""
+    return bool(context.obj["verbose"])
 
 
 def show(*items: object) -> None:
@@ -50,7 +60,9 @@ def _print(stream: TextIO, items: Sequence[object]) -> None:
 
     console = Console(file=stream, width=None if stream.isatty() else WIDE)
     for item in items:
-        console.print(item, highlight=False, markup=False, soft_wrap=isinstance(item, str))
+        # A window breaks lines between words, but never a command that is to be copied.
+        is_whole = isinstance(item, str) and (not stream.isatty() or item.startswith("  "))
+        console.print(item, highlight=False, markup=False, soft_wrap=is_whole)
 
 
 def write_json_answer(answer: object) -> None:
@@ -83,44 +95,58 @@ class _Task:
 
 
 class LiveProgress:
-    """Bars that redraw themselves; several may be open at once, one below the other."""
+    """One line that redraws itself: of several pieces of work, the one begun last.
 
-    def __init__(self) -> None:
+    Args:
+        shows_details: whether lines that are a `Detail` are shown, too.
+    """
+
+    def __init__(self, *, shows_details: bool = False) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        self._console, self._shows_details = Console(stderr=True), shows_details
         self._bars: Bars | None = None
-        self._num_open = 0
+        self._open: list[TaskID] = []
 
     def say(self, line: str) -> None:
-        """Print one line above the bars."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """Print one line above the bar."""
+        if self._shows_details or not isinstance(line, Detail):
+            self._console.print(line, highlight=False, markup=False)
 
     @contextmanager
     def task(self, label: str, *, total: int | None) -> Iterator[Task]:
         """Open a bar."""
         bars = self._bars = self._bars or self._start()
-        self._num_open += 1
         task = bars.add_task(label, total=total, figures="")
+        self._open.append(task)
+        self._show_last(bars)
         try:
             yield _Task(lambda num, work: bars.update(task, advance=num, figures=work.figures))
         finally:
             bars.update(task, visible=False)
-            self._num_open -= 1
-            if self._num_open == 0:
+            self._open.remove(task)
+            self._show_last(bars)
+            if not self._open:
                 bars.stop()
                 self._bars = None
 
+    def _show_last(self, bars: "Bars") -> None:
+        for one in self._open:
+            bars.update(one, visible=one == self._open[-1])
+
     def _start(self) -> "Bars":
         from rich import progress as rich
+        from rich.table import Column
 
         bars = rich.Progress(
             rich.TextColumn("{task.description}", markup=False),
-            rich.BarColumn(bar_width=28),
-            rich.MofNCompleteColumn(),
-            rich.TimeElapsedColumn(),
+            rich.BarColumn(bar_width=16),
+            rich.TaskProgressColumn(),
+            rich.TextColumn("time left"),
             rich.TimeRemainingColumn(),
-            rich.TextColumn("{task.fields[figures]}", markup=False),
+            rich.TextColumn(
+                "{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)
+            ),
             console=self._console,
             transient=True,
         )
@@ -171,17 +197,26 @@ class _Untyped:
 
 
 class Verb(_Untyped, TyperCommand):
-    """A verb; an option of one value that is given twice is refused, not half of it dropped."""
+    """A verb: an option of one value is given once, and what it writes with --out is its own."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the words of a verb."""
+        """Parse the words of a verb; what is given twice is refused, not half of it dropped."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for one in order:
-            is_single = one.param_type_name == "option" and not (one.multiple or one.count)
-            if is_single and not one.is_flag and order.count(one) > 1:
+            if not isinstance(one, TyperOption) or one.multiple or one.count or one.is_flag:
+                continue
+            if order.count(one) > 1:
                 flag = max(one.opts, key=len)
                 raise UsageError(f"{flag} is given {order.count(one)} times; it takes one value")
         return list(super().parse_args(ctx, args))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, as the only command that writes there; a training's ranks write as one."""
+        out = ctx.params.get("out")
+        if out is None or os.environ.get("RANK", "0") != "0":
+            return super().invoke(ctx)
+        with held(out):
+            return super().invoke(ctx)
 
 
 class Verbs(_Untyped, TyperGroup):
@@ -195,8 +230,12 @@ class Shell(Verbs):
         self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any
     ) -> Any:
         """Run the command line; ends in SystemExit unless `standalone_mode` is off."""
+        given = list(sys.argv[1:] if args is None else args)
+        end = given.index("--") if "--" in given else len(given)
+        first = [one for one in given[:end] if one in ANYWHERE]
+        rest = [one for one in given[:end] if one not in ANYWHERE]
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            code = super().main([*first, *rest, *given[end:]], standalone_mode=False, **extra)
         except typer.TyperException as error:
             code = _say_usage(error)
         except typer.Abort:

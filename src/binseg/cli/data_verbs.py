@@ -5,18 +5,20 @@ from typing import Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
 from binseg.cli.options import (
     Border,
     Data,
     Download,
     Json,
+    Place,
     Recipe,
-    RequiredData,
     Seed,
     Set,
     Size,
+    needed_data,
     nested,
+    one_data,
     option,
 )
 from binseg.errors import DataError
@@ -25,7 +27,8 @@ from binseg.errors import DataError
 def check(
     context: typer.Context,
     *,
-    data: RequiredData,
+    place: Place = None,
+    data: Data = None,
     download: Download = False,
     recipe: Recipe = None,
     border: Border = None,
@@ -39,24 +42,27 @@ def check(
     """Check every image and mask of a data set; exit code 1 if something is wrong.
 
     Examples:
-        binseg check --data my_folder/
-        binseg check --data my_folder/ --html check.html
-        binseg check --data my_folder/ --strict --json
+        binseg check my_folder/
+        binseg check my_folder/ --html check.html
+        binseg check my_folder/ --strict --json
         binseg check --data masks.csv --set 'data.foreground=[1, 2]'
     """
     from binseg.cli.screen import check_tables
     from binseg.config import load_recipe
     from binseg.pipelines.check_data import check as run
+    from binseg.pipelines.check_data import sheet_path
 
+    data = needed_data(place, data, verb="check")
     sections = nested(data__path=data, data__border=border, data__download=download or None)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
-    result = run(whole.data, page=html, progress=progress_of(context))
+    sheet = sheet_path(data)
+    result = run(whole.data, page=html, sheet=sheet, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
     elif not result.facts:
         raise DataError(result.findings[0].text)  # nothing could be opened: no table of one cell
     else:
-        show(*check_tables(result))
+        show(*check_tables(result, everything=is_verbose(context)))
     if result.failed(strict=strict):
         raise typer.Exit(1)
 
@@ -64,6 +70,7 @@ def check(
 def augment(
     context: typer.Context,
     *,
+    place: Place = None,
     data: Data = None,
     recipe: Recipe = None,
     out: Annotated[Path, option("The image to write.", "FILE")] = Path("sheet.png"),
@@ -77,13 +84,14 @@ def augment(
     """Show samples before and after augmentation, with the outline of their masks.
 
     Examples:
-        binseg augment --data my_folder/ --out sheet.png
-        binseg augment --data my_folder/ --recipe report-b-unet --samples 6 --out sheet.png
-        binseg augment --data synthetic --set augment.preset=report-d
+        binseg augment my_folder/ --out sheet.png
+        binseg augment my_folder/ --recipe report-b-unet --samples 6 --out sheet.png
+        binseg augment synthetic --set augment.preset=report-d
     """
     from binseg.config import load_recipe
     from binseg.pipelines.show_augmentation import plot_augmentation
 
+    data = one_data(place, data)
     sections = nested(data__path=data, data__border=border, input__size=size, train__seed=seed)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
     plot_augmentation(

@@ -9,6 +9,7 @@ import typer
 from typer.models import OptionInfo
 
 from binseg.cli.console import Verb
+from binseg.errors import UsageError
 
 
 def option(text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -25,7 +26,7 @@ _DATA = option(
     "Folder, manifest or annotation file; 'synthetic' for the built-in generator.", "PATH"
 )
 Data = Annotated[str | None, _DATA]
-RequiredData = Annotated[str, _DATA]
+Place = Annotated[str | None, argument("The images, as --data names them.", "[DATA]")]
 Border = Annotated[
     str | None,
     option("What the border of a trimap counts as: foreground, background or ignore.", "RULE"),
@@ -33,14 +34,18 @@ Border = Annotated[
 Budget = Annotated[
     str | None,
     option(
-        "Time for the whole run: 2h, 90s, or none for as long as it takes. By default a plan "
-        "takes 20m, unless a number of epochs is given.",
+        "Time for the whole run: 20m, 2h, 2m30s, or none for as long as it takes. By default a "
+        "plan takes 20m, unless a number of epochs is given.",
         "TIME",
     ),
 ]
-Device = Annotated[str | None, option("auto, cpu or cuda.", "NAME")]
+Device = Annotated[str | None, option("auto, cpu, cuda, or mps (Apple; untested).", "NAME")]
 Backend = Annotated[str, option("The runtime; auto takes the best.", "NAME")]
 Precision = Annotated[str, option("auto, fp32, bf16 or int8.", "KIND")]
+From = Annotated[
+    str | None,
+    option("An earlier model to continue on this data: a run, a bundle, or pets.", "RUN"),
+]
 InputsAtOnce = Annotated[int, option("Inputs computed at once.", min=1)]
 Download = Annotated[bool, option("Download Oxford-IIIT Pet (800 MB) into --data if it is absent.")]
 TTAOption = Annotated[
@@ -57,7 +62,6 @@ With = Annotated[
 ]
 Json = Annotated[bool, option("Print the result as JSON on stdout.")]
 Recipe = Annotated[str | None, option("A recipe of `binseg recipes`, or a YAML file.", "NAME")]
-RecipeFile = Annotated[str | None, argument("A recipe of your own.", "RECIPE.yaml")]
 Run = Annotated[Path, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")]
 Seed = Annotated[int | None, option("Decides every random choice.")]
 Set = Annotated[
@@ -65,6 +69,21 @@ Set = Annotated[
     option("Change any setting of the recipe (repeatable): --set schedule.name=none.", "KEY=VALUE"),
 ]
 Size = Annotated[int | None, option("Height and width of the model's input.")]
+
+
+def one_data(place: str | None, data: str | None) -> str | None:
+    """Give the data that was named, in either of the two ways."""
+    if place is not None and data is not None:
+        raise UsageError(f"two data sets are named, {place} and --data {data}; give one of them")
+    return data if place is None else place
+
+
+def needed_data(place: str | None, data: str | None, *, verb: str) -> str:
+    """Give the data that was named; a verb that can't do without says how it is called."""
+    found = one_data(place, data)
+    if found is None:
+        raise UsageError(f"which images? For example: binseg {verb} my_folder/")
+    return found
 
 
 def nested(**flags: object) -> dict[str, dict[str, object]]:

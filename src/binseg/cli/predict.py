@@ -35,11 +35,15 @@ def predict(
     given: Annotated[
         list[str],
         argument(
-            "A run or bundle (left out: the built-in model of cats and dogs), then images, "
-            "folders, globs or videos; - reads an image from stdin and writes its mask to stdout.",
-            "[RUN] INPUTS...",
+            "A run or bundle, and images, folders, globs or videos; - reads an image from stdin "
+            "and writes its mask to stdout.",
+            "RUN INPUTS...",
         ),
     ],
+    model: Annotated[
+        str | None,
+        option("The run or bundle; pets: the built-in model of cats and dogs.", "RUN"),
+    ] = None,
     out: Annotated[Path, option("Folder for the masks.", "FOLDER")] = Path("masks"),
     overlay: Annotated[bool, option("Also the image with the mask drawn over it.")] = False,
     cutout: Annotated[bool, option("Also the object alone, on transparent ground.")] = False,
@@ -87,7 +91,7 @@ def predict(
     """Write a 0/255 mask for every image, at the image's own size.
 
     Examples:
-        binseg predict cat.jpg --overlay
+        binseg predict --model pets cat.jpg --overlay
         binseg predict runs/first photo.jpg
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
@@ -103,7 +107,7 @@ def predict(
     from binseg.inference.sinks import FolderSink
     from binseg.inference.sources import FileSource, Source, WatchSource
 
-    run, inputs = _model_and_inputs(given)
+    run, inputs = _model_and_inputs(model, given)
     asked: dict[OutputName, bool] = {
         "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
         "coco": coco, "table": table,
@@ -148,7 +152,7 @@ def predict(
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
-    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume)
+    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch)
     try:
         result = predict_all(
             source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
@@ -161,24 +165,39 @@ def predict(
         _tell(result, out, as_json=json_)
 
 
-def _model_and_inputs(given: list[str]) -> tuple[Path, list[str]]:
-    """Tell the model from the images; where there is none, the built-in one is said and taken."""
+def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:
+    """Tell the model from the images, wherever it stands; none is ever taken unasked."""
+    from binseg.inference.pretrained import NAME, default_bundle_path, model_of
+
+    if model is not None:
+        return model_of(model) or (default_bundle_path() if model == NAME else Path(model)), given
+    found = [one for one in given if model_of(one) is not None]
+    if len(found) > 1:
+        raise UsageError(
+            f"two models, {found[0]} and {found[1]}: name one, and others that are to answer with "
+            "it by --with"
+        )
+    if not found and len(given) > 1 and _is_no_image(given[0]):
+        found = given[:1]  # a mistyped run, which loading it will say
+    if not found:
+        raise UsageError(
+            f"no model among {', '.join(given[:3])}: name a run or bundle too, or the built-in "
+            f"model of cats and dogs with --model {NAME}"
+        )
+    inputs = [one for one in given if one != found[0]]
+    if not inputs:
+        raise UsageError(f"which images? Give them after the model: binseg predict {found[0]} ...")
+    return model_of(found[0]) or Path(found[0]), inputs
+
+
+def _is_no_image(given: str) -> bool:
+    """Tell what is neither there nor named like images from an input."""
     from binseg.imageio import IMAGE_SUFFIXES
-    from binseg.inference.pretrained import default_bundle_path
     from binseg.inference.video import is_video
 
-    first = Path(given[0])
-    is_image = first.suffix.lower() in IMAGE_SUFFIXES or is_video(first)
-    holds_model = any((first / name).exists() for name in ("bundle", "card.json", "recipe.yaml"))
-    if given[0] != PIPE and not is_image and not (first.is_dir() and not holds_model):
-        if len(given) == 1:
-            raise UsageError(f"which images? Give them after the model: binseg predict {first} ...")
-        return first, given[1:]
-    if first.is_dir() and len(given) > 1 and not is_image:
-        # A folder without a model, before other inputs, is more likely a mistyped run.
-        return first, given[1:]
-    message("no model named: taking the built-in one, which finds cats and dogs in photos")
-    return default_bundle_path(), given
+    path = Path(given)
+    is_named = path.suffix.lower() in IMAGE_SUFFIXES or is_video(path)
+    return given != PIPE and not path.exists() and not is_named and not set("*?[") & set(given)
 
 
 def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]) -> None:
@@ -225,8 +244,17 @@ def _tell_round(result: "PredictResult") -> None:
     """Say what a round of --watch wrote."""
     for one in result.written:
         message(f"{one.source} -> {one.mask} ({one.foreground:.1%} foreground)")
+    _tell_left_out(result)
     for failure in result.failures:
         message(f"binseg: {failure.reason}")
+
+
+def _tell_left_out(result: "PredictResult") -> None:
+    """Count and name files that are no images, and so weren't asked to be."""
+    if num := len(result.left_out):
+        named = ", ".join(one.name for one in result.left_out[:3])
+        more = f" and {num - 3} more" if num > 3 else ""
+        message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
 
 
 def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
@@ -236,6 +264,7 @@ def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
     else:
         num = len(result.written)
         show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}")
+    _tell_left_out(result)
     if result.failures:
         for failure in result.failures:
             message(f"binseg: {failure.reason}")

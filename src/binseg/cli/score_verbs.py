@@ -5,19 +5,21 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from binseg.cli.console import progress_of, show, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, write_json_answer
 from binseg.cli.options import (
     Border,
     Data,
     Device,
     Json,
-    Run,
+    Place,
     TTAOption,
     With,
     argument,
     nested,
+    one_data,
     option,
 )
+from binseg.errors import UsageError
 
 if TYPE_CHECKING:
     from binseg.types import TTA
@@ -28,9 +30,18 @@ _REPORT = "Folder of a run, or of one of its reports, or a report.json."
 def evaluate(
     context: typer.Context,
     *,
-    run: Run,
+    run: Annotated[
+        Path | None, argument("Folder of a run, or a bundle (folder or .zip).", "RUN")
+    ] = None,
+    place: Place = None,
     data: Data = None,
-    split: Annotated[str, option("train, val, test or all.", "NAME")] = "test",
+    predicted: Annotated[
+        Path | None, option("Score the masks in this folder instead of a model.", "FOLDER")
+    ] = None,
+    split: Annotated[
+        str | None,
+        option("train, val, test or all; test if left out, all with --predicted.", "NAME"),
+    ] = None,
     out: Annotated[
         Path | None,
         option("Folder for report, table and images; RUN/SPLIT if left out.", "FOLDER"),
@@ -66,26 +77,47 @@ def evaluate(
         binseg evaluate runs/first
         binseg evaluate runs/first --split val --json
         binseg evaluate runs/first --by breed --tolerance 3
-        binseg evaluate runs/first --data other_folder/ --split all --out scores/
+        binseg evaluate runs/first other_folder/ --split all --out scores/
+        binseg evaluate --predicted masks/ my_folder/
     """
-    from binseg.cli.screen import report_items
+    from binseg.cli.screen import report_items, scores_in_short
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
-    from binseg.inference import load
+    from binseg.evaluation.saved_masks import SavedMask
+    from binseg.inference import Predictor, load
+    from binseg.inference.opening import is_model
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model
     from binseg.pipelines.evaluate_model import report_folder
 
+    if run is not None and place is not None and is_model(place) and not is_model(run):
+        run, place = Path(place), str(run)  # in either order
+    if predicted is not None and run is not None and place is None and not is_model(run):
+        run, place = None, str(run)
+    data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
+    split = split or ("test" if predicted is None else "all")
     check_split_name(split)
-    predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
+    if (run is None) == (predicted is None):
+        raise UsageError("what is to be scored? Give a run or bundle, or --predicted FOLDER")
+    if run is None or predicted is not None:
+        if unused := [name for name, one in {"--with": with_, "--tta": tta}.items() if one]:
+            raise UsageError(f"{unused[0]} is for models; --predicted scores masks as they are")
+        predictor: Predictor = SavedMask(None, name=str(predicted))
+    else:
+        predictor = load([run, *with_], device=device or "auto", tta=cast("TTA | None", tta))
     config = data_config(
         Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
     )
     named = {"border": border, "tolerance": tolerance, "spacing": spacing}
     changes = [f"{name}-{value}" for name, value in named.items() if value is not None]
     folder = out or report_folder(
-        run, split=split, data=data, others=with_, tta=tta, changes=[*changes, *set_]
+        run or predicted or "",
+        split=split,
+        data=data,
+        others=with_,
+        tta=tta,
+        changes=[*changes, *set_],
     )
     report = evaluate_model(
         predictor,
@@ -100,7 +132,11 @@ def evaluate(
     if json_:
         write_json_answer(report_as_dict(report))
     else:
-        show(*report_items(report, by=by), f"report: {folder / PAGE_NAME}")
+        everything = is_verbose(context)
+        items = report_items(report, by=by) if everything else scores_in_short(report, by=by)
+        show(*items, f"report: {folder / PAGE_NAME}")
+        if not everything:
+            show("tables and rules: in the report, or with --verbose")
 
 
 def compare(
@@ -145,17 +181,21 @@ def demo(
         binseg demo
         binseg demo --out runs/demo --json
     """
-    from binseg.cli.screen import demo_table, report_items
+    from binseg.cli.screen import headline, report_items
     from binseg.pipelines.run_demo import demo as run
 
     result = run(out, progress=progress_of(context))
     if json_:
         write_json_answer(result.as_dict())
         return
+    everything = is_verbose(context)
     show(
-        *report_items(result.report),
-        demo_table(result),
-        f"gallery: {result.gallery_path}",
-        f"one predicted mask: {result.mask_path}",
-        f"a real photo, by the built-in model of cats and dogs: {result.photo_path}",
+        *(report_items(result.report) if everything else [headline(result.report)]),
+        f"for comparison, Otsu's threshold on the same images: Dice {result.otsu_dice:.3f}",
+        "look at:",
+        f"  {result.gallery_path}  (image, truth, prediction, errors)",
+        f"  {result.mask_path}  (one predicted mask)",
+        f"  {result.photo_path}  (a photo, by the built-in model)",
+        "next: your own images, in my_folder/images/ and my_folder/masks/",
+        "  binseg train my_folder/ --out runs/first",
     )

@@ -1,5 +1,6 @@
 """Tables for people; the same facts leave as JSON with --json."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from binseg.metrics.registry import METRICS, Metric, PixelMetric, metrics_of
 from binseg.metrics.report_data import report_rows
+from binseg.progress import duration
 
 if TYPE_CHECKING:
     from binseg.evaluation.comparison import Comparison
@@ -16,12 +18,15 @@ if TYPE_CHECKING:
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.export_model import ExportResult
     from binseg.pipelines.plan_recipe import PlanResult
-    from binseg.pipelines.run_demo import DemoResult
     from binseg.pipelines.train_model import TrainResult
     from binseg.types import Figure, Report
 
+FEW_IMAGES, WIDE_INTERVAL = 10, 0.1
+"""Fewer images, or a wider interval of Dice, and the figure is called a rough guess."""
+SPLIT_WORDS = {"val": "validation ", "train": "training ", "test": "test "}
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
+SHOWN_NOTES = 5
 SHOWN_COLUMNS = 4
 """Columns of further scores, beside their kind."""
 IN_SHORT = {
@@ -159,24 +164,52 @@ def compare_items(result: "Comparison") -> list[object]:
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
 
-def run_items(result: "TrainResult") -> list[object]:
+def headline(report: "Report") -> str:
+    """Give the figure to quote: its interval, and on how many images, in words."""
+    num, dice = len(report.images), report.mean["original"]["dice"]
+    found = report.intervals.get("mean", {}).get("original", {}).get("dice")
+    between = "" if found is None else f" (95% interval {found.low:.3f} to {found.high:.3f})"
+    rough = num < FEW_IMAGES or found is None or found.high - found.low > WIDE_INTERVAL
+    images = f"{SPLIT_WORDS.get(report.split, '')}{'image' if num == 1 else 'images'}"
+    told = f"Dice {dice:.3f}{between} on {num} {images}"
+    return told + (": a rough guess" if rough else "")
+
+
+def scores_in_short(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
+    """Show the headline, what the mean hides, and the slices that were asked for."""
+    iou = report.mean["original"]["iou"]
+    told = f"IoU {iou:.3f}; missed {report.num_missed}, false alarms {report.num_false_alarms}"
+    return [*_slices(report, by), headline(report), told]
+
+
+def run_items(result: "TrainResult", *, everything: bool = False) -> list[object]:
     """Show the scores of a training, where its files are, and what comes next."""
     from binseg.evaluation.report_files import PAGE_NAME
 
-    what = "--split test" if result.has_test else "--data OTHER_IMAGES/ --split all"
-    return [
-        *report_items(result.report),
-        f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
-        f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
-        f"run: {result.folder}   curves: {result.folder / 'curves.png'}   "
+    following = (
+        f"  binseg evaluate {result.folder} --split test"
+        if result.has_test
+        else f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/"
+    )
+    lines: list[object] = [
+        headline(result.report),
         f"report: {result.folder / 'val' / PAGE_NAME}",
-        "next:",
-        f"  binseg evaluate {result.folder} {what}",
-        f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
     ]
+    beside = compare_items(result.beside) if result.beside is not None else []
+    if everything:
+        lines = [
+            *report_items(result.report),
+            *beside,
+            f"best epoch {result.best_epoch} of {result.num_epochs}, threshold "
+            f"{result.report.threshold:.3f}, {result.seconds:.0f} s",
+            *lines,
+        ]
+    elif result.beside is not None:
+        lines.insert(1, result.beside.sentence)
+    return [*lines, f"model: {result.folder}", "next:", following]
 
 
-def folds_items(result: "CrossResult") -> list[object]:
+def folds_items(result: "CrossResult", *, everything: bool = False) -> list[object]:
     """Show the scores of all images, each by a model that is new to it, and each fold's Dice."""
     from binseg.evaluation.report_files import PAGE_NAME
 
@@ -190,39 +223,38 @@ def folds_items(result: "CrossResult") -> list[object]:
     table.add_row("all", str(len(report.images)), "", _with_interval(row, "dice"))
     members = " --with ".join(str(fold.folder) for fold in result.folds)
     return [
-        *report_items(result.pooled),
-        table,
-        f"report: {result.pooled_folder / PAGE_NAME}   {result.seconds:.0f} s",
+        *([*report_items(report), table] if everything else []),
+        headline(report),
+        f"report: {result.pooled_folder / PAGE_NAME}",
         "next: all folds together, as an ensemble",
         f"  binseg predict {members} YOUR_IMAGES/ --out predicted/",
     ]
 
 
-def demo_table(result: "DemoResult") -> Table:
-    """Show the model's test Dice beside that of Otsu's threshold."""
-    rows = (
-        ("this model", f"{result.report.mean['original']['dice']:.4f}"),
-        ("Otsu's threshold, with the better side known", f"{result.otsu_dice:.4f}"),
-    )
-    return plain_table("test Dice, mean over images", "method", "Dice", rows=rows)
-
-
-def check_tables(result: "CheckResult") -> list[object]:
-    """Show what is in a data set and what is wrong with it."""
+def check_tables(result: "CheckResult", *, everything: bool = False) -> list[object]:
+    """Show what is in a data set and what is wrong with it, the verdict at the end."""
     items: list[object] = []
     if result.facts:
         facts = plain_table(result.path, "", "", rows=result.facts)
         facts.show_header = False
         items.append(facts)
+    look = [] if result.sheet is None else [f"look at samples with their masks: {result.sheet}"]
     if not result.findings:
-        return [*items, "nothing wrong found"]
+        return [*items, *look, "verdict: nothing wrong found"]
     findings = plain_table("findings", "severity", "what", "where")
-    for finding in result.findings:
+    notes = [finding for finding in result.findings if finding.severity == "note"]
+    shown = result.findings if everything else [x for x in result.findings if x not in notes]
+    hidden = 0 if everything else len(notes[SHOWN_NOTES:])
+    for finding in [*shown, *([] if everything else notes[:SHOWN_NOTES])]:
         rest = len(finding.ids) - SHOWN_IDS
         where = ", ".join(finding.ids[:SHOWN_IDS]) + (f" and {rest} more" if rest > 0 else "")
         severity = Text(finding.severity, style=STYLES[finding.severity])
         findings.add_row(severity, finding.text, where)
-    return [*items, findings]
+    nums: Counter[str] = Counter(finding.severity for finding in result.findings)
+    told = ", ".join(f"{nums[one]} {one}{'s' * (nums[one] > 1)}" for one in STYLES if nums[one])
+    more = [f"and {hidden} more notes: --verbose or --html FILE shows them"] if hidden else []
+    meaning = "it must be put right" if nums["error"] else "it can be trained on"
+    return [*items, findings, *more, *look, f"verdict: {told}; {meaning}"]
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
@@ -237,16 +269,20 @@ def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) 
     return table
 
 
-def plan_items(result: "PlanResult") -> list[object]:
-    """Lay out a plan: each setting with its value and reason."""
+def plan_line(result: "PlanResult") -> str:
+    """Say in one line what a plan trains on, and how long that takes."""
     facts, machine, seconds = result.plan.fingerprint, result.plan.machine, result.expected_seconds
-    minutes = f"{seconds / 60:.1f}".removesuffix(".0") if seconds < 600 else f"{seconds / 60:.0f}"
     cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
-    title = (
+    return (
         f"plan: {facts.num_train} training, {facts.num_val} validation, {facts.num_test} test "
-        f"images; about {minutes} min on {cores}"
+        f"images; about {duration(seconds)} on {cores}"
         + (" and a GPU" if machine.device == "cuda" else "")
     )
+
+
+def plan_items(result: "PlanResult") -> list[object]:
+    """Lay out a plan: each setting with its value and reason."""
+    title = plan_line(result)
     rows = ((one.key, _shown(one.value), one.reason) for one in result.plan.settings)
     table = plain_table(title, "setting", "value", "reason", rows=rows)
     table.columns[2].ratio = 1

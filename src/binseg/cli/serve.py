@@ -77,10 +77,7 @@ def serve(
         from binseg.serve.server import Server, bind, is_loopback, network_address
         from binseg.serve.service import Service
     except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package not in _PARTS:
-            raise
-        raise MissingExtraError(package, extra="serve", purpose="binseg serve") from None
+        raise refuse_missing(error, purpose="binseg serve") from None
     from binseg.storage import cache_dir
 
     limits = Limits(
@@ -93,7 +90,7 @@ def serve(
         workers=workers,
     )
     access = Access(
-        token=_token(token_file),
+        token=read_token(token_file),
         hosts=[_host(one) for one in allow_host or ()],
         origins=[_origin(one) for one in cors or ()],
     )
@@ -108,7 +105,7 @@ def serve(
     def started(url: str) -> None:
         _say_started(service, url, network_address(host))
         if open_:
-            _open_browser(url)
+            open_browser(url)
 
     with bind(host, port) as listener:  # before the models: that it is taken is known at once
         models = open_models(
@@ -130,6 +127,14 @@ def serve(
         Server(service, listener=listener, access=access, started=started).run()
 
 
+def refuse_missing(error: ModuleNotFoundError, *, purpose: str) -> Exception:
+    """Name the extra that brings a missing package of the server; other errors stay as they are."""
+    package = (error.name or "").split(".")[0]
+    if package not in _PARTS:
+        return error
+    return MissingExtraError(package, extra="serve", purpose=purpose)
+
+
 def _say_started(service: "Service", url: str, network: str | None) -> None:
     for model in service.registry:
         message(f"binseg serve: {model.name}" + (f" finds {model.finds}" if model.finds else ""))
@@ -145,7 +150,8 @@ def _say_started(service: "Service", url: str, network: str | None) -> None:
         segno.make_qr(elsewhere).terminal(out=sys.stderr, compact=True)
 
 
-def _open_browser(url: str) -> None:
+def open_browser(url: str) -> None:
+    """Open a page in the user's browser, and wait for nothing."""
     import threading
     import webbrowser
 
@@ -171,7 +177,7 @@ def _origin(text: str) -> str:
     return plain
 
 
-def _token(path: Path | None) -> str | None:
+def read_token(path: Path | None) -> str | None:
     """Read the token from a file or the environment: on the command line everyone could read it.
 
     A blank one is refused like any other that is too short: whoever sets a token wants a door.

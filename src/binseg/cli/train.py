@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -10,42 +11,50 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import progress_of, show, show_aside, write_json_answer
+from binseg.cli.console import is_verbose, progress_of, show, show_aside, write_json_answer
 from binseg.cli.options import (
     Border,
     Budget,
     Data,
     Device,
     Download,
+    From,
     Json,
+    Place,
     Recipe,
-    RecipeFile,
-    RequiredData,
     Seed,
     Set,
     Size,
+    argument,
+    needed_data,
     nested,
+    one_data,
     option,
 )
 from binseg.errors import UsageError
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT, Progress, duration
 
 if TYPE_CHECKING:
+    from binseg.config import Recipe as WholeRecipe
     from binseg.pipelines.cross_validate import CrossResult
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
+LONG = 3 * 3600.0
+"""Seconds of a run above which the user is asked before it starts."""
 Sections = dict[str, dict[str, object]]
 
 
 def plan(
     context: typer.Context,
     *,
-    data: RequiredData,
+    place: Place = None,
+    data: Data = None,
     budget: Budget = None,
     download: Download = False,
     border: Border = None,
     device: Device = None,
+    from_: From = None,
     out: Annotated[Path | None, option("Write the plan as a recipe to edit.", "FILE.yaml")] = None,
     set_: Set = None,
     json_: Json = False,
@@ -53,14 +62,15 @@ def plan(
     """Look at the data and the machine, and say how to train: setting, value and reason.
 
     Examples:
-        binseg plan --data my_folder/
-        binseg plan --data my_folder/ --budget 2h --out my.yaml
+        binseg plan my_folder/
+        binseg plan my_folder/ --budget 2h --out my.yaml
         binseg train my.yaml --out runs/mine
-        binseg plan --data my_folder/ --set model.name=resnet34-unet --json
+        binseg plan my_folder/ --set model.name=resnet34-unet --json
     """
     from binseg.cli.screen import plan_items
     from binseg.pipelines.plan_recipe import check_plan_path, write_plan
 
+    data = needed_data(place, data, verb="plan")
     if out is not None:
         check_plan_path(out)
     sections = nested(
@@ -68,6 +78,7 @@ def plan(
         data__border=border,
         data__download=download or None,
         train__device=device,
+        model__start_from=from_,
     )
     result = _planned(progress_of(context), sections, set_ or (), budget=budget)
     if out is not None:
@@ -76,17 +87,19 @@ def plan(
         write_json_answer(result.as_dict())
         return
     show(*plan_items(result))
-    options = {"--data": data, "--budget": budget, "--border": border, "--device": device}
+    options = {"--budget": budget, "--border": border, "--device": device, "--from": from_}
     words = [word for name, value in options.items() if value for word in (name, str(value))]
     words += [word for one in set_ or () for word in ("--set", one)]
-    following = ["binseg", "train", *([str(out)] if out else words)]
+    following = ["binseg", "train", *([str(out)] if out else [data, *words])]
     show("next:", f"  {shlex.join(following)}")
 
 
 def train(
     context: typer.Context,
     *,
-    file: RecipeFile = None,
+    what: Annotated[
+        str | None, argument("The images, as --data names them, or a recipe.", "[DATA|RECIPE.yaml]")
+    ] = None,
     recipe: Recipe = None,
     data: Data = None,
     download: Download = False,
@@ -110,6 +123,7 @@ def train(
             "NAME",
         ),
     ] = None,
+    from_: From = None,
     border: Border = None,
     device: Device = None,
     devices: Annotated[
@@ -132,6 +146,7 @@ def train(
         option("Most minutes of work that a crash can cost; 10 if left out.", "MINUTES", min=0.01),
     ] = None,
     set_: Set = None,
+    yes: Annotated[bool, option("Start runs of many hours without asking.")] = False,
     resume: Annotated[bool, option("Go on with the stopped run in --out.")] = False,
     json_: Json = False,
 ) -> None:
@@ -141,26 +156,30 @@ def train(
     what is given beside --data overrules them.
 
     Examples:
-        binseg train --data my_folder/ --out runs/first
-        binseg train --data my_folder/ --budget 2h --set model.name=resnet34-unet
-        binseg train --data my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
+        binseg train my_folder/ --out runs/first
+        binseg train my_folder/ --budget 2h --set model.name=resnet34-unet
+        binseg train my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
         binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d
         binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
-        binseg train --data my_folder/ --logger tensorboard --logger wandb
-        binseg train --data my_folder/ --devices 2
-        torchrun --nproc-per-node 4 -m binseg train --data my_folder/ --out runs/four
+        binseg train my_folder/ --logger tensorboard --logger wandb
+        binseg train my_folder/ --devices 2
+        torchrun --nproc-per-node 4 -m binseg train my_folder/ --out runs/four
         binseg train --out runs/first --resume
         binseg train --resume runs/first --checkpoint-every 2
-        binseg train --data my_folder/ --folds 5 --out runs/folds
+        binseg train my_folder/ --folds 5 --out runs/folds
+        binseg train more_images/ --from runs/first --out runs/second
     """
     started = time.perf_counter()
-    from binseg.cli.screen import folds_items, plan_items, run_items
-    from binseg.config import load_recipe
+    from binseg.cli.screen import folds_items, run_items
     from binseg.pipelines.cross_validate import cross_validate
     from binseg.pipelines.train_model import TrainResult
     from binseg.pipelines.train_model import train as run
-    from binseg.training.run_folder import RunFolder, next_run_path
+    from binseg.training.run_folder import RunFolder, check_writable, next_run_path
 
+    if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
+        out, what = _run_to_resume(what), None
+    file, place = _recipe_or_data(what)
+    data = one_data(place, data)
     sections = nested(
         data__path=data,
         data__download=download or None,
@@ -169,6 +188,7 @@ def train(
         model__encoder=encoder,
         model__decoder=decoder,
         model__encoder_weights=encoder_weights,
+        model__start_from=from_,
         train__epochs=epochs,
         train__batch_size=batch_size,
         train__device=device,
@@ -181,8 +201,6 @@ def train(
         input__size=size,
     )
     overrides = set_ or ()
-    if resume and out is None:  # --resume FOLDER is --resume --out FOLDER
-        out, file = _run_to_resume(file), None
     started_with = RunFolder(path=out).recipe_path if resume and out else file or recipe
     if _joins(started_with, sections, overrides, folds=folds is not None):
         return
@@ -194,25 +212,56 @@ def train(
     else:
         if file and recipe:
             raise UsageError("give either a recipe file or --recipe, not both")
+        # What can't be written is refused before minutes are spent on a plan.
         if out is not None and folds is None:
-            RunFolder.create(out)  # refused before minutes are spent on a plan
-        text = None
-        if file or recipe:
-            limited = _limited(sections, budget)
-            whole = load_recipe(file or recipe, overrides=overrides, sections=limited)
+            RunFolder.create(out)
         else:
-            planned = _planned(progress, sections, overrides, budget=budget, folds=folds or 1)
-            if progress is not SILENT:
-                show_aside(*plan_items(planned))
-            whole, text = planned.recipe, planned.as_yaml()
+            check_writable(out or Path("runs"))
+        whole, text = _settings(
+            file or recipe, sections, overrides, budget=budget, folds=folds or 1,
+            progress=progress, is_agreed=yes, everything=is_verbose(context),
+        )  # fmt: skip
         work = run if folds is None else partial(cross_validate, folds=folds)
         spent = time.perf_counter() - started
         folder = out or next_run_path(whole.model.name)
         result = work(whole, out=folder, progress=progress, spent=spent, plan=text)
     if json_:
         write_json_answer(result.as_dict())
+        return
+    everything = is_verbose(context)
+    if isinstance(result, TrainResult):
+        show(*run_items(result, everything=everything))
     else:
-        show(*(run_items(result) if isinstance(result, TrainResult) else folds_items(result)))
+        show(*folds_items(result, everything=everything))
+
+
+def _settings(
+    recipe: str | Path | None,
+    sections: Sections,
+    overrides: Sequence[str],
+    *,
+    budget: str | None,
+    folds: int,
+    progress: Progress,
+    is_agreed: bool,
+    everything: bool,
+) -> "tuple[WholeRecipe, str | None]":
+    """Take the recipe, and say how long it will take, or make a plan; with the plan's text."""
+    from binseg.cli.screen import plan_items, plan_line
+    from binseg.config import load_recipe
+    from binseg.pipelines.continuing import continued
+
+    if recipe is not None:
+        limited = _limited(sections, budget)
+        whole = continued(load_recipe(recipe, overrides=overrides, sections=limited))
+        if progress is not SILENT and whole.train.budget_minutes is None:
+            _tell_time(whole, progress, folds=folds, is_agreed=is_agreed)
+        return whole, None
+    planned = _planned(progress, sections, overrides, budget=budget, folds=folds)
+    if progress is not SILENT:
+        items = plan_items(planned)
+        show_aside(*(items if everything else [*items[:-1], plan_line(planned)]))
+    return planned.recipe, planned.as_yaml()
 
 
 def _joins(
@@ -241,6 +290,29 @@ def _joins(
         return False
     join_training(ranks, device=str(sections.get("train", {}).get("device", "auto")))
     return True
+
+
+def _tell_time(recipe: "WholeRecipe", progress: Progress, *, folds: int, is_agreed: bool) -> None:
+    """Say how long a recipe will take here; in a terminal, ask before one that takes hours."""
+    from binseg.pipelines.plan_recipe import time_of
+
+    seconds = folds * time_of(recipe, progress=progress)
+    line = f"this will take about {duration(seconds)} on this machine"
+    if seconds > LONG:
+        line += "; --budget 1h ends it in an hour, and without a recipe a plan fits the machine"
+    progress.say(line)
+    if seconds > LONG and not is_agreed and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm("Start it?", abort=True, err=True)
+
+
+def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:
+    """Tell a recipe, by its file's ending or its name, from images."""
+    if what is None or Path(what).suffix.lower() in {".yaml", ".yml"}:
+        return what, None
+    from binseg.config.loading import recipe_names
+
+    is_recipe = what in recipe_names() and not Path(what).exists()
+    return (what, None) if is_recipe else (None, what)
 
 
 def _run_to_resume(file: str | None) -> Path:

@@ -88,6 +88,8 @@ def recipe_text(source: str | Path) -> str:
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
             raise UsageError(f"{path}: larger than 1 MB; that is not a recipe")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{path}: a pipe, socket or device, not a recipe; name a file")
         return path.read_text("utf-8")
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not a text file in UTF-8; a recipe is YAML text") from None

@@ -80,8 +80,7 @@ class DataConfig(Section):
     path: str | None = None
     """Folder, manifest or annotation file; `synthetic` for the built-in generator."""
     kind: str = "auto"
-    """auto looks at what is there and says what it took; else a kind of dataset, such as folder,
-    manifest, coco or labelme."""
+    """auto looks and says what it took; else a kind of dataset, such as folder, coco or labelme."""
     border: Border = "foreground"
     """The class that the border of a trimap (value 3) counts as."""
     foreground: list[int] | None = None
@@ -94,8 +93,7 @@ class DataConfig(Section):
     """Pattern of the images' paths in the folder: `**/*_raw.png`, or a regular expression with a
     group `(?P<key>...)` that images and their masks share."""
     masks: str | None = None
-    """Pattern of the masks' paths; the part that `*` stands for, or the group `key`, must equal
-    the image's."""
+    """Pattern of the masks' paths; what `*` stands for, or the group `key`, equals the image's."""
     ignore: list[int] | None = None
     """Mask values that count neither as foreground nor as background."""
     threshold: int | None = None
@@ -205,6 +203,9 @@ class ModelConfig(Section):
     """Weights to start the encoder from: `imagenet` (`binseg encoders` says for which), a file
     (published names, safetensors or a plain state dict), or an https address with its hash,
     `https://...#sha256=HEX`; none means from scratch."""
+    start_from: str | None = None
+    """A run, a bundle or a built-in model (`pets`) that training continues: its network, all of its
+    weights and its preprocessing; `input` may still change that, but for the channels."""
     options: dict[str, Option] = {}
     """Changes to the pair's own defaults (width, dropout, norm, ...)."""
     out_channels: Literal[1] = 1
@@ -304,6 +305,9 @@ class AugmentConfig(Section):
     gamma: Annotated[float, Field(ge=0, le=2)] | None = None
     """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; for instruments whose
     exposure varies."""
+    invert: Share | None = None
+    """Probability that light and dark change places, instead of the preset's (none has it); for few
+    images, where new ones may be stained or lit the other way round."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None
@@ -327,11 +331,9 @@ class PatchConfig(Section):
     """random: each epoch cuts new patches at random places, with enough surroundings to turn and
     scale them; grid: always the tiles that prediction would take."""
     per_epoch: Positive | Literal["auto"] = "auto"
-    """random: patches in an epoch; auto: as many as cover the images once, but at least 20
-    batches, so that few or small images give an epoch worth validating."""
+    """random: patches in an epoch; auto: as many as cover the images once, at least 20 batches."""
     foreground: Share = 0.33
-    """random: share of patches laid around a pixel of the foreground (or of the background where
-    that is the rarer one); the others lie anywhere in their images."""
+    """random: share of patches laid around a pixel of the rarer class; the others lie anywhere."""
 
 
 class TrainConfig(Section):
@@ -352,29 +354,25 @@ class TrainConfig(Section):
     """Batches whose gradients are added up before a step."""
     progressive: dict[Annotated[int, Field(ge=8)], Share] = {}
     """Smaller sizes to start with, and each one's share of the epochs: {128: 0.4, 192: 0.3} trains
-    the last 0.3 at input.size, which none of them passes. Early epochs cost less; validation is
-    always at input.size. With random patches these are smaller patches; otherwise the inputs are
-    shrunk."""
+    the last 0.3 at input.size, which none of them passes; validation is always at input.size.
+    Random patches are cut smaller, other inputs shrunk."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto takes bf16 where the processor or GPU computes in it, else fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPU where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes the GPU where there is one, but Apple's (mps, untested) only if asked for."""
     devices: Positive | Literal["auto"] = 1
-    """Processes on this machine that share each batch, one for each GPU, or so many on the
-    processor; auto takes all GPUs. torchrun and SLURM decide it themselves."""
+    """Processes here that share each batch: one for each GPU, or so many on the processor; auto
+    takes all GPUs. torchrun and SLURM decide it themselves."""
     num_nodes: Positive = 1
     """Machines that share each batch, each with so many devices."""
     compile: bool = False
-    """Compile the network with torch.compile first, if there is a compiler. It didn't pay on
-    processors (docs/results.md)."""
+    """Compile the network with torch.compile, if there is a compiler; no gain on processors."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
-    """First epochs in which the encoder keeps its weights and its batch norm's statistics, while
-    the decoder learns."""
+    """First epochs in which the encoder keeps its weights and statistics; the decoder learns."""
     freeze_batch_norm: bool = False
-    """Keep the statistics of the encoder's batch norm throughout: for pretrained encoders and
-    batches of a few images."""
+    """Keep the encoder's batch norm statistics throughout: pretrained, with small batches."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the moving average of the weights that is validated and shipped; 0 is off."""
     early_stopping: Annotated[int, Field(ge=0)] = 0

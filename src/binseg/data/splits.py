@@ -18,7 +18,7 @@ from binseg.data.dataset import SPLITS, Dataset, counted, name_some
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
 from binseg.errors import DataError
-from binseg.storage import write_text
+from binseg.storage import read_bytes, write_text
 from binseg.types import Record, Split
 
 _OTHER_NAMES: Mapping[str, Split] = {
@@ -118,7 +118,7 @@ def read_split(path: Path) -> dict[str, Split | None]:
         DataError: every problem in the file (up to 5), with its line.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in the first line
         # Names of files may hold bytes that aren't UTF-8.
         text = data.decode("utf-8-sig", errors="surrogateescape")

@@ -21,6 +21,7 @@ from binseg.datacheck.near_duplicates import alike, clusters_of
 from binseg.errors import DataError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
+from binseg.storage import read_bytes
 from binseg.types import Record
 
 Hit = tuple[Sequence[Record], str]
@@ -291,7 +292,7 @@ def _shows_nothing(record: Record) -> bool:
 
 def _hash_file(path: Path) -> str:
     try:
-        return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return blake2b(read_bytes(path), digest_size=16).hexdigest()
     except OSError:
         return str(path)  # equal to nothing; reading the samples will say what is wrong with it
 

@@ -26,6 +26,7 @@ from binseg.datacheck.copies import keep_together
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
+from binseg.storage import read_text
 from binseg.types import Finding, Record, Split
 
 _NUM_SCANNED = 256
@@ -130,7 +131,7 @@ def _listed_splits(root: Path) -> dict[str, Split]:
     for path in sorted(root.glob("*.txt")):
         split = parse_split(path.stem)
         if split is not None:
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            lines = read_text(path, errors="replace").splitlines()
             split_of |= {_stem(line): split for line in lines if line.strip()}
     return split_of
 

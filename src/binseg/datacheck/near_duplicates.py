@@ -198,9 +198,9 @@ _AS_IT_IS: _Cut = (0.0, 1.0, 0.0, 0.0)
 _CUTS: tuple[_Cut, ...] = (
     _AS_IT_IS,
     *((degrees, 1.0, 0.0, 0.0) for degrees in (-15.0, -10.0, -5.0, 5.0, 10.0, 15.0)),
-    *((0.0, 0.8, *at) for at in product(_STEPS, repeat=2)),
-    *((0.0, 0.9, *at) for at in product(_STEPS[1:4], repeat=2)),
-    *((0.0, 1.0, *at) for at in product((-0.15, *_STEPS, 0.15), repeat=2) if any(at)),
+    *((0.0, 0.8, y, x) for y, x in product(_STEPS, repeat=2)),
+    *((0.0, 0.9, y, x) for y, x in product(_STEPS[1:4], repeat=2)),
+    *((0.0, 1.0, y, x) for y, x in product((-0.15, *_STEPS, 0.15), repeat=2) if y or x),
 )
 
 

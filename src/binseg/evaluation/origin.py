@@ -36,6 +36,8 @@ class Origin:
     @classmethod
     def of(cls, predictor: Predictor) -> "Origin":
         """Find the run and the card that a predictor comes from."""
+        if not predictor.members:  # masks of files
+            return cls(run=None, card=None)
         first = predictor.members[0]  # of an ensemble, the others are checked one by one
         bundle = first.bundle
         return cls(run=RunFolder.find(bundle.path) if bundle else None, card=first.card)
@@ -205,20 +207,19 @@ def _known_splits(
     recorded = origin.run.contents()
     content_of = dataset.contents() if recorded else {}
     # Of two of one content that which trained tells, but each for itself where both are there.
-    rank: dict[Split | None, int] = {"train": 2, "val": 1}
-    ordered = sorted(recorded, key=lambda id_: rank.get(run_splits[id_], 0))
-    split_of_content = {recorded[id_]: run_splits[id_] for id_ in ordered}
-    found = {
-        id_: run_splits[id_] if recorded.get(id_) == content else split_of_content[content]
+    known, own = origin.run.known(), {*recorded.values()}
+    all_found = {
+        id_: run_splits[id_] if recorded.get(id_) == content else known[content]
         for id_, content in content_of.items()
-        if content in split_of_content
+        if content in known
     }
+    found = {id_: split for id_, split in all_found.items() if content_of[id_] in own}
     recipe = origin.recipe()
     is_own = recipe is not None and config.path is not None
     is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
     if is_own or found or not recorded or set(ids) == set(run_splits):
         found = {id_: run_splits[id_] for id_ in ids if id_ in run_splits} | found
-    return found
+    return found | all_found
 
 
 def _without_run(dataset: Dataset, config: DataConfig, origin: Origin) -> Divided:
@@ -227,12 +228,15 @@ def _without_run(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
         divided = assign_splits(keep_together(dataset, config), config.split)
         return divided, {}, [f"Split: {divided.notes[-1]}."]
     recipe = origin.recipe()
-    if recipe is not None and dataset.fingerprint() == origin.fingerprint():
+    continues = recipe is not None and recipe.model.start_from is not None
+    if recipe is not None and not continues and dataset.fingerprint() == origin.fingerprint():
         whole = keep_together(dataset, recipe.data)
         divided = assign_splits(whole, recipe.data.split)
         trained = {record.id: record.split for record in divided.records}
         return divided, trained, [f"Split: as in training, {divided.notes[-1]}."]
     other = "this differs from the data of the training, and may hold some of its images"
+    if continues:
+        other = "this model continues another, and only its run's folder knows which images trained"
     if any(record.split for record in dataset.records):
         return dataset, {}, [f"Split: the data's own; {other}."]
     return dataset, {}, [f"{other[0].upper()}{other[1:]}; it has no split of its own."]

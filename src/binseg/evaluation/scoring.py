@@ -1,6 +1,6 @@
 """A model against the truth of many images: the one loop behind validation and `evaluate`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,12 +45,14 @@ def score_dataset(
     by: Sequence[str] = (),
     outline: OutlineRule | None = None,
     folder: Path | None = None,
+    predictor_of: Mapping[str, Predictor] | None = None,
     progress: Progress = SILENT,
 ) -> Report:
     """Predict every image of a data set and compare it with its truth.
 
     The folder of the report is made at once, rather than refused after hours; the tolerance of the
     outline scores is 2 pixels if left out; columns of few values make slices without `by`.
+    `predictor_of` gives each image's predictor by id, where it isn't one for all.
 
     Raises:
         OutputError: the folder can't be made.
@@ -61,7 +63,8 @@ def score_dataset(
     if folder is not None:
         make_folder(folder)
     scoring = Scoring(outline=outline)
-    scoring.add(predictor, dataset, label=f"scoring {split}", progress=progress)
+    label = f"scoring {split}"
+    scoring.add(predictor, dataset, label=label, predictor_of=predictor_of, progress=progress)
     return scoring.report(dataset, [predictor], split=split, title=title, by=by)
 
 
@@ -75,7 +78,13 @@ class Scoring:
         self._reliabilities: list[Reliability] = []
 
     def add(
-        self, predictor: Predictor, dataset: Dataset, *, label: str, progress: Progress = SILENT
+        self,
+        predictor: Predictor,
+        dataset: Dataset,
+        *,
+        label: str,
+        predictor_of: Mapping[str, Predictor] | None = None,
+        progress: Progress = SILENT,
     ) -> None:
         """Predict and measure every image of a data set; `label` names the work for progress."""
         samples = track(
@@ -85,7 +94,7 @@ class Scoring:
             total=len(dataset.records),
         )
         for record, sample in zip(dataset.records, samples, strict=True):
-            self._add_sample(predictor, record, sample)
+            self._add_sample((predictor_of or {}).get(record.id, predictor), record, sample)
 
     def _add_sample(self, predictor: Predictor, record: Record, sample: Sample) -> None:
         """Measure one image at its own size; count it at the model's too, where that is another.
@@ -185,7 +194,7 @@ def _notes(dataset: Dataset, predictors: Sequence[Predictor]) -> list[str]:
         "under border = background, scored under border = foreground, gets Dice 0.817 on "
         "Oxford-IIIT Pet's validation split. Compare only figures of one rule."
     )
-    card = first.members[0].card
+    card = first.members[0].card if first.members else None
     trained_border = card.border if card is not None else None
     if trained_border not in (None, border):
         notes.append(

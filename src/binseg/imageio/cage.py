@@ -36,8 +36,8 @@ import numpy as np
 from PIL import Image
 
 from binseg.errors import BinsegError, ImageError
-from binseg.imageio.decoding import ImageInfo, Pixels
-from binseg.imageio.formats import decode_image, probe, probe_bytes, read_image
+from binseg.imageio.decoding import ImageInfo, Pixels, Valid
+from binseg.imageio.formats import decode_pixels, probe, probe_bytes, read_pixels
 from binseg.imageio.windows import holds_tiff, needs_windows, open_windows
 
 _RECYCLE = 256
@@ -199,8 +199,8 @@ class CagedImage:
         order = {"do": "open", "name": name, "path": path, "size": len(data)}
         self.info = ImageInfo(**child.ask(order, data, name=name, seconds=seconds))
 
-    def read(self) -> Pixels:
-        """Decode the image, as `read_image` does.
+    def read(self) -> tuple[Pixels, Valid]:
+        """Decode the image, as `read_pixels` does.
 
         Raises:
             ImageError: damaged, or it took too long or too much memory.
@@ -208,12 +208,16 @@ class CagedImage:
         info, child, name = self.info, self._child, self._name
         shape = (info.height, info.width, info.channels)
         seconds = _DECODE_S + math.prod(shape) / _VALUES_PER_S
-        with _shared(math.prod(shape) * np.dtype(info.dtype).itemsize) as descriptor:
+        num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
+        with _shared(num_bytes + math.prod(shape[:2])) as descriptor:
             facts = child.ask({"do": "read"}, name=name, seconds=seconds, fds=[descriptor])
             pixels = mmap.mmap(descriptor, 0)
+        has_all = facts.pop("has_all", None) is True
         if facts != {"shape": list(shape), "dtype": info.dtype}:
             raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-        return np.frombuffer(pixels, info.dtype).reshape(shape)
+        valid_HW = np.frombuffer(pixels, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
+        image_HWC = np.frombuffer(pixels, info.dtype, math.prod(shape)).reshape(shape)
+        return image_HWC, None if has_all else valid_HW
 
 
 class _Child:
@@ -392,12 +396,17 @@ def _decode_into(
     num_bytes = os.fstat(descriptor).st_size
     size = len(source) if isinstance(source, bytes) else 0
     _allow(start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-    decoded = decode_image(source, name=name) if isinstance(source, bytes) else read_image(source)
+    if isinstance(source, bytes):
+        decoded, valid_HW = decode_pixels(source, name=name)
+    else:
+        decoded, valid_HW = read_pixels(source)
     image_HWC = np.ascontiguousarray(decoded)
-    facts = {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name}
-    if image_HWC.nbytes == num_bytes:
+    facts = {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name, "has_all": valid_HW is None}
+    if image_HWC.nbytes + image_HWC[:, :, 0].size == num_bytes:
         with mmap.mmap(descriptor, 0) as shared:
             shared.write(image_HWC.data.cast("B"))
+            if valid_HW is not None:
+                shared.write(np.ascontiguousarray(valid_HW).data.cast("B"))
     return facts
 
 

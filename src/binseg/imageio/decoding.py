@@ -22,6 +22,8 @@ Handle = io.BufferedReader | io.BytesIO
 
 Pixels = Num[np.ndarray, "H W C"]
 """An image as `read_image` gives it: uint8, uint16 or float32."""
+Valid = Bool[np.ndarray, "H W"] | None
+"""False where an image has no data; None where it has data everywhere."""
 Stored = Shaped[np.ndarray, "h w S"]
 """Numbers of (a part of) an image as they are in the file."""
 Labels = Shaped[np.ndarray, "H W ..."]
@@ -32,6 +34,9 @@ MAX_PIXELS = 400_000_000
 """Largest image that is read whole; a small file can claim any size and fill the memory."""
 MAX_BYTES = 6 * MAX_PIXELS
 """Largest decoded image in memory: that many of 16-bit colour."""
+
+_MOST_SCANS = 100
+"""A progressive JPEG has some ten; each one costs as much time as the whole image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class Decoder(ABC):
     def labels(self, *, indices: bool = False) -> Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
 
-    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+    def valid(self) -> Valid:
         """Tell where there is data, turned; None where it is everywhere."""
         return None
 
@@ -144,6 +149,16 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
             f"{num_bytes / 1e9:,.1f} GB; up to {MAX_BYTES / 1e9:,.1f} GB are read at once, "
             "cut it into pieces"
         )
+
+
+def check_scans(jpeg: bytes) -> None:
+    """Refuse a JPEG of more scans than any camera or program writes.
+
+    Raises:
+        ValueError: it has.
+    """
+    if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > _MOST_SCANS:
+        raise ValueError(f"{num:,} scans in one JPEG")
 
 
 def finite_float32(values: Num[np.ndarray, "..."], *, name: str) -> Num[np.ndarray, "..."]:

@@ -4,16 +4,15 @@ A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, 
 opens it, and one that encodes it where binseg writes it.
 """
 
+import codecs
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-from jaxtyping import Bool
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -32,12 +31,14 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    Valid,
     broken_files,
     one_line,
 )
 from binseg.imageio.medical import open_dicom, open_nifti
 from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy, open_raster
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
+from binseg.storage import open_file
 
 HEAD = 352
 """Bytes at a file's beginning that tell its format: NIfTI's mark comes last."""
@@ -140,6 +141,21 @@ def format_of(head: bytes) -> str | None:
     return next((name for name, one in FORMATS.items() if one.matches(head)), None)
 
 
+def kind_of(path: Path) -> Literal["image", "text", "other"]:
+    """Tell what a file is by its content: an image that can be read, text, or neither."""
+    if not path.is_file():
+        return "other"
+    with opened(path) as handle:
+        head = handle.read(512)
+    if format_of(head[:32]) is not None:
+        return "image"
+    try:
+        is_text = b"\0" not in head and codecs.getincrementaldecoder("utf-8")().decode(head) != "\0"
+    except UnicodeDecodeError:
+        is_text = False
+    return "text" if is_text else "other"
+
+
 def probe(path: Path) -> ImageInfo:
     """Read an image's header and nothing else; of a multi-page file, the first page's.
 
@@ -199,9 +215,7 @@ def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -
         return decoder.labels(indices=indices)
 
 
-def read_pixels(
-    path: Path, *, page: int | None = None
-) -> tuple[Pixels, Bool[np.ndarray, "H W"] | None]:
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
 
     Returns:
@@ -212,10 +226,16 @@ def read_pixels(
         return decoder.image(), decoder.valid()
 
 
+def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
+    """Do as `read_pixels` with a file in memory, which errors call `name`."""
+    with broken_files(name):
+        decoder = _choose(io.BytesIO(data), name=name)
+        return decoder.image(), decoder.valid()
+
+
 def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
-    with broken_files(name):
-        return _choose(io.BytesIO(data), name=name).image()
+    return decode_pixels(data, name=name)[0]
 
 
 @contextmanager
@@ -223,7 +243,7 @@ def opened(path: Path) -> Iterator[Handle]:
     """Open a file to read, with one line for whatever the system says against it."""
     name = one_line(path)
     try:
-        handle = Path(path).open("rb")  # noqa: SIM115 (closed by the `with` below)
+        handle = open_file(path)  # closed by the `with` below
     except (OSError, ValueError) as error:
         reasons: dict[type[Exception], str] = {
             FileNotFoundError: "there is no such file; check the name",

@@ -1,7 +1,6 @@
 """Slices of NIfTI volumes and DICOM files, as pages (extras `nifti` and `dicom`)."""
 
 import gzip
-import io
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +55,7 @@ class _DICOM(_Slice):
     """A frame, with white as 255 also where the file says that white is zero."""
 
     def _load(self) -> np.ndarray:
-        from pydicom.pixels import pixel_array
+        from pydicom.pixels.utils import pixel_array
 
         pixels_HWC = np.asarray(pixel_array(self.source, index=self.page)).reshape(self.shape)
         if self.source.PhotometricInterpretation == "MONOCHROME1":
@@ -88,8 +87,9 @@ def open_nifti(
     head = _unpacked(handle).read(348)
     if head[344:347] != b"n+1":
         raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
+    build: Any = Nifti1Header  # its functions have no types
     try:
-        header = Nifti1Header.from_fileobj(io.BytesIO(head))
+        header = build(head)
         dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
     except HeaderDataError as error:
         raise ImageError(f"{name}: a NIfTI header that can't be read ({error})") from None

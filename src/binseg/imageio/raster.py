@@ -23,6 +23,7 @@ from binseg.imageio.decoding import (
     Labels,
     Pixels,
     as_given,
+    check_scans,
     check_size,
     finite_float32,
     given_dtype,
@@ -32,6 +33,11 @@ from binseg.imageio.decoding import (
 )
 
 _MAX_FILE_BYTES = 2_000_000_000
+_MOST_SEGMENTS = 5_000
+"""Blocks before a JPEG's pixels; a colour profile of 16 MB has 255."""
+_CMYK_PEAK = 7
+"""Bytes a pixel that inks and colours take together."""
+_BAND_ROWS = 1024
 _WARNINGS_LOCK = threading.Lock()
 
 _GREY = {
@@ -97,10 +103,11 @@ class Raster(Decoder):
         JPEG gives the same numbers as Pillow in a third of the time; 16-bit colour PNG keeps the
         lower bits, which Pillow cuts off.
         """
+        data = self._bytes() if self.format == "JPEG" else b""
+        check_scans(data)
         if self.format == "PNG" and self.bits == 16:
             pixels = imagecodecs.png_decode(_only_pixels(self._bytes()))
         elif self.format == "JPEG" and self.pil_image.mode in ("L", "RGB"):
-            data = self._bytes()
             if not data.endswith(b"\xff\xd9"):
                 # Cut off, or something follows the image. This decoder would fill the missing
                 # part with grey and say nothing; Pillow's tells the two apart.
@@ -116,12 +123,12 @@ class Raster(Decoder):
         return pixels[:, :, : 1 if pixels.shape[2] <= 2 else 3]  # without alpha
 
     def _bytes(self) -> bytes:
-        self.handle.seek(0)
-        data = self.handle.read(_MAX_FILE_BYTES + 1)
-        if len(data) > _MAX_FILE_BYTES:
+        if self.handle.seek(0, io.SEEK_END) > _MAX_FILE_BYTES:
             raise ImageError(
                 f"{self.name}: larger than {_MAX_FILE_BYTES / 1e9:g} GB; cut it into pieces"
             )
+        self.handle.seek(0)
+        data = self.handle.read()
         self.handle.seek(0)
         return data
 
@@ -141,6 +148,8 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
     handle.seek(0)
     # Pillow warns of odd metadata that doesn't touch the pixels. The lock is there because
     # Python's filters are global: two threads that swap them at once could leave them swapped.
+    if format_ == "JPEG":
+        _check_segments(handle, name)
     with _WARNINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pil_image = plugin(handle)
@@ -156,7 +165,9 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
             f"{name}: an animation of {getattr(pil_image, 'n_frames', 2)} frames; save the frames "
             "as single images"
         )
-    check_size(name, height=height, width=width, channels=3, itemsize=2 if bits == 16 else 1)
+    channels = _CMYK_PEAK if pil_image.mode == "CMYK" else 3
+    itemsize = 2 if bits == 16 else 1
+    check_size(name, height=height, width=width, channels=channels, itemsize=itemsize)
     return Raster(
         name=name,
         handle=handle,
@@ -165,6 +176,18 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
         bits=bits,
         orientation=orientation,
     )
+
+
+def _check_segments(handle: Handle, name: str) -> None:
+    """Refuse a JPEG of endless blocks, each of which Pillow would keep."""
+    handle.seek(2)
+    for _ in range(_MOST_SEGMENTS):
+        head = handle.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xFF):
+            handle.seek(0)
+            return
+        handle.seek(int.from_bytes(head[2:], "big") - 2, io.SEEK_CUR)
+    raise ImageError(f"{name}: thousands of blocks before the pixels; save it again")
 
 
 def _chunks(handle: Handle) -> Iterator[tuple[bytes, int]]:
@@ -260,6 +283,9 @@ def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
         )
     height, width, channels = (*shape, 1)[:3]
     check_size(name, height=height, width=width, channels=channels, itemsize=dtype.itemsize)
+    begin = handle.tell()
+    if handle.seek(0, io.SEEK_END) - begin < height * width * channels * dtype.itemsize:
+        raise ValueError(f"{width} x {height} pixels are not in it")
     return NumpyImage(name=name, handle=handle, shape=(height, width, channels), dtype=dtype)
 
 
@@ -292,7 +318,12 @@ def image_of(pil_image: Image.Image, *, name: str) -> Pixels:
         return finite_float32(np.asarray(pil_image), name=name)[:, :, None]
     if mode in ("RGB", "RGBA", "RGBX"):
         return np.ascontiguousarray(np.asarray(pil_image)[:, :, :3])
-    return np.asarray(pil_image.convert("RGB"))
+    width, height = pil_image.size
+    image_HWC = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND_ROWS):  # band by band: Pillow's RGB has 4 bytes a pixel
+        band = pil_image.crop((0, top, width, min(height, top + _BAND_ROWS)))
+        image_HWC[top : top + _BAND_ROWS] = np.asarray(band.convert("RGB"))
+    return image_HWC
 
 
 def labels_of(pil_image: Image.Image, *, name: str, indices: bool = False) -> Labels:

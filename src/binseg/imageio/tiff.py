@@ -22,6 +22,7 @@ from binseg.imageio.decoding import (
     Labels,
     Pixels,
     Stored,
+    Valid,
     as_given,
     check_size,
     finite_float32,
@@ -30,7 +31,15 @@ from binseg.imageio.decoding import (
     turn,
 )
 from binseg.imageio.raster import through_palette
-from binseg.imageio.tiff_parts import Layout, Pieces, TiffContent, list_tiff, page_of
+from binseg.imageio.tiff_parts import (
+    Layout,
+    Pieces,
+    TiffContent,
+    check_compression,
+    check_pieces,
+    list_tiff,
+    page_of,
+)
 
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -101,17 +110,17 @@ class TiffImage(Decoder):
         """Decode the pixels, turned."""
         return turn(self.colours_of(self._stored), self.orientation)
 
-    def valid(self) -> Bool[np.ndarray, "H W"] | None:
+    def valid(self) -> Valid:
         """Tell where there is data, turned; None where the file has it everywhere."""
-        if self._nodata is None and not self._is_float:
+        if not self.may_miss:
             return None
-        missing_HW = self._missing(self._stored)
+        missing_HW = self.missing(self._stored)
         return turn(~missing_HW, self.orientation) if missing_HW.any() else None
 
     def colours_of(self, stored_HWC: Stored) -> Pixels:
         """Turn the stored numbers of any part of the image into pixels (uint8, uint16, float32)."""
-        if self._nodata is not None or self._is_float:
-            missing_HW = self._missing(stored_HWC)
+        if self.may_miss:
+            missing_HW = self.missing(stored_HWC)
             if missing_HW.any():
                 stored_HWC = np.where(missing_HW[:, :, None], self._usual, stored_HWC)
         pixels_HWC = self._meant(stored_HWC)
@@ -179,7 +188,12 @@ class TiffImage(Decoder):
         except ValueError:
             return None
 
-    def _missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
+    @property
+    def may_miss(self) -> bool:
+        """Tell whether some pixels may be no data."""
+        return self._nodata is not None or self._is_float
+
+    def missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
         """Tell where there is no data: NaN, or the declared value.
 
         One channel of measurements is enough; colours must all be it, since black is one too.
@@ -211,7 +225,7 @@ class TiffImage(Decoder):
     @cached_property
     def _usual(self) -> Shaped[np.ndarray, "S"]:
         """The median of each channel: it fills what is missing, and moves no percentile by much."""
-        sample_NS = self._sample[~self._missing(self._sample[:, None])[:, 0]]
+        sample_NS = self._sample[~self.missing(self._sample[:, None])[:, 0]]
         if not len(sample_NS):
             return np.zeros(self._sample.shape[1], self._sample.dtype)
         return np.asarray(np.median(sample_NS, axis=0)).astype(sample_NS.dtype)
@@ -221,6 +235,7 @@ class TiffImage(Decoder):
         """The numbers in the file, all samples, channels last."""
         for one in self.pages:
             _check_packing(self.name, one)
+            check_pieces(one)
         stored = [one.asarray().reshape(one.shaped)[:, 0] for one in self.pages]
         if self.layout == "page a channel":
             return np.stack([one[0, :, :, 0] for one in stored], axis=2)
@@ -350,6 +365,7 @@ def _check(image: TiffImage) -> None:
         raise ImageError(f"{name}: TIFF pixels of an odd type; save it as 8 or 16 bits")
     if not all(isinstance(side, int) for side in page.shaped):
         raise ImageError(f"{name}: the file is damaged (its size is no number); get it anew")
+    check_compression(page)
     _, depth, _, _, _ = page.shaped
     if depth != 1:
         raise ImageError(f"{name}: a page with {depth} layers; save it as one page a layer")
@@ -366,7 +382,7 @@ def _check(image: TiffImage) -> None:
 
 def _check_packing(name: str, page: tifffile.TiffPage) -> None:
     """Refuse a page that claims many more pixels than its bytes can hold (missing tiles, bombs)."""
-    packed = sum(page.databytecounts)
+    packed = min(sum(page.databytecounts), page.parent.filehandle.size)  # pieces may overlap
     piece = page.tilewidth * page.tilelength * page.tiledepth if page.is_tiled else 0
     piece *= page.samplesperpixel * page.dtype.itemsize if page.dtype is not None else 0
     if piece > _LARGEST_TILE and piece > 2 * page.nbytes:

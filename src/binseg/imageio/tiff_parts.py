@@ -1,6 +1,8 @@
 """Parts of a TIFF file: which pages are images, and the tiles or strips that they are packed in."""
 
 import math
+import re
+import struct
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -9,7 +11,7 @@ import numpy as np
 import tifffile
 
 from binseg.errors import ImageError
-from binseg.imageio.decoding import Cache, Handle, Stored, fill_window
+from binseg.imageio.decoding import Cache, Handle, Stored, check_scans, fill_window
 
 _MOST_LEVELS = 32
 """Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
@@ -17,8 +19,15 @@ _MOST_CHANNELS = 16
 """As many pages may be the channels of one image, where the file's metadata says so."""
 _LARGEST_PIECE = 256_000_000
 """Bytes of one unpacked tile or strip; beyond it, reading by windows would save no memory."""
-_JPEG = (6, 7, 33007, 34892)
+_JPEG = (6, 7)
 """Compressions whose pieces share tables."""
+_WITH_SIZE = (*_JPEG, 33003, 33004, 33005, 34712, 34887, 50001)
+"""JPEG, JPEG 2000, LERC and WebP: each piece has a header with a size of its own."""
+_COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000, *_WITH_SIZE)
+"""Further: none, fax, LZW, deflate, PackBits, LZMA and Zstandard, which end at a given size."""
+_MOST_PAGES = 1_000_000
+_MOST_PLANES = 100_000
+"""Planes that OME's metadata may describe, or 64 for each page: others may be in other files."""
 
 Layout = Literal["page", "page a channel", "page a row"]
 
@@ -47,13 +56,106 @@ def list_tiff(handle: Handle) -> TiffContent:
     file = tifffile.TiffFile(handle, _multifile=False)
     file.filehandle.set_lock(True)
     real = _real_pages(file)
-    images, layout = _arranged(file, real)
     # Beyond 4 GB ImageJ gives all images of a stack one page, and notes how many there are.
     noted = (file.imagej_metadata if file.is_imagej else None) or {}
     hidden = int(noted.get("images", 1))
+    _check_claims(file, hidden if hidden > len(real) else 0)
+    images, layout = _arranged(file, real)
     return TiffContent(
         file=file, images=images, layout=layout, num_hidden=hidden if hidden > len(real) else 0
     )
+
+
+def _check_claims(file: tifffile.TiffFile, hidden: int) -> None:
+    """Refuse images that the metadata claims and the file can't hold, before anyone lists them."""
+    if hidden:
+        needed = hidden * page_of(file, 0).nbytes
+        if hidden > _MOST_PAGES or needed > file.filehandle.size:
+            raise ValueError(f"it claims {hidden:,} images of {needed:,} bytes, and holds fewer")
+    about = file.ome_metadata if file.is_ome else None
+    if about is None:
+        return
+    if "<!" in about.replace("<!--", ""):
+        raise ValueError("its OME metadata declares entities")
+    planes = 0
+    for one in re.findall(r"<(?:\w+:)?Pixels\s[^>]*", about):
+        lengths = re.findall(r"\bSize[ZCT]\s*=\s*[\"']\s*(\d+)", one)
+        planes += math.prod(int(length[:18]) for length in lengths)
+    if planes > max(_MOST_PLANES, 64 * len(file.pages)):
+        raise ValueError(f"its OME metadata claims {planes:,} planes")
+
+
+def check_compression(page: tifffile.TiffPage) -> None:
+    """Refuse compressions beyond those that are known to end at the size that is asked for.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if int(page.compression) not in _COMPRESSIONS:
+        raise ValueError(f"compression {int(page.compression)}; save it with deflate, LZW or JPEG")
+
+
+def check_pieces(page: tifffile.TiffPage) -> None:
+    """Refuse a page one of whose pieces would unpack to far more than its place in the page.
+
+    Raises:
+        ValueError: as `check_piece`.
+    """
+    if int(page.compression) in _WITH_SIZE:
+        file: Any = page.parent.filehandle
+        for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if count:
+                file.seek(start)
+                check_piece(page, file.read(count))
+
+
+def check_piece(page: tifffile.TiffPage, data: bytes) -> None:
+    """Refuse a packed piece whose own header claims far more pixels than its place has.
+
+    Raises:
+        ValueError: it does, or it is a JPEG of hundreds of scans.
+    """
+    if int(page.compression) not in _WITH_SIZE:
+        return
+    if int(page.compression) == 6 and page.jpegheader:
+        data = page.jpegheader + data  # old files keep the header apart
+    size = _own_size(data)
+    place = (
+        page.tilelength * page.tilewidth if page.is_tiled else page.rowsperstrip * page.imagewidth
+    )
+    if size is None or math.prod(size) > 4 * place + 65_536:
+        height, width = size or (0, 0)
+        raise ValueError(f"a piece of {place:,} pixels claims {width} x {height}")
+    check_scans(data)
+
+
+def _own_size(data: bytes) -> tuple[int, int] | None:
+    """Find height and width in the header of a JPEG, JPEG 2000, WebP or LERC; None without one."""
+    if data[:2] == b"\xff\xd8":
+        at = 2
+        while at + 9 <= len(data) and data[at] == 0xFF:
+            kind = data[at + 1]
+            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+                return struct.unpack_from(">HH", data, at + 5)
+            known = kind in (0x01, 0xFF, 0xD8) or 0xD0 <= kind <= 0xD7  # without a length
+            skip = 1 if kind == 0xFF else 2
+            at += skip if known else 2 + struct.unpack_from(">H", data, at + 2)[0]
+    elif (at := data[:65_536].find(b"\xff\x4f\xff\x51")) >= 0 and len(data) >= at + 24:
+        width, height, left, top = struct.unpack_from(">4I", data, at + 8)
+        return max(0, height - top), max(0, width - left)
+    elif data[:4] == b"RIFF" and data[12:16] == b"VP8X" and len(data) >= 30:
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+        return height, width
+    elif data[:4] == b"RIFF" and data[12:16] == b"VP8 " and len(data) >= 30:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    elif data[:4] == b"RIFF" and data[12:16] == b"VP8L" and len(data) >= 25:
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    elif data[:6] == b"Lerc2 " and len(data) >= 22:
+        at = 14 if struct.unpack_from("<I", data, 6)[0] >= 3 else 10
+        return struct.unpack_from("<II", data, at)
+    return None
 
 
 def _real_pages(file: tifffile.TiffFile) -> list[int]:
@@ -171,6 +273,8 @@ class Pieces:
         page: Any = self._page
         num_bytes = page.databytecounts[index]
         data = self._bytes(page.dataoffsets[index], num_bytes) if num_bytes else None
+        if data is not None:
+            check_piece(page, data)
         tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         given = tables if int(page.compression) in _JPEG else {}
         values, _, shape = page.decode(data, index, **given)

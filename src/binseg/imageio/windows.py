@@ -1,5 +1,6 @@
 """Images of any size, read window by window: TIFF, OME-Zarr, and other formats where they fit."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     Pixels,
+    Valid,
     broken_files,
     one_line,
     swaps_sides,
@@ -42,6 +44,10 @@ class Windows(Protocol):
 
     def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+        """Tell where a window has data; None where it has it everywhere."""
+        return None
 
 
 def holds_tiff(path: Path) -> bool:
@@ -96,13 +102,14 @@ def open_windows(path: Path) -> Iterator[Windows]:
         yield TiffWindows(handle, path) if tiff else _WholeWindows(path)
 
 
-class TiffWindows:
+class TiffWindows(Windows):
     """A TIFF file, read by windows; see `Windows`."""
 
     format = "TIFF"
 
     def __init__(self, handle: Handle, path: Path) -> None:
         self.name = one_line(path)
+        self._lock = threading.Lock()  # one file, whose place to read from all threads move
         with broken_files(self.name):
             self._content = list_tiff(handle)
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
@@ -119,12 +126,23 @@ class TiffWindows:
 
     def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
         """Read a window that lies inside the page, as `read_image` would give that part of it."""
-        with broken_files(self.name):
+        with self._lock, broken_files(self.name):
             image, pieces = self._page(page)
             tall, wide, _ = image.stored_shape()
             window = _before_turn((top, left, height, width), image.orientation, tall, wide)
             stored_HWC = read_pieces(pieces, *window)
             return turn(image.colours_of(stored_HWC), image.orientation)
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+        """Tell where a window has data; None where it has it everywhere."""
+        with self._lock, broken_files(self.name):
+            image, pieces = self._page(page)
+            if not image.may_miss:
+                return None
+            tall, wide, _ = image.stored_shape()
+            window = _before_turn((top, left, height, width), image.orientation, tall, wide)
+            missing_HW = image.missing(read_pieces(pieces, *window))
+            return turn(~missing_HW, image.orientation) if missing_HW.any() else None
 
     def _page(self, page: int) -> tuple[TiffImage, list[Pieces]]:
         if self._open is None or self._open[0] != page:
@@ -147,7 +165,7 @@ class TiffWindows:
         return self._open[1], self._open[2]
 
 
-class _WholeWindows:
+class _WholeWindows(Windows):
     """An image whose format can't be read in parts, held in memory."""
 
     num_pages = 1

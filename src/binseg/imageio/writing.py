@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -24,6 +25,10 @@ from binseg.storage import atomic_path
 
 Facts = Mapping[str, object]
 """Origin of a file, as plain data."""
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+"""Matroska's first bytes, and those before the length of all that follows."""
+NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]
+"""GDAL's tag that a TIFF's NaN is no data, as tifffile's `extratags`."""
 
 
 def write_mask(
@@ -39,7 +44,7 @@ def write_mask(
         OutputError: another suffix, or the disk refused.
     """
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
-    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, georeference)
+    _write(path, _grey(mask_HW), ("PNG", "TIFF"), facts, georeference=georeference)
 
 
 def write_image(
@@ -68,9 +73,10 @@ def write_probability(
     facts: Facts | None = None,
     georeference: Georeference | None = None,
 ) -> None:
-    """Write a map of probabilities as a float32 TIFF; raises as `write_mask`."""
+    """Write a map of probabilities as a float32 TIFF, NaN as no data; raises as `write_mask`."""
     assert probability_HW.dtype == np.float32, probability_HW.dtype
-    _write(path, probability_HW, ("TIFF",), facts, georeference)
+    tags = NAN_IS_NO_DATA if np.isnan(probability_HW).any() else ()
+    _write(path, probability_HW, ("TIFF",), facts, georeference=georeference, tags=tags)
 
 
 def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
@@ -93,8 +99,9 @@ def read_facts(path: Path) -> dict[str, object]:
     """Read what made a PNG or TIFF of ours; empty where the file doesn't say."""
     try:
         with path.open("rb") as handle:
-            if format_of(handle.read(32)) == "PNG":
-                handle.seek(0)
+            is_png = format_of(handle.read(32)) == "PNG"
+            handle.seek(0)
+            if is_png:
                 text = PngImageFile(handle).info.get("binseg", "")
             else:
                 text = tifffile.TiffFile(handle).pages.first.description
@@ -102,6 +109,35 @@ def read_facts(path: Path) -> dict[str, object]:
     except (OSError, ValueError, TypeError, AttributeError, tifffile.TiffFileError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def is_whole(path: Path) -> bool:
+    """Tell a whole PNG, TIFF or Matroska file from one that is missing, empty or cut off.
+
+    Files of other kinds are whole where they aren't empty.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            head = handle.read(4096)
+            if format_of(head[:32]) == "PNG":
+                handle.seek(-12, 2)
+                return handle.read() == b"\0\0\0\0IEND\xaeB`\x82"
+            if format_of(head[:32]) == "TIFF":
+                handle.seek(0)
+                parts: list[Any] = list(tifffile.TiffFile(handle).pages)
+                ends = [
+                    offset + count
+                    for one in parts
+                    for offset, count in zip(one.dataoffsets, one.databytecounts, strict=True)
+                ]
+                return bool(ends) and max(ends) <= size
+            if (at := head.find(_SEGMENT)) > 0 and head.startswith(_EBML):
+                length = int.from_bytes(head[at + 4 : at + 12]) & ((1 << 56) - 1)
+                return at + 12 + length <= size
+    except (OSError, ValueError, TypeError, AttributeError, tifffile.TiffFileError):
+        return path.is_dir()  # an OME-Zarr folder, which was put there whole
+    return size > 0
 
 
 def _grey(mask_HW: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
@@ -117,7 +153,9 @@ def _write(
     pixels: np.ndarray,
     formats: tuple[str, ...],
     facts: Facts | None,
+    *,
     georeference: Georeference | None = None,
+    tags: Sequence[Any] = (),
 ) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
@@ -125,7 +163,8 @@ def _write(
     if not chosen or chosen[0].encode is None:
         accepted = ", ".join(suffix for name in formats for suffix in FORMATS[name].suffixes[:2])
         raise OutputError(f"can't write {one_line(path)}: the name must end in one of {accepted}")
-    data = chosen[0].encode(pixels, _text(facts), georeference.tags() if georeference else ())
+    tags = [*tags, *(georeference.tags() if georeference else ())]
+    data = chosen[0].encode(pixels, _text(facts), tags)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
@@ -186,15 +225,18 @@ def write_tiled(
     facts: Facts,
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
+    holds_nan: bool = False,
 ) -> None:
     """Write pages, each with its tiles (`encode_tiles`), as one TIFF; equal pages give equal bytes.
 
     `path` is a temporary name, which the caller moves when the file is whole. `num_bytes` says
-    about how many all tiles have, and decides between TIFF and BigTIFF.
+    about how many all tiles have, and decides between TIFF and BigTIFF; where it `holds_nan`, that
+    is no data.
     """
     size = pixel_size
     resolution = None if size is None else (1e4 / size.width, 1e4 / size.height)
     text = _text(facts)
+    tags = [*(NAN_IS_NO_DATA if holds_nan else ()), *(georeference.tags() if georeference else ())]
     with tifffile.TiffWriter(path, bigtiff=num_bytes > _CLASSIC_BYTES, byteorder="<") as writer:
         for layout, tiles in pages:
             writer.write(
@@ -207,7 +249,7 @@ def write_tiled(
                 description=text,
                 resolution=resolution,
                 resolutionunit="CENTIMETER" if resolution else None,
-                extratags=georeference.tags() if georeference else (),
+                extratags=tags,
                 metadata=None,
                 software=False,
             )

@@ -97,7 +97,9 @@ class ZarrWindows:
         if min(self.num_pages, self._channels, length["y"], length["x"]) < 1:
             raise ImageError(f"{self.name}: an array without pixels; leave it out")
         self._chunk = dict(zip(axes, array.chunks, strict=True))
-        chunk = self._chunk["y"] * self._chunk["x"] * self._channels * array.dtype.itemsize
+        # All axes count: a chunk is unpacked whole, whatever part of it is asked for.
+        whole = self._chunk | {"c": max(self._channels, self._chunk.get("c", 1))}
+        chunk = math.prod(whole.values()) * array.dtype.itemsize
         if chunk > _LARGEST_CHUNK:
             raise ImageError(
                 f"{self.name}: chunks of {chunk / 1e9:,.1f} GB, which can't be read by windows; "
@@ -130,6 +132,9 @@ class ZarrWindows:
             grid = (self._chunk["y"], self._chunk["x"])
             fill_window(out_HWC, (top, left), grid, partial(self._part, page))
         return out_HWC
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> None:
+        """Tell that all pixels are data: NaN is refused."""
 
     def _part(self, page: int, row: int, column: int) -> Pixels:
         return self._cache.get((page, row, column), partial(self._unpack, page, row, column))

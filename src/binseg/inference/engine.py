@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,13 @@ from binseg.inference.sinks import (
     Written,
     facts_of,
     files_of,
+    origin_of,
 )
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
@@ -40,6 +43,7 @@ NUM_WRITERS = 4
 AHEAD_BYTES = 256_000_000
 """Decoded images that wait for the model, or for a writer; at least one each does."""
 
+_OF_VIDEOS = "videos give masks and --overlay; take images of the frames for the rest"
 _Todo = tuple[InputImage, Path]
 """An image, and the stem of its outputs."""
 
@@ -75,8 +79,7 @@ def run(
     predictor = predictor.with_options(options)
     everything = PredictResult()
     for found in source.rounds(sink, options):
-        sink.claim(found.claimed, options)
-        if not found.images and not found.failures:
+        if not (found.images or found.failures or found.left_out):
             continue
         _check_videos(found.images, options)
         stems = sink.stems(found.images, predictor, options, progress)
@@ -92,6 +95,7 @@ def run(
             written=tuple(one for one in results if isinstance(one, Written)),
             failures=(*found.failures, *failures),
             num_skipped=num_skipped,
+            left_out=tuple(found.left_out),
         )
         if told is None:
             everything += result
@@ -115,7 +119,8 @@ def predict_files(
     The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
     sink = FolderSink(out, overwrite=overwrite, resume=resume)
-    return run(FileSource(inputs), predictor, sink, options, progress=progress)
+    with held(Path(out)):
+        return run(FileSource(inputs), predictor, sink, options, progress=progress)
 
 
 def predict_bytes(
@@ -142,11 +147,14 @@ def predict_bytes(
 
 def _check_videos(images: Sequence[InputImage], options: PredictOptions) -> None:
     """Refuse videos that can't be answered as asked, before any work."""
-    if not any(image.kind == "video" for image in images):
-        return
-    require_av()
-    if set(options.outputs) - {"overlay"} or options.mask_format == "tif":
-        raise UsageError("videos give masks and --overlay; take images of the frames for the rest")
+    if images and all(image.kind == "video" for image in images):
+        require_av()
+        if _too_much_of_a_video(options):
+            raise UsageError(_OF_VIDEOS)
+
+
+def _too_much_of_a_video(options: PredictOptions) -> bool:
+    return bool(set(options.outputs) - {"overlay"}) or options.mask_format == "tif"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +164,8 @@ class _Read:
     todo: _Todo
     image_HWC: Pixels
     inputs_NHWC: Inputs | None
+    facts: dict[str, Any]
+    """Fields of its Prediction."""
 
 
 _Computed = tuple[_Read, Maps | Prediction]
@@ -176,14 +186,15 @@ class _Work:
         """Predict a single image, and tell how far its inputs are."""
         image, stem = todo
         try:
-            image_HWC = image.read()
+            facts = facts_of(image, self.predictor, self.options)
+            image_HWC, facts["valid_HW"] = image.read()
             num_inputs = self.predictor.num_inputs(*image_HWC.shape[:2])
             with progress.task("predicting", total=num_inputs) as task:
                 prediction = self.predictor.predict_array(
                     image_HWC,
                     read_as=image.name,
                     tell=task.advance,
-                    **facts_of(image, self.options),
+                    **facts,
                 )
                 return self.sink.write(image, prediction, stem, self.options)
         except ImageError as error:
@@ -194,8 +205,13 @@ class _Work:
         (image, stem), predictor, sink = todo, self.predictor, self.sink
         files = files_of(image, stem, self.options)
         try:
+            origin = origin_of(image, predictor, self.options)
+            if image.kind == "video" and _too_much_of_a_video(self.options):
+                raise ImageError(_OF_VIDEOS)
             if image.kind == "video":
-                foreground = predict_video(predictor, image.path, files=files, progress=progress)
+                foreground = predict_video(
+                    predictor, image.path, files=files, facts=origin, progress=progress
+                )
             else:
                 if self.options.is_per_page:
                     progress.say(
@@ -208,6 +224,7 @@ class _Work:
                     probability=sink.large_probability if len(files) > 1 else None,
                     overwrite=sink.replaces,
                     progress=progress,
+                    origin=origin,
                 ).foreground
         except (DataError, MissingExtraError) as error:
             return Failure.of(image.path, error)
@@ -249,12 +266,13 @@ class _Work:
         """Decode an image, and make its inputs where they can share a batch."""
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
-            image_HWC = image.read()
+            facts = facts_of(image, self.predictor, self.options)
+            image_HWC, facts["valid_HW"] = image.read()
             if shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
                 inputs, _ = prepare(image_HWC, shape, name=image.name)
         except ImageError as error:
             return Failure.of(image.name, error)
-        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs)
+        return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, facts=facts)
 
     def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
         """Gather images until their inputs fill a batch, or their pixels the allowance."""
@@ -288,10 +306,8 @@ class _Work:
             if one.inputs_NHWC is not None:
                 yield one, next(maps)
                 continue
-            image, _ = one.todo
-            facts = facts_of(image, self.options)
             try:
-                found = self.predictor.predict_array(one.image_HWC, read_as=image.name, **facts)
+                found = self.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
             except ImageError as error:
                 yield Failure.of(image.name, error)
             else:
@@ -304,6 +320,5 @@ class _Work:
         one, found = computed
         image, stem = one.todo
         if isinstance(found, np.ndarray):
-            facts = facts_of(image, self.options)
-            found = self.predictor.prediction_of(one.image_HWC, found, **facts)
+            found = self.predictor.prediction_of(one.image_HWC, found, **one.facts)
         return self.sink.write(image, found, stem, self.options)

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Num, UInt8
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.imageio import probe, read_georeference, read_image, read_pixel_size
+from binseg.imageio import probe, read_georeference, read_pixel_size, read_pixels
 from binseg.imageio.decoding import orientation_of_exif, turn
 from binseg.imageio.raster import image_of
 
@@ -38,8 +38,8 @@ def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, A
     """Decode what `predict` takes: the pixels, what errors call them, and facts of their file."""
     if isinstance(image, str | Path):
         path = Path(image)
-        image_HWC = read_image(path, page=page)
-        return image_HWC, str(image), facts_of_file(path)
+        image_HWC, valid_HW = read_pixels(path, page=page)
+        return image_HWC, str(image), {**facts_of_file(path), "valid_HW": valid_HW}
     if page is not None:
         raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
     if isinstance(image, Image.Image):

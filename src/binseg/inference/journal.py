@@ -18,10 +18,10 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Bool, Num, UInt8
 
 from binseg.errors import ImageError, OutputError
-from binseg.imageio import Layout, decode_tiles, encode_tiles
+from binseg.imageio import Layout, Windows, decode_tiles, encode_tiles
 from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
 from binseg.storage import atomic_path, write_json
@@ -161,6 +161,8 @@ class Layer:
     which: int
     dtype: str
     postprocessing: PostProcessing
+    windows: Windows
+    """The image, which tells where there is no data."""
     num_foreground: int = 0
     """Pixels of the mask above 0 so far."""
 
@@ -176,10 +178,19 @@ class Layer:
         bands = stored()
         if not self.postprocessing.is_empty:
             again = clean_bands(lambda: (rows_HW > 0 for rows_HW in stored()), self.postprocessing)
-            bands = (mask_HW.astype(np.uint8) * np.uint8(255) for mask_HW in again())
+            bands = self._with_data(page, layout, again())
         for rows_HW in bands:
             self.num_foreground += int(np.count_nonzero(rows_HW))
             yield rows_HW
+
+    def _with_data(
+        self, page: int, layout: Layout, masks: Iterator[Bool[np.ndarray, "h W"]]
+    ) -> Iterator[UInt8[np.ndarray, "h W"]]:
+        """Leave out what lies where there is no data: a hole that was filled there, say."""
+        for index, mask_HW in enumerate(masks):
+            valid_HW = self.windows.valid(page, index * layout.tile, 0, *mask_HW.shape)
+            kept_HW = mask_HW if valid_HW is None else mask_HW & valid_HW
+            yield kept_HW.astype(np.uint8) * np.uint8(255)
 
     def tiles(self, page: int, layout: Layout) -> Iterator[bytes]:
         """Give the packed tiles of a page: as they are where nothing is corrected."""

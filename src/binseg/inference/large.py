@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -83,6 +83,7 @@ def predict_large(
     overwrite: bool = False,
     progress: Progress = SILENT,
     whole_pixels: int = WHOLE_PIXELS,
+    origin: Mapping[str, object] | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -100,13 +101,13 @@ def predict_large(
         options: other settings than the model's own.
         probability: also OUT_probability, in this type.
         resume: go on from what an interrupted call has finished.
-        overwrite: replace outputs that are there.
-        progress: told what is needed before it starts, and of every row.
+        overwrite: replace what is there.
+        progress: hears what is needed, and of every row.
         whole_pixels: pages of up to so many pixels are predicted whole.
+        origin: further facts that the mask keeps.
 
     Raises:
-        UsageError: an output is there already, or of another suffix; a scale or tiles for a model
-            that takes whole images.
+        UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
         ImageError: the image can't be read, or doesn't fit the model.
         OutputError: the disk refused (what is finished is kept), or another process writes `out`.
         MissingExtraError: a Zarr folder, and the package isn't installed.
@@ -123,7 +124,17 @@ def predict_large(
         job = _job(predictor, path, layouts, probability, whole_pixels)
         journal = Journal(part, job, progress=progress, resume=resume)
         done = [journal.num_done(page) for page in range(len(infos))]
-        work = _Work(predictor, windows, infos, layouts, journal, probability, whole_pixels, axes)
+        work = _Work(
+            predictor,
+            windows,
+            infos,
+            layouts,
+            journal,
+            probability,
+            whole_pixels,
+            axes,
+            origin or {},
+        )
         try:
             work.tell_need(done, progress)
             work.run(done, progress)
@@ -133,9 +144,8 @@ def predict_large(
             num_foreground = work.assemble(path, out, MASK)
         except (OSError, OutputError) as error:
             reason = error if isinstance(error, OutputError) else f"can't write {out}: {error}"
-            raise OutputError(
-                f"{reason}; what is finished is in {part}, run again to go on"
-            ) from error
+            hint = f"what is finished is in {part}, run again to go on"
+            raise OutputError(f"{reason}; {hint}") from error
         journal.remove()
     return LargeResult(
         source=path,
@@ -248,6 +258,8 @@ class _Work:
     whole_pixels: int
     axes: ZarrAxes | None
     """Axes of a Zarr output."""
+    origin: Mapping[str, object]
+    """The facts that `predict --resume` needs; the mask keeps it."""
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""
@@ -322,6 +334,7 @@ class _Work:
             "threshold": predictor.threshold,
             "postprocess": predictor.postprocessing.as_dict(),
             "source": path.name,
+            **(self.origin if is_mask else {}),
         }
         dtype = "uint8" if is_mask else str(self.probability)
         layer = Layer(
@@ -329,6 +342,7 @@ class _Work:
             which=which,
             dtype=dtype,
             postprocessing=predictor.postprocessing if is_mask else NOTHING,
+            windows=self.windows,
         )
         if self.axes is None:
             finished = folder / "whole.tif"
@@ -341,6 +355,7 @@ class _Work:
                 facts=facts,
                 georeference=read_georeference(path) if is_tiff else None,
                 pixel_size=self.windows.pixel_size,
+                holds_nan=dtype.startswith("float"),
             )
         else:
             finished = folder / "whole.zarr"
@@ -363,7 +378,7 @@ class _Work:
         if self.probability is not None:
             kept_HW = probability_HW
             if self.probability == "uint8":
-                kept_HW = np.rint(probability_HW * np.float32(255))
+                kept_HW = np.rint(np.nan_to_num(probability_HW) * np.float32(255))
             layers.append(encode_tiles(kept_HW.astype(self.probability), tile))
         return Band(
             height=len(mask_HW), foreground=int(np.count_nonzero(mask_HW)), layers=tuple(layers)

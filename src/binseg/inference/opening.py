@@ -16,6 +16,7 @@ from binseg.errors import BundleError, OutputError, UsageError
 from binseg.inference.ensemble import EnsemblePredictor
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import ModelPredictor, Predictor
+from binseg.inference.pretrained import model_of
 from binseg.inference.runtimes import candidates, open_backend
 from binseg.packaging import NETWORK, NETWORK_INT8, Bundle, read_bundle
 from binseg.postprocess import above
@@ -69,7 +70,8 @@ def load(path: str | Path | Sequence[str | Path], **settings: Unpack[LoadSetting
     """Open a model to predict with, or several that answer together.
 
     Args:
-        path: a bundle's folder, its zip, or a run's folder; several make an ensemble.
+        path: a bundle's folder, its zip, a run's folder, or "pets", the model of cats and dogs
+            that comes with binseg; several make an ensemble.
         settings: see `LoadSettings`.
 
     Raises:
@@ -90,7 +92,7 @@ def load(path: str | Path | Sequence[str | Path], **settings: Unpack[LoadSetting
 
 def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]) -> M:
     """Do as `load` does for one model, as a predictor of the given class."""
-    bundle = read_bundle(path)
+    bundle = read_bundle(model_of(path) or path)
     backend = settings.get("backend", "auto")
     device = settings.get("device", "auto")
     card = bundle.card
@@ -129,8 +131,16 @@ def open_model(path: str | Path, kind: type[M], **settings: Unpack[LoadSettings]
         )
     raise BundleError(
         f"{bundle.path}: no installed runtime reproduces its reference sample on this machine; "
-        "install torch (pip install 'binseg[train]') or export the model here"
+        'install torch (pip install "binseg[train]") or export the model here'
     )
+
+
+def is_model(path: str | Path) -> bool:
+    """Tell whether there is a run, or a bundle as folder or zip, at a path; nothing is read."""
+    place = Path(path)
+    names = ("bundle", "card.json", "recipe.yaml")
+    is_zip = place.suffix.lower() == ".zip" and place.is_file()
+    return is_zip or any((place / name).exists() for name in names)
 
 
 def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from binseg.imageio import (
     write_mask,
     write_probability,
 )
+from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels, Probability
 from binseg.postprocess import (
     NOTHING,
@@ -67,8 +68,10 @@ class Prediction:
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
     georeference: Georeference | None = None
-    path_hash: str = ""
-    """A hash that tells the image from others of its name; only the mask's file keeps it."""
+    valid_HW: Valid = None
+    """False where the image has no data: never foreground, and of probability 0."""
+    origin: Mapping[str, object] = field(default_factory=dict)
+    """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
 
     @property
     def probability(self) -> Probability:
@@ -78,7 +81,8 @@ class Prediction:
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
-        return segment(self.probability_HW, self.threshold, self.postprocessing)
+        mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
+        return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the mask over the image, as 8-bit RGB.
@@ -143,6 +147,7 @@ class Prediction:
             "model": self.bundle_id,
             "threshold": self.threshold,
             "postprocess": self.postprocessing.as_dict(),
+            **({} if self.valid_HW is None else {"no_data": float((~self.valid_HW).mean())}),
         }
 
     def as_dict(self, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -214,15 +219,17 @@ class Prediction:
             f"threshold {self.threshold:g}, bundle {self.bundle_id})"
         )
 
-    def _repr_html_(self) -> str:
+    def _repr_png_(self) -> bytes:
         """Show the overlay in a notebook, or the mask where the image wasn't kept."""
         every = (slice(None, None, -(-max(self.mask.shape) // _SHOWN_SIDE)),) * 2
         mask_HW = self.mask[every]
         if self.image_HWC is None:
-            png = encode_mask(mask_HW)
-        else:
-            png = encode_image(overlay(self.image_HWC[every], mask_HW))
-        data = base64.b64encode(png).decode()
+            return encode_mask(mask_HW)
+        return encode_image(overlay(self.image_HWC[every], mask_HW))
+
+    def _repr_html_(self) -> str:
+        """Show the same above a line with its name and figures."""
+        data = base64.b64encode(self._repr_png_()).decode()
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
             f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
@@ -254,13 +261,16 @@ class FileKind:
 
 
 def _write_mask(one: Prediction, path: Path, _: float) -> None:
-    facts = {**one.facts, **({"path_hash": one.path_hash} if one.path_hash else {})}
+    facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
     write_mask(path, one.mask, facts=facts, georeference=place)
 
 
 def _write_probability(one: Prediction, path: Path, _: float) -> None:
-    write_probability(path, one.probability_HW, facts=one.facts, georeference=one.georeference)
+    place, pixels = one.georeference, one.probability_HW
+    if one.valid_HW is not None:
+        pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
+    write_probability(path, pixels, facts=one.facts, georeference=place)
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -198,6 +198,9 @@ class Predictor(Protocol):
     def _prediction(
         self, probability_HW: Probability, image_HWC: Pixels, facts: dict[str, Any]
     ) -> Prediction:
+        valid_HW = facts.get("valid_HW")
+        if valid_HW is not None:
+            probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
         return Prediction(
             probability_HW=probability_HW,
             threshold=self.threshold,

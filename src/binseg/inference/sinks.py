@@ -1,21 +1,26 @@
 """Predictions are taken in: by files beside each other in a folder, or bytes for a client."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import chain, count
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b, file_digest
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-from binseg.errors import UsageError
-from binseg.imageio import read_facts
+from binseg.errors import ImageError, UsageError
+from binseg.imageio import is_whole, read_facts
 from binseg.inference.image_like import facts_of_file
 from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
 from binseg.inference.sources import Failure, InputImage, Places
+from binseg.inference.video import facts_of_video
+from binseg.parallel import map_ordered
 from binseg.progress import Progress
 
 
@@ -41,12 +46,15 @@ class PredictResult:
     failures: tuple[Failure, ...] = ()
     num_skipped: int = 0
     """Images whose outputs an earlier run had written (resume)."""
+    left_out: tuple[Path, ...] = ()
+    """Files of the folders that are text, and so no images."""
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
         return PredictResult(
             written=self.written + other.written,
             failures=self.failures + other.failures,
             num_skipped=self.num_skipped + other.num_skipped,
+            left_out=self.left_out + other.left_out,
         )
 
     @property
@@ -64,6 +72,7 @@ class PredictResult:
             "written": [vars(one) | text for one, text in zip(self.written, paths, strict=True)],
             "failures": [vars(one) for one in self.failures],
             "skipped": self.num_skipped,
+            "left_out": [*map(str, self.left_out)],
         }
 
 
@@ -78,10 +87,6 @@ class Sink(ABC):
     def __init__(self, out: Path) -> None:
         self.out = out
         """The folder of the outputs; what lies in there is no input."""
-
-    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
-        """Keep the outputs of these images, which are there already, from all others."""
-        del images, options
 
     def stems(
         self,
@@ -116,8 +121,8 @@ class FolderSink(Sink):
     Args:
         out: the folder; made when it is needed.
         overwrite: replace files of an earlier run; inputs are never replaced.
-        resume: leave out images whose outputs are there already, if they are of these images, this
-            model and these settings.
+        resume: leave out images whose outputs are there already, whole, and of these images, this
+            model and these settings; with `overwrite` all others are replaced.
     """
 
     large_probability: ProbabilityType = "float32"
@@ -125,15 +130,9 @@ class FolderSink(Sink):
     def __init__(self, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
         super().__init__(Path(out))
         self.replaces = overwrite or resume
-        self._resume = resume
+        self._resume, self._replaces_others = resume, overwrite
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
-
-    def claim(self, images: Sequence[InputImage], options: PredictOptions) -> None:
-        """Keep the outputs of these images, which are there already, from all others."""
-        for image in images:
-            stem = (self.out / image.relative).with_suffix("")
-            self._owners.update(dict.fromkeys(files_of(image, stem, options), image.path))
 
     def stems(
         self,
@@ -143,20 +142,34 @@ class FolderSink(Sink):
         progress: Progress,
     ) -> list[Path | None]:
         """Give each image a stem of its own: `a.jpg` and `a.png` must not share a mask."""
-        stems = list(self._named(images, options, progress))
-        both = list(zip(images, stems, strict=True))
+        done: list[Path | None] = [None] * len(images)
+        if self._resume:
+            find = partial(self._done, predictor, options=options)
+            done = list(map_ordered(find, images, num_threads=4, ahead=64))
+            for image, stem in zip(images, done, strict=True):
+                if stem is not None:
+                    self._owners.update(dict.fromkeys(files_of(image, stem, options), image.path))
+        left = [image for image, stem in zip(images, done, strict=True) if stem is None]
+        named = list(self._named(left, options, progress))
+        both = list(zip(left, named, strict=True))
+        if self._resume and not self._replaces_others:
+            for image, stem in both:
+                _refuse_other(predictor, image, stem, options)
         self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
-        if not self._resume:
-            return [*stems]
-        return [None if _is_done(predictor, *one, options) else one[1] for one in both]
+        stems = iter(named)
+        return [next(stems) if stem is None else None for stem in done]
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
-        """Write all files of an image, the mask first; each is whole or not there."""
+        """Write all files of an image, each whole or not there; last the mask, which knows them."""
         paths = files_of(image, stem, options)
-        for path, kind in zip(paths, ("mask", *options.outputs), strict=True):
+        for path, kind in zip(paths[1:], options.outputs, strict=True):
             FILES[kind].write(prediction, path, options.tolerance)
+        if prediction.origin:
+            others = {path.name: _hash_of(path) for path in paths[1:]}
+            prediction = replace(prediction, origin={**prediction.origin, "others": others})
+        FILES["mask"].write(prediction, paths[0], options.tolerance)
         return Written(
             source=image.path,
             page=image.page,
@@ -164,6 +177,16 @@ class FolderSink(Sink):
             others=tuple(paths[1:]),
             foreground=float(prediction.mask.mean()),
         )
+
+    def _done(
+        self, predictor: Predictor, image: InputImage, *, options: PredictOptions
+    ) -> Path | None:
+        """Find the outputs of an image that are there as they would be made now."""
+        with suppress(ImageError):  # reading the image will say so
+            for stem in islice(_candidates(image, self.out), 2):
+                if _difference(predictor, image, stem, options) == "":
+                    return stem
+        return None
 
     def _named(
         self, images: Sequence[InputImage], options: PredictOptions, progress: Progress
@@ -233,7 +256,7 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
     return [stem.with_name(stem.name + ending) for ending in endings]
 
 
-def facts_of(image: InputImage, options: PredictOptions) -> dict[str, Any]:
+def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
     """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
     if image.data is not None:
         return {"name": image.name}
@@ -241,36 +264,91 @@ def facts_of(image: InputImage, options: PredictOptions) -> dict[str, Any]:
     facts = facts_of_file(
         image.path,
         place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
-        size=bool(asked & {"table", "geojson"}),
+        size=options.mask_format == "tif" or bool(asked & {"table", "geojson"}),
     )
-    return {**facts, "name": image.title or image.path.name, "path_hash": _path_hash(image)}
+    name = image.title or image.path.name
+    return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
 
 
-def _is_done(predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions) -> bool:
-    """Tell whether all outputs of an image are there, made as they would be now."""
+def origin_of(
+    image: InputImage, predictor: Predictor, options: PredictOptions
+) -> dict[str, object]:
+    """Tell the content and place of an image and all settings, without naming anybody's folders."""
+    settings = [(repr(one.preprocessing), one.tta, one.temperature) for one in predictor.members]
+    place = f"{os.path.realpath(image.path)}#{image.page}".encode("utf-8", "surrogateescape")
+    return {
+        "image": f"{_hash_of(image.path)}#{image.page}",
+        "place": blake2b(place, digest_size=8).hexdigest(),
+        "settings": blake2b(
+            repr((settings, options.tolerance)).encode(), digest_size=8
+        ).hexdigest(),
+    }
+
+
+def _hash_of(path: Path) -> str:
+    """Hash the content of a file, or of all files of a folder."""
+    whole = blake2b(digest_size=16)
+    try:
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in files:
+            with file.open("rb") as handle:
+                digest = file_digest(handle, partial(blake2b, digest_size=16))
+            whole.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+            whole.update(digest.digest())
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
+    return whole.hexdigest()
+
+
+def _difference(
+    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
+) -> str | None:
+    """Say what tells the outputs at a stem from those that would be made now.
+
+    Returns:
+        "" where nothing does, None where they aren't all there and whole, else of another what.
+    """
     files = files_of(image, stem, options)
-    if not all(file.exists() for file in files):
-        return False
-    made = {} if image.kind == "video" else read_facts(files[0])
+    if not is_whole(files[0]):
+        return None
+    made = facts_of_video(files[0]) if image.kind == "video" else read_facts(files[0])
+    if "model" not in made:
+        return "program"
+    origin = origin_of(image, predictor, options)
+    if made.get("image") != origin["image"]:
+        return None if made.get("place") == origin["place"] else "image"
     expected = {
-        "image": ("path_hash", _path_hash(image)),
         "model": ("model", predictor.bundle_id),
         "threshold": ("threshold", predictor.threshold),
         "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-    }
+        "setting (test-time augmentation, tiles, scale, tolerance)": (
+            "settings", origin["settings"],
+        ),
+    }  # fmt: skip
     for noun, (key, value) in expected.items():
-        if made.get(key, value) != value:
-            raise UsageError(
-                f"{files[0]} is of another {noun}; choose another folder with --out, or replace "
-                "what is there with --overwrite"
-            )
-    return True
+        if made.get(key) != value:
+            return noun
+    known = made.get("others")
+    for file in files[1:]:
+        if not is_whole(file):
+            return None
+        if isinstance(known, dict) and known.get(file.name) != _hash_of(file):
+            return None
+    return ""
 
 
-def _path_hash(image: InputImage) -> str:
-    """Tell images of one name apart, without naming anybody's folders."""
-    place = f"{image.path.resolve()}#{image.page}"
-    return blake2b(place.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+def _refuse_other(
+    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
+) -> None:
+    try:
+        noun = _difference(predictor, image, stem, options)
+    except ImageError:  # reading the image will say so
+        return
+    if noun:
+        raise UsageError(
+            f"{files_of(image, stem, options)[0]} is of another {noun}; choose another folder with "
+            "--out, or replace what is there with --overwrite"
+        )
 
 
 def _candidates(image: InputImage, out: Path) -> Iterator[Path]:

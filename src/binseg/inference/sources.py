@@ -12,12 +12,15 @@ from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
-    decode_image,
+    decode_pixels,
     is_zarr,
+    kind_of,
     needs_windows,
     open_windows,
-    read_image,
+    read_pixels,
 )
+from binseg.imageio.decoding import Valid
+from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
 
 _ZARR_SUFFIX = ".zarr"
+_OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}
+"""Files that systems put into folders of images."""
+_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
+"""Most are TIFF by their first bytes, with a small preview that isn't the image."""
 _Stamp = tuple[int, int]
 """Size and time of change (ns) of a file."""
 
@@ -49,15 +56,15 @@ class InputImage:
         """The name of the image in errors."""
         return str(self.path) if self.data is None else self.title
 
-    def read(self) -> Pixels:
-        """Decode its pixels.
+    def read(self) -> tuple[Pixels, Valid]:
+        """Decode its pixels, and tell where there is data.
 
         Raises:
             ImageError: it can't be read.
         """
         if self.data is not None:
-            return decode_image(self.data, name=self.name)
-        return read_image(self.path, page=self.page)
+            return decode_pixels(self.data, name=self.name)
+        return read_pixels(self.path, page=self.page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +89,8 @@ class Round:
 
     images: Sequence[InputImage]
     failures: Sequence[Failure] = ()
-    claimed: Sequence[InputImage] = ()
-    """Images that have their outputs from an earlier run, under the plainest names."""
+    left_out: Sequence[Path] = ()
+    """Files of a folder that are text, and so no images."""
 
 
 class Source(Protocol):
@@ -113,8 +120,10 @@ class FileSource:
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
         """Give all images in one round; an input that names none is a failure."""
-        images, failures = find_images(self.inputs, sink.out, whole_stacks=not options.is_per_page)
-        yield Round(images=images, failures=failures)
+        texts: list[Path] = []
+        whole = not options.is_per_page
+        images, failures = find_images(self.inputs, sink.out, whole_stacks=whole, texts=texts)
+        yield Round(images=images, failures=failures, left_out=texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,7 @@ class WatchSource:
     """A folder that is looked into again and again, for images that are new or changed.
 
     An image is taken when it looked the same twice, so that one that is still being copied is left
-    alone. Images whose masks are there and newer are left out.
+    alone. The sink knows which images have their outputs already.
     """
 
     folder: Path
@@ -146,18 +155,18 @@ class WatchSource:
                 "taken for images; choose another folder with --out"
             )
         before: dict[Path, _Stamp] = {}
-        stamped = ((path, path.relative_to(home), stamp) for path, stamp in _stamped(home, out))
-        answered = [one for one in stamped if _is_answered(one[0], out / one[1])]
-        done = {path: stamp for path, _, stamp in answered}
-        plain = [InputImage(path=path, relative=relative) for path, relative, _ in answered]
-        yield Round(images=(), claimed=plain)
+        told: set[Path] = set()
+        done: dict[Path, _Stamp] = {}
         while True:
-            now = dict(_stamped(home, out))
+            texts: list[Path] = []
+            now = dict(_stamped(home, out, texts))
+            left_out = [one for one in texts if one not in told]
+            told.update(left_out)
             ready = [one for one, stamp in now.items() if before.get(one) == stamp != done.get(one)]
-            if ready:
+            if ready or left_out:
                 found = [(path, path.relative_to(home)) for path in ready]
                 images, failures = _listed(found, whole_stacks=not options.is_per_page)
-                yield Round(images=images, failures=failures)
+                yield Round(images=images, failures=failures, left_out=left_out)
             done.update({path: now[path] for path in ready})
             before = now
             if self.stop():
@@ -166,16 +175,21 @@ class WatchSource:
 
 
 def find_images(
-    inputs: Iterable[str | Path], out: Path, *, whole_stacks: bool = True
+    inputs: Iterable[str | Path],
+    out: Path,
+    *,
+    whole_stacks: bool = True,
+    texts: list[Path] | None = None,
 ) -> tuple[list[InputImage], list[Failure]]:
     """List every image once, but for masks of an earlier run in `out`.
 
-    An input that names none is a failure. Without `whole_stacks` each page is an image.
+    An input that names none is a failure. Without `whole_stacks` each page is an image. `texts`
+    takes in the files of folders that are left out.
     """
     found: list[tuple[Path, Path]] = []
     failures: list[Failure] = []
     for given in inputs:
-        if of_input := list(_expand(str(given), out)):
+        if of_input := list(_expand(str(given), out, [] if texts is None else texts)):
             found += of_input
         else:
             failures.append(Failure.of(given, "there is no such image, or none in it"))
@@ -221,7 +235,7 @@ def _listed(
     return images, failures
 
 
-def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
+def _expand(given: str, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Path]]:
     """Give the files that an input stands for, each with its path inside that input."""
     path = Path(given)
     # glob takes absolute patterns too, which `Path.glob` doesn't
@@ -229,31 +243,45 @@ def _expand(given: str, out: Path) -> Iterator[tuple[Path, Path]]:
     for match in matches:
         whole = match == path and (path.suffix.lower() == _ZARR_SUFFIX or is_zarr(path))
         if match.is_dir() and not whole:
-            yield from _in_folder(match, out)
+            yield from _in_folder(match, out, texts)
         else:
             yield match, Path(match.name)
 
 
-def _in_folder(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
-    """Give the images of a folder, without hidden ones and without masks of an earlier run."""
+def _in_folder(folder: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Path, Path]]:
+    """Give the images of a folder, without hidden ones and without masks of an earlier run.
+
+    Names tell most; of other files the content does: text is put into `texts`, and what is neither
+    image nor text is given too, so that reading it says why it can't be.
+    """
     home, answers, places = folder.resolve(), out.resolve(), Places()
     apart = answers != home and answers.is_relative_to(home)
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         zarrs = [name for name in folders if name.lower().endswith(_ZARR_SUFFIX)]
         folders[:] = [name for name in folders if name not in zarrs and not name.startswith(".")]
-        images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        found += [Path(parent, name) for name in (*zarrs, *images) if not name.startswith(".")]
+        shown = (one for one in names if not one.startswith(".") and one not in _OF_SYSTEMS)
+        found += [Path(parent, name) for name in (*zarrs, *shown)]
     for path in sorted(found):
-        if not (apart and places.real(path).is_relative_to(answers)):
+        if apart and places.real(path).is_relative_to(answers):
+            continue
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_SUFFIXES or suffix == _ZARR_SUFFIX or kind_of(path) != "text":
             yield path, path.relative_to(folder)
+        else:
+            texts.append(path)
 
 
 def _images_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
     """List a file's images; only TIFF and OME-Zarr hold several, or ones to be read in parts."""
+    suffix = path.suffix.lower()
     if is_video(path):
         return [InputImage(path=path, relative=relative, kind="video")]
-    may_be_large = path.suffix.lower() in TIFF_SUFFIXES or path.is_dir()
+    if suffix in _RAW:
+        raise ImageError(f"{path}: a camera's raw file; develop it to JPEG, PNG or TIFF first")
+    may_be_large = suffix in TIFF_SUFFIXES or path.is_dir()
+    if not may_be_large and suffix not in IMAGE_SUFFIXES and path.is_file():
+        may_be_large = holds_tiff(path)  # .lsm, .btf, .ndpi and more
     if not may_be_large or not needs_windows(path):
         return [InputImage(path=path, relative=relative)]
     num_pages = 1
@@ -265,9 +293,9 @@ def _images_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputI
     return [InputImage(path=path, page=page, relative=relative) for page in range(num_pages)]
 
 
-def _stamped(home: Path, out: Path) -> Iterator[tuple[Path, _Stamp]]:
+def _stamped(home: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Path, _Stamp]]:
     """Give the images of a watched folder with their stamps; OME-Zarr folders are left out."""
-    for path, _ in _in_folder(home, out):
+    for path, _ in _in_folder(home, out, texts):
         if path.suffix.lower() == _ZARR_SUFFIX:
             continue
         try:
@@ -275,10 +303,3 @@ def _stamped(home: Path, out: Path) -> Iterator[tuple[Path, _Stamp]]:
         except OSError:  # gone between the listing and now
             continue
         yield path, (facts.st_size, facts.st_mtime_ns)
-
-
-def _is_answered(path: Path, plain: Path) -> bool:
-    """Tell whether a mask of the plain name is there, and not older than the image."""
-    masks = (plain.with_suffix(".png"), plain.with_suffix(".tif"))
-    changed = path.stat().st_mtime
-    return any(mask.exists() and mask.stat().st_mtime >= changed for mask in masks)

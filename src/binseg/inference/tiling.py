@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -51,11 +52,30 @@ def probability_bands(
 
     Bands are the same to the bit wherever the work begins. An ensemble whose members prepare images
     in ways of their own is computed member by member. `tell` hears of rows as they are computed.
+    Where there is no data the probability is NaN.
 
     Raises:
         ImageError: the image can't be read, or doesn't fit the model's channels.
         BundleError: the model gives NaN or infinity.
     """
+    rest: Any = {"band": band, "first": first, "tell": tell, "whole_pixels": whole_pixels}
+    with closing(_all_bands(predictor, windows, page, **rest)) as bands:
+        for index, found_HW in enumerate(bands, start=first):
+            valid_HW = windows.valid(page, index * band, 0, *found_HW.shape)
+            yield found_HW if valid_HW is None else np.where(valid_HW, found_HW, np.float32(np.nan))
+
+
+def _all_bands(
+    predictor: Predictor,
+    windows: Windows,
+    page: int,
+    *,
+    band: int,
+    first: int,
+    tell: Tell,
+    whole_pixels: int,
+) -> Generator[Probability]:
+    """Predict a page band by band, as if there were data everywhere."""
     info = windows.info(page)
     if info.height * info.width <= whole_pixels:
         image_HWC = windows.read(page, 0, 0, info.height, info.width)

@@ -115,13 +115,8 @@ def summarise(
         slices=slice_images(images, by=by, num_resamples=num_resamples),
     )
     num_units = len(kept) if groups is None else len(set(groups))
-    few = []
-    if num_resamples and 2 <= num_units < LEAST_UNITS:
-        few.append(
-            f"Intervals: only {num_units} {report.resampled}s are resampled, so they are too "
-            "narrow; don't read them as 95%."
-        )
-    return replace(report, notes=(*_rules(report, total["original"], len(kept)), *few, *notes))
+    rules = _rules(report, total["original"], len(kept), num_units)
+    return replace(report, notes=(*rules, *notes))
 
 
 def _means(images: Sequence[ImageScores], size: Size) -> dict[str, float]:
@@ -143,7 +138,7 @@ def mark_of(one: ImageScores) -> str:
     return "missed" if counts.tp == 0 else ""
 
 
-def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
+def _rules(report: Report, total: Counts, num_scored: int, num_units: int) -> Iterator[str]:
     """Say the rules behind the figures, and how many images they decided."""
     empty = f"None of the {num_scored} images has an empty truth."
     if report.num_empty_truth:
@@ -167,6 +162,11 @@ def _rules(report: Report, total: Counts, num_scored: int) -> Iterator[str]:
         yield OBJECT_RULE
     if report.calibration:
         yield CALIBRATION_RULE
+    if report.intervals and 2 <= num_units < LEAST_UNITS:
+        yield (
+            f"Intervals: only {num_units} {report.resampled}s are resampled, so they are too "
+            "narrow; don't read them as 95%."
+        )
 
 
 def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[str, Figure]:
@@ -176,7 +176,6 @@ def _outline_figures(images: Sequence[ImageScores], num_resamples: int) -> dict[
         return {}
     names = list(outlines[0])
     rows = [[*(one[name] for name in names), 1.0] for one in outlines]
-
     return figures_of(
         np.array(rows),
         lambda sums_RK: {name: sums_RK[:, at] / sums_RK[:, -1] for at, name in enumerate(names)},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from binseg.config.named_models import NamedWeights, find_weights
 from binseg.errors import DataError, UsageError
 from binseg.models.skeleton import EncoderDecoder
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT, Detail, Progress
 from binseg.storage import cache_dir, download, sha256_of
 
 _LEFT_OUT = ("fc.", "classifier.", "features.18.", "_conv_head.", "_bn1.", "_fc.")
@@ -65,7 +65,7 @@ def load_encoder_weights(
     model.encoder.load_state_dict({key: given.get(key, value) for key, value in wanted.items()})
     if named is not None:
         model.encoder.trained_with = (named.mean, named.std)
-    progress.say(f"{path.name}: {len(given)} tensors loaded into the encoder")
+    progress.say(Detail(f"{path.name}: {len(given)} tensors loaded into the encoder"))
     return len(given)
 
 

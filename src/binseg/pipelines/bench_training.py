@@ -5,6 +5,7 @@ The steps are those of `TrainingStep`, on real images; only the loop around them
 
 import itertools
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -244,6 +245,7 @@ def profile_steps(steps: Steps, num_steps: int, *, progress: Progress = SILENT) 
     """Say by torch's profiler where the time of so many steps goes."""
     steps.warm_up()
     rounds = track(range(num_steps), progress=progress, label="measuring steps", total=num_steps)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes lines of its own to stderr
     with profile() as profiler:
         num_inputs = [steps.take()[1] for _ in rounds]
     seconds = {

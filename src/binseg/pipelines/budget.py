@@ -28,7 +28,7 @@ from binseg.metrics import (
     measure_reliability,
 )
 from binseg.postprocess import PostProcessing, clean
-from binseg.progress import Progress
+from binseg.progress import Detail, Progress
 from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
@@ -71,10 +71,11 @@ def training_seconds(
     budget = 60 * budget_minutes
     rest = budget - spent - ending
     if rest >= LEAST_SHARE * budget:
-        progress.say(
-            f"budget {budget_minutes:g} min: {spent:.0f} s are over, {rest:.0f} s to train, about "
-            f"{ending:.0f} s to choose the threshold and to score"
+        told = (
+            f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
+            f"about {ending:.0f} s to choose the threshold and to score"
         )
+        progress.say(Detail(told))
         return rest
     least = LEAST_SHARE * budget
     progress.say(
@@ -158,6 +159,9 @@ class Ending:
         """Return the time for tta, threshold, post-processing, scores and report."""
         cleaned = self.cleaning if recipe.train.postprocess == "tune" else 0.0
         predicted = num_predictions(recipe, self.num) * self.predicting
+        if recipe.model.start_from:  # it is scored, too, with as much tta as the new one may get
+            predicted += TTA_PASSES[allowed_tta(recipe)] * self.num * self.predicting
+            cleaned += self.measuring
         return predicted + self.num * (self.measuring + cleaned) + self.closing
 
 

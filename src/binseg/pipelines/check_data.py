@@ -1,5 +1,6 @@
 """Check a data set: what is in it, what is wrong with it, and a page to look at."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,17 +11,20 @@ import numpy as np
 from jaxtyping import UInt8
 
 from binseg.config import DataConfig
-from binseg.data.dataset import SPLITS, Dataset
+from binseg.data.dataset import SPLITS, Dataset, spread
 from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.errors import ImageError
-from binseg.imageio import read_image
+from binseg.imageio import read_image, write_image
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
 from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.storage import cache_dir
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
+NUM_SAMPLES, SHEET_COLUMNS = 12, 4
+"""Images of a sheet, and how many stand beside each other."""
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 
@@ -36,6 +40,8 @@ class CheckResult:
     facts: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
     shares: tuple[float, ...] = ()
+    sheet: Path | None = None
+    """The image of samples with their masks, where one was asked for and could be drawn."""
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""
@@ -50,24 +56,31 @@ class CheckResult:
             "facts": dict(self.facts),
             "foreground_histogram": counts.tolist(),
             "findings": [asdict(finding) for finding in self.findings],
+            "samples": None if self.sheet is None else str(self.sheet),
         }
 
 
 def check(
-    data: DataConfig | str | Path, *, page: str | Path | None = None, progress: Progress = SILENT
+    data: DataConfig | str | Path,
+    *,
+    page: str | Path | None = None,
+    sheet: str | Path | None = None,
+    progress: Progress = SILENT,
 ) -> CheckResult:
     """Look at every image and mask of a data set.
 
     Args:
         data: where it is and how its masks are read.
         page: HTML file to write, with the findings and their images.
+        sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
+            mask is seen.
         progress: hears of every image.
 
     Returns:
         Facts and findings; a data set that can't be opened at all is one finding.
 
     Raises:
-        OutputError: the page can't be written.
+        OutputError: the page or the sheet can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     intake = take_in(config, progress=progress)
@@ -85,6 +98,7 @@ def check(
             facts=tuple(facts.items()),
             findings=ranked([*intake.findings, *found]),
             shares=tuple(x.foreground for x in seen.looks if x.foreground is not None),
+            sheet=None if sheet is None else _write_sheet(intake.dataset, Path(sheet)),
         )
     if page is not None:
         write_doctor_page(
@@ -98,6 +112,31 @@ def check(
         )
         progress.say(f"page: {page}")
     return result
+
+
+def sheet_path(data: str) -> Path:
+    """Name the image of samples of a data set that nobody named, in the cache folder."""
+    told = hashlib.sha256(str(Path(data).absolute()).encode()).hexdigest()[:6]
+    return cache_dir() / "checks" / f"{Path(data).name or 'data'}-{told}.png"
+
+
+def _write_sheet(dataset: Dataset, path: Path) -> Path | None:
+    """Draw samples from all over the data set; those that can't be read are findings already."""
+    cells: list[UInt8[np.ndarray, "h w 3"]] = []
+    for record in spread(dataset.with_truth().records, NUM_SAMPLES):
+        with suppress(ImageError):
+            thumb_HW3 = _thumb(record, dataset)
+            height, width = thumb_HW3.shape[:2]
+            cell = np.full((THUMB_SIDE, THUMB_SIDE, 3), 255, np.uint8)
+            cell[:height, :width] = thumb_HW3
+            cells.append(cell)
+    if not cells:
+        return None
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % SHEET_COLUMNS)
+    starts = range(0, len(cells), SHEET_COLUMNS)
+    write_image(path, np.vstack([np.hstack(cells[at : at + SHEET_COLUMNS]) for at in starts]))
+    return path
 
 
 def _thumbs(

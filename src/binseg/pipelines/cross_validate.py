@@ -21,6 +21,7 @@ from binseg.evaluation.report_files import write_report
 from binseg.evaluation.scoring import Scoring
 from binseg.inference import Predictor, load
 from binseg.metrics import report_as_dict
+from binseg.pipelines.continuing import continued
 from binseg.pipelines.train_model import resume_training, train
 from binseg.progress import SILENT, Progress
 from binseg.training.checkpoint import resume_command
@@ -103,7 +104,7 @@ def cross_validate(
             "folder with --out"
         )
     RunFolder.create(folder)
-    first = _with_split(recipe, method="kfold", folds=folds, fold=0)
+    first = _with_split(continued(recipe), method="kfold", folds=folds, fold=0)
     whole = keep_together(open_dataset(first.data), first.data, progress=progress)
     seed = seed_for_folds(whole, first.data.split)
     if seed != recipe.data.split.seed:

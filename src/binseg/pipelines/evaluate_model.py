@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from binseg.config import DataConfig
@@ -9,10 +10,12 @@ from binseg.data.dataset import Dataset
 from binseg.errors import DataError
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
+from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import score_dataset
 from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.progress import SILENT, Progress
+from binseg.storage import held
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
@@ -35,7 +38,8 @@ def evaluate(
     that trained the model is scored as `test`.
 
     Args:
-        model: the folder of a run, a bundle, several of them as an ensemble, or a predictor.
+        model: the folder of a run, a bundle, several of them as an ensemble, or a predictor;
+            `SavedMask(None, name=FOLDER)` scores the masks in a folder.
         data: where the images are; a run knows its own. A path's masks are read as in training.
         split: train, val, test or all.
         out: folder for report.html, report.json, per_image.csv, gallery.png and histogram.png;
@@ -62,19 +66,26 @@ def evaluate(
     dataset = choose_data(config, split=split, origin=origin, progress=progress)
     for member in predictor.members[1:]:
         _check_member(member, config, dataset, split)
+    predictor_of = None
+    if isinstance(predictor, SavedMask):
+        predictor_of = saved_masks(Path(predictor.name), dataset)
     folder = None if out is None else Path(out)
-    report = score_dataset(
-        predictor,
-        dataset,
-        split=split,
-        title=f"{predictor.name}, {split} of {config.path}",
-        by=by,
-        outline=outline,
-        folder=folder,
-        progress=progress,
-    )
-    if folder is not None:
-        write_report(folder, report, dataset=dataset, predictor=predictor)
+    with nullcontext() if folder is None else held(folder):
+        report = score_dataset(
+            predictor,
+            dataset,
+            split=split,
+            title=f"{predictor.name}, {split} of {config.path}",
+            by=by,
+            outline=outline,
+            folder=folder,
+            predictor_of=predictor_of,
+            progress=progress,
+        )
+        if folder is not None:
+            write_report(
+                folder, report, dataset=dataset, predictor=predictor, predictor_of=predictor_of
+            )
     return report
 
 

@@ -330,6 +330,6 @@ def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
     if not found:
         raise UsageError(
             "neither onnxruntime nor openvino is installed, so that nothing can be proven; "
-            "install one: pip install 'binseg[export]'"
+            'install one: pip install "binseg[export]"'
         )
     return [*found, ("torch", "bf16")] if has_bf16 else found

@@ -22,6 +22,7 @@ from binseg.packaging import (
 )
 from binseg.packaging.networks import SUFFIXES, open_file
 from binseg.packaging.proof import LIMITS, prove
+from binseg.storage import read_bytes
 
 FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
 """Largest difference of a reference probability by an exported file."""
@@ -208,7 +209,7 @@ def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verifica
 
 def _verify_file(path: Path, target: str) -> Verification:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as problem:
         raise BundleError(f"{path}: can't be read ({problem.strerror})") from None
     compute, facts = open_file(data, target, name=str(path))

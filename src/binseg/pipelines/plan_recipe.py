@@ -4,12 +4,20 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from binseg.autoconfig import Plan, Setting, few_ratios, make_plan, stack_settings, take_fingerprint
+from binseg.autoconfig import (
+    Plan,
+    Setting,
+    few_ratios,
+    make_plan,
+    prefers_scratch,
+    stack_settings,
+    take_fingerprint,
+)
 from binseg.config import Recipe, SplitConfig, load_recipe
 from binseg.data.dataset import Dataset
 from binseg.data.sources import open_dataset
@@ -17,6 +25,7 @@ from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, s
 from binseg.datacheck import keep_together
 from binseg.errors import UsageError
 from binseg.pipelines.budget import expected_seconds
+from binseg.pipelines.continuing import REASON, continued, divide
 from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
@@ -25,7 +34,6 @@ DEFAULT_BUDGET = 20 * 60.0
 """Seconds of a plan's budget where the user gives none."""
 FEW_PAGES = 60
 """Pages below which smaller groups of them are formed, so that they can be split."""
-UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +102,25 @@ def parse_budget(text: str) -> float | None:
     Raises:
         UsageError: it can't be read.
 
-    >>> parse_budget("20m"), parse_budget("1.5h"), parse_budget("90s"), parse_budget("none")
-    (1200.0, 5400.0, 90.0, None)
+    >>> parse_budget("20m"), parse_budget("20"), parse_budget("1.5h"), parse_budget("none")
+    (1200.0, 1200.0, 5400.0, None)
+    >>> parse_budget("2m30s"), parse_budget("1h 30 min"), parse_budget("90s")
+    (150.0, 5400.0, 90.0)
     """
     plain = text.strip().lower()
     if plain == "none":
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?", plain)
-    if match is None or not float(match[1]) > 0:
-        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 90s or none")
-    return float(match[1]) * UNITS[match[2] or "m"]
+    number = r"(\d+(?:\.\d+)?)\s*"
+    whole = rf"(?:{number}h)?\s*(?:{number}m(?:in)?)?\s*(?:{number}s)?"
+    match = re.fullmatch(number, plain)
+    if match is not None:
+        seconds = 60 * float(match[1])
+    elif match := re.fullmatch(whole, plain):
+        each = zip(match.groups(), (3600, 60, 1), strict=True)
+        seconds = sum(float(value) * unit for value, unit in each if value)
+    if match is None or seconds <= 0:
+        raise UsageError(f"--budget {text!r}: write it as 20m, 2h, 2m30s, 90s or none")
+    return float(seconds)
 
 
 def chosen_budget(
@@ -159,15 +176,21 @@ def plan(
         DataError: the data can't be trained on.
     """
     start = time.perf_counter()
-    asked = load_recipe(sections=sections, overrides=overrides)
+    plain = load_recipe(sections=sections, overrides=overrides)
+    asked = continued(plain)
     given = _given(asked)
     if asked.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
     dataset, split = _open(asked, given, progress)
     fingerprint = take_fingerprint(dataset, seed=asked.train.seed, progress=progress)
-    machine = measure_machine(asked, given, budget, progress, is_grey=fingerprint.is_grey)
+    machine = measure_machine(
+        asked, given, budget, progress, from_scratch=prefers_scratch(fingerprint)
+    )
     share = None if budget is None else max(1.0, budget / folds)
     made = make_plan(fingerprint, machine, budget=share, given=given, before=split)
+    kept = given.keys() - _given(plain).keys()
+    lines = (replace(one, reason=REASON) if one.key in kept else one for one in made.settings)
+    made = replace(made, settings=tuple(lines))
     recipe = made.recipe()
     return PlanResult(
         plan=made,
@@ -175,6 +198,19 @@ def plan(
         seconds=time.perf_counter() - start,
         expected_seconds=folds * expected_seconds(recipe, fingerprint, machine),
     )
+
+
+def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
+    """Say how many seconds a recipe will take on this machine, from a few steps of its network.
+
+    Raises:
+        UsageError: data.path is missing, or a setting doesn't exist.
+        DataError: the data can't be trained on.
+    """
+    dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
+    facts = take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
+    machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
+    return expected_seconds(recipe, facts, machine)
 
 
 def _given(asked: Recipe) -> dict[str, object]:
@@ -209,13 +245,14 @@ def _open(
             dataset, data = reopened, finer
             reason = f"{num} pages are few: smaller groups of them can still be split"
             settings.append(Setting(key="data.page_group", value=group, reason=reason))
-    whole = keep_together(dataset, data, progress=progress)
-    dataset = assign_splits(whole, data.split)
+    whole, dealt = keep_together(dataset, data, progress=progress), data.split
+    dataset = assign_splits(whole, dealt)
     fixed = {f"data.split.{name}" for name in ("method", "seed", "file", "gap")} & given.keys()
     holds = foreground_in(whole.rule)
     if not has_own and not fixed and (without := lacking(dataset.with_truth(), holds)):
         dataset, drawn = split_with_foreground(whole, data.split, without=without, holds=holds)
-        if drawn is not data.split:
+        data = data.model_copy(update={"split": drawn})
+        if drawn is not dealt:
             reason = f"otherwise no image in {' and '.join(without)} would show foreground"
             settings = [one for one in settings if one.key.rpartition(".")[2] not in RESPLIT]
             settings += [
@@ -223,6 +260,8 @@ def _open(
                 for name in RESPLIT
                 if getattr(drawn, name) != getattr(SplitConfig(), name)
             ]
+    if asked.model.start_from is not None:
+        dataset = divide(whole, asked.model_copy(update={"data": data}), SILENT)
     return dataset.with_truth(), settings
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -120,6 +121,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
             num_train=sizes["train"],
             num_val=sizes["val"],
             num_test=sizes["test"],
+            note=f"continues {Path(net.start_from).name}" if net.start_from else "",
         ),
         scores={f"val, {size} size": dict(scores) for size, scores in report.mean.items()},
         versions={name: str({**facts, **packages}[name]) for name in ("python", *names)},

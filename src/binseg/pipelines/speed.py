@@ -90,7 +90,7 @@ def measure_machine(
     budget: float | None,
     progress: Progress,
     *,
-    is_grey: bool = False,
+    from_scratch: bool = False,
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
@@ -99,7 +99,7 @@ def measure_machine(
         given: what the user chose, by dotted keys.
         budget: seconds for the whole run; None where time doesn't matter.
         progress: told of every network.
-        is_grey: grey images get a network from scratch, unless the user asks for weights.
+        from_scratch: the plan will begin from scratch, unless the user asks for weights.
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)
@@ -109,7 +109,7 @@ def measure_machine(
         for (encoder, name), weights in WEIGHTS.items()
         if name == "imagenet" and weights_path(weights) is not None
     )
-    at_hand = frozenset[str]() if is_grey else pretrained
+    at_hand = frozenset[str]() if from_scratch else pretrained
     candidates = _candidates(asked, given, at_hand, is_gpu=device.type == "cuda")
     reference = next(iter(candidates))
     usual = USUAL if budget is None or budget > SHORT else QUICK
@@ -118,7 +118,7 @@ def measure_machine(
     memory: dict[str, float] = {}
     with progress.task("measuring the machine", total=len(candidates)) as task:
         for name, spec in candidates.items():
-            model_spec = {"name": name, **spec, "encoder_weights": None}
+            model_spec = {"name": name, **spec, "encoder_weights": None, "start_from": None}
             recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
             model, bf16 = build_model(recipes[usual]), precision == "bf16"
             estimate = estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)

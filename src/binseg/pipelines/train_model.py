@@ -17,13 +17,21 @@ from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.origins import dealt_anew
 from binseg.data.patches import ImageCache, open_training_pixels, open_validation_pixels
 from binseg.data.sources import open_dataset
-from binseg.data.splits import assign_splits, foreground_in, lacking, write_split
+from binseg.data.splits import foreground_in, lacking, write_split
 from binseg.datacheck import LEAKS, keep_together, training_checks
 from binseg.errors import DataError, StoppedError, UsageError
+from binseg.evaluation.comparison import Comparison
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
 from binseg.pipelines.budget import Ending, time_ending, training_seconds, within_time
+from binseg.pipelines.continuing import (
+    ancestors,
+    compare_with_earlier,
+    continued,
+    divide,
+    take_over,
+)
 from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
 from binseg.report import plot_curves
@@ -47,6 +55,8 @@ class TrainResult:
     best_epoch: int
     num_epochs: int
     seconds: float
+    beside: Comparison | None
+    """The model that this one continues (A) and the new one (B) on the validation split."""
     has_test: bool
     """True if the data has a test split, which no step of training looks at."""
 
@@ -59,6 +69,7 @@ class TrainResult:
             "num_epochs": self.num_epochs,
             "seconds": round(self.seconds, 1),
             "validation": report_as_dict(self.report),
+            "earlier": None if self.beside is None else self.beside.as_dict(),
         }
 
 
@@ -88,20 +99,21 @@ def train(
         StoppedError: it was asked to stop, and says how to go on.
     """
     started = time.perf_counter() - spent
-    run = RunFolder.create(out)
+    run, recipe = RunFolder.create(out), continued(recipe)
     _check_names(recipe)
     _check_used(recipe)
     # Whoever planned has opened the data before, and told its notes then.
     heard = progress if plan is None else SILENT
     dataset = keep_together(_open_data(recipe, heard), recipe.data, progress=heard)
     is_drawn = bool(dealt_anew(dataset.records, recipe.data.split.method))
-    dataset = assign_splits(dataset, recipe.data.split)
+    dataset = divide(dataset, recipe, progress)
     progress.say(dataset.notes[-1])
     _look_for_faults(dataset, recipe, progress, is_drawn=is_drawn)
     dataset = _with_truth(dataset, progress)
 
     def begin() -> None:
-        run.write_start(recipe, {"data_fingerprint": dataset.fingerprint()})
+        facts = {"data_fingerprint": dataset.fingerprint()}
+        run.write_start(recipe, facts, earlier=ancestors(recipe))
         if plan is not None:
             write_text(run.plan_path, plan)
         write_split(run.split_path, dataset, content_of=dataset.contents())  # now it is a run
@@ -257,6 +269,8 @@ def _run(
     _check_foreground(train_pixels, "train")
     _check_foreground(val_pixels, "val")
     model = build_model(recipe, progress=progress)
+    if recipe.model.start_from is not None and not run.is_saved:
+        take_over(model, recipe, dataset, progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
         seconds, minutes = None, recipe.train.budget_minutes
@@ -297,12 +311,15 @@ def _run(
         )
         full = report.mean["original"]["dice"]
         plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor, full=full)
+        val = replace(dataset, records=dataset.of_split("val"))
+        beside = compare_with_earlier(recipe, run, val, progress)
         run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
         report=report,
         best_epoch=fitted.best_epoch,
         num_epochs=len(fitted.history),
+        beside=beside,
         seconds=time.perf_counter() - started,
         has_test=any(record.split == "test" for record in dataset.records),
     )

@@ -86,7 +86,7 @@ class Chart:
     """Two axes and what stands between them; a tone is a class of the style sheet."""
 
     label: str
-    """What it shows, for those who can't see it."""
+    """A description for those who can't see it."""
     x: Axis
     y: Axis
     is_low: bool = False

@@ -11,6 +11,7 @@
     service.py         the parts that the routes share, and the figures for Prometheus
     model_registry.py  the models, and images to try them with
     job_store.py       jobs on disk; job_worker.py runs them on inference's engine
+    label_routes.py    the routes of `binseg label`, on the same server
     page/              what a browser gets
 
 Nothing here fetches an address or opens a path that a client names.

@@ -10,19 +10,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from ipaddress import ip_address
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from binseg.errors import UsageError
 from binseg.serve import job_routes, routes
+from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
-from binseg.serve.service import Service
 
 _LOG = logging.getLogger("binseg.serve")
+OWN_ROUTERS = (routes.router, job_routes.router)
+"""The routes of `binseg serve`."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """Names by which this machine calls itself."""
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
@@ -79,7 +82,28 @@ class Access:
             )
 
 
-def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
+class Served(Protocol):
+    """The side of a service that the application sees; `Service` and `LabelService` are such."""
+
+    limits: Limits
+    is_ready: bool
+
+    def open(self) -> None:
+        """Start what works behind."""
+
+    def close(self) -> None:
+        """Finish what was begun."""
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+
+
+def create_app(
+    service: Served,
+    *,
+    access: Access | None = None,
+    routers: Sequence[APIRouter] = OWN_ROUTERS,
+) -> ASGIApp:
     """Build the ASGI application; its lifespan opens and closes the service.
 
     Everyone may use it if `access` is left out.
@@ -105,8 +129,8 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
     app.state.service = service
     add_handlers(app)
     app.mount("/static", routes.PageFiles(directory=routes.PAGE), name="static")
-    app.include_router(routes.router)
-    app.include_router(job_routes.router)
+    for router in routers:
+        app.include_router(router)
     guarded: ASGIApp = _AccessControl(app, access=chosen, service=service)
     if chosen.origins:
         guarded = CORSMiddleware(
@@ -122,7 +146,7 @@ def create_app(service: Service, *, access: Access | None = None) -> ASGIApp:
 class _AccessControl:
     """The first thing that every request meets; it also sets the headers of every response."""
 
-    def __init__(self, app: ASGIApp, *, access: Access, service: Service) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, service: Served) -> None:
         self._app = app
         self._token = None if access.token is None else access.token.encode()
         self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
@@ -131,7 +155,7 @@ class _AccessControl:
         """Clients that sent wrong tokens: how many, and when the last."""
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
-        self._answered = service.metrics.answered
+        self._answered = service.answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

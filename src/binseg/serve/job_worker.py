@@ -15,6 +15,7 @@ from binseg import storage
 from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import open_windows
 from binseg.imageio.cage import Cage
+from binseg.imageio.decoding import Valid
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.engine import run
 from binseg.inference.sinks import BytesSink, Written
@@ -214,7 +215,7 @@ class _JobImage(InputImage):
 
     cage: Cage
 
-    def read(self) -> Num[np.ndarray, "H W C"]:
+    def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
             return opened.read()

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Num, UInt8
 from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
+from binseg.imageio.decoding import Valid
 from binseg.inference.predictor import ModelPredictor
 from binseg.report import for_display
 from binseg.serve.incoming import Output, Upload, Wanted
@@ -88,7 +89,7 @@ class Pipeline:
         predictor = model.predictor.with_options(wanted.options())
         self.num_coming += 1
         try:
-            image_HWC, inputs_NHWC = await self.in_thread(
+            image_HWC, valid_HW, inputs_NHWC = await self.in_thread(
                 take_in,
                 self.cage,
                 sent.data,
@@ -103,7 +104,7 @@ class Pipeline:
         finally:
             self.num_coming -= 1
         data, media = await self.in_thread(
-            _encode, predictor, image_HWC, maps_NHW, name=sent.name, output=output
+            _encode, predictor, (image_HWC, valid_HW), maps_NHW, name=sent.name, output=output
         )
         headers = {
             "X-Binseg-Model": model.id,
@@ -146,10 +147,10 @@ def take_in(
     limits: Limits,
     reserved: Reservation,
     keeps_image: bool,
-) -> tuple[Num[np.ndarray, "H W C"], UInt8[np.ndarray, "N H W C"]]:
+) -> tuple[Num[np.ndarray, "H W C"], Valid, UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
 
-    Without `keeps_image`, the image is one black value for all pixels.
+    Also tells where it has data. Without `keeps_image`, the image is one black value everywhere.
 
     Raises:
         Refusal: too large, or no room.
@@ -169,12 +170,12 @@ def take_in(
                 "send it as a job (POST /v1/jobs).",
             )
         per_pixel = preprocessing.channels + 4
-        reserved.grow(_num_bytes(info) + 4 * info.height * info.width + per_pixel * input_pixels)
-        image_HWC = opened.read()
+        reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
+        image_HWC, valid_HW = opened.read()
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     if not keeps_image:
         image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
-    return image_HWC, inputs_NHWC
+    return image_HWC, valid_HW, inputs_NHWC
 
 
 def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
@@ -188,7 +189,7 @@ def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) 
         info = opened.info
         _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
-        image_HWC = opened.read()
+        image_HWC, _ = opened.read()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{sent.name}: holds NaN or infinite pixels; replace them by numbers")
@@ -216,14 +217,15 @@ def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
 
 def _encode(
     predictor: ModelPredictor,
-    image_HWC: Num[np.ndarray, "H W C"],
+    pixels: tuple[Num[np.ndarray, "H W C"], Valid],
     maps_NHW: Float32[np.ndarray, "N H W"],
     *,
     name: str,
     output: Output,
 ) -> tuple[bytes, str]:
     """Join the maps of all inputs at the image's size, and encode what was asked for."""
-    prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name)
+    image_HWC, valid_HW = pixels
+    prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name, valid_HW=valid_HW)
     if output == "json":
         check_outline(prediction.mask)
     return prediction.encode(output)

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -12,14 +12,14 @@ from typing import Any
 
 import h11
 import uvicorn
+from fastapi import APIRouter
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from binseg.errors import UsageError
-from binseg.serve.app import LOOPBACK, Access, create_app
+from binseg.serve.app import LOOPBACK, OWN_ROUTERS, Access, Served, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
-from binseg.serve.service import Service
 
 _KEEP_ALIVE = 5
 """Seconds for which a connection without a request is kept."""
@@ -39,10 +39,11 @@ class Server:
 
     def __init__(
         self,
-        service: Service,
+        service: Served,
         *,
         listener: socket.socket | None = None,
         access: Access | None = None,
+        routers: Sequence[APIRouter] = OWN_ROUTERS,
         started: Callable[[str], None] = lambda url: None,
     ) -> None:
         limits, access = service.limits, access or Access()
@@ -55,7 +56,7 @@ class Server:
         waiting: dict[_PatientProtocol, None] = {}
         settings = {"limits": limits, "most": _raise_descriptors(limits), "waiting": waiting}
         config = uvicorn.Config(
-            create_app(service, access=access),
+            create_app(service, access=access, routers=routers),
             http=type("Protocol", (_PatientProtocol,), settings),
             ws="none",
             loop="asyncio",
@@ -169,7 +170,7 @@ class _Uvicorn(uvicorn.Server):
     """Uvicorn's server, which says when it has started, and ends with code 0 when asked to."""
 
     def __init__(
-        self, config: uvicorn.Config, service: Service, started: Callable[[], None]
+        self, config: uvicorn.Config, service: Served, started: Callable[[], None]
     ) -> None:
         super().__init__(config)
         self._service = service

@@ -59,6 +59,10 @@ class Service:
         self._worker = JobWorker(self.store, self.registry, self.limits, self.pipeline.cage)
         self.is_ready = True
 
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self.metrics.answered(route, method, status, seconds)
+
     def close(self) -> None:
         """Finish what was begun, except for the job in work, which goes on at the next start."""
         self.is_ready = False

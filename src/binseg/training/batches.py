@@ -52,7 +52,7 @@ class Batch(NamedTuple):
 
 
 class Key(NamedTuple):
-    """What to read for a batch: row numbers, rising since mapped files like that, or places."""
+    """The items of a batch: row numbers, rising since mapped files like that, or places."""
 
     items: np.ndarray
     size: int

@@ -152,7 +152,7 @@ def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
     flaws: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         try:
-            data = path.read_bytes()
+            data = storage.read_bytes(path)
             flaw = _flaw(data)
         except FileNotFoundError:
             continue

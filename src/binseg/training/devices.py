@@ -11,7 +11,7 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
-from binseg.progress import Progress
+from binseg.progress import Detail, Progress
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, ARM) that say bf16 products run in hardware."""
@@ -33,8 +33,14 @@ def resolve_device(asked: str) -> torch.device:
     """Give the device of a run; `auto` takes a GPU where torch sees one."""
     if asked == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "device: cuda was asked for, but torch sees no GPU here; use device: cpu or auto"
+            "--device cuda (train.device): torch sees no GPU here; take cpu, or leave it out"
         )
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(
+            "--device mps (train.device): torch sees no Apple GPU here; take cpu, or leave it out"
+        )
+    if asked == "mps":
+        return torch.device("mps", 0)
     if asked == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -232,9 +238,10 @@ def check_memory(
     where = "of the GPU's memory" if device.type == "cuda" else "of memory"
     each = " in each process" if world_size > 1 else ""
     if free is None:
-        progress.say(f"needs about {_gib(share.total)}{each} {where}")
+        progress.say(Detail(f"needs about {_gib(share.total)}{each} {where}"))
         return share
-    progress.say(f"needs about {_gib(share.total)}{each} of {_gib(free)} {where} that are free")
+    told = f"needs about {_gib(share.total)}{each} of {_gib(free)} {where} that are free"
+    progress.say(Detail(told))
     if share.fixed + share.batch_size * share.per_input / DOUBT > free:
         raise TrainingError(
             lacking_memory(recipe, device, fits=world_size * share.largest_batch(free))

@@ -52,7 +52,7 @@ THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
 
 
 def rank_device(asked: str, ranks: Ranks) -> torch.device:
-    """Give the device of a rank for `auto`, `cpu` or `cuda`, and make it torch's own."""
+    """Give the device of a rank for `auto`, `cpu`, `cuda` or `mps`, and make it torch's own."""
     device = resolve_device(asked)
     if device.type == "cuda" and ranks.world_size > 1:
         torch.cuda.set_device(ranks.local_rank)
@@ -114,7 +114,7 @@ class ProcessGroup:
 
         Autocast is the step's own: Fabric's would round the network's input too.
         """
-        kind = "cpu" if device.type == "cpu" else "cuda"
+        kind = device.type
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
             devices = 1 if device.type == "cpu" else [device.index]

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from binseg import storage
 from binseg.config.recipe import Recipe
 from binseg.errors import MissingExtraError, OutputError
-from binseg.progress import Progress
+from binseg.progress import Detail, Progress
+from binseg.report.overlay import Rgb
 from binseg.training.checkpoint import Stateful
 from binseg.training.diagnostics import symptom_line, symptom_of
 from binseg.training.validation import ValidationScores
@@ -24,7 +25,11 @@ COLUMNS = (
     *("epoch", "lr", "train_loss", "train_dice", "val_loss", "val_dice"),
     *("val_scored", "val_inputs", "seconds", "data_share"),
 )
-"""Of `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
+"""For `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
+GALLERY_EVERY = 5
+"""Epochs between two drawings of the validation, beside the first."""
+GALLERY = "validation"
+"""Name of these drawings in trackers."""
 PROJECT = "binseg"
 """The project or experiment under which trackers file our runs."""
 
@@ -34,6 +39,9 @@ class Logger(Protocol):
 
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         """File the figures of an epoch, from 1."""
+
+    def show(self, image_HW3: Rgb, *, step: int) -> None:
+        """File the drawing of an epoch's validation."""
 
     def close(self) -> None:
         """End the tracker's run, so that the process's next training is one of its own."""
@@ -120,21 +128,38 @@ class EpochLog(Stateful):
         """Show the latest epoch, `share` behind its number, and file it with the trackers."""
         row, num = self.history[-1], len(self.history)
         for logger in self._loggers:
-            try:
+            with self._telling_of_failure():
                 logger.log(row, step=num)
-            except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
-                self._progress.say(
-                    f"a logger failed at epoch {num} ({_reason(problem)}); {METRICS} has it"
-                )
         best = " (best)" if self.best_epoch == num else ""
         scored, inputs = int(row["val_scored"]), int(row["val_inputs"])
         some = f" on {scored} of {inputs} inputs" if scored < inputs else ""
-        self._progress.say(
+        told = (
             f"epoch {num}{share}: training loss {row['train_loss']:.4f}, Dice "
             f"{row['train_dice']:.4f}; validation loss {row['val_loss']:.4f}, Dice "
             f"{row['val_dice']:.4f}{some}{best}; {row['seconds']:.1f} s, {row['data_share']:.1%} "
             "of the steps waiting for data"
         )
+        self._progress.say(Detail(told))
+
+    def show(self, draw: Callable[[], Rgb]) -> None:
+        """File what the model makes of validation images, where an epoch's turn has come."""
+        num = len(self.history)
+        if not self._loggers or (num != 1 and num % GALLERY_EVERY):
+            return
+        image_HW3 = draw()
+        for logger in self._loggers:
+            with self._telling_of_failure():
+                logger.show(image_HW3, step=num)
+
+    @contextmanager
+    def _telling_of_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as problem:  # noqa: BLE001  # a tracker's server may fail in any way
+            self._progress.say(
+                f"a logger failed at epoch {len(self.history)} ({_reason(problem)}); {METRICS} has "
+                "its figures"
+            )
 
 
 def _reason(problem: Exception) -> str:
@@ -186,6 +211,9 @@ class _TensorBoard:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    def show(self, image_HW3: Rgb, *, step: int) -> None:
+        self._writer.add_image(GALLERY, image_HW3, step, dataformats="HWC")
+
 
 class _Wandb:
     def __init__(self, folder: Path) -> None:
@@ -196,6 +224,11 @@ class _Wandb:
 
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         self._run.log(dict(row), step=step)
+
+    def show(self, image_HW3: Rgb, *, step: int) -> None:
+        import wandb
+
+        self._run.log({GALLERY: wandb.Image(image_HW3)}, step=step)
 
 
 class _MLflow:
@@ -215,6 +248,9 @@ class _MLflow:
     def log(self, row: Mapping[str, float], *, step: int) -> None:
         for name, value in row.items():
             self._client.log_metric(self._id, name, value, step=step)
+
+    def show(self, image_HW3: Rgb, *, step: int) -> None:
+        self._client.log_image(self._id, image_HW3, f"{GALLERY}/{step:04d}.png")
 
     def close(self) -> None:
         self._client.set_terminated(self._id)

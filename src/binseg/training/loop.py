@@ -22,6 +22,7 @@ from binseg.data.cache import PixelCache
 from binseg.data.patches import ImageCache
 from binseg.errors import BinsegError, StoppedError, TrainingError
 from binseg.progress import SILENT, Progress, Task
+from binseg.report.overlay import Rgb
 from binseg.training.batches import Batches, Shares, build_batches
 from binseg.training.checkpoint import Checkpointer, Position, read_best, shared_state
 from binseg.training.clock import (
@@ -38,7 +39,7 @@ from binseg.training.distributed import ALONE, ProcessGroup, quiet, rank_device
 from binseg.training.loggers import EpochLog, running_loggers
 from binseg.training.optim import MovingAverage, Schedule, build_optimizer
 from binseg.training.step import TrainingStep
-from binseg.training.validation import ValidationScores, thinned, validate
+from binseg.training.validation import ValidationScores, draw_validation, thinned, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,10 @@ def fit(
 ) -> FitResult:
     """Train a network as the recipe says, on every rank alike; its weights change in place.
 
-    The caller seeds the first weights. Of `val`, which chooses the best epoch on rank 0, as much is
-    looked at as an epoch is worth. Rank 0 writes metrics.csv, best.safetensors, last.ckpt and
-    previous.ckpt to the folder; `resume` goes on from its newest checkpoint that is whole. Epochs
-    take `seconds` in all, those before a resume included; else the recipe says how many there are.
-    `command` goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
+    Of `val`, which chooses the best epoch on rank 0, as much is looked at as an epoch is worth.
+    Rank 0 writes tables, weights and checkpoints to the folder; `resume` goes on from the newest
+    one that is whole. Epochs take `seconds` in all, those before a resume included; else the recipe
+    counts them. `command` goes on with the run, if not `binseg train --out FOLDER --resume`.
 
     Raises:
         TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
@@ -121,10 +121,9 @@ def fit(
             reserve=memory.total,
             progress=progress,
         )
-        checkpoints = Checkpointer(
-            folder, recipe, command=command, progress=progress, writes=group.is_first
-        )
-        log = EpochLog(folder, recipe, loggers=loggers, progress=progress, writes=group.is_first)
+        first = group.is_first
+        checkpoints = Checkpointer(folder, recipe, command=command, progress=progress, writes=first)
+        log = EpochLog(folder, recipe, loggers=loggers, progress=progress, writes=first)
         run = _Run(step, batches, val, clock=clock, log=log, checkpoints=checkpoints, stop=stop)
         if state is not None:
             run.load_state_dict(state)
@@ -257,12 +256,23 @@ class _Run:
             if self._clock.is_timed
             else f"/{self._recipe.train.epochs}"
         )
+        self._log.show(self._draw)
         if self._log.is_hopeless:
             self._progress.say(
                 f"stopped early: no better validation {self._recipe.train.monitor} for "
                 f"{self._recipe.train.early_stopping} epochs"
             )
         self._stop_if_asked()
+
+    def _draw(self) -> Rgb:
+        assert self._val is not None, "only rank 0 has loggers"
+        return draw_validation(
+            self._shipped,
+            self._val,
+            recipe=self._recipe,
+            device=self._device,
+            precision=self._step.precision,
+        )
 
     def _validate(self, epoch: int) -> dict[str, Any] | None:
         """Give an epoch's row and scores as plain data; None where the run is asked to stop."""

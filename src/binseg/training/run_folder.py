@@ -5,6 +5,8 @@ plan.yaml         the settings that were chosen for this data, each with its rea
                   a recipe was given
 environment.json  python, packages, processor, threads, data fingerprint
 split.csv         which image trained, which validated, which is left to test
+earlier.json      the same of the models that this one continues, by the images' contents
+before/           the scores of the model that this one continues, on the validation split
 metrics.csv       one line an epoch
 curves.png        the same, drawn
 bundle/           the model that ships
@@ -23,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 from binseg.config import Recipe, dump_recipe, load_recipe
 from binseg.errors import BundleError, UsageError
@@ -60,6 +63,7 @@ class RunFolder:
     plan_path = _Name("plan.yaml")
     environment_path = _Name("environment.json")
     split_path = _Name("split.csv")
+    earlier_path = _Name("earlier.json")
     metrics_path = _Name("metrics.csv")
     curves_path = _Name("curves.png")
     bundle_path = _Name("bundle")
@@ -103,19 +107,19 @@ class RunFolder:
             UsageError: there is something at `path` already.
         """
         run, folder = cls(path=Path(path)), Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file; choose another folder with --out")
+        check_writable(folder)
         if folder.is_dir() and any(folder.iterdir()) and not run._is_false_start():
-            way_on = ", or add --resume to go on with the run in it"
+            way_on = f", or go on with the run in it: binseg train --resume {folder}"
             raise UsageError(
                 f"{folder} is not empty; choose another folder with --out"
-                f"{way_on if run.recipe_path.is_file() else ''}"
+                f"{way_on if run.recipe_path.is_file() and not run.is_finished else ''}"
             )
         return run
 
     def _is_false_start(self) -> bool:
         """Return True if a run was killed here while it wrote its files, before training."""
         ours = {self.environment_path.name, self.recipe_path.name, self.plan_path.name}
+        ours.add(self.earlier_path.name)
         names = {entry.name for entry in self.path.iterdir()}
         names = {name for name in names if not name.startswith(TEMPORARY)} - {"training.lock"}
         return self.data_fingerprint() is not None and names <= ours
@@ -173,15 +177,50 @@ class RunFolder:
 
         return read_contents(self.split_path)
 
-    def write_start(self, recipe: Recipe, facts: Mapping[str, object]) -> None:
+    def known(self) -> dict[str, Split | None]:
+        """Return the split of each image, by content, in this run and in those it continues.
+
+        Of several for one content, that which trained tells.
+        """
+        earlier: dict[str, Split | None] = {}
+        if self.earlier_path.is_file():
+            earlier = json.loads(self.earlier_path.read_text("utf-8"))
+        splits = self.splits()
+        pairs = [(one, splits[id_]) for id_, one in self.contents().items()] + [*earlier.items()]
+        rank: dict[Split | None, int] = {"train": 2, "val": 1}
+        return dict(sorted(pairs, key=lambda pair: rank.get(pair[1], 0)))
+
+    def write_start(
+        self,
+        recipe: Recipe,
+        facts: Mapping[str, object],
+        *,
+        earlier: Mapping[str, Split | None] = MappingProxyType({}),
+    ) -> None:
         """Write what is known before the first epoch; `facts` join the environment.
 
-        The split is written after this, and makes it a run.
+        The split is written after this, and makes it a run. `earlier` is the split of the images,
+        by content, that trained the model that this one continues.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # First, since it is the file that nobody else would have put there.
         write_json(self.environment_path, {**environment(), **facts})
+        if earlier:
+            write_json(self.earlier_path, dict(earlier))
         write_text(self.recipe_path, dump_recipe(recipe))
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that can't be made or written into, before minutes of work are spent.
+
+    Raises:
+        UsageError: it is a file, or lies in one, or the system allows no writing there.
+    """
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise UsageError(f"{place} is a file; choose another folder with --out")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{place}: no permission to write there; choose another folder with --out")
 
 
 def environment() -> dict[str, object]:

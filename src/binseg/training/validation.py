@@ -14,6 +14,7 @@ from binseg.data.cache import PixelCache
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes.torch import TorchBackend
 from binseg.losses import Loss, build_loss
+from binseg.report.overlay import Rgb, for_display, overlay
 from binseg.types import IGNORE, Counts
 
 THRESHOLD = 0.5
@@ -25,6 +26,8 @@ LEAST_TILES = 128
 LEAST_TIMED = 48
 """Validation inputs after an epoch of a run with a budget: else a quarter of the epoch's inputs,
 which takes a twelfth of its time or so."""
+NUM_DRAWN = 4
+"""Validation inputs that trackers show."""
 EPSILON = 1e-7
 """Probabilities are kept this far from 0 and 1 when they become logits again for the loss."""
 
@@ -67,13 +70,7 @@ def validate(
 
     `between` is called between two chunks of inputs, and may raise.
     """
-    predictor = ModelPredictor(
-        backend=TorchBackend(model, device=str(device), precision=precision),
-        preprocessing=recipe.input.preprocessing(),
-        threshold=THRESHOLD,
-        bundle_id="training",
-        batch_size=recipe.train.batch_size,
-    )
+    predictor = _judge(model, recipe, device=device, precision=precision)
     loss = build_loss(recipe.loss.name, recipe.loss.options)
     losses: list[float] = []
     sizes: list[int] = []
@@ -98,6 +95,33 @@ def validate(
         dice=_dice(images, is_partial=cache.is_partial),
         answered_share=(whole.tp + whole.fp) / num_valid,
         true_share=(whole.tp + whole.fn) / num_valid,
+    )
+
+
+def draw_validation(
+    model: nn.Module, cache: PixelCache, *, recipe: Recipe, device: torch.device, precision: str
+) -> Rgb:
+    """Draw the first inputs of the cache below each other: truth at the left, prediction right."""
+    predictor = _judge(model, recipe, device=device, precision=precision)
+    inputs_NHWC = np.asarray(cache.inputs_NHWC[:NUM_DRAWN])
+    rows = zip(
+        map(for_display, inputs_NHWC),
+        np.asarray(cache.targets_NHW[:NUM_DRAWN]) == 1,
+        predictor.probability_of_inputs(inputs_NHWC) > THRESHOLD,
+        strict=True,
+    )
+    return np.vstack([np.hstack([overlay(x, true), overlay(x, found)]) for x, true, found in rows])
+
+
+def _judge(
+    model: nn.Module, recipe: Recipe, *, device: torch.device, precision: str
+) -> ModelPredictor:
+    return ModelPredictor(
+        backend=TorchBackend(model, device=str(device), precision=precision),
+        preprocessing=recipe.input.preprocessing(),
+        threshold=THRESHOLD,
+        bundle_id="training",
+        batch_size=recipe.train.batch_size,
     )
 
 

@@ -268,6 +268,14 @@ def _recolour(
     flat.clamp_(0.0, 1.0)
 
 
+def invert(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
+    """Turn light into dark and dark into light in the images that it happens to."""
+    if preset.invert == 0:
+        return
+    for row in random.happens(preset.invert).nonzero()[:, 0].tolist():
+        images_BCHW[row].neg_().add_(1.0)
+
+
 def blur(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Blur the images that it happens to."""
     chosen = random.happens(preset.blur)

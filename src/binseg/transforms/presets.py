@@ -45,6 +45,8 @@ class Preset:
     saturation: float = 0.0
     gamma: float = 0.0
     """Exponent from 1 / (1 + this) to 1 + this."""
+    invert: float = 0.0
+    """Probability that light and dark change places."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise; white is 1."""
     noisy: float = 0.0
@@ -120,6 +122,8 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         preset = replace(preset, affine=preset.affine or CHANCE, **moved)  # type: ignore[arg-type]
     if config.gamma is not None:
         preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
+    if config.invert is not None:
+        preset = replace(preset, invert=config.invert)
     if config.noise is not None:
         preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
     if config.blur is not None:

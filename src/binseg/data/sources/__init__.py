@@ -3,11 +3,13 @@
 A new kind is a row of `SOURCES`: its name, how it is recognised, and the function that reads it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted, name_some
@@ -18,6 +20,7 @@ from binseg.data.sources import tools
 from binseg.data.sources.annotations import Annotated, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
 from binseg.data.sources.folder import find_folder, nothing_found, read_folder, read_patterns
+from binseg.data.sources.labelled import find_labelled, read_labelled
 from binseg.data.sources.listing import Findings, find_files, holds
 from binseg.data.sources.oxford_pet import download_oxford_pet, find_oxford_pet, read_oxford_pet
 from binseg.data.sources.standards import (
@@ -34,9 +37,14 @@ from binseg.data.sources.standards import (
 )
 from binseg.data.sources.synthetic import is_synthetic, make_synthetic, parse_synthetic
 from binseg.errors import DataError, ImageError, UsageError
+from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
+from binseg.types import Record
 
 __all__ = ["SOURCES", "Source", "open_dataset"]
+
+NUM_SWAPPED = 4
+"""Images that tell whether they are the masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,12 @@ SOURCES: Mapping[str, Source] = {
     ),
     "patterns": Source(
         about="any folder with data.images and data.masks", find=Path.is_dir, read=read_patterns
+    ),
+    "labelled": Source(
+        about="images labelled with `binseg label`",
+        find=find_labelled,
+        read=read_labelled,
+        needs="there are no labels of `binseg label` beside these images",
     ),
     "oxford-pet": Source(
         about="the official Oxford-IIIT Pet layout",
@@ -191,7 +205,8 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     except ImageError:
         raise
     except DataError as error:
-        raise DataError(f"{root}: {error}") from None
+        swapped = "are images and masks swapped? " if _look_swapped(findings.records) else ""
+        raise DataError(f"{root}: {swapped}{error}") from None
     records, grouped = with_groups(findings.records, config)
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
@@ -202,6 +217,16 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     for note in notes:
         progress.say(note)
     return Dataset(kind=kind, root=root, records=records, rule=rule, notes=tuple(notes))
+
+
+def _look_swapped(records: Sequence[Record]) -> bool:
+    """Tell whether the first images hold two values at most, as masks do."""
+    some = [record for record in records if record.mask_path is not None][:NUM_SWAPPED]
+    try:
+        images = [read_image(record.image_path, page=record.page) for record in some]
+    except ImageError:
+        return False
+    return bool(images) and all(len(np.unique(image_HWC)) <= 2 for image_HWC in images)
 
 
 def _by_names(config: DataConfig, findings: Findings) -> DataConfig:

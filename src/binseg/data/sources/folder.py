@@ -17,6 +17,7 @@ from binseg.data.sources.layouts import (
     Named,
     Part,
     find_parts,
+    holds_pair,
     mask_name_of,
     mask_of_piece,
     split_of_path,
@@ -360,7 +361,9 @@ def nothing_found(root: Path) -> str:
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.images, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
-    told = "; ".join([f"it holds {there}", *without_images(root)])
+    near = [one for one in (root.resolve().parent, *subfolders(root)) if holds_pair(one)]
+    hint = [f"did you mean {' or '.join(map(str, near[:3]))}?"] if near else []
+    told = "; ".join([f"it holds {there}", *without_images(root), *hint])
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 

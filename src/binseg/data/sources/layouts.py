@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def find_parts(root: Path) -> tuple[list[Part], list[str]]:
     return [beside] if beside else [], []
 
 
+def folder_of_images(root: Path) -> Path | None:
+    """Find the folder in a folder that is called as images are; None where it has none."""
+    for names in _IMAGE_FOLDERS:
+        found = [one for one in subfolders(root) if _plain(one.name) in names]
+        found = [one for one in found if list_folder(one).images]
+        if len(found) > 1:
+            raise DataError(_doubtful(root, found, "images"))
+        if found:
+            return found[0]
+    return None
+
+
 def _arranged(root: Path) -> tuple[list[Part], list[str]]:
     """Parts that folders of their own tell."""
     if pair := _named_pair(root):
@@ -101,6 +114,13 @@ def wrapped(root: Path) -> list[Path]:
             break
         here = found[real_path(folders[0])] = folders[0]
     return [*found.values()]
+
+
+def holds_pair(root: Path) -> bool:
+    """Tell whether a folder of images and one of masks lie in this one, by their names."""
+    with suppress(DataError):
+        return _named_pair(root) is not None
+    return True
 
 
 def unused_folders(root: Path, parts: Sequence[Part]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from binseg.data.dataset import name_some
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, probe
+from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
 MAX_NAME = 255
@@ -121,7 +122,7 @@ def _refuse(error: OSError) -> NoReturn:
 def read_value(path: Path) -> Any:
     """Read whatever a JSON file holds."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_text(path))
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -145,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_lines(path: Path) -> list[str]:
     """Read a list: its lines, without those that are empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path}: the list can't be read as UTF-8 text") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -167,7 +168,7 @@ def holds(path: Path, *words: str) -> bool:
     if path.suffix.lower() not in {".json", ".geojson", ".xml"}:
         return False
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError:
         # Reading it as what it was asked for will say why it can't be read.
         return False

@@ -38,6 +38,7 @@ from binseg.data.sources.listing import (
 )
 from binseg.data.splits import parse_split
 from binseg.errors import DataError
+from binseg.storage import read_text
 from binseg.types import Record, Ring, Shape, Split
 
 VOC_CLASSES = (
@@ -57,7 +58,7 @@ def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
     for file in others:
         if file.suffix.lower() in {".yaml", ".yml"}:
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+                content = yaml.safe_load(read_text(file))
             except (OSError, UnicodeDecodeError, yaml.YAMLError):
                 continue
             if isinstance(content, dict) and "names" in content and {"train", "val"} & {*content}:
@@ -270,8 +271,7 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     for file in others:
         if file.suffix.lower() == ".csv":
             try:
-                with file.open(encoding="utf-8-sig", newline="") as handle:
-                    header = next(csv.reader(handle), [])
+                header = next(csv.reader(io.StringIO(read_text(file), newline="")), [])
             except (OSError, UnicodeDecodeError):
                 continue
             lower = {name.strip().lower(): name for name in header}
@@ -291,10 +291,9 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
     csv.field_size_limit(MOST_LETTERS)
-    with file.open(encoding="utf-8-sig", newline="") as handle:
-        for row in _rows(csv.DictReader(handle), file):
-            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
+        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
     root = file.parent
     images = FolderImages(folder=root, home=root)
     items: list[Annotated] = []
@@ -426,7 +425,7 @@ def _rows(reader: "csv.DictReader[str]", path: Path) -> Iterator[dict[str, str]]
 
 def _reader(path: Path) -> "csv.DictReader[str]":
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except OSError as error:
         raise DataError(f"{path}: the manifest can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -44,6 +44,7 @@ from binseg.data.sources.listing import (
 )
 from binseg.errors import DataError
 from binseg.imageio import IMAGE_SUFFIXES
+from binseg.storage import read_bytes
 from binseg.types import Record, Ring, Shape
 
 NUM_CORNERS = 128
@@ -104,7 +105,7 @@ def _ellipse(x: float, y: float, rx: float, ry: float, *, label: str) -> Shape:
 
 def cvat(file: Path) -> Iterator[Annotated]:
     """Read "CVAT for images 1.1": polygons, boxes, ellipses and masks; its subsets are splits."""
-    data = file.read_bytes()
+    data = read_bytes(file)
     if len(data) > MAX_XML or b"<!ENTITY" in data:
         raise ValueError("is too large, or holds entities, which no export of CVAT does")
     try:

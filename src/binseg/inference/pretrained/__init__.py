@@ -8,14 +8,32 @@ collection.
 
 from pathlib import Path
 
-__all__ = ["default_bundle_path", "photo_path"]
+__all__ = ["BUILT_IN", "NAME", "default_bundle_path", "model_of", "photo_path"]
+
+NAME = "pets"
+"""The name by which the model is asked for."""
 
 
 def default_bundle_path() -> Path:
-    """Give the path of the bundle that `binseg predict PHOTO` uses when no model is named."""
+    """Give the path of the bundle that comes with binseg."""
     return Path(__file__).parent / "pets.zip"
+
+
+def model_of(path: str | Path) -> Path | None:
+    """Tell a run or bundle, and the built-in model by its name, from what is none."""
+    given = Path(path)
+    if given.is_dir():
+        marks = ("bundle", "card.json", "recipe.yaml")
+        return given if any((given / one).exists() for one in marks) else None
+    if given.suffix.lower() == ".zip" and given.is_file():
+        return given
+    return default_bundle_path() if str(path) == NAME and not given.exists() else None
 
 
 def photo_path() -> Path:
     """Give the path of the photo of a cat that the demo shows the model on."""
     return Path(__file__).parent / "cat.jpg"
+
+
+BUILT_IN = {NAME: default_bundle_path()}
+"""Models that go by a name (`binseg train --from pets`)."""

@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from binseg.errors import BundleError, MissingExtraError, UsageError, suggest
 from binseg.packaging import PROOFS, Bundle
 
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 _BY_SPEED = (
     ("openvino", "bf16"),
@@ -159,7 +159,7 @@ def _torch(bundle: Bundle, device: str, precision: str, *, compiled: bool = Fals
 def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
     from binseg.inference.runtimes.exported import exported_network, onnx_backend
 
-    if device == "cuda" or precision == "bf16":
+    if device in {"cuda", "mps"} or precision == "bf16":
         raise UsageError(
             f"onnxruntime computes on the processor in fp32 or int8 here, not {precision} on "
             f"{device}; take --backend torch or openvino"
@@ -171,8 +171,10 @@ def _onnxruntime(bundle: Bundle, device: str, precision: str) -> Backend:
 def _openvino(bundle: Bundle, device: str, precision: str) -> Backend:
     from binseg.inference.runtimes.exported import exported_network, openvino_backend
 
-    if device == "cuda":
-        raise UsageError("openvino computes on the processor here; take --backend torch for cuda")
+    if device in {"cuda", "mps"}:
+        raise UsageError(
+            f"openvino computes on the processor here; take --backend torch for {device}"
+        )
     network = exported_network(bundle, precision)
     return openvino_backend(network, precision=precision, name=str(bundle.path))
 

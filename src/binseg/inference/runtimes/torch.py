@@ -128,6 +128,8 @@ def _choose_device(device: str) -> str:
         raise UsageError(
             "device cuda: this torch sees no CUDA GPU; take --device cpu, or install a CUDA build"
         )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps: this torch sees no Apple GPU; take --device cpu")
     return device
 
 

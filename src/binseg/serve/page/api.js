@@ -64,7 +64,8 @@ async function troubleOf(response) {
   return new Trouble(kindOf(response.status, code), message, { code, retryAfter: Number.isFinite(after) ? after : null });
 }
 
-async function request(path, { query = {}, signal, more = 0, ...options } = {}) {
+/** Ask the server; every failure is a Trouble. */
+export async function request(path, { query = {}, signal, more = 0, ...options } = {}) {
   const url = new URL(path, document.baseURI);
   for (const [key, value] of Object.entries(query)) url.searchParams.set(key, String(value));
   const sending = (options.body?.size ?? 0) / SLOWEST; // the server counts from a body's last byte

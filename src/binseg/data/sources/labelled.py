@@ -1,0 +1,122 @@
+"""A project of `binseg label`: images, and the masks that a person accepted so far."""
+
+import hashlib
+import os
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import counted
+from binseg.data.sources.layouts import folder_of_images
+from binseg.data.sources.listing import Findings, list_folder
+from binseg.errors import DataError
+from binseg.types import Record, Split
+
+LOG = "labels.sqlite"
+_VAL_SHARE = 5
+"""One labelled image in so many, of those that aren't kept to check with, chooses the model."""
+
+
+def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]:
+    """Tell where the images of a project lie, and where its labels do.
+
+    Args:
+        path: the images, a folder that holds `images/`, or the folder of the labels.
+        home: of the labels, if it was chosen.
+
+    Raises:
+        DataError: no such folder.
+    """
+    path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would follow the links)
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such folder of images")
+    if (path / LOG).is_file() and (told := _told(path)):
+        return told, path
+    if list_folder(path, deep=False).images:
+        return path, home or (path if (path / "masks").is_dir() else path.parent)
+    inside = folder_of_images(path)
+    return (inside, home or path) if inside else (path, home or path.parent)
+
+
+def _told(home: Path) -> Path | None:
+    """Read from the log where its images are."""
+    try:
+        db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
+        try:
+            found = db.execute("select value from facts where name = 'images'").fetchone()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
+    return Path(os.path.normpath(home / found[0])) if found else None
+
+
+def find_labelled(root: Path) -> tuple[Path, Path] | None:
+    """Find images and labels, where a folder's images are labelled with `binseg label`."""
+    near = (root, root.absolute().parent)
+    if not root.is_dir() or not any((one / LOG).is_file() for one in near):
+        return None
+    images, home = images_of_project(root)
+    return (images, home) if (home / LOG).is_file() and _told(home) == images else None
+
+
+def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> Findings:
+    """Take the images with an accepted mask; those kept to check with are the test split.
+
+    Raises:
+        DataError: nothing is labelled yet, or a damaged log.
+    """
+    del root, config
+    images, home = found
+    try:
+        db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
+        try:
+            rows = db.execute("select name, file, is_check, state from images order by name")
+            listed = [row for row in rows.fetchall() if (images / row[1]).exists()]
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
+    masks = {
+        path.relative_to(home / "masks").with_suffix("").as_posix(): path
+        for path in (list_folder(home / "masks").images if (home / "masks").is_dir() else ())
+    }
+    records = [
+        Record(
+            id=name,
+            image_path=images / file,
+            mask_path=masks[name],
+            split=_split(name, is_check=bool(is_check)),
+        )
+        for name, file, is_check, _ in listed
+        if name in masks
+    ]
+    if not records:
+        raise DataError(
+            f"{images}: none of {counted(len(listed), 'image', 'images')} is labelled yet; "
+            f"`binseg label {images}` does it"
+        )
+    left = len(listed) - len(records)
+    skipped = sum(state == "skipped" for *_, state in listed)
+    note = f"labelled with `binseg label`: {len(records)} of {len(listed)} images"
+    if left:
+        note += f"; {left} are unlabelled and left out"
+    if skipped:
+        note += f" ({skipped} of them were skipped)"
+    return Findings(records=tuple(_with_val(records)), notes=(note,))
+
+
+def _split(name: str, *, is_check: bool) -> Split:
+    if is_check:
+        return "test"
+    place = int(hashlib.sha256(f"val {name}".encode()).hexdigest()[:8], 16)
+    return "val" if place % _VAL_SHARE == 0 else "train"
+
+
+def _with_val(records: list[Record]) -> list[Record]:
+    """Leave the splits to chance where one of the first two would be empty."""
+    splits = {record.split for record in records}
+    if {"train", "val"} <= splits:
+        return records
+    return [replace(record, split=None) for record in records]

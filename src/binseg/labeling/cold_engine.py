@@ -1,0 +1,371 @@
+"""The engine that answers from the first stroke on: extremely randomised trees on ready features.
+
+Which features is chosen by the project's own strokes: each is left out in turn, and the features
+that tell its pixels best are taken.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import cg
+
+from binseg.labeling.strokes import Labels
+from binseg.labeling.working_image import RGB, WorkingImage
+from binseg.types import IGNORE
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+Features = Float[np.ndarray, "h w F"]
+Maker = Callable[[RGB], Features]
+"""Describes each pixel of an image by numbers."""
+NUM_TREES, TRIAL_TREES = 60, 30
+MOST_PIXELS_AT_ONCE = 65_536
+"""Pixels of a first answer; a larger image is answered on a coarser grid first."""
+_OWN_SAMPLES, _OTHER_SAMPLES, _TRIAL_SAMPLES = 4_000, 4_000, 3_000
+"""Labelled pixels of the image itself, of the others together, and of a trial of features."""
+_OTHERS_WEIGHT = 0.3
+"""Weight of all other images' pixels beside the image's own."""
+_FOLDS = 5
+_CACHE_BYTES = 1_500_000_000
+_SIGMAS = (0.5, 16.0)
+
+
+def filter_features(rgb_HW3: RGB) -> Features:
+    """Describe pixels by brightness, edges and texture at six scales (scikit-image)."""
+    from skimage.feature import multiscale_basic_features
+
+    is_grey = bool((rgb_HW3 == rgb_HW3[..., :1]).all())
+    values = (rgb_HW3[..., :1] if is_grey else rgb_HW3).astype(np.float32) / 255
+    found = multiscale_basic_features(
+        values, sigma_min=_SIGMAS[0], sigma_max=_SIGMAS[1], channel_axis=-1
+    )
+    if is_grey:  # as many numbers as for a colour image, so that both can be in one project
+        found = np.repeat(found, 3, axis=-1)
+    return np.asarray(found, np.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Samples:
+    """Labelled pixels of one image, with the stroke that each comes from."""
+
+    parts: Mapping[str, Float32[np.ndarray, "N F"]]
+    truth_N: Int[np.ndarray, " N"]
+    stroke_N: Int[np.ndarray, " N"]
+    image: int
+
+
+class ColdEngine:
+    """Learns from strokes on some images what to mark in any of them; thread-safe.
+
+    Args:
+        makers: kinds of features by name; the first alone is taken while nothing is chosen.
+        seed: decides every random choice.
+    """
+
+    def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
+        self._makers = dict(makers)
+        self._seed = seed
+        self._guard = threading.Lock()
+        self._described: OrderedDict[str, dict[str, Features]] = OrderedDict()
+        self._samples: OrderedDict[str, _Samples] = OrderedDict()
+        self._numbers: dict[str, int] = {}
+        self.chosen: tuple[str, ...] = tuple(makers)
+        self.trials: dict[tuple[str, ...], float] = {}
+        """Leave-stroke-out score of each choice that was tried."""
+
+    @property
+    def num_pixels(self) -> int:
+        """Labelled pixels that are learnt from."""
+        return sum(len(one.truth_N) for one in self._samples.values())
+
+    def describe(self, image: WorkingImage) -> dict[str, Features]:
+        """Compute an image's features, unless they are at hand."""
+        with self._guard:
+            if image.name in self._described:
+                self._described.move_to_end(image.name)
+                return self._described[image.name]
+        parts = {kind: make(image.small_hw3) for kind, make in self._makers.items()}
+        with self._guard:
+            self._described[image.name] = parts
+            while len(self._described) > 2 and self._num_bytes() > _CACHE_BYTES:
+                self._described.popitem(last=False)
+        return parts
+
+    def _num_bytes(self) -> int:
+        return sum(part.nbytes for parts in self._described.values() for part in parts.values())
+
+    def learn(
+        self, image: WorkingImage, labels_hw: Labels, strokes_hw: Int[np.ndarray, "h w"] | None
+    ) -> None:
+        """Take the labels of an image, in place of what was known of it.
+
+        Args:
+            image: the image.
+            labels_hw: at the engines' size.
+            strokes_hw: the stroke that each pixel's label comes from; None: all are one.
+        """
+        parts = self.describe(image)
+        random = np.random.default_rng(self._seed)
+        picks = [
+            _some(np.flatnonzero(labels_hw == value), _OWN_SAMPLES // 2, random) for value in (0, 1)
+        ]
+        places_N = np.concatenate(picks)
+        with self._guard:
+            number = self._numbers.setdefault(image.name, len(self._numbers))
+            if len(places_N) == 0:
+                self._samples.pop(image.name, None)
+                return
+            strokes_N = np.zeros(len(places_N), int)
+            if strokes_hw is not None:
+                strokes_N = strokes_hw.ravel()[places_N]
+            self._samples[image.name] = _Samples(
+                parts={
+                    kind: part.reshape(-1, part.shape[-1])[places_N].astype(np.float32)
+                    for kind, part in parts.items()
+                },
+                truth_N=labels_hw.ravel()[places_N].astype(int),
+                stroke_N=strokes_N,
+                image=number,
+            )
+            self._samples.move_to_end(image.name)
+
+    def fit(self, name: str, *, without: Sequence[str] = ()) -> "Forest | None":
+        """Grow trees for one image from its own strokes and those of the others.
+
+        Args:
+            name: of the image whose strokes count most.
+            without: images to learn nothing from.
+
+        Returns:
+            None while only one of foreground and background has been shown.
+        """
+        with self._guard:
+            samples = {n: one for n, one in self._samples.items() if n not in without}
+            chosen = self.chosen
+        random = np.random.default_rng(self._seed)
+        own = samples.pop(name, None)
+        others = [*samples.values()][::-1]
+        each = max(50, _OTHER_SAMPLES // max(1, len(others)))
+        rows, truths, weights = [], [], []
+        for one in ([own] if own else []) + others[: _OTHER_SAMPLES // 50]:
+            keep = np.arange(len(one.truth_N))
+            if one is not own:
+                keep = _some(keep, each, random)
+            rows.append(_joined(one, chosen)[keep])
+            truths.append(one.truth_N[keep])
+            weights.append(np.full(len(keep), 1.0 if one is own else _OTHERS_WEIGHT))
+        if not rows:
+            return None
+        truth_N, weight_N = np.concatenate(truths), np.concatenate(weights)
+        if len(np.unique(truth_N)) < 2:
+            return None
+        for value in (0, 1):  # as much weight for either, however much of it was drawn
+            weight_N[truth_N == value] /= weight_N[truth_N == value].sum()
+        trees = _trees(NUM_TREES, self._seed)
+        trees.fit(np.concatenate(rows), truth_N, sample_weight=weight_N * len(truth_N))
+        return Forest(trees=trees, kinds=chosen)
+
+    def choose(self) -> bool:
+        """Try each choice of features by leaving strokes out, and take the best.
+
+        Returns:
+            True where another one than before is taken.
+        """
+        with self._guard:
+            samples = [*self._samples.values()]
+        random = np.random.default_rng(self._seed)
+        each = _TRIAL_SAMPLES // max(1, len(samples))
+        kept = [(one, _some(np.arange(len(one.truth_N)), max(40, each), random)) for one in samples]
+        if not kept:
+            return False
+        truth_N = np.concatenate([one.truth_N[keep] for one, keep in kept])
+        group_N = np.concatenate([one.stroke_N[keep] + 1_000_000 * one.image for one, keep in kept])
+        fold_N = _folds(group_N, truth_N, random)
+        if fold_N is None:
+            return False
+        scores: dict[tuple[str, ...], float] = {}
+        for kinds in _choices([*self._makers]):
+            rows = np.concatenate([_joined(one, kinds)[keep] for one, keep in kept])
+            scores[kinds] = _left_out_score(rows, truth_N, fold_N, self._seed)
+        best = max(scores, key=scores.__getitem__)
+        with self._guard:
+            changed, self.chosen, self.trials = best != self.chosen, best, scores
+        return changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """Grown trees, and the features that they ask for."""
+
+    trees: "ExtraTreesClassifier"
+    kinds: tuple[str, ...]
+
+    def probability(
+        self, parts: Mapping[str, Features], *, step: int = 1
+    ) -> Float32[np.ndarray, "h w"]:
+        """Ask the trees about every pixel, or about one in step x step."""
+        rows = np.concatenate([parts[kind][::step, ::step] for kind in self.kinds], axis=-1)
+        height, width, num = rows.shape
+        found = self.trees.predict_proba(rows.reshape(-1, num).astype(np.float32))[:, 1]
+        return found.reshape(height, width).astype(np.float32)
+
+
+def first_step(height: int, width: int) -> int:
+    """The grid of a first answer: one pixel in step x step."""
+    return max(1, int(np.ceil((height * width / MOST_PIXELS_AT_ONCE) ** 0.5)))
+
+
+def settle(
+    probability_hw: Float32[np.ndarray, "h w"],
+    rgb_hw3: RGB,
+    labels_hw: Labels,
+    *,
+    trust: float = 0.05,
+) -> Float32[np.ndarray, "h w"]:
+    """Let neighbours of one colour agree: a random walk between strokes, near the trees' answer.
+
+    Minimises the squared differences between neighbours, weighted by how alike they look, plus
+    `trust` times that to the given probability; strokes are held to. It is a sparse linear system.
+    """
+    height, width = probability_hw.shape
+    soft = ndimage.gaussian_filter(rgb_hw3.astype(np.float32) / 255, (0.5, 0.5, 0))
+    down_N = ((soft[1:] - soft[:-1]) ** 2).sum(axis=2).ravel()
+    right_N = ((soft[:, 1:] - soft[:, :-1]) ** 2).sum(axis=2).ravel()
+    scale = float(np.concatenate([down_N, right_N]).mean()) + 1e-9
+    place = np.arange(height * width).reshape(height, width)
+    weights = np.exp(-np.concatenate([down_N, right_N]) / scale) + 1e-3
+    first = np.concatenate([place[1:].ravel(), place[:, 1:].ravel()])
+    second = np.concatenate([place[:-1].ravel(), place[:, :-1].ravel()])
+    links = sparse.coo_matrix((weights, (first, second)), shape=(place.size, place.size))
+    links = (links + links.T).tocsr()
+    known_N = labels_hw.ravel() != IGNORE
+    pull_N = np.where(known_N, 100.0, trust)
+    aim_N = np.where(known_N, labels_hw.ravel() == 1, probability_hw.ravel())
+    diagonal = np.asarray(links.sum(axis=1)).ravel() + pull_N
+    system = sparse.diags(diagonal) - links
+    found, _ = cg(
+        system.tocsr(),
+        pull_N * aim_N,
+        x0=aim_N,
+        rtol=1e-3,
+        maxiter=60,
+        M=sparse.diags(1 / diagonal),
+    )
+    return np.clip(found, 0, 1).reshape(height, width).astype(np.float32)
+
+
+def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Features]) -> np.ndarray:
+    """Find the thing in a box: the outside is background, its middle foreground, trees decide.
+
+    GrabCut's idea without its graph cut: trees learn what is around the box and what is in its
+    middle, a random walk joins pixels of one colour, and both are repeated on what was found.
+
+    Args:
+        rgb_hw3: the image at the engines' size.
+        box: top, left, bottom, right in it.
+        parts: its features.
+
+    Returns:
+        The mask of the thing, of the image's size.
+    """
+    height, width = rgb_hw3.shape[:2]
+    top, left, bottom, right = box
+    pad = max(6, round(0.3 * max(bottom - top, right - left)))
+    area = np.s_[
+        max(0, top - pad) : min(height, bottom + pad), max(0, left - pad) : min(width, right + pad)
+    ]
+    rows = np.concatenate([part[area] for part in parts.values()], axis=-1).astype(np.float32)
+    y_h1, x_1w = np.mgrid[area]
+    inside_hw = (y_h1 >= top) & (y_h1 < bottom) & (x_1w >= left) & (x_1w < right)
+    off_hw = np.hypot(
+        (y_h1 + 0.5 - (top + bottom) / 2) / max(1, bottom - top),
+        (x_1w + 0.5 - (left + right) / 2) / max(1, right - left),
+    )
+    seeds_hw = np.where(inside_hw, np.where(off_hw < 0.25, 1, IGNORE), 0).astype(np.uint8)
+    found_hw = seeds_hw == 1
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        picks = [_some(np.flatnonzero(seeds_hw == value), 1_500, random) for value in (0, 1)]
+        if min(map(len, picks)) == 0:
+            break
+        flat = rows.reshape(-1, rows.shape[-1])
+        trees = _trees(TRIAL_TREES, 0)
+        trees.fit(flat[np.concatenate(picks)], np.repeat([0, 1], [len(one) for one in picks]))
+        answer = trees.predict_proba(flat)[:, 1].reshape(seeds_hw.shape).astype(np.float32)
+        outside_hw = np.where(inside_hw, np.uint8(IGNORE), np.uint8(0))
+        answer = settle(answer, rgb_hw3[area], outside_hw)
+        found_hw = (answer > 0.5) & inside_hw
+        seeds_hw = np.where(inside_hw, np.uint8(IGNORE), np.uint8(0))
+        seeds_hw[inside_hw & (answer > 0.7)] = 1
+        seeds_hw[inside_hw & (answer < 0.3)] = 0
+    number_hw, num = ndimage.label(found_hw)
+    if num > 1:  # the thing is one; specks beside it aren't it
+        sizes = ndimage.sum_labels(found_hw, number_hw, range(1, num + 1))
+        found_hw = np.isin(number_hw, 1 + np.flatnonzero(sizes >= 0.2 * sizes.max()))
+    whole = np.zeros((height, width), bool)
+    whole[area] = ndimage.binary_fill_holes(found_hw)
+    return whole
+
+
+def _trees(num: int, seed: int) -> "ExtraTreesClassifier":
+    from sklearn.ensemble import ExtraTreesClassifier
+
+    return ExtraTreesClassifier(num, max_features="sqrt", random_state=seed, n_jobs=1)
+
+
+def _some(places: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    return places if len(places) <= most else random.choice(places, most, replace=False)
+
+
+def _joined(one: _Samples, kinds: Sequence[str]) -> Float32[np.ndarray, "N F"]:
+    return np.concatenate([one.parts[kind] for kind in kinds], axis=1)
+
+
+def _choices(kinds: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each kind alone, and all together."""
+    alone = [(kind,) for kind in kinds]
+    return [*alone, tuple(kinds)] if len(kinds) > 1 else alone
+
+
+def _folds(
+    group_N: np.ndarray, truth_N: np.ndarray, random: np.random.Generator
+) -> np.ndarray | None:
+    """Deal whole strokes to folds, those of foreground and of background alike."""
+    fold_N = np.zeros(len(group_N), int)
+    for value in (0, 1):
+        groups = np.unique(group_N[truth_N == value])
+        if len(groups) < 2:
+            return None
+        fold_of = dict(
+            zip(random.permutation(groups), np.arange(len(groups)) % _FOLDS, strict=True)
+        )
+        here = truth_N == value
+        fold_N[here] = [fold_of[group] for group in group_N[here]]
+    return fold_N
+
+
+def _left_out_score(rows: np.ndarray, truth_N: np.ndarray, fold_N: np.ndarray, seed: int) -> float:
+    """Mean of the shares of foreground and of background told right while left out."""
+    right = np.zeros(len(truth_N), bool)
+    seen = np.zeros(len(truth_N), bool)
+    for fold in np.unique(fold_N):
+        out = fold_N == fold
+        if len(np.unique(truth_N[~out])) < 2:
+            continue
+        trees = _trees(TRIAL_TREES, seed)
+        trees.set_params(class_weight="balanced")
+        trees.fit(rows[~out], truth_N[~out])
+        right[out], seen[out] = trees.predict(rows[out]) == truth_N[out], True
+    shares = [
+        right[seen & (truth_N == value)].mean()
+        for value in (0, 1)
+        if (seen & (truth_N == value)).any()
+    ]
+    return float(np.mean(shares)) if shares else 0.0

@@ -1,0 +1,131 @@
+"""Labels as files of other tools: labelme, COCO, CVAT and YOLO."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+from jaxtyping import Bool
+
+from binseg.errors import UsageError, suggest
+from binseg.imageio import encode_mask
+from binseg.postprocess import Polygon, coco, find_objects, trace_polygons
+from binseg.storage import write_json, write_text
+
+Labelled = Sequence[tuple[str, Path, Bool[np.ndarray, "H W"]]]
+"""Name, file of the image and mask of each labelled image."""
+_LABEL = "foreground"
+
+
+def write_labels(kind: str, labelled: Labelled, out: Path) -> str:
+    """Write masks as another tool reads them.
+
+    Args:
+        kind: of `KINDS`.
+        labelled: the masks.
+        out: a folder; what it holds of the same names is replaced.
+
+    Returns:
+        A sentence on what was written, and what the format can't say.
+
+    Raises:
+        UsageError: an unknown kind.
+        OutputError: the disk refused.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"--export {kind}: {suggest(kind, KINDS)}")
+    return f"{len(labelled)} images in {out}{KINDS[kind](labelled, out)}"
+
+
+def _labelme(labelled: Labelled, out: Path) -> str:
+    for name, path, mask_HW in labelled:
+        height, width = mask_HW.shape
+        shapes = []
+        for polygon in trace_polygons(mask_HW):
+            points = polygon.exterior
+            shape: dict[str, object] = {"shape_type": "polygon", "points": points.tolist()}
+            if polygon.holes:  # polygons of labelme have none: pixels, then
+                (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+                box = np.s_[int(top) : int(bottom), int(left) : int(right)]
+                pixels = base64.b64encode(encode_mask(_filled(polygon, mask_HW)[box])).decode()
+                corners = [[left, top], [right - 1, bottom - 1]]
+                shape = {"shape_type": "mask", "points": corners, "mask": pixels}
+            shapes.append({"label": _LABEL, "group_id": polygon.label, "flags": {}, **shape})
+        facts = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": path.name}
+        size = {"imageData": None, "imageHeight": height, "imageWidth": width}
+        write_json(out / f"{name}.json", {**facts, **size})
+    return "; put them beside the images"
+
+
+def _coco(labelled: Labelled, out: Path) -> str:
+    results = []
+    for name, path, mask_HW in labelled:
+        file = Path(name).parent / path.name
+        results.append((file.as_posix(), mask_HW, trace_polygons(mask_HW), find_objects(mask_HW)))
+    write_json(out / "annotations.json", coco(results, category=_LABEL))
+    return "/annotations.json"
+
+
+def _cvat(labelled: Labelled, out: Path) -> str:
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    for number, (name, path, mask_HW) in enumerate(labelled):
+        height, width = mask_HW.shape
+        file = (Path(name).parent / path.name).as_posix()
+        size = {"width": str(width), "height": str(height)}
+        image = ET.SubElement(root, "image", {"id": str(number), "name": file, **size})
+        for one in find_objects(mask_HW):
+            box = np.s_[one.top : one.top + one.height, one.left : one.left + one.width]
+            place = {"left": str(one.left), "top": str(one.top), "width": str(one.width)}
+            runs = ", ".join(map(str, _runs(_object(mask_HW, one.label)[box])))
+            facts = {"label": _LABEL, "source": "manual", "occluded": "0", "z_order": "0"}
+            ET.SubElement(image, "mask", {**facts, "rle": runs, **place, "height": str(one.height)})
+    text = ET.tostring(root, encoding="unicode", xml_declaration=True)
+    write_text(out / "annotations.xml", text + "\n")
+    return "/annotations.xml"
+
+
+def _yolo(labelled: Labelled, out: Path) -> str:
+    num_holes = 0
+    for name, _, mask_HW in labelled:
+        height, width = mask_HW.shape
+        lines = []
+        for polygon in trace_polygons(mask_HW):
+            num_holes += len(polygon.holes)
+            # A trifle off whole pixels: corners on them are read as the middles of rim pixels.
+            ring = (polygon.exterior + 0.02) / [width, height]
+            lines.append("0 " + " ".join(f"{value:.6f}" for value in ring.ravel()))
+        write_text(out / "labels" / f"{name}.txt", "".join(f"{line}\n" for line in lines))
+    names = json.dumps({0: _LABEL})
+    write_text(out / "data.yaml", f"path: .\ntrain: images\nval: images\nnames: {names}\n")
+    lost = f"; {num_holes} holes are filled, as YOLO's outlines have none" if num_holes else ""
+    return f": labels/ and data.yaml, to lie beside images/{lost}"
+
+
+KINDS: Mapping[str, Callable[[Labelled, Path], str]] = {
+    "labelme": _labelme,
+    "coco": _coco,
+    "cvat": _cvat,
+    "yolo": _yolo,
+}
+"""Formats by name."""
+
+
+def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
+    """Run lengths row by row, background first, as CVAT writes them."""
+    flat = mask_hw.ravel()
+    bounds = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
+    runs = np.diff(bounds).tolist()
+    return [0, *runs] if flat.size and flat[0] else runs
+
+
+def _object(mask_HW: Bool[np.ndarray, "H W"], label: int) -> Bool[np.ndarray, "H W"]:
+    from binseg.postprocess import label_objects
+
+    return np.asarray(label_objects(mask_HW)[0] == label)
+
+
+def _filled(polygon: Polygon, mask_HW: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    return _object(mask_HW, polygon.label)

@@ -1,0 +1,147 @@
+"""The log of a project: SQLite that only grows, and what follows from its lines."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from binseg.errors import OutputError, UsageError
+from binseg.labeling.strokes import Labels, Stroke, replay, unpack
+from binseg.types import IGNORE
+
+SCHEMA = """
+create table if not exists facts (name text primary key, value text not null);
+create table if not exists images (
+  name text primary key, file text not null, height integer, width integer,
+  state text not null default 'open', is_check integer not null default 0, mask_sha256 text,
+  settled integer not null default 0);
+create table if not exists log (
+  id integer primary key autoincrement, image text not null references images(name),
+  time real not null, kind text not null, client text unique, target integer, model text,
+  tool text, value integer, points text, radius real, region blob);
+create index if not exists log_image on log(image, id);
+create table if not exists scores (
+  id integer primary key autoincrement, time real not null, engine text not null,
+  num_labelled integer not null, num_strokes integer not null, scores text not null);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRow:
+    """One image of a project."""
+
+    name: str
+    path: Path
+    state: str
+    """open, done (all its pixels are labelled) or skipped."""
+    is_check: bool
+    num_strokes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of the log."""
+
+    id: int
+    image: str
+    time: float
+    kind: str
+    """stroke, accept, import, skip, undo, redo."""
+    target: int | None
+    model: str | None
+    """The version of the prediction that was seen."""
+    stroke: Stroke | None
+
+
+class ChangedError(UsageError):
+    """Another window has changed the image since it was last seen."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a log; each commit is on the disk when it returns.
+
+    Raises:
+        OutputError: it can't be opened.
+    """
+    try:
+        db = sqlite3.connect(path, check_same_thread=False, timeout=30)
+        db.execute("pragma journal_mode=wal")
+        db.execute("pragma synchronous=full")
+    except sqlite3.Error as error:
+        raise OutputError(f"can't open {path}: {error}") from None
+    return db
+
+
+def image_rows(db: sqlite3.Connection, images: Path) -> list[ImageRow]:
+    """List the images that a log knows of."""
+    counts = dict(
+        db.execute("select image, count(*) from log where kind = 'stroke' group by image")
+    )
+    rows = db.execute("select name, file, state, is_check from images order by name").fetchall()
+    return [
+        ImageRow(
+            name=name,
+            path=images / file,
+            state=state,
+            is_check=bool(is_check),
+            num_strokes=counts.get(name, 0),
+        )
+        for name, file, state, is_check in rows
+    ]
+
+
+def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
+    """Read the lines of one image."""
+    columns = "id, image, time, kind, target, model, tool, value, points, radius, region"
+    found = db.execute(f"select {columns} from log where image = ? order by id", (name,))
+    return [_line_of(row) for row in found.fetchall()]
+
+
+def labels_in(db: sqlite3.Connection, name: str, height: int, width: int) -> Labels:
+    """Replay what a log knows about the pixels of an image."""
+    lines = active(lines_in(db, name))[0]
+    return replay([one.stroke for one in lines if one.stroke], height, width)
+
+
+def _line_of(row: Sequence[Any]) -> Line:
+    number, image, when, kind, target, model, tool, value, points, radius, region = row
+    stroke = None
+    if tool is not None:
+        stroke = Stroke(
+            tool=tool,
+            value=value,
+            points=tuple((x, y) for x, y in json.loads(points)),
+            radius=radius,
+            region=region or b"",
+        )
+    return Line(
+        id=number, image=image, time=when, kind=kind, target=target, model=model, stroke=stroke
+    )
+
+
+def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
+    """Give the lines that count, and those that were undone and may be brought back.
+
+    A new stroke or decision ends what may be brought back.
+    """
+    done: list[Line] = []
+    undone: list[Line] = []
+    for line in lines:
+        if line.kind == "undo":
+            undone += [one for one in done if one.id == line.target]
+            done = [one for one in done if one.id != line.target]
+        elif line.kind == "redo":
+            done = sorted([*done, *(o for o in undone if o.id == line.target)], key=lambda o: o.id)
+            undone = [one for one in undone if one.id != line.target]
+        else:
+            done.append(line)
+            undone = []
+    return done, undone
+
+
+def is_whole(line: Line) -> bool:
+    """Tell whether a mask leaves no pixel unknown."""
+    assert line.stroke is not None
+    return not (unpack(line.stroke.region) == IGNORE).any()

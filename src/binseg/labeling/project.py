@@ -1,0 +1,450 @@
+"""The project on disk: a log in SQLite of every stroke and decision, and the masks that follow.
+
+`labels.sqlite` and `masks/` lie beside the folder of images, which is never written to. The log
+only grows: an undo is a further line of it, so that any state can be replayed. A line is on the
+disk before its author hears of it (write-ahead log, synchronous=FULL); a mask in `masks/` follows
+its line, and is written at the next opening where a crash came between.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import counted, name_some
+from binseg.data.sources.labelled import LOG, images_of_project
+from binseg.data.sources.listing import list_folder
+from binseg.errors import DataError, OutputError, UsageError
+from binseg.imageio import probe, read_labels, write_mask
+from binseg.labeling.foreign_masks import BEFORE, find_masks, put_aside, read_masks
+from binseg.labeling.label_log import (
+    SCHEMA,
+    ChangedError,
+    ImageRow,
+    Line,
+    active,
+    connect,
+    image_rows,
+    is_whole,
+    labels_in,
+    lines_in,
+)
+from binseg.labeling.strokes import Labels, Stroke, pack, unpack
+from binseg.progress import SILENT, Progress
+from binseg.types import IGNORE
+
+MASKS = "masks"
+CHECK_SHARE = 10
+"""One image in so many is kept to check with, and labelled without help."""
+
+
+class Project:
+    """An open project; one process at a time, any number of threads and windows.
+
+    Args:
+        images: folder of the images, or one that holds `images/`, or a project's own folder.
+        config: meanings of the values of masks that are there already (foreground, ignore, ...).
+        home: folder for the labels; beside the images if left out.
+        progress: told what was found and taken in.
+
+    Raises:
+        DataError: no images, two of one name, stacks, or masks that can't be read.
+        UsageError: it is open elsewhere, or the labels there are of another folder.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        *,
+        config: DataConfig | None = None,
+        home: Path | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.images, self.home = images_of_project(images, home)
+        self._guard = threading.RLock()
+        self._lock = filelock.FileLock(self.home / f"{LOG}.lock")
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0.5)
+        except filelock.Timeout:
+            raise UsageError(
+                f"{self.home / LOG} is open in another `binseg label`: use the page that it "
+                "serves, or end it first"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"can't write in {self.home}: {error.strerror}") from None
+        try:
+            self._db = connect(self.home / LOG)
+            with self._writing():
+                self._db.executescript(SCHEMA)
+            self._check_home()
+            self._list_images(progress)
+            self._take_in(config or DataConfig(), progress)
+            self._settle_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others open the project."""
+        if hasattr(self, "_db"):
+            with self._guard:
+                self._db.close()
+        self._lock.release()
+
+    # Images
+
+    def names(self) -> list[str]:
+        """All images that are there, in the order of their names."""
+        return [one.name for one in self.rows()]
+
+    def rows(self) -> list[ImageRow]:
+        """Every image with its state."""
+        with self._guard:
+            found = image_rows(self._db, self.images)
+        return [row for row in found if row.name in self._present]
+
+    def row(self, name: str) -> ImageRow:
+        """One image.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        found = next((one for one in self.rows() if one.name == name), None)
+        if found is None:
+            raise UsageError(f"there is no image {name!r} in {self.images}")
+        return found
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of an image, as its EXIF turns it."""
+        ((height, width),) = self._read("select height, width from images where name = ?", name)
+        if height is None:
+            info = probe(self.row(name).path)
+            height, width = info.height, info.width
+            with self._writing():
+                self._db.execute(
+                    "update images set height = ?, width = ? where name = ?", (height, width, name)
+                )
+        return height, width
+
+    # The log
+
+    def add_stroke(
+        self, name: str, stroke: Stroke, *, client: str | None = None, model: str | None = None
+    ) -> int:
+        """Put a stroke on the disk; once its line's number is returned, no crash loses it.
+
+        Sent twice by one `client`'s name for it, it is drawn once.
+
+        Raises:
+            OutputError: the disk refused; nothing was changed.
+        """
+        return self._append(name, "stroke", client=client, model=model, stroke=stroke)
+
+    def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
+        """Take back the last stroke or decision on an image, or bring back; None: nothing left."""
+        with self._guard:
+            if client and (known := self._known(client)):
+                return known
+            done, undone = active(self.lines(name))
+            chosen = undone if redo else [line for line in done if line.kind != "import"]
+            if not chosen:
+                return None
+            kind = "redo" if redo else "undo"
+            number = self._append(name, kind, client=client, target=chosen[-1].id)
+            self._settle(name)
+            return number
+
+    def accept(
+        self,
+        name: str,
+        labels_HW: Labels,
+        *,
+        seen: int | None = None,
+        client: str | None = None,
+        model: str | None = None,
+    ) -> int:
+        """Keep an image's labels as its mask.
+
+        `labels_HW` is 0 or 1 for every pixel, `seen` the last line that the person saw.
+
+        Raises:
+            ChangedError: there is a later line, from another window.
+            OutputError: the disk refused. The line may be there and the mask not yet: it is
+                written at the next opening.
+        """
+        assert not (labels_HW == IGNORE).any(), "an accepted image has all its pixels labelled"
+        with self._guard:
+            if client and (known := self._known(client)):
+                return known
+            if seen is not None and self.last(name) > seen:
+                raise ChangedError(
+                    f"{name} was changed in another window; look at it again before you accept it"
+                )
+            stroke = Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
+            number = self._append(name, "accept", client=client, model=model, stroke=stroke)
+            self._settle(name)
+            return number
+
+    def skip(self, name: str, *, client: str | None = None) -> int:
+        """Leave an image out; drawing on it takes it in again."""
+        with self._guard:
+            number = self._append(name, "skip", client=client)
+            self._settle(name)
+            return number
+
+    def lines(self, name: str) -> list[Line]:
+        """The log of one image."""
+        with self._guard:
+            return lines_in(self._db, name)
+
+    def last(self, name: str) -> int:
+        """Number of the last line of an image; 0 if it has none."""
+        ((number,),) = self._read("select coalesce(max(id), 0) from log where image = ?", name)
+        return int(number)
+
+    def labels(self, name: str) -> Labels:
+        """Replay what is known about the pixels of an image."""
+        height, width = self.size(name)
+        with self._guard:
+            return labels_in(self._db, name, height, width)
+
+    def accepted(self) -> list[tuple[str, Path, np.ndarray]]:
+        """Name, file and mask of every image that is done."""
+        return [
+            (row.name, row.path, self.labels(row.name) == 1)
+            for row in self.rows()
+            if row.state == "done"
+        ]
+
+    # Scores of the engines on the check images
+
+    def add_score(self, engine: str, scores: Sequence[float]) -> None:
+        """Keep the Dice of an engine on the check images, for the learning curve."""
+        done = [one for one in self.rows() if one.state == "done" and not one.is_check]
+        strokes = sum(one.num_strokes for one in self.rows())
+        with self._writing():
+            self._db.execute(
+                "insert into scores (time, engine, num_labelled, num_strokes, scores) "
+                "values (?, ?, ?, ?, ?)",
+                (time.time(), engine, len(done), strokes, json.dumps([*scores])),
+            )
+
+    def scores(self) -> list[tuple[str, int, list[float]]]:
+        """Engine, number of labelled images and Dice of each check image, in order of time."""
+        sql = "select engine, num_labelled, scores from scores order by id"
+        return [(engine, num, json.loads(text)) for engine, num, text in self._read(sql)]
+
+    # Inside
+
+    def _read(self, sql: str, *values: Any) -> list[Any]:
+        with self._guard:
+            return self._db.execute(sql, values).fetchall()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the database; what the disk refuses is one sentence, and leaves all as it was."""
+        with self._guard:
+            try:
+                with self._db:
+                    yield
+            except sqlite3.OperationalError as error:
+                raise OutputError(
+                    f"can't write {self.home / LOG}: {error}; nothing was lost: make room on the "
+                    "disk, and draw on"
+                ) from None
+
+    def _known(self, client: str) -> int | None:
+        found = self._read("select id from log where client = ?", client)
+        return int(found[0][0]) if found else None
+
+    def _append(
+        self,
+        name: str,
+        kind: str,
+        *,
+        client: str | None = None,
+        target: int | None = None,
+        model: str | None = None,
+        stroke: Stroke | None = None,
+    ) -> int:
+        if name not in self._present:
+            raise UsageError(f"there is no image {name!r} in {self.images}")
+        drawn: tuple[Any, ...] = (None,) * 5
+        if stroke is not None:
+            points = json.dumps([[round(x, 2), round(y, 2)] for x, y in stroke.points])
+            drawn = (stroke.tool, stroke.value, points, stroke.radius, stroke.region or None)
+        with self._guard:
+            if client and (known := self._known(client)):
+                return known
+            with self._writing():
+                number = self._db.execute(
+                    "insert into log (image, time, kind, client, target, model, tool, value, "
+                    "points, radius, region) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (name, time.time(), kind, client, target, model, *drawn),
+                ).lastrowid
+                if kind == "stroke":  # drawing on a skipped image takes it in again
+                    self._db.execute(
+                        "update images set state = 'open' where name = ? and state = 'skipped'",
+                        (name,),
+                    )
+            assert number is not None
+            return number
+
+    def _settle(self, name: str) -> None:
+        """Bring an image's state and its mask in line with its log."""
+        done, _ = active(self.lines(name))
+        state = "open"
+        for line in done:
+            if line.kind == "skip":
+                state = "skipped"
+            elif line.kind in {"accept", "import"}:
+                state = "done" if is_whole(line) else "open"
+            elif state == "skipped":
+                state = "open"
+        with self._writing():
+            self._db.execute("update images set state = ? where name = ?", (state, name))
+        self._write_mask(name)
+        with self._writing():  # last: until then the next opening does all of it again
+            self._db.execute(
+                "update images set settled = (select max(id) from log where image = name) "
+                "where name = ?",
+                (name,),
+            )
+
+    def _settle_all(self) -> None:
+        """Finish what a crash left between a line and what follows from it."""
+        behind = self._read(
+            "select name from images where settled < (select coalesce(max(id), 0) from log where "
+            "image = name and kind != 'stroke')"
+        )
+        gone = [
+            name
+            for name, _ in self._read("select name, 1 from images where mask_sha256 not null")
+            if not (self.home / MASKS / f"{name}.png").exists()
+        ]
+        for name in {*(name for (name,) in behind), *gone} & self._present:
+            self._settle(name)
+
+    def _write_mask(self, name: str) -> None:
+        """Have `masks/` hold what was accepted last, and nothing where nothing is."""
+        path = self.home / MASKS / f"{name}.png"
+        ((before,),) = self._read("select mask_sha256 from images where name = ?", name)
+        labels_HW = self._settled(name)
+        key = None if labels_HW is None else hashlib.sha256(labels_HW.tobytes()).hexdigest()
+        if key == before and path.exists() == (key is not None):
+            return
+        if labels_HW is not None:
+            write_mask(path, labels_HW == 1)
+        elif before is not None:
+            path.unlink(missing_ok=True)
+        with self._writing():
+            self._db.execute("update images set mask_sha256 = ? where name = ?", (key, name))
+
+    def _check_home(self) -> None:
+        """Refuse a folder whose labels are of other images."""
+        here = os.path.relpath(self.images, self.home)
+        known = dict(self._read("select name, value from facts"))
+        if known.setdefault("images", here) != here:
+            raise UsageError(
+                f"{self.home / LOG} holds the labels of {known['images']}; give these images a "
+                "folder of their own with --home FOLDER"
+            )
+        with self._writing():
+            self._db.execute("insert or ignore into facts values ('images', ?)", (here,))
+
+    def _list_images(self, progress: Progress) -> None:
+        files = [
+            path
+            for path in list_folder(self.images).images
+            if not path.is_relative_to(self.home / MASKS)
+            and not path.is_relative_to(self.home / BEFORE)
+        ]
+        names = [path.relative_to(self.images).with_suffix("").as_posix() for path in files]
+        if not files:
+            raise DataError(f"{self.images}: no images found")
+        twice = sorted(name for name, num in Counter(names).items() if num > 1)
+        if twice:
+            raise DataError(
+                f"{self.images}: {counted(len(twice), 'name stands', 'names stand')} for two "
+                f"images ({name_some(twice)}); masks go by names, so give each image one of its own"
+            )
+        stacks = [path.name for path in files if _num_pages(path) > 1]
+        if stacks:
+            raise DataError(
+                f"{self.images}: {name_some(stacks)}: stacks of pages can't be labelled; save each "
+                "page as an image"
+            )
+        self._present = set(names)
+        known = {name for (name,) in self._read("select name from images")}
+        fresh = [(name, path) for name, path in zip(names, files, strict=True) if name not in known]
+        checks = _check_images([name for name, _ in fresh], is_first=not known)
+        with self._writing():
+            self._db.executemany(
+                "insert into images (name, file, is_check) values (?, ?, ?)",
+                [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh],
+            )
+        progress.say(
+            f"{self.images}: {counted(len(names), 'image', 'images')}; labels in {self.home}"
+        )
+
+    def _take_in(self, config: DataConfig, progress: Progress) -> None:
+        """Take in the masks that aren't what was written here last."""
+        folder = self.home / MASKS
+        paths = {row.name: row.path for row in self.rows()}
+        found = find_masks(folder, paths, progress)
+        fresh = {name: path for name, path in found.items() if self._is_foreign(name, path)}
+        if not fresh:
+            return
+        try:
+            taken, rule = read_masks(fresh, paths, config, progress)
+        except DataError as error:
+            raise DataError(f"{folder}: {error}") from None
+        put_aside(fresh, folder, progress)
+        for name, labels_HW in taken.items():
+            stroke = Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
+            self._append(name, "import", stroke=stroke)
+            self._settle(name)
+        told = counted(len(taken), "mask", "masks")
+        progress.say(f"{told} taken in, read as {rule.describe()}; they can be corrected")
+
+    def _is_foreign(self, name: str, path: Path) -> bool:
+        """Tell whether a mask is another than the one that was settled last."""
+        kept = self._settled(name)
+        if kept is None:
+            return True
+        labels = read_labels(path)
+        return labels.shape != kept.shape or not np.array_equal(labels > 127, kept == 1)
+
+    def _settled(self, name: str) -> Labels | None:
+        """Labels of the last line that settles all pixels of an image, if there is one."""
+        done, _ = active(self.lines(name))
+        whole = [line for line in done if line.kind in {"accept", "import"} and is_whole(line)]
+        if not whole or whole[-1].stroke is None:
+            return None
+        return unpack(whole[-1].stroke.region)
+
+
+def _num_pages(path: Path) -> int:
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return 1
+    return probe(path).num_pages
+
+
+def _check_images(names: Sequence[str], *, is_first: bool) -> set[str]:
+    """Choose one image in ten by the hashes of their names, so that no order decides."""
+    place = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in names}
+    if is_first:
+        return set(sorted(names, key=place.__getitem__)[: round(len(names) / CHECK_SHARE)])
+    return {name for name in names if place[name] % CHECK_SHARE == 0}

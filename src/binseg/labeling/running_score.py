@@ -1,0 +1,100 @@
+"""The honest score while one labels: check images, their interval, the curve, and when to stop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from binseg.metrics.bootstrap import bootstrap_interval
+from binseg.types import Figure
+
+MORE = 20
+"""Further masks whose worth is told."""
+ENOUGH = 0.01
+"""Gain of `MORE` masks below which one may stop."""
+_LEAST_POINTS, _LAST_POINTS = 2, 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """An engine's score on the check images, how it grew, and what more masks would add."""
+
+    engine: str
+    dice: Figure
+    num_checked: int
+    curve: tuple[tuple[int, float], ...]
+    """Labelled images and mean Dice, as it was measured."""
+    gain: float | None
+    """Dice that `MORE` further masks would add by the curve; None where it doesn't tell yet."""
+
+    def as_dict(self) -> dict[str, object]:
+        """The facts as plain data, with the sentence for people."""
+        interval = self.dice.interval
+        return {
+            "engine": self.engine,
+            "dice": self.dice.value,
+            "low": interval.low if interval else None,
+            "high": interval.high if interval else None,
+            "num_checked": self.num_checked,
+            "curve": [list(point) for point in self.curve],
+            "advice": self.advice,
+        }
+
+    @property
+    def advice(self) -> str:
+        """Say what more work would bring."""
+        if self.gain is None:
+            return "more check images will tell what further masks would add"
+        told = f"{MORE} more masks would add about {max(self.gain, 0.0):.2f}"
+        return f"{told}: you may stop" if self.gain < ENOUGH else told
+
+
+def dice_of(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Dice of a mask; 1 where both are empty, as in all scores here."""
+    total = int(mask.sum()) + int(truth.sum())
+    return 1.0 if total == 0 else float(2 * (mask & truth).sum() / total)
+
+
+def standings(scores: Sequence[tuple[str, int, Sequence[float]]]) -> list[Standing]:
+    """Sum up the scores of each engine, the better one first.
+
+    Args:
+        scores: engine, number of labelled images and Dice of each check image, in order of time.
+    """
+    found = []
+    for engine in dict.fromkeys(engine for engine, _, _ in scores):
+        own = [(num, list(dice)) for one, num, dice in scores if one == engine and dice]
+        if not own:
+            continue
+        latest = own[-1][1]
+        # A later score of as many labelled images replaces the earlier one.
+        curve = tuple(sorted({num: float(np.mean(dice)) for num, dice in own}.items()))
+        value = Figure(value=float(np.mean(latest)), interval=bootstrap_interval(latest))
+        found.append(
+            Standing(
+                engine=engine,
+                dice=value,
+                num_checked=len(latest),
+                curve=curve,
+                gain=expected_gain(curve),
+            )
+        )
+    return sorted(found, key=lambda one: -one.dice.value)
+
+
+def expected_gain(curve: Sequence[tuple[int, float]]) -> float | None:
+    """Read from a learning curve what `MORE` masks would add.
+
+    Scores grow about as the logarithm of the number of masks: a line through the last points, by
+    that, goes on. It never falls, and never beyond 1.
+
+    >>> round(expected_gain([(10, 0.7), (20, 0.75), (40, 0.8)]), 3)
+    0.029
+    """
+    points = [(num, score) for num, score in curve if num > 0][-_LAST_POINTS:]
+    if len(points) < _LEAST_POINTS:
+        return None
+    logs, dices = np.log([num for num, _ in points]), np.array([score for _, score in points])
+    slope = float(np.polyfit(logs, dices, 1)[0])
+    num, score = points[-1]
+    return float(np.clip(slope * np.log((num + MORE) / num), 0.0, 1.0 - score))

@@ -1,0 +1,436 @@
+"""A project that is open: what each image's mask is just now, and the engines that work on it.
+
+A stroke waits for the disk alone. One thread behind answers with the cold engine, the image that
+was drawn on last first; whatever takes longer (features of the next image, the choice of features,
+scores on the check images) waits for a pause. Networks train in a process of their own.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from binseg.errors import UsageError
+from binseg.labeling.cold_engine import ColdEngine, first_step, settle, snap
+from binseg.labeling.label_log import ChangedError
+from binseg.labeling.network import Network
+from binseg.labeling.next_image import Outlook, outlook_of, rank
+from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
+from binseg.labeling.project import Project
+from binseg.labeling.running_score import Standing, dice_of, standings
+from binseg.labeling.strokes import Labels, Stroke, draw
+from binseg.labeling.worker import Worker
+from binseg.labeling.working_image import WorkingImage, open_working_image
+from binseg.types import IGNORE
+
+WARM_IMAGES, WARM_STROKES = 3, 50
+"""Accepted images or strokes from which on a network trains."""
+LEAST_TRAINED = 4
+"""Accepted images without which nothing can be trained and validated."""
+_NUM_OPEN = 6
+_LEARNT_AT_START = 12
+_NUM_SCORED = 12
+"""Check images on which the cold engine is scored."""
+
+
+class Session:
+    """An open project with its engines.
+
+    Args:
+        project: what is on disk.
+        engine: the cold engine.
+        network: what trains beside; None for none.
+        seed: decides the order of images.
+    """
+
+    def __init__(
+        self, project: Project, *, engine: ColdEngine, network: Network | None = None, seed: int = 0
+    ) -> None:
+        self.project, self.engine, self.network = project, engine, network
+        self._seed = seed
+        self._state = threading.Condition()
+        self._opened: OrderedDict[str, OpenImage] = OrderedDict()
+        self._outlooks: dict[str, Outlook] = {}
+        self._offered: list[str] = []
+        self._network_version: str | None = None
+        self._worker = Worker(self._answer, self._look_for_network, self._state)
+        for row in [row for row in project.rows() if row.num_strokes or row.state == "done"][
+            -_LEARNT_AT_START:
+        ]:
+            self._worker.later(f"learn {row.name}", self._learner(row.name))
+        self._worker.start()
+        self._wake_network()
+
+    def close(self) -> None:
+        """End all work and close the project."""
+        self._worker.stop()
+        if self.network is not None:
+            self.network.close()
+        self.project.close()
+
+    # An image
+
+    def open(self, name: str) -> OpenImage:
+        """Read an image and replay its labels, unless it is open.
+
+        Raises:
+            UsageError: there is no such image.
+            ImageError: it can't be read.
+        """
+        with self._state:
+            if name in self._opened:
+                self._opened.move_to_end(name)
+                return self._opened[name]
+        row = self.project.row(name)
+        image = open_working_image(name, row.path)
+        with self._state:
+            if name not in self._opened:
+                self._opened[name] = self._replay(image, is_check=row.is_check)
+                while len(self._opened) > _NUM_OPEN:
+                    self._opened.popitem(last=False)
+            opened = self._opened[name]
+            self._worker.ask(name)
+        self._outlooks.setdefault(name, outlook_of(image.small_hw3, None))
+        return opened
+
+    def _replay(self, image: WorkingImage, *, is_check: bool) -> OpenImage:
+        return replayed(image, self.project.lines(image.name), is_check=is_check)
+
+    def _replay_again(self, name: str) -> None:
+        with self._state:
+            before = self._opened.get(name)
+            if before is None:
+                return
+            fresh = self._replay(before.image, is_check=before.is_check)
+            fresh.probability, fresh.engine = before.probability, before.engine
+            fresh.version = before.version
+            self._opened[name] = fresh
+            self._worker.ask(name)
+
+    def add_stroke(
+        self, name: str, stroke: Stroke, *, client: str | None = None, model: str | None = None
+    ) -> int:
+        """Keep a stroke, and have the engines answer to it; returns once it is on the disk."""
+        opened = self.open(name)
+        canvas = opened.labels_HW
+        if stroke.tool in {"region", "labels"}:
+            draw(np.full_like(canvas, IGNORE), stroke)  # a misfit is refused before it is kept
+        with self._state:  # one order of strokes on the disk and on the image
+            line = self.project.add_stroke(name, stroke, client=client, model=model)
+            if line > opened.line:
+                opened.draw(stroke, line)
+                opened.line = line
+            self._worker.ask(name)
+        if self.project.last(name) % 10 == 0:
+            self._worker.later("choose", self._choose)
+            self._wake_network()
+        return line
+
+    def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
+        """Take back the last line of an image, or bring it back."""
+        line = self.project.undo(name, redo=redo, client=client)
+        self._replay_again(name)
+        return line
+
+    def fill(self, name: str, x: int, y: int, value: int, *, client: str | None = None) -> int:
+        """Give a value to the area around a point that is shown alike."""
+        opened = self.open(name)
+        with self._state:
+            area_HW = opened.area_at(x, y)
+        return self.add_stroke(name, region_of(area_HW, value), client=client)
+
+    def box(
+        self,
+        name: str,
+        rectangle: tuple[int, int, int, int],
+        value: int,
+        *,
+        client: str | None = None,
+    ) -> int:
+        """Give a value to the thing in a box (top, left, bottom, right)."""
+        opened = self.open(name)
+        parts = self.engine.describe(opened.image)
+        found = snap(opened.image.small_hw3, opened.image.small_box(rectangle), parts)
+        mask_HW = opened.image.enlarge(found.astype(np.float32)) > 0.5
+        return self.add_stroke(name, region_of(mask_HW, value), client=client)
+
+    def accept(
+        self,
+        name: str,
+        *,
+        seen: int,
+        version: int | None = None,
+        empty: bool = False,
+        client: str | None = None,
+    ) -> int:
+        """Keep what is shown as the image's mask.
+
+        Args:
+            name: of the image.
+            seen: last line of the log that the person saw.
+            version: of the prediction that the person saw.
+            empty: nothing is in the image, whatever is shown.
+            client: as for strokes.
+
+        Raises:
+            ChangedError: something else is shown by now.
+        """
+        opened = self.open(name)
+        with self._state:
+            if not empty and version is not None and version != opened.version:
+                raise ChangedError(
+                    f"{name}: a newer prediction has come; look at it, and accept it"
+                )
+            labels_HW = np.zeros(opened.image.size, np.uint8)
+            if not empty:
+                labels_HW = opened.mask().astype(np.uint8)
+            line = self.project.accept(
+                name, labels_HW, seen=seen, client=client, model=opened.engine
+            )
+        self._replay_again(name)
+        self._worker.later(f"learn {name}", self._learner(name))
+        self._worker.later("score", self._score)
+        self._wake_network()
+        return line
+
+    def skip(self, name: str, *, client: str | None = None) -> None:
+        """Leave an image out."""
+        self.project.skip(name, client=client)
+        self._replay_again(name)
+
+    def shown(
+        self,
+        name: str,
+        box: tuple[int, int, int, int],
+        *,
+        level: int = 0,
+        after: int = 0,
+        fine: bool = False,
+        wait: float = 0.0,
+    ) -> Shown:
+        """Give a part of an image's state, one pixel in 2^level x 2^level.
+
+        It waits up to `wait` seconds for a prediction that knows of the line `after` of the log,
+        and is `fine`; then it gives what is there. `box` is top, left, bottom, right.
+        """
+        opened = self.open(name)
+        until = time.monotonic() + wait
+        with self._state:
+            while (
+                (opened.answered < after or (fine and not opened.is_fine))
+                and not self._worker.is_ending
+                and time.monotonic() < until
+            ):
+                self._state.wait(max(0.001, until - time.monotonic()))
+                opened = self._opened.get(name, opened)
+            codes = opened.codes(box, 1 << level)
+            return Shown(
+                codes=codes,
+                engine="without help" if opened.is_check and not opened.accepted else opened.engine,
+                line=opened.line,
+                version=opened.version,
+                is_fine=opened.is_fine and opened.answered >= opened.line,
+                seconds=opened.seconds,
+                share=float((codes & 1).mean()) if codes.size else 0.0,
+            )
+
+    # The order of images
+
+    def next(self, after: str | None = None) -> str | None:
+        """Choose the image to label next; None where all are labelled or skipped."""
+        rows = [row for row in self.project.rows() if row.state == "open" and row.name != after]
+        if not rows:
+            return None
+        if self._num_done() < WARM_IMAGES:  # to label without help is no beginning
+            rows = [row for row in rows if not row.is_check] or rows
+        names = [row.name for row in rows]
+        if not any(name in self._offered for name in names):
+            unknown = Outlook(foreground=1.0, doubt=1.0, look=np.zeros(1, np.float32))
+            outlooks = {name: self._outlooks.get(name, unknown) for name in names}
+            seed = self._seed + len(self.project.rows()) - len(rows)
+            self._offered = rank(outlooks, rule="random", seed=seed)
+        chosen = next((name for name in self._offered if name in names), names[0])
+        later = [name for name in self._offered if name in names and name != chosen]
+        if later:
+            self._worker.later(f"describe {later[0]}", self._describer(later[0]))
+        return chosen
+
+    def _num_done(self) -> int:
+        return sum(row.state == "done" and not row.is_check for row in self.project.rows())
+
+    # State of the whole
+
+    def train(self, minutes: float) -> None:
+        """Begin to train for real.
+
+        Raises:
+            UsageError: nothing to train on, no network beside, or a training runs already.
+        """
+        if self.network is None:
+            raise UsageError("this session trains no networks")
+        done = sum(row.state == "done" for row in self.project.rows())
+        if done < LEAST_TRAINED:
+            raise UsageError(f"{done} images are done: a training needs {LEAST_TRAINED} or more")
+        self.network.train(minutes)
+
+    def status(self) -> dict[str, object]:
+        """How far the project is, which engine answers, and how good it is."""
+        rows = self.project.rows()
+        found = self.standings()
+        best = self._best_engine(found)
+        return {
+            "images": len(rows),
+            "done": sum(row.state == "done" for row in rows),
+            "skipped": sum(row.state == "skipped" for row in rows),
+            "strokes": sum(row.num_strokes for row in rows),
+            "check_images": sum(row.is_check for row in rows),
+            "checked": sum(row.is_check and row.state == "done" for row in rows),
+            "engine": best,
+            "network": self.network.version() if self.network is not None else None,
+            "features": list(self.engine.chosen),
+            "trials": {" + ".join(kinds): score for kinds, score in self.engine.trials.items()},
+            "standings": [one.as_dict() for one in found],
+            "training": dict(self.network.training()) if self.network is not None else {},
+            "home": str(self.project.home),
+        }
+
+    def standings(self) -> list[Standing]:
+        """Scores of the engines on the check images, the best first."""
+        if self.network is not None:
+            for engine, scores in self.network.scores():
+                self.project.add_score(engine, scores)
+        return standings(self.project.scores())
+
+    def _best_engine(self, found: Sequence[Standing]) -> str:
+        version = self.network.version() if self.network is not None else None
+        if version is None:
+            return "cold"
+        value = {one.engine: one.dice.value for one in found}
+        kind = version.partition(" ")[0]
+        return "cold" if value.get("cold", 0.0) > value.get(kind, 1.0) else kind
+
+    # Behind, on the worker's thread
+
+    def _wake_network(self) -> None:
+        if self.network is None:
+            return
+        rows = self.project.rows()
+        done = self._num_done()
+        strokes = sum(row.num_strokes for row in rows if not row.is_check)
+        if done >= WARM_IMAGES or strokes >= WARM_STROKES:
+            with self._state:
+                first = [*reversed(self._opened), *self._offered]
+            self.network.wake(first=first)
+
+    def _look_for_network(self) -> None:
+        """Show what a network has predicted anew."""
+        version = self.network.version() if self.network is not None else None
+        if version != self._network_version:
+            self._network_version = version
+            for name in self._opened:
+                self._worker.ask(name)
+
+    def _answer(self, name: str, *, fine: bool = False) -> None:
+        """Predict an open image anew from all that is known about it."""
+        with self._state:
+            opened = self._opened.get(name)
+            if opened is None:
+                return
+            line, small_hw, owner_hw = opened.line, opened.small_hw.copy(), opened.owner_hw.copy()
+            accepted, is_check = opened.accepted, opened.is_check
+        start = time.perf_counter()
+        found, engine = None, "none"
+        if not accepted and not is_check:
+            self.engine.learn(opened.image, small_hw, owner_hw)
+            found, engine, fine = self._predict(opened.image, small_hw, fine=fine)
+        with self._state:
+            now = self._opened.get(name)
+            if now is None:
+                return
+            before, now.probability, now.engine = now.probability, found, engine
+            now.answered, now.is_fine = line, fine or found is None
+            now.version += found is not None or before is not None
+            now.seconds = time.perf_counter() - start
+            self._state.notify_all()
+        self._outlooks[name] = outlook_of(opened.image.small_hw3, found)
+        if not fine and found is not None:
+            self._worker.later(f"fine {name}", lambda: self._refine(name, line))
+
+    def _refine(self, name: str, line: int) -> None:
+        with self._state:
+            opened = self._opened.get(name)
+            if opened is None or opened.line != line or opened.is_fine:
+                return
+        self._answer(name, fine=True)
+
+    def _predict(
+        self, image: WorkingImage, small_hw: Labels, *, fine: bool
+    ) -> tuple[np.ndarray | None, str, bool]:
+        """Give probability, engine, and whether it is as fine as it gets."""
+        network = self.network.predicted(image.name) if self.network is not None else None
+        has_strokes = bool((small_hw != IGNORE).any())
+        if self._best_engine(standings(self.project.scores())) == "cold":
+            network = None
+        if network is not None and not has_strokes:
+            assert self.network is not None
+            return network, self.network.version() or "warm", True
+        forest = self.engine.fit(image.name)
+        if forest is None:
+            return network, "none" if network is None else "warm", True
+        parts = self.engine.describe(image)
+        height, width = image.small_size
+        step = 1 if fine else first_step(height, width)
+        cold = forest.probability(parts, step=step)
+        cold = settle(cold, image.small_hw3[::step, ::step], small_hw[::step, ::step])
+        if network is None:
+            return cold, "cold", step == 1
+        return corrected(network, cold, small_hw), "correct", step == 1
+
+    # Chores
+
+    def _choose(self) -> None:
+        if self.engine.choose():
+            with self._state:
+                for name in self._opened:
+                    self._worker.ask(name)
+
+    def _describer(self, name: str) -> Callable[[], None]:
+        def describe() -> None:
+            self.engine.describe(open_working_image(name, self.project.row(name).path))
+
+        return describe
+
+    def _learner(self, name: str) -> Callable[[], None]:
+        def learn() -> None:
+            row = self.project.row(name)
+            if row.is_check:
+                return
+            image = open_working_image(name, row.path)
+            replayed = self._replay(image, is_check=False)
+            self.engine.learn(image, replayed.small_hw, replayed.owner_hw)
+
+        return learn
+
+    def _score(self) -> None:
+        """Score the cold engine on check images, of which it has learnt nothing."""
+        checks = [row for row in self.project.rows() if row.is_check and row.state == "done"]
+        if (
+            not checks
+            or (forest := self.engine.fit("", without=[row.name for row in checks])) is None
+        ):
+            return
+        scores = []
+        for row in checks[:_NUM_SCORED]:
+            if self._worker.is_awaited:  # a person waits: another time
+                self._worker.later("score", self._score)
+                return
+            image = open_working_image(row.name, row.path)
+            truth = self._replay(image, is_check=True).small_hw == 1
+            step = first_step(*image.small_size)
+            cold = forest.probability(self.engine.describe(image), step=step)
+            nothing = np.full(cold.shape, IGNORE, np.uint8)
+            cold = settle(cold, image.small_hw3[::step, ::step], nothing)
+            scores.append(dice_of(cold > 0.5, truth[::step, ::step]))
+        self.project.add_score("cold", scores)

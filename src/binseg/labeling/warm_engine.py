@@ -1,0 +1,172 @@
+"""The engine that learns: a network from the pretrained base, in rounds, on labelled pixels only.
+
+Each round begins from the base, so that what was drawn wrong and mended leaves no trace. Pixels
+that nobody has labelled are `IGNORE`: they have no part in the loss.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from binseg.labeling.strokes import Labels
+from binseg.labeling.working_image import RGB
+from binseg.losses import build_loss
+from binseg.models import create_model
+from binseg.models.skeleton import EncoderDecoder, encoder_parameters, freeze_batch_norm
+from binseg.types import IGNORE
+
+CROP, BATCH = 256, 6
+RATE, ENCODER_SHARE = 2e-3, 0.25
+"""Learning rate of the decoder, and the encoder's as a share of it."""
+_MULTIPLE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image with what is labelled of it, at the engines' size."""
+
+    rgb_hw3: RGB
+    labels_hw: Labels
+
+
+class WarmNetwork:
+    """A network that answers for images at the engines' size.
+
+    Args:
+        model: gives logits.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model.eval()
+
+    def probability(self, rgb_hw3: RGB) -> np.ndarray:
+        """Predict one image, and its mirror image, of which the mean is taken."""
+        height, width = rgb_hw3.shape[:2]
+        pad = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        with torch.inference_mode():
+            image = functional.pad(_normalised(self._model, rgb_hw3[None]), pad, mode="replicate")
+            both = self._model(torch.cat([image, image.flip(-1)])).sigmoid()
+            mean = (both[0] + both[1].flip(-1))[0] / 2
+        return mean[:height, :width].numpy()
+
+
+def base_network() -> nn.Module:
+    """Give the pretrained base: Lite0 from ImageNet with a fresh U-Net decoder.
+
+    Raises:
+        DataError: the weights can't be had.
+    """
+    torch.manual_seed(0)
+    return create_model(
+        "unet",
+        encoder="efficientnet_lite0",
+        encoder_weights="imagenet",
+        up="bilinear",
+        final_convs=0,
+    )
+
+
+def train_round(
+    model: nn.Module,
+    examples: Sequence[Example],
+    *,
+    seconds: float,
+    seed: int = 0,
+    most_steps: int | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> WarmNetwork | None:
+    """Train for some time on what is labelled.
+
+    Args:
+        model: trained in place.
+        examples: at least one has labelled pixels of either kind.
+        seconds: time of the round.
+        seed: decides places and order.
+        most_steps: an end by steps, for tests and benchmarks; the rate then falls by them.
+        is_wanted: asked before each step; False gives the round up.
+
+    Returns:
+        None where it was given up.
+    """
+    assert isinstance(model, EncoderDecoder)
+    random, torch_seed = np.random.default_rng(seed), torch.random.manual_seed(seed)
+    del torch_seed
+    freeze_batch_norm(model)  # a few crops say less about the mean of channels than ImageNet does
+    model.train()
+    slow = {id(p) for p in encoder_parameters(model)}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in slow], "lr": RATE},
+        {"params": encoder_parameters(model), "lr": RATE * ENCODER_SHARE},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    loss_of = build_loss("bce-dice")
+    start, step = time.monotonic(), 0
+    while True:
+        spent = (time.monotonic() - start) / seconds
+        share = spent if most_steps is None else step / most_steps
+        if share >= 1:
+            break
+        if not is_wanted():
+            return None
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (step + 1) / 10) * (0.5 + 0.5 * np.cos(np.pi * share))
+        images, target, valid = _batch(model, examples, random)
+        loss = loss_of(model(images), target, valid)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+    return WarmNetwork(model)
+
+
+def _batch(
+    model: nn.Module, examples: Sequence[Example], random: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut crops around labelled pixels, turned and mirrored at random."""
+    images, labels = [], []
+    for _ in range(BATCH):
+        one = examples[random.integers(len(examples))]
+        image, known = _crop(one, random)
+        turns, mirrored = int(random.integers(4)), bool(random.integers(2))
+        image, known = np.rot90(image, turns), np.rot90(known, turns)
+        if mirrored:
+            image, known = image[:, ::-1], known[:, ::-1]
+        light = random.uniform(0.8, 1.25), random.uniform(-20, 20)
+        bright = np.clip(image.astype(np.float32) * light[0] + light[1], 0, 255)
+        images.append(bright.astype(np.uint8))
+        labels.append(np.ascontiguousarray(known))
+    target = torch.from_numpy(np.stack(labels))[:, None]
+    return _normalised(model, np.stack(images)), (target == 1).float(), target != IGNORE
+
+
+def _crop(one: Example, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a square that holds a labelled pixel; past the image's end nothing is labelled."""
+    height, width = one.labels_hw.shape
+    places = np.flatnonzero(one.labels_hw == random.integers(2))
+    if not len(places):
+        places = np.flatnonzero(one.labels_hw != IGNORE)
+    y, x = np.divmod(int(random.choice(places)), width)
+    top = int(np.clip(y - random.integers(CROP), 0, max(0, height - CROP)))
+    left = int(np.clip(x - random.integers(CROP), 0, max(0, width - CROP)))
+    image = one.rgb_hw3[top : top + CROP, left : left + CROP]
+    known = one.labels_hw[top : top + CROP, left : left + CROP]
+    missing = [(0, CROP - side) for side in known.shape]
+    if any(after for _, after in missing):
+        image = np.pad(image, [*missing, (0, 0)], mode="edge")
+        known = np.pad(known, missing, constant_values=IGNORE)
+    return image, known
+
+
+def _normalised(model: nn.Module, rgb_BHW3: np.ndarray) -> Tensor:
+    assert isinstance(model, EncoderDecoder)
+    assert model.encoder.trained_with is not None
+    mean, std = (torch.tensor(values)[:, None, None] for values in model.encoder.trained_with)
+    pixels = torch.from_numpy(np.ascontiguousarray(rgb_BHW3)).permute(0, 3, 1, 2)
+    return (pixels.float() / 255 - mean) / std

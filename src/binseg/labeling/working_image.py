@@ -1,0 +1,125 @@
+"""An image as people and engines see it: 8 bits, three channels, at most so many pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image
+
+from binseg.errors import UsageError
+from binseg.imageio import read_pixels
+from binseg.labeling.strokes import Labels
+from binseg.types import IGNORE
+
+MOST_PIXELS = 512 * 512
+"""Engines see larger images reduced to this many pixels; what a person draws keeps every pixel."""
+_SHARES = (0.5, 99.5)
+"""Percentiles that become black and white where an image has more than 8 bits."""
+
+RGB = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingImage:
+    """An image at its own size, and as engines see it."""
+
+    name: str
+    rgb_HW3: RGB
+    small_hw3: RGB
+    """The same, reduced where it has more than `MOST_PIXELS`."""
+    is_deep: bool = False
+    """True if the file has more than 8 bits, which were stretched."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.rgb_HW3.shape[0], self.rgb_HW3.shape[1]
+
+    @property
+    def small_size(self) -> tuple[int, int]:
+        """Height and width that engines see."""
+        return self.small_hw3.shape[0], self.small_hw3.shape[1]
+
+    def small_box(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Give a box (top, left, bottom, right) in the engines' pixels.
+
+        Raises:
+            UsageError: it is too small to hold a thing there.
+        """
+        scale = [one / full for one, full in zip(self.small_size, self.size, strict=True)] * 2
+        sides = [
+            int(np.clip(round(side * by), 0, most))
+            for side, by, most in zip(box, scale, self.small_size * 2, strict=True)
+        ]
+        if sides[2] - sides[0] < 3 or sides[3] - sides[1] < 3:
+            raise UsageError("that box is too small: draw it around the thing")
+        return sides[0], sides[1], sides[2], sides[3]
+
+    def enlarge(self, probability_hw: np.ndarray) -> np.ndarray:
+        """A probability at the engines' size, at the image's own."""
+        if self.size == self.small_size:
+            return probability_hw
+        image = Image.fromarray(probability_hw.astype(np.float32))
+        return np.asarray(image.resize(self.size[::-1], Image.Resampling.BILINEAR))
+
+
+def open_working_image(name: str, path: Path) -> WorkingImage:
+    """Read an image.
+
+    Raises:
+        ImageError: it can't be read.
+    """
+    image_HWC, _ = read_pixels(path)
+    rgb_HW3 = to_rgb(image_HWC)
+    height, width = rgb_HW3.shape[:2]
+    shrink = (MOST_PIXELS / (height * width)) ** 0.5
+    small_hw3 = rgb_HW3
+    if shrink < 1:
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small_hw3 = np.asarray(Image.fromarray(rgb_HW3).resize(size, Image.Resampling.BOX))
+    return WorkingImage(
+        name=name, rgb_HW3=rgb_HW3, small_hw3=small_hw3, is_deep=image_HWC.dtype != np.uint8
+    )
+
+
+def to_rgb(image_HWC: Num[np.ndarray, "H W C"], *, stretch: bool | None = None) -> RGB:
+    """Turn any image into 8 bits and three channels.
+
+    Args:
+        image_HWC: one channel is shown grey, of more than three the first three.
+        stretch: whether the 0.5 and 99.5 percentiles of each channel become black and white; by
+            default where there are more than 8 bits.
+    """
+    taken = image_HWC[..., :3] if image_HWC.shape[2] >= 3 else image_HWC[..., :1]
+    if stretch is None:
+        stretch = taken.dtype != np.uint8
+    if stretch:
+        step = max(1, int((taken.shape[0] * taken.shape[1] / 500_000) ** 0.5))
+        sample = taken[::step, ::step].reshape(-1, taken.shape[2]).astype(np.float32)
+        known = sample[np.isfinite(sample).all(axis=1)]
+        low, high = np.percentile(known, _SHARES, axis=0) if len(known) else (0.0, 1.0)
+        values = np.nan_to_num(taken.astype(np.float32), nan=0.0)
+        unit = (values - low) / np.maximum(np.asarray(high) - low, 1e-9)
+        taken = (np.clip(unit, 0, 1) * 255).round().astype(np.uint8)
+    if taken.shape[2] == 1:
+        taken = np.repeat(taken, 3, axis=2)
+    return np.ascontiguousarray(taken)
+
+
+def reduced(labels_HW: Labels, size: tuple[int, int]) -> Labels:
+    """Reduce labels to a smaller size: of each cell what most of its labelled pixels are."""
+    if labels_HW.shape == size:
+        return labels_HW
+    shares = [
+        np.asarray(
+            Image.fromarray((labels_HW == value).astype(np.float32)).resize(
+                size[::-1], Image.Resampling.BOX
+            )
+        )
+        for value in (0, 1)
+    ]
+    reduced_hw = np.full(size, IGNORE, np.uint8)
+    reduced_hw[(shares[0] > 0) & (shares[0] >= shares[1])] = 0
+    reduced_hw[shares[1] > shares[0]] = 1
+    return reduced_hw

@@ -1,0 +1,395 @@
+"""`binseg label` put together: a project, its engines, and the processes that train beside it."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from binseg.config import DataConfig
+from binseg.data.sources.labelled import LOG, images_of_project
+from binseg.data.sources.listing import list_folder
+from binseg.errors import BinsegError, UsageError
+from binseg.imageio import encode_probability
+from binseg.inference import ModelPredictor, load
+from binseg.labeling.cold_engine import ColdEngine, filter_features
+from binseg.labeling.label_log import connect, image_rows, labels_in
+from binseg.labeling.lite0_features import lite0_features
+from binseg.labeling.next_image import RULES, Outlook, outlook_of, rank
+from binseg.labeling.project import Project
+from binseg.labeling.running_score import dice_of
+from binseg.labeling.session import Session
+from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
+from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
+from binseg.progress import SILENT, Progress
+from binseg.storage import cache_dir, write_bytes, write_json
+from binseg.types import IGNORE
+
+ROUND_SECONDS = 75.0
+_MOST_EXAMPLES, _MOST_PREDICTED = 300, 1_000
+
+
+def open_session(
+    images: Path,
+    *,
+    model: str | Path | None = None,
+    home: Path | None = None,
+    masks: DataConfig | None = None,
+    trains: bool = True,
+    round_seconds: float = ROUND_SECONDS,
+    progress: Progress = SILENT,
+) -> Session:
+    """Open a folder of images for labelling.
+
+    Args:
+        images: the folder.
+        model: a run or bundle whose predictions are corrected, until a better network is trained.
+        home: where the labels lie; beside the images if left out.
+        masks: meanings of the values of masks that are there already.
+        trains: whether a network trains beside.
+        round_seconds: time of each of its rounds.
+        progress: told what is found.
+
+    Raises:
+        DataError: no images, or masks that can't be read.
+        UsageError: the project is open elsewhere.
+        BundleError: a model that can't be loaded.
+    """
+    predictor = None if model is None else load(model)
+    project = Project(images, config=masks, home=home, progress=progress)
+    try:
+        makers = {"filters": filter_features, "lite0": lite0_features()}
+        network = Beside(project, predictor, trains=trains, round_seconds=round_seconds)
+        return Session(project, engine=ColdEngine(makers), network=network)
+    except BaseException:
+        project.close()
+        raise
+
+
+def suggest(
+    data: str | Path,
+    *,
+    model: str | Path,
+    rule: str = "random",
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> list[tuple[str, Outlook]]:
+    """Rank the images of a folder that have no mask, the one to label next first.
+
+    Args:
+        data: a folder of images, with or without `masks/` beside or in it.
+        model: a run or bundle that says what is in them, and where it doubts.
+        rule: of `RULES`.
+        seed: decides all chances.
+        progress: told of every image.
+
+    Raises:
+        UsageError: an unknown rule, or every image has its mask.
+    """
+    if rule not in RULES:
+        raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
+    images, home = images_of_project(Path(data))
+    masks = home / "masks"
+    labelled = {
+        path.relative_to(masks).with_suffix("").as_posix()
+        for path in (list_folder(masks).images if masks.is_dir() else ())
+    }
+    paths = {
+        path.relative_to(images).with_suffix("").as_posix(): path
+        for path in list_folder(images).images
+        if not path.is_relative_to(masks)
+    }
+    left = {name: path for name, path in paths.items() if name not in labelled}
+    if not left:
+        raise UsageError(f"{images}: all {len(paths)} images have a mask; nothing is left to label")
+    predictor, outlooks = load(model), {}
+    with progress.task("look at images", total=len(left)) as task:
+        for name, path in left.items():
+            image = open_working_image(name, path)
+            outlooks[name] = outlook_of(image.small_hw3, predictor.predict(path).probability)
+            task.advance()
+    known = [
+        outlook_of(open_working_image(name, paths[name]).small_hw3, None)
+        for name in sorted(labelled & paths.keys())
+    ]
+    ordered = rank(outlooks, rule=rule, seed=seed, labelled=known if rule != "random" else ())
+    return [(name, outlooks[name]) for name in ordered]
+
+
+class Beside:
+    """What trains and predicts beside a session, in processes of its own; see `session.Network`.
+
+    Args:
+        project: its labels are read by those processes from the disk.
+        predictor: what answers while no network has been trained here.
+        trains: whether any is.
+        round_seconds: time of a round.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        predictor: ModelPredictor | None,
+        *,
+        trains: bool = True,
+        round_seconds: float = ROUND_SECONDS,
+    ) -> None:
+        self._project, self._predictor, self._trains = project, predictor, trains
+        self._seconds = round_seconds
+        key = hashlib.sha256(str(project.home).encode()).hexdigest()[:16]
+        self._folder = cache_dir() / "label" / key
+        self._guard = threading.Lock()
+        self._context = multiprocessing.get_context("spawn")
+        self._orders: Any = self._context.Queue()
+        self._events: Any = self._context.Queue()
+        self._warm: Any = None
+        self._training: Any = None
+        self._told: dict[str, object] = {}
+        self._scores: list[tuple[str, list[float]]] = []
+        self._answers: dict[str, np.ndarray] = {}
+        self._version = _read_version(self._folder)
+        self._ends = False
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def version(self) -> str | None:
+        """Name the network that answers; None while there is none."""
+        if self._version:
+            return f"warm {self._version}"
+        return None if self._predictor is None else f"model {self._predictor.name}"
+
+    def predicted(self, name: str) -> np.ndarray | None:
+        """Give the probability for an image, where there is one."""
+        if self._version:
+            found = _read_probability(self._folder / f"{name}.png")
+            if found is not None or self._predictor is None:
+                return found
+        if self._predictor is None:
+            return None
+        if name not in self._answers:
+            path = self._project.row(name).path
+            while len(self._answers) > 8:
+                del self._answers[next(iter(self._answers))]
+            self._answers[name] = np.asarray(self._predictor.predict(path).probability, np.float32)
+        return self._answers[name]
+
+    def wake(self, *, first: Sequence[str]) -> None:
+        """Have a round trained and images predicted, these first."""
+        if not self._trains or self._ends or self._is_training():
+            return
+        if self._warm is None or not self._warm.is_alive():
+            facts = (self._project.home, self._project.images, self._folder, self._seconds)
+            self._warm = self._context.Process(
+                target=_rounds, args=(facts, self._orders, self._events), daemon=True
+            )
+            self._warm.start()
+        self._orders.put(list(first))
+
+    def scores(self) -> list[tuple[str, list[float]]]:
+        """Take the scores that have come."""
+        with self._guard:
+            taken, self._scores = self._scores, []
+            return taken
+
+    def train(self, minutes: float) -> None:
+        """Begin to train for real: the plan with this budget, then `evaluate`."""
+        if self._is_training():
+            raise UsageError("a training is running already")
+        if self._warm is not None:  # the machine is the training's now
+            self._warm.terminate()
+            self._warm = None
+        self._told = {"state": "running", "label": "start"}
+        self._training = self._context.Process(
+            target=_train_for_real,
+            args=(self._project.home, self._project.images, minutes, self._events),
+        )
+        self._training.start()
+
+    def training(self) -> Mapping[str, object]:
+        """Tell how far the training is."""
+        with self._guard:
+            if self._told.get("state") == "running" and not self._is_training():
+                self._told |= {"state": "failed", "error": "the training ended without a word"}
+            return dict(self._told)
+
+    def close(self) -> None:
+        """End all processes; a training that runs ends, too, and can be resumed."""
+        self._ends = True
+        self._events.put(("end", None))
+        self._listener.join(5)
+        for process in (self._warm, self._training):
+            if process is not None and process.is_alive():
+                process.terminate()
+                process.join(10)
+
+    def _is_training(self) -> bool:
+        return self._training is not None and bool(self._training.is_alive())
+
+    def _listen(self) -> None:
+        while True:
+            kind, value = self._events.get()
+            with self._guard:
+                if kind == "end":
+                    return
+                if kind == "scores":
+                    self._scores.append(("warm", value))
+                elif kind == "version":
+                    self._version = value
+                elif kind == "training":
+                    self._told = {**self._told, **value}
+
+
+def _read_version(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "version.json").read_text("utf-8"))["version"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> None:
+    """Train a round whenever there are new labels, until the parent ends."""
+    import torch
+
+    home, images, folder, seconds = facts
+    with suppress(OSError):
+        os.nice(10)
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
+    parent = multiprocessing.parent_process()
+    learnt = 0
+    db = connect(home / LOG)
+    while True:
+        try:
+            first = orders.get(timeout=5)
+        except queue.Empty:
+            if parent is not None and not parent.is_alive():
+                return
+            continue
+        with suppress(queue.Empty):  # the latest order holds all that matters
+            while True:
+                first = orders.get_nowait()
+        (last,) = db.execute("select coalesce(max(id), 0) from log").fetchone()
+        if last == learnt:
+            continue
+        rows = image_rows(db, images)
+        network = _round(db, rows, seconds)
+        if network is None:
+            continue
+        learnt = last
+        checks = [row for row in rows if row.is_check and row.state == "done"]
+        if checks:
+            events.put(("scores", [_score(db, network, row) for row in checks]))
+        version = _read_version(folder) + 1
+        open_names = [row.name for row in rows if row.state == "open"]
+        paths = {row.name: row.path for row in rows}
+        ahead = [name for name in [*first, *open_names] if name in paths]
+        for place, name in enumerate([*dict.fromkeys(ahead)][:_MOST_PREDICTED]):
+            with suppress(BinsegError):  # an unreadable image is told where it is opened
+                image = open_working_image(name, paths[name])
+                data = encode_probability(network.probability(image.small_hw3))
+                write_bytes(folder / f"{name}.png", data)
+            if place == 3:
+                write_json(folder / "version.json", {"version": version})
+                events.put(("version", version))
+        write_json(folder / "version.json", {"version": version})
+        events.put(("version", version))
+
+
+def _round(db: Any, rows: Sequence[Any], seconds: float) -> WarmNetwork | None:
+    """Train on the labels that are there now; None where they show one kind only."""
+    examples, seen = [], set()
+    taught = [row for row in rows if not row.is_check and (row.num_strokes or row.state == "done")]
+    for row in taught[-_MOST_EXAMPLES:]:
+        image = open_working_image(row.name, row.path)
+        labels_hw = reduced(labels_in(db, row.name, *image.size), image.small_size)
+        if (labels_hw != IGNORE).any():
+            examples.append(Example(rgb_hw3=image.small_hw3, labels_hw=labels_hw))
+            seen |= {*np.unique(labels_hw).tolist()}
+    if not {0, 1} <= seen:
+        return None
+    return train_round(base_network(), examples, seconds=seconds)
+
+
+def _score(db: Any, network: WarmNetwork, row: Any) -> float:
+    image: WorkingImage = open_working_image(row.name, row.path)
+    truth = reduced(labels_in(db, row.name, *image.size), image.small_size) == 1
+    return dice_of(network.probability(image.small_hw3) > 0.5, truth)
+
+
+class _Telling:
+    """Progress that is told to another process."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._label, self._done, self._total = "", 0, 0
+
+    def say(self, line: str) -> None:
+        """Tell one fact."""
+        self._events.put(("training", {"said": line}))
+
+    @contextmanager
+    def task(self, label: str, *, total: int | None) -> Iterator["_Telling"]:
+        """Tell of a piece of work."""
+        self._label, self._done, self._total = label, 0, total or 0
+        self.advance(0)
+        yield self
+
+    def advance(self, num: int = 1, /, **figures: float) -> None:
+        """Tell how far it is."""
+        self._done += num
+        facts = {"label": self._label, "done": self._done, "total": self._total}
+        shown = {name: round(float(value), 4) for name, value in figures.items()}
+        self._events.put(("training", {**facts, "figures": shown}))
+
+
+def _train_for_real(home: Path, images: Path, minutes: float, events: Any) -> None:
+    """Plan, train and evaluate, and tell the result."""
+    from binseg.pipelines.evaluate_model import evaluate
+    from binseg.pipelines.plan_recipe import plan
+    from binseg.pipelines.train_model import train
+    from binseg.training.run_folder import next_run_path
+
+    progress = _Telling(events)
+    try:
+        data = str(home if (home / LOG).is_file() else images)
+        planned = plan(sections={"data": {"path": data}}, budget=60 * minutes, progress=progress)
+        out = next_run_path(planned.recipe.model.name, root=home / "runs")
+        result = train(
+            planned.recipe,
+            out=out,
+            progress=progress,
+            spent=planned.seconds,
+            plan=planned.as_yaml(),
+        )
+        split = "test" if result.has_test else "val"
+        report = evaluate(out, split=split, out=out / split, progress=progress)
+    except (BinsegError, KeyboardInterrupt) as error:
+        events.put(("training", {"state": "failed", "error": str(error) or "stopped"}))
+        return
+    interval = report.intervals.get("mean", {}).get("original", {}).get("dice")
+    facts = {
+        "state": "done",
+        "folder": str(out),
+        "split": split,
+        "num_images": len(report.images),
+        "dice": report.mean["original"]["dice"],
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+    }
+    events.put(("training", facts))
+
+
+def _read_probability(path: Path) -> np.ndarray | None:
+    """Read what a network predicted, from a grey PNG; None where it isn't there."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image, np.float32) / 255
+    except FileNotFoundError:
+        return None
