@@ -87,8 +87,8 @@ def open_nifti(
     head = _unpacked(handle).read(348)
     if head[344:347] != b"n+1":
         raise ImageError(f"{name}: a packed file that is no NIfTI volume; unpack it first")
+    build: Any = Nifti1Header  # its functions have no types
     try:
-        build: Any = Nifti1Header  # its functions have no types
         header = build(head)
         dtype, (slope, intercept) = header.get_data_dtype(), header.get_slope_inter()
     except HeaderDataError as error:
