@@ -37,7 +37,7 @@ MISTAKES = (
     ("A folder one level too deep", "check my_folder/images"),
     ("A folder one level too high", "check two_sets"),
     ("No masks", "check only_images"),
-    ("Masks of other names", "train unpaired --recipe demo --out runs/new"),
+    ("Masks of other names", "check unpaired"),
     ("Grey masks", "train grey --recipe demo --out runs/new"),
     ("Masks of several classes", "train classes --recipe demo --out runs/new"),
     ("Masks that are all black", "train black --recipe demo --out runs/new"),
@@ -98,8 +98,9 @@ def lay_out(here: Path) -> None:
     for name in ("left", "right"):
         shutil.copytree(data, here / "two_sets" / name)
     shutil.copytree(data / "images", here / "only_images" / "images")
-    unpaired = _folder(here / "unpaired", 1)
-    (unpaired / "masks" / "0.png").rename(unpaired / "masks" / "first.png")
+    unpaired = _folder(here / "unpaired")
+    for path, name in zip(sorted((unpaired / "masks").iterdir()), "rtyuio", strict=True):
+        path.rename(path.with_stem(name * 3))
     _folder(here / "single", 1)
     unequal = _folder(here / "unequal")
     _save(unequal / "masks" / "3.png", np.full((9, 9), 255))
