@@ -324,7 +324,7 @@ def swapped(desk: Desk) -> Argv:
     (desk.data / "images").rename(desk.data / "kept")
     (desk.data / "masks").rename(desk.data / "images")
     (desk.data / "kept").rename(desk.data / "masks")
-    return ["check", desk.data]
+    return desk.train()
 
 
 def one_level_too_deep(desk: Desk) -> Argv:
@@ -418,8 +418,8 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (data_named_twice, 2, "give one of them"),
     (swapped, 1, "are images and masks swapped?"),
     (one_level_too_deep, 1, "did you mean"),
-    (one_level_too_high, 1, "data or"),
-    (out_without_permission, 2, "no permission"),
+    (one_level_too_high, 1, "data or "),
+    (out_without_permission, 1, "/sys/runs"),
     (strange_budget, 2, "2m30s"),
     (absent_gpu, 2, "--device cuda"),
     (check_of_no_folder, 1, "nowhere"),

@@ -16,30 +16,31 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from binseg.cli import app
+from binseg.errors import one_line
 from binseg.inference.pretrained import default_bundle_path
 
 PAGE = Path(__file__).parents[2] / "docs" / "mistakes.md"
 HEAD = """# Mistakes, and what binseg answers
 
-Each of these is one line, an exit code that isn't 0, and no file changed. The table is written by
-the test that makes every
-mistake, `tests/cli/test_mistakes.py`.
+Each of these is one line, an exit code that isn't 0, and no file changed. The table is
+written by the test that makes every mistake, `tests/cli/test_mistakes.py`; long answers are cut.
 
 | the mistake | the command | the answer |
 | --- | --- | --- |
 """
+MOST = 260
 MISTAKES = (
     ("No data named", "check"),
     ("A misspelt folder", "check my_foldr"),
     ("Data named twice", "check my_folder --data my_folder"),
-    ("Images and masks swapped", "check swapped"),
+    ("Images and masks swapped", "train swapped --recipe demo --out runs/new"),
     ("A folder one level too deep", "check my_folder/images"),
     ("A folder one level too high", "check two_sets"),
     ("No masks", "check only_images"),
     ("Masks of other names", "check unpaired"),
-    ("Grey masks", "check grey"),
-    ("Masks of several classes", "check classes"),
-    ("Masks that are all black", "check black"),
+    ("Grey masks", "train grey --recipe demo --out runs/new"),
+    ("Masks of several classes", "train classes --recipe demo --out runs/new"),
+    ("Masks that are all black", "train black --recipe demo --out runs/new"),
     ("A file that is no data set", "check notes.txt"),
     ("An empty folder", "check nothing"),
     ("A single image", "train single --recipe demo --out runs/new"),
@@ -97,8 +98,9 @@ def lay_out(here: Path) -> None:
     for name in ("left", "right"):
         shutil.copytree(data, here / "two_sets" / name)
     shutil.copytree(data / "images", here / "only_images" / "images")
-    unpaired = _folder(here / "unpaired", 1)
-    (unpaired / "masks" / "0.png").rename(unpaired / "masks" / "first.png")
+    unpaired = _folder(here / "unpaired")
+    for path, name in zip(sorted((unpaired / "masks").iterdir()), "rtyuio", strict=True):
+        path.rename(path.with_stem(name * 3))
     _folder(here / "single", 1)
     unequal = _folder(here / "unequal")
     _save(unequal / "masks" / "3.png", np.full((9, 9), 255))
@@ -111,7 +113,7 @@ def lay_out(here: Path) -> None:
     (here / "broken.png").write_text("no image", "utf-8")
     shutil.copy(data / "images" / "0.png", here / "photo.png")
     _save(here / "done" / "photo.png", np.zeros((40, 48)))
-    shutil.copytree(default_bundle_path(), here / "runs" / "first" / "bundle")
+    shutil.unpack_archive(default_bundle_path(), here / "runs" / "first" / "bundle")
 
 
 def answer_to(command: str) -> str:
@@ -129,7 +131,8 @@ def row_of(mistake: str, command: str) -> str:
     """Make a row of the page."""
     here = str(Path.cwd()) + os.sep
     answer = answer_to(command).replace(here, "").replace("|", "\\|").replace("`", "'")
-    return f"| {mistake} | `binseg {command}` | {answer.replace('<', '&lt;')} |\n"
+    answer = one_line(answer, limit=MOST).replace("<", "&lt;")
+    return f"| {mistake} | `binseg {command}` | {answer} |\n"
 
 
 @pytest.fixture(scope="module")

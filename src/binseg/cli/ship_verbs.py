@@ -32,7 +32,7 @@ def pack(
     from binseg.pipelines.pack_verify import pack as run_pack
 
     if out.suffix.lower() != ".zip":
-        raise UsageError(f"{out}: name it something.zip, by which it is known again")
+        raise UsageError(f"{out}: the name of a packed model ends in .zip")
     if out.exists():
         raise UsageError(f"{out} exists; choose another --out, or remove it first")
     result = run_pack(run, out, half=half, name=name, licence=licence, note=note)

@@ -328,7 +328,8 @@ def _recipe_or_data(what: str | None) -> tuple[str | None, str | None]:
 
 def _run_to_resume(file: str | None) -> Path:
     if file is None or not Path(file).is_dir():
-        raise UsageError("--resume needs --out FOLDER: the run to go on with")
+        told = "which run? For example" if file is None else f"there is no run {file}; for example"
+        raise UsageError(f"{told}: binseg train --resume runs/first")
     return Path(file)
 
 

@@ -286,5 +286,6 @@ def _kind_of(root: Path) -> str:
         )
     if found is None:
         others = [source.about for name, source in kinds.items() if name != "folder"]
-        raise DataError(f"{nothing_found(root)}, {', '.join(others)}")
+        told = nothing_found(root)
+        raise DataError(told if told.endswith("?") else f"{told}, {', '.join(others)}")
     return found

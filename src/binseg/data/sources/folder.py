@@ -356,14 +356,16 @@ def _regex_of(pattern: str) -> str:
 
 
 def nothing_found(root: Path) -> str:
-    """Say what a folder holds and which layouts are accepted."""
+    """Say what a folder holds, and the folder that was meant, or which layouts are accepted."""
     listing = list_folder(root, deep=False)
     folders = [f"{folder.name}/" for folder in subfolders(root)]
     files = [path.name for path in (*listing.images, *listing.others)]
     there = name_some([*folders, *files], limit=8) or "nothing"
     near = [one for one in (root.resolve().parent, *subfolders(root)) if holds_pair(one)]
-    hint = [f"did you mean {' or '.join(map(str, near[:3]))}?"] if near else []
-    told = "; ".join([f"it holds {there}", *without_images(root), *hint])
+    if near:
+        meant = " or ".join(str(one) for one in near[:3])
+        return f"{root}: no images with masks found; it holds {there}; did you mean {meant}?"
+    told = "; ".join([f"it holds {there}", *without_images(root)])
     return f"{root}: no images with masks found; {told}. Accepted: {ACCEPTED}"
 
 
