@@ -151,7 +151,12 @@ def test_thin_things_keep_a_first_map_at_full_size(cracks: Fingerprint, stocked:
         assert recipe.optimizer.lr == lr
     asked = {"model.encoder_weights": "imagenet"}
     many = replace(dense, num_train=60)
-    cases = ((many, {}, 60.0), (fine, {}, 60.0), (dense, asked, 60.0), (dense, asked, 1200.0))
+    cases: tuple[tuple[Fingerprint, dict[str, str], float], ...] = (
+        (many, {}, 60.0),
+        (fine, {}, 60.0),
+        (dense, asked, 60.0),
+        (dense, asked, 1200.0),
+    )
     for facts, given, budget in cases:
         recipe = make_plan(facts, stocked, budget=budget, given=given).recipe()
         assert (recipe.model.name, recipe.input.resize) == ("lite0-unet", "tile")

@@ -33,7 +33,8 @@ def probability_of(mask_HW: np.ndarray, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     rough_HW = ndimage.gaussian_filter(random.normal(0, 1, mask_HW.shape), 4) * 1.5
     soft_HW = ndimage.gaussian_filter(mask_HW.astype(float), 1.2) + rough_HW * 0.1
-    return np.clip(soft_HW, 0.01, 0.99).astype(np.float32)
+    probability_HW: np.ndarray = np.clip(soft_HW, 0.01, 0.99).astype(np.float32)
+    return probability_HW
 
 
 def planted(kind: str) -> Contradictions:

@@ -1,5 +1,7 @@
 """The quality of a prediction without a truth: right on usual images, loud on others."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -110,7 +112,9 @@ def test_hardly_any_usual_image_is_flagged(known: Knowledge) -> None:
         (lambda x: np.full_like(x, 128), "contrast"),
     ],
 )
-def test_unlike_images_are_flagged_with_the_reason(known: Knowledge, change, words: str) -> None:
+def test_unlike_images_are_flagged_with_the_reason(
+    known: Knowledge, change: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
     """Colour, noise, an inverted and an empty image are flagged, each with what is unusual."""
     image_HWC, probability, _ = image(5000)
     quality = quality_of(known, change(image_HWC).astype(np.uint8), probability).quality

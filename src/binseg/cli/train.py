@@ -164,10 +164,8 @@ def train(
         binseg train --recipe report-d-unet --data oxford-iiit-pet/ --download --out runs/d
         binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
         binseg train my_folder/ --logger tensorboard --logger wandb
-        binseg train my_folder/ --devices 2
         torchrun --nproc-per-node 4 -m binseg train my_folder/ --out runs/four
         binseg train --out runs/first --resume
-        binseg train --resume runs/first --checkpoint-every 2
         binseg train my_folder/ --folds 5 --out runs/folds
         binseg train more_images/ --from runs/first --out runs/second
     """

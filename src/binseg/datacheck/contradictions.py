@@ -35,12 +35,12 @@ class Contradiction:
     """The kind of mistake that would explain it, in words."""
     dice: float
     expected_dice: float
-    """What the model promised of its own mask."""
+    """Dice that the model expected of its own mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What is kept of an image: nothing larger than a thumbnail."""
+    """The facts that are kept of an image: nothing larger than a thumbnail."""
 
     id: str
     dice: float
@@ -51,7 +51,7 @@ class _Seen:
     extra: tuple[float, float]
     """Area and conviction of the most suspicious object."""
     area: float
-    """Of the mask's typical object."""
+    """Size of the mask's typical object."""
     mask_hw: Float32[np.ndarray, "h w"]
     model_hw: Float32[np.ndarray, "h w"]
 

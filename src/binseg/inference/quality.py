@@ -79,7 +79,7 @@ class Quality:
     """The interval that holds the Dice of 90 % of images like the validation images."""
     flag: Flag
     reason: str
-    """What is unusual, in words; empty where nothing is."""
+    """The unusual, in words; empty where nothing is."""
     distance: float
     """From the training data; above 1 the image is unlike them."""
 
@@ -172,7 +172,8 @@ def _view(
 ) -> UInt8[np.ndarray, "h w channels"]:
     """Give the image as the network sees it, or four squares of a large one cut in tiles."""
     if preprocessing.resize != "tile":
-        return prepare(image_HWC, preprocessing)[0][0]
+        whole_hwc: np.ndarray = prepare(image_HWC, preprocessing)[0][0]
+        return whole_hwc
     side = max(16, round(_SIDE / preprocessing.scale))
     rows, columns = (_squares(length, side) for length in image_HWC.shape[:2])
     return prepare_image(image_HWC[np.ix_(rows, columns)], preprocessing)

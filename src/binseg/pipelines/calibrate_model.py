@@ -1,4 +1,4 @@
-"""What validation can teach a finished model: thresholds with a guarantee, and its own quality."""
+"""Lessons of validation for a finished model: thresholds with a guarantee, and its own quality."""
 
 from collections.abc import Sequence
 from dataclasses import replace

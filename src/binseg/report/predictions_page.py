@@ -27,7 +27,7 @@ class Entry:
     foreground: float
     """Share of the pixels."""
     area: float | None = None
-    """Of the foreground in `unit`, where the size of a pixel is known."""
+    """Area of the foreground in `unit`, where the size of a pixel is known."""
     unit: str = ""
     flag: str = "not judged"
     expected_dice: float | None = None
