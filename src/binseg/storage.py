@@ -179,13 +179,9 @@ def cell(text: str) -> str:
     >>> cell("=1+1"), cell("a.png"), cell("-0.5")
     ("'=1+1", 'a.png', '-0.5')
     """
-    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"
-    return text
+    with contextlib.suppress(ValueError):
+        return str(float(text)) and text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def write_json(path: Path, obj: object) -> None:
