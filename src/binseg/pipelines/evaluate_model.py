@@ -12,10 +12,10 @@ from binseg.evaluation.origin import Origin, check_split_name, choose_data, data
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import score_dataset
+from binseg.holding import held
 from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.progress import SILENT, Progress
-from binseg.storage import held
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
