@@ -26,7 +26,7 @@ _DATA = option(
     "Folder, manifest or annotation file; 'synthetic' for the built-in generator.", "PATH"
 )
 Data = Annotated[str | None, _DATA]
-Place = Annotated[str | None, argument("The images, as --data names them.", "[DATA]")]
+Place = Annotated[str | None, argument("The images, as --data names them.", "DATA")]
 Border = Annotated[
     str | None,
     option("What the border of a trimap counts as: foreground, background or ignore.", "RULE"),

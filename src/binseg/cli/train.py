@@ -100,7 +100,7 @@ def train(
     context: typer.Context,
     *,
     what: Annotated[
-        str | None, argument("The images, as --data names them, or a recipe.", "[DATA|RECIPE.yaml]")
+        str | None, argument("The images, as --data names them, or a recipe.", "DATA|RECIPE.yaml")
     ] = None,
     recipe: Recipe = None,
     data: Data = None,
