@@ -4,6 +4,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -12,6 +13,7 @@ from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
+    Windows,
     decode_pixels,
     is_zarr,
     needs_windows,
@@ -59,6 +61,10 @@ class InputImage:
         if self.data is not None:
             return decode_pixels(self.data, name=self.name)
         return read_pixels(self.path, page=self.page)
+
+    def windows(self, path: Path) -> AbstractContextManager[Windows]:
+        """Open a large image, to read parts of it; raises as `open_windows`."""
+        return open_windows(path)
 
 
 @dataclass(frozen=True, kw_only=True)
