@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from binseg.errors import ImageError
 from binseg.imageio.caged import LENGTH, ORDER
 from binseg.imageio.decoding import ImageInfo, Pixels, Valid, one_line
 from binseg.imageio.metadata import PixelSize
-from binseg.imageio.windows import Windows
-from binseg.imageio.zarr_folders import ZarrAxes
+from binseg.imageio.windows import Windows, open_windows
+from binseg.imageio.zarr_folders import ZarrAxes, is_zarr
 
 _RECYCLE = 256
 """Images after which a child is replaced, so that what decoders leak stays small."""
@@ -112,8 +113,8 @@ class Cage:
         """Open an image of any size in a child of its own, as `open_windows` does.
 
         Raises:
-            ImageError: as `open_windows`; also where the child takes too long or too much memory.
-            MissingExtraError: a Zarr folder, and the package isn't installed.
+            ImageError: as `open_windows`, whatever it raises; also where the child takes too long
+                or too much memory.
         """
         with self._child(is_counted=False) as child:
             child.images_left = 1
@@ -260,6 +261,26 @@ class CagedWindows(Windows):
             image_HWC, valid_HW = self._child.fetch(order, info, height, width, name=self.name)
             self._last = window, valid_HW
         return image_HWC, valid_HW
+
+
+@contextmanager
+def caged_windows(path: Path) -> Iterator[Windows]:
+    """Open an image of any size in a cage of its own, where the system can fork; else here.
+
+    Raises:
+        ImageError: as `Cage.windows`.
+        MissingExtraError: a Zarr folder, and the package isn't installed.
+    """
+    if not hasattr(os, "fork") or (is_zarr(path) and find_spec("zarr") is None):
+        with open_windows(path) as windows:
+            yield windows
+        return
+    cage = Cage(1)
+    try:
+        with cage.windows(path) as caged:
+            yield caged
+    finally:
+        cage.close()
 
 
 class _Child:

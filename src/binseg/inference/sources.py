@@ -20,6 +20,7 @@ from binseg.imageio import (
     open_windows,
     read_pixels,
 )
+from binseg.imageio.cage import caged_windows
 from binseg.imageio.decoding import Valid
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
@@ -63,8 +64,8 @@ class InputImage:
         return read_pixels(self.path, page=self.page)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
-        """Open a large image, to read parts of it; raises as `open_windows`."""
-        return open_windows(path)
+        """Open a large image, to read parts of it in another process; raises as `open_windows`."""
+        return caged_windows(path)
 
 
 @dataclass(frozen=True, kw_only=True)
