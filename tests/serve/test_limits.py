@@ -200,7 +200,7 @@ def test_a_bomb_is_killed_with_its_request(open_client: Open) -> None:
     with open_client(max_seconds=0.5) as client:
         client.post(URL, content=png(np.zeros((8, 8), np.uint8)))
         start = time.monotonic()
-        answer = client.post(URL, content=jpeg_of_scans())
+        answer = client.post(URL, content=jpeg_of_scans(num_scans=90))
         assert answer.json()["error"]["code"] == "timeout"
         assert time.monotonic() - start < 1.5
         _free(client.app_state["service"].capacity)

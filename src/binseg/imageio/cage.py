@@ -17,10 +17,7 @@ import json
 import math
 import mmap
 import os
-import resource
-import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -29,16 +26,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from binseg.errors import BinsegError, ImageError
-from binseg.imageio.decoding import ImageInfo, Pixels, Valid
-from binseg.imageio.formats import decode_pixels, probe, probe_bytes, read_pixels
-from binseg.imageio.windows import holds_tiff, needs_windows, open_windows
+from binseg.errors import ImageError
+from binseg.imageio.caged import LENGTH, ORDER
+from binseg.imageio.decoding import ImageInfo, Pixels, Valid, one_line
+from binseg.imageio.metadata import PixelSize
+from binseg.imageio.windows import Windows, open_windows
+from binseg.imageio.zarr_folders import ZarrAxes, is_zarr
 
 _RECYCLE = 256
 """Images after which a child is replaced, so that what decoders leak stays small."""
@@ -51,20 +50,10 @@ _DECODE_S, _VALUES_PER_S = 2.0, 4_000_000
 _SURVEY_S = 60.0
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TIFFFILE_NUM_THREADS")
 _QUIET = dict.fromkeys((*_THREADS, "MALLOC_ARENA_MAX"), "1")
-_LENGTH = struct.Struct("!I")
-"""Before each order of JSON to a child, and before its reply."""
-_ORDER = struct.Struct("!cQ")
-"""To the mother: F forks (a descriptor comes along), K kills, N lowers the priority of a child."""
-_SPARE_BYTES = 256_000_000
-"""Address space beside the image: libraries' buffers, and what headers need."""
-_PEAK = 8
-"""Bytes at the peak of decoding for each byte of the result: a progressive JPEG has 5."""
-_LOW_PRIORITY = 10
-"""A child of this priority gets a tenth of the processor that others want."""
 _MAIN = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from binseg.imageio.cage import mother
+from binseg.imageio.caged import mother
 mother()
 """
 _SOURCE = Path(__file__).parents[2]
@@ -86,7 +75,7 @@ class Cage:
         self._lock = threading.Lock()
         self._orders_lock = threading.Lock()
         self._idle: list[_Child] = []
-        self._users: dict[int, _Child] = {}
+        self._users: list[tuple[int, _Child]] = []
         self._is_closed = False
         self._orders, theirs = socket.socketpair()
         with theirs:
@@ -119,11 +108,22 @@ class Cage:
         with self._child() as child:
             return Survey(**child.ask(order, name=name, seconds=_SURVEY_S))
 
+    @contextmanager
+    def windows(self, path: Path) -> Iterator["CagedWindows"]:
+        """Open an image of any size in a child of its own, as `open_windows` does.
+
+        Raises:
+            ImageError: as `open_windows`, whatever it raises; also where the child takes too long
+                or too much memory.
+        """
+        with self._child(is_counted=False) as child:
+            child.images_left = 1
+            yield CagedWindows(child, path)
+
     def stop(self, thread: int) -> None:
-        """Kill the child that works for a thread (`threading.get_ident`), if there is one."""
+        """Kill the children that work for a thread (`threading.get_ident`), if there are any."""
         with self._lock:
-            child = self._users.get(thread)
-            if child is not None:
+            for child in [child for user, child in self._users if user == thread]:
                 child.images_left = 0  # none further
                 with contextlib.suppress(OSError):  # it wakes the thread that waits for a reply
                     child.socket.shutdown(socket.SHUT_RDWR)
@@ -140,22 +140,22 @@ class Cage:
         self._process.wait()
 
     @contextmanager
-    def _child(self) -> Iterator["_Child"]:
-        """Have a child for this thread alone."""
+    def _child(self, *, is_counted: bool = True) -> Iterator["_Child"]:
+        """Have a child for this thread alone; one that is not counted keeps no image waiting."""
         thread = threading.get_ident()
-        with self._places:
+        with self._places if is_counted else contextlib.nullcontext():
             with self._lock:
                 if self._is_closed:
                     raise ImageError("not decoded: the program ends")
                 child = self._idle.pop() if self._idle else None
             child = child or self._fork()
             with self._lock:
-                self._users[thread] = child
+                self._users.append((thread, child))
             try:
                 yield child
             finally:
                 with self._lock:
-                    del self._users[thread]
+                    self._users.remove((thread, child))
                     child.images_left -= 1
                     if child.images_left > 0 and not self._is_closed:
                         self._idle.append(child)
@@ -168,15 +168,15 @@ class Cage:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         with theirs, self._orders_lock:
-            socket.send_fds(self._orders, [_ORDER.pack(b"F", 0)], [theirs.fileno()])
-            reply = self._orders.recv(_ORDER.size, socket.MSG_WAITALL)
-        assert len(reply) == _ORDER.size, "the decoders' process has ended; its reason is above"
-        return _Child(ours, _ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
+            socket.send_fds(self._orders, [ORDER.pack(b"F", 0)], [theirs.fileno()])
+            reply = self._orders.recv(ORDER.size, socket.MSG_WAITALL)
+        assert len(reply) == ORDER.size, "the decoders' process has ended; its reason is above"
+        return _Child(ours, ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
 
     def _tell(self, kind: bytes, pid: int) -> None:
         """Have the mother act: she alone knows that a number is still her child's."""
         with self._orders_lock, contextlib.suppress(OSError):  # at the end of everything
-            self._orders.sendall(_ORDER.pack(kind, pid))
+            self._orders.sendall(ORDER.pack(kind, pid))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +188,9 @@ class Survey:
     num_pages: int
     num_pixels: int
     """Height times width, over all pages."""
+    height: int
+    """Size of the first page, as is `width`."""
+    width: int
 
 
 class CagedImage:
@@ -205,19 +208,79 @@ class CagedImage:
         Raises:
             ImageError: damaged, or it took too long or too much memory.
         """
-        info, child, name = self.info, self._child, self._name
-        shape = (info.height, info.width, info.channels)
-        seconds = _DECODE_S + math.prod(shape) / _VALUES_PER_S
-        num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
-        with _shared(num_bytes + math.prod(shape[:2])) as descriptor:
-            facts = child.ask({"do": "read"}, name=name, seconds=seconds, fds=[descriptor])
-            pixels = mmap.mmap(descriptor, 0)
-        has_all = facts.pop("has_all", None) is True
-        if facts != {"shape": list(shape), "dtype": info.dtype}:
-            raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-        valid_HW = np.frombuffer(pixels, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
-        image_HWC = np.frombuffer(pixels, info.dtype, math.prod(shape)).reshape(shape)
-        return image_HWC, None if has_all else valid_HW
+        info = self.info
+        return self._child.fetch({"do": "read"}, info, info.height, info.width, name=self._name)
+
+
+class CagedWindows(Windows):
+    """An image of any size that a child reads window by window; see `Windows`."""
+
+    def __init__(self, child: "_Child", path: Path) -> None:
+        self.name = one_line(path)
+        self._child, self._lock = child, threading.Lock()
+        order = {"do": "windows", "path": os.fspath(path), "size": 0}
+        facts = child.ask(order, name=self.name, seconds=_SURVEY_S)
+        size, axes = facts["pixel_size"], facts["axes"]
+        self.format, self.num_pages = facts["format"], facts["num_pages"]
+        self.pixel_size = PixelSize(**size) if size else None
+        if axes is not None:
+            lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
+            self.axes = ZarrAxes(**axes | lists)
+        self._infos: dict[int, ImageInfo] = {}
+        self._last: tuple[tuple[int, ...], Valid] | None = None
+
+    def info(self, page: int) -> ImageInfo:
+        """Give size, channels and type of one page, from its header."""
+        with self._lock:
+            if page not in self._infos:
+                facts = self._child.ask(
+                    {"do": "info", "page": page}, name=self.name, seconds=_SURVEY_S
+                )
+                self._infos[page] = ImageInfo(**facts)
+            return self._infos[page]
+
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+        """Read a window that lies inside the page, as `read_image` would give that part of it."""
+        return self._fetch(page, top, left, height, width)[0]
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+        """Tell where a window has data; None where it has it everywhere."""
+        with self._lock:
+            window, valid_HW = self._last or ((), None)
+        if window == (page, top, left, height, width):
+            return valid_HW
+        return self._fetch(page, top, left, height, width)[1]
+
+    def _fetch(
+        self, page: int, top: int, left: int, height: int, width: int
+    ) -> tuple[Pixels, Valid]:
+        info = self.info(page)
+        window = tuple(int(one) for one in (page, top, left, height, width))
+        with self._lock:
+            order = {"do": "window", "window": window}
+            image_HWC, valid_HW = self._child.fetch(order, info, height, width, name=self.name)
+            self._last = window, valid_HW
+        return image_HWC, valid_HW
+
+
+@contextmanager
+def caged_windows(path: Path) -> Iterator[Windows]:
+    """Open an image of any size in a cage of its own, where the system can fork; else here.
+
+    Raises:
+        ImageError: as `Cage.windows`.
+        MissingExtraError: a Zarr folder, and the package isn't installed.
+    """
+    if not hasattr(os, "fork") or (is_zarr(path) and find_spec("zarr") is None):
+        with open_windows(path) as windows:
+            yield windows
+        return
+    cage = Cage(1)
+    try:
+        with cage.windows(path) as caged:
+            yield caged
+    finally:
+        cage.close()
 
 
 class _Child:
@@ -249,10 +312,10 @@ class _Child:
         head = json.dumps(order).encode()
         try:
             self.socket.settimeout(seconds)
-            socket.send_fds(self.socket, [_LENGTH.pack(len(head))], fds)
+            socket.send_fds(self.socket, [LENGTH.pack(len(head))], fds)
             self.socket.sendall(head)
             self.socket.sendall(data)
-            (size,) = _LENGTH.unpack(self._receive(_LENGTH.size, until))
+            (size,) = LENGTH.unpack(self._receive(LENGTH.size, until))
             reply: dict[str, Any] = json.loads(self._receive(min(size, _MAX_HEADER), until))
         except (EOFError, OSError, ValueError) as problem:
             self.images_left = 0
@@ -262,6 +325,28 @@ class _Child:
         if "error" in reply:
             raise ImageError(reply["error"])
         return reply
+
+    def fetch(
+        self, order: dict[str, Any], info: ImageInfo, height: int, width: int, *, name: str
+    ) -> tuple[Pixels, Valid]:
+        """Have pixels of an image of these facts decoded, `height` x `width` of them.
+
+        Raises:
+            ImageError: damaged, or it took too long or too much memory.
+        """
+        shape = (height, width, info.channels)
+        is_window = order["do"] == "window"
+        seconds = (_SURVEY_S if is_window else _DECODE_S) + math.prod(shape) / _VALUES_PER_S
+        num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
+        with _shared(num_bytes + math.prod(shape[:2])) as descriptor:
+            facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
+            pixels = mmap.mmap(descriptor, 0)
+        has_all = facts.pop("has_all", None) is True
+        if facts != {"shape": list(shape), "dtype": info.dtype}:
+            raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
+        valid_HW = np.frombuffer(pixels, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
+        image_HWC = np.frombuffer(pixels, info.dtype, math.prod(shape)).reshape(shape)
+        return image_HWC, None if has_all else valid_HW
 
     def _receive(self, size: int, until: float) -> bytes:
         data, before = b"", None
@@ -309,141 +394,3 @@ def _processor_seconds(pid: int) -> float:
     except OSError:
         return time.monotonic()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def mother() -> None:
-    """Import the decoders once, then fork and kill as told; end with the one who tells."""
-    Image.init()
-    with contextlib.suppress(ModuleNotFoundError):  # HEIC's reader is optional
-        import pillow_heif  # noqa: F401 - a child's own import would count as the image's memory
-    orders = socket.socket(fileno=0)
-    children: set[int] = set()
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(orders, _ORDER.size, 1)
-        if len(data) < _ORDER.size:
-            break
-        kind, pid = _ORDER.unpack(data)
-        if kind == b"K" and pid in children:
-            os.kill(pid, signal.SIGKILL)
-        elif kind == b"N" and pid in children:
-            os.setpriority(os.PRIO_PROCESS, pid, _LOW_PRIORITY)
-        elif kind == b"F":
-            pid = os.fork()
-            if pid == 0:
-                _run_child(orders, descriptors[0])
-            os.close(descriptors[0])
-            # Until it is waited for, a dead child's number is nobody else's.
-            children = {one for one in children if os.waitpid(one, os.WNOHANG)[0] == 0}
-            children.add(pid)
-            orders.sendall(_ORDER.pack(b"F", pid))
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-    for pid in children:
-        os.waitpid(pid, 0)
-
-
-def _run_child(orders: socket.socket, descriptor: int) -> None:
-    """Serve orders until the other end closes; never return to the mother's loop."""
-    status = 1
-    try:
-        orders.close()
-        with open(os.devnull, "w") as nothing:  # noqa: PTH123 - decoders' own complaints
-            os.dup2(nothing.fileno(), 2)
-        _serve(socket.socket(fileno=descriptor))
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _serve(connection: socket.socket) -> None:
-    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(kind, (0, 0))
-    start = _address_space()
-    held: tuple[bytes | Path, str, ImageInfo] | None = None
-    while True:
-        length, descriptors, _, _ = socket.recv_fds(connection, _LENGTH.size, 1)
-        if not length:
-            return
-        order = json.loads(_take(connection, _LENGTH.unpack(length)[0]))
-        try:
-            if order["do"] == "survey":
-                _allow(start + _SPARE_BYTES)
-                reply = _survey(Path(order["path"]))
-            elif order["do"] == "open":
-                held = None
-                _allow(start + _SPARE_BYTES + 4 * order["size"])
-                source = Path(order["path"]) if order["path"] else None
-                data, name = bytes(_take(connection, order["size"])), order["name"]
-                info = probe(source) if source else probe_bytes(data, name=name)
-                held = (source or data, name, info)
-                reply = vars(info)
-            else:
-                assert held is not None, "an image is opened before it is read"
-                reply = _decode_into(descriptors[0], start, *held)
-        except BinsegError as error:  # also that a format needs a package
-            reply = {"error": str(error)}
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        head = json.dumps(reply).encode()
-        connection.sendall(_LENGTH.pack(len(head)) + head)
-
-
-def _decode_into(
-    descriptor: int, start: int, source: bytes | Path, name: str, info: ImageInfo
-) -> dict[str, Any]:
-    """Decode an image into shared memory that has the size of what its header says."""
-    num_bytes = os.fstat(descriptor).st_size
-    size = len(source) if isinstance(source, bytes) else 0
-    _allow(start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-    if isinstance(source, bytes):
-        decoded, valid_HW = decode_pixels(source, name=name)
-    else:
-        decoded, valid_HW = read_pixels(source)
-    image_HWC = np.ascontiguousarray(decoded)
-    facts = {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name, "has_all": valid_HW is None}
-    if image_HWC.nbytes + image_HWC[:, :, 0].size == num_bytes:
-        with mmap.mmap(descriptor, 0) as shared:
-            shared.write(image_HWC.data.cast("B"))
-            if valid_HW is not None:
-                shared.write(np.ascontiguousarray(valid_HW).data.cast("B"))
-    return facts
-
-
-def _take(connection: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        num = connection.recv_into(view)
-        if num == 0:
-            raise EOFError
-        view = view[num:]
-    return data
-
-
-def _survey(path: Path) -> dict[str, Any]:
-    is_large = needs_windows(path)
-    if is_large and holds_tiff(path):
-        with open_windows(path) as windows:
-            infos = [windows.info(page) for page in range(windows.num_pages)]
-    else:  # to open others by windows would unpack them
-        infos = [probe(path)]
-    return {
-        "needs_windows": is_large,
-        "num_pages": len(infos),
-        "num_pixels": sum(one.height * one.width for one in infos),
-    }
-
-
-def _address_space() -> int:
-    """Count the bytes of this process's address space; 0 where the system doesn't say."""
-    try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * 4096
-    except OSError:
-        return 0
-
-
-def _allow(num_bytes: int) -> None:
-    """Let this process have so many bytes of address space, and more when told again."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))

@@ -22,7 +22,7 @@ from binseg.imageio.formats import opened, probe, read_image
 from binseg.imageio.metadata import PixelSize, read_pixel_size
 from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pieces
 from binseg.imageio.tiff_parts import Pieces, list_tiff
-from binseg.imageio.zarr_folders import ZarrWindows, is_zarr
+from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, is_zarr
 
 WINDOW_PIXELS = 64_000_000
 """Larger images are better read by windows than whole."""
@@ -38,6 +38,8 @@ class Windows(Protocol):
     num_pages: int
     pixel_size: PixelSize | None
     """Size of a pixel, where the file tells."""
+    axes: ZarrAxes | None = None
+    """Axes of a Zarr folder."""
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""

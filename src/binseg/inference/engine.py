@@ -259,6 +259,7 @@ class _Work:
                     overwrite=sink.replaces,
                     progress=progress,
                     origin=origin,
+                    opened=image.windows,
                 ).foreground
         except (DataError, MissingExtraError) as error:
             return Failure.of(image.path, error)

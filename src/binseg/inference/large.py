@@ -3,8 +3,8 @@
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from binseg.imageio import (
     read_georeference,
     write_tiled,
 )
-from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, write_zarr_metadata
+from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
 from binseg.inference.image_like import Probability
 from binseg.inference.journal import MASK, PROBABILITY, Band, Journal, Layer, fingerprint
 from binseg.inference.predict_options import PredictOptions
@@ -84,6 +84,7 @@ def predict_large(
     progress: Progress = SILENT,
     whole_pixels: int = WHOLE_PIXELS,
     origin: Mapping[str, object] | None = None,
+    opened: Callable[[Path], AbstractContextManager[Windows]] = open_windows,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -105,6 +106,7 @@ def predict_large(
         progress: hears what is needed, and of every row.
         whole_pixels: pages of up to so many pixels are predicted whole.
         origin: further facts that the mask keeps.
+        opened: gives the image's windows; a cage's own reads them in another process.
 
     Raises:
         UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
@@ -117,7 +119,7 @@ def predict_large(
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
     predictor = predictor.with_options(options or PredictOptions())
     part = out.with_name(out.name + ".part")
-    with open_windows(path) as windows, locked(part, timeout=1.0, tidy=True):
+    with opened(path) as windows, locked(part, timeout=1.0, tidy=True):
         infos = [windows.info(page) for page in range(windows.num_pages)]
         layouts = [page_layout(one.height, one.width) for one in infos]
         axes = _axes(windows, infos) if out.suffix.lower() == ".zarr" else None
@@ -218,7 +220,7 @@ def _axes(windows: Windows, infos: Sequence[ImageInfo]) -> ZarrAxes:
         import zarr  # noqa: F401 - asked for now, and not after hours
     except ModuleNotFoundError:
         raise MissingExtraError("zarr", extra="zarr", purpose="writing Zarr folders") from None
-    if isinstance(windows, ZarrWindows):
+    if windows.axes is not None:
         return windows.axes
     if len({(one.height, one.width) for one in infos}) > 1:
         raise UsageError(

@@ -4,6 +4,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -12,6 +13,7 @@ from binseg.errors import BinsegError, ImageError, UsageError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
+    Windows,
     decode_pixels,
     is_zarr,
     kind_of,
@@ -19,6 +21,7 @@ from binseg.imageio import (
     open_windows,
     read_pixels,
 )
+from binseg.imageio.cage import caged_windows
 from binseg.imageio.decoding import Valid
 from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
@@ -65,6 +68,10 @@ class InputImage:
         if self.data is not None:
             return decode_pixels(self.data, name=self.name)
         return read_pixels(self.path, page=self.page)
+
+    def windows(self, path: Path) -> AbstractContextManager[Windows]:
+        """Open a large image, to read parts of it in another process; raises as `open_windows`."""
+        return caged_windows(path)
 
 
 @dataclass(frozen=True, kw_only=True)

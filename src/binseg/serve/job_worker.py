@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jaxtyping import Num
 
 from binseg import storage
 from binseg.errors import BinsegError, ImageError, UsageError
-from binseg.imageio import open_windows
+from binseg.imageio import Windows
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import Valid
 from binseg.inference import Prediction, PredictOptions
@@ -174,7 +174,8 @@ class JobWorker:
         model = self._registry.find(job.model)
         query = JobQuery.model_validate(job.query)
         options = query.options()
-        is_large = self._cage.survey(folder / IMAGE, name=job.name).needs_windows
+        survey = self._cage.survey(folder / IMAGE, name=job.name)
+        is_large = survey.needs_windows
         if is_large and query.output == "probability":
             options = replace(options, outputs=("probability",))
         image = _JobImage(
@@ -191,10 +192,7 @@ class JobWorker:
         current.check()
         (written,) = done.written
         path = [written.mask, *written.others][-1]
-        if sink.size is None:
-            with open_windows(folder / IMAGE) as windows:
-                sink.size = windows.info(0).height, windows.info(0).width
-        height, width = sink.size
+        height, width = sink.size or (survey.height, survey.width)
         threshold = model.predictor.with_options(options).threshold
         self._store.finish(
             job.id,
@@ -211,7 +209,7 @@ class JobWorker:
 
 @dataclass(frozen=True, kw_only=True)
 class _JobImage(InputImage):
-    """An input that is decoded in the cage, where it is read whole."""
+    """An input that is decoded in the cage."""
 
     cage: Cage
 
@@ -219,6 +217,10 @@ class _JobImage(InputImage):
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
             return opened.read()
+
+    def windows(self, path: Path) -> AbstractContextManager[Windows]:
+        """Read parts of a huge one."""
+        return self.cage.windows(path)
 
 
 class _JobSink(BytesSink):
