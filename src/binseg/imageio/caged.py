@@ -104,7 +104,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 class _Decoders:
-    """What a child does on orders; `start` is its address space, without any image."""
+    """Serve a child's orders; `start` is its address space, without any image."""
 
     def __init__(self, start: int, opened: ExitStack) -> None:
         self._start, self._opened = start, opened
