@@ -3,6 +3,7 @@
 import re
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def _pinned() -> list[str]:
 def test_a_package_may_be_used_and_shipped(name: str) -> None:
     """Every pinned package is under a permissive or file-wise licence."""
     try:
-        about = metadata(name)
+        about: Any = metadata(name)
     except PackageNotFoundError:
         pytest.skip("not installed here")
     classifiers = [one for one in about.get_all("Classifier") or [] if one.startswith("License")]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,11 @@ def test_windows_are_those_of_a_reader_here(cage: Cage, tmp_path: Path) -> None:
     pages = random.random((3, 70, 90), np.float32)
     pages[1, 5, 6] = np.nan
     path = tmp_path / "stack.tif"
-    settings = {"photometric": "minisblack", "tile": (32, 32), "compression": "zlib"}
+    settings: dict[str, Any] = {
+        "photometric": "minisblack",
+        "tile": (32, 32),
+        "compression": "zlib",
+    }
     tifffile.imwrite(path, pages, resolution=(5000, 4000), resolutionunit="CENTIMETER", **settings)
     with cage.windows(path) as caged, open_windows(path) as here:
         assert (caged.format, caged.num_pages, caged.name) == (here.format, 3, here.name)
@@ -208,7 +213,7 @@ def test_windows_keep_no_image_waiting(tmp_path: Path) -> None:
 @pytest.mark.skipif(not find_spec("zarr"), reason="needs zarr")
 def test_a_chunk_that_unpacks_to_gigabytes_ends_its_child(cage: Cage, tmp_path: Path) -> None:
     """A chunk's own header may say more than the array's: 4 GB of zeros in some 100 KB."""
-    import numcodecs
+    import numcodecs  # type: ignore[import-untyped]
     import zarr
 
     array = zarr.create_array(

@@ -141,7 +141,7 @@ def test_written_images_are_read_again(zarr_format: int, tmp_path: Path) -> None
     pixels = noise(2, 50, 70)
     array[:] = pixels
     with open_windows(tmp_path / "a.zarr") as windows:
-        assert windows.axes == axes  # type: ignore[attr-defined]
+        assert windows.axes == axes
         np.testing.assert_array_equal(windows.read(1, 3, 4, 40, 60)[:, :, 0], pixels[1, 3:43, 4:64])
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="r")
     assert group.attrs["binseg"] == {"threshold": 0.5}

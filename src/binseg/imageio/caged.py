@@ -147,9 +147,9 @@ class _Decoders:
         num_bytes = os.fstat(descriptor).st_size
         size = len(source) if isinstance(source, bytes) else 0
         _allow(self._start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-        is_sent = isinstance(source, bytes)
-        decoded = decode_pixels(source, name=name) if is_sent else read_pixels(source)
-        return _share(descriptor, *decoded)
+        if isinstance(source, bytes):
+            return _share(descriptor, *decode_pixels(source, name=name))
+        return _share(descriptor, *read_pixels(source))
 
     def _open(self, path: Path) -> dict[str, Any]:
         if is_zarr(path):

@@ -85,7 +85,7 @@ class ZarrWindows:
         kept = tuple(name for name in axes if name != "c")
         if kept[-2:] != ("y", "x"):
             raise ImageError(f"{self.name}: axes {''.join(axes)}; y and x must come last")
-        self.axes = ZarrAxes(
+        self.axes: ZarrAxes | None = ZarrAxes(
             names=kept,
             lengths=tuple(length[name] for name in kept),
             units=tuple(units.get(name) for name in kept),
