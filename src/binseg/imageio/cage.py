@@ -223,11 +223,17 @@ class CagedWindows(Windows):
         size, axes = facts["pixel_size"], facts["axes"]
         self.format, self.num_pages = facts["format"], facts["num_pages"]
         self.pixel_size = PixelSize(**size) if size else None
+        self._axes: ZarrAxes | None = None
         if axes is not None:
             lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
-            self.axes = ZarrAxes(**axes | lists)
+            self._axes = ZarrAxes(**axes | lists)
         self._infos: dict[int, ImageInfo] = {}
         self._last: tuple[tuple[int, ...], Valid] | None = None
+
+    @property
+    def axes(self) -> ZarrAxes | None:
+        """Axes of a Zarr folder."""
+        return self._axes
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""

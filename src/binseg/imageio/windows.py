@@ -38,8 +38,11 @@ class Windows(Protocol):
     num_pages: int
     pixel_size: PixelSize | None
     """Size of a pixel, where the file tells."""
-    axes: ZarrAxes | None = None
-    """Axes of a Zarr folder."""
+
+    @property
+    def axes(self) -> ZarrAxes | None:
+        """Axes of a Zarr folder."""
+        return None
 
     def info(self, page: int) -> ImageInfo:
         """Give size, channels and type of one page, from its header."""
