@@ -96,8 +96,12 @@ def test_shell_and_python_give_the_same_numbers(trained: Path, tmp_path: Path) -
 
 
 def test_evaluate_shows_a_table(trained: Path, tmp_path: Path) -> None:
-    """People get both averages at both sizes, and the rule for empty masks."""
-    shown = run("evaluate", trained, "--out", tmp_path / "test")
+    """With --verbose people get both averages at both sizes, and the rules; else the headline."""
+    short = run("evaluate", trained, "--out", tmp_path / "short")
+    assert short.startswith("Dice 0.")
+    assert str(tmp_path / "short" / "report.html") in short
+    assert len(short.splitlines()) <= 5
+    shown = run("evaluate", trained, "--out", tmp_path / "test", "--verbose")
     for text in ("mean over images", "pooled pixels", "original", "model", "Empty masks", "Dice"):
         assert text in shown
     assert max(map(len, shown.splitlines())) < 200, "rules are a short line each"

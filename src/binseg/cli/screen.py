@@ -186,10 +186,10 @@ def run_items(result: "TrainResult", *, everything: bool = False) -> list[object
     """Show the scores of a training, where its files are, and what comes next."""
     from binseg.evaluation.report_files import PAGE_NAME
 
+    what = "--split test" if result.has_test else "OTHER_IMAGES/ --split all"
     following = (
-        f"  binseg evaluate {result.folder} --split test"
-        if result.has_test
-        else f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/"
+        f"  binseg evaluate {result.folder} {what}",
+        f"  binseg predict {result.folder} YOUR_IMAGES/ --out predicted/",
     )
     lines: list[object] = [
         headline(result.report),
@@ -206,7 +206,7 @@ def run_items(result: "TrainResult", *, everything: bool = False) -> list[object
         ]
     elif result.beside is not None:
         lines.insert(1, f"the earlier model (A) and this one (B): {result.beside.sentence}")
-    return [*lines, f"model: {result.folder}", "next:", following]
+    return [*lines, f"model: {result.folder}", "next:", *following]
 
 
 def folds_items(result: "CrossResult", *, everything: bool = False) -> list[object]:
