@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 
 class Network(Protocol):
-    """The network trains and predicts in another process."""
+    """A network that trains and predicts in another process."""
 
     def predicted(self, name: str) -> Float[np.ndarray, "h w"] | None:
         """Give the network's probability for an image, where there is one."""

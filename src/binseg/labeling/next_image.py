@@ -1,4 +1,4 @@
-"""The image to label next: at random, but seldom one in which nothing seems to be."""
+"""The order in which images are labelled: at random, those that seem empty seldom."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ class OpenImage:
         return codes
 
     def _part(self, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> np.ndarray:
-        """Return the prediction in a box: a mask of `shape`; nothing where help isn't wanted."""
+        """Give what is predicted in a box: a mask of `shape`; nothing where help isn't wanted."""
         if self.probability is None or self.is_check or self.accepted:
             return np.zeros(shape, np.uint8)
         p = self.probability

@@ -276,7 +276,7 @@ class Session:
         self.network.train(minutes)
 
     def status(self) -> dict[str, object]:
-        """The state of a project: how far it is, which engine answers, and how good it is."""
+        """Say how far the project is, which engine answers, and how good it is."""
         rows = self.project.rows()
         found = self.standings()
         best = self._best_engine(found)

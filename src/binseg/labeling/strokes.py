@@ -32,7 +32,7 @@ class Stroke:
     points: tuple[tuple[float, float], ...] = ()
     """x and y along the line, or around the outline; the upper left corner of a region."""
     radius: float = 0.0
-    """Radius of the brush."""
+    """Half the width of the brush, in pixels."""
     region: bytes = b""
     """The pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)."""
 

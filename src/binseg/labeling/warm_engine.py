@@ -23,6 +23,8 @@ from binseg.types import IGNORE
 CROP, BATCH = 256, 6
 RATE, ENCODER_SHARE = 2e-3, 0.25
 """Learning rate of the decoder, and the encoder's as a share of it."""
+LEAST_STEPS = 60
+"""Steps of a round, however long they take."""
 _MULTIPLE = 32
 
 
@@ -110,7 +112,8 @@ def train_round(
     start, step = time.monotonic(), 0
     while True:
         spent = (time.monotonic() - start) / seconds
-        share = spent if most_steps is None else step / most_steps
+        # On a busy machine a round takes longer: a network of a few steps would help nobody.
+        share = min(spent, step / LEAST_STEPS) if most_steps is None else step / most_steps
         if share >= 1:
             break
         if not is_wanted():

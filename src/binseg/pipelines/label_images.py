@@ -125,7 +125,7 @@ def suggest(
 
 
 class Beside:
-    """The network beside a session, in processes of its own; see `session.Network`.
+    """The networks that train and predict beside a session, in processes of their own.
 
     Args:
         project: its labels are read by those processes from the disk.

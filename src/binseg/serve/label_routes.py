@@ -109,7 +109,7 @@ class Accepting(Body):
 
     seen: int
     version: int | None = None
-    """Version of the prediction that was seen."""
+    """The prediction that was seen, by its number."""
     empty: bool = False
 
 
@@ -121,7 +121,7 @@ class Training(BaseModel):
 
 
 class LabelService:
-    """The parts of a service that the application needs; its session is closed with the server.
+    """A session as the application needs a service; it is closed with the server.
 
     Args:
         session: an open project.
