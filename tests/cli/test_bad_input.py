@@ -32,7 +32,7 @@ class Desk:
     def train(self, *more: object) -> Argv:
         """A training of the data folder."""
         # By a recipe: the plan that is made without one takes seconds to look at the machine.
-        has_recipe = any(str(one).endswith(".yaml") for one in more)
+        has_recipe = any(str(one).endswith(".yaml") or one == "--recipe" for one in more)
         recipe = [] if has_recipe else ["--recipe", "demo"]
         return ["train", *recipe, "--data", self.data, "--out", self.out, *more]
 
@@ -406,7 +406,7 @@ CASES: list[tuple[Callable[[Desk], Argv], int, str]] = [
     (no_such_model, 1, "nowhere"),
     (bundle_cut_in_half, 1, "weights.safetensors"),
     (bundle_edited, 1, "card.json"),
-    (pickled_model, 1, "model.pt"),
+    (pickled_model, 2, "model.pt"),
     (foreign_zip, 1, "model.zip"),
     (nothing_to_predict, 1, "*.webp"),
     (threshold_of_two, 2, "threshold"),

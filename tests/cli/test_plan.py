@@ -25,7 +25,7 @@ def test_a_plan_is_a_table_a_file_and_json(discs: Path, tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, [*data, "--json"])
     facts = json.loads(answer.stdout)
     assert facts["expected_seconds"] == 60
-    minute = ["plan", "--data", str(discs), "--border", "ignore", *QUICK]
+    minute = ["plan", str(discs), "--border", "ignore", *QUICK]
     minute += ["--set", "train.budget_minutes=1"]
     again = CliRunner().invoke(app, minute)
     command = again.stdout[again.stdout.index("next:") + 5 :]
@@ -41,5 +41,5 @@ def test_a_recipe_takes_a_budget_and_a_bad_one_is_refused(discs: Path, tmp_path:
     asked = ["train", "--recipe", "demo", "--data", str(discs), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*asked, "--budget", "soon"])
     assert result.exit_code == 2
-    assert "20m, 2h, 90s or none" in result.stderr
+    assert "20m, 2h, 2m30s, 90s or none" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -158,8 +158,8 @@ def test_a_packed_model_with_flips_still_verifies(trained: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("predict", "in", "--watch", "--json"), "--json has no meaning with --watch"),
-        (("predict", "-", "--tiff"), "--tiff is for files"),
+        (("predict", "pets", "in", "--watch", "--json"), "--json has no meaning with --watch"),
+        (("predict", "pets", "-", "--tiff"), "--tiff is for files"),
         (("export", "RUN", "--to", "bundle", "--pixels", "float32"), "pixels is for files"),
         (("export", "RUN", "--to", "onnx", "--max-dice-change", "0.1"), "add --int8"),
     ],

@@ -99,7 +99,7 @@ def test_few_training_images_without_validation_give_three_tenths(
 @pytest.mark.parametrize("text", ["", "soon", "-5m", "0", "20 years"])
 def test_budgets_that_are_none_are_refused(text: str) -> None:
     """In one line that says how to write one."""
-    with pytest.raises(UsageError, match="20m, 2h, 90s or none"):
+    with pytest.raises(UsageError, match="20m, 2h, 2m30s, 90s or none"):
         parse_budget(text)
 
 
