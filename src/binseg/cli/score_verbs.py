@@ -110,7 +110,7 @@ def evaluate(
         run, place = None, str(run)
     data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
-    split = split or ("test" if predicted is None else "all")
+    is_split, split = split is not None, split or ("test" if predicted is None else "all")
     check_split_name(split)
     if (run is None) == (predicted is None):
         raise UsageError("what is to be scored? Give a run or bundle, or --predicted FOLDER")
@@ -124,8 +124,7 @@ def evaluate(
         Origin.of(predictor), data, sections=nested(data__border=border), overrides=set_
     )
     if guarantee or learn_quality:
-        useless = [with_, tta, out, by, tolerance, spacing]
-        if run is None or any(useless) or split != "test":
+        if run is None or is_split or any([with_, tta, out, by, tolerance, spacing]):
             raise UsageError(
                 "--guarantee and --learn-quality take one model and its validation images; leave "
                 "out --split, --with, --tta, --out, --by, --tolerance and --spacing"
