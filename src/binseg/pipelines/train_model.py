@@ -16,7 +16,7 @@ from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.origins import dealt_anew
 from binseg.data.patches import ImageCache, open_training_pixels, open_validation_pixels
-from binseg.data.sources import open_dataset
+from binseg.data.sources import SOURCES, open_dataset
 from binseg.data.splits import foreground_in, lacking, write_split
 from binseg.datacheck import LEAKS, keep_together, training_checks
 from binseg.errors import DataError, StoppedError, UsageError
@@ -233,7 +233,8 @@ def _look_for_faults(
         names = f" ({name_some(finding.ids)})" if finding.ids else ""
         advice = f"; {finding.advice}" if finding.code == "narrow-range" else ""
         progress.say(f"{finding.text}{names}{advice}")
-    # Copies that a split of our own could not keep together are said only.
+    # Copies that a split of our own could not keep together, or a published one has, are said only.
+    is_drawn = is_drawn or SOURCES[dataset.kind].is_published
     passed = {*(LEAKS if config.allow_leaks else ()), *(("leak", "near-leak") if is_drawn else ())}
     passed |= {"all-shifted", "off-by-one"} if config.allow_shifts else set()
     bad = [one for one in findings if one.severity == "error" and one.code not in passed]

@@ -60,6 +60,8 @@ class Source:
     problems at once."""
     needs: str | None = None
     """Refusal of a path where `find` finds nothing; None: `read` says it."""
+    is_published: bool = False
+    """True if publications share its split: copies across it are said, but stop nothing."""
     marks: tuple[tuple[str, ...], ...] = ((),)
     """Words of which the first file found must hold those of one row, to be taken for this kind."""
 
@@ -106,6 +108,7 @@ SOURCES: Mapping[str, Source] = {
         about="the official Oxford-IIIT Pet layout",
         find=find_oxford_pet,
         read=read_oxford_pet,
+        is_published=True,
         needs="the official layout is images/ and annotations/trimaps/; with --download "
         "(data.download: true) it is fetched",
     ),
