@@ -223,13 +223,13 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
 
 
 def _look_swapped(records: Sequence[Record]) -> bool:
-    """Tell whether the first images hold two values at most, as masks do."""
+    """Tell whether the first images hold two values, as masks do."""
     some = [record for record in records if record.mask_path is not None][:NUM_SWAPPED]
     try:
         images = [read_image(record.image_path, page=record.page) for record in some]
     except ImageError:
         return False
-    return bool(images) and all(len(np.unique(image_HWC)) <= 2 for image_HWC in images)
+    return bool(images) and all(len(np.unique(image_HWC)) == 2 for image_HWC in images)
 
 
 def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
