@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
     >>> duration(42), duration(150), duration(5400), duration(7 * 86400)
     ('42 s', '2.5 min', '1.5 h', '7 days')
     """
-    units = ((172_800, 86_400, "days"), (5_400, 3_600, "h"), (90, 60, "min"), (0, 1, "s"))
+    units = ((172_800, 86_400, "days"), (5_400, 3_600, "h"), (60, 60, "min"), (0, 1, "s"))
     size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     num = seconds / size
     return f"{num:.1f}".removesuffix(".0") + f" {unit}" if num < 10 else f"{num:.0f} {unit}"

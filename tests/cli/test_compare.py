@@ -59,7 +59,9 @@ def test_compare_says_what_is_missing(trained: Path, tmp_path: Path) -> None:
 
 def test_evaluate_measures_and_slices(trained: Path, tmp_path: Path) -> None:
     """The screen has outlines, objects and calibration; the files have the slices too."""
-    text = run("evaluate", trained, "--split", "val", "--out", tmp_path, "--tolerance", "3")
+    text = run(
+        "evaluate", trained, "--verbose", "--split", "val", "--out", tmp_path, "--tolerance", "3"
+    )
     for word in ("boundary F1, 3 px", "HD95", "panoptic quality", "Brier"):
         assert word in text
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))

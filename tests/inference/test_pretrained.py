@@ -38,15 +38,17 @@ def test_it_finds_the_cat() -> None:
     assert 0.6 < mask.mean() < 0.9
 
 
-def test_a_photo_alone_is_enough(tmp_path: Path) -> None:
-    """`binseg predict PHOTO` takes the built-in model and says so."""
-    argv = ["predict", str(photo_path()), "--out", str(tmp_path), "--json"]
+def test_the_built_in_model_is_taken_by_name(tmp_path: Path) -> None:
+    """`binseg predict pets PHOTO` takes the built-in model; a photo alone is refused in one line."""
+    argv = ["predict", "pets", str(photo_path()), "--out", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, argv)
     assert result.exit_code == 0
-    assert "cats and dogs" in result.stderr
     written = json.loads(result.stdout)["written"][0]
     with Image.open(written["mask"]) as mask:
         assert np.asarray(mask).shape == (300, 451)
+    alone = CliRunner().invoke(app, ["predict", str(photo_path()), "--out", str(tmp_path / "no")])
+    assert alone.exit_code == 2
+    assert "--model pets" in alone.stderr
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "model.zip")])
     assert result.exit_code == 2
     assert "which images?" in result.stderr

@@ -22,6 +22,8 @@ _SHIFTS = 0.06
 """Shifts that are tried, as a share of the shorter side."""
 _CLEAR = 0.15
 """Dice that another reading of the mask must gain over the mask as it is."""
+_EXPLAINS = 0.15
+"""Score from which on another reading of the whole mask explains what objects show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +115,12 @@ class Contradictions:
             "an object is too many": _weight(one.extra, typical),
             "mask and model disagree": lack,
         }
-        kind = max(kinds, key=lambda name: kinds[name])
+        # What explains the whole mask comes before what explains an object of it.
+        whole = [name for name in [*kinds][:3] if kinds[name] >= _EXPLAINS]
+        kind = whole[0] if whole else max(kinds, key=lambda name: kinds[name])
         return Contradiction(
             id=one.id,
-            score=float(np.clip(kinds[kind], 0, 1)),
+            score=float(np.clip(max(kinds.values()), 0, 1)),
             kind=kind,
             dice=one.dice,
             expected_dice=one.expected,

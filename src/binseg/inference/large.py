@@ -29,7 +29,7 @@ from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
 from binseg.postprocess import NOTHING, above
-from binseg.progress import SILENT, Progress
+from binseg.progress import SILENT, Progress, duration
 from binseg.storage import locked, publish
 from binseg.transforms.geometry import tiles_for
 
@@ -411,17 +411,3 @@ def _peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def duration(seconds: float) -> str:
-    """Say a time in words.
-
-    >>> duration(3), duration(125), duration(9000), duration(3600)
-    ('3 s', '2 min', '2 h 30 min', '1 h')
-    """
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")

@@ -40,6 +40,8 @@ class Statistic(NamedTuple):
     """Words for a value below, or above, those of the training data."""
 
 
+_CONTRAST, _FLAT = 1, 0.005
+"""Row of the contrast in `STATISTICS`; below so much of it nothing can be seen."""
 STATISTICS = (
     Statistic("brightness", 0.06, "darker", "brighter"),
     Statistic("contrast", 0.05, "less contrast", "more contrast"),
@@ -116,6 +118,8 @@ class Judge:
         expected = float(expected_dice(signs_K[None], known.coefficients)[0])
         low, high = (float(one) for one in interval(expected, known))
         reasons = unusual(statistics_D, known)
+        if statistics_D[_CONTRAST] < _FLAT:  # ratios of nothing to nothing say nothing
+            reasons = ["no contrast: all of it has one shade"]
         flag: Flag = "ok"
         if distance > 1:
             flag = UNLIKE
