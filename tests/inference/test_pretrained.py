@@ -39,7 +39,7 @@ def test_it_finds_the_cat() -> None:
 
 
 def test_the_built_in_model_is_taken_by_name(tmp_path: Path) -> None:
-    """`binseg predict pets PHOTO` takes the built-in model; a photo alone is refused in one line."""
+    """`binseg predict pets PHOTO` takes the built-in model; a photo alone is refused."""
     argv = ["predict", "pets", str(photo_path()), "--out", str(tmp_path), "--json"]
     result = CliRunner().invoke(app, argv)
     assert result.exit_code == 0
@@ -51,4 +51,4 @@ def test_the_built_in_model_is_taken_by_name(tmp_path: Path) -> None:
     assert "--model pets" in alone.stderr
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "model.zip")])
     assert result.exit_code == 2
-    assert "which images?" in result.stderr
+    assert "no model among" in result.stderr
