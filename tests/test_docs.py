@@ -137,9 +137,9 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in _anchors(path), f"{_name(page)}: no heading for {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_name)
+@pytest.mark.parametrize("page", [one for one in PAGES if one.name != "mistakes.md"], ids=_name)
 def test_every_command_line_could_be_run(page: Path) -> None:
-    """Verbs, options, recipes and settings in the pages exist; nothing is run."""
+    """Verbs, options, recipes and settings exist, but for the mistakes; nothing is run."""
     wrong = {line: why for line in _command_lines(page) if (why := _problem(line))}
     assert not wrong
 

@@ -82,7 +82,7 @@ def test_a_stopped_cross_validation_goes_on(
     first = (out / "fold-0" / "bundle" / "card.json").stat().st_mtime_ns
     with pytest.raises(UsageError, match="--resume"):
         cross_validate(recipe_of(discs, tiny), folds=2, out=out)
-    result = CliRunner().invoke(app, ["train", "--out", str(out), "--resume"])
+    result = CliRunner().invoke(app, ["--verbose", "train", "--out", str(out), "--resume"])
     assert result.exit_code == 0, result.stderr
     assert "mean Dice, original size" in result.stdout
     assert (out / "fold-0" / "bundle" / "card.json").stat().st_mtime_ns == first

@@ -50,7 +50,7 @@ def make_up(names: Sequence[str], *, side: int = 24, num_resamples: int = 50) ->
     for number, name in enumerate(names):
         top, left, radius = *random.uniform(0.35, 0.65, 2), random.uniform(0.15, 0.3)
         away_HW = np.hypot(rows - top, columns - left) - radius
-        truth_HW = (away_HW < 0) & (number != 0)
+        truth_HW = (away_HW < 0) & (number != 0 or len(names) == 1)
         noise_HW = random.normal(0, 1.2, (side, side))
         shift = -9 if number == 1 else random.uniform(-1.5, 1.5)
         probability_HW = (1 / (1 + np.exp(25 * away_HW + noise_HW - shift))).astype(np.float32)
