@@ -564,7 +564,9 @@ def test_from_pil_takes_every_mode_and_leaves_the_turn() -> None:
 
 def test_decode_image_reads_what_read_image_reads(tmp_path: Path) -> None:
     """The service's uploads and the files of the command line give the same pixels."""
-    for suffix in sorted(IMAGE_SUFFIXES - {".svs", ".npy", ".heic", ".heif"}):  # not by Pillow
+    by_pillow = IMAGE_SUFFIXES & Image.registered_extensions().keys() - {".heic", ".heif"}
+    assert len(by_pillow) > 12
+    for suffix in sorted(by_pillow):
         path = saved(tmp_path / f"a{suffix}", RGB)
         np.testing.assert_array_equal(decode_image(path.read_bytes(), name="x"), read_image(path))
 
