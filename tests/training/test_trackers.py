@@ -27,7 +27,7 @@ def test_tensorboard_shows_the_numbers_of_metrics_csv(run: Run, tmp_path: Path) 
     drawn = events.Images("validation")
     assert [event.step for event in drawn] == [1]
     with Image.open(io.BytesIO(drawn[0].encoded_image_string)) as image:
-        assert image.width * 4 == image.height * 2  # four rows of truth beside prediction
+        assert image.width * 3 == image.height * 2  # three rows of truth beside prediction
         assert len(image.getcolors(image.width * image.height) or []) > 2
 
 
