@@ -125,8 +125,12 @@ def test_undo_and_redo_by_keys(visit: Any) -> None:
     full = text(tab, "share")
     tab.keyboard.press("Control+z")
     tab.keyboard.press("Control+z")
-    until(tab, "['no help yet', 'trees'].includes(document.getElementById('engine').textContent)")
-    until(tab, "before => document.getElementById('share').textContent !== before", full)
+    until(
+        tab,
+        "before => document.getElementById('engine').textContent === 'no help yet'"
+        " || document.getElementById('share').textContent !== before",
+        full,
+    )
     tab.keyboard.press("Control+Shift+z")
     tab.keyboard.press("Control+Shift+z")
     until(tab, "before => document.getElementById('share').textContent === before", full)
