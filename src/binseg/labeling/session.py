@@ -269,7 +269,7 @@ class Session:
             UsageError: nothing to train on, no network beside, or a training runs already.
         """
         if self.network is None:
-            raise UsageError("this session trains no networks")
+            raise UsageError("no network is trained beside (--cold)")
         done = sum(row.state == "done" for row in self.project.rows())
         if done < LEAST_TRAINED:
             raise UsageError(f"{done} images are done: a training needs {LEAST_TRAINED} or more")
