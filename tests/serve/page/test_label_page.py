@@ -14,6 +14,8 @@ from PIL import Image
 
 from .driving import DESKTOP, PHONE, Open, until
 
+pytestmark = pytest.mark.slow  # trees are grown anew at each stroke: minutes on a busy machine
+
 SIDE = 128
 
 
