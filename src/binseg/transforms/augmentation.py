@@ -13,6 +13,7 @@ for resampling each image once per change, and they sample from torch's global g
 """
 
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class When(NamedTuple):
     total: int | None
 
 
-class Augment:
+class Augment(ABC):
     """A random change of a batch that (seed, epoch, step) decide."""
 
     context = 1.0
@@ -71,10 +72,11 @@ class Augment:
         when = When(seed, epoch, step, first, total)
         return self._change(images_BCHW, targets_BHW, (height, width), when)
 
+    @abstractmethod
     def _change(
         self, images: Tensor, targets: Tensor, shape: tuple[int, int], when: When
     ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Change a batch, to height and width of `shape`."""
 
 
 def build_augment(config: AugmentConfig) -> Augment:
