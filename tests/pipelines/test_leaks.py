@@ -13,6 +13,18 @@ from binseg.data.splits import assign_splits
 from binseg.datacheck import keep_together
 from binseg.errors import DataError
 from binseg.pipelines.train_model import train
+from binseg.progress import Silent
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._lines = lines
+
+    def say(self, message: str) -> None:
+        """Keep a line."""
+        self._lines.append(message)
 
 
 def test_train_refuses_leaks_unless_told(
@@ -71,3 +83,29 @@ def test_train_stops_where_all_masks_look_shifted(tiny: tuple[str, ...], tmp_pat
     recipe = load_recipe(overrides=tiny, sections={"data": {"path": str(tmp_path / "data")}})
     with pytest.raises(DataError, match=r"all masks look shifted.*data\.allow_shifts: true"):
         train(recipe, out=tmp_path / "refused")
+
+
+def test_a_published_split_with_copies_is_said_and_trained(
+    write_discs: Callable[[Path, Sequence[int]], Path], tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Oxford-IIIT Pet has some photos twice; its split is everybody's, so that scores compare."""
+    discs = write_discs(tmp_path / "discs", range(12))
+    home = tmp_path / "pets"
+    (home / "images").mkdir(parents=True)
+    (home / "annotations" / "trimaps").mkdir(parents=True)
+    names = [f"cat_{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        # The list's first line validates; the second is its twin, which trains.
+        source = f"disc{0 if number == 1 else number:03d}.png"
+        with Image.open(discs / "images" / source) as image:
+            image.convert("RGB").save(home / "images" / f"{name}.jpg", quality=100)
+        with Image.open(discs / "masks" / source) as mask:
+            trimap_HW = np.where(np.asarray(mask) > 0, 1, 2).astype(np.uint8)
+        Image.fromarray(trimap_HW).save(home / "annotations" / "trimaps" / f"{name}.png")
+    rows = "".join(f"{name} 1 1 1\n" for name in names)
+    (home / "annotations" / "trainval.txt").write_text(rows, "utf-8")
+    heard: list[str] = []
+    data = {"path": str(home), "split": {"method": "official"}}
+    recipe = load_recipe(overrides=tiny, sections={"data": data})
+    train(recipe, out=tmp_path / "run", progress=Heard(heard))
+    assert any("cat_0, cat_1" in line for line in heard)
