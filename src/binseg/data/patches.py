@@ -349,7 +349,7 @@ def open_training_pixels(
 
     Arguments and errors are those of `open_store`, but that the recipe says how pixels are made.
     """
-    preprocessing = recipe.input.preprocessing().as_trained()
+    preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
     cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
@@ -375,5 +375,5 @@ def open_validation_pixels(
     Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
     blends, would here only be paid and counted twice.
     """
-    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

@@ -30,6 +30,7 @@ from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     Labels,
+    Opacity,
     Pixels,
     Valid,
     broken_files,
@@ -224,6 +225,26 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
+
+
+def read_cover(
+    source: Path | bytes, *, page: int | None = None
+) -> tuple[Opacity | None, bytes | None]:
+    """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
+
+    Args:
+        source: a file's path, or its bytes.
+        page: as for `read_image`.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    if isinstance(source, bytes):
+        with broken_files("the image"):
+            decoder = _choose(io.BytesIO(source), name="the image", page=page)
+            return decoder.opacity(), decoder.profile()
+    with _decoder(source, page=page) as decoder:
+        return decoder.opacity(), decoder.profile()
 
 
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:

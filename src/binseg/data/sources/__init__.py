@@ -4,7 +4,7 @@ A new kind is a row of `SOURCES`: its name, how it is recognised, and the functi
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
-from binseg.data.samples import looks_inverted, notes_on_images
+from binseg.data.samples import find_stored_poses, looks_inverted, notes_on_images
 from binseg.data.sources import tools
 from binseg.data.sources.annotations import Annotated, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
@@ -211,10 +211,14 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         swapped = "are images and masks swapped? " if _look_swapped(findings.records) else ""
         raise DataError(f"{root}: {swapped}{error}") from None
     records, grouped = with_groups(findings.records, config)
+    records, posed = find_stored_poses(records, rule)
+    if config.nodata is not None:
+        records = tuple(replace(record, nodata=config.nodata) for record in records)
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
-    notes += filter(None, (grouped, looks_inverted(records, rule), *notes_on_images(records)))
+    inverted = looks_inverted(records, rule)
+    notes += filter(None, (grouped, posed, inverted, *notes_on_images(records)))
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
