@@ -173,6 +173,15 @@ SOURCES: Mapping[str, Source] = {
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
 
+NOT_READ: Mapping[str, str] = {
+    "<bndbox>": "Pascal VOC's boxes, which are no outlines: export masks or polygons",
+    "<track ": "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO",
+    '"segments_info"': "COCO's panoptic lists: export instances with polygons or run lengths",
+    '"data_row"': "Labelbox's rows: export COCO, or masks as PNG",
+}
+"""Annotations that aren't read, by words in their files, and the export that works."""
+
+
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     """Find the records and read off what the masks' values mean; nothing is decoded but that.
 
@@ -294,5 +303,9 @@ def _kind_of(root: Path) -> str:
     if found is None:
         others = [source.about for name, source in kinds.items() if name != "folder"]
         told = nothing_found(root)
+        files = find_files(root, ".xml", ".json", ".ndjson")[:1]
+        for word, what in NOT_READ.items():
+            if any(holds(file, word) for file in files):
+                raise DataError(f"{root}: {files[0].name} isn't read: it holds {what}")
         raise DataError(told if told.endswith("?") else f"{told}, {', '.join(others)}")
     return found
