@@ -93,13 +93,9 @@ class Decoder(ABC):
         """Tell where there is data, turned; None where it is everywhere."""
         return None
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency that images leave out, turned; None where there is none."""
-        return None
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile that the colours are meant by, where there is one."""
-        return None
+    def cover(self) -> tuple[Opacity | None, bytes | None]:
+        """Give what images leave out: transparency, turned, and the ICC profile of the colours."""
+        return None, None
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""

@@ -241,10 +241,9 @@ def read_cover(
     """
     if isinstance(source, bytes):
         with broken_files("the image"):
-            decoder = _choose(io.BytesIO(source), name="the image", page=page)
-            return decoder.opacity(), decoder.profile()
+            return _choose(io.BytesIO(source), name="the image", page=page).cover()
     with _decoder(source, page=page) as decoder:
-        return decoder.opacity(), decoder.profile()
+        return decoder.cover()
 
 
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
