@@ -366,6 +366,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Show the averages as a table in notebooks, with the rules folded below it."""
+        if self.is_empty:
+            return f"<p>{escape(repr(self))}</p>"
         names = list(self.mean["original"])
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         rows = "".join(

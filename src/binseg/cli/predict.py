@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from binseg.inference import PredictOptions, Predictor
     from binseg.inference.predict_options import OutputName
     from binseg.inference.sinks import PredictResult
+    from binseg.progress import Progress
     from binseg.types import TTA
 
 PIPE = "-"
@@ -163,12 +164,7 @@ def predict(
         batch_size=batch_size,
     )
     progress = progress_of(context)
-    unasked = options.unasked_from(predictor.postprocessing)
-    if not unasked.is_empty:
-        progress.say(
-            f"the model's own post-processing: {unasked.describe()} (--no-postprocess leaves it "
-            "out)"
-        )
+    _tell_unasked(predictor, options, progress)
     if inputs == [PIPE]:
         _answer_pipe(predictor, options, as_json=json_)
         return
@@ -191,6 +187,16 @@ def predict(
         _tell(result, out, as_json=json_)
         if strict and result.unlike:
             raise typer.Exit(1)
+
+
+def _tell_unasked(predictor: "Predictor", options: "PredictOptions", progress: "Progress") -> None:
+    """Say which post-processing the model brings."""
+    unasked = options.unasked_from(predictor.postprocessing)
+    if not unasked.is_empty:
+        progress.say(
+            f"the model's own post-processing: {unasked.describe()} (--no-postprocess leaves it "
+            "out)"
+        )
 
 
 def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:

@@ -1,7 +1,7 @@
 """Images of any size, read window by window: TIFF, OME-Zarr, and other formats where they fit."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -211,6 +211,13 @@ class DeclaredWindows(Windows):
             sample_NC = np.concatenate([one.reshape(-1, one.shape[2]) for one in parts])
             self._usual[page] = usual_of(sample_NC, self._value)
         return without(self._inner.read(page, *window), self._value, self._usual[page])
+
+
+def declared(windows: Windows, values: Iterable[float]) -> Windows:
+    """Give windows in which these values are no data."""
+    for value in values:
+        windows = DeclaredWindows(windows, value)
+    return windows
 
 
 class _WholeWindows(Windows):
