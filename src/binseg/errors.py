@@ -76,6 +76,7 @@ class MissingExtraError(BinsegError):
     """
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        self.facts = {"package": package, "extra": extra, "purpose": purpose}
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'

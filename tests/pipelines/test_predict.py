@@ -601,7 +601,7 @@ def test_where_there_is_no_data_there_is_no_foreground(
         cage = Cage(1)
         try:
             with cage.open(path.read_bytes(), name="p") as opened:
-                valid_HW = opened.read()[1]
+                valid_HW = opened.valid()
                 assert valid_HW is not None
                 assert np.array_equal(valid_HW, ~missing_HW)
         finally:

@@ -216,7 +216,7 @@ class _JobImage(InputImage):
     def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
-            return opened.read()
+            return opened.image(), opened.valid()
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""

@@ -157,7 +157,7 @@ def take_in(
         ImageError: no image, or not one for this model.
     """
     with cage.open(data, name=name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=name, limits=limits)
         placements = plan(info.height, info.width, preprocessing)
         num_inputs = len(placements)
@@ -171,7 +171,7 @@ def take_in(
             )
         per_pixel = preprocessing.channels + 4
         reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
-        image_HWC, valid_HW = opened.read()
+        image_HWC, valid_HW = opened.image(), opened.valid()
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     if not keeps_image:
         image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
@@ -186,10 +186,10 @@ def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) 
         ImageError: no image.
     """
     with cage.open(sent.data, name=sent.name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
-        image_HWC, _ = opened.read()
+        image_HWC = opened.image()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{sent.name}: holds NaN or infinite pixels; replace them by numbers")
