@@ -23,10 +23,7 @@ def held(out: Path) -> Iterator[None]:
     """Hold an output's place from start to end, so that two commands never mix theirs there.
 
     The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
-    holds a place may ask for it again within.
-
-    Raises:
-        OutputError: another command works there.
+    holds a place may ask for it again within. Raises OutputError where another command works there.
     """
     place = Path(os.path.realpath(out))
     if place in _HELD.get():

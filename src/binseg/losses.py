@@ -4,8 +4,6 @@ Every loss takes `logits_B1HW`, `target_B1HW` (0 or 1) and `valid_B1HW`, compute
 whatever the logits are, and gives one finite number. Ignored pixels (valid False) have no weight
 and no gradient: whatever stands there, even nan, changes nothing. "Per image" losses are averaged
 over the images that have a valid pixel.
-
-A new loss is a function here and an entry in `LOSSES`.
 """
 
 import math
@@ -26,9 +24,9 @@ from binseg.errors import UsageError, suggest
 class BatchCounts(NamedTuple):
     """Divisors of the sums over a batch.
 
-    Where several ranks share a batch, each is given the batch's own counts over the number of
-    ranks: the mean of the ranks' losses, and so of their gradients, is then that of the whole
-    batch, however unequal the shares are.
+    Of ranks that share a batch each has the batch's own counts over the number of ranks: the mean
+    of their losses, and so of their gradients, is that of the batch, however unequal the shares
+    are.
     """
 
     pixels: Float[Tensor, ""]
@@ -44,10 +42,7 @@ class BatchCounts(NamedTuple):
         world_size: int = 1,
         add: Callable[[Tensor], Tensor] = lambda own: own,
     ) -> "BatchCounts":
-        """Count a batch, or the whole of a batch that ranks share.
-
-        `valid_B1HW` is this rank's part, and `add` gives the sum of a tensor over the ranks.
-        """
+        """Count a batch, or one that ranks share; `add` sums a tensor over the ranks."""
         valid_BN = valid_B1HW.flatten(1)
         own = torch.stack([valid_BN.sum(), valid_BN.any(dim=1).sum()]).float()
         pixels, images = (add(own).clamp(min=1) / world_size).unbind()
@@ -65,10 +60,7 @@ class Loss(Protocol):
         valid_B1HW: Bool[Tensor, "B 1 H W"],
         counts: BatchCounts | None = None,
     ) -> Float[Tensor, ""]:
-        """Compare logits with the truth where it is valid; a scalar in float32.
-
-        `counts` are those of the tensors unless they are only a part of a batch.
-        """
+        """Compare logits with valid truth, a scalar; `counts` where they are a part of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +109,7 @@ def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) 
 
 @torch.no_grad()
 def _smoothed(pixels: _Pixels, width: int) -> Tensor:
-    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border.
-
-    It is the mean of the valid pixels around each one, 0 where it is ignored itself.
-    """
+    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border."""
     around = partial(functional.avg_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     known_B1HW = pixels.valid_B1HW.float()
     sum_B1HW = around(pixels.target_B1HW)
@@ -195,10 +184,7 @@ def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: fl
 
 @torch.no_grad()
 def _border_band(pixels: _Pixels, width: int) -> Tensor:
-    """Mark where valid foreground and valid background both lie within `width` pixels.
-
-    For a binary mask this is its morphological gradient, dilation minus erosion.
-    """
+    """Mark where valid foreground and valid background both lie within `width` pixels."""
     near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     is_foreground_B1HW = pixels.target_B1HW > 0.5
     foreground_B1HW = (pixels.valid_B1HW & is_foreground_B1HW).float()
@@ -369,10 +355,7 @@ LOSSES: Mapping[str, LossEntry] = MappingProxyType(
 
 
 def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
-    """Build a loss by its name in `LOSSES`, with changes to its own defaults.
-
-    Raises:
-        UsageError: an unknown name or option, or a number that the option doesn't take.
+    """Build a loss by its name in `LOSSES`, with changes to its own defaults; UsageError.
 
     >>> loss = build_loss("dice", {"smooth": 1e-6})
     >>> target = torch.tensor([[[[1.0, 0.0]]]])

@@ -50,11 +50,8 @@ def shown(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path` that becomes `path` when the block ends well.
 
-    Readers see the old file or the new one, never a half; missing folders are made. When the
-    block fails, the temporary file goes and whatever was at `path` stays.
-
-    Raises:
-        OutputError: the operating system refused, in the block or at its end.
+    Readers see the old file or the new one, never a half; missing folders are made. When the block
+    fails, whatever was at `path` stays. Raises OutputError where the operating system refused.
     """
     path = Path(path)
     # Replacing a link would cut it off from the file that it names, so that file is replaced.
@@ -81,9 +78,7 @@ def publish(finished: Path, path: Path) -> None:
     """Give a finished file or folder its final name, in place of what has it; on one file system.
 
     Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
-
-    Raises:
-        OutputError: the operating system refused; what was at `path` is still there.
+    Raises OutputError where the operating system refused; what was at `path` is still there.
     """
     final = Path(os.path.realpath(path))
     try:
@@ -178,9 +173,8 @@ def write_json(path: Path, obj: object) -> None:
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON of strangers: one meaning for every reader.
 
-    Raises:
-        ValueError: no JSON; a key that an object holds twice, of which readers take either; NaN,
-            infinities and numbers of thousands of digits, which JSON doesn't have; or too deep.
+    Raises ValueError for no JSON, a key that an object holds twice, NaN, infinities and numbers of
+    thousands of digits, which JSON doesn't have, and for what is too deep.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -201,11 +195,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """Open a file to read; a pipe, socket or device is refused at once, where `open` would wait.
-
-    Raises:
-        OSError: also for whatever is no file.
-    """
+    """Open a file to read; OSError for a pipe, socket or device, where `open` would wait."""
     return open(path, "rb", opener=_open_at_once)
 
 
@@ -237,11 +227,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file, in pieces; lower-case hex.
-
-    Raises:
-        DataError: the file can't be read.
-    """
+    """Hash a file, in pieces; lower-case hex. Raises DataError."""
     try:
         with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -259,16 +245,9 @@ def cache_dir() -> Path:
 def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterator[None]:
     """Hold `path`.lock, so that one process at a time makes what is at `path`.
 
-    The lock goes when its process ends, however it ends; the empty lock file may stay.
-
-    Args:
-        path: what is protected; it need not exist.
-        timeout: seconds after which waiting for the other process is given up.
-        tidy: remove the lock file when the block ends well; only where whoever waited for it then
-            finds that nothing is left to do.
-
-    Raises:
-        OutputError: the lock file can't be made, or the wait was too long.
+    The lock goes when its process ends, however it ends; the empty lock file may stay, unless
+    `tidy` removes it: only where whoever waited for it then finds that nothing is left to do.
+    Raises OutputError where the file can't be made, or the wait was longer than `timeout` seconds.
     """
     lock_path = path.with_name(path.name + ".lock")
     try:

@@ -28,8 +28,7 @@ NO_COST: Mapping[str, float] = MappingProxyType({})
 class Machine:
     """The device that trains, with the measured cost of each network in question.
 
-    Costs are by model: per million pixels of training inputs (augmentation, forward, backward),
-    and of a step however few pixels it has.
+    Costs are by model: per million pixels of training inputs, and of a step however few it has.
     """
 
     device: str
@@ -165,10 +164,7 @@ def num_mirrored(at: Situation) -> int:
 
 
 def scoring_seconds(at: Situation) -> float:
-    """Estimate the time to predict the validation images twice in float32.
-
-    A pixel is taken to cost half of what it costs to train on in bfloat16.
-    """
+    """Estimate the time to predict validation twice, a pixel at half its cost in training."""
     facts = at.fingerprint
     if at.is_tiled:
         pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.2

@@ -46,10 +46,9 @@ SIGNIFICANCE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The difference between `num` images and their mirror images, on average.
+    """The mean difference of `num` images and their mirror images, the `share` common to all of it.
 
-    `share` is the part of it that all have in common (a sky above): 0 none, 1 all; `p` tells how
-    often images mirrored at random have as much in common.
+    `p` tells how often images mirrored at random have as much in common.
     """
 
     share: float
@@ -65,13 +64,12 @@ class Symmetry:
 def measure_symmetry(
     thumbs_NHW: Float[np.ndarray, "N H W"], *, axis: int, seed: int = 0
 ) -> Symmetry:
-    """Test whether images can be told from their mirror images.
+    """Test whether images (or masks), small and independent, can be told from their mirror images.
 
     If the images have no up, each could as well have been taken upside down, and the part that
     changes sign in the mirror cancels out over many images. Mirroring the images at random tells
-    how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis).
-    The images (or masks) are small and independent; axis 1 mirrors top and bottom, axis 2 left and
-    right.
+    how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis). Axis
+    1 mirrors top and bottom, axis 2 left and right.
     """
     num = len(thumbs_NHW)
     if num < 2:
@@ -140,11 +138,7 @@ def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]
 def kept_by_resize(
     mask_HW: Bool[np.ndarray, "H W"], sizes: Sequence[tuple[int, int]]
 ) -> Float[np.ndarray, "S"]:
-    """Return the Dice of a perfect mask made at other sizes and resized back to the image's own.
-
-    A network can only learn masks of its own size; detail lost on the way back is lost for it. An
-    empty mask keeps all (1).
-    """
+    """Return the Dice of a perfect mask made at other sizes and resized back to the image's own."""
     height, width = mask_HW.shape
     soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []
     for small_height, small_width in sizes:
@@ -167,10 +161,9 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The facts that the rules of a plan look at.
+    """The facts that the rules of a plan look at: lengths in pixels, foreground as a share of them.
 
-    Lengths are in pixels of the images, foreground is a share of the pixels. Three numbers are the
-    5th percentile, the median and the 95th percentile over the images, unless stated otherwise.
+    Three numbers are the 5th percentile, the median and the 95th percentile over the images.
     """
 
     num_train: int
@@ -220,7 +213,6 @@ class _Look:
 
     Moments are mean and mean square of each channel, scaled by the pixel type's range or
     `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
-    `is_brighter` compares foreground with background, and is None where one of them is missing.
     Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
     """
 
@@ -241,16 +233,10 @@ class _Look:
 def take_fingerprint(
     dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT
 ) -> Fingerprint:
-    """Read a sample of the training images and measure them.
+    """Read a sample of the training images of a split data set and measure them.
 
-    Args:
-        dataset: the split data set; only training images are looked at.
-        seed: seed of the sample.
-        progress: hears of every image.
-
-    Raises:
-        DataError: there is no training image, or one has no mask.
-        ImageError: an image can't be read.
+    Raises DataError where there is none, or one has no mask, and ImageError for one that can't be
+    read.
     """
     chosen = _choose(dataset.of_split("train"), MAX_READ, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
@@ -323,10 +309,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:
-    """Tell whether three channels differ only by JPEG's noise: on average, anywhere, in the object.
-
-    A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
-    """
+    """Tell whether three channels differ only by JPEG's noise, in the object too."""
     full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
     few_NC = object_NC[:: max(1, len(object_NC) // 65536)].astype(np.float32)

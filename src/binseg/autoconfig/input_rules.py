@@ -1,7 +1,7 @@
 """The rules for what the network sees, and for the network: pixel values, size, patches.
 
-Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
-reason, or None where the recipe's default stays.
+Each is a row of `planning.RULES`: from the `Situation` to the value with its reason, or None where
+the recipe's default stays.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,6 @@
 """The rules for how the network learns: batches, augmentation, rates, epochs, validation.
 
-Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
-reason, or None where the recipe's default stays.
+Like those of `input_rules`, each is a row of `planning.RULES`.
 """
 
 import math

@@ -118,11 +118,9 @@ def with_groups(
 ) -> tuple[tuple[Record, ...], str | None]:
     """Group the images of one source, where their names tell it and nobody has grouped them.
 
-    Only those are grouped that `config.split` deals anew. Where there are only few sources,
-    `config.page_group` consecutive images make a group.
-
-    Returns:
-        The records, and a sentence for the user where something was grouped, or might have to be.
+    Only those are grouped that `config.split` deals anew, `config.page_group` consecutive images
+    where there are few sources; with them comes a sentence where something was, or might have to
+    be, grouped.
     """
     if config.group == "none":
         return tuple(records), None

@@ -60,9 +60,9 @@ def agreement(
 ) -> Float32[np.ndarray, "R R"] | None:
     """Slide the outline of a mask over the edges of its (reduced) image.
 
-    Returns:
-        For each slide by -REACH..REACH down and right how far the agreement is above the median,
-        in robust standard deviations; None where the outline is too short or there are no edges.
+    For each slide by -REACH..REACH down and right it gives how far the agreement is above the
+    median, in robust standard deviations; None where the outline is too short or there are no
+    edges.
     """
     # The outline's length: the steps between foreground and background.
     if sum((np.diff(mask_HW, axis=axis)).sum() for axis in (0, 1)) < MIN_OUTLINE:
@@ -91,9 +91,7 @@ def _directions(
 ) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
     """Return edges as complex numbers of their strength and twice their angle, and the strength.
 
-    Twice, because bright-to-dark and dark-to-bright are the same edge, so that the channels' edges
-    can be added up. The product of one number with another's conjugate is largest where both edges
-    run the same way, and negative where they cross.
+    Twice, because bright-to-dark and dark-to-bright are the same edge.
     """
     size = values_HWC.shape[:2]
     turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)

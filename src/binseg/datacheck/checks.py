@@ -1,7 +1,6 @@
 """The table of all checks of a data set, and the examination that runs them.
 
-A check is one row of `CHECKS`: its code, severity, title, finder and advice. Everything else (the
-report, the page, `--json`, training's quick part) reads this table.
+A row of `CHECKS` is the whole of a check: report, page, `--json` and training read this table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -146,10 +145,10 @@ def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
 
 
 def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[Finding, ...]:
-    """Run the checks that must pass before a training, on a split data set.
+    """Run the checks that must pass before a training, the worst findings first.
 
     They are leaks, by names, equal files and a glance at every image, and masks that lie beside
-    their objects, by up to 64 of them. The worst findings come first.
+    their objects, by up to 64 of them.
     """
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
     finders |= {"leak": findings.identical_files, "near-leak": findings.near_leaks}

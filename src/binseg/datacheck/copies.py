@@ -37,8 +37,8 @@ class _Glance(NamedTuple):
 def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs:
     """Find pairs of images that are the same or nearly the same, by their index; all are decoded.
 
-    Two that belong together anyway, pages of a stack or members of a group, are left out. Images
-    that can't be read, or show a single grey level, are in no pair.
+    Two that belong together anyway (pages of a stack, members of a group) are left out, as are
+    images that can't be read or show a single grey level.
     """
     versions = tuple(map(_version, records))
     if versions not in _linked:
@@ -91,8 +91,7 @@ def _belong(first: Record, second: Record) -> bool:
 def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     """Group images that are nearly the same where binseg draws the split, and say so.
 
-    Every image is decoded once. Groups that share such images become one; where most images would
-    become one group, they stay as they are.
+    Groups that share such images become one, unless most images would be in it.
     """
     rows = dealt_anew(dataset.records, config.split.method)
     if config.group == "none" or len(rows) < 2:

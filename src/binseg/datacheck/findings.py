@@ -101,10 +101,7 @@ def copies(code: str) -> Finder:
 
 
 def near_copies(*, across: bool) -> Finder:
-    """Make a finder of images that differ in size, encoding, a flip or a quarter turn alone.
-
-    They are those in several splits (`across`), or those within one.
-    """
+    """Make a finder of images that differ in size, encoding, flip or turn alone, in a split."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         for members in evidence.near_copies:
@@ -177,9 +174,8 @@ def torn_groups(evidence: Evidence) -> Iterator[Hit]:
 def at_seams(kind: str) -> Finder:
     """Make a finder of patches beside a patch of the same source in another split.
 
-    Args:
-        kind: `pages` of a stack, `patches` by their names, or such patches that are `grouped`: each
-            has a group, so that whoever made them knew that they touch.
+    `kind` is `pages` of a stack, `patches` by their names, or such patches that are `grouped`:
+    whoever made them knew that they touch.
     """
 
     def find(evidence: Evidence) -> Iterator[Hit]:
@@ -386,11 +382,7 @@ def outliers(evidence: Evidence) -> Iterator[Hit]:
 
 
 def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
-    """Find masks that are far from the usual in one of their measures.
-
-    Returns:
-        The index of each such mask, with the words that say in what it differs.
-    """
+    """Find masks far from the usual in a measure, by index, with words that say in which."""
     known = [(index, outline) for index, outline in enumerate(outlines) if outline is not None]
     if len(known) < MIN_MASKS:
         return {}

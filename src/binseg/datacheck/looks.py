@@ -175,11 +175,7 @@ _Mask = Bool[np.ndarray, "H W"]
 def _read_mask(
     record: Record, dataset: Dataset, size: tuple[int, int]
 ) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
-    """Read a mask: where it is, what counts, whether EXIF turns a file of it, and what is wrong.
-
-    Unlike `data.samples.read_mask` it sorts the reasons why a mask can't be used by their check;
-    then it gives no mask, and the check goes on with the image alone.
-    """
+    """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
         return *fill_shapes(record.shapes, *size), False, None

@@ -1,14 +1,13 @@
 """Find images that are nearly the same, through resizing, re-encoding, flips and quarter turns.
 
-Copies that were turned by a few degrees, cropped or shifted are found by the square in their middle
-(`moved`): its bits are compared with those of parts of every other image, as each such change would
-cut them, and what remains is laid one over the other.
-
 Each image is reduced to a small grey square and transformed by a DCT. The signs of the lowest
 frequencies make 63 bits (a perceptual hash); flips and turns only change signs and swap axes, so
 that all eight poses of an image cost one transform. Pairs whose bits nearly agree then face a
-stricter test: the higher frequencies, which carry the details, must correlate. Images that merely
-have the same layout fail there.
+stricter test: the higher frequencies, which carry the details, must correlate.
+
+Copies that were turned by a few degrees, cropped or shifted are found by the square in their middle
+(`moved`): its bits are compared with those of parts of every other image, as each such change would
+cut them, and what remains is laid one over the other.
 """
 
 from itertools import product
@@ -64,8 +63,7 @@ def alike(
 ) -> list[tuple[int, int]]:
     """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
 
-    Pairs are (earlier, later), enough to tell which belong together: two images that are linked
-    through others may lack a pair.
+    Pairs are (earlier, later); two images that are linked through others may lack one.
     """
     num = len(thumbs_NSS)
     if num < 2:
@@ -212,7 +210,7 @@ def moved(
 ) -> list[tuple[int, int]]:
     """Find copies turned by up to 15 degrees, cropped to 80 % or shifted by up to 15 %.
 
-    Pairs are as those of `alike`; images that `known` links already are not compared again.
+    Images that `known` links already are not compared again.
     """
     num = len(cores_NTT)
     flat_NP = cores_NTT.reshape(num, -1).astype(np.float32)

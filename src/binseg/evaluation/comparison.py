@@ -187,17 +187,11 @@ class _Written:
 def compare(
     run_a: str | Path, run_b: str | Path, *, split: str = "test", score: str = "dice"
 ) -> Comparison:
-    """Compare two models by the reports that `evaluate` or `train` wrote.
+    """Compare two models by the reports that `evaluate` or `train` wrote; `score` decides.
 
-    Args:
-        run_a: the folder of a run, or of one of its reports, or a report.json.
-        run_b: the other one's.
-        split: which of a run's reports.
-        score: the score that decides; all other main ones are told too.
-
-    Raises:
-        UsageError: an unknown score.
-        DataError: no report, a damaged one, or two of different images.
+    Each is the folder of a run (of whose reports `split` chooses), of a report, or a report.json.
+    Raises UsageError for an unknown score, DataError without a whole report of the same images
+    each.
     """
     names = [metric.name for metric in COMPARED]
     if score not in names:
@@ -280,11 +274,7 @@ def _read(path: Path) -> _Written:
 
 
 def _check_same(a: _Written, b: _Written) -> None:
-    """Refuse reports of different images or truths: they can't be compared.
-
-    Raises:
-        DataError: saying which images differ.
-    """
+    """Refuse reports of different images or truths, with DataError: they can't be compared."""
     if a.truth.keys() != b.truth.keys():
         only_a = [id_ for id_ in a.truth if id_ not in b.truth]
         only_b = [id_ for id_ in b.truth if id_ not in a.truth]

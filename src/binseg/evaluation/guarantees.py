@@ -24,10 +24,7 @@ PROMISES = ("recall", "fpr", "dice")
 
 
 def parse_guarantee(text: str) -> tuple[str, float]:
-    """Read `recall=0.95`.
-
-    Raises:
-        UsageError: an unknown score, or a value outside of 0 to 1.
+    """Read `recall=0.95`; UsageError for an unknown score, or a value outside of 0 to 1.
 
     >>> parse_guarantee("fpr=0.01")
     ('fpr', 0.01)
@@ -56,16 +53,10 @@ def choose_guaranteed(
 ) -> Guarantee:
     """Choose the threshold that keeps mean recall or Dice above, or mean fpr below, a value.
 
-    Args:
-        score: recall, fpr or dice.
-        wanted: the value.
-        counts: tp, fp, fn, tn of each image at each threshold.
-        groups: of each image; images of one group count as one, since they are alike.
-        own_threshold: the model's; it is the only one that is tried for the Dice, which has its
-            best value there, so that one promise costs one test.
-
-    Raises:
-        DataError: too few images, or too poor a model; it says how many are needed.
+    `counts` are tp, fp, fn, tn of each image at each threshold; images of one group count as one,
+    since they are alike. For the Dice the model's own threshold alone is tried: its best value is
+    there, and one promise costs one test. Raises DataError where images are too few (it says how
+    many are needed) or the model is too poor.
     """
     risk = wanted if score == "fpr" else 1 - wanted
     table_NT = np.stack([_losses(score, one) for one in counts])
@@ -106,10 +97,7 @@ def _losses(score: str, counts_T4: Num[np.ndarray, "T 4"]) -> Float64[np.ndarray
 
 
 def _is_shown(losses_U: Float64[np.ndarray, " U"], risk: float) -> bool:
-    """Tell whether the losses would be a surprise if their true mean were `risk` or more.
-
-    A gambler who bets that the mean is lower grows rich by chance with 5 % at most.
-    """
+    """Tell whether losses of a true mean of `risk` would make a gambler rich with 5 % at most."""
     num = len(losses_U)
     # Each bet knows only the images before it.
     before_U = np.arange(1, num + 1)

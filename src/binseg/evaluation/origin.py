@@ -56,13 +56,7 @@ class Origin:
 
 
 def check_split_name(split: str) -> None:
-    """Refuse a split that doesn't exist.
-
-    Raises:
-        UsageError: naming those that do.
-
-    >>> check_split_name("val")
-    """
+    """Refuse a split that doesn't exist, with UsageError naming those that do."""
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: {suggest(split, list(SPLITS))}")
 
@@ -77,10 +71,8 @@ def data_config(
     """Decide where the images are and how their masks are read.
 
     Without a path they are the training's; with one their masks are still read as in training,
-    unless `sections` or `overrides` (`data.key=value`) change that.
-
-    Raises:
-        UsageError: no data, or a change of anything but `data`.
+    unless `sections` or `overrides` (`data.key=value`) change that. Raises UsageError for no data,
+    or a change of anything but `data`.
     """
     for override in overrides:
         if not override.strip().startswith("data."):
@@ -116,10 +108,7 @@ def choose_data(
     """Open a data set and keep the images of one split that have a truth to compare with.
 
     The origin of the model decides the split of every image that it knows; the last notes of the
-    data set say how the images were chosen.
-
-    Raises:
-        DataError: none is left, saying why.
+    data set say how the images were chosen. Raises DataError where none is left, saying why.
     """
     check_split_name(split)
     dataset = open_dataset(config, progress=progress)
@@ -198,10 +187,7 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
 def _known_splits(
     dataset: Dataset, config: DataConfig, origin: Origin, run_splits: Mapping[str, Split | None]
 ) -> dict[str, Split | None]:
-    """Find the run's images by their contents, and by names where it is the run's own data.
-
-    Two data sets may both call an image `001`, and a copied image may have another name.
-    """
+    """Find the run's images by their contents, and by names where it is the run's own data."""
     assert origin.run is not None
     ids = [record.id for record in dataset.records]
     recorded = origin.run.contents()

@@ -22,11 +22,9 @@ _NAMED = 5
 
 
 class SavedMask(Predictor):
-    """The mask that a file holds, as the answer to one image.
+    """The mask that a file holds (0 and one other value) as the answer to one image.
 
-    Args:
-        path: 0 and one other value; None for a predictor that stands for a whole folder.
-        name: of the folder.
+    Without a path it stands for the whole folder that it is named by.
     """
 
     batch_size = 1
@@ -57,11 +55,7 @@ class SavedMask(Predictor):
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
     ) -> Probability:
-        """Read the mask, as probabilities 0 and 1.
-
-        Raises:
-            ImageError: it can't be read, is of another size, or holds more than two values.
-        """
+        """Read the mask as probabilities 0 and 1; ImageError for another size or more values."""
         assert self._path is not None, "a folder answers to nothing"
         labels = read_labels(self._path)
         if labels.shape != image_HWC.shape[:2]:
@@ -84,11 +78,7 @@ class SavedMask(Predictor):
 
 
 def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
-    """Find the mask of each record, by its image's name.
-
-    Raises:
-        DataError: images without a mask, named; or of two masks each may be the image's.
-    """
+    """Find the mask of each record by its image's name; DataError where none is, or two may be."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; --predicted takes the folder of the masks")
     files: dict[str, list[Path]] = {}

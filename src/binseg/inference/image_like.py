@@ -61,10 +61,7 @@ def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, A
 
 
 def _turned(image: Image.Image) -> Pixels:
-    """Give the pixels as `read_image` would: the model learnt from turned images.
-
-    Pillow keeps the EXIF block of an image that it hasn't turned, and updates it when it has.
-    """
+    """Give the pixels as `read_image` would: Pillow keeps the EXIF of an image it hasn't turned."""
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
     return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)

@@ -66,10 +66,7 @@ class Journal:
     """The folder of finished bands beside an output.
 
     `job` is what decides the result, as plain data: bands of another job, and all bands without
-    `resume`, are thrown away.
-
-    Raises:
-        OutputError: the disk refused, or the folder holds other things.
+    `resume`, are thrown away. Raises OutputError if the disk refused, or it holds other things.
     """
 
     def __init__(
@@ -96,11 +93,7 @@ class Journal:
         return self._done.get(page, 0)
 
     def write(self, page: int, index: int, band: Band) -> None:
-        """Keep a finished band.
-
-        Raises:
-            OutputError: the disk refused.
-        """
+        """Keep a finished band; OutputError if the disk refused."""
         body = b"".join(one for layer in band.layers for one in layer)
         head = {
             "height": band.height,
@@ -114,11 +107,7 @@ class Journal:
         self._done[page] = index + 1
 
     def read(self, page: int, index: int) -> Band:
-        """Read a finished band.
-
-        Raises:
-            OutputError: it is gone or was changed.
-        """
+        """Read a finished band; OutputError if it is gone or was changed."""
         band = _read_band(self._path(page, index))
         if band is None:
             raise OutputError(f"{self._path(page, index)}: damaged meanwhile; run again to go on")

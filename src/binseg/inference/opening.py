@@ -144,13 +144,7 @@ def is_model(path: str | Path) -> bool:
 
 
 def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:
-    """Compute a bundle's reference sample again and compare: does it work on this machine?
-
-    It isn't run at each load, because it takes as long as a prediction.
-
-    Raises:
-        BundleError: the reference sample is damaged.
-    """
+    """Compute a bundle's reference sample again and compare; BundleError if it is damaged."""
     reference = bundle.reference()
     plain = predictor.with_options(PredictOptions(tta="none"))
     probability_NHW = plain.probability_of_inputs(reference.input_NHWC)

@@ -1,8 +1,7 @@
 """The quality of a prediction, judged without a truth: from the image and its probabilities alone.
 
 An image's statistics are compared with those of the training data, which travel in the card; the
-Dice to expect comes from the probabilities, corrected by what validation taught. Neither needs the
-network, so that every runtime judges alike.
+Dice to expect comes from the probabilities, corrected by what validation taught.
 """
 
 from collections.abc import Sequence
@@ -245,8 +244,8 @@ def signs(
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
-    All from few sums: the Dice between mask and probability, how sure the mask's pixels are, how
-    much of the foreground lies outside, and how little the mask depends on its threshold.
+    They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
+    foreground lies outside, and how little the mask depends on its threshold.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))

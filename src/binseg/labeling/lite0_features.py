@@ -21,11 +21,7 @@ _MOST_PLACES = 20_000
 
 
 def lite0_features() -> Callable[[RGB], Features]:
-    """Load the encoder, and give the function that describes each pixel of an image by its maps.
-
-    Raises:
-        DataError: the encoder's weights can't be had.
-    """
+    """Give the function that describes pixels by the encoder's maps; DataError without weights."""
     model = create_model("unet", encoder=ENCODER, encoder_weights="imagenet")
     encoder: Any = model.eval().encoder
     mean, std = (torch.tensor(values)[:, None, None] for values in encoder.trained_with)
@@ -43,18 +39,13 @@ def lite0_features() -> Callable[[RGB], Features]:
             maps = encoder(zoomed)
             if not axes:  # the same for all images, so that trees of one can answer for another
                 axes.extend(_principal(one) for one in maps)
-            kept = [
-                torch.einsum("bchw,ck->bkhw", one, axis)
+            full = [
+                functional.interpolate(
+                    torch.einsum("bchw,ck->bkhw", one, axis), size=(height, width), mode="bilinear"
+                )
                 for one, axis in zip(maps, axes, strict=True)
             ]
-            full = torch.cat(
-                [
-                    functional.interpolate(one, size=(height, width), mode="bilinear")
-                    for one in kept
-                ],
-                dim=1,
-            )
-            return full[0].permute(1, 2, 0).numpy().astype(np.float16)
+            return torch.cat(full, dim=1)[0].permute(1, 2, 0).numpy().astype(np.float16)
 
     return describe
 

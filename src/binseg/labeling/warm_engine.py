@@ -1,7 +1,6 @@
 """The engine that learns: a network from the pretrained base, in rounds, on labelled pixels only.
 
-Each round begins from the base, so that what was drawn wrong and mended leaves no trace. Pixels
-that nobody has labelled are `IGNORE`: they have no part in the loss.
+Each round begins from the base, so that what was drawn wrong and mended leaves no trace.
 """
 
 import time
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binseg.labeling.lite0_features import ENCODER
 from binseg.labeling.strokes import Labels
 from binseg.labeling.working_image import RGB
 from binseg.losses import build_loss
@@ -37,11 +37,7 @@ class Example:
 
 
 class WarmNetwork:
-    """A network that answers for images at the engines' size.
-
-    Args:
-        model: gives logits.
-    """
+    """A network (its logits) that answers for images at the engines' size."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model.eval()
@@ -59,18 +55,10 @@ class WarmNetwork:
 
 
 def base_network() -> nn.Module:
-    """Give the pretrained base: Lite0 from ImageNet with a fresh U-Net decoder.
-
-    Raises:
-        DataError: the weights can't be had.
-    """
+    """Give Lite0 from ImageNet with a fresh U-Net decoder; DataError without weights."""
     torch.manual_seed(0)
     return create_model(
-        "unet",
-        encoder="efficientnet_lite0",
-        encoder_weights="imagenet",
-        up="bilinear",
-        final_convs=0,
+        "unet", encoder=ENCODER, encoder_weights="imagenet", up="bilinear", final_convs=0
     )
 
 
@@ -83,28 +71,21 @@ def train_round(
     most_steps: int | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> WarmNetwork | None:
-    """Train for some time on what is labelled.
+    """Train `model` in place for some seconds on labels of either kind; None where it was given up.
 
-    Args:
-        model: trained in place.
-        examples: at least one has labelled pixels of either kind.
-        seconds: time of the round.
-        seed: decides places and order.
-        most_steps: an end by steps, for tests and benchmarks; the rate then falls by them.
-        is_wanted: asked before each step; False gives the round up.
-
-    Returns:
-        None where it was given up.
+    `is_wanted` is asked before each step. `most_steps` is an end by steps, for tests and
+    benchmarks.
     """
     assert isinstance(model, EncoderDecoder)
-    random, torch_seed = np.random.default_rng(seed), torch.random.manual_seed(seed)
-    del torch_seed
+    random = np.random.default_rng(seed)
+    torch.manual_seed(seed)
     freeze_batch_norm(model)  # a few crops say less about the mean of channels than ImageNet does
     model.train()
-    slow = {id(p) for p in encoder_parameters(model)}
+    slow = encoder_parameters(model)
+    known = {id(p) for p in slow}
     groups = [
-        {"params": [p for p in model.parameters() if id(p) not in slow], "lr": RATE},
-        {"params": encoder_parameters(model), "lr": RATE * ENCODER_SHARE},
+        {"params": [p for p in model.parameters() if id(p) not in known], "lr": RATE},
+        {"params": slow, "lr": RATE * ENCODER_SHARE},
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -136,16 +117,13 @@ def _batch(
     """Cut crops around labelled pixels, turned and mirrored at random."""
     images, labels = [], []
     for _ in range(BATCH):
-        one = examples[int(random.integers(len(examples)))]
-        image, known = _crop(one, random)
-        turns, mirrored = int(random.integers(4)), bool(random.integers(2))
-        image, known = np.rot90(image, turns), np.rot90(known, turns)
-        if mirrored:
-            image, known = image[:, ::-1], known[:, ::-1]
+        parts = _crop(examples[int(random.integers(len(examples)))], random)
+        turns, step = int(random.integers(4)), 1 - 2 * int(random.integers(2))
+        image, known = (np.rot90(part, turns)[:, ::step] for part in parts)
         light = random.uniform(0.8, 1.25), random.uniform(-20, 20)
         bright = np.clip(image.astype(np.float32) * light[0] + light[1], 0, 255)
         images.append(bright.astype(np.uint8))
-        labels.append(np.ascontiguousarray(known))
+        labels.append(known)
     target = torch.from_numpy(np.stack(labels))[:, None]
     return _normalised(model, np.stack(images)), (target == 1).float(), target != IGNORE
 
@@ -162,10 +140,8 @@ def _crop(one: Example, random: np.random.Generator) -> tuple[np.ndarray, np.nda
     image = one.rgb_hw3[top : top + CROP, left : left + CROP]
     known = one.labels_hw[top : top + CROP, left : left + CROP]
     missing = [(0, CROP - side) for side in known.shape]
-    if any(after for _, after in missing):
-        image = np.pad(image, [*missing, (0, 0)], mode="edge")
-        known = np.pad(known, missing, constant_values=IGNORE)
-    return image, known
+    padded = np.pad(image, [*missing, (0, 0)], mode="edge")
+    return padded, np.pad(known, missing, constant_values=IGNORE)
 
 
 def _normalised(model: nn.Module, rgb_BHW3: np.ndarray) -> Tensor:

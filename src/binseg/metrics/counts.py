@@ -22,11 +22,6 @@ _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 def count(mask_HW: Mask, truth_HW: Mask, valid_HW: Mask) -> Counts:
     """Count the valid pixels of one image by truth and prediction.
 
-    Args:
-        mask_HW: True where foreground is predicted.
-        truth_HW: True where foreground is.
-        valid_HW: False where a pixel counts neither for nor against.
-
     >>> mask = np.array([[True, True, False, False]])
     >>> truth = np.array([[True, False, True, False]])
     >>> count(mask, truth, np.array([[True, True, True, False]]))

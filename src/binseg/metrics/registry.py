@@ -1,9 +1,4 @@
-"""The registry of scores: one row in `METRICS` for each, and everything that shows one reads it.
-
-A row knows a score's name, label and meaning, its unit, which way is better, and how it follows
-from what was counted or measured. Reports, JSON, CSV, the page, curves, comparison, the shell and
-the reference page of the documentation list what is here, so that a new score is a new row.
-"""
+"""The registry of scores: one row in `METRICS` for each, and everything that shows one reads it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,10 +63,7 @@ class PixelMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class OutlineMetric(Metric):
-    """A score of the distance between two outlines: per image, and averaged over images.
-
-    Where one mask is empty it isn't asked: `surface.OUTLINE_RULE` decides.
-    """
+    """A score of the distance between two outlines, where both are (else `OUTLINE_RULE`)."""
 
     of: Callable[[OutlinePair], float]
     kind = "outlines"
@@ -108,10 +100,7 @@ class CalibrationMetric(Metric):
 
 
 def _ratio(upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int, ...]) -> Ratio:
-    """Divide two weighted sums of four counts.
-
-    0/0 is 1 where the counts that `nothing` weighs are 0 too, else 0: see EMPTY_RULE.
-    """
+    """Divide weighted sums of four counts; 0/0 is 1 where `nothing` weighs 0, else 0."""
 
     def score(counts_N4: Num[np.ndarray, "N 4"]) -> Column:
         numerator_N, denominator_N = counts_N4 @ np.array(upper), counts_N4 @ np.array(lower)

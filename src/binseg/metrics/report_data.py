@@ -81,8 +81,7 @@ def _plain(value: Any) -> Any:
 def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
     """List the averages of a report, one row for each kind and size, as tables and CSV show them.
 
-    With `intervals` (a report's own) each score has two more columns, NAME_low and
-    NAME_high; they are empty where there is only one image or group.
+    With `intervals` each score has two more columns, NAME_low and NAME_high, which may be empty.
     """
     rows: list[Row] = []
     for kind, table in (("mean", report.mean), ("pooled", report.pooled)):
@@ -101,9 +100,8 @@ def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Ro
 def image_rows(report: Report) -> list[Row]:
     """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
 
-    The model's size has the prefix `model_`, objects have `objects_`; a manifest's own columns have
-    `column_`, so that a column named "dice" can't hide the score. What has no valid pixel has no
-    score, so that nobody's mean takes it in.
+    The model's size has the prefix `model_`, objects have `objects_`, a manifest's own columns
+    `column_`. What has no valid pixel has no score, so that nobody's mean takes it in.
     """
     rows = [_image_row(one) for one in report.images]
     # CSV needs one set of columns: those of all rows, in the order in which they appear.

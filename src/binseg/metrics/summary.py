@@ -1,8 +1,6 @@
 """Images become a `Report`: averages, pooled scores, intervals, slices, and the rules used.
 
-Everything that follows from single images is computed from them here, so that no order and no
-batch can change it; sums over probabilities come ready from the loop that saw them. A slice is a
-part of the data: small or large objects, one breed, one microscope.
+A slice is a part of the data: small or large objects, one breed, one microscope.
 """
 
 from collections import Counter
@@ -55,23 +53,11 @@ def summarise(
 ) -> Report:
     """Average the scores over images, pool the counts, and say the rules that were used.
 
-    Args:
-        images: every image of the split, all counted at the same sizes.
-        title: the report's.
-        bundle_id: of the model that predicted.
-        split: the part of the data that was scored.
-        threshold: the probability above which a pixel was called foreground.
-        border: what became of the border class, or "none".
-        rule: by which outlines were measured.
-        reliabilities: of the images with a valid pixel, in their order; none: no calibration.
-        tally: of the same images; None leaves the sweep out.
-        by: columns to slice by.
-        notes: further sentences to be read with the numbers.
-        num_resamples: of the bootstrap; 0 leaves all intervals out.
-
-    Raises:
-        DataError: there is no image with a valid pixel.
-        UsageError: no image has such a column.
+    All images are counted at the same sizes; `reliabilities` are of those with a valid pixel, in
+    their order, and `tally` of the same; without them there is no calibration and no sweep.
+    `border` says what became of the border class, `by` names columns to slice by; 0 resamples leave
+    intervals out. Raises DataError without a valid pixel, UsageError where no image has such a
+    column.
     """
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
@@ -205,11 +191,8 @@ def slice_images(
 
     Sizes and shares are those of the truth at original size, in three parts with as many images
     each; images without an object are a part of their own. Columns with 2 to 20 values are taken
-    unasked, those of `by` whatever their number; images without a value are the part "". Shares are
-    left out unasked where they make the same parts as sizes.
-
-    Raises:
-        UsageError: no image has such a column.
+    unasked, those of `by` whatever their number (UsageError if no image has one); images without a
+    value are the part "". Shares that make the same parts as sizes are left out unasked.
     """
     scored = scored_images(images, "original")
     names = list(dict.fromkeys(name for one in scored for name in one.columns))
@@ -231,11 +214,7 @@ def slice_images(
 
 
 def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse to slice by what no image has; "object size" and "foreground share" are always there.
-
-    Raises:
-        UsageError: naming those that can be asked for.
-    """
+    """Refuse to slice by what no image has, with UsageError naming what can be asked for."""
     known = {*names, BY_SIZE, BY_SHARE}
     for name in asked:
         if name not in known:

@@ -38,10 +38,7 @@ def conv_unit(
     bias: bool,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Convolution, norm, ReLU and, where it is asked for, dropout; the size stays.
-
-    Without a norm there is always a bias: nothing else would shift the values.
-    """
+    """Convolution (with a bias if it has no norm), norm, ReLU, perhaps dropout; one size."""
     bias = bias or norm == "none"
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
     parts: OrderedDict[str, nn.Module] = OrderedDict(conv=conv)
@@ -76,8 +73,7 @@ def conv_block(
 def up_layer(up: Up, in_channels: int, out_channels: int) -> nn.Module:
     """Double height and width: a transposed 2x2 convolution, or 1x1 convolution and interpolation.
 
-    The 1x1 convolution comes before the interpolation: the same function as behind it, on a
-    quarter of the pixels.
+    The 1x1 convolution comes first: the same function on a quarter of the pixels.
     """
     if up == "transpose":
         return nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
@@ -105,8 +101,7 @@ def join_maps(
     """Bring an upsampled map and its skip (or, without one, the map alone) to one size.
 
     `pad` fits the upsampled map to the skip with zeros, and `resize-up` bilinearly; `resize-skip`
-    resizes the skip to the upsampled map. `size` is the aim where there is no skip (`resize-skip`
-    leaves the map).
+    resizes the skip to the upsampled map. `size` is the aim where there is no skip.
     """
     if rule == "resize-skip":
         if skip_BChw is None:
@@ -119,10 +114,7 @@ def join_maps(
 
 
 def he_initialise(module: nn.Module) -> None:
-    """Sample all convolutions anew for networks of ReLUs (arXiv 1502.01852), biases zero.
-
-    Norm layers keep torch's start (scale 1, shift 0).
-    """
+    """Sample all convolutions anew for networks of ReLUs (arXiv 1502.01852), biases zero."""
     for part in module.modules():
         if isinstance(part, nn.ConvTranspose2d):
             # With a kernel as large as the stride, each output pixel sees one tap per input

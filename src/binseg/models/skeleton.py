@@ -27,9 +27,8 @@ class Encoder(nn.Module):
     def decoder_channels(self, width: int = 0) -> tuple[int, ...]:
         """Return the channels of a U-Net decoder at each map but the coarsest, finest first.
 
-        Args:
-            width: channels at a quarter of the size and above, doubled with each halving below
-                (so 64 gives the reports' 64, 64, 128, 256); 0 leaves the choice to the encoder.
+        `width` is that at a quarter of the size and above, doubled with each halving below; 0
+        leaves the choice to the encoder.
         """
         width = width or self.channels[0]
         return tuple(width * max(1, stride // 4) for stride in self.strides[:-1])
@@ -68,11 +67,7 @@ def size_of(maps_BChw: Tensor) -> tuple[int, int]:
 
 
 def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize bilinearly where the size differs.
-
-    One-pixel maps are spread out instead: the same numbers, and exporters stumble over
-    interpolation to and from a single pixel.
-    """
+    """Resize bilinearly where the size differs; one-pixel maps are spread out, for exporters."""
     if size_of(maps_BChw) == size:
         return maps_BChw
     if size_of(maps_BChw) == (1, 1):
@@ -83,14 +78,9 @@ def resize(maps_BChw: Tensor, size: tuple[int, int]) -> Tensor:
 class EncoderDecoder(nn.Module):
     """An image-to-logits network made of ready parts; the logits have the input's size.
 
-    K is the head's number of channels, 1 for foreground against background. Inputs smaller than
-    the encoder's last stride are padded by repeating their edge, and the logits are cropped back,
-    so that 1 x 1 works as well as 572 x 572.
-
-    Args:
-        encoder: images to feature maps.
-        decoder: feature maps to one map, at the input's size or below it.
-        head: that map to logits; where they are smaller than the input, they are resized.
+    K is the head's number of channels, 1 for foreground against background. Inputs smaller than the
+    encoder's last stride are padded by repeating their edge, and the logits are cropped back, so
+    that 1 x 1 works as well as 572 x 572.
     """
 
     def __init__(self, *, encoder: Encoder, decoder: Decoder, head: nn.Module) -> None:
@@ -129,33 +119,19 @@ class EncoderDecoder(nn.Module):
 
 
 def encoder_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of the encoder, which fine-tuning gives a rate of their own.
-
-    Raises:
-        UsageError: the network has no encoder of its own (`keras_unet`).
-    """
+    """Return the encoder's parameters, which fine-tuning gives a rate of their own; UsageError."""
     return list(_of_parts(model).encoder.parameters())
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep the encoder's batch-norm statistics as they are, also after `model.train()`.
-
-    For small batches, whose own statistics say little; scale and shift still learn.
-
-    Raises:
-        UsageError: the network has no encoder of its own (`keras_unet`).
-    """
+    """Keep the encoder's batch-norm statistics, also after `model.train()`; UsageError."""
     whole = _of_parts(model)
     whole.has_fixed_statistics = True
     whole.train(whole.training)
 
 
 def freeze_encoder(model: nn.Module, *, frozen: bool = True) -> None:
-    """Stop the encoder from learning, statistics of batch norm included, or let it learn again.
-
-    Raises:
-        UsageError: the network has no encoder of its own (`keras_unet`).
-    """
+    """Stop the encoder from learning, batch norm included, or let it learn again; UsageError."""
     whole = _of_parts(model)
     whole.has_frozen_encoder = frozen
     whole.encoder.requires_grad_(not frozen)

@@ -2,7 +2,7 @@
 
 Runtimes do what a network file says: they read weights from other files that it names, and run
 loops and whole graphs inside a node. So a file is read here first, by an allow-list of messages,
-fields and operators, with the standard library alone; whatever isn't on the lists is refused.
+fields and operators, with the standard library alone.
 """
 
 import math
@@ -86,10 +86,8 @@ _Message = dict[int, list[Any]]
 def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
     """Check an ONNX file, and tell its one input and its one output.
 
-    Raises:
-        BundleError: not ONNX, damaged, or with anything that our exporter doesn't write: weights
-            in other files, graphs inside nodes, functions, other operators, tensors that lie about
-            their size.
+    Raises BundleError for anything that our exporter doesn't write: weights in other files, graphs
+    inside nodes, functions, other operators, tensors that lie about their size.
     """
     try:
         return _read_onnx(data)
@@ -113,13 +111,7 @@ def _read_onnx(data: bytes) -> tuple[Port, Port]:
 
 
 def check_ir(network: bytes, weights: bytes, *, name: str) -> tuple[Port, Port]:
-    """Check a network in OpenVINO's own form, and tell its one input and its one output.
-
-    Args:
-        network: the XML.
-        weights: the numbers that it names by their place.
-        name: as in `check_onnx`, as are the errors.
-    """
+    """Check OpenVINO's own form (XML and the numbers that it names by place) as `check_onnx`."""
     try:
         return _read_ir(network.decode("utf-8"), len(weights))
     except (ValueError, KeyError, TypeError, IndexError, ET.ParseError) as problem:

@@ -6,9 +6,6 @@ file is one file for a runtime, with card, threshold, reference sample and proof
     NAME.onnx           ONNX; onnxruntime, OpenVINO and others open it by its path
     NAME.openvino.zip   OpenVINO's own form, which is two files, stored in one zip
     NAME.pt2            torch.export; opens with torch alone
-
-ONNX has one type for each input, so a file is for bytes or for floats. OpenVINO opens the ONNX file
-too; its own form spares the conversion at each start.
 """
 
 import base64
@@ -53,14 +50,10 @@ _EXTRAS = {
 
 
 def require(package: str) -> Any:
-    """Import an optional package, openvino without its telemetry.
+    """Import an optional package, or raise MissingExtraError; openvino without its telemetry.
 
     Importing openvino sends an event to Google Analytics, from a process forked for that, unless
-    the user has declined. Predicting images is nobody else's business: openvino falls back to a
-    stub where its telemetry package is missing, and so it is kept from finding it.
-
-    Raises:
-        MissingExtraError: it isn't installed.
+    the user has declined; it falls back to a stub where its telemetry package is missing.
     """
     hidden = package == "openvino" and _TELEMETRY not in sys.modules
     if hidden:
@@ -81,12 +74,8 @@ def require(package: str) -> Any:
 def openvino_core() -> Any:
     """Give the one `openvino.Core` of this process, which stays until its end.
 
-    A Core gives the thread that makes it a stack for signals, and takes its memory back when it
-    goes, also where another Core's stack has been put on top since: the next signal (Ctrl-C) is
-    then a segmentation fault (OpenVINO 2026.0, `SigAltStackSetup` of its CPU plugin).
-
-    Raises:
-        MissingExtraError: openvino isn't installed.
+    A Core takes back the signal stack of its thread when it goes, also where another's has been put
+    on top: the next Ctrl-C is then a segmentation fault (OpenVINO 2026.0, `SigAltStackSetup`).
     """
     return require("openvino").Core()
 
@@ -94,9 +83,7 @@ def openvino_core() -> Any:
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
     """Open an ONNX file in ONNX Runtime; 0 threads leave their number to the runtime.
 
-    Raises:
-        MissingExtraError: onnxruntime isn't installed.
-        BundleError: no network that binseg exports, or onnxruntime can't read it.
+    Raises MissingExtraError, and BundleError for no network that binseg exports.
     """
     onnxruntime = require("onnxruntime")
     check_onnx(data, name=name)
@@ -114,19 +101,10 @@ def compile_openvino(
 ) -> tuple[Any, str]:
     """Open a network in OpenVINO, in a stated precision: its default is bf16 where that exists.
 
-    Args:
-        data: an ONNX file, or the XML of OpenVINO's own form.
-        weights: the other half of OpenVINO's own form.
-        precision: bf16; anything else computes in fp32 (an int8 network as it was quantised).
-        name: the network's name in errors.
-        settings: further properties of the compiled model.
-
-    Returns:
-        The compiled model, and the precision that it really computes in: fp32 or bf16.
-
-    Raises:
-        MissingExtraError: openvino isn't installed.
-        BundleError: no network that binseg exports, or openvino can't read it.
+    `data` is an ONNX file, or the XML of OpenVINO's own form whose other half is `weights`. A
+    precision but bf16 computes in fp32 (an int8 network as it was quantised); the one that it
+    really computes in comes with the compiled model. Raises MissingExtraError, and BundleError for
+    a foreign network.
     """
     core = openvino_core()
     if weights is None:
@@ -175,11 +153,7 @@ class Facts:
 
     @classmethod
     def of_text(cls, text: Mapping[str, str]) -> "Facts":
-        """Read back what `as_text` gave.
-
-        Raises:
-            BundleError, ValueError, KeyError, TypeError: something is missing or damaged.
-        """
+        """Read what `as_text` gave; BundleError, ValueError, KeyError, TypeError if damaged."""
         card, threshold, told, proof, reference = (text[key] for key in _KEYS)
         data = base64.b64decode(reference, validate=True)
         sample = from_bytes(data, name="its reference sample")
@@ -200,17 +174,10 @@ class Facts:
 
 
 def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
-    """Open an exported file in its runtime.
+    """Open an exported file of a target in its runtime; give what computes, and its facts.
 
-    A file for torch is unpickled and may run code: open only those that you made yourself. The
-    target is a key of `SUFFIXES`; what the file holds decides nothing.
-
-    Returns:
-        The function that computes, and all that the file says about itself.
-
-    Raises:
-        BundleError: no file that binseg exported for this target.
-        MissingExtraError: its runtime isn't installed.
+    A file for torch is unpickled and may run code: open only those that you made yourself. Raises
+    BundleError where binseg didn't export it for this target, and MissingExtraError.
     """
     opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
     try:

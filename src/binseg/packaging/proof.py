@@ -47,9 +47,8 @@ tiles see less of the surroundings than a graph that computes the whole image at
 class Proof:
     """Differences of a runtime from the reference that it stands `beside`, on the same images.
 
-    `precision` is the one that was really computed in; `agreement` the IoU of the two masks, pixels
-    of all images together (1 where both are empty); `dice_change` the mean over images with truth,
-    None without any.
+    `agreement` is the IoU of the two masks, pixels of all images together (1 where both are empty);
+    `dice_change` the mean over images with truth, None without any.
     """
 
     runtime: str
@@ -92,8 +91,7 @@ def prove(
 ) -> Proof:
     """Compare two runtimes on images of any sizes, some of which may have a truth.
 
-    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference,
-    whose probability counts. `threshold` makes the masks that are compared.
+    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference.
     """
     assert images, "nothing is proven by no images"
     known = list(truths) or [None] * len(images)

@@ -96,24 +96,13 @@ def bench_training(
 ) -> dict[str, Any]:
     """Measure a recipe's training steps on real images; nothing is kept of the training.
 
-    Args:
-        recipe: what would be trained.
-        num_steps: steps to measure.
-        operations: name torch's operations that take most time too.
-        find_batch: double the batch size while that pays.
-        find_lr: run a learning-rate range test of 100 steps.
-        curve: where that test's image goes.
-        progress: told how far it is.
+    `operations` names torch's operations that take most time too, `find_batch` doubles the batch
+    size while that pays, `find_lr` runs a range test of 100 steps, whose image goes to `curve`.
 
-    Returns:
-        Plain data. Seconds are medians of each phase of a step of `num_inputs`; an epoch's are
-        those of `num_train` images, validation left out. `batch_size` and `lr` are what was found:
-        None where it wasn't looked for, or the loss never fell.
-
-    Raises:
-        UsageError: no data, unknown names.
-        DataError: images that can't be read.
-        TrainingError: not even two inputs fit into the memory.
+    It gives plain data: medians in seconds of each phase of a step of `num_inputs`; an epoch's are
+    those of `num_train` images, validation left out. `batch_size` and `lr` are what was found, or
+    None. Raises UsageError, DataError, and TrainingError where not even two inputs fit into the
+    memory.
     """
     if recipe.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
@@ -282,10 +271,8 @@ def find_batch_size(
 ) -> list[BatchTrial]:
     """Double the batch while that pays and memory allows; the best trial comes last.
 
-    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs.
-
-    Raises:
-        TrainingError: not even one input fits.
+    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs. Raises
+    TrainingError where not even one input fits.
     """
     trials: list[BatchTrial] = []
     size, free = 2, available_memory(resolve_device(recipe.train.device))
@@ -317,12 +304,9 @@ def find_batch_size(
 def find_learning_rate(
     steps: Steps, num_steps: int = 100, *, progress: Progress = SILENT
 ) -> list[RateTrial]:
-    """Raise the learning rate from 1e-6 to 1, step by step, and note the loss (arXiv 1506.01186).
+    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186).
 
-    The test ends where the loss diverges.
-
-    Raises:
-        TrainingError: the first loss is not a number.
+    Raises TrainingError where the first loss is not a number.
     """
     rates = [group["lr"] for group in steps.optimizer.param_groups]
     trials: list[RateTrial] = []

@@ -65,11 +65,7 @@ def training_seconds(
 ) -> float:
     """Say how long the epochs may take, and where the budget of the whole run can't be kept.
 
-    Args:
-        budget_minutes: for the whole run.
-        spent: seconds that are over.
-        ending: seconds that the end will take.
-        progress: hears it.
+    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
     """
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
@@ -91,10 +87,8 @@ def training_seconds(
 def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> float:
     """Say how long a run will take: its budget, if that can be kept, or what all its parts need.
 
-    Args:
-        recipe: the whole of it.
-        facts: of the training images; all are taken to have the typical one's size.
-        machine: with the speed of the recipe's network.
+    All images are taken to have the typical one's size of `facts`; `machine` has the network's
+    speed.
     """
     height, width = int(facts.height[1]), int(facts.width[1])
     inputs, judged = _inputs_an_epoch(recipe, facts)
@@ -206,10 +200,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
 
 
 def within_time(recipe: Recipe, ending: Ending, left: float, progress: Progress) -> Recipe:
-    """Give up the trials of a run's end that `left` seconds are too few for, and say so.
-
-    First those of tta go, then those of post-processing.
-    """
+    """Give up the trials of a run's end that `left` seconds are too few for, those of tta first."""
     for field, label in (("tta", "tta"), ("postprocess", "post-processing")):
         needed = ending.seconds(recipe)
         if needed > left and getattr(recipe.train, field) == "tune":

@@ -25,18 +25,10 @@ def calibrate(
 ) -> tuple[Guarantee, ...]:
     """Choose thresholds with a guarantee on the validation images, and write them into the card.
 
-    Args:
-        run: a run's folder or a bundle, whose card is written anew.
-        data: where the images are.
-        guarantees: promises such as `recall=0.95`; a score that the card had is replaced.
-        learn: fit anew what the card knows of its data.
-        device: auto, cpu or cuda.
-        progress: told how far it is.
-
-    Raises:
-        UsageError: an unknown score or value.
-        DataError: no validation images, or too few of them; it says how many are needed.
-        OutputError: the card can't be written.
+    `run` is a run's folder or a bundle, `guarantees` are promises such as `recall=0.95` (a score
+    that the card had is replaced), `learn` fits anew what the card knows of its data. Raises
+    UsageError for an unknown score or value, DataError for no or too few validation images, and
+    OutputError.
     """
     wanted = [parse_guarantee(one) for one in guarantees]
     predictor = load(run, device=device)

@@ -76,22 +76,12 @@ def check(
     sheet: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
-    """Look at every image and mask of a data set.
+    """Look at every image and mask of a data set; one that can't be opened at all is one finding.
 
-    Args:
-        data: where it is and how its masks are read.
-        model: a run, a bundle, or the folder of a cross-validation (then each mask is judged by the
-            model that did not learn from it); masks that it contradicts are findings, too.
-        page: HTML file to write, with the findings and their images.
-        sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
-            mask is seen.
-        progress: hears of every image.
-
-    Returns:
-        Facts and findings; a data set that can't be opened at all is one finding.
-
-    Raises:
-        OutputError: the page or the sheet can't be written.
+    `model` is a run, a bundle, or the folder of a cross-validation (each mask is then judged by the
+    model that did not learn from it); masks that it contradicts are findings, too. `page` is an
+    HTML file of the findings and their images, `sheet` a PNG of samples under their masks, where an
+    inverted or shifted mask is seen. Raises OutputError where they can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     suspects: list[Contradiction] = []

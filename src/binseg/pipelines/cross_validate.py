@@ -78,22 +78,12 @@ def cross_validate(
 ) -> CrossResult:
     """Train a model for each fold of the data, and score every image out of its fold.
 
-    Groups of images never span folds; the data's own test split, where there is one, is in no
-    fold. `binseg.load` of all folds is their ensemble.
-
-    Args:
-        recipe: every setting; its split becomes k-fold, with its own seed.
-        folds: into how many parts the images are dealt.
-        out: folder for the runs and the pooled report; absent or empty.
-        spent: seconds of the folds' common budget that are over already.
-        plan: the settings' reasons, which every run keeps.
-        progress: told how far it is.
-
-    Raises:
-        UsageError: fewer than two folds, a folder that holds something, unknown names.
-        DataError: nothing to learn from, or fewer groups of images (or fewer images with
-            foreground) than folds.
-        TrainingError: it diverged.
+    Groups of images never span folds; the data's own test split, where there is one, is in no fold.
+    `binseg.load` of all folds is their ensemble. The recipe's split becomes k-fold, with its own
+    seed; `out` takes the runs and the pooled report; `spent` seconds of the common budget are over;
+    `plan`, the settings' reasons, is kept with every run. Raises UsageError (fewer than two folds,
+    a folder that holds something), DataError (nothing to learn from, or fewer groups, or images
+    with foreground, than folds) and TrainingError.
     """
     if folds < 2:
         raise UsageError(f"{folds} folds: give 2 or more")
@@ -116,9 +106,7 @@ def cross_validate(
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
     """Go on with a cross-validation that was stopped: finished folds are kept as they are.
 
-    Raises:
-        BundleError: there is no cross-validation.
-        DataError: its data has changed.
+    Raises BundleError where there is none, DataError where its data has changed.
     """
     folder = Path(out)
     if not is_cross_validation(folder):

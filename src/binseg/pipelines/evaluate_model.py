@@ -32,21 +32,20 @@ def evaluate(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Report:
-    """Score a model on one split of a data set.
+    """Score a model on one split (train, val, test or all) of a data set.
 
-    Images that a run's split.csv knows keep the split that they had in training, so that none
-    that trained the model is scored as `test`.
+    Images that a run's split.csv knows keep the split that they had in training, so that none that
+    trained the model is scored as `test`.
 
     Args:
         model: the folder of a run, a bundle, several of them as an ensemble, or a predictor;
             `SavedMask(None, name=FOLDER)` scores the masks in a folder.
         data: where the images are; a run knows its own. A path's masks are read as in training.
         split: train, val, test or all.
-        out: folder for report.html, report.json, per_image.csv, gallery.png and histogram.png;
-            None writes nothing.
+        out: folder of the report; None writes nothing.
         by: columns of the data to slice the scores by, beside those of few values.
         tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
-            in mm where `spacing` is given; None: 2 pixels.
+            in mm where `spacing` (mm per pixel) is given; None: 2 pixels.
         spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
         progress: told how far it is.
@@ -114,9 +113,8 @@ def report_folder(
 ) -> Path:
     """Name the folder of a report that nobody named: in the run, by split and data.
 
-    Whatever makes it another report gives it another name, so that none replaces another: the
-    first model, the split, images other than the run's own, further members of an ensemble, `tta`
-    as `load` takes it, and other ways to read the data or to measure.
+    Whatever makes it another report gives it another name: the first model, the split, other
+    images, further members of an ensemble, `tta`, and other ways to read the data or to measure.
     """
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation") / _plain(_called(model))

@@ -114,14 +114,13 @@ def export_model(
     max_dice_change: float | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
-    """Export a model, prove it, and write it; nothing is written where the proof fails.
+    """Export a run or bundle, prove it, and write it; nothing is written where the proof fails.
 
     Args:
         run: a run's folder, or a bundle.
         target: onnx, openvino or torch: one file that takes raw pixels of any size; bundle: the
             network inside the bundle, for binseg's own prediction without torch.
-        out: the file (or, for a bundle, a folder); beside the run if left out, and for a bundle the
-            bundle itself.
+        out: the file or folder; beside the run, or the bundle itself, if left out.
         int8: 8-bit whole numbers, calibrated on validation images.
         pixels: kind of pixels that the file takes: uint8 or float32.
         max_dice_change: largest change of Dice by int8, instead of 0.003.

@@ -58,20 +58,11 @@ def pack(
     licence: str | None = None,
     note: str | None = None,
 ) -> PackResult:
-    """Write a bundle as one zip file.
+    """Write a run or bundle as one zip file, its card with another `name`, `licence` and `note`.
 
-    Args:
-        run: a run's folder or a bundle.
-        out: the zip to write.
-        half: store the weights in 16 bits (they compute in 32 again), which halves the file; one
-            reference sample is kept, with the probability that the rounded weights give.
-        name: on the card, instead of the model's.
-        licence: on the card.
-        note: about the data, for the card.
-
-    Raises:
-        BundleError: weights too large for 16 bits.
-        OutputError: the zip can't be written.
+    `half` stores the weights in 16 bits (they compute in 32 again), which halves the file; one
+    reference sample is kept, with the probability that the rounded weights give. Raises BundleError
+    for weights too large for 16 bits, and OutputError.
     """
     bundle = read_bundle(run)
     card, difference = bundle.card, None
@@ -152,20 +143,12 @@ class Verification:
 
 
 def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verification], list[str]]:
-    """Compute the reference sample again, by each runtime that is installed.
+    """Compute the reference sample again, by each installed runtime; say what was left out and why.
 
-    Args:
-        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`, which is known
-            by its suffix.
-        trust_code: open files for torch (.pt2) too, which may run code.
-
-    Returns:
-        One verification for each runtime, and what was left out and why.
-
-    Raises:
-        BundleError: damaged, or not from binseg; or no runtime for it is installed.
-        UsageError: a file for torch without `trust_code`.
-        MissingExtraError: the runtime of an exported file isn't installed.
+    `path` is a run's folder, a bundle, or a file of `binseg export`; `trust_code` opens files for
+    torch (.pt2) too, which may run code. Raises BundleError (damaged, not from binseg, or no
+    runtime for it), UsageError (a file for torch without `trust_code`) and MissingExtraError (its
+    runtime).
     """
     given = Path(path)
     name = given.name.lower()

@@ -51,10 +51,7 @@ def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
 
 
 def as_pixels(images: ProofImages, pixels: Pixels, preprocessing: Preprocessing) -> ProofImages:
-    """Convert the images into the pixels that an exported file takes.
-
-    With `intensity: percentile`, floats keep their range.
-    """
+    """Convert images into an exported file's pixels; with `intensity: percentile` floats stay."""
 
     def as_floats(image_HWC: np.ndarray) -> np.ndarray:
         is_whole = image_HWC.dtype.kind != "f" and preprocessing.intensity != "percentile"

@@ -47,13 +47,7 @@ class DemoResult:
 def demo(
     out: str | Path, *, recipe: Recipe | None = None, progress: Progress = SILENT
 ) -> DemoResult:
-    """Train a small model on synthetic images, score it, predict one; then a photo of a cat.
-
-    Args:
-        out: folder for everything; absent or empty.
-        recipe: instead of the recipe `demo`.
-        progress: told how far it is.
-    """
+    """Train a small model on synthetic images, score it, predict one; then a photo of a cat."""
     trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
     folder, options = trained.folder, PredictOptions(outputs=("overlay",))
     report = evaluate(folder, split="test", out=folder / "test", progress=progress)

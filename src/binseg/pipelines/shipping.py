@@ -44,10 +44,7 @@ def ship(
     val_pixels: PixelCache,
     progress: Progress,
 ) -> Report:
-    """Choose the threshold, score the validation split, and write the bundle with both.
-
-    The model holds the weights that ship.
-    """
+    """Choose the threshold, score the validation split, and write the bundle of the weights."""
     val = replace(dataset, records=dataset.of_split("val"), notes=(CHOSEN_ON,))
     tuned = tune_on_validation(recipe, in_memory(recipe, model), val, progress=progress)
     predictor = in_memory(recipe, model, tuned)

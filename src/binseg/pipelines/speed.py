@@ -94,12 +94,8 @@ def measure_machine(
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
-    Args:
-        asked: device, precision, loss and network, where the user chose them.
-        given: what the user chose, by dotted keys.
-        budget: seconds for the whole run; None where time doesn't matter.
-        progress: told of every network.
-        from_scratch: the plan will begin from scratch, unless the user asks for weights.
+    `asked` has device, precision, loss and network as the user chose them, `given` the dotted keys
+    of the choices; the plan will begin `from_scratch`, unless the user asks for weights.
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)

@@ -130,18 +130,10 @@ def resume_training(
     progress: Progress = SILENT,
     command: str | None = None,
 ) -> TrainResult:
-    """Go on with a run that was stopped, by its own recipe and split.
+    """Go on with the run in a folder that was stopped, by its own recipe and split.
 
-    Args:
-        out: the folder of the run.
-        checkpoint_minutes: between two checkpoints, if not as in its recipe.
-        progress: told how far it is.
-        command: as `train` takes it.
-
-    Raises:
-        BundleError: there is no run.
-        UsageError: it is finished.
-        DataError: its data has changed.
+    `checkpoint_minutes` may differ from the recipe's. Raises BundleError (no run), UsageError (it
+    is finished) and DataError (its data has changed).
     """
     started = time.perf_counter()
     run = RunFolder.open(out)
@@ -221,11 +213,7 @@ def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
 def _look_for_faults(
     dataset: Dataset, recipe: Recipe, progress: Progress, *, is_drawn: bool
 ) -> None:
-    """Refuse images of one split in another, and masks beside their objects; say the rest.
-
-    Raises:
-        DataError: what the recipe doesn't allow, with the first images named.
-    """
+    """Refuse images in two splits and masks beside their objects (DataError); say the rest."""
     config, findings = recipe.data, training_checks(dataset, progress=progress)
     if recipe.input.intensity != "dtype":
         findings = tuple(one for one in findings if one.code != "narrow-range")
@@ -370,13 +358,7 @@ def _tell_others(
 def join_training(ranks: Ranks, *, device: str = "auto") -> None:
     """Train along on a rank other than 0, which says what, until it ends the run.
 
-    Args:
-        ranks: of this process.
-        device: as in the recipe, which comes only after the ranks have met.
-
-    Raises:
-        DataError: this machine's data is not that of rank 0.
-        TrainingError: rank 0 can't be reached, or is lost.
+    Raises DataError where this machine's data is not rank 0's, TrainingError where that is lost.
     """
     with process_group(ranks, rank_device(device, ranks)) as group:
         job = group.share_json()

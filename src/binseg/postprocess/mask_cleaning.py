@@ -27,11 +27,7 @@ _MOST_PARTS = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """Corrections of a mask; areas are in pixels of the image's own size.
-
-    Raises:
-        UsageError: a negative area.
-    """
+    """Corrections of a mask; areas are in pixels of the image's own size, UsageError below 0."""
 
     min_area: int = 0
     """Objects of fewer pixels are removed."""
@@ -115,11 +111,7 @@ def _is_kept(
 
 
 def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
-    """Correct a mask, which is looked through several times, as `clean` does.
-
-    Raises:
-        DataError: more objects than fit into memory, when the result is looked through.
-    """
+    """Correct a mask in bands as `clean` does; DataError for more objects than fit into memory."""
     if postprocessing.fill_holes:
         bands = partial(_filled, bands, postprocessing.fill_holes)
     if postprocessing.min_area > 1 or postprocessing.largest_only:
@@ -154,10 +146,7 @@ def _label(mask_HW: Mask, *, diagonal: bool) -> tuple[Int32[np.ndarray, "H W"], 
 
 
 def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np.ndarray, "h W"]]:
-    """Give the bands again with the chosen objects alone.
-
-    All bands are numbered first, and parts that touch across a border are joined to objects.
-    """
+    """Give the bands again with the chosen objects alone, joined across borders."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -134,10 +134,7 @@ def dice_chart(scores: Sequence[float]) -> Chart:
 
 
 def readouts(sweep: Sweep) -> list[tuple[str, str, str]]:
-    """List the curves of a sweep that are shown: name, label, and the tone of those with a line.
-
-    Pooled Dice is read beside the slider only, since its curve would hide that of the mean.
-    """
+    """List the curves of a sweep that are shown: name, label, and the tone of those with a line."""
     shown = [("mean_dice", "mean Dice")]
     shown += [
         (metric.name, f"pooled {metric.label}")

@@ -39,19 +39,10 @@ def write_doctor_page(
     thumbs: Mapping[str, UInt8[np.ndarray, "h w 3"]],
     titles: Mapping[str, str],
 ) -> None:
-    """Write the page.
+    """Write the page of the data set `title`; OutputError if the disk refuses.
 
-    Args:
-        path: the file to write.
-        title: the data set that was checked.
-        facts: label and text, a line each.
-        findings: the worst first.
-        shares: share of foreground of each mask, for the histogram.
-        thumbs: small images by id, masks laid over; an id without one is only named.
-        titles: heading of each code of the findings.
-
-    Raises:
-        OutputError: the file can't be written.
+    `facts` are label and text, `findings` the worst first, `shares` the share of foreground of each
+    mask, `thumbs` small images by id with their masks, `titles` headings by code of the findings.
     """
     of_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:

@@ -1,8 +1,4 @@
-"""The one door to matplotlib: figures without global state, one style, whole files or none.
-
-`pyplot` is never touched, so that drawing in a notebook, a server's thread or a training run leaves
-no figure open and no setting changed.
-"""
+"""The one door to matplotlib: figures without global state (no `pyplot`), whole files or none."""
 
 import logging
 import warnings
@@ -55,11 +51,8 @@ def new_figure(
 ) -> "Figure":
     """Open a white figure, `width` x `height` inches, that belongs to nobody else.
 
-    `purpose` goes into the message where matplotlib is missing. Axes are fitted to their labels,
-    unless the caller places them by hand.
-
-    Raises:
-        MissingExtraError: matplotlib isn't installed.
+    `purpose` goes into the MissingExtraError where matplotlib is missing. Axes are fitted to their
+    labels, unless the caller places them by hand.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -56,10 +56,7 @@ class GalleryItem:
 
 
 def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Plot a row per image: image, truth, prediction and error map, with its Dice above, as PNG.
-
-    The first 24 are shown; from 9 on they stand in two blocks.
-    """
+    """Plot rows of image, truth, prediction and error map with its Dice as PNG, the first 24."""
     assert items, "at least one image"
     shown = items[:MAX_ROWS]
     with_truth = any(item.truth_HW is not None for item in shown)

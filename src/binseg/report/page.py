@@ -71,17 +71,7 @@ def write_page(
     galleries: Sequence[Gallery] = (),
     background: Background | None = None,
 ) -> None:
-    """Write the page of one evaluation.
-
-    Args:
-        path: of the HTML file.
-        report: the figures.
-        galleries: images with truth and prediction, small copies of which go into the page.
-        background: the origin of the figures.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Write the page of one evaluation, with small copies of the galleries' images; OutputError."""
 
     def average(kind: str, size: Size, score: str) -> Figure:
         table = report.mean if kind == "mean" else report.pooled

@@ -41,9 +41,8 @@ def plot_curves(
 ) -> None:
     """Plot loss, Dice and learning rate by epoch as PNG, and mark the best epoch in all three.
 
-    The rows are those of metrics.csv: epoch, lr, train_loss, train_dice, val_loss, val_dice; a
-    missing or empty figure leaves a gap. `monitor` is the figure that chose the best epoch, `full`
-    the shipped model's Dice on all validation images, which ends the curve.
+    The rows are those of metrics.csv; a missing or empty figure leaves a gap. `monitor` is the
+    figure that chose the best epoch, `full` the shipped model's Dice on all validation images.
     """
     assert rows, "at least one epoch"
     figure = new_figure(13, 4.2, purpose="plotting curves")

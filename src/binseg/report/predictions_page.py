@@ -50,11 +50,7 @@ def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
 
 
 def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str) -> Path:
-    """Write `report.html` and `summary.csv` into a folder, and return the page's path.
-
-    Raises:
-        OutputError: a file can't be written.
-    """
+    """Write `report.html` and `summary.csv` into a folder, and return the page's path."""
     from binseg.report.rendering import asset, render
 
     ordered = sorted(

@@ -1,8 +1,4 @@
-"""HTML pages from the templates in `assets/`: one file each, where no text of strangers is markup.
-
-Names of files and columns come from strangers. Jinja escapes whatever a template inserts, and only
-what a macro or `asset` gives goes in as it is.
-"""
+"""HTML pages from the templates in `assets/`, one file each; no text of strangers is markup."""
 
 import base64
 import io

@@ -1,9 +1,9 @@
 """The progress of a run by epochs or by the clock, where its seconds go, and requests to stop it.
 
-The learning rate and the size of the inputs follow from the share of the run that is over, 0 at the
-start and 1 at the end. With a budget it is the share of the time, read after each step, so that
-the rate falls to nothing just when the time is over, however fast the machine turns out to be or
-becomes; the last epoch ends where it then is. Time for its validation is kept aside.
+Learning rate and input size follow from the share of the run that is over. With a budget it is the
+share of the time, read after each step, so that the rate falls to nothing just when the time is
+over, however fast the machine turns out to be; the last epoch ends where it then is. Time for its
+validation is kept aside.
 """
 
 import signal
@@ -27,10 +27,7 @@ MOST_CLOSING = 0.3
 class Clock:
     """The share of a run that is over; it stands still between two readings, alike on all ranks.
 
-    Args:
-        recipe: its epochs and sizes.
-        seconds: for all epochs with their validations; None where the epochs alone decide.
-        clock: seconds that only rise.
+    `seconds` are for all epochs with their validations; None where the epochs alone decide.
     """
 
     def __init__(
@@ -187,10 +184,7 @@ class StopRequest:
 
 @contextmanager
 def hearing_interrupts() -> Iterator[StopRequest]:
-    """Give what tells whether the user (SIGINT) or the system (SIGTERM) has asked to stop.
-
-    A second request raises KeyboardInterrupt wherever the program is.
-    """
+    """Give what tells of SIGINT or SIGTERM; a second one raises KeyboardInterrupt."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may listen to signals

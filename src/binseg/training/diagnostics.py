@@ -1,8 +1,4 @@
-"""Signs that a run goes wrong, each with the setting to change: bad steps, and empty predictions.
-
-A gradient that is infinite or not a number would make all weights so, for ever. Such a step is left
-out: the weights, the optimiser's memory and batch norm's statistics stay as they were before it.
-"""
+"""Signs that a run goes wrong, each with the setting to change: bad steps, empty predictions."""
 
 import math
 import statistics
@@ -51,10 +47,8 @@ LASTING = 3
 class StepGuard(Stateful):
     """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
 
-    Args:
-        model: what learns.
-        recipe: names the settings to change.
-        progress: hears of steps that are left out.
+    Weights, the optimiser's memory and batch norm's statistics stay as they were before such a
+    step.
     """
 
     kept = ("_in_row", "_skipped", "_norms", "_calmest")
@@ -79,11 +73,7 @@ class StepGuard(Stateful):
         self._before = [buffer.detach().clone() for buffer in self._buffers]
 
     def judge(self, norm: float, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
-        """Look at the norm of a gradient before clipping; take a bad one away from the optimiser.
-
-        Raises:
-            TrainingError: it is one bad step of too many.
-        """
+        """Look at a gradient's norm before clipping; TrainingError at too many bad ones."""
         if math.isfinite(norm):
             self._in_row = 0
             self._norms.append(norm)

@@ -48,15 +48,7 @@ class Logger(Protocol):
 
 
 class EpochLog(Stateful):
-    """The epochs of a run so far, and which of them was the best.
-
-    Args:
-        folder: of the run; gets metrics.csv.
-        recipe: what is trained.
-        loggers: trackers.
-        progress: hears one line an epoch, and signs that nothing is learnt.
-        writes: whether this rank writes.
-    """
+    """The epochs of a run so far (metrics.csv in its folder), and which of them was the best."""
 
     kept = ("history", "best_epoch", "_symptom", "_num_symptom")
 
@@ -101,11 +93,7 @@ class EpochLog(Stateful):
             self._progress.say(f"{problem}; training goes on, and it is written after a later one")
 
     def write(self) -> None:
-        """Write the whole of metrics.csv: it is small, and a kill can't leave half a line.
-
-        Raises:
-            OutputError: it can't be written.
-        """
+        """Write the whole of metrics.csv: a kill can't leave half a line. Raises OutputError."""
         if not self._writes:
             return
         table = io.StringIO()
@@ -170,10 +158,7 @@ def _reason(problem: Exception) -> str:
 def running_loggers(
     names: Sequence[str], folder: Path, progress: Progress
 ) -> Iterator[list[Logger]]:
-    """Open the trackers of a run by their names, and close them at the end, however it comes.
-
-    What they write on this machine goes to the run's folder; which are missing or fail is said.
-    """
+    """Open a run's trackers by name, and close them at its end; failures are said."""
     opened = [logger for name in names if (logger := _open(name, folder, progress)) is not None]
     try:
         yield opened

@@ -90,10 +90,7 @@ def planned_ranks(
 ) -> Ranks:
     """Give the rank of a machine's first process, which will start the others there.
 
-    With several machines, NODE_RANK, MASTER_ADDR and MASTER_PORT tell them apart.
-
-    Raises:
-        UsageError: several machines that don't know each other.
+    NODE_RANK, MASTER_ADDR and MASTER_PORT tell several machines apart; UsageError without.
     """
     if num_nodes == 1:
         return Ranks(world_size=devices, local_world_size=devices)
@@ -116,11 +113,7 @@ def planned_ranks(
 
 
 def ranks_of(recipe: Recipe) -> Ranks:
-    """Tell which rank of a run this process is.
-
-    Raises:
-        UsageError: the recipe's devices don't agree with the processes or GPUs that there are.
-    """
+    """Tell which rank this process is; UsageError if devices, processes and GPUs don't agree."""
     devices, nodes = recipe.train.devices, recipe.train.num_nodes
     device = resolve_device(recipe.train.device)
     gpus = torch.cuda.device_count() if device.type == "cuda" else None

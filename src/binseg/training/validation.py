@@ -66,10 +66,7 @@ def validate(
     precision: str,
     between: Callable[[], None] = lambda: None,
 ) -> ValidationScores:
-    """Predict all inputs of the cache at the model's size, and score them.
-
-    `between` is called between two chunks of inputs, and may raise.
-    """
+    """Predict the cache's inputs at the model's size, and score them; `between` may raise."""
     predictor = _judge(model, recipe, device=device, precision=precision)
     loss = build_loss(recipe.loss.name, recipe.loss.options)
     losses: list[float] = []

@@ -38,11 +38,7 @@ class EncoderEntry(NamedTuple):
 
 
 def _small_resnet(in_channels: int, *, norm: Any, **sizes: Any) -> Encoder:
-    """Build a residual encoder for processors.
-
-    It has nothing but 3x3 convolutions, few of them on many pixels, and channels in multiples of 16
-    (whole vector registers); most of its depth is where maps are small.
-    """
+    """Build a residual encoder for processors: 3x3 convolutions, most of them on small maps."""
     bias = norm == "none"
     return ResNetEncoder(
         in_channels, stem="3x3", mirrored=True, encoder_norm=norm, encoder_bias=bias, **sizes

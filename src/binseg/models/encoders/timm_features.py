@@ -12,13 +12,9 @@ from binseg.models.skeleton import Encoder
 class TimmEncoder(Encoder):
     """A `features_only` network of timm; its weights are those of the tag in its name.
 
-    Names may have a tag: `convnext_tiny.in12k_ft_in1k`. timm sums the first convolution's weights
-    for 1 channel, and repeats and scales them for others.
-
-    Raises:
-        MissingExtraError: timm isn't installed.
-        UsageError: timm has no such network, or it gives no feature maps.
-        DataError: its weights can't be had.
+    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
+    Raises MissingExtraError, UsageError (no such network, or no feature maps) and DataError
+    (weights).
     """
 
     def __init__(self, in_channels: int, *, name: str, pretrained: bool) -> None:
