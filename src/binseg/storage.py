@@ -1,4 +1,4 @@
-"""Files as bytes: atomic writes, hashes, the cache folder and locks."""
+"""Files as bytes: atomic writes, hashes, the cache folder, locks, and places held by a command."""
 
 import contextlib
 import ctypes
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +270,40 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
     if tidy:
         with contextlib.suppress(OSError):  # it is gone, or others hold it
             lock_path.unlink()
+
+
+_LOG = logging.getLogger("binseg")
+_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold an output's place from start to end, so that two commands never mix theirs there.
+
+    The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
+    holds a place may ask for it again within. Raises OutputError where another command works there.
+    """
+    place = Path(os.path.realpath(out))
+    if place in _HELD.get():
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    locks = cache_dir() / "locks"
+    lock = filelock.FileLock(locks / f"{name}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(
+            f"{one_line(str(out))}: another command works there; wait, or choose another --out"
+        ) from None
+    except OSError as error:
+        _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
+    token = _HELD.set(_HELD.get() | {place})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+        with contextlib.suppress(OSError):  # while it is held: whoever waits sees that it is gone
+            Path(lock.lock_file).unlink()
+        lock.release()

@@ -15,9 +15,8 @@ from scipy.spatial import cKDTree
 from binseg.data.dataset import counted, name_some
 from binseg.data.origins import Place, by_case, by_copy, is_grid, place_of
 from binseg.datacheck.alignment import Shift, constant_shift, fit_now, neighbour_that_fits, shift_of
-from binseg.datacheck.copies import pairs_of
 from binseg.datacheck.looks import Evidence, Look, Outline
-from binseg.datacheck.near_duplicates import alike, clusters_of
+from binseg.datacheck.near_duplicates import alike, clusters_of, pairs_of
 from binseg.errors import DataError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered

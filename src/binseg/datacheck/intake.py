@@ -21,7 +21,7 @@ from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
-from binseg.datacheck.copies import keep_together
+from binseg.datacheck.near_duplicates import keep_together
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress

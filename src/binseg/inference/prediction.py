@@ -42,9 +42,9 @@ from binseg.postprocess import (
     segment,
     trace_polygons,
 )
-from binseg.postprocess.interchange import Project
+from binseg.postprocess.found_objects import Project
 from binseg.report import cutout, overlay
-from binseg.report.predictions_page import Entry, thumbnail
+from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_text
 
 KEPT_PIXELS = 64_000_000

@@ -9,11 +9,10 @@ from torch import nn
 from binseg.config.named_models import Option
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
-from binseg.models.blocks import he_initialise, initialise_head
 from binseg.models.decoders import DECODERS
 from binseg.models.encoders import ENCODERS, TIMM, TIMM_WEIGHTS, encoder_entry
 from binseg.models.keras_unet import KerasUNet
-from binseg.models.skeleton import EncoderDecoder
+from binseg.models.skeleton import EncoderDecoder, he_initialise, initialise_head
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
 

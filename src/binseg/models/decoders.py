@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binseg.config.named_models import Option
-from binseg.models.blocks import (
+from binseg.models.skeleton import (
+    Decoder,
+    Encoder,
     Join,
     Norm,
     Up,
@@ -22,9 +24,10 @@ from binseg.models.blocks import (
     conv_unit,
     join_maps,
     norm_layer,
+    resize,
+    size_of,
     up_layer,
 )
-from binseg.models.skeleton import Decoder, Encoder, resize, size_of
 
 
 @dataclass(frozen=True, kw_only=True)

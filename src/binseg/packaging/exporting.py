@@ -17,6 +17,7 @@ from torch import nn
 
 from binseg.errors import UsageError
 from binseg.packaging.networks import (
+    Compute,
     by_onnxruntime,
     by_openvino,
     ir_with_facts,
@@ -24,7 +25,6 @@ from binseg.packaging.networks import (
     onnx_with_facts,
     require,
 )
-from binseg.packaging.proof import Compute
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
 from binseg.types import Preprocessing
 

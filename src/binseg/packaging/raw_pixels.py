@@ -14,7 +14,7 @@ from jaxtyping import Num
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
-from binseg.packaging.proof import Compute, one_by_one
+from binseg.packaging.networks import Compute, one_by_one
 from binseg.types import Preprocessing
 
 Pixels = Literal["uint8", "float32"]

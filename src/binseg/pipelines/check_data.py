@@ -22,7 +22,7 @@ from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
-from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.report.rendering import images_shown, write_doctor_page
 from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask

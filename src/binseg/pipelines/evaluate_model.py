@@ -1,21 +1,29 @@
-"""A model scored on one split: figures per image and pooled, with tables and images on disk."""
+"""A model scored on one split, with tables and images on disk; thresholds with a guarantee."""
 
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError
+from binseg.evaluation.learning_quality import (
+    choose_guaranteed,
+    gather_lessons,
+    learn_quality,
+    parse_guarantee,
+)
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import score_dataset
-from binseg.holding import held
 from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
+from binseg.packaging import Guarantee, revise_card
 from binseg.progress import SILENT, Progress
+from binseg.storage import held
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
@@ -132,3 +140,59 @@ def _called(model: str | Path) -> str:
 def _plain(text: str) -> str:
     """A text as part of a file name: letters of any script, and the end of it if it is long."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")
+
+
+def calibrate(
+    run: str | Path,
+    data: DataConfig,
+    *,
+    guarantees: Sequence[str] = (),
+    learn: bool = False,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> tuple[Guarantee, ...]:
+    """Choose thresholds with a guarantee on the validation images, and write them into the card.
+
+    `run` is a run's folder or a bundle, `guarantees` are promises such as `recall=0.95` (a score
+    that the card had is replaced), `learn` fits anew what the card knows of its data. Raises
+    UsageError for an unknown score or value, DataError for no or too few validation images, and
+    OutputError.
+    """
+    wanted = [parse_guarantee(one) for one in guarantees]
+    predictor = load(run, device=device)
+    assert predictor.bundle is not None
+    assert predictor.card is not None
+    origin = Origin.of(predictor)
+    dataset = choose_data(data, split="all", origin=origin, progress=progress)
+    known_splits = choose_data(data, split="val", origin=origin)
+    ids = {record.id for record in known_splits.records}
+    dataset = replace(
+        dataset,
+        records=tuple(
+            replace(record, split="val") if record.id in ids else record
+            for record in dataset.records
+        ),
+    )
+    lessons = gather_lessons(predictor, dataset, progress=progress)
+    if not lessons:
+        raise DataError(f"{data.path}: no validation image has a pixel to score")
+    if not predictor.postprocessing.is_empty and wanted:
+        progress.say("guarantees are of the masks before the model's own post-processing")
+    found = tuple(
+        choose_guaranteed(
+            score,
+            value,
+            [one.counts_T4 for one in lessons],
+            groups=[one.group for one in lessons],
+            own_threshold=predictor.threshold,
+        )
+        for score, value in wanted
+    )
+    names = {one.score for one in found}
+    facts: dict[str, object] = {
+        "guarantees": (*(x for x in predictor.card.guarantees if x.score not in names), *found)
+    }
+    if learn:
+        facts["knowledge"] = learn_quality(predictor, dataset, lessons, progress=progress)
+    revise_card(predictor.bundle, facts)
+    return found

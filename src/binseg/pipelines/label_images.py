@@ -22,12 +22,17 @@ from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.label_log import connect, image_rows, labels_in
-from binseg.labeling.lite0_features import lite0_features
 from binseg.labeling.next_image import RULES, Outlook, outlook_of, rank
 from binseg.labeling.project import Project
 from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
-from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
+from binseg.labeling.warm_engine import (
+    Example,
+    WarmNetwork,
+    base_network,
+    lite0_features,
+    train_round,
+)
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, write_bytes, write_json

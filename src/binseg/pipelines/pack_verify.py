@@ -20,8 +20,7 @@ from binseg.packaging import (
     read_bundle,
     write_bundle,
 )
-from binseg.packaging.networks import SUFFIXES, open_file
-from binseg.packaging.proof import LIMITS, prove
+from binseg.packaging.networks import LIMITS, SUFFIXES, open_file, prove
 from binseg.storage import read_bytes
 
 FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}

@@ -24,9 +24,8 @@ from binseg.data.sources import open_dataset
 from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
 from binseg.datacheck import keep_together
 from binseg.errors import UsageError
-from binseg.pipelines.budget import expected_seconds
+from binseg.pipelines.budget import expected_seconds, measure_machine
 from binseg.pipelines.continuing import REASON, continued, divide
-from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
 

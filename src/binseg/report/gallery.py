@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from binseg.report.figure import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.report.overlay import (
     ERROR_COLOURS,
     IGNORED,
@@ -20,6 +19,7 @@ from binseg.report.overlay import (
     for_display,
     overlay,
 )
+from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:

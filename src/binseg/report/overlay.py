@@ -8,7 +8,7 @@ brightness too, for print in grey.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
-from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
+from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
 AnyImage = Num[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]

@@ -19,7 +19,6 @@ from scipy import ndimage
 from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.metrics.summary import mark_of
 from binseg.report import charts
-from binseg.report.figure import Colour
 from binseg.report.gallery import GalleryItem
 from binseg.report.overlay import (
     ERROR_COLOURS,
@@ -30,6 +29,7 @@ from binseg.report.overlay import (
     error_map,
     for_display,
 )
+from binseg.report.plots import Colour
 from binseg.report.rendering import asset, data_uri, readable, render
 from binseg.storage import write_text
 from binseg.transforms.geometry import resize_image, resize_mask

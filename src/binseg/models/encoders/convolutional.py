@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binseg.models.blocks import Norm, conv_block, conv_unit, norm_layer
-from binseg.models.skeleton import Encoder
+from binseg.models.skeleton import Encoder, Norm, conv_block, conv_unit, norm_layer
 
 
 class UNetEncoder(Encoder):
