@@ -29,10 +29,8 @@ class BatchCounts(NamedTuple):
     are.
     """
 
-    pixels: Float[Tensor, ""]
-    """Valid pixels, at least 1."""
-    images: Float[Tensor, ""]
-    """Images that have a valid pixel, at least 1."""
+    pixels: Float[Tensor, ""]  # valid pixels, at least 1
+    images: Float[Tensor, ""]  # images that have a valid pixel, at least 1
 
     @classmethod
     def of(
@@ -221,8 +219,7 @@ class Knob(NamedTuple):
     default: float
     low: float = 0.0
     high: float = math.inf
-    is_whole: bool = False
-    """True if it takes only whole numbers."""
+    is_whole: bool = False  # True if it takes only whole numbers
 
     def check(self, value: object, *, loss: str, name: str) -> float:
         """Give the value as a number, or say what the option takes."""

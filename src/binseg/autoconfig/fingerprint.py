@@ -24,23 +24,19 @@ SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Sides of square inputs, in pixels, listed by `Fingerprint.kept_at_size`."""
 SCALES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 """Factors of the image's own size, listed by `Fingerprint.kept_at_scale`."""
-MAX_READ = 200
-"""Images that are read at most."""
+MAX_READ = 200  # images that are read at most
 MAX_SHAPED, MIN_SHAPED = 64, 12
 """Images whose shapes are measured: at most, and at least (however large they are)."""
-SHAPED_PIXELS = 30_000_000
-"""Mask pixels whose shapes are measured, over all images."""
+SHAPED_PIXELS = 30_000_000  # mask pixels whose shapes are measured, over all images
 WINDOW = 2048  # pixels; of masks with a longer side, a part of this side is measured
-THUMB = 16
-"""Pixels; side of the thumbnails that are tested for an upright orientation."""
+THUMB = 16  # pixels; side of the thumbnails that are tested for an upright orientation
 GREY_DIFFERENCE = 4.0
 """Grey levels (of 255) by which JPEG makes the channels of a grey image differ, on average."""
 COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
 """Grey levels that make a pixel coloured; in a grey image up to a thousandth of the pixels may."""
 PERCENTILES = (0.5, 99.5)
 MIN_AREA = 4  # pixels; smaller specks don't count as objects
-NUM_SIGN_FLIPS = 999
-"""Random sign flips that the real images are compared with."""
+NUM_SIGN_FLIPS = 999  # random sign flips that the real images are compared with
 SIGNIFICANCE = 0.01
 
 
@@ -169,40 +165,30 @@ class Fingerprint:
     num_train: int
     num_val: int
     num_test: int
-    num_units: int
-    """Independent training images: a stack or a group counts once."""
-    is_stack: bool
-    """True for pages of stacks, whose neighbours look nearly the same."""
+    num_units: int  # independent training images: a stack or a group counts once
+    is_stack: bool  # True for pages of stacks, whose neighbours look nearly the same
     height: Three
     width: Three
-    aspect: Three
-    """Width divided by height."""
+    aspect: Three  # width divided by height
     channels: int
-    dtype: str
-    """The widest pixel type found: uint8, uint16 or float32."""
-    is_grey: bool
-    """True if all images have one channel, or three equal ones."""
-    range_used: Three
-    """Share of the pixel type's range between an image's 0.5 and 99.5 percentile."""
+    dtype: str  # the widest pixel type found: uint8, uint16 or float32
+    is_grey: bool  # True if all images have one channel, or three equal ones
+    range_used: Three  # share of the pixel type's range between an image's 0.5 and 99.5 percentile
     by_dtype: Intensities
     by_percentile: Intensities
     foreground: Three
     mean_foreground: float
-    empty_share: float
-    """Share of the images that have no foreground."""
+    empty_share: float  # share of the images that have no foreground
     brighter_share: float
     """Share of those with foreground in which it is brighter than the rest, on average."""
-    num_objects: float
-    """Median over the images that have any."""
+    num_objects: float  # median over the images that have any
     diameter: Three
     """Diameters of discs of the objects' areas: 10th percentile, median, 90th percentile."""
     thin: float
-    thick: float
-    """Thickness (`Shapes`), medians over images."""
+    thick: float  # thickness (`Shapes`), medians over images
     kept_at_size: dict[int, float]
     """Mean Dice of perfect masks made at size x size and resized back to the images' own size."""
-    kept_at_scale: dict[float, float]
-    """The same of masks made at a factor of the images' own size."""
+    kept_at_scale: dict[float, float]  # the same of masks made at a factor of the images' own size
     up_down: Symmetry
     left_right: Symmetry
 

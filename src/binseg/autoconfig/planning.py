@@ -71,8 +71,7 @@ class Setting:
     key: str
     value: Value
     reason: str
-    is_given: bool = False
-    """True if the user gave the value, so that no rule decided it."""
+    is_given: bool = False  # True if the user gave the value, so that no rule decided it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,8 @@ from binseg.types import Preprocessing, Record, Sample
 
 MAX_NAMED, PROBED = 10, 50
 """Unreadable records that one message names, and images whose headers tell how large they are."""
-DECODED_PIXELS = 100_000_000
-"""Pixels of all images that are decoded at one moment."""
-DEFAULT_GB = 20.0
-"""Gigabytes of all stores together, where BINSEG_CACHE_GB says nothing."""
+DECODED_PIXELS = 100_000_000  # pixels of all images that are decoded at one moment
+DEFAULT_GB = 20.0  # gigabytes of all stores together, where BINSEG_CACHE_GB says nothing
 FACTS = "facts.json"
 
 Arrays = Mapping[str, np.ndarray]
@@ -300,8 +298,7 @@ def _is_in_use(place: Path) -> bool:
     return False
 
 
-VERSION = "inputs 5"
-"""Raise it when what is stored changes, or how images are decoded or resized."""
+VERSION = "inputs 5"  # raise it when what is stored changes, or how images are decoded or resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,8 +310,7 @@ class PixelCache:
     """0 background, 1 foreground, `IGNORE` (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one image share it."""
-    is_partial: bool = False
-    """True if some images are here without all of their tiles."""
+    is_partial: bool = False  # True if some images are here without all of their tiles
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -78,13 +78,11 @@ def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
 class Dataset:
     """All records of one place, with the one rule that reads their masks."""
 
-    kind: str
-    """A key of `SOURCES`."""
+    kind: str  # a key of `SOURCES`
     root: Path
     records: tuple[Record, ...]
     rule: MaskRule
-    notes: tuple[str, ...] = ()
-    """Sentences for the user: what was taken for what, what was ignored."""
+    notes: tuple[str, ...] = ()  # sentences for the user: what was taken for what, what was ignored
 
     def __post_init__(self) -> None:
         num_of = Counter(record.id for record in self.records)
@@ -107,6 +105,15 @@ class Dataset:
                 + (f"there are {there}" if there else "the images have not been split yet")
             )
         return chosen
+
+    def only(self, split: str) -> "Dataset":
+        """Leave out the other splits; raises as `of_split`."""
+        return replace(self, records=self.of_split(split))
+
+    def with_splits(self, split_of: Mapping[str, Split | None]) -> "Dataset":
+        """Put the records named into other splits."""
+        records = (replace(one, split=split_of.get(one.id, one.split)) for one in self.records)
+        return replace(self, records=tuple(records))
 
     def with_truth(self) -> "Dataset":
         """Leave out the images that have no mask: they can neither teach nor judge."""

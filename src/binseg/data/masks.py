@@ -22,13 +22,11 @@ NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
 NEAR, MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
-GREY = 0x010101
-"""A grey level times this is the same grey as a colour 0xRRGGBB."""
+GREY = 0x010101  # a grey level times this is the same grey as a colour 0xRRGGBB
 MOST_CLASSES = 32  # more colours in a palette are the soft edges of an adaptive one
 MOST_TOUCHING = 0.2
 """Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
-TRIMAP = frozenset({1, 2, 3})
-"""Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
+TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
 
 
 @dataclass(frozen=True, kw_only=True)

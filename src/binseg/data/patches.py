@@ -22,16 +22,11 @@ from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
 from binseg.types import IGNORE, Box, Preprocessing, Record, Sample
 
-VERSION = "images 5"
-"""Raise it when what is stored changes, or how images are decoded or resized."""
-SEEDS_OF_ALL = 1 << 22
-"""Known places of each class in all images together: 32 MB."""
-SEEDS_OF_ONE = 1024
-"""Known places of each class in an image, at most."""
-CONNECTED = np.ones((3, 3), np.int64)
-"""Pixels that touch by a corner belong to one object."""
-LEAST_BATCHES = 20
-"""Fewest batches of an epoch: below it, validation would cost more than learning."""
+VERSION = "images 5"  # raise it when what is stored changes, or how images are decoded or resized
+SEEDS_OF_ALL = 1 << 22  # known places of each class in all images together: 32 MB
+SEEDS_OF_ONE = 1024  # known places of each class in an image, at most
+CONNECTED = np.ones((3, 3), np.int64)  # pixels that touch by a corner belong to one object
+LEAST_BATCHES = 20  # fewest batches of an epoch: below it, validation would cost more than learning
 PAST_EDGE = 0.5
 """Share of the side by which a place may lie past the edge before it is moved back: the outermost
 pixels, which one place of hundreds holds otherwise, come half as often as the middle."""

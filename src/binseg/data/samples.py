@@ -15,8 +15,7 @@ from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Sample, Shape
 
-NUM_LOOKED = 64
-"""Masks that `looks_inverted` looks at."""
+NUM_LOOKED = 64  # masks that `looks_inverted` looks at
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 

@@ -28,8 +28,7 @@ _OTHER_NAMES: Mapping[str, Split] = {
     "dev": "val",
     "testing": "test",
 }
-_LEFT_OUT = "none"
-"""Word in a split file for an image in no split."""
+_LEFT_OUT = "none"  # word in a split file for an image in no split
 
 
 def parse_split(name: str) -> Split | None:
@@ -321,10 +320,8 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
         )
 
 
-TRIES, FOLD_TRIES = 20, 100
-"""Splits that are tried; folds need more luck."""
-RESPLIT = ("method", "seed", "gap")
-"""Fields of a split that `split_with_foreground` changes."""
+TRIES, FOLD_TRIES = 20, 100  # splits that are tried; folds need more luck
+RESPLIT = ("method", "seed", "gap")  # fields of a split that `split_with_foreground` changes
 
 
 def foreground_in(rule: MaskRule) -> Callable[[Record], bool]:

@@ -24,22 +24,14 @@ from binseg.parallel import map_ordered
 from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
-REACH = 24
-"""Pixels of the reduced image that the outline is slid to each side."""
-MIN_OUTLINE = 40
-"""Shorter outlines agree with something somewhere by chance."""
-MIN_PEAK = 3.5
-"""Height of the best place above the usual, in robust standard deviations."""
-MIN_GAIN = 2.4
-"""Advantage that the best place must have over the one where the mask lies now."""
-MIN_STEP = 5.0
-"""Pixels; hand-drawn outlines are off by less."""
-_WIDTH = 2.5
-"""Pixels over which edges are taken: outlines of objects, rather than fur and grain."""
-_BLUR = 2.0
-"""Pixels: outlines drawn outside the edge all around have their best places in a ring."""
-MIN_IMAGES = 12
-"""Images that must agree before all masks are called shifted."""
+REACH = 24  # pixels of the reduced image that the outline is slid to each side
+MIN_OUTLINE = 40  # shorter outlines agree with something somewhere by chance
+MIN_PEAK = 3.5  # height of the best place above the usual, in robust standard deviations
+MIN_GAIN = 2.4  # advantage that the best place must have over the one where the mask lies now
+MIN_STEP = 5.0  # pixels; hand-drawn outlines are off by less
+_WIDTH = 2.5  # pixels over which edges are taken: outlines of objects, rather than fur and grain
+_BLUR = 2.0  # pixels: outlines drawn outside the edge all around have their best places in a ring
+MIN_IMAGES = 12  # images that must agree before all masks are called shifted
 
 MOST_PAIRED, LEAST_PAIRED = 32, 8
 """Masks that are laid over their neighbours' images, and fewest to judge by."""

@@ -15,8 +15,7 @@ from binseg.datacheck.looks import Evidence, Look, look_at_all
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Severity
 
-MIN_SIDE = 16
-"""Pixels; images with a shorter side hold next to nothing to learn from."""
+MIN_SIDE = 16  # pixels; images with a shorter side hold next to nothing to learn from
 LONG_ASPECT = 8.0
 """Images that are longer than this many times their width lose their shape when stretched."""
 _ONE_PLACE = "Keep one of them, or give them one group in a manifest, so that they stay together."
@@ -125,8 +124,7 @@ _WITHOUT_PIXELS = ("torn-group", "torn-names", "patch-seam", "grouped-seam", "pa
 """The checks that need the records alone."""
 LEAKS = ("torn-group", "patch-seam", "leak", "near-leak")
 """Errors that `data.allow_leaks` lets pass; the others are about masks that lie wrong."""
-NUM_LAID = 64
-"""Masks whose place is looked at before a training."""
+NUM_LAID = 64  # masks whose place is looked at before a training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,23 +23,17 @@ from binseg.parallel import map_ordered
 from binseg.storage import read_bytes
 from binseg.types import Record
 
-Hit = tuple[Sequence[Record], str]
-"""The records that a finding names, and what is wrong with them."""
+Hit = tuple[Sequence[Record], str]  # the records that a finding names, and what is wrong with them
 Finder = Callable[[Evidence], Iterable[Hit]]
 T = TypeVar("T")
-RARE_SHARE = 0.001
-"""Share of foreground below which plain losses tend to learn that there is none."""
+RARE_SHARE = 0.001  # share of foreground below which plain losses tend to learn that there is none
 GOOD_FIT, NO_FIT = 6.0, 0.4
 """If nearly all masks fit their images' edges this well (in robust standard deviations), one that
 reaches less than this share of their fit belongs to another image."""
-MIN_MASKS = 20
-"""With fewer masks there is no telling what is usual."""
-FAR = 4.0
-"""Robust standard deviations from the median at which a mask is unlike the others."""
-NARROW = 0.3
-"""Share of the 16-bit range below which 8 bits of it lose what the image shows."""
-ODD_SHARE = 0.02
-"""Images of a kind that is rarer than this are named one by one."""
+MIN_MASKS = 20  # with fewer masks there is no telling what is usual
+FAR = 4.0  # robust standard deviations from the median at which a mask is unlike the others
+NARROW = 0.3  # share of the 16-bit range below which 8 bits of it lose what the image shows
+ODD_SHARE = 0.02  # images of a kind that is rarer than this are named one by one
 
 
 def problems(code: str) -> Finder:
@@ -195,8 +189,7 @@ class Seam(NamedTuple):
     """One source whose patches lie in more than one split; its kind is `at_seams`'s."""
 
     source: str
-    indices: tuple[int, ...]
-    """The records that have a neighbour in another split."""
+    indices: tuple[int, ...]  # the records that have a neighbour in another split
     kind: str
 
 

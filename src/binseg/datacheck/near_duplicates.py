@@ -35,21 +35,15 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
 from binseg.types import Record
 
-THUMB_SIDE = 32
-"""Pixels; height and width of the grey squares that are compared."""
-MAX_BITS = 14
-"""Bits of 63 that candidates may differ in; two random images differ in about 32."""
-MIN_DETAIL = 0.9
-"""Correlation of the details from which on two images count as one."""
+THUMB_SIDE = 32  # pixels; height and width of the grey squares that are compared
+MAX_BITS = 14  # bits of 63 that candidates may differ in; two random images differ in about 32
+MIN_DETAIL = 0.9  # correlation of the details from which on two images count as one
 FAINT = 0.25
 """Grey levels of detail below which there is nothing to compare: black and blank images."""
 
-CORE_SIDE = 64
-"""Pixels; height and width of an image's middle, by which moved copies are found."""
-REDUCED_SIDE = 192
-"""Pixels; images are reduced to this longer side before anything is measured."""
-MOVED_BITS = 8
-"""As MAX_BITS, for the parts that moved copies share."""
+CORE_SIDE = 64  # pixels; height and width of an image's middle, by which moved copies are found
+REDUCED_SIDE = 192  # pixels; images are reduced to this longer side before anything is measured
+MOVED_BITS = 8  # as MAX_BITS, for the parts that moved copies share
 MIN_MOVED = 0.96
 """As MIN_DETAIL, for these parts laid one over the other; two discs on cloth reach 0.95."""
 MOST_MOVED = 20_000

@@ -46,13 +46,10 @@ class Difference:
     mean_b: float
     interval: Interval | None
     """95% interval of the mean difference; None where one image or group tells nothing."""
-    p: float
-    """The p value of Wilcoxon's signed-rank test; 1 where no image differs."""
-    num_better: int
-    """Images where b is better; `num_worse` where a is; all others are equal."""
+    p: float  # the p value of Wilcoxon's signed-rank test; 1 where no image differs
+    num_better: int  # images where b is better; `num_worse` where a is; all others are equal
     num_worse: int
-    num_units: int
-    """Images, or groups of them, that are resampled."""
+    num_units: int  # images, or groups of them, that are resampled
 
     @property
     def difference(self) -> float:
@@ -86,8 +83,7 @@ class Comparison:
     title_b: str
     split: str
     num_images: int
-    differences: tuple[Difference, ...]
-    """The score that decides first."""
+    differences: tuple[Difference, ...]  # the score that decides first
     notes: tuple[str, ...]
 
     @property
@@ -171,11 +167,9 @@ class _Written:
     title: str
     split: str
     border: str
-    outline: tuple[str, ...]
-    """Tolerance, unit and spacing of the outline scores."""
+    outline: tuple[str, ...]  # tolerance, unit and spacing of the outline scores
     scores: Mapping[str, Mapping[str, float]]
-    truth: Mapping[str, tuple[int, int]]
-    """Foreground and valid pixels."""
+    truth: Mapping[str, tuple[int, int]]  # foreground and valid pixels
     groups: Mapping[str, Hashable]
 
     @property

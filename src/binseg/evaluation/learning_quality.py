@@ -39,8 +39,7 @@ from binseg.packaging.card import Knowledge
 from binseg.progress import SILENT, Progress, track
 from binseg.types import Record
 
-SURE = 0.95
-"""Confidence of a guarantee."""
+SURE = 0.95  # confidence of a guarantee
 PROMISES = ("recall", "fpr", "dice")
 
 
@@ -148,10 +147,8 @@ def _refusal(score: str, wanted: float, losses_U: Float64[np.ndarray, " U"], ris
 
 NUM_USUAL = 60
 """Images below which some that trained the model help to say what an image looks like."""
-MOST = 500
-"""Validation images that teach, at most."""
-LEAST_FOR_LINE = 20
-"""Validation images below which the promised Dice is taken as it is."""
+MOST = 500  # validation images that teach, at most
+LEAST_FOR_LINE = 20  # validation images below which the promised Dice is taken as it is
 _FOLDS = 10
 _PENALTIES = (1000.0, 300.0, 100.0, 30.0, 10.0, 3.0)
 
@@ -165,8 +162,7 @@ class Lesson:
     dice: float
     group: Hashable
     pixel_um: float | None
-    counts_T4: Int64[np.ndarray, "T 4"]
-    """tp, fp, fn, tn at each threshold, without post-processing."""
+    counts_T4: Int64[np.ndarray, "T 4"]  # tp, fp, fn, tn at each threshold, without post-processing
 
 
 def gather_lessons(

@@ -158,11 +158,9 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
     if not run_splits:
         return _without_run(dataset, config, origin)
     split_of = _known_splits(dataset, config, origin, run_splits)
-    records = tuple(
-        replace(record, split=split_of.get(record.id, record.split)) for record in dataset.records
-    )
+    divided = dataset.with_splits(split_of)
     notes = []
-    num_known, num_other = len(split_of), len(records) - len(split_of)
+    num_known, num_other = len(split_of), len(dataset.records) - len(split_of)
     if num_known:
         notes.append(f"Split: as in the run's split.csv ({num_known} images).")
         if num_other == 0 and dataset.fingerprint() != origin.fingerprint():
@@ -172,16 +170,16 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
             )
     own = any(r.split for r in dataset.records if r.id not in split_of)
     if num_other and not num_known and not own and origin.run is not None and origin.run.contents():
-        records = tuple(replace(record, split="test") for record in records)
+        divided = dataset.with_splits({record.id: "test" for record in dataset.records})
         notes.append(f"The run knows none of these {num_other} images: all of them test it.")
-        if alike := sum(record.id in run_splits for record in records):
+        if alike := sum(record.id in run_splits for record in dataset.records):
             notes.append(f"{alike} have the names of the run's images, but other contents.")
     elif num_other:
         notes.append(
             f"{num_other} images are unknown to the run: "
             + ("the data's own split holds for them." if own else "they are in no split.")
         )
-    return replace(dataset, records=records), split_of, notes
+    return divided, split_of, notes
 
 
 def _known_splits(
@@ -200,9 +198,8 @@ def _known_splits(
         if content in known
     }
     found = {id_: split for id_, split in all_found.items() if content_of[id_] in own}
-    recipe = origin.recipe()
-    is_own = recipe is not None and config.path is not None
-    is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
+    recipe, path = origin.recipe(), config.path
+    is_own = recipe is not None and path is not None and _is_same(path, recipe.data.path)
     if is_own or found or not recorded or set(ids) == set(run_splits):
         found = {id_: run_splits[id_] for id_ in ids if id_ in run_splits} | found
     return found | all_found

@@ -21,12 +21,9 @@ from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
 PAGE_NAME = "report.html"
-NUM_IMAGES = 18
-"""On the page: a third of them the worst, a third the middle, a third the best."""
-NUM_GALLERY = 9
-"""In gallery.png, chosen alike."""
-SHOWN_SIDE = 2048
-"""Longest side of an image that is kept to be shown."""
+NUM_IMAGES = 18  # on the page: a third of them the worst, a third the middle, a third the best
+NUM_GALLERY = 9  # in gallery.png, chosen alike
+SHOWN_SIDE = 2048  # longest side of an image that is kept to be shown
 
 T = TypeVar("T")
 

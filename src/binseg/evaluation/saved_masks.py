@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, name_some
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.inference import Predictor
@@ -18,7 +18,6 @@ from binseg.types import Record
 
 _ENDINGS = ("", "_mask", "_pred", "_prediction", "_seg", "-mask", "-pred")
 """Endings that programs add to an image's name to name its mask."""
-_NAMED = 5
 
 
 class SavedMask(Predictor):
@@ -88,12 +87,10 @@ def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
             for name in {place, path.stem}:
                 files.setdefault(name, []).append(path)
     found = {one.id: _file_of(one, files, dataset.root) for one in dataset.records}
-    missing = [id_ for id_, path in found.items() if path is None]
-    if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    if missing := [id_ for id_, path in found.items() if path is None]:
         raise DataError(
             f"{folder}: no mask for {len(missing)} of {len(found)} images: "
-            f"{', '.join(missing[:_NAMED])}{more}; masks have the names of their images"
+            f"{name_some(missing)}; masks have the names of their images"
         )
     return {id_: SavedMask(path, name=str(folder)) for id_, path in found.items()}
 

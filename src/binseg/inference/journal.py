@@ -26,8 +26,7 @@ from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
 from binseg.storage import atomic_path, write_json
 
-MASK, PROBABILITY = 0, 1
-"""Layers of a band."""
+MASK, PROBABILITY = 0, 1  # layers of a band
 _JOB = "job.json"
 _OURS = {_JOB, "whole.tif", "whole.zarr"}
 _HEAD_BYTES = 1 << 16
@@ -38,8 +37,7 @@ class Band:
     """The packed prediction for some full rows of a page."""
 
     height: int
-    foreground: int
-    """Pixels of the mask, before any post-processing."""
+    foreground: int  # pixels of the mask, before any post-processing
     layers: tuple[Sequence[bytes], ...]
     """The tiles of the mask, and those of the probability where it was asked for."""
 
@@ -150,10 +148,8 @@ class Layer:
     which: int
     dtype: str
     postprocessing: PostProcessing
-    windows: Windows
-    """The image, which tells where there is no data."""
-    num_foreground: int = 0
-    """Pixels of the mask above 0 so far."""
+    windows: Windows  # the image, which tells where there is no data
+    num_foreground: int = 0  # pixels of the mask above 0 so far
 
     def rows(self, page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
         """Unpack the rows of a page, and correct them."""

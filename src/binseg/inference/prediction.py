@@ -47,13 +47,11 @@ from binseg.report import cutout, overlay
 from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_text
 
-KEPT_PIXELS = 64_000_000
-"""Larger images don't stay in their Prediction."""
+KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")
 """Outputs that `Prediction.encode` makes."""
 _COLUMNS = ("label", "area_px", "centroid_y", "centroid_x", "top", "left", "height", "width")
-_SHOWN_SIDE = 720
-"""Longest side of the image that a notebook shows."""
+_SHOWN_SIDE = 720  # longest side of the image that a notebook shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,8 +303,7 @@ def _to_degrees(crs: str) -> Project | None:
 class FileKind:
     """A file that a prediction becomes."""
 
-    ending: str
-    """The end of its name, behind the image's; the mask's may be .tif as well."""
+    ending: str  # the end of its name, behind the image's; the mask's may be .tif as well
     write: Callable[[Prediction, Path, float], None]
     """Takes the path, and by how many pixels outlines may be simplified."""
 

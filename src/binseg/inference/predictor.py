@@ -22,10 +22,8 @@ from binseg.transforms.geometry import blend, plan, tiles_for
 from binseg.transforms.preprocess import normalise, prepare, prepare_batches
 from binseg.types import TTA, Preprocessing
 
-SAME_SCALE = 0.05
-"""Difference of two pixel sizes that is none."""
-Tell = Callable[[int], object]
-"""Is told of units of work as they are done."""
+SAME_SCALE = 0.05  # difference of two pixel sizes that is none
+Tell = Callable[[int], object]  # is told of units of work as they are done
 _Image = TypeVar("_Image", bound=ImageLike)
 _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
@@ -273,13 +271,10 @@ class ModelPredictor(Predictor):
     preprocessing: Preprocessing
     threshold: float
     bundle_id: str
-    batch_size: int = 8
-    """Most inputs of the model's own size that are computed at once."""
-    bundle: Bundle | None = None
-    """None for a model that is in training."""
+    batch_size: int = 8  # most inputs of the model's own size that are computed at once
+    bundle: Bundle | None = None  # None for a model that is in training
     tta: TTA = "none"
-    temperature: float = 1.0
-    """Divides the logits, so that probabilities mean what they say."""
+    temperature: float = 1.0  # divides the logits, so that probabilities mean what they say
     postprocessing: PostProcessing = NOTHING
 
     def __post_init__(self) -> None:

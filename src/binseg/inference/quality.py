@@ -19,12 +19,9 @@ from binseg.types import Preprocessing
 
 Flag = Literal["ok", "look", "unlike the training data"]
 UNLIKE: Flag = "unlike the training data"
-LOOK_BELOW = 0.7
-"""Expected Dice below which somebody should look."""
-NUM_SIGNS = 6
-"""Figures of `signs`."""
-_SIDE = 384
-"""Pixels; an image of tiles shows its statistics in up to four squares of this side."""
+LOOK_BELOW = 0.7  # expected Dice below which somebody should look
+NUM_SIGNS = 6  # figures of `signs`
+_SIDE = 384  # pixels; an image of tiles shows its statistics in up to four squares of this side
 _EPS = 1e-3
 
 
@@ -35,8 +32,7 @@ class Statistic(NamedTuple):
     least: float
     """Spread below which a difference means nothing, whatever the training images' own spread."""
     low: str
-    high: str
-    """Words for a value below, or above, those of the training data."""
+    high: str  # words for a value below, or above, those of the training data
 
 
 _CONTRAST, _FLAT = 1, 0.005

@@ -34,8 +34,7 @@ WHOLE_PIXELS = 4_000_000
 """Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
 _BATCH_PIXELS = 1 << 18
 """Input pixels computed at once on a processor; more would cost memory and save no time."""
-_READ_BYTES = 48_000_000
-"""Read at once where an image is shrunk or measured."""
+_READ_BYTES = 48_000_000  # read at once where an image is shrunk or measured
 
 
 def probability_bands(

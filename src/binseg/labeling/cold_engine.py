@@ -22,15 +22,13 @@ if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
 
 Features = Float[np.ndarray, "h w F"]
-Maker = Callable[[RGB], Features]
-"""Describes each pixel of an image by numbers."""
+Maker = Callable[[RGB], Features]  # describes each pixel of an image by numbers
 NUM_TREES, TRIAL_TREES = 60, 30
 MOST_PIXELS_AT_ONCE = 65_536
 """Pixels of a first answer; a larger image is answered on a coarser grid first."""
 _OWN_SAMPLES, _OTHER_SAMPLES, _TRIAL_SAMPLES = 4_000, 4_000, 3_000
 """Labelled pixels of the image itself, of the others together, and of a trial of features."""
-_OTHERS_WEIGHT = 0.3
-"""Weight of all other images' pixels beside the image's own."""
+_OTHERS_WEIGHT = 0.3  # weight of all other images' pixels beside the image's own
 _FOLDS = 5
 _CACHE_BYTES = 1_500_000_000
 

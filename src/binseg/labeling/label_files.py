@@ -106,8 +106,7 @@ def _yolo(labelled: Labelled, out: Path) -> str:
 
 
 KINDS: Mapping[str, Callable[[Labelled, Path], str]]
-KINDS = {"labelme": _labelme, "coco": _coco, "cvat": _cvat, "yolo": _yolo}
-"""Formats by name."""
+KINDS = {"labelme": _labelme, "coco": _coco, "cvat": _cvat, "yolo": _yolo}  # formats by name
 
 
 def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:

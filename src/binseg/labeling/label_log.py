@@ -34,8 +34,7 @@ class ImageRow:
 
     name: str
     path: Path
-    state: str
-    """open, done (all its pixels are labelled) or skipped."""
+    state: str  # open, done (all its pixels are labelled) or skipped
     is_check: bool
     num_strokes: int = 0
 
@@ -47,11 +46,9 @@ class Line:
     id: int
     image: str
     time: float
-    kind: str
-    """stroke, accept, import, skip, undo, redo."""
+    kind: str  # stroke, accept, import, skip, undo, redo
     target: int | None
-    model: str | None
-    """The version of the prediction that was seen."""
+    model: str | None  # the version of the prediction that was seen
     stroke: Stroke | None
 
 

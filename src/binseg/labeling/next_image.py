@@ -9,10 +9,8 @@ from PIL import Image
 
 RULES = ("random", "uncertainty")
 """random: foreground-aware, the default; uncertainty: where the model doubts, no two alike."""
-_EMPTY_SHARE = 0.0005
-"""Predicted foreground below which an image counts as empty."""
-_EMPTY_CHANCE = 0.2
-"""Chance of an empty image against that of another."""
+_EMPTY_SHARE = 0.0005  # predicted foreground below which an image counts as empty
+_EMPTY_CHANCE = 0.2  # chance of an empty image against that of another
 _THUMB = 16
 
 
@@ -20,12 +18,9 @@ _THUMB = 16
 class Outlook:
     """The facts about an unlabelled image by which it is chosen."""
 
-    foreground: float
-    """Share of the image that is predicted to be foreground."""
-    doubt: float
-    """Mean of 1 - |2p - 1|: 0 where the model is sure of each pixel, 1 where of none."""
-    look: Float[np.ndarray, " D"]
-    """Its colours and shape, for telling images apart."""
+    foreground: float  # share of the image that is predicted to be foreground
+    doubt: float  # mean of 1 - |2p - 1|: 0 where the model is sure of each pixel, 1 where of none
+    look: Float[np.ndarray, " D"]  # its colours and shape, for telling images apart
 
 
 def outlook_of(rgb_HW3: np.ndarray, probability_hw: np.ndarray | None) -> Outlook:

@@ -24,20 +24,15 @@ class OpenImage:
 
     image: WorkingImage
     labels_HW: Labels
-    small_hw: Labels
-    """The labels at the engines' size, drawn by the same strokes made smaller."""
-    owner_hw: np.ndarray
-    """The line of the log that each labelled pixel of `small_hw` is of."""
-    line: int
-    """Last line of the log that is drawn."""
+    small_hw: Labels  # the labels at the engines' size, drawn by the same strokes made smaller
+    owner_hw: np.ndarray  # the line of the log that each labelled pixel of `small_hw` is of
+    line: int  # last line of the log that is drawn
     is_check: bool
     accepted: bool
     probability: Float[np.ndarray, "h w"] | None = None
     engine: str = "none"
-    answered: int = -1
-    """Last line of the log that `probability` knows of."""
-    version: int = 0
-    """Counts the predictions of this image."""
+    answered: int = -1  # last line of the log that `probability` knows of
+    version: int = 0  # counts the predictions of this image
     is_fine: bool = True
     seconds: float = 0.0
 
@@ -93,8 +88,7 @@ class OpenImage:
 class Shown:
     """The state of an image that a person sees."""
 
-    codes: np.ndarray
-    """0 background and 1 foreground as predicted, 2 and 3 as labelled."""
+    codes: np.ndarray  # 0 background and 1 foreground as predicted, 2 and 3 as labelled
     engine: str
     line: int
     version: int

@@ -44,8 +44,7 @@ from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
 MASKS = "masks"
-CHECK_SHARE = 10
-"""One image in so many is kept to check with, and labelled without help."""
+CHECK_SHARE = 10  # one image in so many is kept to check with, and labelled without help
 
 
 class Project:

@@ -8,10 +8,8 @@ import numpy as np
 from binseg.metrics.bootstrap import bootstrap_interval
 from binseg.types import Figure
 
-MORE = 20
-"""Further masks whose worth is told."""
-ENOUGH = 0.01
-"""Gain of `MORE` masks below which one may stop."""
+MORE = 20  # further masks whose worth is told
+ENOUGH = 0.01  # gain of `MORE` masks below which one may stop
 _LEAST_POINTS, _LAST_POINTS = 2, 5
 
 
@@ -22,8 +20,7 @@ class Standing:
     engine: str
     dice: Figure
     num_checked: int
-    curve: tuple[tuple[int, float], ...]
-    """Labelled images and mean Dice, as it was measured."""
+    curve: tuple[tuple[int, float], ...]  # labelled images and mean Dice, as it was measured
     gain: float | None
     """Dice that `MORE` further masks would add by the curve; None where it doesn't tell yet."""
 

@@ -27,14 +27,11 @@ from binseg.labeling.worker import Worker
 from binseg.labeling.working_image import WorkingImage, open_working_image
 from binseg.types import IGNORE
 
-WARM_IMAGES, WARM_STROKES = 3, 50
-"""Accepted images or strokes from which on a network trains."""
-LEAST_TRAINED = 4
-"""Accepted images without which nothing can be trained and validated."""
+WARM_IMAGES, WARM_STROKES = 3, 50  # accepted images or strokes from which on a network trains
+LEAST_TRAINED = 4  # accepted images without which nothing can be trained and validated
 _NUM_OPEN = 6
 _LEARNT_AT_START = 12
-_NUM_SCORED = 12
-"""Check images on which the cold engine is scored."""
+_NUM_SCORED = 12  # check images on which the cold engine is scored
 
 
 class Network(Protocol):

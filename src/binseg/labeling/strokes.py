@@ -17,11 +17,9 @@ TOOLS = ("brush", "polygon", "region", "labels")
 """brush: all within the radius of a line; polygon: the inside of an outline (lasso, polygon);
 region: the pixels of a mask that came with it (fill, box); labels: a value for each pixel of the
 image (a mask that was accepted, or was there before)."""
-VALUES = (0, 1, IGNORE)
-"""Background, foreground, and not labelled (any more)."""
+VALUES = (0, 1, IGNORE)  # background, foreground, and not labelled (any more)
 MOST_POINTS, MOST_RADIUS = 20_000, 2_000.0
-_BRUSH_CELLS = 4_000_000
-"""Distances that are computed at once."""
+_BRUSH_CELLS = 4_000_000  # distances that are computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +30,8 @@ class Stroke:
     value: int
     points: tuple[tuple[float, float], ...] = ()
     """x and y along the line, or around the outline; the upper left corner of a region."""
-    radius: float = 0.0
-    """Half the width of the brush, in pixels."""
-    region: bytes = b""
-    """The pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)."""
+    radius: float = 0.0  # half the width of the brush, in pixels
+    region: bytes = b""  # the pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)
 
     def __post_init__(self) -> None:
         if self.tool not in TOOLS or self.value not in VALUES:
@@ -54,8 +50,7 @@ class Stroke:
             raise UsageError(f"a brush of radius {self.radius:g}: give up to {MOST_RADIUS:g}")
 
 
-Labels = UInt8[np.ndarray, "H W"]
-"""A value of `VALUES` for each pixel."""
+Labels = UInt8[np.ndarray, "H W"]  # a value of `VALUES` for each pixel
 
 
 def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:

@@ -71,10 +71,8 @@ def _principal(maps_1Chw: Tensor) -> Tensor:
 
 
 CROP, BATCH = 256, 6
-RATE, ENCODER_SHARE = 2e-3, 0.25
-"""Learning rate of the decoder, and the encoder's as a share of it."""
-LEAST_STEPS = 60
-"""Steps of a round, however long they take."""
+RATE, ENCODER_SHARE = 2e-3, 0.25  # learning rate of the decoder, and the encoder's as a share of it
+LEAST_STEPS = 60  # steps of a round, however long they take
 _MULTIPLE = 32
 
 

@@ -14,8 +14,7 @@ from binseg.types import IGNORE
 
 MOST_PIXELS = 512 * 512
 """Engines see larger images reduced to this many pixels; what a person draws keeps every pixel."""
-_SHARES = (0.5, 99.5)
-"""Percentiles that become black and white where an image has more than 8 bits."""
+_SHARES = (0.5, 99.5)  # percentiles that become black and white where an image has more than 8 bits
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
@@ -26,10 +25,8 @@ class WorkingImage:
 
     name: str
     rgb_HW3: RGB
-    small_hw3: RGB
-    """The same, reduced where it has more than `MOST_PIXELS`."""
-    is_deep: bool = False
-    """True if the file has more than 8 bits, which were stretched."""
+    small_hw3: RGB  # the same, reduced where it has more than `MOST_PIXELS`
+    is_deep: bool = False  # True if the file has more than 8 bits, which were stretched
 
     @property
     def size(self) -> tuple[int, int]:

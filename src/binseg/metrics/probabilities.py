@@ -161,14 +161,12 @@ class ThresholdChoice:
     """The threshold that was chosen, and the whole curve it was chosen from."""
 
     threshold: float
-    dice: float
-    """Dice at that threshold, on the images that chose it."""
+    dice: float  # Dice at that threshold, on the images that chose it
     thresholds_T: Float64[np.ndarray, " T"]
     dice_T: Float64[np.ndarray, " T"]
     """Dice at each of `thresholds_T`: the mean over images, or that of all pixels together."""
     num_images: int
-    is_pooled: bool = False
-    """True where all pixels together decided, since most images are empty."""
+    is_pooled: bool = False  # True where all pixels together decided, since most images are empty
 
     @property
     def dice_at_half(self) -> float:

@@ -20,8 +20,7 @@ EMPTY_RULE = (
 )
 """The sentence that goes with every table of scores."""
 
-Column = Float64[np.ndarray, " N"]
-"""One value for each image, or for each resampled data set."""
+Column = Float64[np.ndarray, " N"]  # one value for each image, or for each resampled data set
 Bins = Float64[np.ndarray, "N B"]
 Ratio = Callable[[Num[np.ndarray, "N 4"]], Column]
 
@@ -30,22 +29,17 @@ Ratio = Callable[[Num[np.ndarray, "N 4"]], Column]
 class Metric:
     """One score, in the words and numbers that every table of scores needs."""
 
-    name: str
-    """In files, options and the API."""
-    meaning: str
-    """In a few words."""
-    label: str = ""
-    """For people; the name, if left out."""
+    name: str  # in files, options and the API
+    meaning: str  # in a few words
+    label: str = ""  # for people; the name, if left out
     higher_is_better: bool = True
     is_distance: bool = False
     """In the report's unit, pixels or mm; all others are numbers from 0 to 1."""
-    has_tolerance: bool = False
-    """Depends on the tolerance of the report."""
+    has_tolerance: bool = False  # depends on the tolerance of the report
     is_main: bool = True
     """Shown on the terminal, in comparisons, curves and the table of images; others are in the full
     report only."""
-    kind: ClassVar[str]
-    """The heading for scores of this kind."""
+    kind: ClassVar[str]  # the heading for scores of this kind
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
@@ -55,8 +49,7 @@ class Metric:
 class PixelMetric(Metric):
     """A score of counted pixels: per image, averaged and pooled, at both sizes."""
 
-    of: Ratio
-    """From rows of tp, fp, fn, tn."""
+    of: Ratio  # from rows of tp, fp, fn, tn
     formula: str
     kind = "pixels"
 
@@ -73,8 +66,7 @@ class OutlineMetric(Metric):
 class ObjectMetric(Metric):
     """A score of matched objects, pooled over all images."""
 
-    of: Ratio
-    """From rows of num_true, num_predicted, num_matched, sum_iou."""
+    of: Ratio  # from rows of num_true, num_predicted, num_matched, sum_iou
     kind = "objects"
 
 
@@ -82,8 +74,7 @@ class ObjectMetric(Metric):
 class ProbabilityMetric(Metric):
     """An error of each pixel's probability: its mean per image, and over all pixels."""
 
-    of: Callable[[Column, Column], Column]
-    """From probability and truth (0 or 1) of each pixel."""
+    of: Callable[[Column, Column], Column]  # from probability and truth (0 or 1) of each pixel
     higher_is_better: bool = False
     kind = "probabilities"
 

@@ -34,8 +34,7 @@ from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report
 
 BY_SIZE = "object size"
 BY_SHARE = "foreground share"
-FEW_VALUES = 20
-"""Columns of at most as many values make slices unasked."""
+FEW_VALUES = 20  # columns of at most as many values make slices unasked
 
 
 def summarise(

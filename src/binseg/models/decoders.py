@@ -253,10 +253,8 @@ class FPNDecoder(Decoder):
         return total
 
 
-WIDTH = 256
-"""Channels of a pyramid, of pooled context and of an MLP, unless told otherwise."""
-CELLS = (1, 2, 3, 6)
-"""Cells a side over which pyramid pooling averages."""
+WIDTH = 256  # channels of a pyramid, of pooled context and of an MLP, unless told otherwise
+CELLS = (1, 2, 3, 6)  # cells a side over which pyramid pooling averages
 
 
 class PyramidPoolingDecoder(Decoder):
@@ -334,8 +332,7 @@ class DecoderEntry(NamedTuple):
     """One row of `DECODERS`."""
 
     summary: str
-    source: str
-    """The report or paper that describes it."""
+    source: str  # the report or paper that describes it
     build: Callable[..., Decoder]
     """Takes the encoder and all options by keyword, but a dropout that is the head's."""
     defaults: Mapping[str, Option]

@@ -144,8 +144,7 @@ def initialise_head(head: nn.Conv2d) -> None:
 class Encoder(nn.Module):
     """Turns images into feature maps, finest first; what decoders need to know is on it."""
 
-    channels: tuple[int, ...]
-    """Channels of each feature map."""
+    channels: tuple[int, ...]  # channels of each feature map
     strides: tuple[int, ...]
     """Input pixels per feature pixel, in each map; the last is the least input that makes sense."""
     trained_with: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -164,8 +163,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Turns an encoder's feature maps and the size of its input into one map for the head."""
 
-    out_channels: int
-    """Channels of the map that goes to the head."""
+    out_channels: int  # channels of the map that goes to the head
     side_channels: tuple[int, ...] = ()
     """Channels of the maps on the way to it that could be supervised too, the latest first."""
 

@@ -32,8 +32,7 @@ _LAYERS = (
 ONNX_OPERATORS = frozenset(_OPERATORS.split())
 """Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives
 the list from exports of all our networks."""
-IR_LAYERS = frozenset(_LAYERS.split())
-"""Layers of the same networks in OpenVINO's own form."""
+IR_LAYERS = frozenset(_LAYERS.split())  # layers of the same networks in OpenVINO's own form
 
 _TYPES = {
     1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8),
@@ -52,8 +51,7 @@ class Port:
 
     name: str
     type: str
-    shape: tuple[int | None, ...]
-    """Sizes by axis; None where any is taken."""
+    shape: tuple[int | None, ...]  # sizes by axis; None where any is taken
 
 
 _MESSAGES: dict[str, tuple[set[int], set[int], dict[int, str]]] = {

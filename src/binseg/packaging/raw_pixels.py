@@ -21,11 +21,9 @@ Pixels = Literal["uint8", "float32"]
 """Pixels that a file takes: bytes, or floats (0 to 1 where the model's `intensity` is dtype, any
 numbers otherwise)."""
 
-_STRIDE = 32
-"""Whole images are brought to multiples of this, the coarsest grid of our networks."""
+_STRIDE = 32  # whole images are brought to multiples of this, the coarsest grid of our networks
 _PERCENTILES = (0.005, 0.995)
-Size = Any
-"""A size, as Python knows it; a symbol or a tensor while it is traced."""
+Size = Any  # a size, as Python knows it; a symbol or a tensor while it is traced
 
 
 class RawPixels(nn.Module):

@@ -52,31 +52,23 @@ from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 
-NUM_TIMED = 3
-"""Validation images that are predicted and measured on trial."""
-NUM_CORRECTIONS = 5
-"""Corrections of masks that are tried."""
-CLOSING = 6.0
-"""Seconds for curves, bundle, report page and their images, on an idle machine."""
-MOST_BUSY = 5.0
-"""Times as long as alone that such work is taken to need on a busy machine, at most."""
+NUM_TIMED = 3  # validation images that are predicted and measured on trial
+NUM_CORRECTIONS = 5  # corrections of masks that are tried
+CLOSING = 6.0  # seconds for curves, bundle, report page and their images, on an idle machine
+MOST_BUSY = 5.0  # times as long as alone that such work is taken to need on a busy machine, at most
 MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
 the last step and its validation end a little late."""
-LEAST_SHARE = 0.2
-"""Least share of the budget that is trained, however long the rest takes."""
+LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
 OPENING = 5.0
 """Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
-DECODING = 0.04
-"""Seconds for a million pixels of the images, decoded and resized once."""
+DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
 predicts image by image in float32; as a share of the time for a pixel of a training step.
 Measured for four networks: 0.25-0.31 and 0.50-0.61."""
-STARTING = 0.2
-"""Likewise what each prediction takes, however few its pixels are."""
-MEASURING = 0.12
-"""Seconds for a million pixels of an image whose prediction is scored."""
+STARTING = 0.2  # likewise what each prediction takes, however few its pixels are
+MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is scored
 
 
 def training_seconds(
@@ -88,14 +80,14 @@ def training_seconds(
     """
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
-    if rest >= LEAST_SHARE * budget:
+    least = LEAST_SHARE * budget
+    if rest >= least:
         told = (
             f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
             f"about {ending:.0f} s to choose the threshold and to score"
         )
         progress.say(Detail(told))
         return rest
-    least = LEAST_SHARE * budget
     progress.say(
         f"the budget of {budget_minutes:g} min can't be kept: reading took {spent:.0f} s and the "
         f"scores will take about {ending:.0f} s; training for {least:.0f} s all the same"
@@ -252,8 +244,7 @@ FROM_SCRATCH: Candidates = MappingProxyType({"unet-compact": {}, "unet-small": {
 FROM_IMAGENET: Candidates = MappingProxyType(
     {PRETRAINED: {"options": dict(PRETRAINED_OPTIONS)}, **_UNET}
 )
-LARGE = "resnet34-unet"
-"""Likewise, on a GPU."""
+LARGE = "resnet34-unet"  # likewise, on a GPU
 
 
 class Trial(NamedTuple):
@@ -271,10 +262,8 @@ class Trial(NamedTuple):
 class Cost(NamedTuple):
     """Seconds of a step: a fixed part, and one that grows with its pixels."""
 
-    step: float
-    """Seconds, however few pixels it has."""
-    megapixel: float
-    """Seconds that each further million pixels adds."""
+    step: float  # seconds, however few pixels it has
+    megapixel: float  # seconds that each further million pixels adds
 
     def of(self, trial: Trial) -> float:
         """Seconds for a step."""
@@ -290,14 +279,12 @@ MEGAPIXEL_OF_SMALL = 28.0
 time there is for measuring."""
 LIMIT = 10.0
 """Seconds that measuring may take; a network that doesn't fit any more is told from the first."""
-TRIAL_SHARE = 0.03
-"""Likewise of the budget."""
+TRIAL_SHARE = 0.03  # likewise of the budget
 RELATIVE: Mapping[str, float] = MappingProxyType(
     {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}
 )
 """Seconds a pixel of the candidates, as measured on two cores that compute in bf16."""
-SHORT = 180.0
-"""Seconds of a budget below which the machine is measured in haste."""
+SHORT = 180.0  # seconds of a budget below which the machine is measured in haste
 
 
 def measure_machine(

@@ -28,8 +28,7 @@ from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
-NUM_SAMPLES, SHEET_COLUMNS = 12, 4
-"""Images of a sheet, and how many stand beside each other."""
+NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 

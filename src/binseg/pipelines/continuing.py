@@ -29,8 +29,7 @@ from binseg.progress import Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Preprocessing, Split
 
-BEFORE = "before"
-"""Folder in a run for the earlier model's scores on the validation split."""
+BEFORE = "before"  # folder in a run for the earlier model's scores on the validation split
 REASON = "as in the model that this one continues"
 _GIVEN_METHODS = {"official", "file", "kfold"}
 

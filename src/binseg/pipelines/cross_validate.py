@@ -28,8 +28,7 @@ from binseg.training.checkpoint import resume_command
 from binseg.training.run_folder import RunFolder
 from binseg.types import Figure, Report
 
-FOLD_COLUMN = "cv_fold"
-"""The column of the pooled report that says whose model scored an image."""
+FOLD_COLUMN = "cv_fold"  # the column of the pooled report that says whose model scored an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,12 @@ class CrossResult:
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
-        told = ({"folder": str(one.folder), "dice": one.dice.value} for one in self.folds)
         return {
             "folder": str(self.folder),
-            "folds": [{**vars(one), **plain} for one, plain in zip(self.folds, told, strict=True)],
+            "folds": [
+                vars(one) | {"folder": str(one.folder), "dice": one.dice.value}
+                for one in self.folds
+            ],
             "seconds": round(self.seconds, 1),
             "pooled": report_as_dict(self.pooled),
         }
@@ -147,14 +148,9 @@ def _run(
             resume_training(run.path, progress=progress, command=command)
         else:
             progress.say(f"fold {fold} of {num_folds}: {run.path}")
-            train(
-                _with_split(first, fold=fold),
-                out=run.path,
-                spent=spent / num_folds,
-                plan=plan,
-                progress=progress,
-                command=command,
-            )
+            recipe, share = _with_split(first, fold=fold), spent / num_folds
+            facts = {"plan": plan, "command": command}
+            train(recipe, out=run.path, spent=share, progress=progress, **facts)
         if run.data_fingerprint() != runs[0].data_fingerprint():
             raise DataError(
                 f"{first.data.path}: the data has changed since {runs[0].path} was trained; "
@@ -169,11 +165,11 @@ def _run(
         folds=tuple(
             Fold(
                 folder=run.path,
-                threshold=predictors[fold].threshold,
+                threshold=predictor.threshold,
                 num_images=slices[str(fold)].num_images,
                 dice=slices[str(fold)].dice,
             )
-            for fold, run in enumerate(runs)
+            for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
         ),
         pooled=report,
         seconds=time.perf_counter() - started,
@@ -191,9 +187,8 @@ def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Prog
     records = tuple(record for part in parts for record in part.records)
     assert len(predictor_of) == len(records), "every image is in one fold"
     dataset = replace(parts[0], records=records, notes=_notes(predictors))
-    report = scoring.report(
-        dataset, predictors, split="out of fold", title=title, by=(FOLD_COLUMN,)
-    )
+    split, by = "out of fold", (FOLD_COLUMN,)
+    report = scoring.report(dataset, predictors, split=split, title=title, by=by)
     write_report(out, report, dataset=dataset, predictor=predictors[0], predictor_of=predictor_of)
     return report
 

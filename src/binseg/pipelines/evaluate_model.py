@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from binseg.config import DataConfig
@@ -73,9 +72,9 @@ def evaluate(
     dataset = choose_data(config, split=split, origin=origin, progress=progress)
     for member in predictor.members[1:]:
         _check_member(member, config, dataset, split)
-    predictor_of = None
+    masks = None
     if isinstance(predictor, SavedMask):
-        predictor_of = saved_masks(Path(predictor.name), dataset)
+        masks = saved_masks(Path(predictor.name), dataset)
     folder = None if out is None else Path(out)
     with nullcontext() if folder is None else held(folder):
         report = score_dataset(
@@ -86,13 +85,11 @@ def evaluate(
             by=by,
             outline=outline,
             folder=folder,
-            predictor_of=predictor_of,
+            predictor_of=masks,
             progress=progress,
         )
         if folder is not None:
-            write_report(
-                folder, report, dataset=dataset, predictor=predictor, predictor_of=predictor_of
-            )
+            write_report(folder, report, dataset=dataset, predictor=predictor, predictor_of=masks)
     return report
 
 
@@ -165,33 +162,21 @@ def calibrate(
     origin = Origin.of(predictor)
     dataset = choose_data(data, split="all", origin=origin, progress=progress)
     known_splits = choose_data(data, split="val", origin=origin)
-    ids = {record.id for record in known_splits.records}
-    dataset = replace(
-        dataset,
-        records=tuple(
-            replace(record, split="val") if record.id in ids else record
-            for record in dataset.records
-        ),
-    )
+    dataset = dataset.with_splits({record.id: "val" for record in known_splits.records})
     lessons = gather_lessons(predictor, dataset, progress=progress)
     if not lessons:
         raise DataError(f"{data.path}: no validation image has a pixel to score")
     if not predictor.postprocessing.is_empty and wanted:
         progress.say("guarantees are of the masks before the model's own post-processing")
+    counts, groups = zip(*((one.counts_T4, one.group) for one in lessons), strict=True)
+    own = predictor.threshold
     found = tuple(
-        choose_guaranteed(
-            score,
-            value,
-            [one.counts_T4 for one in lessons],
-            groups=[one.group for one in lessons],
-            own_threshold=predictor.threshold,
-        )
+        choose_guaranteed(score, value, counts, groups=groups, own_threshold=own)
         for score, value in wanted
     )
     names = {one.score for one in found}
-    facts: dict[str, object] = {
-        "guarantees": (*(x for x in predictor.card.guarantees if x.score not in names), *found)
-    }
+    kept = (one for one in predictor.card.guarantees if one.score not in names)
+    facts: dict[str, object] = {"guarantees": (*kept, *found)}
     if learn:
         facts["knowledge"] = learn_quality(predictor, dataset, lessons, progress=progress)
     revise_card(predictor.bundle, facts)

@@ -43,8 +43,7 @@ from binseg.transforms.preprocess import normalise, prepare
 from binseg.types import Preprocessing, Sample
 
 MAX_IMAGES = 24
-MAX_SIDE = 1024
-"""Larger images are proven on their middle: whole ones would take gigabytes."""
+MAX_SIDE = 1024  # larger images are proven on their middle: whole ones would take gigabytes
 ODD_SIZES = ((2, 3), (7, 300), (97, 33), (256, 256), (401, 223))
 REFERENCE_SIDE = 192
 
@@ -144,8 +143,7 @@ def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 DESTINATIONS = (*TARGETS, "bundle")
-CALIBRATION = 16
-"""Images that int8 takes its ranges from."""
+CALIBRATION = 16  # images that int8 takes its ranges from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,11 +185,10 @@ class _Model:
         compute: Compute,
         images: ProofImages,
         *,
-        runtime: str,
         precision: str,
-        beside: str,
         reference: Compute | None = None,
         limits: Limits | None = None,
+        **names: str,
     ) -> Proof:
         """Compare with a reference, which is binseg's own prediction if left out."""
         of_precision = self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
@@ -200,11 +197,10 @@ class _Model:
             compute,
             images.images,
             threshold=self.reference.threshold,
-            runtime=runtime,
             precision=precision,
-            beside=beside,
             limits=limits or of_precision,
             truths=images.truths,
+            **names,
         )
 
 
@@ -316,9 +312,8 @@ def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) 
             agreement_alone=own.agreement_alone * exact.agreement_alone,
             dice_change=own.dice_change + exact.dice_change,
         )
-    proven = partial(
-        model.prove, made.compute, images, runtime=made.target, precision=made.precision
-    )
+    prove_it = partial(model.prove, made.compute, images)
+    proven = partial(prove_it, runtime=made.target, precision=made.precision)
     return [
         proven(beside="the same graph in torch", reference=by_torch(raw)),
         proven(beside="binseg predict", limits=own),
@@ -418,18 +413,12 @@ def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str,
 def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
     """List runtime and precision of each proof, as far as they are installed."""
     has_bf16 = computes_bf16()
-    asked = (
-        ("onnxruntime", "fp32", True),
-        ("onnxruntime", "int8", int8),
-        ("openvino", "fp32", True),
-        ("openvino", "bf16", has_bf16),
-        ("openvino", "int8", int8),
-    )
-    found = [
-        (runtime, precision)
-        for runtime, precision, is_asked in asked
-        if is_asked and find_spec(runtime) is not None
-    ]
+    asked = {
+        "onnxruntime": ("fp32", *(["int8"] if int8 else [])),
+        "openvino": ("fp32", *(["bf16"] if has_bf16 else []), *(["int8"] if int8 else [])),
+    }
+    installed = [runtime for runtime in asked if find_spec(runtime) is not None]
+    found = [(runtime, precision) for runtime in installed for precision in asked[runtime]]
     if not found:
         raise UsageError(
             "neither onnxruntime nor openvino is installed, so that nothing can be proven; "

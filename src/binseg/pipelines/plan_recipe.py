@@ -29,10 +29,8 @@ from binseg.pipelines.continuing import REASON, continued, divide
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
 
-DEFAULT_BUDGET = 20 * 60.0
-"""Seconds of a plan's budget where the user gives none."""
-FEW_PAGES = 60
-"""Pages below which smaller groups of them are formed, so that they can be split."""
+DEFAULT_BUDGET = 20 * 60.0  # seconds of a plan's budget where the user gives none
+FEW_PAGES = 60  # pages below which smaller groups of them are formed, so that they can be split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +39,8 @@ class PlanResult:
 
     plan: Plan
     recipe: Recipe
-    seconds: float
-    """Duration of planning itself."""
-    expected_seconds: float
-    """Duration of the training to come, all folds together."""
+    seconds: float  # duration of planning itself
+    expected_seconds: float  # duration of the training to come, all folds together
 
     def as_yaml(self) -> str:
         """Return the recipe with its reasons as comments; `binseg train FILE` runs it."""

@@ -21,14 +21,12 @@ class DemoResult:
     """The files and figures that the demo made."""
 
     folder: Path
-    report: Report
-    """On the test split."""
+    report: Report  # on the test split
     otsu_dice: float
     """Mean Dice of Otsu's threshold on the same images, told each time which side to take."""
     gallery_path: Path
     mask_path: Path
-    photo_path: Path
-    """A photo with the mask that the built-in model lays over it."""
+    photo_path: Path  # a photo with the mask that the built-in model lays over it
     seconds: float
 
     def as_dict(self) -> dict[str, object]:

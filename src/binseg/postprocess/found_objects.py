@@ -20,11 +20,9 @@ Ring = Float[np.ndarray, "_ 2"]
 class FoundObject:
     """One object; lengths in pixels of the image's own size, y downwards."""
 
-    label: int
-    """From 1, in order of the first pixel by rows."""
+    label: int  # from 1, in order of the first pixel by rows
     area: int
-    centroid_y: float
-    """Mean of the pixels' centres; the first pixel's centre is at 0.5."""
+    centroid_y: float  # mean of the pixels' centres; the first pixel's centre is at 0.5
     centroid_x: float
     top: int
     left: int
@@ -119,12 +117,9 @@ class Polygon:
     No ring meets itself, though a hole may touch another ring in a point (Simple Features).
     """
 
-    label: int
-    """Number of the object, as `label_objects` gives it."""
-    exterior: Ring
-    """Clockwise as seen, y downwards."""
-    holes: tuple[Ring, ...] = ()
-    """Anticlockwise."""
+    label: int  # number of the object, as `label_objects` gives it
+    exterior: Ring  # clockwise as seen, y downwards
+    holes: tuple[Ring, ...] = ()  # anticlockwise
 
     @property
     def area(self) -> float:

@@ -29,10 +29,8 @@ _MOST_PARTS = 20_000_000
 class PostProcessing:
     """Corrections of a mask; areas are in pixels of the image's own size, UsageError below 0."""
 
-    min_area: int = 0
-    """Objects of fewer pixels are removed."""
-    fill_holes: int = 0
-    """Holes of up to so many pixels are filled."""
+    min_area: int = 0  # objects of fewer pixels are removed
+    fill_holes: int = 0  # holes of up to so many pixels are filled
     largest_only: bool = False
     """Only the largest object stays; of equal ones the first by row, then column."""
 
@@ -64,8 +62,7 @@ class PostProcessing:
         return ", ".join(text for text, is_on in parts.items() if is_on)
 
 
-NOTHING = PostProcessing()
-"""Post-processing that corrects nothing."""
+NOTHING = PostProcessing()  # post-processing that corrects nothing
 
 
 def above(

@@ -50,8 +50,7 @@ class GalleryItem:
     prediction_HW: Mask
     truth_HW: Mask | None = None
     """None where there is no truth: the row then shows image, prediction and overlay."""
-    valid_HW: Mask | None = None
-    """False where the truth says to ignore; None means all valid."""
+    valid_HW: Mask | None = None  # False where the truth says to ignore; None means all valid
     dice: float | None = None
 
 

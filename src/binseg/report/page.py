@@ -36,32 +36,24 @@ from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Figure, ImageScores, Report, Size
 
 MAX_OWN_COLUMNS = 5
-LONGEST_SIDE = 256
-"""Longest side of the images on the cards, in pixels."""
+LONGEST_SIDE = 256  # longest side of the images on the cards, in pixels
 _JPEG_QUALITY = 84
 _STRENGTH = 0.55
 Cell = str | float | list[float | str] | None
 """A text, a number, a number with the text that shows it, or nothing."""
-Gallery = tuple[str, Sequence[GalleryItem]]
-"""A heading and the images below it."""
+Gallery = tuple[str, Sequence[GalleryItem]]  # a heading and the images below it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
     """The origin of the figures: what a page tells beside a report."""
 
-    model: Sequence[tuple[str, str]] = ()
-    """Label and text, a line each: the card."""
-    data: Sequence[tuple[str, str]] = ()
-    """The same of the data: path, fingerprint, splits."""
-    recipe: str = ""
-    """The whole recipe as text."""
-    training: Sequence[Mapping[str, float | str | None]] = ()
-    """The lines of metrics.csv."""
-    by_loss: bool = False
-    """True where validation loss, not Dice, chose the best epoch."""
-    threshold_method: str = ""
-    """The way the threshold was chosen."""
+    model: Sequence[tuple[str, str]] = ()  # label and text, a line each: the card
+    data: Sequence[tuple[str, str]] = ()  # the same of the data: path, fingerprint, splits
+    recipe: str = ""  # the whole recipe as text
+    training: Sequence[Mapping[str, float | str | None]] = ()  # the lines of metrics.csv
+    by_loss: bool = False  # True where validation loss, not Dice, chose the best epoch
+    threshold_method: str = ""  # the way the threshold was chosen
 
 
 def write_page(

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Colour = tuple[int, int, int]
-"""Red, green and blue, 0 to 255."""
+Colour = tuple[int, int, int]  # red, green and blue, 0 to 255
 
 # Okabe & Ito's colours, told apart with any kind of colour vision.
 BLUE: Colour = (0, 114, 178)

@@ -75,10 +75,8 @@ def data_uri(image: Image.Image, kind: str, **options: object) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-MAX_FINDINGS_SHOWN = 24
-"""Findings of one code that are shown in full; the rest are counted."""
-MAX_IMAGES_SHOWN = 8
-"""Images of one finding that are shown."""
+MAX_FINDINGS_SHOWN = 24  # findings of one code that are shown in full; the rest are counted
+MAX_IMAGES_SHOWN = 8  # images of one finding that are shown
 
 
 def images_shown(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -143,8 +141,7 @@ class Entry:
     thumb: str = ""
     """The image with the mask's outline, as a `data:` address; empty where it isn't in memory."""
     num_objects: int | None = None
-    foreground: float
-    """Share of the pixels."""
+    foreground: float  # share of the pixels
     area: float | None = None
     """Area of the foreground in `unit`, where the size of a pixel is known."""
     unit: str = ""

@@ -25,10 +25,8 @@ from binseg.types import IGNORE
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
-COPIED_ROWS = 256
-"""Rows of a file that are copied to memory at a time."""
-GPU_SHARE = 0.25
-"""A cache up to this share of a GPU's free memory lives there."""
+COPIED_ROWS = 256  # rows of a file that are copied to memory at a time
+GPU_SHARE = 0.25  # a cache up to this share of a GPU's free memory lives there
 SHARED_MEMORY = Path("/dev/shm")
 """Linux's folder of shared memory; containers often have 64 MB of it, or none."""
 LOADER_SECONDS = 600.0
@@ -41,10 +39,8 @@ class Batch(NamedTuple):
     inputs_BHWC: torch.Tensor
     targets_BHW: torch.Tensor
     step: int
-    first: int
-    """Index of this share's first input among the step's."""
-    total: int
-    """Inputs of the step in all shares."""
+    first: int  # index of this share's first input among the step's
+    total: int  # inputs of the step in all shares
     is_empty: bool
     """True if no input was left for this rank: the one that is here has no pixel that counts. The
     rank must take part in the step all the same: the others wait for it."""
@@ -54,8 +50,7 @@ class Key(NamedTuple):
     """The items of a batch: row numbers, rising since mapped files like that, or places."""
 
     items: np.ndarray
-    size: int
-    """Side of the patches that are cut, surroundings included; 0 for rows."""
+    size: int  # side of the patches that are cut, surroundings included; 0 for rows
     step: int
     first: int
     total: int

@@ -44,10 +44,8 @@ FREE = {"about", "data.path", "data.download", "data.group"} | {
 class Position:
     """The step that a run trains on next, from which everything that comes then follows."""
 
-    epoch: int
-    """From 0."""
-    step: int
-    """From 0; the number of an epoch's steps where only its validation is left."""
+    epoch: int  # from 0
+    step: int  # from 0; the number of an epoch's steps where only its validation is left
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
@@ -221,8 +219,7 @@ class Checkpointer:
         self._folder, self._minutes = folder, recipe.train.checkpoint_minutes
         self._command, self._progress = command or resume_command(folder), progress
         self._writes, self._clock, self._mark = writes, clock, clock()
-        self._best: bytes | None = None
-        """Best weights that couldn't be written yet."""
+        self._best: bytes | None = None  # best weights that couldn't be written yet
 
     @property
     def way_on(self) -> str:

@@ -17,8 +17,7 @@ from typing import Any
 from binseg.config.recipe import Recipe
 from binseg.progress import Task
 
-BAR_UNITS = 1000
-"""Length of the progress bar of a run with a budget: thousandths of its time."""
+BAR_UNITS = 1000  # length of the progress bar of a run with a budget: thousandths of its time
 FIRST_CLOSING = 0.04
 """Share of the time that is kept for the last validation, before the first one was seen."""
 MOST_CLOSING = 0.3
@@ -37,13 +36,11 @@ class Clock:
         seconds: float | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.elapsed = 0.0
-        """Seconds of the run at the last reading, those before a resume included."""
+        self.elapsed = 0.0  # seconds of the run at the last reading, those before a resume included
         self._recipe, self._seconds = recipe, seconds
         self._clock, self._started = clock, clock()
         self._closing = FIRST_CLOSING * (seconds or 0.0)  # seconds of the last validation
-        self._sizes: dict[int, int] = {}
-        """Side of the inputs of each epoch that has begun."""
+        self._sizes: dict[int, int] = {}  # side of the inputs of each epoch that has begun
 
     @property
     def is_timed(self) -> bool:

@@ -17,8 +17,7 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Processor flags (x86, ARM) that say bf16 products run in hardware."""
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 """Advice to the user where the compiler fails, which shows at the first step."""
-STATES = {"adam": 2, "adamw": 2, "sgd": 1}
-"""Numbers that an optimiser keeps for each weight."""
+STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimiser keeps for each weight
 WORKSPACE = 2.0
 """Backward passes hold gradients of maps and scratch space beside what forward passes keep; the
 factor is from measured peaks of unet-compact, unet-small and resnet34-unet (1.3 to 2.2)."""
@@ -109,10 +108,8 @@ def compiled(
 class MemoryEstimate:
     """Bytes of a run's network; the pixel cache is mapped from disk and not counted."""
 
-    fixed: int
-    """Weights, gradients, the optimiser's numbers and the moving average."""
-    per_input: int
-    """Bytes that each input of a batch adds."""
+    fixed: int  # weights, gradients, the optimiser's numbers and the moving average
+    per_input: int  # bytes that each input of a batch adds
     batch_size: int
 
     @property

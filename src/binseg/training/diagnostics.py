@@ -30,18 +30,13 @@ ADVICE = {
 }
 """Parts of torch's messages, each with its cause and what a user can do about it."""
 
-MANY = 10
-"""So many bad steps in a row end the run: no single image is to blame for them."""
-EXPLODING = 100.0
-"""A gradient norm that has grown so much is on its way to infinity."""
-FEWEST = 8
-"""Steps in an epoch below which its norms say nothing."""
+MANY = 10  # so many bad steps in a row end the run: no single image is to blame for them
+EXPLODING = 100.0  # a gradient norm that has grown so much is on its way to infinity
+FEWEST = 8  # steps in an epoch below which its norms say nothing
 ALL, NOTHING = 0.999, 0.001
 """Share of the pixels that is "everything", and the Dice up to which nothing is found."""
-RARE = 0.05
-"""Share of foreground below which a pixel-wise loss is content with none."""
-LASTING = 3
-"""After so many epochs it is no longer the first epochs' fumbling."""
+RARE = 0.05  # share of foreground below which a pixel-wise loss is content with none
+LASTING = 3  # after so many epochs it is no longer the first epochs' fumbling
 
 
 class StepGuard(Stateful):
@@ -57,8 +52,7 @@ class StepGuard(Stateful):
         self._model, self._recipe, self._progress = model, recipe, progress
         self._in_row = self._skipped = 0
         self._norms: list[float] = []
-        self._calmest = math.inf
-        """The lowest median norm of an epoch so far."""
+        self._calmest = math.inf  # the lowest median norm of an epoch so far
         self._buffers: list[torch.Tensor] = []
         self._before: list[torch.Tensor] = []
 

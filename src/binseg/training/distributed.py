@@ -35,8 +35,7 @@ from binseg.training.ranks import LOOPBACK, Ranks
 PATIENCE = timedelta(days=1)
 """Others wait while rank 0 reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0
-HERE = "binseg/{} is here"
-"""The key by which a rank tells that it has come."""
+HERE = "binseg/{} is here"  # the key by which a rank tells that it has come
 THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
     ("This DataLoader will create", UserWarning),
@@ -66,8 +65,7 @@ class ProcessGroup:
 
     def __post_init__(self) -> None:
         self.rank, self.world_size = self.ranks.rank, self.ranks.world_size
-        self.is_first = self.rank == 0
-        """True for rank 0, which validates, writes and prints."""
+        self.is_first = self.rank == 0  # True for rank 0, which validates, writes and prints
 
     def share(self, data: bytes = b"") -> bytes:
         """Give every rank the bytes of rank 0."""

@@ -26,12 +26,9 @@ COLUMNS = (
     *("val_scored", "val_inputs", "seconds", "data_share"),
 )
 """For `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
-GALLERY_EVERY = 5
-"""Epochs between two drawings of the validation, beside the first."""
-GALLERY = "validation"
-"""Name of these drawings in trackers."""
-PROJECT = "binseg"
-"""The project or experiment under which trackers file our runs."""
+GALLERY_EVERY = 5  # epochs between two drawings of the validation, beside the first
+GALLERY = "validation"  # name of these drawings in trackers
+PROJECT = "binseg"  # the project or experiment under which trackers file our runs
 
 
 class Logger(Protocol):
@@ -62,8 +59,7 @@ class EpochLog(Stateful):
         writes: bool,
     ) -> None:
         self.history: list[dict[str, float]] = []
-        self.best_epoch = 0
-        """From 1; 0 where there is none yet."""
+        self.best_epoch = 0  # from 1; 0 where there is none yet
         self._path, self._recipe, self._progress = folder / METRICS, recipe, progress
         self._loggers, self._writes = loggers, writes
         self._symptom: str | None = None

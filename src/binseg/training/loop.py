@@ -47,13 +47,10 @@ class FitResult:
 
     best_state: dict[str, np.ndarray]
     """The weights of the best epoch, by the model's own names; on rank 0 alone."""
-    best_epoch: int
-    """From 1."""
-    history: list[dict[str, float]]
-    """One row an epoch, as in metrics.csv."""
+    best_epoch: int  # from 1
+    history: list[dict[str, float]]  # one row an epoch, as in metrics.csv
     precision: str
-    seconds: float
-    """Duration of all epochs, those before a resume included."""
+    seconds: float  # duration of all epochs, those before a resume included
 
 
 def fit(
@@ -155,8 +152,7 @@ class _Run:
         self._signal = 0
         """Number of the signal to stop that all ranks have agreed on; 0 where there is none."""
         self._position = Position(epoch=0, step=0)
-        self._is_whole = False
-        """False in the middle of a step, whose weights are nobody's."""
+        self._is_whole = False  # False in the middle of a step, whose weights are nobody's
         self.length = BAR_UNITS if clock.is_timed else config.epochs * num_steps
         """Length of the progress bar: steps, or thousandths of the time."""
         self._optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)

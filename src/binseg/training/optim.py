@@ -17,14 +17,12 @@ from binseg.training.checkpoint import Stateful
 AVERAGE_WARMUP = 10
 """After n steps the decay is at most (1 + n) / (AVERAGE_WARMUP + n): a young average forgets its
 random start, where a fixed decay of 0.999 would carry it through the first thousand steps."""
-WARMUP_START = 0.01
-"""Warm-up rises from this share of the rate."""
+WARMUP_START = 0.01  # warm-up rises from this share of the rate
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
 """torch's OneCycleLR: first rate and last rate as shares of the peak."""
 ONECYCLE_MOMENTUM = (0.85, 0.95)
 """torch's OneCycleLR: momentum (Adam: first beta) at the peak of the rate, and at both ends."""
-PLATEAU_THRESHOLD = 1e-4
-"""torch's ReduceLROnPlateau: what counts as better, relative to the best."""
+PLATEAU_THRESHOLD = 1e-4  # torch's ReduceLROnPlateau: what counts as better, relative to the best
 
 
 def build_optimizer(

@@ -33,10 +33,8 @@ from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
-TEMPORARY = ".tmp-"
-"""Prefix of the names of half-written files."""
-LOCK_SECONDS = 30.0
-"""Loader processes outlive a killed run by some seconds, and hold its lock."""
+TEMPORARY = ".tmp-"  # prefix of the names of half-written files
+LOCK_SECONDS = 30.0  # loader processes outlive a killed run by some seconds, and hold its lock
 
 PACKAGES = (
     *("binseg", "imagecodecs", "lightning-fabric", "numpy", "pillow", "pydantic"),

@@ -23,8 +23,7 @@ from binseg.training.distributed import ALONE, ProcessGroup
 from binseg.transforms.augmentation import build_augment, generator_for
 from binseg.types import IGNORE
 
-CUDA_LOOK = 20
-"""On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+CUDA_LOOK = 20  # on a GPU the loss is looked at every so many steps: each look waits for the GPU
 
 
 class Tensors(NamedTuple):

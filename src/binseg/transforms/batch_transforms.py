@@ -18,8 +18,7 @@ ASPECTS = (3 / 4, 4 / 3)
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
-NARROW = 0.8
-"""Largest sigma that a 3x3 kernel holds."""
+NARROW = 0.8  # largest sigma that a 3x3 kernel holds
 
 
 class BatchRandom:

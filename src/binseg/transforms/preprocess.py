@@ -15,8 +15,7 @@ from binseg.errors import ImageError
 from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
 _PERCENTILES = (0.5, 99.5)

@@ -72,8 +72,7 @@ def _line(error: Exception) -> str:
 
 __all__ = ["ENCODERS", "TIMM", "TIMM_WEIGHTS", "EncoderEntry", "encoder_entry"]
 
-TIMM = "timm:"
-"""Encoders that begin so are networks of timm."""
+TIMM = "timm:"  # encoders that begin so are networks of timm
 TIMM_WEIGHTS = "imagenet"
 """The weights that timm publishes for a name, whatever they were trained on."""
 
@@ -82,18 +81,13 @@ class EncoderEntry(NamedTuple):
     """One row of `ENCODERS`."""
 
     summary: str
-    source: str
-    """The report or paper that describes it."""
-    num_parameters: int
-    """With 3 channels in and the default options."""
-    build: Callable[..., Encoder]
-    """Takes `in_channels` and all options by keyword."""
-    defaults: Mapping[str, Option]
-    """All options that it has; `OPTIONS` says what they mean."""
+    source: str  # the report or paper that describes it
+    num_parameters: int  # with 3 channels in and the default options
+    build: Callable[..., Encoder]  # takes `in_channels` and all options by keyword
+    defaults: Mapping[str, Option]  # all options that it has; `OPTIONS` says what they mean
     full_size: bool = False
     """True if its finest map has the input's size, so that no decoder needs to enlarge further."""
-    has_own_start: bool = False
-    """True if `build` leaves weights that are not to be sampled anew."""
+    has_own_start: bool = False  # True if `build` leaves weights that are not to be sampled anew
 
 
 def _small_resnet(in_channels: int, *, norm: Any, **sizes: Any) -> Encoder:

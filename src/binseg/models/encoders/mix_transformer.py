@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
 
-NUM_HEADS = (1, 2, 5, 8)
-"""Heads of the attention in each stage."""
+NUM_HEADS = (1, 2, 5, 8)  # heads of the attention in each stage
 
 
 def _to_map(tokens_BND: Tensor, h: int, w: int) -> Tensor:
