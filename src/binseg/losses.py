@@ -267,87 +267,53 @@ _BORDER_SMOOTHING = Knob(
     is_whole=True,
 )
 
-LOSSES: Mapping[str, LossEntry] = MappingProxyType(
-    {
-        "bce": LossEntry(
-            summary="binary cross-entropy, averaged over all valid pixels",
-            source="reports A, C and D",
-            function=_bce,
-            knobs={
-                "foreground_weight": Knob(
-                    "weight of foreground pixels; above 1 finds more and errs more", 1.0
-                ),
-                "border_smoothing": _BORDER_SMOOTHING,
-            },
-        ),
-        "dice": LossEntry(
-            summary="1 - soft Dice, per image",
-            source="Milletari et al., V-Net (3DV 2016); report A's smooth 1",
-            function=_dice,
-            knobs={"smooth": _SMOOTH},
-        ),
-        "bce-dice": LossEntry(
-            summary="bce + dice: steady gradients of the one, the other's eye for small objects",
-            source="reports A and B",
-            function=_bce_dice,
-            knobs={
-                "bce_weight": Knob("what bce is multiplied with", 1.0),
-                "dice_weight": Knob("what dice is multiplied with", 1.0),
-                "smooth": _SMOOTH,
-                "border_smoothing": _BORDER_SMOOTHING,
-            },
-        ),
-        "jaccard": LossEntry(
-            summary="1 - soft IoU, per image",
-            source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
-            function=partial(_tversky, alpha=1.0, beta=1.0),
-            knobs={"smooth": _SMOOTH},
-        ),
-        "lovasz": LossEntry(
-            summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
-            source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section "
-            "3.1",
-            function=_lovasz,
-        ),
-        "focal": LossEntry(
-            summary="cross-entropy that fades for pixels already right, over all valid pixels",
-            source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
-            function=_focal,
-            knobs={
-                "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
-                "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0),
-            },
-        ),
-        "tversky": LossEntry(
-            summary="Dice with its own weight for extra and for missed pixels, per image",
-            source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)",
-            function=_tversky,
-            knobs={
-                "alpha": Knob("weight of extra pixels (false positives)", 0.3),
-                "beta": Knob("weight of missed pixels (false negatives)", 0.7),
-                "smooth": _SMOOTH,
-            },
-        ),
-        "boundary": LossEntry(
-            summary="bce + dice with extra weight along the object's border, per image",
-            source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
-            "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
-            "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)",
-            function=_boundary,
-            knobs={
-                "width": Knob(
-                    "pixels on either side of the border that weigh more",
-                    default=3.0,
-                    low=1.0,
-                    high=64.0,
-                    is_whole=True,
-                ),
-                "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
-                "smooth": _SMOOTH,
-            },
-        ),
-    }
-)
+LOSSES: Mapping[str, LossEntry] = MappingProxyType({
+    "bce": LossEntry(summary="binary cross-entropy, averaged over all valid pixels",
+        source="reports A, C and D", function=_bce,
+        knobs={
+            "foreground_weight": Knob(
+                "weight of foreground pixels; above 1 finds more and errs more", 1.0),
+            "border_smoothing": _BORDER_SMOOTHING}),
+    "dice": LossEntry(summary="1 - soft Dice, per image",
+        source="Milletari et al., V-Net (3DV 2016); report A's smooth 1", function=_dice,
+        knobs={"smooth": _SMOOTH}),
+    "bce-dice": LossEntry(
+        summary="bce + dice: steady gradients of the one, the other's eye for small objects",
+        source="reports A and B", function=_bce_dice,
+        knobs={
+            "bce_weight": Knob("what bce is multiplied with", 1.0),
+            "dice_weight": Knob("what dice is multiplied with", 1.0),
+            "smooth": _SMOOTH, "border_smoothing": _BORDER_SMOOTHING}),
+    "jaccard": LossEntry(summary="1 - soft IoU, per image",
+        source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
+        function=partial(_tversky, alpha=1.0, beta=1.0), knobs={"smooth": _SMOOTH}),
+    "lovasz": LossEntry(summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
+        source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section "
+        "3.1", function=_lovasz),
+    "focal": LossEntry(
+        summary="cross-entropy that fades for pixels already right, over all valid pixels",
+        source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
+        function=_focal,
+        knobs={
+            "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
+            "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0)}),
+    "tversky": LossEntry(
+        summary="Dice with its own weight for extra and for missed pixels, per image",
+        source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)", function=_tversky,
+        knobs={
+            "alpha": Knob("weight of extra pixels (false positives)", 0.3),
+            "beta": Knob("weight of missed pixels (false negatives)", 0.7), "smooth": _SMOOTH}),
+    "boundary": LossEntry(
+        summary="bce + dice with extra weight along the object's border, per image",
+        source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
+        "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
+        "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)", function=_boundary,
+        knobs={
+            "width": Knob("pixels on either side of the border that weigh more",
+                default=3.0, low=1.0, high=64.0, is_whole=True),
+            "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
+            "smooth": _SMOOTH}),
+})  # fmt: skip
 """Every loss by the name it has in recipes."""
 
 

@@ -42,7 +42,7 @@ from binseg.postprocess import (
     segment,
     trace_polygons,
 )
-from binseg.postprocess.found_objects import Project
+from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
 from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_text

@@ -8,7 +8,7 @@ warm_engine.py    ready-made features, and a network that learns in rounds (torc
 running_score.py  how good the engines are: check images, interval, learning curve, stop rule
 next_image.py     which image to label next
 session.py        a project that is open: predictions, and what runs behind them
-label_files.py    labels as files of other tools, and masks that others made
+foreign_masks.py  masks that others made, taken in; label_files.py writes those of other tools
 """
 
 __all__: list[str] = []

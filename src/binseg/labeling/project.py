@@ -26,7 +26,7 @@ from binseg.data.sources.labelled import LOG, images_of_project
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.label_files import BEFORE, find_masks, put_aside, read_masks
+from binseg.labeling.foreign_masks import BEFORE, find_masks, put_aside, read_masks
 from binseg.labeling.label_log import (
     SCHEMA,
     ChangedError,

@@ -85,15 +85,3 @@ def count_objects(mask_HW: Mask, truth_HW: Mask, valid_HW: Mask | None = None) -
         num_matched=int(matched_P.sum()),
         sum_iou=float(iou_P[matched_P].sum()),
     )
-
-
-def _count_values(
-    codes_N: Int64[np.ndarray, " N"], num_codes: int
-) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """List the values that occur with their numbers; sorting is slow, a long table takes memory."""
-    if num_codes > codes_N.size + 1_000_000:
-        pairs_P, overlap_P = np.unique(codes_N, return_counts=True)
-        return pairs_P, overlap_P
-    times = np.bincount(codes_N)
-    pairs_P = np.flatnonzero(times)
-    return pairs_P, times[pairs_P]

@@ -1,0 +1,159 @@
+"""Outlines and run lengths as plain data that other programs read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, pairwise
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
+from binseg.postprocess.mask_cleaning import Mask, label_objects
+
+Affine = tuple[float, float, float, float, float, float]
+"""a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
+Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes x and y of points, and gives longitudes and latitudes, N x 2."""
+
+
+def geojson(
+    polygons: Sequence[Polygon],
+    objects: Sequence[FoundObject] = (),
+    *,
+    properties: Mapping[str, Any] | None = None,
+    transform: Affine | None = None,
+    project: Project | None = None,
+) -> dict[str, Any]:
+    """A FeatureCollection (RFC 7946) with one feature an object.
+
+    `properties` are facts of the whole, as the member `binseg`; `transform` is from pixels to map
+    coordinates (without one, coordinates are pixels with y downwards, which the file says),
+    `project` from these to longitudes and latitudes, N x 2.
+    """
+    figures = {one.label: one.as_row() for one in objects}
+    features = []
+    for label, alike in groupby(polygons, key=attrgetter("label")):
+        parts = [
+            [_closed(ring, transform, project) for ring in (one.exterior, *one.holes)]
+            for one in alike
+        ]
+        geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
+        if len(parts) == 1:
+            geometry = {"type": "Polygon", "coordinates": parts[0]}
+        facts = figures.get(label, {"label": label})
+        features.append({"type": "Feature", "id": label, "properties": facts, "geometry": geometry})
+    whole: dict[str, Any] = {"type": "FeatureCollection"}
+    whole["binseg"] = {
+        "coordinates": "map" if transform else "pixels, y downwards",
+        **(properties or {}),
+    }
+    return {**whole, "features": features}
+
+
+def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
+    points = ring
+    if transform is not None:
+        a, b, c, d, e, f = transform
+        x, y = ring[:, 0], ring[:, 1]
+        points = np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+        if a * e - b * d < 0:
+            points = points[::-1]
+        if project is not None:
+            points = project(points[:, 0], points[:, 1])
+    return [[_plain(v) for v in point] for point in [*points.tolist(), points[0].tolist()]]
+
+
+def _plain(value: float) -> float:
+    """Give whole numbers without a fraction: files of pixel corners become half as long."""
+    return int(value) if value.is_integer() else value
+
+
+def encode_rle(mask_HW: Mask) -> dict[str, Any]:
+    """COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` reads."""
+    changes = np.flatnonzero(np.diff(np.asarray(mask_HW, np.int8).ravel(order="F"), prepend=0))
+    return _rle(changes.tolist(), mask_HW.shape)
+
+
+def _rle(changes: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Encode the places at which a mask begins or ends, column by column."""
+    height, width = shape
+    bounds = [0, *changes, height * width]
+    runs = [end - start for start, end in pairwise(bounds)]
+    if len(runs) > 1 and runs[-1] == 0:  # as pycocotools, which writes no empty run at the end
+        runs.pop()
+    return {"size": [height, width], "counts": _text_of_runs(runs)}
+
+
+def _text_of_runs(runs: Sequence[int]) -> str:
+    """Encode as pycocotools does: differences to the run before the last, 5 bits a letter."""
+    letters = []
+    for index, run in enumerate(runs):
+        value = run - runs[index - 2] if index > 2 else run
+        more = True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            letters.append(chr((bits | 0x20 if more else bits) + 48))
+    return "".join(letters)
+
+
+def coco(
+    results: Sequence[tuple[str, Mask, Sequence[Polygon], Sequence[FoundObject]]],
+    *,
+    category: str = "foreground",
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A COCO data set: one annotation an object, run lengths for those with holes.
+
+    `results` are name, cleaned mask, and the polygons and objects that were found in it; `info` has
+    facts of the whole (model, threshold).
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, mask_HW, polygons, objects) in enumerate(results, start=1):
+        height, width = mask_HW.shape
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        of_label = {
+            label: list(alike) for label, alike in groupby(polygons, key=attrgetter("label"))
+        }
+        labels_HW, _ = label_objects(mask_HW)
+        for one in objects:
+            parts = of_label[one.label]
+            has_holes = any(part.holes for part in parts)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "bbox": [one.left, one.top, one.width, one.height],
+                    "area": one.area,
+                    "iscrowd": 0,
+                    "segmentation": (
+                        _rle_of_object(labels_HW, one)
+                        if has_holes
+                        else [[_plain(v) for v in part.exterior.ravel().tolist()] for part in parts]
+                    ),
+                    **({} if one.mean_probability is None else {"score": one.mean_probability}),
+                }
+            )
+    return {
+        "info": dict(info or {}),
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": category}],
+    }
+
+
+def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dict[str, Any]:
+    """Run lengths of one object alone, from the pixels of its box."""
+    box = (slice(one.top, one.top + one.height), slice(one.left, one.left + one.width))
+    columns, rows = np.nonzero(
+        np.equal(labels_HW[box].T, one.label)
+    )  # column by column, as COCO counts
+    places = (columns + one.left) * len(labels_HW) + rows + one.top
+    breaks = np.flatnonzero(np.diff(places) != 1)
+    starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1
+    return _rle(np.stack([starts, ends], axis=1).ravel().tolist(), labels_HW.shape)
