@@ -16,10 +16,7 @@ class Task(Protocol):
 
 
 class Detail(str):
-    """A line for those who want to see everything: a terminal shows it with --verbose alone.
-
-    Logs keep it. What was ignored, or wasn't done as asked, is never a detail.
-    """
+    """A line that a terminal shows with --verbose alone; never what was ignored or changed."""
 
     __slots__ = ()
 

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.predict import _model_and_inputs
 from binseg.errors import ImageError, OutputError, UsageError
-from binseg.holding import held
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files, run
@@ -28,6 +27,7 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import WatchSource, find_images
 from binseg.postprocess import PostProcessing
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 OVERLAY = PredictOptions(outputs=("overlay",))

@@ -71,8 +71,7 @@ class Setting:
     key: str
     value: Value
     reason: str
-    is_given: bool = False
-    """True if the user gave the value, so that no rule decided it."""
+    is_given: bool = False  # True if the user gave the value, so that no rule decided it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +111,8 @@ def make_plan(
 ) -> Plan:
     """Apply all rules.
 
-    Args:
-        fingerprint: the facts about the training images.
-        machine: the device that will train.
-        budget: seconds for the whole run; None if time doesn't matter.
-        given: settings that the user chose, by their keys; the rules follow them.
-        before: settings that were decided before the images were looked at (the split).
+    `budget` is in seconds for the whole run, None if time doesn't matter; `given` settings were
+    chosen by the user, those `before` were decided before the images were looked at (the split).
     """
     facts, keys = fingerprint, frozenset(given)
     at = Situation(fingerprint=facts, machine=machine, budget=budget, decided=given, given=keys)

@@ -1,7 +1,6 @@
 """The rules for how the network learns: batches, augmentation, rates, epochs, validation.
 
-Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
-reason, or None where the recipe's default stays.
+Like those of `input_rules`, each is a row of `planning.RULES`.
 """
 
 import math
@@ -20,26 +19,22 @@ from binseg.autoconfig.cost import (
 from binseg.autoconfig.input_rules import SMALL_OPTIONS, is_coarse
 from binseg.data.dataset import counted
 
-MIN_VAL = 4
-"""Validation images that can choose between epochs or thresholds."""
-TTA_SHARE = 0.12
-"""Share of the budget that scoring mirror images may take."""
+MIN_VAL = 4  # validation images that can choose between epochs or thresholds
+TTA_SHARE = 0.12  # share of the budget that scoring mirror images may take
 FEW_IMAGES = 60
 MANY_PASSES, SOME_PASSES = 200, 12
 """Passes over the images above which augmentation is strengthened, and below which it is mild."""
 INVERT = 0.5
 """Share of images that are inverted: for nuclei, mean Dice of 80 unseen images rose from 0.740 to
 0.836 with 14 training images, by the 18 that are stained dark; the others lost 0.02."""
-MIN_UNITS = 12
-"""Independent images that can tell whether there is an up."""
+MIN_UNITS = 12  # independent images that can tell whether there is an up
 LOCAL = 0.15
 """Share of what images have in common, and not with their mirror images, below which only the
 light or the sky differs, and not what patches look like (Oxford-IIIT Pet: 0.06)."""
 NUM_EPOCHS = 30
 """Validations in a run with a budget: enough to choose from, at a few per cent of the time."""
 LEAST_STEPS = 8
-SMALL_PEAK = 5e-3
-"""Rate of the small network at full size, which has few weights and little time."""
+SMALL_PEAK = 5e-3  # rate of the small network at full size, which has few weights and little time
 ENCODER_FACTOR = 0.3
 """Rate of a pretrained encoder as a share of the decoder's (3e-4 and 1e-3 on Oxford-IIIT Pet)."""
 SMALL_BATCH, VERY_FEW = 4, 10

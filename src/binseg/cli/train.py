@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
-LONG = 3 * 3600.0
-"""Seconds of a run above which the user is asked before it starts."""
+LONG = 3 * 3600.0  # seconds of a run above which the user is asked before it starts
 Sections = dict[str, dict[str, object]]
 LONGEST_START = 30.0
 """Seconds; an older process did something else before, and isn't one verb at the shell."""

@@ -15,22 +15,16 @@ from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import swaps_sides, turn
 from binseg.types import Record, Sample, Shape
 
-NUM_LOOKED = 64
-"""Masks that `looks_inverted` looks at."""
+NUM_LOOKED = 64  # masks that `looks_inverted` looks at
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
-    """Read one record's image and truth at their own size.
+    """Read one record's image and truth at their own size, mask values by the rule.
 
-    Args:
-        record: where they are.
-        rule: how the values of its mask are read.
-
-    Raises:
-        ImageError: a file that can't be read, a mask of another size than its image, or a
-            mask value that the rule doesn't know; the text names the file.
+    Raises ImageError, naming the file, for one that can't be read, a mask of another size than its
+    image, or a mask value that the rule doesn't know.
     """
     image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
@@ -74,10 +68,7 @@ def fill_shapes(
 def in_pose(
     mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], image: Path
 ) -> Shaped[np.ndarray, "H W ..."]:
-    """Turn a mask as its image's EXIF asks, where it was made from the pixels as they are stored.
-
-    Only a turn by 90 degrees shows, by the sides; other masks are given as they are.
-    """
+    """Turn a mask of swapped sides as its image's EXIF asks."""
     if mask.shape[:2] == size or mask.shape[:2] != size[::-1]:
         return mask
     orientation = probe(image).orientation
@@ -87,11 +78,7 @@ def in_pose(
 def read_mask(
     record: Record, rule: MaskRule
 ) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Read the mask files of a record, of which each may hold an object, at their own size.
-
-    Gives mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count; raises
-    as `read_sample`.
-    """
+    """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
         labels = read_labels(path, page=record.page, indices=rule.indices)
@@ -111,10 +98,7 @@ def read_mask(
 
 
 def notes_on_images(records: Sequence[Record]) -> list[str]:
-    """Say which pixels of images count as no data, and which channels aren't what they are called.
-
-    Up to 64 images are looked at.
-    """
+    """Say (of up to 64 images) which pixels are no data, and which channels are called amiss."""
     infos = []
     for record in spread(records, NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it

@@ -14,16 +14,11 @@ from scipy import ndimage
 from binseg.postprocess import label_objects
 from binseg.transforms.geometry import resize_mask
 
-SUSPICIOUS = 0.5
-"""Score from which on somebody should look."""
-_SIDE = 48
-"""Pixels; masks are compared with those of other images at this size."""
-_SHIFTS = 0.06
-"""Shifts that are tried, as a share of the shorter side."""
-_CLEAR = 0.15
-"""Dice that another reading of the mask must gain over the mask as it is."""
-_EXPLAINS = 0.15
-"""Score from which on another reading of the whole mask explains what objects show."""
+SUSPICIOUS = 0.5  # score from which on somebody should look
+_SIDE = 48  # pixels; masks are compared with those of other images at this size
+_SHIFTS = 0.06  # shifts that are tried, as a share of the shorter side
+_CLEAR = 0.15  # Dice that another reading of the mask must gain over the mask as it is
+_EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +26,10 @@ class Contradiction:
     """One mask beside a model's prediction of the same image."""
 
     id: str
-    score: float
-    """From 0 (they agree) to 1; comparable between the images of one data set."""
-    kind: str
-    """The kind of mistake that would explain it, in words."""
+    score: float  # from 0 (they agree) to 1; comparable between the images of one data set
+    kind: str  # the kind of mistake that would explain it, in words
     dice: float
-    expected_dice: float
-    """Dice that the model expected of its own mask."""
+    expected_dice: float  # Dice that the model expected of its own mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +42,8 @@ class _Seen:
     inverted: float
     shifted: float
     missed: tuple[float, float]
-    extra: tuple[float, float]
-    """Area and conviction of the most suspicious object."""
-    area: float
-    """Size of the mask's typical object."""
+    extra: tuple[float, float]  # area and conviction of the most suspicious object
+    area: float  # size of the mask's typical object
     mask_hw: Float32[np.ndarray, "h w"]
     model_hw: Float32[np.ndarray, "h w"]
 

@@ -36,8 +36,7 @@ class Problem(NamedTuple):
     """The reason why an image or a mask can't be used."""
 
     record: Record
-    code: str
-    """The check that reports it: unreadable, size or values."""
+    code: str  # the check that reports it: unreadable, size or values
     text: str
 
 
@@ -62,15 +61,13 @@ class Look:
     width: int
     channels: int
     dtype: str
-    turned: bool
-    """True if the image file asks to be turned (EXIF)."""
+    turned: bool  # True if the image file asks to be turned (EXIF)
     mask_turned: bool
     image_hash: str
     """Hash of the pixels as they are seen, so that another file format changes nothing."""
     thumb_SS: UInt8[np.ndarray, "S S"]
     core_TT: UInt8[np.ndarray, "T T"]
-    scale: float
-    """Pixels of the reduced image per pixel of the original."""
+    scale: float  # pixels of the reduced image per pixel of the original
     mask_hash: str | None = None
     foreground: float | None = None
     """Share of foreground in the pixels that count; None without a readable mask."""
@@ -79,8 +76,7 @@ class Look:
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
-    brightest: float = 0.0
-    """The greatest value, as a share of the pixel type's; 0 for floats."""
+    brightest: float = 0.0  # the greatest value, as a share of the pixel type's; 0 for floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +85,7 @@ class Evidence:
 
     dataset: Dataset
     looks: tuple[Look, ...] = ()
-    unread: tuple[Problem, ...] = ()
-    """Images that can't be read, so that there is no look at them."""
+    unread: tuple[Problem, ...] = ()  # images that can't be read, so that there is no look at them
     progress: Progress = SILENT
 
     @cached_property
@@ -175,11 +170,7 @@ _Mask = Bool[np.ndarray, "H W"]
 def _read_mask(
     record: Record, dataset: Dataset, size: tuple[int, int]
 ) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
-    """Read a mask: where it is, what counts, whether EXIF turns a file of it, and what is wrong.
-
-    Unlike `data.samples.read_mask` it sorts the reasons why a mask can't be used by their check;
-    then it gives no mask, and the check goes on with the image alone.
-    """
+    """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
         return *fill_shapes(record.shapes, *size), False, None

@@ -14,10 +14,8 @@ from binseg.imageio.raster import image_of
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Inputs = UInt8[np.ndarray, "N height width C"]
-"""Inputs of a network, before they are normalised."""
-Maps = Float32[np.ndarray, "N height width"]
-"""Probabilities, or logits, of inputs."""
+Inputs = UInt8[np.ndarray, "N height width C"]  # inputs of a network, before they are normalised
+Maps = Float32[np.ndarray, "N height width"]  # probabilities, or logits, of inputs
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""
@@ -61,10 +59,7 @@ def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, A
 
 
 def _turned(image: Image.Image) -> Pixels:
-    """Give the pixels as `read_image` would: the model learnt from turned images.
-
-    Pillow keeps the EXIF block of an image that it hasn't turned, and updates it when it has.
-    """
+    """Give the pixels as `read_image` would: Pillow keeps the EXIF of an image it hasn't turned."""
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
     return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)

@@ -17,12 +17,8 @@ COCO, OBJECTS, SUMMARY = "coco.json", "objects.csv", "summary.csv"
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
     """Join the COCO files and the tables that lie in a folder, of earlier runs too.
 
-    Returns:
-        What was written: coco.json; objects.csv with a line an object, and summary.csv with a line
-        an image, whose areas are in um2 where the images say how large a pixel is.
-
-    Raises:
-        OutputError: the disk refused.
+    It writes coco.json; objects.csv with a line an object, and summary.csv with a line an image,
+    whose areas are in um2 where the images say how large a pixel is. Raises OutputError.
     """
     written = []
     if "coco" in outputs:

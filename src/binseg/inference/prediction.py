@@ -44,16 +44,14 @@ from binseg.postprocess import (
 )
 from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
-from binseg.report.predictions_page import Entry, thumbnail
+from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_text
 
-KEPT_PIXELS = 64_000_000
-"""Larger images don't stay in their Prediction."""
+KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")
 """Outputs that `Prediction.encode` makes."""
 _COLUMNS = ("label", "area_px", "centroid_y", "centroid_x", "top", "left", "height", "width")
-_SHOWN_SIDE = 720
-"""Longest side of the image that a notebook shows."""
+_SHOWN_SIDE = 720  # longest side of the image that a notebook shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +98,11 @@ class Prediction:
         return self.judge.quality(self.image_HWC, self.probability_HW, self.mask)
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw the mask over the image, as 8-bit RGB.
-
-        Raises:
-            UsageError: the image was too large to be kept.
-        """
+        """Draw the mask over the image, as 8-bit RGB; UsageError if it was too large to be kept."""
         return overlay(self._image(), self.mask)
 
     def cutout(self) -> UInt8[np.ndarray, "H W 4"]:
-        """Cut the foreground out of the image, as 8-bit RGBA; all else is transparent.
-
-        Raises:
-            UsageError: the image was too large to be kept.
-        """
+        """Cut the foreground out of the image, as 8-bit RGBA; all else is transparent."""
         return cutout(self._image(), self.mask)
 
     def objects(self) -> list[FoundObject]:
@@ -120,19 +110,13 @@ class Prediction:
         return self._objects
 
     def polygons(self, *, tolerance: float = 0.0) -> list[Polygon]:
-        """Trace the mask's outlines along its pixels' edges.
-
-        Args:
-            tolerance: by how many pixels they may be simplified.
-        """
+        """Trace the outlines along pixels' edges, simplified by up to `tolerance` pixels."""
         return trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
 
-        Raises:
-            ImageError: its coordinate system has no code.
-            MissingExtraError: it isn't in degrees already, and pyproj isn't installed.
+        Raises ImageError where its coordinate system has no code, MissingExtraError without pyproj.
         """
         place = self.georeference
         if place is not None and place.crs is None and place.keys:
@@ -319,8 +303,7 @@ def _to_degrees(crs: str) -> Project | None:
 class FileKind:
     """A file that a prediction becomes."""
 
-    ending: str
-    """The end of its name, behind the image's; the mask's may be .tif as well."""
+    ending: str  # the end of its name, behind the image's; the mask's may be .tif as well
     write: Callable[[Prediction, Path, float], None]
     """Takes the path, and by how many pixels outlines may be simplified."""
 

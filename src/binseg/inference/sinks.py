@@ -24,7 +24,7 @@ from binseg.inference.sources import Failure, InputImage, Places
 from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
-from binseg.report.predictions_page import Entry, write_predictions_page
+from binseg.report.rendering import Entry, write_predictions_page
 
 
 @dataclass(frozen=True, kw_only=True)

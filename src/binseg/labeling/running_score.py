@@ -8,10 +8,8 @@ import numpy as np
 from binseg.metrics.bootstrap import bootstrap_interval
 from binseg.types import Figure
 
-MORE = 20
-"""Further masks whose worth is told."""
-ENOUGH = 0.01
-"""Gain of `MORE` masks below which one may stop."""
+MORE = 20  # further masks whose worth is told
+ENOUGH = 0.01  # gain of `MORE` masks below which one may stop
 _LEAST_POINTS, _LAST_POINTS = 2, 5
 
 
@@ -22,8 +20,7 @@ class Standing:
     engine: str
     dice: Figure
     num_checked: int
-    curve: tuple[tuple[int, float], ...]
-    """Labelled images and mean Dice, as it was measured."""
+    curve: tuple[tuple[int, float], ...]  # labelled images and mean Dice, as it was measured
     gain: float | None
     """Dice that `MORE` further masks would add by the curve; None where it doesn't tell yet."""
 
@@ -56,11 +53,7 @@ def dice_of(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def standings(scores: Sequence[tuple[str, int, Sequence[float]]]) -> list[Standing]:
-    """Sum up the scores of each engine, the better one first.
-
-    Args:
-        scores: engine, number of labelled images and Dice of each check image, in order of time.
-    """
+    """Sum up scores in order of time (engine, labelled images, Dice of each check image)."""
     found = []
     for engine in dict.fromkeys(engine for engine, _, _ in scores):
         own = [(num, list(dice)) for one, num, dice in scores if one == engine and dice]
@@ -70,23 +63,18 @@ def standings(scores: Sequence[tuple[str, int, Sequence[float]]]) -> list[Standi
         # A later score of as many labelled images replaces the earlier one.
         curve = tuple(sorted({num: float(np.mean(dice)) for num, dice in own}.items()))
         value = Figure(value=float(np.mean(latest)), interval=bootstrap_interval(latest))
+        gain = expected_gain(curve)
         found.append(
-            Standing(
-                engine=engine,
-                dice=value,
-                num_checked=len(latest),
-                curve=curve,
-                gain=expected_gain(curve),
-            )
+            Standing(engine=engine, dice=value, num_checked=len(latest), curve=curve, gain=gain)
         )
     return sorted(found, key=lambda one: -one.dice.value)
 
 
 def expected_gain(curve: Sequence[tuple[int, float]]) -> float | None:
-    """Read from a learning curve what `MORE` masks would add.
+    """Read from a learning curve what `MORE` masks would add, within a Dice of 1.
 
-    Scores grow about as the logarithm of the number of masks: a line through the last points, by
-    that, goes on. It never falls, and never beyond 1.
+    Scores grow about as the logarithm of the number of masks: a line through the last points goes
+    on, if it doesn't fall.
 
     >>> round(expected_gain([(10, 0.7), (20, 0.75), (40, 0.8)]), 3)
     0.029

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -16,11 +17,9 @@ TOOLS = ("brush", "polygon", "region", "labels")
 """brush: all within the radius of a line; polygon: the inside of an outline (lasso, polygon);
 region: the pixels of a mask that came with it (fill, box); labels: a value for each pixel of the
 image (a mask that was accepted, or was there before)."""
-VALUES = (0, 1, IGNORE)
-"""Background, foreground, and not labelled (any more)."""
+VALUES = (0, 1, IGNORE)  # background, foreground, and not labelled (any more)
 MOST_POINTS, MOST_RADIUS = 20_000, 2_000.0
-_BRUSH_CELLS = 4_000_000
-"""Distances that are computed at once."""
+_BRUSH_CELLS = 4_000_000  # distances that are computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +30,8 @@ class Stroke:
     value: int
     points: tuple[tuple[float, float], ...] = ()
     """x and y along the line, or around the outline; the upper left corner of a region."""
-    radius: float = 0.0
-    """Half the width of the brush, in pixels."""
-    region: bytes = b""
-    """The pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)."""
+    radius: float = 0.0  # half the width of the brush, in pixels
+    region: bytes = b""  # the pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)
 
     def __post_init__(self) -> None:
         if self.tool not in TOOLS or self.value not in VALUES:
@@ -53,16 +50,11 @@ class Stroke:
             raise UsageError(f"a brush of radius {self.radius:g}: give up to {MOST_RADIUS:g}")
 
 
-Labels = UInt8[np.ndarray, "H W"]
-"""A value of `VALUES` for each pixel."""
+Labels = UInt8[np.ndarray, "H W"]  # a value of `VALUES` for each pixel
 
 
 def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
-    """Draw one stroke, in place.
-
-    Returns:
-        Top, left, bottom and right of what it touched; None where it lies outside.
-    """
+    """Draw one stroke, in place; give the box that it touched, None if it lies outside."""
     if stroke.tool in {"region", "labels"}:
         return _draw_region(labels_HW, stroke)
     points_N2 = np.array(stroke.points, np.float64)
@@ -87,10 +79,8 @@ def _draw_line(
 ) -> None:
     """Set the pixels whose middle is within the radius of the line, part by part."""
     radius = max(stroke.radius, 0.5)
-    starts, ends = (
-        (points_N2, points_N2) if len(points_N2) == 1 else (points_N2[:-1], points_N2[1:])
-    )
-    for start, end in zip(starts, ends, strict=True):
+    line_N2 = np.repeat(points_N2, 2, axis=0) if len(points_N2) == 1 else points_N2
+    for start, end in pairwise(line_N2):
         low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
         left, top = np.maximum(np.floor(low).astype(int), (box[1], box[0]))
         right, bottom = np.minimum(np.ceil(high).astype(int) + 1, (box[3], box[2]))
@@ -102,9 +92,8 @@ def _draw_line(
             y_h1 = np.arange(first, last)[:, None] + 0.5 - start[1]
             x_1w = np.arange(left, right)[None] + 0.5 - start[0]
             along = end - start
-            length = float(along @ along)
-            share_hw = (x_1w * along[0] + y_h1 * along[1]) / length if length else 0.0 * x_1w * y_h1
-            share_hw = np.clip(share_hw, 0, 1)
+            length = float(along @ along) or 1.0  # a point: all shares are 0
+            share_hw = np.clip((x_1w * along[0] + y_h1 * along[1]) / length, 0, 1)
             far_hw = (x_1w - share_hw * along[0]) ** 2 + (y_h1 - share_hw * along[1]) ** 2
             labels_HW[first:last, left:right][far_hw <= radius**2] = stroke.value
 
@@ -113,14 +102,9 @@ def _draw_region(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int]
     region_hw = unpack(stroke.region)
     left, top = (int(x) for x in stroke.points[0])
     height, width = region_hw.shape
-    if (
-        top < 0
-        or left < 0
-        or top + height > labels_HW.shape[0]
-        or left + width > labels_HW.shape[1]
-    ):
+    part_hw = labels_HW[max(0, top) : top + height, max(0, left) : left + width]
+    if part_hw.shape != region_hw.shape:
         raise UsageError("a region reaches beyond its image")
-    part_hw = labels_HW[top : top + height, left : left + width]
     if stroke.tool == "labels":
         if not np.isin(region_hw, VALUES).all():
             raise UsageError(f"labels hold other values than {VALUES}")
@@ -139,12 +123,13 @@ def pack(values_hw: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> bytes
     return buffer.getvalue()
 
 
-def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Unpack the pixels of a region or of labels.
+def mask_stroke(labels_HW: Labels) -> Stroke:
+    """Make one stroke of a value for each pixel of an image."""
+    return Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
 
-    Raises:
-        UsageError: it is none.
-    """
+
+def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Unpack the pixels of a region or of labels; UsageError if they are none."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode != "L":

@@ -92,7 +92,6 @@ def score_image(
 def is_mostly_empty(num_empty: int, num_images: int) -> bool:
     """Tell whether most images, but not all, have an empty truth.
 
-    Each of them counts 1 without a false pixel and 0 with one, so that their mean would praise a
-    model that never predicts anything: choices then go by the pooled score.
+    Their mean would praise a model that never predicts anything: the pooled score chooses then.
     """
     return num_images / 2 < num_empty < num_images

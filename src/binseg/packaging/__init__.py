@@ -9,12 +9,8 @@
     ├── proofs.json            (where exported) how these compared with torch
     └── SHA256SUMS             hashes of all of them; `sha256sum -c SHA256SUMS` checks by hand
 
-Loading never guesses and never unpickles: what is missing, cut short, edited, foreign or of a
-newer format is one `BundleError`. The hashes find damage and mix-ups; they don't prove who made a
-bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
-
-The room lies below prediction: `proof` compares callables, `networks` opens runtimes for it, and
-only `raw_pixels` and `exporting` need torch.
+Loading never guesses and never unpickles. The hashes find damage and mix-ups; they don't prove who
+made a bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
 """
 
 from binseg.packaging.bundle import (

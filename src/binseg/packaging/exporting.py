@@ -17,6 +17,7 @@ from torch import nn
 
 from binseg.errors import UsageError
 from binseg.packaging.networks import (
+    Compute,
     by_onnxruntime,
     by_openvino,
     ir_with_facts,
@@ -24,7 +25,6 @@ from binseg.packaging.networks import (
     onnx_with_facts,
     require,
 )
-from binseg.packaging.proof import Compute
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
 from binseg.types import Preprocessing
 
@@ -53,17 +53,11 @@ def make_file(
     precision: str = "fp32",
     changed: Callable[[bytes], bytes] | None = None,
 ) -> Made:
-    """Make a file for a runtime, in memory.
+    """Make a file for a runtime (onnx, openvino or torch), in memory.
 
-    Args:
-        target: onnx, openvino or torch.
-        raw: the network with its preprocessing.
-        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8.
-        changed: quantises the ONNX file, for int8.
-
-    Raises:
-        UsageError: another target, or a network that torch can't capture at any size.
-        MissingExtraError: what the target needs isn't installed.
+    `precision` is fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
+    whose ONNX file `changed` quantises. Raises UsageError (another target, or a network that torch
+    can't capture at any size) and MissingExtraError.
     """
     if target not in TARGETS:
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(TARGETS)}")
@@ -141,13 +135,9 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """Export a network for batches of any number: of inputs of its own size, tiles of any size.
+    """Export a float32 network for batches of any number: `inputs` (N, C, H, W) to `logits`.
 
-    The network is in float32 on the CPU; the file takes `inputs` (N, C, H, W) to `logits`
-    (N, 1, H, W).
-
-    Raises:
-        MissingExtraError: onnx isn't installed.
+    Inputs are of its own size, tiles of any. Raises MissingExtraError without onnx.
     """
     height, width = preprocessing.height, preprocessing.width
     axes = {0: "num"}
@@ -168,9 +158,9 @@ def to_onnx(
 ) -> bytes:
     """Trace a module into one ONNX file, weights included.
 
-    torch's tracing exporter is used: its newer one takes some twenty times as long, and puts
-    weights into a file beside the model. What tracing loses (branches that depend on sizes) is
-    looked for afterwards, by proofs at other sizes.
+    torch's newer exporter takes twenty times as long, and puts weights into another file. What
+    tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
+    sizes.
     """
     require("onnx")
     buffer = io.BytesIO()
@@ -205,13 +195,8 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
     """Quantise an ONNX model: weights by channel, activations by their range on the samples.
 
     Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
-    keeps floats at its ends (QDQ); the first and the last convolution stay in floats.
-
-    The model is float32 ONNX; the samples, from validation images, are inputs as it takes them by
-    this name.
-
-    Raises:
-        MissingExtraError: onnx or onnxruntime isn't installed.
+    keeps floats at its ends (QDQ); the first and the last convolution stay in floats. The samples
+    are inputs as the model takes them by this name. Raises MissingExtraError.
     """
     graph = require("onnx").load_from_string(model).graph
     require("onnxruntime")

@@ -8,7 +8,7 @@ brightness too, for print in grey.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
-from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
+from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
 AnyImage = Num[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]
@@ -55,11 +55,8 @@ def overlay(
 ) -> Rgb:
     """Lay a colour over the masked part of an image, with an outline seen on any background.
 
-    Args:
-        image_HWC: an image of any type and number of channels.
-        mask_HW: True where the colour goes; same size as the image.
-        colour: red, green and blue, 0 to 255.
-        strength: of the colour inside the outline, from 0 (none) to 1 (nothing else).
+    The image may be of any type and number of channels; `strength` of the colour (0 to 255 each)
+    inside the outline is from 0 (none) to 1 (nothing else).
     """
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
     painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
@@ -72,11 +69,9 @@ def overlay(
 def cutout(
     image_HWC: AnyImage, alpha_HW: Mask | Float32[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 4"]:
-    """Cut the masked part out of an image; all else is transparent.
+    """Cut the masked part out of an image of any type; all else is transparent.
 
-    Args:
-        image_HWC: an image of any type and number of channels.
-        alpha_HW: a mask for hard edges, or values in [0, 1] (a probability) for soft ones.
+    `alpha_HW` is a mask for hard edges, or values in [0, 1] (a probability) for soft ones.
     """
     assert image_HWC.shape[:2] == alpha_HW.shape, "image and mask are of one size"
     alpha_HW1 = np.rint(alpha_HW[:, :, None].astype(np.float32).clip(0, 1) * 255).astype(np.uint8)

@@ -1,12 +1,8 @@
 """The process group of the ranks that train one network, and what they tell each other.
 
-Every rank runs the same loop on its share of each batch; rank 0 alone validates, writes and prints.
-torchrun or SLURM start all of them; else the first rank of each machine starts the others there,
-as `binseg train` with torchrun's variables. (Fabric's own launcher isn't used: it runs the user's
-whole script once more, and kills the first rank without a word when another one has died.)
-
-Between ranks there are tensors and JSON, no pickles. Ranks of one machine meet on its loopback
-address alone.
+torchrun or SLURM start all of them; else the first rank of each machine starts the others there, as
+`binseg train` with torchrun's variables. Between ranks there are tensors and JSON, no pickles.
+Ranks of one machine meet on its loopback address alone.
 """
 
 import json
@@ -39,8 +35,7 @@ from binseg.training.ranks import LOOPBACK, Ranks
 PATIENCE = timedelta(days=1)
 """Others wait while rank 0 reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0
-HERE = "binseg/{} is here"
-"""The key by which a rank tells that it has come."""
+HERE = "binseg/{} is here"  # the key by which a rank tells that it has come
 THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
     ("This DataLoader will create", UserWarning),
@@ -70,8 +65,7 @@ class ProcessGroup:
 
     def __post_init__(self) -> None:
         self.rank, self.world_size = self.ranks.rank, self.ranks.world_size
-        self.is_first = self.rank == 0
-        """True for rank 0, which validates, writes and prints."""
+        self.is_first = self.rank == 0  # True for rank 0, which validates, writes and prints
 
     def share(self, data: bytes = b"") -> bytes:
         """Give every rank the bytes of rank 0."""
@@ -97,10 +91,7 @@ class ProcessGroup:
         return total
 
     def agree(self, stop: int, of_first: tuple[float, ...]) -> tuple[int, tuple[float, ...]]:
-        """Give all ranks one view: the numbers of rank 0, and whether any rank is to stop.
-
-        `stop` is the signal that this rank has heard, or 0; no number of `of_first` is below 0.
-        """
+        """Give all ranks one view: the numbers of rank 0 (none below 0), and any signal to stop."""
         if self.world_size == 1:
             return stop, of_first
         own = of_first if self.is_first else (0.0,) * len(of_first)
@@ -110,10 +101,7 @@ class ProcessGroup:
         return int(number), tuple(others)
 
     def fabric(self, device: torch.device) -> Fabric:
-        """Build what places and wraps the network on this rank.
-
-        Autocast is the step's own: Fabric's would round the network's input too.
-        """
+        """Build what places and wraps the network; its autocast would round the network's input."""
         kind = device.type
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
@@ -159,10 +147,7 @@ ALONE = ProcessGroup()
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
     """Meet the other ranks, after starting those that this machine lacks, and part at the end.
 
-    Gradients of a GPU go by NCCL, all else by Gloo.
-
-    Raises:
-        TrainingError: the others can't be reached.
+    Gradients of a GPU go by NCCL, all else by Gloo. Raises TrainingError if they can't be reached.
     """
     if ranks.world_size == 1:
         yield ALONE
@@ -270,11 +255,7 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) ->
 
 @contextmanager
 def _share_of_cores(ranks: Ranks) -> Iterator[None]:
-    """Use this rank's share of the machine's cores: more threads than cores slow all down.
-
-    At the end that is taken back, with all that the run sets in the environment: the same process
-    may train again, alone.
-    """
+    """Use this rank's share of the machine's cores; at the end all is as it was."""
     threads, variables = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(max(1, threads // ranks.local_world_size))
     try:

@@ -12,8 +12,7 @@ from binseg.errors import UsageError
 from binseg.training.devices import resolve_device
 
 LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 29500
-"""Port of rank 0 where several machines train and none is given: torchrun's."""
+DEFAULT_PORT = 29500  # port of rank 0 where several machines train and none is given: torchrun's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +21,11 @@ class Ranks:
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
-    """On this machine."""
+    local_rank: int = 0  # on this machine
     local_world_size: int = 1
-    node_rank: int = 0
-    """Number of this machine."""
-    address: str = LOOPBACK
-    """Address at which rank 0 listens."""
-    port: int = 0
-    """There; 0 is any free one."""
+    node_rank: int = 0  # number of this machine
+    address: str = LOOPBACK  # address at which rank 0 listens
+    port: int = 0  # there; 0 is any free one
     is_external: bool = False
     """True if torchrun or SLURM started all processes; else each machine starts its own."""
 
@@ -90,10 +85,7 @@ def planned_ranks(
 ) -> Ranks:
     """Give the rank of a machine's first process, which will start the others there.
 
-    With several machines, NODE_RANK, MASTER_ADDR and MASTER_PORT tell them apart.
-
-    Raises:
-        UsageError: several machines that don't know each other.
+    NODE_RANK, MASTER_ADDR and MASTER_PORT tell several machines apart; UsageError without.
     """
     if num_nodes == 1:
         return Ranks(world_size=devices, local_world_size=devices)
@@ -116,11 +108,7 @@ def planned_ranks(
 
 
 def ranks_of(recipe: Recipe) -> Ranks:
-    """Tell which rank of a run this process is.
-
-    Raises:
-        UsageError: the recipe's devices don't agree with the processes or GPUs that there are.
-    """
+    """Tell which rank this process is; UsageError if devices, processes and GPUs don't agree."""
     devices, nodes = recipe.train.devices, recipe.train.num_nodes
     device = resolve_device(recipe.train.device)
     gpus = torch.cuda.device_count() if device.type == "cuda" else None

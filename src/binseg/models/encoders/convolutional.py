@@ -1,8 +1,4 @@
-"""The U-Net's own encoder, ResNets and DenseNets; the latter two with torchvision's names.
-
-`conv1`, `layer2.0.downsample.0`, `features.denseblock1.denselayer1.norm1`, ...: published weights
-load by name.
-"""
+"""The U-Net's own encoder, ResNets and DenseNets; published weights load by torchvision's names."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -12,15 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from binseg.models.blocks import Norm, conv_block, conv_unit, norm_layer
-from binseg.models.skeleton import Encoder
+from binseg.models.skeleton import Encoder, Norm, conv_block, conv_unit, norm_layer
 
 
 class UNetEncoder(Encoder):
-    """The contracting half of the U-Net (arXiv 1505.04597), padded so that the size stays.
-
-    Blocks of two convolutions, each but the first behind a 2x2 max pooling.
-    """
+    """The contracting half of the U-Net (arXiv 1505.04597), padded so that the size stays."""
 
     def __init__(
         self,
@@ -56,8 +48,8 @@ class UNetEncoder(Encoder):
 class ResidualBlock(nn.Module):
     """Convolutions beside a shortcut: two of 3x3, or one of 3x3 between two of 1x1 (`bottleneck`).
 
-    A bottleneck's 3x3 convolution works on a quarter of the channels and has the stride, as in
-    torchvision (the paper strides the first one).
+    A bottleneck's 3x3 convolution has the stride, as in torchvision (the paper strides the first
+    one).
     """
 
     def __init__(
@@ -126,20 +118,12 @@ class _PickedConv2d(nn.Conv2d):
 class ResNetEncoder(Encoder):
     """A stem and four stages of residual blocks (arXiv 1512.03385); five feature maps.
 
-    Args:
-        in_channels: channels of the images.
-        width: channels of the stem.
-        factors: channels of each stage as multiples of the stem's.
-        num_blocks: in each stage; `(3, 4, 6, 3)` in ResNet-34.
-        bottleneck: whether blocks are those of ResNet-50, not those of ResNet-18 and 34.
-        mirrored: whether a U-Net decoder takes the encoder's own channels.
-        stem: `7x7` is one 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2 before the
-            stages, as published; `3x3` is two 3x3 convolutions, the first of stride 2, and
-            the first stage has the second stride: cheaper and finer, for small networks.
-        stem_feature: take the stem's map `before-pool` (half size) or `after-pool` (a quarter).
-        encoder_norm: what follows each convolution; published weights need `batch`.
-        encoder_bias: whether convolutions have biases (published ones have none).
-        output_stride: 32, or 16 or 8 to dilate the last stages instead of striding (PSPNet).
+    Stages have `factors` times the stem's `width` channels and `num_blocks` each, `bottleneck` ones
+    in ResNet-50; `mirrored` has a U-Net decoder take the same channels. The stem `7x7` is one
+    convolution of stride 2 and a max pooling, as published; `3x3` is two convolutions, cheaper and
+    finer for small networks, and the first stage has the second stride. `stem_feature` takes its
+    map `before-pool` (half size) or `after-pool`. An `output_stride` of 16 or 8 dilates the last
+    stages (PSPNet).
     """
 
     def __init__(
@@ -231,10 +215,7 @@ class _DenseLayer(nn.Module):
 
 
 class DenseNetEncoder(Encoder):
-    """DenseNet-121 (arXiv 1608.06993): five feature maps, each behind norm and ReLU.
-
-    Each layer adds half as many channels as the stem's `width`.
-    """
+    """DenseNet-121 (arXiv 1608.06993): five feature maps, each behind norm and ReLU."""
 
     num_layers = (6, 12, 24, 16)
 

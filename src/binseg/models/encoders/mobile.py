@@ -37,9 +37,7 @@ EFFICIENTNET = (
 
 
 def scaled_stages(stages: tuple[Stage, ...], *, width: float, depth: float) -> tuple[Stage, ...]:
-    """Scale EfficientNet's channels and depths; channels stay multiples of 8.
-
-    First and last stage keep their depth, as in EfficientNet-Lite.
+    """Scale EfficientNet-Lite's channels (to multiples of 8), and inner stages' depths.
 
     >>> [stage.channels for stage in scaled_stages(EFFICIENTNET, width=1.1, depth=1.2)]
     [16, 24, 48, 88, 120, 208, 352]
@@ -100,8 +98,7 @@ class _ConvNorm(nn.Sequential):
     def forward(self, maps_BChw: Tensor) -> Tensor:
         """Run the layers; a depthwise convolution in float32 where a processor trains in bf16.
 
-        torch 2.13's gradients of those in bf16 take up to 15 times as long there: with float32 for
-        them alone a step of `lite0-unet` takes two thirds of the time.
+        torch 2.13's gradients of those in bf16 take up to 15 times as long there.
         """
         is_mixed = self.training and maps_BChw.is_cpu and torch.is_autocast_enabled("cpu")
         maps = maps_BChw
@@ -139,9 +136,8 @@ class InvertedResidual(nn.Module):
 class MobileEncoder(Encoder):
     """A stem and stages of inverted residuals; feature maps at 1/2, 1/4, 1/8, 1/16, 1/32.
 
-    Each map is the last one of its size; the classifier's 1x1 convolution is left out. The stem has
-    32 channels as published, and others change in proportion; `tensorflow` takes its padding,
-    epsilon and momentum (EfficientNet-Lite).
+    The classifier's 1x1 convolution is left out; `tensorflow` takes its padding, epsilon and
+    momentum.
     """
 
     def __init__(
