@@ -47,6 +47,8 @@ class Preset:
     """Exponent from 1 / (1 + this) to 1 + this."""
     invert: float = 0.0
     """Probability that light and dark change places."""
+    grey: float = 0.0
+    """Probability that colours are taken away."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise; white is 1."""
     noisy: float = 0.0
@@ -124,6 +126,8 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
     if config.invert is not None:
         preset = replace(preset, invert=config.invert)
+    if config.grey is not None:
+        preset = replace(preset, grey=config.grey)
     if config.noise is not None:
         preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
     if config.blur is not None:
