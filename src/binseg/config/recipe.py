@@ -305,6 +305,8 @@ class AugmentConfig(Section):
     """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; where exposure varies."""
     invert: Share | None = None
     """Probability that light and dark change places, where new images may be lit the other way."""
+    grey: Share | None = None
+    """Probability that an image loses its colours, where stains or lamps differ."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None
