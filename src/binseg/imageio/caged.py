@@ -1,5 +1,6 @@
 """The children of a cage and their mother: they decode, within limits, what `cage.py` sends."""
 
+import base64
 import contextlib
 import importlib
 import json
@@ -46,6 +47,8 @@ _WINDOWS_BYTES = 1_500_000_000
 """Address space of a child that reads windows: unpacked pieces, those kept, and a batch of them."""
 _FLAT = 8
 """Bytes at the peak for each byte of a window."""
+_MOST_PROFILE = 700_000
+"""Bytes of an ICC profile that a reply has room for; larger ones are left out."""
 _PACKAGES = {"NIFTI": "nibabel.nifti1", "DICOM": "pydicom.pixels.utils"}
 """Modules that a format needs, which is no need of its image."""
 FACTS: dict[str, Callable[[Path], Any]] = {
@@ -155,7 +158,7 @@ class _Decoders:
             return _survey(Path(order["path"]))
         if kind == "open":
             return self._hold(order, connection)
-        if kind in ("read", "labels", "palette"):
+        if kind in ("read", "labels", "palette", "opacity", "profile"):
             return self._decode(order, descriptors)
         if kind == "windows":
             return self._open(Path(order["path"]))
@@ -205,6 +208,16 @@ class _Decoders:
             if order["do"] == "palette":
                 colours = image.palette()
                 return {"fact": None if colours is None else colours.ravel().tolist()}
+            if order["do"] == "opacity":
+                alpha_HW = image.opacity()
+                fits = alpha_HW is not None and alpha_HW.shape == (info.height, info.width)
+                if fits and alpha_HW is not None:
+                    _share(descriptors[0], alpha_HW, None)
+                return {"fact": fits}
+            if order["do"] == "profile":
+                profile = image.profile() or b""
+                fits = 0 < len(profile) <= _MOST_PROFILE
+                return {"fact": base64.b64encode(profile).decode() if fits else None}
             if order["do"] == "labels":
                 return _share(descriptors[0], image.labels(indices=order["indices"]), None)
             return _share(descriptors[0], image.image(), image.valid())

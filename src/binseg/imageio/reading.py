@@ -15,6 +15,7 @@ from binseg.imageio.decoding import (
     Decoder,
     ImageInfo,
     Labels,
+    Opacity,
     Pixels,
     Valid,
     one_line,
@@ -95,6 +96,19 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
+
+
+def read_cover(
+    source: Path | bytes, *, page: int | None = None
+) -> tuple[Opacity | None, bytes | None]:
+    """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = "the image" if isinstance(source, bytes) else ""
+    with _decoder(source, name=name, page=page) as decoder:
+        return decoder.opacity(), decoder.profile()
 
 
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:

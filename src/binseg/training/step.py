@@ -67,7 +67,7 @@ class TrainingStep:
         self._clock = clock or Clock(recipe, seconds=None)
         self._sums = torch.zeros(3, device=device)
         """Loss, Dice and number of the epoch's images so far, of all ranks."""
-        preprocessing = recipe.input.preprocessing()
+        preprocessing = recipe.preprocessing()
         shape = (1, preprocessing.channels, 1, 1)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=device).view(shape)
