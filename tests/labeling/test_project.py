@@ -365,4 +365,4 @@ def test_a_log_names_no_files_elsewhere(photos: Path, tmp_path: Path) -> None:
     assert np.array_equal(again.labels("disc00") == 1, mask)
     again.close()
     with pytest.raises(DataError, match="none of 0 images"):
-        open_dataset(photos, DataConfig())
+        open_dataset(DataConfig(path=str(photos)))
