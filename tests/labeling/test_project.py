@@ -364,5 +364,18 @@ def test_a_log_names_no_files_elsewhere(photos: Path, tmp_path: Path) -> None:
     assert "../../evil" not in again.names()
     assert np.array_equal(again.labels("disc00") == 1, mask)
     again.close()
-    with pytest.raises(DataError, match="none of 0 images"):
+    with pytest.raises(DataError, match="none of 1 image "):
         open_dataset(DataConfig(path=str(photos)))
+
+
+def test_a_mask_is_never_written_through_a_link(photos: Path, tmp_path: Path) -> None:
+    """A link in a mask's place, into nowhere or to a file, is replaced; its target stays."""
+    project = Project(photos)
+    masks = photos.parent / "masks"
+    masks.mkdir(exist_ok=True)
+    target = tmp_path / "target.png"
+    (masks / "disc00.png").symlink_to(target)
+    project.accept("disc00", disc(0)[1].astype(np.uint8))
+    project.close()
+    assert not target.exists()
+    assert np.array_equal(read(masks / "disc00.png") > 0, disc(0)[1])

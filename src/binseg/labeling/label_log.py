@@ -131,14 +131,20 @@ def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
     try:
         return [_line_of(row) for row in found.fetchall()]
     except (TypeError, ValueError, UsageError) as error:
-        told = one_line(str(error))
-        raise DataError(f"{name}: its labels hold a damaged line ({told})") from None
+        raise _damaged(name, error) from None
 
 
 def labels_in(db: sqlite3.Connection, name: str, height: int, width: int) -> Labels:
     """Replay what a log knows about the pixels of an image."""
     lines = active(lines_in(db, name))[0]
-    return replay([one.stroke for one in lines if one.stroke], height, width)
+    try:
+        return replay([one.stroke for one in lines if one.stroke], height, width)
+    except UsageError as error:
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: its labels hold a damaged line ({one_line(str(error))})")
 
 
 def _line_of(row: Sequence[Any]) -> Line:

@@ -347,6 +347,8 @@ class Project:
         if key == before and path.exists() == (key is not None):
             return
         if labels_HW is not None:
+            if path.is_symlink():  # a link that somebody put there would have us write elsewhere
+                path.unlink()
             write_mask(path, labels_HW == 1)
         elif before is not None:
             path.unlink(missing_ok=True)
