@@ -81,7 +81,7 @@ def test_the_pixels_are_those_of_a_decoder_here(cage: Cage, kind: str, data: byt
     with decoder_of(data, name=kind) as here:
         info, expected, expected_labels, expected_colours = _all_of(here)
     assert found == info
-    assert labels.dtype == expected_labels.dtype
+    assert labels.dtype == expected_labels.dtype.newbyteorder("=")
     assert np.array_equal(labels, expected_labels)
     assert (colours is None) == (expected_colours is None)
     assert colours is None or np.array_equal(colours, expected_colours)

@@ -122,13 +122,13 @@ class Cage:
             return child.ask(order, name=one_line(path), seconds=self.seconds)["fact"]
 
     def survey(self, path: Path, *, name: str) -> "Survey":
-        """Look at all headers of a file, which may be huge, in a child.
+        """Look at all headers of a file, which may be huge, in a child; others don't wait for it.
 
         Raises:
             ImageError: as `needs_windows`.
         """
         order = {"do": "survey", "path": os.fspath(path), "size": 0}
-        with self._child() as child:
+        with self._child(is_counted=False) as child:
             return Survey(**child.ask(order, name=name, seconds=_SURVEY_S))
 
     @contextmanager

@@ -69,7 +69,7 @@ class InputImage:
         return read_pixels(self.path, page=self.page)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
-        """Open a large image, to read parts of it in another process; raises as `open_windows`."""
+        """Open a large image, to read parts of it in another process; raises as `caged_windows`."""
         return caged_windows(path)
 
 

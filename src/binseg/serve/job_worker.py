@@ -203,7 +203,6 @@ class JobWorker:
                 "X-Binseg-Threshold": repr(threshold),
                 "X-Binseg-Size": f"{width}x{height}",
             },
-            num_bytes=path.stat().st_size,
         )
 
 
