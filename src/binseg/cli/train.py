@@ -294,7 +294,7 @@ def _joins(
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
     from binseg.pipelines.train_model import join_training
-    from binseg.training.ranks import ranks_of, started_ranks
+    from binseg.training.distributed import ranks_of, started_ranks
 
     ranks = started_ranks()
     if ranks is not None and folds:

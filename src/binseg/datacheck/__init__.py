@@ -13,17 +13,3 @@ from binseg.datacheck.findings import foreground_share
 from binseg.datacheck.intake import Intake, take_in
 from binseg.datacheck.looks import Look
 from binseg.datacheck.near_duplicates import keep_together
-
-__all__ = [
-    "CHECKS",
-    "LEAKS",
-    "Examination",
-    "Intake",
-    "Look",
-    "examine",
-    "foreground_share",
-    "keep_together",
-    "ranked",
-    "take_in",
-    "training_checks",
-]

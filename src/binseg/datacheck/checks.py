@@ -156,12 +156,8 @@ def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[F
     looks = look_at_all(replace(dataset, records=tuple(some)))
     evidence = Evidence(dataset=dataset.with_truth(), looks=looks.looks)
     laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", "narrow-range")}
-    return ranked(
-        [
-            *(one for one in found if one.code != "near-leak" or one.ids not in known),
-            *_run(laid, evidence),
-        ]
-    )
+    kept = [one for one in found if one.code != "near-leak" or one.ids not in known]
+    return ranked([*kept, *_run(laid, evidence)])
 
 
 def _run(finders: Mapping[str, Finder | None], evidence: Evidence) -> tuple[Finding, ...]:
@@ -184,9 +180,8 @@ def make_finding(
 ) -> Finding:
     """Make a finding of a kind that `CHECKS` knows; files are relative to the data set's folder."""
     severity, _, advice, _ = CHECKS[code]
-    return Finding(
-        severity=severity, code=code, text=text, ids=tuple(ids), files=tuple(files), advice=advice
-    )
+    places = {"ids": tuple(ids), "files": tuple(files)}
+    return Finding(severity=severity, code=code, text=text, advice=advice, **places)
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -373,6 +373,10 @@ def outliers(evidence: Evidence) -> Iterator[Hit]:
         yield [looks[index].record], f"the mask is unlike the others: {how}"
 
 
+def _logit(share: float) -> float:
+    return float(np.log(share / (1 - share)))
+
+
 def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
     """Find masks far from the usual in a measure, by index, with words that say in which."""
     known = [(index, outline) for index, outline in enumerate(outlines) if outline is not None]
@@ -392,12 +396,7 @@ def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
 
 
 _MEASURES: tuple[tuple[str, Callable[[Outline], float], Callable[[Outline], str], float], ...] = (
-    (
-        "foreground share",
-        lambda x: np.log(x.share / (1 - x.share)),
-        lambda x: f"{x.share:.1%}",
-        0.5,
-    ),
+    ("foreground share", lambda x: _logit(x.share), lambda x: f"{x.share:.1%}", 0.5),
     ("number of objects", lambda x: np.log(x.num_objects), lambda x: str(x.num_objects), 0.35),
     ("solidity", lambda x: x.solidity, lambda x: f"{x.solidity:.2f}", 0.06),
     ("foreground along the rim", lambda x: x.rim, lambda x: f"{x.rim:.0%}", 0.1),

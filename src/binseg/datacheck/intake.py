@@ -182,14 +182,12 @@ def _split(
         return assign_splits(dataset, config.split), []
     except DataError as error:
         refusal = [make_finding("split", str(error))]
-        split_of = {record.id: record.split for record in dataset.records}
         if config.split.method == "file" and config.split.file is not None:
             try:
-                split_of |= read_split(Path(config.split.file))
+                dataset = dataset.with_splits(read_split(Path(config.split.file)))
             except DataError as reading:
                 return dataset, [make_finding("split", str(reading))]
-        records = tuple(replace(r, split=split_of[r.id]) for r in dataset.records)
         # Torn groups get a finding of their own, with the images named.
-        pairs = {(r.group, r.split) for r in records if r.group is not None}
+        pairs = {(r.group, r.split) for r in dataset.records if r.group is not None}
         is_torn = len(pairs) > len({group for group, _ in pairs})
-        return replace(dataset, records=records), [] if is_torn else refusal
+        return dataset, [] if is_torn else refusal

@@ -314,7 +314,7 @@ _linked: dict[tuple[_Version, ...], Pairs] = {}
 
 
 class _Glance(NamedTuple):
-    digest: bytes
+    digest: str
     thumb_SS: np.ndarray
     core_TT: np.ndarray
 
@@ -338,7 +338,7 @@ def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs
             found += near_pairs(thumbs_NSS, cores_NTT, progress=progress)
         _linked.clear()
         _linked[versions] = [(rows[first], rows[second]) for first, second in sorted({*found})]
-    return [(a, b) for a, b in _linked[versions] if not _belong(records[a], records[b])]
+    return [(a, b) for a, b in _linked[versions] if not belong(records[a], records[b])]
 
 
 def _version(record: Record) -> _Version:
@@ -354,23 +354,29 @@ def _glance_at(record: Record) -> _Glance | None:
         image_HWC = read_image(record.image_path, page=record.page)
     except ImageError:
         return None  # reading the samples will say what is wrong with it
-    digest = blake2b(f"{image_HWC.shape} {image_HWC.dtype}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image_HWC).data)
-    return _Glance(digest.digest(), *squares_of(reduced(image_HWC)))
+    return _Glance(digest_of(image_HWC), *squares_of(reduced(image_HWC)))
 
 
-def _equal(digests: Sequence[bytes]) -> Pairs:
-    rows_of: dict[bytes, list[int]] = defaultdict(list)
+def digest_of(pixels: np.ndarray) -> str:
+    """Hash pixels with their shape and type."""
+    digest = blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _equal(digests: Sequence[str]) -> Pairs:
+    rows_of: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         rows_of[digest].append(row)
     return [pair for rows in rows_of.values() for pair in pairwise(rows)]
 
 
-def _belong(first: Record, second: Record) -> bool:
-    """Tell whether two may look alike: pages of a stack, or a group."""
+def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:
+    """Tell whether two may look alike: pages of a stack, or a group (that one split holds)."""
     if first.page is not None and first.image_path == second.image_path:
         return True
-    return first.group is not None and first.group == second.group
+    is_apart = in_split and first.split != second.split
+    return first.group is not None and first.group == second.group and not is_apart
 
 
 def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
@@ -400,10 +406,8 @@ def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = 
             if linked & {*cluster}
             for row in cluster
         }
-        grouped = (
-            replace(one, group=group_of.get(row, one.group))
-            for row, one in enumerate(dataset.records)
-        )
+        numbered = enumerate(dataset.records)
+        grouped = (replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
         dataset = replace(dataset, records=tuple(grouped))
     progress.say(note)
     return replace(dataset, notes=(*dataset.notes, note))

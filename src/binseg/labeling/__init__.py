@@ -5,10 +5,7 @@ strokes.py        from strokes to pixels, the same whenever they are replayed
 working_image.py  an image as people and engines see it: stretched to 8 bits, at a bounded size
 cold_engine.py    trees on filters and ready-made features, from the first stroke on
 warm_engine.py    ready-made features, and a network that learns in rounds (torch)
-running_score.py  how good the engines are: check images, interval, learning curve, stop rule
-next_image.py     which image to label next
+guidance.py       which image to label next, how good the engines are, and when to stop
 session.py        a project that is open: predictions, and what runs behind them
 foreign_masks.py  masks that others made, taken in; label_files.py writes those of other tools
 """
-
-__all__: list[str] = []

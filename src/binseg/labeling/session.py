@@ -17,14 +17,14 @@ from jaxtyping import Float
 
 from binseg.errors import UsageError
 from binseg.labeling.cold_engine import ColdEngine, first_step, settle, snap
+from binseg.labeling.guidance import Outlook, Standing, outlook_of, rank, standings
 from binseg.labeling.label_log import ChangedError
-from binseg.labeling.next_image import Outlook, outlook_of, rank
 from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
 from binseg.labeling.project import Project
-from binseg.labeling.running_score import Standing, dice_of, standings
 from binseg.labeling.strokes import Labels, Stroke, draw
 from binseg.labeling.worker import Worker
 from binseg.labeling.working_image import WorkingImage, open_working_image
+from binseg.metrics import dice_of
 from binseg.types import IGNORE
 
 WARM_IMAGES, WARM_STROKES = 3, 50  # accepted images or strokes from which on a network trains

@@ -19,29 +19,13 @@ from binseg.metrics.probabilities import (
     tune_threshold,
 )
 from binseg.metrics.registry import METRICS
-from binseg.metrics.scores import dice, is_mostly_empty, measure_outline, score_all, score_image
+from binseg.metrics.scores import (
+    dice,
+    dice_of,
+    is_mostly_empty,
+    measure_outline,
+    score_all,
+    score_image,
+)
 from binseg.metrics.summary import check_columns, image_rows, report_as_dict, summarise
 from binseg.metrics.surface import OutlineRule
-
-__all__ = [
-    "METRICS",
-    "LogitTally",
-    "OutlineRule",
-    "ProbabilityTally",
-    "Reliability",
-    "check_columns",
-    "count",
-    "count_objects",
-    "dice",
-    "image_rows",
-    "is_mostly_empty",
-    "measure_outline",
-    "measure_reliability",
-    "pool",
-    "report_as_dict",
-    "score_all",
-    "score_image",
-    "summarise",
-    "summarise_calibration",
-    "tune_threshold",
-]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64, Num
 
-from binseg.metrics.counts import Mask, as_array
+from binseg.metrics.counts import Mask, as_array, count
 from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelMetric, metrics_of
 from binseg.metrics.surface import OutlineRule, compare_outlines
 from binseg.types import Counts, ImageScores, Size
@@ -36,6 +36,11 @@ def dice(counts: Counts) -> float:
     metric = METRICS["dice"]
     assert isinstance(metric, PixelMetric)
     return float(metric.of(as_array([counts]))[0])
+
+
+def dice_of(mask_HW: Mask, truth_HW: Mask) -> float:
+    """Score the overlap of two masks of which every pixel counts."""
+    return dice(count(mask_HW, truth_HW, np.ones(mask_HW.shape, np.bool_)))
 
 
 def object_table(counts_N4: Num[np.ndarray, "N 4"]) -> Table:

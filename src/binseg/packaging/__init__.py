@@ -19,6 +19,7 @@ from binseg.packaging.bundle import (
     pack_zip,
     read_bundle,
     revise_card,
+    rewritten,
     write_bundle,
 )
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
@@ -30,21 +31,3 @@ from binseg.packaging.card import (
     Knowledge,
     Threshold,
 )
-
-__all__ = [
-    "NETWORK",
-    "NETWORK_INT8",
-    "PROOFS",
-    "Architecture",
-    "Bundle",
-    "Card",
-    "DataFacts",
-    "Guarantee",
-    "Knowledge",
-    "Reference",
-    "Threshold",
-    "pack_zip",
-    "read_bundle",
-    "revise_card",
-    "write_bundle",
-]

@@ -171,17 +171,18 @@ def write_bundle(
 def revise_card(bundle: Bundle, facts: Mapping[str, object]) -> Bundle:
     """Write a bundle again with other facts on the card; its id stays. BundleError, OutputError."""
     card = bundle.card.model_copy(update=dict(facts))
+    if bundle.path.is_dir():
+        return rewritten(bundle, bundle.path, card)
+    with tempfile.TemporaryDirectory() as scratch:
+        return read_bundle(pack_zip(rewritten(bundle, Path(scratch) / "bundle", card), bundle.path))
+
+
+def rewritten(bundle: Bundle, folder: Path, card: Card) -> Bundle:
+    """Write a bundle's weights, reference sample and networks into a folder with another card."""
     further = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
     extra = {name: bundle.read_bytes(name) for name in further}
     weights, reference = bundle.weights(), bundle.reference()
-    if bundle.path.is_dir():
-        return write_bundle(
-            bundle.path, card=card, weights=weights, reference=reference, extra=extra
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "bundle"
-        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
-        return read_bundle(pack_zip(changed, bundle.path))
+    return write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
 
 
 def pack_zip(bundle: Bundle, path: Path) -> Path:
@@ -275,11 +276,7 @@ def _contents(
     if problem := _misfit(reference, card):
         raise BundleError(f"the reference sample doesn't fit the card: {problem}")
     assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
-    contents = {
-        WEIGHTS: to_bytes(weights),
-        REFERENCE: to_bytes(vars(reference)),
-        **extra,
-    }
+    contents = {WEIGHTS: to_bytes(weights), REFERENCE: to_bytes(vars(reference)), **extra}
     sha256 = {name: _sha256(data) for name, data in contents.items()}
     contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
     sha256[CARD] = _sha256(contents[CARD])

@@ -1,11 +1,9 @@
 """Making exports: the network alone for binseg's own runtimes, or one file that takes pixels."""
 
-import contextlib
 import io
 import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +24,7 @@ from binseg.packaging.networks import (
     require,
 )
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
+from binseg.progress import hushed
 from binseg.types import Preprocessing
 
 OPSET = 18
@@ -164,8 +163,8 @@ def to_onnx(
     """
     require("onnx")
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), _silent(logging.getLogger("torch.onnx")):
-        warnings.simplefilter("ignore")  # it warns of its own inner workings, and of its age
+    # It warns of its own inner workings, and of its age.
+    with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
         torch.onnx.export(
             module.eval(),
             (example,),
@@ -178,17 +177,6 @@ def to_onnx(
             do_constant_folding=True,
         )
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger to itself, but for what is critical."""
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes:
@@ -213,7 +201,7 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
             return next(left, None)
 
     # It advises a step that its own function does.
-    with _silent(logging.getLogger()), tempfile.TemporaryDirectory() as scratch:
+    with hushed("", level=logging.CRITICAL), tempfile.TemporaryDirectory() as scratch:
         before, prepared, after = (Path(scratch) / one for one in ("float", "prepared", "int8"))
         before.write_bytes(model)
         quantization.quant_pre_process(str(before), str(prepared), skip_symbolic_shape=True)

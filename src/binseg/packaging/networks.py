@@ -117,6 +117,8 @@ def prove(
 
     The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference.
     """
+    from binseg.metrics import dice_of
+
     assert images, "nothing is proven by no images"
     known = list(truths) or [None] * len(images)
     largest = total = 0.0
@@ -132,7 +134,7 @@ def prove(
         both += int((one_HW & other_HW).sum())
         either += int((one_HW | other_HW).sum())
         if truth_HW is not None:
-            changes.append(_dice(other_HW, truth_HW) - _dice(one_HW, truth_HW))
+            changes.append(dice_of(other_HW, truth_HW) - dice_of(one_HW, truth_HW))
     return Proof(
         runtime=runtime,
         precision=precision,
@@ -144,12 +146,6 @@ def prove(
         agreement=both / either if either else 1.0,
         dice_change=float(np.mean(changes)) if changes else None,
     )
-
-
-def _dice(mask_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
-    """Compute Dice as `metrics` does: 1 where both are empty."""
-    total = int(mask_HW.sum() + truth_HW.sum())
-    return 2 * int((mask_HW & truth_HW).sum()) / total if total else 1.0
 
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}

@@ -21,10 +21,9 @@ from binseg.errors import BinsegError, UsageError
 from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling.cold_engine import ColdEngine, filter_features
+from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
 from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
-from binseg.labeling.next_image import RULES, Outlook, outlook_of, rank
 from binseg.labeling.project import Project
-from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
 from binseg.labeling.warm_engine import (
     Example,
@@ -34,6 +33,7 @@ from binseg.labeling.warm_engine import (
     train_round,
 )
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
+from binseg.metrics import dice_of
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, write_bytes, write_json
 from binseg.types import IGNORE

@@ -9,17 +9,7 @@ import numpy as np
 from binseg.errors import BundleError, MissingExtraError, UsageError
 from binseg.inference import ReferenceCheck, load, verify_reference
 from binseg.inference.runtimes import proofs_of
-from binseg.packaging import (
-    NETWORK,
-    NETWORK_INT8,
-    PROOFS,
-    Bundle,
-    Card,
-    Reference,
-    pack_zip,
-    read_bundle,
-    write_bundle,
-)
+from binseg.packaging import Bundle, Card, Reference, pack_zip, read_bundle, rewritten, write_bundle
 from binseg.packaging.networks import LIMITS, SUFFIXES, open_file, prove
 from binseg.storage import read_bytes
 
@@ -93,12 +83,9 @@ def _changed(
     bundle: Bundle, card: Card, folder: Path, *, half: bool
 ) -> tuple[Bundle, float | None]:
     """Write the bundle with another card, and perhaps with rounded weights, into a folder."""
-    weights, reference = bundle.weights(), bundle.reference()
     if not half:
-        added = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
-        extra = {file: bundle.read_bytes(file) for file in added}
-        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
-        return changed, None
+        return rewritten(bundle, folder, card), None
+    weights, reference = bundle.weights(), bundle.reference()
     with np.errstate(over="ignore"):
         rounded = {
             key: one.astype(np.float16) if one.dtype == np.float32 else one

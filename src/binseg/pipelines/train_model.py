@@ -32,9 +32,8 @@ from binseg.progress import SILENT, Progress
 from binseg.report import plot_curves
 from binseg.storage import write_text
 from binseg.training.checkpoint import resume_command
-from binseg.training.distributed import ProcessGroup, process_group, rank_device
+from binseg.training.distributed import ProcessGroup, Ranks, process_group, rank_device, ranks_of
 from binseg.training.loop import fit
-from binseg.training.ranks import Ranks, ranks_of
 from binseg.training.run_folder import RunFolder
 from binseg.training.step import check_model
 from binseg.types import Report

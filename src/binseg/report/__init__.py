@@ -10,14 +10,3 @@ rendering.py  templates (assets/) become such files: checks of data, runs of pre
 from binseg.report.gallery import GalleryItem, plot_gallery
 from binseg.report.overlay import cutout, error_map, for_display, overlay
 from binseg.report.plots import plot_curves, plot_histogram
-
-__all__ = [
-    "GalleryItem",
-    "cutout",
-    "error_map",
-    "for_display",
-    "overlay",
-    "plot_curves",
-    "plot_gallery",
-    "plot_histogram",
-]

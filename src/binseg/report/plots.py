@@ -1,9 +1,6 @@
 """The one door to matplotlib: figures without global state, and the plots of runs and scores."""
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from binseg.errors import MissingExtraError
+from binseg.progress import hushed
 from binseg.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -101,22 +99,10 @@ def style_axes(axes: "Axes", *, x: str, y: str = "", title: str = "") -> None:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with atomic_path(path) as temporary, _quiet_fonts():
+    # A letter that no installed font has is a box, without a warning for each.
+    quiet = hushed("matplotlib.font_manager", ("Glyph .* missing from font", Warning))
+    with atomic_path(path) as temporary, quiet:
         figure.savefig(temporary, format="png", dpi=_DPI)
-
-
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    """Let a letter that no installed font has be drawn as a box, without a warning for each."""
-    logger = logging.getLogger("matplotlib.font_manager")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 Row = Mapping[str, float | str | None]

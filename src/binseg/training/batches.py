@@ -198,12 +198,8 @@ class EpochPatches(EpochSampler):
         size_of: Callable[[int], int],
         shares: Shares,
     ) -> None:
-        num = patches_per_epoch(
-            recipe.patches,
-            cache.sizes_N2,
-            size=recipe.input.size,
-            batch_size=recipe.train.batch_size,
-        )
+        size, batch = recipe.input.size, recipe.train.batch_size
+        num = patches_per_epoch(recipe.patches, cache.sizes_N2, size=size, batch_size=batch)
         super().__init__(num, recipe, shares=shares)
         self._cache, self._context, self._size_of = cache, context, size_of
 

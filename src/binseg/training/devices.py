@@ -11,10 +11,9 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
+from binseg.inference import runtimes
 from binseg.progress import Detail, Progress
 
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Processor flags (x86, ARM) that say bf16 products run in hardware."""
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 """Advice to the user where the compiler fails, which shows at the first step."""
 STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimiser keeps for each weight
@@ -30,17 +29,15 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memo
 
 def resolve_device(asked: str) -> torch.device:
     """Give the device of a run; `auto` takes a GPU where torch sees one."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device cuda (train.device): torch sees no GPU here; take cpu, or leave it out"
-        )
-    if asked == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(
-            "--device mps (train.device): torch sees no Apple GPU here; take cpu, or leave it out"
-        )
+    has_cuda = torch.cuda.is_available()
+    is_there = {"cuda": has_cuda, "mps": torch.backends.mps.is_available()}
+    if not is_there.get(asked, True):
+        kind = "GPU" if asked == "cuda" else "Apple GPU"
+        advice = f"torch sees no {kind} here; take cpu, or leave it out"
+        raise UsageError(f"--device {asked} (train.device): {advice}")
     if asked == "mps":
         return torch.device("mps", 0)
-    if asked == "cpu" or not torch.cuda.is_available():
+    if asked == "cpu" or not has_cuda:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -49,13 +46,7 @@ def computes_bf16(device: torch.device) -> bool:
     """Tell whether the device multiplies bf16 in hardware; software bf16 is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    pairs = (line.partition(":") for line in lines)
-    known = (flags for name, _, flags in pairs if name.strip().lower() in {"flags", "features"})
-    return not BF16_FLAGS.isdisjoint(next(known, "").split())
+    return runtimes.computes_bf16()
 
 
 def resolve_precision(

@@ -8,8 +8,6 @@ collection.
 
 from pathlib import Path
 
-__all__ = ["BUILT_IN", "NAME", "default_bundle_path", "model_of", "photo_path"]
-
 NAME = "pets"  # the name by which the model is asked for
 
 

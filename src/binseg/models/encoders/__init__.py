@@ -10,9 +10,16 @@ from torch import Tensor
 
 from binseg.config.named_models import Option
 from binseg.errors import DataError, MissingExtraError, UsageError
-from binseg.models.encoders.convolutional import DenseNetEncoder, ResNetEncoder, UNetEncoder
+from binseg.models.encoders.convolutional import (
+    EFFICIENTNET,
+    MOBILENET_V2,
+    DenseNetEncoder,
+    MobileEncoder,
+    ResNetEncoder,
+    UNetEncoder,
+    scaled_stages,
+)
 from binseg.models.encoders.mix_transformer import MixTransformerEncoder
-from binseg.models.encoders.mobile import EFFICIENTNET, MOBILENET_V2, MobileEncoder, scaled_stages
 from binseg.models.skeleton import Encoder
 
 
@@ -69,8 +76,6 @@ class TimmEncoder(Encoder):
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
-
-__all__ = ["ENCODERS", "TIMM", "TIMM_WEIGHTS", "EncoderEntry", "encoder_entry"]
 
 TIMM = "timm:"  # encoders that begin so are networks of timm
 TIMM_WEIGHTS = "imagenet"
