@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from binseg.imageio import (
 )
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.predict_options import EXTRA_OUTPUTS
+from binseg.inference.quality import Quality
 from binseg.inference.sinks import FolderSink
 from binseg.inference.sources import InputImage
 from binseg.postprocess import NOTHING, PostProcessing
@@ -60,7 +62,7 @@ def test_all_kinds_are_written_under_the_names_that_are_told(tmp_path: Path) -> 
     paths = write_outputs(answer(), stem=tmp_path / "a", options=EVERYTHING)
     assert [path.name for path in paths] == [
         "a.tif", "a_overlay.png", "a_cutout.png", "a_probability.tif", "a.geojson", "a_coco.json",
-        "a_objects.csv",
+        "a_rois.zip", "a_objects.csv",
     ]  # fmt: skip
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
@@ -259,3 +261,17 @@ def test_a_folder_has_one_file_of_all(tmp_path: Path) -> None:
     } == {("'=x.jpg", "2", "84", "84")}
     with (tmp_path / "objects.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
+
+
+def test_the_summary_says_which_masks_to_doubt(tmp_path: Path) -> None:
+    """The table of a whole folder has each image's expected Dice and its flag."""
+    quality = Quality(
+        expected_dice=0.35, low=0.1, high=0.6, flag="look", reason="darker", distance=0.2
+    )
+    options = PredictOptions(outputs=("table",))
+    made = answer(judge=SimpleNamespace(quality=lambda *_: quality))
+    write_outputs(made, stem=tmp_path / "a", options=options)
+    FolderSink(tmp_path).finish(options)
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["expected_dice"], row["quality"]) == ("0.35", "look")

@@ -39,13 +39,14 @@ from binseg.postprocess import (
     encode_rle,
     find_objects,
     geojson,
+    imagej_rois,
     segment,
     trace_polygons,
 )
 from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
 from binseg.report.predictions_page import Entry, thumbnail
-from binseg.storage import cell, write_text
+from binseg.storage import cell, write_bytes, write_text
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
@@ -194,9 +195,9 @@ class Prediction:
         """Write the mask, or another kind of output, whole or not at all.
 
         Args:
-            path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO) or .csv (a
-                line an object), unless `kind` says otherwise.
-            kind: mask, overlay, cutout, probability (.tif), geojson, coco or table.
+            path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO), .csv (a
+                line an object) or .zip (ImageJ's ROIs), unless `kind` says otherwise.
+            kind: mask, overlay, cutout, probability (.tif), geojson, coco, rois or table.
             tolerance: by how many pixels outlines may be simplified.
 
         Raises:
@@ -255,11 +256,14 @@ class Prediction:
         return encode_image(overlay(self.image_HWC[every], mask_HW))
 
     def _repr_html_(self) -> str:
-        """Show the same above a line with its name and figures."""
+        """Show the same above a line with its name and figures, in bold where one should look."""
         data = base64.b64encode(self._repr_png_()).decode()
+        told = f"{escape(self.name)}: {escape(repr(self))}"
+        if self.quality and self.quality.flag != "ok":
+            told = f"<strong>{told}</strong>"
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+            f"<figcaption>{told}</figcaption></figure>"
         )
 
     def entry(self) -> Entry:
@@ -358,6 +362,10 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
         "coco": FileKind(
             "_coco.json", lambda one, path, rough: _write_json(path, one.coco(tolerance=rough))
         ),
+        "rois": FileKind(
+            "_rois.zip",
+            lambda one, path, rough: write_bytes(path, imagej_rois(one.polygons(tolerance=rough))),
+        ),
         "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
     }
 )
@@ -367,4 +375,5 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
+    ".zip": "rois",
 }
