@@ -204,6 +204,10 @@ class PlainProgress:
             tell(work)
 
 
+RANK_NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK")
+"""Environment variables that torchrun, srun or a person set; rank 0 alone writes."""
+
+
 class _Untyped:
     """Help that shows no type for switches, since they take no value."""
 
@@ -232,7 +236,8 @@ class Verb(_Untyped, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it, as the only command that writes there; a training's ranks write as one."""
         out = ctx.params.get("out")
-        if out is None or os.environ.get("RANK", "0") != "0":
+        is_follower = any(os.environ.get(name, "0") != "0" for name in RANK_NAMES)
+        if out is None or (ctx.info_name == "train" and is_follower):
             return super().invoke(ctx)
         with held(out):
             return super().invoke(ctx)

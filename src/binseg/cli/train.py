@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import is_verbose, progress_of, show, show_aside, write_json_answer
+from binseg.cli.console import (
+    RANK_NAMES,
+    is_verbose,
+    progress_of,
+    show,
+    show_aside,
+    write_json_answer,
+)
 from binseg.cli.options import (
     Border,
     Budget,
@@ -284,7 +291,7 @@ def _joins(
     train = sections.get("train", {})
     if folds and {"devices", "num_nodes"} & train.keys():
         raise UsageError("--folds trains in one process; leave out --devices and --num-nodes")
-    if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
+    if not set(RANK_NAMES) & os.environ.keys():
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
     from binseg.pipelines.train_model import join_training
