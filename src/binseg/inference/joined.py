@@ -71,6 +71,9 @@ def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:
             found[column] = f"{sum(float(row[column] or 0) for row in rows):g}"
+    for column in ("expected_dice", "quality"):
+        if rows and column in rows[0]:
+            found[column] = rows[0][column]
     return found
 
 

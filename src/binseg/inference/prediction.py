@@ -301,11 +301,14 @@ class Prediction:
         return encode_image(overlay(self.image_HWC[every], mask_HW))
 
     def _repr_html_(self) -> str:
-        """Show the same above a line with its name and figures."""
+        """Show the same above a line with its name and figures, in bold where one should look."""
         data = base64.b64encode(self._repr_png_()).decode()
+        told = f"{escape(self.name)}: {escape(repr(self))}"
+        if self.quality and self.quality.flag != "ok":
+            told = f"<strong>{told}</strong>"
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+            f"<figcaption>{told}</figcaption></figure>"
         )
 
     def entry(self) -> Entry:
@@ -428,4 +431,5 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
+    ".zip": "rois",
 }
