@@ -278,7 +278,7 @@ def rings(*, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:48, :64]
     far = np.hypot(y - 24, x - 30)
-    mask = ((far > 6) & (far < 14)) | (far < 3)
+    mask: np.ndarray = ((far > 6) & (far < 14)) | (far < 3)
     mask[2:6, 50:60] |= random.random((4, 10)) > 0.5
     return mask
 
@@ -318,7 +318,9 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
     dataset = open_dataset(DataConfig(path=str(data)))
     assert dataset.kind == "kaggle"
     for record in dataset.records:
-        assert np.array_equal(read_sample(record, dataset.rule).mask_HW, masks[record.id])
+        mask_HW = read_sample(record, dataset.rule).mask_HW
+        assert mask_HW is not None
+        assert np.array_equal(mask_HW, masks[record.id])
 
 
 def test_touching_objects_are_cut_apart_on_request(tmp_path: Path) -> None:

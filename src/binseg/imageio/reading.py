@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from binseg.errors import ImageError
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import (
     Colours,
@@ -124,7 +125,7 @@ def decode_image(data: bytes, *, name: str) -> Pixels:
 
 def read_pixel_size(path: Path) -> PixelSize | None:
     """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
-    if (cage := _cage_for(path)) is None:
+    if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
     size = cage.fact("pixel_size", path)
     return PixelSize(**size) if size else None
@@ -132,7 +133,7 @@ def read_pixel_size(path: Path) -> PixelSize | None:
 
 def read_georeference(path: Path) -> Georeference | None:
     """Read the place of an image on a map; see `metadata.georeference_of`."""
-    if (cage := _cage_for(path)) is None:
+    if (cage := _cage_if_read(path)) is None:
         return georeference_of(path)
     place = cage.fact("georeference", path)
     return Georeference(**{name: _tuples(one) for name, one in place.items()}) if place else None
@@ -181,6 +182,14 @@ def _cage_for(source: Path | bytes) -> Cage | None:
         except OSError:  # reading it says so
             return None
     return None if found in _HERE else _cage()
+
+
+def _cage_if_read(path: Path) -> Cage | None:
+    """Give the cage as `_cage_for`; None also for what can't be opened, of which nothing is told."""
+    try:
+        return _cage_for(path)
+    except ImageError:
+        return None
 
 
 def _tuples(value: Any) -> Any:

@@ -113,13 +113,14 @@ class Project:
 
     def size(self, name: str) -> tuple[int, int]:
         """Height and width of an image, as its EXIF turns it."""
-        size: tuple[int, int]
-        (size,) = self._read("select height, width from images where name = ?", name)
-        if size[0] is None:
+        ((height, width),) = self._read("select height, width from images where name = ?", name)
+        if height is None:
             info = probe(self.row(name).path)
-            size = info.height, info.width
-            self._write("update images set height = ?, width = ? where name = ?", *size, name)
-        return size
+            height, width = info.height, info.width
+            self._write(
+                "update images set height = ?, width = ? where name = ?", height, width, name
+            )
+        return height, width
 
     # The log
 

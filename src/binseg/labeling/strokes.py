@@ -45,7 +45,7 @@ class Stroke:
             raise UsageError(
                 f"a {self.tool} has {len(self.points)} points: give {least} to {MOST_POINTS}"
             )
-        if not all(len(point) == 2 and np.abs(point).max() <= _FARTHEST for point in self.points):
+        if {len(one) for one in self.points} != {2} or not np.abs(self.points).max() <= _FARTHEST:
             raise UsageError("a stroke's points are pairs of numbers, up to a million")
         if self.tool == "brush" and not 0 < self.radius <= MOST_RADIUS:
             raise UsageError(f"a brush of radius {self.radius:g}: give up to {MOST_RADIUS:g}")

@@ -119,8 +119,8 @@ def _separated(mask_HW: Mask) -> Mask:
     from scipy import ndimage
 
     depth_HW = ndimage.distance_transform_edt(mask_HW)
-    middles_HW, _ = label_objects(h_maxima(depth_HW, _LEAST_NECK) > 0)
-    parts_HW = watershed(-depth_HW, middles_HW, mask=mask_HW)
+    middles_HW, _ = label_objects(h_maxima(depth_HW, _LEAST_NECK) > 0)  # type: ignore[no-untyped-call]
+    parts_HW = watershed(-depth_HW, middles_HW, mask=mask_HW)  # type: ignore[no-untyped-call]
     # Across a cut the pixels of the later part go, so that parts don't even touch at corners.
     ranks_HW = np.where(parts_HW == 0, np.iinfo(parts_HW.dtype).max, parts_HW)
     return np.asarray(mask_HW & (ranks_HW == ndimage.minimum_filter(ranks_HW, 3, mode="nearest")))

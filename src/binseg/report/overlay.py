@@ -81,7 +81,7 @@ def soft_alpha(
 
     inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)
     near_HW = ndimage.binary_dilation(mask_HW, iterations=FADE) & ~inner_HW
-    alpha_HW = inner_HW.astype(np.float32)
+    alpha_HW: Float32[np.ndarray, "H W"] = inner_HW.astype(np.float32)
     if near_HW.any():
         slope_HW = np.hypot(*np.gradient(ndimage.gaussian_filter(probability_HW, 1.0)))
         distance_N = (probability_HW[near_HW] - threshold) / np.maximum(slope_HW[near_HW], 1e-3)
@@ -128,7 +128,7 @@ def on_colour(cut_HW4: Rgba, colour: Colour) -> Rgb:
     """Lay a cut-out on ground of one colour."""
     alpha_HW1 = cut_HW4[:, :, 3:] / np.float32(255)
     mixed_HW3 = alpha_HW1 * cut_HW4[:, :, :3] + (1 - alpha_HW1) * np.array(colour, np.float32)
-    return np.rint(mixed_HW3).astype(np.uint8)
+    return np.asarray(np.rint(mixed_HW3), np.uint8)
 
 
 def _tint(image_HW3: Rgb, mask_HW: Mask, colour: Colour, strength: float) -> Rgb:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
+from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
