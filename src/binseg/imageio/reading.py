@@ -185,7 +185,7 @@ def _cage_for(source: Path | bytes) -> Cage | None:
 
 
 def _cage_if_read(path: Path) -> Cage | None:
-    """Give the cage as `_cage_for`; None also for what can't be opened, of which nothing is told."""
+    """Give the cage as `_cage_for`; None also for what is not to be opened."""
     try:
         return _cage_for(path)
     except ImageError:
