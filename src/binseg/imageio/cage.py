@@ -11,7 +11,6 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 3 ms more for each megapixel; a child is replaced in some 40 ms on a machine that is busy.
 """
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.caged import LENGTH, ORDER
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     Valid,
     one_line,
@@ -255,22 +255,15 @@ class CagedImage(Decoder):
         found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
         return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency that is left out, turned; None where there is none."""
-        info, seconds = self.facts, self._seconds_for(1)
-        size = (info.height, info.width)
+    def cover(self) -> Cover:
+        """Give what the image leaves out: transparency and ICC profile."""
+        size = (self.facts.height, self.facts.width)
         facts, shared = self.child.exchange(
-            {"do": "opacity"}, max(1, math.prod(size)), name=self.name, seconds=seconds
+            {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
         )
-        if not facts["fact"]:
-            return None
-        return np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile that the colours are meant by, where there is one."""
-        order = {"do": "profile"}
-        found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
-        return None if found is None else base64.b64decode(found)
+        alpha_HW = np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
+        icc = facts["profile"]
+        return alpha_HW if facts["has_alpha"] else None, None if icc is None else b64decode(icc)
 
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
