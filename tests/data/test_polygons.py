@@ -80,7 +80,7 @@ def test_a_large_polygon_has_its_area() -> None:
 
 
 def test_many_edges_are_filled_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut anywhere, the work gives the same pixels as at once: an odd number of toggles is inside."""
+    """Cut anywhere, the work gives the same pixels as at once."""
     random = np.random.default_rng(0)
     for number in range(40):
         ring = tuple((x, y) for x, y in random.uniform(-9, 40, (number % 9 + 3, 2)).tolist())

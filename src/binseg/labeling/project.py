@@ -40,6 +40,7 @@ from binseg.labeling.label_log import (
     is_whole,
     labels_in,
     lines_in,
+    reading,
 )
 from binseg.labeling.strokes import Labels, Stroke, pack, unpack
 from binseg.progress import SILENT, Progress
@@ -248,7 +249,7 @@ class Project:
     # Inside
 
     def _read(self, sql: str, *values: Any) -> list[Any]:
-        with self._guard:
+        with self._guard, reading():
             return self._db.execute(sql, values).fetchall()
 
     @contextmanager
@@ -258,10 +259,10 @@ class Project:
             try:
                 with self._db:
                     yield
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 raise OutputError(
                     f"can't write {self.home / LOG}: {error}; nothing was lost: make room on the "
-                    "disk, and draw on"
+                    "disk, and draw on; a damaged log needs a copy in its place"
                 ) from None
 
     def _known(self, client: str, name: str) -> int | None:
@@ -319,8 +320,8 @@ class Project:
         self._write_mask(name)
         with self._writing():  # last: until then the next opening does all of it again
             self._db.execute(
-                "update images set settled = (select max(id) from log where image = name) "
-                "where name = ?",
+                "update images set settled = (select coalesce(max(id), 0) from log where image = "
+                "name) where name = ?",
                 (name,),
             )
 
