@@ -199,6 +199,6 @@ def _cage() -> Cage:
     """The cage of this process, made when it is first needed; one that forked makes its own."""
     with _lock:
         if os.getpid() not in _cages:
-            _cages[os.getpid()] = Cage(num_cores(), seconds=_SECONDS)
+            _cages[os.getpid()] = Cage(num_cores(), seconds=_SECONDS, patience=_SECONDS)
             atexit.register(_cages[os.getpid()].close)
         return _cages[os.getpid()]
