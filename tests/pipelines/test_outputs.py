@@ -62,7 +62,7 @@ def test_all_kinds_are_written_under_the_names_that_are_told(tmp_path: Path) -> 
     paths = write_outputs(answer(), stem=tmp_path / "a", options=EVERYTHING)
     assert [path.name for path in paths] == [
         "a.tif", "a_overlay.png", "a_cutout.png", "a_probability.tif", "a.geojson", "a_coco.json",
-        "a_rois.zip", "a_objects.csv",
+        "a_objects.csv",
     ]  # fmt: skip
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 

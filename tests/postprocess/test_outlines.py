@@ -1,8 +1,5 @@
-import io
 import itertools
 import json
-import struct
-import zipfile
 
 import numpy as np
 import pycocotools.mask
@@ -21,7 +18,6 @@ from binseg.postprocess import (
     encode_rle,
     find_objects,
     geojson,
-    imagej_rois,
     label_objects,
     trace_polygons,
 )
@@ -195,39 +191,3 @@ def test_coco_keeps_holes_as_run_lengths() -> None:
     assert (ring["area"], ring["bbox"]) == (24, [1, 1, 5, 5])
     assert sorted(plain["segmentation"][0]) == sorted([8, 2, 11, 2, 11, 4, 8, 4])
     assert whole["images"] == [{"id": 1, "file_name": "a.png", "height": 9, "width": 12}]
-
-
-def test_imagej_reads_the_outlines() -> None:
-    """The ROI Manager's ZIP holds each polygon as a path, holes too; by the file's description."""
-    mask_HW = np.zeros((20, 30), bool)
-    mask_HW[2:12, 3:20] = True
-    mask_HW[5:8, 6:9] = False
-    mask_HW[15:18, 1:4] = True
-    with zipfile.ZipFile(io.BytesIO(imagej_rois(trace_polygons(mask_HW)))) as archive:
-        data = [archive.read(name) for name in archive.namelist()]
-        assert archive.namelist() == ["00001-1.roi", "00002-2.roi"]
-    drawn = Image.new("1", (30, 20))
-    for one in data:
-        magic, _, kind, top, left, bottom, right = struct.unpack_from(">4shBx4h", one)
-        assert (magic, kind) == (b"Iout", 1)
-        path = np.frombuffer(one, ">f4", offset=64)
-        assert len(path) == struct.unpack_from(">i", one, 36)[0]
-        rings: list[list[tuple[float, float]]] = [[]]
-        place = 0
-        while place < len(path):
-            if path[place] == 4:
-                rings.append([])
-                place += 1
-                continue
-            assert path[place] == (1 if rings[-1] else 0)
-            rings[-1].append((path[place + 1], path[place + 2]))
-            place += 3
-        outer = np.array(rings[0])
-        assert [*outer.min(axis=0), *outer.max(axis=0)] == [left, top, right, bottom]
-        for ring, fill in zip(rings[:-1], (1, 0), strict=False):
-            (x0, y0), (x1, y1) = np.array(ring).min(axis=0), np.array(ring).max(axis=0)
-            ImageDraw.Draw(drawn).rectangle((x0, y0, x1 - 1, y1 - 1), fill=fill)
-    assert np.array_equal(np.asarray(drawn), mask_HW)
-    roifile = pytest.importorskip("roifile")  # the reference reader, where it is installed
-    found = [roifile.ImagejRoi.frombytes(one) for one in data]
-    assert [len(one.coordinates(multi=True)) for one in found] == [2, 1]

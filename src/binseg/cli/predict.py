@@ -51,7 +51,6 @@ def predict(
     probability: Annotated[bool, option("Also the probabilities, as 32-bit TIFF.")] = False,
     geojson: Annotated[bool, option("Also outlines; on the map where the image tells.")] = False,
     coco: Annotated[bool, option("Also COCO annotations (polygons, run lengths).")] = False,
-    rois: Annotated[bool, option("Also outlines for Fiji's ROI Manager.")] = False,
     table: Annotated[bool, option("Also a CSV with a line for each object.")] = False,
     tiff: Annotated[bool, option("Masks as TIFF, with the image's georeference.")] = False,
     threshold: Annotated[
@@ -122,7 +121,7 @@ def predict(
     run, inputs = _model_and_inputs(model, given)
     asked: dict[OutputName, bool] = {
         "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
-        "coco": coco, "rois": rois, "table": table,
+        "coco": coco, "table": table,
     }  # fmt: skip
     options = PredictOptions(
         threshold=threshold,

@@ -7,7 +7,7 @@ from binseg.errors import UsageError
 from binseg.postprocess import NOTHING, PostProcessing
 from binseg.types import TTA, Preprocessing
 
-OutputName = Literal["overlay", "cutout", "probability", "geojson", "coco", "rois", "table"]
+OutputName = Literal["overlay", "cutout", "probability", "geojson", "coco", "table"]
 EXTRA_OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 """Files that an image can get beside its mask."""
 

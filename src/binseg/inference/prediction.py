@@ -39,14 +39,13 @@ from binseg.postprocess import (
     encode_rle,
     find_objects,
     geojson,
-    imagej_rois,
     segment,
     trace_polygons,
 )
 from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
 from binseg.report.predictions_page import Entry, thumbnail
-from binseg.storage import cell, write_bytes, write_text
+from binseg.storage import cell, write_text
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
@@ -195,9 +194,9 @@ class Prediction:
         """Write the mask, or another kind of output, whole or not at all.
 
         Args:
-            path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO), .csv (a
-                line an object) or .zip (ImageJ's ROIs), unless `kind` says otherwise.
-            kind: mask, overlay, cutout, probability (.tif), geojson, coco, rois or table.
+            path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO) or .csv (a
+                line an object), unless `kind` says otherwise.
+            kind: mask, overlay, cutout, probability (.tif), geojson, coco or table.
             tolerance: by how many pixels outlines may be simplified.
 
         Raises:
@@ -362,10 +361,6 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
         "coco": FileKind(
             "_coco.json", lambda one, path, rough: _write_json(path, one.coco(tolerance=rough))
         ),
-        "rois": FileKind(
-            "_rois.zip",
-            lambda one, path, rough: write_bytes(path, imagej_rois(one.polygons(tolerance=rough))),
-        ),
         "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
     }
 )
@@ -375,5 +370,4 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
-    ".zip": "rois",
 }

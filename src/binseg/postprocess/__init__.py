@@ -5,7 +5,7 @@ scores; a *hole* is background that touches at sides only and does not reach the
 """
 
 from binseg.postprocess.found_objects import FoundObject, Polygon, find_objects, trace_polygons
-from binseg.postprocess.interchange import coco, encode_rle, geojson, imagej_rois
+from binseg.postprocess.interchange import coco, encode_rle, geojson
 from binseg.postprocess.mask_cleaning import (
     NOTHING,
     PostProcessing,
@@ -28,7 +28,6 @@ __all__ = [
     "encode_rle",
     "find_objects",
     "geojson",
-    "imagej_rois",
     "label_objects",
     "segment",
     "trace_polygons",

@@ -1,8 +1,5 @@
 """Outlines and run lengths as plain data that other programs read."""
 
-import io
-import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -18,8 +15,6 @@ Affine = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, from pixels to a map."""
 Project = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Takes x and y of points, and gives longitudes and latitudes, N x 2."""
-_MOVE_TO, _LINE_TO, _CLOSE = 0.0, 1.0, 4.0
-"""Segments of a path in ImageJ's files, as java.awt numbers them."""
 
 
 def geojson(
@@ -174,30 +169,3 @@ def _rle_of_object(labels_HW: Int32[np.ndarray, "H W"], one: FoundObject) -> dic
     breaks = np.flatnonzero(np.diff(places) != 1)
     starts, ends = places[[0, *(breaks + 1)]], places[[*breaks, -1]] + 1
     return _rle(np.stack([starts, ends], axis=1).ravel().tolist(), labels_HW.shape)
-
-
-def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
-    """Pack outlines as ImageJ's and Fiji's ROI Manager opens them: a ZIP, one ROI a polygon.
-
-    Its points are in pixels of the image, from the upper left corner, and holes stay holes.
-    """
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, one in enumerate(polygons, start=1):
-            archive.writestr(zipfile.ZipInfo(f"{number:05}-{one.label}.roi"), _composite_roi(one))
-    return packed.getvalue()
-
-
-def _composite_roi(one: Polygon) -> bytes:
-    """Write one ROI (ImageJ's RoiEncoder): 64 bytes of header, then the outlines as a path."""
-    (left, top), (right, bottom) = one.exterior.min(axis=0), one.exterior.max(axis=0)
-    path: list[float] = []
-    for ring in (one.exterior, *one.holes):
-        for index, (x, y) in enumerate(ring.tolist()):
-            path += [_LINE_TO if index else _MOVE_TO, x, y]
-        path.append(_CLOSE)
-    header = bytearray(64)
-    bounds = np.clip([top, left, bottom, right], 0, 32767).astype(int).tolist()
-    struct.pack_into(">4shBx4h", header, 0, b"Iout", 227, 1, *bounds)
-    struct.pack_into(">i", header, 36, len(path))
-    return bytes(header) + np.array(path, ">f4").tobytes()
