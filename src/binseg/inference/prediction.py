@@ -422,5 +422,4 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
-    ".zip": "rois",
 }
