@@ -28,8 +28,8 @@ from binseg.imageio import (
     write_mask,
     write_numbers,
 )
-from binseg.imageio.decoding import Valid
-from binseg.inference.image_like import Cover, Pixels, Probability, cover_of
+from binseg.imageio.decoding import Cover, Valid
+from binseg.inference.image_like import Pixels, Probability, cover_of
 from binseg.inference.predict_options import OutputName, PredictOptions
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (

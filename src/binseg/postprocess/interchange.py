@@ -114,9 +114,11 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
                 ]
                 flat = np.array([x for ring in path for order in ring for x in order], np.float32)
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                box = {"left": left, "top": top, "right": right, "bottom": bottom}
                 roi = ImagejRoi(
-                    **{side: int(x) for side, x in box.items()},
+                    left=int(left),
+                    top=int(top),
+                    right=int(right),
+                    bottom=int(bottom),
                     roitype=ROI_TYPE.RECT,
                     name=name,
                     shape_roi_size=len(flat),
