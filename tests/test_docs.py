@@ -1,5 +1,6 @@
 """Documentation: nothing in it may promise what the program doesn't have."""
 
+import ast
 import os
 import re
 import shlex
@@ -26,6 +27,14 @@ PAGES = sorted(
 )
 TRANSLATION = re.compile(r"\.[a-z]{2}(-[A-Z]{2})?$")
 TAKES_NOTHING = {"--help", "-h"}
+FOREIGN = re.compile(
+    r"\b(mend|kin|amid|whilst|thereby|hereby|merely|simply|obviously|easily|ought|must bear"
+    r"|(is|are) (told|said)(?! apart)|(that|which|what \w+) is (said|told))\b|\b(e\.g|i\.e|etc)\.",
+    re.IGNORECASE,
+)
+"""Words that a native technical writer doesn't write."""
+LONGEST_PAGE = 2500
+"""Words; references may be longer."""
 
 
 def _name(page: Path) -> str:
@@ -46,6 +55,28 @@ VERBS: Mapping[tuple[str, ...], Any] = dict(_verbs(APP))
 def _prose(text: str) -> str:
     """Leave out fenced code, in which brackets are no links."""
     return re.sub(r"^(```+|~~~+).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [one for one in PAGES if not TRANSLATION.search(one.stem)], ids=_name
+)
+def test_pages_are_short_and_plain(page: Path) -> None:
+    """No page but references is too long to be read, and none has words of another century."""
+    text = _prose(page.read_text("utf-8"))
+    is_reference = DOCS / "reference" in page.parents or page.name == "design.md"
+    assert is_reference or len(text.split()) <= LONGEST_PAGE
+    plain = re.sub(r"`[^`\n]*`", "", text)
+    assert [found[0] for found in FOREIGN.finditer(plain)] == []
+
+
+def test_messages_are_plain() -> None:
+    """No text that the program shows has such words either; docstrings are for its authors."""
+    for path in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        docstrings = {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+        for one in ast.walk(tree):
+            if isinstance(one, ast.Constant) and id(one) not in docstrings:
+                assert not FOREIGN.search(str(one.value)), f"{path.name}:{one.lineno}"
 
 
 def _links(page: Path) -> list[str]:

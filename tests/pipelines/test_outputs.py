@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from binseg.imageio import (
 )
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.predict_options import EXTRA_OUTPUTS
+from binseg.inference.quality import Quality
 from binseg.inference.sinks import FolderSink
 from binseg.inference.sources import InputImage
 from binseg.postprocess import NOTHING, PostProcessing, trace_polygons
@@ -276,7 +278,7 @@ def rings(*, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:48, :64]
     far = np.hypot(y - 24, x - 30)
-    mask = ((far > 6) & (far < 14)) | (far < 3)
+    mask: np.ndarray = ((far > 6) & (far < 14)) | (far < 3)
     mask[2:6, 50:60] |= random.random((4, 10)) > 0.5
     return mask
 
@@ -316,7 +318,9 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
     dataset = open_dataset(DataConfig(path=str(data)))
     assert dataset.kind == "kaggle"
     for record in dataset.records:
-        assert np.array_equal(read_sample(record, dataset.rule).mask_HW, masks[record.id])
+        mask_HW = read_sample(record, dataset.rule).mask_HW
+        assert mask_HW is not None
+        assert np.array_equal(mask_HW, masks[record.id])
 
 
 def test_touching_objects_are_cut_apart_on_request(tmp_path: Path) -> None:
@@ -378,3 +382,17 @@ def test_simplified_outlines_are_valid(tolerance: float) -> None:
             shape = shapely.Polygon(one.exterior, one.holes)
             assert shape.is_valid, (seed, shapely.is_valid_reason(shape))
             assert shape.area > 0
+
+
+def test_the_summary_says_which_masks_to_doubt(tmp_path: Path) -> None:
+    """The table of a whole folder has each image's expected Dice and its flag."""
+    quality = Quality(
+        expected_dice=0.35, low=0.1, high=0.6, flag="look", reason="darker", distance=0.2
+    )
+    options = PredictOptions(outputs=("table",))
+    made = answer(judge=SimpleNamespace(quality=lambda *_: quality))
+    write_outputs(made, stem=tmp_path / "a", options=options)
+    FolderSink(tmp_path).finish(options)
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["expected_dice"], row["quality"]) == ("0.35", "look")

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.predict import _model_and_inputs
 from binseg.errors import ImageError, OutputError, UsageError
-from binseg.holding import held
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files, run
@@ -29,6 +28,7 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import WatchSource, find_images
 from binseg.postprocess import PostProcessing
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 OVERLAY = PredictOptions(outputs=("overlay",))
@@ -610,7 +610,7 @@ def test_where_there_is_no_data_there_is_no_foreground(
         cage = Cage(1)
         try:
             with cage.open(path.read_bytes(), name="p") as opened:
-                valid_HW = opened.read()[1]
+                valid_HW = opened.valid()
                 assert valid_HW is not None
                 assert np.array_equal(valid_HW, ~missing_HW)
         finally:

@@ -166,7 +166,7 @@ def predict(
     progress = progress_of(context)
     _tell_unasked(predictor, options, progress)
     if inputs == [PIPE]:
-        _answer_pipe(predictor, options, as_json=json_)
+        _answer_pipe(predictor, options, as_json=json_, progress=progress)
         return
     source: Source = FileSource(inputs)
     if watch:
@@ -263,14 +263,18 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             )
 
 
-def _answer_pipe(predictor: "Predictor", options: "PredictOptions", *, as_json: bool) -> None:
+def _answer_pipe(
+    predictor: "Predictor", options: "PredictOptions", *, as_json: bool, progress: "Progress"
+) -> None:
     """Read an image from stdin, and write the answer to stdout."""
     from binseg.inference.engine import predict_bytes
 
     if sys.stdin.isatty():
         raise UsageError("- reads an image from stdin, which is the keyboard: pipe a file into it")
     output = "json" if as_json else next(iter(options.outputs), "mask")
-    data = predict_bytes(predictor, sys.stdin.buffer.read(), output=output, options=options)
+    data = predict_bytes(
+        predictor, sys.stdin.buffer.read(), output=output, options=options, progress=progress
+    )
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -286,19 +290,22 @@ def _tell_round(result: "PredictResult") -> None:
 
 
 def _tell_quality(result: "PredictResult") -> None:
-    """Name the images that are unlike the training data, with the first one's reason."""
-    if not (unlike := result.unlike):
-        return
+    """Name the images that are unlike the training data, and those whose masks are doubtful."""
     from binseg.data.dataset import counted, name_some
 
-    first = unlike[0].quality
-    assert first is not None
-    names = name_some([one.source.name for one in unlike])
-    verb = "is" if len(unlike) == 1 else "are"
-    message(
-        f"{len(unlike)} of {counted(len(result.written), 'image', 'images')} {verb} unlike the "
-        f"training data: {names} ({first.reason}); don't trust these masks unseen"
-    )
+    total = counted(len(result.written), "image", "images")
+    for flagged, what, advice in (
+        (result.unlike, "unlike the training data", "don't trust these masks unseen"),
+        (result.doubtful, "probably masked poorly", "look at these masks before you use them"),
+    ):
+        if not flagged:
+            continue
+        first = flagged[0].quality
+        assert first is not None
+        why = f"expected Dice {first.expected_dice:.2f}" if first.flag == "look" else first.reason
+        names = name_some([one.source.name for one in flagged])
+        verb = "is" if len(flagged) == 1 else "are"
+        message(f"{len(flagged)} of {total} {verb} {what}: {names} ({why}); {advice}")
 
 
 def _tell_left_out(result: "PredictResult") -> None:

@@ -305,6 +305,8 @@ class AugmentConfig(Section):
     """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; where exposure varies."""
     invert: Share | None = None
     """Probability that light and dark change places, where new images may be lit the other way."""
+    grey: Share | None = None
+    """Probability that an image loses its colours, where stains or lamps differ."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None
@@ -353,8 +355,9 @@ class TrainConfig(Section):
     """Smaller sizes to start with, and each one's share of the epochs: {128: 0.4, 192: 0.3} trains
     the last 0.3 at input.size, which none of them passes; validation is always at input.size.
     Random patches are cut smaller, other inputs shrunk."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto takes bf16 where the processor or GPU computes in it, else fp32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto takes bf16 where the processor or GPU computes in it, else fp32; fp16, whose loss is
+    scaled, is for GPUs without bf16."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes the GPU where there is one, but Apple's (mps, untested) only if asked for."""
     devices: Positive | Literal["auto"] = 1

@@ -18,6 +18,7 @@ from binseg.types import Record, Sample, Shape
 
 NUM_LOOKED, NUM_DECODED = 64, 16
 """Masks, and images, that are looked at to tell of all."""
+_ROWS_AT_ONCE = 8_000_000  # crossings of edges and rows that are worked on at once
 CLEARLY, MOST_AGREE = 1.1, 0.8
 """Edges under a mask's outline in one pose, against the other's, that decide between them, and the
 share of such decisions that decides for all."""
@@ -26,15 +27,10 @@ MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 
 
 def read_sample(record: Record, rule: MaskRule) -> Sample:
-    """Read one record's image and truth at their own size.
+    """Read one record's image and truth at their own size, mask values by the rule.
 
-    Args:
-        record: where they are.
-        rule: how the values of its mask are read.
-
-    Raises:
-        ImageError: a file that can't be read, a mask of another size than its image, or a
-            mask value that the rule doesn't know; the text names the file.
+    Raises ImageError, naming the file, for one that can't be read, a mask of another size than its
+    image, or a mask value that the rule doesn't know.
     """
     image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
     height, width = image_HWC.shape[:2]
@@ -153,11 +149,7 @@ def _is_as_stored(record: Record, rule: MaskRule) -> bool | None:
 def read_mask(
     record: Record, rule: MaskRule
 ) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Read the mask files of a record, of which each may hold an object, at their own size.
-
-    Gives mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count; raises
-    as `read_sample`.
-    """
+    """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
         labels = read_labels(path, page=record.page, indices=rule.indices)
@@ -177,10 +169,7 @@ def read_mask(
 
 
 def notes_on_images(records: Sequence[Record]) -> list[str]:
-    """Say which pixels of images count as no data, and which channels aren't what they are called.
-
-    Up to 64 images are looked at.
-    """
+    """Say (of up to 64 images) which pixels are no data, and which channels are called amiss."""
     infos = []
     for record in spread(records, NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it
@@ -285,21 +274,33 @@ def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
 def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
     """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
     height, width = mask_HW.shape
-    x0, y0, x1, y1 = edges_E4.T
     # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.
-    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
-    past = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    first = np.clip(np.ceil(edges_E4[:, 1::2].min(axis=1) - 0.5), 0, height).astype(np.int64)
+    past = np.clip(np.ceil(edges_E4[:, 1::2].max(axis=1) - 0.5), 0, height).astype(np.int64)
     num_rows = past - first
-    edge = np.repeat(np.arange(len(first)), num_rows)
-    if not len(edge):
+    if not num_rows.any():
         return
-    starts = np.repeat(np.cumsum(num_rows) - num_rows, num_rows)
-    rows = first[edge] + np.arange(len(edge)) - starts
-    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
     # Only the shape's own box is worked on: many small objects in a large image stay cheap.
-    top, left, box_height, box_width = rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns)
-    where = (rows - top) * (box_width + 1) + columns - left
-    toggles = np.bincount(where, minlength=box_height * (box_width + 1))
-    inside = np.cumsum(toggles.reshape(box_height, box_width + 1), axis=1) & 1
-    mask_HW[top : top + box_height, left : left + box_width] |= inside[:, :-1].astype(bool)
+    top, bottom = first[num_rows > 0].min(), past.max()
+    ends = edges_E4[num_rows > 0, ::2]
+    left, right = np.clip(np.ceil([ends.min() - 0.5, ends.max() - 0.5]), 0, width).astype(np.int64)
+    size = bottom - top, right - left + 1
+    toggles = np.zeros(size[0] * size[1], np.uint8)  # only whether their sum is odd counts
+    # Part by part: a million edges across many rows would fill the memory.
+    for part in np.split(np.arange(len(first)), _parts_of(num_rows)):
+        edge = np.repeat(part, num_rows[part])
+        starts = np.repeat(np.cumsum(num_rows[part]) - num_rows[part], num_rows[part])
+        rows = first[edge] + np.arange(len(edge)) - starts
+        x0, y0, x1, y1 = edges_E4[edge].T
+        x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        columns = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)
+        where = (rows - top) * size[1] + columns - left
+        toggles ^= (np.bincount(where, minlength=len(toggles)) & 1).astype(np.uint8)
+    inside = np.cumsum(toggles.reshape(size), axis=1, dtype=np.uint8) & 1
+    mask_HW[top:bottom, left:right] |= inside[:, :-1].astype(bool)
+
+
+def _parts_of(num_rows: Shaped[np.ndarray, "E"]) -> Shaped[np.ndarray, "P"]:
+    """Cut edges where as many rows have come together as are worked on at once."""
+    whole = np.cumsum(num_rows)
+    return np.searchsorted(whole, np.arange(_ROWS_AT_ONCE, whole[-1], _ROWS_AT_ONCE))

@@ -17,11 +17,11 @@ from PIL.PngImagePlugin import PngInfo
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     Handle,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     as_given,
     check_scans,
@@ -82,7 +82,7 @@ class Raster(Decoder):
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def cover(self) -> tuple[Opacity | None, bytes | None]:
+    def cover(self) -> Cover:
         """Give transparency, turned, and ICC profile."""
         icc = self.pil_image.info.get("icc_profile") or None
         if not self.pil_image.has_transparency_data:

@@ -16,11 +16,11 @@ from binseg.errors import ImageError
 from binseg.imageio.decoding import (
     Cache,
     Colours,
+    Cover,
     Decoder,
     Handle,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     Stored,
     Valid,
@@ -130,7 +130,7 @@ class TiffImage(Decoder):
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def cover(self) -> tuple[Opacity | None, bytes | None]:
+    def cover(self) -> Cover:
         """Give the transparency that is left out, turned, and the ICC profile."""
         tag, at = self.page.tags.get(_ICC), self._colours()
         icc = tag.value if tag is not None and isinstance(tag.value, bytes) else None

@@ -24,8 +24,8 @@ from binseg.imageio.decoding import (
     usual_of,
     without,
 )
-from binseg.imageio.formats import opened, probe, read_image
-from binseg.imageio.metadata import PixelSize, read_pixel_size
+from binseg.imageio.formats import choose, decoder_of, opened
+from binseg.imageio.metadata import PixelSize, pixel_size_of
 from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pieces
 from binseg.imageio.tiff_parts import Pieces, list_tiff
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, is_zarr
@@ -72,15 +72,8 @@ def holds_tiff(path: Path) -> bool:
         return is_tiff(handle.read(32))
 
 
-def needs_windows(path: Path) -> bool:
-    """Tell from the header whether an image is for windows: many pages, huge, or OME-Zarr.
-
-    Raises:
-        ImageError: no file, no image, damaged; or huge and of a format that can't be read by
-            windows.
-    """
-    if is_zarr(path):
-        return True
+def is_for_windows(path: Path) -> bool:
+    """Do as `needs_windows` for a file, in this process."""
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
         if is_tiff(handle.read(32)):
@@ -89,7 +82,8 @@ def needs_windows(path: Path) -> bool:
                 return True
             info = image_of(content, 0, name=name).info()
         else:
-            info = probe(path)
+            handle.seek(0)
+            info = choose(handle, name=name, any_page=True).info()
     return info.height * info.width > WINDOW_PIXELS
 
 
@@ -127,7 +121,7 @@ class TiffWindows(Windows):
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
         self._cache = Cache()
         self._open: tuple[int, TiffImage, list[Pieces]] | None = None
-        self.pixel_size = read_pixel_size(path)
+        self.pixel_size = pixel_size_of(path)
         if self.pixel_size is not None and swaps_sides(self._page(0)[0].orientation):
             self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
@@ -228,8 +222,8 @@ class _WholeWindows(Windows):
 
     def __init__(self, path: Path) -> None:
         self.name = one_line(path)
-        self._info = probe(path)
-        self._image_HWC = read_image(path)
+        with decoder_of(path, name=self.name) as decoder:
+            self._info, self._image_HWC = decoder.info(), decoder.image()
         self.format = self._info.format
 
     def info(self, page: int) -> ImageInfo:

@@ -17,13 +17,9 @@ COCO, OBJECTS, SUMMARY, KAGGLE = "coco.json", "objects.csv", "summary.csv", "kag
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
     """Join the COCO files and the tables that lie in a folder, of earlier runs too.
 
-    Returns:
-        What was written: coco.json; kaggle.csv, a line an image; objects.csv with a line an
-        object, and summary.csv with a line an image, whose areas are in um2 where the images say
-        how large a pixel is.
-
-    Raises:
-        OutputError: the disk refused.
+    It writes coco.json; kaggle.csv, a line an image; objects.csv with a line an object, and
+    summary.csv with a line an image, whose areas are in um2 where the images say how large a pixel
+    is. Raises OutputError.
     """
     written = []
     if "coco" in outputs:
@@ -75,6 +71,9 @@ def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:
             found[column] = f"{sum(float(row[column] or 0) for row in rows):g}"
+    for column in ("expected_dice", "quality"):
+        if rows and column in rows[0]:
+            found[column] = rows[0][column]
     return found
 
 

@@ -17,8 +17,8 @@ from binseg.imageio import (
     ImageInfo,
     Layout,
     Windows,
+    caged_windows,
     encode_tiles,
-    open_windows,
     read_georeference,
     write_tiled,
 )
@@ -85,7 +85,7 @@ def predict_large(
     progress: Progress = SILENT,
     whole_pixels: int = WHOLE_PIXELS,
     origin: Mapping[str, object] | None = None,
-    opened: Callable[[Path], AbstractContextManager[Windows]] = open_windows,
+    opened: Callable[[Path], AbstractContextManager[Windows]] = caged_windows,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 

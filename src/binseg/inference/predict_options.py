@@ -19,11 +19,7 @@ _POSTPROCESSING = ("min_area", "fill_holes", "largest_only", "separate")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Settings of a prediction; what is left out is the model's own.
-
-    Raises:
-        UsageError: a value out of range, named.
-    """
+    """Settings of a prediction; what is left out is the model's own. Raises UsageError."""
 
     threshold: float | None = None
     """A pixel is foreground where its probability is above this."""
@@ -124,11 +120,7 @@ class PredictOptions:
         return {name: value for name, value in asked.items() if value is not None}
 
     def preprocessing_for(self, own: Preprocessing, *, name: str) -> Preprocessing:
-        """Lay scale and tiles over the preprocessing of the model called `name`.
-
-        Raises:
-            UsageError: the model takes whole images.
-        """
+        """Lay scale and tiles over a model's; UsageError if it takes whole images."""
         if (self.scale, self.tile, self.overlap) == (1.0, None, None):
             return own
         if own.resize != "tile":

@@ -28,8 +28,8 @@ from binseg.imageio import (
     write_mask,
     write_numbers,
 )
-from binseg.imageio.decoding import Valid
-from binseg.inference.image_like import Cover, Pixels, Probability, cover_of
+from binseg.imageio.decoding import Cover, Valid
+from binseg.inference.image_like import Pixels, Probability, cover_of
 from binseg.inference.predict_options import OutputName, PredictOptions
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
@@ -49,16 +49,14 @@ from binseg.postprocess import (
 )
 from binseg.postprocess.interchange import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
-from binseg.report.predictions_page import Entry, thumbnail
+from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_bytes, write_text
 
-KEPT_PIXELS = 64_000_000
-"""Larger images don't stay in their Prediction."""
+KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")
 """Outputs that `Prediction.encode` makes."""
 _COLUMNS = ("label", "area_px", "centroid_y", "centroid_x", "top", "left", "height", "width")
-_SHOWN_SIDE = 720
-"""Longest side of the image that a notebook shows."""
+_SHOWN_SIDE = 720  # longest side of the image that a notebook shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +107,7 @@ class Prediction:
         return self.judge.quality(self.image_HWC, self.probability_HW, self.mask)
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw the mask over the image, as 8-bit RGB.
-
-        Raises:
-            UsageError: the image was too large to be kept.
-        """
+        """Draw the mask over the image, as 8-bit RGB; UsageError if it was too large to be kept."""
         return overlay(self._image(), self.mask)
 
     def cutout(
@@ -154,19 +148,13 @@ class Prediction:
         return self._objects
 
     def polygons(self, *, tolerance: float = 0.0) -> list[Polygon]:
-        """Trace the mask's outlines along its pixels' edges.
-
-        Args:
-            tolerance: by how many pixels they may be simplified.
-        """
+        """Trace the outlines along pixels' edges, simplified by up to `tolerance` pixels."""
         return trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
 
-        Raises:
-            ImageError: its coordinate system has no code.
-            MissingExtraError: it isn't in degrees already, and pyproj isn't installed.
+        Raises ImageError where its coordinate system has no code, MissingExtraError without pyproj.
         """
         place = self.georeference
         if place is not None and place.crs is None and place.keys:
@@ -301,11 +289,14 @@ class Prediction:
         return encode_image(overlay(self.image_HWC[every], mask_HW))
 
     def _repr_html_(self) -> str:
-        """Show the same above a line with its name and figures."""
+        """Show the same above a line with its name and figures, in bold where one should look."""
         data = base64.b64encode(self._repr_png_()).decode()
+        told = f"{escape(self.name)}: {escape(repr(self))}"
+        if self.quality and self.quality.flag != "ok":
+            told = f"<strong>{told}</strong>"
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+            f"<figcaption>{told}</figcaption></figure>"
         )
 
     def entry(self) -> Entry:

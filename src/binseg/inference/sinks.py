@@ -19,12 +19,12 @@ from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
-from binseg.inference.quality import UNLIKE, Quality
+from binseg.inference.quality import UNLIKE, Flag, Quality
 from binseg.inference.sources import Failure, InputImage, Places
 from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
-from binseg.report.predictions_page import Entry, write_predictions_page
+from binseg.report.rendering import Entry, write_predictions_page
 
 _OF_FILES = ("tolerance", "pixel_size", "crop", "background")
 """Options that change files, beside those that the model and its post-processing tell."""
@@ -73,7 +73,15 @@ class PredictResult:
     @property
     def unlike(self) -> tuple[Written, ...]:
         """Images that are unlike the training data."""
-        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == UNLIKE)
+        return self._flagged(UNLIKE)
+
+    @property
+    def doubtful(self) -> tuple[Written, ...]:
+        """Images like the training data, whose masks are probably poor all the same."""
+        return self._flagged("look")
+
+    def _flagged(self, flag: Flag) -> tuple[Written, ...]:
+        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == flag)
 
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
@@ -296,7 +304,9 @@ class BytesSink(Sink):
         """Encode the output."""
         self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        return Written(source=image.path, mask=stem, foreground=float(prediction.mask.mean()))
+        share = float(prediction.mask.mean())
+        quality = prediction.quality
+        return Written(source=image.path, mask=stem, foreground=share, quality=quality)
 
 
 def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:

@@ -42,8 +42,8 @@ def read_masks(
 ) -> tuple[dict[str, Labels], MaskRule]:
     """Read masks by the one rule that all their values fit.
 
-    Raises:
-        DataError: values that could mean two things, or a mask of another size than its image.
+    Raises DataError for values that could mean two things, and a mask of another size than its
+    image.
     """
     records = [
         Record(id=name, image_path=images[name], mask_path=path) for name, path in masks.items()
@@ -69,8 +69,7 @@ def read_masks(
 def put_aside(masks: Mapping[str, Path], folder: Path, progress: Progress) -> None:
     """Keep masks that aren't as ours in a folder of their own: ours could not be told from them.
 
-    Raises:
-        UsageError: there is such a folder already.
+    Raises UsageError where there is such a folder already.
     """
     if all(
         path == folder / f"{name}.png" and np.isin(read_labels(path), (0, 255)).all()

@@ -33,15 +33,7 @@ def plot_augmentation(
 ) -> None:
     """Show what a recipe's augmentation does: a row a sample, the unchanged one first.
 
-    Args:
-        recipe: its data, input size, augmentation and seed are used.
-        out: the PNG to write.
-        num_samples: rows.
-        num_variants: changed versions in each row.
-        progress: told what was found.
-
-    Raises:
-        DataError: no image with a mask.
+    `out` is the PNG to write. Raises DataError where no image has a mask.
     """
     dataset = open_dataset(recipe.data, progress=progress)
     chosen = spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)

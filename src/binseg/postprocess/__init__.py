@@ -15,22 +15,3 @@ from binseg.postprocess.mask_cleaning import (
     label_objects,
     segment,
 )
-
-__all__ = [
-    "NOTHING",
-    "FoundObject",
-    "Polygon",
-    "PostProcessing",
-    "above",
-    "clean",
-    "clean_bands",
-    "coco",
-    "encode_rle",
-    "find_objects",
-    "geojson",
-    "imagej_rois",
-    "kaggle_runs",
-    "label_objects",
-    "segment",
-    "trace_polygons",
-]

@@ -30,13 +30,9 @@ def geojson(
 ) -> dict[str, Any]:
     """A FeatureCollection (RFC 7946) with one feature an object.
 
-    Args:
-        polygons: as `trace_polygons` gives them.
-        objects: their figures become the features' properties.
-        properties: facts of the whole (model, threshold), as the member `binseg`.
-        transform: from pixels to map coordinates; without one, coordinates are pixels with y
-            downwards, which the file says.
-        project: from map coordinates x and y to longitudes and latitudes, N x 2.
+    `properties` are facts of the whole, as the member `binseg`; `transform` is from pixels to map
+    coordinates (without one, coordinates are pixels with y downwards, which the file says),
+    `project` from these to longitudes and latitudes, N x 2.
     """
     figures = {one.label: one.as_row() for one in objects}
     features = []
@@ -59,10 +55,7 @@ def geojson(
 
 
 def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
-    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks.
-
-    They run anticlockwise to a reader who takes y to go upwards, unless the map mirrors them.
-    """
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
     points = ring
     if transform is not None:
         a, b, c, d, e, f = transform
@@ -121,9 +114,11 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
                 ]
                 flat = np.array([x for ring in path for order in ring for x in order], np.float32)
                 (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-                box = {"left": left, "top": top, "right": right, "bottom": bottom}
                 roi = ImagejRoi(
-                    **{side: int(x) for side, x in box.items()},
+                    left=int(left),
+                    top=int(top),
+                    right=int(right),
+                    bottom=int(bottom),
                     roitype=ROI_TYPE.RECT,
                     name=name,
                     shape_roi_size=len(flat),
@@ -164,15 +159,10 @@ def coco(
     category: str = "foreground",
     info: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A COCO data set: one annotation an object.
+    """A COCO data set: one annotation an object, run lengths for those with holes.
 
-    Objects without holes are polygons; those with holes are run lengths, since COCO's polygons
-    have none.
-
-    Args:
-        results: name, cleaned mask, and the polygons and objects that were found in it.
-        category: name of the one category.
-        info: facts of the whole (model, threshold).
+    `results` are name, cleaned mask, and the polygons and objects that were found in it; `info` has
+    facts of the whole (model, threshold).
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

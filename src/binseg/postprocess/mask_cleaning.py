@@ -29,16 +29,10 @@ _MOST_PARTS = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """Corrections of a mask; areas are in pixels of the image's own size.
+    """Corrections of a mask; areas are in pixels of the image's own size, UsageError below 0."""
 
-    Raises:
-        UsageError: a negative area.
-    """
-
-    min_area: int = 0
-    """Objects of fewer pixels are removed."""
-    fill_holes: int = 0
-    """Holes of up to so many pixels are filled."""
+    min_area: int = 0  # objects of fewer pixels are removed
+    fill_holes: int = 0  # holes of up to so many pixels are filled
     largest_only: bool = False
     """Only the largest object stays; of equal ones the first by row, then column."""
     separate: bool = False
@@ -73,8 +67,7 @@ class PostProcessing:
         return ", ".join(text for text, is_on in parts.items() if is_on)
 
 
-NOTHING = PostProcessing()
-"""Post-processing that corrects nothing."""
+NOTHING = PostProcessing()  # post-processing that corrects nothing
 
 
 def above(
@@ -126,8 +119,8 @@ def _separated(mask_HW: Mask) -> Mask:
     from scipy import ndimage
 
     depth_HW = ndimage.distance_transform_edt(mask_HW)
-    middles_HW, _ = label_objects(h_maxima(depth_HW, _LEAST_NECK) > 0)
-    parts_HW = watershed(-depth_HW, middles_HW, mask=mask_HW)
+    middles_HW, _ = label_objects(h_maxima(depth_HW, _LEAST_NECK) > 0)  # type: ignore[no-untyped-call]
+    parts_HW = watershed(-depth_HW, middles_HW, mask=mask_HW)  # type: ignore[no-untyped-call]
     # Across a cut the pixels of the later part go, so that parts don't even touch at corners.
     ranks_HW = np.where(parts_HW == 0, np.iinfo(parts_HW.dtype).max, parts_HW)
     return np.asarray(mask_HW & (ranks_HW == ndimage.minimum_filter(ranks_HW, 3, mode="nearest")))
@@ -144,11 +137,7 @@ def _is_kept(
 
 
 def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
-    """Correct a mask, which is looked through several times, as `clean` does.
-
-    Raises:
-        DataError: more objects than fit into memory, when the result is looked through.
-    """
+    """Correct a mask in bands as `clean` does; DataError for more objects than fit into memory."""
     if postprocessing.fill_holes:
         bands = partial(_filled, bands, postprocessing.fill_holes)
     if postprocessing.min_area > 1 or postprocessing.largest_only:
@@ -183,10 +172,7 @@ def _label(mask_HW: Mask, *, diagonal: bool) -> tuple[Int32[np.ndarray, "H W"], 
 
 
 def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np.ndarray, "h W"]]:
-    """Give the bands again with the chosen objects alone.
-
-    All bands are numbered first, and parts that touch across a border are joined to objects.
-    """
+    """Give the bands again with the chosen objects alone, joined across borders."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

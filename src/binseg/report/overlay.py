@@ -8,7 +8,7 @@ brightness too, for print in grey.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
-from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
+from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
 AnyImage = Num[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]
@@ -58,11 +58,8 @@ def overlay(
 ) -> Rgb:
     """Lay a colour over the masked part of an image, with an outline seen on any background.
 
-    Args:
-        image_HWC: an image of any type and number of channels.
-        mask_HW: True where the colour goes; same size as the image.
-        colour: red, green and blue, 0 to 255.
-        strength: of the colour inside the outline, from 0 (none) to 1 (nothing else).
+    The image may be of any type and number of channels; `strength` of the colour (0 to 255 each)
+    inside the outline is from 0 (none) to 1 (nothing else).
     """
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
     painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
@@ -84,7 +81,7 @@ def soft_alpha(
 
     inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)
     near_HW = ndimage.binary_dilation(mask_HW, iterations=FADE) & ~inner_HW
-    alpha_HW = inner_HW.astype(np.float32)
+    alpha_HW: Float32[np.ndarray, "H W"] = inner_HW.astype(np.float32)
     if near_HW.any():
         slope_HW = np.hypot(*np.gradient(ndimage.gaussian_filter(probability_HW, 1.0)))
         distance_N = (probability_HW[near_HW] - threshold) / np.maximum(slope_HW[near_HW], 1e-3)
@@ -131,7 +128,7 @@ def on_colour(cut_HW4: Rgba, colour: Colour) -> Rgb:
     """Lay a cut-out on ground of one colour."""
     alpha_HW1 = cut_HW4[:, :, 3:] / np.float32(255)
     mixed_HW3 = alpha_HW1 * cut_HW4[:, :, :3] + (1 - alpha_HW1) * np.array(colour, np.float32)
-    return np.rint(mixed_HW3).astype(np.uint8)
+    return np.asarray(np.rint(mixed_HW3), np.uint8)
 
 
 def _tint(image_HW3: Rgb, mask_HW: Mask, colour: Colour, strength: float) -> Rgb:

@@ -284,12 +284,12 @@ def test_scaled_coordinates_are_refused(photo: Photo, tmp_path: Path) -> None:
 def test_outlines_that_miss_their_image_are_refused(photo: Photo, tmp_path: Path, way: str) -> None:
     """Of another image's size or scale nothing would be left, without a word."""
     photo()
-    points = {
+    ways: dict[str, list[Any]] = {
         "far": [(900, 900), (950, 900), (920, 960)],
         "above": [(-30, -9), (-20, -9), (-25, -2)],
         "scaled and a little more": [(0.2, 0.3), (1.2, 0.3), (0.5, 0.9)],
-    }[way]
-    write_cvat(tmp_path, cvat(points))
+    }
+    write_cvat(tmp_path, cvat(ways[way]))
     told = "from 0 to 1.2" if "scaled" in way else "no corner of its outlines lies in it"
     with pytest.raises(DataError, match=told):
         opened(tmp_path)

@@ -41,8 +41,6 @@ from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
-__all__ = ["SOURCES", "Source", "open_dataset"]
-
 NUM_SWAPPED = 4
 """Images that tell whether they are the masks."""
 
