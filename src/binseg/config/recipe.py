@@ -43,9 +43,8 @@ class SplitConfig(Section):
     """The images that train, those that choose the model, and those that test it."""
 
     method: Literal["auto", "official", "file", "ratio", "block", "kfold"] = "auto"
-    """auto takes the official split where the data set has one, else the manifest's, else ratio.
-    ratio assigns groups at random; block takes the first ones for train, the next for val, the last
-    for test, by name and page: right for stacks and videos."""
+    """auto takes the official split where there is one, else the manifest's, else ratio, which
+    assigns groups at random; block cuts by name and page, for stacks and videos: the last test."""
     ratios: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
     """Shares of train, val and test for `ratio` and `block`; they must add up to 1."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -119,8 +118,7 @@ class DataConfig(Section):
             raise ValueError("give both images and masks as patterns, or neither")
         if self.threshold is not None and self.foreground is not None:
             raise ValueError("give either foreground or threshold, not both")
-        both = set(self.foreground or []) & set(self.ignore or [])
-        if both:
+        if both := {*(self.foreground or ())} & {*(self.ignore or ())}:
             raise ValueError(f"mask values {sorted(both)} are in both foreground and ignore")
         return self
 
@@ -152,7 +150,6 @@ class InputConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("mean", "std"):
-            # The default is ImageNet's RGB; another number of channels takes the average.
             given = len(getattr(self, name))
             if given not in (1, 3, self.channels):
                 raise ValueError(f"{name} has {given} numbers; give 1 or {self.channels}")
@@ -165,7 +162,7 @@ class InputConfig(Section):
         return self
 
     def preprocessing(self, *, nodata: float | None = None) -> Preprocessing:
-        """Return the same facts in the form that the bundle stores."""
+        """Return the same facts as the bundle stores them."""
         mean, std = (
             tuple(given)
             if len(given) == self.channels

@@ -115,8 +115,7 @@ def predict_large(
         OutputError: the disk refused (what is finished is kept), or another process writes `out`.
         MissingExtraError: a Zarr folder, and the package isn't installed.
     """
-    start = time.monotonic()
-    path, out = Path(path), Path(out)
+    start, path, out = time.monotonic(), Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
     predictor = predictor.with_options(options or PredictOptions())
     part = out.with_name(out.name + ".part")
