@@ -1,5 +1,6 @@
 """Decoding in children: the same pixels and words, and an end to memory and time."""
 
+import contextlib
 import io
 import threading
 import time
@@ -231,6 +232,28 @@ def test_many_threads_share_the_children(cage: Cage) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_slow_image_keeps_no_other_one_waiting(cage: Cage) -> None:
+    """While one child decodes for seconds, another one's pixels come."""
+    bomb, told = jpeg_of_scans(side=6000, num_scans=90), []
+
+    def decode() -> None:
+        with contextlib.suppress(ImageError), cage.open(bomb, name="p") as opened:
+            begun.set()
+            opened.image()
+        told.append("bomb")
+
+    begun, slow = threading.Event(), threading.Thread(target=decode)
+    slow.start()
+    assert begun.wait(60)
+    time.sleep(0.2)
+    with cage.open(_files()["BMP"], name="p") as opened:
+        assert opened.image().shape == (40, 50, 3)
+        told.append("image")
+    cage.stop(slow.ident or 0)
+    slow.join()
+    assert told == ["image", "bomb"]
 
 
 def test_a_survey_counts_all_pages(cage: Cage, tmp_path: Path) -> None:

@@ -25,8 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ class Cage:
         self, num_children: int = 2, *, seconds: float = 3.0, patience: float = 0.3
     ) -> None:
         self.seconds, self._patience = seconds, patience
-        self._places = threading.BoundedSemaphore(num_children)
+        self._num_idle, self._places = num_children, threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
         self._orders_lock = threading.Lock()
         self._idle: list[_Child] = []
@@ -171,7 +170,8 @@ class Cage:
                 with self._lock:
                     self._users.remove((thread, child))
                     child.images_left -= 1
-                    if child.images_left > 0 and not self._is_closed:
+                    is_wanted = len(self._idle) < self._num_idle and not self._is_closed
+                    if child.images_left > 0 and is_wanted:
                         self._idle.append(child)
                     else:
                         self._tell(b"K", child.pid)
@@ -216,6 +216,7 @@ class CagedImage(Decoder):
     child: "_Child"
     facts: ImageInfo
     seconds: float
+    kept: list[tuple[Pixels, Valid]] = field(default_factory=list)
 
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
@@ -223,11 +224,11 @@ class CagedImage(Decoder):
 
     def image(self) -> Pixels:
         """Decode the pixels, turned."""
-        return self._pixels[0]
+        return self._pixels()[0]
 
     def valid(self) -> Valid:
         """Tell where there is data, turned; None where it is everywhere."""
-        return self._pixels[1]
+        return self._pixels()[1]
 
     def labels(self, *, indices: bool = False) -> Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
@@ -250,11 +251,12 @@ class CagedImage(Decoder):
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
 
-    @cached_property
     def _pixels(self) -> tuple[Pixels, Valid]:
-        info, seconds = self.facts, self._seconds_for(self.facts.channels)
-        size = (info.height, info.width)
-        return self.child.fetch({"do": "read"}, info, *size, name=self.name, seconds=seconds)
+        if not self.kept:  # no cached_property: Python 3.11 lets one image at a time into it
+            info, seconds = self.facts, self._seconds_for(self.facts.channels)
+            order, size = {"do": "read"}, (info.height, info.width)
+            self.kept.append(self.child.fetch(order, info, *size, name=self.name, seconds=seconds))
+        return self.kept[0]
 
 
 class CagedWindows(Windows):
@@ -265,9 +267,8 @@ class CagedWindows(Windows):
         self._child, self._lock = child, threading.Lock()
         order = {"do": "windows", "path": os.fspath(path), "size": 0}
         facts = child.ask(order, name=self.name, seconds=_SURVEY_S)
-        size, axes = facts["pixel_size"], facts["axes"]
-        self.format, self.num_pages = facts["format"], facts["num_pages"]
-        self.pixel_size = PixelSize(**size) if size else None
+        axes, self.format, self.num_pages = facts["axes"], facts["format"], facts["num_pages"]
+        self.pixel_size = PixelSize(**facts["pixel_size"]) if facts["pixel_size"] else None
         self._axes: ZarrAxes | None = None
         if axes is not None:
             lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
