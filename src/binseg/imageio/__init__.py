@@ -21,6 +21,7 @@ from binseg.imageio.reading import (
     decode_pixels,
     needs_windows,
     probe,
+    read_cover,
     read_georeference,
     read_image,
     read_labels,
@@ -40,7 +41,7 @@ from binseg.imageio.writing import (
     read_facts,
     write_image,
     write_mask,
-    write_probability,
+    write_numbers,
     write_tiled,
 )
 from binseg.imageio.zarr_folders import is_zarr

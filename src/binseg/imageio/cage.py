@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,16 @@ import numpy as np
 
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.caged import LENGTH, ORDER
-from binseg.imageio.decoding import Colours, Decoder, ImageInfo, Labels, Pixels, Valid, one_line
+from binseg.imageio.decoding import (
+    Colours,
+    Cover,
+    Decoder,
+    ImageInfo,
+    Labels,
+    Pixels,
+    Valid,
+    one_line,
+)
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
@@ -247,6 +257,16 @@ class CagedImage(Decoder):
         order = {"do": "palette"}
         found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
         return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
+
+    def cover(self) -> Cover:
+        """Give what the image leaves out: transparency and ICC profile."""
+        size = (self.facts.height, self.facts.width)
+        facts, shared = self.child.exchange(
+            {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
+        )
+        alpha_HW = np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
+        icc = facts["profile"]
+        return alpha_HW if facts["has_alpha"] else None, None if icc is None else b64decode(icc)
 
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import struct
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
@@ -46,6 +47,8 @@ _WINDOWS_BYTES = 1_500_000_000
 """Address space of a child that reads windows: unpacked pieces, those kept, and a batch of them."""
 _FLAT = 8
 """Bytes at the peak for each byte of a window."""
+_MOST_PROFILE = 700_000
+"""Bytes of an ICC profile that a reply has room for; larger ones are left out."""
 _PACKAGES = {"NIFTI": "nibabel.nifti1", "DICOM": "pydicom.pixels.utils"}
 """Modules that a format needs, which is no need of its image."""
 FACTS: dict[str, Callable[[Path], Any]] = {
@@ -155,7 +158,7 @@ class _Decoders:
             return _survey(Path(order["path"]))
         if kind == "open":
             return self._hold(order, connection)
-        if kind in ("read", "labels", "palette"):
+        if kind in ("read", "labels", "palette", "cover"):
             return self._decode(order, descriptors)
         if kind == "windows":
             return self._open(Path(order["path"]))
@@ -205,6 +208,12 @@ class _Decoders:
             if order["do"] == "palette":
                 colours = image.palette()
                 return {"fact": None if colours is None else colours.ravel().tolist()}
+            if order["do"] == "cover":
+                alpha_HW, icc = image.cover()
+                if alpha_HW is not None:
+                    _share(descriptors[0], alpha_HW, None)
+                text = b64encode(icc).decode() if icc and len(icc) <= _MOST_PROFILE else None
+                return {"has_alpha": alpha_HW is not None, "profile": text}
             if order["do"] == "labels":
                 return _share(descriptors[0], image.labels(indices=order["indices"]), None)
             return _share(descriptors[0], image.image(), image.valid())

@@ -95,7 +95,7 @@ FORMATS: Mapping[str, Format] = {
     "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
     "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
     "TIFF": Format(
-        suffixes=(".tif", ".tiff", ".svs"),
+        suffixes=(".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"),
         matches=is_tiff,
         open=open_tiff,
         encode=encode_tiff,
@@ -208,13 +208,24 @@ def choose(
     return FORMATS[found].open(handle, name=name)
 
 
+def known_other(path: Path) -> str | None:
+    """Name the format of a file that isn't read, and the export that works, where it is known."""
+    with opened(path) as handle:
+        return _other(handle.read(HEAD))
+
+
+def _other(head: bytes) -> str | None:
+    told = (f"a {name} file, which binseg doesn't read: {advice}"
+            for name, (advice, mark) in OTHERS.items() if head.startswith(mark))  # fmt: skip
+    return next(told, None)
+
+
 def _unknown(head: bytes, name: str) -> str:
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
     read = ", ".join(FORMATS)
-    for known, (advice, mark) in OTHERS.items():
-        if head.startswith(mark):
-            return f"{name}: a {known} file, which binseg doesn't read: {advice}"
+    if other := _other(head):
+        return f"{name}: {other}"
     head = head[:32]
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"{name}: text, not an image; binseg reads {read}"

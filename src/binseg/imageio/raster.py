@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     Handle,
     ImageInfo,
@@ -80,6 +81,14 @@ class Raster(Decoder):
         fast = self._fast()
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
+
+    def cover(self) -> Cover:
+        """Give transparency, turned, and ICC profile."""
+        icc = self.pil_image.info.get("icc_profile") or None
+        if not self.pil_image.has_transparency_data:
+            return None, icc
+        alpha_HW = np.asarray(self.pil_image.convert("RGBA").getchannel("A"))
+        return turn(alpha_HW, self.orientation), icc
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
@@ -362,13 +371,15 @@ def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+def encode_png(
+    pixels: np.ndarray, text: str | None, extratags: object = (), *, icc: bytes | None = None
+) -> bytes:
     """Encode as PNG; `text` becomes the chunk `binseg`, and tags of TIFF have no place."""
     del extratags
     notes, buffer = PngInfo(), io.BytesIO()
     if text is not None:
         notes.add_text("binseg", text)
-    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes, icc_profile=icc)
     return buffer.getvalue()
 
 

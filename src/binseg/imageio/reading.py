@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from binseg.errors import ImageError
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     ImageInfo,
     Labels,
@@ -97,6 +99,17 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
         return decoder.image(), decoder.valid()
 
 
+def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
+    """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = "the image" if isinstance(source, bytes) else ""
+    with _decoder(source, name=name, page=page) as decoder:
+        return decoder.cover()
+
+
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
     """Do as `read_pixels` with a file in memory, which errors call `name`."""
     with _decoder(data, name=name) as decoder:
@@ -110,7 +123,7 @@ def decode_image(data: bytes, *, name: str) -> Pixels:
 
 def read_pixel_size(path: Path) -> PixelSize | None:
     """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
-    if (cage := _cage_for(path)) is None:
+    if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
     size = cage.fact("pixel_size", path)
     return PixelSize(**size) if size else None
@@ -118,7 +131,7 @@ def read_pixel_size(path: Path) -> PixelSize | None:
 
 def read_georeference(path: Path) -> Georeference | None:
     """Read the place of an image on a map; see `metadata.georeference_of`."""
-    if (cage := _cage_for(path)) is None:
+    if (cage := _cage_if_read(path)) is None:
         return georeference_of(path)
     place = cage.fact("georeference", path)
     return Georeference(**{name: _tuples(one) for name, one in place.items()}) if place else None
@@ -167,6 +180,14 @@ def _cage_for(source: Path | bytes) -> Cage | None:
         except OSError:  # reading it says so
             return None
     return None if found in _HERE else _cage()
+
+
+def _cage_if_read(path: Path) -> Cage | None:
+    """Give the cage as `_cage_for`; None also for what is not to be opened."""
+    try:
+        return _cage_for(path)
+    except ImageError:
+        return None
 
 
 def _tuples(value: Any) -> Any:

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
@@ -13,10 +15,14 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Pixels,
     Valid,
+    both_valid,
     broken_files,
+    diagonal,
     one_line,
     swaps_sides,
     turn,
+    usual_of,
+    without,
 )
 from binseg.imageio.formats import choose, decoder_of, opened
 from binseg.imageio.metadata import PixelSize, pixel_size_of
@@ -28,6 +34,7 @@ WINDOW_PIXELS = 64_000_000
 """Larger images are better read by windows than whole."""
 
 
+@runtime_checkable
 class Windows(Protocol):
     """An image, or a stack of them, of which any part can be read alone."""
 
@@ -162,6 +169,42 @@ class TiffWindows(Windows):
                 )
             self._open = page, image, pieces
         return self._open[1], self._open[2]
+
+
+class DeclaredWindows(Windows):
+    """Windows of another image, in which a value is declared to be no data; see `without`."""
+
+    def __init__(self, inner: Windows, value: float) -> None:
+        self._inner, self._value = inner, value
+        self.name, self.format, self.num_pages = inner.name, inner.format, inner.num_pages
+        self.pixel_size = inner.pixel_size
+        self._usual: dict[int, np.ndarray] = {}
+
+    @property
+    def axes(self) -> ZarrAxes | None:
+        """Axes of a Zarr folder."""
+        return self._inner.axes
+
+    def info(self, page: int) -> ImageInfo:
+        """Give size, channels and type of one page, from its header."""
+        return self._inner.info(page)
+
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+        """Read a window, filled with the page's medians where there is no data."""
+        return self._read(page, top, left, height, width)[0]
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+        """Tell where a window has data; None where it has it everywhere."""
+        declared_HW = self._read(page, top, left, height, width)[1]
+        return both_valid(declared_HW, self._inner.valid(page, top, left, height, width))
+
+    def _read(self, page: int, *window: int) -> tuple[Pixels, Valid]:
+        if page not in self._usual:
+            info = self.info(page)
+            parts = [self._inner.read(page, *one) for one in diagonal(info.height, info.width)]
+            sample_NC = np.concatenate([one.reshape(-1, one.shape[2]) for one in parts])
+            self._usual[page] = usual_of(sample_NC, self._value)
+        return without(self._inner.read(page, *window), self._value, self._usual[page])
 
 
 class _WholeWindows(Windows):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from binseg.holding import held
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
@@ -36,6 +35,7 @@ from binseg.inference.sources import Failure, FileSource, InputImage, ListedSour
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
@@ -133,8 +133,11 @@ def predict_bytes(
     output: str = "mask",
     options: PredictOptions | None = None,
     name: str = "the image on stdin",
+    progress: Progress = SILENT,
 ) -> bytes:
     """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
+
+    `progress` hears of a mask that is not to be trusted unseen.
 
     Raises:
         ImageError: bytes that are no image; it calls them by `name`.
@@ -145,6 +148,8 @@ def predict_bytes(
     result = run(ListedSource([image]), predictor, sink, options)
     if result.failures:
         raise ImageError(result.failures[0].reason)
+    for one in (*result.unlike, *result.doubtful):
+        progress.say(f"{name}: {one.quality}; don't trust this mask unseen")
     return sink.data
 
 

@@ -38,8 +38,7 @@ class ImageRow:
 
     name: str
     path: Path
-    state: str
-    """open, done (all its pixels are labelled) or skipped."""
+    state: str  # open, done (all its pixels are labelled) or skipped
     is_check: bool
     num_strokes: int = 0
 
@@ -51,11 +50,9 @@ class Line:
     id: int
     image: str
     time: float
-    kind: str
-    """stroke, accept, import, skip, undo, redo."""
+    kind: str  # stroke, accept, import, skip, undo, redo
     target: int | None
-    model: str | None
-    """The version of the prediction that was seen."""
+    model: str | None  # the version of the prediction that was seen
     stroke: Stroke | None
 
 
@@ -64,11 +61,7 @@ class ChangedError(UsageError):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a log; each commit is on the disk when it returns.
-
-    Raises:
-        OutputError: it can't be opened.
-    """
+    """Open a log; each commit is on the disk when it returns. Raises OutputError."""
     try:
         db = sqlite3.connect(path, check_same_thread=False, timeout=30)
         check_schema(db)
@@ -174,23 +167,16 @@ def _line_of(row: Sequence[Any]) -> Line:
     ):
         raise ValueError(f"line {number} has no pixels")
     if tool is not None:
-        stroke = Stroke(
-            tool=tool,
-            value=value,
-            points=tuple((x, y) for x, y in json.loads(points)),
-            radius=radius,
-            region=region or b"",
-        )
+        places = tuple((x, y) for x, y in json.loads(points))
+        pixels = region or b""
+        stroke = Stroke(tool=tool, value=value, points=places, radius=radius, region=pixels)
     return Line(
         id=number, image=image, time=when, kind=kind, target=target, model=model, stroke=stroke
     )
 
 
 def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
-    """Give the lines that count, and those that were undone and may be brought back.
-
-    A new stroke or decision ends what may be brought back.
-    """
+    """Give the lines that count, and the undone ones that nothing new has followed."""
     done: list[Line] = []
     undone: list[Line] = []
     for line in lines:
@@ -207,6 +193,7 @@ def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
 
 
 def is_whole(line: Line) -> bool:
-    """Tell whether a mask leaves no pixel unknown."""
-    assert line.stroke is not None
+    """Tell whether a line is a mask that leaves no pixel unknown."""
+    if line.kind not in {"accept", "import"} or line.stroke is None:
+        return False
     return not (unpack(line.stroke.region) == IGNORE).any()

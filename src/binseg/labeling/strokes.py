@@ -17,8 +17,7 @@ TOOLS = ("brush", "polygon", "region", "labels")
 """brush: all within the radius of a line; polygon: the inside of an outline (lasso, polygon);
 region: the pixels of a mask that came with it (fill, box); labels: a value for each pixel of the
 image (a mask that was accepted, or was there before)."""
-VALUES = (0, 1, IGNORE)
-"""Background, foreground, and not labelled (any more)."""
+VALUES = (0, 1, IGNORE)  # background, foreground, and not labelled (any more)
 MOST_POINTS, MOST_RADIUS = 20_000, 2_000.0
 _FARTHEST = 1e6
 """Coordinates beyond it are no place in an image."""
@@ -32,10 +31,8 @@ class Stroke:
     value: int
     points: tuple[tuple[float, float], ...] = ()
     """x and y along the line, or around the outline; the upper left corner of a region."""
-    radius: float = 0.0
-    """Half the width of the brush, in pixels."""
-    region: bytes = b""
-    """The pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)."""
+    radius: float = 0.0  # half the width of the brush, in pixels
+    region: bytes = b""  # the pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)
 
     def __post_init__(self) -> None:
         if self.tool not in TOOLS or self.value not in VALUES:
@@ -48,22 +45,17 @@ class Stroke:
             raise UsageError(
                 f"a {self.tool} has {len(self.points)} points: give {least} to {MOST_POINTS}"
             )
-        if not all(len(point) == 2 and np.abs(point).max() <= _FARTHEST for point in self.points):
+        if {len(one) for one in self.points} != {2} or not np.abs(self.points).max() <= _FARTHEST:
             raise UsageError("a stroke's points are pairs of numbers, up to a million")
         if self.tool == "brush" and not 0 < self.radius <= MOST_RADIUS:
             raise UsageError(f"a brush of radius {self.radius:g}: give up to {MOST_RADIUS:g}")
 
 
-Labels = UInt8[np.ndarray, "H W"]
-"""A value of `VALUES` for each pixel."""
+Labels = UInt8[np.ndarray, "H W"]  # a value of `VALUES` for each pixel
 
 
 def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
-    """Draw one stroke, in place.
-
-    Returns:
-        Top, left, bottom and right of what it touched; None where it lies outside.
-    """
+    """Draw one stroke, in place; give the box that it touched, None if it lies outside."""
     if stroke.tool in {"region", "labels"}:
         return _draw_region(labels_HW, stroke)
     points_N2 = np.array(stroke.points, np.float64)
@@ -148,14 +140,9 @@ def _draw_region(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int]
     region_hw = unpack(stroke.region)
     left, top = (int(x) for x in stroke.points[0])
     height, width = region_hw.shape
-    if (
-        top < 0
-        or left < 0
-        or top + height > labels_HW.shape[0]
-        or left + width > labels_HW.shape[1]
-    ):
+    part_hw = labels_HW[max(0, top) : top + height, max(0, left) : left + width]
+    if part_hw.shape != region_hw.shape:
         raise UsageError("a region reaches beyond its image")
-    part_hw = labels_HW[top : top + height, left : left + width]
     if stroke.tool == "labels":
         if not np.isin(region_hw, VALUES).all():
             raise UsageError(f"labels hold other values than {VALUES}")
@@ -174,12 +161,13 @@ def pack(values_hw: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> bytes
     return buffer.getvalue()
 
 
-def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Unpack the pixels of a region or of labels.
+def mask_stroke(labels_HW: Labels) -> Stroke:
+    """Make one stroke of a value for each pixel of an image."""
+    return Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
 
-    Raises:
-        UsageError: it is none.
-    """
+
+def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Unpack the pixels of a region or of labels; UsageError if they are none."""
     try:
         pixels_HWC = decode_image(data, name="a region")
     except ImageError as error:

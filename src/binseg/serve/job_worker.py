@@ -25,7 +25,7 @@ from binseg.serve.incoming import JobQuery, Output
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.model_registry import ModelRegistry
-from binseg.serve.pipeline import check_outline
+from binseg.serve.pipeline import check_outline, quality_header
 from binseg.serve.refusals import LOG, Refusal, refusal_of
 
 _MOST_STARTS = 3
@@ -202,6 +202,7 @@ class JobWorker:
                 "X-Binseg-Model": model.id,
                 "X-Binseg-Threshold": repr(threshold),
                 "X-Binseg-Size": f"{width}x{height}",
+                **quality_header(written.quality),
             },
         )
 

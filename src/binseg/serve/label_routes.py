@@ -125,12 +125,7 @@ class Training(BaseModel):
 
 
 class LabelService:
-    """A session as the application needs a service; it is closed with the server.
-
-    Args:
-        session: an open project.
-        limits: of requests.
-    """
+    """A session as the application needs a service; it is closed with the server."""
 
     def __init__(self, session: Session, *, limits: Limits | None = None) -> None:
         self.session = session

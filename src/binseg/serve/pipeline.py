@@ -1,6 +1,7 @@
 """From an image's bytes to an encoded result, with images of other requests in between."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import Valid
 from binseg.inference.predictor import ModelPredictor
+from binseg.inference.quality import Quality
 from binseg.report import for_display
 from binseg.serve.incoming import Output, Upload, Wanted
 from binseg.serve.limits import Limits, Reservation
@@ -106,13 +108,13 @@ class Pipeline:
                 name=sent.name,
                 limits=self._limits,
                 reserved=reserved,
-                keeps_image=output in ("overlay", "cutout", "json"),
+                keeps_image=predictor.judge is not None or output in ("overlay", "cutout", "json"),
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
-        data, media = await self.in_thread(
+        data, media, quality = await self.in_thread(
             _encode, predictor, (image_HWC, valid_HW), maps_NHW, name=sent.name, output=output
         )
         headers = {
@@ -120,6 +122,7 @@ class Pipeline:
             "X-Binseg-Threshold": repr(predictor.threshold),
             "X-Binseg-Size": f"{image_HWC.shape[1]}x{image_HWC.shape[0]}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
+            **quality_header(quality),
         }
         return Response(data, media_type=media, headers=headers)
 
@@ -188,6 +191,11 @@ def take_in(
     return image_HWC, valid_HW, inputs_NHWC
 
 
+def quality_header(found: Quality | None) -> dict[str, str]:
+    """Say how good a mask probably is, as JSON in a header; nothing where the model can't judge."""
+    return {} if found is None else {"X-Binseg-Quality": json.dumps(found.as_dict())}
+
+
 def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
     """Turn any image into a PNG that browsers show, and tell its own height and width.
 
@@ -232,13 +240,13 @@ def _encode(
     *,
     name: str,
     output: Output,
-) -> tuple[bytes, str]:
-    """Join the maps of all inputs at the image's size, and encode what was asked for."""
+) -> tuple[bytes, str, Quality | None]:
+    """Join the maps of all inputs at the image's size, encode what was asked for, and judge it."""
     image_HWC, valid_HW = pixels
     prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name, valid_HW=valid_HW)
     if output == "json":
         check_outline(prediction.mask)
-    return prediction.encode(output)
+    return *prediction.encode(output), prediction.quality
 
 
 def _num_bytes(info: ImageInfo) -> int:
