@@ -12,7 +12,6 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import mmap
@@ -20,7 +19,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from base64 import b64decode
@@ -33,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.caged import LENGTH, ORDER
+from binseg.imageio.caged import LENGTH, ORDER, shared_memory
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -48,8 +46,7 @@ from binseg.imageio.metadata import PixelSize
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
-_RECYCLE = 256
-"""Images after which a child is replaced, so that what decoders leak stays small."""
+_RECYCLE = 256  # images after which a child is replaced, so that what decoders leak stays small
 _MAX_HEADER = 1_000_000
 _BUFFER = 1_000_000
 _VALUES_PER_S = 4_000_000
@@ -389,7 +386,7 @@ class _Child:
         self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
     ) -> tuple[dict[str, Any], mmap.mmap]:
         """Do as `ask`, with shared memory of so many bytes that the child may fill."""
-        with _shared(num_bytes) as descriptor:
+        with shared_memory(num_bytes) as descriptor:
             facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
             return facts, mmap.mmap(descriptor, 0)
 
@@ -443,23 +440,6 @@ class _Child:
 
 def _unlike(name: str) -> ImageError:
     return ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-
-
-@contextmanager
-def _shared(num_bytes: int) -> Iterator[int]:
-    """Memory that a child can write into, as a file without a name; its size is fixed."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        os.truncate(descriptor, num_bytes)
-        if hasattr(fcntl, "F_ADD_SEALS"):  # a file that shrinks would end us with SIGBUS
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _processor_seconds(pid: int) -> float:

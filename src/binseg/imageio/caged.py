@@ -1,6 +1,7 @@
 """The children of a cage and their mother: they decode, within limits, what `cage.py` sends."""
 
 import contextlib
+import fcntl
 import importlib
 import json
 import mmap
@@ -9,9 +10,10 @@ import resource
 import signal
 import socket
 import struct
+import tempfile
 from base64 import b64encode
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -244,6 +246,23 @@ def _share(descriptor: int, decoded: np.ndarray, valid_HW: Valid) -> dict[str, A
             shared.write(image.data.cast("B"))
             shared.write(valid)
     return {"shape": image.shape, "dtype": native.name, "has_all": valid_HW is None}
+
+
+@contextmanager
+def shared_memory(num_bytes: int) -> Iterator[int]:
+    """Memory that a child can write into, as a file without a name; its size is fixed."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.truncate(descriptor, num_bytes)
+        if hasattr(fcntl, "F_ADD_SEALS"):  # a file that shrinks would end us with SIGBUS
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _take(connection: socket.socket, size: int) -> bytearray:
