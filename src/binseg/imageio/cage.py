@@ -47,13 +47,12 @@ from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
 _RECYCLE = 256  # images after which a child is replaced, so that what decoders leak stays small
-_MAX_HEADER = 1_000_000
+_MAX_HEADER = 32_000_000  # an ICC profile has up to 16 MB
 _BUFFER = 1_000_000
 _VALUES_PER_S = 4_000_000
 """The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
 _SURVEY_S = 60.0
-_LABEL_BYTES = 8
-"""Bytes of a mask's number, at most."""
+_LABEL_BYTES = 8  # of a mask's number, at most
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TIFFFILE_NUM_THREADS")
 _QUIET = dict.fromkeys((*_THREADS, "MALLOC_ARENA_MAX"), "1")
 _MAIN = """
