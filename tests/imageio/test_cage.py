@@ -256,6 +256,20 @@ def test_a_slow_image_keeps_no_other_one_waiting(cage: Cage) -> None:
     assert told == ["image", "bomb"]
 
 
+def test_a_file_is_let_go(cage: Cage, tmp_path: Path) -> None:
+    """What is removed after it was read takes no room on the disk any more."""
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((2, 20, 30), np.uint8), photometric="minisblack")
+    with cage.open(path, name="p", page=1) as opened:
+        assert opened.image().shape == (20, 30, 1)
+    cage.fact("is_for_windows", path)
+    mother = cage._process.pid
+    children = Path(f"/proc/{mother}/task/{mother}/children").read_text("ascii").split()
+    held = [one.readlink() for number in children for one in Path(f"/proc/{number}/fd").iterdir()]
+    assert children
+    assert path not in held
+
+
 def test_a_survey_counts_all_pages(cage: Cage, tmp_path: Path) -> None:
     """Stacks are counted page by page, as `needs_windows` and the windows have them."""
     stack, single = tmp_path / "stack.tif", tmp_path / "one.png"

@@ -1,8 +1,7 @@
 """Decoding in child processes that can be killed, with limits of memory and time.
 
-A header can claim anything, and decoders of C can't be stopped from Python. So images of strangers
-are decoded in a few children, kept warm: each has an address space that is enough for what the
-header claims (and the caller has accepted), and so many seconds; then it is killed and replaced.
+A header can claim anything, and decoders of C can't be stopped from Python. So a few warm children
+decode, each with the address space that its header justifies, and so many seconds.
 
     Cage -> mother process (imports the decoders once, forks, kills) -> children (one image a time)
 
@@ -31,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.caged import LENGTH, ORDER, shared_memory
+from binseg.imageio.caged import LENGTH, ORDER, processor_seconds, shared_memory
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -109,7 +108,11 @@ class Cage:
         with self._child() as child:
             facts = child.ask({"do": "open", **asked}, data, name=name, seconds=self.seconds)
             info = ImageInfo(**facts)
-            yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
+            try:
+                yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
+            finally:  # what it holds is neither memory nor, once removed, room on the disk
+                with contextlib.suppress(ImageError):
+                    child.let_go(self.seconds)
 
     def fact(self, what: str, path: Path) -> Any:
         """Have a child tell one of `caged.FACTS` of a file, as JSON does."""
@@ -381,6 +384,11 @@ class _Child:
             raise ImageError(reply["error"])
         return reply
 
+    def let_go(self, seconds: float) -> None:
+        """Have the image closed, unless the child ends anyway; raises as `ask`."""
+        if self.images_left > 0:
+            self.ask({"do": "close"}, name="an image", seconds=seconds)
+
     def exchange(
         self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
     ) -> tuple[dict[str, Any], mmap.mmap]:
@@ -425,7 +433,7 @@ class _Child:
             try:
                 part = self.socket.recv(size - len(data))
             except TimeoutError:  # others first: a bomb's decoder delays nobody
-                used = _processor_seconds(self.pid)
+                used = processor_seconds(self.pid)
                 if before is not None and used - before > self._patience / 2:
                     self._slow_down()
                     self.images_left = 0
@@ -439,12 +447,3 @@ class _Child:
 
 def _unlike(name: str) -> ImageError:
     return ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-
-
-def _processor_seconds(pid: int) -> float:
-    """The processor time of a child so far; where the system doesn't say, the time."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    except OSError:
-        return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import tempfile
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -160,6 +161,10 @@ class _Decoders:
             return _survey(Path(order["path"]))
         if kind == "open":
             return self._hold(order, connection)
+        if kind == "close":
+            self._held.close()
+            vars(self).pop("_image", None)
+            return {}
         if kind in ("read", "labels", "palette", "cover"):
             return self._decode(order, descriptors)
         if kind == "windows":
@@ -305,3 +310,12 @@ def _allow(num_bytes: int) -> None:
     """Let this process have so many bytes of address space, and more when told again."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time of a child so far; where the system doesn't say, the time."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
