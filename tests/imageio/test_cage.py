@@ -1,5 +1,6 @@
 """Decoding in children: the same pixels and words, and an end to memory and time."""
 
+import contextlib
 import io
 import threading
 import time
@@ -231,6 +232,42 @@ def test_many_threads_share_the_children(cage: Cage) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_slow_image_keeps_no_other_one_waiting(cage: Cage) -> None:
+    """While one child decodes for seconds, another one's pixels come."""
+    bomb, told = jpeg_of_scans(side=6000, num_scans=90), []
+
+    def decode() -> None:
+        with contextlib.suppress(ImageError), cage.open(bomb, name="p") as opened:
+            begun.set()
+            opened.image()
+        told.append("bomb")
+
+    begun, slow = threading.Event(), threading.Thread(target=decode)
+    slow.start()
+    assert begun.wait(60)
+    time.sleep(0.2)
+    with cage.open(_files()["BMP"], name="p") as opened:
+        assert opened.image().shape == (40, 50, 3)
+        told.append("image")
+    cage.stop(slow.ident or 0)
+    slow.join()
+    assert told == ["image", "bomb"]
+
+
+def test_a_file_is_let_go(cage: Cage, tmp_path: Path) -> None:
+    """What is removed after it was read takes no room on the disk any more."""
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.zeros((2, 20, 30), np.uint8), photometric="minisblack")
+    with cage.open(path, name="p", page=1) as opened:
+        assert opened.image().shape == (20, 30, 1)
+    cage.fact("is_for_windows", path)
+    mother = cage._process.pid
+    children = Path(f"/proc/{mother}/task/{mother}/children").read_text("ascii").split()
+    held = [one.readlink() for number in children for one in Path(f"/proc/{number}/fd").iterdir()]
+    assert children
+    assert path not in held
 
 
 def test_a_survey_counts_all_pages(cage: Cage, tmp_path: Path) -> None:

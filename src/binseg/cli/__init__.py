@@ -1,5 +1,6 @@
 """The command line: `binseg VERB`. Nothing heavy is imported before a verb runs."""
 
+import gc
 import sys
 from typing import Annotated
 
@@ -82,3 +83,5 @@ def main() -> None:
         sys.exit(130)
     except OSError as error:
         sys.exit(exit_code_of(error))
+    finally:
+        gc.freeze()  # else Python's end looks through all that torch and others made, for a second

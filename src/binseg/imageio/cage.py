@@ -1,8 +1,7 @@
 """Decoding in child processes that can be killed, with limits of memory and time.
 
-A header can claim anything, and decoders of C can't be stopped from Python. So images of strangers
-are decoded in a few children, kept warm: each has an address space that is enough for what the
-header claims (and the caller has accepted), and so many seconds; then it is killed and replaced.
+A header can claim anything, and decoders of C can't be stopped from Python. So a few warm children
+decode, each with the address space that its header justifies, and so many seconds.
 
     Cage -> mother process (imports the decoders once, forks, kills) -> children (one image a time)
 
@@ -12,7 +11,6 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import mmap
@@ -20,21 +18,19 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.caged import LENGTH, ORDER
+from binseg.imageio.caged import LENGTH, ORDER, processor_seconds, shared_memory
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -49,15 +45,13 @@ from binseg.imageio.metadata import PixelSize
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
-_RECYCLE = 256
-"""Images after which a child is replaced, so that what decoders leak stays small."""
-_MAX_HEADER = 1_000_000
+_RECYCLE = 256  # images after which a child is replaced, so that what decoders leak stays small
+_MAX_HEADER = 32_000_000  # an ICC profile has up to 16 MB
 _BUFFER = 1_000_000
 _VALUES_PER_S = 4_000_000
 """The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
 _SURVEY_S = 60.0
-_LABEL_BYTES = 8
-"""Bytes of a mask's number, at most."""
+_LABEL_BYTES = 8  # of a mask's number, at most
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TIFFFILE_NUM_THREADS")
 _QUIET = dict.fromkeys((*_THREADS, "MALLOC_ARENA_MAX"), "1")
 _MAIN = """
@@ -83,7 +77,7 @@ class Cage:
         self, num_children: int = 2, *, seconds: float = 3.0, patience: float = 0.3
     ) -> None:
         self.seconds, self._patience = seconds, patience
-        self._places = threading.BoundedSemaphore(num_children)
+        self._num_idle, self._places = num_children, threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
         self._orders_lock = threading.Lock()
         self._idle: list[_Child] = []
@@ -114,7 +108,11 @@ class Cage:
         with self._child() as child:
             facts = child.ask({"do": "open", **asked}, data, name=name, seconds=self.seconds)
             info = ImageInfo(**facts)
-            yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
+            try:
+                yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
+            finally:  # what it holds is neither memory nor, once removed, room on the disk
+                with contextlib.suppress(ImageError):
+                    child.let_go(self.seconds)
 
     def fact(self, what: str, path: Path) -> Any:
         """Have a child tell one of `caged.FACTS` of a file, as JSON does."""
@@ -181,7 +179,8 @@ class Cage:
                 with self._lock:
                     self._users.remove((thread, child))
                     child.images_left -= 1
-                    if child.images_left > 0 and not self._is_closed:
+                    is_wanted = len(self._idle) < self._num_idle and not self._is_closed
+                    if child.images_left > 0 and is_wanted:
                         self._idle.append(child)
                     else:
                         self._tell(b"K", child.pid)
@@ -226,6 +225,7 @@ class CagedImage(Decoder):
     child: "_Child"
     facts: ImageInfo
     seconds: float
+    kept: list[tuple[Pixels, Valid]] = field(default_factory=list)
 
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
@@ -233,11 +233,11 @@ class CagedImage(Decoder):
 
     def image(self) -> Pixels:
         """Decode the pixels, turned."""
-        return self._pixels[0]
+        return self._pixels()[0]
 
     def valid(self) -> Valid:
         """Tell where there is data, turned; None where it is everywhere."""
-        return self._pixels[1]
+        return self._pixels()[1]
 
     def labels(self, *, indices: bool = False) -> Labels:
         """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
@@ -270,11 +270,12 @@ class CagedImage(Decoder):
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
 
-    @cached_property
     def _pixels(self) -> tuple[Pixels, Valid]:
-        info, seconds = self.facts, self._seconds_for(self.facts.channels)
-        size = (info.height, info.width)
-        return self.child.fetch({"do": "read"}, info, *size, name=self.name, seconds=seconds)
+        if not self.kept:  # no cached_property: Python 3.11 lets one image at a time into it
+            info, seconds = self.facts, self._seconds_for(self.facts.channels)
+            order, size = {"do": "read"}, (info.height, info.width)
+            self.kept.append(self.child.fetch(order, info, *size, name=self.name, seconds=seconds))
+        return self.kept[0]
 
 
 class CagedWindows(Windows):
@@ -285,9 +286,8 @@ class CagedWindows(Windows):
         self._child, self._lock = child, threading.Lock()
         order = {"do": "windows", "path": os.fspath(path), "size": 0}
         facts = child.ask(order, name=self.name, seconds=_SURVEY_S)
-        size, axes = facts["pixel_size"], facts["axes"]
-        self.format, self.num_pages = facts["format"], facts["num_pages"]
-        self.pixel_size = PixelSize(**size) if size else None
+        axes, self.format, self.num_pages = facts["axes"], facts["format"], facts["num_pages"]
+        self.pixel_size = PixelSize(**facts["pixel_size"]) if facts["pixel_size"] else None
         self._axes: ZarrAxes | None = None
         if axes is not None:
             lists = {name: tuple(one) for name, one in axes.items() if isinstance(one, list)}
@@ -384,11 +384,16 @@ class _Child:
             raise ImageError(reply["error"])
         return reply
 
+    def let_go(self, seconds: float) -> None:
+        """Have the image closed, unless the child ends anyway; raises as `ask`."""
+        if self.images_left > 0:
+            self.ask({"do": "close"}, name="an image", seconds=seconds)
+
     def exchange(
         self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
     ) -> tuple[dict[str, Any], mmap.mmap]:
         """Do as `ask`, with shared memory of so many bytes that the child may fill."""
-        with _shared(num_bytes) as descriptor:
+        with shared_memory(num_bytes) as descriptor:
             facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
             return facts, mmap.mmap(descriptor, 0)
 
@@ -428,7 +433,7 @@ class _Child:
             try:
                 part = self.socket.recv(size - len(data))
             except TimeoutError:  # others first: a bomb's decoder delays nobody
-                used = _processor_seconds(self.pid)
+                used = processor_seconds(self.pid)
                 if before is not None and used - before > self._patience / 2:
                     self._slow_down()
                     self.images_left = 0
@@ -442,29 +447,3 @@ class _Child:
 
 def _unlike(name: str) -> ImageError:
     return ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-
-
-@contextmanager
-def _shared(num_bytes: int) -> Iterator[int]:
-    """Memory that a child can write into, as a file without a name; its size is fixed."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        os.truncate(descriptor, num_bytes)
-        if hasattr(fcntl, "F_ADD_SEALS"):  # a file that shrinks would end us with SIGBUS
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _processor_seconds(pid: int) -> float:
-    """The processor time of a child so far; where the system doesn't say, the time."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    except OSError:
-        return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

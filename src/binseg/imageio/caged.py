@@ -1,6 +1,7 @@
 """The children of a cage and their mother: they decode, within limits, what `cage.py` sends."""
 
 import contextlib
+import fcntl
 import importlib
 import json
 import mmap
@@ -9,9 +10,11 @@ import resource
 import signal
 import socket
 import struct
+import tempfile
+import time
 from base64 import b64encode
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +161,10 @@ class _Decoders:
             return _survey(Path(order["path"]))
         if kind == "open":
             return self._hold(order, connection)
+        if kind == "close":
+            self._held.close()
+            vars(self).pop("_image", None)
+            return {}
         if kind in ("read", "labels", "palette", "cover"):
             return self._decode(order, descriptors)
         if kind == "windows":
@@ -246,6 +253,23 @@ def _share(descriptor: int, decoded: np.ndarray, valid_HW: Valid) -> dict[str, A
     return {"shape": image.shape, "dtype": native.name, "has_all": valid_HW is None}
 
 
+@contextmanager
+def shared_memory(num_bytes: int) -> Iterator[int]:
+    """Memory that a child can write into, as a file without a name; its size is fixed."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.truncate(descriptor, num_bytes)
+        if hasattr(fcntl, "F_ADD_SEALS"):  # a file that shrinks would end us with SIGBUS
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _take(connection: socket.socket, size: int) -> bytearray:
     data = bytearray(size)
     view = memoryview(data)
@@ -286,3 +310,12 @@ def _allow(num_bytes: int) -> None:
     """Let this process have so many bytes of address space, and more when told again."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (num_bytes, hard))
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time of a child so far; where the system doesn't say, the time."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
