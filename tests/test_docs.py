@@ -16,6 +16,9 @@ from typer.main import get_command
 
 from binseg.cli import app
 from binseg.config import load_recipe, recipe_names
+from binseg.data.sources import SOURCES
+from binseg.imageio.formats import FORMATS
+from binseg.inference.predict_options import EXTRA_OUTPUTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -218,6 +221,29 @@ def test_the_index_names_every_page() -> None:
         page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if DOCS in page.parents
     } - {"index"}
     assert listed == there
+
+
+def _rows(page: str) -> Iterator[tuple[str, str]]:
+    """List first and last cells of the page's tables of formats, whose last column is a test."""
+    for table in re.findall(r"(?:^\|.*\n)+", (DOCS / "how-to" / page).read_text("utf-8"), re.M):
+        head, _, *lines = [
+            [c.strip() for c in x.strip("|\n").split("|")] for x in table.splitlines()
+        ]
+        if head[-1] == "test":
+            yield from ((line[0], line[-1].strip("`")) for line in lines)
+
+
+def test_tables_of_formats_are_whole_and_each_row_is_held_by_a_test() -> None:
+    """Every kind of dataset, image format and output is in a table with its reference reader."""
+    rows, outputs = dict(_rows("prepare-your-data.md")), dict(_rows("outputs.md"))
+    own = {"synthetic", "patterns", "labelled", "oxford-pet", "manifest"}
+    assert {*SOURCES} - own == {name.strip("`") for name in rows if name.strip("`") in SOURCES}
+    named = re.sub(r"[^A-Z0-9,]", "", " ,".join(rows).upper())
+    assert [name for name in FORMATS if name not in named] == []
+    assert {f"`--{name}`" for name in EXTRA_OUTPUTS} <= outputs.keys()
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in {*rows.values(), *outputs.values()}:
+        assert f"def {name}(" in tests, name
 
 
 def test_translations_have_an_original() -> None:

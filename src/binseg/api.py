@@ -40,7 +40,7 @@ class _Evaluated:
         spacing: float | None = None,
         progress: Progress = SILENT,
     ) -> Report:
-        """Score the model on one split of a data set; see `binseg.evaluate`.
+        """Score the model on one split (train, val, test or all); see `binseg.evaluate`.
 
         Args:
             data: where the images are; a run knows its own.

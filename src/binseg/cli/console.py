@@ -19,8 +19,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from binseg.errors import BinsegError, UsageError, training_extra_missing
-from binseg.holding import held
 from binseg.progress import SILENT, Detail, Progress, Task
+from binseg.storage import held
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

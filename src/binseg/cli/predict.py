@@ -52,6 +52,9 @@ def predict(
     geojson: Annotated[bool, option("Also outlines; on the map where the image tells.")] = False,
     coco: Annotated[bool, option("Also COCO annotations (polygons, run lengths).")] = False,
     table: Annotated[bool, option("Also a CSV with a line for each object.")] = False,
+    labels: Annotated[bool, option("Also numbered objects, as TIFF.")] = False,
+    rois: Annotated[bool, option("Also the objects' outlines for ImageJ's ROI Manager.")] = False,
+    kaggle: Annotated[bool, option("Also run lengths, as Kaggle's CSV.")] = False,
     tiff: Annotated[bool, option("Masks as TIFF, with the image's georeference.")] = False,
     threshold: Annotated[
         float | None, option("Probability above which a pixel is foreground.")
@@ -62,10 +65,17 @@ def predict(
         bool | None,
         typer.Option("--largest-only/--all-objects", help="Keep the largest object alone, or all."),
     ] = None,
+    separate: Annotated[
+        bool | None, typer.Option("--separate", help="Cut objects apart that touch.")
+    ] = None,
     no_postprocess: Annotated[
         bool, option("Leave out the post-processing the model brings.")
     ] = False,
     tolerance: Annotated[float, option("Simplify outlines by up to this.", "PIXELS")] = 0.0,
+    crop: Annotated[int | None, option("Cut-outs end so far around the object.", "PIXELS")] = None,
+    background: Annotated[
+        str | None, option("Colour that cut-outs lie on: white, #f0f0f0, ...", "COLOUR")
+    ] = None,
     overwrite: Annotated[bool, option("Replace masks of an earlier run.")] = False,
     resume: Annotated[bool, option("Leave out images that have their masks already.")] = False,
     report: Annotated[
@@ -106,7 +116,7 @@ def predict(
         binseg predict runs/first photo.jpg
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
-        binseg predict runs/first product.jpg --cutout --threshold 0.7
+        binseg predict runs/first product.jpg --cutout --crop 20 --background white
         binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
         binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
         binseg predict runs/first - < photo.jpg > mask.png
@@ -121,7 +131,7 @@ def predict(
     run, inputs = _model_and_inputs(model, given)
     asked: dict[OutputName, bool] = {
         "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
-        "coco": coco, "table": table,
+        "coco": coco, "table": table, "labels": labels, "rois": rois, "kaggle": kaggle,
     }  # fmt: skip
     options = PredictOptions(
         threshold=threshold,
@@ -137,6 +147,9 @@ def predict(
         outputs=tuple(name for name, is_on in asked.items() if is_on),
         mask_format="tif" if tiff else "png",
         tolerance=tolerance,
+        separate=separate,
+        crop=crop,
+        background=background,
     )
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,

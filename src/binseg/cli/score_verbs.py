@@ -171,7 +171,7 @@ def _calibrate(
     as_json: bool,
 ) -> None:
     """Write what validation guarantees, or teaches, into the card."""
-    from binseg.pipelines.calibrate_model import calibrate
+    from binseg.pipelines.evaluate_model import calibrate
 
     found = calibrate(
         run, config, guarantees=guarantees, learn=learn, progress=progress_of(context)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binseg.metrics.registry import METRICS, Metric, PixelMetric, metrics_of
-from binseg.metrics.report_data import report_rows
+from binseg.metrics.summary import report_rows
 from binseg.progress import duration
 
 if TYPE_CHECKING:

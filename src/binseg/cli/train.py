@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
-LONG = 3 * 3600.0
-"""Seconds of a run above which the user is asked before it starts."""
+LONG = 3 * 3600.0  # seconds of a run above which the user is asked before it starts
 Sections = dict[str, dict[str, object]]
 LONGEST_START = 30.0
 """Seconds; an older process did something else before, and isn't one verb at the shell."""
@@ -295,7 +294,7 @@ def _joins(
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
     from binseg.pipelines.train_model import join_training
-    from binseg.training.ranks import ranks_of, started_ranks
+    from binseg.training.distributed import ranks_of, started_ranks
 
     ranks = started_ranks()
     if ranks is not None and folds:

@@ -42,16 +42,8 @@ def write_report(
 ) -> None:
     """Write all files of an evaluation; the images that are shown are predicted once more.
 
-    Args:
-        folder: where to; made if absent.
-        report: the figures.
-        dataset: what was scored.
-        predictor: what predicted.
-        origin: of the model; by default what the predictor knows of it.
-        predictor_of: the predictor of each image, by id, where it wasn't one for all.
-
-    Raises:
-        OutputError: a file can't be written.
+    `predictor_of` gives the predictor of each image by id, where it wasn't one for all. Raises
+    OutputError.
     """
     make_folder(folder)
     write_json(folder / "report.json", report_as_dict(report))
@@ -95,11 +87,7 @@ def write_report(
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a report, before hours of work whose result it couldn't take.
-
-    Raises:
-        OutputError: it can't be made.
-    """
+    """Make a report's folder, rather than lose hours of work later; OutputError if it can't be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from binseg.holding import held
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
@@ -36,6 +35,7 @@ from binseg.inference.sources import Failure, FileSource, InputImage, ListedSour
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2

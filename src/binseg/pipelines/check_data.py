@@ -22,14 +22,13 @@ from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
-from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.report.rendering import images_shown, write_doctor_page
 from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
-NUM_SAMPLES, SHEET_COLUMNS = 12, 4
-"""Images of a sheet, and how many stand beside each other."""
+NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 
@@ -76,22 +75,12 @@ def check(
     sheet: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
-    """Look at every image and mask of a data set.
+    """Look at every image and mask of a data set; one that can't be opened at all is one finding.
 
-    Args:
-        data: where it is and how its masks are read.
-        model: a run, a bundle, or the folder of a cross-validation (then each mask is judged by the
-            model that did not learn from it); masks that it contradicts are findings, too.
-        page: HTML file to write, with the findings and their images.
-        sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
-            mask is seen.
-        progress: hears of every image.
-
-    Returns:
-        Facts and findings; a data set that can't be opened at all is one finding.
-
-    Raises:
-        OutputError: the page or the sheet can't be written.
+    `model` is a run, a bundle, or the folder of a cross-validation (each mask is then judged by the
+    model that did not learn from it); masks that it contradicts are findings, too. `page` is an
+    HTML file of the findings and their images, `sheet` a PNG of samples under their masks, where an
+    inverted or shifted mask is seen. Raises OutputError where they can't be written.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     suspects: list[Contradiction] = []

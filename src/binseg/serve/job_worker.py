@@ -204,7 +204,6 @@ class JobWorker:
                 "X-Binseg-Size": f"{width}x{height}",
                 **quality_header(written.quality),
             },
-            num_bytes=path.stat().st_size,
         )
 
 
@@ -217,7 +216,7 @@ class _JobImage(InputImage):
     def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
-            return opened.read()
+            return opened.image(), opened.valid()
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""

@@ -27,10 +27,7 @@ _MOST_SAMPLES = 4
 
 
 class ServedModel:
-    """A model with its batches, named after its run, or as its card says.
-
-    The one that `is_default` answers where no model is named.
-    """
+    """A model with its batches; the one that `is_default` answers where no model is named."""
 
     def __init__(self, predictor: ModelPredictor, *, is_default: bool, name: str = "") -> None:
         assert predictor.card is not None, "only bundles are served"
@@ -85,11 +82,7 @@ def finds(card: Card) -> str:
 
 
 class ModelRegistry:
-    """All models of a server; the first is the default.
-
-    Raises:
-        UsageError: no model, or one of them twice.
-    """
+    """All models of a server; the first is the default. UsageError for none, or one twice."""
 
     def __init__(self, predictors: Sequence[ModelPredictor], names: Sequence[str] = ()) -> None:
         self._models = [
@@ -172,11 +165,7 @@ def _drawn() -> bytes:
 
 
 def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
-    """Choose the bundles to serve: the named ones, the demo's, or else the one of binseg's own.
-
-    Raises:
-        UsageError: the demo's isn't there.
-    """
+    """Choose the bundles to serve: the named ones, the demo's (or UsageError), or binseg's own."""
     if not demo:
         return [*paths] or [default_bundle_path()]
     if not _DEMO.exists():
@@ -201,11 +190,7 @@ def run_name(path: Path) -> str:
 
 
 def open_models(paths: Sequence[Path], **settings: Unpack[LoadSettings]) -> list[ModelPredictor]:
-    """Load bundles and try each on its reference sample, which also warms it up.
-
-    Raises:
-        BundleError: one is damaged, or doesn't compute here what it should.
-    """
+    """Load bundles and try each on its reference sample, which also warms it up; or BundleError."""
     predictors = []
     for path in paths:
         predictor = load(path, **settings)

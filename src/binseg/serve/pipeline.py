@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,6 +46,7 @@ class Pipeline:
         self._limits = limits
         self.cage = Cage(limits.workers)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
+        self._job_pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-incoming")
         self.num_coming = 0
         """Images on their way to a model: not decoded yet, or waiting in its line."""
 
@@ -53,16 +55,23 @@ class Pipeline:
 
         Cancelling drops what hasn't begun. What has begun is waited for, and its decoder killed.
         """
+        return await self._run(self._pool, partial(function, *args, **kwargs))
+
+    async def for_job(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Do as `in_thread`, in threads of their own: a slow disk keeps no image waiting."""
+        return await self._run(self._job_pool, partial(function, *args, **kwargs))
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], R]) -> R:
         worker: list[int] = []
 
         def work() -> R:
             worker.append(threading.get_ident())
             try:
-                return function(*args, **kwargs)
+                return function()
             finally:
                 worker.clear()
 
-        future = self._pool.submit(work)
+        future = pool.submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -120,7 +129,8 @@ class Pipeline:
     def close(self) -> None:
         """Finish what was begun, but for decoding, which is given up."""
         self.cage.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._job_pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
@@ -160,7 +170,7 @@ def take_in(
         ImageError: no image, or not one for this model.
     """
     with cage.open(data, name=name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=name, limits=limits)
         placements = plan(info.height, info.width, preprocessing)
         num_inputs = len(placements)
@@ -174,7 +184,7 @@ def take_in(
             )
         per_pixel = preprocessing.channels + 4
         reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
-        image_HWC, valid_HW = opened.read()
+        image_HWC, valid_HW = opened.image(), opened.valid()
     inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
     if not keeps_image:
         image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
@@ -194,10 +204,10 @@ def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) 
         ImageError: no image.
     """
     with cage.open(sent.data, name=sent.name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
-        image_HWC, _ = opened.read()
+        image_HWC = opened.image()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{sent.name}: holds NaN or infinite pixels; replace them by numbers")

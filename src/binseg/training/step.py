@@ -42,15 +42,6 @@ class TrainingStep:
     """The forward and backward pass of a network, and the epoch's averages.
 
     `freeze` is to be called before the first step of each epoch.
-
-    Args:
-        model: what learns, on the device.
-        recipe: loss, augmentation, normalisation, seeds, and what is frozen for how long.
-        device: that trains.
-        precision: mixed (bf16, or fp16 with a scaled loss), or float32.
-        group: the ranks that share each batch.
-        clock: knows the size of an epoch's inputs.
-        progress: hears where the network can't be compiled.
     """
 
     def __init__(
@@ -80,7 +71,7 @@ class TrainingStep:
         self._clock = clock or Clock(recipe, seconds=None)
         self._sums = torch.zeros(3, device=device)
         """Loss, Dice and number of the epoch's images so far, of all ranks."""
-        preprocessing = recipe.input.preprocessing()
+        preprocessing = recipe.preprocessing()
         shape = (1, preprocessing.channels, 1, 1)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=device).view(shape)
@@ -146,15 +137,10 @@ class TrainingStep:
         starts: bool = True,
         syncs: bool = True,
     ) -> torch.Tensor:
-        """Compute the gradients of a batch; give its loss, over all ranks.
+        """Compute the gradients of this rank's share of a batch; give its loss, over all ranks.
 
-        Args:
-            batch: this rank's share.
-            epoch: from 0.
-            lr: rate of the coming step of the optimiser, to be shown.
-            weight: of the batch among those that make a step.
-            starts: whether it is the first of these; else its gradients are added.
-            syncs: whether the ranks' gradients are averaged now, or after a later batch.
+        `lr` is to be shown, `weight` the batch's among those that make a step; unless it `starts`
+        such a step its gradients are added, and the ranks' are averaged where it `syncs`.
         """
         with self.phase("augment"):
             tensors = self.prepare(batch, epoch=epoch)
@@ -263,13 +249,9 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
-    """Refuse settings of a recipe that its network can't follow.
+    """Refuse settings that a network can't follow: deep supervision, or those of an encoder.
 
-    `build` gives the network; it is called only where such a setting is used, on the meta device.
-
-    Raises:
-        UsageError: deep supervision of a network whose decoder has no side maps; settings of an
-            encoder where there is none.
+    `build` is called only where such a setting is used, on the meta device. Raises UsageError.
     """
     asked = {
         "loss.deep_supervision": recipe.loss.deep_supervision,
@@ -289,10 +271,7 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
 
 
 class DeeplySupervised(nn.Module):
-    """A network that gives one channel of logits for each level of its decoder, the answer first.
-
-    It shares the weights of `model`, whose decoder has side maps.
-    """
+    """A network that gives a channel of logits for each level of its decoder, the answer first."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
@@ -326,14 +305,11 @@ def _level_loss(
 
 
 def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
-    """Give what a training step runs and minimises.
+    """Give what a training step runs and minimises, with deep supervision where it is asked for.
 
-    Both come back as they are unless the recipe asks for deep supervision (arXiv 1409.5185), with
-    the weights of nnU-Net: each further level counts half (doi 10.1038/s41592-020-01008-z). Coarse
-    logits are enlarged to the masks' size, not masks shrunk, so that no thin thing vanishes.
-
-    Raises:
-        UsageError: the network has none.
+    That (arXiv 1409.5185) has the weights of nnU-Net: each further level counts half (doi
+    10.1038/s41592-020-01008-z). Coarse logits are enlarged to the masks' size, not masks shrunk, so
+    that no thin thing vanishes. Raises UsageError where the network has none.
     """
     if not recipe.loss.deep_supervision:
         return model, loss

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
+from binseg.imageio.decoding import without
 from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
 _PERCENTILES = (0.5, 99.5)
@@ -27,22 +27,12 @@ _PERCENTILE_VALUES = 1 << 22
 def prepare(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
-    """Make all model inputs of an image, and say where each came from.
+    """Make all model inputs of an image (uint8, 0..255 for 0..1), with their placements.
 
     A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
-    any other number of channels must match. `intensity` says what becomes 0 and 1.
-
-    Args:
-        image_HWC: uint8, uint16 or float32 (bool and float64 are taken too); other shapes and
-            types are refused.
-        preprocessing: everything that decides the result.
-        name: what error messages call the image.
-
-    Returns:
-        The inputs as uint8 (0..255 stands for 0..1; padding is 0) and their placements.
-
-    Raises:
-        ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
+    any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
+    uint8, uint16, float32, bool or float64; `name` is what messages call it. Raises ImageError
+    where channels or type don't fit, or floats leave [0, 1].
     """
     return next(prepare_batches(image_HWC, preprocessing, batch_size=sys.maxsize, name=name))
 
@@ -54,11 +44,7 @@ def prepare_batches(
     batch_size: int,
     name: str = "the image",
 ) -> Iterator[tuple[UInt8[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
-    """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory.
-
-    Raises:
-        ImageError: as `prepare`, when the first batch is asked for.
-    """
+    """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
 
@@ -75,12 +61,9 @@ def prepare_image(
 ) -> UInt8[np.ndarray, "H2 W2 channels"]:
     """Make the whole image from which patches are cut in training (resize: tile).
 
-    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole
-    image is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
-    elsewhere.
-
-    Raises:
-        ImageError: as `prepare`.
+    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole image
+    is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
+    elsewhere. Raises ImageError as `prepare`.
     """
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
@@ -98,17 +81,9 @@ def prepare_region(
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Make an input, or some rows of one, of a region of an image that is too large to be read.
 
-    Args:
-        region_HWC: the pixels of a placement's source, mirrored past the image's edges; or the
-            rows around those that are asked for.
-        size: height and width of the result, those of the placement's target.
-        preprocessing: channels and intensity.
-        values: what becomes 0 and 1 (`known_range`, `percentile_range`).
-        rows: where, in rows of the region, the result begins and ends; all of it if left out.
-        name: what error messages call the image.
-
-    Raises:
-        ImageError: as `prepare`.
+    `region_HWC` is a placement's source, mirrored past the image's edges, or the rows around those
+    that are asked for; `size` is height and width of the placement's target, `values` what becomes
+    0 and 1, `rows` where in the region the result begins and ends. Raises ImageError as `prepare`.
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
@@ -132,9 +107,7 @@ def percentile_range(
 ) -> Bounds:
     """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
 
-    Channels may be different measurements, elevation and an index say, of which one range would
-    leave the narrower a single level. The sample is every `percentile_step` rows and columns, the
-    extremes are those of the whole image.
+    The sample is every `percentile_step` rows and columns, the extremes are the whole image's.
     """
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
@@ -147,11 +120,7 @@ def prepare_truth(
     valid_HW: Bool[np.ndarray, "H W"],
     placements: Sequence[Placement],
 ) -> UInt8[np.ndarray, "N height width"]:
-    """Make the targets that belong to the inputs of `prepare`.
-
-    Returns:
-        0 background, 1 foreground, `IGNORE`: not valid, padding, or past the image's edge.
-    """
+    """Make the targets of the inputs of `prepare`: 0, 1, and `IGNORE` where nothing is known."""
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
     targets_NHW = np.stack([place_mask(mask_HW, one) for one in placements]).astype(np.uint8)
     targets_NHW[~np.stack([place_mask(valid_HW, one) for one in placements])] = IGNORE
@@ -216,6 +185,8 @@ def _opened(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
 ) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
     """Give an image as it can be worked on, and the values of it that become 0 and 1."""
+    if preprocessing.nodata is not None and image_HWC.ndim == 3:
+        image_HWC, _ = without(image_HWC, preprocessing.nodata)
     original_HWC = _accept(image_HWC, preprocessing, name)
     bounds = known_range(original_HWC.dtype.name, preprocessing)
     if bounds is None:

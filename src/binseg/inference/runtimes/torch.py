@@ -67,12 +67,8 @@ def open_torch(
 ) -> TorchBackend:
     """Build a bundle's network and load its weights.
 
-    `compiled` takes a minute or more at the start, and at the first batch of another number, for
-    faster batches afterwards.
-
-    Raises:
-        UsageError: cuda is asked for and absent, or there is no compiler.
-        BundleError: the weights don't fit the architecture on the card.
+    `compiled` costs a minute or more at the start, and at the first batch of another number. Raises
+    UsageError (no cuda, no compiler) and BundleError (weights that don't fit the card).
     """
     place = _choose_device(device)
     # This model is ours alone, so its weights may lie channels last as well: measured three times
@@ -107,10 +103,7 @@ def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module, *, exactly: bool) -> Iterator[None]:
-    """Switch every layer to evaluation, and back to what each of them was.
-
-    `exactly` keeps a GPU's convolutions in float32, where torch would take TF32 of 10 bits.
-    """
+    """Switch every layer to evaluation and back; `exactly` keeps TF32 out of convolutions."""
     training = [module for module in model.modules() if module.training]
     before = torch.backends.cudnn.allow_tf32
     model.eval()
@@ -138,8 +131,6 @@ def _choose_device(device: str) -> str:
 
 def load_network(bundle: Bundle) -> nn.Module:
     """Build the card's network with the bundle's weights, in float32, on the CPU.
-
-    Weights that are stored in half precision (`binseg pack --half`) become float32 again.
 
     It is drawn up on the meta device first, where it costs neither time nor memory: a card that
     claims a network of terabytes is refused before anything of that size is made.
