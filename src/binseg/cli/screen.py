@@ -170,12 +170,20 @@ def compare_items(result: "Comparison") -> list[object]:
 
 
 def headline(report: "Report") -> str:
-    """Give the figure to quote: its interval, and on how many images, in words."""
+    """Give the figure to quote: its interval, and on how many images, in words.
+
+    Where no truth holds an object there is none: finding nothing in all of them would be perfect.
+    """
     num, dice = len(report.images), report.mean["original"]["dice"]
     found = report.intervals.get("mean", {}).get("original", {}).get("dice")
     between = "" if found is None else f" (95% interval {found.low:.3f} to {found.high:.3f})"
     rough = num < FEW_IMAGES or found is None or found.high - found.low > WIDE_INTERVAL
     images = f"{SPLIT_WORDS.get(report.split, '')}{'image' if num == 1 else 'images'}"
+    if report.is_empty:
+        found_in = f"something was found in {report.num_false_alarms}"
+        return f"no Dice to quote: none of {num} {images} holds an object; {found_in}"
+    if report.num_empty_truth:
+        images += f", {report.num_empty_truth} of them without an object"
     told = f"Dice {dice:.3f}{between} on {num} {images}"
     return told + (": a rough guess" if rough else "")
 
@@ -184,7 +192,7 @@ def scores_in_short(report: "Report", *, by: Sequence[str] = ()) -> list[object]
     """Show the headline, what the mean hides, and the slices that were asked for."""
     iou = report.mean["original"]["iou"]
     told = f"IoU {iou:.3f}; missed {report.num_missed}, false alarms {report.num_false_alarms}"
-    return [*_slices(report, by), headline(report), told]
+    return [*_slices(report, by), headline(report), *([] if report.is_empty else [told])]
 
 
 def run_items(result: "TrainResult", *, everything: bool = False) -> list[object]:

@@ -1,4 +1,4 @@
-"""What guides whoever labels: the next image, the engines' honest score, and when to stop."""
+"""Guidance for whoever labels: the next image, the engines' honest score, and when to stop."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
