@@ -228,13 +228,7 @@ class Prediction:
                 line an object), unless `kind` says otherwise.
             kind: mask, overlay, cutout, probability (.tif), geojson, coco, table, labels (.tif,
                 numbered objects), rois (.zip, ImageJ's) or kaggle (.csv, run lengths).
-<<<<<<< HEAD
-            tolerance: by how many pixels outlines may be simplified.
-            crop: as for `cutout`.
-            background: as for `cutout`.
-=======
             how: tolerance, crop and background, which `PredictOptions` describes.
->>>>>>> main
 
         Raises:
             UsageError: another kind, or a suffix that tells none.
@@ -408,11 +402,7 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
             "_overlay.png", lambda one, path, _: write_image(path, one.overlay(), facts=one.facts)
         ),
         "cutout": FileKind("_cutout.png", _write_cutout),
-<<<<<<< HEAD
-        "probability": FileKind("_probability.tif", _write_probability),
-=======
         "probability": FileKind("_probability.tif", _numbers(_known)),
->>>>>>> main
         "geojson": FileKind(".geojson", _json(Prediction.geojson)),
         "coco": FileKind("_coco.json", _json(Prediction.coco)),
         "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
@@ -432,5 +422,4 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
-    ".zip": "rois",
 }

@@ -2,11 +2,7 @@
 
 import io
 import zipfile
-<<<<<<< HEAD
-from collections.abc import Callable, Iterator, Mapping, Sequence
-=======
 from collections.abc import Callable, Mapping, Sequence
->>>>>>> main
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
