@@ -66,6 +66,7 @@ def test_the_document_has_every_route(client: TestClient) -> None:
         "min_area",
         "fill_holes",
         "largest_only",
+        "quality",
         "output",
     }
 

@@ -52,6 +52,13 @@ def test_every_output_says_how_good_the_mask_probably_is(
     quality = predictor.predict(decode_image(image, name="p")).quality
     assert quality is not None
     assert json.loads(answer.headers["X-Binseg-Quality"]) == quality.as_dict()
+    unjudged = client.post(URL, content=image, params={"output": output, "quality": False})
+    assert "X-Binseg-Quality" not in unjudged.headers
+    if output == "json":
+        assert answer.json()["quality"] == quality.as_dict()
+        assert unjudged.json() == {**answer.json(), "quality": None}
+    else:
+        assert unjudged.content == answer.content
 
 
 def test_a_form_and_a_body_are_alike(client: TestClient, image: bytes) -> None:

@@ -43,10 +43,17 @@ class Wanted(BaseModel):
 
     def options(self) -> PredictOptions:
         """The settings that were asked for; the rest is left to the model."""
-        return PredictOptions(**self.model_dump(exclude={"model", "output"}))
+        return PredictOptions(**self.model_dump(exclude={"model", "output", "quality"}))
 
 
-class PredictQuery(Wanted):
+class Judged(Wanted):
+    """The parameters of what is answered at once."""
+
+    quality: bool = True
+    """Whether the mask is judged (header X-Binseg-Quality, and in JSON); false saves that time."""
+
+
+class PredictQuery(Judged):
     """The parameters of `/v1/predict`."""
 
     output: Output | None = None
@@ -65,7 +72,7 @@ class JobQuery(Wanted):
 
 Predicting = Annotated[PredictQuery, Query()]
 Working = Annotated[JobQuery, Query()]
-Asking = Annotated[Wanted, Query()]
+Asking = Annotated[Judged, Query()]
 
 
 def output_of(query: PredictQuery, request: Request) -> Output:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from binseg.imageio.decoding import Valid
 from binseg.inference.predictor import ModelPredictor
 from binseg.inference.quality import Quality
 from binseg.report import for_display
-from binseg.serve.incoming import Output, Upload, Wanted
+from binseg.serve.incoming import Judged, Output, Upload
 from binseg.serve.limits import Limits, Reservation
 from binseg.serve.model_registry import ServedModel
 from binseg.serve.refusals import Refusal
@@ -85,7 +86,7 @@ class Pipeline:
         self,
         model: ServedModel,
         sent: Upload,
-        wanted: Wanted,
+        wanted: Judged,
         *,
         output: Output,
         reserved: Reservation,
@@ -98,6 +99,7 @@ class Pipeline:
         """
         start = time.perf_counter()
         predictor = model.predictor.with_options(wanted.options())
+        judges = wanted.quality and predictor.judge is not None
         self.num_coming += 1
         try:
             image_HWC, valid_HW, inputs_NHWC = await self.in_thread(
@@ -108,14 +110,20 @@ class Pipeline:
                 name=sent.name,
                 limits=self._limits,
                 reserved=reserved,
-                keeps_image=predictor.judge is not None or output in ("overlay", "cutout", "json"),
+                keeps_image=judges or output in ("overlay", "cutout", "json"),
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
         data, media, quality = await self.in_thread(
-            _encode, predictor, (image_HWC, valid_HW), maps_NHW, name=sent.name, output=output
+            _encode,
+            predictor,
+            (image_HWC, valid_HW),
+            maps_NHW,
+            name=sent.name,
+            output=output,
+            judges=judges,
         )
         headers = {
             "X-Binseg-Model": model.id,
@@ -240,10 +248,13 @@ def _encode(
     *,
     name: str,
     output: Output,
+    judges: bool,
 ) -> tuple[bytes, str, Quality | None]:
     """Join the maps of all inputs at the image's size, encode what was asked for, and judge it."""
     image_HWC, valid_HW = pixels
     prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name, valid_HW=valid_HW)
+    if not judges:  # the image may be a stub
+        prediction = replace(prediction, judge=None)
     if output == "json":
         check_outline(prediction.mask)
     return *prediction.encode(output), prediction.quality

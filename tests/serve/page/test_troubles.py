@@ -1,5 +1,6 @@
 """What the page says when something goes wrong, and how it goes on."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def test_token_limits_and_end(open_page: Open, trained: Path, tmp_path: Path) ->
         assert decode(content).shape == (120, 100)
         assert stumbled == ["state", "result"], "a proxy's hiccups cost no finished job"
         until(tab, "document.getElementById('trouble-title').textContent === 'Done'")
+        told = tab.locator("#trouble-text").text_content()
+        assert re.search(r"Expected Dice|unlike the training data", told), "a job says it, too"
         assert tab.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])") == "[{},{}]"
         guarded.stop()
         give(tab, png(1))

@@ -114,12 +114,13 @@ async function post(path, body, query, signal) {
   return request(path, { method: "POST", body, query, signal, headers: { "Content-Type": "application/octet-stream" } });
 }
 
+const qualityOf = (response) => JSON.parse(response.headers.get("X-Binseg-Quality") ?? "null");
+
 /** An image's probability: {blob: 8-bit grey PNG, seconds, quality or null}. */
 export async function getProbability(file, model, signal) {
   const response = await post("v1/predict", file, { model, output: "probability" }, signal);
   try {
-    const heard = (key) => response.headers.get(`X-Binseg-${key}`);
-    return { blob: await response.blob(), seconds: Number.parseFloat(heard("Seconds") ?? ""), quality: JSON.parse(heard("Quality") ?? "null") };
+    return { blob: await response.blob(), seconds: Number.parseFloat(response.headers.get("X-Binseg-Seconds") ?? ""), quality: qualityOf(response) };
   } catch (error) {
     throw asTrouble(error);
   }
@@ -146,11 +147,11 @@ export async function getJob(id, signal) {
   return (await request(`v1/jobs/${encodeURIComponent(id)}`, { signal })).json();
 }
 
-/** What a finished job made. */
+/** What a finished job made: {blob, quality or null}. */
 export async function getJobResult(id, signal) {
   const response = await request(`v1/jobs/${encodeURIComponent(id)}/result`, { signal, more: 3600 }); // gigabytes
   try {
-    return await response.blob();
+    return { blob: await response.blob(), quality: qualityOf(response) };
   } catch (error) {
     throw asTrouble(error);
   }

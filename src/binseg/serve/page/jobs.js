@@ -15,14 +15,14 @@ export const canBeJob = (trouble, file, limits) => ["large", "stack", "slow"].in
  *
  * @param {function} onProgress hears a share 0 to 1
  * @param {AbortSignal} signal ends it, on the server too
- * @returns {Promise<{blob: Blob, suffix: string}>} the mask: PNG, or TIFF for stacks and the very large
+ * @returns {Promise<{blob: Blob, quality: object | null, suffix: string}>} the mask: PNG, or TIFF for stacks and huge images
  */
 export async function runJob(file, model, threshold, postprocessing, { signal, onProgress }) {
   const { id } = await patiently(() => postJob(file, model, threshold, postprocessing, signal), { signal, onWait: () => onProgress(0) });
   try {
-    const blob = await follow(id, signal, onProgress);
+    const { blob, quality } = await follow(id, signal, onProgress);
     forget(id);
-    return { blob, suffix: blob.type.includes("tif") ? "tif" : "png" };
+    return { blob, quality, suffix: blob.type.includes("tif") ? "tif" : "png" };
   } catch (trouble) {
     if (signal.aborted || trouble.kind === "refused") forget(id);
     throw trouble;

@@ -148,9 +148,10 @@ async function sendJob(item) {
   tell(0);
   try {
     const { level, postprocessing } = settings.mask;
-    saveJob(item, await runJob(item.file, queue.model, thresholdOf(level), postprocessing, { signal: stop.signal, onProgress: tell }));
+    const made = await runJob(item.file, queue.model, thresholdOf(level), postprocessing, { signal: stop.signal, onProgress: tell });
+    saveJob(item, made);
     say(`${item.name}: saved.`);
-    item.trouble = new Trouble("done", "The job is done and its mask is in your downloads.");
+    item.trouble = new Trouble("done", `The job is done and its mask is in your downloads. ${qualityText(made.quality)}`.trim());
   } catch (error) {
     if (error.name === "AbortError") return;
     item.trouble = asTrouble(error);
@@ -183,12 +184,16 @@ function showMeasure({ width, height, area, count }) {
 /* The server judges the mask at the model's own threshold. */
 function showQuality(quality) {
   $("quality").hidden = !quality;
-  if (!quality) return;
+  $("quality").classList.toggle("warn", quality?.flag !== "ok");
+  $("quality").textContent = qualityText(quality);
+}
+
+function qualityText(quality) {
+  if (!quality) return "";
   const { expected_dice: dice, low, high, flag, reason } = quality;
-  $("quality").classList.toggle("warn", flag !== "ok");
   const figures = `Expected Dice ${dice.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)})`;
-  const titles = { ok: figures, look: `Look closely. ${figures}: ${reason}.` };
-  $("quality").textContent = titles[flag] ?? `Don’t trust this mask unseen: the image is unlike the training data (${reason}).`;
+  const texts = { ok: figures, look: `Look closely. ${figures}: ${reason}.` };
+  return texts[flag] ?? `Don’t trust this mask unseen: the image is unlike the training data (${reason}).`;
 }
 
 /* A slider that moves must not flood a screen reader: the last word counts. */
