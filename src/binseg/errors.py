@@ -70,6 +70,7 @@ class MissingExtraError(BinsegError):
     """An optional `package` (as users know it) of an `extra` isn't installed, for a `purpose`."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        self.facts = {"package": package, "extra": extra, "purpose": purpose}
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'

@@ -25,7 +25,7 @@ SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 SCALES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 """Factors of the image's own size, listed by `Fingerprint.kept_at_scale`."""
 MAX_READ = 200  # images that are read at most
-MAX_SHAPED, MIN_SHAPED = 64, 12
+MAX_SHAPED, MIN_SHAPED = 24, 12
 """Images whose shapes are measured: at most, and at least (however large they are)."""
 SHAPED_PIXELS = 30_000_000  # mask pixels whose shapes are measured, over all images
 WINDOW = 2048  # pixels; of masks with a longer side, a part of this side is measured
@@ -172,7 +172,7 @@ class Fingerprint:
     aspect: Three  # width divided by height
     channels: int
     dtype: str  # the widest pixel type found: uint8, uint16 or float32
-    is_grey: bool  # True if all images have one channel, or three equal ones
+    grey_share: float  # share of the images that have one channel, or three equal ones
     range_used: Three  # share of the pixel type's range between an image's 0.5 and 99.5 percentile
     by_dtype: Intensities
     by_percentile: Intensities
@@ -191,6 +191,11 @@ class Fingerprint:
     kept_at_scale: dict[float, float]  # the same of masks made at a factor of the images' own size
     up_down: Symmetry
     left_right: Symmetry
+
+    @property
+    def is_grey(self) -> bool:
+        """True if all images are grey."""
+        return self.grey_share == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +371,7 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
         aspect=_three(widths / heights),
         channels=channels,
         dtype=max((look.dtype for look in looks), key=("uint8", "uint16", "float32").index),
-        is_grey=all(look.is_grey for look in looks),
+        grey_share=float(np.mean([look.is_grey for look in looks])),
         range_used=_three([look.range_used for look in looks]),
         by_dtype=_intensities([look.moments for look in of_channels]),
         by_percentile=_intensities([look.stretched for look in of_channels]),

@@ -38,6 +38,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "augment.elastic": only_for_thin(0.015, "deformed shapes stand in for more images"),
         "augment.gamma": only_for_thin(0.3, "so do other exposures"),
         "augment.invert": training_rules.invert,
+        "augment.grey": training_rules.grey,
         "loss.name": training_rules.loss,
         "optimizer.name": always("adamw", "learns in few steps, and its rate holds for most data"),
         "optimizer.lr": training_rules.lr,

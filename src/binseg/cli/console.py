@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -29,6 +30,12 @@ SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
 ANYWHERE = ("--verbose", "--quiet")
 """Options of all verbs, which may stand behind the verb as well."""
+ELSEWHERE = {
+    "--learning-rate": "--lr", "--batch": "--batch-size", "--gpu": "--device",
+    "--image-size": "--size", "--img-size": "--size", "--imgsz": "--size", "--config": "--recipe",
+    "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
+}  # fmt: skip
+"""Options as other programs call them."""
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 WIDE = 200
 """Columns where no window limits them."""
@@ -305,6 +312,11 @@ def _say_usage(error: typer.TyperException) -> int:
         return error.exit_code
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "binseg"
+    if (name := getattr(error, "option_name", None)) and context is not None:
+        known = [flag for one in context.command.params for flag in one.opts if flag[:2] == "--"]
+        alike = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, n=1)
+        hint = f"did you mean {alike[0]}? See" if set(alike) & {*known} else "see"
+        return _fail(f"there is no option {name}; {hint} {command} --help", error.exit_code)
     return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
 
 

@@ -122,6 +122,8 @@ def _key(
                 [hashes.get(path) for path in (r.image_path, *r.further_images)],
                 [hashes.get(path) for path in r.mask_paths],
                 r.page,
+                r.nodata,
+                r.mask_as_stored,
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
             )
             for r in records

@@ -322,7 +322,7 @@ def open_training_pixels(
     folder: Path | None = None,
 ) -> PixelCache | ImageCache:
     """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
-    preprocessing = recipe.input.preprocessing().as_trained()
+    preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
     cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
@@ -344,5 +344,5 @@ def open_validation_pixels(
     folder: Path | None = None,
 ) -> PixelCache:
     """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
-    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

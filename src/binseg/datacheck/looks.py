@@ -24,7 +24,8 @@ from binseg.datacheck.near_duplicates import (
     squares_of,
 )
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_image, read_labels
+from binseg.imageio import probe, read_labels, read_pixels
+from binseg.imageio.decoding import both_valid, without
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_mask
@@ -121,11 +122,15 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     """Decode one record and measure it."""
     try:
         turned = probe(record.image_path).turned
-        image_HWC = read_image(record.image_path, page=record.page)
+        image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
+        if record.nodata is not None:
+            image_HWC, declared_HW = without(image_HWC, record.nodata)
+            data_HW = both_valid(data_HW, declared_HW)
     except ImageError as error:
         return Problem(record, "unreadable", _relative(str(error), dataset.root))
     height, width, channels = image_HWC.shape
     mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
+    valid_HW = valid_HW if data_HW is None else valid_HW & data_HW
     scale = min(1.0, REDUCED_SIDE / max(height, width))
     small_HWC = reduced(image_HWC)
     thumb_SS, core_TT = squares_of(small_HWC)
@@ -176,7 +181,7 @@ def _read_mask(
         try:
             turned |= probe(path).turned
             labels = read_labels(path, page=record.page, indices=dataset.rule.indices)
-            labels = in_pose(labels, size, record.image_path)
+            labels = in_pose(labels, size, record)
             code, told = "size", _sizes_differ(labels.shape[:2], size)
             if not told:
                 code = "values"

@@ -88,7 +88,7 @@ def data_config(
     recipe = origin.recipe()
     tree = {} if recipe is None else recipe.data.model_dump(mode="json")
     if path is not None and not _is_same(path, tree.get("path")):
-        own = ("border", "foreground", "ignore", "threshold", "page_group", "group")
+        own = ("border", "foreground", "ignore", "threshold", "page_group", "group", "nodata")
         tree = {key: value for key, value in tree.items() if key in own} | {"path": str(path)}
     tree |= (sections or {}).get("data", {})
     if tree.get("path") is None:

@@ -21,9 +21,12 @@ from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
 PAGE_NAME = "report.html"
-NUM_IMAGES = 18  # on the page: a third of them the worst, a third the middle, a third the best
-NUM_GALLERY = 9  # in gallery.png, chosen alike
-SHOWN_SIDE = 2048  # longest side of an image that is kept to be shown
+NUM_IMAGES = 48
+"""On the page: a third of them the worst, a third the middle, a third the best."""
+NUM_GALLERY = 9
+"""In gallery.png, chosen alike."""
+SHOWN_SIDE = 1024
+"""Longest side of an image that is kept to be shown."""
 
 T = TypeVar("T")
 
@@ -59,7 +62,7 @@ def write_report(
     for id_ in chosen:
         sample = read_sample(record_of[id_], dataset.rule)
         mask_HW = (predictor_of or {}).get(id_, predictor).predict(sample.image_HWC).mask
-        # They are shown small: eighteen huge images would fill the memory.
+        # They are shown small: so many huge images would fill the memory.
         every = -(-max(mask_HW.shape) // SHOWN_SIDE)
         shown = (slice(None, None, every),) * 2
         items.append(

@@ -21,6 +21,7 @@ from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     Labels,
+    Opacity,
     Pixels,
     as_given,
     check_scans,
@@ -80,6 +81,17 @@ class Raster(Decoder):
         fast = self._fast()
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
+
+    def opacity(self) -> Opacity | None:
+        """Decode the transparency, turned; None where there is none."""
+        if not self.pil_image.has_transparency_data:
+            return None
+        return turn(np.asarray(self.pil_image.convert("RGBA").getchannel("A")), self.orientation)
+
+    def profile(self) -> bytes | None:
+        """Give the ICC profile, where there is one."""
+        found = self.pil_image.info.get("icc_profile")
+        return found if isinstance(found, bytes) and found else None
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
@@ -362,13 +374,15 @@ def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+def encode_png(
+    pixels: np.ndarray, text: str | None, extratags: object = (), *, icc: bytes | None = None
+) -> bytes:
     """Encode as PNG; `text` becomes the chunk `binseg`, and tags of TIFF have no place."""
     del extratags
     notes, buffer = PngInfo(), io.BytesIO()
     if text is not None:
         notes.add_text("binseg", text)
-    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes)
+    Image.fromarray(pixels).save(buffer, format="PNG", pnginfo=notes, icc_profile=icc)
     return buffer.getvalue()
 
 

@@ -133,8 +133,11 @@ def predict_bytes(
     output: str = "mask",
     options: PredictOptions | None = None,
     name: str = "the image on stdin",
+    progress: Progress = SILENT,
 ) -> bytes:
     """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
+
+    `progress` hears of a mask that is not to be trusted unseen.
 
     Raises:
         ImageError: bytes that are no image; it calls them by `name`.
@@ -145,6 +148,8 @@ def predict_bytes(
     result = run(ListedSource([image]), predictor, sink, options)
     if result.failures:
         raise ImageError(result.failures[0].reason)
+    for one in (*result.unlike, *result.doubtful):
+        progress.say(f"{name}: {one.quality}; don't trust this mask unseen")
     return sink.data
 
 

@@ -8,14 +8,18 @@ from jaxtyping import Float32, Num, UInt8
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.imageio import probe, read_georeference, read_pixel_size, read_pixels
-from binseg.imageio.decoding import orientation_of_exif, turn
+from binseg.imageio import probe, read_cover, read_georeference, read_pixel_size, read_pixels
+from binseg.imageio.decoding import Opacity, orientation_of_exif, turn
 from binseg.imageio.raster import image_of
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Inputs = UInt8[np.ndarray, "N height width C"]  # inputs of a network, before they are normalised
-Maps = Float32[np.ndarray, "N height width"]  # probabilities, or logits, of inputs
+Cover = tuple[Opacity | None, bytes | None]
+"""Transparency, and the ICC profile of the colours."""
+Inputs = UInt8[np.ndarray, "N height width C"]
+"""Inputs of a network, before they are normalised."""
+Maps = Float32[np.ndarray, "N height width"]
+"""Probabilities, or logits, of inputs."""
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""
@@ -32,16 +36,27 @@ def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[
     }
 
 
+def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cover:
+    """Read the transparency and the ICC profile of what `predict` took."""
+    if not isinstance(source, Image.Image):
+        return (None, None) if source is None else read_cover(source, page=page)
+    if not source.has_transparency_data:
+        return None, source.info.get("icc_profile")
+    alpha_HW = np.asarray(source.convert("RGBA").getchannel("A"))
+    return turn(alpha_HW, _orientation(source)), source.info.get("icc_profile")
+
+
 def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, Any]]:
     """Decode what `predict` takes: the pixels, what errors call them, and facts of their file."""
     if isinstance(image, str | Path):
         path = Path(image)
         image_HWC, valid_HW = read_pixels(path, page=page)
-        return image_HWC, str(image), {**facts_of_file(path), "valid_HW": valid_HW}
+        facts = {**facts_of_file(path), "valid_HW": valid_HW, "source": path, "page": page}
+        return image_HWC, str(image), facts
     if page is not None:
         raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
     if isinstance(image, Image.Image):
-        return _turned(image), "the PIL image", {}
+        return _turned(image), "the PIL image", {"source": image}
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or 0 in image.shape:
             raise UsageError(
@@ -59,10 +74,15 @@ def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, A
 
 
 def _turned(image: Image.Image) -> Pixels:
-    """Give the pixels as `read_image` would: Pillow keeps the EXIF of an image it hasn't turned."""
+    """Give the pixels as `read_image` would: the model learnt from turned images."""
+    return turn(image_of(image, name="the image"), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Tell the turn of a PIL image, which keeps its EXIF until Pillow has turned it."""
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
-    return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)
+    return found if isinstance(found, int) else 1
 
 
 def _kind(image: object) -> str:

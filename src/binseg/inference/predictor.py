@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.imageio import PixelSize
+from binseg.imageio.decoding import both_valid, without
 from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
@@ -62,6 +63,11 @@ class Predictor(Protocol):
     @property
     def members(self) -> "tuple[ModelPredictor, ...]":
         """The single models that answer."""
+
+    @property
+    def nodata(self) -> set[float]:
+        """The values that its members were told to be no data."""
+        return {x for one in self.members if (x := one.preprocessing.nodata) is not None}
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -227,8 +233,10 @@ class Predictor(Protocol):
     def _prediction(
         self, probability_HW: Probability, image_HWC: Pixels, facts: dict[str, Any]
     ) -> Prediction:
-        valid_HW = facts.get("valid_HW")
-        if valid_HW is not None:
+        for value in self.nodata:
+            image_HWC, declared_HW = without(image_HWC, value)
+            facts = {**facts, "valid_HW": both_valid(facts.get("valid_HW"), declared_HW)}
+        if (valid_HW := facts.get("valid_HW")) is not None:
             probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
         return Prediction(
             probability_HW=probability_HW,

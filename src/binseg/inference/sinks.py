@@ -19,12 +19,15 @@ from binseg.inference.large import ProbabilityType
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
-from binseg.inference.quality import UNLIKE, Quality
+from binseg.inference.quality import UNLIKE, Flag, Quality
 from binseg.inference.sources import Failure, InputImage, Places
 from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
 from binseg.report.rendering import Entry, write_predictions_page
+
+_OF_FILES = ("tolerance", "pixel_size", "crop", "background")
+"""Options that change files, beside those that the model and its post-processing tell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,15 @@ class PredictResult:
     @property
     def unlike(self) -> tuple[Written, ...]:
         """Images that are unlike the training data."""
-        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == UNLIKE)
+        return self._flagged(UNLIKE)
+
+    @property
+    def doubtful(self) -> tuple[Written, ...]:
+        """Images like the training data, whose masks are probably poor all the same."""
+        return self._flagged("look")
+
+    def _flagged(self, flag: Flag) -> tuple[Written, ...]:
+        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == flag)
 
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
@@ -193,14 +204,14 @@ class FolderSink(Sink):
         """Write all files of an image, each whole or not there; last the mask, which knows them."""
         paths = files_of(image, stem, options)
         for path, kind in zip(paths[1:], options.outputs, strict=True):
-            FILES[kind].write(prediction, path, options.tolerance)
+            FILES[kind].write(prediction, path, options)
         quality = prediction.quality
         if self._entries is not None:
             self._entries[paths[0]] = prediction.entry()
         if prediction.origin:
             others = {path.name: _hash_of(path) for path in paths[1:]}
             prediction = replace(prediction, origin={**prediction.origin, "others": others})
-        FILES["mask"].write(prediction, paths[0], options.tolerance)
+        FILES["mask"].write(prediction, paths[0], options)
         return Written(
             source=image.path,
             page=image.page,
@@ -291,9 +302,11 @@ class BytesSink(Sink):
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
         """Encode the output."""
-        self.data, self.media = prediction.encode(self.kind, tolerance=options.tolerance)
+        self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        return Written(source=image.path, mask=stem, foreground=float(prediction.mask.mean()))
+        share = float(prediction.mask.mean())
+        quality = prediction.quality
+        return Written(source=image.path, mask=stem, foreground=share, quality=quality)
 
 
 def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
@@ -311,13 +324,14 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
 def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
     """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
     if image.data is not None:
-        return {"name": image.name}
+        return {"name": image.name, "source": image.data}
     asked = set(options.outputs)
     facts = facts_of_file(
         image.path,
-        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
+        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability", "labels"}),
     )
     name = image.title or image.path.name
+    facts |= {"source": image.path, "page": image.page}
     return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
 
 
@@ -331,7 +345,7 @@ def origin_of(
         "image": f"{_hash_of(image.path)}#{image.page}",
         "place": blake2b(place, digest_size=8).hexdigest(),
         "settings": blake2b(
-            repr((settings, options.tolerance, options.pixel_size)).encode(), digest_size=8
+            repr((settings, *map(vars(options).get, _OF_FILES))).encode(), digest_size=8
         ).hexdigest(),
     }
 
@@ -372,7 +386,7 @@ def _difference(
         "model": ("model", predictor.bundle_id),
         "threshold": ("threshold", predictor.threshold),
         "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-        "setting (test-time augmentation, tiles, scale, tolerance)": (
+        "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)": (
             "settings", origin["settings"],
         ),
     }  # fmt: skip

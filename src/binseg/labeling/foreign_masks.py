@@ -8,7 +8,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.masks import MaskRule, detect_rule
-from binseg.data.samples import in_pose, read_mask
+from binseg.data.samples import find_stored_poses, in_pose, read_mask
 from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, UsageError
@@ -49,13 +49,14 @@ def read_masks(
         Record(id=name, image_path=images[name], mask_path=path) for name, path in masks.items()
     ]
     rule = detect_rule(records, config, progress)
+    posed, note = find_stored_poses(records, rule)
+    if note:
+        progress.say(note)
     taken: dict[str, Labels] = {}
-    for record in records:
+    for record in posed:
         info = probe(record.image_path)
         size = (info.height, info.width)
-        mask_HW, valid_HW = (
-            in_pose(one, size, record.image_path) for one in read_mask(record, rule)
-        )
+        mask_HW, valid_HW = (in_pose(one, size, record) for one in read_mask(record, rule))
         if mask_HW.shape != size:
             raise DataError(
                 f"{record.mask_path} has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, its "

@@ -23,17 +23,18 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
 from binseg.data.sources.labelled import LOG, images_of_project
-from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.foreign_masks import BEFORE, find_masks, put_aside, read_masks
+from binseg.labeling.foreign_masks import find_masks, put_aside, read_masks
 from binseg.labeling.label_log import (
+    MASKS,
     SCHEMA,
     ChangedError,
     ImageRow,
     Line,
     active,
     connect,
+    image_files,
     image_rows,
     is_whole,
     labels_in,
@@ -43,8 +44,8 @@ from binseg.labeling.strokes import Labels, Stroke, mask_stroke, unpack
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
-MASKS = "masks"
-CHECK_SHARE = 10  # one image in so many is kept to check with, and labelled without help
+CHECK_SHARE = 10
+"""One image in so many is kept to check with, and labelled without help."""
 
 
 class Project:
@@ -101,8 +102,7 @@ class Project:
     def rows(self) -> list[ImageRow]:
         """Every image with its state."""
         with self._guard:
-            found = image_rows(self._db, self.images)
-        return [row for row in found if row.name in self._present]
+            return image_rows(self._db, self._present)
 
     def row(self, name: str) -> ImageRow:
         """One image; UsageError if there is none of that name."""
@@ -113,13 +113,14 @@ class Project:
 
     def size(self, name: str) -> tuple[int, int]:
         """Height and width of an image, as its EXIF turns it."""
-        size: tuple[int, int]
-        (size,) = self._read("select height, width from images where name = ?", name)
-        if size[0] is None:
+        ((height, width),) = self._read("select height, width from images where name = ?", name)
+        if height is None:
             info = probe(self.row(name).path)
-            size = info.height, info.width
-            self._write("update images set height = ?, width = ? where name = ?", *size, name)
-        return size
+            height, width = info.height, info.width
+            self._write(
+                "update images set height = ?, width = ? where name = ?", height, width, name
+            )
+        return height, width
 
     # The log
 
@@ -136,7 +137,7 @@ class Project:
     def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
         """Take back the last stroke or decision on an image, or bring back; None: nothing left."""
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             done, undone = active(self.lines(name))
             chosen = undone if redo else [line for line in done if line.kind != "import"]
@@ -163,7 +164,7 @@ class Project:
         """
         assert not (labels_HW == IGNORE).any(), "an accepted image has all its pixels labelled"
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             if seen is not None and self.last(name) > seen:
                 raise ChangedError(
@@ -245,8 +246,10 @@ class Project:
                     "disk, and draw on"
                 ) from None
 
-    def _known(self, client: str) -> int | None:
-        found = self._read("select id from log where client = ?", client)
+    def _known(self, client: str, name: str) -> int | None:
+        found = self._read("select id, image from log where client = ?", client)
+        if found and found[0][1] != name:
+            raise UsageError("that name of a request was used for another image")
         return int(found[0][0]) if found else None
 
     def _append(
@@ -266,7 +269,7 @@ class Project:
             points = json.dumps([[round(x, 2), round(y, 2)] for x, y in stroke.points])
             drawn = (stroke.tool, stroke.value, points, stroke.radius, stroke.region or None)
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             with self._writing():
                 number = self._db.execute(
@@ -312,7 +315,7 @@ class Project:
             for name, _ in self._read("select name, 1 from images where mask_sha256 not null")
             if not (self.home / MASKS / f"{name}.png").exists()
         ]
-        for name in {*(name for (name,) in behind), *gone} & self._present:
+        for name in {*(name for (name,) in behind), *gone} & self._present.keys():
             self._settle(name)
 
     def _write_mask(self, name: str) -> None:
@@ -324,6 +327,8 @@ class Project:
         if key == before and path.exists() == (key is not None):
             return
         if labels_HW is not None:
+            if path.is_symlink():  # a link that somebody put there would have us write elsewhere
+                path.unlink()
             write_mask(path, labels_HW == 1)
         elif before is not None:
             path.unlink(missing_ok=True)
@@ -341,13 +346,8 @@ class Project:
         self._write("insert or ignore into facts values ('images', ?)", here)
 
     def _list_images(self, progress: Progress) -> None:
-        files = [
-            path
-            for path in list_folder(self.images).images
-            if not path.is_relative_to(self.home / MASKS)
-            and not path.is_relative_to(self.home / BEFORE)
-        ]
-        names = [path.relative_to(self.images).with_suffix("").as_posix() for path in files]
+        listed = image_files(self.images, self.home)
+        names, files = [name for name, _ in listed], [path for _, path in listed]
         if not files:
             raise DataError(f"{self.images}: no images found")
         twice = sorted(name for name, num in Counter(names).items() if num > 1)
@@ -363,11 +363,12 @@ class Project:
                 f"{self.images}: {name_some(stacks)}: stacks of pages can't be labelled; save each "
                 "page as an image"
             )
-        self._present = set(names)
+        self._present = dict(zip(names, files, strict=True))
         known = {name for (name,) in self._read("select name from images")}
         fresh = {n: path for n, path in zip(names, files, strict=True) if n not in known}
         checks = _check_images([*fresh], is_first=not known)
         with self._writing():
+            self._db.execute("update images set height = null")  # files may be others by now
             self._db.executemany(
                 "insert into images (name, file, is_check) values (?, ?, ?)",
                 [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh.items()],

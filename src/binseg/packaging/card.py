@@ -197,7 +197,7 @@ class Card(Part):
     def identity(self, sha256: Mapping[str, str]) -> str:
         """Compute the id of a bundle of this card and of files with these hashes, by name."""
         deciding = {"architecture", "preprocessing", "temperature", "tta"}
-        facts = self.model_dump(mode="json", include=deciding)
+        facts = self.model_dump(mode="json", include=deciding, exclude_none=True)
         files = {name: sha256.get(name) for name in (WEIGHTS, NETWORK, NETWORK_INT8)}
         text = json.dumps({"files": files, **facts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

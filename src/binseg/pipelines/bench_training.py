@@ -118,7 +118,7 @@ def bench_training(
         return Steps(build_model(asked), asked, cache, device=device, precision=precision)
 
     available, first = available_memory(device), place()
-    memory = estimate_memory(first.model, recipe, bf16=precision == "bf16")
+    memory = estimate_memory(first.model, recipe, bf16=precision != "fp32")
     steps = profile_steps(first, num_steps, progress=progress)
     num = len(cache) if find_batch else 0
     batches = find_batch_size(place, recipe, num=num, progress=progress) if num else []
@@ -173,7 +173,7 @@ class Steps:
         cache: PixelCache | ImageCache,
         *,
         device: torch.device,
-        precision: Literal["bf16", "fp32"],
+        precision: Literal["bf16", "fp16", "fp32"],
     ) -> None:
         # Steps of the full size, which are what memory and most of the time go by.
         plain = recipe.train.model_copy(update={"workers": 0, "progressive": {}})
@@ -276,7 +276,7 @@ def find_batch_size(
         asked = recipe.model_copy(update={"train": train})
         try:
             steps = place(asked)
-            memory = estimate_memory(steps.model, asked, bf16=steps.precision == "bf16").total
+            memory = estimate_memory(steps.model, asked, bf16=steps.precision != "fp32").total
             if free is not None and memory > MEMORY_SHARE * free:
                 break
             seconds, num_inputs = time_steps(steps, num_steps)

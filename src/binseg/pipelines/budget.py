@@ -106,7 +106,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
     epochs, size = recipe.train.epochs, recipe.input.size
     num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
     trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
-    tiles = geometry.plan(height, width, recipe.input.preprocessing())
+    tiles = geometry.plan(height, width, recipe.preprocessing())
     num_predicted = num_predictions(recipe, facts.num_val)
     predicted = num_predicted * sum(one.height * one.width for one in tiles)
 
@@ -128,7 +128,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
 def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
     """Count the inputs that an epoch trains on, and those that it validates."""
     height, width = int(facts.height[1]), int(facts.width[1])
-    shape = recipe.input.preprocessing().as_trained()
+    shape = recipe.preprocessing().as_trained()
     tiles = len(geometry.plan(height, width, replace(shape, overlap=0.0)))
     judged = facts.num_val * tiles
     if recipe.draws_patches:

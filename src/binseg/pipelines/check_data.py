@@ -17,7 +17,7 @@ from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, ta
 from binseg.datacheck.checks import make_finding
 from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
 from binseg.errors import ImageError
-from binseg.imageio import read_image, write_image
+from binseg.imageio import read_image, read_pixel_size, write_image
 from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
@@ -256,6 +256,11 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
     if not looks:
         return
     yield "sizes", _spread([f"{look.height}x{look.width}" for look in looks])
+    known = [read_pixel_size(path) for path in {record.image_path for record in dataset.records}]
+    if stated := [one for one in known if one is not None]:
+        sides = _spread([f"{one.height:.3g} x {one.width:.3g} µm" for one in stated])
+        silent = len(known) - len(stated)
+        yield "pixel size", sides + (f"; not stated by {silent}" if silent else "")
     yield "channels", _spread([f"{look.channels} x {look.dtype}" for look in looks])
     shares = [x.foreground for x in looks if x.foreground is not None and x.num_valid]
     if shares:

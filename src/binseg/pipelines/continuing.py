@@ -64,6 +64,7 @@ def continued(recipe: Recipe) -> Recipe:
         "encoder": net.encoder,
         "options": dict(net.options),
     }
+    tree["data"] = {"nodata": card.preprocessing.nodata} | tree.get("data", {})
     tree["input"] = _input_of(card.preprocessing) | tree.get("input", {})
     return load_recipe(sections=tree)
 

@@ -268,6 +268,7 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     for what, is_there in (
         (f"the model's test-time augmentation (tta {card.tta})", card.tta != "none"),
         ("the model's post-processing of masks", not card.postprocess.is_empty),
+        ("the model's value of no data", card.preprocessing.nodata is not None),
     ):
         if is_there:
             progress.say(f"{path.name} predicts without {what}, which the card's scores are with")

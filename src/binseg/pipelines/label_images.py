@@ -22,7 +22,7 @@ from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling.cold_engine import ColdEngine, filter_features
 from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
-from binseg.labeling.label_log import connect, image_rows, labels_in
+from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
 from binseg.labeling.warm_engine import (
@@ -257,7 +257,7 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         (last,) = db.execute("select coalesce(max(id), 0) from log").fetchone()
         if last == learnt:
             continue
-        rows = image_rows(db, images)
+        rows = image_rows(db, dict(image_files(images, home)))
         network = _round(db, rows, seconds)
         if network is None:
             continue

@@ -74,7 +74,7 @@ def in_memory(recipe: Recipe, model: nn.Module, tuned: Tuned | None = None) -> M
     device = resolve_device(recipe.train.device)
     return ModelPredictor(
         backend=TorchBackend(model.to(device), device=str(device), precision="fp32"),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",
         temperature=tuned.temperature if tuned else 1.0,
@@ -107,7 +107,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
             in_channels=recipe.input.channels,
             out_channels=net.out_channels,
         ),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         temperature=tuned.temperature,
         threshold=tuned.threshold,
         tta=tuned.tta,

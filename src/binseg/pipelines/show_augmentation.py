@@ -63,7 +63,7 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
     """Prepare a sample for the model; of tiles, take the one with the most foreground."""
     sample = read_sample(record, dataset.rule)
     assert sample.mask_HW is not None
-    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing().as_trained())
+    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.preprocessing().as_trained())
     targets_NHW = prepare_truth(sample.mask_HW, sample.valid_HW, placements)
     best = int((targets_NHW == 1).sum(axis=(1, 2)).argmax())
     return inputs_NHWC[best], targets_NHW[best]
@@ -71,7 +71,7 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
 
 def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> Sample:
     """Cut a patch as training does, surroundings included: the first one with foreground."""
-    cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
+    cache = open_images([record], dataset.rule, recipe.preprocessing().as_trained())
     size, seed = recipe.input.size, recipe.train.seed
     margin = round(size * (context - 1) / 2)
     places_N3 = sample_places(cache, size=size, num=1, foreground=1.0, seed=seed, epoch=0)

@@ -191,6 +191,7 @@ def _simplified(polygons: list[Polygon], tolerance: float) -> list[Polygon]:
 
     exact = np.array([shapely.Polygon(one.exterior, one.holes) for one in polygons], object)
     rough = shapely.simplify(exact, tolerance, preserve_topology=True)
+    rough = np.where(shapely.is_valid(rough) & ~shapely.is_empty(rough), rough, exact)
     return [  # GEOS repeats the first point of each ring, which is cut off
         Polygon(
             label=one.label,

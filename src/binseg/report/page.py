@@ -36,7 +36,8 @@ from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Figure, ImageScores, Report, Size
 
 MAX_OWN_COLUMNS = 5
-LONGEST_SIDE = 256  # longest side of the images on the cards, in pixels
+LONGEST_SIDE = 320
+"""Longest side of the images on the cards, in pixels."""
 _JPEG_QUALITY = 84
 _STRENGTH = 0.55
 Cell = str | float | list[float | str] | None
@@ -75,8 +76,11 @@ def write_page(
     start = 0
     if report.sweep is not None:
         start = charts.nearest_threshold(report.sweep, report.threshold)
-        # Not rounded: what is rounded twice differs from the tables in its last digit.
-        curves = {"thresholds": report.sweep.thresholds, **report.sweep.curves}
+        # Not rounded: what is rounded twice differs from the tables in its last digit. The step
+        # next to the threshold that was used stands for it, and so bears its name.
+        thresholds = [*report.sweep.thresholds]
+        thresholds[start] = report.threshold
+        curves = {"thresholds": thresholds, **report.sweep.curves}
         data["sweep"] = {**curves, "start": start}
     items = [item for _, gallery in galleries for item in gallery]
     cards = iter([_card(item, number) for number, item in enumerate(items)])

@@ -12,6 +12,7 @@ from binseg.errors import BundleError, UsageError
 from binseg.imageio import encode_image, read_image
 from binseg.inference import LoadSettings, ModelPredictor, load, verify_reference
 from binseg.inference.pretrained import default_bundle_path, photo_path
+from binseg.packaging import Card
 from binseg.report import for_display
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
@@ -20,6 +21,7 @@ _DEMO = Path("runs/demo/bundle")
 _MAX_MESSAGE = 1000
 _INPUT = ("height", "width", "channels", "resize", "scale", "intensity")
 _SHOWN = {"tta", "architecture", "border", "scores", "data", "licence", "versions"}
+_FOUND_IN = {"oxford-pet": "cats and dogs", "synthetic": "shapes that binseg draws"}
 _SIZE, _SEED = 384, 11
 _MOST_SAMPLES = 4
 
@@ -34,7 +36,7 @@ class ServedModel:
         self.card = predictor.card
         self.id = predictor.bundle_id
         self.name = name or predictor.card.name
-        self.finds = self.card.data.note or self.card.data.kind
+        self.finds = finds(self.card)
         """The things that it was trained to find, as far as its card says."""
         self.is_default = is_default
         self.batcher: Batcher | None = None
@@ -69,6 +71,14 @@ class ServedModel:
         """Encode the model's reference sample."""
         assert self.predictor.bundle is not None, "only bundles are served"
         return encode_image(for_display(self.predictor.bundle.reference().input_NHWC[0]))
+
+
+def finds(card: Card) -> str:
+    """Name the things that a model was trained to find: its labels, or those of known data."""
+    data = card.recipe.get("data")
+    labels = data.get("labels") if isinstance(data, dict) else None
+    named = ", ".join(str(one) for one in labels) if isinstance(labels, list) else ""
+    return named or _FOUND_IN.get(card.data.kind, "")
 
 
 class ModelRegistry:

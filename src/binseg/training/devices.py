@@ -50,15 +50,15 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(
-    asked: Literal["auto", "bf16", "fp32"], device: torch.device, progress: Progress
-) -> Literal["bf16", "fp32"]:
+    asked: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device, progress: Progress
+) -> Literal["bf16", "fp16", "fp32"]:
     """Give the number format of a run, and say where it was a poor choice."""
     fast = computes_bf16(device)
     if asked == "auto":
         return "bf16" if fast else "fp32"
-    if asked == "bf16" and not fast:
+    if (asked == "bf16" and not fast) or (asked == "fp16" and device.type == "cpu"):
         progress.say(
-            f"precision bf16: this {device.type} computes it in software, slower than fp32"
+            f"precision {asked}: this {device.type} computes it in software, slower than fp32"
         )
     return asked
 

@@ -88,7 +88,7 @@ def fit(
         memory = check_memory(
             model,
             recipe,
-            bf16=precision == "bf16",
+            bf16=precision != "fp32",
             world_size=group.world_size,
             local_world_size=group.ranks.local_world_size,
             progress=progress,

@@ -111,7 +111,7 @@ def _judge(
 ) -> ModelPredictor:
     return ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         threshold=THRESHOLD,
         bundle_id="training",
         batch_size=recipe.train.batch_size,

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
-from binseg.transforms.batch_transforms import BatchRandom, add_noise, blur, invert, jitter, move
+from binseg.transforms.batch_transforms import (
+    BatchRandom,
+    add_noise,
+    blur,
+    grey,
+    invert,
+    jitter,
+    move,
+)
 from binseg.transforms.presets import Preset, resolve_preset
 
 
@@ -98,7 +106,7 @@ class PresetAugment(Augment):
         random = BatchRandom(generator, len(images), first=when.first, total=when.total)
         images, targets = move(self.preset, images, targets, random, shape)
         # These work in place: the batch is the augmentation's own by now.
-        for change in (jitter, invert, blur, add_noise):
+        for change in (jitter, grey, invert, blur, add_noise):
             change(self.preset, images, random)
         return images, targets
 

@@ -258,6 +258,15 @@ def _recolour(
     flat.clamp_(0.0, 1.0)
 
 
+def grey(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
+    """Take the colours away from the images that it happens to."""
+    if preset.grey == 0 or images_BCHW.shape[1] != 3:
+        return
+    weights_C11 = torch.tensor(LUMA, device=images_BCHW.device)[:, None, None]
+    for row in random.happens(preset.grey).nonzero()[:, 0].tolist():
+        images_BCHW[row] = (images_BCHW[row] * weights_C11).sum(dim=0)
+
+
 def invert(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Turn light into dark and dark into light in the images that it happens to."""
     if preset.invert == 0:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
+from binseg.imageio.decoding import without
 from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
 from binseg.types import IGNORE, Placement, Preprocessing
 
@@ -184,6 +185,8 @@ def _opened(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
 ) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
     """Give an image as it can be worked on, and the values of it that become 0 and 1."""
+    if preprocessing.nodata is not None and image_HWC.ndim == 3:
+        image_HWC, _ = without(image_HWC, preprocessing.nodata)
     original_HWC = _accept(image_HWC, preprocessing, name)
     bounds = known_range(original_HWC.dtype.name, preprocessing)
     if bounds is None:

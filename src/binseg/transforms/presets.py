@@ -37,6 +37,7 @@ class Preset:
     saturation: float = 0.0
     gamma: float = 0.0  # exponent from 1 / (1 + this) to 1 + this
     invert: float = 0.0  # probability that light and dark change places
+    grey: float = 0.0  # probability that colours are taken away
     noise: float = 0.0  # largest standard deviation of Gaussian noise; white is 1
     noisy: float = 0.0
     blur: float = 0.0
@@ -113,6 +114,8 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
     if config.invert is not None:
         preset = replace(preset, invert=config.invert)
+    if config.grey is not None:
+        preset = replace(preset, grey=config.grey)
     if config.noise is not None:
         preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
     if config.blur is not None:
