@@ -5,6 +5,7 @@ RUN python -m venv /venv
 # torch's CPU build, without gigabytes of CUDA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt ./
+# Versions are pinned, files by hash aren't: SECURITY.md says why.
 RUN /venv/bin/pip install --no-cache-dir --index-url ${TORCH_INDEX} "torch>=2.13,<2.14"
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src

@@ -713,7 +713,7 @@ def _peak_megabytes() -> int:
     waiting = [os.getpid()]
     while waiting:
         number = waiting.pop()
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError, TypeError):  # it ended, or is a zombie
             found = Path(f"/proc/{number}/task/{number}/children").read_text("ascii").split()
             waiting += map(int, found)
             status = Path(f"/proc/{number}/status").read_text("ascii")

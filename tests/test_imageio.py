@@ -22,7 +22,7 @@ from binseg.imageio import (
     read_pixels,
     write_image,
     write_mask,
-    write_probability,
+    write_numbers,
 )
 from binseg.imageio.formats import decoder_of
 from binseg.imageio.raster import image_of
@@ -585,7 +585,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         write_image(tmp_path / f"rgba{suffix}", rgba)
         with Image.open(tmp_path / f"rgba{suffix}") as opened:
             np.testing.assert_array_equal(np.asarray(opened), rgba)
-    write_probability(tmp_path / "p.tif", probability)
+    write_numbers(tmp_path / "p.tif", probability)
     np.testing.assert_array_equal(read_image(tmp_path / "p.tif")[:, :, 0], probability)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "p.tif"), probability)
     with Image.open(tmp_path / "p.tif") as opened:
@@ -595,7 +595,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_writing_the_same_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     """No dates and no versions in the files, so that runs can be compared."""
     for name in ("a.tif", "b.tif"):
-        write_probability(tmp_path / name, np.zeros((3, 4), np.float32))
+        write_numbers(tmp_path / name, np.zeros((3, 4), np.float32))
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
@@ -604,7 +604,7 @@ def test_unknown_suffixes_are_refused_before_anything_is_written(tmp_path: Path)
     with pytest.raises(OutputError, match=r"\.png, \.tif, \.tiff"):
         write_mask(tmp_path / "a.jpg", GREY > 100)
     with pytest.raises(OutputError, match=r"\.tif, \.tiff"):
-        write_probability(tmp_path / "a.png", np.zeros((2, 2), np.float32))
+        write_numbers(tmp_path / "a.png", np.zeros((2, 2), np.float32))
     assert list(tmp_path.iterdir()) == []
 
 

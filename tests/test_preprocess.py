@@ -115,6 +115,15 @@ def test_percentiles_make_scale_and_offset_irrelevant(scale: float) -> None:
     np.testing.assert_allclose(unit, np.clip((values - low) / (high - low), 0, 1), atol=1e-5)
 
 
+def test_percentiles_are_taken_channel_by_channel() -> None:
+    """Elevation in metres and an index from -1 to 1: each keeps its own levels."""
+    both = np.dstack([RNG.uniform(0, 3000, (72, 72)), RNG.uniform(-1, 1, (72, 72))])
+    inputs, _ = prepare(both.astype(np.float32), settings_of(intensity="percentile", channels=2))
+    assert min(len(np.unique(inputs[..., channel])) for channel in (0, 1)) > 60
+    alone, _ = prepare(both[:, :, 1:], settings_of(intensity="percentile", channels=1))
+    np.testing.assert_array_equal(inputs[..., 1:], alone)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_constant_images_and_specks_are_safe(dtype: type[np.generic]) -> None:
     """No division by zero: constant is 0, and a lone bright pixel on black stays visible."""

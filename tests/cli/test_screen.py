@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.console import LiveProgress
 from binseg.cli.predict import _tell_quality
-from binseg.cli.screen import headline, rows_table
+from binseg.cli.screen import headline, rows_table, scores_in_short
 from binseg.config import recipe_names
 from binseg.inference.quality import UNLIKE, Flag, Quality
 from binseg.inference.sinks import PredictResult, Written
@@ -23,13 +23,18 @@ from binseg.progress import Detail
 from binseg.types import Interval
 
 
-def report_of(dice: float, low: float, high: float, num: int) -> Any:
+def report_of(dice: float, low: float, high: float, num: int, *, num_empty: int = 0) -> Any:
     """A report, as far as the headline looks at it."""
     interval = Interval(low=low, high=high)
     return SimpleNamespace(
         images=[None] * num,
+        num_empty_truth=num_empty,
+        is_empty=num_empty == num,
+        num_false_alarms=2,
+        num_missed=0,
+        slices=(),
         split="val",
-        mean={"original": {"dice": dice}},
+        mean={"original": {"dice": dice, "iou": dice}},
         intervals={"mean": {"original": {"dice": interval}}},
     )
 
@@ -46,6 +51,16 @@ def test_a_headline_says_how_far_to_trust_it(low: float, high: float, num: int, 
     """Few images, or a wide interval, make a rough guess."""
     told = headline(report_of(0.957, low, high, num))
     assert told == f"Dice 0.957 (95% interval {low:.3f} to {high:.3f}) on {end}"
+
+
+def test_images_without_an_object_are_counted_and_alone_give_no_headline() -> None:
+    """Dice 1.000 of 14 empty truths says nothing; of some, their number stands beside it."""
+    told = headline(report_of(0.9, 0.88, 0.92, 200, num_empty=30))
+    assert told.endswith("on 200 validation images, 30 of them without an object")
+    empty = report_of(1.0, 1.0, 1.0, 14, num_empty=14)
+    for line in map(str, (headline(empty), *scores_in_short(empty))):
+        assert "1.000" not in line
+        assert "none of 14 validation images holds an object; something was found in 2" in line
 
 
 @pytest.mark.parametrize("shows_details", [False, True])

@@ -77,3 +77,14 @@ def test_a_large_polygon_has_its_area() -> None:
     ring = tuple((100 + 80 * np.cos(t), 100 + 80 * np.sin(t)) for t in turns)
     area = rasterise([Shape(rings=(ring,))], 200, 200).sum()
     assert area == pytest.approx(np.pi * 80**2, rel=0.002)
+
+
+def test_many_edges_are_filled_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut anywhere, the work gives the same pixels as at once."""
+    random = np.random.default_rng(0)
+    for number in range(40):
+        ring = tuple((x, y) for x, y in random.uniform(-9, 40, (number % 9 + 3, 2)).tolist())
+        whole = rasterise([Shape(rings=(ring,))], 31, 29)
+        with monkeypatch.context() as patched:
+            patched.setattr("binseg.data.samples._ROWS_AT_ONCE", 7)
+            assert np.array_equal(rasterise([Shape(rings=(ring,))], 31, 29), whole)

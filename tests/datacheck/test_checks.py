@@ -1,5 +1,6 @@
 """The doctor as a whole: sound folders pass, each planted fault is named."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -242,3 +243,15 @@ def test_cases_in_two_splits_are_told_by_their_names(
              for case in range(6) for split in ("train", "val") for n in range(2)}  # fmt: skip
     found = findings_of(folder_of(tmp_path / "data", seeds))["torn-names"]
     assert found.text.startswith("6 cases are in more than one split, by their names (train/p0_0")
+
+
+def test_twelve_bits_of_sixteen_are_a_note(sound: Path) -> None:
+    """A recipe that divides by 65535 would leave the network 16 grey levels."""
+    for path in sorted(sound.rglob("images/*.png")):
+        with Image.open(path) as image:
+            grey = np.asarray(image.convert("L")).astype(np.uint16) * 16
+        path.unlink()
+        tifffile.imwrite(path.with_suffix(".tif"), grey)
+    found = findings_of(sound)["narrow-range"]
+    assert re.search(r"intensity dtype keeps 1\d grey levels", found.text)
+    assert "percentile" in found.advice

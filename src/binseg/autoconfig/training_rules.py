@@ -188,7 +188,8 @@ def per_epoch(at: Situation) -> Choice:
     each = max(LEAST_STEPS, round(num_inputs(at) / NUM_EPOCHS / batch)) * batch
     if not at.is_tiled and num / 1.5 <= each <= num * 1.5:
         return "all", f"all {num} images"
-    return each, f"about {NUM_EPOCHS} validations, which take a few per cent of the time"
+    validations = counted(max(1, round(num_inputs(at) / each)), "validation", "validations")
+    return each, f"about {validations}, which take a few per cent of the time"
 
 
 def epochs(at: Situation) -> Choice:

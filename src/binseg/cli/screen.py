@@ -41,10 +41,15 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def plain_table(title: str | None, *heads: str, rows: Iterable[Sequence[str]] = ()) -> Table:
-    """Start a table in the house style: a title at the left, a line below the heads."""
+    """Start a table in the house style: a title at the left, a line below the heads.
+
+    Words that are too long for their column go on in the next line; none is cut.
+    """
     plain = None if title is None else Text(title)  # paths may hold what looks like markup
     table = Table(*heads, title=plain, title_justify="left", box=box.SIMPLE_HEAD)
     table.title_style = "bold"
+    for column in table.columns:
+        column.overflow = "fold"
     for row in rows:
         table.add_row(*row)
     return table
@@ -165,12 +170,20 @@ def compare_items(result: "Comparison") -> list[object]:
 
 
 def headline(report: "Report") -> str:
-    """Give the figure to quote: its interval, and on how many images, in words."""
+    """Give the figure to quote: its interval, and on how many images, in words.
+
+    Where no truth holds an object there is none: finding nothing in all of them would be perfect.
+    """
     num, dice = len(report.images), report.mean["original"]["dice"]
     found = report.intervals.get("mean", {}).get("original", {}).get("dice")
     between = "" if found is None else f" (95% interval {found.low:.3f} to {found.high:.3f})"
     rough = num < FEW_IMAGES or found is None or found.high - found.low > WIDE_INTERVAL
     images = f"{SPLIT_WORDS.get(report.split, '')}{'image' if num == 1 else 'images'}"
+    if report.is_empty:
+        found_in = f"something was found in {report.num_false_alarms}"
+        return f"no Dice to quote: none of {num} {images} holds an object; {found_in}"
+    if report.num_empty_truth:
+        images += f", {report.num_empty_truth} of them without an object"
     told = f"Dice {dice:.3f}{between} on {num} {images}"
     return told + (": a rough guess" if rough else "")
 
@@ -179,7 +192,7 @@ def scores_in_short(report: "Report", *, by: Sequence[str] = ()) -> list[object]
     """Show the headline, what the mean hides, and the slices that were asked for."""
     iou = report.mean["original"]["iou"]
     told = f"IoU {iou:.3f}; missed {report.num_missed}, false alarms {report.num_false_alarms}"
-    return [*_slices(report, by), headline(report), told]
+    return [*_slices(report, by), headline(report), *([] if report.is_empty else [told])]
 
 
 def run_items(result: "TrainResult", *, everything: bool = False) -> list[object]:
@@ -257,14 +270,18 @@ def check_tables(result: "CheckResult", *, everything: bool = False) -> list[obj
     return [*items, findings, *more, *look, f"verdict: {told}; {meaning}"]
 
 
+def _keep_whole(table: Table, names: Iterable[str]) -> None:
+    """Give the first column the width of its names, which somebody will type."""
+    table.columns[0].no_wrap, table.columns[0].min_width = True, max(map(len, names))
+
+
 def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
     """List plain rows, one column for each key of `titles`; numbers stand to the right.
 
     The first column is a name to type, and so never cut.
     """
     table = plain_table(None, *titles.values())
-    table.columns[0].no_wrap = True
-    table.columns[0].min_width = max(len(str(row[next(iter(titles))])) for row in rows)
+    _keep_whole(table, (str(row[next(iter(titles))]) for row in rows))
     for key, column in zip(titles, table.columns, strict=True):
         if any(isinstance(row[key], int) for row in rows):
             column.justify = "right"
@@ -291,6 +308,7 @@ def plan_items(result: "PlanResult") -> list[object]:
     rows = ((one.key, _shown(one.value), one.reason) for one in result.plan.settings)
     table = plain_table(title, "setting", "value", "reason", rows=rows)
     table.columns[2].ratio = 1
+    _keep_whole(table, (one.key for one in result.plan.settings))
     return [*(f"note: {warning}" for warning in result.plan.warnings), table]
 
 

@@ -102,17 +102,16 @@ def find_stored_poses(
     found = [_is_as_stored(records[row], rule) for row in spread(alone, NUM_LOOKED)]
     votes = [one for one in found if one is not None]
     share = sum(votes) / len(votes) if votes else 0.5
-    told = counted(len(alone), "image is", "images are")
-    told = f"{told} turned by EXIF and the mask isn't: "
-    compared = f"by their sides and outlines ({sum(votes)} of {len(votes)} compared)"
+    told = counted(len(alone), "image is", "images are") + " turned by EXIF and the mask isn't: "
+    if 1 - MOST_AGREE < share < MOST_AGREE:
+        why = "their outlines don't tell in which pose they were made"
+        return tuple(records), f"{told}such masks are taken as seen, since {why}; look at them"
+    told += f"by their sides and outlines ({len(votes)} compared) such masks "
     if share < MOST_AGREE:
-        if share <= 1 - MOST_AGREE:
-            return tuple(records), f"{told}{compared} such masks lie on the images as they are seen"
-        why = "taken as they are seen, since outlines don't tell in which pose they were made"
-        return tuple(records), f"{told}such masks are {why}; look at them, or save images turned"
+        return tuple(records), f"{told}lie on the images as they are seen"
     stored = {records[row].id for row in alone}
     marked = (replace(one, mask_as_stored=one.id in stored) for one in records)
-    return tuple(marked), f"{told}{compared} such masks are turned like their images"
+    return tuple(marked), f"{told}are turned like their images"
 
 
 def _is_turned_alone(record: Record) -> bool:

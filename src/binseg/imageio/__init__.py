@@ -40,9 +40,8 @@ from binseg.imageio.writing import (
     is_whole,
     read_facts,
     write_image,
-    write_labels,
     write_mask,
-    write_probability,
+    write_numbers,
     write_tiled,
 )
 from binseg.imageio.zarr_folders import is_zarr

@@ -11,7 +11,6 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 3 ms more for each megapixel; a child is replaced in some 40 ms on a machine that is busy.
 """
 
-import base64
 import contextlib
 import fcntl
 import json
@@ -24,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,10 +37,10 @@ from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.caged import LENGTH, ORDER
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     Valid,
     one_line,
@@ -53,8 +53,6 @@ _RECYCLE = 256
 """Images after which a child is replaced, so that what decoders leak stays small."""
 _MAX_HEADER = 1_000_000
 _BUFFER = 1_000_000
-_PATIENCE_S = 0.3
-"""A child that took so long gets a lower priority, and no new image."""
 _VALUES_PER_S = 4_000_000
 """The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
 _SURVEY_S = 60.0
@@ -78,10 +76,13 @@ class Cage:
     Args:
         num_children: images that are decoded at once; further callers wait.
         seconds: time for an image's header, and for its pixels beside what their number takes.
+        patience: seconds after which a child gets a lower priority, and no new image.
     """
 
-    def __init__(self, num_children: int = 2, *, seconds: float = 3.0) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, num_children: int = 2, *, seconds: float = 3.0, patience: float = 0.3
+    ) -> None:
+        self.seconds, self._patience = seconds, patience
         self._places = threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
         self._orders_lock = threading.Lock()
@@ -195,7 +196,8 @@ class Cage:
             reply = self._orders.recv(ORDER.size, socket.MSG_WAITALL)
         if len(reply) < ORDER.size:
             raise ImageError("not decoded: the process of the decoders was killed; start again")
-        return _Child(ours, ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
+        pid = ORDER.unpack(reply)[1]
+        return _Child(ours, pid, lambda: self._tell(b"N", pid), self._patience)
 
     def _tell(self, kind: bytes, pid: int) -> None:
         """Have the mother act: she alone knows that a number is still her child's."""
@@ -255,22 +257,15 @@ class CagedImage(Decoder):
         found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
         return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency that is left out, turned; None where there is none."""
-        info, seconds = self.facts, self._seconds_for(1)
-        size = (info.height, info.width)
+    def cover(self) -> Cover:
+        """Give what the image leaves out: transparency and ICC profile."""
+        size = (self.facts.height, self.facts.width)
         facts, shared = self.child.exchange(
-            {"do": "opacity"}, max(1, math.prod(size)), name=self.name, seconds=seconds
+            {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
         )
-        if not facts["fact"]:
-            return None
-        return np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile that the colours are meant by, where there is one."""
-        order = {"do": "profile"}
-        found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
-        return None if found is None else base64.b64decode(found)
+        alpha_HW = np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
+        icc = facts["profile"]
+        return alpha_HW if facts["has_alpha"] else None, None if icc is None else b64decode(icc)
 
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
@@ -343,15 +338,15 @@ class CagedWindows(Windows):
 
 
 class _Child:
-    """Our end of one child; `slow_down` lowers the priority of a process."""
+    """Our end of one child, which `slow_down` gives a lower priority."""
 
     def __init__(
-        self, connection: socket.socket, pid: int, slow_down: Callable[[int], None]
+        self, connection: socket.socket, pid: int, slow_down: Callable[[], None], patience: float
     ) -> None:
         self.socket = connection
         self.pid = pid
         self.images_left = _RECYCLE
-        self._slow_down = slow_down
+        self._slow_down, self._patience = slow_down, patience
 
     def ask(
         self,
@@ -429,13 +424,13 @@ class _Child:
             left = until - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            self.socket.settimeout(min(left, _PATIENCE_S) if self.images_left else left)
+            self.socket.settimeout(min(left, self._patience) if self.images_left else left)
             try:
                 part = self.socket.recv(size - len(data))
             except TimeoutError:  # others first: a bomb's decoder delays nobody
                 used = _processor_seconds(self.pid)
-                if before is not None and used - before > _PATIENCE_S / 2:
-                    self._slow_down(self.pid)
+                if before is not None and used - before > self._patience / 2:
+                    self._slow_down()
                     self.images_left = 0
                 before = used if before is None else before
                 continue

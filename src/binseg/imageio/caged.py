@@ -1,6 +1,5 @@
 """The children of a cage and their mother: they decode, within limits, what `cage.py` sends."""
 
-import base64
 import contextlib
 import importlib
 import json
@@ -10,6 +9,7 @@ import resource
 import signal
 import socket
 import struct
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
@@ -158,7 +158,7 @@ class _Decoders:
             return _survey(Path(order["path"]))
         if kind == "open":
             return self._hold(order, connection)
-        if kind in ("read", "labels", "palette", "opacity", "profile"):
+        if kind in ("read", "labels", "palette", "cover"):
             return self._decode(order, descriptors)
         if kind == "windows":
             return self._open(Path(order["path"]))
@@ -208,16 +208,12 @@ class _Decoders:
             if order["do"] == "palette":
                 colours = image.palette()
                 return {"fact": None if colours is None else colours.ravel().tolist()}
-            if order["do"] == "opacity":
-                alpha_HW = image.opacity()
-                fits = alpha_HW is not None and alpha_HW.shape == (info.height, info.width)
-                if fits and alpha_HW is not None:
+            if order["do"] == "cover":
+                alpha_HW, icc = image.cover()
+                if alpha_HW is not None:
                     _share(descriptors[0], alpha_HW, None)
-                return {"fact": fits}
-            if order["do"] == "profile":
-                profile = image.profile() or b""
-                fits = 0 < len(profile) <= _MOST_PROFILE
-                return {"fact": base64.b64encode(profile).decode() if fits else None}
+                text = b64encode(icc).decode() if icc and len(icc) <= _MOST_PROFILE else None
+                return {"has_alpha": alpha_HW is not None, "profile": text}
             if order["do"] == "labels":
                 return _share(descriptors[0], image.labels(indices=order["indices"]), None)
             return _share(descriptors[0], image.image(), image.valid())

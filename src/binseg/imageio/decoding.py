@@ -29,6 +29,7 @@ Stored = Shaped[np.ndarray, "h w S"]
 Labels = Shaped[np.ndarray, "H W ..."]
 """A mask's numbers, or its colours."""
 Opacity = UInt8[np.ndarray, "H W"]
+Cover = tuple[Opacity | None, bytes | None]  # transparency, and the ICC profile of the colours
 """0 where an image is transparent, 255 where it is opaque."""
 Colours = UInt8[np.ndarray, "N 3"]
 
@@ -93,13 +94,9 @@ class Decoder(ABC):
         """Tell where there is data, turned; None where it is everywhere."""
         return None
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency that images leave out, turned; None where there is none."""
-        return None
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile that the colours are meant by, where there is one."""
-        return None
+    def cover(self) -> Cover:
+        """Give what images leave out: transparency, turned, and the ICC profile of the colours."""
+        return None, None
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""

@@ -17,11 +17,11 @@ from PIL.PngImagePlugin import PngInfo
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     Handle,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     as_given,
     check_scans,
@@ -82,16 +82,13 @@ class Raster(Decoder):
         pixels = image_of(self.pil_image, name=self.name) if fast is None else fast
         return turn(pixels, self.orientation)
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency, turned; None where there is none."""
+    def cover(self) -> Cover:
+        """Give transparency, turned, and ICC profile."""
+        icc = self.pil_image.info.get("icc_profile") or None
         if not self.pil_image.has_transparency_data:
-            return None
-        return turn(np.asarray(self.pil_image.convert("RGBA").getchannel("A")), self.orientation)
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile, where there is one."""
-        found = self.pil_image.info.get("icc_profile")
-        return found if isinstance(found, bytes) and found else None
+            return None, icc
+        alpha_HW = np.asarray(self.pil_image.convert("RGBA").getchannel("A"))
+        return turn(alpha_HW, self.orientation), icc
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""

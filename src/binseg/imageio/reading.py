@@ -13,10 +13,10 @@ from binseg.errors import ImageError
 from binseg.imageio.cage import Cage
 from binseg.imageio.decoding import (
     Colours,
+    Cover,
     Decoder,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     Valid,
     one_line,
@@ -99,9 +99,7 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
         return decoder.image(), decoder.valid()
 
 
-def read_cover(
-    source: Path | bytes, *, page: int | None = None
-) -> tuple[Opacity | None, bytes | None]:
+def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
     """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
 
     Raises:
@@ -109,7 +107,7 @@ def read_cover(
     """
     name = "the image" if isinstance(source, bytes) else ""
     with _decoder(source, name=name, page=page) as decoder:
-        return decoder.opacity(), decoder.profile()
+        return decoder.cover()
 
 
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
@@ -201,6 +199,6 @@ def _cage() -> Cage:
     """The cage of this process, made when it is first needed; one that forked makes its own."""
     with _lock:
         if os.getpid() not in _cages:
-            _cages[os.getpid()] = Cage(num_cores(), seconds=_SECONDS)
+            _cages[os.getpid()] = Cage(num_cores(), seconds=_SECONDS, patience=_SECONDS)
             atexit.register(_cages[os.getpid()].close)
         return _cages[os.getpid()]

@@ -16,11 +16,11 @@ from binseg.errors import ImageError
 from binseg.imageio.decoding import (
     Cache,
     Colours,
+    Cover,
     Decoder,
     Handle,
     ImageInfo,
     Labels,
-    Opacity,
     Pixels,
     Stored,
     Valid,
@@ -130,21 +130,14 @@ class TiffImage(Decoder):
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
-    def opacity(self) -> Opacity | None:
-        """Decode the transparency that is left out, turned."""
-        colours = self._colours()
-        if self.layout != "page" or colours == self.stored_shape()[2]:
-            return None
-        alpha_HW = self._stored[:, :, colours]
-        if alpha_HW.dtype not in (np.uint8, np.uint16):
-            return None
-        eight_HW = alpha_HW if alpha_HW.dtype == np.uint8 else alpha_HW >> 8
-        return turn(eight_HW.astype(np.uint8), self.orientation)
-
-    def profile(self) -> bytes | None:
-        """Give the ICC profile, where there is one."""
-        tag = self.page.tags.get(_ICC)
-        return bytes(tag.value) if tag is not None and isinstance(tag.value, bytes) else None
+    def cover(self) -> Cover:
+        """Give the transparency that is left out, turned, and the ICC profile."""
+        tag, at = self.page.tags.get(_ICC), self._colours()
+        icc = tag.value if tag is not None and isinstance(tag.value, bytes) else None
+        if self.layout != "page" or at == self.stored_shape()[2] or self.bits not in (8, 16):
+            return None, icc
+        alpha_HW = self._stored[:, :, at] >> (self.bits - 8)
+        return turn(alpha_HW.astype(np.uint8), self.orientation), icc
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""

@@ -70,33 +70,23 @@ def write_image(
     _write(path, pixels, formats or ("TIFF",), facts, icc=icc)
 
 
-def write_labels(
+def write_numbers(
     path: Path,
-    labels_HW: Int32[np.ndarray, "H W"],
+    numbers_HW: Float32[np.ndarray, "H W"] | Int32[np.ndarray, "H W"],
     *,
     facts: Facts | None = None,
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
 ) -> None:
-    """Write the numbers of objects as a TIFF, in 16 bits where they fit; as `write_mask`."""
-    dtype = np.uint16 if labels_HW.max(initial=0) < 1 << 16 else np.uint32
-    numbers = labels_HW.astype(dtype)
-    _write(path, numbers, ("TIFF",), facts, georeference=georeference, pixel_size=pixel_size)
+    """Write probabilities as a float32 TIFF, NaN as no data, or objects' numbers as integers.
 
-
-def write_probability(
-    path: Path,
-    probability_HW: Float32[np.ndarray, "H W"],
-    *,
-    facts: Facts | None = None,
-    georeference: Georeference | None = None,
-    pixel_size: PixelSize | None = None,
-) -> None:
-    """Write a map of probabilities as a float32 TIFF, NaN as no data; raises as `write_mask`."""
-    assert probability_HW.dtype == np.float32, probability_HW.dtype
-    tags = NAN_IS_NO_DATA if np.isnan(probability_HW).any() else ()
+    These take 16 bits where they fit; raises as `write_mask`.
+    """
+    tags = NAN_IS_NO_DATA if np.isnan(numbers_HW).any() else ()
+    if numbers_HW.dtype.kind == "i":
+        numbers_HW = numbers_HW.astype(np.uint16 if numbers_HW.max() < 1 << 16 else np.uint32)
     places: dict[str, Any] = {"georeference": georeference, "pixel_size": pixel_size}
-    _write(path, probability_HW, ("TIFF",), facts, **places, tags=tags)
+    _write(path, numbers_HW, ("TIFF",), facts, **places, tags=tags)
 
 
 def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:

@@ -9,13 +9,11 @@ from PIL import Image
 
 from binseg.errors import UsageError
 from binseg.imageio import probe, read_cover, read_georeference, read_pixel_size, read_pixels
-from binseg.imageio.decoding import Opacity, orientation_of_exif, turn
+from binseg.imageio.decoding import Cover, orientation_of_exif, turn
 from binseg.imageio.raster import image_of
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Cover = tuple[Opacity | None, bytes | None]
-"""Transparency, and the ICC profile of the colours."""
 Inputs = UInt8[np.ndarray, "N height width C"]
 """Inputs of a network, before they are normalised."""
 Maps = Float32[np.ndarray, "N height width"]

@@ -103,9 +103,8 @@ class PredictOptions:
         try:
             return ImageColor.getrgb(self.background)[:3]
         except ValueError:
-            raise UsageError(
-                f"background {self.background!r}: give a colour's name, or #rrggbb"
-            ) from None
+            told = f"background {self.background!r}: give a colour's name, or #rrggbb"
+            raise UsageError(told) from None
 
     def postprocessing_for(self, own: PostProcessing) -> PostProcessing:
         """Lay what is asked for over the post-processing that a model brings."""

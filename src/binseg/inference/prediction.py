@@ -11,7 +11,7 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Int32, UInt8
@@ -25,13 +25,12 @@ from binseg.imageio import (
     encode_mask,
     encode_probability,
     write_image,
-    write_labels,
     write_mask,
-    write_probability,
+    write_numbers,
 )
-from binseg.imageio.decoding import Valid
-from binseg.inference.image_like import Cover, Pixels, Probability, cover_of
-from binseg.inference.predict_options import PredictOptions
+from binseg.imageio.decoding import Cover, Valid
+from binseg.inference.image_like import Pixels, Probability, cover_of
+from binseg.inference.predict_options import OutputName, PredictOptions
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
     NOTHING,
@@ -221,15 +220,7 @@ class Prediction:
             "rle": encode_rle(self.mask),
         }
 
-    def save(
-        self,
-        path: str | Path,
-        *,
-        kind: str | None = None,
-        tolerance: float = 0.0,
-        crop: int | None = None,
-        background: str | None = None,
-    ) -> Path:
+    def save(self, path: str | Path, *, kind: str | None = None, **how: Any) -> Path:
         """Write the mask, or another kind of output, whole or not at all.
 
         Args:
@@ -237,9 +228,7 @@ class Prediction:
                 line an object), unless `kind` says otherwise.
             kind: mask, overlay, cutout, probability (.tif), geojson, coco, table, labels (.tif,
                 numbered objects), rois (.zip, ImageJ's) or kaggle (.csv, run lengths).
-            tolerance: by how many pixels outlines may be simplified.
-            crop: as for `cutout`.
-            background: as for `cutout`.
+            how: tolerance, crop and background, which `PredictOptions` describes.
 
         Raises:
             UsageError: another kind, or a suffix that tells none.
@@ -252,9 +241,8 @@ class Prediction:
                 f"{path}: the name must end in one of {', '.join(_KIND_OF_SUFFIX)}, or give kind= "
                 f"one of {', '.join(FILES)}"
             )
-        cut: dict[str, Any] = {"crop": crop, "background": background, "outputs": ("cutout",)}
-        how = PredictOptions(tolerance=tolerance, **(cut if kind == "cutout" else {}))
-        FILES[kind].write(self, path, how)
+        outputs = cast("tuple[OutputName, ...]", () if kind == "mask" else (kind,))
+        FILES[kind].write(self, path, PredictOptions(outputs=outputs, **how))
         return path
 
     def encode(self, kind: str, options: PredictOptions | None = None) -> tuple[bytes, str]:
@@ -387,17 +375,20 @@ def _write_cutout(one: Prediction, path: Path, options: PredictOptions) -> None:
     write_image(path, one._cut(options), facts=one.facts, icc=one._cover[1])
 
 
-def _write_probability(one: Prediction, path: Path, _: PredictOptions) -> None:
+def _numbers(make: Callable[[Prediction], np.ndarray]) -> Write:
+    return lambda one, path, _: write_numbers(
+        path,
+        make(one),
+        facts=one.facts,
+        georeference=one.georeference,
+        pixel_size=one.pixel_size,
+    )
+
+
+def _known(one: Prediction) -> Probability:
+    """Give probabilities with NaN where there is no data."""
     pixels = one.probability_HW
-    if one.valid_HW is not None:
-        pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
-    place, size = one.georeference, one.pixel_size
-    write_probability(path, pixels, facts=one.facts, georeference=place, pixel_size=size)
-
-
-def _write_labels(one: Prediction, path: Path, _: PredictOptions) -> None:
-    place, size = one.georeference, one.pixel_size
-    write_labels(path, one.labels(), facts=one.facts, georeference=place, pixel_size=size)
+    return pixels if one.valid_HW is None else np.where(one.valid_HW, pixels, np.float32(np.nan))
 
 
 def _json(make: Callable[..., dict[str, Any]]) -> Write:
@@ -411,11 +402,11 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
             "_overlay.png", lambda one, path, _: write_image(path, one.overlay(), facts=one.facts)
         ),
         "cutout": FileKind("_cutout.png", _write_cutout),
-        "probability": FileKind("_probability.tif", _write_probability),
+        "probability": FileKind("_probability.tif", _numbers(_known)),
         "geojson": FileKind(".geojson", _json(Prediction.geojson)),
         "coco": FileKind("_coco.json", _json(Prediction.coco)),
         "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
-        "labels": FileKind("_labels.tif", _write_labels),
+        "labels": FileKind("_labels.tif", _numbers(Prediction.labels)),
         "rois": FileKind(
             "_rois.zip",
             lambda one, path, how: write_bytes(
@@ -431,5 +422,4 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
-    ".zip": "rois",
 }

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,21 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Say in one line that a log can't be read.
+
+    Raises:
+        DataError: the file is damaged, or locked.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise DataError(
+            f"labels.sqlite can't be read ({one_line(str(error))}); put a copy of it in its place"
+        ) from None
+
+
 def check_schema(db: sqlite3.Connection) -> None:
     """Refuse a log that someone prepared to act on its own: triggers, views, other tables.
 
@@ -96,10 +112,11 @@ def image_files(images: Path, home: Path) -> list[tuple[str, Path]]:
 
 def image_rows(db: sqlite3.Connection, files: Mapping[str, Path]) -> list[ImageRow]:
     """List the images that a log knows of and whose files are there, as a folder has them."""
-    counts = dict(
-        db.execute("select image, count(*) from log where kind = 'stroke' group by image")
-    )
-    rows = db.execute("select name, state, is_check from images order by name").fetchall()
+    with reading():
+        counts = dict(
+            db.execute("select image, count(*) from log where kind = 'stroke' group by image")
+        )
+        rows = db.execute("select name, state, is_check from images order by name").fetchall()
     return [
         ImageRow(
             name=name,
@@ -120,9 +137,11 @@ def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
         DataError: one that isn't of binseg's making.
     """
     columns = "id, image, time, kind, target, model, tool, value, points, radius, region"
-    found = db.execute(f"select {columns} from log where image = ? order by id", (name,))
+    with reading():
+        sql = f"select {columns} from log where image = ? order by id"
+        found = db.execute(sql, (name,)).fetchall()
     try:
-        return [_line_of(row) for row in found.fetchall()]
+        return [_line_of(row) for row in found]
     except (TypeError, ValueError, UsageError) as error:
         raise _damaged(name, error) from None
 
@@ -143,6 +162,10 @@ def _damaged(name: str, error: Exception) -> DataError:
 def _line_of(row: Sequence[Any]) -> Line:
     number, image, when, kind, target, model, tool, value, points, radius, region = row
     stroke = None
+    if (tool is None and kind in {"stroke", "accept", "import"}) or not isinstance(
+        region, bytes | None
+    ):
+        raise ValueError(f"line {number} has no pixels")
     if tool is not None:
         places = tuple((x, y) for x, y in json.loads(points))
         pixels = region or b""

@@ -39,6 +39,7 @@ from binseg.labeling.label_log import (
     is_whole,
     labels_in,
     lines_in,
+    reading,
 )
 from binseg.labeling.strokes import Labels, Stroke, mask_stroke, unpack
 from binseg.progress import SILENT, Progress
@@ -226,7 +227,7 @@ class Project:
     # Inside
 
     def _read(self, sql: str, *values: Any) -> list[Any]:
-        with self._guard:
+        with self._guard, reading():
             return self._db.execute(sql, values).fetchall()
 
     def _write(self, sql: str, *values: Any) -> None:
@@ -240,10 +241,10 @@ class Project:
             try:
                 with self._db:
                     yield
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 raise OutputError(
                     f"can't write {self.home / LOG}: {error}; nothing was lost: make room on the "
-                    "disk, and draw on"
+                    "disk, and draw on; a damaged log needs a copy in its place"
                 ) from None
 
     def _known(self, client: str, name: str) -> int | None:
@@ -299,7 +300,7 @@ class Project:
         self._write("update images set state = ? where name = ?", state, name)
         self._write_mask(name)
         self._write(  # last: until then the next opening does all of it again
-            "update images set settled = (select max(id) from log where image = name) "
+            "update images set settled = (select coalesce(max(id), 0) from log where image = name) "
             "where name = ?",
             name,
         )

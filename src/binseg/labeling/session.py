@@ -214,9 +214,13 @@ class Session:
         """Give a part (top, left, bottom, right) of an image, one pixel in 2^level x 2^level.
 
         It waits up to `wait` seconds for a prediction that knows of the line `after` of the log,
-        and is `fine`; then it gives what is there.
+        and is `fine`; then it gives what is there. UsageError: the part is outside of the image.
         """
         opened = self.open(name)
+        height, width = opened.image.size
+        box = (*box[:2], min(box[2], height), min(box[3], width))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise UsageError("that part is outside of the image")
         until = time.monotonic() + wait
         with self._state:
             while (

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -103,40 +103,30 @@ def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for label, alike in groupby(polygons, key=attrgetter("label")):
-            parts = list(alike)
-            rings = [ring for one in parts for ring in (one.exterior, *one.holes)]
-            roi = ImagejRoi.frompoints(_whole(parts[0].exterior), name=f"{label:05d}")
-            roi.roitype = ROI_TYPE.POLYGON
-            if len(rings) > 1:  # a path of several rings, filled by the even-odd rule
-                corners = np.concatenate(rings)
-                left, top = corners.min(axis=0)
-                right, bottom = corners.max(axis=0)
-                path = np.concatenate([one for ring in rings for one in _path(ring)])
+            rings = [ring for one in alike for ring in (one.exterior, *one.holes)]
+            corners, name = np.concatenate(rings), f"{label:05d}"
+            roi = ImagejRoi.frompoints(corners if (corners % 1).any() else corners.astype(int))
+            roi.roitype, roi.name = ROI_TYPE.POLYGON, name
+            if len(rings) > 1:  # filled by the even-odd rule: move there (0), lines (1), close (4)
+                path = [
+                    [*zip([0, *[1] * (len(ring) - 1)], *ring.T.tolist(), strict=True), (4,)]
+                    for ring in rings
+                ]
+                flat = np.array([x for ring in path for order in ring for x in order], np.float32)
+                (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
                 roi = ImagejRoi(
-                    roitype=ROI_TYPE.RECT,
-                    name=f"{label:05d}",
                     left=int(left),
                     top=int(top),
                     right=int(right),
                     bottom=int(bottom),
-                    shape_roi_size=len(path),
-                    multi_coordinates=path.astype(np.float32),
+                    roitype=ROI_TYPE.RECT,
+                    name=name,
+                    shape_roi_size=len(flat),
+                    multi_coordinates=flat,
                 )
             # One date for all, so that equal masks give equal files.
-            archive.writestr(zipfile.ZipInfo(f"{label:05d}.roi"), roi.tobytes())
+            archive.writestr(zipfile.ZipInfo(f"{name}.roi"), roi.tobytes())
     return whole.getvalue()
-
-
-def _whole(ring: Ring) -> np.ndarray:
-    """Give corners that are whole numbers as such."""
-    return ring.astype(np.int32) if (ring == np.rint(ring)).all() else ring
-
-
-def _path(ring: Ring) -> Iterator[np.ndarray]:
-    """Write a ring as ImageJ's path: move there (0), lines (1), and close it (4)."""
-    orders = np.ones((len(ring), 3))
-    orders[:, 1:], orders[0, 0] = ring, 0
-    yield from (orders.ravel(), np.array([4.0]))
 
 
 def _rle(changes: list[int], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def _told(home: Path) -> Path | None:
             db.close()
     except sqlite3.Error as error:
         raise DataError(f"{home / LOG}: not a log of `binseg label`: {error}") from None
+    if found and (not isinstance(found[0], str) or "\0" in found[0]):
+        raise DataError(f"{home / LOG}: it names no folder of images")
     return Path(os.path.normpath(home / found[0])) if found else None
 
 
