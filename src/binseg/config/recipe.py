@@ -118,7 +118,7 @@ class DataConfig(Section):
             raise ValueError("give both images and masks as patterns, or neither")
         if self.threshold is not None and self.foreground is not None:
             raise ValueError("give either foreground or threshold, not both")
-        if both := {*(self.foreground or ())} & {*(self.ignore or ())}:
+        if both := set(self.foreground or []) & set(self.ignore or []):
             raise ValueError(f"mask values {sorted(both)} are in both foreground and ignore")
         return self
 
@@ -156,17 +156,15 @@ class InputConfig(Section):
         if min(self.std) <= 0:
             raise ValueError("std must be above 0")
         if self.scale != 1.0 and self.resize != "tile":
-            raise ValueError(
-                f"scale {self.scale:g} needs resize: tile; {self.resize} resizes to size anyway"
-            )
+            what = f"{self.resize} resizes to size anyway"
+            raise ValueError(f"scale {self.scale:g} needs resize: tile; {what}")
         return self
 
     def preprocessing(self, *, nodata: float | None = None) -> Preprocessing:
-        """Return the same facts as the bundle stores them."""
+        """Return the same facts in the form that the bundle stores."""
+        num = self.channels
         mean, std = (
-            tuple(given)
-            if len(given) == self.channels
-            else (sum(given) / len(given),) * self.channels
+            tuple(given) if len(given) == num else (sum(given) / len(given),) * num
             for given in (self.mean, self.std)
         )
         return Preprocessing(
@@ -176,7 +174,7 @@ class InputConfig(Section):
             scale=self.scale,
             overlap=self.overlap,
             largest_tile=self.largest_tile if self.resize == "tile" else 0,
-            channels=self.channels,
+            channels=num,
             intensity=self.intensity,
             mean=mean,
             std=std,
