@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from PIL import Image, ImageDraw
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_labels, read_pixels
+from binseg.imageio import probe, read_labels, read_pixels, read_reduced
 from binseg.imageio.decoding import swaps_sides, turn
-from binseg.types import Record, Sample, Shape
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing, Record, Sample, Shape
 
 NUM_LOOKED = 64
 """Masks that `looks_inverted` looks at."""
@@ -21,19 +23,25 @@ MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
-def read_sample(record: Record, rule: MaskRule) -> Sample:
+def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
     """Read one record's image and truth at their own size.
 
     Args:
         record: where they are.
         rule: how the values of its mask are read.
+        shape: a model's, by which the image may come reduced (`read_reduced`).
 
     Raises:
         ImageError: a file that can't be read, a mask of another size than its image, or a
             mask value that the rule doesn't know; the text names the file.
     """
-    image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
-    height, width = image_HWC.shape[:2]
+    if shape is not None and not record.further_images:
+        image_HWC, data_HW, (height, width) = read_reduced(
+            record.image_path, partial(reduction, preprocessing=shape), page=record.page
+        )
+    else:
+        image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
+        height, width = image_HWC.shape[:2]
     for path in record.further_images:
         channel_HWC, also_HW = read_pixels(path, page=record.page)
         if channel_HWC.shape[:2] != (height, width):
@@ -55,7 +63,13 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
             raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
-    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+    return Sample(
+        id=record.id,
+        image_HWC=image_HWC,
+        mask_HW=mask_HW,
+        valid_HW=valid_HW,
+        is_reduced=image_HWC.shape[:2] != (height, width),
+    )
 
 
 def _shown(path: Path, record: Record) -> str:

@@ -28,12 +28,24 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
-from binseg.types import IGNORE, Counts, ImageScores, Placement, Record, Report, Sample, Size
+from binseg.types import (
+    IGNORE,
+    Counts,
+    ImageScores,
+    Placement,
+    Preprocessing,
+    Record,
+    Report,
+    Sample,
+    Size,
+)
 
 
-def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
-    """Read samples in order, the next ones while the model is busy with this one."""
-    return map_ordered(lambda one: read_sample(one, rule), records, num_threads=1, ahead=2)
+def read_ahead(
+    records: Sequence[Record], rule: MaskRule, shape: Preprocessing | None = None
+) -> Iterator[Sample]:
+    """Read samples in order as a model of this shape takes them, while it is busy with others."""
+    return map_ordered(lambda one: read_sample(one, rule, shape), records, num_threads=1, ahead=2)
 
 
 def score_dataset(
@@ -88,7 +100,9 @@ class Scoring:
     ) -> None:
         """Predict and measure every image of a data set; `label` names the work for progress."""
         samples = track(
-            read_ahead(dataset.records, dataset.rule),
+            read_ahead(
+                dataset.records, dataset.rule, None if predictor_of else predictor.preprocessing
+            ),
             progress=progress,
             label=label,
             total=len(dataset.records),
@@ -106,7 +120,7 @@ class Scoring:
         truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
         if predictor.has_one_input:
             probability_HW, probability_hw, placement = predict_at_both_sizes(
-                predictor, sample.image_HWC
+                predictor, sample.image_HWC, sample.valid_HW.shape
             )
         else:
             probability_HW = predictor.predict(sample.image_HWC).probability
@@ -158,18 +172,21 @@ class Scoring:
 
 
 def predict_at_both_sizes(
-    predictor: Predictor, image_HWC: Num[np.ndarray, "H W C"]
+    predictor: Predictor,
+    image_HWC: Num[np.ndarray, "h w C"],
+    size: tuple[int, int] | None = None,
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "height width"], Placement]:
     """Predict an image that is one model input, and keep the probability at the input's size too.
 
-    The first one equals `predictor.predict(image).probability` to the bit (a test holds it);
-    predicting twice would take twice as long.
+    `size` is the image's own, where it was reduced as it was decoded. The first one equals
+    `predictor.predict(image).probability` to the bit (a test holds it); predicting twice would take
+    twice as long.
     """
     assert predictor.preprocessing is not None
-    inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing)
+    inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing, size=size)
     assert len(placements) == 1, "stretch and letterbox make one input of an image"
     probability_NHW = predictor.probability_of_inputs(inputs_NHWC)
-    height, width = image_HWC.shape[:2]
+    height, width = size or image_HWC.shape[:2]
     probability_HW = blend(iter(probability_NHW), placements, height, width).clip(0.0, 1.0)
     return probability_HW, probability_NHW[0], placements[0]
 

@@ -25,6 +25,7 @@ from binseg.imageio.formats import (
     read_labels,
     read_palette,
     read_pixels,
+    read_reduced,
 )
 from binseg.imageio.metadata import Georeference, PixelSize, read_georeference, read_pixel_size
 from binseg.imageio.windows import Windows, needs_windows, open_windows

@@ -34,8 +34,9 @@ import numpy as np
 
 from binseg.errors import ImageError
 from binseg.imageio.caged import LENGTH, ORDER
-from binseg.imageio.decoding import ImageInfo, Pixels, Valid, one_line
+from binseg.imageio.decoding import ImageInfo, Pixels, Reduction, Valid, one_line
 from binseg.imageio.metadata import PixelSize
+from binseg.imageio.raster import reduced_by
 from binseg.imageio.windows import Windows, open_windows
 from binseg.imageio.zarr_folders import ZarrAxes, is_zarr
 
@@ -202,14 +203,17 @@ class CagedImage:
         order = {"do": "open", "name": name, "path": path, "size": len(data)}
         self.info = ImageInfo(**child.ask(order, data, name=name, seconds=seconds))
 
-    def read(self) -> tuple[Pixels, Valid]:
-        """Decode the image, as `read_pixels` does.
+    def read(self, reduction: Reduction | None = None) -> tuple[Pixels, Valid]:
+        """Decode the image, as `read_pixels` does, or `read_reduced` where a reduction is given.
 
         Raises:
             ImageError: damaged, or it took too long or too much memory.
         """
-        info = self.info
-        return self._child.fetch({"do": "read"}, info, info.height, info.width, name=self._name)
+        info, by = self.info, 1
+        if reduction is not None:
+            by = min(reduced_by(info), reduction((info.height, info.width)))
+        sides = -(-info.height // by), -(-info.width // by)
+        return self._child.fetch({"do": "read", "by": by}, info, *sides, name=self._name)
 
 
 class CagedWindows(Windows):
@@ -342,7 +346,8 @@ class _Child:
         """
         shape = (height, width, info.channels)
         is_window = order["do"] == "window"
-        seconds = (_SURVEY_S if is_window else _DECODE_S) + math.prod(shape) / _VALUES_PER_S
+        num_values = math.prod(shape) * order.get("by", 1) ** 2
+        seconds = (_SURVEY_S if is_window else _DECODE_S) + num_values / _VALUES_PER_S
         num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
         with _shared(num_bytes + math.prod(shape[:2])) as descriptor:
             facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from binseg.errors import BinsegError
 from binseg.imageio.decoding import Pixels, Valid
-from binseg.imageio.formats import decode_pixels, probe, probe_bytes, read_pixels
+from binseg.imageio.formats import probe, probe_bytes, read_reduced
 from binseg.imageio.windows import Windows, holds_tiff, needs_windows, open_windows
 from binseg.imageio.zarr_folders import is_zarr
 
@@ -131,7 +131,7 @@ class _Decoders:
             self._held = source or data, name
             return vars(info)
         if kind == "read":
-            return self._read(descriptors[0])
+            return self._read(descriptors[0], order["by"])
         if kind == "windows":
             return self._open(Path(order["path"]))
         if kind == "info":
@@ -142,14 +142,13 @@ class _Decoders:
         pixels_HWC, valid_HW = self._windows.read(*window), self._windows.valid(*window)
         return _share(descriptors[0], pixels_HWC, valid_HW)
 
-    def _read(self, descriptor: int) -> dict[str, Any]:
+    def _read(self, descriptor: int, by: int) -> dict[str, Any]:
         source, name = self._held
-        num_bytes = os.fstat(descriptor).st_size
+        num_bytes = os.fstat(descriptor).st_size * by**2
         size = len(source) if isinstance(source, bytes) else 0
         _allow(self._start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-        if isinstance(source, bytes):
-            return _share(descriptor, *decode_pixels(source, name=name))
-        return _share(descriptor, *read_pixels(source))
+        image_HWC, valid_HW, _ = read_reduced(source, lambda _: by, name=name)
+        return _share(descriptor, image_HWC, valid_HW)
 
     def _open(self, path: Path) -> dict[str, Any]:
         if is_zarr(path):

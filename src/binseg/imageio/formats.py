@@ -31,6 +31,7 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    Reduction,
     Valid,
     broken_files,
     one_line,
@@ -224,6 +225,38 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
+
+
+def read_reduced(
+    source: Path | bytes,
+    reduction: Reduction,
+    *,
+    name: str = "",
+    page: int | None = None,
+) -> tuple[Pixels, Valid, tuple[int, int]]:
+    """Do as `read_pixels`, but give a JPEG averaged over squares of pixels, which costs less.
+
+    Args:
+        source: the file, or its bytes.
+        reduction: tells the squares' side, a power of two, by height and width
+            (`preprocess.reduction`); decoders go up to 8, those of other formats to 1.
+        name: what errors call the bytes.
+        page: as for `read_image`.
+
+    Returns:
+        The image, where it has data, and height and width of the image that wasn't reduced.
+    """
+    if isinstance(source, bytes):
+        with broken_files(name):
+            return _reduced(_choose(io.BytesIO(source), name=name), reduction)
+    with _decoder(source, page=page) as decoder:
+        return _reduced(decoder, reduction)
+
+
+def _reduced(decoder: Decoder, reduction: Reduction) -> tuple[Pixels, Valid, tuple[int, int]]:
+    info = decoder.info()
+    size = (info.height, info.width)
+    return decoder.reduced(reduction(size)), decoder.valid(), size
 
 
 def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:

@@ -7,6 +7,7 @@ sizes share batches.
 """
 
 import errno
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -167,6 +168,14 @@ def _of_long_name(image: InputImage, error: OutputError) -> Failure:
     return Failure.of(image.name, error)
 
 
+def _read_as_taken(image: InputImage, predictor: Predictor, facts: dict[str, Any]) -> Pixels:
+    """Decode an image as the model takes it; its size and where it has data go to the facts."""
+    image_HWC, facts["valid_HW"], facts["size"] = image.reduced(predictor.preprocessing)
+    if image_HWC.shape[:2] != facts["size"]:
+        facts["original"] = lambda: image.read()[0]
+    return image_HWC
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Read:
     """An image in memory, with its inputs where it can share a batch."""
@@ -217,9 +226,9 @@ class _Work:
         image, stem = todo
         try:
             facts = facts_of(image, self.predictor, self.options)
-            image_HWC, facts["valid_HW"] = image.read()
             predictor = self.scaled(image)
-            num_inputs = predictor.num_inputs(*image_HWC.shape[:2])
+            image_HWC = _read_as_taken(image, predictor, facts)
+            num_inputs = predictor.num_inputs(*facts["size"])
             with progress.task("predicting", total=num_inputs) as task:
                 prediction = predictor.predict_array(
                     image_HWC,
@@ -302,11 +311,11 @@ class _Work:
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             facts = facts_of(image, self.predictor, self.options)
-            image_HWC, facts["valid_HW"] = image.read()
             fit = self.scaled(image)
+            image_HWC, size = _read_as_taken(image, fit, facts), facts["size"]
             is_own = fit is self.predictor
-            if is_own and shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
-                inputs, _ = prepare(image_HWC, shape, name=image.name)
+            if is_own and shape is not None and self.predictor.shares_batches(*size):
+                inputs, _ = prepare(image_HWC, shape, name=image.name, size=size)
         except ImageError as error:
             return Failure.of(image.name, error)
         return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit, facts=facts)
@@ -320,7 +329,7 @@ class _Work:
             if isinstance(one, Failure):
                 continue
             pixels = one.image_HWC
-            self.largest = max(self.largest, pixels.nbytes + 4 * pixels[:, :, 0].size)
+            self.largest = max(self.largest, pixels.nbytes + 4 * math.prod(one.facts["size"]))
             num_bytes += pixels.nbytes
             num_inputs += 0 if one.inputs_NHWC is None else len(one.inputs_NHWC)
             is_full = num_inputs >= self.predictor.batch_size or num_bytes > AHEAD_BYTES

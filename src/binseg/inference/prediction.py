@@ -46,6 +46,7 @@ from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
 from binseg.report.predictions_page import Entry, thumbnail
 from binseg.storage import cell, write_text
+from binseg.transforms.geometry import SmallMap
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""
@@ -60,13 +61,16 @@ _SHOWN_SIDE = 720
 class Prediction:
     """A model's result for one image, at the image's own size."""
 
-    probability_HW: Probability
+    probability_HW: Probability | SmallMap
+    """As it was found; `probability` is that of every pixel."""
     threshold: float
     bundle_id: str
     postprocessing: PostProcessing = NOTHING
     """Corrections of the mask."""
     image_HWC: Pixels | None = None
-    """The image as it was read, for overlays; None where it was too large to keep."""
+    """The image as it was read, perhaps reduced; None where it was too large to keep."""
+    original: Callable[[], Pixels] | None = field(default=None, repr=False)
+    """Decodes the image for overlays, where `image_HWC` is reduced."""
     name: str = "image"
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
@@ -78,16 +82,22 @@ class Prediction:
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
-    @property
+    @cached_property
     def probability(self) -> Probability:
         """The probability of foreground, float32 in [0, 1], at the original size."""
-        return self.probability_HW
+        found = self.probability_HW
+        return found.whole() if isinstance(found, SmallMap) else found
 
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
         mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
         return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
+
+    @property
+    def foreground(self) -> float:
+        """The share of the pixels that are foreground."""
+        return np.count_nonzero(self.mask) / self.mask.size
 
     @cached_property
     def quality(self) -> Quality | None:
@@ -182,7 +192,7 @@ class Prediction:
             **self.facts,
             "width": width,
             "height": height,
-            "foreground_share": float(self.mask.mean()),
+            "foreground_share": self.foreground,
             "num_objects": len(self._objects),
             "quality": self.quality.as_dict() if self.quality else None,
             "objects": [one.as_row() for one in self._objects],
@@ -227,7 +237,7 @@ class Prediction:
             case "mask":
                 data = encode_mask(self.mask, facts=self.facts)
             case "probability":
-                data = encode_probability(self.probability_HW)
+                data = encode_probability(self.probability)
             case "overlay" | "cutout":
                 drawn = self.overlay() if kind == "overlay" else self.cutout()
                 data = encode_image(drawn, facts=self.facts)
@@ -239,9 +249,9 @@ class Prediction:
         return data, "application/json" if kind == "json" else "image/png"
 
     def __repr__(self) -> str:
-        height, width = self.probability_HW.shape
+        height, width = self.mask.shape
         return (
-            f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
+            f"Prediction({height}x{width}, foreground {self.foreground:.1%}, "
             f"threshold {self.threshold:g}, bundle {self.bundle_id}"
             + (f", {self.quality})" if self.quality else ")")
         )
@@ -252,7 +262,7 @@ class Prediction:
         mask_HW = self.mask[every]
         if self.image_HWC is None:
             return encode_mask(mask_HW)
-        return encode_image(overlay(self.image_HWC[every], mask_HW))
+        return encode_image(overlay(self._image()[every], mask_HW))
 
     def _repr_html_(self) -> str:
         """Show the same above a line with its name and figures."""
@@ -275,7 +285,7 @@ class Prediction:
             name=self.name,
             thumb="" if self.image_HWC is None else thumbnail(self.image_HWC, self.mask),
             num_objects=len(self._objects),
-            foreground=float(self.mask.mean()),
+            foreground=self.foreground,
             area=area,
             unit="µm²" if size else "",
             **judged,
@@ -292,7 +302,7 @@ class Prediction:
     def _objects(self) -> list[FoundObject]:
         size = self.pixel_size
         pixel_size = (size.height, size.width) if size else None
-        return find_objects(self.mask, self.probability_HW, pixel_size=pixel_size)
+        return find_objects(self.mask, self.probability, pixel_size=pixel_size)
 
     def _image(self) -> Pixels:
         if self.image_HWC is None:
@@ -300,7 +310,10 @@ class Prediction:
                 f"{self.name}: the image was too large to keep (above {KEPT_PIXELS / 1e6:.0f} "
                 "megapixels); draw on a smaller one"
             )
-        return self.image_HWC
+        if self.image_HWC.shape[:2] == self.mask.shape:
+            return self.image_HWC
+        assert self.original is not None, "whoever reduces an image knows its original"
+        return self.original()
 
 
 def _to_degrees(crs: str) -> Project | None:
@@ -332,7 +345,7 @@ def _write_mask(one: Prediction, path: Path, _: float) -> None:
 
 
 def _write_probability(one: Prediction, path: Path, _: float) -> None:
-    place, pixels = one.georeference, one.probability_HW
+    place, pixels = one.georeference, one.probability
     if one.valid_HW is not None:
         pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
     write_probability(path, pixels, facts=one.facts, georeference=place)

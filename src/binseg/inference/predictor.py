@@ -18,7 +18,7 @@ from binseg.inference.quality import NAMES, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
-from binseg.transforms.geometry import blend, plan, tiles_for
+from binseg.transforms.geometry import SmallMap, blend, plan, tiles_for
 from binseg.transforms.preprocess import normalise, prepare, prepare_batches
 from binseg.types import TTA, Preprocessing
 
@@ -196,11 +196,25 @@ class Predictor(Protocol):
             yield self.predict(image)
 
     def predict_array(
-        self, image_HWC: Pixels, *, read_as: str = "the image", tell: Tell = untold, **facts: Any
+        self,
+        image_HWC: Pixels,
+        *,
+        read_as: str = "the image",
+        tell: Tell = untold,
+        size: tuple[int, int] | None = None,
+        **facts: Any,
     ) -> Prediction:
-        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`."""
+        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`.
+
+        `size` is the image's own, where it was reduced as it was decoded.
+        """
+        if self.has_one_input and self.preprocessing is not None:
+            inputs, _ = prepare(image_HWC, self.preprocessing, name=read_as, size=size)
+            maps_NHW = self.probability_of_inputs(inputs)
+            tell(1)
+            return self.prediction_of(image_HWC, maps_NHW, size=size, **facts)
         probability_HW = self.probability_of_image(image_HWC, read_as, tell=tell)
-        return self._prediction(probability_HW, image_HWC, facts)
+        return self._prediction(image_HWC, facts, probability_HW)
 
     def probabilities_together(
         self, inputs: Sequence[UInt8[np.ndarray, "_ _ _ C"]]
@@ -215,32 +229,46 @@ class Predictor(Protocol):
             maps.update(zip(which, parts, strict=True))
         return [maps[index] for index in range(len(inputs))]
 
-    def prediction_of(self, image_HWC: Pixels, maps_NHW: Maps, **facts: Any) -> Prediction:
+    def prediction_of(
+        self,
+        image_HWC: Pixels,
+        maps_NHW: Maps,
+        *,
+        size: tuple[int, int] | None = None,
+        **facts: Any,
+    ) -> Prediction:
         """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
 
         With `probability_of_inputs` it computes inputs of several images in one batch.
         """
         assert self.preprocessing is not None, "members have no inputs in common"
-        height, width = image_HWC.shape[:2]
+        height, width = size or image_HWC.shape[:2]
+        if self.has_one_input and facts.get("valid_HW") is None:
+            (placement,) = plan(height, width, self.preprocessing)
+            small = SmallMap.of(maps_NHW[0], placement)
+            if small is not None:
+                return self._prediction(image_HWC, facts, small)
         probability_HW = _blended(maps_NHW, height, width, self.preprocessing)
-        return self._prediction(probability_HW, image_HWC, facts)
+        return self._prediction(image_HWC, facts, probability_HW)
 
     def mask_of(self, probability_HW: Probability) -> Bool[np.ndarray, "H W"]:
         """Cut probabilities at the threshold and correct the mask, as every prediction does."""
         return segment(probability_HW, self.threshold, self.postprocessing)
 
     def _prediction(
-        self, probability_HW: Probability, image_HWC: Pixels, facts: dict[str, Any]
+        self, image_HWC: Pixels, facts: dict[str, Any], found: Probability | SmallMap
     ) -> Prediction:
         valid_HW = facts.get("valid_HW")
         if valid_HW is not None:
-            probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
+            assert not isinstance(found, SmallMap)
+            found = np.where(valid_HW, found, np.float32(0))
+        height, width = found.size if isinstance(found, SmallMap) else found.shape
         return Prediction(
-            probability_HW=probability_HW,
+            probability_HW=found,
             threshold=self.threshold,
             bundle_id=self.bundle_id,
             postprocessing=self.postprocessing,
-            image_HWC=image_HWC if probability_HW.size <= KEPT_PIXELS else None,
+            image_HWC=image_HWC if height * width <= KEPT_PIXELS else None,
             judge=self.judge,
             **facts,
         )
@@ -249,15 +277,15 @@ class Predictor(Protocol):
         self, images: Sequence[object], page: int | None, options: PredictOptions
     ) -> list[Prediction]:
         """Predict some images, in one batch as far as they can share it."""
-        read = [pixels_of(image, page) for image in images]
+        read = [pixels_of(image, page, self.preprocessing) for image in images]
         fit = [self.scaled_to(facts.get("pixel_size"), options) for _, _, facts in read]
         inputs = {
-            index: prepare(image_HWC, self.preprocessing, name=name)[0]
-            for index, (image_HWC, name, _) in enumerate(read)
+            index: prepare(image_HWC, self.preprocessing, name=name, size=facts.get("size"))[0]
+            for index, (image_HWC, name, facts) in enumerate(read)
             if len(read) > 1
             and fit[index] is self
             and self.preprocessing
-            and self.shares_batches(*image_HWC.shape[:2])
+            and self.shares_batches(*facts.get("size", image_HWC.shape[:2]))
         }
         maps = dict(zip(inputs, self.probabilities_together([*inputs.values()]), strict=True))
         return [

@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -199,14 +200,15 @@ class FolderSink(Sink):
             self._entries[paths[0]] = prediction.entry()
         if prediction.origin:
             others = {path.name: _hash_of(path) for path in paths[1:]}
-            prediction = replace(prediction, origin={**prediction.origin, "others": others})
+            prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
+            vars(prediction)["origin"] = {**prediction.origin, "others": others}
         FILES["mask"].write(prediction, paths[0], options.tolerance)
         return Written(
             source=image.path,
             page=image.page,
             mask=paths[0],
             others=tuple(paths[1:]),
-            foreground=float(prediction.mask.mean()),
+            foreground=prediction.foreground,
             quality=quality,
         )
 
@@ -293,7 +295,7 @@ class BytesSink(Sink):
         """Encode the output."""
         self.data, self.media = prediction.encode(self.kind, tolerance=options.tolerance)
         self.size = prediction.mask.shape
-        return Written(source=image.path, mask=stem, foreground=float(prediction.mask.mean()))
+        return Written(source=image.path, mask=stem, foreground=prediction.foreground)
 
 
 def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,6 +21,7 @@ from binseg.imageio import (
     needs_windows,
     open_windows,
     read_pixels,
+    read_reduced,
 )
 from binseg.imageio.cage import caged_windows
 from binseg.imageio.decoding import Valid
@@ -27,6 +29,8 @@ from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing
 
 if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
@@ -68,6 +72,19 @@ class InputImage:
         if self.data is not None:
             return decode_pixels(self.data, name=self.name)
         return read_pixels(self.path, page=self.page)
+
+    def reduced(self, shape: Preprocessing | None) -> tuple[Pixels, Valid, tuple[int, int]]:
+        """Decode it as a model of this shape takes it, perhaps reduced, and tell its own size.
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        if shape is None:
+            image_HWC, valid_HW = self.read()
+            return image_HWC, valid_HW, image_HWC.shape[:2]
+        way = partial(reduction, preprocessing=shape)
+        source = self.path if self.data is None else self.data
+        return read_reduced(source, way, name=self.name, page=self.page)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Open a large image, to read parts of it in another process; raises as `open_windows`."""
