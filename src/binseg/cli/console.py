@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from binseg.errors import BinsegError, UsageError, training_extra_missing
-from binseg.holding import held
+from binseg.holding import Shard, held
 from binseg.progress import SILENT, Detail, Progress, Task
 
 if TYPE_CHECKING:
@@ -227,7 +227,8 @@ class Verb(_Untyped, TyperCommand):
         out = ctx.params.get("out")
         if out is None or os.environ.get("RANK", "0") != "0":
             return super().invoke(ctx)
-        with held(out):
+        text = ctx.params.get("shard")
+        with held(out, None if text is None else Shard.parse(text)):
             return super().invoke(ctx)
 
 

@@ -13,12 +13,14 @@ from binseg.cli.options import (
     InputsAtOnce,
     Json,
     Precision,
+    ShardOption,
     TTAOption,
     With,
     argument,
     option,
 )
 from binseg.errors import UsageError
+from binseg.holding import Shard
 
 if TYPE_CHECKING:
     from binseg.inference import PredictOptions, Predictor
@@ -73,6 +75,7 @@ def predict(
     strict: Annotated[
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
+    shard: ShardOption = None,
     watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
         float,
@@ -111,6 +114,7 @@ def predict(
         binseg predict runs/first - < photo.jpg > mask.png
         binseg predict runs/first incoming/ --watch --out masks/
         binseg predict runs/first video.mp4 --overlay
+        binseg predict runs/first photos/ --out masks/ --shard 3/100
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
@@ -139,7 +143,7 @@ def predict(
     )
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
-        "--watch": watch, "--report": report, "--strict": strict,
+        "--watch": watch, "--report": report, "--strict": strict, "--shard": shard is not None,
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
     predictor = load(
@@ -163,7 +167,13 @@ def predict(
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
-    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch, report=report)
+    sink = FolderSink(
+        out,
+        overwrite=overwrite or watch,
+        resume=resume or watch,
+        report=report,
+        shard=None if shard is None else Shard.parse(shard),
+    )
     try:
         result = predict_all(
             source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
@@ -173,7 +183,7 @@ def predict(
             raise
         message("stopped watching")
     else:
-        if report:
+        if report and shard is None:
             progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
         _tell(result, out, as_json=json_)
         if strict and result.unlike:
@@ -237,7 +247,7 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
     if "--watch" in flags:
         if len(inputs) > 1:
             raise UsageError("--watch takes one folder")
-        alone = {"--json", "--resume", "--overwrite", "--report", "--strict"}
+        alone = {"--json", "--resume", "--overwrite", "--report", "--strict", "--shard"}
         if useless := [name for name in flags if name in alone]:
             raise UsageError(
                 f"{useless[0]} has no meaning with --watch, which replaces what changed"
@@ -304,4 +314,40 @@ def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
             message(f"binseg: {failure.reason}")
         if result.num_inputs > 1:
             message(f"binseg: {len(result.failures)} of {result.num_inputs} inputs failed")
+        raise typer.Exit(1)
+
+
+def gather(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, argument("The folder that the shards were given as --out.", "OUT")],
+    json_: Json = False,
+) -> None:
+    """Join what the shards of predict, evaluate or check wrote, and name what is missing.
+
+    Tables, COCO files and pages of predictions are joined; scores and findings are those of all
+    images together. Exit code 1 if anything failed or is missing.
+
+    Examples:
+        binseg gather masks/
+        binseg gather scores/ --json
+    """
+    from binseg.pipelines.gather import gather as run
+
+    found = run(out, progress=progress_of(context))
+    if json_:
+        write_json_answer(found.as_dict())
+    else:
+        show(
+            f"{found.verb}: {found.num_images} images",
+            *(f"written: {one}" for one in found.written),
+        )
+    for line in found.failures:
+        message(f"binseg: {line}")
+    for what, names in (("shard", found.missing_shards), ("output of", found.missing)):
+        for name in names[:20]:
+            message(f"binseg: missing: {what} {name}")
+        if len(names) > 20:
+            message(f"binseg: missing: {len(names) - 20} more; --json lists all")
+    if not found.is_whole:
         raise typer.Exit(1)

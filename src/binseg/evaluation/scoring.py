@@ -1,15 +1,18 @@
 """A model against the truth of many images: the one loop behind validation and `evaluate`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Num
+from pydantic import TypeAdapter
 
 from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
+from binseg.errors import DataError
 from binseg.evaluation.report_files import make_folder
 from binseg.inference import Predictor
 from binseg.metrics import (
@@ -40,6 +43,8 @@ from binseg.types import (
     Size,
 )
 
+_IMAGE = TypeAdapter(ImageScores)
+
 
 def read_ahead(
     records: Sequence[Record], rule: MaskRule, shape: Preprocessing | None = None
@@ -58,13 +63,15 @@ def score_dataset(
     outline: OutlineRule | None = None,
     folder: Path | None = None,
     predictor_of: Mapping[str, Predictor] | None = None,
+    known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> Report:
     """Predict every image of a data set and compare it with its truth.
 
     The folder of the report is made at once, rather than refused after hours; the tolerance of the
     outline scores is 2 pixels if left out; columns of few values make slices without `by`.
-    `predictor_of` gives each image's predictor by id, where it isn't one for all.
+    `predictor_of` gives each image's predictor by id, where it isn't one for all. What is `known`
+    of all images, from `Scoring.as_dict`, isn't predicted again.
 
     Raises:
         OutputError: the folder can't be made.
@@ -76,7 +83,10 @@ def score_dataset(
         make_folder(folder)
     scoring = Scoring(outline=outline)
     label = f"scoring {split}"
-    scoring.add(predictor, dataset, label=label, predictor_of=predictor_of, progress=progress)
+    if known is None:
+        scoring.add(predictor, dataset, label=label, predictor_of=predictor_of, progress=progress)
+    else:
+        scoring.join(known, dataset)
     return scoring.report(dataset, [predictor], split=split, title=title, by=by)
 
 
@@ -87,7 +97,41 @@ class Scoring:
         self._outline = outline or OutlineRule()
         self._tally = ProbabilityTally()
         self._images: list[ImageScores] = []
-        self._reliabilities: list[Reliability] = []
+        self._reliabilities: dict[str, Reliability] = {}
+        """By image, of those with a valid pixel."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all that was measured as plain data, for `join`."""
+        reliabilities = {
+            id_: {name: values.tolist() for name, values in vars(one).items()}
+            for id_, one in self._reliabilities.items()
+        }
+        images = [asdict(replace(one, columns=dict(one.columns))) for one in self._images]
+        return {"images": images, "reliabilities": reliabilities, "tally": self._tally.as_dict()}
+
+    def join(self, parts: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:
+        """Take in what others measured of parts of a data set, in its order.
+
+        Raises:
+            DataError: an image that nobody measured, or one that the data set doesn't have.
+        """
+        scores: dict[str, ImageScores] = {}
+        reliabilities: dict[str, Reliability] = {}
+        for part in parts:
+            scores |= {one["id"]: _IMAGE.validate_python(one) for one in part["images"]}
+            reliabilities |= {
+                id_: Reliability(**{name: np.array(values) for name, values in one.items()})
+                for id_, one in part["reliabilities"].items()
+            }
+            self._tally.join(part["tally"])
+        ids = [record.id for record in dataset.records]
+        if odd := sorted(set(ids) ^ set(scores)):
+            raise DataError(
+                f"{len(odd)} images ({odd[0]} first) are in the data or in the shards alone: the "
+                "data changed; run the shards again"
+            )
+        self._images += [scores[id_] for id_ in ids]
+        self._reliabilities |= {id_: reliabilities[id_] for id_ in ids if id_ in reliabilities}
 
     def add(
         self,
@@ -135,7 +179,7 @@ class Scoring:
         self._tally.add(probability_HW, truth_HW, valid_HW)
         reliability = measure_reliability(probability_HW, truth_HW, valid_HW)
         if valid_HW.any():
-            self._reliabilities.append(reliability)
+            self._reliabilities[record.id] = reliability
         counts: dict[Size, Counts] = {"original": at_original_size, "model": at_model_size}
         self._images.append(
             replace(
@@ -164,7 +208,7 @@ class Scoring:
             threshold=sum(one.threshold for one in predictors) / len(predictors),
             border=dataset.rule.border or "none",
             rule=self._outline,
-            reliabilities=self._reliabilities,
+            reliabilities=list(self._reliabilities.values()),
             tally=self._tally,
             by=by,
             notes=(*_notes(dataset, predictors), *dataset.notes),

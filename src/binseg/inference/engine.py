@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from binseg.holding import held
+from binseg.holding import Shard, held
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.predict_options import PredictOptions
@@ -81,10 +81,11 @@ def run(
     predictor = predictor.with_options(options)
     predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
-    for found in source.rounds(sink, options):
-        if not (found.images or found.failures or found.left_out):
+    for round_ in source.rounds(sink, options):
+        if not (round_.images or round_.failures or round_.left_out):
             continue
-        _check_videos(found.images, options)
+        _check_videos(round_.images, options)
+        found = sink.share(round_, options)
         stems = sink.stems(found.images, predictor, options, progress)
         both = zip(found.images, stems, strict=True)
         todo = [(image, stem) for image, stem in both if stem is not None]
@@ -104,7 +105,7 @@ def run(
             everything += result
         else:
             told(result)
-    sink.finish(options)
+    sink.finish(options, everything)
     return everything
 
 
@@ -116,14 +117,15 @@ def predict_files(
     options: PredictOptions | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
     """Write a 0/255 mask for every image into a folder, at the image's own size.
 
     The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
-    sink = FolderSink(out, overwrite=overwrite, resume=resume)
-    with held(Path(out)):
+    sink = FolderSink(out, overwrite=overwrite, resume=resume, shard=shard)
+    with held(Path(out), shard):
         return run(FileSource(inputs), predictor, sink, options, progress=progress)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import ImageError, UsageError
+from binseg.holding import Shard
 from binseg.imageio import is_whole, read_facts
 from binseg.inference.image_like import facts_of_file
 from binseg.inference.joined import join_outputs
@@ -21,7 +22,7 @@ from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
 from binseg.inference.quality import UNLIKE, Quality
-from binseg.inference.sources import Failure, InputImage, Places
+from binseg.inference.sources import Failure, InputImage, Places, Round
 from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
@@ -120,9 +121,14 @@ class Sink(ABC):
         assert len(images) == 1, "one result is of one image"
         return [self.out / "result"]
 
-    def finish(self, options: PredictOptions) -> None:
-        """Do what is left when all predictions are there."""
+    def share(self, found: Round, options: PredictOptions) -> Round:
+        """Choose what is to be answered into this sink: everything."""
         del options
+        return found
+
+    def finish(self, options: PredictOptions, result: "PredictResult") -> None:
+        """Do what is left when all predictions are there."""
+        del options, result
 
     @abstractmethod
     def write(
@@ -144,6 +150,7 @@ class FolderSink(Sink):
         resume: leave out images whose outputs are there already, whole, and of these images, this
             model and these settings; with `overwrite` all others are replaced.
         report: keep a small image of each prediction, for `write_report`.
+        shard: take in this share alone, as `resume` does; `pipelines.gather` joins all shares.
     """
 
     large_probability: ProbabilityType = "float32"
@@ -155,10 +162,15 @@ class FolderSink(Sink):
         overwrite: bool = False,
         resume: bool = False,
         report: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         super().__init__(Path(out))
+        resume = resume or shard is not None
         self.replaces = overwrite or resume
         self._resume, self._replaces_others = resume, overwrite
+        self._shard = shard
+        self._masks: list[tuple[str, str]] = []
+        """Each image of the shard with its mask."""
         self._entries: dict[Path, Entry] | None = {} if report else None
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
@@ -186,7 +198,29 @@ class FolderSink(Sink):
                 _refuse_other(predictor, image, stem, options)
         self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
         stems = iter(named)
+        if self._shard is not None:
+            rest = iter(named)
+            for image, stem in zip(images, done, strict=True):
+                mask = files_of(image, stem or next(rest), options)[0]
+                self._masks.append((image.name, mask.relative_to(self.out).as_posix()))
         return [next(stems) if stem is None else None for stem in done]
+
+    def share(self, found: Round, options: PredictOptions) -> Round:
+        """Choose the images of the shard; all are looked at for the names of their outputs."""
+        if self._shard is None:
+            return found
+        own, taken = [], set[Path]()
+        for image in found.images:
+            for stem in _candidates(image, self.out):
+                files = files_of(image, stem, options)
+                if taken.isdisjoint(files):
+                    break
+            taken.update(files)
+            if self._shard.holds(image.relative.as_posix()):
+                own.append(replace(image, stem=stem.name))
+        failures = [one for one in found.failures if self._shard.holds(one.source)]
+        texts = [one for one in found.left_out if self._shard.holds(str(one))]
+        return Round(images=own, failures=failures, left_out=texts)
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
@@ -212,9 +246,25 @@ class FolderSink(Sink):
             quality=quality,
         )
 
-    def finish(self, options: PredictOptions) -> None:
-        """Join the COCO files and tables of all images in the folder."""
-        join_outputs(self.out, options.outputs)
+    def finish(self, options: PredictOptions, result: "PredictResult") -> None:
+        """Join the COCO files and tables of all images in the folder; a shard notes its own."""
+        if self._shard is None:
+            join_outputs(self.out, options.outputs)
+            return
+        entries = self._entries or {}
+        self._shard.write(
+            self.out,
+            {
+                "verb": "predict",
+                "masks": self._masks,
+                "failures": [vars(one) for one in result.failures],
+                "outputs": options.outputs,
+                "entries": [
+                    vars(replace(one, name=path.relative_to(self.out).as_posix()))
+                    for path, one in entries.items()
+                ],
+            },
+        )
 
     def write_report(self, result: "PredictResult", *, model: str) -> Path:
         """Write the page and the table of what this run wrote, and return the page's path.
@@ -407,7 +457,9 @@ def _refuse_other(
 def _candidates(image: InputImage, out: Path) -> Iterator[Path]:
     """Give stems from the plainest on; the list has no end."""
     folder, name = out / image.relative.parent, image.relative
+    if image.stem:
+        yield folder / image.stem
     page = "" if image.page is None else f"-page{image.page:04d}"
     numbered = (f"{name.stem}{page}-{number}" for number in count(2))
     plain = (f"{name.stem}{page}", f"{name.name}{page}")
-    return (folder / text for text in chain(plain, numbered))
+    yield from (folder / text for text in chain(plain, numbered))

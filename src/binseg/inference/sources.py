@@ -57,6 +57,8 @@ class InputImage:
     """The file's bytes, where they are in memory."""
     title: str = ""
     """The name of the image in outputs, if not its file's."""
+    stem: str = ""
+    """The name of its outputs without their endings, where it was settled among all shards."""
 
     @property
     def name(self) -> str:

@@ -8,8 +8,9 @@ that `probability > threshold` will call foreground. What is kept of an image is
 whatever its size.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -204,6 +205,18 @@ class ProbabilityTally:
         self._dice_T += score_table(counts_of(one_2K))["dice"]
         self._num_images += 1
         self._num_empty += not one_2K[0].any()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give what was added up as plain data."""
+        return {
+            name: one.tolist() if isinstance(one, np.ndarray) else int(one)
+            for name, one in vars(self).items()
+        }
+
+    def join(self, added_up: Mapping[str, Any]) -> None:
+        """Take in what another one gave `as_dict`."""
+        for name, one in vars(self).items():
+            setattr(self, name, one + np.asarray(added_up[name]))
 
     def sweep(self) -> Sweep:
         """Score every threshold.

@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
@@ -16,7 +17,9 @@ from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.datacheck.checks import make_finding
 from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
+from binseg.datacheck.looks import look_at_all, looks_as_dict
 from binseg.errors import ImageError
+from binseg.holding import Shard
 from binseg.imageio import read_image, write_image
 from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
@@ -74,6 +77,7 @@ def check(
     model: str | Path | None = None,
     page: str | Path | None = None,
     sheet: str | Path | None = None,
+    known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
     """Look at every image and mask of a data set.
@@ -85,6 +89,7 @@ def check(
         page: HTML file to write, with the findings and their images.
         sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
             mask is seen.
+        known: what `look_at_shard` saw of all images, which aren't looked at again.
         progress: hears of every image.
 
     Returns:
@@ -100,7 +105,8 @@ def check(
     if intake.dataset is None:
         result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
     else:
-        seen = examine(intake.dataset, progress=progress)
+        looks = None if known is None else {k: v for part in known for k, v in part.items()}
+        seen = examine(intake.dataset, known=looks, progress=progress)
         contradicted: list[Finding] = []
         if model is not None:
             suspects, models = contradictions(intake.dataset, Path(model), progress)
@@ -134,6 +140,15 @@ def check(
         )
         progress.say(f"page: {page}")
     return result
+
+
+def look_at_shard(data: DataConfig, shard: Shard, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Look at the images of a shard alone, as `check` does, for its `known`."""
+    dataset = take_in(data, progress=progress).dataset
+    if dataset is None:  # `gather` will say why
+        return {}
+    own = replace(dataset, records=tuple(r for r in dataset.records if shard.holds(r.id)))
+    return looks_as_dict(look_at_all(own, progress=progress))
 
 
 def contradictions(
