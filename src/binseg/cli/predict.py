@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from binseg.types import TTA
 
 PIPE = "-"
+_SHARED = ("--shard", "--workers", "--scheduler")
+"""Ways to share the work, of which one goes."""
 
 
 def predict(
@@ -76,6 +78,12 @@ def predict(
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
     shard: ShardOption = None,
+    workers: Annotated[
+        int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
+    ] = 0,
+    scheduler: Annotated[
+        str, option("The Dask cluster to work on: tcp://host:8786.", "ADDRESS")
+    ] = "",
     watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
         float,
@@ -115,6 +123,7 @@ def predict(
         binseg predict runs/first incoming/ --watch --out masks/
         binseg predict runs/first video.mp4 --overlay
         binseg predict runs/first photos/ --out masks/ --shard 3/100
+        binseg predict runs/first photos/ --out masks/ --workers 8
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
@@ -144,15 +153,12 @@ def predict(
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
         "--watch": watch, "--report": report, "--strict": strict, "--shard": shard is not None,
+        "--workers": workers > 0, "--scheduler": bool(scheduler),
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
-    predictor = load(
-        [run, *(with_ or ())],
-        backend=backend,
-        device=device or "auto",
-        precision=precision,
-        batch_size=batch_size,
-    )
+    settings = {"backend": backend, "device": device or "auto", "precision": precision}
+    models = [run, *(with_ or ())]
+    predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)
     unasked = options.unasked_from(predictor.postprocessing)
     if not unasked.is_empty:
@@ -163,6 +169,9 @@ def predict(
     if inputs == [PIPE]:
         _answer_pipe(predictor, options, as_json=json_)
         return
+    if workers or scheduler:  # whose folder may be another one
+        out, inputs = out.absolute(), [str(Path(one).absolute()) for one in inputs]
+        models = [one.absolute() for one in models]
     source: Source = FileSource(inputs)
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
@@ -175,9 +184,16 @@ def predict(
         shard=None if shard is None else Shard.parse(shard),
     )
     try:
-        result = predict_all(
-            source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
-        )
+        if workers or scheduler:
+            from binseg.pipelines import cluster
+
+            every = {**settings, "batch_size": batch_size}
+            files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(every.items()))
+            with cluster.cluster(workers=workers, scheduler=scheduler, progress=progress) as client:
+                result = cluster.predict_on(client, source, files, sink, options, progress=progress)
+        else:
+            told = _tell_round if watch else None
+            result = predict_all(source, predictor, sink, options, progress=progress, told=told)
     except KeyboardInterrupt:
         if not watch:
             raise
@@ -244,10 +260,12 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             )
         if useless := [name for name in flags if name != "--json"]:
             raise UsageError(f"{useless[0]} is for files; - answers on stdout")
+    if len(ways := [name for name in flags if name in _SHARED]) > 1:
+        raise UsageError(f"{ways[0]} and {ways[1]} are two ways to share the work; give one")
     if "--watch" in flags:
         if len(inputs) > 1:
             raise UsageError("--watch takes one folder")
-        alone = {"--json", "--resume", "--overwrite", "--report", "--strict", "--shard"}
+        alone = {"--json", "--resume", "--overwrite", "--report", "--strict", *_SHARED}
         if useless := [name for name in flags if name in alone]:
             raise UsageError(
                 f"{useless[0]} has no meaning with --watch, which replaces what changed"

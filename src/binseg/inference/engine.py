@@ -20,6 +20,7 @@ from binseg.errors import DataError, ImageError, MissingExtraError, OutputError,
 from binseg.holding import Shard, held
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
+from binseg.inference.outputs import facts_of, files_of, origin_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
 from binseg.inference.predictor import Predictor
@@ -29,9 +30,6 @@ from binseg.inference.sinks import (
     PredictResult,
     Sink,
     Written,
-    facts_of,
-    files_of,
-    origin_of,
 )
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av

@@ -46,7 +46,7 @@ from binseg.postprocess.interchange import Project
 from binseg.report import cutout, overlay
 from binseg.report.predictions_page import Entry, thumbnail
 from binseg.storage import cell, write_text
-from binseg.transforms.geometry import SmallMap
+from binseg.transforms.small_map import SmallMap
 
 KEPT_PIXELS = 64_000_000
 """Larger images don't stay in their Prediction."""

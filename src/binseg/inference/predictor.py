@@ -18,8 +18,9 @@ from binseg.inference.quality import NAMES, NUM_SIGNS, Judge
 from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
-from binseg.transforms.geometry import SmallMap, blend, plan, tiles_for
-from binseg.transforms.preprocess import normalise, prepare, prepare_batches
+from binseg.transforms.geometry import blend, plan, tiles_for
+from binseg.transforms.preprocess import Size, normalise, prepare, prepare_batches
+from binseg.transforms.small_map import SmallMap
 from binseg.types import TTA, Preprocessing
 
 SAME_SCALE = 0.05
@@ -201,7 +202,7 @@ class Predictor(Protocol):
         *,
         read_as: str = "the image",
         tell: Tell = untold,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         **facts: Any,
     ) -> Prediction:
         """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`.
@@ -230,12 +231,7 @@ class Predictor(Protocol):
         return [maps[index] for index in range(len(inputs))]
 
     def prediction_of(
-        self,
-        image_HWC: Pixels,
-        maps_NHW: Maps,
-        *,
-        size: tuple[int, int] | None = None,
-        **facts: Any,
+        self, image_HWC: Pixels, maps_NHW: Maps, *, size: Size | None = None, **facts: Any
     ) -> Prediction:
         """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
 
@@ -427,13 +423,6 @@ class ModelPredictor(Predictor):
             f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in rows
         )
         return f"<table>{lines}</table>"
-
-
-def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
-    """Average probabilities."""
-    total = sum(maps[1:], maps[0])
-    # The sum of float32 may pass 1 by a rounding error.
-    return np.asarray(np.clip(total / np.float32(len(maps)), 0.0, 1.0))
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

@@ -7,23 +7,19 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b, file_digest
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from binseg.errors import ImageError, UsageError
 from binseg.holding import Shard
-from binseg.imageio import is_whole, read_facts
-from binseg.inference.image_like import facts_of_file
+from binseg.inference.bands import ProbabilityType
 from binseg.inference.joined import join_outputs
-from binseg.inference.large import ProbabilityType
+from binseg.inference.outputs import candidates, difference, files_of, hash_of, refuse_other
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
 from binseg.inference.quality import UNLIKE, Quality
 from binseg.inference.sources import Failure, InputImage, Places, Round
-from binseg.inference.video import facts_of_video
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
 from binseg.report.predictions_page import Entry, write_predictions_page
@@ -167,11 +163,14 @@ class FolderSink(Sink):
         super().__init__(Path(out))
         resume = resume or shard is not None
         self.replaces = overwrite or resume
-        self._resume, self._replaces_others = resume, overwrite
+        self.replaces_others = overwrite
+        """False refuses, with `resume`, what is of another model or image."""
+        self._resume = resume
         self._shard = shard
         self._masks: list[tuple[str, str]] = []
         """Each image of the shard with its mask."""
-        self._entries: dict[Path, Entry] | None = {} if report else None
+        self.entries: dict[Path, Entry] | None = {} if report else None
+        """What the page says of each mask that was written."""
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
 
@@ -193,9 +192,9 @@ class FolderSink(Sink):
         left = [image for image, stem in zip(images, done, strict=True) if stem is None]
         named = list(self._named(left, options, progress))
         both = list(zip(left, named, strict=True))
-        if self._resume and not self._replaces_others:
+        if self._resume and not self.replaces_others:
             for image, stem in both:
-                _refuse_other(predictor, image, stem, options)
+                refuse_other(predictor, image, stem, options)
         self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
         stems = iter(named)
         if self._shard is not None:
@@ -205,22 +204,39 @@ class FolderSink(Sink):
                 self._masks.append((image.name, mask.relative_to(self.out).as_posix()))
         return [next(stems) if stem is None else None for stem in done]
 
+    def settled(self, found: Round, options: PredictOptions) -> Round:
+        """Settle the names of all outputs, for others to write them.
+
+        Raises:
+            UsageError: an output is there, and is neither to be replaced nor to be kept.
+        """
+        whole = Shard(number=1, of=1)
+        named = list(self._shares(found.images, whole, options))
+        files = [files_of(one, self.out / one.relative.parent / one.stem, options) for one in named]
+        self._refuse_replacing(named, [file for one in files for file in one])
+        return replace(found, images=named)
+
     def share(self, found: Round, options: PredictOptions) -> Round:
         """Choose the images of the shard; all are looked at for the names of their outputs."""
         if self._shard is None:
             return found
-        own, taken = [], set[Path]()
-        for image in found.images:
-            for stem in _candidates(image, self.out):
+        own = list(self._shares(found.images, self._shard, options))
+        failures = [one for one in found.failures if self._shard.holds(one.source)]
+        texts = [one for one in found.left_out if self._shard.holds(str(one))]
+        return Round(images=own, failures=failures, left_out=texts)
+
+    def _shares(
+        self, images: Sequence[InputImage], shard: Shard, options: PredictOptions
+    ) -> Iterator[InputImage]:
+        taken = set[Path]()
+        for image in images:
+            for stem in candidates(image, self.out):
                 files = files_of(image, stem, options)
                 if taken.isdisjoint(files):
                     break
             taken.update(files)
-            if self._shard.holds(image.relative.as_posix()):
-                own.append(replace(image, stem=stem.name))
-        failures = [one for one in found.failures if self._shard.holds(one.source)]
-        texts = [one for one in found.left_out if self._shard.holds(str(one))]
-        return Round(images=own, failures=failures, left_out=texts)
+            if shard.holds(image.relative.as_posix()):
+                yield replace(image, stem=stem.name)
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
@@ -230,10 +246,10 @@ class FolderSink(Sink):
         for path, kind in zip(paths[1:], options.outputs, strict=True):
             FILES[kind].write(prediction, path, options.tolerance)
         quality = prediction.quality
-        if self._entries is not None:
-            self._entries[paths[0]] = prediction.entry()
+        if self.entries is not None:
+            self.entries[paths[0]] = prediction.entry()
         if prediction.origin:
-            others = {path.name: _hash_of(path) for path in paths[1:]}
+            others = {path.name: hash_of(path) for path in paths[1:]}
             prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
             vars(prediction)["origin"] = {**prediction.origin, "others": others}
         FILES["mask"].write(prediction, paths[0], options.tolerance)
@@ -251,7 +267,11 @@ class FolderSink(Sink):
         if self._shard is None:
             join_outputs(self.out, options.outputs)
             return
-        entries = self._entries or {}
+        known = self._shard.read(self.out) or {"entries": []}
+        entries = {one["name"]: one for one in known["entries"]}  # of masks that were kept
+        for path, one in (self.entries or {}).items():
+            name = path.relative_to(self.out).as_posix()
+            entries[name] = vars(replace(one, name=name))
         self._shard.write(
             self.out,
             {
@@ -259,10 +279,7 @@ class FolderSink(Sink):
                 "masks": self._masks,
                 "failures": [vars(one) for one in result.failures],
                 "outputs": options.outputs,
-                "entries": [
-                    vars(replace(one, name=path.relative_to(self.out).as_posix()))
-                    for path, one in entries.items()
-                ],
+                "entries": [*entries.values()],
             },
         )
 
@@ -272,10 +289,10 @@ class FolderSink(Sink):
         Raises:
             OutputError: a file can't be written.
         """
-        assert self._entries is not None, "ask for a report first"
+        assert self.entries is not None, "ask for a report first"
         entries = [
             replace(
-                self._entries.get(one.mask) or Entry(name="", foreground=one.foreground),
+                self.entries.get(one.mask) or Entry(name="", foreground=one.foreground),
                 name=one.mask.relative_to(self.out).as_posix(),
             )
             for one in result.written
@@ -287,8 +304,8 @@ class FolderSink(Sink):
     ) -> Path | None:
         """Find the outputs of an image that are there as they would be made now."""
         with suppress(ImageError):  # reading the image will say so
-            for stem in islice(_candidates(image, self.out), 2):
-                if _difference(predictor, image, stem, options) == "":
+            for stem in islice(candidates(image, self.out), 2):
+                if difference(predictor, image, stem, options) == "":
                     return stem
         return None
 
@@ -297,12 +314,12 @@ class FolderSink(Sink):
     ) -> Iterator[Path]:
         taken: set[Path] = set()
         for image in images:
-            for stem in _candidates(image, self.out):
+            for stem in candidates(image, self.out):
                 files = files_of(image, stem, options)
                 own = all(self._owners.get(one, image.path) == image.path for one in files)
                 if own and taken.isdisjoint(files):
                     break
-            if stem != next(_candidates(image, self.out)):
+            if stem != next(candidates(image, self.out)):
                 progress.say(
                     f"{image.path}: written as {files[0].name}, since another has its name"
                 )
@@ -346,120 +363,3 @@ class BytesSink(Sink):
         self.data, self.media = prediction.encode(self.kind, tolerance=options.tolerance)
         self.size = prediction.mask.shape
         return Written(source=image.path, mask=stem, foreground=prediction.foreground)
-
-
-def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
-    """List the files that an image gets, the mask's first."""
-    outputs = options.outputs
-    if image.kind == "video":
-        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in outputs else [])]
-    elif image.kind == "large":
-        endings = [".tif", *(["_probability.tif"] if "probability" in outputs else [])]
-    else:
-        endings = [f".{options.mask_format}", *(FILES[one].ending for one in outputs)]
-    return [stem.with_name(stem.name + ending) for ending in endings]
-
-
-def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
-    """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
-    if image.data is not None:
-        return {"name": image.name}
-    asked = set(options.outputs)
-    facts = facts_of_file(
-        image.path,
-        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
-    )
-    name = image.title or image.path.name
-    return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
-
-
-def origin_of(
-    image: InputImage, predictor: Predictor, options: PredictOptions
-) -> dict[str, object]:
-    """Tell the content and place of an image and all settings, without naming anybody's folders."""
-    settings = [(repr(one.preprocessing), one.tta, one.temperature) for one in predictor.members]
-    place = f"{os.path.realpath(image.path)}#{image.page}".encode("utf-8", "surrogateescape")
-    return {
-        "image": f"{_hash_of(image.path)}#{image.page}",
-        "place": blake2b(place, digest_size=8).hexdigest(),
-        "settings": blake2b(
-            repr((settings, options.tolerance, options.pixel_size)).encode(), digest_size=8
-        ).hexdigest(),
-    }
-
-
-def _hash_of(path: Path) -> str:
-    """Hash the content of a file, or of all files of a folder."""
-    whole = blake2b(digest_size=16)
-    try:
-        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-        for file in files:
-            with file.open("rb") as handle:
-                digest = file_digest(handle, partial(blake2b, digest_size=16))
-            whole.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-            whole.update(digest.digest())
-    except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
-    return whole.hexdigest()
-
-
-def _difference(
-    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
-) -> str | None:
-    """Say what tells the outputs at a stem from those that would be made now.
-
-    Returns:
-        "" where nothing does, None where they aren't all there and whole, else of another what.
-    """
-    files = files_of(image, stem, options)
-    if not is_whole(files[0]):
-        return None
-    made = facts_of_video(files[0]) if image.kind == "video" else read_facts(files[0])
-    if "model" not in made:
-        return "program"
-    origin = origin_of(image, predictor, options)
-    if made.get("image") != origin["image"]:
-        return None if made.get("place") == origin["place"] else "image"
-    expected = {
-        "model": ("model", predictor.bundle_id),
-        "threshold": ("threshold", predictor.threshold),
-        "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-        "setting (test-time augmentation, tiles, scale, tolerance)": (
-            "settings", origin["settings"],
-        ),
-    }  # fmt: skip
-    for noun, (key, value) in expected.items():
-        if made.get(key) != value:
-            return noun
-    known = made.get("others")
-    for file in files[1:]:
-        if not is_whole(file):
-            return None
-        if isinstance(known, dict) and known.get(file.name) != _hash_of(file):
-            return None
-    return ""
-
-
-def _refuse_other(
-    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
-) -> None:
-    try:
-        noun = _difference(predictor, image, stem, options)
-    except ImageError:  # reading the image will say so
-        return
-    if noun:
-        raise UsageError(
-            f"{files_of(image, stem, options)[0]} is of another {noun}; choose another folder with "
-            "--out, or replace what is there with --overwrite"
-        )
-
-
-def _candidates(image: InputImage, out: Path) -> Iterator[Path]:
-    """Give stems from the plainest on; the list has no end."""
-    folder, name = out / image.relative.parent, image.relative
-    if image.stem:
-        yield folder / image.stem
-    page = "" if image.page is None else f"-page{image.page:04d}"
-    numbered = (f"{name.stem}{page}-{number}" for number in count(2))
-    plain = (f"{name.stem}{page}", f"{name.name}{page}")
-    yield from (folder / text for text in chain(plain, numbered))

@@ -17,8 +17,9 @@ from jaxtyping import Float32, UInt8
 
 from binseg.imageio import ImageInfo
 from binseg.imageio.windows import Windows
+from binseg.inference.ensemble import mean_of
 from binseg.inference.image_like import Inputs, Probability
-from binseg.inference.predictor import Predictor, Tell, mean_of, untold
+from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.parallel import map_ordered
 from binseg.transforms.geometry import (
     cut,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, UsageError
-from binseg.transforms.geometry import SmallMap
+from binseg.transforms.small_map import SmallMap
 
 Mask = Bool[np.ndarray, "H W"]
 Probability = Float32[np.ndarray, "H W"]
