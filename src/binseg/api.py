@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from binseg.errors import UsageError, suggest, training_extra_missing
+from binseg.holding import Shard
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_files
 from binseg.inference.opening import open_model
@@ -160,6 +161,7 @@ def predict_files(
     options: PredictOptions | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    shard: str | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
     """Write a 0/255 mask for every image, at the image's own size, as `binseg predict` does.
@@ -172,6 +174,7 @@ def predict_files(
         overwrite: replace files of an earlier run; inputs are never replaced.
         resume: leave out images whose outputs are there already, if they are of these images,
             this model and these settings.
+        shard: this share of the images alone, such as "3/100"; `binseg gather` joins all.
         progress: told of every image.
 
     Returns:
@@ -189,6 +192,7 @@ def predict_files(
         options=options,
         overwrite=overwrite,
         resume=resume,
+        shard=None if shard is None else Shard.parse(shard),
         progress=progress,
     )
 

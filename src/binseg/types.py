@@ -97,7 +97,7 @@ class Sample:
     """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
 
     id: str
-    image_HWC: Num[np.ndarray, "H W C"]
+    image_HWC: Num[np.ndarray, "h w C"]
     mask_HW: Bool[np.ndarray, "H W"] | None
     valid_HW: Bool[np.ndarray, "H W"]
     """False where a pixel counts neither for nor against (ignore labels)."""

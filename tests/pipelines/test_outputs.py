@@ -193,7 +193,7 @@ def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
         assert data == (tmp_path / name).read_bytes()
     data, _ = made.encode("probability")
     grey = decode_image(data, name="p")[..., 0]
-    assert np.array_equal(grey, np.rint(made.probability_HW * 255))
+    assert np.array_equal(grey, np.rint(made.probability * 255))
     facts = json.loads(made.encode("json")[0])
     assert (facts["num_objects"], facts["width"], facts["height"]) == (2, 30, 20)
     assert facts["foreground_share"] == pytest.approx(84 / 600)

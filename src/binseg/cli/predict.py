@@ -124,9 +124,11 @@ def predict(
         binseg predict runs/first video.mp4 --overlay
         binseg predict runs/first photos/ --out masks/ --shard 3/100
         binseg predict runs/first photos/ --out masks/ --workers 8
+        binseg predict runs/first s3://bucket/photos/ --out masks/
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
+    from binseg.inference.remote import RemoteSource, is_remote
     from binseg.inference.sinks import FolderSink
     from binseg.inference.sources import FileSource, Source, WatchSource
 
@@ -170,9 +172,10 @@ def predict(
         _answer_pipe(predictor, options, as_json=json_)
         return
     if workers or scheduler:  # whose folder may be another one
-        out, inputs = out.absolute(), [str(Path(one).absolute()) for one in inputs]
+        out = out.absolute()
+        inputs = [one if is_remote(one) else str(Path(one).absolute()) for one in inputs]
         models = [one.absolute() for one in models]
-    source: Source = FileSource(inputs)
+    source: Source = RemoteSource(inputs) if is_remote(inputs[0]) else FileSource(inputs)
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
@@ -260,8 +263,7 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             )
         if useless := [name for name in flags if name != "--json"]:
             raise UsageError(f"{useless[0]} is for files; - answers on stdout")
-    if len(ways := [name for name in flags if name in _SHARED]) > 1:
-        raise UsageError(f"{ways[0]} and {ways[1]} are two ways to share the work; give one")
+    _check_shared(inputs, flags)
     if "--watch" in flags:
         if len(inputs) > 1:
             raise UsageError("--watch takes one folder")
@@ -270,6 +272,17 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             raise UsageError(
                 f"{useless[0]} has no meaning with --watch, which replaces what changed"
             )
+
+
+def _check_shared(inputs: list[str], flags: list[str]) -> None:
+    """Refuse two ways to share the work, and addresses where nobody would see the files."""
+    if len(ways := [name for name in flags if name in _SHARED]) > 1:
+        raise UsageError(f"{ways[0]} and {ways[1]} are two ways to share the work; give one")
+    if remote := [one for one in inputs if "://" in one]:
+        if len(remote) < len(inputs):
+            raise UsageError(f"{remote[0]} is an address, and other inputs are files: two commands")
+        if away := [name for name in flags if name in {"--scheduler", "--watch"}]:
+            raise UsageError(f"{away[0]} needs files that it can see; fetch {remote[0]} first")
 
 
 def _answer_pipe(predictor: "Predictor", options: "PredictOptions", *, as_json: bool) -> None:

@@ -105,7 +105,7 @@ class Judge:
 
     def quality(
         self,
-        image_HWC: Num[np.ndarray, "H W C"],
+        image_HWC: Num[np.ndarray, "h w C"],
         probability: Float32[np.ndarray, "H W"] | SmallMap,
         mask_HW: Bool[np.ndarray, "H W"],
     ) -> Quality:

@@ -167,6 +167,8 @@ class FolderSink(Sink):
         """False refuses, with `resume`, what is of another model or image."""
         self._resume = resume
         self._shard = shard
+        self._taken: set[Path] = set()
+        """Names of outputs that are settled, those of other shards too."""
         self._masks: list[tuple[str, str]] = []
         """Each image of the shard with its mask."""
         self.entries: dict[Path, Entry] | None = {} if report else None
@@ -228,7 +230,7 @@ class FolderSink(Sink):
     def _shares(
         self, images: Sequence[InputImage], shard: Shard, options: PredictOptions
     ) -> Iterator[InputImage]:
-        taken = set[Path]()
+        taken = self._taken
         for image in images:
             for stem in candidates(image, self.out):
                 files = files_of(image, stem, options)

@@ -249,7 +249,7 @@ def _listed(
     places = Places()
     for path, relative in found:
         try:
-            of_file = _images_of(path, relative, whole_stacks=whole_stacks)
+            of_file = images_of_file(path, relative, whole_stacks=whole_stacks)
         except ImageError as error:
             failures.append(Failure.of(path, error))
             continue
@@ -298,7 +298,7 @@ def _in_folder(folder: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Pat
             texts.append(path)
 
 
-def _images_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
+def images_of_file(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
     """List a file's images; only TIFF and OME-Zarr hold several, or ones to be read in parts."""
     suffix = path.suffix.lower()
     if is_video(path):
