@@ -20,7 +20,7 @@ from binseg.imageio import (
 )
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.predict_options import EXTRA_OUTPUTS
-from binseg.inference.sinks import FolderSink
+from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import InputImage
 from binseg.postprocess import NOTHING, PostProcessing
 
@@ -242,7 +242,7 @@ def test_a_folder_has_one_file_of_all(tmp_path: Path) -> None:
     for name in ("a", "deep/b"):
         made = answer(name="=x.jpg", pixel_size=size)
         write_outputs(made, stem=tmp_path / name, options=options)
-    FolderSink(tmp_path).finish(options)
+    FolderSink(tmp_path).finish(options, PredictResult())
     coco = pytest.importorskip("pycocotools.coco").COCO(str(tmp_path / "coco.json"))
     assert [one["file_name"] for one in coco.loadImgs(coco.getImgIds())] == [
         "=x.jpg",
