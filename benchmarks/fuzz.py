@@ -1,27 +1,37 @@
-"""Damage images, bundles, networks and recipes at random: each is read, or refused in one line.
+"""Damage what strangers send at random: each file or request is taken, or refused in one line.
 
     python benchmarks/fuzz.py --images 10000 --recipes 1000 --bundles 1000 --networks 1000
+    python benchmarks/fuzz.py --datasets 1000 --zarrs 1000 --labels 1000 --requests 1000
 
-Bundles and networks are of a small model that is made here, unless --bundle names another one.
-Each case is opened in a child process with a time limit. What may happen: an answer, or a
-`BinsegError` of one line. What may not: any other exception, a crash, a hang, or more memory than
---megabytes above the child's start. A case that fails is kept under --keep, with its seed.
+A third of the images are not damaged but made up: true chunks, tags and scans that claim what isn't
+there. Datasets are annotations (COCO, labelme, CVAT, VIA and more) beside two images; labels are
+logs of `binseg label`; requests go to a server in a process of its own. Bundles and networks are of
+a small model that is made here, unless --bundle names another one. Each case is opened in a child
+process with a time limit. What may happen: an answer, or a `BinsegError` of one line. What may not:
+any other exception, a crash, a hang, or more memory than --megabytes above the child's start, its
+own decoders' too. A case that fails is kept under --keep, with its seed.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import multiprocessing
+import os
 import random
+import re
 import resource
 import shutil
 import signal
+import socket
+import sqlite3
 import struct
 import sys
 import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,12 +42,18 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import Image
+from serve import Server
 
 from binseg.cli.console import PlainProgress
 from binseg.config import load_recipe, recipe_names
 from binseg.config.loading import recipe_text
+from binseg.config.recipe import DataConfig
+from binseg.data import open_dataset, read_sample
 from binseg.errors import BinsegError
-from binseg.imageio import probe, read_image, read_labels
+from binseg.imageio import caged_windows, probe, read_image, read_labels
+from binseg.inference.pretrained import default_bundle_path
+from binseg.labeling.project import Project
+from binseg.labeling.strokes import Stroke
 from binseg.models.create import create_model, resolve_options
 from binseg.packaging import (
     NETWORK,
@@ -76,7 +92,8 @@ def images(random_source: random.Random) -> Iterator[Case]:
     seeds = _image_seeds()
     while True:
         name = random_source.choice(list(seeds))
-        data = _damaged(seeds[name], random_source)
+        change = _made_up if random_source.random() < 1 / 3 else _damaged
+        data = change(seeds[name], random_source)
         suffix = Path(name).suffix
         if random_source.random() < 0.05:
             suffix = random_source.choice([Path(other).suffix for other in seeds])
@@ -127,6 +144,97 @@ def _image_seeds() -> dict[str, bytes]:
             writer.write(array, **options)
         seeds[name] = buffer.getvalue()
     return seeds
+
+
+def _made_up(data: bytes, random_source: random.Random) -> bytes:
+    """Change a file where its format has a number, a chunk or a text, and keep it well-formed."""
+    if data[:4] == b"\x89PNG":
+        return _png_of_chunks(data, random_source)
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_of_segments(data, random_source)
+    if data[:4] == b"II*\0":
+        return _tiff_of_tags(data, random_source)
+    at = random_source.choice(
+        {b"GI": (6, 8, 10), b"BM": (14, 18, 22, 28, 30)}.get(data[:2], (24, 27))
+    )
+    number = random_source.choice(EXTREMES) & 0xFFFF
+    return data[:at] + number.to_bytes(2, "little") + data[at + 2 :]
+
+
+def _png_of_chunks(data: bytes, random_source: random.Random) -> bytes:
+    """Give the header other numbers, or add chunks, some of which unpack to much."""
+    chunks, at = [], 8
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))
+        at += 12 + length
+    if random_source.random() < 0.5:
+        numbers = [*struct.unpack(">IIBBBBB", chunks[0][1])]
+        which = random_source.randrange(7)
+        numbers[which] = random_source.choice(EXTREMES) & (0xFFFFFFFF if which < 2 else 0xFF)
+        chunks[0] = (chunks[0][0], struct.pack(">IIBBBBB", *numbers))
+    packed = zlib.compress(bytes(10 ** random_source.randrange(8)), 9)
+    kind = random_source.choice(
+        (b"zTXt", b"iTXt", b"iCCP", b"tEXt", b"eXIf", b"acTL", b"PLTE", b"tRNS")
+    )
+    text = {
+        b"zTXt": b"a\0\0" + packed,
+        b"iTXt": b"a\0\1\0\0\0" + packed,
+        b"iCCP": b"a\0\0" + packed,
+    }
+    added = (kind, text.get(kind, random_source.randbytes(random_source.choice((0, 8, 768)))))
+    chunks[1:1] = [added] * random_source.choice((0, 1, 1, 500))
+    return data[:8] + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def _jpeg_of_segments(data: bytes, random_source: random.Random) -> bytes:
+    """Repeat a scan, add blocks, or claim another size."""
+    scan = data.rindex(b"\xff\xda")
+    if (kind := random_source.randrange(3)) == 0:
+        return data[:scan] + data[scan:-2] * random_source.choice((2, 90, 3000)) + data[-2:]
+    if kind == 1:
+        block = random_source.choice(
+            (b"\xff\xe1\0\x08Exif\0\0", b"\xff\xe2\0\x0eICC_PROFILE\0", b"\xff\xfe\0\2")
+        )
+        return data[:2] + block * random_source.choice((1, 1000, 100_000)) + data[2:]
+    size = next(data.index(mark) for mark in (b"\xff\xc0", b"\xff\xc2") if mark in data) + 5
+    sides = (random_source.choice(EXTREMES) & 0xFFFF for _ in range(2))
+    return data[:size] + struct.pack(">HH", *sides) + data[size + 4 :]
+
+
+def _tiff_of_tags(data: bytes, random_source: random.Random) -> bytes:
+    """Claim planes or images in the description, or give tags other values, types and counts."""
+    if random_source.random() < 0.3:
+        number = 10 ** random_source.randrange(1, 18)
+        planes = f'SizeX="8" SizeY="8" SizeC="1" SizeT="1" SizeZ="{number}" Type="uint8"'
+        ome = (
+            '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+            f'<Image ID="I:0"><Pixels ID="P:0" DimensionOrder="XYZCT" {planes}><TiffData/></Pixels>'
+            "</Image></OME>"
+        )
+        imagej = f"ImageJ=1.54\nimages={number}\nslices={number}\nhyperstack=true\n"
+        shaped = f'{{"shape": [{number}, 8, 8]}}'
+        out = io.BytesIO()
+        pages = np.zeros((random_source.choice((1, 2)), 8, 8), np.uint8)
+        text = random_source.choice((ome, imagej, shaped))
+        tifffile.imwrite(out, pages, photometric="minisblack", description=text, metadata=None)
+        data = out.getvalue()
+    changed = bytearray(data)
+    (start,) = struct.unpack_from("<I", changed, 4)
+    (num,) = struct.unpack_from("<H", changed, start)
+    for _ in range(random_source.choice((0, 1, 1, 3))):
+        at = start + 2 + 12 * random_source.randrange(num)
+        layout, place = random_source.choice(
+            (("<H", 0), ("<H", 2), ("<I", 4), ("<I", 8), ("<I", 8))
+        )
+        number = random_source.choice((*EXTREMES, 7, 8, 34712, 34887, 50001, len(data)))
+        struct.pack_into(
+            layout, changed, at + place, number & (0xFFFF if layout == "<H" else 0xFFFFFFFF)
+        )
+    return bytes(changed)
 
 
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
@@ -364,25 +472,256 @@ def recipes(random_source: random.Random) -> Iterator[Case]:
         yield Case(kind="recipe", name="r.yaml", data=text)
 
 
-def open_case(path: Path, kind: str) -> None:
-    """Do with a file what binseg does with it before anything else."""
-    if kind == "recipe":
-        load_recipe(path)
-    elif kind == "bundle":
-        bundle = read_bundle(path)
-        bundle.weights()
-        bundle.reference()
-        if NETWORK in bundle.sha256:
-            bundle.network(NETWORK)
-    elif kind == "network":
-        verify(path)
-    else:
-        probe(path)
-        read_image(path)
-        read_labels(path)
+_OUTLINE = [[2.0, 2.0], [30.0, 4.0], [20.0, 30.0]]
+_FLAT = [2.0, 2.0, 30.0, 4.0, 20.0, 30.0]
+ANNOTATIONS: dict[str, Any] = {
+    "coco.json": {
+        "images": [{"id": 1, "file_name": "a.png", "height": 40, "width": 60}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [_FLAT], "iscrowd": 0},
+            {
+                "id": 2, "image_id": 1, "category_id": 1, "iscrowd": 1,
+                "segmentation": {"counts": [100, 50, 2250], "size": [40, 60]},
+            },
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    },
+    "a.json": {
+        "version": "5", "imagePath": "a.png", "imageHeight": 40, "imageWidth": 60,
+        "imageData": None,
+        "shapes": [{"label": "cat", "shape_type": "polygon", "points": _OUTLINE}],
+    },
+    "via.json": {
+        "a.png1": {
+            "filename": "a.png", "size": 1,
+            "regions": [
+                {
+                    "shape_attributes": {
+                        "name": "polygon", "all_points_x": [2, 30, 20], "all_points_y": [2, 4, 30],
+                    },
+                    "region_attributes": {"kind": "cat"},
+                },
+            ],
+        },
+    },
+    "annotations.xml": '<annotations><version>1.1</version><image id="0" name="a.png" width="60" '
+    'height="40"><polygon label="cat" points="2,2;30,4;20,30"/></image></annotations>',
+    "manifest.csv": "image,mask\na.png,a_mask.png\nb.png,b_mask.png\n",
+    "train.csv": "ImageId,EncodedPixels\na.png,1 50 200 20\nb.png,\n",
+    "data.yaml": "path: .\ntrain: images\nval: images\nnames: {0: cat}\n",
+}  # fmt: skip
+"""Sound annotations by file name, beside a.png and b.png of 40 x 60."""
 
 
-def _serve(pipe: Connection, folder: Path) -> None:
+def datasets(random_source: random.Random) -> Iterator[Case]:
+    """Damaged annotations, of every kind that has a file of them."""
+    texts = ("=1+1", "../../etc/passwd", "a" * 200_000, "\x1b[31m", "1" * 5000, "<!ENTITY x 'y'>")
+    while True:
+        name = random_source.choice(list(ANNOTATIONS))
+        sound = ANNOTATIONS[name]
+        data = sound.encode() if isinstance(sound, str) else json.dumps(sound).encode()
+        if not isinstance(sound, str) and random_source.random() < 0.7:
+            data = _damaged_json(data, random_source)
+        elif random_source.random() < 0.3:
+            data = data.replace(b"a.png", random_source.choice(texts).encode())
+        else:
+            data = _damaged(data, random_source)
+        yield Case(kind="dataset", name=name, data=data)
+
+
+def zarrs(random_source: random.Random) -> Iterator[Case]:
+    """Damaged Zarr folders, as zips: metadata that claims other things, or chunks."""
+    import zarr
+
+    seeds = []
+    for layout in (2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            array = zarr.create_array(
+                folder, shape=(3, 64, 64), chunks=(1, 32, 32), dtype="u1", zarr_format=layout
+            )
+            array[:] = 7
+            files = [one for one in Path(folder).rglob("*") if one.is_file()]
+            seeds.append({one.relative_to(folder).as_posix(): one.read_bytes() for one in files})
+    while True:
+        members = dict(random_source.choice(seeds))
+        about = [name for name in members if name.endswith((".json", ".zarray"))]
+        name = random_source.choice((*about, *about, *members))
+        is_json = name in about and random_source.random() < 0.7
+        members[name] = (_damaged_json if is_json else _damaged)(members[name], random_source)
+        yield Case(kind="zarr", name="a.zarr", data=_zipped(members))
+
+
+def labels(random_source: random.Random, scratch: Path) -> Iterator[Case]:
+    """Damaged logs of labels: bytes of the file, or values that nobody drew."""
+    home = scratch / "sound-labels"
+    _put_images(home / "photos")
+    project = Project(home / "photos")
+    dot = Stroke(tool="brush", value=1, points=((9.0, 9.0), (20.0, 12.0)), radius=3.0)
+    project.add_stroke("a", dot)
+    project.accept("b", np.eye(40, 60, dtype=np.uint8))
+    project.close()
+    columns = ("image", "kind", "client", "target", "tool", "value", "points", "radius", "region")
+    values = (
+        None,
+        "",
+        "x",
+        -1,
+        10**18,
+        1e308,
+        b"\x89PNG",
+        "[[1e999, 2]]",
+        "[[]]",
+        "../../x",
+        "undo",
+    )
+    while True:
+        path = scratch / "made.sqlite"
+        shutil.copyfile(home / "labels.sqlite", path)
+        if random_source.random() < 0.5:
+            with contextlib.suppress(sqlite3.Error), sqlite3.connect(path) as base:
+                column, value = random_source.choice(columns), random_source.choice(values)
+                base.execute(f"update log set {column} = ?", (value,))
+            base.close()
+            data = path.read_bytes()
+        else:
+            data = _damaged(path.read_bytes(), random_source)
+        yield Case(kind="label", name="labels.sqlite", data=data)
+
+
+def requests(random_source: random.Random) -> Iterator[Case]:
+    """Damaged requests to the server, of all its routes."""
+    seeds = _image_seeds()
+    while True:
+        image = seeds[random_source.choice(list(seeds))]
+        if random_source.random() < 0.5:
+            image = _damaged(image, random_source)
+        route = random_source.choice(("predict", "jobs", "preview", "models", "batch", "nothing"))
+        query = random_source.choice(
+            ("", "?output=json", "?threshold=nan", "?min_area=9e99", "?a=%ff")
+        )
+        verb = random_source.choice(("POST", "POST", "POST", "GET", "DELETE", "PUT"))
+        part = (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+            + image + b"\r\n--x--\r\n"
+        )  # fmt: skip
+        is_form = random_source.random() < 0.4
+        body, kind = (part, "multipart/form-data; boundary=x") if is_form else (image, "image/png")
+        head = (
+            f"{verb} /v1/{route}{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        if random_source.random() < 0.4:
+            head = _damaged(head, random_source)
+        yield Case(kind="request", name="request", data=head + body)
+
+
+def _put_images(folder: Path) -> None:
+    """Put two images and their masks into a folder, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shade in (("a.png", 90), ("b.png", 130), ("a_mask.png", 255), ("b_mask.png", 255)):
+        if name.endswith("_mask.png") and folder.name == "photos":
+            continue
+        pixels = np.full((40, 60), shade, np.uint8)
+        pixels[:20] = 0
+        if not (folder / name).exists():
+            Image.fromarray(pixels).save(folder / name)
+
+
+def _send(data: bytes, port: int) -> None:
+    """Send a request and read its response; its refusal is a `BinsegError`."""
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as line:
+        reply = b""
+        with contextlib.suppress(ConnectionError):
+            line.sendall(data)
+            line.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            while part := line.recv(1 << 16):
+                reply += part
+    status = reply[9:12]
+    if status[:1] == b"5" and status != b"503":
+        raise AssertionError(reply[:300])
+    if status[:1] != b"2":
+        raise BinsegError(f"refused: {status!r}")
+
+
+def _open_dataset(path: Path) -> None:
+    folder = path.parent / f"data-{path.stem}"
+    _put_images(folder)
+    given = path.rename(folder / path.name)
+    try:
+        dataset = open_dataset(DataConfig(path=str(folder)))
+        for record in dataset.records[:2]:
+            read_sample(record, dataset.rule)
+    finally:
+        given.unlink()
+
+
+def _open_zarr(path: Path) -> None:
+    folder = path.with_name("opened.zarr")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    try:
+        with caged_windows(folder) as windows:
+            info = windows.info(0)
+            windows.read(0, 0, 0, min(info.height, 64), min(info.width, 64))
+    finally:
+        shutil.rmtree(folder)
+
+
+def _open_labels(path: Path) -> None:
+    home = path.parent / "labelled"
+    shutil.rmtree(home, ignore_errors=True)
+    _put_images(home / "photos")
+    path.rename(home / path.name)
+    project = Project(home / "photos")
+    try:
+        for name in project.names():
+            project.labels(name)
+    finally:
+        project.close()
+
+
+def _open_bundle(path: Path) -> None:
+    bundle = read_bundle(path)
+    bundle.weights()
+    bundle.reference()
+    if NETWORK in bundle.sha256:
+        bundle.network(NETWORK)
+
+
+def _open_image(path: Path) -> None:
+    probe(path)
+    read_image(path)
+    read_labels(path)
+
+
+OPENERS: dict[str, Callable[[Path], object]] = {
+    "image": _open_image,
+    "recipe": load_recipe,
+    "bundle": _open_bundle,
+    "network": verify,
+    "dataset": _open_dataset,
+    "zarr": _open_zarr,
+    "label": _open_labels,
+}
+"""What binseg does with a file before anything else."""
+
+
+def _peak_megabytes() -> int:
+    """Tell the most memory that this process has held, or one of those that decode for it."""
+    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+    waiting = [os.getpid()]
+    while waiting:
+        number = waiting.pop()
+        with contextlib.suppress(OSError, AttributeError):
+            found = Path(f"/proc/{number}/task/{number}/children").read_text("ascii").split()
+            waiting += map(int, found)
+            status = Path(f"/proc/{number}/status").read_text("ascii")
+            peaks.append(int(re.search(r"VmHWM:\s+(\d+)", status)[1]))  # type: ignore[index]
+    return max(peaks) // 1024
+
+
+def _serve(pipe: Connection, folder: Path, port: int) -> None:
     """Open the cases that come through the pipe, in a process that may die of them."""
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -393,7 +732,10 @@ def _serve(pipe: Connection, folder: Path) -> None:
         path = folder / case.name
         path.write_bytes(case.data)
         try:
-            open_case(path, case.kind)
+            if case.kind == "request":
+                _send(case.data, port)
+            else:
+                OPENERS[case.kind](path)
             verdict = "read"
         except BinsegError as problem:
             text = str(problem)
@@ -402,15 +744,14 @@ def _serve(pipe: Connection, folder: Path) -> None:
             verdict = f"traceback: {type(problem).__name__}: {str(problem)[:200]}"
         finally:
             path.unlink(missing_ok=True)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        pipe.send((verdict, peak))
+        pipe.send((verdict, _peak_megabytes()))
 
 
 class Child:
     """The process that opens the cases; a new one after a crash or a hang."""
 
-    def __init__(self, folder: Path, warm: Case) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, warm: Case, port: int) -> None:
+        self._folder, self._port = folder, port
         self._warm = warm
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection
@@ -438,7 +779,7 @@ class Child:
     def _start(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_serve, args=(theirs, self._folder), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._folder, self._port))
         self._process.start()
         theirs.close()
         self._pipe.send(self._warm)
@@ -473,6 +814,9 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
     empty = Case(kind="recipe", name="r.yaml", data=b"{}")
     asked = [("image", options.images, images(random.Random(options.seed)), empty)]
     asked.append(("recipe", options.recipes, recipes(random.Random(options.seed)), empty))
+    asked.append(("dataset", options.datasets, datasets(random.Random(options.seed)), empty))
+    asked.append(("zarr", options.zarrs, zarrs(random.Random(options.seed)), empty))
+    asked.append(("label", options.labels, labels(random.Random(options.seed), scratch), empty))
     if options.bundles or options.networks:
         # In a process of its own: threads of a runtime don't survive the forks below.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -485,8 +829,13 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
         warm = Case(kind="network", name="n.openvino.zip", data=sound.networks["n.openvino.zip"])
         source = random.Random(options.seed)
         asked.append(("network", options.networks, networks(source, sound), warm))
+    asked.append(("request", options.requests, requests(random.Random(options.seed)), empty))
+    server = None
     for kind, num, cases, warm in asked:
-        child = Child(scratch, warm)
+        if kind == "request" and num:
+            server = Server(default_bundle_path(), queue=8).__enter__()
+            first = server.memory()
+        child = Child(scratch, warm, server.port if server else 0)
         for index in track(range(num), progress=PlainProgress(), label=f"{kind}s", total=num):
             case = next(cases)
             start = time.perf_counter()
@@ -501,8 +850,13 @@ def _run(options: argparse.Namespace, scratch: Path) -> dict[str, object]:
                 if options.keep:
                     options.keep.mkdir(parents=True, exist_ok=True)
                     (options.keep / f"{kind}-{index}-{case.name}").write_bytes(case.data)
+    grown = 0.0
+    if server is not None:
+        grown = server.memory() - first
+        server.__exit__()
     return {
         "verdicts": dict(verdicts),
+        "server_grew_megabytes": round(grown),
         "largest_megabytes": largest,
         "slowest_seconds": round(slowest, 2),
         "failures": failures,
@@ -517,6 +871,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--recipes", type=int, default=200)
     parser.add_argument("--bundles", type=int, default=200)
     parser.add_argument("--networks", type=int, default=200)
+    for name in ("datasets", "zarrs", "labels", "requests"):
+        parser.add_argument(f"--{name}", type=int, default=100)
     parser.add_argument("--bundle", type=Path, help="a sound bundle's zip instead of a small one")
     parser.add_argument("--megabytes", type=int, default=1000, help="a case may take")
     parser.add_argument("--seed", type=int, default=0)

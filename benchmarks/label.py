@@ -25,15 +25,20 @@ from scipy import ndimage
 
 from binseg.imageio import read_image, read_labels
 from binseg.labeling.cold_engine import ColdEngine, filter_features, settle
-from binseg.labeling.lite0_features import lite0_features
-from binseg.labeling.next_image import RULES, outlook_of, rank
+from binseg.labeling.guidance import RULES, outlook_of, rank
 from binseg.labeling.open_image import corrected
 from binseg.labeling.project import Project
-from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke, draw
-from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
+from binseg.labeling.warm_engine import (
+    Example,
+    WarmNetwork,
+    base_network,
+    lite0_features,
+    train_round,
+)
 from binseg.labeling.working_image import WorkingImage, to_rgb
+from binseg.metrics import dice_of
 from binseg.metrics.bootstrap import bootstrap_interval
 from binseg.types import IGNORE
 

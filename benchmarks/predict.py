@@ -46,9 +46,8 @@ from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
 from binseg.inference.runtimes.torch import TorchBackend, load_network
 from binseg.packaging import read_bundle
 from binseg.packaging.exporting import core_onnx, quantise
-from binseg.packaging.proof import LIMITS, prove
-from binseg.pipelines.export_model import export_model
-from binseg.pipelines.proof_images import ProofImages, find_images
+from binseg.packaging.networks import LIMITS, prove
+from binseg.pipelines.export_model import ProofImages, export_model, find_images
 from binseg.progress import SILENT
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.preprocess import normalise, prepare

@@ -2,8 +2,12 @@
 
     python benchmarks/serve.py
     python benchmarks/serve.py runs/pet/bundle --clients 64 --seconds 60 --json serve.json
+    python benchmarks/serve.py --attack --seconds 20
 
-Three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
+With --attack four clients send each bomb in a loop, to all routes that take images, while an honest
+one sends its images: its p99 beside that of the same client in quiet, the server's memory (its
+decoders' too) before and after, and the seconds that SIGTERM takes in the middle of it. Without,
+three rounds against one server process: 64 clients; the same with clients that dribble bytes, hang
 up and send garbage; and 64 clients against a short queue, for the 429s. Figures: predictions a
 second, p50 and p99, other statuses than 200, memory of the server in the first and last tenth.
 "Backend alone" is the same model on the same images, prepared beforehand, in full batches, in
@@ -14,22 +18,26 @@ time, which neither changes.
 
 import argparse
 import asyncio
+import contextlib
 import io
 import json
 import os
 import random
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 from binseg.inference.pretrained import default_bundle_path
@@ -73,9 +81,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--side", type=int, default=256, help="height and width of the images")
+    parser.add_argument("--attack", action="store_true", help="bombs beside one honest client")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     given.bundle = given.bundle or default_bundle_path()
+    if given.attack:
+        attack(given.bundle, given.seconds, given.side, given.json)
+        return
     images = [make_image(number, given.side) for number in range(16)]
     alone = backend_alone(given.bundle, images)
     print(
@@ -102,6 +114,119 @@ def main() -> None:
     if given.json:
         lines = [asdict(one) for one in rounds]
         given.json.write_text(json.dumps({"alone": alone, "rounds": lines}, indent=2), "utf-8")
+
+
+def bombs() -> dict[str, bytes]:
+    """Small files that cost a decoder gigabytes or minutes, by what they are."""
+    planes = 'SizeX="8" SizeY="8" SizeC="1" SizeT="1" SizeZ="1000000000" Type="uint8"'
+    ome = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        f'<Image ID="I:0"><Pixels ID="P:0" DimensionOrder="XYZCT" {planes}><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    texts = {"OME": ome, "ImageJ": "ImageJ=1.54\nimages=1000000000\nslices=1000000000\n"}
+    made = {}
+    for name, text in texts.items():
+        out = io.BytesIO()
+        tifffile.imwrite(out, np.zeros((8, 8), np.uint8), description=text, metadata=None)
+        made[f"{name} of a billion"] = out.getvalue()
+    out = io.BytesIO()
+    Image.new("L", (16, 16), 90).save(out, "JPEG")
+    inner = bytearray(out.getvalue())
+    size = inner.index(b"\xff\xc0") + 5
+    inner[size : size + 4] = struct.pack(">HH", 65_500, 65_500)
+    made["JPEG in a TIFF"] = tiff_of(bytes(inner), side=16, compression=7, num_tiles=1)
+    out = io.BytesIO()
+    Image.new("L", (6000, 6000), 90).save(out, "JPEG", progressive=True)
+    jpeg = out.getvalue()
+    scan = jpeg.rindex(b"\xff\xda")
+    for num in (90, 8000):
+        made[f"{num} scans"] = jpeg[:scan] + jpeg[scan:-2] * num + jpeg[-2:]
+    made["blocks"] = jpeg[:2] + b"\xff\xe5\0\2" * 2_500_000 + jpeg[2:]
+    made["overlapping tiles"] = tiff_of(zlib.compress(bytes(1 << 20)), 1024, 8, num_tiles=49)
+    return made
+
+
+def tiff_of(tile: bytes, side: int, compression: int, *, num_tiles: int) -> bytes:
+    """A grey TIFF all of whose tiles are one and the same."""
+    across = round(num_tiles**0.5)
+    arrays = struct.pack(f"<{2 * num_tiles}I", *[8] * num_tiles, *[len(tile)] * num_tiles)
+    start = 8 + len(tile)
+    offsets = (8, len(tile)) if num_tiles == 1 else (start, start + 4 * num_tiles)
+    tags = [(256, 1, across * side), (257, 1, across * side), (258, 1, 8), (259, 1, compression)]
+    tags += [(262, 1, 1), (277, 1, 1), (322, 1, side), (323, 1, side)]
+    tags += [(324, num_tiles, offsets[0]), (325, num_tiles, offsets[1])]
+    entries = b"".join(struct.pack("<HHII", tag, 4, num, value) for tag, num, value in tags)
+    head = b"II" + struct.pack("<HI", 42, start + len(arrays))
+    return head + tile + arrays + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def attack(bundle: Path, seconds: float, side: int, json_file: Path | None) -> None:
+    """Send each bomb in a loop beside an honest client, and end the server in the middle."""
+    images, found = [make_image(number, side) for number in range(16)], bombs()
+    with Server(bundle, queue=16) as server:
+        asyncio.run(load(server, images, 1, 3.0, bad=False, name="warm-up"))
+        quiet = asyncio.run(load(server, images, 1, seconds, bad=False, name="quiet"))
+        rows, before = [], server.memory(whole=True)
+        for name, data in found.items():
+            one = asyncio.run(under(server, images, data, seconds, name))
+            time.sleep(1)
+            rows.append({"bomb": name, "p99_ms": one.p99_ms, "answered": one.predictions,
+                         "refused_429": one.refused_429, "others": one.others,
+                         "memory_mb": server.memory(whole=True)})  # fmt: skip
+            print(
+                f"{name}: p99 {one.p99_ms:.0f} ms ({one.p99_ms / quiet.p99_ms:.1f} x quiet), "
+                f"{one.predictions} answered, {one.refused_429} times 429, {one.others} others; "
+                f"memory after it {rows[-1]['memory_mb']:.0f} MB"
+            )
+        after = server.memory(whole=True)
+        took = asyncio.run(stopped(server, found["90 scans"]))
+    worst = max(row["p99_ms"] for row in rows) / quiet.p99_ms
+    print(
+        f"attacked: quiet p99 {quiet.p99_ms:.0f} ms, worst {worst:.1f} x; memory "
+        f"{before:.0f} to {after:.0f} MB ({after / before - 1:+.1%}); SIGTERM took {took:.1f} s"
+    )
+    if json_file:
+        facts = {"quiet": asdict(quiet), "rows": rows, "memory": [before, after], "end": took}
+        json_file.write_text(json.dumps(facts, indent=2), "utf-8")
+
+
+async def under(
+    server: "Server", images: list[bytes], bomb: bytes, seconds: float, name: str
+) -> Round:
+    """Let an honest client go while four send a bomb."""
+    senders = [asyncio.create_task(send_bombs(server, bomb, place)) for place in range(4)]
+    await asyncio.sleep(0.5)
+    try:
+        return await load(server, images, 1, seconds, bad=False, name=name)
+    finally:
+        for one in senders:
+            one.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+
+
+async def send_bombs(server: "Server", bomb: bytes, place: int) -> None:
+    """Send a bomb to one route in a loop, as fast as it is answered."""
+    route = ("predict", "predict", "preview", "jobs")[place]
+    while True:
+        with contextlib.suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            with contextlib.closing(writer):
+                writer.write(request(len(bomb), route) + bomb)
+                await writer.drain()
+                await reader.readuntil(b"\r\n\r\n")
+
+
+async def stopped(server: "Server", bomb: bytes) -> float:
+    """Tell the seconds from SIGTERM to the end, while bombs are decoded."""
+    senders = [asyncio.create_task(send_bombs(server, bomb, place)) for place in range(4)]
+    await asyncio.sleep(2)
+    start = time.monotonic()
+    await asyncio.to_thread(server.stop)
+    for one in senders:
+        one.cancel()
+    await asyncio.gather(*senders, return_exceptions=True)
+    return time.monotonic() - start
 
 
 def make_image(seed: int, side: int) -> bytes:
@@ -159,12 +284,26 @@ class Server:
                 return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(120)
+        self.stop()
         self._state.cleanup()
 
-    def memory(self) -> float:
-        """Resident megabytes."""
+    def stop(self) -> None:
+        """End it by SIGTERM, and wait for that."""
+        self._process.terminate()
+        self._process.wait(120)
+
+    def memory(self, *, whole: bool = False) -> float:
+        """Resident megabytes; `whole` takes its decoders in, shared pages by their parts."""
+        waiting, total = [self._process.pid], 0.0
+        while whole and waiting:
+            number = waiting.pop()
+            with contextlib.suppress(OSError, ProcessLookupError):
+                tasks = Path(f"/proc/{number}/task").glob("*/children")
+                waiting += [int(one) for task in tasks for one in task.read_text("ascii").split()]
+                rollup = Path(f"/proc/{number}/smaps_rollup").read_text("ascii")
+                total += int(rollup.split("Pss:")[1].split()[0]) / 1000
+        if whole:
+            return total
         statm = Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()
         return int(statm[1]) * resource.getpagesize() / 1e6
 
@@ -245,10 +384,10 @@ async def ask(
     return int(head.split()[1]), float(lines.get("retry-after", 0))
 
 
-def request(length: int) -> bytes:
+def request(length: int, route: str = "predict") -> bytes:
     """The head of a request."""
     return (
-        f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
+        f"POST /v1/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 
 

@@ -149,7 +149,7 @@ def photos() -> Fingerprint:
         aspect=(1.33, 1.33, 1.33),
         channels=3,
         dtype="uint8",
-        is_grey=False,
+        grey_share=0.0,
         range_used=(0.7, 0.9, 1.0),
         by_dtype=Intensities(mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
         by_percentile=Intensities(mean=(0.6, 0.5, 0.4), std=(0.3, 0.3, 0.3)),

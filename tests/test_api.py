@@ -80,7 +80,7 @@ def test_a_prediction_becomes_arrays_and_files(tmp_path: Path) -> None:
     prediction = model.predict(tmp_path / "a.png")
     (one,) = prediction.objects()
     assert (one.top, one.left, one.height, one.width) == (8, 10, 12, 20)
-    assert np.array_equal(prediction.cutout()[:, :, 3] > 0, prediction.mask)
+    assert np.array_equal(prediction.cutout()[:, :, 3] > 127, prediction.mask)
     assert prediction.overlay().shape == image.shape
     for name in ("m.png", "m.tif"):
         with Image.open(prediction.save(tmp_path / name)) as written:

@@ -17,8 +17,9 @@ SHORT = {
         r'"trials": 3,\s+"same": 3,[\s\S]*"trials": 2,\s+"same": 2,',
     ),
     "fuzz": (
-        "--images 30 --recipes 15 --bundles 8 --networks 8",
-        r'"images"[\s\S]*"networks"',
+        "--images 30 --recipes 15 --bundles 8 --networks 8 --datasets 15 --zarrs 5 --labels 5 "
+        "--requests 15",
+        r'"image: [\s\S]*"request: [\s\S]*"failures": \[\]',
     ),
     "label": ("latency --num 3", r"new mask: median \d+ ms"),
     "large": ("--quick", r"memory: [\s\S]*SHA-256 equal:[\s\S]*seams: "),
@@ -32,6 +33,10 @@ SHORT = {
     "train": ("--quick --only speed dice time-to-dice", r"resnet34-unet"),
 }
 """Options of the short form by benchmark, and the shape of what it prints in the end."""
+FURTHER = {
+    "serve": ("--attack --seconds 1", r"attacked: quiet p99 \d+ ms, [\s\S]* SIGTERM took \d")
+}
+"""Other short forms of the same benchmarks."""
 QUOTED = re.compile(r"benchmarks/(\w+)\.py")
 
 
@@ -44,10 +49,10 @@ def test_every_quoted_benchmark_has_a_short_form() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHORT)
-def test_the_short_form_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "form"), [*SHORT.items(), *FURTHER.items()])
+def test_the_short_form_runs(name: str, form: tuple[str, str], tmp_path: Path) -> None:
     """With nothing but the package at hand it ends well, and prints its figures."""
-    options, printed = SHORT[name]
+    options, printed = form
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", *options.split()],
         cwd=tmp_path,

@@ -1,5 +1,6 @@
 """Documentation: nothing in it may promise what the program doesn't have."""
 
+import ast
 import os
 import re
 import shlex
@@ -15,6 +16,9 @@ from typer.main import get_command
 
 from binseg.cli import app
 from binseg.config import load_recipe, recipe_names
+from binseg.data.sources import SOURCES
+from binseg.imageio.formats import FORMATS
+from binseg.inference.predict_options import EXTRA_OUTPUTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,6 +27,14 @@ PAGES = sorted(
 )
 TRANSLATION = re.compile(r"\.[a-z]{2}(-[A-Z]{2})?$")
 TAKES_NOTHING = {"--help", "-h"}
+FOREIGN = re.compile(
+    r"\b(mend|kin|amid|whilst|thereby|hereby|merely|simply|obviously|easily|ought|must bear"
+    r"|(is|are) (told|said)(?! apart)|(that|which|what \w+) is (said|told))\b|\b(e\.g|i\.e|etc)\.",
+    re.IGNORECASE,
+)
+"""Words that a native technical writer doesn't write."""
+LONGEST_PAGE = 2500
+"""Words; references may be longer."""
 
 
 def _name(page: Path) -> str:
@@ -43,6 +55,29 @@ VERBS: Mapping[tuple[str, ...], Any] = dict(_verbs(APP))
 def _prose(text: str) -> str:
     """Leave out fenced code, in which brackets are no links."""
     return re.sub(r"^(```+|~~~+).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [one for one in PAGES if not TRANSLATION.search(one.stem)], ids=_name
+)
+def test_pages_are_short_and_plain(page: Path) -> None:
+    """No page but references is too long to be read, and none has words of another century."""
+    text = _prose(page.read_text("utf-8"))
+    is_reference = DOCS / "reference" in page.parents or page.name == "design.md"
+    assert is_reference or len(text.split()) <= LONGEST_PAGE
+    plain = re.sub(r"`[^`\n]*`", "", text)
+    assert [found[0] for found in FOREIGN.finditer(plain)] == []
+
+
+def test_messages_are_plain() -> None:
+    """No text that the program shows has such words either; docstrings are for its authors."""
+    for path in (ROOT / "src").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        shown = {id(one) for one in ast.walk(tree) if isinstance(one, ast.Constant)}
+        shown -= {id(one.value) for one in ast.walk(tree) if isinstance(one, ast.Expr)}
+        for one in ast.walk(tree):
+            if id(one) in shown and isinstance(one.value, str):  # type: ignore[attr-defined]
+                assert not FOREIGN.search(one.value), f"{path.name}:{one.lineno}"  # type: ignore[attr-defined]
 
 
 def _links(page: Path) -> list[str]:
@@ -187,6 +222,29 @@ def test_the_index_names_every_page() -> None:
         page.relative_to(DOCS).with_suffix("").as_posix() for page in PAGES if DOCS in page.parents
     } - {"index"}
     assert listed == there
+
+
+def _rows(page: str) -> Iterator[tuple[str, str]]:
+    """List first and last cells of the page's tables of formats, whose last column is a test."""
+    for table in re.findall(r"(?:^\|.*\n)+", (DOCS / "how-to" / page).read_text("utf-8"), re.M):
+        head, _, *lines = [
+            [c.strip() for c in x.strip("|\n").split("|")] for x in table.splitlines()
+        ]
+        if head[-1] == "test":
+            yield from ((line[0], line[-1].strip("`")) for line in lines)
+
+
+def test_tables_of_formats_are_whole_and_each_row_is_held_by_a_test() -> None:
+    """Every kind of dataset, image format and output is in a table with its reference reader."""
+    rows, outputs = dict(_rows("prepare-your-data.md")), dict(_rows("outputs.md"))
+    own = {"synthetic", "patterns", "labelled", "oxford-pet", "manifest"}
+    assert {*SOURCES} - own == {name.strip("`") for name in rows if name.strip("`") in SOURCES}
+    named = re.sub(r"[^A-Z0-9,]", "", " ,".join(rows).upper())
+    assert [name for name in FORMATS if name not in named] == []
+    assert {f"`--{name}`" for name in EXTRA_OUTPUTS} <= outputs.keys()
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for name in {*rows.values(), *outputs.values()}:
+        assert f"def {name}(" in tests, name
 
 
 def test_translations_have_an_original() -> None:

@@ -16,7 +16,6 @@ from binseg.errors import ImageError, MissingExtraError, OutputError
 from binseg.imageio import (
     IMAGE_SUFFIXES,
     decode_image,
-    open_windows,
     probe,
     read_image,
     read_labels,
@@ -25,7 +24,9 @@ from binseg.imageio import (
     write_mask,
     write_probability,
 )
+from binseg.imageio.formats import decoder_of
 from binseg.imageio.raster import image_of
+from binseg.imageio.windows import open_windows
 
 RNG = np.random.default_rng(0)
 RGB = np.kron(RNG.integers(0, 256, (3, 5, 3), dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
@@ -715,5 +716,8 @@ def test_heic_without_its_package_names_the_extra(
     path = tmp_path / "a.heic"
     pytest.importorskip("pillow_heif").from_pillow(Image.fromarray(RGB)).save(path)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MissingExtraError, match=r"pillow-heif.*binseg\[heic\]"):
-        read_image(path)
+    with (
+        pytest.raises(MissingExtraError, match=r"pillow-heif.*binseg\[heic\]"),
+        decoder_of(path, name="a.heic"),  # in this process, whose modules are changed
+    ):
+        pass

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 from binseg.errors import UsageError, suggest, training_extra_missing
-from binseg.holding import Shard
 from binseg.inference import EnsemblePredictor, LoadSettings, ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files as run_files
 from binseg.inference.opening import open_model
 from binseg.inference.predictor import Predictor
 from binseg.inference.sinks import PredictResult
 from binseg.progress import SILENT, Progress
+from binseg.shards import Shard
 from binseg.types import Report
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Evaluated:
         spacing: float | None = None,
         progress: Progress = SILENT,
     ) -> Report:
-        """Score the model on one split of a data set; see `binseg.evaluate`.
+        """Score the model on one split (train, val, test or all); see `binseg.evaluate`.
 
         Args:
             data: where the images are; a run knows its own.

@@ -36,13 +36,9 @@ def download(
 ) -> Path:
     """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
 
-    Pieces gather in `path`.part. What an earlier call left there is used only where a checksum can
-    prove the whole; a file that is already at `path` is checked and kept. `md5` is for old data
-    sets that publish no better hash.
-
-    Raises:
-        DataError: the server refused, the line kept breaking, or the hash is wrong.
-        OutputError: the disk refused; what had come stays for the next try.
+    Pieces gather in `path`.part, and are used again only where a checksum can prove the whole.
+    `md5` is for old data sets that publish no better hash. Raises DataError (the server refused,
+    the line kept breaking, the hash is wrong) and OutputError (the disk refused).
     """
     import pooch.hashes
 
@@ -86,12 +82,7 @@ def download(
 
 
 def _fetch(url: str, part: Path, *, label: str, progress: Progress) -> None:
-    """Fill `part` to the end, trying again as long as new bytes come.
-
-    pooch's own downloader starts anew at each break: over a line that breaks every 300 MB, the
-    792 MB of Oxford-IIIT Pet never arrive. Going on where it broke, three requests fetch them, as
-    `tests/test_storage.py` measures on a small file.
-    """
+    """Fill `part` to the end, trying again as long as new bytes come (pooch's own starts anew)."""
     import requests
 
     failures = 0

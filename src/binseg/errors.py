@@ -67,15 +67,10 @@ class OutputError(BinsegError):
 
 
 class MissingExtraError(BinsegError):
-    """An optional dependency that isn't installed.
-
-    Args:
-        package: the import that failed, as users know it (`wandb`).
-        extra: the extra of binseg that installs it.
-        purpose: what needs it, in a few words.
-    """
+    """An optional `package` (as users know it) of an `extra` isn't installed, for a `purpose`."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        self.facts = {"package": package, "extra": extra, "purpose": purpose}
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed: "
             f'pip install "binseg[{extra}]"'

@@ -4,8 +4,6 @@ Every loss takes `logits_B1HW`, `target_B1HW` (0 or 1) and `valid_B1HW`, compute
 whatever the logits are, and gives one finite number. Ignored pixels (valid False) have no weight
 and no gradient: whatever stands there, even nan, changes nothing. "Per image" losses are averaged
 over the images that have a valid pixel.
-
-A new loss is a function here and an entry in `LOSSES`.
 """
 
 import math
@@ -26,15 +24,13 @@ from binseg.errors import UsageError, suggest
 class BatchCounts(NamedTuple):
     """Divisors of the sums over a batch.
 
-    Where several ranks share a batch, each is given the batch's own counts over the number of
-    ranks: the mean of the ranks' losses, and so of their gradients, is then that of the whole
-    batch, however unequal the shares are.
+    Of ranks that share a batch each has the batch's own counts over the number of ranks: the mean
+    of their losses, and so of their gradients, is that of the batch, however unequal the shares
+    are.
     """
 
-    pixels: Float[Tensor, ""]
-    """Valid pixels, at least 1."""
-    images: Float[Tensor, ""]
-    """Images that have a valid pixel, at least 1."""
+    pixels: Float[Tensor, ""]  # valid pixels, at least 1
+    images: Float[Tensor, ""]  # images that have a valid pixel, at least 1
 
     @classmethod
     def of(
@@ -44,10 +40,7 @@ class BatchCounts(NamedTuple):
         world_size: int = 1,
         add: Callable[[Tensor], Tensor] = lambda own: own,
     ) -> "BatchCounts":
-        """Count a batch, or the whole of a batch that ranks share.
-
-        `valid_B1HW` is this rank's part, and `add` gives the sum of a tensor over the ranks.
-        """
+        """Count a batch, or one that ranks share; `add` sums a tensor over the ranks."""
         valid_BN = valid_B1HW.flatten(1)
         own = torch.stack([valid_BN.sum(), valid_BN.any(dim=1).sum()]).float()
         pixels, images = (add(own).clamp(min=1) / world_size).unbind()
@@ -65,10 +58,7 @@ class Loss(Protocol):
         valid_B1HW: Bool[Tensor, "B 1 H W"],
         counts: BatchCounts | None = None,
     ) -> Float[Tensor, ""]:
-        """Compare logits with the truth where it is valid; a scalar in float32.
-
-        `counts` are those of the tensors unless they are only a part of a batch.
-        """
+        """Compare logits with valid truth, a scalar; `counts` where they are a part of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +107,7 @@ def _bce(pixels: _Pixels, *, foreground_weight: float, border_smoothing: float) 
 
 @torch.no_grad()
 def _smoothed(pixels: _Pixels, width: int) -> Tensor:
-    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border.
-
-    It is the mean of the valid pixels around each one, 0 where it is ignored itself.
-    """
+    """Let the truth pass from 0 to 1 over `width` pixels on either side of a border."""
     around = partial(functional.avg_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     known_B1HW = pixels.valid_B1HW.float()
     sum_B1HW = around(pixels.target_B1HW)
@@ -195,10 +182,7 @@ def _boundary(pixels: _Pixels, *, width: float, border_weight: float, smooth: fl
 
 @torch.no_grad()
 def _border_band(pixels: _Pixels, width: int) -> Tensor:
-    """Mark where valid foreground and valid background both lie within `width` pixels.
-
-    For a binary mask this is its morphological gradient, dilation minus erosion.
-    """
+    """Mark where valid foreground and valid background both lie within `width` pixels."""
     near = partial(functional.max_pool2d, kernel_size=2 * width + 1, stride=1, padding=width)
     is_foreground_B1HW = pixels.target_B1HW > 0.5
     foreground_B1HW = (pixels.valid_B1HW & is_foreground_B1HW).float()
@@ -235,8 +219,7 @@ class Knob(NamedTuple):
     default: float
     low: float = 0.0
     high: float = math.inf
-    is_whole: bool = False
-    """True if it takes only whole numbers."""
+    is_whole: bool = False  # True if it takes only whole numbers
 
     def check(self, value: object, *, loss: str, name: str) -> float:
         """Give the value as a number, or say what the option takes."""
@@ -284,95 +267,58 @@ _BORDER_SMOOTHING = Knob(
     is_whole=True,
 )
 
-LOSSES: Mapping[str, LossEntry] = MappingProxyType(
-    {
-        "bce": LossEntry(
-            summary="binary cross-entropy, averaged over all valid pixels",
-            source="reports A, C and D",
-            function=_bce,
-            knobs={
-                "foreground_weight": Knob(
-                    "weight of foreground pixels; above 1 finds more and errs more", 1.0
-                ),
-                "border_smoothing": _BORDER_SMOOTHING,
-            },
-        ),
-        "dice": LossEntry(
-            summary="1 - soft Dice, per image",
-            source="Milletari et al., V-Net (3DV 2016); report A's smooth 1",
-            function=_dice,
-            knobs={"smooth": _SMOOTH},
-        ),
-        "bce-dice": LossEntry(
-            summary="bce + dice: steady gradients of the one, the other's eye for small objects",
-            source="reports A and B",
-            function=_bce_dice,
-            knobs={
-                "bce_weight": Knob("what bce is multiplied with", 1.0),
-                "dice_weight": Knob("what dice is multiplied with", 1.0),
-                "smooth": _SMOOTH,
-                "border_smoothing": _BORDER_SMOOTHING,
-            },
-        ),
-        "jaccard": LossEntry(
-            summary="1 - soft IoU, per image",
-            source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
-            function=partial(_tversky, alpha=1.0, beta=1.0),
-            knobs={"smooth": _SMOOTH},
-        ),
-        "lovasz": LossEntry(
-            summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
-            source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section "
-            "3.1",
-            function=_lovasz,
-        ),
-        "focal": LossEntry(
-            summary="cross-entropy that fades for pixels already right, over all valid pixels",
-            source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
-            function=_focal,
-            knobs={
-                "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
-                "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0),
-            },
-        ),
-        "tversky": LossEntry(
-            summary="Dice with its own weight for extra and for missed pixels, per image",
-            source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)",
-            function=_tversky,
-            knobs={
-                "alpha": Knob("weight of extra pixels (false positives)", 0.3),
-                "beta": Knob("weight of missed pixels (false negatives)", 0.7),
-                "smooth": _SMOOTH,
-            },
-        ),
-        "boundary": LossEntry(
-            summary="bce + dice with extra weight along the object's border, per image",
-            source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
-            "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
-            "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)",
-            function=_boundary,
-            knobs={
-                "width": Knob(
-                    "pixels on either side of the border that weigh more",
-                    default=3.0,
-                    low=1.0,
-                    high=64.0,
-                    is_whole=True,
-                ),
-                "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
-                "smooth": _SMOOTH,
-            },
-        ),
-    }
-)
+LOSSES: Mapping[str, LossEntry] = MappingProxyType({
+    "bce": LossEntry(summary="binary cross-entropy, averaged over all valid pixels",
+        source="reports A, C and D", function=_bce,
+        knobs={
+            "foreground_weight": Knob(
+                "weight of foreground pixels; above 1 finds more and errs more", 1.0),
+            "border_smoothing": _BORDER_SMOOTHING}),
+    "dice": LossEntry(summary="1 - soft Dice, per image",
+        source="Milletari et al., V-Net (3DV 2016); report A's smooth 1", function=_dice,
+        knobs={"smooth": _SMOOTH}),
+    "bce-dice": LossEntry(
+        summary="bce + dice: steady gradients of the one, the other's eye for small objects",
+        source="reports A and B", function=_bce_dice,
+        knobs={
+            "bce_weight": Knob("what bce is multiplied with", 1.0),
+            "dice_weight": Knob("what dice is multiplied with", 1.0),
+            "smooth": _SMOOTH, "border_smoothing": _BORDER_SMOOTHING}),
+    "jaccard": LossEntry(summary="1 - soft IoU, per image",
+        source="Rahman & Wang, Optimizing Intersection-Over-Union (ISVC 2016)",
+        function=partial(_tversky, alpha=1.0, beta=1.0), knobs={"smooth": _SMOOTH}),
+    "lovasz": LossEntry(summary="Lovasz hinge: a convex stand-in for IoU itself, per image",
+        source="Berman, Rannen Triki & Blaschko, The Lovasz-Softmax loss (CVPR 2018), section "
+        "3.1", function=_lovasz),
+    "focal": LossEntry(
+        summary="cross-entropy that fades for pixels already right, over all valid pixels",
+        source="Lin et al., Focal Loss for Dense Object Detection (ICCV 2017), equation 5",
+        function=_focal,
+        knobs={
+            "alpha": Knob("weight of foreground; background has 1 - alpha", 0.25, high=1.0),
+            "gamma": Knob("how fast easy pixels fade; 0 is weighted bce", 2.0)}),
+    "tversky": LossEntry(
+        summary="Dice with its own weight for extra and for missed pixels, per image",
+        source="Salehi, Erdogmus & Gholipour, Tversky loss function (MLMI 2017)", function=_tversky,
+        knobs={
+            "alpha": Knob("weight of extra pixels (false positives)", 0.3),
+            "beta": Knob("weight of missed pixels (false negatives)", 0.7), "smooth": _SMOOTH}),
+    "boundary": LossEntry(
+        summary="bce + dice with extra weight along the object's border, per image",
+        source="border weights: Ronneberger, Fischer & Brox, U-Net (MICCAI 2015), equation 2; "
+        "weighted cross-entropy plus weighted overlap: Wei, Wang & Huang, F3Net (AAAI 2020); "
+        "border by max-pooling: Bokhovkin & Burnaev, Boundary Loss (ISNN 2019)", function=_boundary,
+        knobs={
+            "width": Knob("pixels on either side of the border that weigh more",
+                default=3.0, low=1.0, high=64.0, is_whole=True),
+            "border_weight": Knob("weight of border pixels beyond the 1 of all others", 5.0),
+            "smooth": _SMOOTH}),
+})  # fmt: skip
 """Every loss by the name it has in recipes."""
 
 
 def build_loss(name: str, options: Mapping[str, float] | None = None) -> Loss:
-    """Build a loss by its name in `LOSSES`, with changes to its own defaults.
-
-    Raises:
-        UsageError: an unknown name or option, or a number that the option doesn't take.
+    """Build a loss by its name in `LOSSES`, with changes to its own defaults; UsageError.
 
     >>> loss = build_loss("dice", {"smooth": 1e-6})
     >>> target = torch.tensor([[[[1.0, 0.0]]]])

@@ -25,15 +25,9 @@ def map_ordered(
 ) -> Generator[R]:
     """Apply a function on threads and yield its results in order, the next ones ready ahead.
 
-    Decoding, hashing and disks let go of the interpreter, so threads share the work; the items may
-    be endless. What the function raises comes out where its result would.
-
-    Args:
-        function: runs on the threads.
-        items: taken as they are needed, on the thread of the caller.
-        num_threads: `num_cores()` if left out.
-        ahead: most results in work or waiting, at least 1; asked for each time where it is a
-            function; 4 a thread if left out.
+    The items may be endless, and are taken as needed, on the caller's thread. What the function
+    raises comes out where its result would. `ahead` is the most results in work or waiting, asked
+    for each time where it is a function; 4 for each of `num_threads` (`num_cores()`) if left out.
 
     >>> list(map_ordered(abs, [-1, 2, -3], num_threads=2))
     [1, 2, 3]

@@ -1,10 +1,29 @@
 """Report the progress of long work to whoever listens: a terminal, a log, nobody."""
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
+
+
+@contextmanager
+def hushed(
+    name: str, *messages: tuple[str, type[Warning]], level: int = logging.ERROR
+) -> Iterator[None]:
+    """Silence a package's logger below a level, and the warnings that match a message."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            for message, category in messages:
+                warnings.filterwarnings("ignore", message=message, category=category)
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @runtime_checkable
@@ -16,10 +35,7 @@ class Task(Protocol):
 
 
 class Detail(str):
-    """A line for those who want to see everything: a terminal shows it with --verbose alone.
-
-    Logs keep it. What was ignored, or wasn't done as asked, is never a detail.
-    """
+    """A line that a terminal shows with --verbose alone; never what was ignored or changed."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Files as bytes: atomic writes, hashes, the cache folder and locks."""
+"""Files as bytes: atomic writes, hashes, the cache folder, locks, and places held by a command."""
 
 import contextlib
 import ctypes
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,8 @@ def shown(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside `path` that becomes `path` when the block ends well.
 
-    Readers see the old file or the new one, never a half; missing folders are made. When the
-    block fails, the temporary file goes and whatever was at `path` stays.
-
-    Raises:
-        OutputError: the operating system refused, in the block or at its end.
+    Readers see the old file or the new one, never a half; missing folders are made. When the block
+    fails, whatever was at `path` stays. Raises OutputError where the operating system refused.
     """
     path = Path(path)
     # Replacing a link would cut it off from the file that it names, so that file is replaced.
@@ -81,9 +80,7 @@ def publish(finished: Path, path: Path) -> None:
     """Give a finished file or folder its final name, in place of what has it; on one file system.
 
     Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
-
-    Raises:
-        OutputError: the operating system refused; what was at `path` is still there.
+    Raises OutputError where the operating system refused; what was at `path` is still there.
     """
     final = Path(os.path.realpath(path))
     try:
@@ -178,9 +175,8 @@ def write_json(path: Path, obj: object) -> None:
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON of strangers: one meaning for every reader.
 
-    Raises:
-        ValueError: no JSON; a key that an object holds twice, of which readers take either; NaN,
-            infinities and numbers of thousands of digits, which JSON doesn't have; or too deep.
+    Raises ValueError for no JSON, a key that an object holds twice, NaN, infinities and numbers of
+    thousands of digits, which JSON doesn't have, and for what is too deep.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -201,11 +197,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """Open a file to read; a pipe, socket or device is refused at once, where `open` would wait.
-
-    Raises:
-        OSError: also for whatever is no file.
-    """
+    """Open a file to read; OSError for a pipe, socket or device, where `open` would wait."""
     return open(path, "rb", opener=_open_at_once)
 
 
@@ -237,11 +229,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash a file, in pieces; lower-case hex.
-
-    Raises:
-        DataError: the file can't be read.
-    """
+    """Hash a file, in pieces; lower-case hex. Raises DataError."""
     try:
         with open_file(path) as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -259,16 +247,9 @@ def cache_dir() -> Path:
 def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterator[None]:
     """Hold `path`.lock, so that one process at a time makes what is at `path`.
 
-    The lock goes when its process ends, however it ends; the empty lock file may stay.
-
-    Args:
-        path: what is protected; it need not exist.
-        timeout: seconds after which waiting for the other process is given up.
-        tidy: remove the lock file when the block ends well; only where whoever waited for it then
-            finds that nothing is left to do.
-
-    Raises:
-        OutputError: the lock file can't be made, or the wait was too long.
+    The lock goes when its process ends, however it ends; the empty lock file may stay, unless
+    `tidy` removes it: only where whoever waited for it then finds that nothing is left to do.
+    Raises OutputError where the file can't be made, or the wait was longer than `timeout` seconds.
     """
     lock_path = path.with_name(path.name + ".lock")
     try:
@@ -289,3 +270,40 @@ def locked(path: Path, *, timeout: float = 3600.0, tidy: bool = False) -> Iterat
     if tidy:
         with contextlib.suppress(OSError):  # it is gone, or others hold it
             lock_path.unlink()
+
+
+_LOG = logging.getLogger("binseg")
+_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Hold an output's place from start to end, so that two commands never mix theirs there.
+
+    The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
+    holds a place may ask for it again within. Raises OutputError where another command works there.
+    """
+    place = Path(os.path.realpath(out))
+    if place in _HELD.get():
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    locks = cache_dir() / "locks"
+    lock = filelock.FileLock(locks / f"{name}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputError(
+            f"{one_line(str(out))}: another command works there; wait, or choose another --out"
+        ) from None
+    except OSError as error:
+        _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
+    token = _HELD.set(_HELD.get() | {place})
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+        with contextlib.suppress(OSError):  # while it is held: whoever waits sees that it is gone
+            Path(lock.lock_file).unlink()
+        lock.release()

@@ -60,6 +60,10 @@ class Record:
     """Polygons instead of a mask file; an empty tuple says that nothing is in the image."""
     page: int | None = None
     """The page of a multi-page file (image and mask alike), from 0."""
+    nodata: float | None = None
+    """Value of the image's pixels without data, as declared; files may declare another."""
+    mask_as_stored: bool = False
+    """The mask was made from the image's pixels before EXIF turned them, and is turned alike."""
     group: str | None = None
     split: Split | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -131,6 +135,8 @@ class Preprocessing:
     that its 0.5 and 99.5 percentiles become 0 and 1."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    nodata: float | None = None
+    """The value of pixels without data, where users declare one beyond what files say."""
 
     def as_trained(self) -> "Preprocessing":
         """The same with all tiles of the size that training sees."""

@@ -183,7 +183,7 @@ def test_grey_images_in_colour_files_get_one_channel(
     """Three equal channels tell no more; other numbers are kept."""
     keys = ("input.channels", "input.intensity", "input.mean")
     assert decide(situation(photos), "input.channels") == {"input.channels": 3}
-    found = decide(situation(replace(photos, is_grey=True)), *keys)
+    found = decide(situation(replace(photos, grey_share=1.0)), *keys)
     assert found["input.channels"] == 1
     assert found["input.mean"] == pytest.approx((0.4,))
     five = replace(photos, channels=5)

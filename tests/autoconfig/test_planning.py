@@ -105,13 +105,13 @@ def test_absent_weights_are_named_with_their_package(photos: Fingerprint, machin
 def test_many_grey_images_are_trained_from_scratch(photos: Fingerprint, stocked: Machine) -> None:
     """ImageNet's photographs were no better a start for them, as the row says; some dozens do."""
     both = replace(stocked, seconds_per_megapixel={"unet-compact": 0.4, "lite0-unet": 0.8})
-    made = make_plan(replace(photos, is_grey=True), both, budget=1200.0, given={})
+    made = make_plan(replace(photos, grey_share=1.0), both, budget=1200.0, given={})
     assert made.recipe().model.encoder_weights is None
     assert made.recipe().model.name == "unet-compact"
     assert "no better for this many grey images" in made.setting("model.encoder_weights").reason
-    few = make_plan(replace(photos, is_grey=True, num_train=59), both, budget=1200.0, given={})
+    few = make_plan(replace(photos, grey_share=1.0, num_train=59), both, budget=1200.0, given={})
     assert few.recipe().model.encoder_weights == "imagenet"
-    fewest = make_plan(replace(photos, is_grey=True, num_train=9), both, budget=1200.0, given={})
+    fewest = make_plan(replace(photos, grey_share=1.0, num_train=9), both, budget=1200.0, given={})
     assert fewest.recipe().model.encoder_weights is None
 
 
@@ -119,7 +119,7 @@ def test_grey_images_get_the_average_of_the_weights_mean(
     photos: Fingerprint, stocked: Machine
 ) -> None:
     """Asked for, they begin a grey network: the first convolution's weights are summed."""
-    grey = replace(photos, channels=1, is_grey=True)
+    grey = replace(photos, channels=1, grey_share=1.0)
     asked = {"model.encoder_weights": "imagenet"}
     recipe = make_plan(grey, stocked, budget=1200.0, given=asked).recipe()
     assert (recipe.input.channels, recipe.model.encoder_weights) == (1, "imagenet")

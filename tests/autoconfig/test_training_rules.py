@@ -59,16 +59,30 @@ def test_few_grey_images_of_one_polarity_are_inverted(
     photos: Fingerprint, situation: Make, decide: Decide
 ) -> None:
     """Not where both kinds are there, colour tells more, many images do, or a volume is one."""
-    few = replace(photos, is_grey=True, num_train=14, brighter_share=1.0)
+    few = replace(photos, grey_share=1.0, num_train=14, brighter_share=1.0)
 
     def inverted(facts: Fingerprint) -> object:
         return decide(situation(facts, **WHOLE), "augment.invert").get("augment.invert")
 
     assert inverted(few) == 0.5
     assert inverted(replace(few, brighter_share=0.0)) == 0.5
-    for other in ({"brighter_share": 0.9}, {"is_grey": False}, {"num_train": 60}):
+    for other in ({"brighter_share": 0.9}, {"grey_share": 0.0}, {"num_train": 60}):
         assert inverted(replace(few, **other)) is None
     assert inverted(replace(few, is_stack=True)) is None
+
+
+def test_coloured_images_among_grey_ones_lend_each_other_their_looks(
+    photos: Fingerprint, situation: Make, decide: Decide
+) -> None:
+    """Stained nuclei among fluorescent ones: light and dark change places, and colours go."""
+
+    def chosen(share: float, num: int) -> dict[str, object]:
+        at = situation(replace(photos, grey_share=share, num_train=num), **WHOLE)
+        return decide(at, "augment.invert", "augment.grey")
+
+    assert chosen(0.9, 70) == {"augment.invert": 0.25, "augment.grey": 0.3}
+    for share, num in ((0.02, 70), (0.9, 200), (0.0, 70)):
+        assert chosen(share, num) == {}
 
 
 def test_batches_are_small_for_few_images_and_for_little_memory(

@@ -1,6 +1,7 @@
 """Records become samples."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import tifffile
 from PIL import Image
 
 from binseg.data import MaskRule, read_sample
-from binseg.data.samples import notes_on_images
+from binseg.data.samples import find_stored_poses, notes_on_images
 from binseg.errors import ImageError
-from binseg.types import Record, Shape
+from binseg.imageio.decoding import turn
+from binseg.transforms.preprocess import prepare
+from binseg.types import Preprocessing, Record, Shape
 
 Save = Callable[..., Path]
 
@@ -74,9 +77,46 @@ def test_a_raw_mask_follows_its_turned_image(
     sample = read_sample(record, rule)
     assert sample.mask_HW is not None
     np.testing.assert_array_equal(sample.mask_HW, sample.image_HWC[:, :, 0] == 255)
-    assert any(
-        "1 image is turned by EXIF and the mask isn't" in n for n in notes_on_images([record])
-    )
+    (posed,), note = find_stored_poses([record], rule)
+    assert "1 image is turned by EXIF and the mask isn't: by their sides" in str(note)
+    np.testing.assert_array_equal(read_sample(posed, rule).mask_HW, sample.mask_HW)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_poses_that_sides_do_not_tell_are_told_by_outlines(
+    tmp_path: Path, rule: MaskRule, orientation: int, *, is_stored: bool
+) -> None:
+    """Of square and half-turned images the pose is the one in which outlines lie on edges."""
+    random, records, truths = np.random.default_rng(orientation), [], {}
+    for number in range(4):
+        height, width = (40, 40) if orientation > 4 else (40, 56)
+        y, x = np.mgrid[:height, :width]
+        mask = np.hypot(y - 12 - number, x - 13 + number) < 8
+        pixels = (90 + 60 * mask + random.normal(0, 9, mask.shape)).clip(0, 255).astype(np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image, path = tmp_path / f"{number}.png", tmp_path / f"{number}_m.png"
+        Image.fromarray(pixels).save(image, exif=exif)
+        truths[str(number)] = turn(mask, orientation)
+        shown = mask if is_stored else truths[str(number)]
+        Image.fromarray(shown.astype(np.uint8) * 255).save(path)
+        records.append(Record(id=str(number), image_path=image, mask_path=path))
+    posed, note = find_stored_poses(records, rule)
+    way = "turned like their images" if is_stored else "lie on the images as they are seen"
+    assert way in str(note)
+    for record in posed:
+        np.testing.assert_array_equal(read_sample(record, rule).mask_HW, truths[record.id])
+
+
+def test_poses_that_nothing_tells_are_said(tmp_path: Path, rule: MaskRule) -> None:
+    """A mask that fits both poses alike stays as it is, with a warning."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("L", (20, 20), 9).save(tmp_path / "a.png", exif=exif)
+    Image.new("L", (20, 20), 255).save(tmp_path / "m.png")
+    record = Record(id="a", image_path=tmp_path / "a.png", mask_path=tmp_path / "m.png")
+    assert "don't tell in which pose" in str(find_stored_poses([record], rule)[1])
 
 
 def test_swapped_sides_hint_at_exif(tmp_path: Path, rule: MaskRule) -> None:
@@ -100,6 +140,42 @@ def test_no_data_does_not_count(tmp_path: Path, rule: MaskRule) -> None:
     record = Record(id="a", image_path=path, mask_path=mask)
     np.testing.assert_array_equal(read_sample(record, rule).valid_HW, pixels > 0)
     assert any("value -9999 are no data" in note for note in notes_on_images([record]))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "value"),
+    [
+        (np.full((8, 12), 400, np.float32), -9999.0),
+        (np.full((8, 12), 400, np.uint16), 0.0),
+        (np.full((8, 12, 3), 40, np.uint8), 0.0),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_a_declared_value_is_no_data(
+    tmp_path: Path, rule: MaskRule, pixels: np.ndarray, value: float, suffix: str
+) -> None:
+    """`data.nodata` holds where files say nothing: out of the image, the truth and the inputs."""
+    pixels = pixels.copy()
+    pixels[:2] = value
+    if pixels.ndim == 3:
+        pixels[4, 4] = (0, 9, 9)  # black in one channel is a colour
+    image, mask = tmp_path / f"a{suffix}", tmp_path / "m.png"
+    np.save(image, pixels) if suffix == ".npy" else tifffile.imwrite(image, pixels)
+    Image.fromarray(np.full((8, 12), 255, np.uint8)).save(mask)
+    record = Record(id="a", image_path=image, mask_path=mask, nodata=value)
+    sample = read_sample(record, rule)
+    expected = np.ones((8, 12), bool)
+    expected[:2] = False
+    np.testing.assert_array_equal(sample.valid_HW, expected)
+    assert (sample.image_HWC[:2] == sample.image_HWC[5, 5]).all()
+    channels = sample.image_HWC.shape[2]
+    shape = Preprocessing(height=8, width=12, channels=channels, intensity="percentile",
+                          mean=(0.5,) * channels, std=(0.5,) * channels, nodata=value)  # fmt: skip
+    raw = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    np.testing.assert_array_equal(prepare(raw, shape)[0], prepare(sample.image_HWC, shape)[0])
+    assert any(f"{value:g} is in 1 of 1" in note for note in notes_on_images([record]))
+    other = replace(record, nodata=-1.0)
+    assert any("is it the right one?" in note for note in notes_on_images([other]))
 
 
 def test_an_unknown_value_names_the_file(save: Save, tmp_path: Path, rule: MaskRule) -> None:

@@ -124,6 +124,18 @@ def test_inverted_images_are_their_negatives_and_masks_stay() -> None:
     assert resolve_preset(AugmentConfig(preset="strong", invert=0.25)).invert == 0.25
 
 
+def test_colours_go_by_their_lightness() -> None:
+    """The weights of ITU-R BT.601, in about half of the images at 0.5; grey images stay."""
+    images = torch.rand(64, 3, 8, 8)
+    moved = change(images, grey=0.5)
+    light = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+    is_grey = (moved - light).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert torch.equal(moved[~is_grey], images[~is_grey])
+    assert 20 < int(is_grey.sum()) < 44
+    assert torch.equal(change(images[:, :1], grey=1.0), images[:, :1])
+    assert resolve_preset(AugmentConfig(preset="strong", grey=0.3)).grey == 0.3
+
+
 def test_a_wide_blur_is_scipys() -> None:
     """A sigma above 0.8 takes a kernel that holds it."""
     images = torch.rand(1, 1, 24, 24)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from binseg.errors import DataError, UsageError
-from binseg.evaluation.guarantees import choose_guaranteed, parse_guarantee
+from binseg.evaluation.learning_quality import choose_guaranteed, parse_guarantee
 from binseg.metrics.probabilities import NUM_THRESHOLDS
 
 THRESHOLDS = np.arange(NUM_THRESHOLDS) / NUM_THRESHOLDS

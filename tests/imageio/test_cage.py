@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,20 @@ import tifffile
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio import decode_image, needs_windows, open_windows, probe_bytes
+from binseg.imageio import (
+    decode_image,
+    needs_windows,
+    probe,
+    read_georeference,
+    read_image,
+    read_labels,
+    read_pixel_size,
+)
 from binseg.imageio.cage import Cage
+from binseg.imageio.decoding import Decoder
+from binseg.imageio.formats import FORMATS, decoder_of
+from binseg.imageio.metadata import georeference_of, pixel_size_of
+from binseg.imageio.windows import open_windows
 
 from ..bombs import jpeg_in_tiff, jpeg_of_scans  # noqa: TID252 - tests are no package of their own
 
@@ -35,9 +48,14 @@ def _files() -> dict[str, bytes]:
         out = io.BytesIO()
         Image.fromarray(image_HWC).save(out, kind)
         files[kind] = out.getvalue()
-    out = io.BytesIO()
-    np.save(out, image_HWC)
-    files["NPY"] = out.getvalue()
+    for name, array in (("NPY", image_HWC), ("NPY, big-endian", image_HWC[..., 0].astype(">i4"))):
+        out = io.BytesIO()
+        np.save(out, array)
+        files[name] = out.getvalue()
+    for colours in (16, 2):
+        out = io.BytesIO()
+        Image.fromarray(image_HWC).quantize(colours).save(out, "GIF")
+        files[f"GIF of {colours}"] = out.getvalue()
     for dtype in (np.uint16, np.float32):
         out = io.BytesIO()
         tifffile.imwrite(out, image_HWC.astype(dtype), photometric="rgb", compression="zlib")
@@ -51,35 +69,105 @@ def _files() -> dict[str, bytes]:
     return files
 
 
+def _all_of(image: Decoder) -> tuple[Any, ...]:
+    return image.info(), image.image(), image.labels(indices=True), image.palette()
+
+
 @pytest.mark.parametrize(("kind", "data"), _files().items())
 def test_the_pixels_are_those_of_a_decoder_here(cage: Cage, kind: str, data: bytes) -> None:
     """Header and pixels of every format are what they are without a cage, from bytes and files."""
     with cage.open(data, name=kind) as opened:
-        assert opened.info == probe_bytes(data, name=kind)
-        image_HWC, _ = opened.read()
-    expected = decode_image(data, name=kind)
+        found, image_HWC, labels, colours = _all_of(opened)
+    with decoder_of(data, name=kind) as here:
+        info, expected, expected_labels, expected_colours = _all_of(here)
+    assert found == info
+    assert labels.dtype == expected_labels.dtype.newbyteorder("=")
+    assert np.array_equal(labels, expected_labels)
+    assert (colours is None) == (expected_colours is None)
+    assert colours is None or np.array_equal(colours, expected_colours)
     assert image_HWC.dtype == expected.dtype
     assert np.array_equal(image_HWC, expected)
     image_HWC[0, 0] = 0  # nobody else has it
+
+
+def test_only_plain_jpeg_and_png_are_decoded_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Readers of all verbs leave other formats to a child, with the same pixels and facts."""
+    files = {name: data for name, data in _files().items() if name not in ("PNG", "JPEG")}
+    random = np.random.default_rng(0)
+    stack = random.integers(0, 9, (3, 20, 30), np.uint8)
+    place = (33922, 12, 6, (0.0, 0.0, 0.0, 7.1, 8.2, 0.0), True)
+    tags = [(33550, 12, 3, (0.3, 0.4, 0.0), True), place]
+    settings: dict[str, Any] = {"resolution": (5000, 4000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(
+        tmp_path / "s.tif", stack, photometric="minisblack", extratags=tags, **settings
+    )
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    path = tmp_path / "s.tif"
+    facts = pixel_size_of(path), georeference_of(path)
+    assert None not in facts
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("decoded here")
+
+    probe(path)  # the children's mother has started
+    for one in FORMATS.values():
+        monkeypatch.setitem(vars(one), "open", refuse)
+    assert (read_pixel_size(path), read_georeference(path)) == facts
+    assert needs_windows(path)
+    for page in (0, 2):
+        assert np.array_equal(read_image(path, page=page)[..., 0], stack[page])
+        assert np.array_equal(read_labels(path, page=page), stack[page])
+    assert probe(path).num_pages == 3
+    with pytest.raises(ImageError, match="a stack of 3 pages"):
+        read_image(path)
+    for name, data in files.items():
+        assert np.array_equal(read_image(tmp_path / name), decode_image(data, name="p"))
+    for name in ("PNG", "JPEG"):
+        with pytest.raises(ImageError, match="decoded here"):
+            decode_image(_files()[name], name="p")
+
+
+def test_a_reply_that_nobody_waited_for_is_never_anothers(
+    cage: Cage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between order and reply ends the child: it would be one reply behind for ever."""
+    images = [np.full((8, 8, 3), shade, np.uint8) for shade in (10, 20)]
+    files = [io.BytesIO() for _ in images]
+    for out, image_HWC in zip(files, images, strict=True):
+        Image.fromarray(image_HWC).save(out, "BMP")
+
+    def interrupted(*_: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patched.setattr("binseg.imageio.cage._Child._receive", interrupted)
+        with cage.open(files[0].getvalue(), name="p"):
+            pass
+    for _ in range(3):
+        with cage.open(files[1].getvalue(), name="p") as opened:
+            assert (opened.image() == 20).all()
 
 
 def test_errors_are_those_of_a_decoder_here(cage: Cage) -> None:
     """A damaged file, and one that is none, are refused in the same words; the child goes on."""
     good = _files()["PNG"]
     for data in (good[:60], b"nonsense", b""):
-        with pytest.raises(ImageError) as expected:
-            decode_image(data, name="p")
+        with pytest.raises(ImageError) as expected, decoder_of(data, name="p") as here:
+            here.image()
         with pytest.raises(ImageError) as found, cage.open(data, name="p") as opened:
-            opened.read()
+            opened.image()
         assert str(found.value) == str(expected.value)
 
 
 def test_claims_are_refused_in_children_too(cage: Cage) -> None:
     """456 bytes that would unpack to 4.3 GB are refused by their header; the child goes on."""
     with cage.open(jpeg_in_tiff(), name="p") as opened:
-        assert (opened.info.height, opened.info.width) == (16, 16)
+        assert (opened.info().height, opened.info().width) == (16, 16)
         with pytest.raises(ImageError, match="claims 65500 x 65500"):
-            opened.read()
+            opened.image()
 
 
 def test_time_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,15 +175,15 @@ def test_time_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     cage = Cage(1, seconds=10.0)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr("binseg.imageio.cage._DECODE_S", 0.2)
             patched.setattr("binseg.imageio.cage._VALUES_PER_S", 10**9)
-            with cage.open(jpeg_of_scans(num_scans=90), name="p") as opened:
+            with cage.open(jpeg_of_scans(num_scans=90), name="p") as found:
+                opened = replace(found, seconds=0.2)
                 start = time.monotonic()
                 with pytest.raises(ImageError, match="too long"):
-                    opened.read()
+                    opened.image()
                 assert time.monotonic() - start < 2
         with cage.open(_files()["PNG"], name="p") as opened:
-            assert opened.read()[0].shape == (40, 50, 3)
+            assert opened.image().shape == (40, 50, 3)
         mother = cage._process.pid
         children = Path(f"/proc/{mother}/task/{mother}/children").read_text("ascii").split()
         stats = [Path(f"/proc/{one}/stat").read_text("ascii") for one in children]
@@ -119,7 +207,7 @@ def test_work_can_be_stopped_from_outside(cage: Cage) -> None:
     with cage.open(jpeg_of_scans(side=6000, num_scans=90), name="p") as opened:
         started.set()
         with pytest.raises(ImageError, match="ends the decoder"):
-            opened.read()
+            opened.image()
     assert time.monotonic() - said[0] < 0.5
     other.join()
 
@@ -134,7 +222,7 @@ def test_many_threads_share_the_children(cage: Cage) -> None:
     def ask(shade: int) -> None:
         for _ in range(20):
             with cage.open(files[shade].getvalue(), name="p") as opened:
-                if not (opened.read()[0] == shade).all():
+                if not (opened.image() == shade).all():
                     wrong.append(shade)
 
     threads = [threading.Thread(target=ask, args=(shade,)) for shade in files]
@@ -201,7 +289,7 @@ def test_windows_keep_no_image_waiting(tmp_path: Path) -> None:
     try:
         with cage.windows(path) as windows:
             with cage.open(_files()["PNG"], name="p") as opened:
-                assert opened.read()[0].shape == (40, 50, 3)
+                assert opened.image().shape == (40, 50, 3)
             assert windows.read(4, 0, 0, 20, 30).shape == (20, 30, 1)
             cage.stop(threading.get_ident())
             with pytest.raises(ImageError, match="ends the decoder"):

@@ -19,12 +19,12 @@ from binseg.errors import ImageError
 from binseg.imageio import (
     decode_image,
     needs_windows,
-    open_windows,
     probe,
     read_image,
     read_labels,
     read_pixels,
 )
+from binseg.imageio.windows import open_windows
 
 from ..bombs import (  # noqa: TID252 - tests are no package of their own
     imagej_stack,

@@ -10,8 +10,9 @@ import tifffile
 from PIL import Image
 
 from binseg.errors import ImageError
-from binseg.imageio import needs_windows, open_windows, read_image
+from binseg.imageio import needs_windows, read_image
 from binseg.imageio.decoding import Cache
+from binseg.imageio.windows import open_windows
 
 WINDOWS = ((0, 0, 97, 141), (0, 0, 1, 1), (31, 60, 40, 50), (96, 140, 1, 1), (10, 0, 3, 141))
 RGB: dict[str, Any] = {"photometric": "rgb"}

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio import needs_windows, open_windows
+from binseg.imageio import needs_windows
+from binseg.imageio.windows import open_windows
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
 
 zarr = pytest.importorskip("zarr")

@@ -11,7 +11,8 @@ import tifffile
 from scipy import ndimage
 
 from binseg.errors import ImageError, UsageError
-from binseg.imageio import ImageInfo, open_windows
+from binseg.imageio import ImageInfo
+from binseg.imageio.windows import open_windows
 from binseg.inference import EnsemblePredictor, ModelPredictor, PredictOptions, Predictor
 from binseg.inference.tiling import live_bytes, probability_bands
 from binseg.transforms.geometry import plan, tiles_for

@@ -314,3 +314,68 @@ def test_no_acknowledged_stroke_is_lost_by_a_kill(photos: Path) -> None:
 def test_no_acknowledged_stroke_is_lost_by_200_kills(photos: Path) -> None:
     """The same, 200 times."""
     assert kill_and_check(photos, 200, seed=1) > 1000
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("create trigger t after insert on log begin delete from log; end", "trigger t"),
+        ("create view more as select * from log", "view more"),
+        ("create table more (x)", "table more"),
+        ("update log set points = '[[1, 2, 3]]'", "damaged line"),
+        ("update log set points = '[[1e400, 2]]'", "damaged line"),
+        ("update log set points = 'x'", "damaged line"),
+        ("update log set radius = 'wide'", "damaged line"),
+        ("update log set tool = 'region', region = x'89504e47'", "damaged line"),
+        ("update log set tool = 'spray'", "damaged line"),
+    ],
+)
+def test_a_log_that_others_made_is_data_alone(photos: Path, sql: str, told: str) -> None:
+    """It runs nothing on its own, and a line that binseg never writes is one sentence."""
+    project = Project(photos)
+    project.add_stroke("disc00", DOT)
+    project.close()
+    with sqlite3.connect(photos.parent / "labels.sqlite") as base:
+        base.execute(sql)
+    base.close()
+    with pytest.raises((DataError, OutputError), match=told) as caught:  # noqa: PT012
+        again = Project(photos)
+        try:
+            again.labels("disc00")
+        finally:
+            again.close()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_log_names_no_files_elsewhere(photos: Path, tmp_path: Path) -> None:
+    """Images are those that lie in the folder, of the size that they have, whatever a log says."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
+    mask = disc(0)[1]
+    project = Project(photos)
+    project.accept("disc00", mask.astype(np.uint8))
+    project.close()
+    with sqlite3.connect(photos.parent / "labels.sqlite") as base:
+        base.execute("update images set file = ?, height = 1000000, width = 1000000",
+                     (str(tmp_path / "secret.png"),))  # fmt: skip
+        base.execute("insert into images (name, file) values ('../../evil', 'disc00.png')")
+    base.close()
+    again = Project(photos)
+    assert {row.path.parent for row in again.rows()} == {photos}
+    assert "../../evil" not in {row.name for row in again.rows()}
+    assert np.array_equal(again.labels("disc00") == 1, mask)
+    again.close()
+    with pytest.raises(DataError, match="none of 1 image "):
+        open_dataset(DataConfig(path=str(photos)))
+
+
+def test_a_mask_is_never_written_through_a_link(photos: Path, tmp_path: Path) -> None:
+    """A link in a mask's place, into nowhere or to a file, is replaced; its target stays."""
+    project = Project(photos)
+    masks = photos.parent / "masks"
+    masks.mkdir(exist_ok=True)
+    target = tmp_path / "target.png"
+    (masks / "disc00.png").symlink_to(target)
+    project.accept("disc00", disc(0)[1].astype(np.uint8))
+    project.close()
+    assert not target.exists()
+    assert np.array_equal(read(masks / "disc00.png") > 0, disc(0)[1])

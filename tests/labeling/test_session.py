@@ -11,9 +11,9 @@ from PIL import Image
 
 from binseg.errors import UsageError
 from binseg.labeling.label_log import ChangedError
-from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
 from binseg.labeling.strokes import Stroke
+from binseg.metrics import dice_of
 
 from .conftest import SIZE, Known, Opened, disc
 

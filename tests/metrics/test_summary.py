@@ -12,7 +12,7 @@ from binseg.errors import DataError
 from binseg.metrics import image_rows, report_as_dict, score_image, summarise
 from binseg.metrics.bootstrap import report_intervals
 from binseg.metrics.registry import EMPTY_RULE
-from binseg.metrics.report_data import report_rows
+from binseg.metrics.summary import report_rows
 from binseg.types import Counts, ImageScores, Report
 
 HIT = Counts(tp=1, fp=0, fn=0, tn=9)  # Dice 1, small

@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from binseg.models.blocks import fit_by_padding, join_maps, norm_layer, up_layer
 from binseg.models.decoders import AttentionGate, UNetBlock, UNetStyle
-from binseg.models.skeleton import pad_to_minimum, resize
+from binseg.models.skeleton import (
+    fit_by_padding,
+    join_maps,
+    norm_layer,
+    pad_to_minimum,
+    resize,
+    up_layer,
+)
 
 
 @pytest.mark.parametrize("size", [(5, 8), (4, 6), (7, 6), (3, 9), (2, 2)])

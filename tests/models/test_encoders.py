@@ -2,9 +2,13 @@
 
 import torch
 
-from binseg.models.encoders.convolutional import DenseNetEncoder, ResNetEncoder
+from binseg.models.encoders.convolutional import (
+    MOBILENET_V2,
+    DenseNetEncoder,
+    MobileEncoder,
+    ResNetEncoder,
+)
 from binseg.models.encoders.mix_transformer import Block, EfficientAttention
-from binseg.models.encoders.mobile import MOBILENET_V2, MobileEncoder
 
 
 def test_resnet34_is_torchvisions_without_the_classifier() -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from binseg.errors import BundleError
-from binseg.packaging.networks import Facts, open_file
-from binseg.packaging.proof import LIMITS, Proof, prove
+from binseg.packaging.networks import LIMITS, Facts, Proof, open_file, prove
 
 FACTS = Facts(
     card={"name": "cracks"},

@@ -17,8 +17,7 @@ from binseg.cli import app
 from binseg.errors import BundleError, ExportError, UsageError
 from binseg.inference import load, verify_reference
 from binseg.packaging import NETWORK, read_bundle
-from binseg.packaging.networks import require
-from binseg.packaging.proof import Proof, prove
+from binseg.packaging.networks import Proof, prove, require
 from binseg.pipelines import export_model as workflow
 from binseg.pipelines.export_model import export_model
 from binseg.pipelines.pack_verify import verify

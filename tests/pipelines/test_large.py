@@ -18,7 +18,8 @@ import tifffile
 from scipy import ndimage
 
 from binseg.errors import BinsegError, ImageError, OutputError, UsageError
-from binseg.imageio import Layout, needs_windows, open_windows
+from binseg.imageio import Layout, needs_windows
+from binseg.imageio.windows import open_windows
 from binseg.inference import ModelPredictor, PredictOptions, journal
 from binseg.inference import large as predicting
 from binseg.inference.large import page_layout, predict_large

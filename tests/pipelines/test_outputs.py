@@ -4,12 +4,17 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from matplotlib import path as contour
+from PIL import Image, ImageCms
 
+from binseg.config.recipe import DataConfig
+from binseg.data import read_sample
+from binseg.data.sources import open_dataset
 from binseg.errors import ImageError, UsageError
 from binseg.imageio import (
     Georeference,
@@ -20,9 +25,10 @@ from binseg.imageio import (
 )
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.predict_options import EXTRA_OUTPUTS
+from binseg.inference.quality import Quality
 from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import InputImage
-from binseg.postprocess import NOTHING, PostProcessing
+from binseg.postprocess import NOTHING, PostProcessing, trace_polygons
 
 EVERYTHING = PredictOptions(mask_format="tif", outputs=EXTRA_OUTPUTS)
 PLACE = Georeference(transform=(0.5, 0.0, 600000.0, 0.0, -0.5, 5200000.0), crs="EPSG:32632")
@@ -60,7 +66,7 @@ def test_all_kinds_are_written_under_the_names_that_are_told(tmp_path: Path) -> 
     paths = write_outputs(answer(), stem=tmp_path / "a", options=EVERYTHING)
     assert [path.name for path in paths] == [
         "a.tif", "a_overlay.png", "a_cutout.png", "a_probability.tif", "a.geojson", "a_coco.json",
-        "a_objects.csv",
+        "a_objects.csv", "a_labels.tif", "a_rois.zip", "a_kaggle.csv",
     ]  # fmt: skip
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
@@ -69,7 +75,8 @@ def test_every_output_says_what_made_it(tmp_path: Path) -> None:
     """Model, threshold and post-processing travel in the files."""
     made = answer(postprocessing=PostProcessing(min_area=5))
     expected = {**made.facts}
-    assert expected["postprocess"] == {"min_area": 5, "fill_holes": 0, "largest_only": False}
+    nothing = {"fill_holes": 0, "largest_only": False, "separate": False}
+    assert expected["postprocess"] == {"min_area": 5, **nothing}
     write_outputs(made, stem=tmp_path / "t", options=EVERYTHING)
     write_outputs(made, stem=tmp_path / "p", options=PredictOptions())
     with Image.open(tmp_path / "p.png") as png:
@@ -93,7 +100,9 @@ def test_the_clean_up_is_in_all_outputs(tmp_path: Path) -> None:
     mask = tifffile.imread(tmp_path / "a.tif")
     assert set(np.unique(mask)) == {0, 255}
     assert (mask == 255).sum() == 80
-    assert np.asarray(Image.open(tmp_path / "a_cutout.png"))[..., 3].astype(bool).sum() == 80
+    assert (np.asarray(Image.open(tmp_path / "a_cutout.png"))[..., 3] > 127).sum() == 80
+    assert (tifffile.imread(tmp_path / "a_labels.tif") == 1).sum() == 80
+    assert (tmp_path / "a_kaggle.csv").read_text().splitlines()[1].startswith("a,63 8 83 8")
     with (tmp_path / "a_objects.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["image"], row["area_px"], row["model"]) == ("a.jpg", "80", "abc")
@@ -115,7 +124,10 @@ def test_maps_keep_their_place(tmp_path: Path) -> None:
     """Mask and probability have the image's georeference; outlines are in degrees."""
     made = answer(georeference=PLACE, pixel_size=PixelSize(height=2.0, width=0.5))
     write_outputs(made, stem=tmp_path / "a", options=EVERYTHING)
-    for name in ("a.tif", "a_probability.tif"):
+    for name in ("a.tif", "a_probability.tif", "a_labels.tif"):
+        found = read_pixel_size(tmp_path / name)
+        assert found is not None
+        assert (found.height, found.width) == pytest.approx((2.0, 0.5), rel=1e-6)
         assert read_georeference(tmp_path / name) == PLACE
     features = json.loads((tmp_path / "a.geojson").read_text())
     assert "crs" not in features, "RFC 7946 knows degrees alone"
@@ -259,3 +271,128 @@ def test_a_folder_has_one_file_of_all(tmp_path: Path) -> None:
     } == {("'=x.jpg", "2", "84", "84")}
     with (tmp_path / "objects.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
+
+
+def rings(*, seed: int) -> np.ndarray:
+    """Objects with holes, islands in holes, and pixels that touch at corners only."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:48, :64]
+    far = np.hypot(y - 24, x - 30)
+    mask: np.ndarray = ((far > 6) & (far < 14)) | (far < 3)
+    mask[2:6, 50:60] |= random.random((4, 10)) > 0.5
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_imagej_reads_the_objects_again(tmp_path: Path, seed: int) -> None:
+    """Regions of roifile, filled by the even-odd rule as ImageJ does, are the mask's objects."""
+    roifile = pytest.importorskip("roifile")
+    mask = rings(seed=seed)
+    made = Prediction(probability_HW=mask.astype(np.float32), threshold=0.5, bundle_id="a")
+    for _ in range(2):
+        path = made.save(tmp_path / "a.zip", kind="rois")
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    centres = np.stack([x.ravel() + 0.5, y.ravel() + 0.5], axis=1)
+    regions = roifile.roiread(path)
+    assert len(regions) == len(made.objects())
+    for number, region in enumerate(regions, start=1):
+        filled = np.zeros(mask.size, bool)
+        for ring in region.coordinates(multi=True):
+            filled ^= contour.Path(ring).contains_points(centres)
+        assert np.array_equal(filled.reshape(mask.shape), made.labels() == number)
+
+
+def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
+    """One CSV for a folder, which binseg reads as a dataset: the same pixels."""
+    options = PredictOptions(outputs=("kaggle",))
+    masks = {f"{seed}": rings(seed=seed) for seed in range(2)} | {"none": np.zeros((48, 64), bool)}
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, mask in masks.items():
+        made = Prediction(probability_HW=mask.astype(np.float32), threshold=0.5, bundle_id="a",
+                          name=f"{name}.png")  # fmt: skip
+        write_outputs(made, stem=tmp_path / "out" / name, options=options)
+        Image.new("L", (64, 48)).save(data / f"{name}.png")
+    FolderSink(tmp_path / "out").finish(options)
+    (data / "train.csv").write_text((tmp_path / "out" / "kaggle.csv").read_text())
+    dataset = open_dataset(DataConfig(path=str(data)))
+    assert dataset.kind == "kaggle"
+    for record in dataset.records:
+        mask_HW = read_sample(record, dataset.rule).mask_HW
+        assert mask_HW is not None
+        assert np.array_equal(mask_HW, masks[record.id])
+
+
+def test_touching_objects_are_cut_apart_on_request(tmp_path: Path) -> None:
+    """Discs that overlap by a neck become objects of their own, lone ones stay whole."""
+    y, x = np.mgrid[:60, :120]
+    mask = np.zeros((60, 120), bool)
+    for across, radius in ((25, 16), (52, 14), (95, 18)):
+        mask |= np.hypot(y - 30, x - across) < radius
+    mask[2:4, 2] = True
+    for separate, num in ((False, 3), (True, 4)):
+        made = Prediction(probability_HW=mask.astype(np.float32), threshold=0.5, bundle_id="a",
+                          postprocessing=PostProcessing(separate=separate))  # fmt: skip
+        made.save(tmp_path / "l.tif", kind="labels")
+        labels = tifffile.imread(tmp_path / "l.tif")
+        assert labels.dtype == np.uint16
+        assert len(np.unique(labels)) - 1 == len(made.objects()) == num
+        assert 0 <= mask.sum() - made.mask.sum() <= 30
+        assert not (made.mask & ~mask).any()
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "P", "turned", "tif", "PIL"])
+def test_cutouts_keep_what_was_transparent_and_the_profile(tmp_path: Path, kind: str) -> None:
+    """The file's alpha multiplies the mask's, and the ICC profile of its colours stays."""
+    pixels = np.full((20, 30, 4), 90, np.uint8)
+    pixels[:, :8, 3], pixels[:, 8:, 3] = 0, 255
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path, image, exif = tmp_path / "a.png", Image.fromarray(pixels), Image.Exif()
+    exif[0x0112] = 3 if kind == "turned" else 1
+    if kind == "P":
+        image = image.quantize(4)
+    if kind == "tif":
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=("unassalpha",),
+                         iccprofile=profile)  # fmt: skip
+    else:
+        image.save(path, icc_profile=profile, exif=exif)
+    source = Image.open(path) if kind == "PIL" else path
+    made = answer(source=source)
+    alpha = made.cutout()[:, :, 3]
+    kept = pixels[::-1, ::-1, 3] if kind == "turned" else pixels[:, :, 3]
+    assert np.array_equal(alpha > 127, made.mask & (kept > 0))
+    with Image.open(made.save(tmp_path / "c.png", kind="cutout")) as cut:
+        assert cut.info["icc_profile"] == profile
+    with Image.open(
+        made.save(tmp_path / "w.png", kind="cutout", crop=1, background="white")
+    ) as cut:
+        assert (cut.mode, cut.size) == ("RGB", (21, 17))
+    with pytest.raises(UsageError, match="background 'wite'"):
+        made.save(tmp_path / "w.png", kind="cutout", background="wite")
+
+
+@pytest.mark.parametrize("tolerance", [0.7, 1.5, 4.0])
+def test_simplified_outlines_are_valid(tolerance: float) -> None:
+    """Noise of pixels, with holes and corners that touch, gives valid polygons at any tolerance."""
+    shapely = pytest.importorskip("shapely")
+    for seed in range(6):
+        mask = np.random.default_rng(seed).random((30, 30)) > 0.45
+        for one in trace_polygons(mask, tolerance=tolerance):
+            shape = shapely.Polygon(one.exterior, one.holes)
+            assert shape.is_valid, (seed, shapely.is_valid_reason(shape))
+            assert shape.area > 0
+
+
+def test_the_summary_says_which_masks_to_doubt(tmp_path: Path) -> None:
+    """The table of a whole folder has each image's expected Dice and its flag."""
+    quality = Quality(
+        expected_dice=0.35, low=0.1, high=0.6, flag="look", reason="darker", distance=0.2
+    )
+    options = PredictOptions(outputs=("table",))
+    made = answer(judge=SimpleNamespace(quality=lambda *_: quality))
+    write_outputs(made, stem=tmp_path / "a", options=options)
+    FolderSink(tmp_path).finish(options)
+    with (tmp_path / "summary.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["expected_dice"], row["quality"]) == ("0.35", "look")

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,6 @@ from typer.testing import CliRunner
 from binseg.cli import app
 from binseg.cli.predict import _model_and_inputs
 from binseg.errors import ImageError, OutputError, UsageError
-from binseg.holding import held
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_bytes, predict_files, run
@@ -28,6 +28,7 @@ from binseg.inference.pretrained import default_bundle_path
 from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import WatchSource, find_images
 from binseg.postprocess import PostProcessing
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 OVERLAY = PredictOptions(outputs=("overlay",))
@@ -564,7 +565,7 @@ def test_a_link_to_itself_is_one_failed_input(trained: Path, discs: Path, tmp_pa
 def test_where_there_is_no_data_there_is_no_foreground(
     model: ModelPredictor, tmp_path: Path
 ) -> None:
-    """GDAL's tag and NaN, whole and by windows, in files, memory, a cage and through a pipe."""
+    """GDAL's tag, NaN and a declared value, whole and by windows, in files, memory and pipes."""
     bright_HW = np.full((90, 70), 0.9, np.float32)
     missing_HW = np.zeros((90, 70), np.bool_)
     missing_HW[40:60, 30:50] = True  # a hole that post-processing would fill
@@ -574,7 +575,11 @@ def test_where_there_is_no_data_there_is_no_foreground(
     for name, value, tags in (
         ("tag", -9999.0, [(42113, 2, 0, "-9999", True)]),
         ("nan", np.nan, []),
+        ("declared", -9999.0, []),
     ):
+        is_declared = name == "declared"
+        if is_declared:
+            model.preprocessing = replace(model.preprocessing, nodata=value)
         path = tmp_path / f"{name}.tif"
         pixels = np.where(missing_HW, np.float32(value), bright_HW)
         tifffile.imwrite(path, pixels, extratags=tags, metadata=None)
@@ -598,10 +603,14 @@ def test_where_there_is_no_data_there_is_no_foreground(
         assert found.objects()[0].area == (~missing_HW).sum()
         with Image.open(io.BytesIO(predict_bytes(model, path.read_bytes()))) as png:
             assert np.array_equal(np.asarray(png), expected_HW)
+        if is_declared:
+            for image in (pixels, Image.fromarray(pixels)):
+                assert np.array_equal(model.predict(image).mask * 255, expected_HW)
+            continue
         cage = Cage(1)
         try:
             with cage.open(path.read_bytes(), name="p") as opened:
-                valid_HW = opened.read()[1]
+                valid_HW = opened.valid()
                 assert valid_HW is not None
                 assert np.array_equal(valid_HW, ~missing_HW)
         finally:

@@ -14,13 +14,14 @@ from binseg.cli import app
 from binseg.config import DataConfig
 from binseg.errors import OutputError, UsageError
 from binseg.evaluation.saved_masks import SavedMask
-from binseg.holding import Shard, held, read_shards
 from binseg.inference import ModelPredictor, PredictOptions
 from binseg.inference.engine import predict_files
 from binseg.inference.pretrained import default_bundle_path
 from binseg.pipelines.check_data import check, look_at_shard
 from binseg.pipelines.evaluate_model import evaluate, measure_shard
 from binseg.pipelines.gather import gather
+from binseg.shards import Shard, read_shards
+from binseg.storage import held
 from binseg.types import Preprocessing
 
 
@@ -92,11 +93,12 @@ def test_shares_gathered_are_the_whole(model: ModelPredictor, images: Path, tmp_
 
 def test_one_shard_holds_its_place_alone(tmp_path: Path) -> None:
     """Two processes of one shard don't meet; those of two shards do."""
-    with held(tmp_path, Shard(number=1, of=2)):
-        with held(tmp_path, Shard(number=2, of=2)):
+    first, second = (Shard(number=number, of=2).place(tmp_path) for number in (1, 2))
+    with held(first):
+        with held(second):
             pass
         with pytest.raises(OutputError, match="another command"):
-            contextvars.Context().run(lambda: held(tmp_path, Shard(number=1, of=2)).__enter__())
+            contextvars.Context().run(lambda: held(first).__enter__())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from binseg.autoconfig import Machine
 from binseg.config import Recipe, load_recipe
-from binseg.pipelines import speed
+from binseg.pipelines import budget as speed
 from binseg.progress import SILENT
 
 

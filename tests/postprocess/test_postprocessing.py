@@ -69,6 +69,7 @@ def test_negative_areas_are_refused() -> None:
         "min_area": 3,
         "fill_holes": 0,
         "largest_only": False,
+        "separate": False,
     }
     assert NOTHING.is_empty
     assert not PostProcessing(min_area=3).is_empty

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from binseg.report.doctor_page import (
+from binseg.report.rendering import (
     MAX_FINDINGS_SHOWN,
     MAX_IMAGES_SHOWN,
     images_shown,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from binseg.errors import MissingExtraError, OutputError
-from binseg.report import GalleryItem, figure, plot_curves, plot_gallery, plot_histogram
+from binseg.report import GalleryItem, plot_curves, plot_gallery, plot_histogram, plots
 from binseg.report.plots import best_epoch
 
 Row = dict[str, float | str | None]
@@ -49,7 +49,7 @@ def item(name: str = "cat", *, height: int = 24, width: int = 24, **changes: Any
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, kept for a look inside."""
     kept: list[Figure] = []
-    original = figure.save_figure
+    original = plots.save_figure
 
     def keep(drawn_figure: Figure, path: Path) -> None:
         kept.append(drawn_figure)

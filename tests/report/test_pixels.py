@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from binseg.report import cutout, error_map, for_display, overlay
-from binseg.report.overlay import ERROR_COLOURS
+from binseg.report.overlay import ERROR_COLOURS, cropped, on_colour, soft_alpha
 
 
 def photo(channels: int = 3, dtype: str = "uint8", top: float = 255) -> np.ndarray:
@@ -75,19 +75,42 @@ def test_overlay_of_empty_and_full_masks(share: int) -> None:
 
 
 def test_cutout_is_transparent_outside() -> None:
-    """The mask becomes the alpha, 0 or 255; colours stay."""
+    """The alpha is as given; colours stay where it is 0 or 1."""
     image, mask = photo(), square()
-    cut = cutout(image, mask)
+    cut = cutout(image, mask.astype(np.float32))
     assert cut.shape == (20, 30, 4)
     assert np.array_equal(cut[:, :, :3], image)
     assert np.array_equal(cut[:, :, 3], mask * 255)
 
 
-def test_cutout_can_be_soft() -> None:
-    """A probability becomes an alpha in between."""
-    alpha = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
-    cut = cutout(photo(), alpha)
-    assert cut[:, :, 3] == pytest.approx(alpha * 255, abs=0.51)
+def test_edges_are_soft_and_have_the_objects_colour() -> None:
+    """The alpha is a half on the outline between two pixels' centres, and no background stays."""
+    y, x = np.mgrid[:60, :60]
+    distance = (20 - np.hypot(y - 30, x - 30)).astype(np.float32)
+    probability = 1 / (1 + np.exp(-distance))
+    mask = probability > 0.5
+    alpha = soft_alpha(mask, probability, 0.5)
+    assert alpha == pytest.approx(np.clip(0.5 + distance / 4, 0, 1), abs=0.15)
+    assert np.array_equal(alpha >= 0.5, distance >= 0)
+    blur = np.clip(0.5 + distance / 3, 0, 1)[:, :, None]
+    image = np.rint(blur * (200, 60, 40) + (1 - blur) * (20, 120, 60)).astype(np.uint8)
+    cut = cutout(image, alpha)
+    shown = (alpha > 0.02) & (alpha < 1)
+    assert shown.sum() > 300
+    assert np.abs(cut[shown][:, :3].astype(int) - (200, 60, 40)).max() <= 30
+    assert np.abs(image[shown].astype(int) - (200, 60, 40)).max() > 100, "the image itself is mixed"
+
+
+def test_cutouts_end_around_the_object_and_lie_on_a_colour() -> None:
+    """Rows and columns around the mask, cut off at the image's edge; white is white."""
+    image, mask = photo(), np.zeros((20, 30), bool)
+    mask[5:8, 20:29] = True
+    cut = cutout(image, mask.astype(np.float32))[cropped(mask, 3)]
+    assert cut.shape == (9, 13, 4)
+    assert cropped(np.zeros((4, 4), bool), 2) == (slice(None), slice(None))
+    white = on_colour(cut, (255, 255, 255))
+    assert np.array_equal(white[3:6, 3:12], image[5:8, 20:29])
+    assert (white[:3] == 255).all()
 
 
 def test_error_map_colours_what_it_says() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from binseg.report.predictions_page import Entry, thumbnail, write_predictions_page
+from binseg.report.rendering import Entry, thumbnail, write_predictions_page
 
 
 def test_the_page_and_the_table_tell_the_same(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_every_curl_line_runs(listen: Listen, folder: Path, predictor: ModelPred
     assert decoded((folder / "cutout.png").read_bytes()).shape == (36, 44, 4)
     assert json.loads((folder / "prediction.json").read_bytes())["width"] == 44
     with zipfile.ZipFile(folder / "masks.zip") as archive:
-        assert archive.namelist() == ["photo.png", "other.png"]
+        assert archive.namelist() == ["photo.png", "other.png", "quality.json"]
 
 
 def test_the_python_client_is_ten_lines_and_works(

@@ -1,6 +1,8 @@
 """Jobs: work that outlives its request, and the server."""
 
+import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -20,7 +22,7 @@ import requests
 import tifffile
 from starlette.testclient import TestClient
 
-from binseg.errors import UsageError
+from binseg.errors import OutputError, UsageError
 from binseg.imageio.cage import Cage
 from binseg.inference import ModelPredictor
 from binseg.serve.job_routes import _check_room
@@ -116,14 +118,73 @@ def test_a_job_is_too_large_or_the_disk_too_small(open_client: Open, image: byte
         answer = client.post("/v1/jobs", content=image)
         assert answer.status_code == 429
         assert answer.json()["error"]["code"] == "jobs_full"
-    with open_client(max_jobs_bytes=2 * len(image)) as client:
+    with open_client(max_jobs_bytes=100_000) as client:
         store = client.app_state["service"].store
         slow = store.new_folder()  # somebody else's image, still on its way
-        store.reserve(slow, len(image) + 1)
+        (slow / IMAGE).write_bytes(bytes(100_000))
+        assert store.num_bytes() >= 100_000
         assert client.post("/v1/jobs", content=image).status_code == 429
         store.release(slow)
         assert store.num_bytes() == 0
         assert client.post("/v1/jobs", content=image).status_code == 202
+    with open_client(max_jobs=1) as client:
+        client.post("/v1/jobs", content=image)
+        answer = client.post("/v1/jobs", content=image)
+        assert answer.json()["error"]["code"] == "jobs_full"
+
+
+def test_disk_use_is_counted_as_it_is(predictor: ModelPredictor, tmp_path: Path) -> None:
+    """Half-made results and removed ones that are still sent count; a sparse file's holes don't."""
+    store = JobStore(tmp_path)
+    id_ = _put(store, bytes(50_000), predictor.bundle_id)
+    before = store.num_bytes()
+    assert 50_000 <= before < 70_000
+    assert store.begin() is not None
+    (store.path(id_) / "bands").mkdir()
+    (store.path(id_) / "bands" / "0").write_bytes(bytes(200_000))
+    assert store.num_bytes() >= before + 200_000
+    (store.path(id_) / "bands" / "0").unlink()
+    (store.path(id_) / "result.png").write_bytes(bytes(80_000))
+    store.finish(id_, result="result.png", media="image/png", headers={})
+    after = store.num_bytes()
+    assert 80_000 <= after < 100_000
+    with store.reading(id_):
+        store.remove(id_)
+        assert store.num_bytes() >= 80_000
+    assert store.num_bytes() == 0
+    store.close()
+
+
+def test_a_locked_table_is_no_start_of_a_job(
+    predictor: ModelPredictor, image: bytes, tmp_path: Path
+) -> None:
+    """However often a result can't be noted, the job isn't one that takes the server down."""
+    store = JobStore(tmp_path)
+    _put(store, image, predictor.bundle_id)
+    for _ in range(5):
+        begun = store.begin()  # each time the result is made and the table is locked then
+        assert begun is not None
+        assert begun.starts == 1
+    store.close()
+    foreign = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None)
+    foreign.execute("begin exclusive")
+    with pytest.raises(OutputError, match="can't be kept"):
+        JobStore(tmp_path)
+    foreign.close()
+
+
+@pytest.mark.parametrize("facts", ["[]", "{", '{"id": "../../x"}', '{"more": 1}'])
+def test_a_table_of_others_is_one_line(tmp_path: Path, facts: str) -> None:
+    """Rows that aren't jobs, or lead elsewhere, end the start; nothing is removed or sent."""
+    JobStore(tmp_path).close()
+    whole = {"id": "a", "model": "m", "name": "n", "query": {}, "num_bytes": 1, "state": "failed"}
+    with contextlib.suppress(ValueError, TypeError):
+        facts = json.dumps({**whole, **json.loads(facts)})
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as base:
+        base.execute("insert into jobs (id, facts) values ('a', ?)", (facts,))
+    base.close()
+    with pytest.raises(OutputError, match="can't be kept"):
+        JobStore(tmp_path)
 
 
 def test_a_removed_job_is_gone(open_client: Open, image: bytes) -> None:
@@ -146,9 +207,8 @@ def test_a_result_is_not_there_too_early(open_client: Open, image: bytes) -> Non
             folder = service.store.new_folder()
             (folder / IMAGE).write_bytes(image)
             job = service.store.add(
-                folder, model=service.registry.default.id, name="p", query={"output": "mask"},
-                num_bytes=1,
-            )  # fmt: skip
+                folder, model=service.registry.default.id, name="p", query={"output": "mask"}
+            )
             answer = client.get(f"/v1/jobs/{job.id}/result")
             assert answer.status_code == 409
             assert answer.headers["Retry-After"] == "1"
@@ -176,7 +236,7 @@ def _put(store: JobStore, image: bytes, model: str) -> str:
     folder = store.new_folder()
     (folder / IMAGE).write_bytes(image)
     query = {"output": "mask"}
-    return store.add(folder, model=model, name="p", query=query, num_bytes=len(image)).id
+    return store.add(folder, model=model, name="p", query=query).id
 
 
 def test_an_orderly_end_puts_the_job_back(
@@ -453,11 +513,12 @@ def test_a_result_that_is_removed_while_it_is_sent_comes_whole(
 
 def test_slow_uploads_hold_only_what_has_come(open_client: Open, image: bytes) -> None:
     """Five clients that announce all the room there is, and send a byte, keep nobody out."""
-    with open_client(max_jobs_bytes=10 * len(image)) as client:
+    with open_client(max_jobs_bytes=100_000) as client:
         service = client.app_state["service"]
         folders = [service.store.new_folder() for _ in range(5)]
         for folder in folders:
-            _check_room(service, folder / IMAGE, 1, coming=4 * len(image))
+            (folder / IMAGE).write_bytes(b"1")
+            _check_room(service, folder / IMAGE, coming=40_000)
         assert client.post("/v1/jobs", content=image).status_code == 202
         with pytest.raises(Refusal, match="no room"):
-            _check_room(service, folders[0] / IMAGE, 1, coming=11 * len(image))
+            _check_room(service, folders[0] / IMAGE, coming=110_000)

@@ -1,6 +1,7 @@
 """The routes of `binseg label`: what is answered is on the disk, what is wrong is one sentence."""
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 from binseg.labeling.cold_engine import ColdEngine
 from binseg.labeling.project import Project
 from binseg.labeling.session import Session
+from binseg.labeling.strokes import MOST_POINTS
 from binseg.serve.app import Access, create_app
 from binseg.serve.label_routes import LabelService, router
 
@@ -141,6 +143,11 @@ def test_tiles_show_the_image(client: TestClient, photos: Path) -> None:
         ),
         ("stroke", {"name": "a", "tool": "labels", "value": 0, "points": [[1, 1]]}, 422),
         ("stroke", {"name": "a", "tool": "brush", "value": 1, "points": [[1, "x"]]}, 422),
+        ("stroke", {"name": "a", "tool": "brush", "value": 1, "points": [[1, 1e300]]}, 422),
+        ("stroke", {"name": "a", "tool": "polygon", "value": 1, "points": [[1, 1], [2, 2]]}, 422),
+        ("fill", {"name": "a", "x": 10**400, "y": 1, "value": 1}, 422),
+        ("box", {"name": "a", "top": 0, "left": 0, "bottom": 10**30, "right": 9, "value": 1}, 422),
+        ("skip", {"name": "a\0/../b"}, 422),
         (
             "stroke",
             {"name": "../x", "tool": "brush", "value": 1, "points": [[1, 1]], "radius": 1},
@@ -164,6 +171,46 @@ def test_what_is_wrong_is_one_sentence(
     assert told["code"] in {"bad_parameter", "unreadable_image"}
     assert told["message"].endswith(".")
     assert client.get("/v1/label/status").json()["strokes"] == 0
+
+
+@pytest.mark.parametrize("tool", ["brush", "polygon"])
+def test_a_stroke_costs_what_its_image_has(client: TestClient, tool: str) -> None:
+    """The most points and the widest brush that are taken are drawn soon; NaN is no place."""
+    points = [[i % 60, (i * 7919) % 40] for i in range(MOST_POINTS)]
+    start = time.process_time()
+    answer = stroke(client, tool=tool, points=points, radius=2000)
+    assert answer.status_code == 200, answer.text
+    assert time.process_time() - start < 20
+    for text in ("NaN", "Infinity", "1e999"):
+        body = '{"name": "a", "tool": "brush", "value": 1, "points": [[%s, 1]], "radius": 1}'
+        answer = client.post("/v1/label/stroke", content=body % text)
+        assert answer.status_code == 422, text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"top": 30, "bottom": 10},
+        {"top": -5},
+        {"left": 60, "right": 60},
+        {"bottom": 10**30},
+        {"after": 10**40},
+        {"top": 39_000, "bottom": 39_001},
+    ],
+)
+def test_parts_that_are_none_are_refused(client: TestClient, part: dict[str, int]) -> None:
+    """Turned, empty and endless parts are one sentence."""
+    answer = mask(client, **part)
+    assert answer.status_code in (413, 422), answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_a_requests_name_is_that_of_one_image(client: TestClient) -> None:
+    """What was sent for an image is never drawn on another one, and never lost without a word."""
+    assert stroke(client, client="once").status_code == 200
+    answer = stroke(client, client="once", name="b")
+    assert answer.status_code == 422
+    assert client.get("/v1/label/status").json()["strokes"] == 1
 
 
 def test_a_body_without_end_is_refused(client: TestClient) -> None:

@@ -115,7 +115,7 @@ def test_bombs_are_refused_by_their_header(
     def unpack(*_: object, **__: object) -> None:
         raise AssertionError("it was unpacked")
 
-    monkeypatch.setattr("binseg.imageio.cage.CagedImage.read", unpack)
+    monkeypatch.setattr("binseg.imageio.cage.CagedImage.image", unpack)
     bomb = _bomb(20_000, 20_000)
     with open_client() as client:
         if path == "/v1/batch":

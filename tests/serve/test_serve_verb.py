@@ -18,7 +18,7 @@ from binseg.inference import ModelPredictor
 from binseg.inference.pretrained import default_bundle_path
 from binseg.serve import model_registry
 from binseg.serve.limits import Limits
-from binseg.serve.model_registry import choose_bundles
+from binseg.serve.model_registry import choose_bundles, finds
 from binseg.serve.server import is_loopback, network_address
 from binseg.serve.service import Service
 
@@ -170,3 +170,22 @@ def test_on_a_terminal_there_is_a_code_to_photograph(
     monkeypatch.undo()
     service.close()
     assert "\u2580" in screen.getvalue() or "\u2584" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "expected"),
+    [
+        ("folder", None, ""),
+        ("coco", ["leaf", "stem"], "leaf, stem"),
+        ("oxford-pet", None, "cats and dogs"),
+    ],
+)
+def test_a_model_says_what_it_finds(
+    predictor: ModelPredictor, kind: str, labels: list[str] | None, expected: str
+) -> None:
+    """Its labels, or the things of known data; the kind of a folder would say nothing."""
+    card = predictor.card
+    assert card is not None
+    data = card.data.model_copy(update={"kind": kind})
+    recipe = {**card.recipe, "data": {"labels": labels}}
+    assert finds(card.model_copy(update={"data": data, "recipe": recipe})) == expected

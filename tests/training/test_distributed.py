@@ -21,8 +21,7 @@ from binseg.errors import UsageError
 from binseg.losses import LOSSES, BatchCounts, build_loss
 from binseg.training import distributed
 from binseg.training.batches import Shares, build_batches
-from binseg.training.distributed import ALONE
-from binseg.training.ranks import Ranks, planned_ranks, started_ranks
+from binseg.training.distributed import ALONE, Ranks, planned_ranks, started_ranks
 from binseg.transforms.augmentation import build_augment
 from binseg.types import IGNORE
 
@@ -175,7 +174,7 @@ def test_alone_nothing_is_sent() -> None:
 MEETING = """
 import sys, torch
 from binseg.training.distributed import process_group
-from binseg.training.ranks import Ranks
+from binseg.training.distributed import Ranks
 rank, port = int(sys.argv[1]), int(sys.argv[2])
 ranks = Ranks(rank=rank, world_size=2, local_rank=rank, local_world_size=2, port=port,
               is_external=True)

@@ -1,3 +1,5 @@
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from binseg.errors import UsageError
 from binseg.training import devices
 from binseg.training.devices import resolve_device, resolve_precision
+from binseg.training.step import CALM_STEPS, FIRST_SCALE, TrainingStep
 
 CPU = torch.device("cpu")
 
@@ -28,6 +31,34 @@ def test_slow_bf16_is_given_and_told(listen: Any, monkeypatch: pytest.MonkeyPatc
     listener = listen()
     assert resolve_precision("bf16", CPU, listener) == "bf16"
     assert "slower than fp32" in listener.lines[0]
+    assert resolve_precision("fp16", CPU, listener) == "fp16"
+    assert "fp16" in listener.lines[1]
+
+
+def test_fp16_learns_what_float32_learns(run: Any, tmp_path: Path) -> None:
+    """Gradients too small for fp16 survive in a scaled loss: both runs have nearly equal losses."""
+    settings = {"train__epochs": 2, "schedule__name": "none", "augment__preset": "none"}
+    half, full = (
+        run(folder=tmp_path / kind, train__precision=kind, **settings) for kind in ("fp16", "fp32")
+    )
+    assert half.precision == "fp16"
+    losses = [[row["train_loss"] for row in one.history] for one in (half, full)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+
+
+def test_a_loss_that_overflows_fp16_is_scaled_less(recipe: Any, network: Any) -> None:
+    """The factor halves at each step whose gradient is infinite, and grows back after calm ones."""
+    step = TrainingStep(network(), recipe(), device=CPU, precision="fp16")
+    weight = next(step.learner.parameters())
+    weight.grad = torch.full_like(weight, float("inf"))
+    assert not math.isfinite(step.clip())
+    weight.grad = torch.full_like(weight, FIRST_SCALE / 2)
+    assert step.clip() == pytest.approx(weight.numel() ** 0.5)
+    for _ in range(CALM_STEPS - 1):
+        step.clip()
+    weight.grad = torch.full_like(weight, FIRST_SCALE)
+    assert step.clip() == pytest.approx(weight.numel() ** 0.5)
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

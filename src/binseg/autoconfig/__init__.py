@@ -16,19 +16,3 @@ from binseg.autoconfig.input_rules import (
     prefers_scratch,
 )
 from binseg.autoconfig.planning import Plan, Setting, few_ratios, make_plan, stack_settings
-
-__all__ = [
-    "PRETRAINED",
-    "PRETRAINED_OPTIONS",
-    "THICK_OPTIONS",
-    "Fingerprint",
-    "Machine",
-    "Plan",
-    "Setting",
-    "Situation",
-    "few_ratios",
-    "make_plan",
-    "prefers_scratch",
-    "stack_settings",
-    "take_fingerprint",
-]

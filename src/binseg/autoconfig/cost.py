@@ -6,10 +6,8 @@ from types import MappingProxyType
 
 from binseg.autoconfig.fingerprint import Fingerprint
 
-Value = object
-"""The value of a setting: whatever the recipe's field takes."""
-USUAL_STEP = 0.3
-"""Megapixels of a step: 16 inputs of 128x128, or 8 of 192x192."""
+Value = object  # the value of a setting: whatever the recipe's field takes
+USUAL_STEP = 0.3  # megapixels of a step: 16 inputs of 128x128, or 8 of 192x192
 STEP_SHARE = 0.88
 """Share of the epochs' time that is spent in steps; validation and files take the rest."""
 SHRINK = ((0.5, 0.35), (0.75, 0.30))
@@ -18,8 +16,7 @@ PATCH_SHRINK = ((0.5, 0.5),)
 MIN_SIZE, MIN_PRETRAINED = 96, 128
 """Pixels; the deepest maps of smaller inputs have no more than 2x2 cells, and what ImageNet's
 weights (trained at 224) tell of them is wrong."""
-UNLIMITED_INPUTS = (20_000, 300_000)
-"""Inputs of a run without a budget: at least, and at most."""
+UNLIMITED_INPUTS = (20_000, 300_000)  # inputs of a run without a budget: at least, and at most
 UNLIMITED_PASSES = 150
 NO_COST: Mapping[str, float] = MappingProxyType({})
 
@@ -28,20 +25,16 @@ NO_COST: Mapping[str, float] = MappingProxyType({})
 class Machine:
     """The device that trains, with the measured cost of each network in question.
 
-    Costs are by model: per million pixels of training inputs (augmentation, forward, backward),
-    and of a step however few pixels it has.
+    Costs are by model: per million pixels of training inputs, and of a step however few it has.
     """
 
-    device: str
-    """cpu or cuda."""
+    device: str  # cpu or cuda
     cores: int
     seconds_per_megapixel: Mapping[str, float]
     seconds_per_step: Mapping[str, float] = field(default_factory=lambda: NO_COST)
-    free_bytes: int | None = None
-    """Memory that is free on the device."""
+    free_bytes: int | None = None  # memory that is free on the device
     bytes_per_megapixel: Mapping[str, float] = field(default_factory=lambda: NO_COST)
-    pretrained: frozenset[str] = frozenset()
-    """Encoders whose ImageNet weights are on this machine."""
+    pretrained: frozenset[str] = frozenset()  # encoders whose ImageNet weights are on this machine
 
     def typical(self, model: str) -> float:
         """Seconds per million pixels of training inputs, in steps of the usual size."""
@@ -54,12 +47,10 @@ class Situation:
 
     fingerprint: Fingerprint
     machine: Machine
-    budget: float | None
-    """Seconds for the whole run; None if time doesn't matter."""
+    budget: float | None  # seconds for the whole run; None if time doesn't matter
     decided: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
     """Settings by their keys, `section.field`; what the user gave is there from the start."""
-    given: frozenset[str] = frozenset()
-    """Keys of the settings that the user gave."""
+    given: frozenset[str] = frozenset()  # keys of the settings that the user gave
 
     @property
     def training_seconds(self) -> float | None:
@@ -165,10 +156,7 @@ def num_mirrored(at: Situation) -> int:
 
 
 def scoring_seconds(at: Situation) -> float:
-    """Estimate the time to predict the validation images twice in float32.
-
-    A pixel is taken to cost half of what it costs to train on in bfloat16.
-    """
+    """Estimate the time to predict validation twice, a pixel at half its cost in training."""
     facts = at.fingerprint
     if at.is_tiled:
         pixels = facts.height[1] * facts.width[1] * at.number("input.scale") ** 2 * 1.2

@@ -24,32 +24,27 @@ SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 """Sides of square inputs, in pixels, listed by `Fingerprint.kept_at_size`."""
 SCALES = (0.125, 0.1875, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0)
 """Factors of the image's own size, listed by `Fingerprint.kept_at_scale`."""
-MAX_READ = 200
-"""Images that are read at most."""
-MAX_SHAPED, MIN_SHAPED = 64, 12
+MAX_READ = 200  # images that are read at most
+MAX_SHAPED, MIN_SHAPED = 24, 12
 """Images whose shapes are measured: at most, and at least (however large they are)."""
-SHAPED_PIXELS = 30_000_000
-"""Mask pixels whose shapes are measured, over all images."""
+SHAPED_PIXELS = 30_000_000  # mask pixels whose shapes are measured, over all images
 WINDOW = 2048  # pixels; of masks with a longer side, a part of this side is measured
-THUMB = 16
-"""Pixels; side of the thumbnails that are tested for an upright orientation."""
+THUMB = 16  # pixels; side of the thumbnails that are tested for an upright orientation
 GREY_DIFFERENCE = 4.0
 """Grey levels (of 255) by which JPEG makes the channels of a grey image differ, on average."""
 COLOUR_DIFFERENCE, COLOUR_PERCENTILE = 24.0, 99.9
 """Grey levels that make a pixel coloured; in a grey image up to a thousandth of the pixels may."""
 PERCENTILES = (0.5, 99.5)
 MIN_AREA = 4  # pixels; smaller specks don't count as objects
-NUM_SIGN_FLIPS = 999
-"""Random sign flips that the real images are compared with."""
+NUM_SIGN_FLIPS = 999  # random sign flips that the real images are compared with
 SIGNIFICANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """The difference between `num` images and their mirror images, on average.
+    """The mean difference of `num` images and their mirror images, the `share` common to all of it.
 
-    `share` is the part of it that all have in common (a sky above): 0 none, 1 all; `p` tells how
-    often images mirrored at random have as much in common.
+    `p` tells how often images mirrored at random have as much in common.
     """
 
     share: float
@@ -65,13 +60,12 @@ class Symmetry:
 def measure_symmetry(
     thumbs_NHW: Float[np.ndarray, "N H W"], *, axis: int, seed: int = 0
 ) -> Symmetry:
-    """Test whether images can be told from their mirror images.
+    """Test whether images (or masks), small and independent, can be told from their mirror images.
 
     If the images have no up, each could as well have been taken upside down, and the part that
     changes sign in the mirror cancels out over many images. Mirroring the images at random tells
-    how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis).
-    The images (or masks) are small and independent; axis 1 mirrors top and bottom, axis 2 left and
-    right.
+    how far it misses cancelling out by chance (a sign-flip test, exact under that hypothesis). Axis
+    1 mirrors top and bottom, axis 2 left and right.
     """
     num = len(thumbs_NHW)
     if num < 2:
@@ -140,11 +134,7 @@ def thickness_quantiles(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[float, float]
 def kept_by_resize(
     mask_HW: Bool[np.ndarray, "H W"], sizes: Sequence[tuple[int, int]]
 ) -> Float[np.ndarray, "S"]:
-    """Return the Dice of a perfect mask made at other sizes and resized back to the image's own.
-
-    A network can only learn masks of its own size; detail lost on the way back is lost for it. An
-    empty mask keeps all (1).
-    """
+    """Return the Dice of a perfect mask made at other sizes and resized back to the image's own."""
     height, width = mask_HW.shape
     soft_HW1, area, kept = mask_HW.astype(np.float32)[:, :, None], int(mask_HW.sum()), []
     for small_height, small_width in sizes:
@@ -167,51 +157,45 @@ class Intensities:
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """The facts that the rules of a plan look at.
+    """The facts that the rules of a plan look at: lengths in pixels, foreground as a share of them.
 
-    Lengths are in pixels of the images, foreground is a share of the pixels. Three numbers are the
-    5th percentile, the median and the 95th percentile over the images, unless stated otherwise.
+    Three numbers are the 5th percentile, the median and the 95th percentile over the images.
     """
 
     num_train: int
     num_val: int
     num_test: int
-    num_units: int
-    """Independent training images: a stack or a group counts once."""
-    is_stack: bool
-    """True for pages of stacks, whose neighbours look nearly the same."""
+    num_units: int  # independent training images: a stack or a group counts once
+    is_stack: bool  # True for pages of stacks, whose neighbours look nearly the same
     height: Three
     width: Three
-    aspect: Three
-    """Width divided by height."""
+    aspect: Three  # width divided by height
     channels: int
-    dtype: str
-    """The widest pixel type found: uint8, uint16 or float32."""
-    is_grey: bool
-    """True if all images have one channel, or three equal ones."""
-    range_used: Three
-    """Share of the pixel type's range between an image's 0.5 and 99.5 percentile."""
+    dtype: str  # the widest pixel type found: uint8, uint16 or float32
+    grey_share: float  # share of the images that have one channel, or three equal ones
+    range_used: Three  # share of the pixel type's range between an image's 0.5 and 99.5 percentile
     by_dtype: Intensities
     by_percentile: Intensities
     foreground: Three
     mean_foreground: float
-    empty_share: float
-    """Share of the images that have no foreground."""
+    empty_share: float  # share of the images that have no foreground
     brighter_share: float
     """Share of those with foreground in which it is brighter than the rest, on average."""
-    num_objects: float
-    """Median over the images that have any."""
+    num_objects: float  # median over the images that have any
     diameter: Three
     """Diameters of discs of the objects' areas: 10th percentile, median, 90th percentile."""
     thin: float
-    thick: float
-    """Thickness (`Shapes`), medians over images."""
+    thick: float  # thickness (`Shapes`), medians over images
     kept_at_size: dict[int, float]
     """Mean Dice of perfect masks made at size x size and resized back to the images' own size."""
-    kept_at_scale: dict[float, float]
-    """The same of masks made at a factor of the images' own size."""
+    kept_at_scale: dict[float, float]  # the same of masks made at a factor of the images' own size
     up_down: Symmetry
     left_right: Symmetry
+
+    @property
+    def is_grey(self) -> bool:
+        """True if all images are grey."""
+        return self.grey_share == 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +204,6 @@ class _Look:
 
     Moments are mean and mean square of each channel, scaled by the pixel type's range or
     `stretched` by the image's percentiles; `thumbs` are grey image and mask, (2, THUMB, THUMB).
-    `is_brighter` compares foreground with background, and is None where one of them is missing.
     Shapes and the Dice `kept` at SIZES and at SCALES are None where they were not measured.
     """
 
@@ -241,16 +224,10 @@ class _Look:
 def take_fingerprint(
     dataset: Dataset, *, seed: int = 0, progress: Progress = SILENT
 ) -> Fingerprint:
-    """Read a sample of the training images and measure them.
+    """Read a sample of the training images of a split data set and measure them.
 
-    Args:
-        dataset: the split data set; only training images are looked at.
-        seed: seed of the sample.
-        progress: hears of every image.
-
-    Raises:
-        DataError: there is no training image, or one has no mask.
-        ImageError: an image can't be read.
+    Raises DataError where there is none, or one has no mask, and ImageError for one that can't be
+    read.
     """
     chosen = _choose(dataset.of_split("train"), MAX_READ, seed)
     size = probe(chosen[len(chosen) // 2].image_path)
@@ -323,10 +300,7 @@ def _look(sample: Sample, *, shaped: bool) -> _Look:
 
 
 def _looks_grey(pixels_HWC: np.ndarray, object_NC: np.ndarray, top: float, used: float) -> bool:
-    """Tell whether three channels differ only by JPEG's noise: on average, anywhere, in the object.
-
-    A few coloured pixels on grey (a red stamp, stained cells) may be all that matters.
-    """
+    """Tell whether three channels differ only by JPEG's noise, in the object too."""
     full = top if top == 255.0 else used  # 16-bit images often use only a part of their range
     differences = np.abs(pixels_HWC - pixels_HWC.mean(axis=2, keepdims=True)) / full * 255
     few_NC = object_NC[:: max(1, len(object_NC) // 65536)].astype(np.float32)
@@ -397,7 +371,7 @@ def _summarise(dataset: Dataset, records: Sequence[Record], looks: Sequence[_Loo
         aspect=_three(widths / heights),
         channels=channels,
         dtype=max((look.dtype for look in looks), key=("uint8", "uint16", "float32").index),
-        is_grey=all(look.is_grey for look in looks),
+        grey_share=float(np.mean([look.is_grey for look in looks])),
         range_used=_three([look.range_used for look in looks]),
         by_dtype=_intensities([look.moments for look in of_channels]),
         by_percentile=_intensities([look.stretched for look in of_channels]),

@@ -1,7 +1,7 @@
 """The rules for what the network sees, and for the network: pixel values, size, patches.
 
-Each is a row of `planning.RULES`. They decide from the `Situation` and return the value with the
-reason, or None where the recipe's default stays.
+Each is a row of `planning.RULES`: from the `Situation` to the value with its reason, or None where
+the recipe's default stays.
 """
 
 from collections.abc import Mapping
@@ -29,21 +29,17 @@ network finds what is lost there."""
 GOAL_AT_HALF = 0.93
 """The goal at half the size, where unet-compact predicts. Less is asked, since its soft output is
 trained through the enlargement and so places an edge more finely than in whole pixels."""
-FINE_AT_HALF = 0.85
-"""Below this Dice at half the size, a first map at half the size is too coarse."""
+FINE_AT_HALF = 0.85  # below this Dice at half the size, a first map at half the size is too coarse
 SCALE_PASSES, FINE_PASSES = 60, 30
 """Passes over the images that must remain at a finer scale, and with unet at full size."""
 LEAST_SIZE, MOST_SIZE, MOST_UNLIMITED = 128, 256, 320
 """Pixels; sides of whole images. Below, deep maps have hardly a cell; above, patches cost less."""
-PATCHES = (256, 192, 128)
-"""Sides of patches, the best first; smaller ones if the budget is short."""
-LEAST_VIEWS = 12_000
-"""Inputs that a run should see however few images there are: 1,500 steps of 8."""
+PATCHES = (256, 192, 128)  # sides of patches, the best first; smaller ones if the budget is short
+LEAST_VIEWS = 12_000  # inputs that a run should see however few images there are: 1,500 steps of 8
 ENOUGH = {False: (50, LEAST_VIEWS), True: (3, 3_000)}
 """Passes over whole images that a run should make (see the results' page), and inputs, from
 scratch or from ImageNet, where two passes over Oxford-IIIT Pet gave Dice 0.93."""
-ENLARGE = 1.34
-"""Factor by which small images are enlarged at most."""
+ENLARGE = 1.34  # factor by which small images are enlarged at most
 LARGE, LARGE_PART = 1024, 1 / 3
 """Pixels of the longest side above which images are seen in patches by a pretrained network, if the
 typical object is at most such a part of it, so that a patch can show most of one."""
@@ -68,10 +64,8 @@ PRETRAINED_OPTIONS: Mapping[str, int] = MappingProxyType({"final_convs": 1})
 FEWEST, FEW = 10, 60
 """Training images below which ImageNet's weights were better for grey, too, and a small network at
 full size for thin things."""
-NARROW = 1 / 3
-"""A range that covers less of the pixel type's range wastes too many of the 8 bits."""
-RARE_AS_CLIPPED = 0.01
-"""Share of foreground that percentiles (0.5 % at either end) may clip away."""
+NARROW = 1 / 3  # a range that covers less of the pixel type's range wastes too many of the 8 bits
+RARE_AS_CLIPPED = 0.01  # share of foreground that percentiles (0.5 % at either end) may clip away
 
 
 def needed_size(facts: Fingerprint, goal: float = GOAL) -> int | None:

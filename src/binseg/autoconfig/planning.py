@@ -38,6 +38,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "augment.elastic": only_for_thin(0.015, "deformed shapes stand in for more images"),
         "augment.gamma": only_for_thin(0.3, "so do other exposures"),
         "augment.invert": training_rules.invert,
+        "augment.grey": training_rules.grey,
         "loss.name": training_rules.loss,
         "optimizer.name": always("adamw", "learns in few steps, and its rate holds for most data"),
         "optimizer.lr": training_rules.lr,
@@ -71,8 +72,7 @@ class Setting:
     key: str
     value: Value
     reason: str
-    is_given: bool = False
-    """True if the user gave the value, so that no rule decided it."""
+    is_given: bool = False  # True if the user gave the value, so that no rule decided it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +112,8 @@ def make_plan(
 ) -> Plan:
     """Apply all rules.
 
-    Args:
-        fingerprint: the facts about the training images.
-        machine: the device that will train.
-        budget: seconds for the whole run; None if time doesn't matter.
-        given: settings that the user chose, by their keys; the rules follow them.
-        before: settings that were decided before the images were looked at (the split).
+    `budget` is in seconds for the whole run, None if time doesn't matter; `given` settings were
+    chosen by the user, those `before` were decided before the images were looked at (the split).
     """
     facts, keys = fingerprint, frozenset(given)
     at = Situation(fingerprint=facts, machine=machine, budget=budget, decided=given, given=keys)

@@ -16,8 +16,6 @@ from binseg.cli.serve import serve
 from binseg.cli.ship_verbs import export, pack, verify
 from binseg.cli.train import plan, train
 
-__all__ = ["app", "main"]
-
 app = typer.Typer(
     name="binseg",
     cls=Shell,

@@ -12,14 +12,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from binseg.errors import BinsegError, UsageError, training_extra_missing
-from binseg.holding import Shard, held
 from binseg.progress import SILENT, Detail, Progress, Task
+from binseg.shards import Shard
+from binseg.storage import held
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -29,6 +31,12 @@ SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
 ANYWHERE = ("--verbose", "--quiet")
 """Options of all verbs, which may stand behind the verb as well."""
+ELSEWHERE = {
+    "--learning-rate": "--lr", "--batch": "--batch-size", "--gpu": "--device",
+    "--image-size": "--size", "--img-size": "--size", "--imgsz": "--size", "--config": "--recipe",
+    "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
+}  # fmt: skip
+"""Options as other programs call them."""
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 WIDE = 200
 """Columns where no window limits them."""
@@ -197,6 +205,10 @@ class PlainProgress:
             tell(work)
 
 
+RANK_NAMES = ("RANK", "SLURM_PROCID", "NODE_RANK")
+"""Environment variables that torchrun, srun or a person set; rank 0 alone writes."""
+
+
 class _Untyped:
     """Help that shows no type for switches, since they take no value."""
 
@@ -225,10 +237,11 @@ class Verb(_Untyped, TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it, as the only command that writes there; a training's ranks write as one."""
         out = ctx.params.get("out")
-        if out is None or os.environ.get("RANK", "0") != "0":
+        is_follower = any(os.environ.get(name, "0") != "0" for name in RANK_NAMES)
+        if out is None or (ctx.info_name == "train" and is_follower):
             return super().invoke(ctx)
         text = ctx.params.get("shard")
-        with held(out, None if text is None else Shard.parse(text)):
+        with held(out if text is None else Shard.parse(text).place(out)):
             return super().invoke(ctx)
 
 
@@ -301,6 +314,11 @@ def _say_usage(error: typer.TyperException) -> int:
         return error.exit_code
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "binseg"
+    if (name := getattr(error, "option_name", None)) and context is not None:
+        known = [flag for one in context.command.params for flag in one.opts if flag[:2] == "--"]
+        alike = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, n=1)
+        hint = f"did you mean {alike[0]}? See" if set(alike) & {*known} else "see"
+        return _fail(f"there is no option {name}; {hint} {command} --help", error.exit_code)
     return _fail(f"{text.rstrip('.')}; see {command} --help", error.exit_code)
 
 

@@ -24,7 +24,7 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import DataError, UsageError
-from binseg.holding import Shard
+from binseg.shards import Shard
 
 
 def check(

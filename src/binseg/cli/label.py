@@ -38,7 +38,7 @@ def label(
     no_open: Annotated[bool, option("Open no page in a browser.")] = False,
     token_file: Annotated[
         Path | None,
-        option("Requests must bear the token in this file (or in $BINSEG_TOKEN).", "FILE"),
+        option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
     ] = None,
     export: Annotated[
         str | None,

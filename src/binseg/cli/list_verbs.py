@@ -75,8 +75,14 @@ def list_(json_: Json = False) -> None:
     """
     from binseg.pipelines.catalogue import list_recipes
 
-    titles = {"name": "recipe", "model": "model", "summary": "what", "source": "source"}
-    _answer(list_recipes(), titles | {"expected": "expected"}, json_)
+    rows = list_recipes()
+    if not json_:
+        rows = [row | {"what": _describe_recipe(row)} for row in rows]
+    _answer(rows, {"name": "recipe", "what": "what it is, by whom, and what to expect"}, json_)
+
+
+def _describe_recipe(row: Mapping[str, object]) -> str:
+    return f"{row['summary']}\n{row['source']}: {row['expected']}; {row['cost']}\n"
 
 
 def show_(name: Annotated[str, argument("A recipe's name.", "NAME")], json_: Json = False) -> None:

@@ -20,12 +20,13 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import UsageError
-from binseg.holding import Shard
+from binseg.shards import Shard
 
 if TYPE_CHECKING:
     from binseg.inference import PredictOptions, Predictor
     from binseg.inference.predict_options import OutputName
     from binseg.inference.sinks import PredictResult
+    from binseg.progress import Progress
     from binseg.types import TTA
 
 PIPE = "-"
@@ -55,6 +56,9 @@ def predict(
     geojson: Annotated[bool, option("Also outlines; on the map where the image tells.")] = False,
     coco: Annotated[bool, option("Also COCO annotations (polygons, run lengths).")] = False,
     table: Annotated[bool, option("Also a CSV with a line for each object.")] = False,
+    labels: Annotated[bool, option("Also numbered objects, as TIFF.")] = False,
+    rois: Annotated[bool, option("Also the objects' outlines for ImageJ's ROI Manager.")] = False,
+    kaggle: Annotated[bool, option("Also run lengths, as Kaggle's CSV.")] = False,
     tiff: Annotated[bool, option("Masks as TIFF, with the image's georeference.")] = False,
     threshold: Annotated[
         float | None, option("Probability above which a pixel is foreground.")
@@ -65,10 +69,17 @@ def predict(
         bool | None,
         typer.Option("--largest-only/--all-objects", help="Keep the largest object alone, or all."),
     ] = None,
+    separate: Annotated[
+        bool | None, typer.Option("--separate", help="Cut objects apart that touch.")
+    ] = None,
     no_postprocess: Annotated[
         bool, option("Leave out the post-processing the model brings.")
     ] = False,
     tolerance: Annotated[float, option("Simplify outlines by up to this.", "PIXELS")] = 0.0,
+    crop: Annotated[int | None, option("Cut-outs end so far around the object.", "PIXELS")] = None,
+    background: Annotated[
+        str | None, option("Colour that cut-outs lie on: white, #f0f0f0, ...", "COLOUR")
+    ] = None,
     overwrite: Annotated[bool, option("Replace masks of an earlier run.")] = False,
     resume: Annotated[bool, option("Leave out images that have their masks already.")] = False,
     report: Annotated[
@@ -116,7 +127,7 @@ def predict(
         binseg predict runs/first photo.jpg
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
-        binseg predict runs/first product.jpg --cutout --threshold 0.7
+        binseg predict runs/first product.jpg --cutout --crop 20 --background white
         binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
         binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
         binseg predict runs/first - < photo.jpg > mask.png
@@ -135,7 +146,7 @@ def predict(
     run, inputs = _model_and_inputs(model, given)
     asked: dict[OutputName, bool] = {
         "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
-        "coco": coco, "table": table,
+        "coco": coco, "table": table, "labels": labels, "rois": rois, "kaggle": kaggle,
     }  # fmt: skip
     options = PredictOptions(
         threshold=threshold,
@@ -151,6 +162,9 @@ def predict(
         outputs=tuple(name for name, is_on in asked.items() if is_on),
         mask_format="tif" if tiff else "png",
         tolerance=tolerance,
+        separate=separate,
+        crop=crop,
+        background=background,
     )
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
@@ -169,7 +183,7 @@ def predict(
             "out)"
         )
     if inputs == [PIPE]:
-        _answer_pipe(predictor, options, as_json=json_)
+        _answer_pipe(predictor, options, as_json=json_, progress=progress)
         return
     if workers or scheduler:  # whose folder may be another one
         out = out.absolute()
@@ -285,14 +299,18 @@ def _check_shared(inputs: list[str], flags: list[str]) -> None:
             raise UsageError(f"{away[0]} needs files that it can see; fetch {remote[0]} first")
 
 
-def _answer_pipe(predictor: "Predictor", options: "PredictOptions", *, as_json: bool) -> None:
+def _answer_pipe(
+    predictor: "Predictor", options: "PredictOptions", *, as_json: bool, progress: "Progress"
+) -> None:
     """Read an image from stdin, and write the answer to stdout."""
     from binseg.inference.engine import predict_bytes
 
     if sys.stdin.isatty():
         raise UsageError("- reads an image from stdin, which is the keyboard: pipe a file into it")
     output = "json" if as_json else next(iter(options.outputs), "mask")
-    data = predict_bytes(predictor, sys.stdin.buffer.read(), output=output, options=options)
+    data = predict_bytes(
+        predictor, sys.stdin.buffer.read(), output=output, options=options, progress=progress
+    )
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -308,19 +326,22 @@ def _tell_round(result: "PredictResult") -> None:
 
 
 def _tell_quality(result: "PredictResult") -> None:
-    """Name the images that are unlike the training data, with the first one's reason."""
-    if not (unlike := result.unlike):
-        return
+    """Name the images that are unlike the training data, and those whose masks are doubtful."""
     from binseg.data.dataset import counted, name_some
 
-    first = unlike[0].quality
-    assert first is not None
-    names = name_some([one.source.name for one in unlike])
-    verb = "is" if len(unlike) == 1 else "are"
-    message(
-        f"{len(unlike)} of {counted(len(result.written), 'image', 'images')} {verb} unlike the "
-        f"training data: {names} ({first.reason}); don't trust these masks unseen"
-    )
+    total = counted(len(result.written), "image", "images")
+    for flagged, what, advice in (
+        (result.unlike, "unlike the training data", "don't trust these masks unseen"),
+        (result.doubtful, "probably masked poorly", "look at these masks before you use them"),
+    ):
+        if not flagged:
+            continue
+        first = flagged[0].quality
+        assert first is not None
+        why = f"expected Dice {first.expected_dice:.2f}" if first.flag == "look" else first.reason
+        names = name_some([one.source.name for one in flagged])
+        verb = "is" if len(flagged) == 1 else "are"
+        message(f"{len(flagged)} of {total} {verb} {what}: {names} ({why}); {advice}")
 
 
 def _tell_left_out(result: "PredictResult") -> None:

@@ -21,7 +21,7 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import UsageError
-from binseg.holding import Shard
+from binseg.shards import Shard
 
 if TYPE_CHECKING:
     from binseg.config import DataConfig
@@ -215,7 +215,7 @@ def _calibrate(
     as_json: bool,
 ) -> None:
     """Write what validation guarantees, or teaches, into the card."""
-    from binseg.pipelines.calibrate_model import calibrate
+    from binseg.pipelines.evaluate_model import calibrate
 
     found = calibrate(
         run, config, guarantees=guarantees, learn=learn, progress=progress_of(context)

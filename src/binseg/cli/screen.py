@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from binseg.metrics.registry import METRICS, Metric, PixelMetric, metrics_of
-from binseg.metrics.report_data import report_rows
+from binseg.metrics.summary import report_rows
 from binseg.progress import duration
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def check_tables(result: "CheckResult", *, everything: bool = False) -> list[obj
         facts = plain_table(result.path, "", "", rows=result.facts)
         facts.show_header = False
         items.append(facts)
-    look = [] if result.sheet is None else [f"look at samples with their masks: {result.sheet}"]
+    look = [] if result.sheet is None else ["samples with their masks:", f"  {result.sheet}"]
     if not result.findings:
         return [*items, *look, "verdict: nothing wrong found"]
     findings = plain_table("findings", "severity", "what", "where")
@@ -258,8 +258,13 @@ def check_tables(result: "CheckResult", *, everything: bool = False) -> list[obj
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
-    """List plain rows, one column for each key of `titles`; numbers stand to the right."""
+    """List plain rows, one column for each key of `titles`; numbers stand to the right.
+
+    The first column is a name to type, and so never cut.
+    """
     table = plain_table(None, *titles.values())
+    table.columns[0].no_wrap = True
+    table.columns[0].min_width = max(len(str(row[next(iter(titles))])) for row in rows)
     for key, column in zip(titles, table.columns, strict=True):
         if any(isinstance(row[key], int) for row in rows):
             column.justify = "right"

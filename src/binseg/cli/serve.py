@@ -36,7 +36,7 @@ def serve(
     open_: Annotated[bool, option("Open the page in a browser.")] = False,
     token_file: Annotated[
         Path | None,
-        option("Requests must bear the token in this file (or in $BINSEG_TOKEN).", "FILE"),
+        option("Requests must carry the token in this file (or in $BINSEG_TOKEN).", "FILE"),
     ] = None,
     allow_host: Annotated[
         list[str] | None,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from binseg.cli.console import is_verbose, progress_of, show, show_aside, write_json_answer
+from binseg.cli.console import (
+    RANK_NAMES,
+    is_verbose,
+    progress_of,
+    show,
+    show_aside,
+    write_json_answer,
+)
 from binseg.cli.options import (
     Border,
     Budget,
@@ -40,8 +47,7 @@ if TYPE_CHECKING:
     from binseg.pipelines.plan_recipe import PlanResult
     from binseg.pipelines.train_model import TrainResult
 
-LONG = 3 * 3600.0
-"""Seconds of a run above which the user is asked before it starts."""
+LONG = 3 * 3600.0  # seconds of a run above which the user is asked before it starts
 Sections = dict[str, dict[str, object]]
 LONGEST_START = 30.0
 """Seconds; an older process did something else before, and isn't one verb at the shell."""
@@ -284,11 +290,11 @@ def _joins(
     train = sections.get("train", {})
     if folds and {"devices", "num_nodes"} & train.keys():
         raise UsageError("--folds trains in one process; leave out --devices and --num-nodes")
-    if not {"RANK", "SLURM_PROCID", "NODE_RANK"} & os.environ.keys():
+    if not set(RANK_NAMES) & os.environ.keys():
         return False  # the usual case, in which torch isn't needed yet
     from binseg.config import load_recipe
     from binseg.pipelines.train_model import join_training
-    from binseg.training.ranks import ranks_of, started_ranks
+    from binseg.training.distributed import ranks_of, started_ranks
 
     ranks = started_ranks()
     if ranks is not None and folds:

@@ -2,15 +2,3 @@
 
 from binseg.config.loading import dump_recipe, load_recipe, recipe_names, recipe_schema, recipe_text
 from binseg.config.recipe import DataConfig, ModelConfig, Recipe, SplitConfig
-
-__all__ = [
-    "DataConfig",
-    "ModelConfig",
-    "Recipe",
-    "SplitConfig",
-    "dump_recipe",
-    "load_recipe",
-    "recipe_names",
-    "recipe_schema",
-    "recipe_text",
-]

@@ -70,11 +70,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(source: str | Path) -> str:
-    """Return the YAML text of a recipe, given its file or its name.
-
-    Raises:
-        UsageError: there is no such file or name, or it isn't text.
-    """
+    """Return the YAML text of a recipe, given its file or its name; UsageError if it can't be."""
     name = str(source)
     if not name.endswith((".yaml", ".yml")):
         shipped = _shipped()

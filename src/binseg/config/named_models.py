@@ -71,12 +71,9 @@ def model_label(decoder: str, encoder: str) -> str:
 
 
 def expand_name(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a decoder, an encoder and options in the place of a name of `MODELS`.
+    """Put a decoder, an encoder and options in the place of a name of `MODELS`; or ValueError.
 
     What is given beside the name stays; another decoder or encoder voids the named options.
-
-    Raises:
-        ValueError: there is no such name.
     """
     name, rest = given["name"], {key: given[key] for key in given if key != "name"}
     if name not in MODELS:
@@ -172,12 +169,8 @@ of their SHA-256 in their names."""
 def find_weights(encoder: str, source: str | None) -> NamedWeights | None:
     """Look up weights by name; None where the source is a file, an address, or nothing.
 
-    Args:
-        encoder: a name of `ENCODERS`, or `timm:NAME`, which has weights of its own.
-        source: `model.encoder_weights`. A name is a plain word, a file has a dot or a slash.
-
-    Raises:
-        ValueError: a word that names no weights of this encoder.
+    A name is a plain word, a file has a dot or a slash; `timm:NAME` has weights of its own. Raises
+    ValueError for a word that names no weights of this encoder.
     """
     if source is None or not source.isidentifier() or encoder.startswith("timm:"):
         return None

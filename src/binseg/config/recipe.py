@@ -98,12 +98,13 @@ class DataConfig(Section):
     """Mask values that count neither as foreground nor as background."""
     threshold: int | None = None
     """Values above this are foreground: for soft or JPEG-compressed masks."""
+    nodata: float | None = None
+    """Value of pixels without data, where files don't say it; it travels in the model."""
     page_group: Annotated[int, Field(gt=0)] = 10
     """Multi-page stacks: this many consecutive pages form one group, kept in one split."""
     group: Literal["auto", "folder", "none"] = "auto"
-    """auto: images that come from one source by their names (patches of a slide, slices of a
-    volume, a folder for each patient) stay in one split, unless the data has splits of its own;
-    folder: the images of each folder do, whatever they are called."""
+    """auto: images of one source by their names (patches of a slide, slices of a volume) stay in
+    one split, unless the data has splits of its own; folder: the images of each folder do."""
     download: bool = False
     """Download the data set to `path` if it is absent (oxford-pet only)."""
     allow_leaks: bool = False
@@ -151,8 +152,7 @@ class InputConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name in ("mean", "std"):
-            # The default three numbers stand for the RGB means of ImageNet; any other channel
-            # count takes their average, so that `channels: 1` alone is a complete setting.
+            # The default is ImageNet's RGB; another number of channels takes the average.
             given = len(getattr(self, name))
             if given not in (1, 3, self.channels):
                 raise ValueError(f"{name} has {given} numbers; give 1 or {self.channels}")
@@ -164,9 +164,8 @@ class InputConfig(Section):
             )
         return self
 
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self, *, nodata: float | None = None) -> Preprocessing:
         """Return the same facts in the form that the bundle stores."""
-        # One value per channel: as given, or the average of what was given, repeated.
         mean, std = (
             tuple(given)
             if len(given) == self.channels
@@ -184,6 +183,7 @@ class InputConfig(Section):
             intensity=self.intensity,
             mean=mean,
             std=std,
+            nodata=nodata,
         )
 
 
@@ -305,6 +305,8 @@ class AugmentConfig(Section):
     """Exponents from 1 / (1 + this) to 1 + this, instead of the preset's; where exposure varies."""
     invert: Share | None = None
     """Probability that light and dark change places, where new images may be lit the other way."""
+    grey: Share | None = None
+    """Probability that an image loses its colours, where stains or lamps differ."""
     noise: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest standard deviation of Gaussian noise, white being 1, instead of the preset's."""
     blur: Share | None = None
@@ -353,8 +355,9 @@ class TrainConfig(Section):
     """Smaller sizes to start with, and each one's share of the epochs: {128: 0.4, 192: 0.3} trains
     the last 0.3 at input.size, which none of them passes; validation is always at input.size.
     Random patches are cut smaller, other inputs shrunk."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto takes bf16 where the processor or GPU computes in it, else fp32."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto takes bf16 where the processor or GPU computes in it, else fp32; fp16, whose loss is
+    scaled, is for GPUs without bf16."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes the GPU where there is one, but Apple's (mps, untested) only if asked for."""
     devices: Positive | Literal["auto"] = 1
@@ -412,8 +415,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        sizes = [*self.train.progressive]
-        if sizes != sorted(set(sizes)):
+        if (sizes := [*self.train.progressive]) != sorted(set(sizes)):
             raise ValueError(f"train.progressive has the sizes {sizes}; they must rise")
         if sum(self.train.progressive.values()) >= 1:
             raise ValueError("the shares of train.progressive must add up to less than 1")
@@ -422,6 +424,10 @@ class Recipe(Section):
             own = self.input.model_dump(exclude_unset=True)
             object.__setattr__(self, "input", self.input.model_copy(update=trained | own))
         return self
+
+    def preprocessing(self) -> Preprocessing:
+        """Return the way from images to inputs."""
+        return self.input.preprocessing(nodata=self.data.nodata)
 
     @property
     def draws_patches(self) -> bool:

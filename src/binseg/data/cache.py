@@ -4,9 +4,7 @@ A store is a folder of `.npy` files that are mapped into memory; each holds one 
 records, one behind the other. The folder's name is a hash of the images' and masks' bytes, of the
 mask rule, of the preprocessing and of the version, so that a changed file or setting never meets
 old pixels. It is written as a stream into a folder beside its final name and renamed when whole: a
-full disk is an error when it happens, not a crash when a mapped page can't be written, and half a
-store is never used. Inputs of one size, as `preprocess.prepare` gives them, are kept here; whole
-images in `patches`.
+full disk is an error when it happens, and half a store is never used.
 """
 
 import contextlib
@@ -38,10 +36,8 @@ from binseg.types import Preprocessing, Record, Sample
 
 MAX_NAMED, PROBED = 10, 50
 """Unreadable records that one message names, and images whose headers tell how large they are."""
-DECODED_PIXELS = 100_000_000
-"""Pixels of all images that are decoded at one moment."""
-DEFAULT_GB = 20.0
-"""Gigabytes of all stores together, where BINSEG_CACHE_GB says nothing."""
+DECODED_PIXELS = 100_000_000  # pixels of all images that are decoded at one moment
+DEFAULT_GB = 20.0  # gigabytes of all stores together, where BINSEG_CACHE_GB says nothing
 FACTS = "facts.json"
 
 Arrays = Mapping[str, np.ndarray]
@@ -72,19 +68,11 @@ def open_store(
 ) -> Mapping[str, Stack]:
     """Give the pixels of these records, decoding them only if no store of theirs is whole.
 
-    Args:
-        records: what to decode, in order.
-        rule: how the values of the masks are read.
-        preprocessing: what the pixels are made by; mean and std are applied later.
-        decode: makes what is stored of a record; samples without a mask don't reach it.
-        version: goes into the folder's name; to be changed with what `decode` gives.
-        progress: hears of the decoding, and of a broken store that is built again.
-        folder: where caches live; none means `pixels` in the user's cache folder.
-
-    Raises:
-        DataError: no records, or records that can't be read (up to ten are named).
-        OutputError: the store can't be written.
-        UsageError: BINSEG_CACHE_GB is no number.
+    `decode` makes what is stored of a record that has a mask; `version`, to be changed with it,
+    goes into the folder's name. Mean and std of `preprocessing` are applied later. `folder` is
+    where caches live, the user's cache folder if left out. Raises DataError (no records, or some
+    that can't be read), OutputError (it can't be written), UsageError (BINSEG_CACHE_GB is no
+    number).
     """
     if not records:
         raise DataError(
@@ -137,6 +125,8 @@ def _key(
                 [hashes.get(path) for path in (r.image_path, *r.further_images)],
                 [hashes.get(path) for path in r.mask_paths],
                 r.page,
+                r.nodata,
+                r.mask_as_stored,
                 None if r.shapes is None else [dataclasses.asdict(s) for s in r.shapes],
             )
             for r in records
@@ -313,8 +303,7 @@ def _is_in_use(place: Path) -> bool:
     return False
 
 
-VERSION = "inputs 6"
-"""Raise it when what is stored changes, or how images are decoded or resized."""
+VERSION = "inputs 6"  # raise it when what is stored changes, or how images are decoded or resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,8 +315,7 @@ class PixelCache:
     """0 background, 1 foreground, `IGNORE` (no truth, or padding)."""
     record_of_N: Int[np.ndarray, "N"]
     """The index of the record that each input shows; tiles of one image share it."""
-    is_partial: bool = False
-    """True if some images are here without all of their tiles."""
+    is_partial: bool = False  # True if some images are here without all of their tiles
 
     def __post_init__(self) -> None:
         assert len(self.inputs_NHWC) == len(self.targets_NHW) == len(self.record_of_N)
@@ -348,7 +336,7 @@ class PixelCache:
         """Keep at most so many inputs, evenly spread over the images; those are copied.
 
         Half of them hold foreground, where so many do: few of a large image's tiles show a small
-        thing, and without it a sample couldn't tell a good prediction from none.
+        thing.
         """
         if len(self) <= limit:
             return self
@@ -378,10 +366,7 @@ def open_cache(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> PixelCache:
-    """Give the inputs of these records, decoding them only if no cache of theirs is whole.
-
-    Arguments and errors are those of `open_store`; the rows are in the records' order.
-    """
+    """Give the inputs of these records, in their order; arguments and errors as `open_store`."""
 
     def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
         del index

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -53,11 +53,7 @@ def counted(num: int, one: str, several: str) -> str:
 
 
 def hash_files(paths: Iterable[Path], progress: Progress = SILENT) -> dict[Path, str]:
-    """Give the SHA-256 of each file; one is read once in a process, as long as it stays as it is.
-
-    Raises:
-        DataError: a file that can't be read any more.
-    """
+    """Give the SHA-256 of each file, read once in a process; DataError if it can't be read."""
     ordered = sorted({*paths})
     hashed = map_ordered(_hash, ordered)
     watched = track(hashed, progress=progress, label="looking at files", total=len(ordered))
@@ -82,13 +78,11 @@ def _hash_of_version(path: Path, mtime_ns: int, size: int) -> str:
 class Dataset:
     """All records of one place, with the one rule that reads their masks."""
 
-    kind: str
-    """A key of `SOURCES`."""
+    kind: str  # a key of `SOURCES`
     root: Path
     records: tuple[Record, ...]
     rule: MaskRule
-    notes: tuple[str, ...] = ()
-    """Sentences for the user: what was taken for what, what was ignored."""
+    notes: tuple[str, ...] = ()  # sentences for the user: what was taken for what, what was ignored
 
     def __post_init__(self) -> None:
         num_of = Counter(record.id for record in self.records)
@@ -101,11 +95,7 @@ class Dataset:
             )
 
     def of_split(self, split: str) -> tuple[Record, ...]:
-        """Give the records of one split, in their order; a split without records is an error.
-
-        Raises:
-            DataError: naming the splits that exist.
-        """
+        """Give the records of a split, in their order; DataError if none, naming those that are."""
         chosen = tuple(record for record in self.records if record.split == split)
         if not chosen:
             sizes = {name: sum(r.split == name for r in self.records) for name in SPLITS}
@@ -116,17 +106,22 @@ class Dataset:
             )
         return chosen
 
+    def only(self, split: str) -> "Dataset":
+        """Leave out the other splits; raises as `of_split`."""
+        return replace(self, records=self.of_split(split))
+
+    def with_splits(self, split_of: Mapping[str, Split | None]) -> "Dataset":
+        """Put the records named into other splits."""
+        records = (replace(one, split=split_of.get(one.id, one.split)) for one in self.records)
+        return replace(self, records=tuple(records))
+
     def with_truth(self) -> "Dataset":
         """Leave out the images that have no mask: they can neither teach nor judge."""
         kept = tuple(r for r in self.records if r.mask_path is not None or r.shapes is not None)
         return self if len(kept) == len(self.records) else replace(self, records=kept)
 
     def fingerprint(self) -> str:
-        """Hash ids and file contents (SHA-256): equal for equal data, wherever and in any order.
-
-        Raises:
-            DataError: a file that can't be read any more.
-        """
+        """Hash ids and file contents (SHA-256): equal for equal data, wherever and in any order."""
         content_of = hash_files(path for record in self.records for path in record.paths)
         whole = hashlib.sha256()
         for record in sorted(self.records, key=lambda r: r.id):
@@ -138,11 +133,7 @@ class Dataset:
         return whole.hexdigest()
 
     def contents(self) -> dict[str, str]:
-        """Tell each image by its file's SHA-256 (and page), whatever it is called, by id.
-
-        Raises:
-            DataError: a file that can't be read any more.
-        """
+        """Tell each image by its file's SHA-256 (and page), whatever it is called, by id."""
         hash_of = hash_files(record.image_path for record in self.records)
         return {
             record.id: hash_of[record.image_path]

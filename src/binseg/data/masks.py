@@ -22,13 +22,11 @@ NUM_SCANNED = 64
 """Masks looked at to find out what the values mean; all, where these show no foreground."""
 NEAR, MOST_BETWEEN = 40, 0.03
 """JPEG moves 0 and 255 by less than the first, except at edges, which have this share of pixels."""
-GREY = 0x010101
-"""A grey level times this is the same grey as a colour 0xRRGGBB."""
+GREY = 0x010101  # a grey level times this is the same grey as a colour 0xRRGGBB
 MOST_CLASSES = 32  # more colours in a palette are the soft edges of an adaptive one
 MOST_TOUCHING = 0.2
 """Edges between 1 and 2 for each one at a 3, up to which 3 is a border that lies between them."""
-TRIMAP = frozenset({1, 2, 3})
-"""Oxford-IIIT Pet: 1 object, 2 background, 3 border between them."""
+TRIMAP = frozenset({1, 2, 3})  # Oxford-IIIT Pet: 1 object, 2 background, 3 border between them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +35,9 @@ class MaskRule:
 
     There are `foreground` values, or a `threshold` above which they are; without `background` that
     is every other value. Values are colours 0xRRGGBB if `colour`, those of palette files their
-    indices if `indices`. `border` is what the border class of a trimap counts for. For the user
-    to read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a
-    JPEG mask's pixels that aren't near 0 or 255.
+    indices if `indices`. `border` is what the border class of a trimap counts for. For the user to
+    read: `white_is_zero`, if some masks are TIFFs that say so, and `between`, the share of a JPEG
+    mask's pixels that aren't near 0 or 255.
     """
 
     kind: RuleKind
@@ -54,16 +52,9 @@ class MaskRule:
     between: float | None = None
 
     def apply(self, labels: Labels) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-        """Read one mask's values.
+        """Read one mask's raw values (H, W), or colours (H, W, 3), as mask_HW and valid_HW.
 
-        Args:
-            labels: raw values (H, W), or colours (H, W, 3).
-
-        Returns:
-            mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count.
-
-        Raises:
-            ImageError: a value that the rule doesn't know; the text doesn't name the file.
+        Raises ImageError for a value that the rule doesn't know, without the file's name.
         """
         values_HW = _coloured(labels) if self.colour else _grey(labels)
         valid_HW = ~np.isin(values_HW, [*self.ignore])
@@ -122,15 +113,8 @@ def detect_rule(
 ) -> MaskRule:
     """Find out what mask values mean, from the options and from up to 64 masks.
 
-    Args:
-        records: the whole dataset; those with a mask file are looked at, evenly spaced.
-        config: `foreground`, `ignore`, `threshold`, which settle what is ambiguous, and `border`.
-        progress: told when many files have to be read.
-        is_trimap: whether the source knows that masks are trimaps.
-
-    Raises:
-        DataError: ambiguous values, naming the option that settles them; or masks that are all
-            empty.
+    `is_trimap` tells that the source knows that masks are trimaps. Raises DataError for ambiguous
+    values, naming the option that settles them, and for masks that are all empty.
     """
     masked = [record for record in records if record.mask_path is not None]
     if not masked and any(record.shapes is not None for record in records):
@@ -262,11 +246,7 @@ def _ambiguous(found: "Scan", values: frozenset[int]) -> str:
 
 
 def _usual_and_odd(found: "Scan", values: frozenset[int]) -> tuple[int, int | None]:
-    """Give the likeliest foreground, and a value in so few masks that it may be a slip.
-
-    Of 0, 1 and 255 the last is mostly the mark of pixels that don't count. Of two values without
-    0 the greater is likelier.
-    """
+    """Give the likeliest foreground, and a value in so few masks that it may be a slip."""
     num_of = {value: found.holders[value][0] for value in values}
     most = max(num_of[value] for value in values - {0})
     frequent = {value for value in values - {0} if 2 * num_of[value] > most}
@@ -294,8 +274,7 @@ def _named(values: Iterable[int], *, colour: bool) -> str:
 class Scan:
     """Values that the scanned masks hold between them: how many hold each, and the first of them.
 
-    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8;
-    `between` is the share of the grey pixels that aren't near 0 or 255.
+    They are mixed if none holds both 1 and 255, as where some were saved as 1 bit, some as 8.
     """
 
     holders: Mapping[int, tuple[int, Path]]
@@ -319,9 +298,9 @@ class Scan:
 def _means_indices(records: Sequence[Record], config: DataConfig) -> bool:
     """Tell whether palette masks mean their indices, as Pascal VOC's do, and not their colours.
 
-    That is so where index 0 is black, every index has one colour of its own in all files, and
-    there are more than two, or they are VOC's very colours. Two-colour masks look the same both
-    ways unless their order differs from file to file, which colours don't mind.
+    That is so where index 0 is black, every index has one colour of its own in all files, and there
+    are more than two, or they are VOC's very colours. Two-colour masks look the same both ways
+    unless their order differs from file to file.
     """
     asked = {*(config.foreground or ()), *(config.ignore or ())}
     if any(value > 255 for value in asked):

@@ -42,16 +42,12 @@ _COPY = re.compile(
 _CASE = re.compile(rf"^(?P<source>.*[A-Za-z].*?)[ _.\-](?:img|image)?[ _.\-]?{_NUM}$", re.I)
 """A case and a number in it: BraTS_003_055, p01_001, patient1-2, case01_img02, video1_00001."""
 _MIN_STEP = 16  # pixels; bare numbers that don't lie multiples of such a step apart are counters
-_MOST_NAMED = 0.9
-"""Share of the names that must be those of cases."""
-_LEAST_PLACES = 4
-"""Fewer bare numbers may lie such steps apart by chance."""
+_MOST_NAMED = 0.9  # share of the names that must be those of cases
+_LEAST_PLACES = 4  # fewer bare numbers may lie such steps apart by chance
 
 
-FEW_SOURCES = 5
-"""Fewer can't be dealt to three splits: then parts of a source are the groups."""
-BLOCK_STEPS = 4
-"""Patches a side of such a part."""
+FEW_SOURCES = 5  # fewer can't be dealt to three splits: then parts of a source are the groups
+BLOCK_STEPS = 4  # patches a side of such a part
 LEAST_FOLDERS, MOST_IN_FOLDER = 10, 60
 """Folders are patients (volumes, videos) where they are many with few images each; few folders
 with many images are more likely classes, of which each split needs some."""
@@ -118,11 +114,9 @@ def with_groups(
 ) -> tuple[tuple[Record, ...], str | None]:
     """Group the images of one source, where their names tell it and nobody has grouped them.
 
-    Only those are grouped that `config.split` deals anew. Where there are only few sources,
-    `config.page_group` consecutive images make a group.
-
-    Returns:
-        The records, and a sentence for the user where something was grouped, or might have to be.
+    Only those are grouped that `config.split` deals anew, `config.page_group` consecutive images
+    where there are few sources; with them comes a sentence where something was, or might have to
+    be, grouped.
     """
     if config.group == "none":
         return tuple(records), None

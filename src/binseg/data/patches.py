@@ -1,9 +1,8 @@
 """Whole images at the scale of training, decoded once, and the patches that are cut from them.
 
-All images lie one behind the other in one file, their targets in another (`store` says how they
-get there). Beside them is a bounded sample of where the foreground and the background are, so
-that a patch can be laid around a rare pixel without looking at the image. The places of an
-epoch's patches are decided by (seed, epoch) alone.
+Beside them is a bounded sample of where the foreground and the background are, so that a patch can
+be laid around a rare pixel without looking at the image. The places of an epoch's patches are
+decided by (seed, epoch) alone.
 """
 
 import math
@@ -23,16 +22,11 @@ from binseg.transforms import preprocess
 from binseg.transforms.geometry import cut, resize_mask
 from binseg.types import IGNORE, Box, Preprocessing, Record, Sample
 
-VERSION = "images 5"
-"""Raise it when what is stored changes, or how images are decoded or resized."""
-SEEDS_OF_ALL = 1 << 22
-"""Known places of each class in all images together: 32 MB."""
-SEEDS_OF_ONE = 1024
-"""Known places of each class in an image, at most."""
-CONNECTED = np.ones((3, 3), np.int64)
-"""Pixels that touch by a corner belong to one object."""
-LEAST_BATCHES = 20
-"""Fewest batches of an epoch: below it, validation would cost more than learning."""
+VERSION = "images 5"  # raise it when what is stored changes, or how images are decoded or resized
+SEEDS_OF_ALL = 1 << 22  # known places of each class in all images together: 32 MB
+SEEDS_OF_ONE = 1024  # known places of each class in an image, at most
+CONNECTED = np.ones((3, 3), np.int64)  # pixels that touch by a corner belong to one object
+LEAST_BATCHES = 20  # fewest batches of an epoch: below it, validation would cost more than learning
 PAST_EDGE = 0.5
 """Share of the side by which a place may lie past the edge before it is moved back: the outermost
 pixels, which one place of hundreds holds otherwise, come half as often as the middle."""
@@ -60,9 +54,8 @@ class Seeds:
 class ImageCache:
     """Whole images of a list of records, each of its own size, one behind the other.
 
-    Pixels are channels x height x width: networks and resampling want planes, and turning patches
-    at every step would cost more than cutting them. Labels are 0 background, 1 foreground or
-    `IGNORE`, sizes heights and widths; `share` is foreground among the pixels that count.
+    Pixels are channels x height x width, as networks and resampling want them. Labels are 0
+    background, 1 foreground or `IGNORE`; `share` is foreground among the pixels that count.
     """
 
     pixels: UInt8[np.ndarray, "P"]
@@ -140,10 +133,7 @@ def _cut_into(
     top: int,
     left: int,
 ) -> None:
-    """Fill `out` with what `geometry.cut` gives, an order of magnitude faster past the edges.
-
-    What lies inside is copied, and its rims are then mirrored within `out`.
-    """
+    """Fill `out` with what `geometry.cut` gives, an order of magnitude faster past the edges."""
     size, (height, width) = out_CHW.shape[1], planes_CHW.shape[1:]
     above, below = max(0, -top), max(0, top + size - height)
     before, behind = max(0, -left), max(0, left + size - width)
@@ -173,10 +163,7 @@ def open_images(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> ImageCache:
-    """Give the whole images of these records, decoded only if no cache of theirs is whole.
-
-    Arguments and errors are those of `open_store`.
-    """
+    """Give the whole images of these records; arguments and errors are those of `open_store`."""
     limit = max(16, min(SEEDS_OF_ONE, SEEDS_OF_ALL // max(1, len(records))))
 
     def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
@@ -227,9 +214,8 @@ def _some_places(
 ) -> Int64[np.ndarray, "K"]:
     """Sample pixels where `chosen_HW` is true, as row * width + column.
 
-    Half of them are sampled pixel by pixel and half object by object, so that a small object beside
-    large ones is seen too. Where all fit, all are given. What fills most of an image isn't listed,
-    which would take many times the image's memory: there any pixel will do.
+    Half of them are sampled object by object, so that a small one beside large ones is seen too.
+    What fills most of an image isn't listed: there any pixel will do.
     """
     if np.count_nonzero(chosen_HW) > max(limit, chosen_HW.size // 2):
         tried = random.integers(0, chosen_HW.size, 8 * limit)
@@ -280,21 +266,11 @@ def sample_places(
     seed: int,
     epoch: int,
 ) -> Int64[np.ndarray, "num 3"]:
-    """Sample the patches of an epoch, in their order.
+    """Sample the patches of an epoch, in their order: image, first row and first column.
 
-    Each image gets patches by the square root of its area, to within one: a large image has
-    more to show than a small one, but not in proportion, and scores weigh images alike.
-
-    Args:
-        cache: the images.
-        size: side of a patch.
-        num: how many patches.
-        foreground: share of patches laid around a pixel of the rarer class, where there is one.
-        seed: of the run.
-        epoch: from 0.
-
-    Returns:
-        Image, first row and first column; a patch larger than its image starts below 0.
+    Each image gets patches by the square root of its area, to within one: a large image has more to
+    show than a small one, but not in proportion, and scores weigh images alike. `foreground` is the
+    share of patches laid around a pixel of the rarer class, where there is one.
     """
     random = np.random.default_rng((seed, epoch))
     ends = np.cumsum(np.sqrt(_shares(cache.sizes_N2, size)))
@@ -345,11 +321,8 @@ def open_training_pixels(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> PixelCache | ImageCache:
-    """Give whole images where the recipe trains on patches, else its inputs.
-
-    Arguments and errors are those of `open_store`, but that the recipe says how pixels are made.
-    """
-    preprocessing = recipe.input.preprocessing().as_trained()
+    """Give whole images where the recipe trains on patches, else its inputs; as `open_store`."""
+    preprocessing = recipe.preprocessing().as_trained()
     open_pixels = open_images if recipe.draws_patches else open_cache
     cache = open_pixels(records, rule, preprocessing, progress=progress, folder=folder)
     pixels = cache.pixels if isinstance(cache, ImageCache) else cache.inputs_NHWC
@@ -370,10 +343,6 @@ def open_validation_pixels(
     progress: Progress = SILENT,
     folder: Path | None = None,
 ) -> PixelCache:
-    """Give the inputs that choose the best epoch; arguments and errors as above.
-
-    Tiles touch instead of overlapping, as far as whole tiles can: overlaps, which prediction
-    blends, would here only be paid and counted twice.
-    """
-    preprocessing = replace(recipe.input.preprocessing().as_trained(), overlap=0.0)
+    """Give the inputs that choose the best epoch; tiles touch, since overlaps would count twice."""
+    preprocessing = replace(recipe.preprocessing().as_trained(), overlap=0.0)
     return open_cache(records, rule, preprocessing, progress=progress, folder=folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,30 +13,29 @@ from PIL import Image, ImageDraw
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_labels, read_pixels, read_reduced
-from binseg.imageio.decoding import swaps_sides, turn
+from binseg.imageio import probe, read_image, read_labels, read_pixels, read_reduced
+from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing, Record, Sample, Shape
 
-NUM_LOOKED = 64
-"""Masks that `looks_inverted` looks at."""
+NUM_LOOKED, NUM_DECODED = 64, 16
+"""Masks, and images, that are looked at to tell of all."""
+_ROWS_AT_ONCE = 8_000_000  # crossings of edges and rows that are worked on at once
+CLEARLY, MOST_AGREE = 1.1, 0.8
+"""Edges under a mask's outline in one pose, against the other's, that decide between them, and the
+share of such decisions that decides for all."""
 MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
 def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
-    """Read one record's image and truth at their own size.
+    """Read one record's image and truth at their own size, mask values by the rule.
 
-    Args:
-        record: where they are.
-        rule: how the values of its mask are read.
-        shape: a model's, by which the image may come reduced (`read_reduced`).
-
-    Raises:
-        ImageError: a file that can't be read, a mask of another size than its image, or a
-            mask value that the rule doesn't know; the text names the file.
+    The image comes reduced as a model of a `shape` takes it (`read_reduced`). Raises ImageError,
+    naming the file, for one that can't be read, a mask of another size than its image, or a mask
+    value that the rule doesn't know.
     """
-    if shape is not None and not record.further_images:
+    if shape is not None and record.nodata is None and not record.further_images:
         image_HWC, data_HW, (height, width) = read_reduced(
             record.image_path, partial(reduction, preprocessing=shape), page=record.page
         )
@@ -49,14 +49,16 @@ def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = No
                 f"{path}: {_sizes_differ(record, channel_HWC.shape[:2], (height, width))}"
             )
         image_HWC = np.concatenate([image_HWC, channel_HWC], axis=2)
-        if also_HW is not None:
-            data_HW = also_HW if data_HW is None else data_HW & also_HW
+        data_HW = both_valid(data_HW, also_HW)
+    if record.nodata is not None:
+        image_HWC, declared_HW = without(image_HWC, record.nodata)
+        data_HW = both_valid(data_HW, declared_HW)
     mask_HW, valid_HW = None, np.ones((height, width), dtype=bool)
     if record.shapes is not None:
         mask_HW, valid_HW = fill_shapes(record.shapes, height, width)
     elif record.mask_path is not None:
         mask_HW, valid_HW = (
-            in_pose(one, (height, width), record.image_path) for one in read_mask(record, rule)
+            in_pose(one, (height, width), record) for one in read_mask(record, rule)
         )
         if mask_HW.shape != (height, width):
             sizes = _sizes_differ(record, mask_HW.shape, (height, width))
@@ -86,26 +88,83 @@ def fill_shapes(
 
 
 def in_pose(
-    mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], image: Path
+    mask: Shaped[np.ndarray, "h w ..."], size: tuple[int, ...], record: Record
 ) -> Shaped[np.ndarray, "H W ..."]:
     """Turn a mask as its image's EXIF asks, where it was made from the pixels as they are stored.
 
-    Only a turn by 90 degrees shows, by the sides; other masks are given as they are.
+    A turn by 90 degrees shows by the sides; of others the record knows.
     """
-    if mask.shape[:2] == size or mask.shape[:2] != size[::-1]:
+    if mask.shape[:2] == size and not record.mask_as_stored:
         return mask
-    orientation = probe(image).orientation
-    return turn(mask, orientation) if swaps_sides(orientation) else mask
+    orientation = probe(record.image_path).orientation
+    if swaps_sides(orientation) and size[0] != size[1]:
+        return turn(mask, orientation) if mask.shape[:2] == size[::-1] else mask
+    return turn(mask, orientation) if record.mask_as_stored else mask
+
+
+def find_stored_poses(
+    records: Sequence[Record], rule: MaskRule
+) -> tuple[tuple[Record, ...], str | None]:
+    """Mark masks that were made from the pixels as stored of images that EXIF turns, and say so.
+
+    Sides tell a quarter turn; of up to 64 others the outlines are laid over the image's edges in
+    both poses, and what most of them say holds for all.
+    """
+    alone = [row for row, one in enumerate(records) if _is_turned_alone(one)]
+    if not alone:
+        return tuple(records), None
+    found = [_is_as_stored(records[row], rule) for row in spread(alone, NUM_LOOKED)]
+    votes = [one for one in found if one is not None]
+    share = sum(votes) / len(votes) if votes else 0.5
+    told = counted(len(alone), "image is", "images are")
+    told = f"{told} turned by EXIF and the mask isn't: "
+    compared = f"by their sides and outlines ({sum(votes)} of {len(votes)} compared)"
+    if share < MOST_AGREE:
+        if share <= 1 - MOST_AGREE:
+            return tuple(records), f"{told}{compared} such masks lie on the images as they are seen"
+        why = "taken as they are seen, since outlines don't tell in which pose they were made"
+        return tuple(records), f"{told}such masks are {why}; look at them, or save images turned"
+    stored = {records[row].id for row in alone}
+    marked = (replace(one, mask_as_stored=one.id in stored) for one in records)
+    return tuple(marked), f"{told}{compared} such masks are turned like their images"
+
+
+def _is_turned_alone(record: Record) -> bool:
+    """Tell whether EXIF turns the image, and not its mask; pages of stacks are left out."""
+    if record.mask_path is None or record.page is not None:
+        return False
+    with contextlib.suppress(ImageError):  # reading the sample will name it
+        if probe(record.image_path).turned:
+            return not any(probe(path).turned for path in record.mask_paths)
+    return False
+
+
+def _is_as_stored(record: Record, rule: MaskRule) -> bool | None:
+    """Compare both poses of a mask; None where they fit alike."""
+    from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter  # slow to import
+
+    try:
+        mask_HW, image_HWC = read_mask(record, rule)[0], read_image(record.image_path)
+        orientation, size = probe(record.image_path).orientation, image_HWC.shape[:2]
+    except ImageError:
+        return None
+    if swaps_sides(orientation) and size[0] != size[1]:
+        return mask_HW.shape == size[::-1]
+    if mask_HW.shape != size:
+        return None
+    smooth_HW = gaussian_filter(image_HWC.mean(axis=2, dtype=np.float32), 1.0)
+    edges_HW = np.hypot(*np.gradient(smooth_HW))
+    seen, stored = (
+        float(edges_HW[binary_dilation(one) ^ binary_erosion(one, border_value=1)].sum())
+        for one in (mask_HW, turn(mask_HW, orientation))
+    )
+    return None if max(seen, stored) <= CLEARLY * min(seen, stored) else stored > seen
 
 
 def read_mask(
     record: Record, rule: MaskRule
 ) -> tuple[Bool[np.ndarray, "H W"], Bool[np.ndarray, "H W"]]:
-    """Read the mask files of a record, of which each may hold an object, at their own size.
-
-    Gives mask_HW, True where foreground, and valid_HW, False where the pixel doesn't count; raises
-    as `read_sample`.
-    """
+    """Read a record's mask files as mask_HW and valid_HW, at their own size; raises as above."""
     mask_HW = valid_HW = None
     for path in record.mask_paths:
         labels = read_labels(path, page=record.page, indices=rule.indices)
@@ -125,21 +184,11 @@ def read_mask(
 
 
 def notes_on_images(records: Sequence[Record]) -> list[str]:
-    """Say which pixels of images count as no data, and which channels aren't what they are called.
-
-    Up to 64 images are looked at.
-    """
+    """Say (of up to 64 images) which pixels are no data, and which channels are called amiss."""
     infos = []
     for record in spread(records, NUM_LOOKED):
         with contextlib.suppress(ImageError):  # reading the samples will name it
             infos.append(probe(record.image_path))
-    turned = 0
-    for record in spread([r for r in records if r.mask_path is not None], NUM_LOOKED):
-        with contextlib.suppress(ImageError):
-            image, mask = probe(record.image_path), probe(record.mask_paths[0])
-            sizes = (mask.height, mask.width), (image.width, image.height)
-            is_alone = swaps_sides(image.orientation) and mask.orientation == 1
-            turned += is_alone and image.height != image.width and sizes[0] == sizes[1]
     notes = []
     if values := sorted({one.nodata for one in infos if one.nodata is not None}):
         told = ", ".join(f"{value:g}" for value in values)
@@ -150,13 +199,18 @@ def notes_on_images(records: Sequence[Record]) -> list[str]:
             f"{some} that is marked as transparency but varies like data: it is kept "
             f"(input.channels={max(one.channels for one in infos)})"
         )
-    if turned:
-        some = counted(turned, "image is", "images are")
-        notes.append(
-            f"{some} turned by EXIF and the mask isn't, of those looked at: such masks are turned "
-            "like their images"
-        )
+    if records and (value := records[0].nodata) is not None:
+        looked = spread(records, NUM_DECODED)
+        num = sum(_holds(record.image_path, record.page, value) for record in looked)
+        told = f"data.nodata: {value:g} is in {num} of {len(looked)} images looked at"
+        notes.append(f"{told}; such pixels don't count" if num else f"{told}: is it the right one?")
     return notes
+
+
+def _holds(path: Path, page: int | None, value: float) -> bool:
+    with contextlib.suppress(ImageError):  # reading the sample will name it
+        return bool(missing_in(read_image(path, page=page), value).any())
+    return False
 
 
 def looks_inverted(records: Sequence[Record], rule: MaskRule) -> str | None:
@@ -235,21 +289,33 @@ def _fill_closed(mask_HW: Bool[np.ndarray, "H W"], shape: Shape) -> None:
 def _fill(mask_HW: Bool[np.ndarray, "H W"], edges_E4: Float[np.ndarray, "E 4"]) -> None:
     """Add one shape: toggle where an edge crosses a row of centres; odd running sums are inside."""
     height, width = mask_HW.shape
-    x0, y0, x1, y1 = edges_E4.T
     # Half-open in y: a corner that lies exactly on a row of centres is crossed once, not twice.
-    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
-    past = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    first = np.clip(np.ceil(edges_E4[:, 1::2].min(axis=1) - 0.5), 0, height).astype(np.int64)
+    past = np.clip(np.ceil(edges_E4[:, 1::2].max(axis=1) - 0.5), 0, height).astype(np.int64)
     num_rows = past - first
-    edge = np.repeat(np.arange(len(first)), num_rows)
-    if not len(edge):
+    if not num_rows.any():
         return
-    starts = np.repeat(np.cumsum(num_rows) - num_rows, num_rows)
-    rows = first[edge] + np.arange(len(edge)) - starts
-    x = x0[edge] + (rows + 0.5 - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
-    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
     # Only the shape's own box is worked on: many small objects in a large image stay cheap.
-    top, left, box_height, box_width = rows.min(), columns.min(), np.ptp(rows) + 1, np.ptp(columns)
-    where = (rows - top) * (box_width + 1) + columns - left
-    toggles = np.bincount(where, minlength=box_height * (box_width + 1))
-    inside = np.cumsum(toggles.reshape(box_height, box_width + 1), axis=1) & 1
-    mask_HW[top : top + box_height, left : left + box_width] |= inside[:, :-1].astype(bool)
+    top, bottom = first[num_rows > 0].min(), past.max()
+    ends = edges_E4[num_rows > 0, ::2]
+    left, right = np.clip(np.ceil([ends.min() - 0.5, ends.max() - 0.5]), 0, width).astype(np.int64)
+    size = bottom - top, right - left + 1
+    toggles = np.zeros(size[0] * size[1], np.uint8)  # only whether their sum is odd counts
+    # Part by part: a million edges across many rows would fill the memory.
+    for part in np.split(np.arange(len(first)), _parts_of(num_rows)):
+        edge = np.repeat(part, num_rows[part])
+        starts = np.repeat(np.cumsum(num_rows[part]) - num_rows[part], num_rows[part])
+        rows = first[edge] + np.arange(len(edge)) - starts
+        x0, y0, x1, y1 = edges_E4[edge].T
+        x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        columns = np.clip(np.ceil(x - 0.5), left, right).astype(np.int64)
+        where = (rows - top) * size[1] + columns - left
+        toggles ^= (np.bincount(where, minlength=len(toggles)) & 1).astype(np.uint8)
+    inside = np.cumsum(toggles.reshape(size), axis=1, dtype=np.uint8) & 1
+    mask_HW[top:bottom, left:right] |= inside[:, :-1].astype(bool)
+
+
+def _parts_of(num_rows: Shaped[np.ndarray, "E"]) -> Shaped[np.ndarray, "P"]:
+    """Cut edges where as many rows have come together as are worked on at once."""
+    whole = np.cumsum(num_rows)
+    return np.searchsorted(whole, np.arange(_ROWS_AT_ONCE, whole[-1], _ROWS_AT_ONCE))

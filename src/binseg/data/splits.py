@@ -28,8 +28,7 @@ _OTHER_NAMES: Mapping[str, Split] = {
     "dev": "val",
     "testing": "test",
 }
-_LEFT_OUT = "none"
-"""Word in a split file for an image in no split."""
+_LEFT_OUT = "none"  # word in a split file for an image in no split
 
 
 def parse_split(name: str) -> Split | None:
@@ -43,19 +42,10 @@ def parse_split(name: str) -> Split | None:
 
 
 def assign_splits(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """Give every record a split; the order of the records changes nothing.
+    """Give every record a split, with a note that says how; their order changes nothing.
 
-    Args:
-        dataset: records, with or without a split of their own.
-        config: the method, its seed and shares.
-
-    Returns:
-        The same dataset with every split filled in, and a note that says how. Pages in the gap
-        between two splits have none.
-
-    Raises:
-        DataError: a group in two splits, records without a split, too few groups, a gap that
-            leaves nothing.
+    Pages in the gap between two splits have none. Raises DataError for a group in two splits,
+    records without a split, too few groups, or a gap that leaves nothing.
     """
     has_own = any(record.split is not None for record in dataset.records)
     method = config.method
@@ -112,11 +102,7 @@ def read_contents(path: Path) -> dict[str, str]:
 
 
 def read_split(path: Path) -> dict[str, Split | None]:
-    """Read a split file: which split each id is in; None where it was left out (`none`).
-
-    Raises:
-        DataError: every problem in the file (up to 5), with its line.
-    """
+    """Read a split file: each id's split, None for `none`; DataError with up to 5 problems."""
     try:
         data = read_bytes(path)
         data.partition(b"\n")[0].decode("utf-8-sig")  # other encodings show in the first line
@@ -334,10 +320,8 @@ def _refuse_torn_groups(records: Iterable[Record], root: Path) -> None:
         )
 
 
-TRIES, FOLD_TRIES = 20, 100
-"""Splits that are tried; folds need more luck."""
-RESPLIT = ("method", "seed", "gap")
-"""Fields of a split that `split_with_foreground` changes."""
+TRIES, FOLD_TRIES = 20, 100  # splits that are tried; folds need more luck
+RESPLIT = ("method", "seed", "gap")  # fields of a split that `split_with_foreground` changes
 
 
 def foreground_in(rule: MaskRule) -> Callable[[Record], bool]:
@@ -364,8 +348,8 @@ def split_with_foreground(
 ) -> tuple[Dataset, SplitConfig]:
     """Find the split of which the least is missing: train counts most, test least.
 
-    Of a dataset that `config` splits so that some splits lack foreground, it gives one with random
-    splits, and how they were made; `config` itself where none is better.
+    It is for a dataset that `config` splits so that some splits lack foreground; `config` itself
+    where no random split is better.
     """
     best, chosen = _badness(without), config
     divided = assign_splits(whole, config)
@@ -382,11 +366,7 @@ def split_with_foreground(
 
 
 def seed_for_folds(whole: Dataset, config: SplitConfig) -> int:
-    """Find a seed with which every fold of `config` (kfold) has foreground to be judged by.
-
-    Raises:
-        DataError: no seed that was tried does it.
-    """
+    """Find a seed with which every fold of `config` (kfold) has foreground; DataError without."""
     holds = foreground_in(whole.rule)
     for seed in range(config.seed, config.seed + FOLD_TRIES):
         folds = (

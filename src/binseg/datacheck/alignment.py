@@ -24,22 +24,14 @@ from binseg.parallel import map_ordered
 from binseg.transforms.geometry import resize_mask
 from binseg.types import Record
 
-REACH = 24
-"""Pixels of the reduced image that the outline is slid to each side."""
-MIN_OUTLINE = 40
-"""Shorter outlines agree with something somewhere by chance."""
-MIN_PEAK = 3.5
-"""Height of the best place above the usual, in robust standard deviations."""
-MIN_GAIN = 2.4
-"""Advantage that the best place must have over the one where the mask lies now."""
-MIN_STEP = 5.0
-"""Pixels; hand-drawn outlines are off by less."""
-_WIDTH = 2.5
-"""Pixels over which edges are taken: outlines of objects, rather than fur and grain."""
-_BLUR = 2.0
-"""Pixels: outlines drawn outside the edge all around have their best places in a ring."""
-MIN_IMAGES = 12
-"""Images that must agree before all masks are called shifted."""
+REACH = 24  # pixels of the reduced image that the outline is slid to each side
+MIN_OUTLINE = 40  # shorter outlines agree with something somewhere by chance
+MIN_PEAK = 3.5  # height of the best place above the usual, in robust standard deviations
+MIN_GAIN = 2.4  # advantage that the best place must have over the one where the mask lies now
+MIN_STEP = 5.0  # pixels; hand-drawn outlines are off by less
+_WIDTH = 2.5  # pixels over which edges are taken: outlines of objects, rather than fur and grain
+_BLUR = 2.0  # pixels: outlines drawn outside the edge all around have their best places in a ring
+MIN_IMAGES = 12  # images that must agree before all masks are called shifted
 
 MOST_PAIRED, LEAST_PAIRED = 32, 8
 """Masks that are laid over their neighbours' images, and fewest to judge by."""
@@ -60,9 +52,9 @@ def agreement(
 ) -> Float32[np.ndarray, "R R"] | None:
     """Slide the outline of a mask over the edges of its (reduced) image.
 
-    Returns:
-        For each slide by -REACH..REACH down and right how far the agreement is above the median,
-        in robust standard deviations; None where the outline is too short or there are no edges.
+    For each slide by -REACH..REACH down and right it gives how far the agreement is above the
+    median, in robust standard deviations; None where the outline is too short or there are no
+    edges.
     """
     # The outline's length: the steps between foreground and background.
     if sum((np.diff(mask_HW, axis=axis)).sum() for axis in (0, 1)) < MIN_OUTLINE:
@@ -91,9 +83,7 @@ def _directions(
 ) -> tuple[Complex64[np.ndarray, "H W"], Float32[np.ndarray, "H W"]]:
     """Return edges as complex numbers of their strength and twice their angle, and the strength.
 
-    Twice, because bright-to-dark and dark-to-bright are the same edge, so that the channels' edges
-    can be added up. The product of one number with another's conjugate is largest where both edges
-    run the same way, and negative where they cross.
+    Twice, because bright-to-dark and dark-to-bright are the same edge.
     """
     size = values_HWC.shape[:2]
     turned_HW, square_HW = np.zeros(size, np.complex64), np.zeros(size, np.float32)

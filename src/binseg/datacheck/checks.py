@@ -1,7 +1,6 @@
 """The table of all checks of a data set, and the examination that runs them.
 
-A check is one row of `CHECKS`: its code, severity, title, finder and advice. Everything else (the
-report, the page, `--json`, training's quick part) reads this table.
+A row of `CHECKS` is the whole of a check: report, page, `--json` and training read this table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,7 @@ from binseg.datacheck.looks import Evidence, Look, look_at_all
 from binseg.progress import SILENT, Progress
 from binseg.types import Finding, Severity
 
-MIN_SIDE = 16
-"""Pixels; images with a shorter side hold next to nothing to learn from."""
+MIN_SIDE = 16  # pixels; images with a shorter side hold next to nothing to learn from
 LONG_ASPECT = 8.0
 """Images that are longer than this many times their width lose their shape when stretched."""
 _ONE_PLACE = "Keep one of them, or give them one group in a manifest, so that they stay together."
@@ -126,8 +124,7 @@ _WITHOUT_PIXELS = ("torn-group", "torn-names", "patch-seam", "grouped-seam", "pa
 """The checks that need the records alone."""
 LEAKS = ("torn-group", "patch-seam", "leak", "near-leak")
 """Errors that `data.allow_leaks` lets pass; the others are about masks that lie wrong."""
-NUM_LAID = 64
-"""Masks whose place is looked at before a training."""
+NUM_LAID = 64  # masks whose place is looked at before a training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +145,10 @@ def examine(
 
 
 def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[Finding, ...]:
-    """Run the checks that must pass before a training, on a split data set.
+    """Run the checks that must pass before a training, the worst findings first.
 
     They are leaks, by names, equal files and a glance at every image, and masks that lie beside
-    their objects, by up to 64 of them. The worst findings come first.
+    their objects, by up to 64 of them.
     """
     finders = {code: CHECKS[code].find for code in _WITHOUT_PIXELS}
     finders |= {"leak": findings.identical_files, "near-leak": findings.near_leaks}
@@ -161,12 +158,8 @@ def training_checks(dataset: Dataset, *, progress: Progress = SILENT) -> tuple[F
     looks = look_at_all(replace(dataset, records=tuple(some)))
     evidence = Evidence(dataset=dataset.with_truth(), looks=looks.looks)
     laid = {code: CHECKS[code].find for code in ("all-shifted", "off-by-one", "narrow-range")}
-    return ranked(
-        [
-            *(one for one in found if one.code != "near-leak" or one.ids not in known),
-            *_run(laid, evidence),
-        ]
-    )
+    kept = [one for one in found if one.code != "near-leak" or one.ids not in known]
+    return ranked([*kept, *_run(laid, evidence)])
 
 
 def _run(finders: Mapping[str, Finder | None], evidence: Evidence) -> tuple[Finding, ...]:
@@ -189,9 +182,8 @@ def make_finding(
 ) -> Finding:
     """Make a finding of a kind that `CHECKS` knows; files are relative to the data set's folder."""
     severity, _, advice, _ = CHECKS[code]
-    return Finding(
-        severity=severity, code=code, text=text, ids=tuple(ids), files=tuple(files), advice=advice
-    )
+    places = {"ids": tuple(ids), "files": tuple(files)}
+    return Finding(severity=severity, code=code, text=text, advice=advice, **places)
 
 
 def ranked(findings: Sequence[Finding]) -> tuple[Finding, ...]:

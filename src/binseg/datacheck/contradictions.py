@@ -8,22 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 from scipy import ndimage
 
+from binseg.metrics import dice_of
+from binseg.metrics.counts import Mask
 from binseg.postprocess import label_objects
 from binseg.transforms.geometry import resize_mask
 
-SUSPICIOUS = 0.5
-"""Score from which on somebody should look."""
-_SIDE = 48
-"""Pixels; masks are compared with those of other images at this size."""
-_SHIFTS = 0.06
-"""Shifts that are tried, as a share of the shorter side."""
-_CLEAR = 0.15
-"""Dice that another reading of the mask must gain over the mask as it is."""
-_EXPLAINS = 0.15
-"""Score from which on another reading of the whole mask explains what objects show."""
+SUSPICIOUS = 0.5  # score from which on somebody should look
+_SIDE = 48  # pixels; masks are compared with those of other images at this size
+_SHIFTS = 0.06  # shifts that are tried, as a share of the shorter side
+_CLEAR = 0.15  # Dice that another reading of the mask must gain over the mask as it is
+_EXPLAINS = 0.15  # score from which on another reading of the whole mask explains what objects show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +28,10 @@ class Contradiction:
     """One mask beside a model's prediction of the same image."""
 
     id: str
-    score: float
-    """From 0 (they agree) to 1; comparable between the images of one data set."""
-    kind: str
-    """The kind of mistake that would explain it, in words."""
+    score: float  # from 0 (they agree) to 1; comparable between the images of one data set
+    kind: str  # the kind of mistake that would explain it, in words
     dice: float
-    expected_dice: float
-    """Dice that the model expected of its own mask."""
+    expected_dice: float  # Dice that the model expected of its own mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +44,8 @@ class _Seen:
     inverted: float
     shifted: float
     missed: tuple[float, float]
-    extra: tuple[float, float]
-    """Area and conviction of the most suspicious object."""
-    area: float
-    """Size of the mask's typical object."""
+    extra: tuple[float, float]  # area and conviction of the most suspicious object
+    area: float  # size of the mask's typical object
     mask_hw: Float32[np.ndarray, "h w"]
     model_hw: Float32[np.ndarray, "h w"]
 
@@ -69,9 +61,9 @@ class Contradictions:
         id_: str,
         *,
         probability_HW: Float32[np.ndarray, "H W"],
-        model_HW: Bool[np.ndarray, "H W"],
-        mask_HW: Bool[np.ndarray, "H W"],
-        valid_HW: Bool[np.ndarray, "H W"],
+        model_HW: Mask,
+        mask_HW: Mask,
+        valid_HW: Mask,
         expected_dice: float,
     ) -> None:
         """Take in an image: the model's probability and mask, and the mask that is checked."""
@@ -79,13 +71,12 @@ class Contradictions:
         probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
         labels_HW, num = label_objects(mask_HW)
         sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
-        as_it_is = _dice(model_HW, mask_HW)
         self._seen.append(
             _Seen(
                 id=id_,
-                dice=as_it_is,
+                dice=dice_of(model_HW, mask_HW),
                 expected=expected_dice,
-                inverted=_dice(model_HW, ~mask_HW & valid_HW),
+                inverted=dice_of(model_HW, ~mask_HW & valid_HW),
                 shifted=_best_shift(model_HW, mask_HW),
                 missed=_object(model_HW & ~_grown(mask_HW), probability_HW),
                 extra=_object(mask_HW & ~_grown(model_HW), 1 - probability_HW),
@@ -99,10 +90,8 @@ class Contradictions:
         """Rank all masks, the most suspicious first."""
         areas = [one.area for one in self._seen if one.area]
         typical = float(np.median(areas)) if areas else 1.0
-        swaps = _swaps(self._seen)
-        found = [
-            self._judge(one, typical, swap) for one, swap in zip(self._seen, swaps, strict=True)
-        ]
+        pairs = zip(self._seen, _swaps(self._seen), strict=True)
+        found = [self._judge(one, typical, swap) for one, swap in pairs]
         return sorted(found, key=lambda one: (-one.score, one.id))
 
     def _judge(self, one: _Seen, typical: float, swap: float) -> Contradiction:
@@ -127,19 +116,12 @@ class Contradictions:
         )
 
 
-def _dice(one_HW: Bool[np.ndarray, "H W"], other_HW: Bool[np.ndarray, "H W"]) -> float:
-    total = int(one_HW.sum()) + int(other_HW.sum())
-    return 2 * int((one_HW & other_HW).sum()) / total if total else 1.0
-
-
-def _grown(mask_HW: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+def _grown(mask_HW: Mask) -> Mask:
     """Grow a mask by two pixels: outlines differ by so much without being wrong."""
     return np.asarray(ndimage.binary_dilation(mask_HW, iterations=2))
 
 
-def _object(
-    left_HW: Bool[np.ndarray, "H W"], conviction_HW: Float32[np.ndarray, "H W"]
-) -> tuple[float, float]:
+def _object(left_HW: Mask, conviction_HW: Float32[np.ndarray, "H W"]) -> tuple[float, float]:
     """Find the object that contradicts most: its area, and the mean conviction in it."""
     labels_HW, num = label_objects(left_HW)
     if not num:
@@ -156,7 +138,7 @@ def _weight(found: tuple[float, float], typical: float) -> float:
     return conviction * min(1.0, area / (0.5 * typical + 1e-9))
 
 
-def _best_shift(model_HW: Bool[np.ndarray, "H W"], mask_HW: Bool[np.ndarray, "H W"]) -> float:
+def _best_shift(model_HW: Mask, mask_HW: Mask) -> float:
     """Find the Dice that the best shift of the mask would have."""
     every = max(1, min(mask_HW.shape) // 128)
     model, mask = (one[::every, ::every].astype(np.float32) for one in (model_HW, mask_HW))
@@ -170,7 +152,7 @@ def _best_shift(model_HW: Bool[np.ndarray, "H W"], mask_HW: Bool[np.ndarray, "H 
     return 2 * float(fits_HW[np.ix_(near, near)].max()) / total
 
 
-def _small(mask_HW: Bool[np.ndarray, "H W"]) -> Float32[np.ndarray, "h w"]:
+def _small(mask_HW: Mask) -> Float32[np.ndarray, "h w"]:
     return resize_mask(mask_HW, _SIDE, _SIDE).astype(np.float32)
 
 

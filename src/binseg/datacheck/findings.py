@@ -15,32 +15,25 @@ from scipy.spatial import cKDTree
 from binseg.data.dataset import counted, name_some
 from binseg.data.origins import Place, by_case, by_copy, is_grid, place_of
 from binseg.datacheck.alignment import Shift, constant_shift, fit_now, neighbour_that_fits, shift_of
-from binseg.datacheck.copies import pairs_of
 from binseg.datacheck.looks import Evidence, Look, Outline
-from binseg.datacheck.near_duplicates import alike, clusters_of
+from binseg.datacheck.near_duplicates import alike, clusters_of, pairs_of
 from binseg.errors import DataError
 from binseg.imageio import read_image
 from binseg.parallel import map_ordered
 from binseg.storage import read_bytes
 from binseg.types import Record
 
-Hit = tuple[Sequence[Record], str]
-"""The records that a finding names, and what is wrong with them."""
+Hit = tuple[Sequence[Record], str]  # the records that a finding names, and what is wrong with them
 Finder = Callable[[Evidence], Iterable[Hit]]
 T = TypeVar("T")
-RARE_SHARE = 0.001
-"""Share of foreground below which plain losses tend to learn that there is none."""
+RARE_SHARE = 0.001  # share of foreground below which plain losses tend to learn that there is none
 GOOD_FIT, NO_FIT = 6.0, 0.4
 """If nearly all masks fit their images' edges this well (in robust standard deviations), one that
 reaches less than this share of their fit belongs to another image."""
-MIN_MASKS = 20
-"""With fewer masks there is no telling what is usual."""
-FAR = 4.0
-"""Robust standard deviations from the median at which a mask is unlike the others."""
-NARROW = 0.3
-"""Share of the 16-bit range below which 8 bits of it lose what the image shows."""
-ODD_SHARE = 0.02
-"""Images of a kind that is rarer than this are named one by one."""
+MIN_MASKS = 20  # with fewer masks there is no telling what is usual
+FAR = 4.0  # robust standard deviations from the median at which a mask is unlike the others
+NARROW = 0.3  # share of the 16-bit range below which 8 bits of it lose what the image shows
+ODD_SHARE = 0.02  # images of a kind that is rarer than this are named one by one
 
 
 def problems(code: str) -> Finder:
@@ -101,10 +94,7 @@ def copies(code: str) -> Finder:
 
 
 def near_copies(*, across: bool) -> Finder:
-    """Make a finder of images that differ in size, encoding, a flip or a quarter turn alone.
-
-    They are those in several splits (`across`), or those within one.
-    """
+    """Make a finder of images that differ in size, encoding, flip or turn alone, in a split."""
 
     def find(evidence: Evidence) -> Iterator[Hit]:
         for members in evidence.near_copies:
@@ -177,9 +167,8 @@ def torn_groups(evidence: Evidence) -> Iterator[Hit]:
 def at_seams(kind: str) -> Finder:
     """Make a finder of patches beside a patch of the same source in another split.
 
-    Args:
-        kind: `pages` of a stack, `patches` by their names, or such patches that are `grouped`: each
-            has a group, so that whoever made them knew that they touch.
+    `kind` is `pages` of a stack, `patches` by their names, or such patches that are `grouped`:
+    whoever made them knew that they touch.
     """
 
     def find(evidence: Evidence) -> Iterator[Hit]:
@@ -200,8 +189,7 @@ class Seam(NamedTuple):
     """One source whose patches lie in more than one split; its kind is `at_seams`'s."""
 
     source: str
-    indices: tuple[int, ...]
-    """The records that have a neighbour in another split."""
+    indices: tuple[int, ...]  # the records that have a neighbour in another split
     kind: str
 
 
@@ -385,12 +373,12 @@ def outliers(evidence: Evidence) -> Iterator[Hit]:
         yield [looks[index].record], f"the mask is unlike the others: {how}"
 
 
-def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
-    """Find masks that are far from the usual in one of their measures.
+def _logit(share: float) -> float:
+    return float(np.log(share / (1 - share)))
 
-    Returns:
-        The index of each such mask, with the words that say in what it differs.
-    """
+
+def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
+    """Find masks far from the usual in a measure, by index, with words that say in which."""
     known = [(index, outline) for index, outline in enumerate(outlines) if outline is not None]
     if len(known) < MIN_MASKS:
         return {}
@@ -408,12 +396,7 @@ def unlike_others(outlines: Sequence[Outline | None]) -> Mapping[int, str]:
 
 
 _MEASURES: tuple[tuple[str, Callable[[Outline], float], Callable[[Outline], str], float], ...] = (
-    (
-        "foreground share",
-        lambda x: np.log(x.share / (1 - x.share)),
-        lambda x: f"{x.share:.1%}",
-        0.5,
-    ),
+    ("foreground share", lambda x: _logit(x.share), lambda x: f"{x.share:.1%}", 0.5),
     ("number of objects", lambda x: np.log(x.num_objects), lambda x: str(x.num_objects), 0.35),
     ("solidity", lambda x: x.solidity, lambda x: f"{x.solidity:.2f}", 0.06),
     ("foreground along the rim", lambda x: x.rim, lambda x: f"{x.rim:.0%}", 0.1),

@@ -1,8 +1,7 @@
 """Open data that is partly wrong: what can be used is used, the rest becomes findings.
 
-`open_dataset` refuses a folder for one missing mask, and rightly so before a training. A check that
-stopped at the first fault would be no help: here the complete pairs are taken, the values that most
-masks hold decide the rule, and torn splits are kept as they are.
+`open_dataset` refuses a folder for one missing mask, and rightly so before a training. Here the
+complete pairs are taken, the values that most masks hold decide the rule, and torn splits stay.
 """
 
 from collections import defaultdict
@@ -22,7 +21,7 @@ from binseg.data.sources.folder import pair_up, records_of_pair
 from binseg.data.sources.layouts import find_parts
 from binseg.data.splits import assign_splits, parse_split, read_split
 from binseg.datacheck.checks import make_finding
-from binseg.datacheck.copies import keep_together
+from binseg.datacheck.near_duplicates import keep_together
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.progress import SILENT, Progress
@@ -70,10 +69,7 @@ def _left_out(dataset: Dataset, config: DataConfig) -> list[Finding]:
 
 
 def _rescue(config: DataConfig, progress: Progress) -> tuple[Dataset, list[Finding], bool] | None:
-    """Take from a folder what pairs up; None for other kinds, whose files list what belongs.
-
-    The last is False where the masks' values have no meaning.
-    """
+    """Take from a folder what pairs up (else None), and tell if its values have a meaning."""
     root = Path(config.path or "").expanduser()
     if config.kind not in {"auto", "folder"} or not root.is_dir():
         return None
@@ -186,14 +182,12 @@ def _split(
         return assign_splits(dataset, config.split), []
     except DataError as error:
         refusal = [make_finding("split", str(error))]
-        split_of = {record.id: record.split for record in dataset.records}
         if config.split.method == "file" and config.split.file is not None:
             try:
-                split_of |= read_split(Path(config.split.file))
+                dataset = dataset.with_splits(read_split(Path(config.split.file)))
             except DataError as reading:
                 return dataset, [make_finding("split", str(reading))]
-        records = tuple(replace(r, split=split_of[r.id]) for r in dataset.records)
         # Torn groups get a finding of their own, with the images named.
-        pairs = {(r.group, r.split) for r in records if r.group is not None}
+        pairs = {(r.group, r.split) for r in dataset.records if r.group is not None}
         is_torn = len(pairs) > len({group for group, _ in pairs})
-        return replace(dataset, records=records), [] if is_torn else refusal
+        return dataset, [] if is_torn else refusal

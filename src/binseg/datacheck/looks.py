@@ -5,7 +5,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,16 @@ from binseg.data.samples import fill_shapes, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import (
     REDUCED_SIDE,
+    belong,
     clusters_of,
+    digest_of,
     near_pairs,
     reduced,
     squares_of,
 )
 from binseg.errors import DataError, ImageError
-from binseg.imageio import probe, read_image, read_labels
+from binseg.imageio import probe, read_labels, read_pixels
+from binseg.imageio.decoding import both_valid, without
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_mask
@@ -38,8 +40,7 @@ class Problem(NamedTuple):
     """The reason why an image or a mask can't be used."""
 
     record: Record
-    code: str
-    """The check that reports it: unreadable, size or values."""
+    code: str  # the check that reports it: unreadable, size or values
     text: str
 
 
@@ -64,15 +65,13 @@ class Look:
     width: int
     channels: int
     dtype: str
-    turned: bool
-    """True if the image file asks to be turned (EXIF)."""
+    turned: bool  # True if the image file asks to be turned (EXIF)
     mask_turned: bool
     image_hash: str
     """Hash of the pixels as they are seen, so that another file format changes nothing."""
     thumb_SS: UInt8[np.ndarray, "S S"]
     core_TT: UInt8[np.ndarray, "T T"]
-    scale: float
-    """Pixels of the reduced image per pixel of the original."""
+    scale: float  # pixels of the reduced image per pixel of the original
     mask_hash: str | None = None
     foreground: float | None = None
     """Share of foreground in the pixels that count; None without a readable mask."""
@@ -81,8 +80,7 @@ class Look:
     surface_RR: Float32[np.ndarray, "R R"] | None = None
     """Agreement of the mask's outline with the image's edges, slid by a few pixels."""
     problem: Problem | None = None
-    brightest: float = 0.0
-    """The greatest value, as a share of the pixel type's; 0 for floats."""
+    brightest: float = 0.0  # the greatest value, as a share of the pixel type's; 0 for floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +89,7 @@ class Evidence:
 
     dataset: Dataset
     looks: tuple[Look, ...] = ()
-    unread: tuple[Problem, ...] = ()
-    """Images that can't be read, so that there is no look at them."""
+    unread: tuple[Problem, ...] = ()  # images that can't be read, so that there is no look at them
     progress: Progress = SILENT
 
     @cached_property
@@ -104,16 +101,10 @@ class Evidence:
         thumbs_NSS = np.stack([look.thumb_SS for look in looks])
         cores_NTT = np.stack([look.core_TT for look in looks])
         pairs = near_pairs(thumbs_NSS, cores_NTT, progress=self.progress)
-        odd = [(a, b) for a, b in pairs if not _belong(looks[a].record, looks[b].record)]
+        records = [look.record for look in looks]
+        odd = [(a, b) for a, b in pairs if not belong(records[a], records[b], in_split=True)]
         groups = [[looks[index] for index in group] for group in clusters_of(len(looks), odd)]
         return [group for group in groups if len({look.image_hash for look in group}) > 1]
-
-
-def _belong(first: Record, second: Record) -> bool:
-    """Tell whether two may look alike: pages of a stack, or a group that one split holds."""
-    if first.page is not None and first.image_path == second.image_path:
-        return True
-    return first.group is not None and first.group == second.group and first.split == second.split
 
 
 def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
@@ -182,11 +173,15 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     """Decode one record and measure it."""
     try:
         turned = probe(record.image_path).turned
-        image_HWC = read_image(record.image_path, page=record.page)
+        image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
+        if record.nodata is not None:
+            image_HWC, declared_HW = without(image_HWC, record.nodata)
+            data_HW = both_valid(data_HW, declared_HW)
     except ImageError as error:
         return Problem(record, "unreadable", _relative(str(error), dataset.root))
     height, width, channels = image_HWC.shape
     mask_HW, valid_HW, mask_turned, problem = _read_mask(record, dataset, (height, width))
+    valid_HW = valid_HW if data_HW is None else valid_HW & data_HW
     scale = min(1.0, REDUCED_SIDE / max(height, width))
     small_HWC = reduced(image_HWC)
     thumb_SS, core_TT = squares_of(small_HWC)
@@ -198,7 +193,7 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
         dtype=str(image_HWC.dtype),
         turned=turned,
         mask_turned=mask_turned,
-        image_hash=_hash(image_HWC),
+        image_hash=digest_of(image_HWC),
         thumb_SS=thumb_SS,
         core_TT=core_TT,
         brightest=image_HWC.max() / 65535 if image_HWC.dtype == np.uint16 else 0.0,
@@ -212,7 +207,7 @@ def _look_at(record: Record, dataset: Dataset) -> Look | Problem:
     outline = measure_outline(reduced_HW)
     return replace(
         look,
-        mask_hash=_hash(mask_HW),
+        mask_hash=digest_of(mask_HW),
         foreground=int((mask_HW & valid_HW).sum()) / num_valid if num_valid else 0.0,
         num_valid=num_valid,
         outline=outline,
@@ -226,11 +221,7 @@ _Mask = Bool[np.ndarray, "H W"]
 def _read_mask(
     record: Record, dataset: Dataset, size: tuple[int, int]
 ) -> tuple[_Mask | None, _Mask, bool, Problem | None]:
-    """Read a mask: where it is, what counts, whether EXIF turns a file of it, and what is wrong.
-
-    Unlike `data.samples.read_mask` it sorts the reasons why a mask can't be used by their check;
-    then it gives no mask, and the check goes on with the image alone.
-    """
+    """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
         return *fill_shapes(record.shapes, *size), False, None
@@ -241,7 +232,7 @@ def _read_mask(
         try:
             turned |= probe(path).turned
             labels = read_labels(path, page=record.page, indices=dataset.rule.indices)
-            labels = in_pose(labels, size, record.image_path)
+            labels = in_pose(labels, size, record)
             code, told = "size", _sizes_differ(labels.shape[:2], size)
             if not told:
                 code = "values"
@@ -258,21 +249,13 @@ def _read_mask(
 def _sizes_differ(of_mask: tuple[int, ...], of_image: tuple[int, int]) -> str:
     """Say in what two sizes differ; "" if in nothing."""
     turned = "; one of them is turned" if of_mask == of_image[::-1] else ""
-    text = (
-        f"the mask is {of_mask[0]}x{of_mask[1]} (height x width), its image is "
-        f"{of_image[0]}x{of_image[1]}{turned}"
-    )
-    return "" if of_mask == of_image else text
+    sizes = (f"{height}x{width}" for height, width in (of_mask, of_image))
+    text = "the mask is {} (height x width), its image is {}".format(*sizes)
+    return "" if of_mask == of_image else text + turned
 
 
 def _relative(text: str, root: Path) -> str:
     return text.replace(f"{root}{os.sep}", "")
-
-
-def _hash(pixels: np.ndarray) -> str:
-    digest = blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
 
 
 def measure_outline(mask_HW: Bool[np.ndarray, "H W"]) -> Outline | None:

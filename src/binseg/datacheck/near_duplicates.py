@@ -1,17 +1,22 @@
 """Find images that are nearly the same, through resizing, re-encoding, flips and quarter turns.
 
-Copies that were turned by a few degrees, cropped or shifted are found by the square in their middle
-(`moved`): its bits are compared with those of parts of every other image, as each such change would
-cut them, and what remains is laid one over the other.
-
 Each image is reduced to a small grey square and transformed by a DCT. The signs of the lowest
 frequencies make 63 bits (a perceptual hash); flips and turns only change signs and swap axes, so
 that all eight poses of an image cost one transform. Pairs whose bits nearly agree then face a
-stricter test: the higher frequencies, which carry the details, must correlate. Images that merely
-have the same layout fail there.
+stricter test: the higher frequencies, which carry the details, must correlate.
+
+Copies that were turned by a few degrees, cropped or shifted are found by the square in their middle
+(`moved`): its bits are compared with those of parts of every other image, as each such change would
+cut them, and what remains is laid one over the other.
 """
 
-from itertools import product
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import pairwise, product
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Num, UInt8, UInt64
@@ -20,24 +25,25 @@ from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from binseg.progress import SILENT, Progress
+from binseg.config.recipe import DataConfig
+from binseg.data.dataset import SPLITS, Dataset, counted, name_some
+from binseg.data.origins import dealt_anew
+from binseg.errors import ImageError
+from binseg.imageio import read_image
+from binseg.parallel import map_ordered
+from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import resize_image
+from binseg.types import Record
 
-THUMB_SIDE = 32
-"""Pixels; height and width of the grey squares that are compared."""
-MAX_BITS = 14
-"""Bits of 63 that candidates may differ in; two random images differ in about 32."""
-MIN_DETAIL = 0.9
-"""Correlation of the details from which on two images count as one."""
+THUMB_SIDE = 32  # pixels; height and width of the grey squares that are compared
+MAX_BITS = 14  # bits of 63 that candidates may differ in; two random images differ in about 32
+MIN_DETAIL = 0.9  # correlation of the details from which on two images count as one
 FAINT = 0.25
 """Grey levels of detail below which there is nothing to compare: black and blank images."""
 
-CORE_SIDE = 64
-"""Pixels; height and width of an image's middle, by which moved copies are found."""
-REDUCED_SIDE = 192
-"""Pixels; images are reduced to this longer side before anything is measured."""
-MOVED_BITS = 8
-"""As MAX_BITS, for the parts that moved copies share."""
+CORE_SIDE = 64  # pixels; height and width of an image's middle, by which moved copies are found
+REDUCED_SIDE = 192  # pixels; images are reduced to this longer side before anything is measured
+MOVED_BITS = 8  # as MAX_BITS, for the parts that moved copies share
 MIN_MOVED = 0.96
 """As MIN_DETAIL, for these parts laid one over the other; two discs on cloth reach 0.95."""
 MOST_MOVED = 20_000
@@ -64,8 +70,7 @@ def alike(
 ) -> list[tuple[int, int]]:
     """Find pairs of images that are nearly the same by their grey squares of THUMB_SIDE pixels.
 
-    Pairs are (earlier, later), enough to tell which belong together: two images that are linked
-    through others may lack a pair.
+    Pairs are (earlier, later); two images that are linked through others may lack one.
     """
     num = len(thumbs_NSS)
     if num < 2:
@@ -212,7 +217,7 @@ def moved(
 ) -> list[tuple[int, int]]:
     """Find copies turned by up to 15 degrees, cropped to 80 % or shifted by up to 15 %.
 
-    Pairs are as those of `alike`; images that `known` links already are not compared again.
+    Images that `known` links already are not compared again.
     """
     num = len(cores_NTT)
     flat_NP = cores_NTT.reshape(num, -1).astype(np.float32)
@@ -298,3 +303,121 @@ def _detail(core_TT: UInt8[np.ndarray, "T T"], cut: _Cut) -> Float32[np.ndarray,
     strength = float(np.sqrt((fine_PP**2).sum()))
     scale = 1 / strength if strength / _PATCH > FAINT else 0.0
     return np.asarray(fine_PP * scale, dtype=np.float32)
+
+
+Pairs = list[tuple[int, int]]
+MOST_ALIKE = 0.5
+"""Share of the images above which one cluster of them is a video, which can't be dealt whole."""
+_Version = tuple[Path, int | None, int, int]
+_linked: dict[tuple[_Version, ...], Pairs] = {}
+"""The pairs of the latest data set: planning, training and each of its folds ask for them."""
+
+
+class _Glance(NamedTuple):
+    digest: str
+    thumb_SS: np.ndarray
+    core_TT: np.ndarray
+
+
+def pairs_of(records: Sequence[Record], *, progress: Progress = SILENT) -> Pairs:
+    """Find pairs of images that are the same or nearly the same, by their index; all are decoded.
+
+    Two that belong together anyway (pages of a stack, members of a group) are left out, as are
+    images that can't be read or show a single grey level.
+    """
+    versions = tuple(map(_version, records))
+    if versions not in _linked:
+        glances = [*track(map_ordered(_glance_at, records), progress=progress,
+                          label="looking for copies", total=len(records))]  # fmt: skip
+        rows = [row for row, one in enumerate(glances) if one is not None and np.ptp(one.thumb_SS)]
+        seen = [one for row in rows if (one := glances[row]) is not None]
+        found = _equal([one.digest for one in seen])
+        if seen:
+            thumbs_NSS = np.stack([one.thumb_SS for one in seen])
+            cores_NTT = np.stack([one.core_TT for one in seen])
+            found += near_pairs(thumbs_NSS, cores_NTT, progress=progress)
+        _linked.clear()
+        _linked[versions] = [(rows[first], rows[second]) for first, second in sorted({*found})]
+    return [(a, b) for a, b in _linked[versions] if not belong(records[a], records[b])]
+
+
+def _version(record: Record) -> _Version:
+    try:
+        facts = record.image_path.stat()
+    except OSError:
+        return record.image_path, record.page, 0, 0
+    return record.image_path, record.page, facts.st_mtime_ns, facts.st_size
+
+
+def _glance_at(record: Record) -> _Glance | None:
+    try:
+        image_HWC = read_image(record.image_path, page=record.page)
+    except ImageError:
+        return None  # reading the samples will say what is wrong with it
+    return _Glance(digest_of(image_HWC), *squares_of(reduced(image_HWC)))
+
+
+def digest_of(pixels: np.ndarray) -> str:
+    """Hash pixels with their shape and type."""
+    digest = blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def _equal(digests: Sequence[str]) -> Pairs:
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        rows_of[digest].append(row)
+    return [pair for rows in rows_of.values() for pair in pairwise(rows)]
+
+
+def belong(first: Record, second: Record, *, in_split: bool = False) -> bool:
+    """Tell whether two may look alike: pages of a stack, or a group (that one split holds)."""
+    if first.page is not None and first.image_path == second.image_path:
+        return True
+    is_apart = in_split and first.split != second.split
+    return first.group is not None and first.group == second.group and not is_apart
+
+
+def keep_together(dataset: Dataset, config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
+    """Group images that are nearly the same where binseg draws the split, and say so.
+
+    Groups that share such images become one, unless most images would be in it.
+    """
+    rows = dealt_anew(dataset.records, config.split.method)
+    if config.group == "none" or len(rows) < 2:
+        return dataset
+    records = [dataset.records[row] for row in rows]
+    if not (pairs := pairs_of(records, progress=progress)):
+        return dataset
+    alike = clusters_of(len(rows), pairs)
+    num, few = sum(map(len, alike)), name_some([records[one].id for one in alike[0]], limit=3)
+    told = f"{num} images are the same as others, or nearly so ({few})"
+    members = clusters_of(len(rows), [*pairs, *_chains(records)])
+    num_apart = len(rows) - sum(map(len, members)) + len(members)
+    if max(map(len, members)) > MOST_ALIKE * len(rows) or num_apart < len(SPLITS):
+        note = f"{told}, too many for one split: is it a video? Then take data.split.method=block"
+    else:
+        note = f"{told}: {counted(len(alike), 'group', 'groups')}, each in one split"
+        linked = {row for pair in pairs for row in pair}
+        group_of = {
+            rows[row]: f"like {records[cluster[0]].id}"
+            for cluster in members
+            if linked & {*cluster}
+            for row in cluster
+        }
+        numbered = enumerate(dataset.records)
+        grouped = (replace(one, group=group_of.get(row, one.group)) for row, one in numbered)
+        dataset = replace(dataset, records=tuple(grouped))
+    progress.say(note)
+    return replace(dataset, notes=(*dataset.notes, note))
+
+
+def _chains(records: Sequence[Record]) -> Iterator[tuple[int, int]]:
+    """Link the members of each group, one to the next."""
+    last: dict[str, int] = {}
+    for row, record in enumerate(records):
+        if record.group is not None:
+            if record.group in last:
+                yield last[record.group], row
+            last[record.group] = row

@@ -46,13 +46,10 @@ class Difference:
     mean_b: float
     interval: Interval | None
     """95% interval of the mean difference; None where one image or group tells nothing."""
-    p: float
-    """The p value of Wilcoxon's signed-rank test; 1 where no image differs."""
-    num_better: int
-    """Images where b is better; `num_worse` where a is; all others are equal."""
+    p: float  # the p value of Wilcoxon's signed-rank test; 1 where no image differs
+    num_better: int  # images where b is better; `num_worse` where a is; all others are equal
     num_worse: int
-    num_units: int
-    """Images, or groups of them, that are resampled."""
+    num_units: int  # images, or groups of them, that are resampled
 
     @property
     def difference(self) -> float:
@@ -86,8 +83,7 @@ class Comparison:
     title_b: str
     split: str
     num_images: int
-    differences: tuple[Difference, ...]
-    """The score that decides first."""
+    differences: tuple[Difference, ...]  # the score that decides first
     notes: tuple[str, ...]
 
     @property
@@ -171,11 +167,9 @@ class _Written:
     title: str
     split: str
     border: str
-    outline: tuple[str, ...]
-    """Tolerance, unit and spacing of the outline scores."""
+    outline: tuple[str, ...]  # tolerance, unit and spacing of the outline scores
     scores: Mapping[str, Mapping[str, float]]
-    truth: Mapping[str, tuple[int, int]]
-    """Foreground and valid pixels."""
+    truth: Mapping[str, tuple[int, int]]  # foreground and valid pixels
     groups: Mapping[str, Hashable]
 
     @property
@@ -187,17 +181,11 @@ class _Written:
 def compare(
     run_a: str | Path, run_b: str | Path, *, split: str = "test", score: str = "dice"
 ) -> Comparison:
-    """Compare two models by the reports that `evaluate` or `train` wrote.
+    """Compare two models by the reports that `evaluate` or `train` wrote; `score` decides.
 
-    Args:
-        run_a: the folder of a run, or of one of its reports, or a report.json.
-        run_b: the other one's.
-        split: which of a run's reports.
-        score: the score that decides; all other main ones are told too.
-
-    Raises:
-        UsageError: an unknown score.
-        DataError: no report, a damaged one, or two of different images.
+    Each is the folder of a run (of whose reports `split` chooses), of a report, or a report.json.
+    Raises UsageError for an unknown score, DataError without a whole report of the same images
+    each.
     """
     names = [metric.name for metric in COMPARED]
     if score not in names:
@@ -280,11 +268,7 @@ def _read(path: Path) -> _Written:
 
 
 def _check_same(a: _Written, b: _Written) -> None:
-    """Refuse reports of different images or truths: they can't be compared.
-
-    Raises:
-        DataError: saying which images differ.
-    """
+    """Refuse reports of different images or truths, with DataError: they can't be compared."""
     if a.truth.keys() != b.truth.keys():
         only_a = [id_ for id_ in a.truth if id_ not in b.truth]
         only_b = [id_ for id_ in b.truth if id_ not in a.truth]

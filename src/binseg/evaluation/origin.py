@@ -56,13 +56,7 @@ class Origin:
 
 
 def check_split_name(split: str) -> None:
-    """Refuse a split that doesn't exist.
-
-    Raises:
-        UsageError: naming those that do.
-
-    >>> check_split_name("val")
-    """
+    """Refuse a split that doesn't exist, with UsageError naming those that do."""
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}: {suggest(split, list(SPLITS))}")
 
@@ -77,10 +71,8 @@ def data_config(
     """Decide where the images are and how their masks are read.
 
     Without a path they are the training's; with one their masks are still read as in training,
-    unless `sections` or `overrides` (`data.key=value`) change that.
-
-    Raises:
-        UsageError: no data, or a change of anything but `data`.
+    unless `sections` or `overrides` (`data.key=value`) change that. Raises UsageError for no data,
+    or a change of anything but `data`.
     """
     for override in overrides:
         if not override.strip().startswith("data."):
@@ -96,7 +88,7 @@ def data_config(
     recipe = origin.recipe()
     tree = {} if recipe is None else recipe.data.model_dump(mode="json")
     if path is not None and not _is_same(path, tree.get("path")):
-        own = ("border", "foreground", "ignore", "threshold", "page_group", "group")
+        own = ("border", "foreground", "ignore", "threshold", "page_group", "group", "nodata")
         tree = {key: value for key, value in tree.items() if key in own} | {"path": str(path)}
     tree |= (sections or {}).get("data", {})
     if tree.get("path") is None:
@@ -116,10 +108,7 @@ def choose_data(
     """Open a data set and keep the images of one split that have a truth to compare with.
 
     The origin of the model decides the split of every image that it knows; the last notes of the
-    data set say how the images were chosen.
-
-    Raises:
-        DataError: none is left, saying why.
+    data set say how the images were chosen. Raises DataError where none is left, saying why.
     """
     check_split_name(split)
     dataset = open_dataset(config, progress=progress)
@@ -169,11 +158,9 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
     if not run_splits:
         return _without_run(dataset, config, origin)
     split_of = _known_splits(dataset, config, origin, run_splits)
-    records = tuple(
-        replace(record, split=split_of.get(record.id, record.split)) for record in dataset.records
-    )
+    divided = dataset.with_splits(split_of)
     notes = []
-    num_known, num_other = len(split_of), len(records) - len(split_of)
+    num_known, num_other = len(split_of), len(dataset.records) - len(split_of)
     if num_known:
         notes.append(f"Split: as in the run's split.csv ({num_known} images).")
         if num_other == 0 and dataset.fingerprint() != origin.fingerprint():
@@ -183,25 +170,22 @@ def _with_splits(dataset: Dataset, config: DataConfig, origin: Origin) -> Divide
             )
     own = any(r.split for r in dataset.records if r.id not in split_of)
     if num_other and not num_known and not own and origin.run is not None and origin.run.contents():
-        records = tuple(replace(record, split="test") for record in records)
+        divided = dataset.with_splits({record.id: "test" for record in dataset.records})
         notes.append(f"The run knows none of these {num_other} images: all of them test it.")
-        if alike := sum(record.id in run_splits for record in records):
+        if alike := sum(record.id in run_splits for record in dataset.records):
             notes.append(f"{alike} have the names of the run's images, but other contents.")
     elif num_other:
         notes.append(
             f"{num_other} images are unknown to the run: "
             + ("the data's own split holds for them." if own else "they are in no split.")
         )
-    return replace(dataset, records=records), split_of, notes
+    return divided, split_of, notes
 
 
 def _known_splits(
     dataset: Dataset, config: DataConfig, origin: Origin, run_splits: Mapping[str, Split | None]
 ) -> dict[str, Split | None]:
-    """Find the run's images by their contents, and by names where it is the run's own data.
-
-    Two data sets may both call an image `001`, and a copied image may have another name.
-    """
+    """Find the run's images by their contents, and by names where it is the run's own data."""
     assert origin.run is not None
     ids = [record.id for record in dataset.records]
     recorded = origin.run.contents()
@@ -214,9 +198,8 @@ def _known_splits(
         if content in known
     }
     found = {id_: split for id_, split in all_found.items() if content_of[id_] in own}
-    recipe = origin.recipe()
-    is_own = recipe is not None and config.path is not None
-    is_own = is_own and _is_same(config.path or "", recipe.data.path if recipe else None)
+    recipe, path = origin.recipe(), config.path
+    is_own = recipe is not None and path is not None and _is_same(path, recipe.data.path)
     if is_own or found or not recorded or set(ids) == set(run_splits):
         found = {id_: run_splits[id_] for id_ in ids if id_ in run_splits} | found
     return found | all_found

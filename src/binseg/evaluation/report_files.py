@@ -21,11 +21,11 @@ from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
 PAGE_NAME = "report.html"
-NUM_IMAGES = 18
+NUM_IMAGES = 48
 """On the page: a third of them the worst, a third the middle, a third the best."""
 NUM_GALLERY = 9
 """In gallery.png, chosen alike."""
-SHOWN_SIDE = 2048
+SHOWN_SIDE = 1024
 """Longest side of an image that is kept to be shown."""
 
 T = TypeVar("T")
@@ -42,16 +42,8 @@ def write_report(
 ) -> None:
     """Write all files of an evaluation; the images that are shown are predicted once more.
 
-    Args:
-        folder: where to; made if absent.
-        report: the figures.
-        dataset: what was scored.
-        predictor: what predicted.
-        origin: of the model; by default what the predictor knows of it.
-        predictor_of: the predictor of each image, by id, where it wasn't one for all.
-
-    Raises:
-        OutputError: a file can't be written.
+    `predictor_of` gives the predictor of each image by id, where it wasn't one for all. Raises
+    OutputError.
     """
     make_folder(folder)
     write_json(folder / "report.json", report_as_dict(report))
@@ -70,7 +62,7 @@ def write_report(
     for id_ in chosen:
         sample = read_sample(record_of[id_], dataset.rule)
         mask_HW = (predictor_of or {}).get(id_, predictor).predict(sample.image_HWC).mask
-        # They are shown small: eighteen huge images would fill the memory.
+        # They are shown small: so many huge images would fill the memory.
         every = -(-max(mask_HW.shape) // SHOWN_SIDE)
         shown = (slice(None, None, every),) * 2
         items.append(
@@ -95,11 +87,7 @@ def write_report(
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a report, before hours of work whose result it couldn't take.
-
-    Raises:
-        OutputError: it can't be made.
-    """
+    """Make a report's folder, rather than lose hours of work later; OutputError if it can't be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

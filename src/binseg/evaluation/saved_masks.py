@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from binseg.data.dataset import Dataset
+from binseg.data.dataset import Dataset, name_some
 from binseg.errors import DataError, ImageError
 from binseg.imageio import IMAGE_SUFFIXES, read_labels
 from binseg.inference import Predictor
@@ -18,15 +18,12 @@ from binseg.types import Record
 
 _ENDINGS = ("", "_mask", "_pred", "_prediction", "_seg", "-mask", "-pred")
 """Endings that programs add to an image's name to name its mask."""
-_NAMED = 5
 
 
 class SavedMask(Predictor):
-    """The mask that a file holds, as the answer to one image.
+    """The mask that a file holds (0 and one other value) as the answer to one image.
 
-    Args:
-        path: 0 and one other value; None for a predictor that stands for a whole folder.
-        name: of the folder.
+    Without a path it stands for the whole folder that it is named by.
     """
 
     batch_size = 1
@@ -57,11 +54,7 @@ class SavedMask(Predictor):
     def probability_of_image(
         self, image_HWC: Pixels, name: str = "the image", *, tell: Tell = untold
     ) -> Probability:
-        """Read the mask, as probabilities 0 and 1.
-
-        Raises:
-            ImageError: it can't be read, is of another size, or holds more than two values.
-        """
+        """Read the mask as probabilities 0 and 1; ImageError for another size or more values."""
         assert self._path is not None, "a folder answers to nothing"
         labels = read_labels(self._path)
         if labels.shape != image_HWC.shape[:2]:
@@ -84,11 +77,7 @@ class SavedMask(Predictor):
 
 
 def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
-    """Find the mask of each record, by its image's name.
-
-    Raises:
-        DataError: images without a mask, named; or of two masks each may be the image's.
-    """
+    """Find the mask of each record by its image's name; DataError where none is, or two may be."""
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; --predicted takes the folder of the masks")
     files: dict[str, list[Path]] = {}
@@ -98,12 +87,10 @@ def saved_masks(folder: Path, dataset: Dataset) -> dict[str, SavedMask]:
             for name in {place, path.stem}:
                 files.setdefault(name, []).append(path)
     found = {one.id: _file_of(one, files, dataset.root) for one in dataset.records}
-    missing = [id_ for id_, path in found.items() if path is None]
-    if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    if missing := [id_ for id_, path in found.items() if path is None]:
         raise DataError(
             f"{folder}: no mask for {len(missing)} of {len(found)} images: "
-            f"{', '.join(missing[:_NAMED])}{more}; masks have the names of their images"
+            f"{name_some(missing)}; masks have the names of their images"
         )
     return {id_: SavedMask(path, name=str(folder)) for id_, path in found.items()}
 

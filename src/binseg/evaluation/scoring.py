@@ -71,12 +71,8 @@ def score_dataset(
     The folder of the report is made at once, rather than refused after hours; the tolerance of the
     outline scores is 2 pixels if left out; columns of few values make slices without `by`.
     `predictor_of` gives each image's predictor by id, where it isn't one for all. What is `known`
-    of all images, from `Scoring.as_dict`, isn't predicted again.
-
-    Raises:
-        OutputError: the folder can't be made.
-        ImageError: an image or mask that can't be read, by name.
-        UsageError: no image has such a column.
+    of all images, from `Scoring.as_dict`, isn't predicted again. Raises OutputError, ImageError (an
+    image or mask that can't be read) and UsageError (no image has such a column).
     """
     check_columns(by, {name for record in dataset.records for name in record.columns})
     if folder is not None:
@@ -155,11 +151,7 @@ class Scoring:
             self._add_sample((predictor_of or {}).get(record.id, predictor), record, sample)
 
     def _add_sample(self, predictor: Predictor, record: Record, sample: Sample) -> None:
-        """Measure one image at its own size; count it at the model's too, where that is another.
-
-        Post-processing is in pixels of the image: there is none in what is counted at another size,
-        nor in the figures of probabilities.
-        """
+        """Measure one image at its own size; count it at the model's too, where that is another."""
         assert sample.mask_HW is not None
         truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
         if predictor.has_one_input:
@@ -220,11 +212,10 @@ def predict_at_both_sizes(
     image_HWC: Num[np.ndarray, "h w C"],
     size: tuple[int, int] | None = None,
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "height width"], Placement]:
-    """Predict an image that is one model input, and keep the probability at the input's size too.
+    """Predict an image of one input; give the probability at its own size and at the input's.
 
     `size` is the image's own, where it was reduced as it was decoded. The first one equals
-    `predictor.predict(image).probability` to the bit (a test holds it); predicting twice would take
-    twice as long.
+    `predictor.predict(image).probability` to the bit.
     """
     assert predictor.preprocessing is not None
     inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing, size=size)

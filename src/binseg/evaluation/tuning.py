@@ -30,15 +30,13 @@ from binseg.progress import SILENT, Progress, track
 from binseg.transforms.presets import resolve_preset
 from binseg.types import TTA, TTA_PASSES, Report
 
-LOWEST, HIGHEST = 0.02, 0.98
-"""Thresholds outside call nearly all or none of the pixels foreground."""
+LOWEST, HIGHEST = 0.02, 0.98  # thresholds outside call nearly all or none of the pixels foreground
 COLDEST, HOTTEST = 0.5, 5.0
 """Bounds of the temperature. On validation images (almost) without a mistake the likeliest is 0:
 sharper and sharper probabilities, which also magnify how processors round."""
 LEAST_GAIN = 0.001
 """Dice below which neither tta is worth its time nor a step of post-processing its explanation."""
-NUM_TRIED, LEAST_FOR_TTA = 64, 3
-"""Validation images that decide on tta, at most and at least."""
+NUM_TRIED, LEAST_FOR_TTA = 64, 3  # validation images that decide on tta, at most and at least
 LEAST_FOR_POSTPROCESSING = 10
 """Validation images below which a mean gain and its error mean nothing."""
 MOST_PIXELS = 60_000_000

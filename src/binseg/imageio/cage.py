@@ -11,6 +11,7 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 3 ms more for each megapixel; a child is replaced in some 40 ms on a machine that is busy.
 """
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -26,19 +27,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from binseg.errors import ImageError
+from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio.caged import LENGTH, ORDER
-from binseg.imageio.decoding import ImageInfo, Pixels, Reduction, Valid, one_line
+from binseg.imageio.decoding import (
+    Colours,
+    Decoder,
+    ImageInfo,
+    Labels,
+    Opacity,
+    Pixels,
+    Valid,
+    one_line,
+)
 from binseg.imageio.metadata import PixelSize
 from binseg.imageio.raster import reduced_by
-from binseg.imageio.windows import Windows, open_windows
-from binseg.imageio.zarr_folders import ZarrAxes, is_zarr
+from binseg.imageio.windows import Windows
+from binseg.imageio.zarr_folders import ZarrAxes
 
 _RECYCLE = 256
 """Images after which a child is replaced, so that what decoders leak stays small."""
@@ -46,9 +56,11 @@ _MAX_HEADER = 1_000_000
 _BUFFER = 1_000_000
 _PATIENCE_S = 0.3
 """A child that took so long gets a lower priority, and no new image."""
-_DECODE_S, _VALUES_PER_S = 2.0, 4_000_000
-"""Time for an image's pixels; JPEG makes 100 million a second, lossless JPEG 2000 of noise 7."""
+_VALUES_PER_S = 4_000_000
+"""The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
 _SURVEY_S = 60.0
+_LABEL_BYTES = 8
+"""Bytes of a mask's number, at most."""
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TIFFFILE_NUM_THREADS")
 _QUIET = dict.fromkeys((*_THREADS, "MALLOC_ARENA_MAX"), "1")
 _MAIN = """
@@ -66,11 +78,10 @@ class Cage:
 
     Args:
         num_children: images that are decoded at once; further callers wait.
-        seconds: time for an image's header.
+        seconds: time for an image's header, and for its pixels beside what their number takes.
     """
 
     def __init__(self, num_children: int = 2, *, seconds: float = 3.0) -> None:
-        assert hasattr(os, "fork"), "the cage needs a system with fork"
         self.seconds = seconds
         self._places = threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
@@ -89,24 +100,36 @@ class Cage:
             )
 
     @contextmanager
-    def open(self, source: bytes | Path, *, name: str) -> Iterator["CagedImage"]:
+    def open(
+        self, source: bytes | Path, *, name: str, page: int | None = None, any_page: bool = False
+    ) -> Iterator["CagedImage"]:
         """Read an image's header in a child, which holds the file until the block ends.
 
         Raises:
-            ImageError: as `probe` and `read_image`; also where decoding takes too long or ends
-                the child.
+            ImageError: as `choose`; also where decoding takes too long or ends the child.
+            MissingExtraError: the package for its format isn't installed.
         """
+        data, path = (source, None) if isinstance(source, bytes) else (b"", os.fspath(source))
+        asked = {"name": name, "path": path, "size": len(data), "page": page, "any_page": any_page}
         with self._child() as child:
-            yield CagedImage(child, source, name=name, seconds=self.seconds)
+            facts = child.ask({"do": "open", **asked}, data, name=name, seconds=self.seconds)
+            info = ImageInfo(**facts)
+            yield CagedImage(name=name, child=child, facts=info, seconds=self.seconds)
+
+    def fact(self, what: str, path: Path) -> Any:
+        """Have a child tell one of `caged.FACTS` of a file, as JSON does."""
+        order = {"do": what, "path": os.fspath(path)}
+        with self._child() as child:
+            return child.ask(order, name=one_line(path), seconds=self.seconds)["fact"]
 
     def survey(self, path: Path, *, name: str) -> "Survey":
-        """Look at all headers of a file, which may be huge, in a child.
+        """Look at all headers of a file, which may be huge, in a child; others don't wait for it.
 
         Raises:
             ImageError: as `needs_windows`.
         """
         order = {"do": "survey", "path": os.fspath(path), "size": 0}
-        with self._child() as child:
+        with self._child(is_counted=False) as child:
             return Survey(**child.ask(order, name=name, seconds=_SURVEY_S))
 
     @contextmanager
@@ -171,7 +194,8 @@ class Cage:
         with theirs, self._orders_lock:
             socket.send_fds(self._orders, [ORDER.pack(b"F", 0)], [theirs.fileno()])
             reply = self._orders.recv(ORDER.size, socket.MSG_WAITALL)
-        assert len(reply) == ORDER.size, "the decoders' process has ended; its reason is above"
+        if len(reply) < ORDER.size:
+            raise ImageError("not decoded: the process of the decoders was killed; start again")
         return _Child(ours, ORDER.unpack(reply)[1], lambda pid: self._tell(b"N", pid))
 
     def _tell(self, kind: bytes, pid: int) -> None:
@@ -194,26 +218,77 @@ class Survey:
     width: int
 
 
-class CagedImage:
-    """An image whose header was read in a child, which holds it."""
+@dataclass(frozen=True, kw_only=True)
+class CagedImage(Decoder):
+    """An image whose header was read in a child, which holds it; see `Decoder`."""
 
-    def __init__(self, child: "_Child", source: bytes | Path, *, name: str, seconds: float) -> None:
-        self._child, self._name = child, name
-        data, path = (source, None) if isinstance(source, bytes) else (b"", os.fspath(source))
-        order = {"do": "open", "name": name, "path": path, "size": len(data)}
-        self.info = ImageInfo(**child.ask(order, data, name=name, seconds=seconds))
+    child: "_Child"
+    facts: ImageInfo
+    seconds: float
 
-    def read(self, reduction: Reduction | None = None) -> tuple[Pixels, Valid]:
-        """Decode the image, as `read_pixels` does, or `read_reduced` where a reduction is given.
+    def info(self) -> ImageInfo:
+        """Give the facts of the image as `image` gives it."""
+        return self.facts
 
-        Raises:
-            ImageError: damaged, or it took too long or too much memory.
-        """
-        info, by = self.info, 1
-        if reduction is not None:
-            by = min(reduced_by(info), reduction((info.height, info.width)))
+    def image(self) -> Pixels:
+        """Decode the pixels, turned."""
+        return self._pixels[0]
+
+    def valid(self) -> Valid:
+        """Tell where there is data, turned; None where it is everywhere."""
+        return self._pixels[1]
+
+    def labels(self, *, indices: bool = False) -> Labels:
+        """Decode a mask's own numbers, turned: a palette's colours, or its indices."""
+        size = (self.facts.height, self.facts.width)
+        order = {"do": "labels", "indices": indices}
+        num_bytes = _LABEL_BYTES * max(3, self.facts.channels) * math.prod(size)
+        seconds = self._seconds_for(self.facts.channels)
+        facts, shared = self.child.exchange(order, num_bytes, name=self.name, seconds=seconds)
+        shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
+        if shape[:2] != size or math.prod(shape) * dtype.itemsize > num_bytes:
+            raise _unlike(self.name)
+        return np.frombuffer(shared, dtype, math.prod(shape)).reshape(shape)
+
+    def palette(self) -> Colours | None:
+        """Give the colours of a palette, where there is one."""
+        order = {"do": "palette"}
+        found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
+        return None if found is None else np.array(found, np.uint8).reshape(-1, 3)
+
+    def opacity(self) -> Opacity | None:
+        """Decode the transparency that is left out, turned; None where there is none."""
+        info, seconds = self.facts, self._seconds_for(1)
+        size = (info.height, info.width)
+        facts, shared = self.child.exchange(
+            {"do": "opacity"}, max(1, math.prod(size)), name=self.name, seconds=seconds
+        )
+        if not facts["fact"]:
+            return None
+        return np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
+
+    def profile(self) -> bytes | None:
+        """Give the ICC profile that the colours are meant by, where there is one."""
+        order = {"do": "profile"}
+        found = self.child.ask(order, name=self.name, seconds=self._seconds_for(1))["fact"]
+        return None if found is None else base64.b64decode(found)
+
+    def _seconds_for(self, num: int) -> float:
+        return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S
+
+    def reduced(self, by: int) -> Pixels:
+        """Decode the pixels averaged over squares of up to `by` x `by`, where that saves work."""
+        info, by = self.facts, min(by, reduced_by(self.facts))
+        order, seconds = {"do": "read", "by": by}, self._seconds_for(info.channels)
         sides = -(-info.height // by), -(-info.width // by)
-        return self._child.fetch({"do": "read", "by": by}, info, *sides, name=self._name)
+        return self.child.fetch(order, info, *sides, name=self.name, seconds=seconds)[0]
+
+    @cached_property
+    def _pixels(self) -> tuple[Pixels, Valid]:
+        info, seconds = self.facts, self._seconds_for(self.facts.channels)
+        size = (info.height, info.width)
+        order = {"do": "read", "by": 1}
+        return self.child.fetch(order, info, *size, name=self.name, seconds=seconds)
 
 
 class CagedWindows(Windows):
@@ -268,29 +343,12 @@ class CagedWindows(Windows):
         window = tuple(int(one) for one in (page, top, left, height, width))
         with self._lock:
             order = {"do": "window", "window": window}
-            image_HWC, valid_HW = self._child.fetch(order, info, height, width, name=self.name)
+            seconds = _SURVEY_S + height * width * info.channels / _VALUES_PER_S
+            image_HWC, valid_HW = self._child.fetch(
+                order, info, height, width, name=self.name, seconds=seconds
+            )
             self._last = window, valid_HW
         return image_HWC, valid_HW
-
-
-@contextmanager
-def caged_windows(path: Path) -> Iterator[Windows]:
-    """Open an image of any size in a cage of its own, where the system can fork; else here.
-
-    Raises:
-        ImageError: as `Cage.windows`.
-        MissingExtraError: a Zarr folder, and the package isn't installed.
-    """
-    if not hasattr(os, "fork") or (is_zarr(path) and find_spec("zarr") is None):
-        with open_windows(path) as windows:
-            yield windows
-        return
-    cage = Cage(1)
-    try:
-        with cage.windows(path) as caged:
-            yield caged
-    finally:
-        cage.close()
 
 
 class _Child:
@@ -327,17 +385,36 @@ class _Child:
             self.socket.sendall(data)
             (size,) = LENGTH.unpack(self._receive(LENGTH.size, until))
             reply: dict[str, Any] = json.loads(self._receive(min(size, _MAX_HEADER), until))
-        except (EOFError, OSError, ValueError) as problem:
-            self.images_left = 0
+        except BaseException as problem:
+            self.images_left = 0  # its reply to this order would be taken for that to the next one
+            if not isinstance(problem, EOFError | OSError | ValueError):
+                raise
             late = isinstance(problem, TimeoutError)
             what = "it takes too long to decode" if late else "decoding it ends the decoder"
             raise ImageError(f"{name}: {what}; save it again in a plain format") from None
+        if "missing" in reply:
+            raise MissingExtraError(**reply["missing"])
         if "error" in reply:
             raise ImageError(reply["error"])
         return reply
 
+    def exchange(
+        self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
+    ) -> tuple[dict[str, Any], mmap.mmap]:
+        """Do as `ask`, with shared memory of so many bytes that the child may fill."""
+        with _shared(num_bytes) as descriptor:
+            facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
+            return facts, mmap.mmap(descriptor, 0)
+
     def fetch(
-        self, order: dict[str, Any], info: ImageInfo, height: int, width: int, *, name: str
+        self,
+        order: dict[str, Any],
+        info: ImageInfo,
+        height: int,
+        width: int,
+        *,
+        name: str,
+        seconds: float,
     ) -> tuple[Pixels, Valid]:
         """Have pixels of an image of these facts decoded, `height` x `width` of them.
 
@@ -345,18 +422,14 @@ class _Child:
             ImageError: damaged, or it took too long or too much memory.
         """
         shape = (height, width, info.channels)
-        is_window = order["do"] == "window"
-        num_values = math.prod(shape) * order.get("by", 1) ** 2
-        seconds = (_SURVEY_S if is_window else _DECODE_S) + num_values / _VALUES_PER_S
         num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
-        with _shared(num_bytes + math.prod(shape[:2])) as descriptor:
-            facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
-            pixels = mmap.mmap(descriptor, 0)
+        num_shared = num_bytes + math.prod(shape[:2])
+        facts, shared = self.exchange(order, num_shared, name=name, seconds=seconds)
         has_all = facts.pop("has_all", None) is True
         if facts != {"shape": list(shape), "dtype": info.dtype}:
-            raise ImageError(f"{name}: its pixels aren't what its header says; get it anew")
-        valid_HW = np.frombuffer(pixels, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
-        image_HWC = np.frombuffer(pixels, info.dtype, math.prod(shape)).reshape(shape)
+            raise _unlike(name)
+        valid_HW = np.frombuffer(shared, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
+        image_HWC = np.frombuffer(shared, info.dtype, math.prod(shape)).reshape(shape)
         return image_HWC, None if has_all else valid_HW
 
     def _receive(self, size: int, until: float) -> bytes:
@@ -379,6 +452,10 @@ class _Child:
                 raise EOFError
             data += part
         return data
+
+
+def _unlike(name: str) -> ImageError:
+    return ImageError(f"{name}: its pixels aren't what its header says; get it anew")
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The children of a cage and their mother: they decode, within limits, what `cage.py` sends."""
 
+import base64
 import contextlib
+import importlib
 import json
 import mmap
 import os
@@ -8,18 +10,27 @@ import resource
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from binseg.errors import BinsegError
-from binseg.imageio.decoding import Pixels, Valid
-from binseg.imageio.formats import probe, probe_bytes, read_reduced
-from binseg.imageio.windows import Windows, holds_tiff, needs_windows, open_windows
+from binseg.errors import BinsegError, ImageError, MissingExtraError
+from binseg.imageio.decoding import (
+    MAX_BYTES,
+    Decoder,
+    ImageInfo,
+    Valid,
+    broken_files,
+    one_line,
+)
+from binseg.imageio.formats import HEAD, decoder_of, format_of, opened
+from binseg.imageio.metadata import georeference_of, pixel_size_of
+from binseg.imageio.windows import Windows, holds_tiff, is_for_windows, open_windows
 from binseg.imageio.zarr_folders import is_zarr
 
 LENGTH = struct.Struct("!I")
@@ -36,6 +47,16 @@ _WINDOWS_BYTES = 1_500_000_000
 """Address space of a child that reads windows: unpacked pieces, those kept, and a batch of them."""
 _FLAT = 8
 """Bytes at the peak for each byte of a window."""
+_MOST_PROFILE = 700_000
+"""Bytes of an ICC profile that a reply has room for; larger ones are left out."""
+_PACKAGES = {"NIFTI": "nibabel.nifti1", "DICOM": "pydicom.pixels.utils"}
+"""Modules that a format needs, which is no need of its image."""
+FACTS: dict[str, Callable[[Path], Any]] = {
+    "is_for_windows": is_for_windows,
+    "pixel_size": pixel_size_of,
+    "georeference": georeference_of,
+}
+"""Further questions about a file."""
 
 
 def mother() -> None:
@@ -94,7 +115,9 @@ def _serve(connection: socket.socket) -> None:
             order = json.loads(_take(connection, LENGTH.unpack(length)[0]))
             try:
                 reply = decoders.answer(order, connection, descriptors)
-            except BinsegError as error:  # also that a format needs a package
+            except MissingExtraError as error:
+                reply = {"missing": error.facts}
+            except BinsegError as error:
                 reply = {"error": str(error)}
             finally:
                 for descriptor in descriptors:
@@ -108,7 +131,11 @@ class _Decoders:
 
     def __init__(self, start: int, opened: ExitStack) -> None:
         self._start, self._opened = start, opened
-        self._held: tuple[bytes | Path, str] = b"", ""
+        self._held = ExitStack()  # the image in work
+        self._image: Decoder
+        self._info: ImageInfo
+        self._is_first_of_many = False
+        self._allowed = 0
         self._windows: Windows
 
     def answer(
@@ -120,18 +147,19 @@ class _Decoders:
             BinsegError: what is wrong with the image.
         """
         kind, start = order["do"], self._start
+        if kind in FACTS:
+            path = Path(order["path"])
+            _allow(start + _SPARE_BYTES)
+            with broken_files(one_line(path)):
+                fact = FACTS[kind](path)
+            return {"fact": asdict(fact) if is_dataclass(fact) else fact}  # type: ignore[arg-type]
         if kind == "survey":
             _allow(start + _SPARE_BYTES)
             return _survey(Path(order["path"]))
         if kind == "open":
-            _allow(start + _SPARE_BYTES + 4 * order["size"])
-            source = Path(order["path"]) if order["path"] else None
-            data, name = bytes(_take(connection, order["size"])), order["name"]
-            info = probe(source) if source else probe_bytes(data, name=name)
-            self._held = source or data, name
-            return vars(info)
-        if kind == "read":
-            return self._read(descriptors[0], order["by"])
+            return self._hold(order, connection)
+        if kind in ("read", "labels", "palette", "opacity", "profile"):
+            return self._decode(order, descriptors)
         if kind == "windows":
             return self._open(Path(order["path"]))
         if kind == "info":
@@ -142,13 +170,57 @@ class _Decoders:
         pixels_HWC, valid_HW = self._windows.read(*window), self._windows.valid(*window)
         return _share(descriptors[0], pixels_HWC, valid_HW)
 
-    def _read(self, descriptor: int, by: int) -> dict[str, Any]:
-        source, name = self._held
-        num_bytes = os.fstat(descriptor).st_size * by**2
-        size = len(source) if isinstance(source, bytes) else 0
-        _allow(self._start + _SPARE_BYTES + 4 * size + _PEAK * num_bytes)
-        image_HWC, valid_HW, _ = read_reduced(source, lambda _: by, name=name)
-        return _share(descriptor, image_HWC, valid_HW)
+    def _hold(self, order: dict[str, Any], connection: socket.socket) -> dict[str, Any]:
+        """Read a header; the image stays open for what comes next."""
+        self._held.close()
+        _allow(self._start + _SPARE_BYTES + 4 * order["size"])
+        if order["path"]:
+            source: Path | bytes = Path(order["path"])
+            with opened(source) as handle:
+                module = _PACKAGES.get(format_of(handle.read(HEAD)) or "")
+                num_packed = os.fstat(handle.fileno()).st_size
+            if module is not None:
+                with contextlib.suppress(ModuleNotFoundError):  # its reader says that it is missing
+                    importlib.import_module(module)
+                self._start = max(self._start, _address_space())
+        else:
+            source = bytes(_take(connection, order["size"]))
+            num_packed = 2 * len(source)
+        self._allowed = self._start + _SPARE_BYTES + 2 * min(num_packed, MAX_BYTES)
+        _allow(self._allowed)
+        page, any_page = order["page"], order["any_page"]
+        with ExitStack() as held:
+            self._image = held.enter_context(
+                decoder_of(source, name=order["name"], page=page, any_page=any_page)
+            )
+            self._info = self._image.info()
+            self._is_first_of_many = any_page and self._info.num_pages > 1
+            self._held = held.pop_all()
+        return vars(self._info)
+
+    def _decode(self, order: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        image, info = self._image, self._info
+        if self._is_first_of_many:
+            raise ImageError(f"{image.name}: holds {info.num_pages} pages; name one of them")
+        pixel = info.channels * np.dtype(info.dtype).itemsize + 1
+        _allow(self._allowed + _PEAK * info.height * info.width * pixel)
+        with broken_files(image.name):
+            if order["do"] == "palette":
+                colours = image.palette()
+                return {"fact": None if colours is None else colours.ravel().tolist()}
+            if order["do"] == "opacity":
+                alpha_HW = image.opacity()
+                fits = alpha_HW is not None and alpha_HW.shape == (info.height, info.width)
+                if fits and alpha_HW is not None:
+                    _share(descriptors[0], alpha_HW, None)
+                return {"fact": fits}
+            if order["do"] == "profile":
+                profile = image.profile() or b""
+                fits = 0 < len(profile) <= _MOST_PROFILE
+                return {"fact": base64.b64encode(profile).decode() if fits else None}
+            if order["do"] == "labels":
+                return _share(descriptors[0], image.labels(indices=order["indices"]), None)
+            return _share(descriptors[0], image.reduced(order["by"]), image.valid())
 
     def _open(self, path: Path) -> dict[str, Any]:
         if is_zarr(path):
@@ -166,15 +238,16 @@ class _Decoders:
         }
 
 
-def _share(descriptor: int, decoded: Pixels, valid_HW: Valid) -> dict[str, Any]:
-    """Put pixels into shared memory that has the size of what the header says."""
-    image_HWC = np.ascontiguousarray(decoded)
-    if image_HWC.nbytes + image_HWC[:, :, 0].size == os.fstat(descriptor).st_size:
+def _share(descriptor: int, decoded: np.ndarray, valid_HW: Valid) -> dict[str, Any]:
+    """Put pixels, and where they are valid, into shared memory, if they fit."""
+    native = decoded.dtype.newbyteorder("=")
+    image = np.ascontiguousarray(decoded, native)
+    valid = b"" if valid_HW is None else np.ascontiguousarray(valid_HW).data.cast("B")
+    if image.nbytes + len(valid) <= os.fstat(descriptor).st_size:
         with mmap.mmap(descriptor, 0) as shared:
-            shared.write(image_HWC.data.cast("B"))
-            if valid_HW is not None:
-                shared.write(np.ascontiguousarray(valid_HW).data.cast("B"))
-    return {"shape": image_HWC.shape, "dtype": image_HWC.dtype.name, "has_all": valid_HW is None}
+            shared.write(image.data.cast("B"))
+            shared.write(valid)
+    return {"shape": image.shape, "dtype": native.name, "has_all": valid_HW is None}
 
 
 def _take(connection: socket.socket, size: int) -> bytearray:
@@ -189,12 +262,13 @@ def _take(connection: socket.socket, size: int) -> bytearray:
 
 
 def _survey(path: Path) -> dict[str, Any]:
-    is_large = needs_windows(path)
+    is_large = is_for_windows(path)
     if is_large and holds_tiff(path):
         with open_windows(path) as windows:
             infos = [windows.info(page) for page in range(windows.num_pages)]
     else:  # to open others by windows would unpack them
-        infos = [probe(path)]
+        with decoder_of(path, name=one_line(path), any_page=True) as decoder:
+            infos = [decoder.info()]
     return {
         "needs_windows": is_large,
         "num_pages": len(infos),

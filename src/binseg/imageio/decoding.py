@@ -30,6 +30,8 @@ Stored = Shaped[np.ndarray, "h w S"]
 """Numbers of (a part of) an image as they are in the file."""
 Labels = Shaped[np.ndarray, "H W ..."]
 """A mask's numbers, or its colours."""
+Opacity = UInt8[np.ndarray, "H W"]
+"""0 where an image is transparent, 255 where it is opaque."""
 Colours = UInt8[np.ndarray, "N 3"]
 
 MAX_PIXELS = 400_000_000
@@ -37,6 +39,8 @@ MAX_PIXELS = 400_000_000
 MAX_BYTES = 6 * MAX_PIXELS
 """Largest decoded image in memory: that many of 16-bit colour."""
 
+SAMPLE_SIDE = 256
+"""Side of the windows that tell what a channel usually holds."""
 _MOST_SCANS = 100
 """A progressive JPEG has some ten; each one costs as much time as the whole image."""
 
@@ -94,6 +98,14 @@ class Decoder(ABC):
 
     def valid(self) -> Valid:
         """Tell where there is data, turned; None where it is everywhere."""
+        return None
+
+    def opacity(self) -> Opacity | None:
+        """Decode the transparency that images leave out, turned; None where there is none."""
+        return None
+
+    def profile(self) -> bytes | None:
+        """Give the ICC profile that the colours are meant by, where there is one."""
         return None
 
     def palette(self) -> Colours | None:
@@ -205,6 +217,63 @@ def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
         pixels = pixels[:, ::-1]
     # Pillow's arrays are read-only, and torch takes offence at those.
     return np.require(pixels, requirements=["C", "W"])
+
+
+def missing_in(
+    pixels_HWC: Shaped[np.ndarray, "h w C"], value: float | None
+) -> Bool[np.ndarray, "h w"]:
+    """Tell where pixels are no data: NaN, or the value that is declared to be none.
+
+    One channel of measurements is enough; colours must all be it, since black is one too.
+    """
+    if pixels_HWC.dtype.kind == "f":
+        missing = np.isnan(pixels_HWC)
+        if value is not None:
+            # A tag is a text, which may have fewer digits than the number.
+            missing |= np.isclose(pixels_HWC, value, rtol=1e-5, atol=0.0)
+        return np.asarray(missing.any(axis=2))
+    missing = pixels_HWC == value
+    return np.asarray(missing.all(axis=2) if pixels_HWC.dtype.kind == "u" else missing.any(axis=2))
+
+
+def diagonal(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Give windows (top, left, height, width) along an image's diagonal, which tell the usual."""
+    tall, wide = min(SAMPLE_SIDE, height), min(SAMPLE_SIDE, width)
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    corners = {(round(one * (height - tall)), round(one * (width - wide))) for one in shares}
+    return [(top, left, tall, wide) for top, left in sorted(corners)]
+
+
+def usual_of(sample_NC: Shaped[np.ndarray, "N C"], value: float | None) -> Shaped[np.ndarray, "C"]:
+    """Give each channel's median: it fills what is missing, and moves no percentile by much."""
+    known_NC = sample_NC[~missing_in(sample_NC[:, None], value)[:, 0]]
+    if not len(known_NC):
+        return np.zeros(sample_NC.shape[1], sample_NC.dtype)
+    return np.asarray(np.median(known_NC, axis=0)).astype(known_NC.dtype)
+
+
+def without(
+    pixels_HWC: Pixels, value: float, usual_C: Shaped[np.ndarray, "C"] | None = None
+) -> tuple[Pixels, Valid]:
+    """Put what is usual in the place of a value that is declared to be no data, in a copy.
+
+    Returns:
+        The pixels, and False where there is no data; the same pixels and None where the value is
+        nowhere. Filled pixels hold the value no more, so that a second call changes nothing.
+    """
+    missing_HW = missing_in(pixels_HWC, value)
+    if not missing_HW.any():
+        return pixels_HWC, None
+    if usual_C is None:
+        parts = [pixels_HWC[t : t + h, s : s + w] for t, s, h, w in diagonal(*pixels_HWC.shape[:2])]
+        sample_NC = np.concatenate([one.reshape(-1, pixels_HWC.shape[2]) for one in parts])
+        usual_C = usual_of(sample_NC, value)
+    return np.where(missing_HW[:, :, None], usual_C, pixels_HWC), ~missing_HW
+
+
+def both_valid(first: Valid, second: Valid) -> Valid:
+    """Join two maps of where there is data."""
+    return second if first is None else first if second is None else first & second
 
 
 def swaps_sides(orientation: int) -> bool:

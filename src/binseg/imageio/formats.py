@@ -1,4 +1,4 @@
-"""The table of image formats, and the readers that walk it: content decides, never the name.
+"""The table of image formats, and the choice among them: content decides, never the name.
 
 A new format is a row of `FORMATS`: its suffixes, the first bytes that tell it, a function that
 opens it, and one that encodes it where binseg writes it.
@@ -25,14 +25,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
-    Colours,
     Decoder,
     Handle,
-    ImageInfo,
-    Labels,
-    Pixels,
-    Reduction,
-    Valid,
     broken_files,
     one_line,
 )
@@ -101,7 +95,7 @@ FORMATS: Mapping[str, Format] = {
     "HEIF": Format(suffixes=(".heic", ".heif"), matches=_is_iso(*_HEIC), open=open_heic),
     "NPY": Format(suffixes=(".npy",), matches=_starts(b"\x93NUMPY"), open=open_numpy),
     "TIFF": Format(
-        suffixes=(".tif", ".tiff", ".svs"),
+        suffixes=(".tif", ".tiff", ".svs", ".lsm", ".btf", ".ndpi"),
         matches=is_tiff,
         open=open_tiff,
         encode=encode_tiff,
@@ -157,123 +151,12 @@ def kind_of(path: Path) -> Literal["image", "text", "other"]:
     return "text" if is_text else "other"
 
 
-def probe(path: Path) -> ImageInfo:
-    """Read an image's header and nothing else; of a multi-page file, the first page's.
-
-    Raises:
-        ImageError: no file, no image, damaged, animated or too large.
-    """
-    with _decoder(path, any_page=True) as decoder:
-        return decoder.info()
-
-
-def probe_bytes(data: bytes, *, name: str) -> ImageInfo:
-    """Read the header of an image in memory, which errors call `name`; see `probe`."""
-    with broken_files(name):
-        return _choose(io.BytesIO(data), name=name, any_page=True).info()
-
-
-def read_image(path: Path, *, page: int | None = None) -> Pixels:
-    """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
-
-    Args:
-        path: a file of one of `FORMATS`, whatever its suffix says.
-        page: which page of a multi-page TIFF, from 0; needed there, and 0 or None elsewhere.
-
-    Returns:
-        uint8 or uint16, or float32 for 32-bit files; 1 channel for grey, 3 for colour, as many as
-        there are for other TIFFs. 1-bit images are 0 and 255. Float values stay as they are.
-
-    Raises:
-        ImageError: one line with the path, what is wrong and what to do.
-    """
-    with _decoder(path, page=page) as decoder:
-        return decoder.image()
-
-
-def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
-    """Read the colours that an image's indices stand for, or None where it has no palette."""
-    with _decoder(path, page=page) as decoder:
-        return decoder.palette()
-
-
-def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
-    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
-
-    Args:
-        path: as for `read_image`.
-        page: as for `read_image`.
-        indices: give a palette's indices instead of the grey levels or colours they stand for.
-
-    Returns:
-        Integers of shape H x W: grey values, or 0 and 1 of a 1-bit file; or uint8 of shape
-        H x W x 3 for masks in colours. Alpha is dropped.
-
-    Raises:
-        ImageError: as `read_image`, and for masks with fractions or odd channels.
-    """
-    with _decoder(path, page=page) as decoder:
-        return decoder.labels(indices=indices)
-
-
-def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
-    """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
-
-    Returns:
-        The image as `read_image` gives it, with the channel's median where there is no data; and
-        False there, or None where there is data everywhere.
-    """
-    with _decoder(path, page=page) as decoder:
-        return decoder.image(), decoder.valid()
-
-
-def read_reduced(
-    source: Path | bytes,
-    reduction: Reduction,
-    *,
-    name: str = "",
-    page: int | None = None,
-) -> tuple[Pixels, Valid, tuple[int, int]]:
-    """Do as `read_pixels`, but give a JPEG averaged over squares of pixels, which costs less.
-
-    Args:
-        source: the file, or its bytes.
-        reduction: tells the squares' side, a power of two, by height and width
-            (`preprocess.reduction`); decoders go up to 8, those of other formats to 1.
-        name: what errors call the bytes.
-        page: as for `read_image`.
-
-    Returns:
-        The image, where it has data, and height and width of the image that wasn't reduced.
-    """
-    if isinstance(source, bytes):
-        with broken_files(name):
-            return _reduced(_choose(io.BytesIO(source), name=name), reduction)
-    with _decoder(source, page=page) as decoder:
-        return _reduced(decoder, reduction)
-
-
-def _reduced(decoder: Decoder, reduction: Reduction) -> tuple[Pixels, Valid, tuple[int, int]]:
-    info = decoder.info()
-    size = (info.height, info.width)
-    return decoder.reduced(reduction(size)), decoder.valid(), size
-
-
-def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
-    """Do as `read_pixels` with a file in memory, which errors call `name`."""
-    with broken_files(name):
-        decoder = _choose(io.BytesIO(data), name=name)
-        return decoder.image(), decoder.valid()
-
-
-def decode_image(data: bytes, *, name: str) -> Pixels:
-    """Read an image from memory, which errors call `name`; see `read_image`."""
-    return decode_pixels(data, name=name)[0]
-
-
 @contextmanager
-def opened(path: Path) -> Iterator[Handle]:
-    """Open a file to read, with one line for whatever the system says against it."""
+def opened(path: Path | bytes) -> Iterator[Handle]:
+    """Open a file to read, or one in memory, with one line for what the system says against it."""
+    if isinstance(path, bytes):
+        yield io.BytesIO(path)
+        return
     name = one_line(path)
     try:
         handle = open_file(path)  # closed by the `with` below
@@ -290,16 +173,30 @@ def opened(path: Path) -> Iterator[Handle]:
 
 
 @contextmanager
-def _decoder(path: Path, **asked: Any) -> Iterator[Decoder]:
-    name = one_line(path)
-    with opened(path) as handle, broken_files(name):
-        yield _choose(handle, name=name, **asked)
+def decoder_of(source: Path | bytes, *, name: str, **asked: Any) -> Iterator[Decoder]:
+    """Read an image's header in this process; `asked` goes to `choose`.
+
+    Raises:
+        ImageError: as `choose`, and for whatever a decoder says while the block runs.
+    """
+    with opened(source) as handle, broken_files(name):
+        yield choose(handle, name=name, **asked)
 
 
-def _choose(
+def choose(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> Decoder:
-    """Choose by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg)."""
+    """Choose a decoder by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg).
+
+    Args:
+        handle: at its beginning.
+        name: of the file in errors.
+        page: of a stack; needed there unless `any_page`, and 0 or None elsewhere.
+        any_page: take the first page of a stack, for its facts.
+
+    Raises:
+        ImageError: no image, damaged, or it lacks that page.
+    """
     head = handle.read(HEAD)
     found = format_of(head)
     if found is None:
@@ -311,13 +208,24 @@ def _choose(
     return FORMATS[found].open(handle, name=name)
 
 
+def known_other(path: Path) -> str | None:
+    """Name the format of a file that isn't read, and the export that works, where it is known."""
+    with opened(path) as handle:
+        return _other(handle.read(HEAD))
+
+
+def _other(head: bytes) -> str | None:
+    told = (f"a {name} file, which binseg doesn't read: {advice}"
+            for name, (advice, mark) in OTHERS.items() if head.startswith(mark))  # fmt: skip
+    return next(told, None)
+
+
 def _unknown(head: bytes, name: str) -> str:
     if not head:
         return f"{name}: the file is empty; get it anew or leave it out"
     read = ", ".join(FORMATS)
-    for known, (advice, mark) in OTHERS.items():
-        if head.startswith(mark):
-            return f"{name}: a {known} file, which binseg doesn't read: {advice}"
+    if other := _other(head):
+        return f"{name}: {other}"
     head = head[:32]
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return f"{name}: text, not an image; binseg reads {read}"

@@ -75,9 +75,7 @@ def open_nifti(
 ) -> _Slice:
     """Read the header of a NIfTI-1 volume (.nii, .nii.gz).
 
-    Raises:
-        ImageError: no slice is named, or it isn't one volume of numbers.
-        MissingExtraError: the package nibabel isn't installed.
+    Raises ImageError (no slice is named, or it isn't one volume of numbers) and MissingExtraError.
     """
     try:
         from nibabel.nifti1 import Nifti1Header

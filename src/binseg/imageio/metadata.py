@@ -65,7 +65,7 @@ class Georeference:
         return [place, (_KEYS, _SHORT, len(keys), keys, True)]
 
 
-def read_pixel_size(path: Path) -> PixelSize | None:
+def pixel_size_of(path: Path) -> PixelSize | None:
     """Read the size of a pixel that OME, Aperio, ImageJ or a TIFF in centimetres states; else None.
 
     Resolutions in inches are those of printing and screens, and are not believed.
@@ -119,7 +119,7 @@ def _of_resolution(file: tifffile.TiffFile) -> PixelSize | None:
     return PixelSize(height=factor / per_unit[0], width=factor / per_unit[1])
 
 
-def read_georeference(path: Path) -> Georeference | None:
+def georeference_of(path: Path) -> Georeference | None:
     """Read a GeoTIFF's tags, or the world file beside an image; None where there are none."""
     try:
         with tifffile.TiffFile(path) as file:

@@ -21,6 +21,7 @@ from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     Labels,
+    Opacity,
     Pixels,
     as_given,
     check_scans,
@@ -95,6 +96,17 @@ class Raster(Decoder):
         self.pil_image.draft(None, (width // by, height // by))  # type: ignore[arg-type]
         assert self.pil_image.size == (-(-width // by), -(-height // by)), self.pil_image.size
         return turn(image_of(self.pil_image, name=self.name), self.orientation)
+
+    def opacity(self) -> Opacity | None:
+        """Decode the transparency, turned; None where there is none."""
+        if not self.pil_image.has_transparency_data:
+            return None
+        return turn(np.asarray(self.pil_image.convert("RGBA").getchannel("A")), self.orientation)
+
+    def profile(self) -> bytes | None:
+        """Give the ICC profile, where there is one."""
+        found = self.pil_image.info.get("icc_profile")
+        return found if isinstance(found, bytes) and found else None
 
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
@@ -382,7 +394,9 @@ def _palette_of(pil_image: Image.Image) -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> bytes:
+def encode_png(
+    pixels: np.ndarray, text: str | None, extratags: object = (), *, icc: bytes | None = None
+) -> bytes:
     """Encode as PNG; `text` becomes the chunk `binseg`, and tags of TIFF have no place."""
     del extratags
     assert pixels.dtype == np.uint8, pixels.dtype
@@ -396,6 +410,7 @@ def encode_png(pixels: np.ndarray, text: str | None, extratags: object = ()) -> 
     note = b"" if text is None else b"binseg\0" + text.encode("latin-1")
     chunks = {
         b"IHDR": struct.pack("!IIBBBBB", width, height, 8, colours, 0, 0, 0),
+        b"iCCP": b"" if icc is None else b"icc\0\0" + zlib.compress(icc),
         b"tEXt": note,
         b"IDAT": imagecodecs.zlibng_encode(lines, level=_PNG_LEVEL),
         b"IEND": b"",

@@ -20,15 +20,19 @@ from binseg.imageio.decoding import (
     Handle,
     ImageInfo,
     Labels,
+    Opacity,
     Pixels,
     Stored,
     Valid,
     as_given,
     check_size,
+    diagonal,
     finite_float32,
     given_dtype,
+    missing_in,
     swaps_sides,
     turn,
+    usual_of,
 )
 from binseg.imageio.raster import through_palette
 from binseg.imageio.tiff_parts import (
@@ -44,9 +48,7 @@ from binseg.imageio.tiff_parts import (
 # tifffile reports odd tags to its log; without any handler Python would print those to stderr.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-_SOFTWARE, _ORIENTATION, _GDAL_NODATA = 305, 274, 42113
-_SAMPLE_SIDE = 256
-"""Side of the windows that tell what a channel usually holds."""
+_SOFTWARE, _ORIENTATION, _GDAL_NODATA, _ICC = 305, 274, 42113, 34675
 _LEAST_ENDS = 0.5
 """Share of a transparency that is none or full; less is a band of data that is marked so."""
 _LARGEST_TILE = 64_000_000
@@ -128,6 +130,22 @@ class TiffImage(Decoder):
             return np.asarray(self._palette()[pixels_HWC[:, :, 0]])
         return self._stretched(pixels_HWC)
 
+    def opacity(self) -> Opacity | None:
+        """Decode the transparency that is left out, turned."""
+        colours = self._colours()
+        if self.layout != "page" or colours == self.stored_shape()[2]:
+            return None
+        alpha_HW = self._stored[:, :, colours]
+        if alpha_HW.dtype not in (np.uint8, np.uint16):
+            return None
+        eight_HW = alpha_HW if alpha_HW.dtype == np.uint8 else alpha_HW >> 8
+        return turn(eight_HW.astype(np.uint8), self.orientation)
+
+    def profile(self) -> bytes | None:
+        """Give the ICC profile, where there is one."""
+        tag = self.page.tags.get(_ICC)
+        return bytes(tag.value) if tag is not None and isinstance(tag.value, bytes) else None
+
     def palette(self) -> Colours | None:
         """Give the colours of a palette, where there is one."""
         return self._palette() if self.kind == "PALETTE" else None
@@ -194,41 +212,24 @@ class TiffImage(Decoder):
         return self._nodata is not None or self._is_float
 
     def missing(self, stored_HWC: Stored) -> Bool[np.ndarray, "h w"]:
-        """Tell where there is no data: NaN, or the declared value.
-
-        One channel of measurements is enough; colours must all be it, since black is one too.
-        """
-        colours = stored_HWC[:, :, : self._colours()]
-        if colours.dtype.kind == "f":
-            missing = np.isnan(colours)
-            if self._nodata is not None:
-                # The tag is a text, which may have fewer digits than the number.
-                missing |= np.isclose(colours, self._nodata, rtol=1e-5, atol=0.0)
-            return np.asarray(missing.any(axis=2))
-        missing = colours == self._nodata
-        return np.asarray(missing.all(axis=2) if colours.dtype.kind == "u" else missing.any(axis=2))
+        """Tell where there is no data: NaN, or the declared value."""
+        return missing_in(stored_HWC[:, :, : self._colours()], self._nodata)
 
     @cached_property
     def _sample(self) -> Shaped[np.ndarray, "N S"]:
         """Some of the stored pixels, from windows along the image's diagonal."""
         _, _, height, width, _ = self.page.shaped
-        tall, wide = min(_SAMPLE_SIDE, height), min(_SAMPLE_SIDE, width)
         try:
             pieces = pieces_of(self, Cache())
         except ImageError:  # it can't be read in parts
             return self._stored.reshape(-1, self._stored.shape[2])
-        shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-        corners = {(round(one * (height - tall)), round(one * (width - wide))) for one in shares}
-        windows = [read_pieces(pieces, *corner, tall, wide) for corner in sorted(corners)]
+        windows = [read_pieces(pieces, *window) for window in diagonal(height, width)]
         return np.concatenate([one.reshape(-1, one.shape[2]) for one in windows])
 
     @cached_property
     def _usual(self) -> Shaped[np.ndarray, "S"]:
-        """The median of each channel: it fills what is missing, and moves no percentile by much."""
-        sample_NS = self._sample[~self.missing(self._sample[:, None])[:, 0]]
-        if not len(sample_NS):
-            return np.zeros(self._sample.shape[1], self._sample.dtype)
-        return np.asarray(np.median(sample_NS, axis=0)).astype(sample_NS.dtype)
+        """The median of each channel where there is data."""
+        return usual_of(self._sample, self._nodata)
 
     @cached_property
     def _stored(self) -> Stored:

@@ -19,8 +19,7 @@ _MOST_CHANNELS = 16
 """As many pages may be the channels of one image, where the file's metadata says so."""
 _LARGEST_PIECE = 256_000_000
 """Bytes of one unpacked tile or strip; beyond it, reading by windows would save no memory."""
-_JPEG = (6, 7)
-"""Compressions whose pieces share tables."""
+_JPEG = (6, 7)  # compressions whose pieces share tables
 _WITH_SIZE = (*_JPEG, 33003, 33004, 33005, 34712, 34887, 50001)
 """JPEG, JPEG 2000, LERC and WebP: each piece has a header with a size of its own."""
 _COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000, *_WITH_SIZE)
@@ -41,8 +40,7 @@ class TiffContent:
     """The pages of each image: one, unless its channels or rows are spread over several. Smaller
     copies and transparency of another page are left out."""
     layout: Layout
-    num_hidden: int
-    """Images of an ImageJ stack that share the tags of one page; else 0."""
+    num_hidden: int  # images of an ImageJ stack that share the tags of one page; else 0
 
     @property
     def num_pages(self) -> int:
@@ -86,21 +84,13 @@ def _check_claims(file: tifffile.TiffFile, hidden: int) -> None:
 
 
 def check_compression(page: tifffile.TiffPage) -> None:
-    """Refuse compressions beyond those that are known to end at the size that is asked for.
-
-    Raises:
-        ValueError: it is another one.
-    """
+    """Refuse compressions not known to end at the size that is asked for, with ValueError."""
     if int(page.compression) not in _COMPRESSIONS:
         raise ValueError(f"compression {int(page.compression)}; save it with deflate, LZW or JPEG")
 
 
 def check_pieces(page: tifffile.TiffPage) -> None:
-    """Refuse a page one of whose pieces would unpack to far more than its place in the page.
-
-    Raises:
-        ValueError: as `check_piece`.
-    """
+    """Refuse a page one of whose pieces would unpack to far more than its place: ValueError."""
     if int(page.compression) in _WITH_SIZE:
         file: Any = page.parent.filehandle
         for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
@@ -110,11 +100,7 @@ def check_pieces(page: tifffile.TiffPage) -> None:
 
 
 def check_piece(page: tifffile.TiffPage, data: bytes) -> None:
-    """Refuse a packed piece whose own header claims far more pixels than its place has.
-
-    Raises:
-        ValueError: it does, or it is a JPEG of hundreds of scans.
-    """
+    """Refuse a packed piece that claims too many pixels, or hundreds of scans: ValueError."""
     if int(page.compression) not in _WITH_SIZE:
         return
     if int(page.compression) == 6 and page.jpegheader:
@@ -182,9 +168,8 @@ def _arranged(
 ) -> tuple[tuple[tuple[int, ...], ...], Layout]:
     """Tell the channels of an image from a stack of images, by what the writer noted.
 
-    ImageJ and OME files name their axes: C Y X is one image with a page a channel, Z C Y X a stack
-    of them. tifffile, handed an array of height x width x channels without a word on it, writes a
-    page for each *row*, and notes the array's shape.
+    ImageJ and OME files name their axes; tifffile, handed an array of height x width x channels
+    without a word on it, writes a page for each *row*, and notes the array's shape.
     """
     singles = tuple((page,) for page in real)
     if len(real) == 1:
@@ -211,10 +196,7 @@ class Pieces:
 
     `key` tells the page's pieces in the file's cache from those of others. `skip` are bytes from
     the page's first pixel to those that are meant: ImageJ's large stacks have the tags of the first
-    image alone.
-
-    Raises:
-        ImageError: the page is packed in pieces that are too large to unpack.
+    image alone. Raises ImageError for pieces that are too large to unpack.
     """
 
     def __init__(
@@ -229,8 +211,7 @@ class Pieces:
             if page.is_tiled
             else (min(int(page.rowsperstrip), self._height), self._width)
         )
-        self.is_plain = _is_plain(page)
-        """True if its rows lie in the file as they are in memory."""
+        self.is_plain = _is_plain(page)  # True if its rows lie in the file as they are in memory
         num_bytes = math.prod(self._grid) * self._samples * self._dtype.itemsize
         if not self.is_plain and num_bytes > _LARGEST_PIECE:
             raise ImageError(

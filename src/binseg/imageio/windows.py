@@ -4,7 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import (
@@ -13,13 +15,17 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Pixels,
     Valid,
+    both_valid,
     broken_files,
+    diagonal,
     one_line,
     swaps_sides,
     turn,
+    usual_of,
+    without,
 )
-from binseg.imageio.formats import opened, probe, read_image
-from binseg.imageio.metadata import PixelSize, read_pixel_size
+from binseg.imageio.formats import choose, decoder_of, opened
+from binseg.imageio.metadata import PixelSize, pixel_size_of
 from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pieces
 from binseg.imageio.tiff_parts import Pieces, list_tiff
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, is_zarr
@@ -28,6 +34,7 @@ WINDOW_PIXELS = 64_000_000
 """Larger images are better read by windows than whole."""
 
 
+@runtime_checkable
 class Windows(Protocol):
     """An image, or a stack of them, of which any part can be read alone."""
 
@@ -65,15 +72,8 @@ def holds_tiff(path: Path) -> bool:
         return is_tiff(handle.read(32))
 
 
-def needs_windows(path: Path) -> bool:
-    """Tell from the header whether an image is for windows: many pages, huge, or OME-Zarr.
-
-    Raises:
-        ImageError: no file, no image, damaged; or huge and of a format that can't be read by
-            windows.
-    """
-    if is_zarr(path):
-        return True
+def is_for_windows(path: Path) -> bool:
+    """Do as `needs_windows` for a file, in this process."""
     name = one_line(path)
     with opened(path) as handle, broken_files(name):
         if is_tiff(handle.read(32)):
@@ -82,7 +82,8 @@ def needs_windows(path: Path) -> bool:
                 return True
             info = image_of(content, 0, name=name).info()
         else:
-            info = probe(path)
+            handle.seek(0)
+            info = choose(handle, name=name, any_page=True).info()
     return info.height * info.width > WINDOW_PIXELS
 
 
@@ -120,7 +121,7 @@ class TiffWindows(Windows):
             self.num_pages = max(self._content.num_pages, self._content.num_hidden)
         self._cache = Cache()
         self._open: tuple[int, TiffImage, list[Pieces]] | None = None
-        self.pixel_size = read_pixel_size(path)
+        self.pixel_size = pixel_size_of(path)
         if self.pixel_size is not None and swaps_sides(self._page(0)[0].orientation):
             self.pixel_size = PixelSize(height=self.pixel_size.width, width=self.pixel_size.height)
 
@@ -170,6 +171,42 @@ class TiffWindows(Windows):
         return self._open[1], self._open[2]
 
 
+class DeclaredWindows(Windows):
+    """Windows of another image, in which a value is declared to be no data; see `without`."""
+
+    def __init__(self, inner: Windows, value: float) -> None:
+        self._inner, self._value = inner, value
+        self.name, self.format, self.num_pages = inner.name, inner.format, inner.num_pages
+        self.pixel_size = inner.pixel_size
+        self._usual: dict[int, np.ndarray] = {}
+
+    @property
+    def axes(self) -> ZarrAxes | None:
+        """Axes of a Zarr folder."""
+        return self._inner.axes
+
+    def info(self, page: int) -> ImageInfo:
+        """Give size, channels and type of one page, from its header."""
+        return self._inner.info(page)
+
+    def read(self, page: int, top: int, left: int, height: int, width: int) -> Pixels:
+        """Read a window, filled with the page's medians where there is no data."""
+        return self._read(page, top, left, height, width)[0]
+
+    def valid(self, page: int, top: int, left: int, height: int, width: int) -> Valid:
+        """Tell where a window has data; None where it has it everywhere."""
+        declared_HW = self._read(page, top, left, height, width)[1]
+        return both_valid(declared_HW, self._inner.valid(page, top, left, height, width))
+
+    def _read(self, page: int, *window: int) -> tuple[Pixels, Valid]:
+        if page not in self._usual:
+            info = self.info(page)
+            parts = [self._inner.read(page, *one) for one in diagonal(info.height, info.width)]
+            sample_NC = np.concatenate([one.reshape(-1, one.shape[2]) for one in parts])
+            self._usual[page] = usual_of(sample_NC, self._value)
+        return without(self._inner.read(page, *window), self._value, self._usual[page])
+
+
 class _WholeWindows(Windows):
     """An image whose format can't be read in parts, held in memory."""
 
@@ -178,8 +215,8 @@ class _WholeWindows(Windows):
 
     def __init__(self, path: Path) -> None:
         self.name = one_line(path)
-        self._info = probe(path)
-        self._image_HWC = read_image(path)
+        with decoder_of(path, name=self.name) as decoder:
+            self._info, self._image_HWC = decoder.info(), decoder.image()
         self.format = self._info.format
 
     def info(self, page: int) -> ImageInfo:

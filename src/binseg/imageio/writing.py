@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from jaxtyping import Bool, Float32, Num, UInt8, UInt16
+from jaxtyping import Bool, Float32, Int32, Num, UInt8, UInt16
 from PIL.PngImagePlugin import PngImageFile
 
 from binseg.errors import OutputError
@@ -55,8 +55,9 @@ def write_image(
     image_HWC: UInt8[np.ndarray, "H W C"] | UInt16[np.ndarray, "H W C"],
     *,
     facts: Facts | None = None,
+    icc: bytes | None = None,
 ) -> None:
-    """Write an image by suffix; raises as `write_mask`.
+    """Write an image by suffix, a PNG with its ICC profile; raises as `write_mask`.
 
     Colours of 8 bits become PNG, JPEG or TIFF, and PNG or TIFF with opacity as the fourth channel;
     any other number of channels, and 16 bits, become TIFF.
@@ -66,7 +67,21 @@ def write_image(
     bytes_as = {3: ("PNG", "JPEG", "TIFF"), 4: ("PNG", "TIFF")}
     formats = bytes_as.get(channels, ()) if image_HWC.dtype == np.uint8 else ()
     pixels = image_HWC[:, :, 0] if channels == 1 else image_HWC
-    _write(path, pixels, formats or ("TIFF",), facts)
+    _write(path, pixels, formats or ("TIFF",), facts, icc=icc)
+
+
+def write_labels(
+    path: Path,
+    labels_HW: Int32[np.ndarray, "H W"],
+    *,
+    facts: Facts | None = None,
+    georeference: Georeference | None = None,
+    pixel_size: PixelSize | None = None,
+) -> None:
+    """Write the numbers of objects as a TIFF, in 16 bits where they fit; as `write_mask`."""
+    dtype = np.uint16 if labels_HW.max(initial=0) < 1 << 16 else np.uint32
+    numbers = labels_HW.astype(dtype)
+    _write(path, numbers, ("TIFF",), facts, georeference=georeference, pixel_size=pixel_size)
 
 
 def write_probability(
@@ -75,11 +90,13 @@ def write_probability(
     *,
     facts: Facts | None = None,
     georeference: Georeference | None = None,
+    pixel_size: PixelSize | None = None,
 ) -> None:
     """Write a map of probabilities as a float32 TIFF, NaN as no data; raises as `write_mask`."""
     assert probability_HW.dtype == np.float32, probability_HW.dtype
     tags = NAN_IS_NO_DATA if np.isnan(probability_HW).any() else ()
-    _write(path, probability_HW, ("TIFF",), facts, georeference=georeference, tags=tags)
+    places: dict[str, Any] = {"georeference": georeference, "pixel_size": pixel_size}
+    _write(path, probability_HW, ("TIFF",), facts, **places, tags=tags)
 
 
 def encode_mask(mask_HW: Bool[np.ndarray, "H W"], *, facts: Facts | None = None) -> bytes:
@@ -92,10 +109,12 @@ def encode_probability(probability_HW: Float32[np.ndarray, "H W"]) -> bytes:
     return encode_png(np.rint(probability_HW * np.float32(255)).astype(np.uint8), None)
 
 
-def encode_image(image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None) -> bytes:
+def encode_image(
+    image_HWC: UInt8[np.ndarray, "H W C"], *, facts: Facts | None = None, icc: bytes | None = None
+) -> bytes:
     """Give the bytes of a PNG, with 3 channels or with 4, the last of which is opacity."""
     assert image_HWC.shape[2] in (3, 4), image_HWC.shape
-    return encode_png(image_HWC, _text(facts))
+    return encode_png(image_HWC, _text(facts), icc=icc)
 
 
 def read_facts(path: Path) -> dict[str, object]:
@@ -160,6 +179,7 @@ def _write(
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
     tags: Sequence[Any] = (),
+    icc: bytes | None = None,
 ) -> None:
     path = Path(path)
     suffix = path.suffix.lower()
@@ -171,6 +191,8 @@ def _write(
     more: dict[str, Any] = {}
     if pixel_size is not None and chosen[0].stacks:
         more["resolution"] = _per_centimetre(pixel_size)
+    if icc is not None and chosen[0] is FORMATS["PNG"]:
+        more["icc"] = icc
     data = chosen[0].encode(pixels, _text(facts), tags, **more)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

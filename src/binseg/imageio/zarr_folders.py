@@ -24,8 +24,7 @@ from binseg.imageio.metadata import PixelSize
 
 _MARKS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
 _MICROMETRES = {"nanometer": 1e-3, "micrometer": 1.0, "millimeter": 1e3, "centimeter": 1e4}
-_MOST_CHANNELS = 16
-"""A plain array's last axis of up to so many is its channels."""
+_MOST_CHANNELS = 16  # a plain array's last axis of up to so many is its channels
 _LARGEST_CHUNK = 256_000_000
 
 
@@ -33,8 +32,7 @@ _LARGEST_CHUNK = 256_000_000
 class ZarrAxes:
     """Axes of an array of pages x height x width; enough to write another like it."""
 
-    names: tuple[str, ...]
-    """Without channels, ending in y and x."""
+    names: tuple[str, ...]  # without channels, ending in y and x
     lengths: tuple[int, ...]
     units: tuple[str | None, ...]
     scales: tuple[float, ...]
@@ -51,11 +49,8 @@ class ZarrWindows:
     """The full resolution of an OME-Zarr image, or a plain array; see `Windows`.
 
     Time points and layers (t, z) are pages, in the array's order. An array without OME's metadata
-    is y x, y x c with up to 16 channels, or pages y x.
-
-    Raises:
-        MissingExtraError: the package zarr isn't installed.
-        ImageError: not an image: a plate, an array of odd axes, or a damaged folder.
+    is y x, y x c with up to 16 channels, or pages y x. Raises MissingExtraError, and ImageError for
+    a plate, an array of odd axes, or a damaged folder.
     """
 
     format = "ZARR"
@@ -198,11 +193,7 @@ def _image_of(
 def write_zarr_metadata(
     folder: Path, axes: ZarrAxes, *, chunk: int, dtype: str, name: str, facts: Mapping[str, object]
 ) -> Any:
-    """Make an empty OME-Zarr image (version 0.4 in Zarr's format 2, 0.5 in format 3).
-
-    Returns:
-        Its array of zeros, of the axes' lengths; chunks are written by assigning to parts of it.
-    """
+    """Make an empty OME-Zarr image (0.4 in Zarr's format 2, 0.5 in format 3); give its zeros."""
     import zarr
 
     group: Any = zarr.open_group(

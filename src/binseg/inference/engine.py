@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
-from binseg.holding import Shard, held
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
@@ -35,6 +34,8 @@ from binseg.inference.sources import Failure, FileSource, InputImage, ListedSour
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.shards import Shard
+from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
@@ -123,7 +124,7 @@ def predict_files(
     The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
     sink = FolderSink(out, overwrite=overwrite, resume=resume, shard=shard)
-    with held(Path(out), shard):
+    with held(Path(out) if shard is None else shard.place(Path(out))):
         return run(FileSource(inputs), predictor, sink, options, progress=progress)
 
 
@@ -134,8 +135,11 @@ def predict_bytes(
     output: str = "mask",
     options: PredictOptions | None = None,
     name: str = "the image on stdin",
+    progress: Progress = SILENT,
 ) -> bytes:
     """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
+
+    `progress` hears of a mask that is not to be trusted unseen.
 
     Raises:
         ImageError: bytes that are no image; it calls them by `name`.
@@ -146,6 +150,8 @@ def predict_bytes(
     result = run(ListedSource([image]), predictor, sink, options)
     if result.failures:
         raise ImageError(result.failures[0].reason)
+    for one in (*result.unlike, *result.doubtful):
+        progress.say(f"{name}: {one.quality}; don't trust this mask unseen")
     return sink.data
 
 
@@ -171,8 +177,6 @@ def _of_long_name(image: InputImage, error: OutputError) -> Failure:
 def _read_as_taken(image: InputImage, predictor: Predictor, facts: dict[str, Any]) -> Pixels:
     """Decode an image as the model takes it; its size and where it has data go to the facts."""
     image_HWC, facts["valid_HW"], facts["size"] = image.reduced(predictor.preprocessing)
-    if image_HWC.shape[:2] != facts["size"]:
-        facts["original"] = lambda: image.read()[0]
     return image_HWC
 
 

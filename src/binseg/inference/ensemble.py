@@ -17,12 +17,8 @@ from binseg.postprocess import NOTHING
 class EnsemblePredictor(Predictor):
     """Several models that answer together: the mean of their probabilities.
 
-    Args:
-        members: at least two, of one border rule; they may differ in everything else.
-        threshold: of the mean; the mean of the members' own if left out.
-
-    Raises:
-        UsageError: fewer than two, one of them twice, or models of different border rules.
+    Two or more of one border rule may differ in everything else; UsageError for fewer, one of them
+    twice, or models of different border rules. Without a threshold, it is the mean of theirs.
     """
 
     def __init__(

@@ -10,21 +10,22 @@ from PIL import Image
 
 from binseg.errors import UsageError
 from binseg.imageio import (
-    decode_image,
     probe,
+    read_cover,
     read_georeference,
     read_pixel_size,
     read_pixels,
     read_reduced,
 )
-from binseg.imageio.decoding import orientation_of_exif, turn
+from binseg.imageio.decoding import Opacity, orientation_of_exif, turn
 from binseg.imageio.raster import image_of
-from binseg.storage import read_bytes
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
+Cover = tuple[Opacity | None, bytes | None]
+"""Transparency, and the ICC profile of the colours."""
 Inputs = UInt8[np.ndarray, "N height width C"]
 """Inputs of a network, before they are normalised."""
 Maps = Float32[np.ndarray, "N height width"]
@@ -45,6 +46,16 @@ def facts_of_file(path: Path, *, place: bool = True, size: bool = True) -> dict[
     }
 
 
+def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cover:
+    """Read the transparency and the ICC profile of what `predict` took."""
+    if not isinstance(source, Image.Image):
+        return (None, None) if source is None else read_cover(source, page=page)
+    if not source.has_transparency_data:
+        return None, source.info.get("icc_profile")
+    alpha_HW = np.asarray(source.convert("RGBA").getchannel("A"))
+    return turn(alpha_HW, _orientation(source)), source.info.get("icc_profile")
+
+
 def pixels_of(
     image: object, page: int | None, shape: Preprocessing | None
 ) -> tuple[Pixels, str, dict[str, Any]]:
@@ -54,6 +65,7 @@ def pixels_of(
     """
     if isinstance(image, str | Path):
         path, facts = Path(image), facts_of_file(Path(image))
+        facts |= {"source": path, "page": page}
         if shape is None:
             image_HWC, facts["valid_HW"] = read_pixels(path, page=page)
             return image_HWC, str(image), facts
@@ -61,12 +73,11 @@ def pixels_of(
         image_HWC, facts["valid_HW"], size = read_reduced(path, way, page=page)
         if image_HWC.shape[:2] != size:
             facts["size"] = size
-            facts["original"] = partial(decode_image, read_bytes(path), name=str(image))
         return image_HWC, str(image), facts
     if page is not None:
         raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")
     if isinstance(image, Image.Image):
-        return _turned(image), "the PIL image", {}
+        return _turned(image), "the PIL image", {"source": image}
     if isinstance(image, np.ndarray):
         if image.ndim not in (2, 3) or 0 in image.shape:
             raise UsageError(
@@ -84,13 +95,15 @@ def pixels_of(
 
 
 def _turned(image: Image.Image) -> Pixels:
-    """Give the pixels as `read_image` would: the model learnt from turned images.
+    """Give the pixels as `read_image` would: the model learnt from turned images."""
+    return turn(image_of(image, name="the image"), _orientation(image))
 
-    Pillow keeps the EXIF block of an image that it hasn't turned, and updates it when it has.
-    """
+
+def _orientation(image: Image.Image) -> int:
+    """Tell the turn of a PIL image, which keeps its EXIF until Pillow has turned it."""
     exif = image.info.get("exif")
     found = orientation_of_exif(exif) if isinstance(exif, bytes) else image.getexif().get(274, 1)
-    return turn(image_of(image, name="the image"), found if isinstance(found, int) else 1)
+    return found if isinstance(found, int) else 1
 
 
 def _kind(image: object) -> str:

@@ -10,19 +10,16 @@ from typing import Any
 from binseg.inference.prediction import FILES
 from binseg.storage import cell, write_json, write_text
 
-COCO, OBJECTS, SUMMARY = "coco.json", "objects.csv", "summary.csv"
+COCO, OBJECTS, SUMMARY, KAGGLE = "coco.json", "objects.csv", "summary.csv", "kaggle.csv"
 """Names in the folder of the outputs; no image's own output has them."""
 
 
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
     """Join the COCO files and the tables that lie in a folder, of earlier runs too.
 
-    Returns:
-        What was written: coco.json; objects.csv with a line an object, and summary.csv with a line
-        an image, whose areas are in um2 where the images say how large a pixel is.
-
-    Raises:
-        OutputError: the disk refused.
+    It writes coco.json; kaggle.csv, a line an image; objects.csv with a line an object, and
+    summary.csv with a line an image, whose areas are in um2 where the images say how large a pixel
+    is. Raises OutputError.
     """
     written = []
     if "coco" in outputs:
@@ -33,6 +30,10 @@ def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
         write_text(out / OBJECTS, _csv([row for rows in tables.values() for row in rows]))
         write_text(out / SUMMARY, _csv([_sums(out, *one) for one in tables.items()]))
         written += [out / OBJECTS, out / SUMMARY]
+    if "kaggle" in outputs:
+        rows = [row for path in _parts(out, "kaggle") for row in _rows(path)]
+        write_text(out / KAGGLE, _csv(rows))
+        written.append(out / KAGGLE)
     return written
 
 
@@ -70,6 +71,9 @@ def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:
             found[column] = f"{sum(float(row[column] or 0) for row in rows):g}"
+    for column in ("expected_dice", "quality"):
+        if rows and column in rows[0]:
+            found[column] = rows[0][column]
     return found
 
 

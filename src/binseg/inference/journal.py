@@ -26,8 +26,7 @@ from binseg.postprocess import PostProcessing, clean_bands
 from binseg.progress import Progress
 from binseg.storage import atomic_path, write_json
 
-MASK, PROBABILITY = 0, 1
-"""Layers of a band."""
+MASK, PROBABILITY = 0, 1  # layers of a band
 _JOB = "job.json"
 _OURS = {_JOB, "whole.tif", "whole.zarr"}
 _HEAD_BYTES = 1 << 16
@@ -38,8 +37,7 @@ class Band:
     """The packed prediction for some full rows of a page."""
 
     height: int
-    foreground: int
-    """Pixels of the mask, before any post-processing."""
+    foreground: int  # pixels of the mask, before any post-processing
     layers: tuple[Sequence[bytes], ...]
     """The tiles of the mask, and those of the probability where it was asked for."""
 
@@ -66,10 +64,7 @@ class Journal:
     """The folder of finished bands beside an output.
 
     `job` is what decides the result, as plain data: bands of another job, and all bands without
-    `resume`, are thrown away.
-
-    Raises:
-        OutputError: the disk refused, or the folder holds other things.
+    `resume`, are thrown away. Raises OutputError if the disk refused, or it holds other things.
     """
 
     def __init__(
@@ -96,11 +91,7 @@ class Journal:
         return self._done.get(page, 0)
 
     def write(self, page: int, index: int, band: Band) -> None:
-        """Keep a finished band.
-
-        Raises:
-            OutputError: the disk refused.
-        """
+        """Keep a finished band; OutputError if the disk refused."""
         write_band(self.folder, page, index, band)
         self._done[page] = index + 1
 
@@ -113,11 +104,7 @@ class Journal:
         self._done = self._sound_bands()
 
     def read(self, page: int, index: int) -> Band:
-        """Read a finished band.
-
-        Raises:
-            OutputError: it is gone or was changed.
-        """
+        """Read a finished band; OutputError if it is gone or was changed."""
         band = _read_band(self._path(page, index))
         if band is None:
             raise OutputError(f"{self._path(page, index)}: damaged meanwhile; run again to go on")
@@ -179,10 +166,8 @@ class Layer:
     which: int
     dtype: str
     postprocessing: PostProcessing
-    windows: Windows
-    """The image, which tells where there is no data."""
-    num_foreground: int = 0
-    """Pixels of the mask above 0 so far."""
+    windows: Windows  # the image, which tells where there is no data
+    num_foreground: int = 0  # pixels of the mask above 0 so far
 
     def rows(self, page: int, layout: Layout) -> Iterator[Num[np.ndarray, "h W"]]:
         """Unpack the rows of a page, and correct them."""

@@ -12,15 +12,16 @@ from typing import get_args
 
 import numpy as np
 
-from binseg.errors import MissingExtraError, OutputError, UsageError
+from binseg.errors import ImageError, MissingExtraError, OutputError, UsageError
 from binseg.imageio import (
     ImageInfo,
     Layout,
     Windows,
-    open_windows,
+    caged_windows,
     read_georeference,
     write_tiled,
 )
+from binseg.imageio.windows import DeclaredWindows
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
 from binseg.inference.bands import Bands, Elsewhere, ProbabilityType, packed, page_layout
 from binseg.inference.journal import MASK, PROBABILITY, Journal, Layer, fingerprint
@@ -79,7 +80,7 @@ def predict_large(
     progress: Progress = SILENT,
     whole_pixels: int = WHOLE_PIXELS,
     origin: Mapping[str, object] | None = None,
-    opened: Callable[[Path], AbstractContextManager[Windows]] = open_windows,
+    opened: Callable[[Path], AbstractContextManager[Windows]] = caged_windows,
     elsewhere: Elsewhere | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
@@ -115,8 +116,12 @@ def predict_large(
     path, out = Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
     predictor = predictor.with_options(options or PredictOptions())
+    if predictor.postprocessing.separate:
+        raise ImageError(f"{path}: too large to cut touching objects apart; leave that out")
     part = out.with_name(out.name + ".part")
     with opened(path) as windows, locked(part, timeout=1.0, tidy=True):
+        for value in predictor.nodata:
+            windows = DeclaredWindows(windows, value)  # noqa: PLW2901
         infos = [windows.info(page) for page in range(windows.num_pages)]
         layouts = [page_layout(one.height, one.width) for one in infos]
         axes = _axes(windows, infos) if out.suffix.lower() == ".zarr" else None

@@ -5,7 +5,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict, TypeVar, Unpack, overload
@@ -52,14 +52,22 @@ class LoadSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceCheck:
-    """A runtime beside the reference sample of a bundle."""
+    """A runtime's probability of the reference sample beside the stored one."""
 
-    largest_difference: float
-    """Largest difference of any pixel's probability."""
-    agreement: float
-    """IoU of the masks at the predictor's threshold; 1 where both are empty."""
+    runtime: str
+    precision: str
+    largest_difference: float  # largest difference of any pixel's probability
+    agreement: float  # IoU of the masks at the predictor's threshold; 1 where both are empty
     tolerance: float
-    passed: bool
+
+    @property
+    def passed(self) -> bool:
+        """True where the difference lies within the tolerance."""
+        return self.largest_difference <= self.tolerance
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the figures as plain data."""
+        return {**asdict(self), "passed": self.passed}
 
 
 @overload
@@ -144,27 +152,20 @@ def is_model(path: str | Path) -> bool:
 
 
 def verify_reference(predictor: ModelPredictor, bundle: Bundle) -> ReferenceCheck:
-    """Compute a bundle's reference sample again and compare: does it work on this machine?
-
-    It isn't run at each load, because it takes as long as a prediction.
-
-    Raises:
-        BundleError: the reference sample is damaged.
-    """
+    """Compute a bundle's reference sample again and compare; BundleError if it is damaged."""
     reference = bundle.reference()
     plain = predictor.with_options(PredictOptions(tta="none"))
     probability_NHW = plain.probability_of_inputs(reference.input_NHWC)
-    difference = float(np.abs(probability_NHW - reference.probability_NHW).max())
-    tolerance = _TOLERANCES[predictor.backend.precision]
     one, other = (
         above(maps, predictor.threshold) for maps in (probability_NHW, reference.probability_NHW)
     )
     either = int((one | other).sum())
     return ReferenceCheck(
-        largest_difference=difference,
+        runtime=predictor.backend.name,
+        precision=predictor.backend.precision,
+        largest_difference=float(np.abs(probability_NHW - reference.probability_NHW).max()),
         agreement=int((one & other).sum()) / either if either else 1.0,
-        tolerance=tolerance,
-        passed=difference <= tolerance,
+        tolerance=_TOLERANCES[predictor.backend.precision],
     )
 
 

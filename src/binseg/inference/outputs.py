@@ -17,6 +17,9 @@ from binseg.inference.predictor import Predictor
 from binseg.inference.sources import InputImage
 from binseg.inference.video import facts_of_video
 
+_OF_FILES = ("tolerance", "pixel_size", "crop", "background")
+"""Options that change files, beside those that the model and its post-processing tell."""
+
 
 def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
     """List the files that an image gets, the mask's first."""
@@ -33,13 +36,14 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
 def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
     """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
     if image.data is not None:
-        return {"name": image.name}
+        return {"name": image.name, "source": image.data}
     asked = set(options.outputs)
     facts = facts_of_file(
         image.path,
-        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability"}),
+        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability", "labels"}),
     )
     name = image.title or image.path.name
+    facts |= {"source": image.path, "page": image.page}
     return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
 
 
@@ -53,7 +57,7 @@ def origin_of(
         "image": f"{hash_of(image.path)}#{image.page}",
         "place": blake2b(place, digest_size=8).hexdigest(),
         "settings": blake2b(
-            repr((settings, options.tolerance, options.pixel_size)).encode(), digest_size=8
+            repr((settings, *map(vars(options).get, _OF_FILES))).encode(), digest_size=8
         ).hexdigest(),
     }
 
@@ -94,7 +98,7 @@ def difference(
         "model": ("model", predictor.bundle_id),
         "threshold": ("threshold", predictor.threshold),
         "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-        "setting (test-time augmentation, tiles, scale, tolerance)": (
+        "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)": (
             "settings", origin["settings"],
         ),
     }  # fmt: skip

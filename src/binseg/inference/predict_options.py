@@ -7,18 +7,19 @@ from binseg.errors import UsageError
 from binseg.postprocess import NOTHING, PostProcessing
 from binseg.types import TTA, Preprocessing
 
-OutputName = Literal["overlay", "cutout", "probability", "geojson", "coco", "table"]
+OutputName = Literal[
+    "overlay", "cutout", "probability", "geojson", "coco", "table", "labels", "rois", "kaggle"
+]
 EXTRA_OUTPUTS: tuple[OutputName, ...] = get_args(OutputName)
 """Files that an image can get beside its mask."""
 
 
+_POSTPROCESSING = ("min_area", "fill_holes", "largest_only", "separate")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Settings of a prediction; what is left out is the model's own.
-
-    Raises:
-        UsageError: a value out of range, named.
-    """
+    """Settings of a prediction; what is left out is the model's own. Raises UsageError."""
 
     threshold: float | None = None
     """A pixel is foreground where its probability is above this."""
@@ -28,6 +29,8 @@ class PredictOptions:
     """Holes of up to so many pixels are filled."""
     largest_only: bool | None = None
     """Only the largest object stays."""
+    separate: bool | None = None
+    """Objects that touch are cut apart."""
     own_postprocessing: bool = True
     """False leaves out the post-processing that the model brings."""
     tta: TTA | None = None
@@ -51,6 +54,10 @@ class PredictOptions:
     """tif keeps the georeference of the image."""
     tolerance: float = 0.0
     """By how many pixels outlines may be simplified."""
+    crop: int | None = None
+    """Cut-outs end so many pixels around the object; None keeps the image's size."""
+    background: str | None = None
+    """Colour that cut-outs lie on: a name, or #rrggbb; None leaves them transparent."""
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -72,6 +79,11 @@ class PredictOptions:
             raise UsageError(f"batch_size {self.batch_size}: give 1 or more")
         if self.tolerance < 0:
             raise UsageError(f"tolerance {self.tolerance:g}: give pixels from 0")
+        if self.crop is not None and self.crop < 0:
+            raise UsageError(f"crop {self.crop}: give pixels from 0")
+        if (self.crop, self.background) != (None, None) and "cutout" not in self.outputs:
+            raise UsageError("crop and background are for cut-outs; ask for --cutout, too")
+        self.ground  # noqa: B018  # refuses what is no colour
         if unknown := [one for one in self.outputs if one not in EXTRA_OUTPUTS]:
             raise UsageError(f"output {unknown[0]!r}: give one of {', '.join(EXTRA_OUTPUTS)}")
         PostProcessing(min_area=self.min_area or 0, fill_holes=self.fill_holes or 0)
@@ -79,7 +91,21 @@ class PredictOptions:
     @property
     def is_per_page(self) -> bool:
         """True where each page of a file gets its own outputs, and not all one stack of masks."""
-        return any(one != "probability" for one in self.outputs)
+        return bool(self.separate) or any(one != "probability" for one in self.outputs)
+
+    @property
+    def ground(self) -> tuple[int, int, int] | None:
+        """The background as red, green and blue."""
+        if self.background is None:
+            return None
+        from PIL import ImageColor
+
+        try:
+            return ImageColor.getrgb(self.background)[:3]
+        except ValueError:
+            raise UsageError(
+                f"background {self.background!r}: give a colour's name, or #rrggbb"
+            ) from None
 
     def postprocessing_for(self, own: PostProcessing) -> PostProcessing:
         """Lay what is asked for over the post-processing that a model brings."""
@@ -91,15 +117,11 @@ class PredictOptions:
         return replace(own if self.own_postprocessing else NOTHING, **unasked)
 
     def _asked(self) -> dict[str, Any]:
-        asked = {name: getattr(self, name) for name in ("min_area", "fill_holes", "largest_only")}
+        asked = {name: getattr(self, name) for name in _POSTPROCESSING}
         return {name: value for name, value in asked.items() if value is not None}
 
     def preprocessing_for(self, own: Preprocessing, *, name: str) -> Preprocessing:
-        """Lay scale and tiles over the preprocessing of the model called `name`.
-
-        Raises:
-            UsageError: the model takes whole images.
-        """
+        """Lay scale and tiles over a model's; UsageError if it takes whole images."""
         if (self.scale, self.tile, self.overlap) == (1.0, None, None):
             return own
         if own.resize != "tile":

@@ -14,21 +14,26 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int32, UInt8
+from PIL import Image
 
 from binseg.errors import ImageError, MissingExtraError, UsageError
 from binseg.imageio import (
     Georeference,
     PixelSize,
+    decode_image,
     encode_image,
     encode_mask,
     encode_probability,
+    read_image,
     write_image,
+    write_labels,
     write_mask,
     write_probability,
 )
 from binseg.imageio.decoding import Valid
-from binseg.inference.image_like import Pixels, Probability
+from binseg.inference.image_like import Cover, Pixels, Probability, cover_of
+from binseg.inference.predict_options import PredictOptions
 from binseg.inference.quality import Judge, Quality
 from binseg.postprocess import (
     NOTHING,
@@ -39,22 +44,23 @@ from binseg.postprocess import (
     encode_rle,
     find_objects,
     geojson,
+    imagej_rois,
+    kaggle_runs,
+    label_objects,
     segment,
     trace_polygons,
 )
 from binseg.postprocess.interchange import Project
-from binseg.report import cutout, overlay
-from binseg.report.predictions_page import Entry, thumbnail
-from binseg.storage import cell, write_text
+from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
+from binseg.report.rendering import Entry, thumbnail
+from binseg.storage import cell, write_bytes, write_text
 from binseg.transforms.small_map import SmallMap
 
-KEPT_PIXELS = 64_000_000
-"""Larger images don't stay in their Prediction."""
+KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")
 """Outputs that `Prediction.encode` makes."""
 _COLUMNS = ("label", "area_px", "centroid_y", "centroid_x", "top", "left", "height", "width")
-_SHOWN_SIDE = 720
-"""Longest side of the image that a notebook shows."""
+_SHOWN_SIDE = 720  # longest side of the image that a notebook shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +75,6 @@ class Prediction:
     """Corrections of the mask."""
     image_HWC: Pixels | None = None
     """The image as it was read, perhaps reduced; None where it was too large to keep."""
-    original: Callable[[], Pixels] | None = field(default=None, repr=False)
-    """Decodes the image for overlays, where `image_HWC` is reduced."""
     name: str = "image"
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
@@ -79,6 +83,10 @@ class Prediction:
     """False where the image has no data: never foreground, and of probability 0."""
     origin: Mapping[str, object] = field(default_factory=dict)
     """The facts that `--resume` needs of image and settings; only the mask's file keeps it."""
+    source: Path | bytes | Image.Image | None = field(default=None, repr=False)
+    """The image's file, its bytes, or a PIL image: cut-outs ask it for transparency."""
+    page: int | None = None
+    """Page of the file."""
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
@@ -110,39 +118,54 @@ class Prediction:
         return self.judge.quality(self.image_HWC, self.probability_HW, self.mask)
 
     def overlay(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw the mask over the image, as 8-bit RGB.
-
-        Raises:
-            UsageError: the image was too large to be kept.
-        """
+        """Draw the mask over the image, as 8-bit RGB; UsageError if it was too large to be kept."""
         return overlay(self._image(), self.mask)
 
-    def cutout(self) -> UInt8[np.ndarray, "H W 4"]:
-        """Cut the foreground out of the image, as 8-bit RGBA; all else is transparent.
+    def cutout(
+        self, *, crop: int | None = None, background: str | None = None
+    ) -> UInt8[np.ndarray, "H2 W2 C"]:
+        """Cut the foreground out of the image, as 8-bit RGBA with soft edges.
+
+        What is transparent in the image's file stays so.
+
+        Args:
+            crop: end so many pixels around the foreground.
+            background: a colour to lie on, which gives RGB: a name, or #rrggbb.
 
         Raises:
-            UsageError: the image was too large to be kept.
+            UsageError: the image was too large to be kept, or something that is no colour.
         """
-        return cutout(self._image(), self.mask)
+        return self._cut(PredictOptions(outputs=("cutout",), crop=crop, background=background))
+
+    def _cut(self, options: PredictOptions) -> UInt8[np.ndarray, "H2 W2 C"]:
+        alpha_HW = soft_alpha(self.mask, self.probability, self.threshold)
+        own_HW, _ = self._cover
+        if own_HW is not None:
+            alpha_HW = alpha_HW * (own_HW / np.float32(255))
+        cut_HW4 = cutout(self._image(), alpha_HW)
+        if options.crop is not None:
+            cut_HW4 = cut_HW4[cropped(self.mask, options.crop)]
+        return cut_HW4 if options.ground is None else on_colour(cut_HW4, options.ground)
+
+    @cached_property
+    def _cover(self) -> Cover:
+        """Transparency of the image's file, and the ICC profile of a cut-out's colours."""
+        alpha_HW, icc = cover_of(self.source, self.page)
+        is_kept = self.image_HWC is not None and self.image_HWC.dtype == np.uint8
+        return alpha_HW, icc if is_kept and icc is not None and icc[16:20] == b"RGB " else None
 
     def objects(self) -> list[FoundObject]:
         """List the mask's connected objects with area, box, centroid and mean probability."""
         return self._objects
 
     def polygons(self, *, tolerance: float = 0.0) -> list[Polygon]:
-        """Trace the mask's outlines along its pixels' edges.
-
-        Args:
-            tolerance: by how many pixels they may be simplified.
-        """
+        """Trace the outlines along pixels' edges, simplified by up to `tolerance` pixels."""
         return trace_polygons(self.mask, tolerance=tolerance)
 
     def geojson(self, *, tolerance: float = 0.0) -> dict[str, Any]:
         """Give the outlines as GeoJSON, in degrees (EPSG:4326) where the image has a place.
 
-        Raises:
-            ImageError: its coordinate system has no code.
-            MissingExtraError: it isn't in degrees already, and pyproj isn't installed.
+        Raises ImageError where its coordinate system has no code, MissingExtraError without pyproj.
         """
         place = self.georeference
         if place is not None and place.crs is None and place.keys:
@@ -162,6 +185,14 @@ class Prediction:
         """Give the objects as a COCO data set of this one image."""
         polygons = self.polygons(tolerance=tolerance)
         return coco([(self.name, self.mask, polygons, self._objects)], info=self.facts)
+
+    def labels(self) -> Int32[np.ndarray, "H W"]:
+        """Number the mask's objects from 1, in the order of `objects`."""
+        return label_objects(self.mask)[0]
+
+    def kaggle(self) -> str:
+        """Give the mask as a line of Kaggle's CSV of run lengths, below a line of names."""
+        return f"ImageId,EncodedPixels\n{cell(Path(self.name).stem)},{kaggle_runs(self.mask)}\n"
 
     def table(self) -> str:
         """Give the objects as CSV, a line each below a line of names."""
@@ -200,14 +231,25 @@ class Prediction:
             "rle": encode_rle(self.mask),
         }
 
-    def save(self, path: str | Path, *, kind: str | None = None, tolerance: float = 0.0) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        kind: str | None = None,
+        tolerance: float = 0.0,
+        crop: int | None = None,
+        background: str | None = None,
+    ) -> Path:
         """Write the mask, or another kind of output, whole or not at all.
 
         Args:
             path: .png or .tif (the mask, 0 and 255), .geojson (outlines), .json (COCO) or .csv (a
                 line an object), unless `kind` says otherwise.
-            kind: mask, overlay, cutout, probability (.tif), geojson, coco or table.
+            kind: mask, overlay, cutout, probability (.tif), geojson, coco, table, labels (.tif,
+                numbered objects), rois (.zip, ImageJ's) or kaggle (.csv, run lengths).
             tolerance: by how many pixels outlines may be simplified.
+            crop: as for `cutout`.
+            background: as for `cutout`.
 
         Raises:
             UsageError: another kind, or a suffix that tells none.
@@ -220,29 +262,33 @@ class Prediction:
                 f"{path}: the name must end in one of {', '.join(_KIND_OF_SUFFIX)}, or give kind= "
                 f"one of {', '.join(FILES)}"
             )
-        FILES[kind].write(self, path, tolerance)
+        cut: dict[str, Any] = {"crop": crop, "background": background, "outputs": ("cutout",)}
+        how = PredictOptions(tolerance=tolerance, **(cut if kind == "cutout" else {}))
+        FILES[kind].write(self, path, how)
         return path
 
-    def encode(self, kind: str, *, tolerance: float = 0.0) -> tuple[bytes, str]:
+    def encode(self, kind: str, options: PredictOptions | None = None) -> tuple[bytes, str]:
         """Make one output in memory, and tell its media type.
 
         Args:
             kind: mask, probability (8-bit PNG), overlay, cutout or json.
-            tolerance: by how many pixels outlines may be simplified.
+            options: how far outlines may be simplified, and how cut-outs end.
 
         Raises:
             UsageError: another kind.
         """
+        options = options or PredictOptions()
         match kind:
             case "mask":
                 data = encode_mask(self.mask, facts=self.facts)
             case "probability":
                 data = encode_probability(self.probability)
-            case "overlay" | "cutout":
-                drawn = self.overlay() if kind == "overlay" else self.cutout()
-                data = encode_image(drawn, facts=self.facts)
+            case "overlay":
+                data = encode_image(self.overlay(), facts=self.facts)
+            case "cutout":
+                data = encode_image(self._cut(options), facts=self.facts, icc=self._cover[1])
             case "json":
-                data = json.dumps(self.as_dict(tolerance=tolerance)).encode()
+                data = json.dumps(self.as_dict(tolerance=options.tolerance)).encode()
             case _:
                 listed = ", ".join(ENCODED)
                 raise UsageError(f"there is no output {kind!r}; choose one of {listed}")
@@ -265,11 +311,14 @@ class Prediction:
         return encode_image(overlay(self._image()[every], mask_HW))
 
     def _repr_html_(self) -> str:
-        """Show the same above a line with its name and figures."""
+        """Show the same above a line with its name and figures, in bold where one should look."""
         data = base64.b64encode(self._repr_png_()).decode()
+        told = f"{escape(self.name)}: {escape(repr(self))}"
+        if self.quality and self.quality.flag != "ok":
+            told = f"<strong>{told}</strong>"
         return (
             f'<figure><img alt="prediction" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(self.name)}: {escape(repr(self))}</figcaption></figure>"
+            f"<figcaption>{told}</figcaption></figure>"
         )
 
     def entry(self) -> Entry:
@@ -312,8 +361,10 @@ class Prediction:
             )
         if self.image_HWC.shape[:2] == self.mask.shape:
             return self.image_HWC
-        assert self.original is not None, "whoever reduces an image knows its original"
-        return self.original()
+        if isinstance(self.source, bytes):
+            return decode_image(self.source, name=self.name)
+        assert isinstance(self.source, Path), "whoever reduces an image knows its file"
+        return read_image(self.source, page=self.page)
 
 
 def _to_degrees(crs: str) -> Project | None:
@@ -328,31 +379,44 @@ def _to_degrees(crs: str) -> Project | None:
     return lambda x, y: np.stack(way.transform(x, y), axis=1)
 
 
+Write = Callable[[Prediction, Path, PredictOptions], None]
+
+
 @dataclass(frozen=True)
 class FileKind:
     """A file that a prediction becomes."""
 
     ending: str
     """The end of its name, behind the image's; the mask's may be .tif as well."""
-    write: Callable[[Prediction, Path, float], None]
-    """Takes the path, and by how many pixels outlines may be simplified."""
+    write: Write
+    """Takes the path, and how far outlines are simplified and cut-outs end."""
 
 
-def _write_mask(one: Prediction, path: Path, _: float) -> None:
+def _write_mask(one: Prediction, path: Path, _: PredictOptions) -> None:
     facts = {**one.facts, **one.origin}
     place = None if path.suffix.lower() == ".png" else one.georeference
     write_mask(path, one.mask, facts=facts, georeference=place, pixel_size=one.pixel_size)
 
 
-def _write_probability(one: Prediction, path: Path, _: float) -> None:
-    place, pixels = one.georeference, one.probability
+def _write_cutout(one: Prediction, path: Path, options: PredictOptions) -> None:
+    write_image(path, one._cut(options), facts=one.facts, icc=one._cover[1])
+
+
+def _write_probability(one: Prediction, path: Path, _: PredictOptions) -> None:
+    pixels = one.probability
     if one.valid_HW is not None:
         pixels = np.where(one.valid_HW, pixels, np.float32(np.nan))
-    write_probability(path, pixels, facts=one.facts, georeference=place)
+    place, size = one.georeference, one.pixel_size
+    write_probability(path, pixels, facts=one.facts, georeference=place, pixel_size=size)
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    write_text(path, json.dumps(data))
+def _write_labels(one: Prediction, path: Path, _: PredictOptions) -> None:
+    place, size = one.georeference, one.pixel_size
+    write_labels(path, one.labels(), facts=one.facts, georeference=place, pixel_size=size)
+
+
+def _json(make: Callable[..., dict[str, Any]]) -> Write:
+    return lambda one, path, how: write_text(path, json.dumps(make(one, tolerance=how.tolerance)))
 
 
 FILES: Mapping[str, FileKind] = MappingProxyType(
@@ -361,17 +425,19 @@ FILES: Mapping[str, FileKind] = MappingProxyType(
         "overlay": FileKind(
             "_overlay.png", lambda one, path, _: write_image(path, one.overlay(), facts=one.facts)
         ),
-        "cutout": FileKind(
-            "_cutout.png", lambda one, path, _: write_image(path, one.cutout(), facts=one.facts)
-        ),
+        "cutout": FileKind("_cutout.png", _write_cutout),
         "probability": FileKind("_probability.tif", _write_probability),
-        "geojson": FileKind(
-            ".geojson", lambda one, path, rough: _write_json(path, one.geojson(tolerance=rough))
-        ),
-        "coco": FileKind(
-            "_coco.json", lambda one, path, rough: _write_json(path, one.coco(tolerance=rough))
-        ),
+        "geojson": FileKind(".geojson", _json(Prediction.geojson)),
+        "coco": FileKind("_coco.json", _json(Prediction.coco)),
         "table": FileKind("_objects.csv", lambda one, path, _: write_text(path, one.table())),
+        "labels": FileKind("_labels.tif", _write_labels),
+        "rois": FileKind(
+            "_rois.zip",
+            lambda one, path, how: write_bytes(
+                path, imagej_rois(one.polygons(tolerance=how.tolerance))
+            ),
+        ),
+        "kaggle": FileKind("_kaggle.csv", lambda one, path, _: write_text(path, one.kaggle())),
     }
 )
 """Files that a prediction becomes; a new one is a row here and a name in `OutputName`."""
@@ -380,4 +446,5 @@ _KIND_OF_SUFFIX = {
     ".geojson": "geojson",
     ".json": "coco",
     ".csv": "table",
+    ".zip": "rois",
 }

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from binseg.errors import BundleError, TrainingError, UsageError
 from binseg.imageio import PixelSize
+from binseg.imageio.decoding import both_valid, without
 from binseg.inference.image_like import ImageLike, Inputs, Maps, Pixels, Probability, pixels_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import KEPT_PIXELS, Prediction
@@ -23,10 +24,8 @@ from binseg.transforms.preprocess import Size, normalise, prepare, prepare_batch
 from binseg.transforms.small_map import SmallMap
 from binseg.types import TTA, Preprocessing
 
-SAME_SCALE = 0.05
-"""Difference of two pixel sizes that is none."""
-Tell = Callable[[int], object]
-"""Is told of units of work as they are done."""
+SAME_SCALE = 0.05  # difference of two pixel sizes that is none
+Tell = Callable[[int], object]  # is told of units of work as they are done
 _Image = TypeVar("_Image", bound=ImageLike)
 _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
@@ -67,21 +66,25 @@ class Predictor(Protocol):
         """The single models that answer."""
 
     @property
+    def nodata(self) -> set[float]:
+        """The values that its members were told to be no data."""
+        return {x for one in self.members if (x := one.preprocessing.nodata) is not None}
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences that must be read with its scores."""
 
     def with_options(self, options: PredictOptions) -> Self:
         """Return the same model with other settings; the one place where options take effect.
 
-        Raises:
-            UsageError: tiles or a scale for a model that takes whole images.
+        Raises UsageError for tiles or a scale for a model that takes whole images.
         """
 
     def scaled_to(self, pixel_size: PixelSize | None, options: PredictOptions) -> "Predictor":
         """Return a predictor that resizes an image of such pixels to the model's; often itself.
 
-        Raises:
-            UsageError: `options` name a pixel size, and the model knows none or takes whole images.
+        Raises UsageError where `options` name a pixel size, and the model knows none or takes whole
+        images.
         """
         asked, judge, shape = options.pixel_size, self.judge, self.preprocessing
         own = judge.knowledge.pixel_um if judge else None
@@ -121,9 +124,7 @@ class Predictor(Protocol):
     def probability_of_inputs(self, inputs_NHWC: Inputs) -> Maps:
         """Compute the probability for inputs that `preprocess.prepare` made, in batches.
 
-        Raises:
-            BundleError: the model of a bundle gives NaN or infinity.
-            TrainingError: the model in training does.
+        NaN or infinity is a BundleError, of a model in training a TrainingError.
         """
 
     @property
@@ -254,9 +255,11 @@ class Predictor(Protocol):
     def _prediction(
         self, image_HWC: Pixels, facts: dict[str, Any], found: Probability | SmallMap
     ) -> Prediction:
-        valid_HW = facts.get("valid_HW")
-        if valid_HW is not None:
-            assert not isinstance(found, SmallMap)
+        for value in self.nodata:
+            image_HWC, declared_HW = without(image_HWC, value)
+            facts = {**facts, "valid_HW": both_valid(facts.get("valid_HW"), declared_HW)}
+        if (valid_HW := facts.get("valid_HW")) is not None:
+            found = found.whole() if isinstance(found, SmallMap) else found
             found = np.where(valid_HW, found, np.float32(0))
         height, width = found.size if isinstance(found, SmallMap) else found.shape
         return Prediction(
@@ -300,13 +303,10 @@ class ModelPredictor(Predictor):
     preprocessing: Preprocessing
     threshold: float
     bundle_id: str
-    batch_size: int = 8
-    """Most inputs of the model's own size that are computed at once."""
-    bundle: Bundle | None = None
-    """None for a model that is in training."""
+    batch_size: int = 8  # most inputs of the model's own size that are computed at once
+    bundle: Bundle | None = None  # None for a model that is in training
     tta: TTA = "none"
-    temperature: float = 1.0
-    """Divides the logits, so that probabilities mean what they say."""
+    temperature: float = 1.0  # divides the logits, so that probabilities mean what they say
     postprocessing: PostProcessing = NOTHING
 
     def __post_init__(self) -> None:
@@ -360,11 +360,7 @@ class ModelPredictor(Predictor):
         return other
 
     def batch_for(self, height: int, width: int) -> int:
-        """Tell how many inputs of an image of this size are computed at once.
-
-        `batch_size` of those of the model's own size; of larger tiles as many as hold no more
-        pixels, at least one.
-        """
+        """Tell how many inputs of an image of this size hold no more pixels than a batch."""
         shape = tiles_for(height, width, self.preprocessing)
         return self._batch_of(shape.height, shape.width)
 
@@ -386,11 +382,7 @@ class ModelPredictor(Predictor):
         return probability_NHW
 
     def _mean_over_tta(self, inputs_BHWC: Inputs) -> Maps:
-        """Predict every mirror image, mirror the logits back, and average them.
-
-        Logits are averaged, so that the temperature and a threshold that was moved with it cut the
-        mean just where they would cut one of them.
-        """
+        """Predict every mirror image, and average the logits, so that thresholds cut as in one."""
         total_BHW: Any = np.float32(0)
         for axes in _AXES[self.tta]:
             view_BHWC = np.flip(inputs_BHWC, axes)

@@ -1,8 +1,7 @@
 """The quality of a prediction, judged without a truth: from the image and its probabilities alone.
 
 An image's statistics are compared with those of the training data, which travel in the card; the
-Dice to expect comes from the probabilities, corrected by what validation taught. Neither needs the
-network, so that every runtime judges alike.
+Dice to expect comes from the probabilities, corrected by what validation taught.
 """
 
 from collections.abc import Sequence
@@ -21,12 +20,9 @@ from binseg.types import Preprocessing
 
 Flag = Literal["ok", "look", "unlike the training data"]
 UNLIKE: Flag = "unlike the training data"
-LOOK_BELOW = 0.7
-"""Expected Dice below which somebody should look."""
-NUM_SIGNS = 6
-"""Figures of `signs`."""
-_SIDE = 384
-"""Pixels; an image of tiles shows its statistics in up to four squares of this side."""
+LOOK_BELOW = 0.7  # expected Dice below which somebody should look
+NUM_SIGNS = 6  # figures of `signs`
+_SIDE = 384  # pixels; an image of tiles shows its statistics in up to four squares of this side
 _EPS = 1e-3
 
 
@@ -37,8 +33,7 @@ class Statistic(NamedTuple):
     least: float
     """Spread below which a difference means nothing, whatever the training images' own spread."""
     low: str
-    high: str
-    """Words for a value below, or above, those of the training data."""
+    high: str  # words for a value below, or above, those of the training data
 
 
 _CONTRAST, _FLAT = 1, 0.005
@@ -274,9 +269,9 @@ def signs(
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
-    All from few sums: the Dice between mask and probability, how sure the mask's pixels are, how
-    much of the foreground lies outside, and how little the mask depends on its threshold. Where
-    every `step`-th pixel is given, outlines are that many times longer.
+    They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
+    foreground lies outside, and how little the mask depends on its threshold. Where every
+    `step`-th pixel is given, outlines are that many times longer.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))

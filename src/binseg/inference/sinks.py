@@ -11,18 +11,18 @@ from itertools import islice
 from pathlib import Path
 
 from binseg.errors import ImageError, UsageError
-from binseg.holding import Shard
 from binseg.inference.bands import ProbabilityType
 from binseg.inference.joined import join_outputs
 from binseg.inference.outputs import candidates, difference, files_of, hash_of, refuse_other
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
-from binseg.inference.quality import UNLIKE, Quality
+from binseg.inference.quality import UNLIKE, Flag, Quality
 from binseg.inference.sources import Failure, InputImage, Places, Round
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
-from binseg.report.predictions_page import Entry, write_predictions_page
+from binseg.report.rendering import Entry, write_predictions_page
+from binseg.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,15 @@ class PredictResult:
     @property
     def unlike(self) -> tuple[Written, ...]:
         """Images that are unlike the training data."""
-        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == UNLIKE)
+        return self._flagged(UNLIKE)
+
+    @property
+    def doubtful(self) -> tuple[Written, ...]:
+        """Images like the training data, whose masks are probably poor all the same."""
+        return self._flagged("look")
+
+    def _flagged(self, flag: Flag) -> tuple[Written, ...]:
+        return tuple(x for x in self.written if x.quality is not None and x.quality.flag == flag)
 
     def as_dict(self) -> dict[str, object]:
         """Give the facts as plain data."""
@@ -246,7 +254,7 @@ class FolderSink(Sink):
         """Write all files of an image, each whole or not there; last the mask, which knows them."""
         paths = files_of(image, stem, options)
         for path, kind in zip(paths[1:], options.outputs, strict=True):
-            FILES[kind].write(prediction, path, options.tolerance)
+            FILES[kind].write(prediction, path, options)
         quality = prediction.quality
         if self.entries is not None:
             self.entries[paths[0]] = prediction.entry()
@@ -254,7 +262,7 @@ class FolderSink(Sink):
             others = {path.name: hash_of(path) for path in paths[1:]}
             prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
             vars(prediction)["origin"] = {**prediction.origin, "others": others}
-        FILES["mask"].write(prediction, paths[0], options.tolerance)
+        FILES["mask"].write(prediction, paths[0], options)
         return Written(
             source=image.path,
             page=image.page,
@@ -362,6 +370,11 @@ class BytesSink(Sink):
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
         """Encode the output."""
-        self.data, self.media = prediction.encode(self.kind, tolerance=options.tolerance)
+        self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        return Written(source=image.path, mask=stem, foreground=prediction.foreground)
+        return Written(
+            source=image.path,
+            mask=stem,
+            foreground=prediction.foreground,
+            quality=prediction.quality,
+        )

@@ -15,15 +15,14 @@ from binseg.imageio import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     Windows,
+    caged_windows,
     decode_pixels,
     is_zarr,
     kind_of,
     needs_windows,
-    open_windows,
     read_pixels,
     read_reduced,
 )
-from binseg.imageio.cage import caged_windows
 from binseg.imageio.decoding import Valid
 from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
@@ -89,7 +88,7 @@ class InputImage:
         return read_reduced(source, way, name=self.name, page=self.page)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
-        """Open a large image, to read parts of it in another process; raises as `open_windows`."""
+        """Open a large image, to read parts of it in another process; raises as `caged_windows`."""
         return caged_windows(path)
 
 
@@ -312,7 +311,7 @@ def images_of_file(path: Path, relative: Path, *, whole_stacks: bool) -> list[In
         return [InputImage(path=path, relative=relative)]
     num_pages = 1
     if not path.is_dir():
-        with open_windows(path) as windows:
+        with caged_windows(path) as windows:
             num_pages = windows.num_pages
     if whole_stacks or num_pages == 1:
         return [InputImage(path=path, relative=relative, kind="large")]

@@ -45,8 +45,7 @@ WHOLE_PIXELS = 4_000_000
 """Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
 _BATCH_PIXELS = 1 << 18
 """Input pixels computed at once on a processor; more would cost memory and save no time."""
-_READ_BYTES = 48_000_000
-"""Read at once where an image is shrunk or measured."""
+_READ_BYTES = 48_000_000  # read at once where an image is shrunk or measured
 
 
 def probability_bands(
@@ -63,11 +62,8 @@ def probability_bands(
 
     Bands are the same to the bit wherever the work begins. An ensemble whose members prepare images
     in ways of their own is computed member by member. `tell` hears of rows as they are computed.
-    Where there is no data the probability is NaN.
-
-    Raises:
-        ImageError: the image can't be read, or doesn't fit the model's channels.
-        BundleError: the model gives NaN or infinity.
+    Where there is no data the probability is NaN. Raises ImageError, and BundleError for NaN or
+    infinity.
     """
     rest: Any = {"band": band, "first": first, "tell": tell, "whole_pixels": whole_pixels}
     with closing(_all_bands(predictor, windows, page, **rest)) as bands:
@@ -177,10 +173,9 @@ class _Page:
     def _answered(
         self, grid: Sequence[Sequence[Placement]]
     ) -> Iterator[Iterator[tuple[Float32[np.ndarray, "h w"], Placement]]]:
-        """Compute the tiles, a row of them after the other; inputs are read ahead in a thread.
+        """Compute the tiles row by row; inputs are read ahead in a thread.
 
-        A batch never spans two rows: so it holds the same tiles wherever the work was taken up
-        again, and gives the same bits.
+        A batch never spans two rows, so that it is the same wherever the work was taken up again.
         """
         size = batch_of(self.predictor, self.info.height, self.info.width)
         read_inputs = partial(self._inputs, self._values())

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 _DEFAULT_RATE = Fraction(25)
 _CONTAINERS = {".mkv": "matroska", ".mp4": "mp4"}
-_Frame = tuple[np.ndarray, int]
-"""A frame's pixels, and its time in units of the video."""
-_Pace = tuple[Fraction, Fraction]
-"""Frames a second on average, and the seconds of a unit of time."""
+_Frame = tuple[np.ndarray, int]  # a frame's pixels, and its time in units of the video
+_Pace = tuple[Fraction, Fraction]  # frames a second on average, and the seconds of a unit of time
 _ONLY_VIDEOS = {"format_whitelist": "avi,matroska,mov", "protocol_whitelist": "file"}
 """FFmpeg knows a file by its bytes: a playlist with a video's name would open other files."""
 
@@ -42,19 +40,11 @@ def predict_video(
     facts: Mapping[str, object] | None = None,
     progress: Progress = SILENT,
 ) -> float:
-    """Write a video's masks, of its size; frames are predicted each alone, and keep their times.
+    """Write a video's masks, of its size; give the share of all pixels that is foreground.
 
-    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255), and perhaps NAME.mp4 for the
-    video with the masks drawn over it (H.264), without sound; what is there is replaced. The masks
-    keep `facts` as their tag BINSEG.
-
-    Returns:
-        Share of the pixels that are foreground, all frames together.
-
-    Raises:
-        ImageError: it can't be read as a video.
-        MissingExtraError: PyAV isn't installed.
-        OutputError: the disk refused.
+    `files` are NAME.mkv for the masks (FFV1, without loss: 0 and 255; `facts` are its tag BINSEG),
+    and perhaps NAME.mp4 for the video with the masks drawn over it (H.264), without sound; what is
+    there is replaced. Raises ImageError (no video), MissingExtraError (no PyAV) and OutputError.
     """
     require_av()
     mask_path, *others = files
@@ -160,10 +150,7 @@ def _written(
     pixels: str,
     facts: Mapping[str, object] | None = None,
 ) -> Iterator[Callable[[np.ndarray, str, int], None]]:
-    """Write a video under its final name when it is whole; gives what adds a frame to it.
-
-    Without a path nothing is written.
-    """
+    """Write a video (if it has a path) under its final name when it is whole, by adding frames."""
     if path is None:
         yield lambda *_: None
         return

@@ -4,12 +4,8 @@ project.py        the project on disk: one log of strokes and decisions, and the
 strokes.py        from strokes to pixels, the same whenever they are replayed
 working_image.py  an image as people and engines see it: stretched to 8 bits, at a bounded size
 cold_engine.py    trees on filters and ready-made features, from the first stroke on
-lite0_features.py the ready-made features (torch)
-warm_engine.py    a network that learns from all strokes in rounds (torch), in its own process
-running_score.py  how good the engines are: check images, interval, learning curve, stop rule
-next_image.py     which image to label next
+warm_engine.py    ready-made features, and a network that learns in rounds (torch)
+guidance.py       which image to label next, how good the engines are, and when to stop
 session.py        a project that is open: predictions, and what runs behind them
-label_files.py    labels as files of other tools
+foreign_masks.py  masks that others made, taken in; label_files.py writes those of other tools
 """
-
-__all__: list[str] = []

@@ -1,7 +1,6 @@
 """The engine that answers from the first stroke on: extremely randomised trees on ready features.
 
-Which features is chosen by the project's own strokes: each is left out in turn, and the features
-that tell its pixels best are taken.
+The project's own strokes choose the features: those that tell strokes best that were left out.
 """
 
 import threading
@@ -23,18 +22,15 @@ if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
 
 Features = Float[np.ndarray, "h w F"]
-Maker = Callable[[RGB], Features]
-"""Describes each pixel of an image by numbers."""
+Maker = Callable[[RGB], Features]  # describes each pixel of an image by numbers
 NUM_TREES, TRIAL_TREES = 60, 30
 MOST_PIXELS_AT_ONCE = 65_536
 """Pixels of a first answer; a larger image is answered on a coarser grid first."""
 _OWN_SAMPLES, _OTHER_SAMPLES, _TRIAL_SAMPLES = 4_000, 4_000, 3_000
 """Labelled pixels of the image itself, of the others together, and of a trial of features."""
-_OTHERS_WEIGHT = 0.3
-"""Weight of all other images' pixels beside the image's own."""
+_OTHERS_WEIGHT = 0.3  # weight of all other images' pixels beside the image's own
 _FOLDS = 5
 _CACHE_BYTES = 1_500_000_000
-_SIGMAS = (0.5, 16.0)
 
 
 def filter_features(rgb_HW3: RGB) -> Features:
@@ -44,7 +40,7 @@ def filter_features(rgb_HW3: RGB) -> Features:
     is_grey = bool((rgb_HW3 == rgb_HW3[..., :1]).all())
     values = (rgb_HW3[..., :1] if is_grey else rgb_HW3).astype(np.float32) / 255
     found: Features = multiscale_basic_features(  # type: ignore[no-untyped-call]
-        values, sigma_min=_SIGMAS[0], sigma_max=_SIGMAS[1], channel_axis=-1
+        values, sigma_min=0.5, sigma_max=16.0, channel_axis=-1
     )
     if is_grey:  # as many numbers as for a colour image, so that both can be in one project
         found = np.repeat(found, 3, axis=-1)
@@ -53,20 +49,22 @@ def filter_features(rgb_HW3: RGB) -> Features:
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """Labelled pixels of one image, with the stroke that each comes from."""
+    """Labelled pixels of one image."""
 
     parts: Mapping[str, Float32[np.ndarray, "N F"]]
     truth_N: Int[np.ndarray, " N"]
-    stroke_N: Int[np.ndarray, " N"]
-    image: int
+    group_N: Int[np.ndarray, " N"]
+    """The stroke that each comes from, by a number that no other image's has."""
+
+    def joined(self, kinds: Sequence[str]) -> Float32[np.ndarray, "N F"]:
+        """Give all these kinds of features side by side."""
+        return np.concatenate([self.parts[kind] for kind in kinds], axis=1)
 
 
 class ColdEngine:
     """Learns from strokes on some images what to mark in any of them; thread-safe.
 
-    Args:
-        makers: kinds of features by name; the first alone is taken while nothing is chosen.
-        seed: decides every random choice.
+    `makers` are kinds of features by name; all are taken while none is chosen.
     """
 
     def __init__(self, makers: Mapping[str, Maker], *, seed: int = 0) -> None:
@@ -104,47 +102,35 @@ class ColdEngine:
     def learn(
         self, image: WorkingImage, labels_hw: Labels, strokes_hw: Int[np.ndarray, "h w"] | None
     ) -> None:
-        """Take the labels of an image, in place of what was known of it.
+        """Take the labels of an image, at the engines' size, in place of what was known of it.
 
-        Args:
-            image: the image.
-            labels_hw: at the engines' size.
-            strokes_hw: the stroke that each pixel's label comes from; None: all are one.
+        `strokes_hw` is the stroke that each pixel's label comes from; None: all are one.
         """
         parts = self.describe(image)
         random = np.random.default_rng(self._seed)
-        picks = [
-            _some(np.flatnonzero(labels_hw == value), _OWN_SAMPLES // 2, random) for value in (0, 1)
-        ]
-        places_N = np.concatenate(picks)
+        each = _OWN_SAMPLES // 2
+        places_N = np.concatenate(
+            [_some(np.flatnonzero(labels_hw == value), each, random) for value in (0, 1)]
+        )
         with self._guard:
+            self._samples.pop(image.name, None)
             number = self._numbers.setdefault(image.name, len(self._numbers))
             if len(places_N) == 0:
-                self._samples.pop(image.name, None)
                 return
-            strokes_N = np.zeros(len(places_N), int)
-            if strokes_hw is not None:
-                strokes_N = strokes_hw.ravel()[places_N]
+            strokes_hw = np.zeros(labels_hw.shape, int) if strokes_hw is None else strokes_hw
             self._samples[image.name] = _Samples(
                 parts={
                     kind: part.reshape(-1, part.shape[-1])[places_N].astype(np.float32)
                     for kind, part in parts.items()
                 },
                 truth_N=labels_hw.ravel()[places_N].astype(int),
-                stroke_N=strokes_N,
-                image=number,
+                group_N=strokes_hw.ravel()[places_N] + 1_000_000 * number,
             )
-            self._samples.move_to_end(image.name)
 
     def fit(self, name: str, *, without: Sequence[str] = ()) -> "Forest | None":
-        """Grow trees for one image from its own strokes and those of the others.
+        """Grow trees for an image; its own strokes count more than all others (but `without`).
 
-        Args:
-            name: of the image whose strokes count most.
-            without: images to learn nothing from.
-
-        Returns:
-            None while only one of foreground and background has been shown.
+        None while only one of foreground and background has been shown.
         """
         with self._guard:
             samples = {n: one for n, one in self._samples.items() if n not in without}
@@ -158,14 +144,12 @@ class ColdEngine:
             keep = np.arange(len(one.truth_N))
             if one is not own:
                 keep = _some(keep, each, random)
-            rows.append(_joined(one, chosen)[keep])
+            rows.append(one.joined(chosen)[keep])
             truths.append(one.truth_N[keep])
             weights.append(np.full(len(keep), 1.0 if one is own else _OTHERS_WEIGHT))
-        if not rows:
+        if not rows or len(np.unique(truth_N := np.concatenate(truths))) < 2:
             return None
-        truth_N, weight_N = np.concatenate(truths), np.concatenate(weights)
-        if len(np.unique(truth_N)) < 2:
-            return None
+        weight_N = np.concatenate(weights)
         for value in (0, 1):  # as much weight for either, however much of it was drawn
             weight_N[truth_N == value] /= weight_N[truth_N == value].sum()
         trees = _trees(NUM_TREES, self._seed)
@@ -173,11 +157,7 @@ class ColdEngine:
         return Forest(trees=trees, kinds=chosen)
 
     def choose(self) -> bool:
-        """Try each choice of features by leaving strokes out, and take the best.
-
-        Returns:
-            True where another one than before is taken.
-        """
+        """Take the features that tell left-out strokes best; True where they are others now."""
         with self._guard:
             samples = [*self._samples.values()]
         random = np.random.default_rng(self._seed)
@@ -186,13 +166,13 @@ class ColdEngine:
         if not kept:
             return False
         truth_N = np.concatenate([one.truth_N[keep] for one, keep in kept])
-        group_N = np.concatenate([one.stroke_N[keep] + 1_000_000 * one.image for one, keep in kept])
+        group_N = np.concatenate([one.group_N[keep] for one, keep in kept])
         fold_N = _folds(group_N, truth_N, random)
         if fold_N is None:
             return False
         scores: dict[tuple[str, ...], float] = {}
-        for kinds in _choices([*self._makers]):
-            rows = np.concatenate([_joined(one, kinds)[keep] for one, keep in kept])
+        for kinds in dict.fromkeys([*((kind,) for kind in self._makers), tuple(self._makers)]):
+            rows = np.concatenate([one.joined(kinds)[keep] for one, keep in kept])
             scores[kinds] = _left_out_score(rows, truth_N, fold_N, self._seed)
         best = max(scores, key=scores.__getitem__)
         with self._guard:
@@ -251,14 +231,8 @@ def settle(
     aim_N = np.where(known_N, labels_hw.ravel() == 1, probability_hw.ravel())
     diagonal = np.asarray(links.sum(axis=1)).ravel() + pull_N
     system = sparse.diags(diagonal) - links
-    found, _ = cg(
-        system.tocsr(),
-        pull_N * aim_N,
-        x0=aim_N,
-        rtol=1e-3,
-        maxiter=60,
-        M=sparse.diags(1 / diagonal),
-    )
+    inverse = sparse.diags(1 / diagonal)
+    found, _ = cg(system.tocsr(), pull_N * aim_N, x0=aim_N, rtol=1e-3, maxiter=60, M=inverse)
     settled_hw: np.ndarray = np.clip(found, 0, 1).reshape(height, width).astype(np.float32)
     return settled_hw
 
@@ -268,14 +242,7 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
 
     GrabCut's idea without its graph cut: trees learn what is around the box and what is in its
     middle, a random walk joins pixels of one colour, and both are repeated on what was found.
-
-    Args:
-        rgb_hw3: the image at the engines' size.
-        box: top, left, bottom, right in it.
-        parts: its features.
-
-    Returns:
-        The mask of the thing, of the image's size.
+    Image, box (top, left, bottom, right), features and the mask returned are at the engines' size.
     """
     height, width = rgb_hw3.shape[:2]
     top, left, bottom, right = box
@@ -290,21 +257,21 @@ def snap(rgb_hw3: RGB, box: tuple[int, int, int, int], parts: Mapping[str, Featu
         (y_h1 + 0.5 - (top + bottom) / 2) / max(1, bottom - top),
         (x_1w + 0.5 - (left + right) / 2) / max(1, right - left),
     )
-    seeds_hw = np.where(inside_hw, np.where(off_hw < 0.25, 1, IGNORE), 0).astype(np.uint8)
-    found_hw = seeds_hw == 1
+    outside_hw = np.where(inside_hw, np.uint8(IGNORE), np.uint8(0))
+    found_hw = inside_hw & (off_hw < 0.25)
+    seeds_hw = np.where(found_hw, np.uint8(1), outside_hw)
+    flat = rows.reshape(-1, rows.shape[-1])
     random = np.random.default_rng(0)
     for _ in range(3):
         picks = [_some(np.flatnonzero(seeds_hw == value), 1_500, random) for value in (0, 1)]
         if min(map(len, picks)) == 0:
             break
-        flat = rows.reshape(-1, rows.shape[-1])
         trees = _trees(TRIAL_TREES, 0)
         trees.fit(flat[np.concatenate(picks)], np.repeat([0, 1], [len(one) for one in picks]))
         answer = trees.predict_proba(flat)[:, 1].reshape(seeds_hw.shape).astype(np.float32)
-        outside_hw = np.where(inside_hw, np.uint8(IGNORE), np.uint8(0))
         answer = settle(answer, rgb_hw3[area], outside_hw)
         found_hw = (answer > 0.5) & inside_hw
-        seeds_hw = np.where(inside_hw, np.uint8(IGNORE), np.uint8(0))
+        seeds_hw = outside_hw.copy()
         seeds_hw[inside_hw & (answer > 0.7)] = 1
         seeds_hw[inside_hw & (answer < 0.3)] = 0
     number_hw, num = ndimage.label(found_hw)
@@ -326,16 +293,6 @@ def _some(places: np.ndarray, most: int, random: np.random.Generator) -> np.ndar
     return places if len(places) <= most else random.choice(places, most, replace=False)
 
 
-def _joined(one: _Samples, kinds: Sequence[str]) -> Float32[np.ndarray, "N F"]:
-    return np.concatenate([one.parts[kind] for kind in kinds], axis=1)
-
-
-def _choices(kinds: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each kind alone, and all together."""
-    alone: list[tuple[str, ...]] = [(kind,) for kind in kinds]
-    return [*alone, tuple(kinds)] if len(kinds) > 1 else alone
-
-
 def _folds(
     group_N: np.ndarray, truth_N: np.ndarray, random: np.random.Generator
 ) -> np.ndarray | None:
@@ -345,9 +302,8 @@ def _folds(
         groups = np.unique(group_N[truth_N == value])
         if len(groups) < 2:
             return None
-        fold_of = dict(
-            zip(random.permutation(groups), np.arange(len(groups)) % _FOLDS, strict=True)
-        )
+        dealt = random.permutation(groups)
+        fold_of = {group: place % _FOLDS for place, group in enumerate(dealt)}
         here = truth_N == value
         fold_N[here] = [fold_of[group] for group in group_N[here]]
     return fold_N
@@ -355,19 +311,9 @@ def _folds(
 
 def _left_out_score(rows: np.ndarray, truth_N: np.ndarray, fold_N: np.ndarray, seed: int) -> float:
     """Mean of the shares of foreground and of background told right while left out."""
-    right = np.zeros(len(truth_N), bool)
-    seen = np.zeros(len(truth_N), bool)
-    for fold in np.unique(fold_N):
-        out = fold_N == fold
-        if len(np.unique(truth_N[~out])) < 2:
-            continue
-        trees = _trees(TRIAL_TREES, seed)
-        trees.set_params(class_weight="balanced")
-        trees.fit(rows[~out], truth_N[~out])
-        right[out], seen[out] = trees.predict(rows[out]) == truth_N[out], True
-    shares = [
-        right[seen & (truth_N == value)].mean()
-        for value in (0, 1)
-        if (seen & (truth_N == value)).any()
-    ]
-    return float(np.mean(shares)) if shares else 0.0
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
+    trees = _trees(TRIAL_TREES, seed).set_params(class_weight="balanced")
+    found = cross_val_predict(trees, rows, truth_N, cv=PredefinedSplit(fold_N))
+    return float(balanced_accuracy_score(truth_N, found))

@@ -8,7 +8,7 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import name_some
 from binseg.data.masks import MaskRule, detect_rule
-from binseg.data.samples import in_pose, read_mask
+from binseg.data.samples import find_stored_poses, in_pose, read_mask
 from binseg.data.sources.layouts import mask_name_of
 from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, UsageError
@@ -42,20 +42,21 @@ def read_masks(
 ) -> tuple[dict[str, Labels], MaskRule]:
     """Read masks by the one rule that all their values fit.
 
-    Raises:
-        DataError: values that could mean two things, or a mask of another size than its image.
+    Raises DataError for values that could mean two things, and a mask of another size than its
+    image.
     """
     records = [
         Record(id=name, image_path=images[name], mask_path=path) for name, path in masks.items()
     ]
     rule = detect_rule(records, config, progress)
+    posed, note = find_stored_poses(records, rule)
+    if note:
+        progress.say(note)
     taken: dict[str, Labels] = {}
-    for record in records:
+    for record in posed:
         info = probe(record.image_path)
         size = (info.height, info.width)
-        mask_HW, valid_HW = (
-            in_pose(one, size, record.image_path) for one in read_mask(record, rule)
-        )
+        mask_HW, valid_HW = (in_pose(one, size, record) for one in read_mask(record, rule))
         if mask_HW.shape != size:
             raise DataError(
                 f"{record.mask_path} has {mask_HW.shape[1]} x {mask_HW.shape[0]} pixels, its "
@@ -68,8 +69,7 @@ def read_masks(
 def put_aside(masks: Mapping[str, Path], folder: Path, progress: Progress) -> None:
     """Keep masks that aren't as ours in a folder of their own: ours could not be told from them.
 
-    Raises:
-        UsageError: there is such a folder already.
+    Raises UsageError where there is such a folder already.
     """
     if all(
         path == folder / f"{name}.png" and np.isin(read_labels(path), (0, 255)).all()

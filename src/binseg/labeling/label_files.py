@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from binseg.errors import UsageError, suggest
 from binseg.imageio import encode_mask
-from binseg.postprocess import Polygon, coco, find_objects, trace_polygons
+from binseg.postprocess import coco, find_objects, label_objects, trace_polygons
 from binseg.storage import write_json, write_text
 
 Labelled = Sequence[tuple[str, Path, Bool[np.ndarray, "H W"]]]
@@ -20,19 +20,10 @@ _LABEL = "foreground"
 
 
 def write_labels(kind: str, labelled: Labelled, out: Path) -> str:
-    """Write masks as another tool reads them.
+    """Write masks as another tool reads them (a kind of `KINDS`), and say what it can't hold.
 
-    Args:
-        kind: of `KINDS`.
-        labelled: the masks.
-        out: a folder; what it holds of the same names is replaced.
-
-    Returns:
-        A sentence on what was written, and what the format can't say.
-
-    Raises:
-        UsageError: an unknown kind.
-        OutputError: the disk refused.
+    Files of the same names in `out` are replaced. Raises UsageError for an unknown kind,
+    OutputError where the disk refuses.
     """
     if kind not in KINDS:
         raise UsageError(f"--export {kind}: {suggest(kind, KINDS)}")
@@ -49,7 +40,8 @@ def _labelme(labelled: Labelled, out: Path) -> str:
             if polygon.holes:  # polygons of labelme have none: pixels, then
                 (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
                 box = np.s_[int(top) : int(bottom), int(left) : int(right)]
-                pixels = base64.b64encode(encode_mask(_filled(polygon, mask_HW)[box])).decode()
+                filled_HW = _object(mask_HW, polygon.label)
+                pixels = base64.b64encode(encode_mask(filled_HW[box])).decode()
                 corners = [[left, top], [right - 1, bottom - 1]]
                 shape = {"shape_type": "mask", "points": corners, "mask": pixels}
             shapes.append({"label": _LABEL, "group_id": polygon.label, "flags": {}, **shape})
@@ -71,6 +63,7 @@ def _coco(labelled: Labelled, out: Path) -> str:
 def _cvat(labelled: Labelled, out: Path) -> str:
     root = ET.Element("annotations")
     ET.SubElement(root, "version").text = "1.1"
+    facts = {"label": _LABEL, "source": "manual", "occluded": "0", "z_order": "0"}
     for number, (name, path, mask_HW) in enumerate(labelled):
         height, width = mask_HW.shape
         file = (Path(name).parent / path.name).as_posix()
@@ -78,10 +71,9 @@ def _cvat(labelled: Labelled, out: Path) -> str:
         image = ET.SubElement(root, "image", {"id": str(number), "name": file, **size})
         for one in find_objects(mask_HW):
             box = np.s_[one.top : one.top + one.height, one.left : one.left + one.width]
-            place = {"left": str(one.left), "top": str(one.top), "width": str(one.width)}
+            place = {side: str(getattr(one, side)) for side in ("left", "top", "width", "height")}
             runs = ", ".join(map(str, _runs(_object(mask_HW, one.label)[box])))
-            facts = {"label": _LABEL, "source": "manual", "occluded": "0", "z_order": "0"}
-            ET.SubElement(image, "mask", {**facts, "rle": runs, **place, "height": str(one.height)})
+            ET.SubElement(image, "mask", {**facts, "rle": runs, **place})
     text = ET.tostring(root, encoding="unicode", xml_declaration=True)
     write_text(out / "annotations.xml", text + "\n")
     return "/annotations.xml"
@@ -104,13 +96,8 @@ def _yolo(labelled: Labelled, out: Path) -> str:
     return f": labels/ and data.yaml, to lie beside images/{lost}"
 
 
-KINDS: Mapping[str, Callable[[Labelled, Path], str]] = {
-    "labelme": _labelme,
-    "coco": _coco,
-    "cvat": _cvat,
-    "yolo": _yolo,
-}
-"""Formats by name."""
+KINDS: Mapping[str, Callable[[Labelled, Path], str]]
+KINDS = {"labelme": _labelme, "coco": _coco, "cvat": _cvat, "yolo": _yolo}  # formats by name
 
 
 def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
@@ -122,10 +109,4 @@ def _runs(mask_hw: Bool[np.ndarray, "h w"]) -> list[int]:
 
 
 def _object(mask_HW: Bool[np.ndarray, "H W"], label: int) -> Bool[np.ndarray, "H W"]:
-    from binseg.postprocess import label_objects
-
     return np.asarray(label_objects(mask_HW)[0] == label)
-
-
-def _filled(polygon: Polygon, mask_HW: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    return _object(mask_HW, polygon.label)

@@ -2,15 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from binseg.errors import OutputError, UsageError
+from binseg.data.sources.listing import list_folder
+from binseg.errors import DataError, OutputError, UsageError, one_line
+from binseg.labeling.foreign_masks import BEFORE
 from binseg.labeling.strokes import Labels, Stroke, replay, unpack
 from binseg.types import IGNORE
 
+MASKS = "masks"
 SCHEMA = """
 create table if not exists facts (name text primary key, value text not null);
 create table if not exists images (
@@ -34,8 +37,7 @@ class ImageRow:
 
     name: str
     path: Path
-    state: str
-    """open, done (all its pixels are labelled) or skipped."""
+    state: str  # open, done (all its pixels are labelled) or skipped
     is_check: bool
     num_strokes: int = 0
 
@@ -47,11 +49,9 @@ class Line:
     id: int
     image: str
     time: float
-    kind: str
-    """stroke, accept, import, skip, undo, redo."""
+    kind: str  # stroke, accept, import, skip, undo, redo
     target: int | None
-    model: str | None
-    """The version of the prediction that was seen."""
+    model: str | None  # the version of the prediction that was seen
     stroke: Stroke | None
 
 
@@ -60,13 +60,10 @@ class ChangedError(UsageError):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a log; each commit is on the disk when it returns.
-
-    Raises:
-        OutputError: it can't be opened.
-    """
+    """Open a log; each commit is on the disk when it returns. Raises OutputError."""
     try:
         db = sqlite3.connect(path, check_same_thread=False, timeout=30)
+        check_schema(db)
         db.execute("pragma journal_mode=wal")
         db.execute("pragma synchronous=full")
     except sqlite3.Error as error:
@@ -74,58 +71,89 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def image_rows(db: sqlite3.Connection, images: Path) -> list[ImageRow]:
-    """List the images that a log knows of."""
+def check_schema(db: sqlite3.Connection) -> None:
+    """Refuse a log that someone prepared to act on its own: triggers, views, other tables.
+
+    Raises:
+        sqlite3.DatabaseError: it is such a one, or no database.
+    """
+    db.execute("pragma trusted_schema=off")
+    known = {line.split("(")[0].split()[-1] for line in SCHEMA.split("create table ")[1:]}
+    for kind, name, table in db.execute("select type, name, tbl_name from sqlite_master"):
+        if kind not in ("table", "index") or table not in {*known, "sqlite_sequence"}:
+            raise sqlite3.DatabaseError(f"{kind} {one_line(name)} is none of binseg's")
+
+
+def image_files(images: Path, home: Path) -> list[tuple[str, Path]]:
+    """List the images of a folder by their names; masks that lie in it are none."""
+    apart = (home / MASKS, home / BEFORE)
+    return [
+        (path.relative_to(images).with_suffix("").as_posix(), path)
+        for path in list_folder(images).images
+        if not any(path.is_relative_to(one) for one in apart)
+    ]
+
+
+def image_rows(db: sqlite3.Connection, files: Mapping[str, Path]) -> list[ImageRow]:
+    """List the images that a log knows of and whose files are there, as a folder has them."""
     counts = dict(
         db.execute("select image, count(*) from log where kind = 'stroke' group by image")
     )
-    rows = db.execute("select name, file, state, is_check from images order by name").fetchall()
+    rows = db.execute("select name, state, is_check from images order by name").fetchall()
     return [
         ImageRow(
             name=name,
-            path=images / file,
+            path=files[name],
             state=state,
             is_check=bool(is_check),
             num_strokes=counts.get(name, 0),
         )
-        for name, file, state, is_check in rows
+        for name, state, is_check in rows
+        if name in files
     ]
 
 
 def lines_in(db: sqlite3.Connection, name: str) -> list[Line]:
-    """Read the lines of one image."""
+    """Read the lines of one image.
+
+    Raises:
+        DataError: one that isn't of binseg's making.
+    """
     columns = "id, image, time, kind, target, model, tool, value, points, radius, region"
     found = db.execute(f"select {columns} from log where image = ? order by id", (name,))
-    return [_line_of(row) for row in found.fetchall()]
+    try:
+        return [_line_of(row) for row in found.fetchall()]
+    except (TypeError, ValueError, UsageError) as error:
+        raise _damaged(name, error) from None
 
 
 def labels_in(db: sqlite3.Connection, name: str, height: int, width: int) -> Labels:
     """Replay what a log knows about the pixels of an image."""
     lines = active(lines_in(db, name))[0]
-    return replay([one.stroke for one in lines if one.stroke], height, width)
+    try:
+        return replay([one.stroke for one in lines if one.stroke], height, width)
+    except UsageError as error:
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> DataError:
+    return DataError(f"{name}: its labels hold a damaged line ({one_line(str(error))})")
 
 
 def _line_of(row: Sequence[Any]) -> Line:
     number, image, when, kind, target, model, tool, value, points, radius, region = row
     stroke = None
     if tool is not None:
-        stroke = Stroke(
-            tool=tool,
-            value=value,
-            points=tuple((x, y) for x, y in json.loads(points)),
-            radius=radius,
-            region=region or b"",
-        )
+        places = tuple((x, y) for x, y in json.loads(points))
+        pixels = region or b""
+        stroke = Stroke(tool=tool, value=value, points=places, radius=radius, region=pixels)
     return Line(
         id=number, image=image, time=when, kind=kind, target=target, model=model, stroke=stroke
     )
 
 
 def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
-    """Give the lines that count, and those that were undone and may be brought back.
-
-    A new stroke or decision ends what may be brought back.
-    """
+    """Give the lines that count, and the undone ones that nothing new has followed."""
     done: list[Line] = []
     undone: list[Line] = []
     for line in lines:
@@ -142,6 +170,7 @@ def active(lines: Iterable[Line]) -> tuple[list[Line], list[Line]]:
 
 
 def is_whole(line: Line) -> bool:
-    """Tell whether a mask leaves no pixel unknown."""
-    assert line.stroke is not None
+    """Tell whether a line is a mask that leaves no pixel unknown."""
+    if line.kind not in {"accept", "import"} or line.stroke is None:
+        return False
     return not (unpack(line.stroke.region) == IGNORE).any()

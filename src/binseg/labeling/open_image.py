@@ -1,7 +1,7 @@
 """An image in work: its labels at both sizes, what is predicted, and what a person sees of both."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from scipy import ndimage
 from binseg.errors import UsageError
 from binseg.labeling.label_log import Line, active
 from binseg.labeling.strokes import Labels, Stroke, draw, pack, unpack
-from binseg.labeling.working_image import WorkingImage
+from binseg.labeling.working_image import WorkingImage, resized
 from binseg.types import IGNORE
 
 LOCAL = 0.06
@@ -24,20 +24,15 @@ class OpenImage:
 
     image: WorkingImage
     labels_HW: Labels
-    small_hw: Labels
-    """The labels at the engines' size, drawn by the same strokes made smaller."""
-    owner_hw: np.ndarray
-    """The line of the log that each labelled pixel of `small_hw` is of."""
-    line: int
-    """Last line of the log that is drawn."""
+    small_hw: Labels  # the labels at the engines' size, drawn by the same strokes made smaller
+    owner_hw: np.ndarray  # the line of the log that each labelled pixel of `small_hw` is of
+    line: int  # last line of the log that is drawn
     is_check: bool
     accepted: bool
     probability: Float[np.ndarray, "h w"] | None = None
     engine: str = "none"
-    answered: int = -1
-    """Last line of the log that `probability` knows of."""
-    version: int = 0
-    """Counts the predictions of this image."""
+    answered: int = -1  # last line of the log that `probability` knows of
+    version: int = 0  # counts the predictions of this image
     is_fine: bool = True
     seconds: float = 0.0
 
@@ -53,11 +48,7 @@ class OpenImage:
             self.owner_hw[area][hit] = line
 
     def area_at(self, x: int, y: int) -> np.ndarray:
-        """Find the area around a point that is shown alike.
-
-        Raises:
-            UsageError: the point is outside of the image.
-        """
+        """Find the area around a point that is shown alike; UsageError outside of the image."""
         height, width = self.image.size
         if not (0 <= x < width and 0 <= y < height):
             raise UsageError(f"the point {x}, {y} is outside of the image")
@@ -97,8 +88,7 @@ class OpenImage:
 class Shown:
     """The state of an image that a person sees."""
 
-    codes: np.ndarray
-    """0 background and 1 foreground as predicted, 2 and 3 as labelled."""
+    codes: np.ndarray  # 0 background and 1 foreground as predicted, 2 and 3 as labelled
     engine: str
     line: int
     version: int
@@ -126,11 +116,7 @@ def replayed(image: WorkingImage, lines: Sequence[Line], *, is_check: bool) -> O
 
 
 def region_of(mask_HW: np.ndarray, value: int) -> Stroke:
-    """Make a stroke of the pixels of a mask.
-
-    Raises:
-        UsageError: it is empty.
-    """
+    """Make a stroke of the pixels of a mask; UsageError if it is empty."""
     rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
     if not len(rows):
         raise UsageError("nothing was found there")
@@ -154,13 +140,8 @@ def _scaled(stroke: Stroke, image: WorkingImage) -> Stroke:
         )
         region = pack(np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)))
         points = ((float(left), float(top)),)
-    return Stroke(
-        tool=stroke.tool,
-        value=stroke.value,
-        points=points,
-        radius=max(0.5, stroke.radius * (x + y) / 2),
-        region=region,
-    )
+    radius = max(0.5, stroke.radius * (x + y) / 2)
+    return replace(stroke, points=points, radius=radius, region=region)
 
 
 def corrected(network: np.ndarray, cold: np.ndarray, small_hw: Labels) -> np.ndarray:
@@ -168,12 +149,6 @@ def corrected(network: np.ndarray, cold: np.ndarray, small_hw: Labels) -> np.nda
     far_hw = ndimage.distance_transform_edt(small_hw == IGNORE)
     reach = LOCAL * float(np.hypot(*small_hw.shape))
     near_hw = np.exp(-((far_hw / reach) ** 2)).astype(np.float32)
-    size = network.shape[1], network.shape[0]
-
-    def fitted(values: np.ndarray) -> np.ndarray:
-        image = Image.fromarray(np.asarray(values, np.float32))
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-
-    near, local = fitted(near_hw), fitted(cold)
+    near, local = (resized(values, network.shape) for values in (near_hw, cold))
     joined: np.ndarray = (1 - near) * network + near * local
     return joined

@@ -1,9 +1,8 @@
 """The project on disk: a log in SQLite of every stroke and decision, and the masks that follow.
 
 `labels.sqlite` and `masks/` lie beside the folder of images, which is never written to. The log
-only grows: an undo is a further line of it, so that any state can be replayed. A line is on the
-disk before its author hears of it (write-ahead log, synchronous=FULL); a mask in `masks/` follows
-its line, and is written at the next opening where a crash came between.
+only grows, and a line is on the disk before its author hears of it (write-ahead log,
+synchronous=FULL); a mask follows its line, at the next opening where a crash came between.
 """
 
 import hashlib
@@ -24,27 +23,27 @@ import numpy as np
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
 from binseg.data.sources.labelled import LOG, images_of_project
-from binseg.data.sources.listing import list_folder
 from binseg.errors import DataError, OutputError, UsageError
 from binseg.imageio import probe, read_labels, write_mask
-from binseg.labeling.foreign_masks import BEFORE, find_masks, put_aside, read_masks
+from binseg.labeling.foreign_masks import find_masks, put_aside, read_masks
 from binseg.labeling.label_log import (
+    MASKS,
     SCHEMA,
     ChangedError,
     ImageRow,
     Line,
     active,
     connect,
+    image_files,
     image_rows,
     is_whole,
     labels_in,
     lines_in,
 )
-from binseg.labeling.strokes import Labels, Stroke, pack, unpack
+from binseg.labeling.strokes import Labels, Stroke, mask_stroke, unpack
 from binseg.progress import SILENT, Progress
 from binseg.types import IGNORE
 
-MASKS = "masks"
 CHECK_SHARE = 10
 """One image in so many is kept to check with, and labelled without help."""
 
@@ -52,15 +51,10 @@ CHECK_SHARE = 10
 class Project:
     """An open project; one process at a time, any number of threads and windows.
 
-    Args:
-        images: folder of the images, or one that holds `images/`, or a project's own folder.
-        config: meanings of the values of masks that are there already (foreground, ignore, ...).
-        home: folder for the labels; beside the images if left out.
-        progress: told what was found and taken in.
-
-    Raises:
-        DataError: no images, two of one name, stacks, or masks that can't be read.
-        UsageError: it is open elsewhere, or the labels there are of another folder.
+    `images` is their folder, one that holds `images/`, or a project's own; `home` is for the
+    labels, beside the images if left out; `config` tells the meanings of values of masks that are
+    there already. Raises DataError (no images, two of one name, stacks, masks that can't be read)
+    and UsageError (open elsewhere, or the labels there are of another folder).
     """
 
     def __init__(
@@ -105,22 +99,13 @@ class Project:
 
     # Images
 
-    def names(self) -> list[str]:
-        """All images that are there, in the order of their names."""
-        return [one.name for one in self.rows()]
-
     def rows(self) -> list[ImageRow]:
         """Every image with its state."""
         with self._guard:
-            found = image_rows(self._db, self.images)
-        return [row for row in found if row.name in self._present]
+            return image_rows(self._db, self._present)
 
     def row(self, name: str) -> ImageRow:
-        """One image.
-
-        Raises:
-            UsageError: there is none of that name.
-        """
+        """One image; UsageError if there is none of that name."""
         found = next((one for one in self.rows() if one.name == name), None)
         if found is None:
             raise UsageError(f"there is no image {name!r} in {self.images}")
@@ -132,10 +117,9 @@ class Project:
         if height is None:
             info = probe(self.row(name).path)
             height, width = info.height, info.width
-            with self._writing():
-                self._db.execute(
-                    "update images set height = ?, width = ? where name = ?", (height, width, name)
-                )
+            self._write(
+                "update images set height = ?, width = ? where name = ?", height, width, name
+            )
         return height, width
 
     # The log
@@ -145,17 +129,15 @@ class Project:
     ) -> int:
         """Put a stroke on the disk; once its line's number is returned, no crash loses it.
 
-        Sent twice by one `client`'s name for it, it is drawn once.
-
-        Raises:
-            OutputError: the disk refused; nothing was changed.
+        Sent twice by one `client`'s name for it, it is drawn once. Raises OutputError if the disk
+        refused; nothing was changed then.
         """
         return self._append(name, "stroke", client=client, model=model, stroke=stroke)
 
     def undo(self, name: str, *, redo: bool = False, client: str | None = None) -> int | None:
         """Take back the last stroke or decision on an image, or bring back; None: nothing left."""
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             done, undone = active(self.lines(name))
             chosen = undone if redo else [line for line in done if line.kind != "import"]
@@ -175,24 +157,20 @@ class Project:
         client: str | None = None,
         model: str | None = None,
     ) -> int:
-        """Keep an image's labels as its mask.
+        """Keep an image's labels, 0 or 1 for every pixel, as its mask.
 
-        `labels_HW` is 0 or 1 for every pixel, `seen` the last line that the person saw.
-
-        Raises:
-            ChangedError: there is a later line, from another window.
-            OutputError: the disk refused. The line may be there and the mask not yet: it is
-                written at the next opening.
+        Raises ChangedError where there is a later line than `seen`, the last that the person saw,
+        and OutputError where the disk refused: a line without its mask gets it at the next opening.
         """
         assert not (labels_HW == IGNORE).any(), "an accepted image has all its pixels labelled"
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             if seen is not None and self.last(name) > seen:
                 raise ChangedError(
                     f"{name} was changed in another window; look at it again before you accept it"
                 )
-            stroke = Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
+            stroke = mask_stroke(labels_HW)
             number = self._append(name, "accept", client=client, model=model, stroke=stroke)
             self._settle(name)
             return number
@@ -234,12 +212,11 @@ class Project:
         """Keep the Dice of an engine on the check images, for the learning curve."""
         done = [one for one in self.rows() if one.state == "done" and not one.is_check]
         strokes = sum(one.num_strokes for one in self.rows())
-        with self._writing():
-            self._db.execute(
-                "insert into scores (time, engine, num_labelled, num_strokes, scores) "
-                "values (?, ?, ?, ?, ?)",
-                (time.time(), engine, len(done), strokes, json.dumps([*scores])),
-            )
+        self._write(
+            "insert into scores (time, engine, num_labelled, num_strokes, scores) "
+            "values (?, ?, ?, ?, ?)",
+            *(time.time(), engine, len(done), strokes, json.dumps([*scores])),
+        )
 
     def scores(self) -> list[tuple[str, int, list[float]]]:
         """Engine, number of labelled images and Dice of each check image, in order of time."""
@@ -251,6 +228,10 @@ class Project:
     def _read(self, sql: str, *values: Any) -> list[Any]:
         with self._guard:
             return self._db.execute(sql, values).fetchall()
+
+    def _write(self, sql: str, *values: Any) -> None:
+        with self._writing():
+            self._db.execute(sql, values)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -265,8 +246,10 @@ class Project:
                     "disk, and draw on"
                 ) from None
 
-    def _known(self, client: str) -> int | None:
-        found = self._read("select id from log where client = ?", client)
+    def _known(self, client: str, name: str) -> int | None:
+        found = self._read("select id, image from log where client = ?", client)
+        if found and found[0][1] != name:
+            raise UsageError("that name of a request was used for another image")
         return int(found[0][0]) if found else None
 
     def _append(
@@ -286,7 +269,7 @@ class Project:
             points = json.dumps([[round(x, 2), round(y, 2)] for x, y in stroke.points])
             drawn = (stroke.tool, stroke.value, points, stroke.radius, stroke.region or None)
         with self._guard:
-            if client and (known := self._known(client)):
+            if client and (known := self._known(client, name)):
                 return known
             with self._writing():
                 number = self._db.execute(
@@ -313,15 +296,13 @@ class Project:
                 state = "done" if is_whole(line) else "open"
             elif state == "skipped":
                 state = "open"
-        with self._writing():
-            self._db.execute("update images set state = ? where name = ?", (state, name))
+        self._write("update images set state = ? where name = ?", state, name)
         self._write_mask(name)
-        with self._writing():  # last: until then the next opening does all of it again
-            self._db.execute(
-                "update images set settled = (select max(id) from log where image = name) "
-                "where name = ?",
-                (name,),
-            )
+        self._write(  # last: until then the next opening does all of it again
+            "update images set settled = (select max(id) from log where image = name) "
+            "where name = ?",
+            name,
+        )
 
     def _settle_all(self) -> None:
         """Finish what a crash left between a line and what follows from it."""
@@ -334,7 +315,7 @@ class Project:
             for name, _ in self._read("select name, 1 from images where mask_sha256 not null")
             if not (self.home / MASKS / f"{name}.png").exists()
         ]
-        for name in {*(name for (name,) in behind), *gone} & self._present:
+        for name in {*(name for (name,) in behind), *gone} & self._present.keys():
             self._settle(name)
 
     def _write_mask(self, name: str) -> None:
@@ -346,11 +327,12 @@ class Project:
         if key == before and path.exists() == (key is not None):
             return
         if labels_HW is not None:
+            if path.is_symlink():  # a link that somebody put there would have us write elsewhere
+                path.unlink()
             write_mask(path, labels_HW == 1)
         elif before is not None:
             path.unlink(missing_ok=True)
-        with self._writing():
-            self._db.execute("update images set mask_sha256 = ? where name = ?", (key, name))
+        self._write("update images set mask_sha256 = ? where name = ?", key, name)
 
     def _check_home(self) -> None:
         """Refuse a folder whose labels are of other images."""
@@ -361,17 +343,11 @@ class Project:
                 f"{self.home / LOG} holds the labels of {known['images']}; give these images a "
                 "folder of their own with --home FOLDER"
             )
-        with self._writing():
-            self._db.execute("insert or ignore into facts values ('images', ?)", (here,))
+        self._write("insert or ignore into facts values ('images', ?)", here)
 
     def _list_images(self, progress: Progress) -> None:
-        files = [
-            path
-            for path in list_folder(self.images).images
-            if not path.is_relative_to(self.home / MASKS)
-            and not path.is_relative_to(self.home / BEFORE)
-        ]
-        names = [path.relative_to(self.images).with_suffix("").as_posix() for path in files]
+        listed = image_files(self.images, self.home)
+        names, files = [name for name, _ in listed], [path for _, path in listed]
         if not files:
             raise DataError(f"{self.images}: no images found")
         twice = sorted(name for name, num in Counter(names).items() if num > 1)
@@ -380,20 +356,22 @@ class Project:
                 f"{self.images}: {counted(len(twice), 'name stands', 'names stand')} for two "
                 f"images ({name_some(twice)}); masks go by names, so give each image one of its own"
             )
-        stacks = [path.name for path in files if _num_pages(path) > 1]
+        tiffs = [path for path in files if path.suffix.lower() in {".tif", ".tiff"}]
+        stacks = [path.name for path in tiffs if probe(path).num_pages > 1]
         if stacks:
             raise DataError(
                 f"{self.images}: {name_some(stacks)}: stacks of pages can't be labelled; save each "
                 "page as an image"
             )
-        self._present = set(names)
+        self._present = dict(zip(names, files, strict=True))
         known = {name for (name,) in self._read("select name from images")}
-        fresh = [(name, path) for name, path in zip(names, files, strict=True) if name not in known]
-        checks = _check_images([name for name, _ in fresh], is_first=not known)
+        fresh = {n: path for n, path in zip(names, files, strict=True) if n not in known}
+        checks = _check_images([*fresh], is_first=not known)
         with self._writing():
+            self._db.execute("update images set height = null")  # files may be others by now
             self._db.executemany(
                 "insert into images (name, file, is_check) values (?, ?, ?)",
-                [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh],
+                [(n, p.relative_to(self.images).as_posix(), n in checks) for n, p in fresh.items()],
             )
         progress.say(
             f"{self.images}: {counted(len(names), 'image', 'images')}; labels in {self.home}"
@@ -413,8 +391,7 @@ class Project:
             raise DataError(f"{folder}: {error}") from None
         put_aside(fresh, folder, progress)
         for name, labels_HW in taken.items():
-            stroke = Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
-            self._append(name, "import", stroke=stroke)
+            self._append(name, "import", stroke=mask_stroke(labels_HW))
             self._settle(name)
         told = counted(len(taken), "mask", "masks")
         progress.say(f"{told} taken in, read as {rule.describe()}; they can be corrected")
@@ -430,16 +407,8 @@ class Project:
     def _settled(self, name: str) -> Labels | None:
         """Labels of the last line that settles all pixels of an image, if there is one."""
         done, _ = active(self.lines(name))
-        whole = [line for line in done if line.kind in {"accept", "import"} and is_whole(line)]
-        if not whole or whole[-1].stroke is None:
-            return None
-        return unpack(whole[-1].stroke.region)
-
-
-def _num_pages(path: Path) -> int:
-    if path.suffix.lower() not in {".tif", ".tiff"}:
-        return 1
-    return probe(path).num_pages
+        whole = [line.stroke for line in done if line.stroke and is_whole(line)]
+        return unpack(whole[-1].region) if whole else None
 
 
 def _check_images(names: Sequence[str], *, is_first: bool) -> set[str]:

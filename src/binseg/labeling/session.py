@@ -1,49 +1,66 @@
 """A project that is open: what each image's mask is just now, and the engines that work on it.
 
 A stroke waits for the disk alone. One thread behind answers with the cold engine, the image that
-was drawn on last first; whatever takes longer (features of the next image, the choice of features,
-scores on the check images) waits for a pause. Networks train in a process of their own.
+was drawn on last first; whatever takes longer waits for a pause. Networks train in a process of
+their own.
 """
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float
 
 from binseg.errors import UsageError
 from binseg.labeling.cold_engine import ColdEngine, first_step, settle, snap
+from binseg.labeling.guidance import Outlook, Standing, outlook_of, rank, standings
 from binseg.labeling.label_log import ChangedError
-from binseg.labeling.network import Network
-from binseg.labeling.next_image import Outlook, outlook_of, rank
 from binseg.labeling.open_image import OpenImage, Shown, corrected, region_of, replayed
 from binseg.labeling.project import Project
-from binseg.labeling.running_score import Standing, dice_of, standings
 from binseg.labeling.strokes import Labels, Stroke, draw
 from binseg.labeling.worker import Worker
 from binseg.labeling.working_image import WorkingImage, open_working_image
+from binseg.metrics import dice_of
 from binseg.types import IGNORE
 
-WARM_IMAGES, WARM_STROKES = 3, 50
-"""Accepted images or strokes from which on a network trains."""
-LEAST_TRAINED = 4
-"""Accepted images without which nothing can be trained and validated."""
+WARM_IMAGES, WARM_STROKES = 3, 50  # accepted images or strokes from which on a network trains
+LEAST_TRAINED = 4  # accepted images without which nothing can be trained and validated
 _NUM_OPEN = 6
 _LEARNT_AT_START = 12
-_NUM_SCORED = 12
-"""Check images on which the cold engine is scored."""
+_NUM_SCORED = 12  # check images on which the cold engine is scored
+
+
+class Network(Protocol):
+    """A network that trains and predicts in another process."""
+
+    def predicted(self, name: str) -> Float[np.ndarray, "h w"] | None:
+        """Give the network's probability for an image, where there is one."""
+
+    def version(self) -> str | None:
+        """Name what `predicted` is of: `warm 3`, or a model's name; None while there is none."""
+
+    def wake(self, *, first: Sequence[str]) -> None:
+        """Have it train a round, if new labels are there, and predict; these images first."""
+
+    def scores(self) -> list[tuple[str, list[float]]]:
+        """Take the scores on the check images that have come since."""
+
+    def train(self, minutes: float) -> None:
+        """Begin to train for real."""
+
+    def training(self) -> Mapping[str, object]:
+        """Tell how far that is."""
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Session:
-    """An open project with its engines.
-
-    Args:
-        project: what is on disk.
-        engine: the cold engine.
-        network: what trains beside; None for none.
-        seed: decides the order of images.
-    """
+    """An open project with its cold engine, and the network that trains beside (None for none)."""
 
     def __init__(
         self, project: Project, *, engine: ColdEngine, network: Network | None = None, seed: int = 0
@@ -56,10 +73,9 @@ class Session:
         self._offered: list[str] = []
         self._network_version: str | None = None
         self._worker = Worker(self._answer, self._look_for_network, self._state)
-        for row in [row for row in project.rows() if row.num_strokes or row.state == "done"][
-            -_LEARNT_AT_START:
-        ]:
-            self._worker.later(f"learn {row.name}", self._learner(row.name))
+        labelled = [one.name for one in project.rows() if one.num_strokes or one.state == "done"]
+        for name in labelled[-_LEARNT_AT_START:]:
+            self._worker.later(f"learn {name}", partial(self._learn, name))
         self._worker.start()
         self._wake_network()
 
@@ -73,12 +89,7 @@ class Session:
     # An image
 
     def open(self, name: str) -> OpenImage:
-        """Read an image and replay its labels, unless it is open.
-
-        Raises:
-            UsageError: there is no such image.
-            ImageError: it can't be read.
-        """
+        """Read an image and replay its labels, unless it is open; UsageError, ImageError."""
         with self._state:
             if name in self._opened:
                 self._opened.move_to_end(name)
@@ -165,17 +176,10 @@ class Session:
         empty: bool = False,
         client: str | None = None,
     ) -> int:
-        """Keep what is shown as the image's mask.
+        """Keep what is shown as the image's mask, or nothing at all (`empty`).
 
-        Args:
-            name: of the image.
-            seen: last line of the log that the person saw.
-            version: of the prediction that the person saw.
-            empty: nothing is in the image, whatever is shown.
-            client: as for strokes.
-
-        Raises:
-            ChangedError: something else is shown by now.
+        Raises ChangedError where something else is shown by now than the line of the log and the
+        version of the prediction that the person saw.
         """
         opened = self.open(name)
         with self._state:
@@ -183,14 +187,11 @@ class Session:
                 raise ChangedError(
                     f"{name}: a newer prediction has come; look at it, and accept it"
                 )
-            labels_HW = np.zeros(opened.image.size, np.uint8)
-            if not empty:
-                labels_HW = opened.mask().astype(np.uint8)
-            line = self.project.accept(
-                name, labels_HW, seen=seen, client=client, model=opened.engine
-            )
+            mask_HW = np.zeros(opened.image.size) if empty else opened.mask()
+            labels_HW, engine = mask_HW.astype(np.uint8), opened.engine
+            line = self.project.accept(name, labels_HW, seen=seen, client=client, model=engine)
         self._replay_again(name)
-        self._worker.later(f"learn {name}", self._learner(name))
+        self._worker.later(f"learn {name}", partial(self._learn, name))
         self._worker.later("score", self._score)
         self._wake_network()
         return line
@@ -210,10 +211,10 @@ class Session:
         fine: bool = False,
         wait: float = 0.0,
     ) -> Shown:
-        """Give a part of an image's state, one pixel in 2^level x 2^level.
+        """Give a part (top, left, bottom, right) of an image, one pixel in 2^level x 2^level.
 
         It waits up to `wait` seconds for a prediction that knows of the line `after` of the log,
-        and is `fine`; then it gives what is there. `box` is top, left, bottom, right.
+        and is `fine`; then it gives what is there.
         """
         opened = self.open(name)
         until = time.monotonic() + wait
@@ -254,7 +255,7 @@ class Session:
         chosen = next((name for name in self._offered if name in names), names[0])
         later = [name for name in self._offered if name in names and name != chosen]
         if later:
-            self._worker.later(f"describe {later[0]}", self._describer(later[0]))
+            self._worker.later(f"describe {later[0]}", partial(self._describe, later[0]))
         return chosen
 
     def _num_done(self) -> int:
@@ -263,11 +264,7 @@ class Session:
     # State of the whole
 
     def train(self, minutes: float) -> None:
-        """Begin to train for real.
-
-        Raises:
-            UsageError: nothing to train on, no network beside, or a training runs already.
-        """
+        """Begin to train for real; UsageError if nothing can be, or a training runs already."""
         if self.network is None:
             raise UsageError("no network is trained beside (--cold)")
         done = sum(row.state == "done" for row in self.project.rows())
@@ -316,10 +313,8 @@ class Session:
     def _wake_network(self) -> None:
         if self.network is None:
             return
-        rows = self.project.rows()
-        done = self._num_done()
-        strokes = sum(row.num_strokes for row in rows if not row.is_check)
-        if done >= WARM_IMAGES or strokes >= WARM_STROKES:
+        strokes = sum(row.num_strokes for row in self.project.rows() if not row.is_check)
+        if self._num_done() >= WARM_IMAGES or strokes >= WARM_STROKES:
             with self._state:
                 first = [*reversed(self._opened), *self._offered]
             self.network.wake(first=first)
@@ -396,30 +391,20 @@ class Session:
                 for name in self._opened:
                     self._worker.ask(name)
 
-    def _describer(self, name: str) -> Callable[[], None]:
-        def describe() -> None:
-            self.engine.describe(open_working_image(name, self.project.row(name).path))
+    def _describe(self, name: str) -> None:
+        self.engine.describe(open_working_image(name, self.project.row(name).path))
 
-        return describe
-
-    def _learner(self, name: str) -> Callable[[], None]:
-        def learn() -> None:
-            row = self.project.row(name)
-            if row.is_check:
-                return
-            image = open_working_image(name, row.path)
-            replayed = self._replay(image, is_check=False)
-            self.engine.learn(image, replayed.small_hw, replayed.owner_hw)
-
-        return learn
+    def _learn(self, name: str) -> None:
+        row = self.project.row(name)
+        if not row.is_check:
+            opened = self._replay(open_working_image(name, row.path), is_check=False)
+            self.engine.learn(opened.image, opened.small_hw, opened.owner_hw)
 
     def _score(self) -> None:
         """Score the cold engine on check images, of which it has learnt nothing."""
         checks = [row for row in self.project.rows() if row.is_check and row.state == "done"]
-        if (
-            not checks
-            or (forest := self.engine.fit("", without=[row.name for row in checks])) is None
-        ):
+        forest = self.engine.fit("", without=[row.name for row in checks]) if checks else None
+        if forest is None:
             return
         scores = []
         for row in checks[:_NUM_SCORED]:
@@ -430,7 +415,7 @@ class Session:
             truth = self._replay(image, is_check=True).small_hw == 1
             step = first_step(*image.small_size)
             cold = forest.probability(self.engine.describe(image), step=step)
-            nothing = np.full(cold.shape, IGNORE, np.uint8)
-            cold = settle(cold, image.small_hw3[::step, ::step], nothing)
+            unknown_hw = np.full(cold.shape, IGNORE, np.uint8)
+            cold = settle(cold, image.small_hw3[::step, ::step], unknown_hw)
             scores.append(dice_of(cold > 0.5, truth[::step, ::step]))
         self.project.add_score("cold", scores)

@@ -9,18 +9,18 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from binseg.data.samples import fill_shapes
-from binseg.errors import UsageError
+from binseg.errors import ImageError, UsageError
+from binseg.imageio import decode_image
 from binseg.types import IGNORE, Shape
 
 TOOLS = ("brush", "polygon", "region", "labels")
 """brush: all within the radius of a line; polygon: the inside of an outline (lasso, polygon);
 region: the pixels of a mask that came with it (fill, box); labels: a value for each pixel of the
 image (a mask that was accepted, or was there before)."""
-VALUES = (0, 1, IGNORE)
-"""Background, foreground, and not labelled (any more)."""
+VALUES = (0, 1, IGNORE)  # background, foreground, and not labelled (any more)
 MOST_POINTS, MOST_RADIUS = 20_000, 2_000.0
-_BRUSH_CELLS = 4_000_000
-"""Distances that are computed at once."""
+_FARTHEST = 1e6
+"""Coordinates beyond it are no place in an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,8 @@ class Stroke:
     value: int
     points: tuple[tuple[float, float], ...] = ()
     """x and y along the line, or around the outline; the upper left corner of a region."""
-    radius: float = 0.0
-    """Half the width of the brush, in pixels."""
-    region: bytes = b""
-    """The pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)."""
+    radius: float = 0.0  # half the width of the brush, in pixels
+    region: bytes = b""  # the pixels of a region (grey PNG, 0 and 255), or of labels (0, 1 and 255)
 
     def __post_init__(self) -> None:
         if self.tool not in TOOLS or self.value not in VALUES:
@@ -47,22 +45,17 @@ class Stroke:
             raise UsageError(
                 f"a {self.tool} has {len(self.points)} points: give {least} to {MOST_POINTS}"
             )
-        if not all(np.isfinite(point).all() and len(point) == 2 for point in self.points):
-            raise UsageError("a stroke's points are pairs of finite numbers")
+        if {len(one) for one in self.points} != {2} or not np.abs(self.points).max() <= _FARTHEST:
+            raise UsageError("a stroke's points are pairs of numbers, up to a million")
         if self.tool == "brush" and not 0 < self.radius <= MOST_RADIUS:
             raise UsageError(f"a brush of radius {self.radius:g}: give up to {MOST_RADIUS:g}")
 
 
-Labels = UInt8[np.ndarray, "H W"]
-"""A value of `VALUES` for each pixel."""
+Labels = UInt8[np.ndarray, "H W"]  # a value of `VALUES` for each pixel
 
 
 def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
-    """Draw one stroke, in place.
-
-    Returns:
-        Top, left, bottom and right of what it touched; None where it lies outside.
-    """
+    """Draw one stroke, in place; give the box that it touched, None if it lies outside."""
     if stroke.tool in {"region", "labels"}:
         return _draw_region(labels_HW, stroke)
     points_N2 = np.array(stroke.points, np.float64)
@@ -85,42 +78,71 @@ def draw(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
 def _draw_line(
     labels_HW: Labels, points_N2: np.ndarray, stroke: Stroke, box: tuple[int, int, int, int]
 ) -> None:
-    """Set the pixels whose middle is within the radius of the line, part by part."""
-    radius = max(stroke.radius, 0.5)
-    starts, ends = (
-        (points_N2, points_N2) if len(points_N2) == 1 else (points_N2[:-1], points_N2[1:])
-    )
+    """Set the pixels whose middle is within the radius of the line.
+
+    What is near one piece of it is convex, so that it has one run of pixels in each row.
+    """
+    radius, (top, left, bottom, right) = max(stroke.radius, 0.5), box
+    starts = points_N2[:1] if len(points_N2) == 1 else points_N2[:-1]
+    ends = points_N2[:1] if len(points_N2) == 1 else points_N2[1:]
+    edges_hw = np.zeros((bottom - top, right - left + 1), np.int16)  # of runs: their sum is inside
     for start, end in zip(starts, ends, strict=True):
-        low, high = np.minimum(start, end) - radius, np.maximum(start, end) + radius
-        left, top = np.maximum(np.floor(low).astype(int), (box[1], box[0]))
-        right, bottom = np.minimum(np.ceil(high).astype(int) + 1, (box[3], box[2]))
-        if top >= bottom or left >= right:
+        low, high = sorted((start[1], end[1]))
+        first = max(top, int(np.floor(low - radius)))
+        last = min(bottom, int(np.ceil(high + radius)) + 1)
+        if first >= last:
             continue
-        step = max(1, _BRUSH_CELLS // (right - left))
-        for first in range(top, bottom, step):
-            last = min(first + step, bottom)
-            y_h1 = np.arange(first, last)[:, None] + 0.5 - start[1]
-            x_1w = np.arange(left, right)[None] + 0.5 - start[0]
-            along = end - start
-            length = float(along @ along)
-            share_hw = (x_1w * along[0] + y_h1 * along[1]) / length if length else 0.0 * x_1w * y_h1
-            share_hw = np.clip(share_hw, 0, 1)
-            far_hw = (x_1w - share_hw * along[0]) ** 2 + (y_h1 - share_hw * along[1]) ** 2
-            labels_HW[first:last, left:right][far_hw <= radius**2] = stroke.value
+        begin_h, end_h = _runs(np.arange(first, last) + 0.5, start, end, radius)
+        begin_h = np.clip(np.ceil(begin_h - 0.5), left, right).astype(np.int64) - left
+        end_h = np.clip(np.floor(end_h - 0.5) + 1, left, right).astype(np.int64) - left
+        rows = np.flatnonzero(begin_h < end_h)
+        edges_hw[rows + first - top, begin_h[rows]] += 1
+        edges_hw[rows + first - top, end_h[rows]] -= 1
+    np.cumsum(edges_hw, axis=1, out=edges_hw)
+    labels_HW[top:bottom, left:right][edges_hw[:, :-1] > 0] = stroke.value
+
+
+def _runs(
+    y_h: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the first and the last x near a piece of a line in each row; without any, inf and -inf.
+
+    Two discs and the rectangle between them make it up.
+    """
+    begin_h, end_h = np.full(len(y_h), np.inf), np.full(len(y_h), -np.inf)
+    for x, y in (start, end):
+        wide_h = radius**2 - (y_h - y) ** 2
+        half_h = np.sqrt(np.maximum(wide_h, 0))
+        begin_h = np.where(wide_h >= 0, np.minimum(begin_h, x - half_h), begin_h)
+        end_h = np.where(wide_h >= 0, np.maximum(end_h, x + half_h), end_h)
+    along = end - start
+    length = float(np.hypot(*along))
+    if length == 0:
+        return begin_h, end_h
+    # Along the line from 0 to its length, across it from -radius to radius.
+    (ux, uy), v_h = along / length, y_h - start[1]
+    sides_2h = [(0 - v_h * uy, length - v_h * uy, ux), (v_h * ux - radius, v_h * ux + radius, uy)]
+    low_h, high_h = np.full(len(y_h), -np.inf), np.full(len(y_h), np.inf)
+    for least_h, most_h, slope in sides_2h:
+        if slope == 0:
+            inside_h = (least_h <= 0) & (most_h >= 0)
+            low_h, high_h = np.where(inside_h, low_h, np.inf), np.where(inside_h, high_h, -np.inf)
+        else:
+            one_h, other_h = least_h / slope, most_h / slope
+            low_h = np.maximum(low_h, np.minimum(one_h, other_h))
+            high_h = np.minimum(high_h, np.maximum(one_h, other_h))
+    is_there_h = low_h <= high_h
+    begin_h = np.where(is_there_h, np.minimum(begin_h, start[0] + low_h), begin_h)
+    return begin_h, np.where(is_there_h, np.maximum(end_h, start[0] + high_h), end_h)
 
 
 def _draw_region(labels_HW: Labels, stroke: Stroke) -> tuple[int, int, int, int] | None:
     region_hw = unpack(stroke.region)
     left, top = (int(x) for x in stroke.points[0])
     height, width = region_hw.shape
-    if (
-        top < 0
-        or left < 0
-        or top + height > labels_HW.shape[0]
-        or left + width > labels_HW.shape[1]
-    ):
+    part_hw = labels_HW[max(0, top) : top + height, max(0, left) : left + width]
+    if part_hw.shape != region_hw.shape:
         raise UsageError("a region reaches beyond its image")
-    part_hw = labels_HW[top : top + height, left : left + width]
     if stroke.tool == "labels":
         if not np.isin(region_hw, VALUES).all():
             raise UsageError(f"labels hold other values than {VALUES}")
@@ -139,19 +161,20 @@ def pack(values_hw: UInt8[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> bytes
     return buffer.getvalue()
 
 
-def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Unpack the pixels of a region or of labels.
+def mask_stroke(labels_HW: Labels) -> Stroke:
+    """Make one stroke of a value for each pixel of an image."""
+    return Stroke(tool="labels", value=0, points=((0.0, 0.0),), region=pack(labels_HW))
 
-    Raises:
-        UsageError: it is none.
-    """
+
+def unpack(data: bytes) -> UInt8[np.ndarray, "h w"]:
+    """Unpack the pixels of a region or of labels; UsageError if they are none."""
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            if image.mode != "L":
-                raise UsageError("a region is a grey PNG of 8 bits")
-            return np.array(image)
-    except (OSError, SyntaxError, ValueError):
-        raise UsageError("the pixels of a region can't be read") from None
+        pixels_HWC = decode_image(data, name="a region")
+    except ImageError as error:
+        raise UsageError(f"the pixels of a region can't be read: {error}") from None
+    if pixels_HWC.dtype != np.uint8 or pixels_HWC.shape[2] != 1:
+        raise UsageError("a region is a grey PNG of 8 bits")
+    return np.asarray(pixels_HWC[:, :, 0])
 
 
 def replay(strokes: Sequence[Stroke], height: int, width: int) -> Labels:

@@ -1,18 +1,20 @@
-"""The engine that learns: a network from the pretrained base, in rounds, on labelled pixels only.
+"""The networks that help (torch): ready-made features of a pretrained one, and one that learns.
 
-Each round begins from the base, so that what was drawn wrong and mended leaves no trace. Pixels
-that nobody has labelled are `IGNORE`: they have no part in the loss.
+That one learns in rounds on labelled pixels only, each from the pretrained base, so that what was
+drawn wrong and mended leaves no trace.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from binseg.labeling.cold_engine import Features
 from binseg.labeling.strokes import Labels
 from binseg.labeling.working_image import RGB
 from binseg.losses import build_loss
@@ -20,11 +22,57 @@ from binseg.models import create_model
 from binseg.models.skeleton import EncoderDecoder, encoder_parameters, freeze_batch_norm
 from binseg.types import IGNORE
 
+ENCODER = "efficientnet_lite0"
+_ZOOM = 2
+"""Images are enlarged before they are looked at, so that maps are finer against their pixels."""
+_NUM_KEPT = 16
+"""Numbers that each of the encoder's maps is reduced to: the first image's main directions."""
+_MOST_PLACES = 20_000
+
+
+def lite0_features() -> Callable[[RGB], Features]:
+    """Give the function that describes pixels by the encoder's maps; DataError without weights."""
+    model = create_model("unet", encoder=ENCODER, encoder_weights="imagenet")
+    encoder: Any = model.eval().encoder
+    mean, std = (torch.tensor(values)[:, None, None] for values in encoder.trained_with)
+
+    axes: list[Tensor] = []
+
+    def describe(rgb_HW3: RGB) -> Features:
+        height, width = rgb_HW3.shape[:2]
+        image = torch.from_numpy(rgb_HW3.astype(np.float32) / 255).permute(2, 0, 1)
+        size = [max(32, _ZOOM * height), max(32, _ZOOM * width)]
+        with torch.inference_mode():
+            zoomed = functional.interpolate(
+                ((image - mean) / std)[None], size=size, mode="bilinear"
+            )
+            maps = encoder(zoomed)
+            if not axes:  # the same for all images, so that trees of one can answer for another
+                axes.extend(_principal(one) for one in maps)
+            full = [
+                functional.interpolate(
+                    torch.einsum("bchw,ck->bkhw", one, axis), size=(height, width), mode="bilinear"
+                )
+                for one, axis in zip(maps, axes, strict=True)
+            ]
+            return torch.cat(full, dim=1)[0].permute(1, 2, 0).numpy().astype(np.float16)
+
+    return describe
+
+
+def _principal(maps_1Chw: Tensor) -> Tensor:
+    """Directions of a map's channels in which its places differ most."""
+    values_NC = maps_1Chw[0].flatten(1).T
+    values_NC = values_NC[:: max(1, len(values_NC) // _MOST_PLACES)]
+    centred_NC = values_NC - values_NC.mean(dim=0)
+    _, vectors_CC = torch.linalg.eigh(centred_NC.T @ centred_NC)
+    kept_CK: Tensor = vectors_CC.flip(1)[:, :_NUM_KEPT]
+    return kept_CK
+
+
 CROP, BATCH = 256, 6
-RATE, ENCODER_SHARE = 2e-3, 0.25
-"""Learning rate of the decoder, and the encoder's as a share of it."""
-LEAST_STEPS = 60
-"""Steps of a round, however long they take."""
+RATE, ENCODER_SHARE = 2e-3, 0.25  # learning rate of the decoder, and the encoder's as a share of it
+LEAST_STEPS = 60  # steps of a round, however long they take
 _MULTIPLE = 32
 
 
@@ -37,11 +85,7 @@ class Example:
 
 
 class WarmNetwork:
-    """A network that answers for images at the engines' size.
-
-    Args:
-        model: gives logits.
-    """
+    """A network (its logits) that answers for images at the engines' size."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model.eval()
@@ -59,18 +103,10 @@ class WarmNetwork:
 
 
 def base_network() -> nn.Module:
-    """Give the pretrained base: Lite0 from ImageNet with a fresh U-Net decoder.
-
-    Raises:
-        DataError: the weights can't be had.
-    """
+    """Give Lite0 from ImageNet with a fresh U-Net decoder; DataError without weights."""
     torch.manual_seed(0)
     return create_model(
-        "unet",
-        encoder="efficientnet_lite0",
-        encoder_weights="imagenet",
-        up="bilinear",
-        final_convs=0,
+        "unet", encoder=ENCODER, encoder_weights="imagenet", up="bilinear", final_convs=0
     )
 
 
@@ -83,28 +119,21 @@ def train_round(
     most_steps: int | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> WarmNetwork | None:
-    """Train for some time on what is labelled.
+    """Train `model` in place for some seconds on labels of either kind; None where it was given up.
 
-    Args:
-        model: trained in place.
-        examples: at least one has labelled pixels of either kind.
-        seconds: time of the round.
-        seed: decides places and order.
-        most_steps: an end by steps, for tests and benchmarks; the rate then falls by them.
-        is_wanted: asked before each step; False gives the round up.
-
-    Returns:
-        None where it was given up.
+    `is_wanted` is asked before each step. `most_steps` is an end by steps, for tests and
+    benchmarks.
     """
     assert isinstance(model, EncoderDecoder)
-    random, torch_seed = np.random.default_rng(seed), torch.random.manual_seed(seed)
-    del torch_seed
+    random = np.random.default_rng(seed)
+    torch.manual_seed(seed)
     freeze_batch_norm(model)  # a few crops say less about the mean of channels than ImageNet does
     model.train()
-    slow = {id(p) for p in encoder_parameters(model)}
+    slow = encoder_parameters(model)
+    known = {id(p) for p in slow}
     groups = [
-        {"params": [p for p in model.parameters() if id(p) not in slow], "lr": RATE},
-        {"params": encoder_parameters(model), "lr": RATE * ENCODER_SHARE},
+        {"params": [p for p in model.parameters() if id(p) not in known], "lr": RATE},
+        {"params": slow, "lr": RATE * ENCODER_SHARE},
     ]
     optimiser = torch.optim.AdamW(groups, weight_decay=1e-2)
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -136,16 +165,13 @@ def _batch(
     """Cut crops around labelled pixels, turned and mirrored at random."""
     images, labels = [], []
     for _ in range(BATCH):
-        one = examples[int(random.integers(len(examples)))]
-        image, known = _crop(one, random)
-        turns, mirrored = int(random.integers(4)), bool(random.integers(2))
-        image, known = np.rot90(image, turns), np.rot90(known, turns)
-        if mirrored:
-            image, known = image[:, ::-1], known[:, ::-1]
+        parts = _crop(examples[int(random.integers(len(examples)))], random)
+        turns, step = int(random.integers(4)), 1 - 2 * int(random.integers(2))
+        image, known = (np.rot90(part, turns)[:, ::step] for part in parts)
         light = random.uniform(0.8, 1.25), random.uniform(-20, 20)
         bright = np.clip(image.astype(np.float32) * light[0] + light[1], 0, 255)
         images.append(bright.astype(np.uint8))
-        labels.append(np.ascontiguousarray(known))
+        labels.append(known)
     target = torch.from_numpy(np.stack(labels))[:, None]
     return _normalised(model, np.stack(images)), (target == 1).float(), target != IGNORE
 
@@ -162,10 +188,8 @@ def _crop(one: Example, random: np.random.Generator) -> tuple[np.ndarray, np.nda
     image = one.rgb_hw3[top : top + CROP, left : left + CROP]
     known = one.labels_hw[top : top + CROP, left : left + CROP]
     missing = [(0, CROP - side) for side in known.shape]
-    if any(after for _, after in missing):
-        image = np.pad(image, [*missing, (0, 0)], mode="edge")
-        known = np.pad(known, missing, constant_values=IGNORE)
-    return image, known
+    padded = np.pad(image, [*missing, (0, 0)], mode="edge")
+    return padded, np.pad(known, missing, constant_values=IGNORE)
 
 
 def _normalised(model: nn.Module, rgb_BHW3: np.ndarray) -> Tensor:

@@ -16,10 +16,8 @@ _LOOK_S = 2.0
 class Worker:
     """Answers for images, the one that was asked for last first, and does chores in pauses.
 
-    Args:
-        answer: predicts an image anew, by its name.
-        look: called now and then while there is nothing to do.
-        state: guards what the session and this thread share.
+    `answer` predicts an image anew, by its name; `look` is called now and then while there is
+    nothing to do; `state` guards what the session and this thread share.
     """
 
     def __init__(

@@ -14,8 +14,7 @@ from binseg.types import IGNORE
 
 MOST_PIXELS = 512 * 512
 """Engines see larger images reduced to this many pixels; what a person draws keeps every pixel."""
-_SHARES = (0.5, 99.5)
-"""Percentiles that become black and white where an image has more than 8 bits."""
+_SHARES = (0.5, 99.5)  # percentiles that become black and white where an image has more than 8 bits
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
@@ -26,10 +25,8 @@ class WorkingImage:
 
     name: str
     rgb_HW3: RGB
-    small_hw3: RGB
-    """The same, reduced where it has more than `MOST_PIXELS`."""
-    is_deep: bool = False
-    """True if the file has more than 8 bits, which were stretched."""
+    small_hw3: RGB  # the same, reduced where it has more than `MOST_PIXELS`
+    is_deep: bool = False  # True if the file has more than 8 bits, which were stretched
 
     @property
     def size(self) -> tuple[int, int]:
@@ -42,34 +39,24 @@ class WorkingImage:
         return self.small_hw3.shape[0], self.small_hw3.shape[1]
 
     def small_box(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        """Give a box (top, left, bottom, right) in the engines' pixels.
-
-        Raises:
-            UsageError: it is too small to hold a thing there.
-        """
-        scale = [one / full for one, full in zip(self.small_size, self.size, strict=True)] * 2
-        sides = [
-            int(np.clip(round(side * by), 0, most))
-            for side, by, most in zip(box, scale, self.small_size * 2, strict=True)
-        ]
-        if sides[2] - sides[0] < 3 or sides[3] - sides[1] < 3:
+        """Give a box (top, left, bottom, right) in the engines' pixels; UsageError if tiny."""
+        top, left, bottom, right = (
+            int(np.clip(round(side * small / full), 0, small))
+            for side, small, full in zip(box, self.small_size * 2, self.size * 2, strict=True)
+        )
+        if bottom - top < 3 or right - left < 3:
             raise UsageError("that box is too small: draw it around the thing")
-        return sides[0], sides[1], sides[2], sides[3]
+        return top, left, bottom, right
 
     def enlarge(self, probability_hw: np.ndarray) -> np.ndarray:
         """A probability at the engines' size, at the image's own."""
         if self.size == self.small_size:
             return probability_hw
-        image = Image.fromarray(probability_hw.astype(np.float32))
-        return np.asarray(image.resize(self.size[::-1], Image.Resampling.BILINEAR))
+        return resized(probability_hw, self.size)
 
 
 def open_working_image(name: str, path: Path) -> WorkingImage:
-    """Read an image.
-
-    Raises:
-        ImageError: it can't be read.
-    """
+    """Read an image. Raises ImageError."""
     image_HWC, _ = read_pixels(path)
     rgb_HW3 = to_rgb(image_HWC)
     height, width = rgb_HW3.shape[:2]
@@ -84,12 +71,10 @@ def open_working_image(name: str, path: Path) -> WorkingImage:
 
 
 def to_rgb(image_HWC: Num[np.ndarray, "H W C"], *, stretch: bool | None = None) -> RGB:
-    """Turn any image into 8 bits and three channels.
+    """Turn any image into 8 bits and three channels: grey, or the first three.
 
-    Args:
-        image_HWC: one channel is shown grey, of more than three the first three.
-        stretch: whether the 0.5 and 99.5 percentiles of each channel become black and white; by
-            default where there are more than 8 bits.
+    `stretch` makes the 0.5 and 99.5 percentiles of each channel black and white; by default where
+    there are more than 8 bits.
     """
     taken = image_HWC[..., :3] if image_HWC.shape[2] >= 3 else image_HWC[..., :1]
     if stretch is None:
@@ -107,18 +92,22 @@ def to_rgb(image_HWC: Num[np.ndarray, "H W C"], *, stretch: bool | None = None) 
     return np.ascontiguousarray(taken)
 
 
+def resized(
+    values_hw: np.ndarray,
+    size: tuple[int, ...],
+    *,
+    by: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """Resize numbers to a height and width."""
+    image = Image.fromarray(values_hw.astype(np.float32))
+    return np.asarray(image.resize((size[1], size[0]), by))
+
+
 def reduced(labels_HW: Labels, size: tuple[int, int]) -> Labels:
     """Reduce labels to a smaller size: of each cell what most of its labelled pixels are."""
     if labels_HW.shape == size:
         return labels_HW
-    shares = [
-        np.asarray(
-            Image.fromarray((labels_HW == value).astype(np.float32)).resize(
-                size[::-1], Image.Resampling.BOX
-            )
-        )
-        for value in (0, 1)
-    ]
+    shares = [resized(labels_HW == value, size, by=Image.Resampling.BOX) for value in (0, 1)]
     reduced_hw = np.full(size, IGNORE, np.uint8)
     reduced_hw[(shares[0] > 0) & (shares[0] >= shares[1])] = 0
     reduced_hw[shares[1] > shares[0]] = 1

@@ -6,8 +6,7 @@ registry.py       METRICS: one row for every score (EMPTY_RULE)
 scores.py         what was counted or measured in one image -> its scores
 probabilities.py  probabilities -> errors, reliability, scores of each threshold, temperature
 bootstrap.py      how far figures would move with other images
-summary.py        images, and parts of the data -> Report
-report_data.py    Report -> JSON and CSV rows
+summary.py        images, and parts of the data -> Report, its JSON and CSV rows
 """
 
 from binseg.metrics.counts import count, count_objects, pool
@@ -20,30 +19,13 @@ from binseg.metrics.probabilities import (
     tune_threshold,
 )
 from binseg.metrics.registry import METRICS
-from binseg.metrics.report_data import image_rows, report_as_dict
-from binseg.metrics.scores import dice, is_mostly_empty, measure_outline, score_all, score_image
-from binseg.metrics.summary import check_columns, summarise
+from binseg.metrics.scores import (
+    dice,
+    dice_of,
+    is_mostly_empty,
+    measure_outline,
+    score_all,
+    score_image,
+)
+from binseg.metrics.summary import check_columns, image_rows, report_as_dict, summarise
 from binseg.metrics.surface import OutlineRule
-
-__all__ = [
-    "METRICS",
-    "LogitTally",
-    "OutlineRule",
-    "ProbabilityTally",
-    "Reliability",
-    "check_columns",
-    "count",
-    "count_objects",
-    "dice",
-    "image_rows",
-    "is_mostly_empty",
-    "measure_outline",
-    "measure_reliability",
-    "pool",
-    "report_as_dict",
-    "score_all",
-    "score_image",
-    "summarise",
-    "summarise_calibration",
-    "tune_threshold",
-]

@@ -37,8 +37,7 @@ def resampled_sums(
 ) -> Float64[np.ndarray, "R K"] | None:
     """Add up the columns of data sets made of as many images or groups as there are, with repeats.
 
-    A row of sums for each data set; None for a single image or group, which tells nothing, and for
-    no resamples. The same seed gives the same data sets.
+    A row of sums for each data set; None for a single image or group, and for no resamples.
     """
     if groups is not None:
         assert len(groups) == len(table_NK), "one group per image"
@@ -117,10 +116,7 @@ def bootstrap_interval(
 def report_intervals(
     images: Sequence[ImageScores], *, num_resamples: int = NUM_RESAMPLES
 ) -> dict[str, dict[Size, dict[str, Interval | None]]]:
-    """Find the 95% interval of every score of pixels: "mean" or "pooled" -> size -> score.
-
-    All scores share the resampled data sets, so that they can be compared.
-    """
+    """Find the 95% interval of every score of pixels: "mean" or "pooled" -> size -> score."""
     found: dict[str, dict[Size, dict[str, Interval | None]]] = {"mean": {}, "pooled": {}}
     for size, names in images[0].scores.items():
         scored = scored_images(images, size)

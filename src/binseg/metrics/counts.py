@@ -22,11 +22,6 @@ _NEIGHBOURS = np.ones((3, 3), dtype=bool)
 def count(mask_HW: Mask, truth_HW: Mask, valid_HW: Mask) -> Counts:
     """Count the valid pixels of one image by truth and prediction.
 
-    Args:
-        mask_HW: True where foreground is predicted.
-        truth_HW: True where foreground is.
-        valid_HW: False where a pixel counts neither for nor against.
-
     >>> mask = np.array([[True, True, False, False]])
     >>> truth = np.array([[True, False, True, False]])
     >>> count(mask, truth, np.array([[True, True, True, False]]))
@@ -90,15 +85,3 @@ def count_objects(mask_HW: Mask, truth_HW: Mask, valid_HW: Mask | None = None) -
         num_matched=int(matched_P.sum()),
         sum_iou=float(iou_P[matched_P].sum()),
     )
-
-
-def _count_values(
-    codes_N: Int64[np.ndarray, " N"], num_codes: int
-) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """List the values that occur with their numbers; sorting is slow, a long table takes memory."""
-    if num_codes > codes_N.size + 1_000_000:
-        pairs_P, overlap_P = np.unique(codes_N, return_counts=True)
-        return pairs_P, overlap_P
-    times = np.bincount(codes_N)
-    pairs_P = np.flatnonzero(times)
-    return pairs_P, times[pairs_P]

@@ -1,11 +1,8 @@
-"""Probabilities before any threshold: their errors, their reliability, a sweep of thresholds.
-
-And what validation chooses from them: the threshold and the temperature.
+"""Probabilities before any threshold: errors, reliability, thresholds; and what validation chooses.
 
 Thresholds are the multiples of 1/1024. They are exact in float32 and float64 alike, and scaling a
-probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels
-that `probability > threshold` will call foreground. What is kept of an image is a few small sums,
-whatever its size.
+probability by 1024 loses nothing, so that a histogram knows, for each of them, just the pixels that
+`probability > threshold` will call foreground.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -89,13 +86,7 @@ def summarise_calibration(
     groups: Sequence[Hashable] | None = None,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Calibration:
-    """Score the probabilities of the pooled pixels, and find their reliability curve.
-
-    0 resamples leave out the intervals.
-
-    Raises:
-        DataError: no image has a valid pixel.
-    """
+    """Score the pooled pixels' probabilities, with their reliability curve; or DataError."""
     rows = [np.concatenate([r.errors_E, r.num_B, r.probability_B, r.true_B]) for r in images]
     table_NK = np.stack(rows)
     num_B, probability_B, true_B = table_NK[:, -3 * NUM_BINS :].sum(axis=0).reshape(3, NUM_BINS)
@@ -132,8 +123,7 @@ def _score_sums(sums_RK: Float64[np.ndarray, "R K"]) -> dict[str, Float64[np.nda
 def count_bins(probability_N: Float[np.ndarray, " N"], num_bins: int) -> Int64[np.ndarray, " N"]:
     """Say in which bin each probability is: 0 for 0, else 1 to `num_bins`.
 
-    With 1,024 bins (or another power of 2) nothing is rounded: p > k/1024 just where the bin is
-    above k.
+    With a power of 2 nothing is rounded: p > k/1024 just where the bin is above k.
     """
     assert not probability_N.size or 0 <= probability_N.min() <= probability_N.max() <= 1, (
         "probabilities are in [0, 1], and none is nan"
@@ -147,8 +137,7 @@ def histogram(
     """Count the valid pixels of one image, true and false ones, in equal bins.
 
     Of 1,025 bins, number 0 holds the pixels of probability 0, number k those in ((k-1)/1024,
-    k/1024]: open below and closed above, as `probability > threshold` cuts. Those of several
-    images can be added.
+    k/1024]: open below and closed above, as `probability > threshold` cuts.
 
     >>> everywhere = np.ones((1, 3), dtype=bool)
     >>> found_2K = histogram(np.float32([[0, 0.5, 1]]), everywhere, everywhere)
@@ -173,14 +162,12 @@ class ThresholdChoice:
     """The threshold that was chosen, and the whole curve it was chosen from."""
 
     threshold: float
-    dice: float
-    """Dice at that threshold, on the images that chose it."""
+    dice: float  # Dice at that threshold, on the images that chose it
     thresholds_T: Float64[np.ndarray, " T"]
     dice_T: Float64[np.ndarray, " T"]
     """Dice at each of `thresholds_T`: the mean over images, or that of all pixels together."""
     num_images: int
-    is_pooled: bool = False
-    """True where all pixels together decided, since most images are empty."""
+    is_pooled: bool = False  # True where all pixels together decided, since most images are empty
 
     @property
     def dice_at_half(self) -> float:
@@ -219,11 +206,7 @@ class ProbabilityTally:
             setattr(self, name, one + np.asarray(added_up[name]))
 
     def sweep(self) -> Sweep:
-        """Score every threshold.
-
-        Raises:
-            DataError: there was no image with a valid pixel.
-        """
+        """Score every threshold; DataError if there was no image with a valid pixel."""
         if not self._num_images:
             raise DataError("thresholds can't be compared: no image has a pixel to score")
         pooled = score_table(counts_of(self._pooled_2K))
@@ -237,10 +220,7 @@ class ProbabilityTally:
     def choose(self) -> ThresholdChoice:
         """Choose the threshold with the best mean per-image Dice, in the middle of its plateau.
 
-        Where most images are empty, pooled Dice decides: see `is_mostly_empty`.
-
-        Raises:
-            DataError: there was no image with a valid pixel.
+        Where most images are empty, pooled Dice decides. Raises DataError without a valid pixel.
         """
         if not self._num_images:
             raise DataError(
@@ -267,11 +247,7 @@ def tune_threshold(
         tuple[Float32[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"], Bool[np.ndarray, "_ _"]]
     ],
 ) -> ThresholdChoice:
-    """Choose a threshold by probability_HW, truth_HW and valid_HW of each validation image.
-
-    Raises:
-        DataError: no image has a valid pixel.
-    """
+    """Choose a threshold by probability_HW, truth_HW, valid_HW of each image; or DataError."""
     tally = ProbabilityTally()
     for one in predictions:
         tally.add(*one)
@@ -279,10 +255,7 @@ def tune_threshold(
 
 
 def _average_precision(histogram_2K: Int64[np.ndarray, "2 K"]) -> float:
-    """Sum precision over the steps of recall, as scikit-learn does for 1,025 distinct values.
-
-    Where there is no foreground, it is 1 if nothing gets a probability, else 0.
-    """
+    """Sum precision over the steps of recall, as scikit-learn does for 1,025 distinct values."""
     tp_K, fp_K = np.cumsum(histogram_2K[:, ::-1], axis=1)
     if tp_K[-1] == 0:
         return float(histogram_2K[1, 1:].sum() == 0)
@@ -305,8 +278,7 @@ def _middle_of_plateau(dice_T: Float64[np.ndarray, " T"]) -> int:
 class LogitTally:
     """Adds up images one at a time; finds the temperature that suits them all.
 
-    The temperature divides all logits (Guo et al., On Calibration of Modern Neural Networks, ICML
-    2017). Above 1 the model was too sure. The order of probabilities doesn't change.
+    It divides all logits (Guo et al., ICML 2017); above 1 the model was too sure.
     """
 
     def __init__(self) -> None:
@@ -323,11 +295,7 @@ class LogitTally:
         self._num_2K += np.bincount(codes_N, minlength=2 * _LOGIT_BINS).reshape(2, -1)
 
     def temperature(self) -> float:
-        """Find the number from 0.05 to 20 that makes the truth of all pixels most likely.
-
-        Raises:
-            DataError: no pixel is valid.
-        """
+        """Find the number from 0.05 to 20 that makes the truth likeliest; DataError if empty."""
         num_false_K, num_true_K = self._num_2K
         num = self._num_2K.sum()
         if num == 0:

@@ -1,9 +1,4 @@
-"""The registry of scores: one row in `METRICS` for each, and everything that shows one reads it.
-
-A row knows a score's name, label and meaning, its unit, which way is better, and how it follows
-from what was counted or measured. Reports, JSON, CSV, the page, curves, comparison, the shell and
-the reference page of the documentation list what is here, so that a new score is a new row.
-"""
+"""The registry of scores: one row in `METRICS` for each, and everything that shows one reads it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,8 +20,7 @@ EMPTY_RULE = (
 )
 """The sentence that goes with every table of scores."""
 
-Column = Float64[np.ndarray, " N"]
-"""One value for each image, or for each resampled data set."""
+Column = Float64[np.ndarray, " N"]  # one value for each image, or for each resampled data set
 Bins = Float64[np.ndarray, "N B"]
 Ratio = Callable[[Num[np.ndarray, "N 4"]], Column]
 
@@ -35,22 +29,17 @@ Ratio = Callable[[Num[np.ndarray, "N 4"]], Column]
 class Metric:
     """One score, in the words and numbers that every table of scores needs."""
 
-    name: str
-    """In files, options and the API."""
-    meaning: str
-    """In a few words."""
-    label: str = ""
-    """For people; the name, if left out."""
+    name: str  # in files, options and the API
+    meaning: str  # in a few words
+    label: str = ""  # for people; the name, if left out
     higher_is_better: bool = True
     is_distance: bool = False
     """In the report's unit, pixels or mm; all others are numbers from 0 to 1."""
-    has_tolerance: bool = False
-    """Depends on the tolerance of the report."""
+    has_tolerance: bool = False  # depends on the tolerance of the report
     is_main: bool = True
     """Shown on the terminal, in comparisons, curves and the table of images; others are in the full
     report only."""
-    kind: ClassVar[str]
-    """The heading for scores of this kind."""
+    kind: ClassVar[str]  # the heading for scores of this kind
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
@@ -60,18 +49,14 @@ class Metric:
 class PixelMetric(Metric):
     """A score of counted pixels: per image, averaged and pooled, at both sizes."""
 
-    of: Ratio
-    """From rows of tp, fp, fn, tn."""
+    of: Ratio  # from rows of tp, fp, fn, tn
     formula: str
     kind = "pixels"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutlineMetric(Metric):
-    """A score of the distance between two outlines: per image, and averaged over images.
-
-    Where one mask is empty it isn't asked: `surface.OUTLINE_RULE` decides.
-    """
+    """A score of the distance between two outlines, where both are (else `OUTLINE_RULE`)."""
 
     of: Callable[[OutlinePair], float]
     kind = "outlines"
@@ -81,8 +66,7 @@ class OutlineMetric(Metric):
 class ObjectMetric(Metric):
     """A score of matched objects, pooled over all images."""
 
-    of: Ratio
-    """From rows of num_true, num_predicted, num_matched, sum_iou."""
+    of: Ratio  # from rows of num_true, num_predicted, num_matched, sum_iou
     kind = "objects"
 
 
@@ -90,8 +74,7 @@ class ObjectMetric(Metric):
 class ProbabilityMetric(Metric):
     """An error of each pixel's probability: its mean per image, and over all pixels."""
 
-    of: Callable[[Column, Column], Column]
-    """From probability and truth (0 or 1) of each pixel."""
+    of: Callable[[Column, Column], Column]  # from probability and truth (0 or 1) of each pixel
     higher_is_better: bool = False
     kind = "probabilities"
 
@@ -108,10 +91,7 @@ class CalibrationMetric(Metric):
 
 
 def _ratio(upper: tuple[int, ...], lower: tuple[int, ...], *, nothing: tuple[int, ...]) -> Ratio:
-    """Divide two weighted sums of four counts.
-
-    0/0 is 1 where the counts that `nothing` weighs are 0 too, else 0: see EMPTY_RULE.
-    """
+    """Divide weighted sums of four counts; 0/0 is 1 where `nothing` weighs 0, else 0."""
 
     def score(counts_N4: Num[np.ndarray, "N 4"]) -> Column:
         numerator_N, denominator_N = counts_N4 @ np.array(upper), counts_N4 @ np.array(lower)
@@ -148,133 +128,57 @@ def _calibration_error(num_NB: Bins, probability_NB: Bins, true_NB: Bins) -> Col
 
 
 _ROWS: tuple[Metric, ...] = (
-    PixelMetric(
-        name="dice",
-        label="Dice",
+    PixelMetric(name="dice", label="Dice",
         meaning="twice the overlap over both areas (F1 of pixels)",
-        formula="2 tp / (2 tp + fp + fn)",
-        of=_of_pixels((2, 0, 0, 0), (2, 1, 1, 0)),
-    ),
-    PixelMetric(
-        name="iou",
-        label="IoU",
-        meaning="overlap over union (Jaccard)",
-        formula="tp / (tp + fp + fn)",
-        of=_IOU,
-    ),
-    PixelMetric(
-        name="precision",
-        meaning="share of the predicted foreground that is right",
-        formula="tp / (tp + fp)",
-        of=_of_pixels((1, 0, 0, 0), (1, 1, 0, 0)),
-    ),
-    PixelMetric(
-        name="recall",
-        meaning="share of the true foreground that was found (sensitivity)",
-        formula="tp / (tp + fn)",
-        of=_of_pixels((1, 0, 0, 0), (1, 0, 1, 0)),
-    ),
-    PixelMetric(
-        name="specificity",
-        meaning="share of the true background that was left alone",
-        formula="tn / (tn + fp)",
-        of=_of_pixels((0, 0, 0, 1), (0, 1, 0, 1)),
-        is_main=False,
-    ),
-    PixelMetric(
-        name="accuracy",
+        formula="2 tp / (2 tp + fp + fn)", of=_of_pixels((2, 0, 0, 0), (2, 1, 1, 0))),
+    PixelMetric(name="iou", label="IoU", meaning="overlap over union (Jaccard)",
+        formula="tp / (tp + fp + fn)", of=_IOU),
+    PixelMetric(name="precision", meaning="share of the predicted foreground that is right",
+        formula="tp / (tp + fp)", of=_of_pixels((1, 0, 0, 0), (1, 1, 0, 0))),
+    PixelMetric(name="recall", meaning="share of the true foreground that was found (sensitivity)",
+        formula="tp / (tp + fn)", of=_of_pixels((1, 0, 0, 0), (1, 0, 1, 0))),
+    PixelMetric(name="specificity", meaning="share of the true background that was left alone",
+        formula="tn / (tn + fp)", of=_of_pixels((0, 0, 0, 1), (0, 1, 0, 1)), is_main=False),
+    PixelMetric(name="accuracy",
         meaning="share of all pixels that are right; misleads where objects are small",
-        formula="(tp + tn) / all",
-        of=_of_pixels((1, 0, 0, 1), (1, 1, 1, 1)),
-        is_main=False,
-    ),
-    PixelMetric(
-        name="mean_iou",
-        label="mean IoU",
+        formula="(tp + tn) / all", of=_of_pixels((1, 0, 0, 1), (1, 1, 1, 1)), is_main=False),
+    PixelMetric(name="mean_iou", label="mean IoU",
         meaning="average of foreground and background IoU (Keras MeanIoU, 2 classes)",
         formula="(IoU of foreground + IoU of background) / 2",
-        of=lambda counts_N4: (_IOU(counts_N4) + _BACKGROUND_IOU(counts_N4)) / 2,
-    ),
-    OutlineMetric(
-        name="boundary_iou",
-        label="boundary IoU",
+        of=lambda counts_N4: (_IOU(counts_N4) + _BACKGROUND_IOU(counts_N4)) / 2),
+    OutlineMetric(name="boundary_iou", label="boundary IoU",
         meaning="IoU of the pixels within 2% of the diagonal of either outline",
-        of=surface.boundary_iou,
-    ),
-    OutlineMetric(
-        name="boundary_f1",
-        label="boundary F1",
+        of=surface.boundary_iou),
+    OutlineMetric(name="boundary_f1", label="boundary F1",
         meaning="harmonic mean of the shares of each outline within the tolerance of the other",
-        of=surface.boundary_f1,
-        has_tolerance=True,
-    ),
-    OutlineMetric(
-        name="surface_dice",
-        label="surface Dice",
+        of=surface.boundary_f1, has_tolerance=True),
+    OutlineMetric(name="surface_dice", label="surface Dice",
         meaning="share of both outlines that is within the tolerance of the other",
-        of=surface.surface_dice,
-        has_tolerance=True,
-        is_main=False,
-    ),
-    OutlineMetric(
-        name="hd95",
-        label="HD95",
+        of=surface.surface_dice, has_tolerance=True, is_main=False),
+    OutlineMetric(name="hd95", label="HD95",
         meaning="95th percentile of the distance between the outlines (the worse direction)",
-        of=surface.hd95,
-        higher_is_better=False,
-        is_distance=True,
-    ),
-    OutlineMetric(
-        name="assd",
-        label="mean distance",
-        meaning="average distance between the outlines, both ways",
-        of=surface.assd,
-        higher_is_better=False,
-        is_distance=True,
-    ),
-    ObjectMetric(
-        name="object_precision",
-        meaning="share of the predicted objects that are there",
-        of=_of_objects((0, 0, 1, 0), (0, 1, 0, 0)),
-    ),
-    ObjectMetric(
-        name="object_recall",
-        meaning="share of the true objects that were found",
-        of=_of_objects((0, 0, 1, 0), (1, 0, 0, 0)),
-    ),
-    ObjectMetric(
-        name="object_f1",
-        label="object F1",
-        meaning="harmonic mean of both, also called recognition quality (RQ)",
-        of=_OBJECT_F1,
-    ),
-    ObjectMetric(
-        name="sq",
-        label="segmentation quality",
-        meaning="mean IoU of the matched objects (SQ)",
-        of=_OBJECT_IOU,
-        is_main=False,
-    ),
-    ObjectMetric(
-        name="pq",
-        label="panoptic quality",
+        of=surface.hd95, higher_is_better=False, is_distance=True),
+    OutlineMetric(name="assd", label="mean distance",
+        meaning="average distance between the outlines, both ways", of=surface.assd,
+        higher_is_better=False, is_distance=True),
+    ObjectMetric(name="object_precision", meaning="share of the predicted objects that are there",
+        of=_of_objects((0, 0, 1, 0), (0, 1, 0, 0))),
+    ObjectMetric(name="object_recall", meaning="share of the true objects that were found",
+        of=_of_objects((0, 0, 1, 0), (1, 0, 0, 0))),
+    ObjectMetric(name="object_f1", label="object F1",
+        meaning="harmonic mean of both, also called recognition quality (RQ)", of=_OBJECT_F1),
+    ObjectMetric(name="sq", label="segmentation quality",
+        meaning="mean IoU of the matched objects (SQ)", of=_OBJECT_IOU, is_main=False),
+    ObjectMetric(name="pq", label="panoptic quality",
         meaning="segmentation quality times recognition quality (PQ; Kirillov et al., CVPR 2019)",
-        of=lambda counts_N4: _OBJECT_IOU(counts_N4) * _OBJECT_F1(counts_N4),
-    ),
-    ProbabilityMetric(
-        name="brier",
-        label="Brier score",
+        of=lambda counts_N4: _OBJECT_IOU(counts_N4) * _OBJECT_F1(counts_N4)),
+    ProbabilityMetric(name="brier", label="Brier score",
         meaning="mean squared error of the probability",
-        of=lambda probability_N, truth_N: np.square(probability_N - truth_N),
-    ),
-    CalibrationMetric(
-        name="ece",
-        label="calibration error",
+        of=lambda probability_N, truth_N: np.square(probability_N - truth_N)),
+    CalibrationMetric(name="ece", label="calibration error",
         meaning="expected difference of probability and share of foreground, over 15 bins "
-        "(Guo et al., ICML 2017)",
-        of=_calibration_error,
-    ),
-)
+        "(Guo et al., ICML 2017)", of=_calibration_error),
+)  # fmt: skip
 
 METRICS: Mapping[str, Metric] = MappingProxyType({row.name: row for row in _ROWS})
 """Every score by its name, in the order in which tables show them."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float64, Num
 
-from binseg.metrics.counts import Mask, as_array
+from binseg.metrics.counts import Mask, as_array, count
 from binseg.metrics.registry import METRICS, ObjectMetric, OutlineMetric, PixelMetric, metrics_of
 from binseg.metrics.surface import OutlineRule, compare_outlines
 from binseg.types import Counts, ImageScores, Size
@@ -36,6 +36,11 @@ def dice(counts: Counts) -> float:
     metric = METRICS["dice"]
     assert isinstance(metric, PixelMetric)
     return float(metric.of(as_array([counts]))[0])
+
+
+def dice_of(mask_HW: Mask, truth_HW: Mask) -> float:
+    """Score the overlap of two masks of which every pixel counts."""
+    return dice(count(mask_HW, truth_HW, np.ones(mask_HW.shape, np.bool_)))
 
 
 def object_table(counts_N4: Num[np.ndarray, "N 4"]) -> Table:
@@ -92,7 +97,6 @@ def score_image(
 def is_mostly_empty(num_empty: int, num_images: int) -> bool:
     """Tell whether most images, but not all, have an empty truth.
 
-    Each of them counts 1 without a false pixel and 0 with one, so that their mean would praise a
-    model that never predicts anything: choices then go by the pooled score.
+    Their mean would praise a model that never predicts anything: the pooled score chooses then.
     """
     return num_images / 2 < num_empty < num_images

@@ -1,19 +1,19 @@
 """Images become a `Report`: averages, pooled scores, intervals, slices, and the rules used.
 
-Everything that follows from single images is computed from them here, so that no order and no
-batch can change it; sums over probabilities come ready from the loop that saw them. A slice is a
-part of the data: small or large objects, one breed, one microscope.
+A slice is a part of the data: small or large objects, one breed, one microscope.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from binseg.errors import DataError, UsageError, suggest
 from binseg.metrics.bootstrap import (
     LEAST_UNITS,
+    LEVEL,
     NUM_RESAMPLES,
     bootstrap_interval,
     figures_of,
@@ -27,15 +27,14 @@ from binseg.metrics.probabilities import (
     Reliability,
     summarise_calibration,
 )
-from binseg.metrics.registry import EMPTY_RULE
+from binseg.metrics.registry import EMPTY_RULE, METRICS
 from binseg.metrics.scores import object_table, score_all
 from binseg.metrics.surface import OUTLINE_RULE, OutlineRule
-from binseg.types import Counts, Figure, ImageScores, Report, Size, Slice
+from binseg.types import Averages, Counts, Figure, ImageScores, Interval, Report, Size, Slice
 
 BY_SIZE = "object size"
 BY_SHARE = "foreground share"
-FEW_VALUES = 20
-"""Columns of at most as many values make slices unasked."""
+FEW_VALUES = 20  # columns of at most as many values make slices unasked
 
 
 def summarise(
@@ -55,23 +54,11 @@ def summarise(
 ) -> Report:
     """Average the scores over images, pool the counts, and say the rules that were used.
 
-    Args:
-        images: every image of the split, all counted at the same sizes.
-        title: the report's.
-        bundle_id: of the model that predicted.
-        split: the part of the data that was scored.
-        threshold: the probability above which a pixel was called foreground.
-        border: what became of the border class, or "none".
-        rule: by which outlines were measured.
-        reliabilities: of the images with a valid pixel, in their order; none: no calibration.
-        tally: of the same images; None leaves the sweep out.
-        by: columns to slice by.
-        notes: further sentences to be read with the numbers.
-        num_resamples: of the bootstrap; 0 leaves all intervals out.
-
-    Raises:
-        DataError: there is no image with a valid pixel.
-        UsageError: no image has such a column.
+    All images are counted at the same sizes; `reliabilities` are of those with a valid pixel, in
+    their order, and `tally` of the same; without them there is no calibration and no sweep.
+    `border` says what became of the border class, `by` names columns to slice by; 0 resamples leave
+    intervals out. Raises DataError without a valid pixel, UsageError where no image has such a
+    column.
     """
     assert all(one.counts.keys() == images[0].counts.keys() for one in images), "one set of sizes"
     scored = {size: scored_images(images, size) for size in images[0].counts} if images else {}
@@ -205,11 +192,8 @@ def slice_images(
 
     Sizes and shares are those of the truth at original size, in three parts with as many images
     each; images without an object are a part of their own. Columns with 2 to 20 values are taken
-    unasked, those of `by` whatever their number; images without a value are the part "". Shares are
-    left out unasked where they make the same parts as sizes.
-
-    Raises:
-        UsageError: no image has such a column.
+    unasked, those of `by` whatever their number (UsageError if no image has one); images without a
+    value are the part "". Shares that make the same parts as sizes are left out unasked.
     """
     scored = scored_images(images, "original")
     names = list(dict.fromkeys(name for one in scored for name in one.columns))
@@ -231,11 +215,7 @@ def slice_images(
 
 
 def check_columns(asked: Iterable[str], names: Iterable[str]) -> None:
-    """Refuse to slice by what no image has; "object size" and "foreground share" are always there.
-
-    Raises:
-        UsageError: naming those that can be asked for.
-    """
+    """Refuse to slice by what no image has, with UsageError naming what can be asked for."""
     known = {*names, BY_SIZE, BY_SHARE}
     for name in asked:
         if name not in known:
@@ -284,3 +264,122 @@ def _thirds(
         (name, [one for one, kept in zip(images, kept_N, strict=True) if kept])
         for name, kept_N in parts
     ]
+
+
+_AVERAGES = {"mean": "mean over images", "pooled": "pooled pixels"}
+_SWEEP_STEP = 8  # of 1,024 thresholds, every eighth goes into the file
+Row = dict[str, str | float]
+
+
+def report_as_dict(report: Report) -> dict[str, object]:
+    """Turn a report into what `json.dumps` takes; a figure is {"value", "interval"}."""
+    calibration, sweep = report.calibration, report.sweep
+    method = f"percentile bootstrap by {report.resampled}"
+    return {
+        "title": report.title,
+        "bundle": report.bundle_id,
+        "split": report.split,
+        "threshold": report.threshold,
+        "border": report.border,
+        "num_images": len(report.images),
+        "num_empty_truth": report.num_empty_truth,
+        "num_missed": report.num_missed,
+        "num_false_alarms": report.num_false_alarms,
+        "mean": _plain(report.mean),
+        "pooled": _plain(report.pooled),
+        "intervals": {"level": LEVEL, "method": method} | _plain(report.intervals)
+        if report.intervals
+        else None,
+        "outline": {
+            "tolerance": report.tolerance,
+            "unit": report.unit,
+            "spacing": _plain(report.spacing),
+            "scores": _plain(report.outline),
+        },
+        "objects": _plain(report.objects),
+        "calibration": calibration
+        and {**_plain(calibration.scores), "bins": _plain(calibration.bins)},
+        "sweep": sweep
+        and {
+            "average_precision": sweep.average_precision,
+            **{
+                name: list(curve[::_SWEEP_STEP])
+                for name, curve in {"thresholds": sweep.thresholds, **sweep.curves}.items()
+            },
+        },
+        "slices": [_plain(one) | {"is_small": one.is_small} for one in report.slices],
+        "meanings": {name: metric.meaning for name, metric in METRICS.items()},
+        "notes": list(report.notes),
+        "images": [_image_as_dict(one) for one in report.images],
+    }
+
+
+def _image_as_dict(one: ImageScores) -> dict[str, object]:
+    """Leave out the scores where all pixels are ignored, so that nobody's mean takes them in."""
+    line: dict[str, Any] = _plain(one)
+    for size, counts in one.counts.items():
+        if not counts.num_valid:
+            line["scores"][size] = dict.fromkeys(one.scores[size])
+    if not one.counts["original"].num_valid:
+        line |= dict.fromkeys(("outline", "objects", "probability"))
+    return line
+
+
+def _plain(value: Any) -> Any:
+    """Make records dictionaries, intervals pairs and tuples lists."""
+    if isinstance(value, Interval):
+        return [value.low, value.high]
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def report_rows(report: Report, *, intervals: Averages | None = None) -> list[Row]:
+    """List the averages of a report, one row for each kind and size, as tables and CSV show them.
+
+    With `intervals` each score has two more columns, NAME_low and NAME_high, which may be empty.
+    """
+    rows: list[Row] = []
+    for kind, table in (("mean", report.mean), ("pooled", report.pooled)):
+        for size, scores in table.items():
+            row: Row = {"average": _AVERAGES[kind], "size": size}
+            for name, value in scores.items():
+                row[name] = value
+                if intervals is not None:
+                    found = intervals[kind][size][name]
+                    row[f"{name}_low"] = "" if found is None else found.low
+                    row[f"{name}_high"] = "" if found is None else found.high
+            rows.append(row)
+    return rows
+
+
+def image_rows(report: Report) -> list[Row]:
+    """List the images of a report, one CSV row each: id, columns, counts and scores per size, more.
+
+    The model's size has the prefix `model_`, objects have `objects_`, a manifest's own columns
+    `column_`. What has no valid pixel has no score, so that nobody's mean takes it in.
+    """
+    rows = [_image_row(one) for one in report.images]
+    # CSV needs one set of columns: those of all rows, in the order in which they appear.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def _image_row(one: ImageScores) -> Row:
+    row: Row = {"id": one.id}
+    if one.group is not None:
+        row["group"] = one.group
+    row |= {f"column_{name}": value for name, value in one.columns.items()}
+    for size, counts in one.counts.items():
+        prefix = "" if size == "original" else f"{size}_"
+        for name, score in one.scores[size].items():
+            row[f"{prefix}{name}"] = score if counts.num_valid else ""
+        row |= {f"{prefix}{name}": num for name, num in asdict(counts).items()}
+    if one.counts["original"].num_valid:
+        objects = {} if one.objects is None else asdict(one.objects)
+        row |= one.outline or {}
+        row |= {f"objects_{name}": value for name, value in objects.items()}
+        row |= one.probability or {}
+    return row

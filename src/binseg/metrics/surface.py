@@ -69,8 +69,7 @@ class OutlinePair:
     """From each pixel of the predicted outline to the nearest of the true one."""
     to_mask_M: Float64[np.ndarray, " M"]
     tolerance: float
-    band: int
-    """Width of the band of boundary IoU in pixels."""
+    band: int  # width of the band of boundary IoU in pixels
 
     @property
     def num_near(self) -> tuple[int, int]:

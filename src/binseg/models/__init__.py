@@ -5,18 +5,3 @@ from binseg.models.decoders import DECODERS
 from binseg.models.encoders import ENCODERS
 from binseg.models.skeleton import encoder_parameters, freeze_batch_norm, freeze_encoder
 from binseg.models.weights import load_encoder_weights, weights_path
-
-__all__ = [
-    "DECODERS",
-    "ENCODERS",
-    "OPTIONS",
-    "build_model",
-    "create_model",
-    "encoder_parameters",
-    "freeze_batch_norm",
-    "freeze_encoder",
-    "load_encoder_weights",
-    "num_parameters",
-    "resolve_options",
-    "weights_path",
-]

@@ -9,11 +9,10 @@ from torch import nn
 from binseg.config.named_models import Option
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError, suggest
-from binseg.models.blocks import he_initialise, initialise_head
 from binseg.models.decoders import DECODERS
 from binseg.models.encoders import ENCODERS, TIMM, TIMM_WEIGHTS, encoder_entry
 from binseg.models.keras_unet import KerasUNet
-from binseg.models.skeleton import EncoderDecoder
+from binseg.models.skeleton import EncoderDecoder, he_initialise, initialise_head
 from binseg.models.weights import load_encoder_weights
 from binseg.progress import SILENT, Progress
 
@@ -173,12 +172,9 @@ def create_model(
 def resolve_options(
     decoder: str, encoder: str, options: Mapping[str, Option] | None = None
 ) -> dict[str, Option]:
-    """Return all options of a pair: both parts' defaults, changed by those given.
+    """Return all options of a pair: both parts' defaults, changed by those given; UsageError.
 
     An option that both parts have is one option, and the decoder's default counts.
-
-    Raises:
-        UsageError: an unknown name or option, or a value that the option doesn't take.
 
     >>> resolve_options("mlp", "mit_b0", {"width": 16})
     {'width': 16, 'drop_path': 0.1, 'decoder_width': 256, 'dropout': 0.1}
@@ -220,10 +216,8 @@ def build_model(recipe: Recipe, *, progress: Progress = SILENT) -> nn.Module:
     """Build a recipe's network; its first weights follow from `train.seed` alone.
 
     Weights that were trained on images with another mean or deviation than the recipe's are told.
-
-    Raises:
-        UsageError: an unknown name or option, or a value that the option doesn't take.
-        DataError: encoder weights that can't be had, or don't fit.
+    Raises UsageError (unknown names, options, values) and DataError (encoder weights that can't be
+    had).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
@@ -241,12 +235,7 @@ def build_model(recipe: Recipe, *, progress: Progress = SILENT) -> nn.Module:
 def _compare_preprocessing(
     recipe: Recipe, mean: tuple[float, ...], std: tuple[float, ...], progress: Progress
 ) -> None:
-    """Refuse a mean and deviation that nobody chose and the encoder's weights don't fit.
-
-    Raises:
-        UsageError: the recipe leaves them to defaults that differ (timm's weights only: others
-            set them in the recipe).
-    """
+    """Refuse a mean and deviation that nobody chose and timm's weights don't fit: UsageError."""
     fitting = recipe.input.model_copy(update={"mean": [*mean], "std": [*std]})
     given, wanted = recipe.input.preprocessing(), fitting.preprocessing()
     if (given.mean, given.std) == (wanted.mean, wanted.std):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from binseg.config.named_models import Option
-from binseg.models.blocks import (
+from binseg.models.skeleton import (
+    Decoder,
+    Encoder,
     Join,
     Norm,
     Up,
@@ -22,17 +24,15 @@ from binseg.models.blocks import (
     conv_unit,
     join_maps,
     norm_layer,
+    resize,
+    size_of,
     up_layer,
 )
-from binseg.models.skeleton import Decoder, Encoder, resize, size_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNetStyle:
-    """The settings that all blocks of one decoder share.
-
-    They are the options of these names; `attention` puts a gate on every skip.
-    """
+    """The options (of these names) that all blocks of a decoder share; `attention` gates skips."""
 
     up: Up = "transpose"
     join: Join = "pad"
@@ -44,10 +44,9 @@ class UNetStyle:
 
 
 class AttentionGate(nn.Module):
-    """Weighs each pixel of a skip by how well it agrees with the map that comes from below.
+    """Weighs each pixel of a skip by how well it agrees with the upsampled map from below.
 
-    The paper (arXiv 1804.03999) gates with the coarser map before it is upsampled; here it is the
-    upsampled map, so that the weights need no resizing of their own.
+    The paper (arXiv 1804.03999) gates with that map before it is upsampled.
     """
 
     def __init__(self, skip_channels: int, gating_channels: int, *, norm: Norm) -> None:
@@ -65,11 +64,7 @@ class AttentionGate(nn.Module):
 
 
 class UNetBlock(nn.Module):
-    """Upsample, join with the skip if there is one (of 0 channels), and convolve.
-
-    The map from below has `out_channels` once it is upsampled, or brought to them where it already
-    has the size, as a dilated encoder's has (`doubles` is False).
-    """
+    """Upsample (if it `doubles`), join with the skip if there is one, and convolve."""
 
     def __init__(
         self,
@@ -112,10 +107,7 @@ class UNetBlock(nn.Module):
 
 
 class UNetDecoder(Decoder):
-    """One block per skip, from the coarsest map upwards, and perhaps more to full size.
-
-    The options are those of `OPTIONS`, `attention` beside them.
-    """
+    """One block per skip, from the coarsest map upwards, and perhaps more to full size."""
 
     def __init__(
         self,
@@ -177,8 +169,8 @@ class UNetDecoder(Decoder):
 class UNetPlusPlusDecoder(Decoder):
     """The nested decoder of U-Net++ (arXiv 1807.10165): a triangle of blocks.
 
-    Node (level, step) joins all earlier nodes of its level with the upsampled node
-    (level + 1, step - 1).
+    Node (level, step) joins all earlier nodes of its level with the upsampled node (level + 1, step
+    - 1).
     """
 
     def __init__(self, encoder: Encoder, *, decoder_width: int = 0, **style: Any) -> None:
@@ -213,10 +205,7 @@ class UNetPlusPlusDecoder(Decoder):
 
 
 def _first_quarter(encoder: Encoder) -> int:
-    """Return the index of the finest map at a quarter of the input's size or below.
-
-    FPN and SegFormer leave out finer ones, as published.
-    """
+    """Return the index of the finest map at a quarter of the input's size or below."""
     last = len(encoder.strides) - 1
     return next((index for index, stride in enumerate(encoder.strides) if stride >= 4), last)
 
@@ -224,8 +213,7 @@ def _first_quarter(encoder: Encoder) -> int:
 class FPNDecoder(Decoder):
     """Feature pyramid (arXiv 1612.03144) with the branches of Panoptic FPN (arXiv 1901.02446).
 
-    Maps of all scales get the coarser ones added, are brought to the finest size and summed; the
-    segmentation branch has half of the pyramid's channels. Top-down maps are resized bilinearly
+    The segmentation branch has half of the pyramid's channels. Top-down maps are resized bilinearly
     (published: nearest neighbour), so that odd sizes stay aligned.
     """
 
@@ -265,17 +253,12 @@ class FPNDecoder(Decoder):
         return total
 
 
-WIDTH = 256
-"""Channels of a pyramid, of pooled context and of an MLP, unless told otherwise."""
-CELLS = (1, 2, 3, 6)
-"""Cells a side over which pyramid pooling averages."""
+WIDTH = 256  # channels of a pyramid, of pooled context and of an MLP, unless told otherwise
+CELLS = (1, 2, 3, 6)  # cells a side over which pyramid pooling averages
 
 
 class PyramidPoolingDecoder(Decoder):
-    """Pyramid pooling (PSPNet, arXiv 1612.01105): the whole image's context beside every pixel.
-
-    Averages of the coarsest map over `CELLS` are joined with the map itself.
-    """
+    """Pyramid pooling (PSPNet, arXiv 1612.01105): averages over `CELLS` beside every pixel."""
 
     def __init__(self, encoder: Encoder, *, decoder_width: int, norm: Norm, bias: bool) -> None:
         super().__init__()
@@ -309,10 +292,7 @@ class PyramidPoolingDecoder(Decoder):
 
 
 def _cells(maps_BChw: Tensor, num: int) -> Tensor:
-    """Average over num x num cells.
-
-    ONNX has no adaptive pooling; there the same averages are two matrix products.
-    """
+    """Average over num x num cells; for ONNX, without adaptive pooling, by matrix products."""
     if not torch.onnx.is_in_onnx_export():
         return functional.adaptive_avg_pool2d(maps_BChw, num)
     down, across = (_averaging(length, num) for length in maps_BChw.shape[-2:])
@@ -352,8 +332,7 @@ class DecoderEntry(NamedTuple):
     """One row of `DECODERS`."""
 
     summary: str
-    source: str
-    """The report or paper that describes it."""
+    source: str  # the report or paper that describes it
     build: Callable[..., Decoder]
     """Takes the encoder and all options by keyword, but a dropout that is the head's."""
     defaults: Mapping[str, Option]

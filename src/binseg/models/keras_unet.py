@@ -36,8 +36,7 @@ class _Graph:
 class KerasUNet(nn.Module):
     """Conv2D, MaxPooling2D, Conv2DTranspose (or UpSampling2D) and Concatenate; logits out.
 
-    The size of the input is brought to a multiple of 2**depth by repeating the edge, and the
-    logits are cropped back.
+    The input's edge is repeated to a multiple of 2**depth, and the logits are cropped back.
     """
 
     def __init__(
@@ -93,12 +92,7 @@ class KerasUNet(nn.Module):
 
 
 def _import_keras() -> "ModuleType":
-    """Import Keras on torch.
-
-    Raises:
-        MissingExtraError: Keras isn't installed.
-        UsageError: Keras is set to another backend, or was imported on one.
-    """
+    """Import Keras on torch; MissingExtraError, or UsageError where it runs on another backend."""
     backend = os.environ.setdefault("KERAS_BACKEND", "torch")
     if backend == "torch":
         try:
@@ -138,10 +132,7 @@ def _levels(
     layers = keras.layers
 
     class Drop(keras.Layer):  # type: ignore[misc]
-        """Keras's Dropout by torch's random numbers, so that one seed governs the run.
-
-        Keras's own keeps an integer seed as a torch parameter, which torch 2.13 refuses.
-        """
+        """Keras's Dropout by torch's random numbers, so that one seed governs the run."""
 
         def call(self, maps: Any, *, training: bool = False) -> Any:
             return functional.dropout(maps, dropout, training=training)

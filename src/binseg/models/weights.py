@@ -27,27 +27,15 @@ _LAYERS = ("expand", "depthwise", "project")
 def load_encoder_weights(
     model: nn.Module, source: str, *, encoder: str = "", progress: Progress = SILENT
 ) -> int:
-    """Fill a model's encoder with weights from elsewhere; all of them, or an error.
+    """Fill a model's encoder with weights from elsewhere, all of them; give their number.
 
-    What the file holds beside the encoder (a classifier; the decoder of another binseg model) is
-    left out, and said. Where the model takes other than 3 channels, the first convolution's
-    weights for red, green and blue are summed (1 channel) or repeated in turn and scaled (n
-    channels), so that its outputs keep their scale; that is said, too.
-
-    Args:
-        model: a network of `create_model`.
-        source: a name of `WEIGHTS` such as `imagenet`, a file (safetensors, or a state dict as
-            torch saves it), or an https address that ends in `#sha256=` and the file's hash.
-        encoder: the encoder's name, where `source` is a name.
-        progress: is told what was left out and changed.
-
-    Returns:
-        The number of tensors loaded.
-
-    Raises:
-        UsageError: the model has no encoder, the encoder has no weights of that name, or an
-            address is not https or without a hash.
-        DataError: the file can't be had, is unreadable, not what the hash says, or doesn't fit.
+    `source` is a name of `WEIGHTS` for the `encoder`, a file (safetensors, or a state dict as torch
+    saves it), or an https address that ends in `#sha256=` and the file's hash. What it holds beside
+    the encoder is left out, and said. Where the model takes other than 3 channels, the first
+    convolution's weights for red, green and blue are summed (1 channel) or repeated in turn and
+    scaled, so that its outputs keep their scale; that is said, too. Raises UsageError (no encoder,
+    no such name, an address that isn't https or has no hash) and DataError (a file that can't be
+    had, is damaged or doesn't fit).
     """
     if not isinstance(model, EncoderDecoder):
         raise UsageError(

@@ -9,12 +9,8 @@
     ├── proofs.json            (where exported) how these compared with torch
     └── SHA256SUMS             hashes of all of them; `sha256sum -c SHA256SUMS` checks by hand
 
-Loading never guesses and never unpickles: what is missing, cut short, edited, foreign or of a
-newer format is one `BundleError`. The hashes find damage and mix-ups; they don't prove who made a
-bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
-
-The room lies below prediction: `proof` compares callables, `networks` opens runtimes for it, and
-only `raw_pixels` and `exporting` need torch.
+Loading never guesses and never unpickles. The hashes find damage and mix-ups; they don't prove who
+made a bundle, so one from a stranger is as trustworthy as its sender (but runs no code).
 """
 
 from binseg.packaging.bundle import (
@@ -23,6 +19,7 @@ from binseg.packaging.bundle import (
     pack_zip,
     read_bundle,
     revise_card,
+    rewritten,
     write_bundle,
 )
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, PROOFS
@@ -34,21 +31,3 @@ from binseg.packaging.card import (
     Knowledge,
     Threshold,
 )
-
-__all__ = [
-    "NETWORK",
-    "NETWORK_INT8",
-    "PROOFS",
-    "Architecture",
-    "Bundle",
-    "Card",
-    "DataFacts",
-    "Guarantee",
-    "Knowledge",
-    "Reference",
-    "Threshold",
-    "pack_zip",
-    "read_bundle",
-    "revise_card",
-    "write_bundle",
-]

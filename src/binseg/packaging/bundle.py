@@ -52,10 +52,9 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle on disk; its files are read when they are asked for, and checked again.
+    """A checked bundle at `path` (folder or zip); its files are checked again when they are read.
 
-    `path` is its folder or its zip, `sha256` the hash of each file by name. All methods raise
-    `BundleError` where a file was changed since the bundle was read, or doesn't fit the card.
+    All methods raise `BundleError` where a file was changed since, or doesn't fit the card.
     """
 
     path: Path
@@ -101,16 +100,10 @@ class Bundle:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read and check a bundle.
+    """Read and check a bundle: its folder, its zip, or a run's folder that holds `bundle/`.
 
     Every format version, newer ones included, keeps SHA256SUMS and a card.json with a
-    `format_version`; so a bundle of the future is told from a damaged one.
-
-    Args:
-        path: the bundle's folder, its zip, or a run's folder that holds `bundle/`.
-
-    Raises:
-        BundleError: missing, cut off, edited, foreign, or of a newer format.
+    `format_version`; so a bundle of the future is told from a damaged one. Raises BundleError.
     """
     files = find_files(Path(path))
     sums = _parse_sums(files)
@@ -148,18 +141,10 @@ def write_bundle(
     """Write a bundle into a folder, atomically; an older bundle there is replaced.
 
     The files are written to a hidden folder beside it, read back, forced to disk, and only then
-    renamed: whatever stops this, the final name holds a whole bundle or what it held before.
-
-    Args:
-        folder: where to; absent, empty, or an older bundle.
-        card: facts of the model; its id is filled in.
-        weights: the state dict, finite.
-        reference: a sample at the model's input size and its fp32 probability.
-        extra: further files by name: the network for other runtimes, and its proof.
-
-    Raises:
-        BundleError: weights that aren't finite, or a reference sample that doesn't fit the card.
-        OutputError: the folder holds something else, or can't be written.
+    renamed. The card's id is filled in; `reference` is a sample at the model's input size and its
+    fp32 probability; `extra` are further files by name. Raises BundleError (weights that aren't
+    finite, a sample that doesn't fit the card) and OutputError (the folder holds something else, or
+    the disk).
     """
     folder = Path(folder)
     contents = _contents(card, weights, reference, extra)
@@ -184,33 +169,24 @@ def write_bundle(
 
 
 def revise_card(bundle: Bundle, facts: Mapping[str, object]) -> Bundle:
-    """Write a bundle's folder or zip again with other facts on the card; its id stays.
-
-    Raises:
-        BundleError: the bundle was changed since it was read.
-        OutputError: it can't be written.
-    """
+    """Write a bundle again with other facts on the card; its id stays. BundleError, OutputError."""
     card = bundle.card.model_copy(update=dict(facts))
+    if bundle.path.is_dir():
+        return rewritten(bundle, bundle.path, card)
+    with tempfile.TemporaryDirectory() as scratch:
+        return read_bundle(pack_zip(rewritten(bundle, Path(scratch) / "bundle", card), bundle.path))
+
+
+def rewritten(bundle: Bundle, folder: Path, card: Card) -> Bundle:
+    """Write a bundle's weights, reference sample and networks into a folder with another card."""
     further = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
     extra = {name: bundle.read_bytes(name) for name in further}
     weights, reference = bundle.weights(), bundle.reference()
-    if bundle.path.is_dir():
-        return write_bundle(
-            bundle.path, card=card, weights=weights, reference=reference, extra=extra
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "bundle"
-        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
-        return read_bundle(pack_zip(changed, bundle.path))
+    return write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
 
 
 def pack_zip(bundle: Bundle, path: Path) -> Path:
-    """Write a bundle as one zip file, atomically, over an older one; equal ones give equal bytes.
-
-    Raises:
-        BundleError: the bundle was changed since it was read.
-        OutputError: the zip can't be written.
-    """
+    """Write a bundle as one zip file, atomically; equal ones give equal bytes. OutputError."""
     contents = {name: bundle.read_bytes(name) for name in bundle.sha256}
     contents[SUMS] = _sums(bundle.sha256)
     path = Path(path)
@@ -276,10 +252,7 @@ def _parse_card(data: bytes, files: BundleFiles) -> Card:
 
 
 def _checked(files: BundleFiles, name: str, sums: Mapping[str, str]) -> bytes:
-    """Read a file whose hash must be right, and whose tensors, where it has any, must be whole.
-
-    These come first because they tell a file that is cut off from one that was changed.
-    """
+    """Read a file whose hash must be right; tensors first, which tell a file that is cut off."""
     data = files.read(name)
     if name.endswith(".safetensors"):
         from_bytes(data, name=f"{files.path}: {name}")
@@ -303,11 +276,7 @@ def _contents(
     if problem := _misfit(reference, card):
         raise BundleError(f"the reference sample doesn't fit the card: {problem}")
     assert set(extra) <= {NETWORK, NETWORK_INT8, PROOFS}, "a file of no known purpose"
-    contents = {
-        WEIGHTS: to_bytes(weights),
-        REFERENCE: to_bytes(vars(reference)),
-        **extra,
-    }
+    contents = {WEIGHTS: to_bytes(weights), REFERENCE: to_bytes(vars(reference)), **extra}
     sha256 = {name: _sha256(data) for name, data in contents.items()}
     contents[CARD] = card.model_copy(update={"id": card.identity(sha256)}).to_json()
     sha256[CARD] = _sha256(contents[CARD])

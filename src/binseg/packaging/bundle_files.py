@@ -35,8 +35,7 @@ _DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 class BundleFiles:
     """The files of one bundle, read by plain name; sizes are checked before bytes are read.
 
-    `members` are those of the zip at `path`, None where that is a folder. Files that are missing,
-    unreadable, no ordinary ones, or larger than any bundle's raise `BundleError`.
+    `members` are those of the zip at `path`, None where that is a folder. Raises `BundleError`.
     """
 
     path: Path
@@ -93,11 +92,7 @@ class BundleFiles:
 
 
 def find_files(path: Path) -> BundleFiles:
-    """Find the bundle at a path: the folder itself, its `bundle/`, or a zip.
-
-    Raises:
-        BundleError: nothing is there, or nothing that is a bundle.
-    """
+    """Find the bundle at a path: the folder itself, its `bundle/`, or a zip; or BundleError."""
     try:
         if path.is_dir():
             return _find_in_folder(path)
@@ -177,11 +172,7 @@ def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def from_bytes(data: bytes, *, name: str) -> dict[str, np.ndarray]:
-    """Unpack the bytes of a safetensors file, `name` in errors, into arrays that own their memory.
-
-    Raises:
-        BundleError: a header that lies about the file, or a type that numpy doesn't have.
-    """
+    """Unpack a safetensors file, `name` in the BundleError, into arrays that own their memory."""
     try:
         return {
             key: array if array.flags.writeable else array.copy()

@@ -70,11 +70,9 @@ class Architecture(Part):
 
     decoder: Name
     encoder: Name
-    options: dict[Name, Option] = {}
-    """All options of the network, defaults filled in."""
+    options: dict[Name, Option] = {}  # all options of the network, defaults filled in
     in_channels: Annotated[int, Field(ge=1)] = 3
-    out_channels: Literal[1] = 1
-    """Channels of the logits: one, foreground against background."""
+    out_channels: Literal[1] = 1  # channels of the logits: one, foreground against background
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,8 +97,7 @@ class Threshold(Part):
     """The probability above which a pixel is foreground."""
 
     value: Annotated[float, Field(ge=0, le=1)] = 0.5
-    method: Line = "fixed"
-    """The way it was chosen, for people: "tuned on validation", "fixed"."""
+    method: Line = "fixed"  # the way it was chosen, for people: "tuned on validation", "fixed"
 
 
 class DataFacts(Part):
@@ -122,8 +119,7 @@ class Guarantee(Part):
     wanted: Annotated[float, Field(ge=0, le=1)]
     """The least mean recall or Dice, or the highest mean false-positive rate."""
     threshold: Annotated[float, Field(ge=0, le=1)]
-    num_images: Count
-    """Images, or groups of them, that it was calibrated on."""
+    num_images: Count  # images, or groups of them, that it was calibrated on
 
 
 class Knowledge(Part):
@@ -140,8 +136,7 @@ class Knowledge(Part):
     precision: tuple[tuple[float, ...], ...]
     limit: Annotated[float, Field(gt=0)]
     """Distance from which on an image is unlike the training data."""
-    num_images: Count = 0
-    """Validation images that taught what Dice to expect."""
+    num_images: Count = 0  # validation images that taught what Dice to expect
     coefficients: Annotated[tuple[float, ...], Field(max_length=100)] = ()
     residuals: tuple[float, float] = (-1.0, 1.0)
     """Bounds of 90 % of the errors of the expected Dice, in units of their scale."""
@@ -188,10 +183,8 @@ class Card(Part):
     """Scores by split and size ("val, original size"), then by name."""
     versions: dict[Name, Line] = {}
     """Versions of the software that made it: binseg, torch, python, ..."""
-    licence: Line = ""
-    """Licence of the weights, as the trainer states it."""
-    recipe: dict[str, JsonValue] = {}
-    """The whole recipe of the run."""
+    licence: Line = ""  # licence of the weights, as the trainer states it
+    recipe: dict[str, JsonValue] = {}  # the whole recipe of the run
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -205,7 +198,7 @@ class Card(Part):
     def identity(self, sha256: Mapping[str, str]) -> str:
         """Compute the id of a bundle of this card and of files with these hashes, by name."""
         deciding = {"architecture", "preprocessing", "temperature", "tta"}
-        facts = self.model_dump(mode="json", include=deciding)
+        facts = self.model_dump(mode="json", include=deciding, exclude_none=True)
         files = {name: sha256.get(name) for name in (WEIGHTS, NETWORK, NETWORK_INT8)}
         text = json.dumps({"files": files, **facts}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,11 +1,9 @@
 """Making exports: the network alone for binseg's own runtimes, or one file that takes pixels."""
 
-import contextlib
 import io
 import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import nn
 
 from binseg.errors import UsageError
 from binseg.packaging.networks import (
+    Compute,
     by_onnxruntime,
     by_openvino,
     ir_with_facts,
@@ -24,8 +23,8 @@ from binseg.packaging.networks import (
     onnx_with_facts,
     require,
 )
-from binseg.packaging.proof import Compute
 from binseg.packaging.raw_pixels import RawPixels, by_torch, example_size
+from binseg.progress import hushed
 from binseg.types import Preprocessing
 
 OPSET = 18
@@ -53,17 +52,11 @@ def make_file(
     precision: str = "fp32",
     changed: Callable[[bytes], bytes] | None = None,
 ) -> Made:
-    """Make a file for a runtime, in memory.
+    """Make a file for a runtime (onnx, openvino or torch), in memory.
 
-    Args:
-        target: onnx, openvino or torch.
-        raw: the network with its preprocessing.
-        precision: fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8.
-        changed: quantises the ONNX file, for int8.
-
-    Raises:
-        UsageError: another target, or a network that torch can't capture at any size.
-        MissingExtraError: what the target needs isn't installed.
+    `precision` is fp32, bf16 (openvino: how it is proven; the user's program asks for it) or int8,
+    whose ONNX file `changed` quantises. Raises UsageError (another target, or a network that torch
+    can't capture at any size) and MissingExtraError.
     """
     if target not in TARGETS:
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(TARGETS)}")
@@ -141,13 +134,9 @@ def describe_input(raw: RawPixels) -> dict[str, Any]:
 
 
 def core_onnx(network: nn.Module, preprocessing: Preprocessing) -> bytes:
-    """Export a network for batches of any number: of inputs of its own size, tiles of any size.
+    """Export a float32 network for batches of any number: `inputs` (N, C, H, W) to `logits`.
 
-    The network is in float32 on the CPU; the file takes `inputs` (N, C, H, W) to `logits`
-    (N, 1, H, W).
-
-    Raises:
-        MissingExtraError: onnx isn't installed.
+    Inputs are of its own size, tiles of any. Raises MissingExtraError without onnx.
     """
     height, width = preprocessing.height, preprocessing.width
     axes = {0: "num"}
@@ -168,14 +157,14 @@ def to_onnx(
 ) -> bytes:
     """Trace a module into one ONNX file, weights included.
 
-    torch's tracing exporter is used: its newer one takes some twenty times as long, and puts
-    weights into a file beside the model. What tracing loses (branches that depend on sizes) is
-    looked for afterwards, by proofs at other sizes.
+    torch's newer exporter takes twenty times as long, and puts weights into another file. What
+    tracing loses (branches that depend on sizes) is looked for afterwards, by proofs at other
+    sizes.
     """
     require("onnx")
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), _silent(logging.getLogger("torch.onnx")):
-        warnings.simplefilter("ignore")  # it warns of its own inner workings, and of its age
+    # It warns of its own inner workings, and of its age.
+    with hushed("torch.onnx", ("", Warning), level=logging.CRITICAL):
         torch.onnx.export(
             module.eval(),
             (example,),
@@ -190,28 +179,12 @@ def to_onnx(
     return buffer.getvalue()
 
 
-@contextlib.contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Keep a logger to itself, but for what is critical."""
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes:
     """Quantise an ONNX model: weights by channel, activations by their range on the samples.
 
     Scales are symmetric (the form that OpenVINO and ONNX Runtime compute fastest), and the graph
-    keeps floats at its ends (QDQ); the first and the last convolution stay in floats.
-
-    The model is float32 ONNX; the samples, from validation images, are inputs as it takes them by
-    this name.
-
-    Raises:
-        MissingExtraError: onnx or onnxruntime isn't installed.
+    keeps floats at its ends (QDQ); the first and the last convolution stay in floats. The samples
+    are inputs as the model takes them by this name. Raises MissingExtraError.
     """
     graph = require("onnx").load_from_string(model).graph
     require("onnxruntime")
@@ -228,7 +201,7 @@ def quantise(model: bytes, samples: Sequence[np.ndarray], *, name: str) -> bytes
             return next(left, None)
 
     # It advises a step that its own function does.
-    with _silent(logging.getLogger()), tempfile.TemporaryDirectory() as scratch:
+    with hushed("", level=logging.CRITICAL), tempfile.TemporaryDirectory() as scratch:
         before, prepared, after = (Path(scratch) / one for one in ("float", "prepared", "int8"))
         before.write_bytes(model)
         quantization.quant_pre_process(str(before), str(prepared), skip_symbolic_shape=True)

@@ -2,7 +2,7 @@
 
 Runtimes do what a network file says: they read weights from other files that it names, and run
 loops and whole graphs inside a node. So a file is read here first, by an allow-list of messages,
-fields and operators, with the standard library alone; whatever isn't on the lists is refused.
+fields and operators, with the standard library alone.
 """
 
 import math
@@ -32,8 +32,7 @@ _LAYERS = (
 ONNX_OPERATORS = frozenset(_OPERATORS.split())
 """Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives
 the list from exports of all our networks."""
-IR_LAYERS = frozenset(_LAYERS.split())
-"""Layers of the same networks in OpenVINO's own form."""
+IR_LAYERS = frozenset(_LAYERS.split())  # layers of the same networks in OpenVINO's own form
 
 _TYPES = {
     1: ("float32", 4), 2: ("uint8", 1), 3: ("int8", 1), 6: ("int32", 4), 7: ("int64", 8),
@@ -52,8 +51,7 @@ class Port:
 
     name: str
     type: str
-    shape: tuple[int | None, ...]
-    """Sizes by axis; None where any is taken."""
+    shape: tuple[int | None, ...]  # sizes by axis; None where any is taken
 
 
 _MESSAGES: dict[str, tuple[set[int], set[int], dict[int, str]]] = {
@@ -86,10 +84,8 @@ _Message = dict[int, list[Any]]
 def check_onnx(data: bytes, *, name: str) -> tuple[Port, Port]:
     """Check an ONNX file, and tell its one input and its one output.
 
-    Raises:
-        BundleError: not ONNX, damaged, or with anything that our exporter doesn't write: weights
-            in other files, graphs inside nodes, functions, other operators, tensors that lie about
-            their size.
+    Raises BundleError for anything that our exporter doesn't write: weights in other files, graphs
+    inside nodes, functions, other operators, tensors that lie about their size.
     """
     try:
         return _read_onnx(data)
@@ -113,13 +109,7 @@ def _read_onnx(data: bytes) -> tuple[Port, Port]:
 
 
 def check_ir(network: bytes, weights: bytes, *, name: str) -> tuple[Port, Port]:
-    """Check a network in OpenVINO's own form, and tell its one input and its one output.
-
-    Args:
-        network: the XML.
-        weights: the numbers that it names by their place.
-        name: as in `check_onnx`, as are the errors.
-    """
+    """Check OpenVINO's own form (XML and the numbers that it names by place) as `check_onnx`."""
     try:
         return _read_ir(network.decode("utf-8"), len(weights))
     except (ValueError, KeyError, TypeError, IndexError, ET.ParseError) as problem:

@@ -1,4 +1,4 @@
-"""Exported networks in ONNX Runtime, OpenVINO and torch, on the processor.
+"""Exported networks in ONNX Runtime, OpenVINO and torch, on the processor; how they are proven.
 
 Nothing is opened that `network_check` hasn't let through, but for the files of torch. An exported
 file is one file for a runtime, with card, threshold, reference sample and proof inside:
@@ -6,9 +6,6 @@ file is one file for a runtime, with card, threshold, reference sample and proof
     NAME.onnx           ONNX; onnxruntime, OpenVINO and others open it by its path
     NAME.openvino.zip   OpenVINO's own form, which is two files, stored in one zip
     NAME.pt2            torch.export; opens with torch alone
-
-ONNX has one type for each input, so a file is for bytes or for floats. OpenVINO opens the ONNX file
-too; its own form spares the conversion at each start.
 """
 
 import base64
@@ -19,20 +16,137 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Num
+from jaxtyping import Bool, Float32, Num
 
 from binseg.errors import BundleError, MissingExtraError, one_line
 from binseg.packaging.bundle_files import from_bytes, to_bytes
 from binseg.packaging.network_check import Port, check_ir, check_onnx
-from binseg.packaging.proof import Compute, one_by_one
 from binseg.storage import parse_json
+
+Compute = Callable[[Num[np.ndarray, "H W C"]], Float32[np.ndarray, "H W"]]
+"""From pixels to the probability of foreground, of the image's size."""
+
+
+def one_by_one(run: Callable[[Num[np.ndarray, "N H W C"]], np.ndarray]) -> Compute:
+    """Compute image by image with a runtime that takes them by the batch."""
+    return lambda pixels_HWC: np.array(run(np.array(pixels_HWC[None], order="C"))[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest differences that a precision may bring.
+
+    `difference` is that of any pixel's probability; `agreement` the least IoU of the two masks over
+    all images together, and `agreement_alone` where no truth is known; `dice_change` the largest
+    mean change of Dice where it is known, either way.
+    """
+
+    difference: float
+    agreement: float
+    agreement_alone: float
+    dice_change: float
+
+
+LIMITS = {
+    "fp32": Limits(difference=0.01, agreement=0.999, agreement_alone=0.999, dice_change=0.0005),
+    "bf16": Limits(difference=0.5, agreement=0.999, agreement_alone=0.999, dice_change=0.002),
+    "int8": Limits(difference=1.0, agreement=0.9, agreement_alone=0.97, dice_change=0.003),
+    "resized": Limits(difference=0.2, agreement=0.998, agreement_alone=0.998, dice_change=0.002),
+    "whole": Limits(difference=1.0, agreement=0.9, agreement_alone=0.95, dice_change=0.01),
+}
+"""By the precision that is really computed in, where the inputs are equal; and two beside binseg's
+own prediction, which differs more. `resized`: its resize (Pillow, in whole numbers) differs from
+that inside a graph by a level of 255 here and there, which pixels at an outline feel. `whole`: its
+tiles see less of the surroundings than a graph that computes the whole image at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Differences of a runtime from the reference that it stands `beside`, on the same images.
+
+    `agreement` is the IoU of the two masks, pixels of all images together (1 where both are empty);
+    `dice_change` the mean over images with truth, None without any.
+    """
+
+    runtime: str
+    precision: str
+    beside: str
+    limits: Limits
+    num_images: int
+    largest_difference: float
+    mean_difference: float
+    agreement: float
+    dice_change: float | None
+
+    @property
+    def passed(self) -> bool:
+        """True where all limits are kept."""
+        limits = self.limits
+        least = limits.agreement_alone if self.dice_change is None else limits.agreement
+        return (
+            self.largest_difference <= limits.difference
+            and self.agreement >= least
+            and abs(self.dice_change or 0.0) <= limits.dice_change
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the figures as plain data."""
+        return {**asdict(self), "passed": self.passed}
+
+
+def prove(
+    reference: Compute,
+    candidate: Compute,
+    images: Sequence[Num[np.ndarray, "H W C"]],
+    *,
+    threshold: float,
+    runtime: str,
+    precision: str,
+    beside: str,
+    limits: Limits,
+    truths: Sequence[Bool[np.ndarray, "H W"] | None] = (),
+) -> Proof:
+    """Compare two runtimes on images of any sizes, some of which may have a truth.
+
+    The candidate is what `runtime`, `precision` and `limits` tell of; `beside` names the reference.
+    """
+    from binseg.metrics import dice_of
+
+    assert images, "nothing is proven by no images"
+    known = list(truths) or [None] * len(images)
+    largest = total = 0.0
+    num_pixels = both = either = 0
+    changes: list[float] = []
+    for image_HWC, truth_HW in zip(images, known, strict=True):
+        ours_HW, theirs_HW = reference(image_HWC), candidate(image_HWC)
+        difference_HW = np.abs(ours_HW.astype(np.float64) - theirs_HW)
+        largest = max(largest, float(difference_HW.max()))
+        total += float(difference_HW.sum())
+        num_pixels += difference_HW.size
+        one_HW, other_HW = ours_HW > threshold, theirs_HW > threshold
+        both += int((one_HW & other_HW).sum())
+        either += int((one_HW | other_HW).sum())
+        if truth_HW is not None:
+            changes.append(dice_of(other_HW, truth_HW) - dice_of(one_HW, truth_HW))
+    return Proof(
+        runtime=runtime,
+        precision=precision,
+        beside=beside,
+        limits=limits,
+        num_images=len(images),
+        largest_difference=largest,
+        mean_difference=total / num_pixels,
+        agreement=both / either if either else 1.0,
+        dice_change=float(np.mean(changes)) if changes else None,
+    )
+
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".openvino.zip", "torch": ".pt2"}
 _KEYS = tuple(f"binseg.{key}" for key in ("card", "threshold", "input", "proof", "reference"))
@@ -53,14 +167,10 @@ _EXTRAS = {
 
 
 def require(package: str) -> Any:
-    """Import an optional package, openvino without its telemetry.
+    """Import an optional package, or raise MissingExtraError; openvino without its telemetry.
 
     Importing openvino sends an event to Google Analytics, from a process forked for that, unless
-    the user has declined. Predicting images is nobody else's business: openvino falls back to a
-    stub where its telemetry package is missing, and so it is kept from finding it.
-
-    Raises:
-        MissingExtraError: it isn't installed.
+    the user has declined; it falls back to a stub where its telemetry package is missing.
     """
     hidden = package == "openvino" and _TELEMETRY not in sys.modules
     if hidden:
@@ -81,12 +191,8 @@ def require(package: str) -> Any:
 def openvino_core() -> Any:
     """Give the one `openvino.Core` of this process, which stays until its end.
 
-    A Core gives the thread that makes it a stack for signals, and takes its memory back when it
-    goes, also where another Core's stack has been put on top since: the next signal (Ctrl-C) is
-    then a segmentation fault (OpenVINO 2026.0, `SigAltStackSetup` of its CPU plugin).
-
-    Raises:
-        MissingExtraError: openvino isn't installed.
+    A Core takes back the signal stack of its thread when it goes, also where another's has been put
+    on top: the next Ctrl-C is then a segmentation fault (OpenVINO 2026.0, `SigAltStackSetup`).
     """
     return require("openvino").Core()
 
@@ -94,9 +200,7 @@ def openvino_core() -> Any:
 def onnx_session(data: bytes, *, name: str, num_threads: int = 0) -> Any:
     """Open an ONNX file in ONNX Runtime; 0 threads leave their number to the runtime.
 
-    Raises:
-        MissingExtraError: onnxruntime isn't installed.
-        BundleError: no network that binseg exports, or onnxruntime can't read it.
+    Raises MissingExtraError, and BundleError for no network that binseg exports.
     """
     onnxruntime = require("onnxruntime")
     check_onnx(data, name=name)
@@ -114,19 +218,10 @@ def compile_openvino(
 ) -> tuple[Any, str]:
     """Open a network in OpenVINO, in a stated precision: its default is bf16 where that exists.
 
-    Args:
-        data: an ONNX file, or the XML of OpenVINO's own form.
-        weights: the other half of OpenVINO's own form.
-        precision: bf16; anything else computes in fp32 (an int8 network as it was quantised).
-        name: the network's name in errors.
-        settings: further properties of the compiled model.
-
-    Returns:
-        The compiled model, and the precision that it really computes in: fp32 or bf16.
-
-    Raises:
-        MissingExtraError: openvino isn't installed.
-        BundleError: no network that binseg exports, or openvino can't read it.
+    `data` is an ONNX file, or the XML of OpenVINO's own form whose other half is `weights`. A
+    precision but bf16 computes in fp32 (an int8 network as it was quantised); the one that it
+    really computes in comes with the compiled model. Raises MissingExtraError, and BundleError for
+    a foreign network.
     """
     core = openvino_core()
     if weights is None:
@@ -175,11 +270,7 @@ class Facts:
 
     @classmethod
     def of_text(cls, text: Mapping[str, str]) -> "Facts":
-        """Read back what `as_text` gave.
-
-        Raises:
-            BundleError, ValueError, KeyError, TypeError: something is missing or damaged.
-        """
+        """Read what `as_text` gave; BundleError, ValueError, KeyError, TypeError if damaged."""
         card, threshold, told, proof, reference = (text[key] for key in _KEYS)
         data = base64.b64decode(reference, validate=True)
         sample = from_bytes(data, name="its reference sample")
@@ -200,17 +291,10 @@ class Facts:
 
 
 def open_file(data: bytes, target: str, *, name: str) -> tuple[Compute, Facts]:
-    """Open an exported file in its runtime.
+    """Open an exported file of a target in its runtime; give what computes, and its facts.
 
-    A file for torch is unpickled and may run code: open only those that you made yourself. The
-    target is a key of `SUFFIXES`; what the file holds decides nothing.
-
-    Returns:
-        The function that computes, and all that the file says about itself.
-
-    Raises:
-        BundleError: no file that binseg exported for this target.
-        MissingExtraError: its runtime isn't installed.
+    A file for torch is unpickled and may run code: open only those that you made yourself. Raises
+    BundleError where binseg didn't export it for this target, and MissingExtraError.
     """
     opener = {"onnx": _open_onnx, "openvino": _open_ir, "torch": _open_program}[target]
     try:

@@ -14,7 +14,7 @@ from jaxtyping import Num
 from torch import Tensor, nn
 
 from binseg.errors import UsageError
-from binseg.packaging.proof import Compute, one_by_one
+from binseg.packaging.networks import Compute, one_by_one
 from binseg.transforms.preprocess import LEAST_LEFT, MOST_REDUCED
 from binseg.types import Preprocessing
 
@@ -22,11 +22,9 @@ Pixels = Literal["uint8", "float32"]
 """Pixels that a file takes: bytes, or floats (0 to 1 where the model's `intensity` is dtype, any
 numbers otherwise)."""
 
-_STRIDE = 32
-"""Whole images are brought to multiples of this, the coarsest grid of our networks."""
+_STRIDE = 32  # whole images are brought to multiples of this, the coarsest grid of our networks
 _PERCENTILES = (0.005, 0.995)
-Size = Any
-"""A size, as Python knows it; a symbol or a tensor while it is traced."""
+Size = Any  # a size, as Python knows it; a symbol or a tensor while it is traced
 
 
 class RawPixels(nn.Module):
@@ -35,15 +33,8 @@ class RawPixels(nn.Module):
     `forward` takes pixels (N, H, W, C) and gives the probability (N, H, W) that binseg's own
     prediction gives. A model of tiles runs over the whole image at once: it is mirrored at its
     right and lower edge to a multiple of 32, an image smaller than a tile on all sides to a tile.
-
-    Args:
-        network: normalised inputs to logits; must take any size where `resize` is tile.
-        preprocessing: of the bundle.
-        temperature: of the bundle.
-        pixels: uint8, or float32: 0 to 1 where `intensity` is dtype, any numbers otherwise.
-
-    Raises:
-        UsageError: another kind of pixels.
+    `pixels` are uint8, or float32: 0 to 1 where `intensity` is dtype, any numbers otherwise;
+    UsageError for others.
     """
 
     def __init__(
@@ -136,11 +127,7 @@ def multiple_of(network: nn.Module) -> int:
 
 
 def example_size(network: nn.Module, preprocessing: Preprocessing) -> tuple[int, int]:
-    """Give height and width to trace with: unequal, so that no size hides another.
-
-    Traced branches on sizes stay as the example took them; for whole images, each of their maps
-    is larger than a pixel.
-    """
+    """Give unequal height and width to trace with, whose maps are all larger than a pixel."""
     if preprocessing.resize != "tile":
         return 37, 53
     multiple = multiple_of(network)
@@ -196,10 +183,7 @@ def _scaled(num: Size, into: int, scale: float) -> Size:
 
 
 def _mirrored(num: Size, tile: int, multiple: int, largest: int) -> tuple[Size, Tensor]:
-    """Place a side in its mirrored surroundings: its start, and the pixel that each of them is.
-
-    As `geometry.plan` does it: an image of one tile lies in the tile's middle, a larger one at 0.
-    """
+    """Place a side in its mirrored surroundings, as `geometry.plan` does: start and pixels."""
     tile = -(-tile // multiple) * multiple
     count = _at_least((num + multiple - 1) // multiple * multiple, tile)
     # 1 where the side is one tile, 0 where it is longer; without a branch, which tracing would fix.
@@ -236,9 +220,8 @@ def _resizing(
     target: tuple[Tensor, Tensor] | None = None,
     by: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Make the matrices (size, num) from an image's line to the input's, and (num, size) back.
+    """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
 
-    `target` is the first pixel that the line takes in the input, and their number; else it is all.
     So many pixels as `by` says weigh as one in their middle.
     """
     first, taken = target or (torch.zeros(()), _number(size))

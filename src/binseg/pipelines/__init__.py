@@ -1,5 +1,1 @@
-"""One function a verb: check, train, evaluate, predict, augment, demo; and the run folder.
-
-A pipeline joins the rooms below. It prints nothing (it tells a `Progress`), knows no
-argv, and holds no algorithm of its own.
-"""
+"""One function a verb: it joins the rooms below, tells a `Progress`, and knows no argv."""

@@ -48,8 +48,7 @@ GAIN = 0.97
 """A batch of twice the size must take less than this share of the time an input to be worth it."""
 MEMORY_SHARE = 0.8
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
-DIVERGED = 4.0
-"""The rate test ends where the smoothed loss is so many times its least."""
+DIVERGED = 4.0  # the rate test ends where the smoothed loss is so many times its least
 SMOOTHING = 0.9
 QUARTER = 0.25
 
@@ -58,8 +57,7 @@ class StepProfile(NamedTuple):
     """The time that each phase of a training step takes: medians, in seconds."""
 
     seconds: dict[str, float]
-    num_inputs: int
-    """In a step."""
+    num_inputs: int  # in a step
     operations: list[dict[str, Any]]
     """Those of torch that take most time: name, share of the time of all, calls in a step."""
 
@@ -96,24 +94,13 @@ def bench_training(
 ) -> dict[str, Any]:
     """Measure a recipe's training steps on real images; nothing is kept of the training.
 
-    Args:
-        recipe: what would be trained.
-        num_steps: steps to measure.
-        operations: name torch's operations that take most time too.
-        find_batch: double the batch size while that pays.
-        find_lr: run a learning-rate range test of 100 steps.
-        curve: where that test's image goes.
-        progress: told how far it is.
+    `operations` names torch's operations that take most time too, `find_batch` doubles the batch
+    size while that pays, `find_lr` runs a range test of 100 steps, whose image goes to `curve`.
 
-    Returns:
-        Plain data. Seconds are medians of each phase of a step of `num_inputs`; an epoch's are
-        those of `num_train` images, validation left out. `batch_size` and `lr` are what was found:
-        None where it wasn't looked for, or the loss never fell.
-
-    Raises:
-        UsageError: no data, unknown names.
-        DataError: images that can't be read.
-        TrainingError: not even two inputs fit into the memory.
+    It gives plain data: medians in seconds of each phase of a step of `num_inputs`; an epoch's are
+    those of `num_train` images, validation left out. `batch_size` and `lr` are what was found, or
+    None. Raises UsageError, DataError, and TrainingError where not even two inputs fit into the
+    memory.
     """
     if recipe.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
@@ -131,7 +118,7 @@ def bench_training(
         return Steps(build_model(asked), asked, cache, device=device, precision=precision)
 
     available, first = available_memory(device), place()
-    memory = estimate_memory(first.model, recipe, bf16=precision == "bf16")
+    memory = estimate_memory(first.model, recipe, bf16=precision != "fp32")
     steps = profile_steps(first, num_steps, progress=progress)
     num = len(cache) if find_batch else 0
     batches = find_batch_size(place, recipe, num=num, progress=progress) if num else []
@@ -186,7 +173,7 @@ class Steps:
         cache: PixelCache | ImageCache,
         *,
         device: torch.device,
-        precision: Literal["bf16", "fp32"],
+        precision: Literal["bf16", "fp16", "fp32"],
     ) -> None:
         # Steps of the full size, which are what memory and most of the time go by.
         plain = recipe.train.model_copy(update={"workers": 0, "progressive": {}})
@@ -199,11 +186,6 @@ class Steps:
         step.freeze(epoch=0)
         batches = build_batches(cache, recipe, device=device, context=step.augment.context)
         self._batches = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
-
-    def warm_up(self) -> None:
-        """Take some steps that aren't measured."""
-        for _ in range(WARM_UP):
-            self.take()
 
     def take(self) -> tuple[float, int]:
         """Take one step; give the loss and the number of inputs."""
@@ -231,8 +213,9 @@ def _phase(device: torch.device, name: str) -> Iterator[None]:
 
 
 def time_steps(steps: Steps, num_steps: int) -> tuple[float, float]:
-    """Give the medians of the seconds, and of the inputs, of so many steps."""
-    steps.warm_up()
+    """Give the medians of the seconds, and of the inputs, of so many steps, warmed up."""
+    for _ in range(WARM_UP):
+        steps.take()
     marks, num_inputs = [time.perf_counter()], []
     for _ in range(num_steps):
         num_inputs.append(steps.take()[1])
@@ -242,8 +225,9 @@ def time_steps(steps: Steps, num_steps: int) -> tuple[float, float]:
 
 
 def profile_steps(steps: Steps, num_steps: int, *, progress: Progress = SILENT) -> StepProfile:
-    """Say by torch's profiler where the time of so many steps goes."""
-    steps.warm_up()
+    """Say by torch's profiler where the time of so many steps goes, warmed up."""
+    for _ in range(WARM_UP):
+        steps.take()
     rounds = track(range(num_steps), progress=progress, label="measuring steps", total=num_steps)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes lines of its own to stderr
     with profile() as profiler:
@@ -262,11 +246,11 @@ def profile_steps(steps: Steps, num_steps: int, *, progress: Progress = SILENT) 
     total = sum(getattr(row, kind) for row in rows) or 1.0
     operations = [
         {
-            "name": row.key,
-            "share": getattr(row, kind) / total,
-            "calls": round(row.count / num_steps),
+            "name": one.key,
+            "share": getattr(one, kind) / total,
+            "calls": round(one.count / num_steps),
         }
-        for row in rows[:SHOWN_OPERATIONS]
+        for one in rows[:SHOWN_OPERATIONS]
     ]
     # As of the times: of most steps, not of an epoch's smaller last one.
     return StepProfile(seconds, round(statistics.median(num_inputs)), operations)
@@ -282,10 +266,8 @@ def find_batch_size(
 ) -> list[BatchTrial]:
     """Double the batch while that pays and memory allows; the best trial comes last.
 
-    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs.
-
-    Raises:
-        TrainingError: not even one input fits.
+    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs. Raises
+    TrainingError where not even one input fits.
     """
     trials: list[BatchTrial] = []
     size, free = 2, available_memory(resolve_device(recipe.train.device))
@@ -294,7 +276,7 @@ def find_batch_size(
         asked = recipe.model_copy(update={"train": train})
         try:
             steps = place(asked)
-            memory = estimate_memory(steps.model, asked, bf16=steps.precision == "bf16").total
+            memory = estimate_memory(steps.model, asked, bf16=steps.precision != "fp32").total
             if free is not None and memory > MEMORY_SHARE * free:
                 break
             seconds, num_inputs = time_steps(steps, num_steps)
@@ -317,20 +299,16 @@ def find_batch_size(
 def find_learning_rate(
     steps: Steps, num_steps: int = 100, *, progress: Progress = SILENT
 ) -> list[RateTrial]:
-    """Raise the learning rate from 1e-6 to 1, step by step, and note the loss (arXiv 1506.01186).
+    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186).
 
-    The test ends where the loss diverges.
-
-    Raises:
-        TrainingError: the first loss is not a number.
+    Raises TrainingError where the first loss is not a number.
     """
     rates = [group["lr"] for group in steps.optimizer.param_groups]
     trials: list[RateTrial] = []
     average, least = 0.0, math.inf
     growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / max(1, num_steps - 1))
-    for step in track(
-        range(num_steps), progress=progress, label="raising the rate", total=num_steps
-    ):
+    label, rounds = "raising the rate", range(num_steps)
+    for step in track(rounds, progress=progress, label=label, total=num_steps):
         lr = LOWEST_RATE * growth**step
         for group, rate in zip(steps.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * rate / rates[0]

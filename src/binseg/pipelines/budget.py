@@ -3,16 +3,27 @@
 Without a budget this is said beforehand, from the machine's speed and the recipe
 (`expected_seconds`); with one, what comes after the epochs is measured before them, and once more
 after them with the trained network, so that trials for which no time is left are given up.
+
+The speed (`measure_machine`) is that of a few real steps of two sizes: they tell what a step costs
+however small it is, and what each pixel adds, within a tenth from 64x64 to 256x256.
 """
 
 import math
+import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from binseg.autoconfig import Fingerprint, Machine
-from binseg.config import Recipe
+from binseg.autoconfig import PRETRAINED, PRETRAINED_OPTIONS, THICK_OPTIONS, Fingerprint, Machine
+from binseg.config import Recipe, load_recipe
+from binseg.config.named_models import MODELS, WEIGHTS
+from binseg.data.cache import PixelCache
 from binseg.data.dataset import Dataset, spread
 from binseg.data.patches import patches_per_epoch
 from binseg.data.samples import read_sample
@@ -27,37 +38,37 @@ from binseg.metrics import (
     measure_outline,
     measure_reliability,
 )
+from binseg.models import build_model, weights_path
+from binseg.pipelines.bench_training import WARM_UP, Steps, time_steps
 from binseg.postprocess import PostProcessing, clean
-from binseg.progress import Detail, Progress
+from binseg.progress import SILENT, Detail, Progress
+from binseg.training.devices import (
+    available_memory,
+    estimate_memory,
+    resolve_device,
+    resolve_precision,
+)
 from binseg.training.validation import LEAST_TILES
 from binseg.transforms import geometry
 from binseg.types import TTA_PASSES, Sample
 
-NUM_TIMED = 3
-"""Validation images that are predicted and measured on trial."""
-NUM_CORRECTIONS = 5
-"""Corrections of masks that are tried."""
-CLOSING = 6.0
-"""Seconds for curves, bundle, report page and their images, on an idle machine."""
-MOST_BUSY = 5.0
-"""Times as long as alone that such work is taken to need on a busy machine, at most."""
+NUM_TIMED = 3  # validation images that are predicted and measured on trial
+NUM_CORRECTIONS = 5  # corrections of masks that are tried
+CLOSING = 6.0  # seconds for curves, bundle, report page and their images, on an idle machine
+MOST_BUSY = 5.0  # times as long as alone that such work is taken to need on a busy machine, at most
 MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
 the last step and its validation end a little late."""
-LEAST_SHARE = 0.2
-"""Least share of the budget that is trained, however long the rest takes."""
+LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
 OPENING = 5.0
 """Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
-DECODING = 0.04
-"""Seconds for a million pixels of the images, decoded and resized once."""
+DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
 predicts image by image in float32; as a share of the time for a pixel of a training step.
 Measured for four networks: 0.25-0.31 and 0.50-0.61."""
-STARTING = 0.2
-"""Likewise what each prediction takes, however few its pixels are."""
-MEASURING = 0.12
-"""Seconds for a million pixels of an image whose prediction is scored."""
+STARTING = 0.2  # likewise what each prediction takes, however few its pixels are
+MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is scored
 
 
 def training_seconds(
@@ -65,22 +76,18 @@ def training_seconds(
 ) -> float:
     """Say how long the epochs may take, and where the budget of the whole run can't be kept.
 
-    Args:
-        budget_minutes: for the whole run.
-        spent: seconds that are over.
-        ending: seconds that the end will take.
-        progress: hears it.
+    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
     """
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
-    if rest >= LEAST_SHARE * budget:
+    least = LEAST_SHARE * budget
+    if rest >= least:
         told = (
             f"budget {budget_minutes:g} min: {spent:.0f} s used so far, {rest:.0f} s to train, "
             f"about {ending:.0f} s to choose the threshold and to score"
         )
         progress.say(Detail(told))
         return rest
-    least = LEAST_SHARE * budget
     progress.say(
         f"the budget of {budget_minutes:g} min can't be kept: reading took {spent:.0f} s and the "
         f"scores will take about {ending:.0f} s; training for {least:.0f} s all the same"
@@ -91,17 +98,15 @@ def training_seconds(
 def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> float:
     """Say how long a run will take: its budget, if that can be kept, or what all its parts need.
 
-    Args:
-        recipe: the whole of it.
-        facts: of the training images; all are taken to have the typical one's size.
-        machine: with the speed of the recipe's network.
+    All images are taken to have the typical one's size of `facts`; `machine` has the network's
+    speed.
     """
     height, width = int(facts.height[1]), int(facts.width[1])
     inputs, judged = _inputs_an_epoch(recipe, facts)
     epochs, size = recipe.train.epochs, recipe.input.size
     num_steps = epochs * math.ceil(inputs / recipe.train.batch_size)
     trained = inputs * sum(recipe.training_size(epoch) ** 2 for epoch in range(epochs))
-    tiles = geometry.plan(height, width, recipe.input.preprocessing())
+    tiles = geometry.plan(height, width, recipe.preprocessing())
     num_predicted = num_predictions(recipe, facts.num_val)
     predicted = num_predicted * sum(one.height * one.width for one in tiles)
 
@@ -123,7 +128,7 @@ def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> fl
 def _inputs_an_epoch(recipe: Recipe, facts: Fingerprint) -> tuple[int, int]:
     """Count the inputs that an epoch trains on, and those that it validates."""
     height, width = int(facts.height[1]), int(facts.width[1])
-    shape = recipe.input.preprocessing().as_trained()
+    shape = recipe.preprocessing().as_trained()
     tiles = len(geometry.plan(height, width, replace(shape, overlap=0.0)))
     judged = facts.num_val * tiles
     if recipe.draws_patches:
@@ -206,10 +211,7 @@ def time_ending(recipe: Recipe, judge: Predictor, val: Dataset, *, is_trained: b
 
 
 def within_time(recipe: Recipe, ending: Ending, left: float, progress: Progress) -> Recipe:
-    """Give up the trials of a run's end that `left` seconds are too few for, and say so.
-
-    First those of tta go, then those of post-processing.
-    """
+    """Give up the trials of a run's end that `left` seconds are too few for, those of tta first."""
     for field, label in (("tta", "tta"), ("postprocess", "post-processing")):
         needed = ending.seconds(recipe)
         if needed > left and getattr(recipe.train, field) == "tune":
@@ -232,3 +234,167 @@ def _measure(sample: Sample, probability_HW: np.ndarray, mask_HW: np.ndarray) ->
     measure_reliability(probability_HW, truth_HW, valid_HW)
     measure_outline(mask_HW, truth_HW, valid_HW, rule=OutlineRule())
     count_objects(mask_HW, truth_HW, valid_HW)
+
+
+Candidates = Mapping[str, Mapping[str, object]]
+"""Networks, with what a recipe says of them beside their name; the first is always measured."""
+_UNET = {"unet": {"options": dict(THICK_OPTIONS)}}
+FROM_SCRATCH: Candidates = MappingProxyType({"unet-compact": {}, "unet-small": {}, **_UNET})
+"""Networks that the rules choose from where no ImageNet weights are at hand, or none are wanted."""
+FROM_IMAGENET: Candidates = MappingProxyType(
+    {PRETRAINED: {"options": dict(PRETRAINED_OPTIONS)}, **_UNET}
+)
+LARGE = "resnet34-unet"  # likewise, on a GPU
+
+
+class Trial(NamedTuple):
+    """A step that is timed."""
+
+    size: int
+    batch: int
+
+    @property
+    def megapixels(self) -> float:
+        """Millions of pixels in its inputs."""
+        return self.batch * self.size**2 / 1e6
+
+
+class Cost(NamedTuple):
+    """Seconds of a step: a fixed part, and one that grows with its pixels."""
+
+    step: float  # seconds, however few pixels it has
+    megapixel: float  # seconds that each further million pixels adds
+
+    def of(self, trial: Trial) -> float:
+        """Seconds for a step."""
+        return self.step + self.megapixel * trial.megapixels
+
+
+SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
+NUM_STEPS = 3
+MEMORY_SIZE = 96
+"""Side in pixels of the inputs that tell the memory, which grows with the number of pixels."""
+MEGAPIXEL_OF_SMALL = 28.0
+"""Seconds of a million pixels for each second of a small step; told so where that one took all the
+time there is for measuring."""
+LIMIT = 10.0
+"""Seconds that measuring may take; a network that doesn't fit any more is told from the first."""
+TRIAL_SHARE = 0.03  # likewise of the budget
+RELATIVE: Mapping[str, float] = MappingProxyType(
+    {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}
+)
+"""Seconds a pixel of the candidates, as measured on two cores that compute in bf16."""
+SHORT = 180.0  # seconds of a budget below which the machine is measured in haste
+
+
+def measure_machine(
+    asked: Recipe,
+    given: Mapping[str, object],
+    budget: float | None,
+    progress: Progress,
+    *,
+    from_scratch: bool = False,
+) -> Machine:
+    """Time a few steps of the networks in question; images needn't be real for that.
+
+    `asked` has device, precision, loss and network as the user chose them, `given` the dotted keys
+    of the choices; the plan will begin `from_scratch`, unless the user asks for weights.
+    """
+    started = time.perf_counter()
+    device = resolve_device(asked.train.device)
+    precision = resolve_precision(asked.train.precision, device, SILENT)
+    pretrained = frozenset(  # whose ImageNet weights need no download
+        encoder
+        for (encoder, name), weights in WEIGHTS.items()
+        if name == "imagenet" and weights_path(weights) is not None
+    )
+    at_hand = frozenset[str]() if from_scratch else pretrained
+    candidates = _candidates(asked, given, at_hand, is_gpu=device.type == "cuda")
+    reference = next(iter(candidates))
+    usual = USUAL if budget is None or budget > SHORT else QUICK
+    limit = LIMIT if budget is None else min(LIMIT, TRIAL_SHARE * budget)
+    costs: dict[str, Cost] = {}
+    memory: dict[str, float] = {}
+    with progress.task("measuring the machine", total=len(candidates)) as task:
+        for name, spec in candidates.items():
+            model_spec = {"name": name, **spec, "encoder_weights": None, "start_from": None}
+            recipes = {one: _trial_recipe(asked, model_spec, one) for one in (SMALL, usual)}
+            model, bf16 = build_model(recipes[usual]), precision == "bf16"
+            estimate = estimate_memory(model, recipes[usual], size=MEMORY_SIZE, bf16=bf16)
+            memory[name] = estimate.per_input / (MEMORY_SIZE**2 / 1e6)
+            left = limit - (time.perf_counter() - started)
+            relative = RELATIVE.get(name, 1) / RELATIVE.get(reference, 1)
+            known = costs.get(reference)
+            guess = known and Cost(known.step, known.megapixel * relative)
+            num_steps = WARM_UP + NUM_STEPS
+            if guess and num_steps * (guess.of(SMALL) + guess.of(usual)) > left:
+                costs[name] = guess
+            else:
+                place = partial(Steps, model, device=device, precision=precision)
+                costs[name] = _cost(place, recipes, seconds=left)
+            task.advance()
+    return Machine(
+        device=device.type,
+        cores=torch.get_num_threads() if device.type == "cpu" else os.cpu_count() or 1,
+        seconds_per_megapixel={name: cost.megapixel for name, cost in costs.items()},
+        seconds_per_step={name: cost.step for name, cost in costs.items()},
+        free_bytes=available_memory(device),
+        bytes_per_megapixel=memory,
+        pretrained=pretrained,
+    )
+
+
+def _candidates(
+    asked: Recipe, given: Mapping[str, object], pretrained: frozenset[str], *, is_gpu: bool
+) -> Candidates:
+    """Choose the networks that the rules may take."""
+    if "model.name" in given:
+        return {asked.model.name: {"name": "", **asked.model.model_dump()}}
+    wanted = given.get("model.encoder_weights", "imagenet")
+    is_asked = "model.encoder_weights" in given and wanted == "imagenet"
+    if wanted is None or not (is_asked or MODELS[PRETRAINED].encoder in pretrained):
+        return {**FROM_SCRATCH, LARGE: {}} if is_gpu else FROM_SCRATCH
+    has_large = is_gpu and MODELS[LARGE].encoder in pretrained
+    return {**FROM_IMAGENET, LARGE: {}} if has_large else FROM_IMAGENET
+
+
+def _cost(
+    place: Callable[[Recipe, PixelCache], Steps], recipes: Mapping[Trial, Recipe], *, seconds: float
+) -> Cost:
+    """Draw the line through the two trials; without time for the second, through the first."""
+    started = time.perf_counter()
+    taken: list[float] = []
+    for trial, recipe in recipes.items():
+        if taken and time.perf_counter() - started > seconds:
+            return Cost(taken[0], MEGAPIXEL_OF_SMALL * taken[0])
+        taken.append(time_steps(place(recipe, _pixels(trial)), NUM_STEPS)[0])
+    small, large = taken
+    low, high = (trial.megapixels for trial in recipes)
+    if large <= small:  # so fast, or so busy, that more pixels don't show
+        return Cost(0.0, large / high)
+    each = (large - small) / (high - low)
+    return Cost(max(0.0, small - each * low), each)
+
+
+def _trial_recipe(asked: Recipe, model: Mapping[str, object], trial: Trial) -> Recipe:
+    """Steps as the plan's will be: its usual augmentation."""
+    return load_recipe(
+        sections={
+            "input": {"size": trial.size, "channels": 3},
+            "model": model,
+            "augment": {"preset": "medium", "orientation": "any"},
+            "loss": asked.loss.model_dump(),
+            "train": {"batch_size": trial.batch},
+        }
+    )
+
+
+def _pixels(trial: Trial) -> PixelCache:
+    """Two batches of noise."""
+    random = np.random.default_rng(0)
+    shape = (2 * trial.batch, trial.size, trial.size)
+    return PixelCache(
+        inputs_NHWC=random.integers(0, 256, (*shape, 3), dtype=np.uint8),
+        targets_NHW=random.integers(0, 2, shape, dtype=np.uint8),
+        record_of_N=np.arange(shape[0]),
+    )

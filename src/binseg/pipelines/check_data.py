@@ -19,20 +19,19 @@ from binseg.datacheck.checks import make_finding
 from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
 from binseg.datacheck.looks import look_at_all, looks_as_dict
 from binseg.errors import ImageError
-from binseg.holding import Shard
-from binseg.imageio import read_image, write_image
+from binseg.imageio import read_image, read_pixel_size, write_image
 from binseg.inference import Predictor, load
 from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
-from binseg.report.doctor_page import images_shown, write_doctor_page
+from binseg.report.rendering import images_shown, write_doctor_page
+from binseg.shards import Shard
 from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
-NUM_SAMPLES, SHEET_COLUMNS = 12, 4
-"""Images of a sheet, and how many stand beside each other."""
+NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
 THUMB_SIDE = 296
 """Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
 
@@ -80,23 +79,13 @@ def check(
     known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
-    """Look at every image and mask of a data set.
+    """Look at every image and mask of a data set; one that can't be opened at all is one finding.
 
-    Args:
-        data: where it is and how its masks are read.
-        model: a run, a bundle, or the folder of a cross-validation (then each mask is judged by the
-            model that did not learn from it); masks that it contradicts are findings, too.
-        page: HTML file to write, with the findings and their images.
-        sheet: PNG file to write, with samples under their masks, so that an inverted or shifted
-            mask is seen.
-        known: what `look_at_shard` saw of all images, which aren't looked at again.
-        progress: hears of every image.
-
-    Returns:
-        Facts and findings; a data set that can't be opened at all is one finding.
-
-    Raises:
-        OutputError: the page or the sheet can't be written.
+    `model` is a run, a bundle, or the folder of a cross-validation (each mask is then judged by the
+    model that did not learn from it); masks that it contradicts are findings, too. `page` is an
+    HTML file of the findings and their images, `sheet` a PNG of samples under their masks, where an
+    inverted or shifted mask is seen. Raises OutputError where they can't be written. What is
+    `known`, by `look_at_shard`, of all images isn't looked at again.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     suspects: list[Contradiction] = []
@@ -282,6 +271,11 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
     if not looks:
         return
     yield "sizes", _spread([f"{look.height}x{look.width}" for look in looks])
+    known = [read_pixel_size(path) for path in {record.image_path for record in dataset.records}]
+    if stated := [one for one in known if one is not None]:
+        sides = _spread([f"{one.height:.3g} x {one.width:.3g} µm" for one in stated])
+        silent = len(known) - len(stated)
+        yield "pixel size", sides + (f"; not stated by {silent}" if silent else "")
     yield "channels", _spread([f"{look.channels} x {look.dtype}" for look in looks])
     shares = [x.foreground for x in looks if x.foreground is not None and x.num_valid]
     if shares:

@@ -29,8 +29,7 @@ from binseg.progress import Progress
 from binseg.training.run_folder import RunFolder
 from binseg.types import Preprocessing, Split
 
-BEFORE = "before"
-"""Folder in a run for the earlier model's scores on the validation split."""
+BEFORE = "before"  # folder in a run for the earlier model's scores on the validation split
 REASON = "as in the model that this one continues"
 _GIVEN_METHODS = {"official", "file", "kfold"}
 
@@ -42,23 +41,16 @@ def earlier_path(recipe: Recipe) -> Path:
 
 
 def earlier_bundle(recipe: Recipe) -> Bundle:
-    """Read the earlier model.
-
-    Raises:
-        BundleError: missing, damaged, edited, foreign, or of a newer format.
-    """
+    """Read the earlier model; BundleError if it is missing, damaged, edited, foreign or too new."""
     return read_bundle(earlier_path(recipe))
 
 
 def continued(recipe: Recipe) -> Recipe:
     """Fill in what the earlier model decides: the network, and its preprocessing.
 
-    Any of `input` but the channels may be as the recipe says; the network is the earlier one's.
-    A recipe that continues no model comes back as it is.
-
-    Raises:
-        BundleError: the earlier model can't be read.
-        UsageError: the recipe asks for another network, other channels or other first weights.
+    Any of `input` but the channels may be as the recipe says. A recipe that continues no model
+    comes back as it is. Raises BundleError (the earlier model can't be read) and UsageError
+    (another network, other channels or other first weights are asked for).
     """
     if recipe.model.start_from is None:
         return recipe
@@ -72,6 +64,7 @@ def continued(recipe: Recipe) -> Recipe:
         "encoder": net.encoder,
         "options": dict(net.options),
     }
+    tree["data"] = {"nodata": card.preprocessing.nodata} | tree.get("data", {})
     tree["input"] = _input_of(card.preprocessing) | tree.get("input", {})
     return load_recipe(sections=tree)
 
@@ -119,10 +112,7 @@ def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
     """Split the data; images that the earlier run knows keep their split, with their groups.
 
     A split that the data or the user gives stays as it is; images that trained the earlier model
-    and are to judge now are told, since they flatter.
-
-    Raises:
-        DataError: as `assign_splits`.
+    and are to judge now are told, since they flatter. Raises DataError, as `assign_splits`.
     """
     divided = assign_splits(dataset, recipe.data.split)
     if recipe.model.start_from is None:
@@ -178,8 +168,7 @@ def ancestors(recipe: Recipe) -> Mapping[str, Split | None]:
 def take_over(model: nn.Module, recipe: Recipe, dataset: Dataset, progress: Progress) -> None:
     """Fill a recipe's network with the earlier model's weights, and say what differs from it.
 
-    Raises:
-        BundleError: the earlier model can't be read, or its weights don't fit its card.
+    Raises BundleError where it can't be read, or its weights don't fit its card.
     """
     bundle = earlier_bundle(recipe)
     model.load_state_dict(load_network(bundle).state_dict())

@@ -28,8 +28,7 @@ from binseg.training.checkpoint import resume_command
 from binseg.training.run_folder import RunFolder
 from binseg.types import Figure, Report
 
-FOLD_COLUMN = "cv_fold"
-"""The column of the pooled report that says whose model scored an image."""
+FOLD_COLUMN = "cv_fold"  # the column of the pooled report that says whose model scored an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +57,12 @@ class CrossResult:
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
-        told = ({"folder": str(one.folder), "dice": one.dice.value} for one in self.folds)
         return {
             "folder": str(self.folder),
-            "folds": [{**vars(one), **plain} for one, plain in zip(self.folds, told, strict=True)],
+            "folds": [
+                vars(one) | {"folder": str(one.folder), "dice": one.dice.value}
+                for one in self.folds
+            ],
             "seconds": round(self.seconds, 1),
             "pooled": report_as_dict(self.pooled),
         }
@@ -78,22 +79,12 @@ def cross_validate(
 ) -> CrossResult:
     """Train a model for each fold of the data, and score every image out of its fold.
 
-    Groups of images never span folds; the data's own test split, where there is one, is in no
-    fold. `binseg.load` of all folds is their ensemble.
-
-    Args:
-        recipe: every setting; its split becomes k-fold, with its own seed.
-        folds: into how many parts the images are dealt.
-        out: folder for the runs and the pooled report; absent or empty.
-        spent: seconds of the folds' common budget that are over already.
-        plan: the settings' reasons, which every run keeps.
-        progress: told how far it is.
-
-    Raises:
-        UsageError: fewer than two folds, a folder that holds something, unknown names.
-        DataError: nothing to learn from, or fewer groups of images (or fewer images with
-            foreground) than folds.
-        TrainingError: it diverged.
+    Groups of images never span folds; the data's own test split, where there is one, is in no fold.
+    `binseg.load` of all folds is their ensemble. The recipe's split becomes k-fold, with its own
+    seed; `out` takes the runs and the pooled report; `spent` seconds of the common budget are over;
+    `plan`, the settings' reasons, is kept with every run. Raises UsageError (fewer than two folds,
+    a folder that holds something), DataError (nothing to learn from, or fewer groups, or images
+    with foreground, than folds) and TrainingError.
     """
     if folds < 2:
         raise UsageError(f"{folds} folds: give 2 or more")
@@ -116,9 +107,7 @@ def cross_validate(
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
     """Go on with a cross-validation that was stopped: finished folds are kept as they are.
 
-    Raises:
-        BundleError: there is no cross-validation.
-        DataError: its data has changed.
+    Raises BundleError where there is none, DataError where its data has changed.
     """
     folder = Path(out)
     if not is_cross_validation(folder):
@@ -159,14 +148,9 @@ def _run(
             resume_training(run.path, progress=progress, command=command)
         else:
             progress.say(f"fold {fold} of {num_folds}: {run.path}")
-            train(
-                _with_split(first, fold=fold),
-                out=run.path,
-                spent=spent / num_folds,
-                plan=plan,
-                progress=progress,
-                command=command,
-            )
+            recipe, share = _with_split(first, fold=fold), spent / num_folds
+            facts = {"plan": plan, "command": command}
+            train(recipe, out=run.path, spent=share, progress=progress, **facts)
         if run.data_fingerprint() != runs[0].data_fingerprint():
             raise DataError(
                 f"{first.data.path}: the data has changed since {runs[0].path} was trained; "
@@ -181,11 +165,11 @@ def _run(
         folds=tuple(
             Fold(
                 folder=run.path,
-                threshold=predictors[fold].threshold,
+                threshold=predictor.threshold,
                 num_images=slices[str(fold)].num_images,
                 dice=slices[str(fold)].dice,
             )
-            for fold, run in enumerate(runs)
+            for fold, (run, predictor) in enumerate(zip(runs, predictors, strict=True))
         ),
         pooled=report,
         seconds=time.perf_counter() - started,
@@ -203,9 +187,8 @@ def _pool(predictors: Sequence[Predictor], out: Path, title: str, progress: Prog
     records = tuple(record for part in parts for record in part.records)
     assert len(predictor_of) == len(records), "every image is in one fold"
     dataset = replace(parts[0], records=records, notes=_notes(predictors))
-    report = scoring.report(
-        dataset, predictors, split="out of fold", title=title, by=(FOLD_COLUMN,)
-    )
+    split, by = "out of fold", (FOLD_COLUMN,)
+    report = scoring.report(dataset, predictors, split=split, title=title, by=by)
     write_report(out, report, dataset=dataset, predictor=predictors[0], predictor_of=predictor_of)
     return report
 

@@ -1,4 +1,4 @@
-"""A model scored on one split: figures per image and pooled, with tables and images on disk."""
+"""A model scored on one split, with tables and images on disk; thresholds with a guarantee."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,22 @@ from typing import Any
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
 from binseg.errors import DataError
+from binseg.evaluation.learning_quality import (
+    choose_guaranteed,
+    gather_lessons,
+    learn_quality,
+    parse_guarantee,
+)
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
 from binseg.evaluation.scoring import Scoring, score_dataset
-from binseg.holding import Shard, held
 from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
+from binseg.packaging import Guarantee, revise_card
 from binseg.progress import SILENT, Progress
+from binseg.shards import Shard
+from binseg.storage import held
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
 
@@ -35,21 +43,20 @@ def evaluate(
     known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> Report:
-    """Score a model on one split of a data set.
+    """Score a model on one split (train, val, test or all) of a data set.
 
-    Images that a run's split.csv knows keep the split that they had in training, so that none
-    that trained the model is scored as `test`.
+    Images that a run's split.csv knows keep the split that they had in training, so that none that
+    trained the model is scored as `test`.
 
     Args:
         model: the folder of a run, a bundle, several of them as an ensemble, or a predictor;
             `SavedMask(None, name=FOLDER)` scores the masks in a folder.
         data: where the images are; a run knows its own. A path's masks are read as in training.
         split: train, val, test or all.
-        out: folder for report.html, report.json, per_image.csv, gallery.png and histogram.png;
-            None writes nothing.
+        out: folder of the report; None writes nothing.
         by: columns of the data to slice the scores by, beside those of few values.
         tolerance: how far an outline may be off for boundary F1 and surface Dice, in pixels, or
-            in mm where `spacing` is given; None: 2 pixels.
+            in mm where `spacing` (mm per pixel) is given; None: 2 pixels.
         spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
         known: what `measure_shard` found out of all images, which aren't predicted again.
@@ -67,9 +74,9 @@ def evaluate(
     dataset = choose_data(config, split=split, origin=origin, progress=progress)
     for member in predictor.members[1:]:
         _check_member(member, config, dataset, split)
-    predictor_of = None
+    masks = None
     if isinstance(predictor, SavedMask):
-        predictor_of = saved_masks(Path(predictor.name), dataset)
+        masks = saved_masks(Path(predictor.name), dataset)
     folder = None if out is None else Path(out)
     with nullcontext() if folder is None else held(folder):
         report = score_dataset(
@@ -80,14 +87,12 @@ def evaluate(
             by=by,
             outline=_outline(tolerance, spacing),
             folder=folder,
-            predictor_of=predictor_of,
+            predictor_of=masks,
             known=known,
             progress=progress,
         )
         if folder is not None:
-            write_report(
-                folder, report, dataset=dataset, predictor=predictor, predictor_of=predictor_of
-            )
+            write_report(folder, report, dataset=dataset, predictor=predictor, predictor_of=masks)
     return report
 
 
@@ -150,9 +155,8 @@ def report_folder(
 ) -> Path:
     """Name the folder of a report that nobody named: in the run, by split and data.
 
-    Whatever makes it another report gives it another name, so that none replaces another: the
-    first model, the split, images other than the run's own, further members of an ensemble, `tta`
-    as `load` takes it, and other ways to read the data or to measure.
+    Whatever makes it another report gives it another name: the first model, the split, other
+    images, further members of an ensemble, `tta`, and other ways to read the data or to measure.
     """
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
@@ -170,3 +174,47 @@ def _called(model: str | Path) -> str:
 def _plain(text: str) -> str:
     """A text as part of a file name: letters of any script, and the end of it if it is long."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-60:].strip("-.")
+
+
+def calibrate(
+    run: str | Path,
+    data: DataConfig,
+    *,
+    guarantees: Sequence[str] = (),
+    learn: bool = False,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> tuple[Guarantee, ...]:
+    """Choose thresholds with a guarantee on the validation images, and write them into the card.
+
+    `run` is a run's folder or a bundle, `guarantees` are promises such as `recall=0.95` (a score
+    that the card had is replaced), `learn` fits anew what the card knows of its data. Raises
+    UsageError for an unknown score or value, DataError for no or too few validation images, and
+    OutputError.
+    """
+    wanted = [parse_guarantee(one) for one in guarantees]
+    predictor = load(run, device=device)
+    assert predictor.bundle is not None
+    assert predictor.card is not None
+    origin = Origin.of(predictor)
+    dataset = choose_data(data, split="all", origin=origin, progress=progress)
+    known_splits = choose_data(data, split="val", origin=origin)
+    dataset = dataset.with_splits({record.id: "val" for record in known_splits.records})
+    lessons = gather_lessons(predictor, dataset, progress=progress)
+    if not lessons:
+        raise DataError(f"{data.path}: no validation image has a pixel to score")
+    if not predictor.postprocessing.is_empty and wanted:
+        progress.say("guarantees are of the masks before the model's own post-processing")
+    counts, groups = zip(*((one.counts_T4, one.group) for one in lessons), strict=True)
+    own = predictor.threshold
+    found = tuple(
+        choose_guaranteed(score, value, counts, groups=groups, own_threshold=own)
+        for score, value in wanted
+    )
+    names = {one.score for one in found}
+    kept = (one for one in predictor.card.guarantees if one.score not in names)
+    facts: dict[str, object] = {"guarantees": (*kept, *found)}
+    if learn:
+        facts["knowledge"] = learn_quality(predictor, dataset, lessons, progress=progress)
+    revise_card(predictor.bundle, facts)
+    return found

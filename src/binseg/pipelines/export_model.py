@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from jaxtyping import Bool, Num
 from torch import nn
 
-from binseg.errors import ExportError, UsageError
+from binseg.data.samples import read_sample
+from binseg.data.sources import open_dataset
+from binseg.errors import BinsegError, ExportError, UsageError
 from binseg.inference import ModelPredictor
 from binseg.inference.runtimes import Backend, computes_bf16
 from binseg.inference.runtimes.exported import onnx_backend, openvino_backend
@@ -31,17 +34,116 @@ from binseg.packaging.exporting import (
     make_file,
     quantise,
 )
-from binseg.packaging.networks import SUFFIXES, Facts
-from binseg.packaging.proof import LIMITS, Compute, Limits, Proof, prove
+from binseg.packaging.networks import LIMITS, SUFFIXES, Compute, Facts, Limits, Proof, prove
 from binseg.packaging.raw_pixels import Pixels, RawPixels, by_torch
-from binseg.pipelines.proof_images import ProofImages, as_pixels, find_images, small
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_bytes
+from binseg.training.run_folder import RunFolder
 from binseg.transforms.preprocess import normalise, prepare
+from binseg.types import Preprocessing, Sample
+
+MAX_IMAGES = 24
+MAX_SIDE = 1024  # larger images are proven on their middle: whole ones would take gigabytes
+ODD_SIZES = ((2, 3), (7, 300), (97, 33), (256, 256), (401, 223))
+REFERENCE_SIDE = 192
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofImages:
+    """Images as they are read (uint8, uint16 or float32), each with its truth where it is known."""
+
+    images: list[Num[np.ndarray, "H W C"]]
+    truths: list[Bool[np.ndarray, "H W"] | None]
+
+
+def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
+    """Find up to 24 validation images of a run, else its bundle's reference sample; and odd sizes.
+
+    A bundle may stand for the run; `progress` is told where there is no truth.
+    """
+    images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
+    reference = bundle.reference().input_NHWC
+    if not images:
+        images, truths = list(reference), [None] * len(reference)
+    random = np.random.default_rng(0)
+    for height, width in ODD_SIZES:
+        # Real pixels rather than noise, which no network was made for.
+        source = reference[int(random.integers(len(reference)))]
+        rows = np.linspace(0, len(source) - 1, height).astype(int)
+        columns = np.linspace(0, source.shape[1] - 1, width).astype(int)
+        images.append(np.ascontiguousarray(source[rows][:, columns]))
+        truths.append(None)
+    return ProofImages(images=images, truths=truths)
+
+
+def as_pixels(images: ProofImages, pixels: Pixels, preprocessing: Preprocessing) -> ProofImages:
+    """Convert images into an exported file's pixels; with `intensity: percentile` floats stay."""
+
+    def as_floats(image_HWC: np.ndarray) -> np.ndarray:
+        is_whole = image_HWC.dtype.kind != "f" and preprocessing.intensity != "percentile"
+        full = np.iinfo(image_HWC.dtype).max if is_whole else 1
+        return (image_HWC / np.float32(full)).astype(np.float32)
+
+    convert = _as_bytes if pixels == "uint8" else as_floats
+    return replace(images, images=[convert(one) for one in images.images])
+
+
+def small(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "h w C"]:
+    """Thin an image out to 192 pixels a side, so that it can travel inside a file."""
+    every = -(-max(image_HWC.shape[:2]) // REFERENCE_SIDE)
+    return np.ascontiguousarray(image_HWC[::every, ::every])
+
+
+def _as_bytes(image_HWC: Num[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:
+    if image_HWC.dtype == np.uint8:
+        return image_HWC
+    if image_HWC.dtype == np.uint16:
+        return (image_HWC >> 8).astype(np.uint8)
+    low, high = float(image_HWC.min()), float(image_HWC.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return np.rint((image_HWC - low) / (high - low or 1.0) * 255).astype(np.uint8)
+
+
+def _validation(
+    run: Path, channels: int, progress: Progress
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Read validation images of a run with their masks; none where its data isn't at hand."""
+    if not (run / "recipe.yaml").is_file():
+        progress.say("no run folder: proven on the bundle's reference sample, without truth")
+        return [], []
+    folder = RunFolder.open(run)
+    recipe = folder.recipe()
+    try:
+        dataset = open_dataset(recipe.data, progress=SILENT)
+        splits = folder.splits()
+        records = [one for one in dataset.records if splits.get(one.id) == "val"]
+        chosen = records[:: max(1, len(records) // MAX_IMAGES)][:MAX_IMAGES]
+        # One whole image in memory at a time: they may be large.
+        pairs = [_middle_of(read_sample(one, dataset.rule)) for one in chosen]
+    except BinsegError as problem:
+        progress.say(f"the run's data is not at hand ({problem}): proven without truth")
+        return [], []
+    images, truths = [], []
+    for image_HWC, truth_HW in pairs:
+        # Grey is repeated for a model of several channels; other numbers are left out.
+        if image_HWC.shape[2] in (channels, 1):
+            images.append(image_HWC.repeat(channels // image_HWC.shape[2], axis=2))
+            truths.append(truth_HW)
+    return images, truths
+
+
+def _middle_of(sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+    """Cut image and mask to their middle, of at most MAX_SIDE on a side."""
+    height, width = sample.image_HWC.shape[:2]
+    top, left = max(0, height - MAX_SIDE) // 2, max(0, width - MAX_SIDE) // 2
+    middle = np.s_[top : top + MAX_SIDE, left : left + MAX_SIDE]
+    mask_HW = None if sample.mask_HW is None else np.ascontiguousarray(sample.mask_HW[middle])
+    return np.ascontiguousarray(sample.image_HWC[middle]), mask_HW
+
 
 DESTINATIONS = (*TARGETS, "bundle")
-CALIBRATION = 16
-"""Images that int8 takes its ranges from."""
+CALIBRATION = 16  # images that int8 takes its ranges from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +185,10 @@ class _Model:
         compute: Compute,
         images: ProofImages,
         *,
-        runtime: str,
         precision: str,
-        beside: str,
         reference: Compute | None = None,
         limits: Limits | None = None,
+        **names: str,
     ) -> Proof:
         """Compare with a reference, which is binseg's own prediction if left out."""
         of_precision = self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
@@ -96,11 +197,10 @@ class _Model:
             compute,
             images.images,
             threshold=self.reference.threshold,
-            runtime=runtime,
             precision=precision,
-            beside=beside,
             limits=limits or of_precision,
             truths=images.truths,
+            **names,
         )
 
 
@@ -114,14 +214,13 @@ def export_model(
     max_dice_change: float | None = None,
     progress: Progress = SILENT,
 ) -> ExportResult:
-    """Export a model, prove it, and write it; nothing is written where the proof fails.
+    """Export a run or bundle, prove it, and write it; nothing is written where the proof fails.
 
     Args:
         run: a run's folder, or a bundle.
         target: onnx, openvino or torch: one file that takes raw pixels of any size; bundle: the
             network inside the bundle, for binseg's own prediction without torch.
-        out: the file (or, for a bundle, a folder); beside the run if left out, and for a bundle the
-            bundle itself.
+        out: the file or folder; beside the run, or the bundle itself, if left out.
         int8: 8-bit whole numbers, calibrated on validation images.
         pixels: kind of pixels that the file takes: uint8 or float32.
         max_dice_change: largest change of Dice by int8, instead of 0.003.
@@ -169,6 +268,7 @@ def _into_file(model: _Model, target: str, path: Path, pixels: Pixels) -> Export
     for what, is_there in (
         (f"the model's test-time augmentation (tta {card.tta})", card.tta != "none"),
         ("the model's post-processing of masks", not card.postprocess.is_empty),
+        ("the model's value of no data", card.preprocessing.nodata is not None),
     ):
         if is_there:
             progress.say(f"{path.name} predicts without {what}, which the card's scores are with")
@@ -213,9 +313,8 @@ def _prove_file(model: _Model, made: Made, raw: RawPixels, images: ProofImages) 
             agreement_alone=own.agreement_alone * exact.agreement_alone,
             dice_change=own.dice_change + exact.dice_change,
         )
-    proven = partial(
-        model.prove, made.compute, images, runtime=made.target, precision=made.precision
-    )
+    prove_it = partial(model.prove, made.compute, images)
+    proven = partial(prove_it, runtime=made.target, precision=made.precision)
     return [
         proven(beside="the same graph in torch", reference=by_torch(raw)),
         proven(beside="binseg predict", limits=own),
@@ -315,18 +414,12 @@ def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str,
 def _runtimes(*, int8: bool) -> list[tuple[str, str]]:
     """List runtime and precision of each proof, as far as they are installed."""
     has_bf16 = computes_bf16()
-    asked = (
-        ("onnxruntime", "fp32", True),
-        ("onnxruntime", "int8", int8),
-        ("openvino", "fp32", True),
-        ("openvino", "bf16", has_bf16),
-        ("openvino", "int8", int8),
-    )
-    found = [
-        (runtime, precision)
-        for runtime, precision, is_asked in asked
-        if is_asked and find_spec(runtime) is not None
-    ]
+    asked = {
+        "onnxruntime": ("fp32", *(["int8"] if int8 else [])),
+        "openvino": ("fp32", *(["bf16"] if has_bf16 else []), *(["int8"] if int8 else [])),
+    }
+    installed = [runtime for runtime in asked if find_spec(runtime) is not None]
+    found = [(runtime, precision) for runtime in installed for precision in asked[runtime]]
     if not found:
         raise UsageError(
             "neither onnxruntime nor openvino is installed, so that nothing can be proven; "

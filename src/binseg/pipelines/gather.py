@@ -9,7 +9,6 @@ from typing import Any
 from binseg.config import DataConfig
 from binseg.errors import UsageError
 from binseg.evaluation.saved_masks import SavedMask
-from binseg.holding import Shard, held, read_shards
 from binseg.imageio import is_whole
 from binseg.inference import load
 from binseg.inference.joined import join_outputs
@@ -18,6 +17,8 @@ from binseg.pipelines.check_data import CheckResult, check
 from binseg.pipelines.evaluate_model import evaluate
 from binseg.progress import SILENT, Progress, track
 from binseg.report.predictions_page import Entry, write_predictions_page
+from binseg.shards import Shard, read_shards
+from binseg.storage import held
 from binseg.types import Report
 
 

@@ -21,14 +21,19 @@ from binseg.errors import BinsegError, UsageError
 from binseg.imageio import encode_probability
 from binseg.inference import ModelPredictor, load
 from binseg.labeling.cold_engine import ColdEngine, filter_features
-from binseg.labeling.label_log import connect, image_rows, labels_in
-from binseg.labeling.lite0_features import lite0_features
-from binseg.labeling.next_image import RULES, Outlook, outlook_of, rank
+from binseg.labeling.guidance import RULES, Outlook, outlook_of, rank
+from binseg.labeling.label_log import connect, image_files, image_rows, labels_in
 from binseg.labeling.project import Project
-from binseg.labeling.running_score import dice_of
 from binseg.labeling.session import Session
-from binseg.labeling.warm_engine import Example, WarmNetwork, base_network, train_round
+from binseg.labeling.warm_engine import (
+    Example,
+    WarmNetwork,
+    base_network,
+    lite0_features,
+    train_round,
+)
 from binseg.labeling.working_image import WorkingImage, open_working_image, reduced
+from binseg.metrics import dice_of
 from binseg.progress import SILENT, Progress
 from binseg.storage import cache_dir, write_bytes, write_json
 from binseg.types import IGNORE
@@ -49,25 +54,16 @@ def open_session(
 ) -> Session:
     """Open a folder of images for labelling.
 
-    Args:
-        images: the folder.
-        model: a run or bundle whose predictions are corrected, until a better network is trained.
-        home: where the labels lie; beside the images if left out.
-        masks: meanings of the values of masks that are there already.
-        trains: whether a network trains beside.
-        round_seconds: time of each of its rounds.
-        progress: told what is found.
-
-    Raises:
-        DataError: no images, or masks that can't be read.
-        UsageError: the project is open elsewhere.
-        BundleError: a model that can't be loaded.
+    `model` is a run or bundle whose predictions are corrected until a better network is trained;
+    `home` is for the labels, beside the images if left out; `masks` tells the values of masks that
+    are there already; `trains` has a network trained beside. Raises DataError (no images, bad
+    masks), UsageError (open elsewhere) and BundleError.
     """
     predictor = None if model is None else load(model)
     project = Project(images, config=masks, home=home, progress=progress)
     try:
         makers = {"filters": filter_features, "lite0": lite0_features()}
-        network = Beside(project, predictor, trains=trains, round_seconds=round_seconds)
+        network = Beside(project, predictor, trains=trains, seconds=round_seconds)
         return Session(project, engine=ColdEngine(makers), network=network)
     except BaseException:
         project.close()
@@ -82,31 +78,17 @@ def suggest(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> list[tuple[str, Outlook]]:
-    """Rank the images of a folder that have no mask, the one to label next first.
+    """Rank a folder's images that have no mask, the one to label next first, by one of `RULES`.
 
-    Args:
-        data: a folder of images, with or without `masks/` beside or in it.
-        model: a run or bundle that says what is in them, and where it doubts.
-        rule: of `RULES`.
-        seed: decides all chances.
-        progress: told of every image.
-
-    Raises:
-        UsageError: an unknown rule, or every image has its mask.
+    `model` is the run or bundle that says what is in them, and where it doubts. Raises UsageError
+    for an unknown rule, or where every image has its mask.
     """
     if rule not in RULES:
         raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
     images, home = images_of_project(Path(data))
     masks = home / "masks"
-    labelled = {
-        path.relative_to(masks).with_suffix("").as_posix()
-        for path in (list_folder(masks).images if masks.is_dir() else ())
-    }
-    paths = {
-        path.relative_to(images).with_suffix("").as_posix(): path
-        for path in list_folder(images).images
-        if not path.is_relative_to(masks)
-    }
+    labelled = _by_name(masks) if masks.is_dir() else {}
+    paths = {n: path for n, path in _by_name(images).items() if not path.is_relative_to(masks)}
     left = {name: path for name, path in paths.items() if name not in labelled}
     if not left:
         raise UsageError(f"{images}: all {len(paths)} images have a mask; nothing is left to label")
@@ -118,32 +100,29 @@ def suggest(
             task.advance()
     known = [
         outlook_of(open_working_image(name, paths[name]).small_hw3, None)
-        for name in sorted(labelled & paths.keys())
+        for name in sorted(labelled.keys() & paths.keys() if rule != "random" else ())
     ]
-    ordered = rank(outlooks, rule=rule, seed=seed, labelled=known if rule != "random" else ())
+    ordered = rank(outlooks, rule=rule, seed=seed, labelled=known)
     return [(name, outlooks[name]) for name in ordered]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    files = list_folder(folder).images
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
 class Beside:
     """The networks that train and predict beside a session, in processes of their own.
 
-    Args:
-        project: its labels are read by those processes from the disk.
-        predictor: what answers while no network has been trained here.
-        trains: whether any is.
-        round_seconds: time of a round.
+    The processes read the project's labels from the disk; `predictor` answers while no network has
+    been trained here.
     """
 
     def __init__(
-        self,
-        project: Project,
-        predictor: ModelPredictor | None,
-        *,
-        trains: bool = True,
-        round_seconds: float = ROUND_SECONDS,
+        self, project: Project, predictor: ModelPredictor | None, *, trains: bool, seconds: float
     ) -> None:
-        self._project, self._predictor, self._trains = project, predictor, trains
-        self._seconds = round_seconds
+        self._project, self._predictor = project, predictor
+        self._trains, self._seconds = trains, seconds
         key = hashlib.sha256(str(project.home).encode()).hexdigest()[:16]
         self._folder = cache_dir() / "label" / key
         self._guard = threading.Lock()
@@ -278,7 +257,7 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         (last,) = db.execute("select coalesce(max(id), 0) from log").fetchone()
         if last == learnt:
             continue
-        rows = image_rows(db, images)
+        rows = image_rows(db, dict(image_files(images, home)))
         network = _round(db, rows, seconds)
         if network is None:
             continue
@@ -289,17 +268,22 @@ def _rounds(facts: tuple[Path, Path, Path, float], orders: Any, events: Any) -> 
         version = _read_version(folder) + 1
         open_names = [row.name for row in rows if row.state == "open"]
         paths = {row.name: row.path for row in rows}
-        ahead = [name for name in [*first, *open_names] if name in paths]
-        for place, name in enumerate([*dict.fromkeys(ahead)][:_MOST_PREDICTED]):
+        ahead = [name for name in dict.fromkeys([*first, *open_names]) if name in paths]
+        ahead = ahead[:_MOST_PREDICTED]
+        for place, name in enumerate(ahead, 1):
             with suppress(BinsegError):  # an unreadable image is told where it is opened
                 image = open_working_image(name, paths[name])
                 data = encode_probability(network.probability(image.small_hw3))
                 write_bytes(folder / f"{name}.png", data)
-            if place == 3:
-                write_json(folder / "version.json", {"version": version})
-                events.put(("version", version))
-        write_json(folder / "version.json", {"version": version})
-        events.put(("version", version))
+            if place in {4, len(ahead)}:
+                _tell_version(folder, version, events)
+        if not ahead:
+            _tell_version(folder, version, events)
+
+
+def _tell_version(folder: Path, version: int, events: Any) -> None:
+    write_json(folder / "version.json", {"version": version})
+    events.put(("version", version))
 
 
 def _round(db: Any, rows: Sequence[Any], seconds: float) -> WarmNetwork | None:
@@ -361,13 +345,8 @@ def _train_for_real(home: Path, images: Path, minutes: float, events: Any) -> No
         data = str(home if (home / LOG).is_file() else images)
         planned = plan(sections={"data": {"path": data}}, budget=60 * minutes, progress=progress)
         out = next_run_path(planned.recipe.model.name, root=home / "runs")
-        result = train(
-            planned.recipe,
-            out=out,
-            progress=progress,
-            spent=planned.seconds,
-            plan=planned.as_yaml(),
-        )
+        told, spent = planned.as_yaml(), planned.seconds
+        result = train(planned.recipe, out=out, progress=progress, spent=spent, plan=told)
         split = "test" if result.has_test else "val"
         report = evaluate(out, split=split, out=out / split, progress=progress)
     except (BinsegError, KeyboardInterrupt) as error:

@@ -7,21 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from binseg.errors import BundleError, MissingExtraError, UsageError
-from binseg.inference import load, verify_reference
+from binseg.inference import ReferenceCheck, load, verify_reference
 from binseg.inference.runtimes import proofs_of
-from binseg.packaging import (
-    NETWORK,
-    NETWORK_INT8,
-    PROOFS,
-    Bundle,
-    Card,
-    Reference,
-    pack_zip,
-    read_bundle,
-    write_bundle,
-)
-from binseg.packaging.networks import SUFFIXES, open_file
-from binseg.packaging.proof import LIMITS, prove
+from binseg.packaging import Bundle, Card, Reference, pack_zip, read_bundle, rewritten, write_bundle
+from binseg.packaging.networks import LIMITS, SUFFIXES, open_file, prove
 from binseg.storage import read_bytes
 
 FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
@@ -58,20 +47,11 @@ def pack(
     licence: str | None = None,
     note: str | None = None,
 ) -> PackResult:
-    """Write a bundle as one zip file.
+    """Write a run or bundle as one zip file, its card with another `name`, `licence` and `note`.
 
-    Args:
-        run: a run's folder or a bundle.
-        out: the zip to write.
-        half: store the weights in 16 bits (they compute in 32 again), which halves the file; one
-            reference sample is kept, with the probability that the rounded weights give.
-        name: on the card, instead of the model's.
-        licence: on the card.
-        note: about the data, for the card.
-
-    Raises:
-        BundleError: weights too large for 16 bits.
-        OutputError: the zip can't be written.
+    `half` stores the weights in 16 bits (they compute in 32 again), which halves the file; one
+    reference sample is kept, with the probability that the rounded weights give. Raises BundleError
+    for weights too large for 16 bits, and OutputError.
     """
     bundle = read_bundle(run)
     card, difference = bundle.card, None
@@ -103,12 +83,9 @@ def _changed(
     bundle: Bundle, card: Card, folder: Path, *, half: bool
 ) -> tuple[Bundle, float | None]:
     """Write the bundle with another card, and perhaps with rounded weights, into a folder."""
-    weights, reference = bundle.weights(), bundle.reference()
     if not half:
-        added = {NETWORK, NETWORK_INT8, PROOFS} & set(bundle.sha256)
-        extra = {file: bundle.read_bytes(file) for file in added}
-        changed = write_bundle(folder, card=card, weights=weights, reference=reference, extra=extra)
-        return changed, None
+        return rewritten(bundle, folder, card), None
+    weights, reference = bundle.weights(), bundle.reference()
     with np.errstate(over="ignore"):
         rounded = {
             key: one.astype(np.float16) if one.dtype == np.float32 else one
@@ -116,56 +93,25 @@ def _changed(
         }
     wrong = [key for key, one in rounded.items() if not np.isfinite(one).all()]
     if wrong:
-        raise BundleError(
-            f"{bundle.path}: {wrong[0]} is too large for 16 bits; pack without --half"
-        )
-    first = Reference(
-        input_NHWC=reference.input_NHWC[:1], probability_NHW=reference.probability_NHW[:1]
-    )
+        told = f"{wrong[0]} is too large for 16 bits; pack without --half"
+        raise BundleError(f"{bundle.path}: {told}")
+    inputs_NHWC, before_NHW = reference.input_NHWC[:1], reference.probability_NHW[:1]
+    first = Reference(input_NHWC=inputs_NHWC, probability_NHW=before_NHW)
     write_bundle(folder, card=card, weights=rounded, reference=first)
     plain = load(folder, backend="torch", device="cpu", tta="none")  # as it is verified
-    probability_NHW = plain.probability_of_inputs(first.input_NHWC)
-    difference = float(np.abs(probability_NHW - first.probability_NHW).max())
+    probability_NHW = plain.probability_of_inputs(inputs_NHWC)
+    difference = float(np.abs(probability_NHW - before_NHW).max())
     reference = replace(first, probability_NHW=probability_NHW)
     return write_bundle(folder, card=card, weights=rounded, reference=reference), difference
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """One runtime's probability of the reference sample beside the stored one."""
+def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[ReferenceCheck], list[str]]:
+    """Compute the reference sample again, by each installed runtime; say what was left out and why.
 
-    runtime: str
-    precision: str
-    largest_difference: float
-    agreement: float
-    """IoU of the masks at the model's threshold; 1 where both are empty."""
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """True where the difference lies within the tolerance."""
-        return self.largest_difference <= self.tolerance
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the figures as plain data."""
-        return {**asdict(self), "passed": self.passed}
-
-
-def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verification], list[str]]:
-    """Compute the reference sample again, by each runtime that is installed.
-
-    Args:
-        path: a run's folder, a bundle (folder or zip), or a file of `binseg export`, which is known
-            by its suffix.
-        trust_code: open files for torch (.pt2) too, which may run code.
-
-    Returns:
-        One verification for each runtime, and what was left out and why.
-
-    Raises:
-        BundleError: damaged, or not from binseg; or no runtime for it is installed.
-        UsageError: a file for torch without `trust_code`.
-        MissingExtraError: the runtime of an exported file isn't installed.
+    `path` is a run's folder, a bundle, or a file of `binseg export`; `trust_code` opens files for
+    torch (.pt2) too, which may run code. Raises BundleError (damaged, not from binseg, or no
+    runtime for it), UsageError (a file for torch without `trust_code`) and MissingExtraError (its
+    runtime).
     """
     given = Path(path)
     name = given.name.lower()
@@ -184,7 +130,7 @@ def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verifica
         )
     bundle = read_bundle(given)
     asked = [("torch", "fp32"), *(name.split(" ") for name in proofs_of(bundle))]
-    found: list[Verification] = []
+    found: list[ReferenceCheck] = []
     left_out: list[str] = []
     for runtime, precision in asked:
         try:
@@ -192,22 +138,13 @@ def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[Verifica
         except (MissingExtraError, UsageError) as problem:
             left_out.append(f"{runtime} {precision}: {problem}")
             continue
-        check = verify_reference(predictor, bundle)
-        found.append(
-            Verification(
-                runtime=predictor.backend.name,
-                precision=predictor.backend.precision,
-                largest_difference=check.largest_difference,
-                agreement=check.agreement,
-                tolerance=check.tolerance,
-            )
-        )
+        found.append(verify_reference(predictor, bundle))
     if not found:
         raise BundleError(f"{given}: no runtime for it is installed: {'; '.join(left_out)}")
     return found, left_out
 
 
-def _verify_file(path: Path, target: str) -> Verification:
+def _verify_file(path: Path, target: str) -> ReferenceCheck:
     try:
         data = read_bytes(path)
     except OSError as problem:
@@ -229,7 +166,7 @@ def _verify_file(path: Path, target: str) -> Verification:
         beside="the reference sample",
         limits=LIMITS[precision],
     )
-    return Verification(
+    return ReferenceCheck(
         runtime=target,
         precision=precision,
         largest_difference=proof.largest_difference,

@@ -24,16 +24,13 @@ from binseg.data.sources import open_dataset
 from binseg.data.splits import RESPLIT, assign_splits, foreground_in, lacking, split_with_foreground
 from binseg.datacheck import keep_together
 from binseg.errors import UsageError
-from binseg.pipelines.budget import expected_seconds
+from binseg.pipelines.budget import expected_seconds, measure_machine
 from binseg.pipelines.continuing import REASON, continued, divide
-from binseg.pipelines.speed import measure_machine
 from binseg.progress import SILENT, Progress
 from binseg.storage import write_text
 
-DEFAULT_BUDGET = 20 * 60.0
-"""Seconds of a plan's budget where the user gives none."""
-FEW_PAGES = 60
-"""Pages below which smaller groups of them are formed, so that they can be split."""
+DEFAULT_BUDGET = 20 * 60.0  # seconds of a plan's budget where the user gives none
+FEW_PAGES = 60  # pages below which smaller groups of them are formed, so that they can be split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +39,8 @@ class PlanResult:
 
     plan: Plan
     recipe: Recipe
-    seconds: float
-    """Duration of planning itself."""
-    expected_seconds: float
-    """Duration of the training to come, all folds together."""
+    seconds: float  # duration of planning itself
+    expected_seconds: float  # duration of the training to come, all folds together
 
     def as_yaml(self) -> str:
         """Return the recipe with its reasons as comments; `binseg train FILE` runs it."""
@@ -97,10 +92,7 @@ def _line(head: str, value: object, reason: str | None) -> str:
 
 
 def parse_budget(text: str) -> float | None:
-    """Read seconds from a budget as people write it; None where time doesn't matter.
-
-    Raises:
-        UsageError: it can't be read.
+    """Read seconds from a budget as people write it; None for "none". UsageError if unreadable.
 
     >>> parse_budget("20m"), parse_budget("20"), parse_budget("1.5h"), parse_budget("none")
     (1200.0, 1200.0, 5400.0, None)
@@ -129,15 +121,10 @@ def chosen_budget(
     sections: Mapping[str, Mapping[str, object]],
     overrides: Sequence[str],
 ) -> float | None:
-    """Return the budget of a plan in seconds; a given number of epochs takes the clock's place.
+    """Return a plan's budget in seconds; a given number of epochs takes the clock's place.
 
-    Args:
-        text: the value of `--budget`, if any.
-        sections: what the user chose, as `plan` takes it; `train.budget_minutes` is a budget, too.
-        overrides: more of it, as `section.key=value`.
-
-    Raises:
-        UsageError: the budget can't be read, or two settings contradict each other.
+    It is that of `--budget`, or `train.budget_minutes` among what the user chose. Raises UsageError
+    where it can't be read, or two settings contradict each other.
     """
     train = load_recipe(sections=sections, overrides=overrides).train
     has_epochs = "epochs" in train.model_fields_set
@@ -164,16 +151,9 @@ def plan(
 ) -> PlanResult:
     """Derive a recipe from the data and the machine.
 
-    Args:
-        sections: what the user chose, section by section; data.path is needed.
-        overrides: more of it, as `section.key=value`.
-        budget: seconds for the whole run; None if time doesn't matter.
-        folds: number of runs that share the budget.
-        progress: hears how far it is.
-
-    Raises:
-        UsageError: data.path is missing, or a setting doesn't exist.
-        DataError: the data can't be trained on.
+    `sections` (data.path is needed) and `overrides` are what the user chose; the budget, in seconds
+    for the whole run, is shared by `folds` runs; None if time doesn't matter. Raises UsageError for
+    a missing path or an unknown setting, DataError for data that can't be trained on.
     """
     start = time.perf_counter()
     plain = load_recipe(sections=sections, overrides=overrides)
@@ -201,12 +181,7 @@ def plan(
 
 
 def time_of(recipe: Recipe, *, progress: Progress = SILENT) -> float:
-    """Say how many seconds a recipe will take on this machine, from a few steps of its network.
-
-    Raises:
-        UsageError: data.path is missing, or a setting doesn't exist.
-        DataError: the data can't be trained on.
-    """
+    """Say how many seconds a recipe will take here, from a few steps; raises as `plan` does."""
     dataset = assign_splits(open_dataset(recipe.data), recipe.data.split).with_truth()
     facts = take_fingerprint(dataset, seed=recipe.train.seed, progress=progress)
     machine = measure_machine(recipe, {"model.name": recipe.model.name}, None, progress)
@@ -289,11 +264,7 @@ def _num_groups(dataset: Dataset) -> int:
 
 
 def check_plan_path(path: str | Path) -> Path:
-    """Refuse a file name for a plan before minutes are spent on it.
-
-    Raises:
-        UsageError: the name doesn't end in .yaml or .yml, or the file exists.
-    """
+    """Refuse a file that exists, or isn't YAML, before minutes are spent on a plan: UsageError."""
     file = Path(path)
     if file.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"--out {file}: a recipe's name ends in .yaml")

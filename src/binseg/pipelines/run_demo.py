@@ -21,14 +21,12 @@ class DemoResult:
     """The files and figures that the demo made."""
 
     folder: Path
-    report: Report
-    """On the test split."""
+    report: Report  # on the test split
     otsu_dice: float
     """Mean Dice of Otsu's threshold on the same images, told each time which side to take."""
     gallery_path: Path
     mask_path: Path
-    photo_path: Path
-    """A photo with the mask that the built-in model lays over it."""
+    photo_path: Path  # a photo with the mask that the built-in model lays over it
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -47,13 +45,7 @@ class DemoResult:
 def demo(
     out: str | Path, *, recipe: Recipe | None = None, progress: Progress = SILENT
 ) -> DemoResult:
-    """Train a small model on synthetic images, score it, predict one; then a photo of a cat.
-
-    Args:
-        out: folder for everything; absent or empty.
-        recipe: instead of the recipe `demo`.
-        progress: told how far it is.
-    """
+    """Train a small model on synthetic images, score it, predict one; then a photo of a cat."""
     trained = train(recipe or load_recipe("demo"), out=out, progress=progress)
     folder, options = trained.folder, PredictOptions(outputs=("overlay",))
     report = evaluate(folder, split="test", out=folder / "test", progress=progress)

@@ -26,8 +26,7 @@ from binseg.training.devices import resolve_device
 from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
-NUM_REFERENCE = 2
-"""Validation inputs that a bundle carries as its own test."""
+NUM_REFERENCE = 2  # validation inputs that a bundle carries as its own test
 CHOSEN_ON = (
     "These images chose epoch, threshold and post-processing: new images will fare somewhat worse."
 )
@@ -38,17 +37,14 @@ def ship(
     recipe: Recipe,
     run: RunFolder,
     dataset: Dataset,
-    *,
     model: nn.Module,
     weights: Mapping[str, np.ndarray],
+    *,
     val_pixels: PixelCache,
     progress: Progress,
 ) -> Report:
-    """Choose the threshold, score the validation split, and write the bundle with both.
-
-    The model holds the weights that ship.
-    """
-    val = replace(dataset, records=dataset.of_split("val"), notes=(CHOSEN_ON,))
+    """Choose the threshold, score the validation split, and write the bundle of the weights."""
+    val = replace(dataset.only("val"), notes=(CHOSEN_ON,))
     tuned = tune_on_validation(recipe, in_memory(recipe, model), val, progress=progress)
     predictor = in_memory(recipe, model, tuned)
     title = f"{recipe.model.name}, validation"
@@ -78,7 +74,7 @@ def in_memory(recipe: Recipe, model: nn.Module, tuned: Tuned | None = None) -> M
     device = resolve_device(recipe.train.device)
     return ModelPredictor(
         backend=TorchBackend(model.to(device), device=str(device), precision="fp32"),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         threshold=tuned.threshold.value if tuned else 0.5,
         bundle_id="in training",
         temperature=tuned.temperature if tuned else 1.0,
@@ -92,9 +88,8 @@ def _reference(predictor: ModelPredictor, pixels: PixelCache) -> Reference:
     shares = [float((target_HW == 1).mean()) for target_HW in pixels.targets_NHW]
     rows = np.argsort(shares, kind="stable")[::-1][:NUM_REFERENCE]
     input_NHWC = np.ascontiguousarray(pixels.inputs_NHWC[np.sort(rows)])
-    return Reference(
-        input_NHWC=input_NHWC, probability_NHW=predictor.probability_of_inputs(input_NHWC)
-    )
+    probability_NHW = predictor.probability_of_inputs(input_NHWC)
+    return Reference(input_NHWC=input_NHWC, probability_NHW=probability_NHW)
 
 
 def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Card:
@@ -112,7 +107,7 @@ def _card(recipe: Recipe, dataset: Dataset, tuned: Tuned, report: Report) -> Car
             in_channels=recipe.input.channels,
             out_channels=net.out_channels,
         ),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         temperature=tuned.temperature,
         threshold=tuned.threshold,
         tta=tuned.tta,

@@ -33,15 +33,7 @@ def plot_augmentation(
 ) -> None:
     """Show what a recipe's augmentation does: a row a sample, the unchanged one first.
 
-    Args:
-        recipe: its data, input size, augmentation and seed are used.
-        out: the PNG to write.
-        num_samples: rows.
-        num_variants: changed versions in each row.
-        progress: told what was found.
-
-    Raises:
-        DataError: no image with a mask.
+    `out` is the PNG to write. Raises DataError where no image has a mask.
     """
     dataset = open_dataset(recipe.data, progress=progress)
     chosen = spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
@@ -71,7 +63,7 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
     """Prepare a sample for the model; of tiles, take the one with the most foreground."""
     sample = read_sample(record, dataset.rule)
     assert sample.mask_HW is not None
-    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.input.preprocessing().as_trained())
+    inputs_NHWC, placements = prepare(sample.image_HWC, recipe.preprocessing().as_trained())
     targets_NHW = prepare_truth(sample.mask_HW, sample.valid_HW, placements)
     best = int((targets_NHW == 1).sum(axis=(1, 2)).argmax())
     return inputs_NHWC[best], targets_NHW[best]
@@ -79,7 +71,7 @@ def _prepared(record: Record, dataset: Dataset, recipe: Recipe) -> Sample:
 
 def _patch(record: Record, dataset: Dataset, recipe: Recipe, context: float) -> Sample:
     """Cut a patch as training does, surroundings included: the first one with foreground."""
-    cache = open_images([record], dataset.rule, recipe.input.preprocessing().as_trained())
+    cache = open_images([record], dataset.rule, recipe.preprocessing().as_trained())
     size, seed = recipe.input.size, recipe.train.seed
     margin = round(size * (context - 1) / 2)
     places_N3 = sample_places(cache, size=size, num=1, foreground=1.0, seed=seed, epoch=0)

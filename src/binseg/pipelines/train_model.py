@@ -24,22 +24,16 @@ from binseg.evaluation.comparison import Comparison
 from binseg.losses import build_loss
 from binseg.metrics import report_as_dict
 from binseg.models import build_model, create_model, resolve_options
+from binseg.pipelines import continuing
 from binseg.pipelines.budget import Ending, time_ending, training_seconds, within_time
-from binseg.pipelines.continuing import (
-    ancestors,
-    compare_with_earlier,
-    continued,
-    divide,
-    take_over,
-)
+from binseg.pipelines.continuing import continued, divide
 from binseg.pipelines.shipping import in_memory, ship
 from binseg.progress import SILENT, Progress
 from binseg.report import plot_curves
 from binseg.storage import write_text
 from binseg.training.checkpoint import resume_command
-from binseg.training.distributed import ProcessGroup, process_group, rank_device
+from binseg.training.distributed import ProcessGroup, Ranks, process_group, rank_device, ranks_of
 from binseg.training.loop import fit
-from binseg.training.ranks import Ranks, ranks_of
 from binseg.training.run_folder import RunFolder
 from binseg.training.step import check_model
 from binseg.types import Report
@@ -50,15 +44,13 @@ class TrainResult:
     """A run's folder, and how good its model is on the validation split."""
 
     folder: Path
-    report: Report
-    """The shipped model's scores on the validation split."""
+    report: Report  # the shipped model's scores on the validation split
     best_epoch: int
     num_epochs: int
     seconds: float
     beside: Comparison | None
     """The model that this one continues (A) and the new one (B) on the validation split."""
-    has_test: bool
-    """True if the data has a test split, which no step of training looks at."""
+    has_test: bool  # True if the data has a test split, which no step of training looks at
 
     def as_dict(self) -> dict[str, object]:
         """The facts as plain data."""
@@ -113,14 +105,12 @@ def train(
 
     def begin() -> None:
         facts = {"data_fingerprint": dataset.fingerprint()}
-        run.write_start(recipe, facts, earlier=ancestors(recipe))
+        run.write_start(recipe, facts, earlier=continuing.ancestors(recipe))
         if plan is not None:
             write_text(run.plan_path, plan)
         write_split(run.split_path, dataset, content_of=dataset.contents())  # now it is a run
 
-    return _run(
-        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
-    )
+    return _run(recipe, run, dataset, begin, progress, started=started, command=command)
 
 
 def resume_training(
@@ -130,18 +120,10 @@ def resume_training(
     progress: Progress = SILENT,
     command: str | None = None,
 ) -> TrainResult:
-    """Go on with a run that was stopped, by its own recipe and split.
+    """Go on with the run in a folder that was stopped, by its own recipe and split.
 
-    Args:
-        out: the folder of the run.
-        checkpoint_minutes: between two checkpoints, if not as in its recipe.
-        progress: told how far it is.
-        command: as `train` takes it.
-
-    Raises:
-        BundleError: there is no run.
-        UsageError: it is finished.
-        DataError: its data has changed.
+    `checkpoint_minutes` may differ from the recipe's. Raises BundleError (no run), UsageError (it
+    is finished) and DataError (its data has changed).
     """
     started = time.perf_counter()
     run = RunFolder.open(out)
@@ -158,18 +140,13 @@ def resume_training(
         raise DataError(
             f"{dataset.root}: the data has changed since {run.path} was started; train a new run"
         )
-    splits = run.splits()
-    dataset = replace(
-        dataset, records=tuple(replace(r, split=splits[r.id]) for r in dataset.records)
-    )
+    dataset = dataset.with_splits(run.splits())
 
     def begin() -> None:
         if not run.is_saved:
             progress.say("nothing was saved yet: starting with the first epoch")
 
-    return _run(
-        recipe, run, dataset, begin=begin, progress=progress, started=started, command=command
-    )
+    return _run(recipe, run, dataset, begin, progress, started=started, command=command)
 
 
 @contextmanager
@@ -195,10 +172,8 @@ def _check_names(recipe: Recipe) -> None:
 def _check_used(recipe: Recipe) -> None:
     """Refuse settings that this recipe would pass over in silence."""
     if recipe.draws_patches and recipe.train.per_epoch != "all":
-        raise UsageError(
-            "train.per_epoch counts whole inputs, and this recipe draws patches; set "
-            "patches.per_epoch instead"
-        )
+        told = "train.per_epoch counts whole inputs, and this recipe draws patches"
+        raise UsageError(f"{told}; set patches.per_epoch instead")
     if recipe.input.resize != "tile" and recipe.patches != PatchConfig():
         raise UsageError(
             f"patches.* needs input.resize: tile, and this recipe has {recipe.input.resize}; set "
@@ -221,11 +196,7 @@ def _open_data(recipe: Recipe, progress: Progress) -> Dataset:
 def _look_for_faults(
     dataset: Dataset, recipe: Recipe, progress: Progress, *, is_drawn: bool
 ) -> None:
-    """Refuse images of one split in another, and masks beside their objects; say the rest.
-
-    Raises:
-        DataError: what the recipe doesn't allow, with the first images named.
-    """
+    """Refuse images in two splits and masks beside their objects (DataError); say the rest."""
     config, findings = recipe.data, training_checks(dataset, progress=progress)
     if recipe.input.intensity != "dtype":
         findings = tuple(one for one in findings if one.code != "narrow-range")
@@ -254,24 +225,21 @@ def _run(
     recipe: Recipe,
     run: RunFolder,
     dataset: Dataset,
-    *,
     begin: Callable[[], None],
     progress: Progress,
+    *,
     started: float,
     command: str | None,
 ) -> TrainResult:
     """Decode, train and ship; `begin` is called when nothing in the data can fail any more."""
-    train_pixels = open_training_pixels(
-        dataset.of_split("train"), dataset.rule, recipe, progress=progress
-    )
-    val_pixels = open_validation_pixels(
-        dataset.of_split("val"), dataset.rule, recipe, progress=progress
-    )
+    train, val = dataset.of_split("train"), dataset.of_split("val")
+    train_pixels = open_training_pixels(train, dataset.rule, recipe, progress=progress)
+    val_pixels = open_validation_pixels(val, dataset.rule, recipe, progress=progress)
     _check_foreground(train_pixels, "train")
     _check_foreground(val_pixels, "val")
     model = build_model(recipe, progress=progress)
     if recipe.model.start_from is not None and not run.is_saved:
-        take_over(model, recipe, dataset, progress)
+        continuing.take_over(model, recipe, dataset, progress)
     begin()
     with run.in_use(), _told_how_to_go_on(run, command):
         seconds, minutes = None, recipe.train.budget_minutes
@@ -301,19 +269,12 @@ def _run(
             ending_now = _time_ending(recipe, model, dataset, is_trained=True)
             left = 60 * minutes - (time.perf_counter() - started)
             recipe = within_time(recipe, ending_now, left, progress)
-        report = ship(
-            recipe,
-            run,
-            dataset,
-            model=model,
-            weights=fitted.best_state,
-            val_pixels=val_pixels,
-            progress=progress,
-        )
+        best = fitted.best_state
+        report = ship(recipe, run, dataset, model, best, val_pixels=val_pixels, progress=progress)
         full = report.mean["original"]["dice"]
         plot_curves(fitted.history, run.curves_path, title=title, monitor=monitor, full=full)
-        val = replace(dataset, records=dataset.of_split("val"))
-        beside = compare_with_earlier(recipe, run, val, progress)
+        val_set = dataset.only("val")
+        beside = continuing.compare_with_earlier(recipe, run, val_set, progress)
         run.remove_training_files()  # the bundle is whole and has answered like its model
     return TrainResult(
         folder=run.path,
@@ -327,15 +288,14 @@ def _run(
 
 
 def _time_ending(recipe: Recipe, model: nn.Module, dataset: Dataset, *, is_trained: bool) -> Ending:
-    val = replace(dataset, records=dataset.of_split("val"))
-    return time_ending(recipe, in_memory(recipe, model), val, is_trained=is_trained)
+    judge = in_memory(recipe, model)
+    return time_ending(recipe, judge, dataset.only("val"), is_trained=is_trained)
 
 
 def _with_truth(dataset: Dataset, progress: Progress) -> Dataset:
     """Leave out the images that have no mask, and say so."""
     kept = dataset.with_truth()
-    if kept is not dataset:
-        num = len(dataset.records) - len(kept.records)
+    if num := len(dataset.records) - len(kept.records):
         told = counted(num, "image without a mask is", "images without a mask are")
         progress.say(f"{told} left out")
     return kept
@@ -356,37 +316,24 @@ def _tell_others(
 ) -> None:
     """Tell the other ranks, which wait in `join_training`, what to train."""
     if group.world_size > 1:
-        group.share_json(
-            {
-                "recipe": recipe.model_dump_json(),
-                "splits": {record.id: record.split for record in dataset.records},
-                "fingerprint": dataset.fingerprint(),
-                "resume": resume,
-                "seconds": seconds,
-            }
-        )
+        splits = {record.id: record.split for record in dataset.records}
+        facts = {"splits": splits, "fingerprint": dataset.fingerprint()}
+        job = {"recipe": recipe.model_dump_json(), "resume": resume, "seconds": seconds}
+        group.share_json(facts | job)
 
 
 def join_training(ranks: Ranks, *, device: str = "auto") -> None:
     """Train along on a rank other than 0, which says what, until it ends the run.
 
-    Args:
-        ranks: of this process.
-        device: as in the recipe, which comes only after the ranks have met.
-
-    Raises:
-        DataError: this machine's data is not that of rank 0.
-        TrainingError: rank 0 can't be reached, or is lost.
+    Raises DataError where this machine's data is not rank 0's, TrainingError where that is lost.
     """
     with process_group(ranks, rank_device(device, ranks)) as group:
         job = group.share_json()
         recipe = Recipe.model_validate_json(job["recipe"])
         splits = job["splits"]
-        dataset = open_dataset(recipe.data)
-        records = (record for record in dataset.records if record.id in splits)
-        dataset = replace(
-            dataset, records=tuple(replace(one, split=splits[one.id]) for one in records)
-        )
+        dataset = open_dataset(recipe.data).with_splits(splits)
+        known = tuple(record for record in dataset.records if record.id in splits)
+        dataset = replace(dataset, records=known)
         if dataset.fingerprint() != job["fingerprint"]:
             raise DataError(
                 f"{dataset.root}: process {group.rank + 1} of {group.world_size} finds other data "

@@ -5,7 +5,7 @@ scores; a *hole* is background that touches at sides only and does not reach the
 """
 
 from binseg.postprocess.found_objects import FoundObject, Polygon, find_objects, trace_polygons
-from binseg.postprocess.interchange import coco, encode_rle, geojson
+from binseg.postprocess.interchange import coco, encode_rle, geojson, imagej_rois, kaggle_runs
 from binseg.postprocess.mask_cleaning import (
     NOTHING,
     PostProcessing,
@@ -15,20 +15,3 @@ from binseg.postprocess.mask_cleaning import (
     label_objects,
     segment,
 )
-
-__all__ = [
-    "NOTHING",
-    "FoundObject",
-    "Polygon",
-    "PostProcessing",
-    "above",
-    "clean",
-    "clean_bands",
-    "coco",
-    "encode_rle",
-    "find_objects",
-    "geojson",
-    "label_objects",
-    "segment",
-    "trace_polygons",
-]

@@ -1,7 +1,4 @@
-"""The objects of a mask, one record each, and their outlines along the edges of pixels.
-
-Drawing the outlines again gives the very mask.
-"""
+"""The objects of a mask, one record each, and outlines that give that mask when filled again."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +17,9 @@ Ring = Float[np.ndarray, "_ 2"]
 class FoundObject:
     """One object; lengths in pixels of the image's own size, y downwards."""
 
-    label: int
-    """From 1, in order of the first pixel by rows."""
+    label: int  # from 1, in order of the first pixel by rows
     area: int
-    centroid_y: float
-    """Mean of the pixels' centres; the first pixel's centre is at 0.5."""
+    centroid_y: float  # mean of the pixels' centres; the first pixel's centre is at 0.5
     centroid_x: float
     top: int
     left: int
@@ -65,13 +60,9 @@ def find_objects(
     pixel_size: tuple[float, float] | None = None,
     unit: str = "um",
 ) -> list[FoundObject]:
-    """List the objects of a mask.
+    """List the objects of a mask; probabilities are for the mean over each of them.
 
-    Args:
-        mask_HW: True where the objects are.
-        probability_HW: for the mean over each object.
-        pixel_size: height and width of a pixel, for figures in physical units.
-        unit: of the pixel size.
+    `pixel_size` is height and width of a pixel in `unit`, for figures in physical units.
     """
     from scipy import ndimage
 
@@ -120,16 +111,12 @@ def find_objects(
 class Polygon:
     """One connected area. Objects that touch at corners only are several polygons of one label.
 
-    Rings are simple: none meets itself, though a hole may touch the outline or another hole in a
-    single point (as the Simple Features standard allows).
+    No ring meets itself, though a hole may touch another ring in a point (Simple Features).
     """
 
-    label: int
-    """Number of the object, as `label_objects` gives it."""
-    exterior: Ring
-    """Clockwise as seen, y downwards."""
-    holes: tuple[Ring, ...] = ()
-    """Anticlockwise."""
+    label: int  # number of the object, as `label_objects` gives it
+    exterior: Ring  # clockwise as seen, y downwards
+    holes: tuple[Ring, ...] = ()  # anticlockwise
 
     @property
     def area(self) -> float:
@@ -138,16 +125,10 @@ class Polygon:
 
 
 def trace_polygons(mask_HW: Mask, *, tolerance: float = 0.0) -> list[Polygon]:
-    """Trace the outlines of all objects.
+    """Trace the outlines of all objects; UsageError for a negative tolerance.
 
-    Args:
-        mask_HW: True where the objects are.
-        tolerance: corners that lie less than this from a straight line, in pixels, are left out
-            (Douglas-Peucker) unless a ring would then meet itself or another one; all holes stay.
-            0 keeps the outline exact.
-
-    Raises:
-        UsageError: a negative tolerance.
+    Corners less than `tolerance` pixels from a straight line are left out (Douglas-Peucker) unless
+    a ring would then meet itself or another one; all holes stay. 0 keeps the outline exact.
     """
     if tolerance < 0:
         raise UsageError(f"tolerance {tolerance:g}: give pixels from 0")
@@ -195,10 +176,7 @@ def _runs(
 
 
 def _ring(line: Any) -> Ring:
-    """Take the corners of a ring so that the last one begins its first run to the right, by rows.
-
-    In an outline that is the upper left corner of the object's first pixel.
-    """
+    """Take a ring's corners so that the last one begins its first run to the right, by rows."""
     import shapely
 
     points = shapely.get_coordinates(line)[:-1]  # GEOS repeats the first point
@@ -213,6 +191,7 @@ def _simplified(polygons: list[Polygon], tolerance: float) -> list[Polygon]:
 
     exact = np.array([shapely.Polygon(one.exterior, one.holes) for one in polygons], object)
     rough = shapely.simplify(exact, tolerance, preserve_topology=True)
+    rough = np.where(shapely.is_valid(rough) & ~shapely.is_empty(rough), rough, exact)
     return [  # GEOS repeats the first point of each ring, which is cut off
         Polygon(
             label=one.label,

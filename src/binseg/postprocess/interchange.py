@@ -1,6 +1,8 @@
 """Outlines and run lengths as plain data that other programs read."""
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from binseg.errors import MissingExtraError
 from binseg.postprocess.found_objects import FoundObject, Polygon, Ring
 from binseg.postprocess.mask_cleaning import Mask, label_objects
 
@@ -27,13 +30,9 @@ def geojson(
 ) -> dict[str, Any]:
     """A FeatureCollection (RFC 7946) with one feature an object.
 
-    Args:
-        polygons: as `trace_polygons` gives them.
-        objects: their figures become the features' properties.
-        properties: facts of the whole (model, threshold), as the member `binseg`.
-        transform: from pixels to map coordinates; without one, coordinates are pixels with y
-            downwards, which the file says.
-        project: from map coordinates x and y to longitudes and latitudes, N x 2.
+    `properties` are facts of the whole, as the member `binseg`; `transform` is from pixels to map
+    coordinates (without one, coordinates are pixels with y downwards, which the file says),
+    `project` from these to longitudes and latitudes, N x 2.
     """
     figures = {one.label: one.as_row() for one in objects}
     features = []
@@ -56,10 +55,7 @@ def geojson(
 
 
 def _closed(ring: Ring, transform: Affine | None, project: Project | None) -> list[list[float]]:
-    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks.
-
-    They run anticlockwise to a reader who takes y to go upwards, unless the map mirrors them.
-    """
+    """A ring in map coordinates, its first point repeated; outlines turn as RFC 7946 asks."""
     points = ring
     if transform is not None:
         a, b, c, d, e, f = transform
@@ -81,6 +77,66 @@ def encode_rle(mask_HW: Mask) -> dict[str, Any]:
     """COCO's compressed run lengths, column by column: what `pycocotools.mask.decode` reads."""
     changes = np.flatnonzero(np.diff(np.asarray(mask_HW, np.int8).ravel(order="F"), prepend=0))
     return _rle(changes.tolist(), mask_HW.shape)
+
+
+def kaggle_runs(mask_HW: Mask) -> str:
+    """Write a mask as Kaggle's run lengths: starts from 1 column by column, and lengths.
+
+    >>> kaggle_runs(np.array([[False, True], [True, True]]))
+    '2 3'
+    """
+    flat = np.pad(np.asarray(mask_HW, np.int8).ravel(order="F"), 1)
+    starts, ends = (np.flatnonzero(np.diff(flat) == step) for step in (1, -1))
+    return " ".join(map(str, np.stack([starts + 1, ends - starts], axis=1).ravel().tolist()))
+
+
+def imagej_rois(polygons: Sequence[Polygon]) -> bytes:
+    """Make the zip of ImageJ's ROI Manager: a region an object, holes cut out.
+
+    Raises:
+        MissingExtraError: the package roifile isn't installed.
+    """
+    try:
+        from roifile import ROI_TYPE, ImagejRoi
+    except ModuleNotFoundError:
+        raise MissingExtraError("roifile", extra="objects", purpose="ImageJ's regions") from None
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for label, alike in groupby(polygons, key=attrgetter("label")):
+            parts = list(alike)
+            rings = [ring for one in parts for ring in (one.exterior, *one.holes)]
+            roi = ImagejRoi.frompoints(_whole(parts[0].exterior), name=f"{label:05d}")
+            roi.roitype = ROI_TYPE.POLYGON
+            if len(rings) > 1:  # a path of several rings, filled by the even-odd rule
+                corners = np.concatenate(rings)
+                left, top = corners.min(axis=0)
+                right, bottom = corners.max(axis=0)
+                path = np.concatenate([one for ring in rings for one in _path(ring)])
+                roi = ImagejRoi(
+                    roitype=ROI_TYPE.RECT,
+                    name=f"{label:05d}",
+                    left=int(left),
+                    top=int(top),
+                    right=int(right),
+                    bottom=int(bottom),
+                    shape_roi_size=len(path),
+                    multi_coordinates=path.astype(np.float32),
+                )
+            # One date for all, so that equal masks give equal files.
+            archive.writestr(zipfile.ZipInfo(f"{label:05d}.roi"), roi.tobytes())
+    return whole.getvalue()
+
+
+def _whole(ring: Ring) -> np.ndarray:
+    """Give corners that are whole numbers as such."""
+    return ring.astype(np.int32) if (ring == np.rint(ring)).all() else ring
+
+
+def _path(ring: Ring) -> Iterator[np.ndarray]:
+    """Write a ring as ImageJ's path: move there (0), lines (1), and close it (4)."""
+    orders = np.ones((len(ring), 3))
+    orders[:, 1:], orders[0, 0] = ring, 0
+    yield from (orders.ravel(), np.array([4.0]))
 
 
 def _rle(changes: list[int], shape: tuple[int, ...]) -> dict[str, Any]:
@@ -113,15 +169,10 @@ def coco(
     category: str = "foreground",
     info: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A COCO data set: one annotation an object.
+    """A COCO data set: one annotation an object, run lengths for those with holes.
 
-    Objects without holes are polygons; those with holes are run lengths, since COCO's polygons
-    have none.
-
-    Args:
-        results: name, cleaned mask, and the polygons and objects that were found in it.
-        category: name of the one category.
-        info: facts of the whole (model, threshold).
+    `results` are name, cleaned mask, and the polygons and objects that were found in it; `info` has
+    facts of the whole (model, threshold).
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from binseg.errors import DataError, UsageError
+from binseg.errors import DataError, MissingExtraError, UsageError
 from binseg.transforms.small_map import SmallMap
 
 Mask = Bool[np.ndarray, "H W"]
@@ -22,24 +22,22 @@ Bands = Callable[[], Iterator[Bool[np.ndarray, "h W"]]]
 """Gives the bands of a mask from the top down, anew with each call and the same ones each time."""
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Tells of each object, by its area and whether it reaches the image's edge, if it is chosen."""
+_LEAST_NECK = 0.75
+"""Pixels by which a neck must be narrower, to each side, than both parts that it joins."""
 _MOST_PARTS = 20_000_000
 """Numbered parts of objects in all bands; more would fill the memory, and mean noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PostProcessing:
-    """Corrections of a mask; areas are in pixels of the image's own size.
+    """Corrections of a mask; areas are in pixels of the image's own size, UsageError below 0."""
 
-    Raises:
-        UsageError: a negative area.
-    """
-
-    min_area: int = 0
-    """Objects of fewer pixels are removed."""
-    fill_holes: int = 0
-    """Holes of up to so many pixels are filled."""
+    min_area: int = 0  # objects of fewer pixels are removed
+    fill_holes: int = 0  # holes of up to so many pixels are filled
     largest_only: bool = False
     """Only the largest object stays; of equal ones the first by row, then column."""
+    separate: bool = False
+    """Objects that touch are cut apart at their necks, a pixel wide, before small ones go."""
 
     def __post_init__(self) -> None:
         for name in ("min_area", "fill_holes"):
@@ -65,12 +63,12 @@ class PostProcessing:
             f"objects below {self.min_area} pixels removed": self.min_area,
             f"holes of up to {self.fill_holes} pixels filled": self.fill_holes,
             "the largest object alone": self.largest_only,
+            "touching objects cut apart": self.separate,
         }
         return ", ".join(text for text, is_on in parts.items() if is_on)
 
 
-NOTHING = PostProcessing()
-"""Post-processing that corrects nothing."""
+NOTHING = PostProcessing()  # post-processing that corrects nothing
 
 
 def above(
@@ -90,7 +88,7 @@ def segment(
 
 
 def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:
-    """Fill small holes, then remove small objects, then keep the largest, in a copy of the mask."""
+    """Fill small holes, cut touching objects apart, remove small ones, keep the largest; a copy."""
     if postprocessing.is_empty:
         return mask_HW
     cleaned_HW = mask_HW.copy()
@@ -101,12 +99,36 @@ def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:
         for edge in (labels_HW[0], labels_HW[-1], labels_HW[:, 0], labels_HW[:, -1]):
             small[edge] = False  # what reaches the image's edge is no hole
         cleaned_HW |= small[labels_HW]
+    if postprocessing.separate:
+        cleaned_HW = _separated(cleaned_HW)
     if postprocessing.min_area > 1 or postprocessing.largest_only:
         labels_HW, num = label_objects(cleaned_HW)
         areas = np.bincount(labels_HW.ravel(), minlength=num + 1)[1:]
         kept = np.concatenate([[False], _is_kept(areas, postprocessing)])
         cleaned_HW = kept[labels_HW]
     return cleaned_HW
+
+
+def _separated(mask_HW: Mask) -> Mask:
+    """Cut objects apart that touch, by a watershed of the distances to the background.
+
+    Raises:
+        MissingExtraError: scikit-image isn't installed.
+    """
+    try:
+        from skimage.morphology import h_maxima
+        from skimage.segmentation import watershed
+    except ModuleNotFoundError:
+        purpose = "cutting touching objects apart"
+        raise MissingExtraError("scikit-image", extra="objects", purpose=purpose) from None
+    from scipy import ndimage
+
+    depth_HW = ndimage.distance_transform_edt(mask_HW)
+    middles_HW, _ = label_objects(h_maxima(depth_HW, _LEAST_NECK) > 0)  # type: ignore[no-untyped-call]
+    parts_HW = watershed(-depth_HW, middles_HW, mask=mask_HW)  # type: ignore[no-untyped-call]
+    # Across a cut the pixels of the later part go, so that parts don't even touch at corners.
+    ranks_HW = np.where(parts_HW == 0, np.iinfo(parts_HW.dtype).max, parts_HW)
+    return np.asarray(mask_HW & (ranks_HW == ndimage.minimum_filter(ranks_HW, 3, mode="nearest")))
 
 
 def _is_kept(
@@ -120,11 +142,7 @@ def _is_kept(
 
 
 def clean_bands(bands: Bands, postprocessing: PostProcessing) -> Bands:
-    """Correct a mask, which is looked through several times, as `clean` does.
-
-    Raises:
-        DataError: more objects than fit into memory, when the result is looked through.
-    """
+    """Correct a mask in bands as `clean` does; DataError for more objects than fit into memory."""
     if postprocessing.fill_holes:
         bands = partial(_filled, bands, postprocessing.fill_holes)
     if postprocessing.min_area > 1 or postprocessing.largest_only:
@@ -159,10 +177,7 @@ def _label(mask_HW: Mask, *, diagonal: bool) -> tuple[Int32[np.ndarray, "H W"], 
 
 
 def _chosen(bands: Bands, choose: Choose, *, diagonal: bool) -> Iterator[Bool[np.ndarray, "h W"]]:
-    """Give the bands again with the chosen objects alone.
-
-    All bands are numbered first, and parts that touch across a border are joined to objects.
-    """
+    """Give the bands again with the chosen objects alone, joined across borders."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

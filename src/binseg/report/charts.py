@@ -14,8 +14,7 @@ from binseg.metrics.registry import PixelMetric, metrics_of
 from binseg.report.plots import NUM_BINS, POOR, Row, best_epoch, column
 from binseg.types import Calibration, Figure, Slice, Sweep
 
-_TONES = "abcde"
-"""Classes of lines in the style sheet."""
+_TONES = "abcde"  # classes of lines in the style sheet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +84,16 @@ class Dot(NamedTuple):
 class Chart:
     """Two axes and what stands between them; a tone is a class of the style sheet."""
 
-    label: str
-    """A description for those who can't see it."""
+    label: str  # a description for those who can't see it
     x: Axis
     y: Axis
     is_low: bool = False
     curves: Sequence[tuple[str, Sequence[float], Sequence[float]]] = ()
     """Tone, xs and ys; a missing value (nan) interrupts the line."""
     bars: Sequence[Bar] = ()
-    uprights: Sequence[tuple[str, float, str]] = ()
-    """Lines from bottom to top: tone, x and id."""
+    uprights: Sequence[tuple[str, float, str]] = ()  # lines from bottom to top: tone, x and id
     dots: Sequence[Dot] = ()
-    legend: Sequence[tuple[str, str]] = ()
-    """Tone and name of each line."""
+    legend: Sequence[tuple[str, str]] = ()  # tone and name of each line
 
     def path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
         """Give the points of a curve, in percent, in SVG's words."""
@@ -134,10 +130,7 @@ def dice_chart(scores: Sequence[float]) -> Chart:
 
 
 def readouts(sweep: Sweep) -> list[tuple[str, str, str]]:
-    """List the curves of a sweep that are shown: name, label, and the tone of those with a line.
-
-    Pooled Dice is read beside the slider only, since its curve would hide that of the mean.
-    """
+    """List the curves of a sweep that are shown: name, label, and the tone of those with a line."""
     shown = [("mean_dice", "mean Dice")]
     shown += [
         (metric.name, f"pooled {metric.label}")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from binseg.report.figure import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.report.overlay import (
     ERROR_COLOURS,
     IGNORED,
@@ -20,6 +19,7 @@ from binseg.report.overlay import (
     for_display,
     overlay,
 )
+from binseg.report.plots import GREY, INK, Colour, fonts, new_figure, save_figure, unit
 from binseg.transforms.geometry import resize_image
 
 if TYPE_CHECKING:
@@ -50,16 +50,12 @@ class GalleryItem:
     prediction_HW: Mask
     truth_HW: Mask | None = None
     """None where there is no truth: the row then shows image, prediction and overlay."""
-    valid_HW: Mask | None = None
-    """False where the truth says to ignore; None means all valid."""
+    valid_HW: Mask | None = None  # False where the truth says to ignore; None means all valid
     dice: float | None = None
 
 
 def plot_gallery(items: Sequence[GalleryItem], path: Path, *, title: str = "") -> None:
-    """Plot a row per image: image, truth, prediction and error map, with its Dice above, as PNG.
-
-    The first 24 are shown; from 9 on they stand in two blocks.
-    """
+    """Plot rows of image, truth, prediction and error map with its Dice as PNG, the first 24."""
     assert items, "at least one image"
     shown = items[:MAX_ROWS]
     with_truth = any(item.truth_HW is not None for item in shown)

@@ -8,11 +8,14 @@ brightness too, for print in grey.
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
-from binseg.report.figure import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
+from binseg.report.plots import INK, ORANGE, PURPLE, SKY_BLUE, WHITE, Colour
 
 AnyImage = Num[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]
 Rgb = UInt8[np.ndarray, "H W 3"]
+Rgba = UInt8[np.ndarray, "H W 4"]
+FADE = 2
+"""Pixels to each side of an outline over which cut-outs fade."""
 _DARKEST, _BRIGHTEST = 0.5, 99.5  # percentiles: a few hot pixels must not turn the rest black
 
 FOUND = "found"
@@ -55,11 +58,8 @@ def overlay(
 ) -> Rgb:
     """Lay a colour over the masked part of an image, with an outline seen on any background.
 
-    Args:
-        image_HWC: an image of any type and number of channels.
-        mask_HW: True where the colour goes; same size as the image.
-        colour: red, green and blue, 0 to 255.
-        strength: of the colour inside the outline, from 0 (none) to 1 (nothing else).
+    The image may be of any type and number of channels; `strength` of the colour (0 to 255 each)
+    inside the outline is from 0 (none) to 1 (nothing else).
     """
     assert image_HWC.shape[:2] == mask_HW.shape, "image and mask are of one size"
     painted_HW3 = _tint(for_display(image_HWC), mask_HW, colour, strength)
@@ -69,18 +69,66 @@ def overlay(
     return painted_HW3
 
 
-def cutout(
-    image_HWC: AnyImage, alpha_HW: Mask | Float32[np.ndarray, "H W"]
-) -> UInt8[np.ndarray, "H W 4"]:
-    """Cut the masked part out of an image; all else is transparent.
+def soft_alpha(
+    mask_HW: Mask, probability_HW: Float32[np.ndarray, "H W"], threshold: float
+) -> Float32[np.ndarray, "H W"]:
+    """Fade a mask over its outline, by how far the probability is from the threshold there.
+
+    The distance from the outline, in parts of a pixel, is the probability's difference from the
+    threshold over its slope; further away than `FADE` pixels the mask alone decides.
+    """
+    from scipy import ndimage  # its import would slow every start
+
+    inner_HW = ndimage.binary_erosion(mask_HW, iterations=FADE, border_value=1)
+    near_HW = ndimage.binary_dilation(mask_HW, iterations=FADE) & ~inner_HW
+    alpha_HW: Float32[np.ndarray, "H W"] = inner_HW.astype(np.float32)
+    if near_HW.any():
+        slope_HW = np.hypot(*np.gradient(ndimage.gaussian_filter(probability_HW, 1.0)))
+        distance_N = (probability_HW[near_HW] - threshold) / np.maximum(slope_HW[near_HW], 1e-3)
+        alpha_HW[near_HW] = np.clip(0.5 + distance_N / (2 * FADE), 0.0, 1.0)
+    return alpha_HW
+
+
+def cutout(image_HWC: AnyImage, alpha_HW: Float32[np.ndarray, "H W"]) -> Rgba:
+    """Cut an object out of an image; all else is transparent.
+
+    Where the alpha is between 0 and 1 the background shines through the image's colours: the mean
+    of the object's own colours near by replaces them, so that no rim of the old background stays.
 
     Args:
         image_HWC: an image of any type and number of channels.
-        alpha_HW: a mask for hard edges, or values in [0, 1] (a probability) for soft ones.
+        alpha_HW: opacity in [0, 1].
     """
-    assert image_HWC.shape[:2] == alpha_HW.shape, "image and mask are of one size"
-    alpha_HW1 = np.rint(alpha_HW[:, :, None].astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
-    return np.concatenate([for_display(image_HWC), alpha_HW1], axis=2)
+    from scipy import ndimage
+
+    assert image_HWC.shape[:2] == alpha_HW.shape, "image and alpha are of one size"
+    image_HW3, solid_HW = for_display(image_HWC), alpha_HW >= 1
+    weight_HW = ndimage.gaussian_filter(solid_HW.astype(np.float32), 2 * FADE)
+    mixed_HW = (alpha_HW > 0) & ~solid_HW & (weight_HW > 1e-3)
+    share_N = np.clip(2 * alpha_HW[mixed_HW] - 1, 0, 1)
+    for channel in range(3):
+        own_HW = ndimage.gaussian_filter(image_HW3[:, :, channel] * np.float32(solid_HW), 2 * FADE)
+        own_N = own_HW[mixed_HW] / weight_HW[mixed_HW]
+        seen_N = image_HW3[:, :, channel][mixed_HW]
+        image_HW3[:, :, channel][mixed_HW] = np.rint(share_N * seen_N + (1 - share_N) * own_N)
+    return np.dstack([image_HW3, np.rint(alpha_HW * 255).astype(np.uint8)])
+
+
+def cropped(mask_HW: Mask, padding: int) -> tuple[slice, slice]:
+    """Give the rows and columns around a mask; all of them where it is empty."""
+    ends = [np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0)]
+    rows, columns = (
+        slice(max(0, one[0] - padding), one[-1] + 1 + padding) if len(one) else slice(None)
+        for one in ends
+    )
+    return rows, columns
+
+
+def on_colour(cut_HW4: Rgba, colour: Colour) -> Rgb:
+    """Lay a cut-out on ground of one colour."""
+    alpha_HW1 = cut_HW4[:, :, 3:] / np.float32(255)
+    mixed_HW3 = alpha_HW1 * cut_HW4[:, :, :3] + (1 - alpha_HW1) * np.array(colour, np.float32)
+    return np.asarray(np.rint(mixed_HW3), np.uint8)
 
 
 def _tint(image_HW3: Rgb, mask_HW: Mask, colour: Colour, strength: float) -> Rgb:

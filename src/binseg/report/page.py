@@ -19,7 +19,6 @@ from scipy import ndimage
 from binseg.metrics.registry import METRICS, Metric, OutlineMetric, PixelMetric, ProbabilityMetric
 from binseg.metrics.summary import mark_of
 from binseg.report import charts
-from binseg.report.figure import Colour
 from binseg.report.gallery import GalleryItem
 from binseg.report.overlay import (
     ERROR_COLOURS,
@@ -30,38 +29,32 @@ from binseg.report.overlay import (
     error_map,
     for_display,
 )
+from binseg.report.plots import Colour
 from binseg.report.rendering import asset, data_uri, readable, render
 from binseg.storage import write_text
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Figure, ImageScores, Report, Size
 
 MAX_OWN_COLUMNS = 5
-LONGEST_SIDE = 256
+LONGEST_SIDE = 320
 """Longest side of the images on the cards, in pixels."""
 _JPEG_QUALITY = 84
 _STRENGTH = 0.55
 Cell = str | float | list[float | str] | None
 """A text, a number, a number with the text that shows it, or nothing."""
-Gallery = tuple[str, Sequence[GalleryItem]]
-"""A heading and the images below it."""
+Gallery = tuple[str, Sequence[GalleryItem]]  # a heading and the images below it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
     """The origin of the figures: what a page tells beside a report."""
 
-    model: Sequence[tuple[str, str]] = ()
-    """Label and text, a line each: the card."""
-    data: Sequence[tuple[str, str]] = ()
-    """The same of the data: path, fingerprint, splits."""
-    recipe: str = ""
-    """The whole recipe as text."""
-    training: Sequence[Mapping[str, float | str | None]] = ()
-    """The lines of metrics.csv."""
-    by_loss: bool = False
-    """True where validation loss, not Dice, chose the best epoch."""
-    threshold_method: str = ""
-    """The way the threshold was chosen."""
+    model: Sequence[tuple[str, str]] = ()  # label and text, a line each: the card
+    data: Sequence[tuple[str, str]] = ()  # the same of the data: path, fingerprint, splits
+    recipe: str = ""  # the whole recipe as text
+    training: Sequence[Mapping[str, float | str | None]] = ()  # the lines of metrics.csv
+    by_loss: bool = False  # True where validation loss, not Dice, chose the best epoch
+    threshold_method: str = ""  # the way the threshold was chosen
 
 
 def write_page(
@@ -71,17 +64,7 @@ def write_page(
     galleries: Sequence[Gallery] = (),
     background: Background | None = None,
 ) -> None:
-    """Write the page of one evaluation.
-
-    Args:
-        path: of the HTML file.
-        report: the figures.
-        galleries: images with truth and prediction, small copies of which go into the page.
-        background: the origin of the figures.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
+    """Write the page of one evaluation, with small copies of the galleries' images; OutputError."""
 
     def average(kind: str, size: Size, score: str) -> Figure:
         table = report.mean if kind == "mean" else report.pooled
@@ -93,8 +76,11 @@ def write_page(
     start = 0
     if report.sweep is not None:
         start = charts.nearest_threshold(report.sweep, report.threshold)
-        # Not rounded: what is rounded twice differs from the tables in its last digit.
-        curves = {"thresholds": report.sweep.thresholds, **report.sweep.curves}
+        # Not rounded: what is rounded twice differs from the tables in its last digit. The step
+        # next to the threshold that was used stands for it, and so bears its name.
+        thresholds = [*report.sweep.thresholds]
+        thresholds[start] = report.threshold
+        curves = {"thresholds": thresholds, **report.sweep.curves}
         data["sweep"] = {**curves, "start": start}
     items = [item for _, gallery in galleries for item in gallery]
     cards = iter([_card(item, number) for number, item in enumerate(items)])

@@ -1,18 +1,29 @@
-"""HTML pages from the templates in `assets/`: one file each, where no text of strangers is markup.
+"""HTML pages from the templates in `assets/`, where no text of strangers is markup.
 
-Names of files and columns come from strangers. Jinja escapes whatever a template inserts, and only
-what a macro or `asset` gives goes in as it is.
+Here are those of a data set's check and of a run of predictions.
 """
 
 import base64
+import csv
 import io
 import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
+import numpy as np
+from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
+
+from binseg.report.overlay import AnyImage, Mask, for_display, overlay
+from binseg.storage import write_text
+from binseg.transforms.geometry import resize_image, resize_mask
+from binseg.types import Finding
 
 
 def render(template: str, **values: object) -> str:
@@ -62,3 +73,119 @@ def data_uri(image: Image.Image, kind: str, **options: object) -> str:
     out = io.BytesIO()
     image.save(out, format=kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+MAX_FINDINGS_SHOWN = 24  # findings of one code that are shown in full; the rest are counted
+MAX_IMAGES_SHOWN = 8  # images of one finding that are shown
+
+
+def images_shown(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """List the ids whose images the page shows, so that no others need decoding."""
+    num_of: Counter[str] = Counter()
+    ids: dict[str, None] = {}
+    for finding in findings:
+        num_of[finding.code] += 1
+        if num_of[finding.code] <= MAX_FINDINGS_SHOWN:
+            ids |= dict.fromkeys(finding.ids[:MAX_IMAGES_SHOWN])
+    return tuple(ids)
+
+
+def write_doctor_page(
+    path: Path,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    findings: Sequence[Finding],
+    shares: Sequence[float],
+    thumbs: Mapping[str, UInt8[np.ndarray, "h w 3"]],
+    titles: Mapping[str, str],
+) -> None:
+    """Write the page of the data set `title`; OutputError if the disk refuses.
+
+    `facts` are label and text, `findings` the worst first, `shares` the share of foreground of each
+    mask, `thumbs` small images by id with their masks, `titles` headings by code of the findings.
+    """
+    of_code: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        of_code[finding.code].append(finding)
+    counts, _ = np.histogram(np.asarray(shares), bins=20, range=(0.0, 1.0))
+    page = render(
+        "doctor.html",
+        title=title,
+        style=asset("doctor.css"),
+        numbers=Counter(finding.severity for finding in findings),
+        facts=facts,
+        num_masks=len(shares),
+        bars=counts.tolist(),
+        kinds=[(titles.get(code, code), alike) for code, alike in of_code.items()],
+        uris={
+            id_: data_uri(Image.fromarray(thumb), "jpeg", quality=82)
+            for id_, thumb in thumbs.items()
+        },
+        most_findings=MAX_FINDINGS_SHOWN,
+        most_images=MAX_IMAGES_SHOWN,
+    )
+    write_text(path, page)
+
+
+THUMB_SIDE = 296
+"""Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
+_ORDER = ("unlike the training data", "look", "ok", "not judged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One prediction on the page, and as a line of the table."""
+
+    name: str
+    thumb: str = ""
+    """The image with the mask's outline, as a `data:` address; empty where it isn't in memory."""
+    num_objects: int | None = None
+    foreground: float  # share of the pixels
+    area: float | None = None
+    """Area of the foreground in `unit`, where the size of a pixel is known."""
+    unit: str = ""
+    flag: str = "not judged"
+    expected_dice: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
+    """Draw a small image with the outline of its mask, as a `data:` address."""
+    from PIL import Image
+
+    from binseg.report.rendering import data_uri  # Jinja's import would slow every start
+
+    scale = min(1.0, THUMB_SIDE / max(mask_HW.shape))
+    height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
+    small_HW3 = resize_image(for_display(image_HWC), height, width)
+    drawn = overlay(small_HW3, resize_mask(mask_HW, height, width), strength=0.15)
+    return data_uri(Image.fromarray(drawn), "jpeg", quality=82)
+
+
+def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str) -> Path:
+    """Write `report.html` and `summary.csv` into a folder, and return the page's path."""
+    from binseg.report.rendering import asset, render
+
+    ordered = sorted(
+        entries, key=lambda one: (_ORDER.index(one.flag), one.expected_dice or 0.0, one.name)
+    )
+    numbers = Counter(one.flag for one in ordered)
+    page = render(
+        "predictions.html",
+        style=asset("doctor.css"),
+        model=model,
+        entries=ordered,
+        flags=[(name, numbers[name]) for name in _ORDER if numbers[name]],
+        tones={"unlike the training data": "error", "look": "warning"},
+    )
+    write_text(folder / "report.html", page)
+    text = io.StringIO()
+    names = [name for name in Entry.__dataclass_fields__ if name != "thumb"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(vars(one) for one in entries)
+    write_text(folder / "summary.csv", text.getvalue())
+    return folder / "report.html"

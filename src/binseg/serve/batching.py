@@ -58,15 +58,9 @@ class Batcher:
     """A thread that computes what is waiting, as many inputs at once as the model takes.
 
     While the model computes, further inputs gather by themselves, so that batches grow with the
-    load. Only where more images are known to be on their way, it waits for them, a little. An
-    image of many tiles shares each batch with the others that wait, so that it holds up nobody.
-
-    Args:
-        compute: gives the probability for inputs (`Predictor.probability_of_inputs`).
-        batch_size: most inputs at once.
-        expected: how many images are on their way; asked before a batch that isn't full.
-        wait: longest time in seconds that is waited for those.
-        told: hears of each batch's size.
+    load. Only where more images are known to be on their way (`expected`), it waits for them,
+    `wait` seconds at most. An image of many tiles shares each batch with the others that wait, so
+    that it holds up nobody. `told` hears of each batch's size.
     """
 
     def __init__(
@@ -123,10 +117,7 @@ class Batcher:
         return sum(one.num_left for one in self._orders) >= self._batch_size
 
     def _take(self) -> list[tuple[_Order, slice]]:
-        """Take an equal share of each image that waits, until the batch is full.
-
-        Only inputs of one size become a batch; images of other sizes come first the next time.
-        """
+        """Take an equal share of each image that waits, of one size, until the batch is full."""
         alive = [one for one in self._orders if not one.future.cancelled()]
         orders = [one for one in alive if one.size == alive[0].size]
         others = [one for one in alive if one.size != alive[0].size]

@@ -119,9 +119,7 @@ async def chunks_of(
 ) -> AsyncGenerator[bytes, None]:
     """Give an unread body piece by piece; `reserved` counts what stays in memory.
 
-    Raises:
-        Refusal: 413 for too many bytes, as soon as that is known; 408 for too few a second.
-        ClientDisconnect: the client is gone.
+    Refusal is 413 for too many bytes, as soon as that is known, and 408 for too few a second.
     """
     _check_size(declared_bytes(request), max_bytes)
     start, total, more = time.monotonic(), 0, True
@@ -159,11 +157,7 @@ def is_form(request: Request) -> bool:
 async def read_uploads(
     request: Request, *, limits: Limits, reserved: Reservation, many: bool = False
 ) -> list[Upload]:
-    """Read one image, the body itself or a form's field `file`; or a form's many fields `files`.
-
-    Raises:
-        Refusal: too large, too slow, empty, or a damaged form or one with other fields.
-    """
+    """Read one image, the body itself or a form's field `file`; or a form's many fields `files`."""
     if not many and not is_form(request):
         chunks = chunks_of(request, max_bytes=limits.max_bytes, limits=limits, reserved=reserved)
         data = b"".join([chunk async for chunk in chunks])

@@ -42,17 +42,15 @@ async def start(request: Request, query: Working, service: Parts) -> JSONRespons
     Jobs survive a restart of the server. A form may have up to `max_bytes`, a plain body up to
     `max_job_bytes`.
     """
-    in_thread, store, cage = service.pipeline.in_thread, service.store, service.pipeline.cage
+    in_thread, store, cage = service.pipeline.for_job, service.store, service.pipeline.cage
     model = service.registry.find(query.model)
     folder = await in_thread(store.new_folder)
     try:
         path = folder / IMAGE
-        name, num_bytes = await _receive(request, service, path)
+        name = await _receive(request, service, path)
         await in_thread(check_job, cage, path, query.output, name=name, limits=service.limits)
         settings = query.model_dump(exclude={"model"}, exclude_none=True)
-        job = await in_thread(
-            store.add, folder, model=model.id, name=name, query=settings, num_bytes=num_bytes
-        )
+        job = await in_thread(store.add, folder, model=model.id, name=name, query=settings)
     finally:
         await in_thread(store.release, folder)  # an accepted job has another name by now
     service.worker.wake()
@@ -87,7 +85,7 @@ async def result(job_id: str, service: Parts) -> Response:
 async def remove(job_id: str, service: Parts) -> Response:
     """Forget a job and its files, finished or not."""
     job = _find(service, job_id)
-    await service.pipeline.in_thread(service.worker.remove, job.id)
+    await service.pipeline.for_job(service.worker.remove, job.id)
     return Response(status_code=204)
 
 
@@ -120,26 +118,25 @@ def _find(service: Service, job_id: str) -> Job:
     return job
 
 
-async def _receive(request: Request, service: Service, path: Path) -> tuple[str, int]:
-    """Write what is sent to a file, and give its name and size."""
-    limits, in_thread = service.limits, service.pipeline.in_thread
+async def _receive(request: Request, service: Service, path: Path) -> str:
+    """Write what is sent to a file, and give its name."""
+    limits, in_thread = service.limits, service.pipeline.for_job
     if is_form(request):
         with service.capacity.reservation() as reserved:
             (upload,) = await read_uploads(request, limits=limits, reserved=reserved)
-            _check_room(service, path, len(upload.data))
+            await in_thread(_check_room, service, path, coming=len(upload.data))
             await in_thread(_append, path, upload.data)
-        return upload.name, len(upload.data)
-    waiting, total = bytearray(), 0
-    _check_room(service, path, 0, coming=declared_bytes(request))
+        return upload.name
+    waiting = bytearray()
+    await in_thread(_check_room, service, path, coming=declared_bytes(request))
     async for chunk in chunks_of(request, max_bytes=limits.max_job_bytes, limits=limits):
         waiting += chunk
         if len(waiting) >= _CHUNK:
-            total += len(waiting)
-            _check_room(service, path, total)
             await in_thread(_append, path, bytes(waiting))
+            await in_thread(_check_room, service, path)
             waiting.clear()
     await in_thread(_append, path, bytes(waiting))
-    return UNNAMED, total + len(waiting)
+    return UNNAMED
 
 
 def _append(path: Path, data: bytes) -> None:
@@ -154,14 +151,15 @@ def _append(path: Path, data: bytes) -> None:
         raise OutputError(f"can't keep a job's image: {error.strerror or error}") from None
 
 
-def _check_room(service: Service, path: Path, num_bytes: int, *, coming: int = 0) -> None:
+def _check_room(service: Service, path: Path, *, coming: int = 0) -> None:
     """Refuse a job that would fill the disk, or the share of it that jobs have.
 
     Only what has come is held against others: a client may announce gigabytes and take hours.
     """
-    service.store.reserve(path.parent, num_bytes)
-    used, free = service.store.num_bytes() + coming, shutil.disk_usage(path.parent).free
-    if used > service.limits.max_jobs_bytes or 2 * (num_bytes + coming) > free:
+    limits, store = service.limits, service.store
+    free = shutil.disk_usage(path.parent).free  # the result needs as much as the image
+    is_full = store.num_bytes() + coming > limits.max_jobs_bytes or len(store) >= limits.max_jobs
+    if is_full or 2 * coming + _CHUNK > free:
         raise Refusal(
             429,
             "jobs_full",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -40,7 +41,7 @@ class Job:
     name: str
     query: dict[str, Any]
     num_bytes: int
-    """Size of the image, later of the result."""
+    """Bytes on disk of the image, later of the result."""
     state: State = "queued"
     starts: int = 0
     """The times that its work began without being put back in order."""
@@ -54,6 +55,11 @@ class Job:
     code: str | None = None
     """Reason of a failure, as in refusals, with `message`."""
     message: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.id, self.result or "x"):
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is no name")
 
 
 class JobStore:
@@ -71,7 +77,7 @@ class JobStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._incoming: dict[str, int] = {}
+        self._incoming: set[str] = set()
         self._readers: Counter[str] = Counter()
         self._unwritten: set[str] = set()
         self._counted = time.monotonic()
@@ -90,20 +96,23 @@ class JobStore:
             self._base.execute("pragma synchronous = full")
             self._base.execute(_TABLE)
             rows = self._base.execute("select facts from jobs order by rowid").fetchall()
+            self._jobs = {job.id: job for job in (Job(**json.loads(facts)) for (facts,) in rows)}
+            self._tidy()
         except filelock.Timeout:
             raise UsageError(
                 f"{folder} belongs to a server that runs; give this one another --state folder"
             ) from None
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, TypeError, ValueError) as error:
             raise OutputError(f"{folder}: the jobs can't be kept there: {error}") from None
-        jobs = [Job(**json.loads(facts)) for (facts,) in rows]
-        self._jobs = {job.id: job for job in jobs}
-        for job in jobs:
+
+    def _tidy(self) -> None:
+        """Bring table and folders in line after whatever ended the server before."""
+        for job in list(self._jobs.values()):
             if job.state != "failed" and not self.path(job.id).exists():
                 self.remove(job.id)  # its files went when the table couldn't be written
             elif job.state == "running":  # what a stopped server worked on goes back in line
                 self._change(job.id, state="queued")
-        for path in (folder / "jobs").iterdir():
+        for path in (self.folder / "jobs").iterdir():
             if path.name not in self._jobs:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -126,23 +135,19 @@ class JobStore:
             path.mkdir(0o700)
         except OSError as error:
             raise OutputError(f"can't keep jobs in {self.folder}: {error.strerror}") from None
+        self._incoming.add(path.name)
         return path
 
-    def reserve(self, incoming: Path, num_bytes: int) -> None:
-        """Count so many bytes for an image that is coming, until `release`."""
-        self._incoming[incoming.name] = num_bytes
-
     def release(self, incoming: Path) -> None:
-        """Count nothing any more for an image that was coming, and remove what came of it."""
-        self._incoming.pop(incoming.name, None)
+        """Remove what came of an image that was coming, unless it became a job."""
         shutil.rmtree(incoming, ignore_errors=True)
+        self._incoming.discard(incoming.name)
 
-    def add(
-        self, incoming: Path, *, model: str, name: str, query: dict[str, Any], num_bytes: int
-    ) -> Job:
+    def add(self, incoming: Path, *, model: str, name: str, query: dict[str, Any]) -> Job:
         """Accept a job whose image lies in a folder of `new_folder`."""
         id_ = secrets.token_urlsafe(16)  # nobody guesses it: whoever knows it may see the job
         incoming.rename(self.path(id_))
+        num_bytes = _disk_use(self.path(id_))
         job = Job(id=id_, model=model, name=name, query=query, num_bytes=num_bytes)
         try:
             with self._lock:
@@ -165,32 +170,42 @@ class JobStore:
         return {state: num[state] for state in STATES}
 
     def num_bytes(self) -> int:
-        """The bytes that all jobs have on disk, and those that are coming."""
-        taken = sum(job.num_bytes for job in list(self._jobs.values()))
-        return taken + sum(list(self._incoming.values()))
+        """Count the bytes on disk: of all jobs, half-made results, and what comes or is sent."""
+        jobs = {job.id: job for job in list(self._jobs.values()) if job.state != "running"}
+        running = [one for one in list(self._jobs) if one not in jobs]
+        sent = [one for one in list(self._readers) if one not in self._jobs]
+        growing = (*running, *sent, *list(self._incoming))
+        kept = sum(job.num_bytes for job in jobs.values())
+        return kept + sum(_disk_use(self.path(one)) for one in growing)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
     def begin(self) -> Job | None:
         """The next job, now running; None where none waits.
 
-        One that is said to run already was left by a store that failed: there is one worker.
+        One that runs already was left by a table that couldn't be written: there is one worker,
+        and the job has not taken the server down.
         """
         for job in list(self._jobs.values()):
             if job.state in ("queued", "running"):
-                return self._change(job.id, state="running", starts=job.starts + 1)
+                starts = job.starts + (job.state == "queued")
+                return self._change(job.id, state="running", starts=starts)
         return None
 
     def put_back(self, job: Job) -> None:
         """Put a running job back to the front: the server ends in order, and goes on later."""
         self._change(job.id, state="queued", starts=job.starts - 1)
 
-    def finish(
-        self, id_: str, *, result: str, media: str, headers: dict[str, str], num_bytes: int
-    ) -> None:
+    def finish(self, id_: str, *, result: str, media: str, headers: dict[str, str]) -> None:
         """Record that the result lies in the job's folder, and remove the image."""
-        (self.path(id_) / result).chmod(PRIVATE)
+        folder = self.path(id_)
+        (folder / result).chmod(PRIVATE)
+        image = _blocks(folder / IMAGE)
+        num_bytes = max(0, _disk_use(folder) - image)
         facts = {"result": result, "media": media, "headers": headers, "num_bytes": num_bytes}
         self._change(id_, state="done", **facts)
-        (self.path(id_) / IMAGE).unlink(missing_ok=True)
+        (folder / IMAGE).unlink(missing_ok=True)
 
     def fail(self, id_: str, *, code: str, message: str) -> None:
         """Record why a job came to nothing, and remove its files."""
@@ -246,3 +261,16 @@ class JobStore:
         with contextlib.suppress(sqlite3.Error), self._lock:
             self._base.close()
         self._owner.release()
+
+
+def _disk_use(folder: Path) -> int:
+    """Count the bytes of a folder on disk."""
+    files = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return _blocks(folder) + sum(map(_blocks, files))
+
+
+def _blocks(path: Path) -> int:
+    try:
+        return 512 * path.lstat().st_blocks
+    except OSError:  # removed meanwhile
+        return 0

@@ -26,7 +26,7 @@ from binseg.serve.incoming import JobQuery, Output
 from binseg.serve.job_store import IMAGE, Job, JobStore
 from binseg.serve.limits import Limits
 from binseg.serve.model_registry import ModelRegistry
-from binseg.serve.pipeline import check_outline
+from binseg.serve.pipeline import check_outline, quality_header
 from binseg.serve.refusals import LOG, Refusal, refusal_of
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing
@@ -205,8 +205,8 @@ class JobWorker:
                 "X-Binseg-Model": model.id,
                 "X-Binseg-Threshold": repr(threshold),
                 "X-Binseg-Size": f"{width}x{height}",
+                **quality_header(written.quality),
             },
-            num_bytes=path.stat().st_size,
         )
 
 
@@ -219,7 +219,7 @@ class _JobImage(InputImage):
     def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
-            return opened.read()
+            return opened.image(), opened.valid()
 
     def reduced(
         self, shape: Preprocessing | None

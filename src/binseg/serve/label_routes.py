@@ -26,6 +26,7 @@ _MOST_BODY = 2_000_000
 _MOST_SHOWN = 16_000_000
 _WAIT_S = 20.0
 _TILE = 1024
+_FARTHEST, _MOST_LINES = 10**6, 2**62
 _CHANGED = {**DOCUMENTED, **documented(409)}
 _HTML = (PAGE / "label" / "index.html").read_bytes()
 B = TypeVar("B", bound=BaseModel)
@@ -34,13 +35,16 @@ router.add_api_route("/healthz", healthz, tags=["service"], responses=documented
 router.add_api_route("/readyz", readyz, tags=["service"], responses=documented(403, 422, 503))
 
 
+Side = Annotated[int, Field(ge=-_FARTHEST, le=_FARTHEST)]
+
+
 class Tile(BaseModel):
     """The query for a square of an image."""
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    row: int = Field(ge=0)
-    column: int = Field(ge=0)
+    row: Side
+    column: Side
     level: int = Field(default=0, ge=0, le=8)
     stretch: bool = False
 
@@ -50,12 +54,12 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    top: int = Field(ge=0)
-    left: int = Field(ge=0)
-    bottom: int = Field(gt=0)
-    right: int = Field(gt=0)
+    top: Side
+    left: Side
+    bottom: Side
+    right: Side
     level: int = Field(default=0, ge=0, le=8)
-    after: int = 0
+    after: int = Field(default=0, le=_MOST_LINES)
     """A line of the log that the prediction should know of."""
     fine: bool = False
     """Wait for the finest answer."""
@@ -83,18 +87,18 @@ class Drawn(Body):
 class Filling(Body):
     """A point whose area is filled."""
 
-    x: int
-    y: int
+    x: Side
+    y: Side
     value: int
 
 
 class Boxed(Body):
     """A box around a thing."""
 
-    top: int
-    left: int
-    bottom: int
-    right: int
+    top: Side
+    left: Side
+    bottom: Side
+    right: Side
     value: int
 
 
@@ -121,12 +125,7 @@ class Training(BaseModel):
 
 
 class LabelService:
-    """A session as the application needs a service; it is closed with the server.
-
-    Args:
-        session: an open project.
-        limits: of requests.
-    """
+    """A session as the application needs a service; it is closed with the server."""
 
     def __init__(self, session: Session, *, limits: Limits | None = None) -> None:
         self.session = session
@@ -214,6 +213,8 @@ async def mask(query: Annotated[Part, Query()], service: Parts) -> Response:
     It waits until the prediction knows of the line `after` of the log.
     """
     height, width = query.bottom - query.top, query.right - query.left
+    if min(query.top, query.left) < 0 or min(height, width) <= 0:
+        raise Refusal(422, "bad_parameter", "Ask for a part of the image that isn't empty.")
     if height * width >> (2 * query.level) > _MOST_SHOWN:
         raise Refusal(413, "too_large", "Ask for fewer pixels, or for a higher level.")
     look = partial(
@@ -335,9 +336,10 @@ class _Tiles:
         """Cut a tile, and pack it."""
         name, row, column, level = query.name, query.row, query.column, query.level
         key = (name, level, query.stretch)
-        if key not in self._levels:
+        whole = self._levels.get(key)
+        if whole is None:
             while len(self._levels) > 4:
-                del self._levels[next(iter(self._levels))]
+                self._levels.pop(next(iter(self._levels)), None)
             image = self._session.open(name).image.rgb_HW3
             if query.stretch:
                 image = to_rgb(image, stretch=True)
@@ -345,8 +347,7 @@ class _Tiles:
                 size = [max(1, (side + (1 << level) - 1) >> level) for side in image.shape[1::-1]]
                 pil = Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BOX)
                 image = np.asarray(pil)
-            self._levels[key] = image
-        whole = self._levels[key]
+            whole = self._levels[key] = image
         part = whole[row * _TILE : (row + 1) * _TILE, column * _TILE : (column + 1) * _TILE]
         if part.size == 0:
             raise ImageError(f"{name}: there is no tile {row}, {column} at level {level}")

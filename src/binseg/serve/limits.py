@@ -41,6 +41,8 @@ class Limits:
     """Height times width of a job's image, all pages together."""
     max_jobs_bytes: int = 20_000_000_000
     """Images and results of all jobs on disk."""
+    max_jobs: int = 10_000
+    """Jobs that are kept, whatever became of them."""
     keep_hours: float = 24.0
     """Time after which finished jobs are removed."""
     head_seconds: float = 10.0

@@ -12,6 +12,7 @@ from binseg.errors import BundleError, UsageError
 from binseg.imageio import encode_image, read_image
 from binseg.inference import LoadSettings, ModelPredictor, load, verify_reference
 from binseg.inference.pretrained import default_bundle_path, photo_path
+from binseg.packaging import Card
 from binseg.report import for_display
 from binseg.serve.batching import Batcher, SharedBackend
 from binseg.serve.refusals import Refusal
@@ -20,15 +21,13 @@ _DEMO = Path("runs/demo/bundle")
 _MAX_MESSAGE = 1000
 _INPUT = ("height", "width", "channels", "resize", "scale", "intensity")
 _SHOWN = {"tta", "architecture", "border", "scores", "data", "licence", "versions"}
+_FOUND_IN = {"oxford-pet": "cats and dogs", "synthetic": "shapes that binseg draws"}
 _SIZE, _SEED = 384, 11
 _MOST_SAMPLES = 4
 
 
 class ServedModel:
-    """A model with its batches, named after its run, or as its card says.
-
-    The one that `is_default` answers where no model is named.
-    """
+    """A model with its batches; the one that `is_default` answers where no model is named."""
 
     def __init__(self, predictor: ModelPredictor, *, is_default: bool, name: str = "") -> None:
         assert predictor.card is not None, "only bundles are served"
@@ -37,7 +36,7 @@ class ServedModel:
         self.card = predictor.card
         self.id = predictor.bundle_id
         self.name = name or predictor.card.name
-        self.finds = self.card.data.note or self.card.data.kind
+        self.finds = finds(self.card)
         """The things that it was trained to find, as far as its card says."""
         self.is_default = is_default
         self.batcher: Batcher | None = None
@@ -74,12 +73,16 @@ class ServedModel:
         return encode_image(for_display(self.predictor.bundle.reference().input_NHWC[0]))
 
 
-class ModelRegistry:
-    """All models of a server; the first is the default.
+def finds(card: Card) -> str:
+    """Name the things that a model was trained to find: its labels, or those of known data."""
+    data = card.recipe.get("data")
+    labels = data.get("labels") if isinstance(data, dict) else None
+    named = ", ".join(str(one) for one in labels) if isinstance(labels, list) else ""
+    return named or _FOUND_IN.get(card.data.kind, "")
 
-    Raises:
-        UsageError: no model, or one of them twice.
-    """
+
+class ModelRegistry:
+    """All models of a server; the first is the default. UsageError for none, or one twice."""
 
     def __init__(self, predictors: Sequence[ModelPredictor], names: Sequence[str] = ()) -> None:
         self._models = [
@@ -162,11 +165,7 @@ def _drawn() -> bytes:
 
 
 def choose_bundles(paths: Sequence[Path], *, demo: bool) -> list[Path]:
-    """Choose the bundles to serve: the named ones, the demo's, or else the one of binseg's own.
-
-    Raises:
-        UsageError: the demo's isn't there.
-    """
+    """Choose the bundles to serve: the named ones, the demo's (or UsageError), or binseg's own."""
     if not demo:
         return [*paths] or [default_bundle_path()]
     if not _DEMO.exists():
@@ -191,11 +190,7 @@ def run_name(path: Path) -> str:
 
 
 def open_models(paths: Sequence[Path], **settings: Unpack[LoadSettings]) -> list[ModelPredictor]:
-    """Load bundles and try each on its reference sample, which also warms it up.
-
-    Raises:
-        BundleError: one is damaged, or doesn't compute here what it should.
-    """
+    """Load bundles and try each on its reference sample, which also warms it up; or BundleError."""
     predictors = []
     for path in paths:
         predictor = load(path, **settings)

@@ -1,6 +1,7 @@
 """From an image's bytes to an encoded result, with images of other requests in between."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
 from binseg.inference.predictor import ModelPredictor
+from binseg.inference.quality import Quality
 from binseg.report import for_display
 from binseg.serve.incoming import Output, Upload, Wanted
 from binseg.serve.limits import Limits, Reservation
@@ -43,6 +45,7 @@ class Pipeline:
         self._limits = limits
         self.cage = Cage(limits.workers)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
+        self._job_pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-incoming")
         self.num_coming = 0
         """Images on their way to a model: not decoded yet, or waiting in its line."""
 
@@ -51,16 +54,23 @@ class Pipeline:
 
         Cancelling drops what hasn't begun. What has begun is waited for, and its decoder killed.
         """
+        return await self._run(self._pool, partial(function, *args, **kwargs))
+
+    async def for_job(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+        """Do as `in_thread`, in threads of their own: a slow disk keeps no image waiting."""
+        return await self._run(self._job_pool, partial(function, *args, **kwargs))
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Callable[[], R]) -> R:
         worker: list[int] = []
 
         def work() -> R:
             worker.append(threading.get_ident())
             try:
-                return function(*args, **kwargs)
+                return function()
             finally:
                 worker.clear()
 
-        future = self._pool.submit(work)
+        future = pool.submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -97,13 +107,17 @@ class Pipeline:
                 name=sent.name,
                 limits=self._limits,
                 reserved=reserved,
-                keeps={"json": "reduced", "overlay": "whole", "cutout": "whole"}.get(output),
+                keeps="whole"
+                if output in ("overlay", "cutout")
+                else "reduced"
+                if predictor.judge is not None or output == "json"
+                else None,
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
-        data, media = await self.in_thread(
+        data, media, quality = await self.in_thread(
             _encode, predictor, image_HWC, maps_NHW, facts=facts, output=output
         )
         height, width = facts["size"]
@@ -112,13 +126,15 @@ class Pipeline:
             "X-Binseg-Threshold": repr(predictor.threshold),
             "X-Binseg-Size": f"{width}x{height}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
+            **quality_header(quality),
         }
         return Response(data, media_type=media, headers=headers)
 
     def close(self) -> None:
         """Finish what was begun, but for decoding, which is given up."""
         self.cage.close()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._pool, self._job_pool):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _check_header(info: ImageInfo, *, name: str, limits: Limits) -> None:
@@ -159,7 +175,7 @@ def take_in(
         ImageError: no image, or not one for this model.
     """
     with cage.open(data, name=name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=name, limits=limits)
         placements = plan(info.height, info.width, preprocessing)
         num_inputs = len(placements)
@@ -174,13 +190,19 @@ def take_in(
         per_pixel = preprocessing.channels + 4
         reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
         size = (info.height, info.width)
-        image_HWC, valid_HW = opened.read(partial(reduction, preprocessing=preprocessing))
+        by = reduction(size, preprocessing)
+        image_HWC, valid_HW = opened.reduced(by), opened.valid()
         inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name, size=size)
         if keeps == "whole" and image_HWC.shape[:2] != size:
-            image_HWC, _ = opened.read()
+            image_HWC = opened.image()
     if keeps is None:
         image_HWC = np.broadcast_to(np.uint8(0), (*size, 1))
     return image_HWC, {"size": size, "name": name, "valid_HW": valid_HW}, inputs_NHWC
+
+
+def quality_header(found: Quality | None) -> dict[str, str]:
+    """Say how good a mask probably is, as JSON in a header; nothing where the model can't judge."""
+    return {} if found is None else {"X-Binseg-Quality": json.dumps(found.as_dict())}
 
 
 def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
@@ -191,10 +213,10 @@ def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) 
         ImageError: no image.
     """
     with cage.open(sent.data, name=sent.name) as opened:
-        info = opened.info
+        info = opened.info()
         _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
-        image_HWC, _ = opened.read()
+        image_HWC = opened.image()
     height, width = image_HWC.shape[:2]
     if image_HWC.dtype == np.float32 and not np.isfinite(image_HWC).all():
         raise ImageError(f"{sent.name}: holds NaN or infinite pixels; replace them by numbers")
@@ -227,12 +249,12 @@ def _encode(
     *,
     facts: dict[str, Any],
     output: Output,
-) -> tuple[bytes, str]:
-    """Join the maps of all inputs at the image's size, and encode what was asked for."""
+) -> tuple[bytes, str, Quality | None]:
+    """Join the maps of all inputs at the image's size, encode what was asked for, and judge it."""
     prediction = predictor.prediction_of(image_HWC, maps_NHW, **facts)
     if output == "json":
         check_outline(prediction.mask)
-    return prediction.encode(output)
+    return *prediction.encode(output), prediction.quality
 
 
 def _num_bytes(info: ImageInfo) -> int:

@@ -21,10 +21,8 @@ LOG = logging.getLogger("uvicorn.error")
 class ErrorFacts(BaseModel):
     """The reason of a refusal."""
 
-    code: str
-    """Stable, for programs: too_large, unreadable_image, busy, ..."""
-    message: str
-    """One sentence for people."""
+    code: str  # stable, for programs: too_large, unreadable_image, busy, ..
+    message: str  # one sentence for people
 
 
 class ErrorBody(BaseModel):
@@ -77,8 +75,7 @@ def documented(*statuses: int) -> Documented:
     return {one: {"model": ErrorBody, "description": _REASONS[one]} for one in statuses}
 
 
-DOCUMENTED = documented(400, 401, 403, 408, 413, 422, 429)
-"""Refusals that any route may give."""
+DOCUMENTED = documented(400, 401, 403, 408, 413, 422, 429)  # refusals that any route may give
 
 
 def refusal_of(error: Refusal | BinsegError) -> Refusal:

@@ -190,7 +190,7 @@ async def batch(request: Request, query: Asking, service: Parts) -> Response:
     """Find the foreground in several images (a form's fields `files`).
 
     A ZIP of masks comes back, or JSON by Accept. What can't be read is listed in the ZIP's
-    errors.json; if nothing can, the whole is refused.
+    errors.json; if nothing can, the whole is refused. quality.json tells which masks to doubt.
     """
     media = media_of(request, ("application/zip", "application/json"))
     output: Output = "json" if media == "application/json" else "mask"
@@ -278,7 +278,7 @@ async def _gone(request: Request) -> None:
 
 
 def _as_zip(results: Sequence[_Result]) -> bytes:
-    out, names, errors = io.BytesIO(), set[str](), []
+    out, names, errors, judged = io.BytesIO(), set[str](), [], {}
     with zipfile.ZipFile(out, "w") as archive:  # PNG is packed already
         for upload, result in results:
             if isinstance(result, Refusal):
@@ -290,8 +290,11 @@ def _as_zip(results: Sequence[_Result]) -> bytes:
                 name, number = f"{stem}_{number}.png", number + 1
             names.add(name.lower())
             archive.writestr(_entry(name), bytes(result.body))
-        if errors:
-            archive.writestr(_entry("errors.json"), json.dumps(errors, indent=2))
+            if found := result.headers.get("X-Binseg-Quality"):
+                judged[name] = json.loads(found)
+        for name, told in (("errors.json", errors), ("quality.json", judged)):
+            if told:
+                archive.writestr(_entry(name), json.dumps(told, indent=2))
     return out.getvalue()
 
 

@@ -21,14 +21,10 @@ from binseg.serve.app import LOOPBACK, OWN_ROUTERS, Access, Served, create_app
 from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal
 
-_KEEP_ALIVE = 5
-"""Seconds for which a connection without a request is kept."""
-_GRACE = 5
-"""Seconds for accepted requests at the end; what takes longer is given up."""
-_RESERVE = 8
-"""Connections beyond the limit, for probes of health alone."""
-_OTHER_FILES = 200
-"""Descriptors for everything that is no connection."""
+_KEEP_ALIVE = 5  # seconds for which a connection without a request is kept
+_GRACE = 5  # seconds for accepted requests at the end; what takes longer is given up
+_RESERVE = 8  # connections beyond the limit, for probes of health alone
+_OTHER_FILES = 200  # descriptors for everything that is no connection
 
 
 class Server:
@@ -73,10 +69,7 @@ class Server:
         self._server = _Uvicorn(config, service, lambda: started(self.url))
 
     def run(self) -> None:
-        """Serve until SIGINT, SIGTERM or `stop`, then finish what was accepted.
-
-        A second SIGINT ends at once.
-        """
+        """Serve until SIGINT, SIGTERM or `stop`, then finish what was accepted."""
         with self._socket:
             self._server.run([self._socket])
 
@@ -86,10 +79,7 @@ class Server:
 
 
 def network_address(host: str) -> str | None:
-    """The address by which other machines reach a server that listens on `host`, if they do.
-
-    Nothing is sent to find out: the system says which of its addresses it would send from.
-    """
+    """The address by which other machines reach a server that listens on `host`, if they do."""
     if is_loopback(host):
         return None
     if host not in ("0.0.0.0", "::"):
@@ -117,11 +107,7 @@ def _machine_names(host: str) -> tuple[str, ...]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address before time is spent on models; nobody is let in yet, port 0 is a free one.
-
-    Raises:
-        UsageError: it isn't to be had.
-    """
+    """Take an address before time is spent on models (port 0: a free one); or UsageError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -137,10 +123,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _raise_descriptors(limits: Limits) -> int:
-    """Allow as many descriptors as connections need, and give how many connections that are.
-
-    Files, models and decoders need some as well; connections beyond that would stop `accept`.
-    """
+    """Allow as many descriptors as connections need, and give how many connections that are."""
     import resource
 
     wanted = limits.connections + _RESERVE + _OTHER_FILES
@@ -205,16 +188,13 @@ class _Uvicorn(uvicorn.Server):
 class _PatientProtocol(H11Protocol):
     """Uvicorn's protocol, with an end to all waiting for the client.
 
-    Uvicorn's settings limit how long an idle connection is kept after a response, and how long a
-    head is, but neither how long a head may take, nor how long the rest of a refused body is
-    awaited, nor how long a client may leave its response unread. Without this class a connection
-    that sends nothing stays for ever: 4 of the 21 tests in `test_connections.py` fail. How slowly
-    a body may come is checked where it is read (`incoming.chunks_of`).
+    Uvicorn's settings limit neither how long a head may take, nor how long the rest of a refused
+    body is awaited, nor how long a client may leave its response unread. Without this class a
+    connection that sends nothing stays for ever: 4 of the 21 tests in `test_connections.py` fail.
     """
 
     limits: Limits
-    most: int
-    """Connections that are open at once, one more being for probes of health."""
+    most: int  # connections that are open at once, one more being for probes of health
     waiting: dict["_PatientProtocol", None]
     """Connections of this server without a request, the longest waiting first."""
 
@@ -223,11 +203,7 @@ class _PatientProtocol(H11Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request.
-
-        One connection too many costs the one that has waited longest for a request, whose client
-        can ask again; where all are in work, only probes of health are answered.
-        """
+        """Wait for a request; one connection too many costs the one that has waited longest."""
         super().connection_made(transport)
         if len(self.connections) > self.most and self.waiting:
             next(iter(self.waiting)).transport.abort()

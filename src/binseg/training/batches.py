@@ -1,8 +1,7 @@
 """Batches of cached pixels: one indexing of an array each, or one copied patch an image.
 
-The order of an epoch, and the places of its patches, are decided by (seed, epoch). The sampler, in
-the main process, hands out whole batches of row numbers or places, so that the number of loader
-workers changes nothing, and a run can go on at any step of any epoch.
+The sampler, in the main process, hands out whole batches of row numbers or places, so that the
+number of loader workers changes nothing, and a run can go on at any step of any epoch.
 """
 
 import multiprocessing
@@ -26,10 +25,8 @@ from binseg.types import IGNORE
 
 RESIDENT_BYTES = 2 * 2**30
 """A cache up to this size is copied into memory; a larger one is read from its mapped file."""
-COPIED_ROWS = 256
-"""Rows of a file that are copied to memory at a time."""
-GPU_SHARE = 0.25
-"""A cache up to this share of a GPU's free memory lives there."""
+COPIED_ROWS = 256  # rows of a file that are copied to memory at a time
+GPU_SHARE = 0.25  # a cache up to this share of a GPU's free memory lives there
 SHARED_MEMORY = Path("/dev/shm")
 """Linux's folder of shared memory; containers often have 64 MB of it, or none."""
 LOADER_SECONDS = 600.0
@@ -42,10 +39,8 @@ class Batch(NamedTuple):
     inputs_BHWC: torch.Tensor
     targets_BHW: torch.Tensor
     step: int
-    first: int
-    """Index of this share's first input among the step's."""
-    total: int
-    """Inputs of the step in all shares."""
+    first: int  # index of this share's first input among the step's
+    total: int  # inputs of the step in all shares
     is_empty: bool
     """True if no input was left for this rank: the one that is here has no pixel that counts. The
     rank must take part in the step all the same: the others wait for it."""
@@ -55,8 +50,7 @@ class Key(NamedTuple):
     """The items of a batch: row numbers, rising since mapped files like that, or places."""
 
     items: np.ndarray
-    size: int
-    """Side of the patches that are cut, surroundings included; 0 for rows."""
+    size: int  # side of the patches that are cut, surroundings included; 0 for rows
     step: int
     first: int
     total: int
@@ -101,17 +95,11 @@ def build_batches(
 ) -> Batches:
     """Give the batches of a recipe.
 
-    Args:
-        cache: whole images where the recipe trains on random patches, else inputs.
-        recipe: its patches, sizes, batch size, seed and workers are used.
-        device: where the batches will go.
-        context: how much larger than the input a patch is cut, so that turning and shrinking it
-            finds real pixels around it.
-        size_of: gives the side of an epoch's patches, instead of the recipe's epochs.
-        shares: which part of each batch is this process's.
-        reserve: bytes of a GPU's memory that training itself will need.
-        progress: hears where the machine has no memory for loader processes to share; the main
-            process then does their work, which gives the same run.
+    A patch is cut `context` times larger than the input, so that turning and shrinking it finds
+    real pixels around it; `size_of` gives the side of an epoch's patches; `shares` is this
+    process's part of each batch; `reserve` are bytes of a GPU's memory that training itself will
+    need. Where the machine has no memory for loader processes to share, the main process does their
+    work, and says so.
     """
     assert recipe.draws_patches == isinstance(cache, ImageCache), type(cache)
     pins, workers = device.type == "cuda", recipe.train.workers
@@ -149,11 +137,6 @@ class EpochSampler(Sampler[Key]):
 
     The last batch is what remains; a single remaining input joins the batch before it, since batch
     norm can't learn from one image.
-
-    Args:
-        num: inputs of an epoch.
-        recipe: its batch size.
-        shares: which part of each batch is given.
     """
 
     def __init__(self, num: int, recipe: Recipe, *, shares: Shares) -> None:
@@ -184,11 +167,7 @@ class EpochSampler(Sampler[Key]):
 
 
 class EpochRows(EpochSampler):
-    """The batches of one epoch after another, as row numbers.
-
-    Every row comes once an epoch; where an epoch has another number of rows, none comes twice
-    before all came once.
-    """
+    """The batches of one epoch after another, as row numbers; none comes twice before all came."""
 
     def __init__(self, num_rows: int, recipe: Recipe, *, shares: Shares = Shares()) -> None:  # noqa: B008
         per_epoch = recipe.train.per_epoch
@@ -208,10 +187,7 @@ class EpochRows(EpochSampler):
 
 
 class EpochPatches(EpochSampler):
-    """The patches of one epoch after another: image, first row and first column of each.
-
-    Every epoch has the same number of steps, whatever the size of its patches.
-    """
+    """The patches of one epoch after another: image, first row and first column of each."""
 
     def __init__(
         self,
@@ -222,12 +198,8 @@ class EpochPatches(EpochSampler):
         size_of: Callable[[int], int],
         shares: Shares,
     ) -> None:
-        num = patches_per_epoch(
-            recipe.patches,
-            cache.sizes_N2,
-            size=recipe.input.size,
-            batch_size=recipe.train.batch_size,
-        )
+        size, batch = recipe.input.size, recipe.train.batch_size
+        num = patches_per_epoch(recipe.patches, cache.sizes_N2, size=size, batch_size=batch)
         super().__init__(num, recipe, shares=shares)
         self._cache, self._context, self._size_of = cache, context, size_of
 
@@ -313,11 +285,7 @@ def _hear_no_interrupts(worker: int) -> None:
 
 
 def _lacking_shared_memory(dataset: _Dataset, sampler: EpochSampler, workers: int) -> str | None:
-    """Tell why loader processes can't hand their batches over here, or None where they can.
-
-    Looks at the size of a first batch: a process that runs out of shared memory is killed by the
-    system without a word.
-    """
+    """Tell why loader processes can't hand their batches over here, or None where they can."""
     if not sys.platform.startswith("linux"):
         return None
     try:

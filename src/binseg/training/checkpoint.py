@@ -1,10 +1,8 @@
 """The state that a stopped run resumes from: its position, its checkpoints and its best weights.
 
-`last.ckpt` is the newest state and `previous.ckpt` the one before it. Each is written whole, ends
-in the SHA-256 of what comes before, so that a file that a disk has torn is known as such and the
-other one taken, and is read without running code. A disk that is full doesn't end a run: what can't
-be written waits in memory for the next try. Only when the run ends, and its result still can't be
-written, it is an error.
+`last.ckpt` is the newest state and `previous.ckpt` the one before it. Each ends in the SHA-256 of
+what comes before, so that a torn file is known as such and the other one taken, and is read without
+running code. A full disk doesn't end a run: what can't be written waits in memory for the next try.
 """
 
 import contextlib
@@ -46,10 +44,8 @@ FREE = {"about", "data.path", "data.download", "data.group"} | {
 class Position:
     """The step that a run trains on next, from which everything that comes then follows."""
 
-    epoch: int
-    """From 0."""
-    step: int
-    """From 0; the number of an epoch's steps where only its validation is left."""
+    epoch: int  # from 0
+    step: int  # from 0; the number of an epoch's steps where only its validation is left
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
@@ -89,11 +85,7 @@ def _flaw(data: bytes) -> str | None:
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint; the one before stays until this one is on the disk, and after.
-
-    Raises:
-        OutputError: it can't be written.
-    """
+    """Write a checkpoint; the one before stays. Raises OutputError."""
     with storage.atomic_path(path) as temporary:
         temporary.write_bytes(sealed(checkpoint))
         storage.sync(temporary)
@@ -101,11 +93,7 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
-    """Read the bytes of a checkpoint, which was at `path`: tensors and plain values only.
-
-    Raises:
-        TrainingError: they are damaged or foreign.
-    """
+    """Read a checkpoint's bytes: tensors and plain values only; TrainingError if damaged."""
     flaw = _flaw(data)
     if flaw is not None:
         raise TrainingError(f"can't resume: {path} {flaw}; start a new run")
@@ -142,13 +130,7 @@ def _step_back(path: Path) -> None:
 
 
 def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
-    """Give the newest checkpoint of a run that is whole, with its bytes.
-
-    Where the newest is damaged, that is said, and the one before it is taken.
-
-    Raises:
-        TrainingError: there is none.
-    """
+    """Give the newest whole checkpoint of a run, with its bytes; TrainingError if there is none."""
     flaws: list[str] = []
     for path in (folder / LAST, folder / PREVIOUS):
         try:
@@ -176,11 +158,7 @@ def newest_whole(folder: Path, progress: Progress) -> tuple[Path, bytes]:
 def shared_state(
     folder: Path, recipe: Recipe, group: ProcessGroup, progress: Progress
 ) -> dict[str, Any]:
-    """Read the newest checkpoint of a run on rank 0, which alone need see it, for all ranks.
-
-    Raises:
-        TrainingError: there is none, or it is of another recipe.
-    """
+    """Read a run's newest checkpoint on rank 0, for all; TrainingError without a fit one."""
     path, data = newest_whole(folder, progress) if group.is_first else (folder, b"")
     state = parse_checkpoint(group.share(data), path)
     check_same_recipe(state["binseg"]["recipe"], recipe, progress)
@@ -191,10 +169,7 @@ def shared_state(
 
 
 def check_same_recipe(before: str, now: Recipe, progress: Progress) -> None:
-    """Refuse to go on with other settings than `before`, the recipe of the checkpoint as JSON.
-
-    Another number of epochs, which bends most schedules, is only said.
-    """
+    """Refuse to go on with other settings than `before` (JSON); other epochs are only said."""
     old, new = _flat(json.loads(before)), _flat(now.model_dump(mode="json"))
     changed = [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
@@ -225,13 +200,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 class Checkpointer:
     """Writes checkpoints every few minutes, and one when the run is asked to stop.
 
-    Args:
-        folder: of the run.
-        recipe: says how many minutes lie between two checkpoints within an epoch.
-        command: goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`.
-        progress: hears what couldn't be saved.
-        writes: whether this rank writes.
-        clock: seconds that only rise, whatever happens to the time of day.
+    `command` goes on with the run, if it isn't plain `binseg train --out FOLDER --resume`; `writes`
+    tells whether this rank does; `clock` gives seconds that only rise.
     """
 
     def __init__(
@@ -249,8 +219,7 @@ class Checkpointer:
         self._folder, self._minutes = folder, recipe.train.checkpoint_minutes
         self._command, self._progress = command or resume_command(folder), progress
         self._writes, self._clock, self._mark = writes, clock, clock()
-        self._best: bytes | None = None
-        """Best weights that couldn't be written yet."""
+        self._best: bytes | None = None  # best weights that couldn't be written yet
 
     @property
     def way_on(self) -> str:
@@ -267,9 +236,7 @@ class Checkpointer:
     def save(self, position: Position, state_of: Callable[[], dict[str, Any] | None]) -> None:
         """Write a checkpoint, or say why that can't be done now.
 
-        Args:
-            position: of the run.
-            state_of: gives all that it goes on from; None where the numbers went bad.
+        `state_of` gives all that the run goes on from; None where the numbers went bad.
         """
         self._mark = self._clock()
         if not self._writes:
@@ -305,11 +272,7 @@ class Checkpointer:
             self._progress.say(f"{problem}; the best weights wait in memory for the next try")
 
     def write_best(self) -> None:
-        """Write best weights that still wait.
-
-        Raises:
-            OutputError: they still can't be written.
-        """
+        """Write best weights that still wait; OutputError if they still can't be."""
         if self._best is not None:
             storage.write_bytes(self._folder / BEST, self._best)
             self._best = None
@@ -321,11 +284,7 @@ def resume_command(folder: Path) -> str:
 
 
 def read_best(folder: Path) -> dict[str, Any]:
-    """Read the best weights of a run as numpy arrays, by the model's own names.
-
-    Raises:
-        TrainingError: they are absent or damaged.
-    """
+    """Read a run's best weights as numpy arrays, by the model's own names; or TrainingError."""
     path = folder / BEST
     try:
         return {name: value.numpy() for name, value in safetensors.torch.load_file(path).items()}

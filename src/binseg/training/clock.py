@@ -1,9 +1,9 @@
 """The progress of a run by epochs or by the clock, where its seconds go, and requests to stop it.
 
-The learning rate and the size of the inputs follow from the share of the run that is over, 0 at the
-start and 1 at the end. With a budget it is the share of the time, read after each step, so that
-the rate falls to nothing just when the time is over, however fast the machine turns out to be or
-becomes; the last epoch ends where it then is. Time for its validation is kept aside.
+Learning rate and input size follow from the share of the run that is over. With a budget it is the
+share of the time, read after each step, so that the rate falls to nothing just when the time is
+over, however fast the machine turns out to be; the last epoch ends where it then is. Time for its
+validation is kept aside.
 """
 
 import signal
@@ -17,8 +17,7 @@ from typing import Any
 from binseg.config.recipe import Recipe
 from binseg.progress import Task
 
-BAR_UNITS = 1000
-"""Length of the progress bar of a run with a budget: thousandths of its time."""
+BAR_UNITS = 1000  # length of the progress bar of a run with a budget: thousandths of its time
 FIRST_CLOSING = 0.04
 """Share of the time that is kept for the last validation, before the first one was seen."""
 MOST_CLOSING = 0.3
@@ -27,10 +26,7 @@ MOST_CLOSING = 0.3
 class Clock:
     """The share of a run that is over; it stands still between two readings, alike on all ranks.
 
-    Args:
-        recipe: its epochs and sizes.
-        seconds: for all epochs with their validations; None where the epochs alone decide.
-        clock: seconds that only rise.
+    `seconds` are for all epochs with their validations; None where the epochs alone decide.
     """
 
     def __init__(
@@ -40,13 +36,11 @@ class Clock:
         seconds: float | None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.elapsed = 0.0
-        """Seconds of the run at the last reading, those before a resume included."""
+        self.elapsed = 0.0  # seconds of the run at the last reading, those before a resume included
         self._recipe, self._seconds = recipe, seconds
         self._clock, self._started = clock, clock()
         self._closing = FIRST_CLOSING * (seconds or 0.0)  # seconds of the last validation
-        self._sizes: dict[int, int] = {}
-        """Side of the inputs of each epoch that has begun."""
+        self._sizes: dict[int, int] = {}  # side of the inputs of each epoch that has begun
 
     @property
     def is_timed(self) -> bool:
@@ -187,10 +181,7 @@ class StopRequest:
 
 @contextmanager
 def hearing_interrupts() -> Iterator[StopRequest]:
-    """Give what tells whether the user (SIGINT) or the system (SIGTERM) has asked to stop.
-
-    A second request raises KeyboardInterrupt wherever the program is.
-    """
+    """Give what tells of SIGINT or SIGTERM; a second one raises KeyboardInterrupt."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may listen to signals

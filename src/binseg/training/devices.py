@@ -11,14 +11,12 @@ from torch import nn
 
 from binseg.config.recipe import Recipe
 from binseg.errors import TrainingError, UsageError
+from binseg.inference import runtimes
 from binseg.progress import Detail, Progress
 
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Processor flags (x86, ARM) that say bf16 products run in hardware."""
 COMPILE_ADVICE = "torch.compile can't translate this network here; set train.compile to false"
 """Advice to the user where the compiler fails, which shows at the first step."""
-STATES = {"adam": 2, "adamw": 2, "sgd": 1}
-"""Numbers that an optimiser keeps for each weight."""
+STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimiser keeps for each weight
 WORKSPACE = 2.0
 """Backward passes hold gradients of maps and scratch space beside what forward passes keep; the
 factor is from measured peaks of unet-compact, unet-small and resnet34-unet (1.3 to 2.2)."""
@@ -31,17 +29,15 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memo
 
 def resolve_device(asked: str) -> torch.device:
     """Give the device of a run; `auto` takes a GPU where torch sees one."""
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device cuda (train.device): torch sees no GPU here; take cpu, or leave it out"
-        )
-    if asked == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(
-            "--device mps (train.device): torch sees no Apple GPU here; take cpu, or leave it out"
-        )
+    has_cuda = torch.cuda.is_available()
+    is_there = {"cuda": has_cuda, "mps": torch.backends.mps.is_available()}
+    if not is_there.get(asked, True):
+        kind = "GPU" if asked == "cuda" else "Apple GPU"
+        advice = f"torch sees no {kind} here; take cpu, or leave it out"
+        raise UsageError(f"--device {asked} (train.device): {advice}")
     if asked == "mps":
         return torch.device("mps", 0)
-    if asked == "cpu" or not torch.cuda.is_available():
+    if asked == "cpu" or not has_cuda:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -50,25 +46,19 @@ def computes_bf16(device: torch.device) -> bool:
     """Tell whether the device multiplies bf16 in hardware; software bf16 is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    pairs = (line.partition(":") for line in lines)
-    known = (flags for name, _, flags in pairs if name.strip().lower() in {"flags", "features"})
-    return not BF16_FLAGS.isdisjoint(next(known, "").split())
+    return runtimes.computes_bf16()
 
 
 def resolve_precision(
-    asked: Literal["auto", "bf16", "fp32"], device: torch.device, progress: Progress
-) -> Literal["bf16", "fp32"]:
+    asked: Literal["auto", "bf16", "fp16", "fp32"], device: torch.device, progress: Progress
+) -> Literal["bf16", "fp16", "fp32"]:
     """Give the number format of a run, and say where it was a poor choice."""
     fast = computes_bf16(device)
     if asked == "auto":
         return "bf16" if fast else "fp32"
-    if asked == "bf16" and not fast:
+    if (asked == "bf16" and not fast) or (asked == "fp16" and device.type == "cpu"):
         progress.say(
-            f"precision bf16: this {device.type} computes it in software, slower than fp32"
+            f"precision {asked}: this {device.type} computes it in software, slower than fp32"
         )
     return asked
 
@@ -92,9 +82,7 @@ def compiled(
     """Give what computes a training step's logits: the network itself, or its translation.
 
     On a processor with bf16 a translated `unet-compact` was 1.02 times as fast at 128x128, after
-    half a minute and more of compiling; on GPUs it wasn't measured yet. Weights are shared;
-    validation, checkpoints and bundles know nothing of it. Where there is no compiler, that is
-    said, and the network trains as it is.
+    half a minute of compiling. Where there is no compiler, that is said, and the network is used.
     """
     if not asked:
         return model
@@ -111,10 +99,8 @@ def compiled(
 class MemoryEstimate:
     """Bytes of a run's network; the pixel cache is mapped from disk and not counted."""
 
-    fixed: int
-    """Weights, gradients, the optimiser's numbers and the moving average."""
-    per_input: int
-    """Bytes that each input of a batch adds."""
+    fixed: int  # weights, gradients, the optimiser's numbers and the moving average
+    per_input: int  # bytes that each input of a batch adds
     batch_size: int
 
     @property
@@ -132,8 +118,7 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """Estimate by forward passes of one and two inputs, counting what autograd keeps of them.
 
-    Neither the model nor its statistics change. `size` is the side of the input, if not the
-    recipe's, and `bf16` says whether it trains in mixed precision.
+    `size` is the side of the input, if not the recipe's; `bf16` tells of mixed precision.
     """
     weights = sum(one.numel() * one.element_size() for one in model.parameters())
     copies = 2 + STATES[recipe.optimizer.name] + (recipe.train.ema_decay > 0)
@@ -219,12 +204,9 @@ def check_memory(
     local_world_size: int,
     progress: Progress,
 ) -> MemoryEstimate:
-    """Say what a rank's share will take of what there is, and refuse what can't fit.
+    """Say what a rank's share will take of what there is; TrainingError if it can't fit.
 
     On a processor the system would end a run that takes too much, without a word.
-
-    Raises:
-        TrainingError: there is far too little, with what would fit.
     """
     device = next(model.parameters()).device
     free = available_memory(device)
@@ -250,10 +232,7 @@ def check_memory(
 
 
 def lacking_memory(recipe: Recipe, device: torch.device, *, fits: int | None = None) -> str:
-    """Say that a batch doesn't fit, and which smaller one gives nearly the same run.
-
-    That has at most `fits` inputs, or half as many as now.
-    """
+    """Say that a batch doesn't fit, and which smaller one gives nearly the same run."""
     config = recipe.train
     whose = "the GPU's memory" if device.type == "cuda" else "the memory"
     if fits == 0:

@@ -1,8 +1,4 @@
-"""Signs that a run goes wrong, each with the setting to change: bad steps, and empty predictions.
-
-A gradient that is infinite or not a number would make all weights so, for ever. Such a step is left
-out: the weights, the optimiser's memory and batch norm's statistics stay as they were before it.
-"""
+"""Signs that a run goes wrong, each with the setting to change: bad steps, empty predictions."""
 
 import math
 import statistics
@@ -34,27 +30,20 @@ ADVICE = {
 }
 """Parts of torch's messages, each with its cause and what a user can do about it."""
 
-MANY = 10
-"""So many bad steps in a row end the run: no single image is to blame for them."""
-EXPLODING = 100.0
-"""A gradient norm that has grown so much is on its way to infinity."""
-FEWEST = 8
-"""Steps in an epoch below which its norms say nothing."""
+MANY = 10  # so many bad steps in a row end the run: no single image is to blame for them
+EXPLODING = 100.0  # a gradient norm that has grown so much is on its way to infinity
+FEWEST = 8  # steps in an epoch below which its norms say nothing
 ALL, NOTHING = 0.999, 0.001
 """Share of the pixels that is "everything", and the Dice up to which nothing is found."""
-RARE = 0.05
-"""Share of foreground below which a pixel-wise loss is content with none."""
-LASTING = 3
-"""After so many epochs it is no longer the first epochs' fumbling."""
+RARE = 0.05  # share of foreground below which a pixel-wise loss is content with none
+LASTING = 3  # after so many epochs it is no longer the first epochs' fumbling
 
 
 class StepGuard(Stateful):
     """Leaves out steps whose gradient is infinite or not a number, and remembers the others' norms.
 
-    Args:
-        model: what learns.
-        recipe: names the settings to change.
-        progress: hears of steps that are left out.
+    Weights, the optimiser's memory and batch norm's statistics stay as they were before such a
+    step.
     """
 
     kept = ("_in_row", "_skipped", "_norms", "_calmest")
@@ -63,8 +52,7 @@ class StepGuard(Stateful):
         self._model, self._recipe, self._progress = model, recipe, progress
         self._in_row = self._skipped = 0
         self._norms: list[float] = []
-        self._calmest = math.inf
-        """The lowest median norm of an epoch so far."""
+        self._calmest = math.inf  # the lowest median norm of an epoch so far
         self._buffers: list[torch.Tensor] = []
         self._before: list[torch.Tensor] = []
 
@@ -79,11 +67,7 @@ class StepGuard(Stateful):
         self._before = [buffer.detach().clone() for buffer in self._buffers]
 
     def judge(self, norm: float, optimizer: torch.optim.Optimizer, *, epoch: int) -> None:
-        """Look at the norm of a gradient before clipping; take a bad one away from the optimiser.
-
-        Raises:
-            TrainingError: it is one bad step of too many.
-        """
+        """Look at a gradient's norm before clipping; TrainingError at too many bad ones."""
         if math.isfinite(norm):
             self._in_row = 0
             self._norms.append(norm)

@@ -1,24 +1,18 @@
-"""The process group of the ranks that train one network, and what they tell each other.
+"""The ranks that train one network: who they are, how they meet, and what they tell each other.
 
-Every rank runs the same loop on its share of each batch; rank 0 alone validates, writes and prints.
-torchrun or SLURM start all of them; else the first rank of each machine starts the others there,
-as `binseg train` with torchrun's variables. (Fabric's own launcher isn't used: it runs the user's
-whole script once more, and kills the first rank without a word when another one has died.)
-
-Between ranks there are tensors and JSON, no pickles. Ranks of one machine meet on its loopback
-address alone.
+torchrun or SLURM start all of them; else the first rank of each machine starts the others there, as
+`binseg train` with torchrun's variables. Between ranks there are tensors and JSON, no pickles.
+Ranks of one machine meet on its loopback address alone.
 """
 
 import json
-import logging
 import os
 import socket
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from signal import SIG_DFL, SIGINT, SIGTERM, signal
@@ -27,20 +21,144 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # missing from its stubs
 
-from binseg.errors import TrainingError
+from binseg.config.recipe import Recipe
+from binseg.errors import TrainingError, UsageError
+from binseg.progress import hushed
 from binseg.training.devices import resolve_device
-from binseg.training.ranks import LOOPBACK, Ranks
+
+LOOPBACK = "127.0.0.1"
+DEFAULT_PORT = 29500  # port of rank 0 where several machines train and none is given: torchrun's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among all that train one network, in torch's terms."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0  # on this machine
+    local_world_size: int = 1
+    node_rank: int = 0  # number of this machine
+    address: str = LOOPBACK  # address at which rank 0 listens
+    port: int = 0  # there; 0 is any free one
+    is_external: bool = False
+    """True if torchrun or SLURM started all processes; else each machine starts its own."""
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Return True if all ranks are on this machine."""
+        return self.world_size == self.local_world_size
+
+    def variables(self) -> dict[str, str]:
+        """The environment by which torch and Fabric know the ranks: torchrun's."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "GROUP_RANK": str(self.node_rank),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+def started_ranks(environment: Mapping[str, str] = os.environ) -> Ranks | None:
+    """Tell which rank this is where torchrun, SLURM's srun or rank 0 started several; else None."""
+    get = environment.get
+    if "RANK" in environment and int(get("WORLD_SIZE", "1")) > 1:
+        rank, local = int(environment["RANK"]), int(get("LOCAL_WORLD_SIZE", "1"))
+        return Ranks(
+            rank=rank,
+            world_size=int(environment["WORLD_SIZE"]),
+            local_rank=int(get("LOCAL_RANK", rank % local)),
+            local_world_size=local,
+            node_rank=int(get("GROUP_RANK", rank // local)),
+            address=get("MASTER_ADDR", LOOPBACK),
+            port=int(get("MASTER_PORT", DEFAULT_PORT)),
+            is_external=True,
+        )
+    # Only srun sets the number of its own tasks; a batch script has SLURM_NTASKS without them.
+    num = int(get("SLURM_STEP_NUM_TASKS", "1"))
+    if num <= 1 or "SLURM_PROCID" not in environment:
+        return None
+    nodes = int(get("SLURM_STEP_NUM_NODES", "1"))
+    first = SLURMEnvironment.resolve_root_node_address(get("SLURM_STEP_NODELIST", LOOPBACK))
+    return Ranks(
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=num,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_world_size=num // nodes,
+        node_rank=int(get("SLURM_NODEID", "0")),
+        address=get("MASTER_ADDR") or (LOOPBACK if nodes == 1 else first),
+        port=int(get("MASTER_PORT", 15000 + int(get("SLURM_JOB_ID", "0")[-4:]))),
+        is_external=True,
+    )
+
+
+def planned_ranks(
+    devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ
+) -> Ranks:
+    """Give the rank of a machine's first process, which will start the others there.
+
+    NODE_RANK, MASTER_ADDR and MASTER_PORT tell several machines apart; UsageError without.
+    """
+    if num_nodes == 1:
+        return Ranks(world_size=devices, local_world_size=devices)
+    if "NODE_RANK" not in environment or "MASTER_ADDR" not in environment:
+        raise UsageError(
+            f"{num_nodes} machines must know each other: run the same command on each, with "
+            "NODE_RANK=0, 1, ... and MASTER_ADDR=address of the first one; or use torchrun or srun"
+        )
+    node = int(environment["NODE_RANK"])
+    if not 0 <= node < num_nodes:
+        raise UsageError(f"NODE_RANK is {node}; of {num_nodes} machines it is 0 to {num_nodes - 1}")
+    return Ranks(
+        rank=node * devices,
+        world_size=num_nodes * devices,
+        local_world_size=devices,
+        node_rank=node,
+        address=environment["MASTER_ADDR"],
+        port=int(environment.get("MASTER_PORT", DEFAULT_PORT)),
+    )
+
+
+def ranks_of(recipe: Recipe) -> Ranks:
+    """Tell which rank this process is; UsageError if devices, processes and GPUs don't agree."""
+    devices, nodes = recipe.train.devices, recipe.train.num_nodes
+    device = resolve_device(recipe.train.device)
+    gpus = torch.cuda.device_count() if device.type == "cuda" else None
+    ranks = started_ranks()
+    if ranks is not None:
+        asked = (ranks.local_world_size if devices == "auto" else devices) * nodes
+        if asked not in {1, ranks.world_size}:
+            raise UsageError(
+                f"train.devices and train.num_nodes ask for {asked} processes, but "
+                f"{ranks.world_size} were started; leave both out, and what started them decides"
+            )
+    else:
+        ranks = planned_ranks((gpus or 1) if devices == "auto" else devices, nodes)
+    if gpus is not None and ranks.local_world_size > gpus:
+        raise UsageError(
+            f"train.devices is {ranks.local_world_size}, but this machine has {gpus} GPUs"
+        )
+    if ranks.world_size > recipe.train.batch_size:
+        raise UsageError(
+            f"{ranks.world_size} processes can't share batches of {recipe.train.batch_size}; raise "
+            "train.batch_size, which is that of all processes together"
+        )
+    return ranks
+
 
 PATIENCE = timedelta(days=1)
 """Others wait while rank 0 reads images and validates; a dead process is known at once."""
 PARTING_SECONDS = 30.0
-HERE = "binseg/{} is here"
-"""The key by which a rank tells that it has come."""
+HERE = "binseg/{} is here"  # the key by which a rank tells that it has come
 THIRD_PARTY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # A recipe's number of loader processes may exceed a small machine's cores; the run is the same.
     ("This DataLoader will create", UserWarning),
@@ -70,8 +188,7 @@ class ProcessGroup:
 
     def __post_init__(self) -> None:
         self.rank, self.world_size = self.ranks.rank, self.ranks.world_size
-        self.is_first = self.rank == 0
-        """True for rank 0, which validates, writes and prints."""
+        self.is_first = self.rank == 0  # True for rank 0, which validates, writes and prints
 
     def share(self, data: bytes = b"") -> bytes:
         """Give every rank the bytes of rank 0."""
@@ -97,10 +214,7 @@ class ProcessGroup:
         return total
 
     def agree(self, stop: int, of_first: tuple[float, ...]) -> tuple[int, tuple[float, ...]]:
-        """Give all ranks one view: the numbers of rank 0, and whether any rank is to stop.
-
-        `stop` is the signal that this rank has heard, or 0; no number of `of_first` is below 0.
-        """
+        """Give all ranks one view: the numbers of rank 0 (none below 0), and any signal to stop."""
         if self.world_size == 1:
             return stop, of_first
         own = of_first if self.is_first else (0.0,) * len(of_first)
@@ -110,10 +224,7 @@ class ProcessGroup:
         return int(number), tuple(others)
 
     def fabric(self, device: torch.device) -> Fabric:
-        """Build what places and wraps the network on this rank.
-
-        Autocast is the step's own: Fabric's would round the network's input too.
-        """
+        """Build what places and wraps the network; its autocast would round the network's input."""
         kind = device.type
         if self.world_size == 1:
             # Alone, whatever a batch script of SLURM's sets: Fabric would look for the others.
@@ -159,10 +270,7 @@ ALONE = ProcessGroup()
 def process_group(ranks: Ranks, device: torch.device) -> Iterator[ProcessGroup]:
     """Meet the other ranks, after starting those that this machine lacks, and part at the end.
 
-    Gradients of a GPU go by NCCL, all else by Gloo.
-
-    Raises:
-        TrainingError: the others can't be reached.
+    Gradients of a GPU go by NCCL, all else by Gloo. Raises TrainingError if they can't be reached.
     """
     if ranks.world_size == 1:
         yield ALONE
@@ -270,11 +378,7 @@ def _await(children: list[subprocess.Popen[bytes]], store: Any, ranks: Ranks) ->
 
 @contextmanager
 def _share_of_cores(ranks: Ranks) -> Iterator[None]:
-    """Use this rank's share of the machine's cores: more threads than cores slow all down.
-
-    At the end that is taken back, with all that the run sets in the environment: the same process
-    may train again, alone.
-    """
+    """Use this rank's share of the machine's cores; at the end all is as it was."""
     threads, variables = torch.get_num_threads(), dict(os.environ)
     torch.set_num_threads(max(1, threads // ranks.local_world_size))
     try:
@@ -286,16 +390,6 @@ def _share_of_cores(ranks: Ranks) -> Iterator[None]:
         os.environ.update(variables)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Silence what Fabric and torch tell people who write training loops."""
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for message, category in THIRD_PARTY_WARNINGS:
-                warnings.filterwarnings("ignore", message=message, category=category)
-            yield
-    finally:
-        logger.setLevel(level)
+    return hushed("lightning_fabric", *THIRD_PARTY_WARNINGS)

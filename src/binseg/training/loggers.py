@@ -26,12 +26,9 @@ COLUMNS = (
     *("val_scored", "val_inputs", "seconds", "data_share"),
 )
 """For `val_inputs` validation inputs, `val_scored` made the epoch's validation figures."""
-GALLERY_EVERY = 5
-"""Epochs between two drawings of the validation, beside the first."""
-GALLERY = "validation"
-"""Name of these drawings in trackers."""
-PROJECT = "binseg"
-"""The project or experiment under which trackers file our runs."""
+GALLERY_EVERY = 5  # epochs between two drawings of the validation, beside the first
+GALLERY = "validation"  # name of these drawings in trackers
+PROJECT = "binseg"  # the project or experiment under which trackers file our runs
 
 
 class Logger(Protocol):
@@ -48,15 +45,7 @@ class Logger(Protocol):
 
 
 class EpochLog(Stateful):
-    """The epochs of a run so far, and which of them was the best.
-
-    Args:
-        folder: of the run; gets metrics.csv.
-        recipe: what is trained.
-        loggers: trackers.
-        progress: hears one line an epoch, and signs that nothing is learnt.
-        writes: whether this rank writes.
-    """
+    """The epochs of a run so far (metrics.csv in its folder), and which of them was the best."""
 
     kept = ("history", "best_epoch", "_symptom", "_num_symptom")
 
@@ -70,8 +59,7 @@ class EpochLog(Stateful):
         writes: bool,
     ) -> None:
         self.history: list[dict[str, float]] = []
-        self.best_epoch = 0
-        """From 1; 0 where there is none yet."""
+        self.best_epoch = 0  # from 1; 0 where there is none yet
         self._path, self._recipe, self._progress = folder / METRICS, recipe, progress
         self._loggers, self._writes = loggers, writes
         self._symptom: str | None = None
@@ -101,11 +89,7 @@ class EpochLog(Stateful):
             self._progress.say(f"{problem}; training goes on, and it is written after a later one")
 
     def write(self) -> None:
-        """Write the whole of metrics.csv: it is small, and a kill can't leave half a line.
-
-        Raises:
-            OutputError: it can't be written.
-        """
+        """Write the whole of metrics.csv: a kill can't leave half a line. Raises OutputError."""
         if not self._writes:
             return
         table = io.StringIO()
@@ -170,10 +154,7 @@ def _reason(problem: Exception) -> str:
 def running_loggers(
     names: Sequence[str], folder: Path, progress: Progress
 ) -> Iterator[list[Logger]]:
-    """Open the trackers of a run by their names, and close them at the end, however it comes.
-
-    What they write on this machine goes to the run's folder; which are missing or fail is said.
-    """
+    """Open a run's trackers by name, and close them at its end; failures are said."""
     opened = [logger for name in names if (logger := _open(name, folder, progress)) is not None]
     try:
         yield opened

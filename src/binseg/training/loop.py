@@ -1,9 +1,8 @@
 """The training loop: every rank runs it on its share of each batch, rank 0 writes.
 
-`_Run.train` is the run, `_Run._train_epoch` its steps, and `_Run._close_epoch` what follows them.
-The order there matters to a run that is killed: the best weights are on disk before the checkpoint
-that counts them as such, and an epoch that is run again after a resume gives the same ones. A run
-that is stopped while it validates goes on with that validation.
+`_Run.train` is the run, `_Run._train_epoch` its steps, and `_Run._close_epoch` what follows them,
+in an order for runs that are killed: the best weights are on disk before the checkpoint that counts
+them as such. A run that is stopped while it validates goes on with that validation.
 """
 
 import math
@@ -48,13 +47,10 @@ class FitResult:
 
     best_state: dict[str, np.ndarray]
     """The weights of the best epoch, by the model's own names; on rank 0 alone."""
-    best_epoch: int
-    """From 1."""
-    history: list[dict[str, float]]
-    """One row an epoch, as in metrics.csv."""
+    best_epoch: int  # from 1
+    history: list[dict[str, float]]  # one row an epoch, as in metrics.csv
     precision: str
-    seconds: float
-    """Duration of all epochs, those before a resume included."""
+    seconds: float  # duration of all epochs, those before a resume included
 
 
 def fit(
@@ -75,12 +71,8 @@ def fit(
     Of `val`, which chooses the best epoch on rank 0, as much is looked at as an epoch is worth.
     Rank 0 writes tables, weights and checkpoints to the folder; `resume` goes on from the newest
     one that is whole. Epochs take `seconds` in all, those before a resume included; else the recipe
-    counts them. `command` goes on with the run, if not `binseg train --out FOLDER --resume`.
-
-    Raises:
-        TrainingError: nothing to learn, the numbers went bad, or the run can't be resumed.
-        StoppedError: it was asked to stop, and says how to go on.
-        OutputError: the folder can't be written.
+    counts them. `command` goes on with the run, if not `binseg train --out FOLDER --resume`. Raises
+    TrainingError (nothing to learn, bad numbers, no resume), StoppedError and OutputError.
     """
     state = shared_state(folder, recipe, group, progress) if resume else None
     check_learnable(train, val, progress)
@@ -96,7 +88,7 @@ def fit(
         memory = check_memory(
             model,
             recipe,
-            bf16=precision == "bf16",
+            bf16=precision != "fp32",
             world_size=group.world_size,
             local_world_size=group.ranks.local_world_size,
             progress=progress,
@@ -160,8 +152,7 @@ class _Run:
         self._signal = 0
         """Number of the signal to stop that all ranks have agreed on; 0 where there is none."""
         self._position = Position(epoch=0, step=0)
-        self._is_whole = False
-        """False in the middle of a step, whose weights are nobody's."""
+        self._is_whole = False  # False in the middle of a step, whose weights are nobody's
         self.length = BAR_UNITS if clock.is_timed else config.epochs * num_steps
         """Length of the progress bar: steps, or thousandths of the time."""
         self._optimizer = build_optimizer(step.learner, recipe.optimizer, encoder=step.encoder)

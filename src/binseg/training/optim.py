@@ -1,8 +1,6 @@
 """Optimisers by name, schedules of the learning rate, and the moving average of the weights.
 
-A schedule is a closed formula of the step count: a rate that follows from the step alone is right
-after any resume, and warm-up goes with all of them. Only `plateau` has a memory: the validation
-losses that it was told.
+A rate that follows from the step alone is right after any resume; only `plateau` has a memory.
 """
 
 import math
@@ -19,14 +17,12 @@ from binseg.training.checkpoint import Stateful
 AVERAGE_WARMUP = 10
 """After n steps the decay is at most (1 + n) / (AVERAGE_WARMUP + n): a young average forgets its
 random start, where a fixed decay of 0.999 would carry it through the first thousand steps."""
-WARMUP_START = 0.01
-"""Warm-up rises from this share of the rate."""
+WARMUP_START = 0.01  # warm-up rises from this share of the rate
 ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 25e4
 """torch's OneCycleLR: first rate and last rate as shares of the peak."""
 ONECYCLE_MOMENTUM = (0.85, 0.95)
 """torch's OneCycleLR: momentum (Adam: first beta) at the peak of the rate, and at both ends."""
-PLATEAU_THRESHOLD = 1e-4
-"""torch's ReduceLROnPlateau: what counts as better, relative to the best."""
+PLATEAU_THRESHOLD = 1e-4  # torch's ReduceLROnPlateau: what counts as better, relative to the best
 
 
 def build_optimizer(
@@ -34,14 +30,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimiser of a recipe for all weights that learn, in torch's fused form.
 
-    Weight decay falls on every parameter, norms and biases included, as in the source reports and
-    as torch does by default; Adam's decay is the L2 kind that the reports used, AdamW's is
-    decoupled.
-
-    Args:
-        model: what learns.
-        config: name, rate and decay.
-        encoder: the part of it whose rate is multiplied by `encoder_lr_factor`.
+    Decay falls on every parameter, as in the source reports and torch; the rate of `encoder`, a
+    part of the model, is multiplied by `encoder_lr_factor`.
     """
     weights = [one for one in model.parameters() if one.requires_grad]
     groups: list[dict[str, Any]] = [{"params": weights}]
@@ -66,16 +56,9 @@ def build_optimizer(
 class Schedule(Stateful):
     """Sets rate = base rate * curve(steps taken) * drops; `observe` makes the drops of `plateau`.
 
-    torch's schedulers count steps too, but none follows a clock, and each warms up in its own way.
-    `step` is to be called after every step of the optimiser.
-
-    Args:
-        optimizer: its rate moves.
-        config: how.
-        epochs: of the run.
-        steps_per_epoch: of the optimiser.
-        share: says how much of the run is over after so many epochs, where that isn't their number
-            but, say, the clock.
+    `step` is to be called after every step of the optimiser, of which an epoch has
+    `steps_per_epoch`; `share` says how much of the run is over after so many epochs, where that is,
+    say, the clock. None of torch's schedulers follows a clock.
     """
 
     kept = ("_step", "_best", "_num_bad", "_drops")  # the optimiser keeps its own rates
@@ -162,11 +145,7 @@ def _half_cosine(start: float, end: float, share: float) -> float:
 class MovingAverage:
     """Averages the weights after each optimiser step, and batch norm's statistics with them.
 
-    torch's `AveragedModel` does the averaging; it has no warm-up of the decay.
-
-    Args:
-        model: the network that learns, on its device; the average starts as its copy.
-        decay: share of the average that stays at each step.
+    torch's `AveragedModel` does it; a share of `decay` stays at each step, less in a warm-up.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:

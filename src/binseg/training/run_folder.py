@@ -33,10 +33,8 @@ from binseg.storage import locked, write_json, write_text
 from binseg.types import Split
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.safetensors"
-TEMPORARY = ".tmp-"
-"""Prefix of the names of half-written files."""
-LOCK_SECONDS = 30.0
-"""Loader processes outlive a killed run by some seconds, and hold its lock."""
+TEMPORARY = ".tmp-"  # prefix of the names of half-written files
+LOCK_SECONDS = 30.0  # loader processes outlive a killed run by some seconds, and hold its lock
 
 PACKAGES = (
     *("binseg", "imagecodecs", "lightning-fabric", "numpy", "pillow", "pydantic"),
@@ -80,11 +78,7 @@ class RunFolder:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Hold the run for this process alone, and clear away what a killed one left half-written.
-
-        Raises:
-            OutputError: another process trains there.
-        """
+        """Hold the run for this process (else OutputError), and clear what a killed one left."""
         with locked(self.path / "training", timeout=LOCK_SECONDS, tidy=True):
             for scrap in self.path.glob(f"{TEMPORARY}*"):
                 with suppress(OSError):  # a folder: its writer clears it away
@@ -99,13 +93,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
-        """Take a folder for a new run; a folder that holds anything is never written into.
-
-        What a run left that was killed before it began to train is nothing.
-
-        Raises:
-            UsageError: there is something at `path` already.
-        """
+        """Take a folder for a new run; UsageError if it holds anything but a run's barest start."""
         run, folder = cls(path=Path(path)), Path(path)
         check_writable(folder)
         if folder.is_dir() and any(folder.iterdir()) and not run._is_false_start():
@@ -139,11 +127,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Return the run at a path.
-
-        Raises:
-            BundleError: there is no run there.
-        """
+        """Return the run at a path; BundleError if there is none."""
         run = cls.find(path)
         if run is None:
             raise BundleError(
@@ -178,10 +162,7 @@ class RunFolder:
         return read_contents(self.split_path)
 
     def known(self) -> dict[str, Split | None]:
-        """Return the split of each image, by content, in this run and in those it continues.
-
-        Of several for one content, that which trained tells.
-        """
+        """Return each image's split, by content, in this run and those it continues."""
         earlier: dict[str, Split | None] = {}
         if self.earlier_path.is_file():
             earlier = json.loads(self.earlier_path.read_text("utf-8"))
@@ -199,8 +180,8 @@ class RunFolder:
     ) -> None:
         """Write what is known before the first epoch; `facts` join the environment.
 
-        The split is written after this, and makes it a run. `earlier` is the split of the images,
-        by content, that trained the model that this one continues.
+        The split is written after this, and makes it a run. `earlier` is the split, by content, of
+        the images of the model that this one continues.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         # First, since it is the file that nobody else would have put there.
@@ -211,11 +192,7 @@ class RunFolder:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that can't be made or written into, before minutes of work are spent.
-
-    Raises:
-        UsageError: it is a file, or lies in one, or the system allows no writing there.
-    """
+    """Refuse a folder that can't be made or written into, with UsageError, before hours of work."""
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not place.is_dir():
         raise UsageError(f"{place} is a file; choose another folder with --out")

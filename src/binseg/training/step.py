@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from binseg.config.recipe import Recipe
 from binseg.errors import UsageError
+from binseg.inference.runtimes.torch import MIXED
 from binseg.losses import BatchCounts, Loss, build_loss
 from binseg.models.skeleton import EncoderDecoder
 from binseg.progress import SILENT, Progress
@@ -25,6 +26,8 @@ from binseg.types import IGNORE
 
 CUDA_LOOK = 20
 """On a GPU the loss is looked at every so many steps: each look waits for the GPU."""
+FIRST_SCALE, CALM_STEPS = 2.0**14, 500
+"""Factor of the loss in fp16, whose small gradients would be 0; steps after which it may grow."""
 
 
 class Tensors(NamedTuple):
@@ -39,15 +42,6 @@ class TrainingStep:
     """The forward and backward pass of a network, and the epoch's averages.
 
     `freeze` is to be called before the first step of each epoch.
-
-    Args:
-        model: what learns, on the device.
-        recipe: loss, augmentation, normalisation, seeds, and what is frozen for how long.
-        device: that trains.
-        precision: mixed (bf16), or float32.
-        group: the ranks that share each batch.
-        clock: knows the size of an epoch's inputs.
-        progress: hears where the network can't be compiled.
     """
 
     def __init__(
@@ -56,7 +50,7 @@ class TrainingStep:
         recipe: Recipe,
         *,
         device: torch.device,
-        precision: Literal["bf16", "fp32"],
+        precision: Literal["bf16", "fp16", "fp32"],
         group: ProcessGroup = ALONE,
         clock: Clock | None = None,
         progress: Progress = SILENT,
@@ -77,7 +71,7 @@ class TrainingStep:
         self._clock = clock or Clock(recipe, seconds=None)
         self._sums = torch.zeros(3, device=device)
         """Loss, Dice and number of the epoch's images so far, of all ranks."""
-        preprocessing = recipe.input.preprocessing()
+        preprocessing = recipe.preprocessing()
         shape = (1, preprocessing.channels, 1, 1)
         self._mean = torch.tensor(preprocessing.mean, device=device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=device).view(shape)
@@ -86,6 +80,8 @@ class TrainingStep:
             self.learner, asked=recipe.train.compile, device=device, progress=progress
         )
         self._is_frozen: bool | None = None
+        self._scale, self._num_calm = (FIRST_SCALE if precision == "fp16" else 1.0), 0
+        """Factor of the loss, and steps since it was last too large."""
 
     def freeze(self, *, epoch: int) -> None:
         """Let train what trains in this epoch, and keep still what doesn't."""
@@ -141,15 +137,10 @@ class TrainingStep:
         starts: bool = True,
         syncs: bool = True,
     ) -> torch.Tensor:
-        """Compute the gradients of a batch; give its loss, over all ranks.
+        """Compute the gradients of this rank's share of a batch; give its loss, over all ranks.
 
-        Args:
-            batch: this rank's share.
-            epoch: from 0.
-            lr: rate of the coming step of the optimiser, to be shown.
-            weight: of the batch among those that make a step.
-            starts: whether it is the first of these; else its gradients are added.
-            syncs: whether the ranks' gradients are averaged now, or after a later batch.
+        `lr` is to be shown, `weight` the batch's among those that make a step; unless it `starts`
+        such a step its gradients are added, and the ranks' are averaged where it `syncs`.
         """
         with self.phase("augment"):
             tensors = self.prepare(batch, epoch=epoch)
@@ -163,8 +154,8 @@ class TrainingStep:
             tensors.valid_B1HW, world_size=self.group.world_size, add=self.group.sum
         )
         with self._fabric.no_backward_sync(self.network, enabled=not syncs):
-            kind, is_mixed = self.device.type, self.precision == "bf16"
-            with torch.autocast(kind, torch.bfloat16, enabled=is_mixed, cache_enabled=False):
+            kind, mixed = self.device.type, MIXED.get(self.precision)
+            with torch.autocast(kind, mixed, enabled=mixed is not None, cache_enabled=False):
                 with self.phase("forward"):  # logits have one level, unless others learn too
                     logits_BLHW = self.network(tensors.images_BCHW)
                 with self.phase("loss"):
@@ -172,7 +163,7 @@ class TrainingStep:
             if starts:  # here, so that the new gradients take the memory of the old: 8 % faster
                 self.learner.zero_grad()
             with self.phase("backward"):
-                self._fabric.backward(loss * weight)
+                self._fabric.backward(loss * (weight * self._scale))
         of_all = self._measure(loss.detach(), logits_BLHW[:, :1].detach(), tensors, batch)
         self.figures["lr"] = lr
         if self.device.type == "cpu" or batch.step % CUDA_LOOK == 0:
@@ -180,10 +171,25 @@ class TrainingStep:
         return of_all
 
     def clip(self) -> float:
-        """Bound the gradient as the recipe says; give its norm before that."""
+        """Bound the gradient as the recipe says; give its norm before that.
+
+        In fp16 the factor of the loss is taken out first. It is halved where it was too large,
+        which costs that step, and doubled after many calm ones.
+        """
         learning = [one for one in self.learner.parameters() if one.grad is not None]
         limit = self.recipe.train.gradient_clip or math.inf
-        return float(nn.utils.clip_grad_norm_(learning, limit))
+        if self.precision != "fp16":
+            return float(nn.utils.clip_grad_norm_(learning, limit))
+        for one in learning:
+            assert one.grad is not None
+            one.grad /= self._scale
+        norm = float(nn.utils.clip_grad_norm_(learning, limit))
+        self._num_calm = self._num_calm + 1 if math.isfinite(norm) else 0
+        if self._num_calm == 0:
+            self._scale = max(1.0, self._scale / 2)
+        elif self._num_calm % CALM_STEPS == 0:
+            self._scale = min(FIRST_SCALE, 2 * self._scale)
+        return norm
 
     def _measure(
         self, loss: torch.Tensor, logits_B1HW: torch.Tensor, tensors: Tensors, batch: Batch
@@ -214,12 +220,14 @@ class TrainingStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Give the figures that a resume within an epoch needs."""
-        return {"sums": self._sums.cpu(), "figures": dict(self.figures)}
+        scale = (self._scale, self._num_calm)
+        return {"sums": self._sums.cpu(), "figures": dict(self.figures), "scale": scale}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up where `state_dict` left off."""
         self._sums = state["sums"].to(self._sums.device)
         self.figures = dict(state["figures"])
+        self._scale, self._num_calm = state["scale"]
 
 
 def _shrink(
@@ -241,13 +249,9 @@ def encoder_of(model: nn.Module) -> nn.Module | None:
 
 
 def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
-    """Refuse settings of a recipe that its network can't follow.
+    """Refuse settings that a network can't follow: deep supervision, or those of an encoder.
 
-    `build` gives the network; it is called only where such a setting is used, on the meta device.
-
-    Raises:
-        UsageError: deep supervision of a network whose decoder has no side maps; settings of an
-            encoder where there is none.
+    `build` is called only where such a setting is used, on the meta device. Raises UsageError.
     """
     asked = {
         "loss.deep_supervision": recipe.loss.deep_supervision,
@@ -267,10 +271,7 @@ def check_model(build: Callable[[], nn.Module], recipe: Recipe) -> None:
 
 
 class DeeplySupervised(nn.Module):
-    """A network that gives one channel of logits for each level of its decoder, the answer first.
-
-    It shares the weights of `model`, whose decoder has side maps.
-    """
+    """A network that gives a channel of logits for each level of its decoder, the answer first."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
@@ -304,14 +305,11 @@ def _level_loss(
 
 
 def supervised(model: nn.Module, loss: Loss, recipe: Recipe) -> tuple[nn.Module, Loss]:
-    """Give what a training step runs and minimises.
+    """Give what a training step runs and minimises, with deep supervision where it is asked for.
 
-    Both come back as they are unless the recipe asks for deep supervision (arXiv 1409.5185), with
-    the weights of nnU-Net: each further level counts half (doi 10.1038/s41592-020-01008-z). Coarse
-    logits are enlarged to the masks' size, not masks shrunk, so that no thin thing vanishes.
-
-    Raises:
-        UsageError: the network has none.
+    That (arXiv 1409.5185) has the weights of nnU-Net: each further level counts half (doi
+    10.1038/s41592-020-01008-z). Coarse logits are enlarged to the masks' size, not masks shrunk, so
+    that no thin thing vanishes. Raises UsageError where the network has none.
     """
     if not recipe.loss.deep_supervision:
         return model, loss

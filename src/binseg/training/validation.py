@@ -21,13 +21,11 @@ THRESHOLD = 0.5
 """Threshold of the probability while training; the shipped one is tuned on the best weights."""
 CHUNK = 64
 """Inputs that are predicted and counted at a time, so that memory doesn't grow with the data."""
-LEAST_TILES = 128
-"""Validation tiles that are scored after an epoch of patches, however short it is."""
+LEAST_TILES = 128  # validation tiles that are scored after an epoch of patches, however short it is
 LEAST_TIMED = 48
 """Validation inputs after an epoch of a run with a budget: else a quarter of the epoch's inputs,
 which takes a twelfth of its time or so."""
-NUM_DRAWN = 4
-"""Validation inputs that trackers show."""
+NUM_DRAWN = 4  # validation inputs that trackers show
 EPSILON = 1e-7
 """Probabilities are kept this far from 0 and 1 when they become logits again for the loss."""
 
@@ -41,10 +39,8 @@ class ValidationScores:
     """Mean over images, the tiles of one counted together. Pooled over all pixels where only
     some tiles are looked at, or most images are empty: the mean would praise a model that never
     answers, with a full score for each image whose foreground isn't there to be missed."""
-    answered_share: float
-    """Share of all valid pixels that are predicted as foreground."""
-    true_share: float
-    """Share of all valid pixels that are foreground."""
+    answered_share: float  # share of all valid pixels that are predicted as foreground
+    true_share: float  # share of all valid pixels that are foreground
 
 
 def thinned(cache: PixelCache, recipe: Recipe, num_steps: int, *, is_timed: bool) -> PixelCache:
@@ -66,10 +62,7 @@ def validate(
     precision: str,
     between: Callable[[], None] = lambda: None,
 ) -> ValidationScores:
-    """Predict all inputs of the cache at the model's size, and score them.
-
-    `between` is called between two chunks of inputs, and may raise.
-    """
+    """Predict the cache's inputs at the model's size, and score them; `between` may raise."""
     predictor = _judge(model, recipe, device=device, precision=precision)
     loss = build_loss(recipe.loss.name, recipe.loss.options)
     losses: list[float] = []
@@ -118,7 +111,7 @@ def _judge(
 ) -> ModelPredictor:
     return ModelPredictor(
         backend=TorchBackend(model, device=str(device), precision=precision),
-        preprocessing=recipe.input.preprocessing(),
+        preprocessing=recipe.preprocessing(),
         threshold=THRESHOLD,
         bundle_id="training",
         batch_size=recipe.train.batch_size,

@@ -1,15 +1,10 @@
 """Random changes of training images, on the batch and on its device; masks move alike.
 
-All geometry of an image (rotation, scale, shift, crop, deformation) is one map and one resampling,
-where the reports resample once for each; flips and quarter turns are exact. Images are interpolated
-bilinearly, targets take the nearest pixel, and what comes from outside is the image mirrored at
-its edge, in image and target alike. (The reports fill with black, labelled background: corners
-that no photo has, for batch norm to average and the network to learn.)
-
-Kornia's augmentation classes aren't used: with the same changes
-they took 2 to 4 ms for an image of 128x128 on two cores where this takes 0.3 to 0.6, most of it
-for resampling each image once per change, and they sample from torch's global generator. Here
-(seed, epoch, step) alone decide, so that a resumed run sees the same images.
+All geometry of an image (rotation, scale, shift, crop, deformation) is one map and one resampling;
+flips and quarter turns are exact. Images are interpolated bilinearly, targets take the nearest
+pixel, and what comes from outside is the image mirrored at its edge, in image and target alike.
+(The reports fill with black, labelled background: corners that no photo has, for the network to
+learn.) (seed, epoch, step) alone decide, so that a resumed run sees the same images.
 """
 
 import os
@@ -23,7 +18,15 @@ from torch import Tensor
 
 from binseg.config.recipe import AugmentConfig
 from binseg.errors import MissingExtraError, UsageError
-from binseg.transforms.batch_transforms import BatchRandom, add_noise, blur, invert, jitter, move
+from binseg.transforms.batch_transforms import (
+    BatchRandom,
+    add_noise,
+    blur,
+    grey,
+    invert,
+    jitter,
+    move,
+)
 from binseg.transforms.presets import Preset, resolve_preset
 
 
@@ -63,10 +66,9 @@ class Augment(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Change images, bytes or floats in [0, 1], and targets of 0, 1 and `IGNORE` (bytes).
 
-        Images come out as floats in [0, 1], of the arguments' shape or of the `size` in its
-        middle: what is around it serves to turn and shrink them. Where several processes share a
-        batch of `total` images, those from `first` on are at hand, and change as they would in one
-        process. The arguments stay as they are.
+        Images come out as new floats in [0, 1], of the arguments' shape or of the `size` in its
+        middle. Where several processes share a batch of `total` images, those from `first` on are
+        at hand, and change as they would in one process.
         """
         height, width = images_BCHW.shape[-2:] if size is None else (size, size)
         when = When(seed, epoch, step, first, total)
@@ -82,9 +84,8 @@ class Augment(ABC):
 def build_augment(config: AugmentConfig) -> Augment:
     """Build the augmentation that a recipe asks for.
 
-    Raises:
-        UsageError: an Albumentations file that can't be read.
-        MissingExtraError: such a file is given and Albumentations isn't installed.
+    Raises UsageError for an Albumentations file that can't be read, MissingExtraError without the
+    package.
     """
     if config.albumentations is not None:
         return PipelineAugment(load_pipeline(Path(config.albumentations)))
@@ -105,7 +106,7 @@ class PresetAugment(Augment):
         random = BatchRandom(generator, len(images), first=when.first, total=when.total)
         images, targets = move(self.preset, images, targets, random, shape)
         # These work in place: the batch is the augmentation's own by now.
-        for change in (jitter, invert, blur, add_noise):
+        for change in (jitter, grey, invert, blur, add_noise):
             change(self.preset, images, random)
         return images, targets
 
@@ -113,8 +114,8 @@ class PresetAugment(Augment):
 class PipelineAugment(Augment):
     """A user's own Albumentations pipeline, image by image on the CPU.
 
-    It takes image (uint8, HWC) and mask (uint8, HW) by keyword, and gives the same. It sees what
-    the network would see, and nothing around it; each process has random numbers of its own.
+    It takes what the network would see, image (uint8, HWC) and mask (uint8, HW), by keyword, and
+    gives the same; each process has random numbers of its own.
     """
 
     def __init__(self, pipeline: Any) -> None:

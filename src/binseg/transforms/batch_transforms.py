@@ -18,18 +18,13 @@ ASPECTS = (3 / 4, 4 / 3)
 ELASTIC_KNOTS = 5
 """Points along a side that a deformation moves; in between it is smooth. With a tenth of the side,
 the most a recipe may ask for, nothing folds."""
-NARROW = 0.8
-"""Largest sigma that a 3x3 kernel holds."""
+NARROW = 0.8  # largest sigma that a 3x3 kernel holds
 
 
 class BatchRandom:
     """Random numbers for a batch, on the CPU: the same on every device.
 
-    Args:
-        generator: where they come from.
-        num: images in the batch.
-        first: of them that is at hand, where several processes share the batch.
-        total: images in the batch of all processes; `num` where this is the only one.
+    Of `total` images in the batch of all processes, `num` are at hand, from `first` on.
     """
 
     def __init__(
@@ -75,8 +70,7 @@ def move(
     """Rotate, scale, shift, crop, deform, mirror and turn: images in [0, 1] and targets, both new.
 
     Images to which only mirrors and quarter turns happen keep their pixels to the bit. The result's
-    `shape` lies in the middle of the images; what is around it is real surroundings, beyond which
-    images are mirrored.
+    `shape` lies in the middle of the images; beyond these they are mirrored.
     """
     (num, channels), device = images_BCHW.shape[:2], images_BCHW.device
     chosen = random.happens(preset.affine)
@@ -182,10 +176,7 @@ def _crop(area: tuple[float, float], random: BatchRandom, *, aspect: float) -> T
 
 
 def _grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """Find each output pixel's source (n, height, width, 2); torch's `affine_grid`, but faster.
-
-    torch multiplies a 3-vector a pixel; here each row is the one before, moved.
-    """
+    """Find each output pixel's source (n, height, width, 2); torch's `affine_grid`, but faster."""
     x = (torch.arange(width, device=theta.device) * 2 + 1) / width - 1
     y = (torch.arange(height, device=theta.device) * 2 + 1) / height - 1
     grid = torch.empty((len(theta), height, width, 2), device=theta.device)
@@ -221,8 +212,7 @@ def _weights(length: int, device: torch.device) -> Tensor:
 def jitter(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Change brightness, contrast, saturation and gamma, in this order, where it happens.
 
-    All but gamma are linear, so they are one matrix for each image. Channels that are neither
-    grey nor RGB are different measurements: each also gets a brightness of its own, half as strong.
+    Channels that are neither grey nor RGB each also get a brightness of their own, half as strong.
     """
     chosen = random.happens(preset.jitter)
     amounts = (preset.brightness, preset.contrast, preset.saturation)
@@ -268,6 +258,15 @@ def _recolour(
     flat.clamp_(0.0, 1.0)
 
 
+def grey(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
+    """Take the colours away from the images that it happens to."""
+    if preset.grey == 0 or images_BCHW.shape[1] != 3:
+        return
+    weights_C11 = torch.tensor(LUMA, device=images_BCHW.device)[:, None, None]
+    for row in random.happens(preset.grey).nonzero()[:, 0].tolist():
+        images_BCHW[row] = (images_BCHW[row] * weights_C11).sum(dim=0)
+
+
 def invert(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Turn light into dark and dark into light in the images that it happens to."""
     if preset.invert == 0:
@@ -301,8 +300,7 @@ def blur(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
 def add_noise(preset: Preset, images_BCHW: Tensor, random: BatchRandom) -> None:
     """Add Gaussian noise to the images that it happens to, and keep them in [0, 1].
 
-    One field of noise serves the batch, moved round by other amounts in each image: drawing
-    normal numbers for every pixel would cost more than all else together.
+    One field of noise serves the batch, moved round by other amounts in each image, for speed.
     """
     if preset.noise == 0:
         return

@@ -35,11 +35,10 @@ can't see the surroundings, has no weight; a longer fade would come nearer to th
 def plan(height: int, width: int, preprocessing: Preprocessing) -> tuple[Placement, ...]:
     """Say which regions of an image of this height and width become which model inputs.
 
-    Returns:
-        One placement for stretch and letterbox; for tile a grid, row by row, whose sources have the
-        tile's size (`tiles_for`) divided by the scale (in whole pixels) and cover every pixel. In
-        an image larger than a tile they begin at multiples of the networks' coarsest stride, so
-        that the last ones may reach past its end by less than that.
+    It is one placement for stretch and letterbox; for tile a grid, row by row, whose sources have
+    the tile's size (`tiles_for`) divided by the scale (in whole pixels) and cover every pixel. In
+    an image larger than a tile they begin at multiples of the networks' coarsest stride, so that
+    the last ones may reach past its end by less than that.
     """
     assert height > 0, height
     assert width > 0, width
@@ -95,11 +94,7 @@ def _tile(preprocessing: Preprocessing) -> tuple[int, int]:
 
 
 def scaled_size(height: int, width: int, preprocessing: Preprocessing) -> tuple[int, int]:
-    """The size of a whole image at the scale of its tiles, at least one pixel.
-
-    A tile's region is a whole number of pixels, so that the factor is `scale` up to that rounding;
-    this function uses the very factor of the tiles.
-    """
+    """The size of a whole image at the very scale of its tiles, at least one pixel."""
     tall, wide = _tile(preprocessing)
     new_height = max(1, round(height * preprocessing.height / tall))
     return new_height, max(1, round(width * preprocessing.width / wide))
@@ -156,8 +151,7 @@ def place(
 ) -> Num[np.ndarray, "height width C2"]:
     """Make one model input of an image: cut out, resize, put in the middle of zeros.
 
-    Past the image's edge it is mirrored. `resize` brings a region to a height and a width;
-    `resize_image` if left out.
+    Past the image's edge it is mirrored. `resize` brings a region to a height and a width.
     """
     target = placement.target
     region_HWC = cut(image_HWC, placement.source)
@@ -173,11 +167,7 @@ def place(
 def place_mask(
     mask_HW: Bool[np.ndarray, "H W"], placement: Placement
 ) -> Bool[np.ndarray, "height width"]:
-    """Put a mask where `place` puts its image: nearest pixel, and False outside the image.
-
-    Padding and what lies past the image's edge (where `place` mirrors) are both False, so that
-    the placed mask of valid pixels never counts a pixel that doesn't exist.
-    """
+    """Put a mask where `place` puts its image: nearest pixel, and False outside the image."""
     source, target = placement.source, placement.target
     height, width = mask_HW.shape
     rows = _nearest(source.height, target.height) + source.top
@@ -193,10 +183,7 @@ def place_mask(
 def restore(
     map_HW: Float32[np.ndarray, "height width"], placement: Placement
 ) -> Float32[np.ndarray, "source_height source_width"]:
-    """Bring a model's output, without its padding, back to the size of the placement's source.
-
-    Values are bilinear, antialiased where the source is smaller.
-    """
+    """Bring a model's output, without its padding, back to the size of its source (bilinear)."""
     assert map_HW.shape == (placement.height, placement.width), map_HW.shape
     inner_HW1 = map_HW[_slices(placement.target)][:, :, None].astype(np.float32, copy=False)
     return resize_image(inner_HW1, placement.source.height, placement.source.width)[:, :, 0]
@@ -208,17 +195,10 @@ def blend(
     height: int,
     width: int,
 ) -> Float32[np.ndarray, "H W"]:
-    """Join the outputs for all inputs of one image into one map at the image's size.
+    """Join outputs **at the input's size**, one a placement, into one map of the image.
 
-    Args:
-        maps: the model's outputs **at the input's size**, one a placement in its order; an iterator
-            is fine, so that they need not be in memory together.
-        placements: where the inputs were.
-        height: rows of the image.
-        width: columns of the image.
-
-    Returns:
-        Each pixel from the tile in which it lies deepest (`tile_weights`).
+    Each pixel is from the tile in which it lies deepest (`tile_weights`). `maps` may be an
+    iterator, so that they need not be in memory together.
     """
     if len(placements) == 1:
         (only,) = maps
@@ -290,9 +270,9 @@ def resize_image(
 ) -> Num[np.ndarray, "height width C"]:
     """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
 
-    `box` says which part, in pixels of the image, becomes the new one: left, top, right, bottom
-    (all of it if left out). Pixels beyond are still averaged in, so that a large image resized in
-    pieces comes out like the whole.
+    `box` says which part, in pixels of the image, becomes the new one: left, top, right, bottom.
+    Pixels beyond are still averaged in, so that a large image resized in pieces comes out like the
+    whole.
     """
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
@@ -344,10 +324,7 @@ def _nearest(length: int, new_length: int) -> Num[np.ndarray, " new_length"]:
 
 
 def cut(image_HWC: Num[np.ndarray, "H W *C"], source: Box) -> Num[np.ndarray, "h w *C"]:
-    """The source's pixels, mirrored past the edges (the edge pixel itself comes twice).
-
-    It is a view where the region lies inside, else a copy.
-    """
+    """The source's pixels, mirrored past the edges; a view where the region lies inside."""
     height, width = image_HWC.shape[:2]
     bottom, right = source.top + source.height, source.left + source.width
     if source.top >= 0 and source.left >= 0 and bottom <= height and right <= width:

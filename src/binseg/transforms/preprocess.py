@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
+from binseg.imageio.decoding import without
 from binseg.transforms.geometry import (
     place,
     place_mask,
@@ -24,8 +25,7 @@ from binseg.transforms.geometry import (
 )
 from binseg.types import IGNORE, Box, Placement, Preprocessing
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
 Size = tuple[int, int]
@@ -46,7 +46,8 @@ def reduction(size: Size, preprocessing: Preprocessing) -> int:
     >>> reduction((3000, 4000), Preprocessing()), reduction((1000, 4000), Preprocessing())
     (4, 1)
     """
-    if preprocessing.resize == "tile" or preprocessing.intensity != "dtype":
+    is_plain = preprocessing.intensity == "dtype" and preprocessing.nodata is None
+    if preprocessing.resize == "tile" or not is_plain:
         return 1
     target = plan(*size, preprocessing)[0].target
     times = min(size[0] // target.height, size[1] // target.width) // LEAST_LEFT
@@ -60,23 +61,13 @@ def prepare(
     name: str = "the image",
     size: Size | None = None,
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
-    """Make all model inputs of an image, and say where each came from.
+    """Make all model inputs of an image (uint8, 0..255 for 0..1), with their placements.
 
     A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
-    any other number of channels must match. `intensity` says what becomes 0 and 1.
-
-    Args:
-        image_HWC: uint8, uint16 or float32 (bool and float64 are taken too); other shapes and
-            types are refused.
-        preprocessing: everything that decides the result.
-        name: what error messages call the image.
-        size: height and width in the file, where the image was reduced as it was decoded.
-
-    Returns:
-        The inputs as uint8 (0..255 stands for 0..1; padding is 0) and their placements.
-
-    Raises:
-        ImageError: the channels don't fit, the type isn't one of these, or floats leave [0, 1].
+    any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
+    uint8, uint16, float32, bool or float64; `name` is what messages call it; `size` is its own
+    height and width, where its decoder reduced it. Raises ImageError where channels or type don't
+    fit, or floats leave [0, 1].
     """
     everything = prepare_batches(
         image_HWC, preprocessing, batch_size=sys.maxsize, name=name, size=size
@@ -92,11 +83,7 @@ def prepare_batches(
     name: str = "the image",
     size: Size | None = None,
 ) -> Iterator[tuple[UInt8[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
-    """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory.
-
-    Raises:
-        ImageError: as `prepare`, when the first batch is asked for.
-    """
+    """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = size or (original_HWC.shape[0], original_HWC.shape[1])
     placements = plan(*size, preprocessing)
@@ -123,12 +110,9 @@ def prepare_image(
 ) -> UInt8[np.ndarray, "H2 W2 channels"]:
     """Make the whole image from which patches are cut in training (resize: tile).
 
-    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole
-    image is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
-    elsewhere.
-
-    Raises:
-        ImageError: as `prepare`.
+    At scale 1 its patches equal the tiles of `prepare` to the bit. At another scale the whole image
+    is resized where `prepare` resizes region by region, whose pixels lie up to half a pixel
+    elsewhere. Raises ImageError as `prepare`.
     """
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
     size = scaled_size(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
@@ -146,17 +130,9 @@ def prepare_region(
 ) -> UInt8[np.ndarray, "height width channels"]:
     """Make an input, or some rows of one, of a region of an image that is too large to be read.
 
-    Args:
-        region_HWC: the pixels of a placement's source, mirrored past the image's edges; or the
-            rows around those that are asked for.
-        size: height and width of the result, those of the placement's target.
-        preprocessing: channels and intensity.
-        values: what becomes 0 and 1 (`known_range`, `percentile_range`).
-        rows: where, in rows of the region, the result begins and ends; all of it if left out.
-        name: what error messages call the image.
-
-    Raises:
-        ImageError: as `prepare`.
+    `region_HWC` is a placement's source, mirrored past the image's edges, or the rows around those
+    that are asked for; `size` is height and width of the placement's target, `values` what becomes
+    0 and 1, `rows` where in the region the result begins and ends. Raises ImageError as `prepare`.
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
     box = rows and (0.0, rows[0], float(accepted_HWC.shape[1]), rows[1])
@@ -181,9 +157,7 @@ def percentile_range(
 ) -> Bounds:
     """Give the values that become 0 and 1 under `intensity: percentile`, channel by channel.
 
-    Channels may be different measurements, elevation and an index say, of which one range would
-    leave the narrower a single level. The sample is every `percentile_step` rows and columns, the
-    extremes are those of the whole image.
+    The sample is every `percentile_step` rows and columns, the extremes are the whole image's.
     """
     bounds = np.percentile(sample_NC, _PERCENTILES, axis=0)
     # Where nearly all pixels are equal (a few bright specks on black) the extremes still differ.
@@ -196,11 +170,7 @@ def prepare_truth(
     valid_HW: Bool[np.ndarray, "H W"],
     placements: Sequence[Placement],
 ) -> UInt8[np.ndarray, "N height width"]:
-    """Make the targets that belong to the inputs of `prepare`.
-
-    Returns:
-        0 background, 1 foreground, `IGNORE`: not valid, padding, or past the image's edge.
-    """
+    """Make the targets of the inputs of `prepare`: 0, 1, and `IGNORE` where nothing is known."""
     assert mask_HW.shape == valid_HW.shape, (mask_HW.shape, valid_HW.shape)
     targets_NHW = np.stack([place_mask(mask_HW, one) for one in placements]).astype(np.uint8)
     targets_NHW[~np.stack([place_mask(valid_HW, one) for one in placements])] = IGNORE
@@ -265,6 +235,8 @@ def _opened(
     image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, name: str
 ) -> tuple[Num[np.ndarray, "H W C"], Bounds]:
     """Give an image as it can be worked on, and the values of it that become 0 and 1."""
+    if preprocessing.nodata is not None and image_HWC.ndim == 3:
+        image_HWC, _ = without(image_HWC, preprocessing.nodata)
     original_HWC = _accept(image_HWC, preprocessing, name)
     bounds = known_range(original_HWC.dtype.name, preprocessing)
     if bounds is None:

@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 
 from binseg.config.recipe import AugmentConfig
 
-UPRIGHT_ANGLE = 20.0
-"""Largest angle of images that have an up, in degrees."""
-CHANCE = 0.5
-"""Probability of a change that a recipe's own field asks for and the preset leaves off."""
+UPRIGHT_ANGLE = 20.0  # largest angle of images that have an up, in degrees
+CHANCE = 0.5  # probability of a change that a recipe's own field asks for and the preset leaves off
 MAX_CONTEXT = 1.5
 """Patches are cut at most this much larger than they are used; beyond it they are mirrored."""
 
@@ -22,33 +20,25 @@ class Preset:
     `brightness` to `gamma`.
     """
 
-    source: str
-    """Origin of the preset, in a few words."""
+    source: str  # origin of the preset, in a few words
     flip: float = 0.0
     flip_vertical: float = 0.0
     quarter_turn: float = 0.0
     affine: float = 0.0
-    rotate: float = 0.0
-    """Largest angle in degrees, either way."""
-    scale: tuple[float, float] = (1.0, 1.0)
-    """Smallest and largest factor: above 1 enlarges."""
-    shift: float = 0.0
-    """Largest shift as a share of the side."""
-    elastic: float = 0.0
-    """Largest displacement of a smooth deformation, as a share of the side."""
+    rotate: float = 0.0  # largest angle in degrees, either way
+    scale: tuple[float, float] = (1.0, 1.0)  # smallest and largest factor: above 1 enlarges
+    shift: float = 0.0  # largest shift as a share of the side
+    elastic: float = 0.0  # largest displacement of a smooth deformation, as a share of the side
     crop_area: tuple[float, float] | None = None
     """A random crop of this share of the area (aspect 3:4 to 4:3), resized to the whole; always."""
     jitter: float = 0.0
-    brightness: float = 0.0
-    """Factor from 1 - this to 1 + this; likewise contrast and saturation."""
+    brightness: float = 0.0  # factor from 1 - this to 1 + this; likewise contrast and saturation
     contrast: float = 0.0
     saturation: float = 0.0
-    gamma: float = 0.0
-    """Exponent from 1 / (1 + this) to 1 + this."""
-    invert: float = 0.0
-    """Probability that light and dark change places."""
-    noise: float = 0.0
-    """Largest standard deviation of Gaussian noise; white is 1."""
+    gamma: float = 0.0  # exponent from 1 / (1 + this) to 1 + this
+    invert: float = 0.0  # probability that light and dark change places
+    grey: float = 0.0  # probability that colours are taken away
+    noise: float = 0.0  # largest standard deviation of Gaussian noise; white is 1
     noisy: float = 0.0
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.5, 0.8)
@@ -124,6 +114,8 @@ def resolve_preset(config: AugmentConfig) -> Preset:
         preset = replace(preset, gamma=config.gamma, jitter=preset.jitter or CHANCE)
     if config.invert is not None:
         preset = replace(preset, invert=config.invert)
+    if config.grey is not None:
+        preset = replace(preset, grey=config.grey)
     if config.noise is not None:
         preset = replace(preset, noise=config.noise, noisy=preset.noisy or CHANCE)
     if config.blur is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from binseg.config.recipe import DataConfig, SplitConfig
 from binseg.data import Dataset, assign_splits, open_dataset, read_sample
@@ -416,6 +417,24 @@ def test_folders_of_other_files_are_said(save: Save, tmp_path: Path, place: str)
     told = rf"it holds .*; {place}labels/ holds no images \(2 \.txt, 1 \.mat\)\. Accepted"
     with pytest.raises(DataError, match=told):
         opened(tmp_path)
+
+
+def test_microscopes_own_files_are_named_with_the_export_that_works(tmp_path: Path) -> None:
+    """A folder of CZI files says so; Zeiss's LSM is TIFF, and is read."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.czi").write_bytes(b"ZISRAWFILE" + bytes(600))
+    with pytest.raises(DataError, match=r"1 \.czi: a Zeiss CZI file.*export it as OME-TIFF"):
+        opened(tmp_path)
+    for name, value in (("images", 9), ("masks", 255)):
+        (tmp_path / name / "a.czi").unlink()
+        pixels = np.zeros((8, 12), np.uint8)
+        pixels[:3] = value
+        tifffile.imwrite(tmp_path / name / "a.lsm", pixels)
+    data = opened(tmp_path)
+    mask_HW = read_sample(data.records[0], data.rule).mask_HW
+    assert mask_HW is not None
+    assert mask_HW.sum() == 36
 
 
 def test_a_split_without_a_folder_of_masks_is_left_out(

@@ -85,7 +85,12 @@ def test_images_without_json_are_left_out_and_said(write: Write, save: Save) -> 
     save(root / "new.png")
     data = opened(root)
     assert len(data.records) == 1
-    assert "1 image has no .json and is left out: new.png" in data.notes
+    assert any("1 image without .json left out (new.png)" in note for note in data.notes)
+    whole = opened(root, missing="empty")
+    samples = [read_sample(record, whole.rule) for record in whole.records]
+    assert [int((one.mask_HW > 0).sum()) for one in samples if one.mask_HW is not None] == [16, 0]
+    with pytest.raises(DataError, match=r"1 image without \.json \(new\.png\)"):
+        opened(root, missing="refuse")
 
 
 @pytest.mark.parametrize(

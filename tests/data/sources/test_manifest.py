@@ -54,7 +54,7 @@ def test_all_problems_at_once_with_their_lines(read: Read) -> None:
             "image,mask,split\n"
             "i/none.png,j/a.png,train\n"
             "../a.png,j/a.png,train\n"
-            "i/a.png,,train\n"
+            ",j/a.png,train\n"
             "i/a.png,j/a.png,trian\n"
             "i/b.png\n"
             "i/b.png,j/b.png,test\n"
@@ -65,7 +65,7 @@ def test_all_problems_at_once_with_their_lines(read: Read) -> None:
     for problem in (
         "line 2: image i/none.png does not exist",
         "line 3: image ../a.png lies outside the manifest's folder",
-        "line 4: no mask",
+        "line 4: no image",
         "line 5: split 'trian' is not train, val or test",
         "line 6: has another number of columns",
         "line 8: i/b is also on line 7",
@@ -73,6 +73,19 @@ def test_all_problems_at_once_with_their_lines(read: Read) -> None:
     ):
         assert problem in text
     assert "\n" not in text
+
+
+def test_lines_without_a_mask_are_as_data_missing_says(read: Read, tmp_path: Path) -> None:
+    """They are left out and counted, taken for empty, or refused."""
+    (one,) = read("image,mask\ni/a.png,j/a.png\ni/b.png,\n")
+    assert one.id == "i/a"
+    path = str(tmp_path / "list.csv")
+    data = open_dataset(DataConfig(path=path))
+    assert any("1 image with mask used, 1 image without mask left out" in x for x in data.notes)
+    _, other = open_dataset(DataConfig(path=path, missing="empty")).records
+    assert (other.id, other.shapes, other.mask_path) == ("i/b", (), None)
+    with pytest.raises(DataError, match=r"1 image without mask \(i/b\.png\)"):
+        open_dataset(DataConfig(path=path, missing="refuse"))
 
 
 def test_more_than_ten_problems_are_counted(read: Read) -> None:

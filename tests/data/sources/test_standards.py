@@ -63,6 +63,9 @@ def test_yolo_segments(tmp_path: Path, layout: str) -> None:
     np.testing.assert_array_equal(mask(data, by_name["train"]), np.asarray(canvas))
     assert not mask(data, by_name["empty"]).any()
     assert not mask(opened(tmp_path, labels=["cell"]), by_name["val"]).any()
+    label.write_text("0 12 14 30 14 20 33\n")
+    with pytest.raises(DataError, match=r"val\.jpg: line 1 is in pixels; YOLO's .* shares, 0 to 1"):
+        opened(tmp_path)
     label.write_text("0 0.5 0.5 0.2 0.2\n")
     with pytest.raises(DataError, match=r"val\.jpg: line 1 is a box; export segments"):
         opened(tmp_path)

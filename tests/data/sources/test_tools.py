@@ -280,6 +280,40 @@ def test_scaled_coordinates_are_refused(photo: Photo, tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("way", ["far", "above", "scaled and a little more"])
+def test_outlines_that_miss_their_image_are_refused(photo: Photo, tmp_path: Path, way: str) -> None:
+    """Of another image's size or scale nothing would be left, without a word."""
+    photo()
+    ways: dict[str, list[Any]] = {
+        "far": [(900, 900), (950, 900), (920, 960)],
+        "above": [(-30, -9), (-20, -9), (-25, -2)],
+        "scaled and a little more": [(0.2, 0.3), (1.2, 0.3), (0.5, 0.9)],
+    }
+    write_cvat(tmp_path, cvat(ways[way]))
+    told = "from 0 to 1.2" if "scaled" in way else "no corner of its outlines lies in it"
+    with pytest.raises(DataError, match=told):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.xml", "<annotation><object><bndbox>", "Pascal VOC's boxes.*export masks"),
+        ("a.xml", "<annotations><track id='0'>", "CVAT's tracks.*CVAT for images 1.1"),
+        ("a.json", '{"annotations": [{"segments_info": []}]}', "panoptic.*export instances"),
+        ("a.ndjson", '{"data_row": {}}', "Labelbox's rows.*COCO"),
+    ],
+)
+def test_annotations_that_are_not_read_are_named(
+    photo: Photo, tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    """The line says what it is, and which export works."""
+    photo()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=told):
+        opened(tmp_path)
+
+
 def test_images_without_an_annotation(photo: Photo, tmp_path: Path) -> None:
     """They are left out and said, or taken for empty, or refused, as `data.missing` asks."""
     photo()

@@ -6,6 +6,7 @@ import zipfile
 from typing import Any
 
 import numpy as np
+import pytest
 
 from binseg.postprocess import PostProcessing, clean, find_objects
 
@@ -140,18 +141,52 @@ def test_several_images(open_page: Open, service: Service) -> None:
     _, packed = save(tab, "#save-all")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["discs1_mask.png", "discs1_mask_2.png"]
-        for seed, name in zip((1, 2), archive.namelist(), strict=True):
+        names = ["discs1_mask.png", "discs1_2_mask.png"]
+        assert archive.namelist() == [*names, "failed.txt"]
+        for seed, name in zip((1, 2), names, strict=True):
             expected = service.mask(png(seed)[2], threshold=threshold)
             assert np.array_equal(decode(archive.read(name)), expected)
     failed = tab.locator(".tile[data-state=failed] span")
     assert failed.text_content() == "\u2715 notes.txt", "it keeps its name"
     _, packed = save(tab, "#save-all-cutouts")
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        assert archive.namelist() == ["discs1_cutout.png", "discs1_cutout_2.png"]
+        assert archive.namelist() == ["discs1_cutout.png", "discs1_2_cutout.png", "failed.txt"]
         cut_HW4 = decode(archive.read("discs1_cutout.png"))
         inside_HW = service.mask(png(1)[2], threshold=threshold) > 0
         assert np.array_equal(cut_HW4[:, :, 3] == 255, inside_HW)
         assert np.array_equal(cut_HW4[inside_HW][:, :3], draw_discs(1)[inside_HW])
+    _, packed = save(tab, "#save-everything")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        stems, kinds = ("discs1", "discs1_2"), ("mask", "cutout", "overlay")
+        images = [f"{stem}_{kind}.png" for stem in stems for kind in kinds]
+        assert archive.namelist() == [*images, "failed.txt"]
+        assert archive.read("failed.txt").startswith(b"notes.txt: ")
     tab.locator(".tile").nth(2).click()
     shows(tab, service.mask(png(2)[2], threshold=threshold))
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("ok", "Expected Dice 0.91 (0.85 to 0.96)"),
+        ("look", "Look closely. Expected Dice 0.91 (0.85 to 0.96): darker."),
+        ("unlike the training data", "unlike the training data (darker)"),
+    ],
+)
+def test_the_expected_quality_stands_beside_the_mask(open_page: Open, flag: str, told: str) -> None:
+    """A doubtful mask is warned of beside its figures and on its tile; a good one is not."""
+    quality = {"expected_dice": 0.91, "low": 0.85, "high": 0.96, "flag": flag, "reason": "darker"}
+    tab = open_page()
+
+    def judge(route: Any) -> None:
+        answer = route.fetch()
+        headers = {**answer.headers, "x-binseg-quality": json.dumps(quality)}
+        route.fulfill(response=answer, headers=headers)
+
+    tab.route("**/v1/predict?*", judge)
+    show(tab, png(0))
+    shown = tab.locator("#quality")
+    until(tab, "!document.getElementById('quality').hidden")
+    assert told in shown.text_content()
+    assert ("warn" in (shown.get_attribute("class") or "").split()) == (flag != "ok")
+    assert tab.locator(".tile").get_attribute("data-flag") == ("" if flag == "ok" else flag)

@@ -22,6 +22,7 @@ def test_not_an_image(open_page: Open, service: Service) -> None:
     assert "not an image" in tab.locator("#trouble-text").text_content()
     assert tab.locator("#alert").text_content().startswith("This isn")
     assert tab.locator("#save-mask").is_disabled()
+    assert not tab.locator("#retry").is_visible(), "again would change nothing"
     tab.locator("#trouble-remove").click()
     assert tab.locator("#start").is_visible()
 

@@ -4,7 +4,7 @@ A new kind is a row of `SOURCES`: its name, how it is recognised, and the functi
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from binseg.config.recipe import DataConfig
 from binseg.data.dataset import Dataset, counted, name_some
 from binseg.data.masks import detect_rule
 from binseg.data.origins import with_groups
-from binseg.data.samples import looks_inverted, notes_on_images
+from binseg.data.samples import find_stored_poses, looks_inverted, notes_on_images
 from binseg.data.sources import tools
 from binseg.data.sources.annotations import Annotated, read_outlines
 from binseg.data.sources.coco import MARKS, find_coco, read_coco
@@ -40,8 +40,6 @@ from binseg.errors import DataError, ImageError, UsageError
 from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
-
-__all__ = ["SOURCES", "Source", "open_dataset"]
 
 NUM_SWAPPED = 4
 """Images that tell whether they are the masks."""
@@ -173,6 +171,15 @@ SOURCES: Mapping[str, Source] = {
 """Every kind of dataset by its name in `data.kind`; what is more special is looked for first."""
 
 
+NOT_READ: Mapping[str, str] = {
+    "<bndbox>": "Pascal VOC's boxes, which are no outlines: export masks or polygons",
+    "<track ": "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO",
+    '"segments_info"': "COCO's panoptic lists: export instances with polygons or run lengths",
+    '"data_row"': "Labelbox's rows: export COCO, or masks as PNG",
+}
+"""Annotations that aren't read, by words in their files, and the export that works."""
+
+
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     """Find the records and read off what the masks' values mean; nothing is decoded but that.
 
@@ -211,10 +218,14 @@ def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
         swapped = "are images and masks swapped? " if _look_swapped(findings.records) else ""
         raise DataError(f"{root}: {swapped}{error}") from None
     records, grouped = with_groups(findings.records, config)
+    records, posed = find_stored_poses(records, rule)
+    if config.nodata is not None:
+        records = tuple(replace(record, nodata=config.nodata) for record in records)
     num = counted(len(records), "image", "images")
     taken = f"{config.path}: taken as {kind}, {num}"
     notes = [taken, *findings.notes, f"masks: {rule.describe()}"]
-    notes += filter(None, (grouped, looks_inverted(records, rule), *notes_on_images(records)))
+    inverted = looks_inverted(records, rule)
+    notes += filter(None, (grouped, posed, inverted, *notes_on_images(records)))
     if config.border != "foreground" and rule.border is None:
         notes.append(f"data.border: {config.border} changes nothing: there is no border class")
     for note in notes:
@@ -290,5 +301,9 @@ def _kind_of(root: Path) -> str:
     if found is None:
         others = [source.about for name, source in kinds.items() if name != "folder"]
         told = nothing_found(root)
+        files = find_files(root, ".xml", ".json", ".ndjson")[:1]
+        for word, what in NOT_READ.items():
+            if any(holds(file, word) for file in files):
+                raise DataError(f"{root}: {files[0].name} isn't read: it holds {what}")
         raise DataError(told if told.endswith("?") else f"{told}, {', '.join(others)}")
     return found

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import numpy as np
 from jaxtyping import Bool
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from binseg.config.recipe import DataConfig
 from binseg.data.dataset import counted, name_some
@@ -24,6 +24,8 @@ from binseg.types import Record, Ring, Shape, Split
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30
+MOST_SCALED = 1.5
+"""Outlines whose coordinates all stay below were scaled to 0..1."""
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Put before a file's name by Label Studio when it is uploaded."""
 
@@ -127,9 +129,8 @@ def findings_of(
         for path, one in entry_of.items()
     ]
     alone = [path for path in list_folder(root).images if path not in entry_of]
-    notes = [note, *missing_note(alone, config, root, noun="annotation")]
-    if config.missing == "empty":
-        records += [Record(id=_id_of(one, root), image_path=one, shapes=()) for one in alone]
+    notes = [note, *missing_note(alone, len(records), config, root, noun="annotation")]
+    records += taken_for_empty(alone, config, root)
     # A split for some would refuse the rest, and a folder that is called train alone is none.
     splits = {record.split for record in records}
     if None in splits or splits == {"train"}:
@@ -162,14 +163,14 @@ def _by_image(
         except ValueError as error:
             problems.append(f"image {one.name} {error}")
             continue
-        problems += filter(None, [size_problem(path, *one.size), scale_problem(path, one.shapes)])
+        problems += filter(None, [size_problem(path, *one.size), place_problem(path, one.shapes)])
         before = entry_of[path].shapes if path in entry_of else ()
         entry_of[path] = replace(one, shapes=(*before, *one.shapes))
     return entry_of
 
 
 def missing_note(
-    alone: Sequence[Path], config: DataConfig, root: Path, *, noun: str
+    alone: Sequence[Path], num_used: int, config: DataConfig, root: Path, *, noun: str
 ) -> tuple[str, ...]:
     """Say what becomes of images without a mask, or refuse them, as `data.missing` asks."""
     if not alone:
@@ -180,7 +181,16 @@ def missing_note(
         raise DataError(f"{root}: {told} ({names}); data.missing: skip leaves them out")
     if config.missing == "empty":
         return (f"{told} taken for empty ({names})",)
-    return (f"{told} left out ({names}); data.missing: empty takes them for background",)
+    return (
+        f"{counted(num_used, 'image', 'images')} with {noun} used, {told} left out ({names}): "
+        "`binseg suggest` says which to label next; data.missing: empty takes them for background",
+    )
+
+
+def taken_for_empty(alone: Sequence[Path], config: DataConfig, root: Path) -> list[Record]:
+    """Give records of images without a mask where they are to count as background."""
+    some = alone if config.missing == "empty" else ()
+    return [Record(id=_id_of(one, root), image_path=one, shapes=()) for one in some]
 
 
 def choose_labels(
@@ -220,13 +230,22 @@ def is_background(label: str) -> bool:
     return label.lower().split(" ")[-1] in IGNORED | BACKGROUND
 
 
-def scale_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
-    """Say that outlines are scaled to 0..1, which would be a single pixel."""
-    values = [v for one in shapes for ring in one.rings for point in ring for v in point]
-    largest = max(values, default=2.0)
-    if largest > 1.0 or all(value == int(value) for value in values):
+def place_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
+    """Say that outlines are scaled to 0..1, which would be a single pixel, or lie elsewhere."""
+    corners = [point for one in shapes for ring in one.rings for point in ring]
+    if not corners:
         return None
-    return f"{path.name}: its outlines go from 0 to {largest:g}; give coordinates in pixels"
+    x, y = np.array(corners).T
+    largest = max(x.max(), y.max())
+    if largest <= MOST_SCALED and (np.rint(corners) != corners).any():
+        return f"{path.name}: its outlines go from 0 to {largest:g}; give coordinates in pixels"
+    try:
+        info = probe(path)
+    except ImageError:
+        return None  # reading the image will say what is wrong with it
+    if ((x >= 0) & (x <= info.width) & (y >= 0) & (y <= info.height)).any():
+        return None
+    return f"{path.name} is {info.height}x{info.width}, and no corner of its outlines lies in it"
 
 
 def shape_of(
@@ -311,7 +330,7 @@ def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
     """
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image = PngImageFile(io.BytesIO(data))  # `Image.open` has a limit of its own, not ours
         if image.width * image.height > MAX_PIXELS:
             raise ValueError("is too large")
         band = image.getchannel("A") if "A" in image.getbands() else image

@@ -13,9 +13,9 @@ from binseg.data.sources.annotations import (
     empty_note,
     is_background,
     parts_of,
+    place_problem,
     refuse,
     rings_of_runs,
-    scale_problem,
 )
 from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
@@ -52,6 +52,10 @@ def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig
         shown = [one.relative_to(path).as_posix() for one in files]
         notes.append(f"split from {', '.join(shown)}")
     records.sort(key=lambda record: record.id)
+    listed = {record.image_path for record in records}
+    if path.is_dir() and (rest := [x for x in list_folder(path).images if x not in listed]):
+        names = name_some(one.relative_to(path).as_posix() for one in rest)
+        notes.append(f"{len(rest)} image files that no list names are left out ({names})")
     return Findings(records=tuple(records), notes=tuple(dict.fromkeys(notes)))
 
 
@@ -93,7 +97,7 @@ def _read_file(file: Path, path: Path, config: DataConfig, *, split: Split | Non
         shapes = tuple(shapes_of.pop(id_, []))
         listed = (image.get("height"), image.get("width"))
         sizes = [listed, *(size for size in sizes_of[id_] if size != listed)]
-        wrong = [*(size_problem(found, *size) for size in sizes), scale_problem(found, shapes)]
+        wrong = [*(size_problem(found, *size) for size in sizes), place_problem(found, shapes)]
         problems += filter(None, wrong)
         stem = Path(name).with_suffix("").as_posix()
         id_ = stem if split is None else f"{split}/{stem}"

@@ -255,7 +255,8 @@ def read_folder(
             notes.append(f"names pair by what they don't all share: {told}")
     if problems:
         raise DataError(f"{root}: {'; '.join(problems)}; images and masks pair by file name")
-    notes += missing_note([path for _, path, _ in lone], config, root, noun="mask")
+    lacking = [path for _, path, _ in lone]
+    notes += missing_note(lacking, len(records), config, root, noun="mask")
     if config.missing == "empty":
         records += [Record(id=i, image_path=one, shapes=(), split=part) for i, one, part in lone]
     lists = next(filter(None, map(_split_lists, wrapped(root))), {})
@@ -314,7 +315,7 @@ def read_patterns(_: object, root: Path, config: DataConfig) -> Findings:
         image = images[key]
         split, group = split_of_path(image, root), config.page_group
         records += records_of_pair(key, image, [mask], split=split, page_group=group)
-    notes = missing_note([*alone.values()], config, root, noun="mask")
+    notes = missing_note([*alone.values()], len(records), config, root, noun="mask")
     if config.missing == "empty":
         records += [Record(id=key, image_path=one, shapes=()) for key, one in alone.items()]
     if any(record.split is None for record in records):

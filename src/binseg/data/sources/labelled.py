@@ -73,7 +73,7 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
         db = sqlite3.connect(f"{(home / LOG).as_uri()}?mode=ro", uri=True)
         try:
             rows = db.execute("select name, file, is_check, state from images order by name")
-            listed = [row for row in rows.fetchall() if (images / row[1]).exists()]
+            listed = [row for row in rows.fetchall() if _is_inside(row[1], images)]
         finally:
             db.close()
     except sqlite3.Error as error:
@@ -105,6 +105,14 @@ def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> F
     if skipped:
         note += f" ({skipped} of them were skipped)"
     return Findings(records=tuple(_with_val(records)), notes=(note,))
+
+
+def _is_inside(file: object, images: Path) -> bool:
+    """Tell whether a log's file is there, and below its folder; who made the log may be anyone."""
+    if not isinstance(file, str) or "\0" in file:
+        return False
+    leads_out = Path(file).is_absolute() or ".." in Path(file).parts
+    return not leads_out and (images / file).exists()
 
 
 def _split(name: str, *, is_check: bool) -> Split:

@@ -10,7 +10,8 @@ from pathlib import Path
 from binseg.data.dataset import name_some
 from binseg.data.sources.listing import Listing, list_folder, real_path, subfolders
 from binseg.data.splits import parse_split
-from binseg.errors import DataError
+from binseg.errors import DataError, ImageError
+from binseg.imageio.formats import known_other
 from binseg.types import Split
 
 _IMAGE_FOLDERS = (
@@ -148,6 +149,9 @@ def without_images(root: Path) -> list[str]:
         if _split_and_kind(folder.name)[1] and listing.others and not listing.images:
             endings = Counter(path.suffix or "other" for path in listing.others).most_common(3)
             held = ", ".join(f"{num} {ending}" for ending, num in endings)
+            with suppress(ImageError):
+                other = known_other(listing.others[0])
+                held += f": {other}" if other else ""
             told.append(f"{_short(folder, root)} holds no images ({held})")
     return told
 

@@ -165,7 +165,7 @@ def find_files(path: Path, *suffixes: str) -> list[Path]:
 
 def holds(path: Path, *words: str) -> bool:
     """Tell whether a file of annotations has these words in it, without parsing it."""
-    if path.suffix.lower() not in {".json", ".geojson", ".xml"}:
+    if path.suffix.lower() not in {".json", ".geojson", ".xml", ".ndjson"}:
         return False
     try:
         content = read_bytes(path)

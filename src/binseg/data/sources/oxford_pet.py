@@ -33,8 +33,8 @@ def find_oxford_pet(root: Path) -> Path | None:
 def read_oxford_pet(home: Path, *_: object) -> Findings:
     """Read the official lists; either of them alone works, for its own splits.
 
-    The test list is the test split; of `trainval.txt`, in file order, every tenth image from
-    the first on validates and the rest trains (the 9:1 split of the source reports).
+    Of `trainval.txt`, in file order, every tenth image from the first on validates and the rest
+    trains (the 9:1 split of the source reports).
     """
     records: list[Record] = []
     lists: list[str] = []

@@ -47,6 +47,8 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 VOC_VOID = 255
+MARGIN = 0.05
+"""Share of an image by which YOLO's segments may reach past it."""
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 _IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
 _RUNS_COLUMNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation")
@@ -127,6 +129,8 @@ def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
             corners = values.reshape(-1, 2) * (width, height)
         except ValueError:
             raise ValueError(f"line {number} holds no pairs of numbers") from None
+        if np.abs(values - 0.5).max(initial=0) > 0.5 + MARGIN:
+            raise ValueError(f"line {number} is in pixels; YOLO's coordinates are shares, 0 to 1")
         label = names.get(words[0], words[0])
         shapes.append(shape_of([(x, y) for x, y in corners.tolist()], label))
     return tuple(shapes)
@@ -188,7 +192,7 @@ def _paired(
         raise DataError(f"{home}: {len(strays)} masks have no image ({name_some(strays)})")
     listed = {name: split for name, split in split_of_name.items() if name in masks}
     alone = [images[name][0] for name in sorted(images.keys() - masks.keys())]
-    notes = [*missing_note(alone, config, home, noun="mask")]
+    notes = [*missing_note(alone, len(masks), config, home, noun="mask")]
     if listed and len(listed) < len(masks):
         rest = sorted(masks.keys() - listed.keys())
         notes.append(f"{len(rest)} images in no list are left out ({name_some(rest)})")
@@ -204,7 +208,7 @@ def _paired(
         for name in sorted(names)
     ]
     if config.missing == "empty":
-        records += [Record(id=one.stem, image_path=one, shapes=()) for one in alone]
+        records += [Record(id=stem_of(one), image_path=one, shapes=()) for one in alone]
     if listed:
         notes.append("split from the lists of names")
     return Findings(records=tuple(records), notes=tuple(notes), classes=classes, ignore=ignore)
@@ -352,7 +356,6 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
     Paths are relative to the manifest's folder and stay in it. Columns are parted by comma,
     semicolon or tab. A column that binseg doesn't know goes into the record's `columns`.
     """
-    del config
     path = path / _NAME if path.is_dir() else path
     reader = _reader(path)
     header = [(name or "").strip() for name in reader.fieldnames or ()]
@@ -377,9 +380,14 @@ def read_manifest(_: object, path: Path, config: DataConfig) -> Findings:
         records.append(record)
         problems += [f"line {line}: {what}" for what in wrong]
     refuse(path, problems)
+    alone = [one.image_path for one in records if one.mask_path is None]
+    used = [one for one in records if one.mask_path is not None]
+    missing = missing_note(alone, len(used), config, path.parent, noun="mask")
+    if config.missing == "empty":
+        used = [replace(one, shapes=() if one.mask_path is None else None) for one in records]
     further = [name for name in header if name.lower() not in _OWN]
     notes = (f"manifest columns kept for reports: {', '.join(further)}",) if further else ()
-    return Findings(records=tuple(records), notes=notes)
+    return Findings(records=tuple(used), notes=(*missing, *notes))
 
 
 def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
@@ -390,7 +398,7 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
         name = cells[noun]
         path = inside(folder, name)
         if not name:
-            wrong.append(f"no {noun}")
+            wrong += ["no image"] * (noun == "image")
         elif path is None:
             wrong.append(f"{noun} {name} lies outside the manifest's folder")
         elif not path.is_file():
@@ -401,12 +409,12 @@ def _record(cells: Mapping[str, str], folder: Path) -> tuple[Record, list[str]]:
         wrong.append(f"page {page!r} is not a whole number from 0")
     if split is None and cells.get("split"):
         wrong.append(f"split {cells['split']!r} is not train, val or test")
-    stem = Path(cells["image"]).with_suffix("").as_posix()
+    stem = Path(cells["image"] or "none").with_suffix("").as_posix()
     number = int(page) if page.isdecimal() else None
     record = Record(
         id=cells.get("id") or (stem if number is None else f"{stem}-page{number:04d}"),
         image_path=paths[0],
-        mask_path=paths[1],
+        mask_path=paths[1] if cells["mask"] else None,
         page=number,
         group=cells.get("group") or None,
         split=split,

@@ -28,8 +28,7 @@ from binseg.progress import SILENT, Progress, track
 from binseg.storage import cache_dir, locked, write_text
 from binseg.types import Record
 
-_VERSION = 1
-"""Part of the cache's key: raise it whenever the images change."""
+_VERSION = 1  # part of the cache's key: raise it whenever the images change
 KINDS = ("shapes", *FAMILIES)
 _LIMITS = {"num": (3, 100_000), "size": (16, 2048), "seed": (0, 2**32 - 1)}
 
@@ -76,11 +75,7 @@ def parse_synthetic(path: str) -> SyntheticSpec:
 
 
 def make_synthetic(spec: SyntheticSpec, *, progress: Progress = SILENT) -> Path:
-    """Give the folder of these images; drawn on the first call, found there afterwards.
-
-    Returns:
-        A folder with `images/`, `masks/` and the lists train.txt (70 %), val.txt, test.txt.
-    """
+    """Give the folder of these images and their split lists, drawn on the first call."""
     kind = "" if spec.kind == "shapes" else f"-{spec.kind}"
     name = f"synthetic{kind}-v{_VERSION}-num{spec.num}-size{spec.size}-seed{spec.seed}"
     folder = cache_dir() / name
@@ -263,11 +258,7 @@ def _grid(size: int) -> tuple[Float[np.ndarray, "S S"], Float[np.ndarray, "S S"]
 
 
 def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
-    """Find the grey level that parts an image's pixels into the two most distant classes.
-
-    Returns:
-        The last level of the darker class (Otsu 1979): pixels above it are the brighter class.
-    """
+    """Find the last grey level of the darker of the two most distant classes (Otsu 1979)."""
     counts = np.bincount(grey_HW.ravel(), minlength=256).astype(np.float64)
     below = np.cumsum(counts)
     sums = np.cumsum(counts * np.arange(256))
@@ -279,10 +270,7 @@ def otsu_threshold(grey_HW: UInt8[np.ndarray, "H W"]) -> int:
 
 
 def otsu_dice(records: Iterable[Record], rule: MaskRule) -> float:
-    """Score Otsu's threshold: mean Dice over images, each with the polarity that suits it best.
-
-    Choosing dark or bright by the truth flatters the threshold; a model must still beat it.
-    """
+    """Score Otsu's threshold: mean Dice over images, each with the polarity that suits it best."""
     scores = []
     for record in records:
         sample = read_sample(record, rule)

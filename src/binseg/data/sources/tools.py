@@ -17,17 +17,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from binseg.config.recipe import DataConfig
-from binseg.data.dataset import counted, name_some
 from binseg.data.sources.annotations import (
     Annotated,
     choose_labels,
     foreground_of,
     mapping,
     mask_of_png,
+    missing_note,
+    place_problem,
     refuse,
     rings_of_mask,
-    scale_problem,
     shape_of,
+    taken_for_empty,
 )
 from binseg.data.sources.layouts import split_of
 from binseg.data.sources.listing import (
@@ -359,7 +360,7 @@ def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findi
         except ValueError as error:
             problems.append(f"{file.relative_to(path).as_posix()}: {error}")
     used = [one.path for one in found.values() if one.path is not None]
-    problems += filter(None, map(scale_problem, used, (one.shapes for one in found.values())))
+    problems += filter(None, map(place_problem, used, (one.shapes for one in found.values())))
     refuse(path, problems)
     labels, note = choose_labels((s.label for o in found.values() for s in o.shapes), config, path)
     records = [
@@ -370,9 +371,9 @@ def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findi
     if skipped:
         told = ", ".join(f"{num} {kind}" for kind, num in sorted(skipped.items()))
         notes.append(f"left out, because they have no area: {told}")
-    if alone := [p.relative_to(path).as_posix() for p in listing.images if p not in used]:
-        told = counted(len(alone), "image has no .json and is", "images have no .json and are")
-        notes.append(f"{told} left out: {name_some(alone)}")
+    alone = [one for one in listing.images if one not in used]
+    notes += missing_note(alone, len(records), config, path, noun=".json")
+    records += taken_for_empty(alone, config, path)
     others = [file for file in listing.others if file not in files]
     return Findings(
         records=tuple(sorted(records, key=lambda record: record.id)),

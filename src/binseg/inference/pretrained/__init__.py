@@ -8,10 +8,7 @@ collection.
 
 from pathlib import Path
 
-__all__ = ["BUILT_IN", "NAME", "default_bundle_path", "model_of", "photo_path"]
-
-NAME = "pets"
-"""The name by which the model is asked for."""
+NAME = "pets"  # the name by which the model is asked for
 
 
 def default_bundle_path() -> Path:
@@ -35,5 +32,4 @@ def photo_path() -> Path:
     return Path(__file__).parent / "cat.jpg"
 
 
-BUILT_IN = {NAME: default_bundle_path()}
-"""Models that go by a name (`binseg train --from pets`)."""
+BUILT_IN = {NAME: default_bundle_path()}  # models that go by a name (`binseg train --from pets`)

@@ -53,19 +53,12 @@ class Backend(Protocol):
 def open_backend(
     bundle: Bundle, *, name: str = "auto", device: str = "auto", precision: str = "auto"
 ) -> Backend:
-    """Open a bundle's model in a runtime.
+    """Open a bundle's model in a runtime (of `BACKENDS`, or auto: the first of `candidates`).
 
-    Args:
-        bundle: the model.
-        name: a name in `BACKENDS`, or auto (the first of `candidates`).
-        device: auto (cuda where there is one), cpu or cuda.
-        precision: fp32, bf16, int8 or auto: fp32, in which a bundle's threshold and scores were
-            taken, unless `name` is auto as well and bf16 was proven to give the same masks.
-
-    Raises:
-        UsageError: an unknown name, or a device that isn't there.
-        MissingExtraError: the runtime isn't installed.
-        BundleError: the weights don't fit the card's architecture.
+    Precision is fp32, bf16, int8 or auto: fp32, in which a bundle's threshold and scores were
+    taken, unless `name` is auto as well and bf16 was proven to give the same masks. Raises
+    UsageError (an unknown name, an absent device), MissingExtraError and BundleError (weights that
+    don't fit).
     """
     name, precision = candidates(bundle, name=name, device=device, precision=precision)[0]
     return BACKENDS[name](bundle, device, precision)
@@ -76,9 +69,7 @@ def candidates(
 ) -> list[tuple[str, str]]:
     """Runtime and precision, in the order in which they are to be tried; at least one.
 
-    Raises:
-        UsageError: an unknown name, device or precision.
-        BundleError: the bundle's proofs are damaged.
+    Raises UsageError for an unknown name, device or precision, BundleError for damaged proofs.
     """
     _check_choice(name, ("auto", *BACKENDS), what="backend")
     _check_choice(device, DEVICES, what="device")
@@ -108,11 +99,7 @@ def _proven(bundle: Bundle, precision: str) -> list[tuple[str, str]]:
 
 
 def proofs_of(bundle: Bundle) -> dict[str, float]:
-    """Agreement of masks by runtime and precision ("openvino bf16"), of those that were proven.
-
-    Raises:
-        BundleError: the list is damaged.
-    """
+    """Agreement of masks by runtime and precision ("openvino bf16"), as proven; or BundleError."""
     if PROOFS not in bundle.sha256:
         return {}
     try:

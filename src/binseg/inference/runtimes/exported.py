@@ -29,12 +29,7 @@ class ExportedBackend:
 
 
 def onnx_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
-    """Open an ONNX file of `inputs` and `logits`, which errors call `name`, in ONNX Runtime.
-
-    Raises:
-        MissingExtraError: onnxruntime isn't installed.
-        BundleError: onnxruntime can't read it.
-    """
+    """Open an ONNX file in ONNX Runtime; MissingExtraError, or BundleError if it can't be read."""
     session = onnx_session(data, name=name, num_threads=num_threads())
     return ExportedBackend(
         "onnxruntime cpu", precision, lambda inputs: session.run(None, {"inputs": inputs})[0]
@@ -42,11 +37,7 @@ def onnx_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
 
 
 def openvino_backend(data: bytes, *, precision: str, name: str) -> ExportedBackend:
-    """Open a network in OpenVINO; raises as `onnx_backend`, and UsageError for bf16 without it.
-
-    OpenVINO takes bf16 by default on processors that have it; here the precision is always stated,
-    and checked afterwards.
-    """
+    """Open a network in OpenVINO; raises as `onnx_backend`, and UsageError for bf16 without it."""
     compiled, used = compile_openvino(
         data,
         precision=precision,

@@ -12,13 +12,16 @@ from binseg.errors import BundleError, UsageError, one_line
 from binseg.models import create_model
 from binseg.packaging import Bundle
 
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats that autocast multiplies in; weights and sums stay float32."""
+
 
 class TorchBackend:
     """A torch module as a backend: logits (N, 1, H, W) for inputs (N, C, H, W).
 
     The module, on `device` already, may be in the middle of its training: each call switches it to
     evaluation (batch norm, dropout) and puts every layer back as it was; its weights, their layout
-    and the random numbers are never touched. `precision` is fp32, or bf16 for autocast.
+    and the random numbers are never touched. `precision` is fp32, or one of `MIXED` for autocast.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class TorchBackend:
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
-        assert precision in {"fp32", "bf16"}, precision
+        assert precision == "fp32" or precision in MIXED, precision
         self.precision = precision
         self._kind = "torch-compile" if compiled else "torch"
         self._model = model
@@ -45,9 +48,9 @@ class TorchBackend:
         inputs = torch.from_numpy(inputs_NCHW).to(self._device, memory_format=torch.channels_last)
         # An outer autocast may be on: this one overrules it either way,
         # and caches no casts, which would be inference tensors that training can't use.
-        is_bf16, kind = self.precision == "bf16", self._device.type
-        autocast = torch.autocast(kind, torch.bfloat16, enabled=is_bf16, cache_enabled=False)
-        is_exact = kind == "cuda" and not is_bf16
+        mixed, kind = MIXED.get(self.precision), self._device.type
+        autocast = torch.autocast(kind, mixed, enabled=mixed is not None, cache_enabled=False)
+        is_exact = kind == "cuda" and mixed is None
         with _evaluating(self._model, exactly=is_exact), torch.inference_mode(), autocast:
             try:
                 logits_N1HW = self._model(inputs)
@@ -64,12 +67,8 @@ def open_torch(
 ) -> TorchBackend:
     """Build a bundle's network and load its weights.
 
-    `compiled` takes a minute or more at the start, and at the first batch of another number, for
-    faster batches afterwards.
-
-    Raises:
-        UsageError: cuda is asked for and absent, or there is no compiler.
-        BundleError: the weights don't fit the architecture on the card.
+    `compiled` costs a minute or more at the start, and at the first batch of another number. Raises
+    UsageError (no cuda, no compiler) and BundleError (weights that don't fit the card).
     """
     place = _choose_device(device)
     # This model is ours alone, so its weights may lie channels last as well: measured three times
@@ -104,10 +103,7 @@ def _compile(model: nn.Module, bundle: Bundle, place: str) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module, *, exactly: bool) -> Iterator[None]:
-    """Switch every layer to evaluation, and back to what each of them was.
-
-    `exactly` keeps a GPU's convolutions in float32, where torch would take TF32 of 10 bits.
-    """
+    """Switch every layer to evaluation and back; `exactly` keeps TF32 out of convolutions."""
     training = [module for module in model.modules() if module.training]
     before = torch.backends.cudnn.allow_tf32
     model.eval()
@@ -135,8 +131,6 @@ def _choose_device(device: str) -> str:
 
 def load_network(bundle: Bundle) -> nn.Module:
     """Build the card's network with the bundle's weights, in float32, on the CPU.
-
-    Weights that are stored in half precision (`binseg pack --half`) become float32 again.
 
     It is drawn up on the meta device first, where it costs neither time nor memory: a card that
     claims a network of terabytes is refused before anything of that size is made.

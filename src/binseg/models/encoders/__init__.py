@@ -1,20 +1,83 @@
 """Encoders by name: images to feature maps, finest first."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from binseg.config.named_models import Option
-from binseg.models.encoders.convolutional import DenseNetEncoder, ResNetEncoder, UNetEncoder
+from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.models.encoders.convolutional import (
+    EFFICIENTNET,
+    MOBILENET_V2,
+    DenseNetEncoder,
+    MobileEncoder,
+    ResNetEncoder,
+    UNetEncoder,
+    scaled_stages,
+)
 from binseg.models.encoders.mix_transformer import MixTransformerEncoder
-from binseg.models.encoders.mobile import EFFICIENTNET, MOBILENET_V2, MobileEncoder, scaled_stages
-from binseg.models.encoders.timm_features import TimmEncoder
 from binseg.models.skeleton import Encoder
 
-__all__ = ["ENCODERS", "TIMM", "TIMM_WEIGHTS", "EncoderEntry", "encoder_entry"]
 
-TIMM = "timm:"
-"""Encoders that begin so are networks of timm."""
+class TimmEncoder(Encoder):
+    """A `features_only` network of timm; its weights are those of the tag in its name.
+
+    timm sums the first convolution's weights for 1 channel, and repeats and scales them for others.
+    Raises MissingExtraError, UsageError (no such network, or no feature maps) and DataError
+    (weights).
+    """
+
+    def __init__(self, in_channels: int, *, name: str, pretrained: bool) -> None:
+        super().__init__()
+        if os.environ.get("BINSEG_OFFLINE", "") not in ("", "0"):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # read when timm's downloader is imported
+        try:
+            import timm
+        except ImportError as error:
+            purpose = f"the encoder timm:{name}"
+            raise MissingExtraError("timm", extra="timm", purpose=purpose) from error
+        if not timm.is_model(name.partition(".")[0]):
+            lists = "python -c 'import timm; print(timm.list_models())' lists them"
+            raise UsageError(f"timm has no network {name}; {lists}")
+        try:
+            self.features = timm.create_model(
+                name, pretrained=pretrained, features_only=True, in_chans=in_channels
+            )
+        except RuntimeError as error:
+            raise UsageError(f"timm:{name} can't be an encoder: {_line(error)}") from error
+        except OSError as error:
+            raise DataError(
+                f"timm's weights of {name} can't be fetched ({_line(error)}); go online once, or "
+                "leave encoder_weights out"
+            ) from error
+        facts = self.features.feature_info
+        self.channels = tuple(facts.channels())
+        self.strides = tuple(facts.reduction())
+        ratios = {high / low for low, high in pairwise(self.strides)}
+        if ratios != {2.0} or self.strides[0] not in (1, 2, 4):
+            raise UsageError(
+                f"timm:{name} can't be an encoder: its maps have strides "
+                f"{', '.join(map(str, self.strides))}, and decoders need maps that halve"
+            )
+        if pretrained:
+            config = timm.get_pretrained_cfg(name)
+            self.trained_with = (tuple(config.mean), tuple(config.std))
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return one map per stage, finest first."""
+        maps: tuple[Tensor, ...] = tuple(self.features(images_BCHW))
+        return maps
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+TIMM = "timm:"  # encoders that begin so are networks of timm
 TIMM_WEIGHTS = "imagenet"
 """The weights that timm publishes for a name, whatever they were trained on."""
 
@@ -23,26 +86,17 @@ class EncoderEntry(NamedTuple):
     """One row of `ENCODERS`."""
 
     summary: str
-    source: str
-    """The report or paper that describes it."""
-    num_parameters: int
-    """With 3 channels in and the default options."""
-    build: Callable[..., Encoder]
-    """Takes `in_channels` and all options by keyword."""
-    defaults: Mapping[str, Option]
-    """All options that it has; `OPTIONS` says what they mean."""
+    source: str  # the report or paper that describes it
+    num_parameters: int  # with 3 channels in and the default options
+    build: Callable[..., Encoder]  # takes `in_channels` and all options by keyword
+    defaults: Mapping[str, Option]  # all options that it has; `OPTIONS` says what they mean
     full_size: bool = False
     """True if its finest map has the input's size, so that no decoder needs to enlarge further."""
-    has_own_start: bool = False
-    """True if `build` leaves weights that are not to be sampled anew."""
+    has_own_start: bool = False  # True if `build` leaves weights that are not to be sampled anew
 
 
 def _small_resnet(in_channels: int, *, norm: Any, **sizes: Any) -> Encoder:
-    """Build a residual encoder for processors.
-
-    It has nothing but 3x3 convolutions, few of them on many pixels, and channels in multiples of 16
-    (whole vector registers); most of its depth is where maps are small.
-    """
+    """Build a residual encoder for processors: 3x3 convolutions, most of them on small maps."""
     bias = norm == "none"
     return ResNetEncoder(
         in_channels, stem="3x3", mirrored=True, encoder_norm=norm, encoder_bias=bias, **sizes

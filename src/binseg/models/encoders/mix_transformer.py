@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from binseg.models.skeleton import Encoder
 
-NUM_HEADS = (1, 2, 5, 8)
-"""Heads of the attention in each stage."""
+NUM_HEADS = (1, 2, 5, 8)  # heads of the attention in each stage
 
 
 def _to_map(tokens_BND: Tensor, h: int, w: int) -> Tensor:
@@ -126,8 +125,7 @@ class Stage(nn.Module):
 class MixTransformerEncoder(Encoder):
     """B0: four stages of two transformer blocks; maps at 1/4, 1/8, 1/16, 1/32 (rounded up).
 
-    The first stage is `width` wide, 32 as published; the last block is skipped in training by the
-    chance `drop_path`, earlier ones linearly less.
+    The last block is skipped in training by the chance `drop_path`, earlier ones linearly less.
     """
 
     def __init__(self, in_channels: int, *, width: int, drop_path: float) -> None:

@@ -114,11 +114,12 @@ async function post(path, body, query, signal) {
   return request(path, { method: "POST", body, query, signal, headers: { "Content-Type": "application/octet-stream" } });
 }
 
-/** An image's probability: {blob: 8-bit grey PNG, seconds}. */
+/** An image's probability: {blob: 8-bit grey PNG, seconds, quality or null}. */
 export async function getProbability(file, model, signal) {
   const response = await post("v1/predict", file, { model, output: "probability" }, signal);
   try {
-    return { blob: await response.blob(), seconds: Number.parseFloat(response.headers.get("X-Binseg-Seconds") ?? "") };
+    const heard = (key) => response.headers.get(`X-Binseg-${key}`);
+    return { blob: await response.blob(), seconds: Number.parseFloat(heard("Seconds") ?? ""), quality: JSON.parse(heard("Quality") ?? "null") };
   } catch (error) {
     throw asTrouble(error);
   }

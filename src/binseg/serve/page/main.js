@@ -8,7 +8,7 @@ import { canBeJob, runJob } from "./jobs.js";
 import { PROBABILITY_COLOURS } from "./paint.js";
 import { drawThumbnail } from "./image.js";
 import { Queue } from "./queue.js";
-import { saveAll, saveAllCutouts, saveRendered, saveJob, saveMask, savePolygons } from "./save.js";
+import { saveAll, saveRendered, saveJob, saveMask, savePolygons } from "./save.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 import { listenTheme } from "./theme.js";
@@ -17,6 +17,12 @@ import { bytes, percent, whole, zoomed } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const INVITATION = matchMedia("(pointer: coarse)").matches ? "Choose or take an image" : "Drop images here";
+const ZIPS = {
+  "save-all": ["masks.zip", ["mask"]],
+  "save-all-cutouts": ["cutouts.zip", ["cutout"]],
+  "save-everything": ["binseg.zip", ["mask", "cutout", "overlay"]],
+};
+const USELESS = ["unreadable", "large", "stack", "done"]; // asking for these again changes nothing
 let models = [];
 let said = 0;
 
@@ -50,7 +56,7 @@ const shown = new Shown(viewer, {
 const queue = new Queue($("queue"), {
   onChange: (item) => {
     if (item === queue.current) showState(item);
-    for (const id of ["save-all", "save-all-cutouts"]) $(id).hidden = done().length < 2;
+    for (const id of Object.keys(ZIPS)) $(id).hidden = done().length < 2;
   },
   onChoose: choose,
 });
@@ -94,7 +100,9 @@ function showState(item) {
 async function takePrediction(item) {
   try {
     await shown.take(item.prediction);
-    if (queue.current === item) settings.setCounts(shown.found?.counts ?? null);
+    if (queue.current !== item) return;
+    settings.setCounts(shown.found?.counts ?? null);
+    showQuality(item.prediction.quality);
   } catch (error) {
     if (queue.current === item && error.name !== "AbortError") showTrouble(asTrouble(error));
   }
@@ -123,7 +131,7 @@ function showJob(item, trouble) {
   $("as-job").hidden = runs || !canBeJob(trouble, item.file, queue.limits);
   $("as-job").classList.toggle("main", !$("as-job").hidden);
   $("retry").classList.toggle("main", $("as-job").hidden);
-  $("retry").hidden = runs;
+  $("retry").hidden = runs || USELESS.includes(trouble.kind);
   $("job-progress").hidden = !runs;
   if (!runs) return;
   $("job-progress").value = item.job;
@@ -155,6 +163,7 @@ async function sendJob(item) {
 function clearMeasure() {
   for (const id of ["share", "objects"]) $(id).textContent = "–";
   $("facts").textContent = "";
+  $("quality").hidden = true;
   settings.setCounts(null);
 }
 
@@ -169,6 +178,17 @@ function showMeasure({ width, height, area, count }) {
   const took = seconds >= 0 ? ` · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`}` : "";
   $("facts").textContent = `${whole(area)} px of ${width} × ${height}${took}`;
   $("share").dataset.pixels = String(area);
+}
+
+/* The server judges the mask at the model's own threshold. */
+function showQuality(quality) {
+  $("quality").hidden = !quality;
+  if (!quality) return;
+  const { expected_dice: dice, low, high, flag, reason } = quality;
+  $("quality").classList.toggle("warn", flag !== "ok");
+  const figures = `Expected Dice ${dice.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)})`;
+  const titles = { ok: figures, look: `Look closely. ${figures}: ${reason}.` };
+  $("quality").textContent = titles[flag] ?? `Don’t trust this mask unseen: the image is unlike the training data (${reason}).`;
 }
 
 /* A slider that moves must not flood a screen reader: the last word counts. */
@@ -216,9 +236,10 @@ function listenSaving() {
     "save-cutout": () => saveRendered("cutout", shown, model(), settings.mask, settings.look),
     "save-overlay": () => saveRendered("overlay", shown, model(), settings.mask, settings.look),
     "save-polygons": () => savePolygons(shown, model(), settings.mask),
-    "save-all": () => saveAll(done(), model(), settings.mask),
-    "save-all-cutouts": () => saveAllCutouts(done(), model(), settings.mask),
   };
+  for (const [id, [name, made]] of Object.entries(ZIPS)) {
+    kinds[id] = () => saveAll(name, made, done(), queue.items.filter(({ state }) => state === "failed"), model(), settings.mask);
+  }
   for (const [id, save] of Object.entries(kinds)) {
     $(id).addEventListener("click", async () => {
       $("save-trouble").hidden = true;
@@ -315,7 +336,8 @@ function startTrouble(trouble) {
 async function loadExamples() {
   try {
     const examples = await getExamples();
-    const buttons = await Promise.all(examples.map(makeExample));
+    const made = await Promise.allSettled(examples.map(makeExample)); // one that fails hides no other
+    const buttons = made.flatMap(({ value }) => value ?? []);
     $("example-list").replaceChildren(...buttons);
     $("examples").hidden = !buttons.length;
   } catch {

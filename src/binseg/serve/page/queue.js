@@ -164,10 +164,13 @@ export class Queue {
     this.onChange(item);
   }
 
-  show({ tile, state, name }) {
+  show({ tile, state, name, prediction }) {
+    const judged = state === "done" ? prediction.quality?.flag : "";
+    const flag = judged && judged !== "ok" ? judged : "";
     tile.dataset.state = state;
-    tile.lastChild.textContent = state === "failed" ? `✕ ${name}` : SAID[state] || name;
-    tile.title = name;
-    tile.setAttribute("aria-label", `${name}${SAID[state] ? `, ${SAID[state]}` : ""}`);
+    tile.dataset.flag = flag;
+    tile.lastChild.textContent = state === "failed" ? `✕ ${name}` : flag ? `! ${name}` : SAID[state] || name;
+    tile.title = flag ? `${name}: ${flag}` : name;
+    tile.setAttribute("aria-label", `${name}${SAID[state] ? `, ${SAID[state]}` : ""}${flag ? `, ${flag}` : ""}`);
   }
 }

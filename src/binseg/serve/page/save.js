@@ -43,27 +43,23 @@ export async function savePolygons(shown, model, settings) {
   keep(new Blob([JSON.stringify(description.polygons)], { type: "application/geo+json" }), `${stemOf(name)}.geojson`);
 }
 
-/** The masks of all items that are done, in one ZIP. */
-export async function saveAll(items, model, settings) {
+/** Outputs of all items that are done, in one ZIP with a note of those that failed; only masks are made here. */
+export async function saveAll(archive, kinds, items, failed, model, settings) {
   const files = [];
   const names = new Set();
-  const predictions = items.map(({ name, prediction }) => ({ name, given: prediction.blob })); // as they are now
-  for (const { name, given } of predictions) {
-    const { blob } = await ask("mask", { ...settings, blob: given, notes: notesOf(model, settings) });
-    files.push({ name: unlike(names, `${stemOf(name)}_mask`), bytes: new Uint8Array(await blob.arrayBuffer()) });
+  const predictions = items.map(({ name, file, prediction }) => ({ name, file, given: prediction.blob })); // as they are now
+  for (const { name, file, given } of predictions) {
+    const stem = unlike(names, stemOf(name));
+    for (const kind of kinds) {
+      const blob = kind === "mask"
+        ? (await ask("mask", { ...settings, blob: given, notes: notesOf(model, settings) })).blob
+        : await patiently(() => getRendered(file, model.id, thresholdOf(settings.level), settings.postprocessing, kind), { onWait: () => {} });
+      files.push({ name: `${stem}_${kind}.png`, bytes: new Uint8Array(await blob.arrayBuffer()) });
+    }
   }
-  keep(zip(files), "masks.zip");
-}
-
-/** The cut-outs of all items that are done, in one ZIP; the server makes them, one after another. */
-export async function saveAllCutouts(items, model, settings) {
-  const files = [];
-  const names = new Set();
-  for (const { name, file } of items) {
-    const blob = await patiently(() => getRendered(file, model.id, thresholdOf(settings.level), settings.postprocessing, "cutout"), { onWait: () => {} });
-    files.push({ name: unlike(names, `${stemOf(name)}_cutout`), bytes: new Uint8Array(await blob.arrayBuffer()) });
-  }
-  keep(zip(files), "cutouts.zip");
+  const missing = failed.map(({ name, trouble }) => `${name}: ${trouble.title}. ${trouble.message}\n`).join("");
+  if (missing) files.push({ name: "failed.txt", bytes: new TextEncoder().encode(missing) });
+  keep(zip(files), archive);
 }
 
 /** What a job made of an item. */
@@ -72,8 +68,8 @@ export function saveJob(item, { blob, suffix }) {
 }
 
 function unlike(names, stem) {
-  let name = `${stem}.png`;
-  for (let n = 2; names.has(name); n += 1) name = `${stem}_${n}.png`;
+  let name = stem;
+  for (let n = 2; names.has(name); n += 1) name = `${stem}_${n}`;
   names.add(name);
   return name;
 }

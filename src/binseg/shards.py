@@ -1,62 +1,14 @@
-"""One command at a time writes to a place, or many that share the work by shards."""
+"""Shares of the work of many processes that know nothing of each other."""
 
-import contextlib
 import hashlib
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from binseg.errors import OutputError, UsageError, one_line
-from binseg.storage import cache_dir, parse_json, read_bytes, write_json
-
-_LOG = logging.getLogger("binseg")
-_HELD: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
-
-
-@contextmanager
-def held(out: Path, shard: "Shard | None" = None) -> Iterator[None]:
-    """Hold an output's place from start to end, so that two commands never mix theirs there.
-
-    A shard holds its own share of the place.
-
-    The locks lie in the cache folder, since a place may not exist yet, or its folder be shut. Who
-    holds a place may ask for it again within.
-
-    Raises:
-        OutputError: another command works there.
-    """
-    place = Path(os.path.realpath(out), *([] if shard is None else [_RECORDS, f"{shard}"]))
-    if place in _HELD.get():
-        yield
-        return
-    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-    locks = cache_dir() / "locks"
-    lock = filelock.FileLock(locks / f"{name}.lock")
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OutputError(
-            f"{one_line(str(out))}: another command works there; wait, or choose another --out"
-        ) from None
-    except OSError as error:
-        _LOG.warning("%s: can't be locked against other commands (%s)", out, error.strerror)
-    token = _HELD.set(_HELD.get() | {place})
-    try:
-        yield
-    finally:
-        _HELD.reset(token)
-        with contextlib.suppress(OSError):  # while it is held: whoever waits sees that it is gone
-            Path(lock.lock_file).unlink()
-        lock.release()
-
+from binseg.errors import UsageError
+from binseg.storage import parse_json, read_bytes, write_json
 
 _RECORDS = ".shards"
 """Folder in an output's place, with a file of what each shard answered."""
@@ -90,6 +42,10 @@ class Shard:
         if not (first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of)):
             raise UsageError(f"shard {text!r}: give a number and how many there are, such as 3/100")
         return cls(number=int(first), of=int(of))
+
+    def place(self, out: Path) -> Path:
+        """Name the part of an output's place that the shard holds alone (`storage.held`)."""
+        return out / _RECORDS / f"{self.number}-of-{self.of}"
 
     def holds(self, name: str) -> bool:
         """Tell whether an image of this name, its path below the folder asked for, is in it."""

@@ -1,0 +1,228 @@
+"""The public readers: JPEG and PNG are decoded here, all else in children that can be killed."""
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from binseg.errors import ImageError
+from binseg.imageio.cage import Cage
+from binseg.imageio.decoding import (
+    Colours,
+    Decoder,
+    ImageInfo,
+    Labels,
+    Opacity,
+    Pixels,
+    Reduction,
+    Valid,
+    one_line,
+)
+from binseg.imageio.formats import HEAD, decoder_of, format_of, opened
+from binseg.imageio.metadata import Georeference, PixelSize, georeference_of, pixel_size_of
+from binseg.imageio.windows import Windows, is_for_windows, open_windows
+from binseg.imageio.zarr_folders import is_zarr
+from binseg.parallel import num_cores
+
+_HERE = ("JPEG", "PNG", None)
+"""Formats whose claims are checked and whose decoders end; None is no image at all."""
+_SECONDS = 60.0
+"""Time for a header, and for pixels beside those that their number takes: disks may be slow."""
+_cages: dict[int, Cage] = {}
+_lock = threading.Lock()
+
+
+def probe(path: Path) -> ImageInfo:
+    """Read an image's header and nothing else; of a multi-page file, the first page's.
+
+    Raises:
+        ImageError: no file, no image, damaged, animated or too large.
+    """
+    with _decoder(path, any_page=True) as decoder:
+        return decoder.info()
+
+
+def read_image(path: Path, *, page: int | None = None) -> Pixels:
+    """Read an image as it is meant to be seen: turned by its EXIF, palette applied, no alpha.
+
+    Args:
+        path: a file of one of `FORMATS`, whatever its suffix says.
+        page: which page of a multi-page TIFF, from 0; needed there, and 0 or None elsewhere.
+
+    Returns:
+        uint8 or uint16, or float32 for 32-bit files; 1 channel for grey, 3 for colour, as many as
+        there are for other TIFFs. 1-bit images are 0 and 255. Float values stay as they are.
+
+    Raises:
+        ImageError: one line with the path, what is wrong and what to do.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.image()
+
+
+def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
+    """Read the colours that an image's indices stand for, or None where it has no palette."""
+    with _decoder(path, page=page) as decoder:
+        return decoder.palette()
+
+
+def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
+    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
+
+    Args:
+        path: as for `read_image`.
+        page: as for `read_image`.
+        indices: give a palette's indices instead of the grey levels or colours they stand for.
+
+    Returns:
+        Integers of shape H x W: grey values, or 0 and 1 of a 1-bit file; or uint8 of shape
+        H x W x 3 for masks in colours. Alpha is dropped.
+
+    Raises:
+        ImageError: as `read_image`, and for masks with fractions or odd channels.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.labels(indices=indices)
+
+
+def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
+    """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
+
+    Returns:
+        The image as `read_image` gives it, with the channel's median where there is no data; and
+        False there, or None where there is data everywhere.
+    """
+    with _decoder(path, page=page) as decoder:
+        return decoder.image(), decoder.valid()
+
+
+def read_reduced(
+    source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
+) -> tuple[Pixels, Valid, tuple[int, int]]:
+    """Do as `read_pixels`, but give a JPEG averaged over squares of pixels, which costs less.
+
+    Args:
+        source: the file, or its bytes, which errors call `name`.
+        reduction: tells the squares' side, a power of two, by height and width
+            (`preprocess.reduction`); decoders go up to 8, those of other formats to 1.
+        name: of bytes.
+        page: as for `read_image`.
+
+    Returns:
+        The image, where it has data, and its own height and width.
+    """
+    with _decoder(source, name=name, page=page) as decoder:
+        info = decoder.info()
+        size = (info.height, info.width)
+        return decoder.reduced(reduction(size)), decoder.valid(), size
+
+
+def read_cover(
+    source: Path | bytes, *, page: int | None = None
+) -> tuple[Opacity | None, bytes | None]:
+    """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    name = "the image" if isinstance(source, bytes) else ""
+    with _decoder(source, name=name, page=page) as decoder:
+        return decoder.opacity(), decoder.profile()
+
+
+def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
+    """Do as `read_pixels` with a file in memory, which errors call `name`."""
+    with _decoder(data, name=name) as decoder:
+        return decoder.image(), decoder.valid()
+
+
+def decode_image(data: bytes, *, name: str) -> Pixels:
+    """Read an image from memory, which errors call `name`; see `read_image`."""
+    return decode_pixels(data, name=name)[0]
+
+
+def read_pixel_size(path: Path) -> PixelSize | None:
+    """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
+    if (cage := _cage_if_read(path)) is None:
+        return pixel_size_of(path)
+    size = cage.fact("pixel_size", path)
+    return PixelSize(**size) if size else None
+
+
+def read_georeference(path: Path) -> Georeference | None:
+    """Read the place of an image on a map; see `metadata.georeference_of`."""
+    if (cage := _cage_if_read(path)) is None:
+        return georeference_of(path)
+    place = cage.fact("georeference", path)
+    return Georeference(**{name: _tuples(one) for name, one in place.items()}) if place else None
+
+
+def needs_windows(path: Path) -> bool:
+    """Tell from the header whether an image is for windows: many pages, huge, or OME-Zarr.
+
+    Raises:
+        ImageError: no file, no image, damaged; or huge and of a format that can't be read by
+            windows.
+    """
+    if is_zarr(path):
+        return True
+    cage = _cage_for(path)
+    return is_for_windows(path) if cage is None else bool(cage.fact("is_for_windows", path))
+
+
+@contextmanager
+def caged_windows(path: Path) -> Iterator[Windows]:
+    """Open an image of any size in a child.
+
+    Raises:
+        ImageError: as `Cage.windows`.
+        MissingExtraError: a Zarr folder, and the package isn't installed.
+    """
+    is_missing = is_zarr(path) and find_spec("zarr") is None  # said here
+    with open_windows(path) if is_missing else _cage().windows(path) as windows:
+        yield windows
+
+
+@contextmanager
+def _decoder(source: Path | bytes, *, name: str = "", **asked: Any) -> Iterator[Decoder]:
+    name = name or one_line(source)  # bytes have a name
+    cage = _cage_for(source)
+    opened_by = decoder_of if cage is None else cage.open
+    with opened_by(source, name=name, **asked) as decoder:
+        yield decoder
+
+
+def _cage_for(source: Path | bytes) -> Cage | None:
+    """Give the cage for a file that is read there; None for one that is read here."""
+    with opened(source) as handle:
+        try:
+            found = format_of(handle.read(HEAD))
+        except OSError:  # reading it says so
+            return None
+    return None if found in _HERE else _cage()
+
+
+def _cage_if_read(path: Path) -> Cage | None:
+    """Give the cage as `_cage_for`; None also for what is not to be opened."""
+    try:
+        return _cage_for(path)
+    except ImageError:
+        return None
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists of JSON, and those in them, into tuples."""
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+def _cage() -> Cage:
+    """The cage of this process, made when it is first needed; one that forked makes its own."""
+    with _lock:
+        if os.getpid() not in _cages:
+            _cages[os.getpid()] = Cage(num_cores(), seconds=_SECONDS)
+            atexit.register(_cages[os.getpid()].close)
+        return _cages[os.getpid()]
