@@ -166,8 +166,8 @@ def model_rows(run: Path, size: int, *, repeats: int, quick: bool) -> list[Row]:
     rows = []
     for name, predictor in predictors.items():
         proof = prove(
-            lambda image: predictors[PLAIN].predict(image).probability_HW,
-            lambda image, other=predictor: other.predict(image).probability_HW,
+            lambda image: predictors[PLAIN].predict(image).probability,
+            lambda image, other=predictor: other.predict(image).probability,
             images.images,
             threshold=card.threshold.value,
             runtime=name,

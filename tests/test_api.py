@@ -91,9 +91,7 @@ def test_a_prediction_becomes_arrays_and_files(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(written), prediction.overlay())
     with pytest.raises(UsageError, match=r"must end in one of \.png"):
         prediction.save(tmp_path / "m.doc")
-    large = binseg.Prediction(
-        probability_HW=prediction.probability_HW, threshold=0.5, bundle_id="c"
-    )
+    large = binseg.Prediction(probability_HW=prediction.probability, threshold=0.5, bundle_id="c")
     with pytest.raises(UsageError, match="too large to keep"):
         large.overlay()
 

@@ -13,6 +13,7 @@ from binseg.inference.opening import open_model
 from binseg.inference.predictor import Predictor
 from binseg.inference.sinks import PredictResult
 from binseg.progress import SILENT, Progress
+from binseg.shards import Shard
 from binseg.types import Report
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def predict_files(
     options: PredictOptions | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    shard: str | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
     """Write a 0/255 mask for every image, at the image's own size, as `binseg predict` does.
@@ -172,6 +174,7 @@ def predict_files(
         overwrite: replace files of an earlier run; inputs are never replaced.
         resume: leave out images whose outputs are there already, if they are of these images,
             this model and these settings.
+        shard: this share of the images alone, such as "3/100"; `binseg gather` joins all.
         progress: told of every image.
 
     Returns:
@@ -189,6 +192,7 @@ def predict_files(
         options=options,
         overwrite=overwrite,
         resume=resume,
+        shard=None if shard is None else Shard.parse(shard),
         progress=progress,
     )
 

@@ -101,13 +101,15 @@ class Sample:
     """Decoded pixels in their original size; `mask_HW` is None where there is no truth."""
 
     id: str
-    image_HWC: Num[np.ndarray, "H W C"]
+    image_HWC: Num[np.ndarray, "h w C"]
     mask_HW: Bool[np.ndarray, "H W"] | None
     valid_HW: Bool[np.ndarray, "H W"]
     """False where a pixel counts neither for nor against (ignore labels)."""
+    is_reduced: bool = False
+    """The image is smaller than its masks, as a JPEG's decoder reduced it for the model."""
 
     def __post_init__(self) -> None:
-        assert self.image_HWC.shape[:2] == self.valid_HW.shape
+        assert self.is_reduced or self.image_HWC.shape[:2] == self.valid_HW.shape
         assert self.mask_HW is None or self.mask_HW.shape == self.valid_HW.shape
 
 

@@ -107,7 +107,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_bands_are_what_the_whole_gives(name: str, kind: str, paths: dict[str, Path]) -> None:
     """However a model takes images, reading them by windows changes no probability."""
     predictor = model(**SETTINGS[name])
-    whole_HW = predictor.predict(paths[kind]).probability_HW
+    whole_HW = predictor.predict(paths[kind]).probability
     np.testing.assert_allclose(by_bands(predictor, paths[kind]), whole_HW, rtol=0, atol=1e-6)
 
 
@@ -128,7 +128,7 @@ def test_bands_do_not_depend_on_where_the_work_began(
 def test_any_height_of_band(band: int, paths: dict[str, Path]) -> None:
     """The bands' height only cuts the same rows elsewhere."""
     predictor = model()
-    whole_HW = predictor.predict(paths["uint8"]).probability_HW
+    whole_HW = predictor.predict(paths["uint8"]).probability
     np.testing.assert_allclose(
         by_bands(predictor, paths["uint8"], band=band), whole_HW, rtol=0, atol=1e-6
     )
@@ -140,7 +140,7 @@ def test_small_pages_are_predicted_whole(paths: dict[str, Path]) -> None:
     with open_windows(paths["uint16"]) as windows:
         parts = list(probability_bands(predictor, windows, 0, band=100))
     np.testing.assert_array_equal(
-        np.concatenate(parts), predictor.predict(paths["uint16"]).probability_HW
+        np.concatenate(parts), predictor.predict(paths["uint16"]).probability
     )
 
 
@@ -149,7 +149,7 @@ def test_ensembles_answer_together(paths: dict[str, Path]) -> None:
     alike = EnsemblePredictor([model("a"), model("b")])
     unlike = EnsemblePredictor([model("a"), model("b", resize="stretch"), model("c", scale=0.5)])
     for predictor in (alike, unlike):
-        whole_HW = predictor.predict(paths["uint8"]).probability_HW
+        whole_HW = predictor.predict(paths["uint8"]).probability
         np.testing.assert_allclose(by_bands(predictor, paths["uint8"]), whole_HW, rtol=0, atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_tiles_leave_no_seam(size: int, overlap: float, paths: dict[str, Path]) 
     """
     predictor = model().with_options(PredictOptions(tile=size, overlap=overlap))
     whole = model(height=HEIGHT, width=WIDTH, resize="stretch").predict(paths["uint8"])
-    difference_HW = np.abs(by_bands(predictor, paths["uint8"]) - whole.probability_HW)
+    difference_HW = np.abs(by_bands(predictor, paths["uint8"]) - whole.probability)
     assert difference_HW[:-4, :-4].max() < 1e-5
 
 
@@ -180,11 +180,11 @@ def test_images_that_fit_are_one_tile(largest: int, scale: float, paths: dict[st
     assert wide == max(64, min(largest, -(-width // 32) * 32))
     assert len({one.source.top for one in placements}) == 1 or height > largest
     assert len({one.source.left for one in placements}) == 1 or width > largest
-    whole_HW = predictor.predict(paths["uint8"]).probability_HW
+    whole_HW = predictor.predict(paths["uint8"]).probability
     np.testing.assert_allclose(by_bands(predictor, paths["uint8"]), whole_HW, rtol=0, atol=1e-6)
     if scale == 1:
         fixed_HW = model(height=HEIGHT, width=WIDTH, resize="stretch").predict(paths["uint8"])
-        assert np.abs(whole_HW - fixed_HW.probability_HW)[4:-4, 4:-4].max() < 1e-5
+        assert np.abs(whole_HW - fixed_HW.probability)[4:-4, 4:-4].max() < 1e-5
 
 
 def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:
@@ -204,7 +204,7 @@ def test_other_tiles_are_asked_for(paths: dict[str, Path]) -> None:
     half = PredictOptions(scale=0.5)
     both = EnsemblePredictor([model("a"), model("b", scale=2.0)]).with_options(half)
     assert [one.preprocessing.scale for one in both.members] == [0.5, 1.0]
-    half_HW = model().with_options(half).predict(paths["uint8"]).probability_HW
+    half_HW = model().with_options(half).predict(paths["uint8"]).probability
     assert half_HW.shape == (HEIGHT, WIDTH)
     with pytest.raises(UsageError, match="no tiles and no scale"):
         model(resize="stretch").with_options(half)

@@ -26,7 +26,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
-SIZES = ((1, 9), (31, 64), (32, 48), (64, 64), (77, 50), (120, 150))
+SIZES = ((1, 9), (31, 64), (32, 48), (64, 64), (77, 50), (120, 150), (259, 300))
 PAIRS = [
     ("unet", "keras_unet"),
     *((encoder, "unet") for encoder in ENCODERS),
@@ -104,7 +104,7 @@ def test_preprocessing_is_inside_the_graph(
         image = photo(height, width)
         if pixels == "float32":
             image = (image / 255).astype(np.float32)
-        expected = ours.predict(image).probability_HW
+        expected = ours.predict(image).probability
         for run in run_all:
             found = run(np.stack([image, image[::-1]]))
             assert found.shape == (2, *expected.shape)

@@ -90,7 +90,7 @@ print(text["binseg.threshold"])
 def test_files_open_without_binseg(run: Path, tmp_path: Path, target: str, program: str) -> None:
     """A few lines of the plain runtime; the card and the threshold are inside."""
     model = load(run, backend="torch")
-    expected = model.predict(image()).probability_HW
+    expected = model.predict(image()).probability
     made = export_model(run, target=target, out=tmp_path / NAMES[target])
     assert [one.name for one in tmp_path.iterdir()] == [NAMES[target]], "weights are in the file"
     assert made.num_bytes == made.path.stat().st_size
@@ -139,7 +139,7 @@ def test_a_bundle_predicts_without_torch(run: Path, exported: Path, tmp_path: Pa
         "import numpy, binseg\n"
         "model = binseg.load(sys.argv[1], precision='fp32')\n"
         "found = model.predict(numpy.load(sys.argv[2]))\n"
-        "numpy.save(sys.argv[3], found.probability_HW)\n"
+        "numpy.save(sys.argv[3], found.probability)\n"
         "print(model.backend.name, model.backend.precision)\n"
         "assert 'openvino_telemetry' not in sys.modules\n"
         "assert not {'scipy', 'requests', 'pandas'} & set(sys.modules)\n"
@@ -149,7 +149,7 @@ def test_a_bundle_predicts_without_torch(run: Path, exported: Path, tmp_path: Pa
         [sys.executable, "-c", code, *places], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "openvino cpu fp32"
-    expected = load(run, backend="torch").predict(image()).probability_HW
+    expected = load(run, backend="torch").predict(image()).probability
     assert np.abs(np.load(tmp_path / "q.npy") - expected).max() < 1e-3
 
 

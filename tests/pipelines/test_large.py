@@ -119,7 +119,7 @@ def test_the_mask_is_that_of_predict(path: Path, tmp_path: Path) -> None:
     mask_HW = tifffile.imread(tmp_path / "out.tif")
     np.testing.assert_array_equal(mask_HW, wanted.mask * np.uint8(255))
     found_HW = tifffile.imread(tmp_path / "out_probability.tif")
-    np.testing.assert_allclose(found_HW, wanted.probability_HW, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found_HW, wanted.probability, rtol=0, atol=1e-6)
     assert result.foreground == wanted.mask.mean()
     assert (result.height, result.width, result.num_pages) == (HEIGHT, WIDTH, 1)
     assert json.loads(json.dumps(result.as_dict()))["mask"] == str(tmp_path / "out.tif")
@@ -136,7 +136,7 @@ def test_probabilities_in_few_bits(kind: str, step: float, path: Path, tmp_path:
     found_HW = tifffile.imread(tmp_path / "out_probability.tif")
     assert found_HW.dtype == kind
     scaled_HW = found_HW / np.float32(255 if kind == "uint8" else 1)
-    wanted_HW = predictor.predict(path).probability_HW
+    wanted_HW = predictor.predict(path).probability
     assert np.abs(scaled_HW.astype(np.float32) - wanted_HW).max() <= step + 1e-6
 
 

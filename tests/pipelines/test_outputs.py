@@ -26,7 +26,7 @@ from binseg.imageio import (
 from binseg.inference import Prediction, PredictOptions
 from binseg.inference.predict_options import EXTRA_OUTPUTS
 from binseg.inference.quality import Quality
-from binseg.inference.sinks import FolderSink
+from binseg.inference.sinks import FolderSink, PredictResult
 from binseg.inference.sources import InputImage
 from binseg.postprocess import NOTHING, PostProcessing, trace_polygons
 
@@ -205,7 +205,7 @@ def test_bytes_are_those_of_the_files(tmp_path: Path) -> None:
         assert data == (tmp_path / name).read_bytes()
     data, _ = made.encode("probability")
     grey = decode_image(data, name="p")[..., 0]
-    assert np.array_equal(grey, np.rint(made.probability_HW * 255))
+    assert np.array_equal(grey, np.rint(made.probability * 255))
     facts = json.loads(made.encode("json")[0])
     assert (facts["num_objects"], facts["width"], facts["height"]) == (2, 30, 20)
     assert facts["foreground_share"] == pytest.approx(84 / 600)
@@ -254,7 +254,7 @@ def test_a_folder_has_one_file_of_all(tmp_path: Path) -> None:
     for name in ("a", "deep/b"):
         made = answer(name="=x.jpg", pixel_size=size)
         write_outputs(made, stem=tmp_path / name, options=options)
-    FolderSink(tmp_path).finish(options)
+    FolderSink(tmp_path).finish(options, PredictResult())
     coco = pytest.importorskip("pycocotools.coco").COCO(str(tmp_path / "coco.json"))
     assert [one["file_name"] for one in coco.loadImgs(coco.getImgIds())] == [
         "=x.jpg",

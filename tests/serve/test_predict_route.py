@@ -26,7 +26,7 @@ URL = "/v1/predict"
 
 @pytest.fixture
 def probability_HW(predictor: ModelPredictor, image: bytes) -> np.ndarray:
-    return predictor.predict(decode_image(image, name="p")).probability_HW
+    return predictor.predict(decode_image(image, name="p")).probability
 
 
 def test_the_mask_is_that_of_the_predictor(

@@ -11,7 +11,7 @@ from binseg.cli.console import Shell, exit_code_of
 from binseg.cli.data_verbs import augment, check
 from binseg.cli.label import label, suggest
 from binseg.cli.options import register
-from binseg.cli.predict import predict
+from binseg.cli.predict import gather, predict
 from binseg.cli.score_verbs import compare, demo, evaluate
 from binseg.cli.serve import serve
 from binseg.cli.ship_verbs import export, pack, verify
@@ -65,8 +65,8 @@ def _options(
 
 
 for _verb in (
-    check, label, suggest, plan, train, evaluate, compare, predict, pack, export, verify, augment,
-    list_verbs.models, list_verbs.encoders,
+    check, label, suggest, plan, train, evaluate, compare, predict, gather, pack,
+    export, verify, augment, list_verbs.models, list_verbs.encoders,
 ):  # fmt: skip
     register(app, _verb)
 list_verbs.add_recipes_to(app)

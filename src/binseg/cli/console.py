@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from binseg.errors import BinsegError, UsageError, training_extra_missing
 from binseg.progress import SILENT, Detail, Progress, Task
+from binseg.shards import Shard
 from binseg.storage import held
 
 if TYPE_CHECKING:
@@ -239,7 +240,8 @@ class Verb(_Untyped, TyperCommand):
         is_follower = any(os.environ.get(name, "0") != "0" for name in RANK_NAMES)
         if out is None or (ctx.info_name == "train" and is_follower):
             return super().invoke(ctx)
-        with held(out):
+        text = ctx.params.get("shard")
+        with held(out if text is None else Shard.parse(text).place(out)):
             return super().invoke(ctx)
 
 

@@ -1,5 +1,6 @@
 """`binseg check` and `binseg augment`: what is in a data set, and what training makes of it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +16,15 @@ from binseg.cli.options import (
     Recipe,
     Seed,
     Set,
+    ShardOption,
     Size,
     needed_data,
     nested,
     one_data,
     option,
 )
-from binseg.errors import DataError
+from binseg.errors import DataError, UsageError
+from binseg.shards import Shard
 
 
 def check(
@@ -45,6 +48,8 @@ def check(
     html: Annotated[
         Path | None, option("Write a page with the findings and their images.", "FILE")
     ] = None,
+    shard: ShardOption = None,
+    out: Annotated[Path | None, option("Folder that all shards share.", "FOLDER")] = None,
     json_: Json = False,
 ) -> None:
     """Check every image and mask of a data set; exit code 1 if something is wrong.
@@ -55,6 +60,7 @@ def check(
         binseg check my_folder/ --model runs/cv --html check.html
         binseg check my_folder/ --strict --json
         binseg check --data masks.csv --set 'data.foreground=[1, 2]'
+        binseg check my_folder/ --shard 3/100 --out checked/
     """
     from binseg.cli.screen import check_tables
     from binseg.config import load_recipe
@@ -64,6 +70,19 @@ def check(
     data = needed_data(place, data, verb="check")
     sections = nested(data__path=data, data__border=border, data__download=download or None)
     whole = load_recipe(recipe, overrides=set_ or (), sections=sections)
+    if (shard is None) != (out is None):
+        raise UsageError("--shard and --out go together: the folder takes the shards' findings")
+    if shard is not None and out is not None:
+        from binseg.pipelines.check_data import look_at_shard
+        from binseg.pipelines.gather import run_shard
+
+        if model is not None or html is not None or strict:
+            raise UsageError(
+                "--shard looks at images alone; leave out --model, --html and --strict"
+            )
+        find = partial(look_at_shard, whole.data, progress=progress_of(context))
+        show(run_shard("check", Shard.parse(shard), out, data=whole.data, find=find))
+        return
     sheet = sheet_path(data)
     result = run(whole.data, model=model, page=html, sheet=sheet, progress=progress_of(context))
     if json_:

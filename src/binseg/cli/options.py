@@ -68,6 +68,14 @@ Set = Annotated[
     list[str] | None,
     option("Change any setting of the recipe (repeatable): --set schedule.name=none.", "KEY=VALUE"),
 ]
+ShardOption = Annotated[
+    str | None,
+    option(
+        "Take this share of the images alone, such as 3/100; auto, or auto/100: by SLURM's or "
+        "Kubernetes' number of the job. `binseg gather` joins the shares.",
+        "NUMBER/OF",
+    ),
+]
 Size = Annotated[int | None, option("Height and width of the model's input.")]
 
 

@@ -13,12 +13,14 @@ from binseg.cli.options import (
     InputsAtOnce,
     Json,
     Precision,
+    ShardOption,
     TTAOption,
     With,
     argument,
     option,
 )
 from binseg.errors import UsageError
+from binseg.shards import Shard
 
 if TYPE_CHECKING:
     from binseg.inference import PredictOptions, Predictor
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from binseg.types import TTA
 
 PIPE = "-"
+_SHARED = ("--shard", "--workers", "--scheduler")
+"""Ways to share the work, of which one goes."""
 
 
 def predict(
@@ -84,6 +88,13 @@ def predict(
     strict: Annotated[
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
+    shard: ShardOption = None,
+    workers: Annotated[
+        int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
+    ] = 0,
+    scheduler: Annotated[
+        str, option("The Dask cluster to work on: tcp://host:8786.", "ADDRESS")
+    ] = "",
     watch: Annotated[bool, option("Go on with what comes into the folder, until Ctrl-C.")] = False,
     scale: Annotated[
         float,
@@ -122,9 +133,13 @@ def predict(
         binseg predict runs/first - < photo.jpg > mask.png
         binseg predict runs/first incoming/ --watch --out masks/
         binseg predict runs/first video.mp4 --overlay
+        binseg predict runs/first photos/ --out masks/ --shard 3/100
+        binseg predict runs/first photos/ --out masks/ --workers 8
+        binseg predict runs/first s3://bucket/photos/ --out masks/
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
+    from binseg.inference.remote import RemoteSource, is_remote
     from binseg.inference.sinks import FolderSink
     from binseg.inference.sources import FileSource, Source, WatchSource
 
@@ -153,36 +168,50 @@ def predict(
     )
     flags = {
         "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
-        "--watch": watch, "--report": report, "--strict": strict,
+        "--watch": watch, "--report": report, "--strict": strict, "--shard": shard is not None,
+        "--workers": workers > 0, "--scheduler": bool(scheduler),
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
-    predictor = load(
-        [run, *(with_ or ())],
-        backend=backend,
-        device=device or "auto",
-        precision=precision,
-        batch_size=batch_size,
-    )
+    settings = {"backend": backend, "device": device or "auto", "precision": precision}
+    models = [run, *(with_ or ())]
+    predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)
     _tell_unasked(predictor, options, progress)
     if inputs == [PIPE]:
         _answer_pipe(predictor, options, as_json=json_, progress=progress)
         return
-    source: Source = FileSource(inputs)
+    if workers or scheduler:  # whose folder may be another one
+        out = out.absolute()
+        inputs = [one if is_remote(one) else str(Path(one).absolute()) for one in inputs]
+        models = [one.absolute() for one in models]
+    source: Source = RemoteSource(inputs) if is_remote(inputs[0]) else FileSource(inputs)
     if watch:
         source = WatchSource(folder=Path(inputs[0]))
         message(f"watching {inputs[0]}; masks go to {out}; stop with Ctrl-C")
-    sink = FolderSink(out, overwrite=overwrite or watch, resume=resume or watch, report=report)
+    sink = FolderSink(
+        out,
+        overwrite=overwrite or watch,
+        resume=resume or watch,
+        report=report,
+        shard=None if shard is None else Shard.parse(shard),
+    )
     try:
-        result = predict_all(
-            source, predictor, sink, options, progress=progress, told=_tell_round if watch else None
-        )
+        if workers or scheduler:
+            from binseg.pipelines import cluster
+
+            every = {**settings, "batch_size": batch_size}
+            files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(every.items()))
+            with cluster.cluster(workers=workers, scheduler=scheduler, progress=progress) as client:
+                result = cluster.predict_on(client, source, files, sink, options, progress=progress)
+        else:
+            told = _tell_round if watch else None
+            result = predict_all(source, predictor, sink, options, progress=progress, told=told)
     except KeyboardInterrupt:
         if not watch:
             raise
         message("stopped watching")
     else:
-        if report:
+        if report and shard is None:
             progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
         _tell(result, out, as_json=json_)
         if strict and result.unlike:
@@ -253,14 +282,26 @@ def _check_inputs(inputs: list[str], options: "PredictOptions", flags: list[str]
             )
         if useless := [name for name in flags if name != "--json"]:
             raise UsageError(f"{useless[0]} is for files; - answers on stdout")
+    _check_shared(inputs, flags)
     if "--watch" in flags:
         if len(inputs) > 1:
             raise UsageError("--watch takes one folder")
-        alone = {"--json", "--resume", "--overwrite", "--report", "--strict"}
+        alone = {"--json", "--resume", "--overwrite", "--report", "--strict", *_SHARED}
         if useless := [name for name in flags if name in alone]:
             raise UsageError(
                 f"{useless[0]} has no meaning with --watch, which replaces what changed"
             )
+
+
+def _check_shared(inputs: list[str], flags: list[str]) -> None:
+    """Refuse two ways to share the work, and addresses where nobody would see the files."""
+    if len(ways := [name for name in flags if name in _SHARED]) > 1:
+        raise UsageError(f"{ways[0]} and {ways[1]} are two ways to share the work; give one")
+    if remote := [one for one in inputs if "://" in one]:
+        if len(remote) < len(inputs):
+            raise UsageError(f"{remote[0]} is an address, and other inputs are files: two commands")
+        if away := [name for name in flags if name in {"--scheduler", "--watch"}]:
+            raise UsageError(f"{away[0]} needs files that it can see; fetch {remote[0]} first")
 
 
 def _answer_pipe(
@@ -330,4 +371,40 @@ def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
             message(f"binseg: {failure.reason}")
         if result.num_inputs > 1:
             message(f"binseg: {len(result.failures)} of {result.num_inputs} inputs failed")
+        raise typer.Exit(1)
+
+
+def gather(
+    context: typer.Context,
+    *,
+    out: Annotated[Path, argument("The folder that the shards were given as --out.", "OUT")],
+    json_: Json = False,
+) -> None:
+    """Join what the shards of predict, evaluate or check wrote, and name what is missing.
+
+    Tables, COCO files and pages of predictions are joined; scores and findings are those of all
+    images together. Exit code 1 if anything failed or is missing.
+
+    Examples:
+        binseg gather masks/
+        binseg gather scores/ --json
+    """
+    from binseg.pipelines.gather import gather as run
+
+    found = run(out, progress=progress_of(context))
+    if json_:
+        write_json_answer(found.as_dict())
+    else:
+        show(
+            f"{found.verb}: {found.num_images} images",
+            *(f"written: {one}" for one in found.written),
+        )
+    for line in found.failures:
+        message(f"binseg: {line}")
+    for what, names in (("shard", found.missing_shards), ("output of", found.missing)):
+        for name in names[:20]:
+            message(f"binseg: missing: {what} {name}")
+        if len(names) > 20:
+            message(f"binseg: missing: {len(names) - 20} more; --json lists all")
+    if not found.is_whole:
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """`binseg evaluate`, `compare` and `demo`: how good a model is, and beside another one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from binseg.cli.options import (
     Device,
     Json,
     Place,
+    ShardOption,
     TTAOption,
     With,
     argument,
@@ -20,9 +21,11 @@ from binseg.cli.options import (
     option,
 )
 from binseg.errors import UsageError
+from binseg.shards import Shard
 
 if TYPE_CHECKING:
     from binseg.config import DataConfig
+    from binseg.inference import Predictor
     from binseg.types import TTA
 
 _REPORT = "Folder of a run, or of one of its reports, or a report.json."
@@ -82,6 +85,7 @@ def evaluate(
     with_: With = None,
     tta: TTAOption = None,
     device: Device = None,
+    shard: ShardOption = None,
     json_: Json = False,
 ) -> None:
     """Score a model per image and pooled, at the images' own size and at the model's.
@@ -93,21 +97,18 @@ def evaluate(
         binseg evaluate runs/first other_folder/ --split all --out scores/
         binseg evaluate runs/first --guarantee recall=0.95
         binseg evaluate --predicted masks/ my_folder/
+        binseg evaluate runs/first --out scores/ --shard 3/100
     """
     from binseg.cli.screen import report_items, scores_in_short
     from binseg.evaluation.origin import Origin, check_split_name, data_config
     from binseg.evaluation.report_files import PAGE_NAME
     from binseg.evaluation.saved_masks import SavedMask
     from binseg.inference import Predictor, load
-    from binseg.inference.opening import is_model
     from binseg.metrics import report_as_dict
     from binseg.pipelines.evaluate_model import evaluate as evaluate_model
     from binseg.pipelines.evaluate_model import report_folder
 
-    if run is not None and place is not None and is_model(place) and not is_model(run):
-        run, place = Path(place), str(run)  # in either order
-    if predicted is not None and run is not None and place is None and not is_model(run):
-        run, place = None, str(run)
+    run, place = _in_either_order(run, place, predicted)
     data = one_data(place, data)
     by, set_, with_ = by or [], set_ or [], with_ or []
     is_split, split = split is not None, split or ("test" if predicted is None else "all")
@@ -141,6 +142,14 @@ def evaluate(
         tta=tta,
         changes=[*changes, *set_],
     )
+    if shard is not None:
+        if out is None:
+            raise UsageError("--shard writes its share into a folder that all share: give --out")
+        models = [str(one) for one in (run, *with_) if one is not None]
+        asked = {"split": split, "tolerance": tolerance, "spacing": spacing, "by": by}
+        asked |= {"models": models, "tta": tta, "predicted": predicted and str(predicted)}
+        _score_shard(context, Shard.parse(shard), out, predictor, config, asked=asked)
+        return
     report = evaluate_model(
         predictor,
         data=config,
@@ -159,6 +168,41 @@ def evaluate(
         show(*items, f"report: {folder / PAGE_NAME}")
         if not everything:
             show("tables and rules: in the report, or with --verbose")
+
+
+def _in_either_order(
+    run: Path | None, place: str | None, predicted: Path | None
+) -> tuple[Path | None, str | None]:
+    """Tell the model from the data, whichever was named first."""
+    from binseg.inference.opening import is_model
+
+    if run is not None and place is not None and is_model(place) and not is_model(run):
+        return Path(place), str(run)
+    if predicted is not None and run is not None and place is None and not is_model(run):
+        return None, str(run)
+    return run, place
+
+
+def _score_shard(
+    context: typer.Context,
+    shard: Shard,
+    out: Path,
+    predictor: "Predictor",
+    config: "DataConfig",
+    *,
+    asked: dict[str, Any],
+) -> None:
+    """Score a shard's images, for `binseg gather`."""
+    from binseg.pipelines.evaluate_model import measure_shard
+    from binseg.pipelines.gather import run_shard
+
+    def find(shard: Shard) -> dict[str, Any]:
+        measured = {name: asked[name] for name in ("split", "tolerance", "spacing")}
+        return measure_shard(
+            predictor, shard, data=config, progress=progress_of(context), **measured
+        )
+
+    show(run_shard("evaluate", shard, out, asked=asked, data=config, find=find))
 
 
 def _calibrate(

@@ -16,6 +16,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +41,7 @@ DEFAULT_GB = 20.0  # gigabytes of all stores together, where BINSEG_CACHE_GB say
 FACTS = "facts.json"
 
 Arrays = Mapping[str, np.ndarray]
+Read = Callable[[Record], Sample]
 Decode = Callable[[Sample, int, str], Arrays]
 """Makes what is stored of a sample, its index and its file's name; runs on several threads. An
 array of one record may be longer than another's, along the first axis only. The store is in use for
@@ -82,7 +84,8 @@ def open_store(
     with storage.locked(place):
         stored = _read_whole(place, len(records), progress)
         if stored is None:
-            _build(place, records, rule, decode, progress)
+            read = partial(read_sample, rule=rule, shape=preprocessing)
+            _build(place, records, read, decode, progress)
             stored = _read(place, len(records))
         _hold(place, stored["inputs"].values)
     _evict(home, limit=limit)
@@ -134,14 +137,14 @@ def _key(
 
 
 def _decoded(
-    records: Sequence[Record], rule: MaskRule, decode: Decode, progress: Progress, failed: list[str]
+    records: Sequence[Record], read: Read, decode: Decode, progress: Progress, failed: list[str]
 ) -> Iterator[Arrays]:
     """Decode in order, until the first failure; the rest is then only read for more of them."""
 
     def decode_one(numbered: tuple[int, Record]) -> Arrays | str:
         index, record = numbered
         try:
-            sample = read_sample(record, rule)
+            sample = read(record)
             if sample.mask_HW is None:
                 return f"{record.id}: it has no mask"
             return decode(sample, index, str(record.image_path))
@@ -167,7 +170,7 @@ def _num_decoders(records: Sequence[Record]) -> int:
 
 
 def _build(
-    place: Path, records: Sequence[Record], rule: MaskRule, decode: Decode, progress: Progress
+    place: Path, records: Sequence[Record], read: Read, decode: Decode, progress: Progress
 ) -> None:
     """Decode all records into `place`, which appears only when it is whole."""
     failed: list[str] = []
@@ -176,7 +179,7 @@ def _build(
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
-        _write(temporary, _decoded(records, rule, decode, progress, failed))
+        _write(temporary, _decoded(records, read, decode, progress, failed))
         if not failed:
             temporary.rename(place)
             return
@@ -300,7 +303,7 @@ def _is_in_use(place: Path) -> bool:
     return False
 
 
-VERSION = "inputs 5"  # raise it when what is stored changes, or how images are decoded or resized
+VERSION = "inputs 6"  # raise it when what is stored changes, or how images are decoded or resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +371,9 @@ def open_cache(
     def decode(sample: Sample, index: int, name: str) -> dict[str, np.ndarray]:
         del index
         assert sample.mask_HW is not None
-        inputs, placements = preprocess.prepare(sample.image_HWC, preprocessing, name=name)
+        inputs, placements = preprocess.prepare(
+            sample.image_HWC, preprocessing, name=name, size=sample.valid_HW.shape
+        )
         targets = preprocess.prepare_truth(sample.mask_HW, sample.valid_HW, placements)
         return {"inputs": inputs, "targets": targets}
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image, ImageDraw
 from binseg.data.dataset import counted, name_some, spread
 from binseg.data.masks import MaskRule
 from binseg.errors import ImageError
-from binseg.imageio import probe, read_image, read_labels, read_pixels
+from binseg.imageio import probe, read_image, read_labels, read_pixels, read_reduced
 from binseg.imageio.decoding import both_valid, missing_in, swaps_sides, turn, without
-from binseg.types import Record, Sample, Shape
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing, Record, Sample, Shape
 
 NUM_LOOKED, NUM_DECODED = 64, 16
 """Masks, and images, that are looked at to tell of all."""
@@ -26,14 +28,20 @@ MOST_FOREGROUND, MOST_BORDER, FEW_ODD = 0.5, 0.6, 0.25
 """Shares of an image and of its border above which a mask looks inverted, and of such masks."""
 
 
-def read_sample(record: Record, rule: MaskRule) -> Sample:
+def read_sample(record: Record, rule: MaskRule, shape: Preprocessing | None = None) -> Sample:
     """Read one record's image and truth at their own size, mask values by the rule.
 
-    Raises ImageError, naming the file, for one that can't be read, a mask of another size than its
-    image, or a mask value that the rule doesn't know.
+    The image comes reduced as a model of a `shape` takes it (`read_reduced`). Raises ImageError,
+    naming the file, for one that can't be read, a mask of another size than its image, or a mask
+    value that the rule doesn't know.
     """
-    image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
-    height, width = image_HWC.shape[:2]
+    if shape is not None and record.nodata is None and not record.further_images:
+        image_HWC, data_HW, (height, width) = read_reduced(
+            record.image_path, partial(reduction, preprocessing=shape), page=record.page
+        )
+    else:
+        image_HWC, data_HW = read_pixels(record.image_path, page=record.page)
+        height, width = image_HWC.shape[:2]
     for path in record.further_images:
         channel_HWC, also_HW = read_pixels(path, page=record.page)
         if channel_HWC.shape[:2] != (height, width):
@@ -57,7 +65,13 @@ def read_sample(record: Record, rule: MaskRule) -> Sample:
             raise ImageError(f"{_shown(record.mask_path, record)}: {sizes}")
     if data_HW is not None:
         valid_HW = valid_HW & data_HW
-    return Sample(id=record.id, image_HWC=image_HWC, mask_HW=mask_HW, valid_HW=valid_HW)
+    return Sample(
+        id=record.id,
+        image_HWC=image_HWC,
+        mask_HW=mask_HW,
+        valid_HW=valid_HW,
+        is_reduced=image_HWC.shape[:2] != (height, width),
+    )
 
 
 def _shown(path: Path, record: Record) -> str:

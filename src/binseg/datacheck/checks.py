@@ -6,7 +6,7 @@ A row of `CHECKS` is the whole of a check: report, page, `--json` and training r
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from binseg.data.dataset import Dataset, spread
 from binseg.datacheck import findings
@@ -135,9 +135,11 @@ class Examination:
     findings: tuple[Finding, ...]
 
 
-def examine(dataset: Dataset, *, progress: Progress = SILENT) -> Examination:
-    """Look at every image and mask of a split data set, and run every check."""
-    evidence = look_at_all(dataset, progress=progress)
+def examine(
+    dataset: Dataset, *, known: Mapping[str, Any] | None = None, progress: Progress = SILENT
+) -> Examination:
+    """Look at every image and mask of a split data set, or take known looks; run every check."""
+    evidence = look_at_all(dataset, known=known, progress=progress)
     finders = {code: check.find for code, check in CHECKS.items()}
     return Examination(looks=evidence.looks, findings=_run(finders, evidence))
 

@@ -1,10 +1,12 @@
 """One look at each image and mask: decoded once; a few numbers and a small square are kept."""
 
 import os
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -23,7 +25,7 @@ from binseg.datacheck.near_duplicates import (
     reduced,
     squares_of,
 )
-from binseg.errors import ImageError
+from binseg.errors import DataError, ImageError
 from binseg.imageio import probe, read_labels, read_pixels
 from binseg.imageio.decoding import both_valid, without
 from binseg.parallel import map_ordered
@@ -105,10 +107,59 @@ class Evidence:
         return [group for group in groups if len({look.image_hash for look in group}) > 1]
 
 
-def look_at_all(dataset: Dataset, *, progress: Progress = SILENT) -> Evidence:
-    """Look at all records on a few threads, with only a few images in memory at once."""
+def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
+    """Give the looks at some records as plain data, by id; arrays as type, shape and numbers."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, np.ndarray):
+            return [one.dtype.name, one.shape, b64encode(np.ascontiguousarray(one)).decode()]
+        if isinstance(one, Outline):
+            return vars(one)
+        return one[1:] if isinstance(one, Problem) else one
+
+    return {
+        **{one.record.id: [*one[1:]] for one in evidence.unread},
+        **{
+            look.record.id: {k: plain(v) for k, v in vars(look).items() if k != "record"}
+            for look in evidence.looks
+        },
+    }
+
+
+def _known_look(record: Record, known: Any) -> Look | Problem:
+    """Make one of `looks_as_dict` anew."""
+    if isinstance(known, list):
+        return Problem(record, *known)
+    facts = dict(known)
+    for name in ("thumb_SS", "core_TT", "surface_RR"):
+        if facts[name] is not None:
+            dtype, shape, data = facts[name]
+            facts[name] = np.frombuffer(b64decode(data), dtype).reshape(shape)
+    facts["outline"] = facts["outline"] and Outline(**facts["outline"])
+    facts["problem"] = facts["problem"] and Problem(record, *facts["problem"])
+    return Look(record=record, **facts)
+
+
+def look_at_all(
+    dataset: Dataset,
+    *,
+    known: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> Evidence:
+    """Look at all records on a few threads, with only a few images in memory at once.
+
+    Where looks are `known`, from `looks_as_dict`, no file is opened; all must be.
+    """
     records = dataset.records
-    looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
+    if known is None:
+        looks = map_ordered(lambda record: _look_at(record, dataset), records, ahead=_AHEAD)
+    else:
+        if odd := {record.id for record in records} ^ set(known):
+            raise DataError(
+                f"{len(odd)} images ({min(odd)} first) are in the data or in the shards alone: the "
+                "data changed; run the shards again"
+            )
+        looks = (_known_look(record, known[record.id]) for record in records)
     found = list(track(looks, progress=progress, label="looking", total=len(records)))
     return Evidence(
         dataset=dataset,

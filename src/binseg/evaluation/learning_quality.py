@@ -24,12 +24,11 @@ from binseg.inference import ModelPredictor
 from binseg.inference.quality import (
     NAMES,
     STATISTICS,
-    describe,
     distances,
     error_scale,
     expected_dice,
+    figures,
     logit,
-    signs,
 )
 from binseg.metrics import count, dice
 from binseg.metrics.probabilities import NUM_THRESHOLDS, counts_of, histogram
@@ -197,20 +196,21 @@ def learn_quality(
 
 
 def _lessons(predictor: ModelPredictor, dataset: Dataset, progress: Progress) -> Iterator[Lesson]:
-    samples = read_ahead(dataset.records, dataset.rule)
+    samples = read_ahead(dataset.records, dataset.rule, predictor.preprocessing)
     label, total = "learning what is usual", len(dataset.records)
     watched = track(samples, progress=progress, label=label, total=total)
     for record, sample in zip(dataset.records, watched, strict=True):
         assert sample.mask_HW is not None
         if not sample.valid_HW.any():
             continue
-        found = predictor.predict(sample.image_HWC)
+        found = predictor.predict_array(sample.image_HWC, size=sample.valid_HW.shape)
         probability_HW, mask_HW = found.probability, found.mask
+        statistics_D, signs_K = figures(
+            sample.image_HWC, probability_HW, mask_HW, predictor.preprocessing
+        )
         yield Lesson(
-            statistics_D=describe(
-                sample.image_HWC, probability_HW, mask_HW, predictor.preprocessing
-            ),
-            signs_K=signs(probability_HW, mask_HW),
+            statistics_D=statistics_D,
+            signs_K=signs_K,
             dice=dice(count(mask_HW, sample.mask_HW, sample.valid_HW)),
             group=record.id if record.group is None else record.group,
             pixel_um=_pixel_um(record),

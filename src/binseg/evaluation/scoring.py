@@ -1,15 +1,18 @@
 """A model against the truth of many images: the one loop behind validation and `evaluate`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Num
+from pydantic import TypeAdapter
 
 from binseg.data.dataset import Dataset
 from binseg.data.masks import MaskRule
 from binseg.data.samples import read_sample
+from binseg.errors import DataError
 from binseg.evaluation.report_files import make_folder
 from binseg.inference import Predictor
 from binseg.metrics import (
@@ -28,12 +31,26 @@ from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
 from binseg.transforms.geometry import blend
 from binseg.transforms.preprocess import prepare, prepare_truth
-from binseg.types import IGNORE, Counts, ImageScores, Placement, Record, Report, Sample, Size
+from binseg.types import (
+    IGNORE,
+    Counts,
+    ImageScores,
+    Placement,
+    Preprocessing,
+    Record,
+    Report,
+    Sample,
+    Size,
+)
+
+_IMAGE = TypeAdapter(ImageScores)
 
 
-def read_ahead(records: Sequence[Record], rule: MaskRule) -> Iterator[Sample]:
-    """Read samples in order, the next ones while the model is busy with this one."""
-    return map_ordered(lambda one: read_sample(one, rule), records, num_threads=1, ahead=2)
+def read_ahead(
+    records: Sequence[Record], rule: MaskRule, shape: Preprocessing | None = None
+) -> Iterator[Sample]:
+    """Read samples in order as a model of this shape takes them, while it is busy with others."""
+    return map_ordered(lambda one: read_sample(one, rule, shape), records, num_threads=1, ahead=2)
 
 
 def score_dataset(
@@ -46,22 +63,26 @@ def score_dataset(
     outline: OutlineRule | None = None,
     folder: Path | None = None,
     predictor_of: Mapping[str, Predictor] | None = None,
+    known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> Report:
     """Predict every image of a data set and compare it with its truth.
 
     The folder of the report is made at once, rather than refused after hours; the tolerance of the
     outline scores is 2 pixels if left out; columns of few values make slices without `by`.
-    `predictor_of` gives each image's predictor by id, where it isn't one for all. Raises
-    OutputError, ImageError (an image or mask that can't be read) and UsageError (no image has such
-    a column).
+    `predictor_of` gives each image's predictor by id, where it isn't one for all. What is `known`
+    of all images, from `Scoring.as_dict`, isn't predicted again. Raises OutputError, ImageError (an
+    image or mask that can't be read) and UsageError (no image has such a column).
     """
     check_columns(by, {name for record in dataset.records for name in record.columns})
     if folder is not None:
         make_folder(folder)
     scoring = Scoring(outline=outline)
     label = f"scoring {split}"
-    scoring.add(predictor, dataset, label=label, predictor_of=predictor_of, progress=progress)
+    if known is None:
+        scoring.add(predictor, dataset, label=label, predictor_of=predictor_of, progress=progress)
+    else:
+        scoring.join(known, dataset)
     return scoring.report(dataset, [predictor], split=split, title=title, by=by)
 
 
@@ -72,7 +93,41 @@ class Scoring:
         self._outline = outline or OutlineRule()
         self._tally = ProbabilityTally()
         self._images: list[ImageScores] = []
-        self._reliabilities: list[Reliability] = []
+        self._reliabilities: dict[str, Reliability] = {}
+        """By image, of those with a valid pixel."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all that was measured as plain data, for `join`."""
+        reliabilities = {
+            id_: {name: values.tolist() for name, values in vars(one).items()}
+            for id_, one in self._reliabilities.items()
+        }
+        images = [asdict(replace(one, columns=dict(one.columns))) for one in self._images]
+        return {"images": images, "reliabilities": reliabilities, "tally": self._tally.as_dict()}
+
+    def join(self, parts: Sequence[Mapping[str, Any]], dataset: Dataset) -> None:
+        """Take in what others measured of parts of a data set, in its order.
+
+        Raises:
+            DataError: an image that nobody measured, or one that the data set doesn't have.
+        """
+        scores: dict[str, ImageScores] = {}
+        reliabilities: dict[str, Reliability] = {}
+        for part in parts:
+            scores |= {one["id"]: _IMAGE.validate_python(one) for one in part["images"]}
+            reliabilities |= {
+                id_: Reliability(**{name: np.array(values) for name, values in one.items()})
+                for id_, one in part["reliabilities"].items()
+            }
+            self._tally.join(part["tally"])
+        ids = [record.id for record in dataset.records]
+        if odd := sorted(set(ids) ^ set(scores)):
+            raise DataError(
+                f"{len(odd)} images ({odd[0]} first) are in the data or in the shards alone: the "
+                "data changed; run the shards again"
+            )
+        self._images += [scores[id_] for id_ in ids]
+        self._reliabilities |= {id_: reliabilities[id_] for id_ in ids if id_ in reliabilities}
 
     def add(
         self,
@@ -85,7 +140,9 @@ class Scoring:
     ) -> None:
         """Predict and measure every image of a data set; `label` names the work for progress."""
         samples = track(
-            read_ahead(dataset.records, dataset.rule),
+            read_ahead(
+                dataset.records, dataset.rule, None if predictor_of else predictor.preprocessing
+            ),
             progress=progress,
             label=label,
             total=len(dataset.records),
@@ -99,7 +156,7 @@ class Scoring:
         truth_HW, valid_HW = sample.mask_HW, sample.valid_HW
         if predictor.has_one_input:
             probability_HW, probability_hw, placement = predict_at_both_sizes(
-                predictor, sample.image_HWC
+                predictor, sample.image_HWC, sample.valid_HW.shape
             )
         else:
             probability_HW = predictor.predict(sample.image_HWC).probability
@@ -114,7 +171,7 @@ class Scoring:
         self._tally.add(probability_HW, truth_HW, valid_HW)
         reliability = measure_reliability(probability_HW, truth_HW, valid_HW)
         if valid_HW.any():
-            self._reliabilities.append(reliability)
+            self._reliabilities[record.id] = reliability
         counts: dict[Size, Counts] = {"original": at_original_size, "model": at_model_size}
         self._images.append(
             replace(
@@ -143,7 +200,7 @@ class Scoring:
             threshold=sum(one.threshold for one in predictors) / len(predictors),
             border=dataset.rule.border or "none",
             rule=self._outline,
-            reliabilities=self._reliabilities,
+            reliabilities=list(self._reliabilities.values()),
             tally=self._tally,
             by=by,
             notes=(*_notes(dataset, predictors), *dataset.notes),
@@ -151,17 +208,20 @@ class Scoring:
 
 
 def predict_at_both_sizes(
-    predictor: Predictor, image_HWC: Num[np.ndarray, "H W C"]
+    predictor: Predictor,
+    image_HWC: Num[np.ndarray, "h w C"],
+    size: tuple[int, int] | None = None,
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "height width"], Placement]:
     """Predict an image of one input; give the probability at its own size and at the input's.
 
-    The first one equals `predictor.predict(image).probability` to the bit.
+    `size` is the image's own, where it was reduced as it was decoded. The first one equals
+    `predictor.predict(image).probability` to the bit.
     """
     assert predictor.preprocessing is not None
-    inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing)
+    inputs_NHWC, placements = prepare(image_HWC, predictor.preprocessing, size=size)
     assert len(placements) == 1, "stretch and letterbox make one input of an image"
     probability_NHW = predictor.probability_of_inputs(inputs_NHWC)
-    height, width = image_HWC.shape[:2]
+    height, width = size or image_HWC.shape[:2]
     probability_HW = blend(iter(probability_NHW), placements, height, width).clip(0.0, 1.0)
     return probability_HW, probability_NHW[0], placements[0]
 

@@ -123,11 +123,12 @@ def tune_on_validation(
 
 
 def _predict(model: Predictor, val: Dataset, progress: Progress) -> Iterator[Validation]:
-    samples = read_ahead(val.records, val.rule)
+    samples = read_ahead(val.records, val.rule, model.preprocessing)
     label = "choosing the threshold"
     for sample in track(samples, progress=progress, label=label, total=len(val.records)):
         assert sample.mask_HW is not None
-        yield model.predict(sample.image_HWC).probability, sample.mask_HW, sample.valid_HW
+        found = model.predict_array(sample.image_HWC, size=sample.valid_HW.shape)
+        yield found.probability, sample.mask_HW, sample.valid_HW
 
 
 def move_threshold(threshold: float, temperature: float) -> float:
@@ -172,13 +173,13 @@ def choose_tta(
     if tta == "none" or len(val.records) < LEAST_FOR_TTA:
         return "none"
     chosen = spread(val.records, NUM_TRIED)
-    samples = read_ahead(chosen, val.rule)
+    samples = read_ahead(chosen, val.rule, model.preprocessing)
     gains = []
     for sample in track(samples, progress=progress, label="trying tta", total=len(chosen)):
         assert sample.mask_HW is not None
         mirrored, plain = (
-            dice(count(one.predict(sample.image_HWC).probability > 0.5, sample.mask_HW,
-                       sample.valid_HW))
+            dice(count(one.predict_array(sample.image_HWC, size=sample.valid_HW.shape).probability
+                       > 0.5, sample.mask_HW, sample.valid_HW))
             for one in (model.with_options(PredictOptions(tta=tta)), model)
         )  # fmt: skip
         gains.append(mirrored - plain)

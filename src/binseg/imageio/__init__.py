@@ -28,6 +28,7 @@ from binseg.imageio.reading import (
     read_palette,
     read_pixel_size,
     read_pixels,
+    read_reduced,
 )
 from binseg.imageio.windows import Windows
 from binseg.imageio.writing import (

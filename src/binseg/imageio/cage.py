@@ -42,6 +42,7 @@ from binseg.imageio.decoding import (
     one_line,
 )
 from binseg.imageio.metadata import PixelSize
+from binseg.imageio.raster import reduced_by
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
@@ -273,9 +274,16 @@ class CagedImage(Decoder):
     def _pixels(self) -> tuple[Pixels, Valid]:
         if not self.kept:  # no cached_property: Python 3.11 lets one image at a time into it
             info, seconds = self.facts, self._seconds_for(self.facts.channels)
-            order, size = {"do": "read"}, (info.height, info.width)
+            order, size = {"do": "read", "by": 1}, (info.height, info.width)
             self.kept.append(self.child.fetch(order, info, *size, name=self.name, seconds=seconds))
         return self.kept[0]
+
+    def reduced(self, by: int) -> Pixels:
+        """Decode the pixels averaged over squares of up to `by` x `by`, where that saves work."""
+        info, by = self.facts, min(by, reduced_by(self.facts))
+        order, seconds = {"do": "read", "by": by}, self._seconds_for(info.channels)
+        sides = -(-info.height // by), -(-info.width // by)
+        return self.child.fetch(order, info, *sides, name=self.name, seconds=seconds)[0]
 
 
 class CagedWindows(Windows):

@@ -223,7 +223,7 @@ class _Decoders:
                 return {"has_alpha": alpha_HW is not None, "profile": text}
             if order["do"] == "labels":
                 return _share(descriptors[0], image.labels(indices=order["indices"]), None)
-            return _share(descriptors[0], image.image(), image.valid())
+            return _share(descriptors[0], image.reduced(order["by"]), image.valid())
 
     def _open(self, path: Path) -> dict[str, Any]:
         if is_zarr(path):

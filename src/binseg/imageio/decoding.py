@@ -24,6 +24,8 @@ Pixels = Num[np.ndarray, "H W C"]
 """An image as `read_image` gives it: uint8, uint16 or float32."""
 Valid = Bool[np.ndarray, "H W"] | None
 """False where an image has no data; None where it has data everywhere."""
+Reduction = Callable[[tuple[int, int]], int]
+"""Tells over how many pixels a side an image of this height and width may be averaged."""
 Stored = Shaped[np.ndarray, "h w S"]
 """Numbers of (a part of) an image as they are in the file."""
 Labels = Shaped[np.ndarray, "H W ..."]
@@ -85,6 +87,11 @@ class Decoder(ABC):
     @abstractmethod
     def image(self) -> Pixels:
         """Decode the pixels, turned: uint8, uint16 or float32."""
+
+    def reduced(self, by: int) -> Pixels:
+        """Decode the pixels averaged over squares of up to `by` x `by`, where that saves work."""
+        del by
+        return self.image()
 
     @abstractmethod
     def labels(self, *, indices: bool = False) -> Labels:

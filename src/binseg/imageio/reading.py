@@ -18,6 +18,7 @@ from binseg.imageio.decoding import (
     ImageInfo,
     Labels,
     Pixels,
+    Reduction,
     Valid,
     one_line,
 )
@@ -97,6 +98,27 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
     """
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
+
+
+def read_reduced(
+    source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
+) -> tuple[Pixels, Valid, tuple[int, int]]:
+    """Do as `read_pixels`, but give a JPEG averaged over squares of pixels, which costs less.
+
+    Args:
+        source: the file, or its bytes, which errors call `name`.
+        reduction: tells the squares' side, a power of two, by height and width
+            (`preprocess.reduction`); decoders go up to 8, those of other formats to 1.
+        name: of bytes.
+        page: as for `read_image`.
+
+    Returns:
+        The image, where it has data, and its own height and width.
+    """
+    with _decoder(source, name=name, page=page) as decoder:
+        info = decoder.info()
+        size = (info.height, info.width)
+        return decoder.reduced(reduction(size)), decoder.valid(), size
 
 
 def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:

@@ -7,6 +7,7 @@ sizes share batches.
 """
 
 import errno
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
+from binseg.inference.outputs import facts_of, files_of, origin_of
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import Prediction
 from binseg.inference.predictor import Predictor
@@ -27,14 +29,12 @@ from binseg.inference.sinks import (
     PredictResult,
     Sink,
     Written,
-    facts_of,
-    files_of,
-    origin_of,
 )
 from binseg.inference.sources import Failure, FileSource, InputImage, ListedSource, Source
 from binseg.inference.video import predict_video, require_av
 from binseg.parallel import map_ordered
 from binseg.progress import SILENT, Progress, track
+from binseg.shards import Shard
 from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
@@ -80,10 +80,11 @@ def run(
     predictor = predictor.with_options(options)
     predictor.scaled_to(None, options)  # refuses a pixel size that says nothing to the model
     everything = PredictResult()
-    for found in source.rounds(sink, options):
-        if not (found.images or found.failures or found.left_out):
+    for round_ in source.rounds(sink, options):
+        if not (round_.images or round_.failures or round_.left_out):
             continue
-        _check_videos(found.images, options)
+        _check_videos(round_.images, options)
+        found = sink.share(round_, options)
         stems = sink.stems(found.images, predictor, options, progress)
         both = zip(found.images, stems, strict=True)
         todo = [(image, stem) for image, stem in both if stem is not None]
@@ -103,7 +104,7 @@ def run(
             everything += result
         else:
             told(result)
-    sink.finish(options)
+    sink.finish(options, everything)
     return everything
 
 
@@ -115,14 +116,15 @@ def predict_files(
     options: PredictOptions | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
     """Write a 0/255 mask for every image into a folder, at the image's own size.
 
     The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
     """
-    sink = FolderSink(out, overwrite=overwrite, resume=resume)
-    with held(Path(out)):
+    sink = FolderSink(out, overwrite=overwrite, resume=resume, shard=shard)
+    with held(Path(out) if shard is None else shard.place(Path(out))):
         return run(FileSource(inputs), predictor, sink, options, progress=progress)
 
 
@@ -170,6 +172,12 @@ def _of_long_name(image: InputImage, error: OutputError) -> Failure:
     if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
         raise error
     return Failure.of(image.name, error)
+
+
+def _read_as_taken(image: InputImage, predictor: Predictor, facts: dict[str, Any]) -> Pixels:
+    """Decode an image as the model takes it; its size and where it has data go to the facts."""
+    image_HWC, facts["valid_HW"], facts["size"] = image.reduced(predictor.preprocessing)
+    return image_HWC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +230,9 @@ class _Work:
         image, stem = todo
         try:
             facts = facts_of(image, self.predictor, self.options)
-            image_HWC, facts["valid_HW"] = image.read()
             predictor = self.scaled(image)
-            num_inputs = predictor.num_inputs(*image_HWC.shape[:2])
+            image_HWC = _read_as_taken(image, predictor, facts)
+            num_inputs = predictor.num_inputs(*facts["size"])
             with progress.task("predicting", total=num_inputs) as task:
                 prediction = predictor.predict_array(
                     image_HWC,
@@ -307,11 +315,11 @@ class _Work:
         image, shape, inputs = todo[0], self.predictor.preprocessing, None
         try:
             facts = facts_of(image, self.predictor, self.options)
-            image_HWC, facts["valid_HW"] = image.read()
             fit = self.scaled(image)
+            image_HWC, size = _read_as_taken(image, fit, facts), facts["size"]
             is_own = fit is self.predictor
-            if is_own and shape is not None and self.predictor.shares_batches(*image_HWC.shape[:2]):
-                inputs, _ = prepare(image_HWC, shape, name=image.name)
+            if is_own and shape is not None and self.predictor.shares_batches(*size):
+                inputs, _ = prepare(image_HWC, shape, name=image.name, size=size)
         except ImageError as error:
             return Failure.of(image.name, error)
         return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit, facts=facts)
@@ -325,7 +333,7 @@ class _Work:
             if isinstance(one, Failure):
                 continue
             pixels = one.image_HWC
-            self.largest = max(self.largest, pixels.nbytes + 4 * pixels[:, :, 0].size)
+            self.largest = max(self.largest, pixels.nbytes + 4 * math.prod(one.facts["size"]))
             num_bytes += pixels.nbytes
             num_inputs += 0 if one.inputs_NHWC is None else len(one.inputs_NHWC)
             is_full = num_inputs >= self.predictor.batch_size or num_bytes > AHEAD_BYTES

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Self
 
+import numpy as np
+from jaxtyping import Float32
+
 from binseg.errors import UsageError
 from binseg.inference.image_like import Inputs, Maps, Pixels, Probability
 from binseg.inference.predict_options import PredictOptions
-from binseg.inference.predictor import ModelPredictor, Predictor, Tell, mean_of, untold
+from binseg.inference.predictor import ModelPredictor, Predictor, Tell, untold
 from binseg.postprocess import NOTHING
 
 
@@ -94,3 +97,10 @@ class EnsemblePredictor(Predictor):
             f"{type(self).__name__}({', '.join(map(repr, self._members))}, threshold "
             f"{self.threshold:g})"
         )
+
+
+def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
+    """Average probabilities."""
+    total = sum(maps[1:], maps[0])
+    # The sum of float32 may pass 1 by a rounding error.
+    return np.asarray(np.clip(total / np.float32(len(maps)), 0.0, 1.0))

@@ -1,5 +1,6 @@
 """Paths, arrays and PIL images, as `predict` takes them, become pixels with facts of their file."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,18 @@ from jaxtyping import Float32, Num, UInt8
 from PIL import Image
 
 from binseg.errors import UsageError
-from binseg.imageio import probe, read_cover, read_georeference, read_pixel_size, read_pixels
+from binseg.imageio import (
+    probe,
+    read_cover,
+    read_georeference,
+    read_pixel_size,
+    read_pixels,
+    read_reduced,
+)
 from binseg.imageio.decoding import Cover, orientation_of_exif, turn
 from binseg.imageio.raster import image_of
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
@@ -44,12 +54,23 @@ def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cov
     return turn(alpha_HW, _orientation(source)), source.info.get("icc_profile")
 
 
-def pixels_of(image: object, page: int | None) -> tuple[Pixels, str, dict[str, Any]]:
-    """Decode what `predict` takes: the pixels, what errors call them, and facts of their file."""
+def pixels_of(
+    image: object, page: int | None, shape: Preprocessing | None
+) -> tuple[Pixels, str, dict[str, Any]]:
+    """Decode what `predict` takes: the pixels, what errors call them, and facts of their file.
+
+    A JPEG comes reduced as a model of this shape takes it, with its own size among the facts.
+    """
     if isinstance(image, str | Path):
-        path = Path(image)
-        image_HWC, valid_HW = read_pixels(path, page=page)
-        facts = {**facts_of_file(path), "valid_HW": valid_HW, "source": path, "page": page}
+        path, facts = Path(image), facts_of_file(Path(image))
+        facts |= {"source": path, "page": page}
+        if shape is None:
+            image_HWC, facts["valid_HW"] = read_pixels(path, page=page)
+            return image_HWC, str(image), facts
+        way = partial(reduction, preprocessing=shape)
+        image_HWC, facts["valid_HW"], size = read_reduced(path, way, page=page)
+        if image_HWC.shape[:2] != size:
+            facts["size"] = size
         return image_HWC, str(image), facts
     if page is not None:
         raise UsageError(f"page={page} is for multi-page files; got {_kind(image)}")

@@ -92,17 +92,16 @@ class Journal:
 
     def write(self, page: int, index: int, band: Band) -> None:
         """Keep a finished band; OutputError if the disk refused."""
-        body = b"".join(one for layer in band.layers for one in layer)
-        head = {
-            "height": band.height,
-            "foreground": band.foreground,
-            "lengths": [[len(one) for one in layer] for layer in band.layers],
-            "crc": zlib.crc32(body),
-        }
-        with atomic_path(self._path(page, index)) as temporary, temporary.open("wb") as handle:
-            handle.write(json.dumps(head).encode() + b"\n")
-            handle.write(body)
+        write_band(self.folder, page, index, band)
         self._done[page] = index + 1
+
+    def missing(self, page: int, num_bands: int) -> list[int]:
+        """List the bands of a page that aren't there, or damaged."""
+        return [one for one in range(num_bands) if _read_band(self._path(page, one)) is None]
+
+    def look_again(self) -> None:
+        """Count what other processes have written."""
+        self._done = self._sound_bands()
 
     def read(self, page: int, index: int) -> Band:
         """Read a finished band; OutputError if it is gone or was changed."""
@@ -120,7 +119,7 @@ class Journal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, page: int, index: int) -> Path:
-        return self.folder / f"{page:05d}-{index:06d}.band"
+        return band_path(self.folder, page, index)
 
     def _sound_bands(self) -> dict[int, int]:
         """Count each page's bands that are there and intact; the first damaged one ends the row."""
@@ -138,6 +137,25 @@ class Journal:
                 continue
             done[page] = index + 1
         return done
+
+
+def band_path(folder: Path, page: int, index: int) -> Path:
+    """Name a band's file."""
+    return folder / f"{page:05d}-{index:06d}.band"
+
+
+def write_band(folder: Path, page: int, index: int, band: Band) -> None:
+    """Keep a finished band in a journal's folder, whole or not at all; raises OutputError."""
+    body = b"".join(one for layer in band.layers for one in layer)
+    head = {
+        "height": band.height,
+        "foreground": band.foreground,
+        "lengths": [[len(one) for one in layer] for layer in band.layers],
+        "crc": zlib.crc32(body),
+    }
+    with atomic_path(band_path(folder, page, index)) as temporary, temporary.open("wb") as handle:
+        handle.write(json.dumps(head).encode() + b"\n")
+        handle.write(body)
 
 
 @dataclass(kw_only=True)

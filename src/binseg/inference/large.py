@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -18,31 +18,26 @@ from binseg.imageio import (
     Layout,
     Windows,
     caged_windows,
-    encode_tiles,
     read_georeference,
     write_tiled,
 )
 from binseg.imageio.windows import declared
 from binseg.imageio.zarr_folders import ZarrAxes, write_zarr_metadata
-from binseg.inference.image_like import Probability
-from binseg.inference.journal import MASK, PROBABILITY, Band, Journal, Layer, fingerprint
+from binseg.inference.bands import Bands, Elsewhere, ProbabilityType, packed, page_layout
+from binseg.inference.journal import MASK, PROBABILITY, Journal, Layer, fingerprint
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import WHOLE_PIXELS, batch_of, live_bytes, probability_bands
-from binseg.postprocess import NOTHING, above
+from binseg.postprocess import NOTHING
 from binseg.progress import SILENT, Progress, duration
 from binseg.storage import locked, publish
 from binseg.transforms.geometry import tiles_for
 
-ProbabilityType = Literal["uint8", "float16", "float32"]
-"""uint8 stands for the probability times 255, rounded."""
 _SUFFIXES = (".tif", ".tiff", ".zarr")
 _SHRUNK = 4
 """An image that is shrunk more than this loses what a user who has so many pixels looks for."""
 _HUGE = 1 << 20
 """A side that is cut into tiles whatever their size."""
-_BAND_PIXELS = 1 << 25
-"""Most pixels of a band: very wide images have narrower ones."""
 _CACHE = 192_000_000
 """Unpacked pieces of the image that the reader keeps."""
 _MASK_SHARE = 0.2
@@ -86,6 +81,7 @@ def predict_large(
     whole_pixels: int = WHOLE_PIXELS,
     origin: Mapping[str, object] | None = None,
     opened: Callable[[Path], AbstractContextManager[Windows]] = caged_windows,
+    elsewhere: Elsewhere | None = None,
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
@@ -108,6 +104,7 @@ def predict_large(
         whole_pixels: pages of up to so many pixels are predicted whole.
         origin: further facts that the mask keeps.
         opened: gives the image's windows; a cage's own reads them in another process.
+        elsewhere: has bands computed by other processes, each by `compute_bands`.
 
     Raises:
         UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
@@ -130,6 +127,19 @@ def predict_large(
         of_pages, settings = (infos, layouts, journal), (probability, whole_pixels, axes)
         work = _Work(predictor, windows, *of_pages, *settings, origin or {})
         try:
+            if elsewhere is not None:
+                pages = enumerate(layouts)
+                left = [(page, journal.missing(page, one.num_bands)) for page, one in pages]
+                rest = {"probability": probability, "whole_pixels": whole_pixels}
+                elsewhere(
+                    [
+                        Bands(path=path, folder=part, page=page, numbers=tuple(one), **rest)
+                        for page, one in left
+                        if one
+                    ]
+                )
+                journal.look_again()
+                done = [journal.num_done(page) for page in range(len(infos))]
             work.tell_need(done, progress)
             work.run(done, progress)
             if probability_out is not None:
@@ -153,19 +163,6 @@ def predict_large(
         num_resumed=sum(done),
         seconds=time.monotonic() - start,
     )
-
-
-def page_layout(height: int, width: int) -> Layout:
-    """Choose the tiles of a page: 512 x 512, less for small and for very wide pages.
-
-    >>> page_layout(40_000, 40_000).tile, page_layout(100, 20).tile, page_layout(9, 300_000).tile
-    (512, 112, 64)
-    """
-    tile = 512
-    while tile > 64 and tile * width > _BAND_PIXELS:
-        tile //= 2
-    own = -(-max(height, min(width, tile)) // 16) * 16
-    return Layout(height=height, width=width, tile=min(tile, own))
 
 
 def _outputs(
@@ -319,7 +316,8 @@ class _Work:
                 )
                 with closing(bands):  # no thread reads on when the image is closed
                     for index, probability_HW in enumerate(bands, start=num):
-                        self.journal.write(page, index, self._packed(probability_HW, layout.tile))
+                        band = packed(self.predictor, probability_HW, layout.tile, self.probability)
+                        self.journal.write(page, index, band)
 
     def assemble(self, path: Path, out: Path, which: int) -> int:
         """Write a layer of all bands under its final name; count the mask's foreground."""
@@ -367,18 +365,6 @@ class _Work:
                     array[(*at, slice(top, top + len(rows_HW)), slice(None))] = rows_HW
         publish(finished, out)
         return layer.num_foreground
-
-    def _packed(self, probability_HW: Probability, tile: int) -> Band:
-        mask_HW = above(probability_HW, self.predictor.threshold)
-        layers = [encode_tiles(mask_HW.astype(np.uint8) * np.uint8(255), tile)]
-        if self.probability is not None:
-            kept_HW = probability_HW
-            if self.probability == "uint8":
-                kept_HW = np.rint(np.nan_to_num(probability_HW) * np.float32(255))
-            layers.append(encode_tiles(kept_HW.astype(self.probability), tile))
-        return Band(
-            height=len(mask_HW), foreground=int(np.count_nonzero(mask_HW)), layers=tuple(layers)
-        )
 
     def _seconds_per_input(self, info: ImageInfo) -> float:
         """Take the mean over the members; the first batch of each warms up and isn't counted."""

@@ -21,9 +21,11 @@ from binseg.errors import ImageError, MissingExtraError, UsageError
 from binseg.imageio import (
     Georeference,
     PixelSize,
+    decode_image,
     encode_image,
     encode_mask,
     encode_probability,
+    read_image,
     write_image,
     write_mask,
     write_numbers,
@@ -51,6 +53,7 @@ from binseg.postprocess.interchange import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
 from binseg.storage import cell, write_bytes, write_text
+from binseg.transforms.small_map import SmallMap
 
 KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
 ENCODED = ("mask", "probability", "overlay", "cutout", "json")
@@ -63,13 +66,14 @@ _SHOWN_SIDE = 720  # longest side of the image that a notebook shows
 class Prediction:
     """A model's result for one image, at the image's own size."""
 
-    probability_HW: Probability
+    probability_HW: Probability | SmallMap
+    """As it was found; `probability` is that of every pixel."""
     threshold: float
     bundle_id: str
     postprocessing: PostProcessing = NOTHING
     """Corrections of the mask."""
     image_HWC: Pixels | None = None
-    """The image as it was read, for overlays; None where it was too large to keep."""
+    """The image as it was read, perhaps reduced; None where it was too large to keep."""
     name: str = "image"
     """The name of the image in outputs."""
     pixel_size: PixelSize | None = None
@@ -85,16 +89,22 @@ class Prediction:
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
-    @property
+    @cached_property
     def probability(self) -> Probability:
         """The probability of foreground, float32 in [0, 1], at the original size."""
-        return self.probability_HW
+        found = self.probability_HW
+        return found.whole() if isinstance(found, SmallMap) else found
 
     @cached_property
     def mask(self) -> Bool[np.ndarray, "H W"]:
         """True where the probability is above the threshold, corrected by `postprocessing`."""
         mask_HW = segment(self.probability_HW, self.threshold, self.postprocessing)
         return mask_HW if self.valid_HW is None else mask_HW & self.valid_HW
+
+    @property
+    def foreground(self) -> float:
+        """The share of the pixels that are foreground."""
+        return np.count_nonzero(self.mask) / self.mask.size
 
     @cached_property
     def quality(self) -> Quality | None:
@@ -127,7 +137,7 @@ class Prediction:
         return self._cut(PredictOptions(outputs=("cutout",), crop=crop, background=background))
 
     def _cut(self, options: PredictOptions) -> UInt8[np.ndarray, "H2 W2 C"]:
-        alpha_HW = soft_alpha(self.mask, self.probability_HW, self.threshold)
+        alpha_HW = soft_alpha(self.mask, self.probability, self.threshold)
         own_HW, _ = self._cover
         if own_HW is not None:
             alpha_HW = alpha_HW * (own_HW / np.float32(255))
@@ -212,7 +222,7 @@ class Prediction:
             **self.facts,
             "width": width,
             "height": height,
-            "foreground_share": float(self.mask.mean()),
+            "foreground_share": self.foreground,
             "num_objects": len(self._objects),
             "quality": self.quality.as_dict() if self.quality else None,
             "objects": [one.as_row() for one in self._objects],
@@ -260,7 +270,7 @@ class Prediction:
             case "mask":
                 data = encode_mask(self.mask, facts=self.facts)
             case "probability":
-                data = encode_probability(self.probability_HW)
+                data = encode_probability(self.probability)
             case "overlay":
                 data = encode_image(self.overlay(), facts=self.facts)
             case "cutout":
@@ -273,9 +283,9 @@ class Prediction:
         return data, "application/json" if kind == "json" else "image/png"
 
     def __repr__(self) -> str:
-        height, width = self.probability_HW.shape
+        height, width = self.mask.shape
         return (
-            f"Prediction({height}x{width}, foreground {self.mask.mean():.1%}, "
+            f"Prediction({height}x{width}, foreground {self.foreground:.1%}, "
             f"threshold {self.threshold:g}, bundle {self.bundle_id}"
             + (f", {self.quality})" if self.quality else ")")
         )
@@ -286,7 +296,7 @@ class Prediction:
         mask_HW = self.mask[every]
         if self.image_HWC is None:
             return encode_mask(mask_HW)
-        return encode_image(overlay(self.image_HWC[every], mask_HW))
+        return encode_image(overlay(self._image()[every], mask_HW))
 
     def _repr_html_(self) -> str:
         """Show the same above a line with its name and figures, in bold where one should look."""
@@ -312,7 +322,7 @@ class Prediction:
             name=self.name,
             thumb="" if self.image_HWC is None else thumbnail(self.image_HWC, self.mask),
             num_objects=len(self._objects),
-            foreground=float(self.mask.mean()),
+            foreground=self.foreground,
             area=area,
             unit="µm²" if size else "",
             **judged,
@@ -329,7 +339,7 @@ class Prediction:
     def _objects(self) -> list[FoundObject]:
         size = self.pixel_size
         pixel_size = (size.height, size.width) if size else None
-        return find_objects(self.mask, self.probability_HW, pixel_size=pixel_size)
+        return find_objects(self.mask, self.probability, pixel_size=pixel_size)
 
     def _image(self) -> Pixels:
         if self.image_HWC is None:
@@ -337,7 +347,12 @@ class Prediction:
                 f"{self.name}: the image was too large to keep (above {KEPT_PIXELS / 1e6:.0f} "
                 "megapixels); draw on a smaller one"
             )
-        return self.image_HWC
+        if self.image_HWC.shape[:2] == self.mask.shape:
+            return self.image_HWC
+        if isinstance(self.source, bytes):
+            return decode_image(self.source, name=self.name)
+        assert isinstance(self.source, Path), "whoever reduces an image knows its file"
+        return read_image(self.source, page=self.page)
 
 
 def _to_degrees(crs: str) -> Project | None:
@@ -387,7 +402,7 @@ def _numbers(make: Callable[[Prediction], np.ndarray]) -> Write:
 
 def _known(one: Prediction) -> Probability:
     """Give probabilities with NaN where there is no data."""
-    pixels = one.probability_HW
+    pixels = one.probability
     return pixels if one.valid_HW is None else np.where(one.valid_HW, pixels, np.float32(np.nan))
 
 

@@ -20,7 +20,8 @@ from binseg.inference.runtimes import Backend
 from binseg.packaging import Bundle, Card
 from binseg.postprocess import NOTHING, PostProcessing, segment
 from binseg.transforms.geometry import blend, plan, tiles_for
-from binseg.transforms.preprocess import normalise, prepare, prepare_batches
+from binseg.transforms.preprocess import Size, normalise, prepare, prepare_batches
+from binseg.transforms.small_map import SmallMap
 from binseg.types import TTA, Preprocessing
 
 SAME_SCALE = 0.05  # difference of two pixel sizes that is none
@@ -197,11 +198,25 @@ class Predictor(Protocol):
             yield self.predict(image)
 
     def predict_array(
-        self, image_HWC: Pixels, *, read_as: str = "the image", tell: Tell = untold, **facts: Any
+        self,
+        image_HWC: Pixels,
+        *,
+        read_as: str = "the image",
+        tell: Tell = untold,
+        size: Size | None = None,
+        **facts: Any,
     ) -> Prediction:
-        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`."""
+        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`.
+
+        `size` is the image's own, where it was reduced as it was decoded.
+        """
+        if self.has_one_input and self.preprocessing is not None:
+            inputs, _ = prepare(image_HWC, self.preprocessing, name=read_as, size=size)
+            maps_NHW = self.probability_of_inputs(inputs)
+            tell(1)
+            return self.prediction_of(image_HWC, maps_NHW, size=size, **facts)
         probability_HW = self.probability_of_image(image_HWC, read_as, tell=tell)
-        return self._prediction(probability_HW, image_HWC, facts)
+        return self._prediction(image_HWC, facts, probability_HW)
 
     def probabilities_together(
         self, inputs: Sequence[UInt8[np.ndarray, "_ _ _ C"]]
@@ -216,34 +231,43 @@ class Predictor(Protocol):
             maps.update(zip(which, parts, strict=True))
         return [maps[index] for index in range(len(inputs))]
 
-    def prediction_of(self, image_HWC: Pixels, maps_NHW: Maps, **facts: Any) -> Prediction:
+    def prediction_of(
+        self, image_HWC: Pixels, maps_NHW: Maps, *, size: Size | None = None, **facts: Any
+    ) -> Prediction:
         """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
 
         With `probability_of_inputs` it computes inputs of several images in one batch.
         """
         assert self.preprocessing is not None, "members have no inputs in common"
-        height, width = image_HWC.shape[:2]
+        height, width = size or image_HWC.shape[:2]
+        if self.has_one_input and facts.get("valid_HW") is None:
+            (placement,) = plan(height, width, self.preprocessing)
+            small = SmallMap.of(maps_NHW[0], placement)
+            if small is not None:
+                return self._prediction(image_HWC, facts, small)
         probability_HW = _blended(maps_NHW, height, width, self.preprocessing)
-        return self._prediction(probability_HW, image_HWC, facts)
+        return self._prediction(image_HWC, facts, probability_HW)
 
     def mask_of(self, probability_HW: Probability) -> Bool[np.ndarray, "H W"]:
         """Cut probabilities at the threshold and correct the mask, as every prediction does."""
         return segment(probability_HW, self.threshold, self.postprocessing)
 
     def _prediction(
-        self, probability_HW: Probability, image_HWC: Pixels, facts: dict[str, Any]
+        self, image_HWC: Pixels, facts: dict[str, Any], found: Probability | SmallMap
     ) -> Prediction:
         for value in self.nodata:
             image_HWC, declared_HW = without(image_HWC, value)
             facts = {**facts, "valid_HW": both_valid(facts.get("valid_HW"), declared_HW)}
         if (valid_HW := facts.get("valid_HW")) is not None:
-            probability_HW = np.where(valid_HW, probability_HW, np.float32(0))
+            found = found.whole() if isinstance(found, SmallMap) else found
+            found = np.where(valid_HW, found, np.float32(0))
+        height, width = found.size if isinstance(found, SmallMap) else found.shape
         return Prediction(
-            probability_HW=probability_HW,
+            probability_HW=found,
             threshold=self.threshold,
             bundle_id=self.bundle_id,
             postprocessing=self.postprocessing,
-            image_HWC=image_HWC if probability_HW.size <= KEPT_PIXELS else None,
+            image_HWC=image_HWC if height * width <= KEPT_PIXELS else None,
             judge=self.judge,
             **facts,
         )
@@ -252,15 +276,15 @@ class Predictor(Protocol):
         self, images: Sequence[object], page: int | None, options: PredictOptions
     ) -> list[Prediction]:
         """Predict some images, in one batch as far as they can share it."""
-        read = [pixels_of(image, page) for image in images]
+        read = [pixels_of(image, page, self.preprocessing) for image in images]
         fit = [self.scaled_to(facts.get("pixel_size"), options) for _, _, facts in read]
         inputs = {
-            index: prepare(image_HWC, self.preprocessing, name=name)[0]
-            for index, (image_HWC, name, _) in enumerate(read)
+            index: prepare(image_HWC, self.preprocessing, name=name, size=facts.get("size"))[0]
+            for index, (image_HWC, name, facts) in enumerate(read)
             if len(read) > 1
             and fit[index] is self
             and self.preprocessing
-            and self.shares_batches(*image_HWC.shape[:2])
+            and self.shares_batches(*facts.get("size", image_HWC.shape[:2]))
         }
         maps = dict(zip(inputs, self.probabilities_together([*inputs.values()]), strict=True))
         return [
@@ -391,13 +415,6 @@ class ModelPredictor(Predictor):
             f"<tr><th>{escape(label)}</th><td>{escape(text)}</td></tr>" for label, text in rows
         )
         return f"<table>{lines}</table>"
-
-
-def mean_of(maps: Sequence[Float32[np.ndarray, "*shape"]]) -> Float32[np.ndarray, "*shape"]:
-    """Average probabilities."""
-    total = sum(maps[1:], maps[0])
-    # The sum of float32 may pass 1 by a rounding error.
-    return np.asarray(np.clip(total / np.float32(len(maps)), 0.0, 1.0))
 
 
 def sigmoid(logits: Float32[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:

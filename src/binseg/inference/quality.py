@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float32, Float64, Num, UInt8
 
 from binseg.packaging.card import Knowledge
 from binseg.postprocess import label_objects
-from binseg.transforms.preprocess import prepare, prepare_image
+from binseg.transforms.preprocess import prepare, prepare_image, reduction
+from binseg.transforms.small_map import SmallMap
 from binseg.types import Preprocessing
 
 Flag = Literal["ok", "look", "unlike the training data"]
@@ -99,17 +100,16 @@ class Judge:
 
     def quality(
         self,
-        image_HWC: Num[np.ndarray, "H W C"],
-        probability_HW: Float32[np.ndarray, "H W"],
+        image_HWC: Num[np.ndarray, "h w C"],
+        probability: Float32[np.ndarray, "H W"] | SmallMap,
         mask_HW: Bool[np.ndarray, "H W"],
     ) -> Quality:
-        """Judge the mask of an image by its pixels and probabilities."""
+        """Judge the mask of an image by its pixels, which may come reduced, and probabilities."""
         known = self.knowledge
-        statistics_D = describe(image_HWC, probability_HW, mask_HW, self.preprocessing)
+        statistics_D, signs_K = figures(image_HWC, probability, mask_HW, self.preprocessing)
         # A figure that is no number must not pass as a usual one.
         statistics_D = np.nan_to_num(statistics_D, nan=1e6)
         distance = float(distances(statistics_D[None], known)[0]) / known.limit
-        signs_K = signs(probability_HW, mask_HW)
         expected = float(expected_dice(signs_K[None], known.coefficients)[0])
         low, high = (float(one) for one in interval(expected, known))
         reasons = unusual(statistics_D, known)
@@ -132,14 +132,43 @@ class Judge:
         )
 
 
+def figures(
+    image_HWC: Num[np.ndarray, "h w C"],
+    probability: Float32[np.ndarray, "H W"] | SmallMap,
+    mask_HW: Bool[np.ndarray, "H W"],
+    preprocessing: Preprocessing,
+) -> tuple[Float64[np.ndarray, " D"], Float64[np.ndarray, " K"]]:
+    """Compute `describe` and `signs`, of images much larger than their input by some pixels.
+
+    Between these a map that was enlarged has nothing more to tell. The image may come reduced.
+    """
+    step = reduction(mask_HW.shape, preprocessing)
+    some = slice(step // 2, None, step)
+    if isinstance(probability, SmallMap):
+        some_hw = probability.every(step)
+    else:
+        some_hw = probability[some, some]
+    scores_D = describe(
+        image_HWC, some_hw, mask_HW[some, some], preprocessing, size=mask_HW.shape, step=step
+    )
+    return scores_D, signs(some_hw, mask_HW[some, some], step=step)
+
+
 def describe(
-    image_HWC: Num[np.ndarray, "H W C"],
+    image_HWC: Num[np.ndarray, "h w C"],
     probability_HW: Float32[np.ndarray, "H W"],
     mask_HW: Bool[np.ndarray, "H W"],
     preprocessing: Preprocessing,
+    *,
+    size: tuple[int, int] | None = None,
+    step: int = 1,
 ) -> Float64[np.ndarray, " D"]:
-    """Compute the `STATISTICS` of an image and its mask, at the scale that the network sees."""
-    view_HWC = _view(image_HWC, preprocessing)
+    """Compute the `STATISTICS` of an image and its mask, at the scale that the network sees.
+
+    `size` is the image's own, where it was reduced; every `step`-th pixel of the mask is given.
+    """
+    size = size or image_HWC.shape[:2]
+    view_HWC = _view(image_HWC, preprocessing, size)
     grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / 255
     dark, bright = np.percentile(grey_HW[::2, ::2], [5, 95])
     contrast = float(grey_HW.std())
@@ -151,7 +180,7 @@ def describe(
     steps = [_roughness(grey_HW, by) for by in (1, 2, 4, 8)]
     down = np.abs(np.diff(grey_HW, axis=0))
     peaks = float((down**2).mean()) / (float(down.mean()) ** 2 + 1e-6)
-    area = _area_scale(mask_HW.shape, preprocessing)
+    area = step**2 * _area_scale(size, preprocessing)
     labels_HW, num = label_objects(mask_HW)
     sizes = np.bincount(labels_HW.ravel())[1:] if num else np.zeros(1)
     # The area of the object that a random pixel of the foreground lies in: specks weigh nothing.
@@ -167,11 +196,11 @@ def describe(
 
 
 def _view(
-    image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing
+    image_HWC: Num[np.ndarray, "H W C"], preprocessing: Preprocessing, size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w channels"]:
     """Give the image as the network sees it, or four squares of a large one cut in tiles."""
     if preprocessing.resize != "tile":
-        whole_hwc: np.ndarray = prepare(image_HWC, preprocessing)[0][0]
+        whole_hwc: np.ndarray = prepare(image_HWC, preprocessing, size=size)[0][0]
         return whole_hwc
     side = max(16, round(_SIDE / preprocessing.scale))
     rows, columns = (_squares(length, side) for length in image_HWC.shape[:2])
@@ -236,12 +265,13 @@ def unusual(statistics_D: Float64[np.ndarray, " D"], known: Knowledge) -> list[s
 
 
 def signs(
-    probability_HW: Float32[np.ndarray, "H W"], mask_HW: Bool[np.ndarray, "H W"]
+    probability_HW: Float32[np.ndarray, "H W"], mask_HW: Bool[np.ndarray, "H W"], *, step: int = 1
 ) -> Float64[np.ndarray, " K"]:
     """Compute what the probabilities promise of a mask, in logits; the first is the Dice itself.
 
     They are the Dice between mask and probability, how sure the mask's pixels are, how much of the
-    foreground lies outside, and how little the mask depends on its threshold.
+    foreground lies outside, and how little the mask depends on its threshold. Where every
+    `step`-th pixel is given, outlines are that many times longer.
     """
     inside_N = probability_HW[mask_HW].astype(np.float64)
     area, total = float(mask_HW.sum()), float(probability_HW.sum(dtype=np.float64))
@@ -254,9 +284,9 @@ def signs(
     doubt = float((4 * probability_HW * (1 - probability_HW)).sum(dtype=np.float64))
     return np.array([
         logit(soft), logit(sure), logit(stable),
-        np.log((doubt + few) / (float(sides) + few)),
+        np.log((doubt + few) / (float(sides) / step + few)),
         np.log((area + few) / mask_HW.size),
-        np.log((float(sides) + 1) / np.sqrt(area + few)),
+        np.log((float(sides) + 1 / step) / np.sqrt(area + few)),
     ], np.float64)  # fmt: skip
 
 

@@ -4,30 +4,25 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b, file_digest
-from itertools import chain, count, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from binseg.errors import ImageError, UsageError
-from binseg.imageio import is_whole, read_facts
-from binseg.inference.image_like import facts_of_file
+from binseg.inference.bands import ProbabilityType
 from binseg.inference.joined import join_outputs
-from binseg.inference.large import ProbabilityType
+from binseg.inference.outputs import candidates, difference, files_of, hash_of, refuse_other
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES, Prediction
 from binseg.inference.predictor import Predictor
 from binseg.inference.quality import UNLIKE, Flag, Quality
-from binseg.inference.sources import Failure, InputImage, Places
-from binseg.inference.video import facts_of_video
+from binseg.inference.sources import Failure, InputImage, Places, Round
 from binseg.parallel import map_ordered
 from binseg.progress import Progress
 from binseg.report.rendering import Entry, write_predictions_page
-
-_OF_FILES = ("tolerance", "pixel_size", "crop", "background")
-"""Options that change files, beside those that the model and its post-processing tell."""
+from binseg.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +125,14 @@ class Sink(ABC):
         assert len(images) == 1, "one result is of one image"
         return [self.out / "result"]
 
-    def finish(self, options: PredictOptions) -> None:
-        """Do what is left when all predictions are there."""
+    def share(self, found: Round, options: PredictOptions) -> Round:
+        """Choose what is to be answered into this sink: everything."""
         del options
+        return found
+
+    def finish(self, options: PredictOptions, result: "PredictResult") -> None:
+        """Do what is left when all predictions are there."""
+        del options, result
 
     @abstractmethod
     def write(
@@ -154,6 +154,7 @@ class FolderSink(Sink):
         resume: leave out images whose outputs are there already, whole, and of these images, this
             model and these settings; with `overwrite` all others are replaced.
         report: keep a small image of each prediction, for `write_report`.
+        shard: take in this share alone, as `resume` does; `pipelines.gather` joins all shares.
     """
 
     large_probability: ProbabilityType = "float32"
@@ -165,11 +166,21 @@ class FolderSink(Sink):
         overwrite: bool = False,
         resume: bool = False,
         report: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         super().__init__(Path(out))
+        resume = resume or shard is not None
         self.replaces = overwrite or resume
-        self._resume, self._replaces_others = resume, overwrite
-        self._entries: dict[Path, Entry] | None = {} if report else None
+        self.replaces_others = overwrite
+        """False refuses, with `resume`, what is of another model or image."""
+        self._resume = resume
+        self._shard = shard
+        self._taken: set[Path] = set()
+        """Names of outputs that are settled, those of other shards too."""
+        self._masks: list[tuple[str, str]] = []
+        """Each image of the shard with its mask."""
+        self.entries: dict[Path, Entry] | None = {} if report else None
+        """What the page says of each mask that was written."""
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
 
@@ -191,12 +202,51 @@ class FolderSink(Sink):
         left = [image for image, stem in zip(images, done, strict=True) if stem is None]
         named = list(self._named(left, options, progress))
         both = list(zip(left, named, strict=True))
-        if self._resume and not self._replaces_others:
+        if self._resume and not self.replaces_others:
             for image, stem in both:
-                _refuse_other(predictor, image, stem, options)
+                refuse_other(predictor, image, stem, options)
         self._refuse_replacing(images, [file for one in both for file in files_of(*one, options)])
         stems = iter(named)
+        if self._shard is not None:
+            rest = iter(named)
+            for image, stem in zip(images, done, strict=True):
+                mask = files_of(image, stem or next(rest), options)[0]
+                self._masks.append((image.name, mask.relative_to(self.out).as_posix()))
         return [next(stems) if stem is None else None for stem in done]
+
+    def settled(self, found: Round, options: PredictOptions) -> Round:
+        """Settle the names of all outputs, for others to write them.
+
+        Raises:
+            UsageError: an output is there, and is neither to be replaced nor to be kept.
+        """
+        whole = Shard(number=1, of=1)
+        named = list(self._shares(found.images, whole, options))
+        files = [files_of(one, self.out / one.relative.parent / one.stem, options) for one in named]
+        self._refuse_replacing(named, [file for one in files for file in one])
+        return replace(found, images=named)
+
+    def share(self, found: Round, options: PredictOptions) -> Round:
+        """Choose the images of the shard; all are looked at for the names of their outputs."""
+        if self._shard is None:
+            return found
+        own = list(self._shares(found.images, self._shard, options))
+        failures = [one for one in found.failures if self._shard.holds(one.source)]
+        texts = [one for one in found.left_out if self._shard.holds(str(one))]
+        return Round(images=own, failures=failures, left_out=texts)
+
+    def _shares(
+        self, images: Sequence[InputImage], shard: Shard, options: PredictOptions
+    ) -> Iterator[InputImage]:
+        taken = self._taken
+        for image in images:
+            for stem in candidates(image, self.out):
+                files = files_of(image, stem, options)
+                if taken.isdisjoint(files):
+                    break
+            taken.update(files)
+            if shard.holds(image.relative.as_posix()):
+                yield replace(image, stem=stem.name)
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
@@ -206,24 +256,42 @@ class FolderSink(Sink):
         for path, kind in zip(paths[1:], options.outputs, strict=True):
             FILES[kind].write(prediction, path, options)
         quality = prediction.quality
-        if self._entries is not None:
-            self._entries[paths[0]] = prediction.entry()
+        if self.entries is not None:
+            self.entries[paths[0]] = prediction.entry()
         if prediction.origin:
-            others = {path.name: _hash_of(path) for path in paths[1:]}
-            prediction = replace(prediction, origin={**prediction.origin, "others": others})
+            others = {path.name: hash_of(path) for path in paths[1:]}
+            prediction = copy(prediction)  # with the mask that was computed, which `replace` drops
+            vars(prediction)["origin"] = {**prediction.origin, "others": others}
         FILES["mask"].write(prediction, paths[0], options)
         return Written(
             source=image.path,
             page=image.page,
             mask=paths[0],
             others=tuple(paths[1:]),
-            foreground=float(prediction.mask.mean()),
+            foreground=prediction.foreground,
             quality=quality,
         )
 
-    def finish(self, options: PredictOptions) -> None:
-        """Join the COCO files and tables of all images in the folder."""
-        join_outputs(self.out, options.outputs)
+    def finish(self, options: PredictOptions, result: "PredictResult") -> None:
+        """Join the COCO files and tables of all images in the folder; a shard notes its own."""
+        if self._shard is None:
+            join_outputs(self.out, options.outputs)
+            return
+        known = self._shard.read(self.out) or {"entries": []}
+        entries = {one["name"]: one for one in known["entries"]}  # of masks that were kept
+        for path, one in (self.entries or {}).items():
+            name = path.relative_to(self.out).as_posix()
+            entries[name] = vars(replace(one, name=name))
+        self._shard.write(
+            self.out,
+            {
+                "verb": "predict",
+                "masks": self._masks,
+                "failures": [vars(one) for one in result.failures],
+                "outputs": options.outputs,
+                "entries": [*entries.values()],
+            },
+        )
 
     def write_report(self, result: "PredictResult", *, model: str) -> Path:
         """Write the page and the table of what this run wrote, and return the page's path.
@@ -231,10 +299,10 @@ class FolderSink(Sink):
         Raises:
             OutputError: a file can't be written.
         """
-        assert self._entries is not None, "ask for a report first"
+        assert self.entries is not None, "ask for a report first"
         entries = [
             replace(
-                self._entries.get(one.mask) or Entry(name="", foreground=one.foreground),
+                self.entries.get(one.mask) or Entry(name="", foreground=one.foreground),
                 name=one.mask.relative_to(self.out).as_posix(),
             )
             for one in result.written
@@ -246,8 +314,8 @@ class FolderSink(Sink):
     ) -> Path | None:
         """Find the outputs of an image that are there as they would be made now."""
         with suppress(ImageError):  # reading the image will say so
-            for stem in islice(_candidates(image, self.out), 2):
-                if _difference(predictor, image, stem, options) == "":
+            for stem in islice(candidates(image, self.out), 2):
+                if difference(predictor, image, stem, options) == "":
                     return stem
         return None
 
@@ -256,12 +324,12 @@ class FolderSink(Sink):
     ) -> Iterator[Path]:
         taken: set[Path] = set()
         for image in images:
-            for stem in _candidates(image, self.out):
+            for stem in candidates(image, self.out):
                 files = files_of(image, stem, options)
                 own = all(self._owners.get(one, image.path) == image.path for one in files)
                 if own and taken.isdisjoint(files):
                     break
-            if stem != next(_candidates(image, self.out)):
+            if stem != next(candidates(image, self.out)):
                 progress.say(
                     f"{image.path}: written as {files[0].name}, since another has its name"
                 )
@@ -304,122 +372,9 @@ class BytesSink(Sink):
         """Encode the output."""
         self.data, self.media = prediction.encode(self.kind, options)
         self.size = prediction.mask.shape
-        share = float(prediction.mask.mean())
-        quality = prediction.quality
-        return Written(source=image.path, mask=stem, foreground=share, quality=quality)
-
-
-def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
-    """List the files that an image gets, the mask's first."""
-    outputs = options.outputs
-    if image.kind == "video":
-        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in outputs else [])]
-    elif image.kind == "large":
-        endings = [".tif", *(["_probability.tif"] if "probability" in outputs else [])]
-    else:
-        endings = [f".{options.mask_format}", *(FILES[one].ending for one in outputs)]
-    return [stem.with_name(stem.name + ending) for ending in endings]
-
-
-def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
-    """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
-    if image.data is not None:
-        return {"name": image.name, "source": image.data}
-    asked = set(options.outputs)
-    facts = facts_of_file(
-        image.path,
-        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability", "labels"}),
-    )
-    name = image.title or image.path.name
-    facts |= {"source": image.path, "page": image.page}
-    return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
-
-
-def origin_of(
-    image: InputImage, predictor: Predictor, options: PredictOptions
-) -> dict[str, object]:
-    """Tell the content and place of an image and all settings, without naming anybody's folders."""
-    settings = [(repr(one.preprocessing), one.tta, one.temperature) for one in predictor.members]
-    place = f"{os.path.realpath(image.path)}#{image.page}".encode("utf-8", "surrogateescape")
-    return {
-        "image": f"{_hash_of(image.path)}#{image.page}",
-        "place": blake2b(place, digest_size=8).hexdigest(),
-        "settings": blake2b(
-            repr((settings, *map(vars(options).get, _OF_FILES))).encode(), digest_size=8
-        ).hexdigest(),
-    }
-
-
-def _hash_of(path: Path) -> str:
-    """Hash the content of a file, or of all files of a folder."""
-    whole = blake2b(digest_size=16)
-    try:
-        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-        for file in files:
-            with file.open("rb") as handle:
-                digest = file_digest(handle, partial(blake2b, digest_size=16))
-            whole.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
-            whole.update(digest.digest())
-    except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
-    return whole.hexdigest()
-
-
-def _difference(
-    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
-) -> str | None:
-    """Say what tells the outputs at a stem from those that would be made now.
-
-    Returns:
-        "" where nothing does, None where they aren't all there and whole, else of another what.
-    """
-    files = files_of(image, stem, options)
-    if not is_whole(files[0]):
-        return None
-    made = facts_of_video(files[0]) if image.kind == "video" else read_facts(files[0])
-    if "model" not in made:
-        return "program"
-    origin = origin_of(image, predictor, options)
-    if made.get("image") != origin["image"]:
-        return None if made.get("place") == origin["place"] else "image"
-    expected = {
-        "model": ("model", predictor.bundle_id),
-        "threshold": ("threshold", predictor.threshold),
-        "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
-        "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)": (
-            "settings", origin["settings"],
-        ),
-    }  # fmt: skip
-    for noun, (key, value) in expected.items():
-        if made.get(key) != value:
-            return noun
-    known = made.get("others")
-    for file in files[1:]:
-        if not is_whole(file):
-            return None
-        if isinstance(known, dict) and known.get(file.name) != _hash_of(file):
-            return None
-    return ""
-
-
-def _refuse_other(
-    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
-) -> None:
-    try:
-        noun = _difference(predictor, image, stem, options)
-    except ImageError:  # reading the image will say so
-        return
-    if noun:
-        raise UsageError(
-            f"{files_of(image, stem, options)[0]} is of another {noun}; choose another folder with "
-            "--out, or replace what is there with --overwrite"
+        return Written(
+            source=image.path,
+            mask=stem,
+            foreground=prediction.foreground,
+            quality=prediction.quality,
         )
-
-
-def _candidates(image: InputImage, out: Path) -> Iterator[Path]:
-    """Give stems from the plainest on; the list has no end."""
-    folder, name = out / image.relative.parent, image.relative
-    page = "" if image.page is None else f"-page{image.page:04d}"
-    numbered = (f"{name.stem}{page}-{number}" for number in count(2))
-    plain = (f"{name.stem}{page}", f"{name.name}{page}")
-    return (folder / text for text in chain(plain, numbered))

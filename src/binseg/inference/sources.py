@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,12 +21,15 @@ from binseg.imageio import (
     kind_of,
     needs_windows,
     read_pixels,
+    read_reduced,
 )
 from binseg.imageio.decoding import Valid
 from binseg.imageio.windows import holds_tiff
 from binseg.inference.image_like import Pixels
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.video import is_video
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing
 
 if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
@@ -52,6 +56,8 @@ class InputImage:
     """The file's bytes, where they are in memory."""
     title: str = ""
     """The name of the image in outputs, if not its file's."""
+    stem: str = ""
+    """The name of its outputs without their endings, where it was settled among all shards."""
 
     @property
     def name(self) -> str:
@@ -67,6 +73,19 @@ class InputImage:
         if self.data is not None:
             return decode_pixels(self.data, name=self.name)
         return read_pixels(self.path, page=self.page)
+
+    def reduced(self, shape: Preprocessing | None) -> tuple[Pixels, Valid, tuple[int, int]]:
+        """Decode it as a model of this shape takes it, perhaps reduced, and tell its own size.
+
+        Raises:
+            ImageError: it can't be read.
+        """
+        if shape is None:
+            image_HWC, valid_HW = self.read()
+            return image_HWC, valid_HW, image_HWC.shape[:2]
+        way = partial(reduction, preprocessing=shape)
+        source = self.path if self.data is None else self.data
+        return read_reduced(source, way, name=self.name, page=self.page)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Open a large image, to read parts of it in another process; raises as `caged_windows`."""
@@ -229,7 +248,7 @@ def _listed(
     places = Places()
     for path, relative in found:
         try:
-            of_file = _images_of(path, relative, whole_stacks=whole_stacks)
+            of_file = images_of_file(path, relative, whole_stacks=whole_stacks)
         except ImageError as error:
             failures.append(Failure.of(path, error))
             continue
@@ -278,7 +297,7 @@ def _in_folder(folder: Path, out: Path, texts: list[Path]) -> Iterator[tuple[Pat
             texts.append(path)
 
 
-def _images_of(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
+def images_of_file(path: Path, relative: Path, *, whole_stacks: bool) -> list[InputImage]:
     """List a file's images; only TIFF and OME-Zarr hold several, or ones to be read in parts."""
     suffix = path.suffix.lower()
     if is_video(path):

@@ -17,16 +17,27 @@ from jaxtyping import Float32, UInt8
 
 from binseg.imageio import ImageInfo
 from binseg.imageio.windows import Windows
+from binseg.inference.ensemble import mean_of
 from binseg.inference.image_like import Inputs, Probability
-from binseg.inference.predictor import Predictor, Tell, mean_of, untold
+from binseg.inference.predictor import Predictor, Tell, untold
 from binseg.parallel import map_ordered
-from binseg.transforms.geometry import cut, plan, resize_image, restore, tile_weights, tiles_for
+from binseg.transforms.geometry import (
+    cut,
+    plan,
+    reduce_image,
+    resize_image,
+    restore,
+    tile_weights,
+    tiles_for,
+)
 from binseg.transforms.preprocess import (
     Bounds,
     known_range,
     percentile_range,
     percentile_step,
+    prepare,
     prepare_region,
+    reduction,
 )
 from binseg.types import Placement, Preprocessing
 
@@ -208,21 +219,32 @@ class _Page:
         for top in range(first * band, height, band):
             num = min(band, height - top)
             end = min((top + num) * target.height / height, float(target.height))
-            rows = (top * target.height / height, end)
-            band_HW1 = resize_image(inner_HW1, num, width, rows=rows)
+            box = (0.0, top * target.height / height, float(target.width), end)
+            band_HW1 = resize_image(inner_HW1, num, width, box=box)
             tell(num)
             yield np.clip(band_HW1[:, :, 0], 0.0, 1.0)
 
     def _input(self, placement: Placement) -> UInt8[np.ndarray, "height width C"]:
         """Make the one input of a page from bands of its rows; the same as from the whole."""
         info, target = self.info, placement.target
+        size, row_bytes = (info.height, info.width), info.width * info.channels
+        by = reduction(size, self.shape) if info.dtype == "uint8" else 1
+        if by > 1:
+            num = max(1, _READ_BYTES // (row_bytes * by)) * by
+            bands = (
+                self.windows.read(self.page, top, 0, min(num, info.height - top), info.width)
+                for top in range(0, info.height, num)
+            )
+            reduced_HWC = np.concatenate([reduce_image(band_HWC, by) for band_HWC in bands])
+            inputs, _ = prepare(reduced_HWC, self.shape, name=self.windows.name, size=size)
+            return inputs[0]
         values = self._values()
         shape = (placement.height, placement.width, self.shape.channels)
         input_HWC = np.zeros(shape, np.uint8)
         factor = info.height / target.height
         # Bilinear with antialias: a new row is made of those within one new row's height of it.
         around = int(max(factor, 1.0)) + 2
-        row_bytes = info.width * info.channels * np.dtype(info.dtype).itemsize
+        row_bytes *= np.dtype(info.dtype).itemsize
         num = max(1, int((_READ_BYTES / row_bytes - 2 * around) / factor))
         for start in range(0, target.height, num):
             end = min(start + num, target.height)

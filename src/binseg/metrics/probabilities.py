@@ -5,8 +5,9 @@ probability by 1024 loses nothing, so that a histogram knows, for each of them, 
 `probability > threshold` will call foreground.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64
@@ -191,6 +192,18 @@ class ProbabilityTally:
         self._dice_T += score_table(counts_of(one_2K))["dice"]
         self._num_images += 1
         self._num_empty += not one_2K[0].any()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give what was added up as plain data."""
+        return {
+            name: one.tolist() if isinstance(one, np.ndarray) else int(one)
+            for name, one in vars(self).items()
+        }
+
+    def join(self, added_up: Mapping[str, Any]) -> None:
+        """Take in what another one gave `as_dict`."""
+        for name, one in vars(self).items():
+            setattr(self, name, one + np.asarray(added_up[name]))
 
     def sweep(self) -> Sweep:
         """Score every threshold; DataError if there was no image with a valid pixel."""

@@ -21,6 +21,7 @@ from binseg.config.recipe import Section
 from binseg.errors import one_line
 from binseg.packaging.bundle_files import NETWORK, NETWORK_INT8, WEIGHTS
 from binseg.postprocess.mask_cleaning import PostProcessing
+from binseg.transforms.preprocess import LEAST_LEFT
 from binseg.types import TTA, Preprocessing
 
 FORMAT_VERSION = 1
@@ -219,6 +220,9 @@ class Card(Part):
             ("architecture", f"{net.decoder} on {net.encoder}{options}"),
             ("input", f"{shape.height}x{shape.width}, {shape.channels} channels, {shape.resize}"
                       + (f" at scale {shape.scale:g}" if shape.scale != 1 else "")),
+            ("much larger images", "of 8 bits are averaged over 2 x 2, 4 x 4 or more pixels while "
+             f"they stay {LEAST_LEFT} times larger than the input"
+             if shape.resize != "tile" and shape.intensity == "dtype" else ""),
             ("intensity", shape.intensity),
             ("threshold", f"{self.threshold.value:g} ({self.threshold.method})"),
             ("temperature", f"{self.temperature:g}"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from binseg.errors import UsageError
 from binseg.packaging.networks import Compute, one_by_one
+from binseg.transforms.preprocess import LEAST_LEFT, MOST_REDUCED
 from binseg.types import Preprocessing
 
 Pixels = Literal["uint8", "float32"]
@@ -89,8 +90,11 @@ class RawPixels(nn.Module):
         if self.shape.resize == "letterbox":
             factor = torch.minimum(height / _number(tall), width / _number(wide))
             rows, columns = _fit(tall, height, factor), _fit(wide, width, factor)
-        down, up = _resizing(tall, height, rows)
-        across, back = _resizing(wide, width, columns)
+        by: Tensor | float = 1.0
+        if self.pixels == "uint8" and self.shape.intensity == "dtype":
+            by = _reduction((tall, height, rows), (wide, width, columns))
+        down, up = _resizing(tall, height, rows, by)
+        across, back = _resizing(wide, width, columns, by)
         return _restored(self._probability(self._resized(image_NCHW, across, down)), back, up)
 
     def _whole(self, image_NCHW: Tensor) -> Tensor:
@@ -195,16 +199,37 @@ def _fit(num: Size, size: int, factor: Tensor) -> tuple[Tensor, Tensor]:
     return torch.floor((size - taken) / 2), taken
 
 
+def _reduction(*sides: tuple[Size, int, tuple[Tensor, Tensor] | None]) -> Tensor:
+    """Tell over how many pixels an image is averaged first, as `preprocess.reduction` does.
+
+    Each side is its length, that of the input, and what the image takes of it (`_fit`).
+    """
+    by, doubled = torch.ones(()), 1
+    while doubled < MOST_REDUCED:
+        fits = torch.ones(())
+        for num, size, target in sides:
+            taken = target[1] if target else float(size)
+            fits = fits * (_number(num) >= LEAST_LEFT * 2 * doubled * taken)
+        by, doubled = by + doubled * fits, 2 * doubled
+    return by
+
+
 def _resizing(
-    num: Size, size: Size, target: tuple[Tensor, Tensor] | None = None
+    num: Size,
+    size: Size,
+    target: tuple[Tensor, Tensor] | None = None,
+    by: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Make the matrices (size, num) from an image's line to the input's (or `target`), and back."""
+    """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
+
+    So many pixels as `by` says weigh as one in their middle.
+    """
     first, taken = target or (torch.zeros(()), _number(size))
     at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()
     shrunk, grown = _number(num) / taken, taken / _number(num)
     return (
-        _triangles(at * shrunk, shrunk, centres) * inside[:, None],
+        _triangles(at * shrunk, shrunk, (torch.floor(centres / by) + 0.5) * by) * inside[:, None],
         _triangles(centres * grown, grown, at, inside),
     )
 

@@ -4,8 +4,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num, UInt8
@@ -16,6 +17,7 @@ from binseg.data.samples import read_sample
 from binseg.datacheck import CHECKS, Look, examine, foreground_share, ranked, take_in
 from binseg.datacheck.checks import make_finding
 from binseg.datacheck.contradictions import SUSPICIOUS, Contradiction, Contradictions
+from binseg.datacheck.looks import look_at_all, looks_as_dict
 from binseg.errors import ImageError
 from binseg.imageio import read_image, read_pixel_size, write_image
 from binseg.inference import Predictor, load
@@ -23,6 +25,7 @@ from binseg.inference.quality import expected_dice, signs
 from binseg.progress import SILENT, Progress, track
 from binseg.report import for_display, overlay
 from binseg.report.rendering import images_shown, write_doctor_page
+from binseg.shards import Shard
 from binseg.storage import cache_dir
 from binseg.training.run_folder import RunFolder
 from binseg.transforms.geometry import resize_image, resize_mask
@@ -73,6 +76,7 @@ def check(
     model: str | Path | None = None,
     page: str | Path | None = None,
     sheet: str | Path | None = None,
+    known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> CheckResult:
     """Look at every image and mask of a data set; one that can't be opened at all is one finding.
@@ -80,7 +84,8 @@ def check(
     `model` is a run, a bundle, or the folder of a cross-validation (each mask is then judged by the
     model that did not learn from it); masks that it contradicts are findings, too. `page` is an
     HTML file of the findings and their images, `sheet` a PNG of samples under their masks, where an
-    inverted or shifted mask is seen. Raises OutputError where they can't be written.
+    inverted or shifted mask is seen. Raises OutputError where they can't be written. What is
+    `known`, by `look_at_shard`, of all images isn't looked at again.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(path=str(data))
     suspects: list[Contradiction] = []
@@ -89,7 +94,8 @@ def check(
     if intake.dataset is None:
         result = CheckResult(path=str(config.path), facts=(), findings=intake.findings)
     else:
-        seen = examine(intake.dataset, progress=progress)
+        looks = None if known is None else {k: v for part in known for k, v in part.items()}
+        seen = examine(intake.dataset, known=looks, progress=progress)
         contradicted: list[Finding] = []
         if model is not None:
             suspects, models = contradictions(intake.dataset, Path(model), progress)
@@ -123,6 +129,15 @@ def check(
         )
         progress.say(f"page: {page}")
     return result
+
+
+def look_at_shard(data: DataConfig, shard: Shard, *, progress: Progress = SILENT) -> dict[str, Any]:
+    """Look at the images of a shard alone, as `check` does, for its `known`."""
+    dataset = take_in(data, progress=progress).dataset
+    if dataset is None:  # `gather` will say why
+        return {}
+    own = replace(dataset, records=tuple(r for r in dataset.records if shard.holds(r.id)))
+    return looks_as_dict(look_at_all(own, progress=progress))
 
 
 def contradictions(

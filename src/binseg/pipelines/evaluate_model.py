@@ -1,9 +1,11 @@
 """A model scored on one split, with tables and images on disk; thresholds with a guarantee."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from binseg.config import DataConfig
 from binseg.data.dataset import Dataset
@@ -17,11 +19,12 @@ from binseg.evaluation.learning_quality import (
 from binseg.evaluation.origin import Origin, check_split_name, choose_data, data_config
 from binseg.evaluation.report_files import write_report
 from binseg.evaluation.saved_masks import SavedMask, saved_masks
-from binseg.evaluation.scoring import score_dataset
+from binseg.evaluation.scoring import Scoring, score_dataset
 from binseg.inference import ModelPredictor, Predictor, load
 from binseg.metrics import OutlineRule
 from binseg.packaging import Guarantee, revise_card
 from binseg.progress import SILENT, Progress
+from binseg.shards import Shard
 from binseg.storage import held
 from binseg.training.run_folder import RunFolder
 from binseg.types import Report
@@ -37,6 +40,7 @@ def evaluate(
     tolerance: float | None = None,
     spacing: float | None = None,
     device: str = "auto",
+    known: Sequence[Mapping[str, Any]] | None = None,
     progress: Progress = SILENT,
 ) -> Report:
     """Score a model on one split (train, val, test or all) of a data set.
@@ -55,6 +59,7 @@ def evaluate(
             in mm where `spacing` (mm per pixel) is given; None: 2 pixels.
         spacing: millimetres per pixel; distances are then in mm.
         device: auto, cpu or cuda; for a model that is loaded here.
+        known: what `measure_shard` found out of all images, which aren't predicted again.
         progress: told how far it is.
 
     Raises:
@@ -63,9 +68,6 @@ def evaluate(
         DataError: no image to score, or one that a member of the ensemble was trained on.
     """
     check_split_name(split)
-    if tolerance is None:
-        tolerance = 2.0 if spacing is None else 2.0 * spacing
-    outline = OutlineRule(tolerance=tolerance, spacing=spacing)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     origin = Origin.of(predictor)
     config = data if isinstance(data, DataConfig) else data_config(origin, data)
@@ -83,14 +85,49 @@ def evaluate(
             split=split,
             title=f"{predictor.name}, {split} of {config.path}",
             by=by,
-            outline=outline,
+            outline=_outline(tolerance, spacing),
             folder=folder,
             predictor_of=masks,
+            known=known,
             progress=progress,
         )
         if folder is not None:
             write_report(folder, report, dataset=dataset, predictor=predictor, predictor_of=masks)
     return report
+
+
+def measure_shard(
+    predictor: Predictor,
+    shard: Shard,
+    *,
+    data: DataConfig,
+    split: str = "test",
+    tolerance: float | None = None,
+    spacing: float | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Score the images of a shard alone, as `evaluate` does, for its `known`.
+
+    Raises:
+        as `evaluate`; a shard without images is none.
+    """
+    dataset = choose_data(data, split=split, origin=Origin.of(predictor), progress=progress)
+    own = replace(dataset, records=tuple(r for r in dataset.records if shard.holds(r.id)))
+    predictor_of = None
+    if isinstance(predictor, SavedMask):
+        predictor_of = saved_masks(Path(predictor.name), dataset)
+    for member in predictor.members[1:]:
+        _check_member(member, data, dataset, split)
+    scoring = Scoring(outline=_outline(tolerance, spacing))
+    label = f"scoring {split}, shard {shard}"
+    scoring.add(predictor, own, label=label, predictor_of=predictor_of, progress=progress)
+    return scoring.as_dict()
+
+
+def _outline(tolerance: float | None, spacing: float | None) -> OutlineRule:
+    if tolerance is None:
+        tolerance = 2.0 if spacing is None else 2.0 * spacing
+    return OutlineRule(tolerance=tolerance, spacing=spacing)
 
 
 def _check_member(member: ModelPredictor, config: DataConfig, dataset: Dataset, split: str) -> None:

@@ -193,7 +193,7 @@ class _Model:
         """Compare with a reference, which is binseg's own prediction if left out."""
         of_precision = self.int8 if precision == "int8" and self.int8 else LIMITS[precision]
         return prove(
-            reference or (lambda image_HWC: self.reference.predict(image_HWC).probability_HW),
+            reference or (lambda image_HWC: self.reference.predict(image_HWC).probability),
             compute,
             images.images,
             threshold=self.reference.threshold,
@@ -403,7 +403,7 @@ def _prove_network(model: _Model, runtime: str, precision: str, extra: dict[str,
         backend = openvino_backend(data, precision=precision, name=NETWORK)
     other = _predictor(model.bundle, backend)
     return model.prove(
-        lambda image_HWC: other.predict(image_HWC).probability_HW,
+        lambda image_HWC: other.predict(image_HWC).probability,
         images,
         runtime=runtime,
         precision=backend.precision,

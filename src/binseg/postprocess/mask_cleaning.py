@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from binseg.errors import DataError, MissingExtraError, UsageError
+from binseg.transforms.small_map import SmallMap
 
 Mask = Bool[np.ndarray, "H W"]
 Probability = Float32[np.ndarray, "H W"]
@@ -77,9 +78,13 @@ def above(
     return np.asarray(probability > threshold)
 
 
-def segment(probability_HW: Probability, threshold: float, postprocessing: PostProcessing) -> Mask:
+def segment(
+    probability: Probability | SmallMap, threshold: float, postprocessing: PostProcessing
+) -> Mask:
     """Cut a map of probabilities at the threshold, and clean the mask."""
-    return clean(above(probability_HW, threshold), postprocessing)
+    is_small = isinstance(probability, SmallMap)
+    mask_HW = probability.above(threshold) if is_small else above(probability, threshold)
+    return clean(mask_HW, postprocessing)
 
 
 def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from binseg.serve.limits import Limits
 from binseg.serve.model_registry import ModelRegistry
 from binseg.serve.pipeline import check_outline, quality_header
 from binseg.serve.refusals import LOG, Refusal, refusal_of
+from binseg.transforms.preprocess import reduction
+from binseg.types import Preprocessing
 
 _MOST_STARTS = 3
 """A job that took the server down with it so often isn't tried again."""
@@ -217,6 +220,14 @@ class _JobImage(InputImage):
         """Decode its pixels."""
         with self.cage.open(self.path, name=self.name) as opened:
             return opened.image(), opened.valid()
+
+    def reduced(
+        self, shape: Preprocessing | None
+    ) -> tuple[Num[np.ndarray, "H W C"], Valid, tuple[int, int]]:
+        """Decode its pixels as a model takes them, and tell its own size."""
+        way = None if shape is None else partial(reduction, preprocessing=shape)
+        with self.cage.open(self.path, name=self.name) as opened:
+            return *opened.read(way), (opened.info.height, opened.info.width)
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""

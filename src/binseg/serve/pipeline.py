@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float32, Num, UInt8
 from binseg.errors import ImageError
 from binseg.imageio import ImageInfo, encode_image
 from binseg.imageio.cage import Cage
-from binseg.imageio.decoding import Valid
 from binseg.inference.predictor import ModelPredictor
 from binseg.inference.quality import Quality
 from binseg.report import for_display
@@ -26,7 +25,7 @@ from binseg.serve.limits import Limits, Reservation
 from binseg.serve.model_registry import ServedModel
 from binseg.serve.refusals import Refusal
 from binseg.transforms.geometry import plan, resize_image
-from binseg.transforms.preprocess import prepare
+from binseg.transforms.preprocess import prepare, reduction
 from binseg.types import Preprocessing
 
 _MOST_OUTLINE = 4_000_000
@@ -102,7 +101,7 @@ class Pipeline:
         judges = wanted.quality and predictor.judge is not None
         self.num_coming += 1
         try:
-            image_HWC, valid_HW, inputs_NHWC = await self.in_thread(
+            image_HWC, facts, inputs_NHWC = await self.in_thread(
                 take_in,
                 self.cage,
                 sent.data,
@@ -110,25 +109,24 @@ class Pipeline:
                 name=sent.name,
                 limits=self._limits,
                 reserved=reserved,
-                keeps_image=judges or output in ("overlay", "cutout", "json"),
+                keeps="whole"
+                if output in ("overlay", "cutout")
+                else "reduced"
+                if judges or output == "json"
+                else None,
             )
             assert model.batcher is not None, "models are open while the server runs"
             maps_NHW = await asyncio.wrap_future(model.batcher.submit(inputs_NHWC))
         finally:
             self.num_coming -= 1
         data, media, quality = await self.in_thread(
-            _encode,
-            predictor,
-            (image_HWC, valid_HW),
-            maps_NHW,
-            name=sent.name,
-            output=output,
-            judges=judges,
+            _encode, predictor, image_HWC, maps_NHW, facts=facts, output=output, judges=judges
         )
+        height, width = facts["size"]
         headers = {
             "X-Binseg-Model": model.id,
             "X-Binseg-Threshold": repr(predictor.threshold),
-            "X-Binseg-Size": f"{image_HWC.shape[1]}x{image_HWC.shape[0]}",
+            "X-Binseg-Size": f"{width}x{height}",
             "X-Binseg-Seconds": f"{time.perf_counter() - start:.4f}",
             **quality_header(quality),
         }
@@ -167,11 +165,12 @@ def take_in(
     name: str,
     limits: Limits,
     reserved: Reservation,
-    keeps_image: bool,
-) -> tuple[Num[np.ndarray, "H W C"], Valid, UInt8[np.ndarray, "N H W C"]]:
+    keeps: str | None,
+) -> tuple[Num[np.ndarray, "H W C"], dict[str, Any], UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
 
-    Also tells where it has data. Without `keeps_image`, the image is one black value everywhere.
+    Gives the image whole, reduced as the model takes it, or one black value everywhere where it
+    isn't to be kept; and its own size, name, and where it has data, as facts of a Prediction.
 
     Raises:
         Refusal: too large, or no room.
@@ -192,11 +191,15 @@ def take_in(
             )
         per_pixel = preprocessing.channels + 4
         reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
-        image_HWC, valid_HW = opened.image(), opened.valid()
-    inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name)
-    if not keeps_image:
-        image_HWC = np.broadcast_to(np.uint8(0), (*image_HWC.shape[:2], 1))
-    return image_HWC, valid_HW, inputs_NHWC
+        size = (info.height, info.width)
+        by = reduction(size, preprocessing)
+        image_HWC, valid_HW = opened.reduced(by), opened.valid()
+        inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name, size=size)
+        if keeps == "whole" and image_HWC.shape[:2] != size:
+            image_HWC = opened.image()
+    if keeps is None:
+        image_HWC = np.broadcast_to(np.uint8(0), (*size, 1))
+    return image_HWC, {"size": size, "name": name, "valid_HW": valid_HW}, inputs_NHWC
 
 
 def quality_header(found: Quality | None) -> dict[str, str]:
@@ -243,16 +246,15 @@ def check_outline(mask_HW: Bool[np.ndarray, "H W"]) -> None:
 
 def _encode(
     predictor: ModelPredictor,
-    pixels: tuple[Num[np.ndarray, "H W C"], Valid],
+    image_HWC: Num[np.ndarray, "H W C"],
     maps_NHW: Float32[np.ndarray, "N H W"],
     *,
-    name: str,
+    facts: dict[str, Any],
     output: Output,
     judges: bool,
 ) -> tuple[bytes, str, Quality | None]:
     """Join the maps of all inputs at the image's size, encode what was asked for, and judge it."""
-    image_HWC, valid_HW = pixels
-    prediction = predictor.prediction_of(image_HWC, maps_NHW, name=name, valid_HW=valid_HW)
+    prediction = predictor.prediction_of(image_HWC, maps_NHW, **facts)
     if not judges:  # the image may be a stub
         prediction = replace(prediction, judge=None)
     if output == "json":

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Num
+from jaxtyping import Bool, Float32, Float64, Num, UInt8
 from PIL import Image
 
 from binseg.types import Box, Placement, Preprocessing
@@ -266,18 +266,18 @@ def resize_image(
     height: int,
     width: int,
     *,
-    rows: tuple[float, float] | None = None,
+    box: tuple[float, float, float, float] | None = None,
 ) -> Num[np.ndarray, "height width C"]:
     """Resize an image, bilinear and antialiased; the type stays, and an equal size is a copy.
 
-    `rows` says where, in rows of the image, the new ones begin and end. The rows beyond are still
-    averaged in, so that a large image resized in pieces comes out like the whole.
+    `box` says which part, in pixels of the image, becomes the new one: left, top, right, bottom.
+    Pixels beyond are still averaged in, so that a large image resized in pieces comes out like the
+    whole.
     """
     assert image_HWC.dtype in (np.uint8, np.uint16, np.float32), image_HWC.dtype
     tall, wide, channels = image_HWC.shape
-    if rows is None and (tall, wide) == (height, width):
+    if box is None and (tall, wide) == (height, width):
         return image_HWC.copy()
-    box = None if rows is None else (0.0, rows[0], float(wide), rows[1])
 
     def resized(pixels: np.ndarray) -> np.ndarray:
         image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -294,6 +294,15 @@ def resize_image(
         plane_HW = resized(plane_HW if is_bytes else plane_HW.astype(np.float32))
         out_HWC[:, :, channel] = np.rint(plane_HW) if out_HWC.dtype == np.uint16 else plane_HW
     return out_HWC
+
+
+def reduce_image(image_HWC: UInt8[np.ndarray, "H W C"], by: int) -> UInt8[np.ndarray, "h w C"]:
+    """Average an image over squares of `by` x `by` pixels; those at its end may be cut off."""
+    planes = [image_HWC]
+    if image_HWC.shape[2] != 3 or image_HWC[:, :, 0].size > _RGB_PIXELS:
+        planes = [image_HWC[:, :, channel] for channel in range(image_HWC.shape[2])]
+    small = [np.asarray(Image.fromarray(np.ascontiguousarray(one)).reduce(by)) for one in planes]
+    return small[0] if len(small[0].shape) == 3 else np.stack(small, axis=2)
 
 
 def resize_mask(

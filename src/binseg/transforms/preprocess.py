@@ -5,36 +5,74 @@
 The uint8 inputs are what the cache stores and what prediction computes: the same to the bit.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Num, Shaped, UInt8
 
 from binseg.errors import ImageError
 from binseg.imageio.decoding import without
-from binseg.transforms.geometry import place, place_mask, plan, resize_image, scaled_size
-from binseg.types import IGNORE, Placement, Preprocessing
+from binseg.transforms.geometry import (
+    place,
+    place_mask,
+    plan,
+    reduce_image,
+    resize_image,
+    scaled_size,
+)
+from binseg.types import IGNORE, Box, Placement, Preprocessing
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Values that become 0, and values that become 1: one for each channel, or one for all."""
+Size = tuple[int, int]
+"""Height and width in pixels."""
+LEAST_LEFT, MOST_REDUCED = 2, 64
+"""Images are averaged while they stay so many times larger than the input; and at most so far."""
 _PERCENTILES = (0.5, 99.5)
 _PERCENTILE_VALUES = 1 << 22
 """Percentiles of larger images are taken from evenly spaced pixels, about this many values."""
 
 
+def reduction(size: Size, preprocessing: Preprocessing) -> int:
+    """Tell over how many pixels a side an image of 8 bits is averaged before it is resized.
+
+    A power of two, for images that become one input and stay at least twice as large as it. JPEG's
+    decoder averages at no cost (`read_reduced`); everyone else averages squares of pixels.
+
+    >>> reduction((3000, 4000), Preprocessing()), reduction((1000, 4000), Preprocessing())
+    (4, 1)
+    """
+    is_plain = preprocessing.intensity == "dtype" and preprocessing.nodata is None
+    if preprocessing.resize == "tile" or not is_plain:
+        return 1
+    target = plan(*size, preprocessing)[0].target
+    times = min(size[0] // target.height, size[1] // target.width) // LEAST_LEFT
+    return min(MOST_REDUCED, 1 << max(0, times.bit_length() - 1))
+
+
 def prepare(
-    image_HWC: Shaped[np.ndarray, "..."], preprocessing: Preprocessing, *, name: str = "the image"
+    image_HWC: Shaped[np.ndarray, "..."],
+    preprocessing: Preprocessing,
+    *,
+    name: str = "the image",
+    size: Size | None = None,
 ) -> tuple[UInt8[np.ndarray, "N height width channels"], tuple[Placement, ...]]:
     """Make all model inputs of an image (uint8, 0..255 for 0..1), with their placements.
 
     A grey image is repeated to three channels, a colour one becomes grey by its luma (ITU-R 601);
     any other number of channels must match. `intensity` says what becomes 0 and 1. The image is
-    uint8, uint16, float32, bool or float64; `name` is what messages call it. Raises ImageError
-    where channels or type don't fit, or floats leave [0, 1].
+    uint8, uint16, float32, bool or float64; `name` is what messages call it; `size` is its own
+    height and width, where its decoder reduced it. Raises ImageError where channels or type don't
+    fit, or floats leave [0, 1].
     """
-    return next(prepare_batches(image_HWC, preprocessing, batch_size=sys.maxsize, name=name))
+    everything = prepare_batches(
+        image_HWC, preprocessing, batch_size=sys.maxsize, name=name, size=size
+    )
+    return next(everything)
 
 
 def prepare_batches(
@@ -43,17 +81,28 @@ def prepare_batches(
     *,
     batch_size: int,
     name: str = "the image",
+    size: Size | None = None,
 ) -> Iterator[tuple[UInt8[np.ndarray, "B height width channels"], tuple[Placement, ...]]]:
     """Make the inputs of `prepare` a few at a time, so that a huge image's tiles fit in memory."""
     original_HWC, bounds = _opened(image_HWC, preprocessing, name)
-    placements = plan(original_HWC.shape[0], original_HWC.shape[1], preprocessing)
+    size = size or (original_HWC.shape[0], original_HWC.shape[1])
+    placements = plan(*size, preprocessing)
+    box, by = None, reduction(size, preprocessing) if original_HWC.dtype == np.uint8 else 1
+    if by > 1:
+        done = 1 << round(math.log2(max(size) / max(original_HWC.shape[:2])))  # by the decoder
+        original_HWC = reduce_image(original_HWC, by // done) if by > done else original_HWC
+        box = (0.0, 0.0, size[1] / by, size[0] / by)  # the last pixels may be parts of one
 
     def resized(region_HWC: Num[np.ndarray, "h w C"], height: int, width: int) -> np.ndarray:
-        return _resized(region_HWC, preprocessing.channels, bounds, (height, width))
+        return _resized(region_HWC, preprocessing.channels, bounds, (height, width), box)
 
     for start in range(0, len(placements), batch_size):
         some = placements[start : start + batch_size]
-        yield np.stack([place(original_HWC, one, resize=resized) for one in some]), some
+        sources = some
+        if box is not None:  # the one input's source is all that there is
+            tall, wide = original_HWC.shape[:2]
+            sources = (replace(some[0], source=Box(top=0, left=0, height=tall, width=wide)),)
+        yield np.stack([place(original_HWC, one, resize=resized) for one in sources]), some
 
 
 def prepare_image(
@@ -72,7 +121,7 @@ def prepare_image(
 
 def prepare_region(
     region_HWC: Shaped[np.ndarray, "h w C"],
-    size: tuple[int, int],
+    size: Size,
     preprocessing: Preprocessing,
     *,
     values: Bounds,
@@ -86,7 +135,8 @@ def prepare_region(
     0 and 1, `rows` where in the region the result begins and ends. Raises ImageError as `prepare`.
     """
     accepted_HWC = _accept(region_HWC, preprocessing, name)
-    return _resized(accepted_HWC, preprocessing.channels, values, size, rows)
+    box = rows and (0.0, rows[0], float(accepted_HWC.shape[1]), rows[1])
+    return _resized(accepted_HWC, preprocessing.channels, values, size, box)
 
 
 def known_range(dtype: str, preprocessing: Preprocessing) -> Bounds | None:
@@ -227,24 +277,24 @@ def _resized(
     region_HWC: Num[np.ndarray, "h w C"],
     channels: int,
     bounds: Bounds,
-    size: tuple[int, int],
-    rows: tuple[float, float] | None = None,
+    size: Size,
+    box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "height width channels"]:
     """A region as uint8 at a new size: 8-bit images by whole numbers, the rest by floats."""
     if region_HWC.dtype == np.uint8 and bounds == ((0.0,), (255.0,)):
         # The usual case. Placing, stretching and mixing channels are all linear, so their order
         # changes rounding only, and few pixels are mixed after a resize.
-        placed_HWC = _fit_channels(resize_image(region_HWC, *size, rows=rows), channels)
+        placed_HWC = _fit_channels(resize_image(region_HWC, *size, box=box), channels)
         return np.rint(placed_HWC).astype(np.uint8) if placed_HWC.dtype != np.uint8 else placed_HWC
     if channels < region_HWC.shape[2]:  # colours become grey, which needs them all at once
         unit_HWC = _fit_channels(_to_range(region_HWC, bounds), channels)
-        unit_HWC = resize_image(unit_HWC, *size, rows=rows)
+        unit_HWC = resize_image(unit_HWC, *size, box=box)
         return np.rint(unit_HWC * np.float32(255)).astype(np.uint8)
     # One channel at a time, so that only one of a whole image is in memory as floats.
     planes = []
     for channel in range(region_HWC.shape[2]):
         own = slice(channel, channel + 1)
         of_own = bounds if len(bounds[0]) == 1 else (bounds[0][own], bounds[1][own])
-        unit_HW1 = resize_image(_to_range(region_HWC[:, :, own], of_own), *size, rows=rows)
+        unit_HW1 = resize_image(_to_range(region_HWC[:, :, own], of_own), *size, box=box)
         planes.append(np.rint(unit_HW1 * np.float32(255)).astype(np.uint8))
     return _fit_channels(np.concatenate(planes, axis=2), channels)

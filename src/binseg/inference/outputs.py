@@ -1,0 +1,140 @@
+"""The files that an image gets, and whether those that are there are as they would be made now."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from hashlib import blake2b, file_digest
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from binseg.errors import ImageError, UsageError
+from binseg.imageio import is_whole, read_facts
+from binseg.inference.image_like import facts_of_file
+from binseg.inference.predict_options import PredictOptions
+from binseg.inference.prediction import FILES
+from binseg.inference.predictor import Predictor
+from binseg.inference.sources import InputImage
+from binseg.inference.video import facts_of_video
+
+_OF_FILES = ("tolerance", "pixel_size", "crop", "background")
+"""Options that change files, beside those that the model and its post-processing tell."""
+
+
+def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Path]:
+    """List the files that an image gets, the mask's first."""
+    outputs = options.outputs
+    if image.kind == "video":
+        endings = [".mkv", *(["_overlay.mp4"] if "overlay" in outputs else [])]
+    elif image.kind == "large":
+        endings = [".tif", *(["_probability.tif"] if "probability" in outputs else [])]
+    else:
+        endings = [f".{options.mask_format}", *(FILES[one].ending for one in outputs)]
+    return [stem.with_name(stem.name + ending) for ending in endings]
+
+
+def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
+    """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
+    if image.data is not None:
+        return {"name": image.name, "source": image.data}
+    asked = set(options.outputs)
+    facts = facts_of_file(
+        image.path,
+        place=options.mask_format == "tif" or bool(asked & {"geojson", "probability", "labels"}),
+    )
+    name = image.title or image.path.name
+    facts |= {"source": image.path, "page": image.page}
+    return {**facts, "name": name, "origin": origin_of(image, predictor, options)}
+
+
+def origin_of(
+    image: InputImage, predictor: Predictor, options: PredictOptions
+) -> dict[str, object]:
+    """Tell the content and place of an image and all settings, without naming anybody's folders."""
+    settings = [(repr(one.preprocessing), one.tta, one.temperature) for one in predictor.members]
+    place = f"{os.path.realpath(image.path)}#{image.page}".encode("utf-8", "surrogateescape")
+    return {
+        "image": f"{hash_of(image.path)}#{image.page}",
+        "place": blake2b(place, digest_size=8).hexdigest(),
+        "settings": blake2b(
+            repr((settings, *map(vars(options).get, _OF_FILES))).encode(), digest_size=8
+        ).hexdigest(),
+    }
+
+
+def hash_of(path: Path) -> str:
+    """Hash the content of a file, or of all files of a folder."""
+    whole = blake2b(digest_size=16)
+    try:
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in files:
+            with file.open("rb") as handle:
+                digest = file_digest(handle, partial(blake2b, digest_size=16))
+            whole.update(file.relative_to(path).as_posix().encode("utf-8", "surrogateescape"))
+            whole.update(digest.digest())
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
+    return whole.hexdigest()
+
+
+def difference(
+    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
+) -> str | None:
+    """Say what tells the outputs at a stem from those that would be made now.
+
+    Returns:
+        "" where nothing does, None where they aren't all there and whole, else of another what.
+    """
+    files = files_of(image, stem, options)
+    if not is_whole(files[0]):
+        return None
+    made = facts_of_video(files[0]) if image.kind == "video" else read_facts(files[0])
+    if "model" not in made:
+        return "program"
+    origin = origin_of(image, predictor, options)
+    if made.get("image") != origin["image"]:
+        return None if made.get("place") == origin["place"] else "image"
+    expected = {
+        "model": ("model", predictor.bundle_id),
+        "threshold": ("threshold", predictor.threshold),
+        "post-processing": ("postprocess", predictor.postprocessing.as_dict()),
+        "setting (test-time augmentation, tiles, scale, tolerance, cut-outs)": (
+            "settings", origin["settings"],
+        ),
+    }  # fmt: skip
+    for noun, (key, value) in expected.items():
+        if made.get(key) != value:
+            return noun
+    known = made.get("others")
+    for file in files[1:]:
+        if not is_whole(file):
+            return None
+        if isinstance(known, dict) and known.get(file.name) != hash_of(file):
+            return None
+    return ""
+
+
+def refuse_other(
+    predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
+) -> None:
+    """Raise UsageError where what is there is of another image, model or setting."""
+    try:
+        noun = difference(predictor, image, stem, options)
+    except ImageError:  # reading the image will say so
+        return
+    if noun:
+        raise UsageError(
+            f"{files_of(image, stem, options)[0]} is of another {noun}; choose another folder with "
+            "--out, or replace what is there with --overwrite"
+        )
+
+
+def candidates(image: InputImage, out: Path) -> Iterator[Path]:
+    """Give stems from the plainest on; the list has no end."""
+    folder, name = out / image.relative.parent, image.relative
+    if image.stem:
+        yield folder / image.stem
+    page = "" if image.page is None else f"-page{image.page:04d}"
+    numbered = (f"{name.stem}{page}-{number}" for number in count(2))
+    plain = (f"{name.stem}{page}", f"{name.name}{page}")
+    yield from (folder / text for text in chain(plain, numbered))
