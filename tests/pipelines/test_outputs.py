@@ -313,7 +313,7 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
                           name=f"{name}.png")  # fmt: skip
         write_outputs(made, stem=tmp_path / "out" / name, options=options)
         Image.new("L", (64, 48)).save(data / f"{name}.png")
-    FolderSink(tmp_path / "out").finish(options)
+    FolderSink(tmp_path / "out").finish(options, PredictResult())
     (data / "train.csv").write_text((tmp_path / "out" / "kaggle.csv").read_text())
     dataset = open_dataset(DataConfig(path=str(data)))
     assert dataset.kind == "kaggle"
@@ -392,7 +392,7 @@ def test_the_summary_says_which_masks_to_doubt(tmp_path: Path) -> None:
     options = PredictOptions(outputs=("table",))
     made = answer(judge=SimpleNamespace(quality=lambda *_: quality))
     write_outputs(made, stem=tmp_path / "a", options=options)
-    FolderSink(tmp_path).finish(options)
+    FolderSink(tmp_path).finish(options, PredictResult())
     with (tmp_path / "summary.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["expected_dice"], row["quality"]) == ("0.35", "look")

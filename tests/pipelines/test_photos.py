@@ -138,8 +138,8 @@ def test_every_door_gives_one_mask(model: ModelPredictor, photo: Path, tmp_path:
     cage = Cage(1)
     try:
         with cage.open(photo, name="photo") as opened:
-            caged_HWC, _ = opened.read(partial(reduction, preprocessing=SHAPE))
-            assert np.array_equal(opened.read()[0], read_image(photo))
+            caged_HWC = opened.reduced(reduction(SIZE, SHAPE))
+            assert np.array_equal(opened.image(), read_image(photo))
     finally:
         cage.close()
     assert np.array_equal(caged_HWC, sample.image_HWC)

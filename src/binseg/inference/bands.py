@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from binseg.imageio import Layout, encode_tiles, open_windows
+from binseg.imageio import Layout, caged_windows, encode_tiles
+from binseg.imageio.windows import DeclaredWindows
 from binseg.inference.image_like import Probability
 from binseg.inference.journal import Band, write_band
 from binseg.inference.predictor import Predictor
@@ -43,7 +44,9 @@ def compute_bands(predictor: Predictor, bands: Bands) -> int:
     They are the bytes that one process would keep, wherever the work begins.
     """
     first, last = bands.numbers[0], bands.numbers[-1]
-    with open_windows(bands.path) as windows:
+    with caged_windows(bands.path) as windows:
+        for value in predictor.nodata:
+            windows = DeclaredWindows(windows, value)  # noqa: PLW2901
         info = windows.info(bands.page)
         tile = page_layout(info.height, info.width).tile
         found = probability_bands(

@@ -171,7 +171,7 @@ def _of_long_name(image: InputImage, error: OutputError) -> Failure:
     """Fail one image alone whose output has too long a name; the disk's other refusals go on up."""
     if getattr(error.__cause__, "errno", None) != errno.ENAMETOOLONG:
         raise error
-    return Failure.of(image.name, error)
+    return image.failed(error)
 
 
 def _read_as_taken(image: InputImage, predictor: Predictor, facts: dict[str, Any]) -> Pixels:
@@ -242,7 +242,7 @@ class _Work:
                 )
                 return self.sink.write(image, prediction, stem, self.options)
         except ImageError as error:
-            return Failure.of(image.name, error)
+            return image.failed(error)
         except OutputError as error:
             return _of_long_name(image, error)
 
@@ -275,7 +275,7 @@ class _Work:
                     opened=image.windows,
                 ).foreground
         except (DataError, MissingExtraError) as error:
-            return Failure.of(image.path, error)
+            return image.failed(error)
         return Written(
             source=image.path, mask=files[0], others=tuple(files[1:]), foreground=foreground
         )
@@ -321,7 +321,7 @@ class _Work:
             if is_own and shape is not None and self.predictor.shares_batches(*size):
                 inputs, _ = prepare(image_HWC, shape, name=image.name, size=size)
         except ImageError as error:
-            return Failure.of(image.name, error)
+            return image.failed(error)
         return _Read(todo=todo, image_HWC=image_HWC, inputs_NHWC=inputs, predictor=fit, facts=facts)
 
     def _batches(self, reads: Iterable[_Read | Failure]) -> Iterator[list[_Read | Failure]]:
@@ -359,7 +359,7 @@ class _Work:
             try:
                 found = one.predictor.predict_array(one.image_HWC, read_as=image.name, **one.facts)
             except ImageError as error:
-                yield Failure.of(image.name, error)
+                yield image.failed(error)
             else:
                 yield one, found
 
@@ -374,6 +374,6 @@ class _Work:
         try:
             return self.sink.write(image, found, stem, self.options)
         except ImageError as error:
-            return Failure.of(image.name, error)
+            return image.failed(error)
         except OutputError as error:
             return _of_long_name(image, error)

@@ -9,13 +9,11 @@ from typing import Any
 
 from binseg.errors import ImageError, MissingExtraError
 from binseg.imageio import IMAGE_SUFFIXES
-from binseg.imageio.decoding import Valid, one_line
-from binseg.inference.image_like import Pixels
+from binseg.imageio.decoding import one_line
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.sinks import Sink
 from binseg.inference.sources import Failure, InputImage, Round, images_of_file
 from binseg.parallel import map_ordered
-from binseg.types import Preprocessing
 
 FETCHED = 64
 """Images that lie on this machine's disk at once."""
@@ -67,20 +65,6 @@ class _Fetched(InputImage):
     def name(self) -> str:
         """The address."""
         return self.address
-
-    def read(self) -> tuple[Pixels, Valid]:
-        """Decode its pixels."""
-        try:
-            return super().read()
-        except ImageError as error:
-            raise ImageError(str(error).replace(str(self.path), self.address)) from error
-
-    def reduced(self, shape: Preprocessing | None) -> tuple[Pixels, Valid, tuple[int, int]]:
-        """Decode its pixels as a model takes them."""
-        try:
-            return super().reduced(shape)
-        except ImageError as error:
-            raise ImageError(str(error).replace(str(self.path), self.address)) from error
 
 
 def _listed(given: str) -> tuple[Any, list[tuple[str, PurePosixPath]]]:

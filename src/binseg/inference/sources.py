@@ -87,6 +87,11 @@ class InputImage:
         source = self.path if self.data is None else self.data
         return read_reduced(source, way, name=self.name, page=self.page)
 
+    def failed(self, error: BinsegError) -> "Failure":
+        """Say why it gave no mask, under the name by which it was asked for."""
+        text = str(error)
+        return Failure.of(self.name, text if self.data else text.replace(str(self.path), self.name))
+
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Open a large image, to read parts of it in another process; raises as `caged_windows`."""
         return caged_windows(path)

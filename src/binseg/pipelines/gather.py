@@ -16,7 +16,7 @@ from binseg.parallel import map_ordered
 from binseg.pipelines.check_data import CheckResult, check
 from binseg.pipelines.evaluate_model import evaluate
 from binseg.progress import SILENT, Progress, track
-from binseg.report.predictions_page import Entry, write_predictions_page
+from binseg.report.rendering import Entry, write_predictions_page
 from binseg.shards import Shard, read_shards
 from binseg.storage import held
 from binseg.types import Report

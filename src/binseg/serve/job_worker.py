@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +224,10 @@ class _JobImage(InputImage):
         self, shape: Preprocessing | None
     ) -> tuple[Num[np.ndarray, "H W C"], Valid, tuple[int, int]]:
         """Decode its pixels as a model takes them, and tell its own size."""
-        way = None if shape is None else partial(reduction, preprocessing=shape)
         with self.cage.open(self.path, name=self.name) as opened:
-            return *opened.read(way), (opened.info.height, opened.info.width)
+            size = (opened.facts.height, opened.facts.width)
+            by = 1 if shape is None else reduction(size, shape)
+            return opened.reduced(by), opened.valid(), size
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""
