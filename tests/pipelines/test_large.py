@@ -22,7 +22,8 @@ from binseg.imageio import Layout, needs_windows
 from binseg.imageio.windows import open_windows
 from binseg.inference import ModelPredictor, PredictOptions, journal
 from binseg.inference import large as predicting
-from binseg.inference.large import page_layout, predict_large
+from binseg.inference.bands import page_layout
+from binseg.inference.large import predict_large
 from binseg.postprocess import PostProcessing, clean
 from binseg.progress import Silent
 from binseg.types import Preprocessing

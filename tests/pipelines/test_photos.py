@@ -67,7 +67,7 @@ def test_a_mask_cut_from_the_small_map_is_that_of_the_whole(mode: str) -> None:
         height, width = (int(one) for one in random.integers(4, 40, 2))
         size = [int(one) for one in random.integers(4, 300, 2)]
         shape = Preprocessing(height=height, width=width, resize=mode)  # type: ignore[arg-type]
-        (placement,) = plan(*size, shape)
+        (placement,) = plan(size[0], size[1], shape)
         map_HW = random.random((height, width), dtype=np.float32)
         small = SmallMap.of(map_HW, placement)
         if small is None:

@@ -284,7 +284,7 @@ def test_tiles_are_counted_before_they_are_made(cage: Cage) -> None:
     limits = Limits(max_pixels=10_000)
     image = png(np.zeros((100, 100), np.uint8))
     with Capacity(limits).reservation() as held, pytest.raises(Refusal) as refused:
-        take_in(cage, image, shape, name="p", limits=limits, reserved=held, keeps_image=False)
+        take_in(cage, image, shape, name="p", limits=limits, reserved=held, keeps=None)
     assert refused.value.status == 413
     assert "tiles" in refused.value.message
 

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -172,8 +172,12 @@ def predict(
         "--workers": workers > 0, "--scheduler": bool(scheduler),
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
-    settings = {"backend": backend, "device": device or "auto", "precision": precision}
-    models = [run, *(with_ or ())]
+    settings: dict[str, Any] = {
+        "backend": backend,
+        "device": device or "auto",
+        "precision": precision,
+    }
+    models: list[str | Path] = [run, *(with_ or ())]
     predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)
     _tell_unasked(predictor, options, progress)

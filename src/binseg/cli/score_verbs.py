@@ -146,7 +146,12 @@ def evaluate(
         if out is None:
             raise UsageError("--shard writes its share into a folder that all share: give --out")
         models = [str(one) for one in (run, *with_) if one is not None]
-        asked = {"split": split, "tolerance": tolerance, "spacing": spacing, "by": by}
+        asked: dict[str, Any] = {
+            "split": split,
+            "tolerance": tolerance,
+            "spacing": spacing,
+            "by": by,
+        }
         asked |= {"models": models, "tta": tta, "predicted": predicted and str(predicted)}
         _score_shard(context, Shard.parse(shard), out, predictor, config, asked=asked)
         return

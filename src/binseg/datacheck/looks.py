@@ -112,7 +112,7 @@ def looks_as_dict(evidence: Evidence) -> dict[str, Any]:
 
     def plain(one: Any) -> Any:
         if isinstance(one, np.ndarray):
-            return [one.dtype.name, one.shape, b64encode(np.ascontiguousarray(one)).decode()]
+            return [one.dtype.name, one.shape, b64encode(one.tobytes()).decode()]
         if isinstance(one, Outline):
             return vars(one)
         return one[1:] if isinstance(one, Problem) else one

@@ -93,7 +93,7 @@ class Raster(Decoder):
             return self.image()
         check_scans(self._bytes())
         width, height = self.pil_image.size
-        self.pil_image.draft(None, (width // by, height // by))  # type: ignore[arg-type]
+        self.pil_image.draft(None, (width // by, height // by))
         assert self.pil_image.size == (-(-width // by), -(-height // by)), self.pil_image.size
         return turn(image_of(self.pil_image, name=self.name), self.orientation)
 
@@ -409,7 +409,7 @@ def encode_png(
         b"IHDR": struct.pack("!IIBBBBB", width, height, 8, colours, 0, 0, 0),
         b"iCCP": b"" if icc is None else b"icc\0\0" + zlib.compress(icc),
         b"tEXt": note,
-        b"IDAT": imagecodecs.zlibng_encode(lines, level=_PNG_LEVEL),
+        b"IDAT": imagecodecs.zlibng_encode(lines.tobytes(), level=_PNG_LEVEL),
         b"IEND": b"",
     }
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def predict_large(
             if elsewhere is not None:
                 pages = enumerate(layouts)
                 left = [(page, journal.missing(page, one.num_bands)) for page, one in pages]
-                rest = {"probability": probability, "whole_pixels": whole_pixels}
+                rest: dict[str, Any] = {"probability": probability, "whole_pixels": whole_pixels}
                 elsewhere(
                     [
                         Bands(path=path, folder=part, page=page, numbers=tuple(one), **rest)

@@ -237,7 +237,7 @@ class _Page:
             )
             reduced_HWC = np.concatenate([reduce_image(band_HWC, by) for band_HWC in bands])
             inputs, _ = prepare(reduced_HWC, self.shape, name=self.windows.name, size=size)
-            return inputs[0]
+            return np.asarray(inputs[0])
         values = self._values()
         shape = (placement.height, placement.width, self.shape.channels)
         input_HWC = np.zeros(shape, np.uint8)

@@ -112,7 +112,10 @@ def predict_on(
     for round_ in source.rounds(sink, options):
         found = sink.settled(round_, options)
         everything += PredictResult(failures=tuple(found.failures), left_out=tuple(found.left_out))
-        how = {"report": sink.entries is not None, "overwrite": sink.replaces_others}
+        how: dict[str, Any] = {
+            "report": sink.entries is not None,
+            "overwrite": sink.replaces_others,
+        }
         work = partial(_predict, files, sink.out, options, **how)
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:
@@ -229,7 +232,8 @@ class _Driver:
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
 
-        todo, order = [], iter(batches)
+        todo: list[tuple[Any, int]] = []
+        order = iter(batches)
         running: dict[Any, tuple[Any, int]] = {}
         try:
             while True:

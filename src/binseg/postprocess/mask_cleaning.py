@@ -82,9 +82,9 @@ def segment(
     probability: Probability | SmallMap, threshold: float, postprocessing: PostProcessing
 ) -> Mask:
     """Cut a map of probabilities at the threshold, and clean the mask."""
-    is_small = isinstance(probability, SmallMap)
-    mask_HW = probability.above(threshold) if is_small else above(probability, threshold)
-    return clean(mask_HW, postprocessing)
+    if isinstance(probability, SmallMap):
+        return clean(probability.above(threshold), postprocessing)
+    return clean(above(probability, threshold), postprocessing)
 
 
 def clean(mask_HW: Mask, postprocessing: PostProcessing) -> Mask:

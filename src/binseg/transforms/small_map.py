@@ -39,7 +39,7 @@ class SmallMap:
 
     def whole(self) -> Float32[np.ndarray, "H W"]:
         """Give the value of every pixel."""
-        return np.clip(restore(self.map_HW, self.placement), 0.0, 1.0)
+        return np.asarray(restore(self.map_HW, self.placement).clip(0.0, 1.0))
 
     def every(self, step: int) -> Float32[np.ndarray, "h w"]:
         """Give the values of `whole` at each step-th row and column, begun in the middle."""
@@ -47,7 +47,7 @@ class SmallMap:
         tops, ends, *shares = (one[step // 2 :: step] for one in self._rows())
         first_H1, second_H1 = (one[:, None] for one in shares)
         found = wide_hW[tops] * first_H1 + wide_hW[ends] * second_H1
-        return np.clip(found.astype(np.float32), 0.0, 1.0)
+        return np.asarray(found.astype(np.float32).clip(0.0, 1.0))
 
     def above(self, threshold: float) -> Bool[np.ndarray, "H W"]:
         """Tell where `whole` is above a threshold, enlarging only what a threshold crosses.
@@ -89,4 +89,4 @@ class SmallMap:
         first_H, second_H = (1 - np.abs(tops_H + one - centres_H + 0.5) for one in (0, 1))
         total_H = first_H + second_H
         rows = (np.clip(tops_H + one, 0, num - 1) for one in (0, 1))
-        return *rows, first_H / total_H, second_H / total_H  # type: ignore[return-value]
+        return *rows, first_H / total_H, second_H / total_H
