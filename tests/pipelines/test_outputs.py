@@ -306,13 +306,14 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
     """One CSV for a folder, which binseg reads as a dataset: the same pixels."""
     options = PredictOptions(outputs=("kaggle",))
     masks = {f"{seed}": rings(seed=seed) for seed in range(2)} | {"none": np.zeros((48, 64), bool)}
+    masks["dots"] = np.indices((300, 400)).sum(axis=0) % 2 == 0  # a cell of 400,000 letters
     data = tmp_path / "data"
     data.mkdir()
     for name, mask in masks.items():
         made = Prediction(probability_HW=mask.astype(np.float32), threshold=0.5, bundle_id="a",
                           name=f"{name}.png")  # fmt: skip
         write_outputs(made, stem=tmp_path / "out" / name, options=options)
-        Image.new("L", (64, 48)).save(data / f"{name}.png")
+        Image.new("L", mask.shape[::-1]).save(data / f"{name}.png")
     FolderSink(tmp_path / "out").finish(options)
     (data / "train.csv").write_text((tmp_path / "out" / "kaggle.csv").read_text())
     dataset = open_dataset(DataConfig(path=str(data)))
