@@ -306,6 +306,7 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
     """One CSV for a folder, which binseg reads as a dataset: the same pixels."""
     options = PredictOptions(outputs=("kaggle",))
     masks = {f"{seed}": rings(seed=seed) for seed in range(2)} | {"none": np.zeros((48, 64), bool)}
+    masks["dots"] = np.indices((300, 400)).sum(axis=0) % 2 == 0  # a cell of 400,000 letters
     data = tmp_path / "data"
     data.mkdir()
     for name, mask in masks.items():

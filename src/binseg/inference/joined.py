@@ -31,8 +31,9 @@ def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
         write_text(out / SUMMARY, _csv([_sums(out, *one) for one in tables.items()]))
         written += [out / OBJECTS, out / SUMMARY]
     if "kaggle" in outputs:
-        rows = [row for path in _parts(out, "kaggle") for row in _rows(path)]
-        write_text(out / KAGGLE, _csv(rows))
+        texts = [path.read_text("utf-8", "surrogateescape") for path in _parts(out, "kaggle")]
+        head, *_ = texts[0].splitlines(keepends=True) if texts else [""]
+        write_text(out / KAGGLE, head + "".join(text.removeprefix(head) for text in texts))
         written.append(out / KAGGLE)
     return written
 

@@ -294,10 +294,13 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
     """Read a CSV of run lengths: starts (from 1, column by column), lengths; empty is no object."""
     file, image_column, runs_column = found
     runs_of: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    csv.field_size_limit(MOST_LETTERS)
-    for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
-        label = row.get("class") or row.get("label") or row.get("ClassId") or ""
-        runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    usual = csv.field_size_limit(MOST_LETTERS)
+    try:
+        for row in _rows(csv.DictReader(io.StringIO(read_text(file), newline="")), file):
+            label = row.get("class") or row.get("label") or row.get("ClassId") or ""
+            runs_of[row[image_column] or ""].append((row[runs_column] or "", label))
+    finally:
+        csv.field_size_limit(usual)  # it is one for the whole process
     root = file.parent
     images = FolderImages(folder=root, home=root)
     items: list[Annotated] = []
