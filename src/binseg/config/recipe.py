@@ -43,8 +43,8 @@ class SplitConfig(Section):
     """The images that train, those that choose the model, and those that test it."""
 
     method: Literal["auto", "official", "file", "ratio", "block", "kfold"] = "auto"
-    """auto takes the official split where there is one, else the manifest's, else ratio, which
-    assigns groups at random; block cuts by name and page, for stacks and videos: the last test."""
+    """auto takes the data's official split, else the manifest's, else ratio. ratio assigns groups
+    at random; block takes them by name and page, first train, then val, then test (for stacks)."""
     ratios: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
     """Shares of train, val and test for `ratio` and `block`; they must add up to 1."""
     folds: Annotated[int, Field(ge=2)] = 5
@@ -253,8 +253,7 @@ class OptimizerConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD only."""
     encoder_lr_factor: Annotated[float, Field(gt=0)] = 1.0
-    """The encoder's learning rate as a share of `lr`: below 1 where it brings weights that are good
-    already."""
+    """The encoder's learning rate as a share of `lr`: below 1 where its weights are good."""
 
 
 class ScheduleConfig(Section):
@@ -351,8 +350,7 @@ class TrainConfig(Section):
     the last 0.3 at input.size, which none of them passes; validation is always at input.size.
     Random patches are cut smaller, other inputs shrunk."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """auto takes bf16 where the processor or GPU computes in it, else fp32; fp16, whose loss is
-    scaled, is for GPUs without bf16."""
+    """auto takes bf16 where the hardware computes in it, else fp32; fp16 is for GPUs without it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto takes the GPU where there is one, but Apple's (mps, untested) only if asked for."""
     devices: Positive | Literal["auto"] = 1

@@ -50,7 +50,7 @@ class Judged(Wanted):
     """The parameters of what is answered at once."""
 
     quality: bool = True
-    """Whether the mask is judged (header X-Binseg-Quality, and in JSON); false saves that time."""
+    """False saves the time of judging the mask (header X-Binseg-Quality, and in JSON)."""
 
 
 class PredictQuery(Judged):
