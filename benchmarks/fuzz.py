@@ -633,7 +633,6 @@ def _send(data: bytes, port: int) -> None:
         reply = b""
         with contextlib.suppress(ConnectionError):
             line.sendall(data)
-            line.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while part := line.recv(1 << 16):
                 reply += part
@@ -675,8 +674,8 @@ def _open_labels(path: Path) -> None:
     path.rename(home / path.name)
     project = Project(home / "photos")
     try:
-        for name in project.names():
-            project.labels(name)
+        for row in project.rows():
+            project.labels(row.name)
     finally:
         project.close()
 
