@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -202,12 +202,9 @@ def predict(
     )
     try:
         if workers or scheduler:
-            from binseg.pipelines import cluster
-
             every = {**settings, "batch_size": batch_size}
-            files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(every.items()))
-            with cluster.cluster(workers=workers, scheduler=scheduler, progress=progress) as client:
-                result = cluster.predict_on(client, source, files, sink, options, progress=progress)
+            where = {"workers": workers, "scheduler": scheduler}
+            result = _on_cluster(models, every, where, source, sink, options, progress=progress)
         else:
             told = _tell_round if watch else None
             result = predict_all(source, predictor, sink, options, progress=progress, told=told)
@@ -221,6 +218,22 @@ def predict(
         _tell(result, out, as_json=json_)
         if strict and result.unlike:
             raise typer.Exit(1)
+
+
+def _on_cluster(
+    models: list[Path],
+    settings: dict[str, Any],
+    where: dict[str, Any],
+    *work: Any,
+    progress: "Progress",
+) -> "PredictResult":
+    """Predict on a Dask cluster; `work` is source, sink and options."""
+    from binseg.pipelines import cluster
+
+    source, sink, options = work
+    files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(settings.items()))
+    with cluster.cluster(**where, progress=progress) as client:
+        return cluster.predict_on(client, source, files, sink, options, progress=progress)
 
 
 def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:

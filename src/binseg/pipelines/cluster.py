@@ -36,7 +36,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a worker loads once: models by their files, which it must see, and `load`'s settings."""
+    """Models by their files, which each worker must see and loads once, with `load`'s settings."""
 
     paths: tuple[str, ...]
     settings: tuple[tuple[str, Any], ...] = ()
