@@ -1,6 +1,8 @@
 """`binseg predict`: masks for images."""
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -172,12 +174,9 @@ def predict(
         "--workers": workers > 0, "--scheduler": bool(scheduler),
     }  # fmt: skip
     _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
-    settings: dict[str, Any] = {
-        "backend": backend,
-        "device": device or "auto",
-        "precision": precision,
-    }
-    models: list[str | Path] = [run, *(with_ or ())]
+    settings: dict[str, Any] = {"backend": backend, "device": device or "auto"}
+    settings["precision"] = precision
+    models = [Path(one) for one in (run, *(with_ or ()))]
     predictor = load(models, batch_size=batch_size, **settings)
     progress = progress_of(context)
     _tell_unasked(predictor, options, progress)
@@ -199,27 +198,32 @@ def predict(
         report=report,
         shard=None if shard is None else Shard.parse(shard),
     )
-    try:
-        if workers or scheduler:
-            from binseg.pipelines import cluster
+    if workers or scheduler:
+        every = {**settings, "batch_size": batch_size}
+        where = {"workers": workers, "scheduler": scheduler}
+        work = partial(_on_cluster, models, every, where, source, sink, options)
+    else:
+        told = _tell_round if watch else None
+        work = partial(predict_all, source, predictor, sink, options, told=told)
+    result = _until_stopped(partial(work, progress=progress), watch=watch)
+    if result is None:
+        return
+    if report and shard is None:
+        progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
+    _tell(result, out, as_json=json_)
+    if strict and result.unlike:
+        raise typer.Exit(1)
 
-            every = {**settings, "batch_size": batch_size}
-            files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(every.items()))
-            with cluster.cluster(workers=workers, scheduler=scheduler, progress=progress) as client:
-                result = cluster.predict_on(client, source, files, sink, options, progress=progress)
-        else:
-            told = _tell_round if watch else None
-            result = predict_all(source, predictor, sink, options, progress=progress, told=told)
+
+def _until_stopped(work: Callable[[], "PredictResult"], *, watch: bool) -> "PredictResult | None":
+    """Do the work; None where Ctrl-C ended a watch."""
+    try:
+        return work()
     except KeyboardInterrupt:
         if not watch:
             raise
         message("stopped watching")
-    else:
-        if report and shard is None:
-            progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
-        _tell(result, out, as_json=json_)
-        if strict and result.unlike:
-            raise typer.Exit(1)
+        return None
 
 
 def _tell_unasked(predictor: "Predictor", options: "PredictOptions", progress: "Progress") -> None:
@@ -230,6 +234,22 @@ def _tell_unasked(predictor: "Predictor", options: "PredictOptions", progress: "
             f"the model's own post-processing: {unasked.describe()} (--no-postprocess leaves it "
             "out)"
         )
+
+
+def _on_cluster(
+    models: list[Path],
+    settings: dict[str, Any],
+    where: dict[str, Any],
+    *work: Any,
+    progress: "Progress",
+) -> "PredictResult":
+    """Predict on a Dask cluster; `work` is source, sink and options."""
+    from binseg.pipelines import cluster
+
+    source, sink, options = work
+    files = cluster.ModelFiles(paths=tuple(map(str, models)), settings=tuple(settings.items()))
+    with cluster.cluster(**where, progress=progress) as client:
+        return cluster.predict_on(client, source, files, sink, options, progress=progress)
 
 
 def _model_and_inputs(model: str | None, given: list[str]) -> tuple[Path, list[str]]:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
@@ -128,18 +128,7 @@ def predict_large(
         work = _Work(predictor, windows, *of_pages, *settings, origin or {})
         try:
             if elsewhere is not None:
-                pages = enumerate(layouts)
-                left = [(page, journal.missing(page, one.num_bands)) for page, one in pages]
-                rest: dict[str, Any] = {"probability": probability, "whole_pixels": whole_pixels}
-                elsewhere(
-                    [
-                        Bands(path=path, folder=part, page=page, numbers=tuple(one), **rest)
-                        for page, one in left
-                        if one
-                    ]
-                )
-                journal.look_again()
-                done = [journal.num_done(page) for page in range(len(infos))]
+                done = work.run_elsewhere(elsewhere, path)
             work.tell_need(done, progress)
             work.run(done, progress)
             if probability_out is not None:
@@ -296,6 +285,25 @@ class _Work:
                     f"{shape.height}, so that details are lost; one trained with "
                     "input.resize: tile sees every pixel"
                 )
+
+    def run_elsewhere(self, elsewhere: Elsewhere, path: Path) -> list[int]:
+        """Have other processes compute what isn't done yet, and count what is then."""
+        missing = [self.journal.missing(page, x.num_bands) for page, x in enumerate(self.layouts)]
+        bands = [
+            Bands(
+                path=path,
+                folder=self.journal.folder,
+                page=page,
+                numbers=tuple(numbers),
+                probability=self.probability,
+                whole_pixels=self.whole_pixels,
+            )
+            for page, numbers in enumerate(missing)
+            if numbers
+        ]
+        elsewhere(bands)
+        self.journal.look_again()
+        return [self.journal.num_done(page) for page in range(len(self.layouts))]
 
     def run(self, done: Sequence[int], progress: Progress) -> None:
         """Compute what isn't done yet."""

@@ -180,7 +180,7 @@ class FolderSink(Sink):
         self._masks: list[tuple[str, str]] = []
         """Each image of the shard with its mask."""
         self.entries: dict[Path, Entry] | None = {} if report else None
-        """What the page says of each mask that was written."""
+        """Line and thumbnail of each mask that was written, for the page."""
         self._owners: dict[Path, Path] = {}
         """The image behind each output of earlier rounds."""
 

@@ -36,7 +36,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a worker loads once: models by their files, which it must see, and `load`'s settings."""
+    """Models by their files, which each worker must see and loads once, with `load`'s settings."""
 
     paths: tuple[str, ...]
     settings: tuple[tuple[str, Any], ...] = ()
@@ -112,11 +112,14 @@ def predict_on(
     for round_ in source.rounds(sink, options):
         found = sink.settled(round_, options)
         everything += PredictResult(failures=tuple(found.failures), left_out=tuple(found.left_out))
-        how: dict[str, Any] = {
-            "report": sink.entries is not None,
-            "overwrite": sink.replaces_others,
-        }
-        work = partial(_predict, files, sink.out, options, **how)
+        work = partial(
+            _predict,
+            files,
+            sink.out,
+            options,
+            report=sink.entries is not None,
+            overwrite=sink.replaces_others,
+        )
         plain = [one for one in found.images if one.kind == "image"]
         with progress.task("predicting", total=len(plain)) as task:
             for result, entries in driver.results(work, _batched(plain)):

@@ -1,4 +1,4 @@
-"""What the shards of a verb answered becomes one answer, and what is missing gets its name."""
+"""The answers of all shards of a verb become one, and what is missing gets its name."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
