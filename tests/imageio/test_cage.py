@@ -144,7 +144,7 @@ def test_a_reply_that_nobody_waited_for_is_never_anothers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patched.setattr("binseg.imageio.cage._Child._receive", interrupted)
+        patched.setattr("binseg.imageio.child.Child._receive", interrupted)
         with cage.open(files[0].getvalue(), name="p"):
             pass
     for _ in range(3):

@@ -7,7 +7,7 @@
     decoding.py  shared by the decoders: facts of an image, limits, turning, broken files
     windows.py   images of any size, read window by window (zarr_folders.py)
     writing.py   masks, images and probabilities to files; results of any size, tile by tile
-    cage.py      decoding in children that can be killed (caged.py)
+    cage.py      decoding in children that can be killed (child.py, caged.py)
 
 What a file holds decides how it is read, never its name.
 """

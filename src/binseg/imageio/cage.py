@@ -11,17 +11,14 @@ unpickled. Measured, an image costs 0.2 ms of processor more than decoding it he
 """
 
 import contextlib
-import json
 import math
-import mmap
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from binseg.errors import ImageError, MissingExtraError
-from binseg.imageio.caged import LENGTH, ORDER, processor_seconds, shared_memory
+from binseg.errors import ImageError
+from binseg.imageio.caged import ORDER
+from binseg.imageio.child import Child, unlike
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -46,8 +44,6 @@ from binseg.imageio.raster import reduced_by
 from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
-_RECYCLE = 256  # images after which a child is replaced, so that what decoders leak stays small
-_MAX_HEADER = 32_000_000  # an ICC profile has up to 16 MB
 _BUFFER = 1_000_000
 _VALUES_PER_S = 4_000_000
 """The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
@@ -81,8 +77,8 @@ class Cage:
         self._num_idle, self._places = num_children, threading.BoundedSemaphore(num_children)
         self._lock = threading.Lock()
         self._orders_lock = threading.Lock()
-        self._idle: list[_Child] = []
-        self._users: list[tuple[int, _Child]] = []
+        self._idle: list[Child] = []
+        self._users: list[tuple[int, Child]] = []
         self._is_closed = False
         self._orders, theirs = socket.socketpair()
         with theirs:
@@ -163,7 +159,7 @@ class Cage:
         self._process.wait()
 
     @contextmanager
-    def _child(self, *, is_counted: bool = True) -> Iterator["_Child"]:
+    def _child(self, *, is_counted: bool = True) -> Iterator[Child]:
         """Have a child for this thread alone; one that is not counted keeps no image waiting."""
         thread = threading.get_ident()
         with self._places if is_counted else contextlib.nullcontext():
@@ -187,7 +183,7 @@ class Cage:
                         self._tell(b"K", child.pid)
                         child.socket.close()
 
-    def _fork(self) -> "_Child":
+    def _fork(self) -> Child:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
@@ -197,7 +193,7 @@ class Cage:
         if len(reply) < ORDER.size:
             raise ImageError("not decoded: the process of the decoders was killed; start again")
         pid = ORDER.unpack(reply)[1]
-        return _Child(ours, pid, lambda: self._tell(b"N", pid), self._patience)
+        return Child(ours, pid, lambda: self._tell(b"N", pid), self._patience)
 
     def _tell(self, kind: bytes, pid: int) -> None:
         """Have the mother act: she alone knows that a number is still her child's."""
@@ -223,7 +219,7 @@ class Survey:
 class CagedImage(Decoder):
     """An image whose header was read in a child, which holds it; see `Decoder`."""
 
-    child: "_Child"
+    child: Child
     facts: ImageInfo
     seconds: float
     kept: list[tuple[Pixels, Valid]] = field(default_factory=list)
@@ -249,7 +245,7 @@ class CagedImage(Decoder):
         facts, shared = self.child.exchange(order, num_bytes, name=self.name, seconds=seconds)
         shape, dtype = tuple(facts["shape"]), np.dtype(facts["dtype"])
         if shape[:2] != size or math.prod(shape) * dtype.itemsize > num_bytes:
-            raise _unlike(self.name)
+            raise unlike(self.name)
         return np.frombuffer(shared, dtype, math.prod(shape)).reshape(shape)
 
     def palette(self) -> Colours | None:
@@ -289,7 +285,7 @@ class CagedImage(Decoder):
 class CagedWindows(Windows):
     """An image of any size that a child reads window by window; see `Windows`."""
 
-    def __init__(self, child: "_Child", path: Path) -> None:
+    def __init__(self, child: Child, path: Path) -> None:
         self.name = one_line(path)
         self._child, self._lock = child, threading.Lock()
         order = {"do": "windows", "path": os.fspath(path), "size": 0}
@@ -343,115 +339,3 @@ class CagedWindows(Windows):
             )
             self._last = window, valid_HW
         return image_HWC, valid_HW
-
-
-class _Child:
-    """Our end of one child, which `slow_down` gives a lower priority."""
-
-    def __init__(
-        self, connection: socket.socket, pid: int, slow_down: Callable[[], None], patience: float
-    ) -> None:
-        self.socket = connection
-        self.pid = pid
-        self.images_left = _RECYCLE
-        self._slow_down, self._patience = slow_down, patience
-
-    def ask(
-        self,
-        order: dict[str, Any],
-        data: bytes = b"",
-        *,
-        name: str,
-        seconds: float,
-        fds: Sequence[int] = (),
-    ) -> dict[str, Any]:
-        """Send an order with its bytes, and shared memory for pixels; wait for the reply.
-
-        Raises:
-            ImageError: what the decoder says of the file, or that it fell silent.
-        """
-        until = time.monotonic() + seconds
-        head = json.dumps(order).encode()
-        try:
-            self.socket.settimeout(seconds)
-            socket.send_fds(self.socket, [LENGTH.pack(len(head))], fds)
-            self.socket.sendall(head)
-            self.socket.sendall(data)
-            (size,) = LENGTH.unpack(self._receive(LENGTH.size, until))
-            reply: dict[str, Any] = json.loads(self._receive(min(size, _MAX_HEADER), until))
-        except BaseException as problem:
-            self.images_left = 0  # its reply to this order would be taken for that to the next one
-            if not isinstance(problem, EOFError | OSError | ValueError):
-                raise
-            late = isinstance(problem, TimeoutError)
-            what = "it takes too long to decode" if late else "decoding it ends the decoder"
-            raise ImageError(f"{name}: {what}; save it again in a plain format") from None
-        if "missing" in reply:
-            raise MissingExtraError(**reply["missing"])
-        if "error" in reply:
-            raise ImageError(reply["error"])
-        return reply
-
-    def let_go(self, seconds: float) -> None:
-        """Have the image closed, unless the child ends anyway; raises as `ask`."""
-        if self.images_left > 0:
-            self.ask({"do": "close"}, name="an image", seconds=seconds)
-
-    def exchange(
-        self, order: dict[str, Any], num_bytes: int, *, name: str, seconds: float
-    ) -> tuple[dict[str, Any], mmap.mmap]:
-        """Do as `ask`, with shared memory of so many bytes that the child may fill."""
-        with shared_memory(num_bytes) as descriptor:
-            facts = self.ask(order, name=name, seconds=seconds, fds=[descriptor])
-            return facts, mmap.mmap(descriptor, 0)
-
-    def fetch(
-        self,
-        order: dict[str, Any],
-        info: ImageInfo,
-        height: int,
-        width: int,
-        *,
-        name: str,
-        seconds: float,
-    ) -> tuple[Pixels, Valid]:
-        """Have pixels of an image of these facts decoded, `height` x `width` of them.
-
-        Raises:
-            ImageError: damaged, or it took too long or too much memory.
-        """
-        shape = (height, width, info.channels)
-        num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
-        num_shared = num_bytes + math.prod(shape[:2])
-        facts, shared = self.exchange(order, num_shared, name=name, seconds=seconds)
-        has_all = facts.pop("has_all", None) is True
-        if facts != {"shape": list(shape), "dtype": info.dtype}:
-            raise _unlike(name)
-        valid_HW = np.frombuffer(shared, np.uint8, offset=num_bytes).reshape(shape[:2]) == 1
-        image_HWC = np.frombuffer(shared, info.dtype, math.prod(shape)).reshape(shape)
-        return image_HWC, None if has_all else valid_HW
-
-    def _receive(self, size: int, until: float) -> bytes:
-        data, before = b"", None
-        while len(data) < size:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self.socket.settimeout(min(left, self._patience) if self.images_left else left)
-            try:
-                part = self.socket.recv(size - len(data))
-            except TimeoutError:  # others first: a bomb's decoder delays nobody
-                used = processor_seconds(self.pid)
-                if before is not None and used - before > self._patience / 2:
-                    self._slow_down()
-                    self.images_left = 0
-                before = used if before is None else before
-                continue
-            if not part:
-                raise EOFError
-            data += part
-        return data
-
-
-def _unlike(name: str) -> ImageError:
-    return ImageError(f"{name}: its pixels aren't what its header says; get it anew")

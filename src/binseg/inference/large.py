@@ -85,17 +85,14 @@ def predict_large(
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
-    The mask is that of `Predictor.predict` if the image fitted into memory, its post-processing
-    too. The work may be interrupted at any time, by kill -9 too: finished bands are kept in
-    `out`.part, the same call goes on from them, and the file is the same byte for byte. Under its
-    final name the output is always whole.
+    The mask is that of `Predictor.predict` if the image fitted into memory. The work may end at any
+    time, by kill -9 too: finished bands are kept in `out`.part, and the same call goes on from them
+    to the same bytes. Under its final name the output is always whole.
 
     Args:
-        predictor: the model. One that takes tiles sees every pixel; one that takes whole images
-            gets the huge image shrunk to its input, and its map is spread to the full size.
+        predictor: the model; one of whole images gets this one shrunk, and its map is spread.
         path: a TIFF file, an OME-Zarr folder, or another image.
-        out: the mask, 0 and 255: .tif (tiled, packed, BigTIFF beyond 4 GB, a page for each page)
-            or .zarr (OME-Zarr).
+        out: the mask, 0 and 255: .tif (tiled, BigTIFF beyond 4 GB, a page for each) or .zarr.
         options: other settings than the model's own.
         probability: also OUT_probability, in this type.
         resume: go on from what an interrupted call has finished.
@@ -109,8 +106,7 @@ def predict_large(
     Raises:
         UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
         ImageError: the image can't be read, or doesn't fit the model.
-        OutputError: the disk refused (what is finished is kept), or another process writes `out`.
-        MissingExtraError: a Zarr folder, and the package isn't installed.
+        OutputError: the disk refused, or another process writes `out`.
     """
     start, path, out = time.monotonic(), Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
