@@ -176,7 +176,7 @@ def take_in(
         Refusal: too large, or no room.
         ImageError: no image, or not one for this model.
     """
-    with cage.open(data, name=name) as opened:
+    with cage.open(data, name=name, any_page=True) as opened:
         info = opened.info()
         _check_header(info, name=name, limits=limits)
         placements = plan(info.height, info.width, preprocessing)
@@ -214,7 +214,7 @@ def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) 
         Refusal: too large, or no room.
         ImageError: no image.
     """
-    with cage.open(sent.data, name=sent.name) as opened:
+    with cage.open(sent.data, name=sent.name, any_page=True) as opened:
         info = opened.info()
         _check_header(info, name=sent.name, limits=limits)
         reserved.grow(_num_bytes(info) + 8 * info.height * info.width)
