@@ -48,9 +48,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of the records that were decoded."""
     seen: list[str] = []
 
-    def read(record: Record, rule: MaskRule) -> Any:
+    def read(record: Record, *how: Any, **named: Any) -> Any:
         seen.append(record.id)
-        return read_sample(record, rule)
+        return read_sample(record, *how, **named)
 
     monkeypatch.setattr(cache, "read_sample", read)
     return seen
