@@ -10,8 +10,7 @@ from typing import Any
 from binseg.errors import UsageError
 from binseg.storage import parse_json, read_bytes, write_json
 
-_RECORDS = ".shards"
-"""Folder in an output's place, with a file of what each shard answered."""
+_RECORDS = ".shards"  # Folder in an output's place, with a file of what each shard answered
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,16 +27,14 @@ SPLIT_WORDS = {"val": "validation ", "train": "training ", "test": "test "}
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_NOTES = 5
-SHOWN_COLUMNS = 4
-"""Columns of further scores, beside their kind."""
-IN_SHORT = {
+SHOWN_COLUMNS = 4  # Columns of further scores, beside their kind
+IN_SHORT = {  # The short form of the rules that reports state in full, by how these begin
     "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
     "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
     "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
     "Calibration: ": "Calibration: over all pixels, most of which are easy.",
     "The border rule ": "Border: compare only figures of one border rule.",
 }
-"""The short form of the rules that reports state in full, by how these begin."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 

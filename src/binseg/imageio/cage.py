@@ -205,13 +205,10 @@ class Cage:
 class Survey:
     """The facts that all headers of a file give."""
 
-    needs_windows: bool
-    """As `imageio.needs_windows`: a stack, or larger than is read whole."""
+    needs_windows: bool  # As `imageio.needs_windows`: a stack, or larger than is read whole
     num_pages: int
-    num_pixels: int
-    """Height times width, over all pages."""
-    height: int
-    """Size of the first page, as is `width`."""
+    num_pixels: int  # Height times width, over all pages
+    height: int  # Size of the first page, as is `width`
     width: int
 
 

@@ -17,19 +17,15 @@ from tifffile import TiffFileError
 
 from binseg.errors import ImageError
 
-Handle = io.BufferedReader | io.BytesIO
-"""An open file, or one in memory."""
+Handle = io.BufferedReader | io.BytesIO  # An open file, or one in memory
 
-Pixels = Num[np.ndarray, "H W C"]
-"""An image as `read_image` gives it: uint8, uint16 or float32."""
+Pixels = Num[np.ndarray, "H W C"]  # An image as `read_image` gives it: uint8, uint16 or float32
 Valid = Bool[np.ndarray, "H W"] | None
 """False where an image has no data; None where it has data everywhere."""
 Reduction = Callable[[tuple[int, int]], int]
 """Tells over how many pixels a side an image of this height and width may be averaged."""
-Stored = Shaped[np.ndarray, "h w S"]
-"""Numbers of (a part of) an image as they are in the file."""
-Labels = Shaped[np.ndarray, "H W ..."]
-"""A mask's numbers, or its colours."""
+Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
+Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours
 Opacity = UInt8[np.ndarray, "H W"]
 Cover = tuple[Opacity | None, bytes | None]  # transparency, and the ICC profile of the colours
 """0 where an image is transparent, 255 where it is opaque."""
@@ -37,13 +33,10 @@ Colours = UInt8[np.ndarray, "N 3"]
 
 MAX_PIXELS = 400_000_000
 """Largest image that is read whole; a small file can claim any size and fill the memory."""
-MAX_BYTES = 6 * MAX_PIXELS
-"""Largest decoded image in memory: that many of 16-bit colour."""
+MAX_BYTES = 6 * MAX_PIXELS  # Largest decoded image in memory: that many of 16-bit colour
 
-SAMPLE_SIDE = 256
-"""Side of the windows that tell what a channel usually holds."""
-_MOST_SCANS = 100
-"""A progressive JPEG has some ten; each one costs as much time as the whole image."""
+SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
+_MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +46,14 @@ class ImageInfo:
     height: int
     width: int
     channels: int
-    dtype: str
-    """uint8, uint16 or float32."""
+    dtype: str  # uint8, uint16 or float32
     mode: str
     """The file's own kind of pixels: a Pillow mode (RGB, P, 1, CMYK), or TIFF's name for it."""
-    format: str
-    """JPEG, PNG, WEBP, BMP, GIF or TIFF."""
+    format: str  # JPEG, PNG, WEBP, BMP, GIF or TIFF
     num_pages: int = 1
     orientation: int = 1
     """EXIF's number of a turn or mirroring, 1 to 8; height and width are those after it."""
-    nodata: float | None = None
-    """Value that the file declares to be none (GDAL's tag)."""
+    nodata: float | None = None  # Value that the file declares to be none (GDAL's tag)
     keeps_alpha: bool = False
     """A channel is marked as transparency but varies like data, and is read as one."""
 
@@ -77,8 +67,7 @@ class ImageInfo:
 class Decoder(ABC):
     """An image whose header was read; its pixels are still packed."""
 
-    name: str
-    """The file's name in errors."""
+    name: str  # The file's name in errors
 
     @abstractmethod
     def info(self) -> ImageInfo:

@@ -35,8 +35,7 @@ from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 from binseg.storage import open_file
 
-HEAD = 352
-"""Bytes at a file's beginning that tell its format: NIfTI's mark comes last."""
+HEAD = 352  # Bytes at a file's beginning that tell its format: NIfTI's mark comes last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +44,12 @@ class Format:
 
     suffixes: tuple[str, ...]
     """Endings in lower case by which folders are searched; the first is the usual one."""
-    matches: Callable[[bytes], bool]
-    """Tells the format by a file's first `HEAD` bytes."""
+    matches: Callable[[bytes], bool]  # Tells the format by a file's first `HEAD` bytes
     open: Callable[..., Decoder]
     """Takes the open file and by keyword name; of stacks page and any_page too (`open_tiff`)."""
     encode: Callable[..., bytes] | None = None
     """Takes uint8 or float32 pixels, a text to note or None, and further TIFF tags."""
-    stacks: bool = False
-    """True where a file may hold several pages."""
+    stacks: bool = False  # True where a file may hold several pages
 
 
 def _starts(*marks: bytes) -> Callable[[bytes], bool]:
@@ -121,10 +118,9 @@ OTHERS: Mapping[str, tuple[str, bytes]] = {
     "SVG or XML": ("export it as PNG", b"<"),
 }
 """Known formats that aren't read: what to do, and the bytes that they begin with."""
-STACK_SUFFIXES = frozenset(
+STACK_SUFFIXES = frozenset(  # Endings of files that may hold several pages
     suffix for one in FORMATS.values() if one.stacks for suffix in one.suffixes
 )
-"""Endings of files that may hold several pages."""
 TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
 """Endings of files that may be too large to be read whole."""
 IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.suffixes)

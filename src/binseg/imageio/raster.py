@@ -34,15 +34,11 @@ from binseg.imageio.decoding import (
 )
 
 _MAX_FILE_BYTES = 2_000_000_000
-_MOST_SEGMENTS = 5_000
-"""Blocks before a JPEG's pixels; a colour profile of 16 MB has 255."""
-_CMYK_PEAK = 7
-"""Bytes a pixel that inks and colours take together."""
+_MOST_SEGMENTS = 5_000  # Blocks before a JPEG's pixels; a colour profile of 16 MB has 255
+_CMYK_PEAK = 7  # Bytes a pixel that inks and colours take together
 _BAND_ROWS = 1024
-_MOST_REDUCED = 8
-"""Pixels along each side of a block of JPEG."""
-_PNG_LEVEL = 6
-"""zlib-ng's; files as small as zlib's at level 6, in a tenth of its time."""
+_MOST_REDUCED = 8  # Pixels along each side of a block of JPEG
+_PNG_LEVEL = 6  # zlib-ng's; files as small as zlib's at level 6, in a tenth of its time
 _WARNINGS_LOCK = threading.Lock()
 
 _GREY = {
@@ -60,8 +56,7 @@ class Raster(Decoder):
     handle: Handle
     pil_image: ImageFile.ImageFile
     format: str
-    bits: int
-    """Bits a sample (PNG) or pixel (BMP), 8 elsewhere."""
+    bits: int  # Bits a sample (PNG) or pixel (BMP), 8 elsewhere
     orientation: int
 
     def info(self) -> ImageInfo:

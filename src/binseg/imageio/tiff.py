@@ -51,13 +51,11 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _SOFTWARE, _ORIENTATION, _GDAL_NODATA, _ICC = 305, 274, 42113, 34675
 _LEAST_ENDS = 0.5
 """Share of a transparency that is none or full; less is a band of data that is marked so."""
-_LARGEST_TILE = 64_000_000
-"""Bytes of a tile that may be larger than its image."""
+_LARGEST_TILE = 64_000_000  # Bytes of a tile that may be larger than its image
 _UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
 """Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
 into one."""
-_JPEG = (6, 7)
-"""Compressions whose colours the decoder already turned into RGB."""
+_JPEG = (6, 7)  # Compressions whose colours the decoder already turned into RGB
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
 
 
@@ -65,12 +63,10 @@ _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATE
 class TiffImage(Decoder):
     """One image of a TIFF file whose tags were read."""
 
-    pages: tuple[tifffile.TiffPage, ...]
-    """One, unless the layout spreads the image over several."""
+    pages: tuple[tifffile.TiffPage, ...]  # One, unless the layout spreads the image over several
     layout: Layout
     kind: str
-    bits: int
-    """Bits a sample."""
+    bits: int  # Bits a sample
     num_pages: int
     orientation: int
 

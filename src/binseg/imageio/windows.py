@@ -30,21 +30,17 @@ from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pi
 from binseg.imageio.tiff_parts import Pieces, list_tiff
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, is_zarr
 
-WINDOW_PIXELS = 64_000_000
-"""Larger images are better read by windows than whole."""
+WINDOW_PIXELS = 64_000_000  # Larger images are better read by windows than whole
 
 
 @runtime_checkable
 class Windows(Protocol):
     """An image, or a stack of them, of which any part can be read alone."""
 
-    name: str
-    """The file's name in errors."""
-    format: str
-    """TIFF, ZARR, or the name of another format."""
+    name: str  # The file's name in errors
+    format: str  # TIFF, ZARR, or the name of another format
     num_pages: int
-    pixel_size: PixelSize | None
-    """Size of a pixel, where the file tells."""
+    pixel_size: PixelSize | None  # Size of a pixel, where the file tells
 
     @property
     def axes(self) -> ZarrAxes | None:

@@ -24,8 +24,7 @@ from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
 from binseg.storage import atomic_path
 
-Facts = Mapping[str, object]
-"""Origin of a file, as plain data."""
+Facts = Mapping[str, object]  # Origin of a file, as plain data
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 """Matroska's first bytes, and those before the length of all that follows."""
 NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]
@@ -193,8 +192,7 @@ def _per_centimetre(size: PixelSize) -> tuple[float, float]:
 
 
 _LEVEL = 6
-_CLASSIC_BYTES = 3_900_000_000
-"""Larger files need BigTIFF's 64-bit addresses."""
+_CLASSIC_BYTES = 3_900_000_000  # Larger files need BigTIFF's 64-bit addresses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +201,7 @@ class Layout:
 
     height: int
     width: int
-    tile: int
-    """Height and width of the tiles, a multiple of 16; rows of a band."""
+    tile: int  # Height and width of the tiles, a multiple of 16; rows of a band
 
     @property
     def num_bands(self) -> int:

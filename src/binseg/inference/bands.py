@@ -18,8 +18,7 @@ from binseg.postprocess import above
 
 ProbabilityType = Literal["uint8", "float16", "float32"]
 """uint8 stands for the probability times 255, rounded."""
-_BAND_PIXELS = 1 << 25
-"""Most pixels of a band: very wide images have narrower ones."""
+_BAND_PIXELS = 1 << 25  # Most pixels of a band: very wide images have narrower ones
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,14 +39,12 @@ from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
-NUM_WRITERS = 4
-"""More, since they mostly wait until the disk has what they wrote."""
+NUM_WRITERS = 4  # More, since they mostly wait until the disk has what they wrote
 AHEAD_BYTES = 256_000_000
 """Decoded images that wait for the model, or for a writer; at least one each does."""
 
 _OF_VIDEOS = "videos give masks and --overlay; take images of the frames for the rest"
-_Todo = tuple[InputImage, Path]
-"""An image, and the stem of its outputs."""
+_Todo = tuple[InputImage, Path]  # An image, and the stem of its outputs
 
 
 def run(
@@ -186,11 +184,9 @@ class _Read:
 
     todo: _Todo
     image_HWC: Pixels
-    predictor: Predictor
-    """The one for the size of its pixels."""
+    predictor: Predictor  # The one for the size of its pixels
     inputs_NHWC: Inputs | None
-    facts: dict[str, Any]
-    """Fields of its Prediction."""
+    facts: dict[str, Any]  # Fields of its Prediction
 
 
 _Computed = tuple[_Read, Maps | Prediction]
@@ -205,8 +201,7 @@ class _Work:
     sink: Sink
     options: PredictOptions
     progress: Progress = SILENT
-    largest: int = 0
-    """Bytes of the largest image so far, with its probability; 0 before the first."""
+    largest: int = 0  # Bytes of the largest image so far, with its probability; 0 before the first
 
     def scaled(self, image: InputImage) -> Predictor:
         """Give the predictor for the pixel size of an image's file, and say where it differs."""

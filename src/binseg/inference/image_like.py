@@ -24,10 +24,8 @@ from binseg.types import Preprocessing
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Inputs = UInt8[np.ndarray, "N height width C"]
-"""Inputs of a network, before they are normalised."""
-Maps = Float32[np.ndarray, "N height width"]
-"""Probabilities, or logits, of inputs."""
+Inputs = UInt8[np.ndarray, "N height width C"]  # Inputs of a network, before they are normalised
+Maps = Float32[np.ndarray, "N height width"]  # Probabilities, or logits, of inputs
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""

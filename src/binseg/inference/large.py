@@ -36,12 +36,9 @@ from binseg.transforms.geometry import tiles_for
 _SUFFIXES = (".tif", ".tiff", ".zarr")
 _SHRUNK = 4
 """An image that is shrunk more than this loses what a user who has so many pixels looks for."""
-_HUGE = 1 << 20
-"""A side that is cut into tiles whatever their size."""
-_CACHE = 192_000_000
-"""Unpacked pieces of the image that the reader keeps."""
-_MASK_SHARE = 0.2
-"""Most bytes for each pixel of a packed mask: noise of 0 and 255 packs to a sixth."""
+_HUGE = 1 << 20  # A side that is cut into tiles whatever their size
+_CACHE = 192_000_000  # Unpacked pieces of the image that the reader keeps
+_MASK_SHARE = 0.2  # Most bytes for each pixel of a packed mask: noise of 0 and 255 packs to a sixth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +49,11 @@ class LargeResult:
     mask: Path
     probability: Path | None
     num_pages: int
-    height: int
-    """Size of the first page, as is `width`."""
+    height: int  # Size of the first page, as is `width`
     width: int
-    foreground: float
-    """Share of the pixels that are foreground, after the post-processing."""
+    foreground: float  # Share of the pixels that are foreground, after the post-processing
     num_bands: int
-    num_resumed: int
-    """Bands that an earlier, interrupted call had finished."""
+    num_resumed: int  # Bands that an earlier, interrupted call had finished
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -234,10 +228,8 @@ class _Work:
     journal: Journal
     probability: ProbabilityType | None
     whole_pixels: int
-    axes: ZarrAxes | None
-    """Axes of a Zarr output."""
-    origin: Mapping[str, object]
-    """The facts that `predict --resume` needs; the mask keeps it."""
+    axes: ZarrAxes | None  # Axes of a Zarr output
+    origin: Mapping[str, object]  # The facts that `predict --resume` needs; the mask keeps it
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""

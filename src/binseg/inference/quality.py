@@ -38,7 +38,7 @@ class Statistic(NamedTuple):
 
 _CONTRAST, _FLAT = 1, 0.005
 """Row of the contrast in `STATISTICS`; below so much of it nothing can be seen."""
-STATISTICS = (
+STATISTICS = (  # Figures of the image as the network sees it, then of its mask
     Statistic("brightness", 0.06, "darker", "brighter"),
     Statistic("contrast", 0.05, "less contrast", "more contrast"),
     Statistic("darkest", 0.06, "darker shadows", "no dark parts"),
@@ -60,7 +60,6 @@ STATISTICS = (
     Statistic("object size", 0.5, "objects of {factor} x smaller area",
               "objects of {factor} x larger area"),
 )  # fmt: skip
-"""Figures of the image as the network sees it, then of its mask."""
 NAMES = tuple(one.name for one in STATISTICS)
 _FACTORS = {"foreground": np.e, "object size": 2.0}
 """Bases of the logarithms that are told as factors."""
@@ -73,13 +72,10 @@ class Quality:
 
     expected_dice: float
     low: float
-    high: float
-    """The interval that holds the Dice of 90 % of images like the validation images."""
+    high: float  # The interval that holds the Dice of 90 % of images like the validation images
     flag: Flag
-    reason: str
-    """The unusual, in words; empty where nothing is."""
-    distance: float
-    """From the training data; above 1 the image is unlike them."""
+    reason: str  # The unusual, in words; empty where nothing is
+    distance: float  # From the training data; above 1 the image is unlike them
 
     def as_dict(self) -> dict[str, Any]:
         """Give the figures as plain data."""

@@ -15,8 +15,7 @@ from binseg.inference.sinks import Sink
 from binseg.inference.sources import Failure, InputImage, Round, images_of_file
 from binseg.parallel import map_ordered
 
-FETCHED = 64
-"""Images that lie on this machine's disk at once."""
+FETCHED = 64  # Images that lie on this machine's disk at once
 
 
 def is_remote(given: str) -> bool:

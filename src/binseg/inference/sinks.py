@@ -30,13 +30,10 @@ class Written:
     """One image's outputs on disk."""
 
     source: Path
-    page: int | None = None
-    """The page of a multi-page file, from 0."""
+    page: int | None = None  # The page of a multi-page file, from 0
     mask: Path
-    others: tuple[Path, ...] = ()
-    """Files beside the mask, as asked."""
-    foreground: float
-    """Share of the pixels that are foreground."""
+    others: tuple[Path, ...] = ()  # Files beside the mask, as asked
+    foreground: float  # Share of the pixels that are foreground
     quality: Quality | None = None
     """None where the model can't judge it, and for huge images and videos."""
 
@@ -47,10 +44,8 @@ class PredictResult:
 
     written: tuple[Written, ...] = ()
     failures: tuple[Failure, ...] = ()
-    num_skipped: int = 0
-    """Images whose outputs an earlier run had written (resume)."""
-    left_out: tuple[Path, ...] = ()
-    """Files of the folders that are text, and so no images."""
+    num_skipped: int = 0  # Images whose outputs an earlier run had written (resume)
+    left_out: tuple[Path, ...] = ()  # Files of the folders that are text, and so no images
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
         return PredictResult(
@@ -100,14 +95,12 @@ class PredictResult:
 class Sink(ABC):
     """A receiver of predictions; as it stands, of one image's result in the folder `out`."""
 
-    replaces = True
-    """True lets outputs that are there be replaced."""
+    replaces = True  # True lets outputs that are there be replaced
     large_probability: ProbabilityType = "uint8"
     """The type in which probabilities of huge images are stored."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        """The folder of the outputs; what lies in there is no input."""
+        self.out = out  # The folder of the outputs; what lies in there is no input
 
     def stems(
         self,
@@ -177,12 +170,10 @@ class FolderSink(Sink):
         self._shard = shard
         self._taken: set[Path] = set()
         """Names of outputs that are settled, those of other shards too."""
-        self._masks: list[tuple[str, str]] = []
-        """Each image of the shard with its mask."""
+        self._masks: list[tuple[str, str]] = []  # Each image of the shard with its mask
         self.entries: dict[Path, Entry] | None = {} if report else None
         """Line and thumbnail of each mask that was written, for the page."""
-        self._owners: dict[Path, Path] = {}
-        """The image behind each output of earlier rounds."""
+        self._owners: dict[Path, Path] = {}  # The image behind each output of earlier rounds
 
     def stems(
         self,
@@ -363,8 +354,7 @@ class BytesSink(Sink):
         super().__init__(out)
         self.kind = kind
         self.data, self.media = b"", ""
-        self.size: tuple[int, int] | None = None
-        """Height and width of the image, once it was there."""
+        self.size: tuple[int, int] | None = None  # Height and width of the image, once it was there
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions

@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
 
 _ZARR_SUFFIX = ".zarr"
-_OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}
-"""Files that systems put into folders of images."""
+_OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # Files that systems put into folders of images
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Most are TIFF by their first bytes, with a small preview that isn't the image."""
-_Stamp = tuple[int, int]
-"""Size and time of change (ns) of a file."""
+_Stamp = tuple[int, int]  # Size and time of change (ns) of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +50,8 @@ class InputImage:
     relative: Path
     kind: Literal["image", "large", "video"] = "image"
     """large: read in parts, as huge images, whole stacks and OME-Zarr folders are."""
-    data: bytes | None = None
-    """The file's bytes, where they are in memory."""
-    title: str = ""
-    """The name of the image in outputs, if not its file's."""
+    data: bytes | None = None  # The file's bytes, where they are in memory
+    title: str = ""  # The name of the image in outputs, if not its file's
     stem: str = ""
     """The name of its outputs without their endings, where it was settled among all shards."""
 
@@ -102,8 +98,7 @@ class Failure:
     """An input that gave no mask."""
 
     source: str
-    reason: str
-    """One line that names the input."""
+    reason: str  # One line that names the input
 
     @classmethod
     def of(cls, source: str | Path, error: BinsegError | str) -> "Failure":
@@ -119,8 +114,7 @@ class Round:
 
     images: Sequence[InputImage]
     failures: Sequence[Failure] = ()
-    left_out: Sequence[Path] = ()
-    """Files of a folder that are text, and so no images."""
+    left_out: Sequence[Path] = ()  # Files of a folder that are text, and so no images
 
 
 class Source(Protocol):
@@ -165,10 +159,8 @@ class WatchSource:
     """
 
     folder: Path
-    seconds: float = 1.0
-    """Time between two looks."""
-    stop: Callable[[], bool] = lambda: False
-    """Is asked after each look."""
+    seconds: float = 1.0  # Time between two looks
+    stop: Callable[[], bool] = lambda: False  # Is asked after each look
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
         """Give a round whenever images came.

@@ -28,10 +28,8 @@ from binseg.progress import SILENT, Progress
 
 BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000
 """Most images, and bytes of their files, that a worker is given at once."""
-_RUNS = 4
-"""Runs of bands for each worker: more even out, but each computes its first tiles twice."""
-_TRIES = 3
-"""Workers that may end during a batch before it is halved."""
+_RUNS = 4  # Runs of bands for each worker: more even out, but each computes its first tiles twice
+_TRIES = 3  # Workers that may end during a batch before it is halved
 
 
 @dataclass(frozen=True, kw_only=True)

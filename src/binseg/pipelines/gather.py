@@ -28,13 +28,10 @@ class Gathered:
 
     verb: str
     num_images: int
-    written: tuple[Path, ...] = ()
-    """Files that join those of all shards."""
-    failures: tuple[str, ...] = ()
-    """A line for each input that could not be answered."""
+    written: tuple[Path, ...] = ()  # Files that join those of all shards
+    failures: tuple[str, ...] = ()  # A line for each input that could not be answered
     missing_shards: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    """Images of ended shards whose outputs are gone or cut off."""
+    missing: tuple[str, ...] = ()  # Images of ended shards whose outputs are gone or cut off
     answer: Report | CheckResult | None = None
     """The whole report of `evaluate`, or findings of `check`."""
 

@@ -24,10 +24,8 @@ from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
 
 _LOG = logging.getLogger("binseg.serve")
-OWN_ROUTERS = (routes.router, job_routes.router)
-"""The routes of `binseg serve`."""
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""Names by which this machine calls itself."""
+OWN_ROUTERS = (routes.router, job_routes.router)  # The routes of `binseg serve`
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # Names by which this machine calls itself
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
 _READABLE = [f"X-Binseg-{name}" for name in ("Model", "Threshold", "Size", "Seconds", "Quality")]

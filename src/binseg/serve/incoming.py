@@ -21,8 +21,7 @@ from binseg.serve.refusals import Refusal
 Output = Literal["mask", "probability", "overlay", "cutout", "json"]
 UNNAMED = "the image"
 _MOST_AREA = 10**12
-_FORM_EXTRA = 100_000
-"""Bytes that a form may have beside its files."""
+_FORM_EXTRA = 100_000  # Bytes that a form may have beside its files
 
 
 class Wanted(BaseModel):

@@ -22,10 +22,8 @@ from binseg.errors import OutputError, UsageError
 State = Literal["queued", "running", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 IMAGE = "image"
-_PATIENCE_S = 2.0
-"""Time to wait for another program that has locked the table."""
-PRIVATE = 0o600
-"""Mode of all files: jobs hold other people's images."""
+_PATIENCE_S = 2.0  # Time to wait for another program that has locked the table
+PRIVATE = 0o600  # Mode of all files: jobs hold other people's images
 _INCOMING = "incoming-"
 _TABLE = "create table if not exists jobs (id text primary key, facts text not null)"
 # An upsert: the row keeps its place, which is the job's place in line.
@@ -40,20 +38,15 @@ class Job:
     model: str
     name: str
     query: dict[str, Any]
-    num_bytes: int
-    """Bytes on disk of the image, later of the result."""
+    num_bytes: int  # Bytes on disk of the image, later of the result
     state: State = "queued"
-    starts: int = 0
-    """The times that its work began without being put back in order."""
+    starts: int = 0  # The times that its work began without being put back in order
     kept_seconds: float = 0.0
     """Time for which it was kept since its end while a server ran: no clock that is set counts."""
-    result: str | None = None
-    """File name of the result in the job's folder."""
+    result: str | None = None  # File name of the result in the job's folder
     media: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    """Headers of the result's response."""
-    code: str | None = None
-    """Reason of a failure, as in refusals, with `message`."""
+    headers: dict[str, str] = field(default_factory=dict)  # Headers of the result's response
+    code: str | None = None  # Reason of a failure, as in refusals, with `message`
     message: str | None = None
 
     def __post_init__(self) -> None:

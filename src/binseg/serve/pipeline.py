@@ -30,8 +30,7 @@ from binseg.types import Preprocessing
 
 _MOST_OUTLINE = 4_000_000
 """Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
-_MOST_SIDE = 4096
-"""Longest side of a preview; browsers refuse canvases that are much larger."""
+_MOST_SIDE = 4096  # Longest side of a preview; browsers refuse canvases that are much larger
 _MOST_INPUT = 16
 """Pixels of inputs for each pixel that an image may have: tiles overlap and may be enlarged."""
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}

@@ -41,23 +41,20 @@ from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
-NUM_SWAPPED = 4
-"""Images that tell whether they are the masks."""
+NUM_SWAPPED = 4  # Images that tell whether they are the masks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One kind of dataset: how it is recognised and read."""
 
-    about: str
-    """Its look in a few words, for the message that lists what is accepted."""
+    about: str  # Its look in a few words, for the message that lists what is accepted
     find: Callable[[Path], Any]
     """Looks at names, and at small files, for what `read` begins with; false where it isn't."""
     read: Callable[[Any, Path, DataConfig], Findings]
     """Finds the records, with the split that the data brings, if any; a `DataError` tells up to 10
     problems at once."""
-    needs: str | None = None
-    """Refusal of a path where `find` finds nothing; None: `read` says it."""
+    needs: str | None = None  # Refusal of a path where `find` finds nothing; None: `read` says it
     is_published: bool = False
     """True if publications share its split: copies across it are said, but stop nothing."""
     marks: tuple[tuple[str, ...], ...] = ((),)

@@ -24,8 +24,7 @@ from binseg.types import Record, Ring, Shape, Split
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30
-MOST_SCALED = 1.5
-"""Outlines whose coordinates all stay below were scaled to 0..1."""
+MOST_SCALED = 1.5  # Outlines whose coordinates all stay below were scaled to 0..1
 _PREFIX = re.compile(r"^[0-9a-f]{8}-")
 """Put before a file's name by Label Studio when it is uploaded."""
 

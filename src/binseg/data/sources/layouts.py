@@ -55,11 +55,9 @@ Named = tuple[str, Path]
 class Part:
     """Images and masks that belong together: the whole folder, or one split of it."""
 
-    where: str
-    """Folders that were taken for it, as the user reads them: `images/ + masks/`."""
+    where: str  # Folders that were taken for it, as the user reads them: `images/ + masks/`
     split: Split | None = None
-    prefix: str = ""
-    """Before each name, so that train/001 and test/001 are two images."""
+    prefix: str = ""  # Before each name, so that train/001 and test/001 are two images
     images: tuple[Named, ...]
     masks: tuple[Named, ...]
     others: tuple[Path, ...]

@@ -14,8 +14,7 @@ from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
-MAX_NAME = 255
-"""Bytes of a file's name on every system."""
+MAX_NAME = 255  # Bytes of a file's name on every system
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
