@@ -20,10 +20,8 @@ from binseg.errors import ImageError
 Handle = io.BufferedReader | io.BytesIO  # An open file, or one in memory
 
 Pixels = Num[np.ndarray, "H W C"]  # An image as `read_image` gives it: uint8, uint16 or float32
-Valid = Bool[np.ndarray, "H W"] | None
-"""False where an image has no data; None where it has data everywhere."""
-Reduction = Callable[[tuple[int, int]], int]
-"""Tells over how many pixels a side an image of this height and width may be averaged."""
+Valid = Bool[np.ndarray, "H W"] | None  # False where an image has no data; None: data everywhere
+Reduction = Callable[[tuple[int, int]], int]  # Pixels a side averaged, by height and width
 Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
 Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours
 Opacity = UInt8[np.ndarray, "H W"]
@@ -31,8 +29,7 @@ Cover = tuple[Opacity | None, bytes | None]  # transparency, and the ICC profile
 """0 where an image is transparent, 255 where it is opaque."""
 Colours = UInt8[np.ndarray, "N 3"]
 
-MAX_PIXELS = 400_000_000
-"""Largest image that is read whole; a small file can claim any size and fill the memory."""
+MAX_PIXELS = 400_000_000  # Largest image that is read whole; a small file can claim any size
 MAX_BYTES = 6 * MAX_PIXELS  # Largest decoded image in memory: that many of 16-bit colour
 
 SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
@@ -47,15 +44,12 @@ class ImageInfo:
     width: int
     channels: int
     dtype: str  # uint8, uint16 or float32
-    mode: str
-    """The file's own kind of pixels: a Pillow mode (RGB, P, 1, CMYK), or TIFF's name for it."""
+    mode: str  # The file's own kind of pixels: a Pillow mode (RGB, P, 1), or TIFF's name for it
     format: str  # JPEG, PNG, WEBP, BMP, GIF or TIFF
     num_pages: int = 1
-    orientation: int = 1
-    """EXIF's number of a turn or mirroring, 1 to 8; height and width are those after it."""
+    orientation: int = 1  # EXIF's turn or mirroring, 1 to 8; height and width are those after it
     nodata: float | None = None  # Value that the file declares to be none (GDAL's tag)
-    keeps_alpha: bool = False
-    """A channel is marked as transparency but varies like data, and is read as one."""
+    keeps_alpha: bool = False  # Transparency that varies like data is read as data
 
     @property
     def turned(self) -> bool:
@@ -157,11 +151,7 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
 
 
 def check_scans(jpeg: bytes) -> None:
-    """Refuse a JPEG of more scans than any camera or program writes.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Refuse, by ValueError, a JPEG of more scans than any camera or program writes."""
     if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > _MOST_SCANS:
         raise ValueError(f"{num:,} scans in one JPEG")
 
@@ -208,10 +198,7 @@ def turn(pixels: Labels, orientation: int) -> Shaped[np.ndarray, "..."]:
 def missing_in(
     pixels_HWC: Shaped[np.ndarray, "h w C"], value: float | None
 ) -> Bool[np.ndarray, "h w"]:
-    """Tell where pixels are no data: NaN, or the value that is declared to be none.
-
-    One channel of measurements is enough; colours must all be it, since black is one too.
-    """
+    """Tell where pixels are no data; colours must all be the declared value, since black is one."""
     if pixels_HWC.dtype.kind == "f":
         missing = np.isnan(pixels_HWC)
         if value is not None:
@@ -241,12 +228,7 @@ def usual_of(sample_NC: Shaped[np.ndarray, "N C"], value: float | None) -> Shape
 def without(
     pixels_HWC: Pixels, value: float, usual_C: Shaped[np.ndarray, "C"] | None = None
 ) -> tuple[Pixels, Valid]:
-    """Put what is usual in the place of a value that is declared to be no data, in a copy.
-
-    Returns:
-        The pixels, and False where there is no data; the same pixels and None where the value is
-        nowhere. Filled pixels hold the value no more, so that a second call changes nothing.
-    """
+    """Put what is usual in the place of the declared value, in a copy; also give where data is."""
     missing_HW = missing_in(pixels_HWC, value)
     if not missing_HW.any():
         return pixels_HWC, None
@@ -268,11 +250,7 @@ def swaps_sides(orientation: int) -> bool:
 
 
 def orientation_of_exif(exif: bytes) -> int:
-    """Read the orientation out of an EXIF block; 1 (as it is) where there is none or it is broken.
-
-    Pillow's parser warns about damaged blocks, and cameras write many of them; this one looks at a
-    single tag and stays silent.
-    """
+    """Read the orientation out of an EXIF block, or 1, without the warnings of Pillow's parser."""
     exif = exif.removeprefix(b"Exif\x00\x00")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
@@ -320,10 +298,7 @@ def fill_window(
     grid: tuple[int, int],
     part: Callable[[int, int], np.ndarray],
 ) -> None:
-    """Fill the window `out`, whose corner is at (top, left), from the parts that it touches.
-
-    The image is cut into a grid of parts of (height, width); `part` gives one by row and column.
-    """
+    """Fill the window `out`, its corner at (top, left), from the grid of parts that it touches."""
     for row, inside_row, there_row in _stretches(corner[0], out.shape[0], grid[0]):
         for column, inside, there in _stretches(corner[1], out.shape[1], grid[1]):
             # Some files' last parts are as small as what is left of the image.

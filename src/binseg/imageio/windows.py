@@ -59,11 +59,7 @@ class Windows(Protocol):
 
 
 def holds_tiff(path: Path) -> bool:
-    """Tell a TIFF file by its first bytes.
-
-    Raises:
-        ImageError: there is no such file, or it can't be opened.
-    """
+    """Tell a TIFF file by its first bytes; ImageError where it can't be opened."""
     with opened(path) as handle:
         return is_tiff(handle.read(32))
 
@@ -85,15 +81,9 @@ def is_for_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open an image to read parts of it.
+    """Open an image (TIFF, OME-Zarr; others are read whole) to read parts of it.
 
-    Args:
-        path: a TIFF file (tiled or in strips, packed or not, BigTIFF, of many pages), an OME-Zarr
-            folder, or any other image, which is read whole, and refused where that is too large.
-
-    Raises:
-        ImageError: as `read_image`.
-        MissingExtraError: a Zarr folder, and the package isn't installed.
+    Raises ImageError as `read_image`, and MissingExtraError for Zarr without its package.
     """
     if is_zarr(path):
         yield ZarrWindows(path)

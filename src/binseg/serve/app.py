@@ -56,16 +56,13 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Access:
     """Who may use a server."""
 
-    token: str | None = field(default=None, repr=False)
-    """The secret that requests must bear; None for no token."""
-    hosts: Sequence[str] = ()
-    """Further host names by which the server may be called, as behind a proxy."""
+    token: str | None = field(default=None, repr=False)  # That requests must bear
+    hosts: Sequence[str] = ()  # Further names of the server, as by a proxy
     own_names: Sequence[str] = ()
     """Names of the machine itself. Where there are any, or any `hosts`, other names are refused: a
     web page whose name suddenly means 127.0.0.1 (DNS rebinding) can't use a server on its visitor's
     machine."""
-    origins: Sequence[str] = ()
-    """Other web pages that may use it ("https://example.org"); "*" for any."""
+    origins: Sequence[str] = ()  # Other web pages that may use it; "*" for any
 
     def __post_init__(self) -> None:
         token = self.token
@@ -231,10 +228,7 @@ class _AccessControl:
         return page[1] in self._listed and is_usual
 
     async def _slow_down(self, scope: Scope) -> None:
-        """Let a client with a wrong token wait longer each time, and log its 1st, 2nd, 4th, 8th ...
-
-        A right token never waits, and a request without any is no guess.
-        """
+        """Let a client with a wrong token wait longer each time; log its 1st, 2nd, 4th, 8th ..."""
         if "authorization" not in Headers(scope=scope):
             return
         client, now = (scope.get("client") or ("?",))[0], time.monotonic()

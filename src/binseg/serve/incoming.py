@@ -115,8 +115,7 @@ def _quality(accept: str, media: str) -> float:
 class Upload:
     """A file that a client sent."""
 
-    name: str
-    """The client's name for it, made harmless: for messages and names inside a ZIP only."""
+    name: str  # Made harmless: for messages and names inside a ZIP only
     data: bytes
 
 

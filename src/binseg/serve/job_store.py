@@ -41,8 +41,7 @@ class Job:
     num_bytes: int  # Bytes on disk of the image, later of the result
     state: State = "queued"
     starts: int = 0  # The times that its work began without being put back in order
-    kept_seconds: float = 0.0
-    """Time for which it was kept since its end while a server ran: no clock that is set counts."""
+    kept_seconds: float = 0.0  # Time since its end while a server ran: no set clock counts
     result: str | None = None  # File name of the result in the job's folder
     media: str | None = None
     headers: dict[str, str] = field(default_factory=dict)  # Headers of the result's response
@@ -58,13 +57,8 @@ class Job:
 class JobStore:
     """All jobs of a state folder, which belongs to one server at a time.
 
-    What is in the table survives the process: a job is in it before its client hears of it, and its
-    result is whole before the table says so. As nobody else writes the table, a copy in memory
-    answers all questions, and only changes touch the disk.
-
-    Raises:
-        OutputError: the folder can't be written.
-        UsageError: another server uses it.
+    A job is in the table before its client hears of it, and its result is whole before the table
+    says so; a copy in memory answers. Raises OutputError, and UsageError for another server's.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -16,11 +16,7 @@ _PUBLIC = ("bytes", "pixels", "seconds", "files", "job_bytes", "job_pixels")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a server.
-
-    Raises:
-        UsageError: a limit that isn't above 0.
-    """
+    """The limits of a server; UsageError for one that isn't above 0."""
 
     max_bytes: int = 50_000_000  # Size of an image's file
     max_pixels: int = 50_000_000

@@ -49,16 +49,14 @@ class Source:
     """One kind of dataset: how it is recognised and read."""
 
     about: str  # Its look in a few words, for the message that lists what is accepted
-    find: Callable[[Path], Any]
-    """Looks at names, and at small files, for what `read` begins with; false where it isn't."""
+    find: Callable[[Path], Any]  # False where it isn't this kind; else what `read` begins with
     read: Callable[[Any, Path, DataConfig], Findings]
     """Finds the records, with the split that the data brings, if any; a `DataError` tells up to 10
     problems at once."""
     needs: str | None = None  # Refusal of a path where `find` finds nothing; None: `read` says it
     is_published: bool = False
     """True if publications share its split: copies across it are said, but stop nothing."""
-    marks: tuple[tuple[str, ...], ...] = ((),)
-    """Words of which the first file found must hold those of one row, to be taken for this kind."""
+    marks: tuple[tuple[str, ...], ...] = ((),)  # The first file found has the words of one row
 
     def is_here(self, root: Path) -> bool:
         """Tell whether a path holds this kind of dataset."""
@@ -173,24 +171,16 @@ NOT_READ: Mapping[str, str] = {
     "<track ": "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO",
     '"segments_info"': "COCO's panoptic lists: export instances with polygons or run lengths",
     '"data_row"': "Labelbox's rows: export COCO, or masks as PNG",
-}
-"""Annotations that aren't read, by words in their files, and the export that works."""
+}  # By words in their files; the export that works
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     """Find the records and read off what the masks' values mean; nothing is decoded but that.
 
-    Args:
-        config: where the data is, and the options that settle what is ambiguous.
-        progress: told which kind was taken, what was ignored, how masks are read.
-
-    Returns:
-        A dataset whose records have a split only where the data brings one; `assign_splits`
-        fills in the rest.
-
-    Raises:
-        DataError: data that isn't there, isn't whole, or could be read in two ways.
-        UsageError: options that contradict each other.
+    `progress` hears which kind was taken, what was ignored and how masks are read. Records have a
+    split only where the data brings one; `assign_splits` fills in the rest. Raises DataError (data
+    that isn't there, isn't whole, or is ambiguous) and UsageError (options that contradict each
+    other).
     """
     if not config.path:
         raise UsageError(

@@ -25,8 +25,7 @@ IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "bac
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30
 MOST_SCALED = 1.5  # Outlines whose coordinates all stay below were scaled to 0..1
-_PREFIX = re.compile(r"^[0-9a-f]{8}-")
-"""Put before a file's name by Label Studio when it is uploaded."""
+_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before an uploaded file's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +109,7 @@ def read_outlines(
 def findings_of(
     items: Sequence[Annotated], root: Path, config: DataConfig, *, problems: list[str]
 ) -> Findings:
-    """Turn what a tool's file holds into records; images without an entry are left out, and said.
-
-    Shapes of one image may come in several items; problems already known are told with those
-    found here.
-    """
+    """Make records of a tool's items; images without an entry are left out, and said."""
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)
@@ -250,11 +245,7 @@ def place_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
 def shape_of(
     points: Sequence[tuple[float, float]], label: str, *, holes: Sequence[Ring] = ()
 ) -> Shape:
-    """Make a shape of a polygon; corners on whole pixels are a traced contour, which is closed.
-
-    Raises:
-        ValueError: fewer than 3 corners.
-    """
+    """Make a shape of a polygon (whole pixels: a traced contour); ValueError below 3 corners."""
     if len(points) < 3:
         raise ValueError("has fewer than 3 corners")
     corners = np.asarray(points, np.float64)
@@ -285,11 +276,7 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
 
 
 def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:
-    """Turn run lengths (column by column, background first) into rectangles, pixel for pixel.
-
-    Raises:
-        ValueError: runs that don't add up to the image.
-    """
+    """Turn run lengths (by columns, background first) into rectangles; ValueError: a wrong sum."""
     if not 0 < height * width <= MAX_PIXELS or sum(runs) != height * width:
         raise ValueError("has run lengths that don't add up to its size")
     edges = np.cumsum([0, *runs])

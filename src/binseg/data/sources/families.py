@@ -168,8 +168,7 @@ FAMILIES: Mapping[str, Callable[[Random, int], Drawn]] = MappingProxyType(
         "micro": _micro,
         "bands": _bands,
     }
-)
-"""Every kind by its name in `synthetic:kind=NAME`."""
+)  # By name in `synthetic:kind=NAME`
 
 
 def _bytes(unit_HWC: Float[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:

@@ -44,10 +44,8 @@ def pair_up(
 ) -> tuple[list[Pair], list[str], bool]:
     """Pair images and masks by name, or else by what their names don't all share.
 
-    The mask of a name `in_pieces` is in all files of that name.
-
-    Returns:
-        Pairs sorted by name, what is wrong, as sentences, and whether the difference told.
+    Gives pairs sorted by name, what is wrong, and whether the difference told; the mask of a name
+    `in_pieces` is in all files of that name.
     """
     pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
     if wrong and (found := _pair_by_difference(images, masks)):
@@ -91,12 +89,7 @@ def _pair_by_name(
 def _pair_by_difference(
     images: Sequence[Named], masks: Sequence[Named]
 ) -> tuple[list[Pair], list[str]] | None:
-    """Pair images and masks whose names differ by parts that all of each kind share.
-
-    `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
-    the ending that all images share, and those that all masks share, both are called alike. It
-    must work out for nearly every file, or nothing is paired.
-    """
+    """Pair `7_sat.jpg` and `7_mask.png`: names differ by parts that all images, all masks share."""
     if len(images) == len(masks) == 1:
         return [(*images[0], (masks[0][1],))], []
     by_word = [mask_name_of(name) or name for name, _ in masks]

@@ -98,11 +98,7 @@ def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Give the path of a name that a file of this folder holds; None where it leads out of it.
-
-    Links are not followed: a folder of links to images elsewhere is the user's own doing, a
-    `..` in a file that came with the data is not.
-    """
+    """Give the path of a name that a file here holds; None where it leads out, as by `..`."""
     if max(map(len, os.fsencode(name.strip()).split(b"/"))) > MAX_NAME:
         raise DataError(f"a name of {len(name)} letters ({name[:40]}...) can't be a file's")
     path = Path(os.path.normpath(folder / name.strip()))
@@ -175,11 +171,7 @@ def holds(path: Path, *words: str) -> bool:
 
 
 def ring_of(points: object) -> Ring:
-    """Read [[x, y], ...] or [x, y, x, y, ...] as a ring.
-
-    Raises:
-        ValueError: anything else, numbers that aren't finite included; says what it is.
-    """
+    """Read [[x, y], ...] or [x, y, x, y, ...] as a ring; ValueError for anything else."""
     if not isinstance(points, list):
         raise ValueError("is not a list of points")  # noqa: TRY004  # the file's fault, not a type's
     is_nested = bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)

@@ -68,10 +68,7 @@ def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -> Findings:
-    """Read YOLO's segments: a text beside each image, in `labels/` where that is in `images/`.
-
-    An image without a text has no object, by YOLO's convention.
-    """
+    """Read YOLO's segments, texts beside images or in `labels/`; an image without has no object."""
     home, content = found[0].parent, found[1]
     listed = content["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else mapping(listed)
