@@ -50,10 +50,9 @@ def shown(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `path` that becomes `path` when the block ends well.
+    """Yield a temporary file that becomes `path` when the block ends well; raises OutputError.
 
-    Readers see the old file or the new one, never a half; missing folders are made. When the block
-    fails, whatever was at `path` stays. Raises OutputError where the operating system refused.
+    Readers see the old file or the new one, never a half; missing folders are made.
     """
     path = Path(path)
     # Replacing a link would cut it off from the file that it names, so that file is replaced.
@@ -77,10 +76,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def publish(finished: Path, path: Path) -> None:
-    """Give a finished file or folder its final name, in place of what has it; on one file system.
+    """Give a finished file or folder its final name, replacing what has it; OutputError.
 
-    Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
-    Raises OutputError where the operating system refused; what was at `path` is still there.
+    Linux swaps two folders in one step; elsewhere one that is replaced is gone for a moment.
     """
     final = Path(os.path.realpath(path))
     try:

@@ -62,10 +62,7 @@ class Georeference:
 
 
 def pixel_size_of(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that OME, Aperio, ImageJ or a TIFF in centimetres states; else None.
-
-    Resolutions in inches are those of printing and screens, and are not believed.
-    """
+    """Read a pixel's size from OME, Aperio, ImageJ or a TIFF in cm; inches are those of print."""
     try:
         with tifffile.TiffFile(path) as file:
             return _of_ome(file.ome_metadata) or _of_aperio(file) or _of_resolution(file)

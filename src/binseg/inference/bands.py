@@ -16,8 +16,7 @@ from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import probability_bands
 from binseg.postprocess import above
 
-ProbabilityType = Literal["uint8", "float16", "float32"]
-"""uint8 stands for the probability times 255, rounded."""
+ProbabilityType = Literal["uint8", "float16", "float32"]  # uint8: probability times 255
 _BAND_PIXELS = 1 << 25  # Most pixels of a band: very wide images have narrower ones
 
 
@@ -33,15 +32,11 @@ class Bands:
     whole_pixels: int
 
 
-Elsewhere = Callable[[Sequence[Bands]], None]
-"""Has bands computed and kept; those that are missing afterwards are computed here."""
+Elsewhere = Callable[[Sequence[Bands]], None]  # Has bands kept; missing ones come from here
 
 
 def compute_bands(predictor: Predictor, bands: Bands) -> int:
-    """Compute and keep bands, and count them; raises as `predict_large`.
-
-    They are the bytes that one process would keep, wherever the work begins.
-    """
+    """Compute, keep and count bands, with the bytes that one process makes; as `predict_large`."""
     first, last = bands.numbers[0], bands.numbers[-1]
     with caged_windows(bands.path) as windows:
         for value in predictor.nodata:

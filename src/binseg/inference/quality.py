@@ -30,14 +30,12 @@ class Statistic(NamedTuple):
     """One figure of an image or its mask."""
 
     name: str
-    least: float
-    """Spread below which a difference means nothing, whatever the training images' own spread."""
+    least: float  # Least spread by which differences mean something
     low: str
     high: str  # words for a value below, or above, those of the training data
 
 
-_CONTRAST, _FLAT = 1, 0.005
-"""Row of the contrast in `STATISTICS`; below so much of it nothing can be seen."""
+_CONTRAST, _FLAT = 1, 0.005  # The contrast in `STATISTICS`; with less nothing can be seen
 STATISTICS = (  # Figures of the image as the network sees it, then of its mask
     Statistic("brightness", 0.06, "darker", "brighter"),
     Statistic("contrast", 0.05, "less contrast", "more contrast"),
@@ -61,8 +59,7 @@ STATISTICS = (  # Figures of the image as the network sees it, then of its mask
               "objects of {factor} x larger area"),
 )  # fmt: skip
 NAMES = tuple(one.name for one in STATISTICS)
-_FACTORS = {"foreground": np.e, "object size": 2.0}
-"""Bases of the logarithms that are told as factors."""
+_FACTORS = {"foreground": np.e, "object size": 2.0}  # Bases of logarithms, told as factors
 _OF_MASK = ("foreground", "doubt", "object size")
 
 

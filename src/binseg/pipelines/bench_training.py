@@ -44,8 +44,7 @@ PHASES = ("load", "augment", "forward", "loss", "backward", "update")
 network, the loss, its gradients, clipping and the optimiser."""
 WARM_UP = 3
 SHOWN_OPERATIONS = 12
-GAIN = 0.97
-"""A batch of twice the size must take less than this share of the time an input to be worth it."""
+GAIN = 0.97  # Share of the time an input that a batch of twice the size must stay below
 MEMORY_SHARE = 0.8
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
 DIVERGED = 4.0  # the rate test ends where the smoothed loss is so many times its least
@@ -58,8 +57,7 @@ class StepProfile(NamedTuple):
 
     seconds: dict[str, float]
     num_inputs: int  # in a step
-    operations: list[dict[str, Any]]
-    """Those of torch that take most time: name, share of the time of all, calls in a step."""
+    operations: list[dict[str, Any]]  # Torch's slowest: name, share, calls in a step
 
     @property
     def inputs_per_second(self) -> float:
@@ -94,13 +92,10 @@ def bench_training(
 ) -> dict[str, Any]:
     """Measure a recipe's training steps on real images; nothing is kept of the training.
 
-    `operations` names torch's operations that take most time too, `find_batch` doubles the batch
-    size while that pays, `find_lr` runs a range test of 100 steps, whose image goes to `curve`.
-
-    It gives plain data: medians in seconds of each phase of a step of `num_inputs`; an epoch's are
-    those of `num_train` images, validation left out. `batch_size` and `lr` are what was found, or
-    None. Raises UsageError, DataError, and TrainingError where not even two inputs fit into the
-    memory.
+    `operations` names torch's slowest, `find_batch` doubles the batch while that pays, `find_lr`
+    runs a range test, drawn into `curve`. Gives plain data: median seconds of each phase of a step,
+    and of an epoch's without validation; `batch_size` and `lr` are what was found, or None. Raises
+    UsageError, DataError and TrainingError (not even two inputs fit into the memory).
     """
     if recipe.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")

@@ -46,11 +46,9 @@ def earlier_bundle(recipe: Recipe) -> Bundle:
 
 
 def continued(recipe: Recipe) -> Recipe:
-    """Fill in what the earlier model decides: the network, and its preprocessing.
+    """Fill in what the earlier model decides: the network, and its preprocessing but channels.
 
-    Any of `input` but the channels may be as the recipe says. A recipe that continues no model
-    comes back as it is. Raises BundleError (the earlier model can't be read) and UsageError
-    (another network, other channels or other first weights are asked for).
+    Raises BundleError (it can't be read) and UsageError (the recipe asks for another network).
     """
     if recipe.model.start_from is None:
         return recipe
@@ -166,10 +164,7 @@ def ancestors(recipe: Recipe) -> Mapping[str, Split | None]:
 
 
 def take_over(model: nn.Module, recipe: Recipe, dataset: Dataset, progress: Progress) -> None:
-    """Fill a recipe's network with the earlier model's weights, and say what differs from it.
-
-    Raises BundleError where it can't be read, or its weights don't fit its card.
-    """
+    """Fill a network with the earlier model's weights, and say what differs; raises BundleError."""
     bundle = earlier_bundle(recipe)
     model.load_state_dict(load_network(bundle).state_dict())
     card, name = bundle.card, recipe.model.start_from

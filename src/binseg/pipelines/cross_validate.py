@@ -79,12 +79,9 @@ def cross_validate(
 ) -> CrossResult:
     """Train a model for each fold of the data, and score every image out of its fold.
 
-    Groups of images never span folds; the data's own test split, where there is one, is in no fold.
-    `binseg.load` of all folds is their ensemble. The recipe's split becomes k-fold, with its own
-    seed; `out` takes the runs and the pooled report; `spent` seconds of the common budget are over;
-    `plan`, the settings' reasons, is kept with every run. Raises UsageError (fewer than two folds,
-    a folder that holds something), DataError (nothing to learn from, or fewer groups, or images
-    with foreground, than folds) and TrainingError.
+    Groups of images never span folds; the data's own test split is in no fold. `spent` seconds of
+    the common budget are over; `plan`, the settings' reasons, is kept with every run. Raises
+    UsageError, DataError (fewer groups, or images with foreground, than folds) and TrainingError.
     """
     if folds < 2:
         raise UsageError(f"{folds} folds: give 2 or more")

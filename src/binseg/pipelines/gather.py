@@ -32,8 +32,7 @@ class Gathered:
     failures: tuple[str, ...] = ()  # A line for each input that could not be answered
     missing_shards: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # Images of ended shards whose outputs are gone or cut off
-    answer: Report | CheckResult | None = None
-    """The whole report of `evaluate`, or findings of `check`."""
+    answer: Report | CheckResult | None = None  # Of `evaluate`, or of `check`
 
     @property
     def is_whole(self) -> bool:
@@ -49,10 +48,7 @@ class Gathered:
 def gather(out: str | Path, *, progress: Progress = SILENT) -> Gathered:
     """Join what the shards of `predict`, `evaluate` or `check` wrote into a folder.
 
-    Raises:
-        UsageError: no shard ended there; or, for `evaluate` and `check`, not all did: scores and
-            copies of a part of the images would be other ones.
-        OutputError: a joined file can't be written.
+    Raises UsageError (none ended; or not all, without which scores are others) and OutputError.
     """
     out = Path(out)
     records, absent = read_shards(out)

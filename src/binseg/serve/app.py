@@ -43,8 +43,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
 }
-_OPEN = ("/healthz", "/readyz", "/static/")
-"""Paths without a token: the page must be there to ask for it; probes of health bring none."""
+_OPEN = ("/healthz", "/readyz", "/static/")  # No token: the page must ask for it; probes bring none
 _SHORTEST_TOKEN = 16
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 4.0
 """A wrong token waits for its refusal; each further one of a client waits twice as long."""
@@ -99,10 +98,7 @@ def create_app(
     access: Access | None = None,
     routers: Sequence[APIRouter] = OWN_ROUTERS,
 ) -> ASGIApp:
-    """Build the ASGI application; its lifespan opens and closes the service.
-
-    Everyone may use it if `access` is left out.
-    """
+    """Build the ASGI application, for everyone without `access`; its lifespan is the service's."""
     chosen = access or Access()
 
     @asynccontextmanager
@@ -146,8 +142,7 @@ class _AccessControl:
         self._token = None if access.token is None else access.token.encode()
         self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
         self._listed = frozenset(name.lower() for name in access.hosts).difference(LOOPBACK)
-        self._failures: dict[str, tuple[int, float]] = {}
-        """Clients that sent wrong tokens: how many, and when the last."""
+        self._failures: dict[str, tuple[int, float]] = {}  # Wrong tokens: how many, last when
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
         self._answered = service.answered

@@ -122,10 +122,7 @@ class Upload:
 async def chunks_of(
     request: Request, *, max_bytes: int, limits: Limits, reserved: Reservation | None = None
 ) -> AsyncGenerator[bytes, None]:
-    """Give an unread body piece by piece; `reserved` counts what stays in memory.
-
-    Refusal is 413 for too many bytes, as soon as that is known, and 408 for too few a second.
-    """
+    """Give an unread body by pieces; refuse too many bytes (413), or too few a second (408)."""
     _check_size(declared_bytes(request), max_bytes)
     start, total, more = time.monotonic(), 0, True
     while more:

@@ -169,11 +169,7 @@ class JobStore:
         return len(self._jobs)
 
     def begin(self) -> Job | None:
-        """The next job, now running; None where none waits.
-
-        One that runs already was left by a table that couldn't be written: there is one worker,
-        and the job has not taken the server down.
-        """
+        """The next job, now running, or None; one that runs already is of an unwritten table."""
         for job in list(self._jobs.values()):
             if job.state in ("queued", "running"):
                 starts = job.starts + (job.state == "queued")

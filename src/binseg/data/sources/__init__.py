@@ -231,11 +231,7 @@ def _look_swapped(records: Sequence[Record]) -> bool:
 
 
 def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
-    """Choose mask values by the names of classes, and leave out what the layout says.
-
-    Raises:
-        DataError: `data.labels` for data without names, or with other ones.
-    """
+    """Choose mask values by classes' names, and leave out what the layout says, or DataError."""
     changes: dict[str, object] = {}
     has_outlines = any(record.shapes is not None for record in findings.records)
     if config.labels is not None and not has_outlines:

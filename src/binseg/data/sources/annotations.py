@@ -30,11 +30,7 @@ _PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before an uploaded fil
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """One image that an annotation file names, and its outlines in pixels.
-
-    The name is a path, an address, or a name with or without its ending; `size` is the height and
-    width that the file states, and `path` the image where the layout tells it.
-    """
+    """One image that an annotation file names (a path, address or name), and its outlines."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -309,11 +305,7 @@ def rings_of_mask(
 
 
 def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
-    """Read a bitmap out of a PNG (bytes, or base64 text); its alpha counts if there is one.
-
-    Raises:
-        ValueError: it isn't one.
-    """
+    """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one, or ValueError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text
         image = PngImageFile(io.BytesIO(data))  # `Image.open` has a limit of its own, not ours

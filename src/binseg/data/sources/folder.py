@@ -32,11 +32,9 @@ from binseg.imageio import IMAGE_SUFFIXES, STACK_SUFFIXES, probe
 from binseg.types import Record, Split
 
 MOST_CHANNELS = 16
-_MOST_AGREE = 0.9
-"""Share of names that must pair when they differ by common parts; the rest are lost files."""
+_MOST_AGREE = 0.9  # Share of names that must pair when they differ by common parts; others are lost
 
-Pair = tuple[str, Path, tuple[Path, ...]]
-"""An image's name, its path, and the files of its mask: several where each holds an object."""
+Pair = tuple[str, Path, tuple[Path, ...]]  # Its files are several where each holds an object
 
 
 def pair_up(

@@ -62,11 +62,7 @@ class Part:
 
 
 def find_parts(root: Path) -> tuple[list[Part], list[str]]:
-    """Look for images with masks; no part where the folder has none of the known layouts.
-
-    Returns:
-        The parts, and notes on folders that look like a split but have no masks.
-    """
+    """Look for images with masks; give parts, and notes on folders of a split without masks."""
     for folder in wrapped(root):
         parts, notes = _arranged(folder)
         if parts:

@@ -20,11 +20,7 @@ _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Result of a source: the records, and sentences for the user.
-
-    Where the layout tells them: values of masks by the names of their classes, those that don't
-    count, and whether masks are trimaps (1 object, 2 background, 3 border).
-    """
+    """Result of a source: the records, sentences for the user, and what a layout tells of masks."""
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
