@@ -58,7 +58,7 @@ class Shard:
 
 
 def read_shards(out: Path) -> tuple[list[dict[str, Any]], list[Shard]]:
-    """Give all shards' notes in order, and the shards without any; UsageError: none, or mixed."""
+    """Give all shards' notes in order, and the shards without any; UsageError if none or mixed."""
     records = [parse_json(read_bytes(path)) for path in (out / _RECORDS).glob("*-of-*.json")]
     if not records:
         raise UsageError(f"{out}: no shard has ended here; run the verb with --shard 1/4 and so on")

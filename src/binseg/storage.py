@@ -50,9 +50,10 @@ def shown(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary file that becomes `path` when the block ends well; raises OutputError.
+    """Yield a temporary file beside `path` that becomes `path` when the block ends well.
 
-    Readers see the old file or the new one, never a half; missing folders are made.
+    Readers see the old file or the new one, never a half; missing folders are made. When the block
+    fails, whatever was at `path` stays. Raises OutputError where the operating system refused.
     """
     path = Path(path)
     # Replacing a link would cut it off from the file that it names, so that file is replaced.
@@ -76,9 +77,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def publish(finished: Path, path: Path) -> None:
-    """Give a finished file or folder its final name, replacing what has it; OutputError.
+    """Give a finished file or folder its final name, in place of what has it; on one file system.
 
-    Linux swaps two folders in one step; elsewhere one that is replaced is gone for a moment.
+    Linux swaps two folders in one step; elsewhere a folder that is replaced is gone for a moment.
+    Raises OutputError where the operating system refused; what was at `path` is still there.
     """
     final = Path(os.path.realpath(path))
     try:

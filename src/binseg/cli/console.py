@@ -112,11 +112,7 @@ class _Task:
 
 
 class LiveProgress:
-    """One line that redraws itself: of several pieces of work, the one begun last.
-
-    Args:
-        shows_details: whether lines that are a `Detail` are shown, too.
-    """
+    """One line that redraws itself for the work begun last; `shows_details`: a `Detail` as well."""
 
     def __init__(self, *, shows_details: bool = False) -> None:
         from rich.console import Console

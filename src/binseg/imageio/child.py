@@ -38,7 +38,7 @@ class Child:
         seconds: float,
         fds: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Send an order and wait for the reply; ImageError is what it says, or its silence."""
+        """Send an order and wait for the reply; ImageError if it refuses or falls silent."""
         until = time.monotonic() + seconds
         head = json.dumps(order).encode()
         try:
@@ -84,7 +84,7 @@ class Child:
         name: str,
         seconds: float,
     ) -> tuple[Pixels, Valid]:
-        """Have pixels decoded, `height` x `width`; ImageError: damaged, too slow or too large."""
+        """Have pixels decoded, `height` x `width`; ImageError if it fails, or takes too much."""
         shape = (height, width, info.channels)
         num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
         num_shared = num_bytes + math.prod(shape[:2])

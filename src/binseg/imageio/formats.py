@@ -167,7 +167,7 @@ def opened(path: Path | bytes) -> Iterator[Handle]:
 
 @contextmanager
 def decoder_of(source: Path | bytes, *, name: str, **asked: Any) -> Iterator[Decoder]:
-    """Read an image's header in this process; `asked` goes to `choose`, and it raises as that."""
+    """Read an image's header in this process; `asked` goes to `choose`; raises as that."""
     with opened(source) as handle, broken_files(name):
         yield choose(handle, name=name, **asked)
 

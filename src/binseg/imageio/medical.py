@@ -72,7 +72,7 @@ def _unpacked(handle: Handle) -> Any:
 def open_nifti(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
-    """Read the header of a NIfTI-1 volume; raises ImageError (also: no slice named)."""
+    """Read the header of a NIfTI-1 volume; raises ImageError and MissingExtraError."""
     try:
         from nibabel.nifti1 import Nifti1Header
         from nibabel.spatialimages import HeaderDataError

@@ -162,7 +162,11 @@ def page_of(file: tifffile.TiffFile, index: int) -> tifffile.TiffPage:
 def _arranged(
     file: tifffile.TiffFile, real: list[int]
 ) -> tuple[tuple[tuple[int, ...], ...], Layout]:
-    """Tell channels from a stack by the axes that ImageJ, OME or tifffile noted."""
+    """Tell the channels of an image from a stack of images, by what the writer noted.
+
+    ImageJ and OME files name their axes; tifffile, handed an array of height x width x channels
+    without a word on it, writes a page for each *row*, and notes the array's shape.
+    """
     singles = tuple((page,) for page in real)
     if len(real) == 1:
         return singles, "page"
@@ -187,7 +191,7 @@ class Pieces:
     """The stored numbers of a page, of which only the pieces that a window touches are read.
 
     `key` tells the page's pieces in the file's cache; `skip` are bytes to the pixels that are
-    meant: ImageJ's large stacks have the first image's tags alone. ImageError for too large ones.
+    meant: ImageJ's large stacks have the first image's tags alone. ImageError: too large.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def is_for_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open an image (TIFF, OME-Zarr; others are read whole) to read parts of it.
+    """Open an image to read parts of it: TIFF, OME-Zarr, or another one that is read whole.
 
     Raises ImageError as `read_image`, and MissingExtraError for Zarr without its package.
     """

@@ -237,7 +237,8 @@ def write_tiled(
 ) -> None:
     """Write pages of tiles (`encode_tiles`) as one TIFF; equal pages give equal bytes.
 
-    `path` is a temporary name; `num_bytes`, about all tiles' size, decides on BigTIFF.
+    `path` is a temporary name; `num_bytes`, about all tiles' size, decides on BigTIFF; where it
+    `holds_nan`, that is no data.
     """
     resolution = None if pixel_size is None else _per_centimetre(pixel_size)
     text = _text(facts)

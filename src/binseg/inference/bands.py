@@ -32,11 +32,12 @@ class Bands:
     whole_pixels: int
 
 
-Elsewhere = Callable[[Sequence[Bands]], None]  # Has bands kept; missing ones come from here
+Elsewhere = Callable[[Sequence[Bands]], None]
+"""Has bands computed and kept; those that are missing afterwards are computed here."""
 
 
 def compute_bands(predictor: Predictor, bands: Bands) -> int:
-    """Compute, keep and count bands, with the bytes that one process makes; as `predict_large`."""
+    """Compute and keep bands, and count them; their bytes are those that one process would keep."""
     first, last = bands.numbers[0], bands.numbers[-1]
     with caged_windows(bands.path) as windows:
         for value in predictor.nodata:

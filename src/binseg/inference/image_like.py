@@ -55,10 +55,7 @@ def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cov
 def pixels_of(
     image: object, page: int | None, shape: Preprocessing | None
 ) -> tuple[Pixels, str, dict[str, Any]]:
-    """Decode what `predict` takes: the pixels, what errors call them, and facts of their file.
-
-    A JPEG comes reduced as a model of this shape takes it, with its own size among the facts.
-    """
+    """Decode what `predict` takes, a JPEG reduced: pixels, name in errors, the file's facts."""
     if isinstance(image, str | Path):
         path, facts = Path(image), facts_of_file(Path(image))
         facts |= {"source": path, "page": page}

@@ -15,10 +15,10 @@ COCO, OBJECTS, SUMMARY, KAGGLE = "coco.json", "objects.csv", "summary.csv", "kag
 
 
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
-    """Join the COCO files and the tables that lie in a folder, of earlier runs too; OutputError.
+    """Join the COCO files and the tables that lie in a folder, of earlier runs too.
 
     coco.json; kaggle.csv and summary.csv have a line an image (areas in um2 where known),
-    objects.csv a line an object.
+    objects.csv a line an object. Raises OutputError.
     """
     written = []
     if "coco" in outputs:

@@ -60,7 +60,7 @@ def fingerprint(path: Path) -> dict[str, object]:
 
 
 class Journal:
-    """The folder of finished bands beside an output; OutputError if it holds other things.
+    """The folder of finished bands beside an output; raises OutputError for other things in it.
 
     `job` is what decides the result, as plain data: bands of another job, and all bands without
     `resume`, are thrown away.

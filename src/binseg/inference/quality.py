@@ -156,10 +156,7 @@ def describe(
     size: tuple[int, int] | None = None,
     step: int = 1,
 ) -> Float64[np.ndarray, " D"]:
-    """Compute the `STATISTICS` of an image and its mask, at the scale that the network sees.
-
-    `size` is the image's own, where it was reduced; every `step`-th pixel of the mask is given.
-    """
+    """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
     view_HWC = _view(image_HWC, preprocessing, size)
     grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / 255

@@ -25,7 +25,7 @@ def is_remote(given: str) -> bool:
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Files, folders (with those in them) and globs on object stores and servers; only read."""
+    """Files, folders and globs on object stores and servers of files; nothing is written there."""
 
     inputs: Iterable[str]
 

@@ -107,7 +107,11 @@ class Sink(ABC):
         options: PredictOptions,
         progress: Progress,
     ) -> list[Path | None]:
-        """Name outputs without their endings, None where all are there; raises UsageError."""
+        """Name each image's outputs, without their endings; None where all are there already.
+
+        Raises:
+            UsageError: an output would replace what must stay.
+        """
         del predictor, options, progress
         assert len(images) == 1, "one result is of one image"
         return [self.out / "result"]
@@ -189,7 +193,11 @@ class FolderSink(Sink):
         return [next(stems) if stem is None else None for stem in done]
 
     def settled(self, found: Round, options: PredictOptions) -> Round:
-        """Settle the names of all outputs for others to write; UsageError where one is there."""
+        """Settle the names of all outputs, for others to write them.
+
+        Raises:
+            UsageError: an output is there, and is neither to be replaced nor to be kept.
+        """
         whole = Shard(number=1, of=1)
         named = list(self._shares(found.images, whole, options))
         files = [files_of(one, self.out / one.relative.parent / one.stem, options) for one in named]
@@ -264,7 +272,7 @@ class FolderSink(Sink):
         )
 
     def write_report(self, result: "PredictResult", *, model: str) -> Path:
-        """Write page and table of what this run wrote, give the page's path; raises OutputError."""
+        """Write page and table of this run, and return the page's path; raises OutputError."""
         assert self.entries is not None, "ask for a report first"
         entries = [
             replace(

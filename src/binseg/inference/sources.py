@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _ZARR_SUFFIX = ".zarr"
 _OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # Files that systems put into folders of images
-_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # Most begin like TIFF
+_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
+"""Most are TIFF by their first bytes, with a small preview that isn't the image."""
 _Stamp = tuple[int, int]  # Size and time of change (ns) of a file
 
 

@@ -44,7 +44,8 @@ PHASES = ("load", "augment", "forward", "loss", "backward", "update")
 network, the loss, its gradients, clipping and the optimiser."""
 WARM_UP = 3
 SHOWN_OPERATIONS = 12
-GAIN = 0.97  # Share of the time an input that a batch of twice the size must stay below
+GAIN = 0.97
+"""A batch of twice the size must take less than this share of the time an input to be worth it."""
 MEMORY_SHARE = 0.8
 LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
 DIVERGED = 4.0  # the rate test ends where the smoothed loss is so many times its least
@@ -259,11 +260,7 @@ def find_batch_size(
     num_steps: int = 3,
     progress: Progress = SILENT,
 ) -> list[BatchTrial]:
-    """Double the batch while that pays and memory allows; the best trial comes last.
-
-    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs. Raises
-    TrainingError where not even one input fits.
-    """
+    """Double the batch while that pays and memory allows; the best trial comes last."""
     trials: list[BatchTrial] = []
     size, free = 2, available_memory(resolve_device(recipe.train.device))
     while size <= max(2, num):
@@ -294,10 +291,7 @@ def find_batch_size(
 def find_learning_rate(
     steps: Steps, num_steps: int = 100, *, progress: Progress = SILENT
 ) -> list[RateTrial]:
-    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186).
-
-    Raises TrainingError where the first loss is not a number.
-    """
+    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186)."""
     rates = [group["lr"] for group in steps.optimizer.param_groups]
     trials: list[RateTrial] = []
     average, least = 0.0, math.inf

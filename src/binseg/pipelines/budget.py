@@ -73,7 +73,10 @@ MEASURING = 0.12  # seconds for a million pixels of an image whose prediction is
 def training_seconds(
     budget_minutes: float, *, spent: float, ending: float, progress: Progress
 ) -> float:
-    """Say how long the epochs may take of the budget, and where it can't be kept."""
+    """Say how long the epochs may take, and where the budget of the whole run can't be kept.
+
+    Of the budget, `spent` seconds are over, and `ending` seconds will be needed after them.
+    """
     budget = 60 * budget_minutes
     rest = budget - spent - MARGIN * ending
     least = LEAST_SHARE * budget
@@ -143,11 +146,7 @@ def num_predictions(recipe: Recipe, num: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Seconds that the parts of a run's end take on this machine, as busy as it is now.
-
-    For each of `num` validation images: predicting it, measuring its scores, and cleaning, all the
-    corrections of its mask that are tried. Closing is for curves, bundle and report page.
-    """
+    """Seconds of a run's end on this machine: for each of `num` validation images, and to close."""
 
     num: int
     predicting: float
@@ -272,7 +271,8 @@ LIMIT = 10.0  # Seconds that measuring may take; what doesn't fit is told from t
 TRIAL_SHARE = 0.03  # likewise of the budget
 RELATIVE: Mapping[str, float] = MappingProxyType(
     {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}
-)  # Seconds a pixel, on two cores in bf16
+)
+"""Seconds a pixel of the candidates, as measured on two cores that compute in bf16."""
 SHORT = 180.0  # seconds of a budget below which the machine is measured in haste
 
 
@@ -286,7 +286,8 @@ def measure_machine(
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
-    `asked` has device, precision, loss and network, `given` the dotted keys of the choices.
+    `asked` has device, precision, loss and network, `given` the dotted keys of the choices;
+    the plan begins `from_scratch` unless the user asks for weights.
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)

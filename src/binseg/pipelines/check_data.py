@@ -32,15 +32,14 @@ from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
 NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
-THUMB_SIDE = 296  # Longer side of the page's images, sharp on a phone's screen at half that size
+THUMB_SIDE = (
+    296  # Pixels of the page's images' longer side, sharp on a phone's screen at half that size
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The facts about a data set as label and text, and its findings, the worst first.
-
-    `shares` is the foreground's share of the pixels that count, for each readable mask.
-    """
+    """Facts about a data set; its findings, worst first; the foreground's share of each mask."""
 
     path: str
     facts: tuple[tuple[str, str], ...]

@@ -58,9 +58,10 @@ class _BatchSink(FolderSink):
 
 @contextmanager
 def cluster(*, workers: int = 0, scheduler: str = "", progress: Progress = SILENT) -> Iterator[Any]:
-    """Start `workers` processes here, or join a scheduler's cluster; MissingExtraError, UsageError.
+    """Start `workers` processes here, or join the cluster of a scheduler; gives Dask's client.
 
     Whoever can send to a scheduler runs programs on its workers: join only one that you trust.
+    Raises MissingExtraError, and UsageError where nobody answers.
     """
     try:
         import distributed

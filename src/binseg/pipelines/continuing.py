@@ -107,11 +107,7 @@ def _input_of(shape: Preprocessing) -> dict[str, object]:
 
 
 def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
-    """Split the data; images that the earlier run knows keep their split, with their groups.
-
-    A split that the data or the user gives stays as it is; images that trained the earlier model
-    and are to judge now are told, since they flatter. Raises DataError, as `assign_splits`.
-    """
+    """Split the data; images that the earlier run knows keep their split. Raises DataError."""
     divided = assign_splits(dataset, recipe.data.split)
     if recipe.model.start_from is None:
         return divided

@@ -102,10 +102,7 @@ def cross_validate(
 
 
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
-    """Go on with a cross-validation that was stopped: finished folds are kept as they are.
-
-    Raises BundleError where there is none, DataError where its data has changed.
-    """
+    """Go on with a cross-validation that was stopped; raises BundleError and DataError."""
     folder = Path(out)
     if not is_cross_validation(folder):
         raise BundleError(f"{folder} holds no cross-validation (no fold-0/recipe.yaml in it)")

@@ -149,11 +149,7 @@ def report_folder(
     tta: str | None = None,
     changes: Sequence[str] = (),
 ) -> Path:
-    """Name the folder of a report that nobody named: in the run, by split and data.
-
-    Whatever makes it another report gives it another name: the first model, the split, other
-    images, further members of an ensemble, `tta`, and other ways to read the data or to measure.
-    """
+    """Name a report's folder in the run, by all that makes it another one: split, data, `tta`."""
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
     parts = [split, "" if data is None else str(data), *(f"with-{_called(one)}" for one in others)]

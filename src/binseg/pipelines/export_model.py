@@ -57,10 +57,7 @@ class ProofImages:
 
 
 def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
-    """Find up to 24 validation images of a run, else its bundle's reference sample; and odd sizes.
-
-    A bundle may stand for the run; `progress` is told where there is no truth.
-    """
+    """Find up to 24 validation images of a run, or its bundle's reference sample; and odd sizes."""
     images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
     reference = bundle.reference().input_NHWC
     if not images:
@@ -167,11 +164,7 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The model to export, with all that its proof needs.
-
-    `reference` is binseg's own prediction by torch in float32; `int8` are the limits of 8-bit
-    numbers, None where they aren't asked for.
-    """
+    """The model to export, its prediction by torch in float32, and the limits of 8-bit numbers."""
 
     bundle: Bundle
     network: nn.Module
@@ -218,8 +211,8 @@ def export_model(
 
     `target` is onnx, openvino or torch (one file that takes raw `pixels`, uint8 or float32, of any
     size) or bundle (for prediction without torch); `int8` is calibrated on validation images, and
-    `max_dice_change` replaces its 0.003. Raises UsageError, ExportError (the proof failed) and
-    MissingExtraError.
+    may change Dice by `max_dice_change` instead of 0.003. Raises UsageError, ExportError (the proof
+    failed) and MissingExtraError.
     """
     if target not in DESTINATIONS:
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(DESTINATIONS)}")

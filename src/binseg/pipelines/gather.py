@@ -48,7 +48,7 @@ class Gathered:
 def gather(out: str | Path, *, progress: Progress = SILENT) -> Gathered:
     """Join what the shards of `predict`, `evaluate` or `check` wrote into a folder.
 
-    Raises UsageError (none ended; or not all, without which scores are others) and OutputError.
+    Raises OutputError, and UsageError where no shard ended, or not all of `evaluate` or `check`.
     """
     out = Path(out)
     records, absent = read_shards(out)
@@ -116,12 +116,7 @@ def run_shard(
     find: Callable[[Shard], Any],
     asked: Mapping[str, Any] | None = None,
 ) -> str:
-    """Find out a shard's share of `evaluate` or `check`, once, and say so in a line.
-
-    Raises:
-        UsageError: the shard ended before, asked for something else.
-        OutputError: its notes can't be written.
-    """
+    """Find out a shard's share of `evaluate` or `check`, raises UsageError and OutputError."""
     everything = {**(asked or {}), "data": data.model_dump(mode="json")}
     known = shard.read(out)
     if known is None:

@@ -13,16 +13,12 @@ from binseg.packaging import Bundle, Card, Reference, pack_zip, read_bundle, rew
 from binseg.packaging.networks import LIMITS, SUFFIXES, open_file, prove
 from binseg.storage import read_bytes
 
-FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}  # Of a probability
+FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}  # Largest change of a probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """The zip that was written.
-
-    `largest_difference` is the change of a reference probability by rounding the weights, None
-    where nothing was rounded; `left_out` are networks that hold the weights before that.
-    """
+    """The zip that was written, the change by its rounded weights, and networks left out of it."""
 
     path: Path
     id: str
@@ -48,7 +44,8 @@ def pack(
 ) -> PackResult:
     """Write a run or bundle as one zip file, its card with another `name`, `licence` and `note`.
 
-    `half` stores weights in 16 bits. Raises BundleError (too large for them) and OutputError.
+    `half` stores weights in 16 bits (they compute in 32 again). Raises BundleError for weights too
+    large for that, and OutputError.
     """
     bundle = read_bundle(run)
     card, difference = bundle.card, None

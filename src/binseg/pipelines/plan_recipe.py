@@ -148,7 +148,7 @@ def plan(
     """Derive a recipe from data and machine; raises UsageError (its settings) and DataError.
 
     `sections` and `overrides` are what the user chose; the budget, in seconds for the whole run, is
-    shared by `folds` runs; None if time doesn't matter.
+    shared by `folds` runs (None if time doesn't matter).
     """
     start = time.perf_counter()
     plain = load_recipe(sections=sections, overrides=overrides)

@@ -48,7 +48,7 @@ class TrainResult:
     best_epoch: int
     num_epochs: int
     seconds: float
-    beside: Comparison | None  # The earlier model (A) and this (B), validated
+    beside: Comparison | None  # The earlier model (A) and the new one (B)
     has_test: bool  # True if the data has a test split, which no step of training looks at
 
     def as_dict(self) -> dict[str, object]:
@@ -109,11 +109,7 @@ def resume_training(
     progress: Progress = SILENT,
     command: str | None = None,
 ) -> TrainResult:
-    """Go on with the run in a folder that was stopped, by its own recipe and split.
-
-    `checkpoint_minutes` may differ from the recipe's. Raises BundleError (no run), UsageError (it
-    is finished) and DataError (its data has changed).
-    """
+    """Go on with a run that was stopped; raises BundleError, UsageError (finished), DataError."""
     started = time.perf_counter()
     run = RunFolder.open(out)
     if run.is_finished:

@@ -98,7 +98,7 @@ def create_app(
     access: Access | None = None,
     routers: Sequence[APIRouter] = OWN_ROUTERS,
 ) -> ASGIApp:
-    """Build the ASGI application, for everyone without `access`; its lifespan is the service's."""
+    """Build the ASGI application, for everyone without `access`; its lifespan runs the service."""
     chosen = access or Access()
 
     @asynccontextmanager

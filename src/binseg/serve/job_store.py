@@ -169,7 +169,7 @@ class JobStore:
         return len(self._jobs)
 
     def begin(self) -> Job | None:
-        """The next job, now running, or None; one that runs already is of an unwritten table."""
+        """The next job, now running; one that ran already is left by an unwritten table."""
         for job in list(self._jobs.values()):
             if job.state in ("queued", "running"):
                 starts = job.starts + (job.state == "queued")

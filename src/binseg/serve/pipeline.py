@@ -192,7 +192,7 @@ def quality_header(found: Quality | None) -> dict[str, str]:
 
 
 def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
-    """Turn any image into a PNG for browsers, and tell its own size; raises Refusal, ImageError."""
+    """Turn any image into a PNG for browsers, and tell its size; raises Refusal and ImageError."""
     with cage.open(sent.data, name=sent.name) as opened:
         info = opened.info()
         _check_header(info, name=sent.name, limits=limits)

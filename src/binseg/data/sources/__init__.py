@@ -171,7 +171,8 @@ NOT_READ: Mapping[str, str] = {
     "<track ": "CVAT's tracks of a video: export `CVAT for images 1.1` or COCO",
     '"segments_info"': "COCO's panoptic lists: export instances with polygons or run lengths",
     '"data_row"': "Labelbox's rows: export COCO, or masks as PNG",
-}  # By words in their files; the export that works
+}
+"""Annotations that aren't read, by words in their files, and the export that works."""
 
 
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
@@ -231,7 +232,7 @@ def _look_swapped(records: Sequence[Record]) -> bool:
 
 
 def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
-    """Choose mask values by classes' names, and leave out what the layout says, or DataError."""
+    """Choose mask values by classes' names, and what the layout leaves out; raises DataError."""
     changes: dict[str, object] = {}
     has_outlines = any(record.shapes is not None for record in findings.records)
     if config.labels is not None and not has_outlines:

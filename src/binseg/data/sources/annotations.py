@@ -41,10 +41,7 @@ class Annotated:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages:
-    """Places of the images that an annotation file in `folder` names.
-
-    An image may be anywhere in `home`, if no other has its name.
-    """
+    """Places of images that a file in `folder` names, anywhere in `home` if the name is unique."""
 
     folder: Path
     home: Path
@@ -272,7 +269,7 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
 
 
 def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:
-    """Turn run lengths (by columns, background first) into rectangles; ValueError: a wrong sum."""
+    """Turn run lengths (by columns, background first) into rectangles; ValueError if amiss."""
     if not 0 < height * width <= MAX_PIXELS or sum(runs) != height * width:
         raise ValueError("has run lengths that don't add up to its size")
     edges = np.cumsum([0, *runs])
@@ -305,7 +302,7 @@ def rings_of_mask(
 
 
 def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
-    """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one, or ValueError."""
+    """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one; ValueError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text
         image = PngImageFile(io.BytesIO(data))  # `Image.open` has a limit of its own, not ours

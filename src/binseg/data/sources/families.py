@@ -168,7 +168,8 @@ FAMILIES: Mapping[str, Callable[[Random, int], Drawn]] = MappingProxyType(
         "micro": _micro,
         "bands": _bands,
     }
-)  # By name in `synthetic:kind=NAME`
+)
+"""Every kind by its name in `synthetic:kind=NAME`."""
 
 
 def _bytes(unit_HWC: Float[np.ndarray, "H W C"]) -> Num[np.ndarray, "H W C"]:

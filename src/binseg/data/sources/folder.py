@@ -56,10 +56,7 @@ def pair_up(
 def _pair_by_name(
     images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str]
 ) -> tuple[list[Pair], list[str]]:
-    """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like.
-
-    Where there is `NAME_mask`, `NAME_mask_1` is a further piece of it.
-    """
+    """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like."""
     images_of, masks_of, pieces_of = (defaultdict[str, list[Path]](list) for _ in range(3))
     for name, path in images:
         images_of[name].append(path)

@@ -18,7 +18,7 @@ _VAL_SHARE = 5  # One in so many, of those that aren't kept to check with, choos
 
 
 def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]:
-    """Tell where a project's images and labels lie, by either's folder; DataError for none."""
+    """Tell where a project's images and labels lie, by the folder of either; raises DataError."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would follow the links)
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder of images")

@@ -38,10 +38,7 @@ class Listing:
 
 
 def list_folder(folder: Path, *, deep: bool = True) -> Listing:
-    """List a folder's files, and those of the folders in it unless not `deep`.
-
-    Linked folders are followed, but none is listed twice, nor one that the folder lies in.
-    """
+    """List a folder's files, if `deep` of those in it too; linked ones are followed, but once."""
     images: list[Path] = []
     others: list[Path] = []
     seen = {*real_path(folder).parents}

@@ -64,7 +64,7 @@ class TorchBackend:
 def open_torch(
     bundle: Bundle, *, device: str, precision: str, compiled: bool = False
 ) -> TorchBackend:
-    """Build a bundle's network with its weights; UsageError (no cuda, no compiler), BundleError."""
+    """Build a bundle's network with its weights; raises UsageError and BundleError."""
     place = _choose_device(device)
     # This model is ours alone, so its weights may lie channels last as well: measured three times
     # faster in fp32 than channels-last inputs alone, with equal bits.
