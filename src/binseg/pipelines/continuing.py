@@ -46,9 +46,10 @@ def earlier_bundle(recipe: Recipe) -> Bundle:
 
 
 def continued(recipe: Recipe) -> Recipe:
-    """Fill in what the earlier model decides: the network, and its preprocessing but channels.
+    """Fill in what the earlier model decides: the network, and its preprocessing.
 
-    Raises BundleError (it can't be read) and UsageError (the recipe asks for another network).
+    The recipe may change any of `input` but the channels. Raises BundleError (it can't be read)
+    and UsageError (another network, other channels or first weights are asked for).
     """
     if recipe.model.start_from is None:
         return recipe

@@ -116,7 +116,7 @@ def run_shard(
     find: Callable[[Shard], Any],
     asked: Mapping[str, Any] | None = None,
 ) -> str:
-    """Find out a shard's share of `evaluate` or `check`, raises UsageError and OutputError."""
+    """Find out a shard's share, once, and say so in a line; raises UsageError and OutputError."""
     everything = {**(asked or {}), "data": data.model_dump(mode="json")}
     known = shard.read(out)
     if known is None:

@@ -121,7 +121,7 @@ def chosen_budget(
     sections: Mapping[str, Mapping[str, object]],
     overrides: Sequence[str],
 ) -> float | None:
-    """Return a plan's budget in seconds, or None where epochs are given; raises UsageError."""
+    """Return a plan's budget in seconds, None if epochs or nothing limit it; raises UsageError."""
     train = load_recipe(sections=sections, overrides=overrides).train
     has_epochs = "epochs" in train.model_fields_set
     if text is not None and train.budget_minutes is not None:

@@ -34,7 +34,7 @@ from binseg.types import Record, Split
 MOST_CHANNELS = 16
 _MOST_AGREE = 0.9  # Share of names that must pair when they differ by common parts; others are lost
 
-Pair = tuple[str, Path, tuple[Path, ...]]  # Its files are several where each holds an object
+Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the files of its mask
 
 
 def pair_up(
