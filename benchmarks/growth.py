@@ -103,9 +103,10 @@ def grown(
         row = {"verb": verb, unit: size, "seconds": wall, "processor seconds": used}
         rows.append({**row, "megabytes": megabytes})
         print(rows[-1], flush=True)
+    measured = list(rows)
     if len(sizes) > 1:
         for what in ("processor seconds", "megabytes"):
-            values = [max(1e-3, float(str(row[what]))) for row in rows]
+            values = [max(1e-3, float(str(row[what]))) for row in measured]
             exponent = np.polyfit(np.log(sizes), np.log(values), 1)[0]
             rows.append({"verb": verb, f"exponent of {what}": round(float(exponent), 2)})
             print(rows[-1], flush=True)

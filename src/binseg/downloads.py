@@ -36,9 +36,8 @@ def download(
 ) -> Path:
     """Fetch a file with pooch, going on where an earlier try stopped; only a right one is kept.
 
-    Pieces gather in `path`.part, and are used again only where a checksum can prove the whole.
-    `md5` is for old data sets that publish no better hash. Raises DataError (the server refused,
-    the line kept breaking, the hash is wrong) and OutputError (the disk refused).
+    Pieces are reused only where a checksum proves the whole (`md5` for old data sets). Raises
+    DataError (refused, broken, wrong) and OutputError.
     """
     import pooch.hashes
 

@@ -10,8 +10,7 @@ from typing import Any
 from binseg.errors import UsageError
 from binseg.storage import parse_json, read_bytes, write_json
 
-_RECORDS = ".shards"
-"""Folder in an output's place, with a file of what each shard answered."""
+_RECORDS = ".shards"  # Folder in an output's place, with a file of what each shard answered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +30,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read "3/100"; "auto", or "auto/100", takes the number from SLURM's or Kubernetes' job.
-
-        Raises:
-            UsageError: no such text, or the system doesn't say.
-        """
+        """Read "3/100"; "auto" takes SLURM's or Kubernetes' number; raises UsageError."""
         first, _, of = text.partition("/")
         if first == "auto":
             first, of = _of_job(of)
@@ -63,11 +58,7 @@ class Shard:
 
 
 def read_shards(out: Path) -> tuple[list[dict[str, Any]], list[Shard]]:
-    """Give the notes of all shards of an output, in their order, and the shards without any.
-
-    Raises:
-        UsageError: there is none, or they are of several divisions or verbs.
-    """
+    """Give all shards' notes in order, and the shards without any; UsageError if none or mixed."""
     records = [parse_json(read_bytes(path)) for path in (out / _RECORDS).glob("*-of-*.json")]
     if not records:
         raise UsageError(f"{out}: no shard has ended here; run the verb with --shard 1/4 and so on")

@@ -313,7 +313,7 @@ def test_run_lengths_come_back_as_kaggles(tmp_path: Path) -> None:
         made = Prediction(probability_HW=mask.astype(np.float32), threshold=0.5, bundle_id="a",
                           name=f"{name}.png")  # fmt: skip
         write_outputs(made, stem=tmp_path / "out" / name, options=options)
-        Image.new("L", (64, 48)).save(data / f"{name}.png")
+        Image.new("L", mask.shape[::-1]).save(data / f"{name}.png")
     FolderSink(tmp_path / "out").finish(options, PredictResult())
     (data / "train.csv").write_text((tmp_path / "out" / "kaggle.csv").read_text())
     dataset = open_dataset(DataConfig(path=str(data)))

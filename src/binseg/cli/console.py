@@ -29,17 +29,14 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 15.0
 SECONDS_WORTH_A_LINE = 3.0
-ANYWHERE = ("--verbose", "--quiet")
-"""Options of all verbs, which may stand behind the verb as well."""
-ELSEWHERE = {
+ANYWHERE = ("--verbose", "--quiet")  # Options of all verbs, which may stand behind the verb as well
+ELSEWHERE = {  # Options as other programs call them
     "--learning-rate": "--lr", "--batch": "--batch-size", "--gpu": "--device",
     "--image-size": "--size", "--img-size": "--size", "--imgsz": "--size", "--config": "--recipe",
     "--output": "--out", "--output-dir": "--out", "--data-path": "--data", "--weights": "--from",
 }  # fmt: skip
-"""Options as other programs call them."""
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-WIDE = 200
-"""Columns where no window limits them."""
+WIDE = 200  # Columns where no window limits them
 
 
 def progress_of(context: typer.Context) -> Progress:
@@ -115,11 +112,7 @@ class _Task:
 
 
 class LiveProgress:
-    """One line that redraws itself: of several pieces of work, the one begun last.
-
-    Args:
-        shows_details: whether lines that are a `Detail` are shown, too.
-    """
+    """One line that redraws itself for the work begun last; `shows_details`: a `Detail` as well."""
 
     def __init__(self, *, shows_details: bool = False) -> None:
         from rich.console import Console

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from binseg.types import TTA
 
 PIPE = "-"
-_SHARED = ("--shard", "--workers", "--scheduler")
-"""Ways to share the work, of which one goes."""
+_SHARED = ("--shard", "--workers", "--scheduler")  # Ways to share the work, of which one goes
 
 
 def predict(

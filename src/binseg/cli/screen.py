@@ -21,30 +21,24 @@ if TYPE_CHECKING:
     from binseg.pipelines.train_model import TrainResult
     from binseg.types import Figure, Report
 
-FEW_IMAGES, WIDE_INTERVAL = 10, 0.1
-"""Fewer images, or a wider interval of Dice, and the figure is called a rough guess."""
+FEW_IMAGES, WIDE_INTERVAL = 10, 0.1  # Fewer images or a wider Dice: a rough guess
 SPLIT_WORDS = {"val": "validation ", "train": "training ", "test": "test "}
 SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_NOTES = 5
-SHOWN_COLUMNS = 4
-"""Columns of further scores, beside their kind."""
-IN_SHORT = {
+SHOWN_COLUMNS = 4  # Columns of further scores, beside their kind
+IN_SHORT = {  # The short form of the rules that reports state in full, by how these begin
     "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
     "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
     "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
     "Calibration: ": "Calibration: over all pixels, most of which are easy.",
     "The border rule ": "Border: compare only figures of one border rule.",
 }
-"""The short form of the rules that reports state in full, by how these begin."""
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def plain_table(title: str | None, *heads: str, rows: Iterable[Sequence[str]] = ()) -> Table:
-    """Start a table in the house style: a title at the left, a line below the heads.
-
-    Words that are too long for their column go on in the next line; none is cut.
-    """
+    """Start a table in the house style: title at the left, a line below the heads, no word cut."""
     plain = None if title is None else Text(title)  # paths may hold what looks like markup
     table = Table(*heads, title=plain, title_justify="left", box=box.SIMPLE_HEAD)
     table.title_style = "bold"
@@ -56,10 +50,7 @@ def plain_table(title: str | None, *heads: str, rows: Iterable[Sequence[str]] = 
 
 
 def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
-    """List what the screen shows of a report, and of its slices by some columns.
-
-    The averages with their intervals come last.
-    """
+    """List what the screen shows of a report and its slices; averages with intervals come last."""
     num, empty = len(report.images), report.num_empty_truth
     shape = f"{num} images, {f'{empty} of them without an object, ' if empty else ''}threshold "
     shape += f"{report.threshold:.3f}"
@@ -276,10 +267,7 @@ def _keep_whole(table: Table, names: Iterable[str]) -> None:
 
 
 def rows_table(rows: Sequence[Mapping[str, object]], titles: Mapping[str, str]) -> Table:
-    """List plain rows, one column for each key of `titles`; numbers stand to the right.
-
-    The first column is a name to type, and so never cut.
-    """
+    """List rows, a column for each key of `titles`, numbers at the right, the first never cut."""
     table = plain_table(None, *titles.values())
     _keep_whole(table, (str(row[next(iter(titles))]) for row in rows))
     for key, column in zip(titles, table.columns, strict=True):

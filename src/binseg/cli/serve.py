@@ -178,10 +178,7 @@ def _origin(text: str) -> str:
 
 
 def read_token(path: Path | None) -> str | None:
-    """Read the token from a file or the environment: on the command line everyone could read it.
-
-    A blank one is refused like any other that is too short: whoever sets a token wants a door.
-    """
+    """Read the token from a file or the environment; on the command line all could read it."""
     if path is None:
         token = os.environ.get("BINSEG_TOKEN")
         return None if token is None else token.strip()

@@ -49,8 +49,7 @@ if TYPE_CHECKING:
 
 LONG = 3 * 3600.0  # seconds of a run above which the user is asked before it starts
 Sections = dict[str, dict[str, object]]
-LONGEST_START = 30.0
-"""Seconds; an older process did something else before, and isn't one verb at the shell."""
+LONGEST_START = 30.0  # Seconds; an older process isn't one verb at the shell
 
 
 def plan(

@@ -45,8 +45,7 @@ from binseg.imageio.windows import Windows
 from binseg.imageio.zarr_folders import ZarrAxes
 
 _BUFFER = 1_000_000
-_VALUES_PER_S = 4_000_000
-"""The least that decoders make in a second; lossless JPEG 2000 of noise has 7 million."""
+_VALUES_PER_S = 4_000_000  # Least that decoders make a second; lossless JPEG 2000 of noise has 7 M
 _SURVEY_S = 60.0
 _LABEL_BYTES = 8  # of a mask's number, at most
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TIFFFILE_NUM_THREADS")
@@ -57,18 +56,11 @@ sys.path.insert(0, sys.argv[1])
 from binseg.imageio.caged import mother
 mother()
 """
-_SOURCE = Path(__file__).parents[2]
-"""Folder of this very package, wherever the process has gone since it was imported."""
+_SOURCE = Path(__file__).parents[2]  # This very package, wherever the process has gone since
 
 
 class Cage:
-    """A pool of children that decode; thread-safe.
-
-    Args:
-        num_children: images that are decoded at once; further callers wait.
-        seconds: time for an image's header, and for its pixels beside what their number takes.
-        patience: seconds after which a child gets a lower priority, and no new image.
-    """
+    """A thread-safe pool of children that decode; a slow one loses priority after `patience` s."""
 
     def __init__(
         self, num_children: int = 2, *, seconds: float = 3.0, patience: float = 0.3
@@ -94,12 +86,7 @@ class Cage:
     def open(
         self, source: bytes | Path, *, name: str, page: int | None = None, any_page: bool = False
     ) -> Iterator["CagedImage"]:
-        """Read an image's header in a child, which holds the file until the block ends.
-
-        Raises:
-            ImageError: as `choose`; also where decoding takes too long or ends the child.
-            MissingExtraError: the package for its format isn't installed.
-        """
+        """Read a header in a child that holds the file until the block ends; raises as `choose`."""
         data, path = (source, None) if isinstance(source, bytes) else (b"", os.fspath(source))
         asked = {"name": name, "path": path, "size": len(data), "page": page, "any_page": any_page}
         with self._child() as child:
@@ -118,23 +105,14 @@ class Cage:
             return child.ask(order, name=one_line(path), seconds=self.seconds)["fact"]
 
     def survey(self, path: Path, *, name: str) -> "Survey":
-        """Look at all headers of a file, which may be huge, in a child; others don't wait for it.
-
-        Raises:
-            ImageError: as `needs_windows`.
-        """
+        """Look at all headers of a file, perhaps huge, in a child; raises as `needs_windows`."""
         order = {"do": "survey", "path": os.fspath(path), "size": 0}
         with self._child(is_counted=False) as child:
             return Survey(**child.ask(order, name=name, seconds=_SURVEY_S))
 
     @contextmanager
     def windows(self, path: Path) -> Iterator["CagedWindows"]:
-        """Open an image of any size in a child of its own, as `open_windows` does.
-
-        Raises:
-            ImageError: as `open_windows`, whatever it raises; also where the child takes too long
-                or too much memory.
-        """
+        """Open an image of any size in a child of its own; raises as `open_windows`."""
         with self._child(is_counted=False) as child:
             child.images_left = 1
             yield CagedWindows(child, path)
@@ -205,13 +183,10 @@ class Cage:
 class Survey:
     """The facts that all headers of a file give."""
 
-    needs_windows: bool
-    """As `imageio.needs_windows`: a stack, or larger than is read whole."""
+    needs_windows: bool  # As `imageio.needs_windows`: a stack, or larger than is read whole
     num_pages: int
-    num_pixels: int
-    """Height times width, over all pages."""
-    height: int
-    """Size of the first page, as is `width`."""
+    num_pixels: int  # Height times width, over all pages
+    height: int  # Size of the first page, as is `width`
     width: int
 
 

@@ -36,30 +36,21 @@ from binseg.imageio.metadata import georeference_of, pixel_size_of
 from binseg.imageio.windows import Windows, holds_tiff, is_for_windows, open_windows
 from binseg.imageio.zarr_folders import is_zarr
 
-LENGTH = struct.Struct("!I")
-"""Before each order of JSON to a child, and before its reply."""
-ORDER = struct.Struct("!cQ")
-"""To the mother: F forks (a descriptor comes along), K kills, N lowers the priority of a child."""
-_SPARE_BYTES = 256_000_000
-"""Address space beside the image: libraries' buffers, and what headers need."""
-_PEAK = 8
-"""Bytes at the peak of decoding for each byte of the result: a progressive JPEG has 5."""
-_LOW_PRIORITY = 10
-"""A child of this priority gets a tenth of the processor that others want."""
-_WINDOWS_BYTES = 1_500_000_000
-"""Address space of a child that reads windows: unpacked pieces, those kept, and a batch of them."""
-_FLAT = 8
-"""Bytes at the peak for each byte of a window."""
-_MOST_PROFILE = 700_000
-"""Bytes of an ICC profile that a reply has room for; larger ones are left out."""
+LENGTH = struct.Struct("!I")  # Before each order of JSON to a child, and before its reply
+ORDER = struct.Struct("!cQ")  # To the mother: F forks, K kills, N lowers the priority of a child
+_SPARE_BYTES = 256_000_000  # Address space beside the image: libraries' buffers
+_PEAK = 8  # Bytes at the peak of decoding for each byte of the result: a progressive JPEG has 5
+_LOW_PRIORITY = 10  # A child of this priority gets a tenth of the processor that others want
+_WINDOWS_BYTES = 1_500_000_000  # Address space of a child that reads windows
+_FLAT = 8  # Bytes at the peak for each byte of a window
+_MOST_PROFILE = 700_000  # Bytes of an ICC profile that a reply has room for
 _PACKAGES = {"NIFTI": "nibabel.nifti1", "DICOM": "pydicom.pixels.utils"}
 """Modules that a format needs, which is no need of its image."""
-FACTS: dict[str, Callable[[Path], Any]] = {
+FACTS: dict[str, Callable[[Path], Any]] = {  # Further questions about a file
     "is_for_windows": is_for_windows,
     "pixel_size": pixel_size_of,
     "georeference": georeference_of,
 }
-"""Further questions about a file."""
 
 
 def mother() -> None:
@@ -144,11 +135,7 @@ class _Decoders:
     def answer(
         self, order: dict[str, Any], connection: socket.socket, descriptors: list[int]
     ) -> dict[str, Any]:
-        """Do what an order says.
-
-        Raises:
-            BinsegError: what is wrong with the image.
-        """
+        """Do what an order says; BinsegError tells what is wrong with the image."""
         kind, start = order["do"], self._start
         if kind in FACTS:
             path = Path(order["path"])

@@ -38,11 +38,7 @@ class Child:
         seconds: float,
         fds: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Send an order with its bytes, and shared memory for pixels; wait for the reply.
-
-        Raises:
-            ImageError: what the decoder says of the file, or that it fell silent.
-        """
+        """Send an order and wait for the reply; ImageError if it refuses or falls silent."""
         until = time.monotonic() + seconds
         head = json.dumps(order).encode()
         try:
@@ -88,11 +84,7 @@ class Child:
         name: str,
         seconds: float,
     ) -> tuple[Pixels, Valid]:
-        """Have pixels of an image of these facts decoded, `height` x `width` of them.
-
-        Raises:
-            ImageError: damaged, or it took too long or too much memory.
-        """
+        """Have pixels decoded, `height` x `width`; ImageError if it fails, or takes too much."""
         shape = (height, width, info.channels)
         num_bytes = math.prod(shape) * np.dtype(info.dtype).itemsize
         num_shared = num_bytes + math.prod(shape[:2])

@@ -17,33 +17,23 @@ from tifffile import TiffFileError
 
 from binseg.errors import ImageError
 
-Handle = io.BufferedReader | io.BytesIO
-"""An open file, or one in memory."""
+Handle = io.BufferedReader | io.BytesIO  # An open file, or one in memory
 
-Pixels = Num[np.ndarray, "H W C"]
-"""An image as `read_image` gives it: uint8, uint16 or float32."""
-Valid = Bool[np.ndarray, "H W"] | None
-"""False where an image has no data; None where it has data everywhere."""
-Reduction = Callable[[tuple[int, int]], int]
-"""Tells over how many pixels a side an image of this height and width may be averaged."""
-Stored = Shaped[np.ndarray, "h w S"]
-"""Numbers of (a part of) an image as they are in the file."""
-Labels = Shaped[np.ndarray, "H W ..."]
-"""A mask's numbers, or its colours."""
+Pixels = Num[np.ndarray, "H W C"]  # An image as `read_image` gives it: uint8, uint16 or float32
+Valid = Bool[np.ndarray, "H W"] | None  # False where an image has no data; None: data everywhere
+Reduction = Callable[[tuple[int, int]], int]  # Pixels a side averaged, by height and width
+Stored = Shaped[np.ndarray, "h w S"]  # Numbers of (a part of) an image as they are in the file
+Labels = Shaped[np.ndarray, "H W ..."]  # A mask's numbers, or its colours
 Opacity = UInt8[np.ndarray, "H W"]
 Cover = tuple[Opacity | None, bytes | None]  # transparency, and the ICC profile of the colours
 """0 where an image is transparent, 255 where it is opaque."""
 Colours = UInt8[np.ndarray, "N 3"]
 
-MAX_PIXELS = 400_000_000
-"""Largest image that is read whole; a small file can claim any size and fill the memory."""
-MAX_BYTES = 6 * MAX_PIXELS
-"""Largest decoded image in memory: that many of 16-bit colour."""
+MAX_PIXELS = 400_000_000  # Largest image that is read whole; a small file can claim any size
+MAX_BYTES = 6 * MAX_PIXELS  # Largest decoded image in memory: that many of 16-bit colour
 
-SAMPLE_SIDE = 256
-"""Side of the windows that tell what a channel usually holds."""
-_MOST_SCANS = 100
-"""A progressive JPEG has some ten; each one costs as much time as the whole image."""
+SAMPLE_SIDE = 256  # Side of the windows that tell what a channel usually holds
+_MOST_SCANS = 100  # A progressive JPEG has some ten; each one costs as much time as the whole image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +43,13 @@ class ImageInfo:
     height: int
     width: int
     channels: int
-    dtype: str
-    """uint8, uint16 or float32."""
-    mode: str
-    """The file's own kind of pixels: a Pillow mode (RGB, P, 1, CMYK), or TIFF's name for it."""
-    format: str
-    """JPEG, PNG, WEBP, BMP, GIF or TIFF."""
+    dtype: str  # uint8, uint16 or float32
+    mode: str  # The file's own kind of pixels: a Pillow mode (RGB, P, 1), or TIFF's name for it
+    format: str  # JPEG, PNG, WEBP, BMP, GIF or TIFF
     num_pages: int = 1
-    orientation: int = 1
-    """EXIF's number of a turn or mirroring, 1 to 8; height and width are those after it."""
-    nodata: float | None = None
-    """Value that the file declares to be none (GDAL's tag)."""
-    keeps_alpha: bool = False
-    """A channel is marked as transparency but varies like data, and is read as one."""
+    orientation: int = 1  # EXIF's turn or mirroring, 1 to 8; height and width are those after it
+    nodata: float | None = None  # Value that the file declares to be none (GDAL's tag)
+    keeps_alpha: bool = False  # Transparency that varies like data is read as data
 
     @property
     def turned(self) -> bool:
@@ -77,8 +61,7 @@ class ImageInfo:
 class Decoder(ABC):
     """An image whose header was read; its pixels are still packed."""
 
-    name: str
-    """The file's name in errors."""
+    name: str  # The file's name in errors
 
     @abstractmethod
     def info(self) -> ImageInfo:
@@ -168,11 +151,7 @@ def check_size(name: str, *, height: int, width: int, channels: int, itemsize: i
 
 
 def check_scans(jpeg: bytes) -> None:
-    """Refuse a JPEG of more scans than any camera or program writes.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Refuse, by ValueError, a JPEG of more scans than any camera or program writes."""
     if jpeg[:2] == b"\xff\xd8" and (num := jpeg.count(b"\xff\xda")) > _MOST_SCANS:
         raise ValueError(f"{num:,} scans in one JPEG")
 
@@ -279,11 +258,7 @@ def swaps_sides(orientation: int) -> bool:
 
 
 def orientation_of_exif(exif: bytes) -> int:
-    """Read the orientation out of an EXIF block; 1 (as it is) where there is none or it is broken.
-
-    Pillow's parser warns about damaged blocks, and cameras write many of them; this one looks at a
-    single tag and stays silent.
-    """
+    """Read the orientation out of an EXIF block, or 1, without the warnings of Pillow's parser."""
     exif = exif.removeprefix(b"Exif\x00\x00")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:
@@ -331,10 +306,7 @@ def fill_window(
     grid: tuple[int, int],
     part: Callable[[int, int], np.ndarray],
 ) -> None:
-    """Fill the window `out`, whose corner is at (top, left), from the parts that it touches.
-
-    The image is cut into a grid of parts of (height, width); `part` gives one by row and column.
-    """
+    """Fill the window `out`, its corner at (top, left), from the grid of parts that it touches."""
     for row, inside_row, there_row in _stretches(corner[0], out.shape[0], grid[0]):
         for column, inside, there in _stretches(corner[1], out.shape[1], grid[1]):
             # Some files' last parts are as small as what is left of the image.

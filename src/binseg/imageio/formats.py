@@ -35,24 +35,19 @@ from binseg.imageio.raster import encode_jpeg, encode_png, open_heic, open_numpy
 from binseg.imageio.tiff import encode_tiff, is_tiff, open_tiff
 from binseg.storage import open_file
 
-HEAD = 352
-"""Bytes at a file's beginning that tell its format: NIfTI's mark comes last."""
+HEAD = 352  # Bytes at a file's beginning that tell its format: NIfTI's mark comes last
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """One image format: how its files are recognised, read and, where it can be, written."""
 
-    suffixes: tuple[str, ...]
-    """Endings in lower case by which folders are searched; the first is the usual one."""
-    matches: Callable[[bytes], bool]
-    """Tells the format by a file's first `HEAD` bytes."""
-    open: Callable[..., Decoder]
-    """Takes the open file and by keyword name; of stacks page and any_page too (`open_tiff`)."""
+    suffixes: tuple[str, ...]  # Endings by which folders are searched; the first is the usual one
+    matches: Callable[[bytes], bool]  # Tells the format by a file's first `HEAD` bytes
+    open: Callable[..., Decoder]  # Takes the open file and `name`; of stacks page and any_page too
     encode: Callable[..., bytes] | None = None
     """Takes uint8 or float32 pixels, a text to note or None, and further TIFF tags."""
-    stacks: bool = False
-    """True where a file may hold several pages."""
+    stacks: bool = False  # True where a file may hold several pages
 
 
 def _starts(*marks: bytes) -> Callable[[bytes], bool]:
@@ -121,12 +116,10 @@ OTHERS: Mapping[str, tuple[str, bytes]] = {
     "SVG or XML": ("export it as PNG", b"<"),
 }
 """Known formats that aren't read: what to do, and the bytes that they begin with."""
-STACK_SUFFIXES = frozenset(
+STACK_SUFFIXES = frozenset(  # Endings of files that may hold several pages
     suffix for one in FORMATS.values() if one.stacks for suffix in one.suffixes
 )
-"""Endings of files that may hold several pages."""
-TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)
-"""Endings of files that may be too large to be read whole."""
+TIFF_SUFFIXES = frozenset(FORMATS["TIFF"].suffixes)  # May be too large to be read whole
 IMAGE_SUFFIXES = frozenset(suffix for one in FORMATS.values() for suffix in one.suffixes)
 """Endings, in lower case, by which folders are searched for images."""
 
@@ -174,11 +167,7 @@ def opened(path: Path | bytes) -> Iterator[Handle]:
 
 @contextmanager
 def decoder_of(source: Path | bytes, *, name: str, **asked: Any) -> Iterator[Decoder]:
-    """Read an image's header in this process; `asked` goes to `choose`.
-
-    Raises:
-        ImageError: as `choose`, and for whatever a decoder says while the block runs.
-    """
+    """Read an image's header in this process; `asked` goes to `choose`; raises as that."""
     with opened(source) as handle, broken_files(name):
         yield choose(handle, name=name, **asked)
 
@@ -188,14 +177,7 @@ def choose(
 ) -> Decoder:
     """Choose a decoder by the first bytes: suffixes lie (the Pet set has PNGs and GIFs named .jpg).
 
-    Args:
-        handle: at its beginning.
-        name: of the file in errors.
-        page: of a stack; needed there unless `any_page`, and 0 or None elsewhere.
-        any_page: take the first page of a stack, for its facts.
-
-    Raises:
-        ImageError: no image, damaged, or it lacks that page.
+    Stacks need a `page`, or `any_page` for the facts of the first. Raises ImageError.
     """
     head = handle.read(HEAD)
     found = format_of(head)

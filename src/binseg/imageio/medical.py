@@ -18,8 +18,7 @@ class _Slice(NumpyImage):
     source: Any
     page: int
     num_pages: int
-    scale: tuple[float, float] = (1.0, 0.0)
-    """Slope and intercept of what was measured; masks are taken as stored."""
+    scale: tuple[float, float] = (1.0, 0.0)  # Slope and intercept; masks are taken as stored
 
     def info(self) -> ImageInfo:
         """Give the facts of the image as `image` gives it."""
@@ -73,10 +72,7 @@ def _unpacked(handle: Handle) -> Any:
 def open_nifti(
     handle: Handle, *, name: str, page: int | None = None, any_page: bool = False
 ) -> _Slice:
-    """Read the header of a NIfTI-1 volume (.nii, .nii.gz).
-
-    Raises ImageError (no slice is named, or it isn't one volume of numbers) and MissingExtraError.
-    """
+    """Read the header of a NIfTI-1 volume; raises ImageError and MissingExtraError."""
     try:
         from nibabel.nifti1 import Nifti1Header
         from nibabel.spatialimages import HeaderDataError

@@ -43,14 +43,10 @@ class PixelSize:
 class Georeference:
     """Place of an image on a map."""
 
-    transform: _Transform
-    """a, b, c, d, e, f of X = a x + b y + c and Y = d x + e y + f, for pixel corners."""
-    crs: str | None
-    """Name of the coordinate system ("EPSG:32632"), where the file tells."""
-    is_geographic: bool = False
-    """True for a system of degrees instead of lengths."""
-    keys: tuple[tuple[int, int, int, Any, bool], ...] = ()
-    """The file's own GeoTIFF keys, where they describe a system that has no code."""
+    transform: _Transform  # a to f of X = a x + b y + c and Y = d x + e y + f, for pixel corners
+    crs: str | None  # Name of the coordinate system ("EPSG:32632"), where the file tells
+    is_geographic: bool = False  # True for a system of degrees instead of lengths
+    keys: tuple[tuple[int, int, int, Any, bool], ...] = ()  # GeoTIFF keys of a system without code
 
     def tags(self) -> list[tuple[int, int, int, Any, bool]]:
         """The GeoTIFF tags that say the same, as tifffile's `extratags`."""
@@ -66,10 +62,7 @@ class Georeference:
 
 
 def pixel_size_of(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that OME, Aperio, ImageJ or a TIFF in centimetres states; else None.
-
-    Resolutions in inches are those of printing and screens, and are not believed.
-    """
+    """Read a pixel's size from OME, Aperio, ImageJ or a TIFF in cm; inches are those of print."""
     try:
         with tifffile.TiffFile(path) as file:
             return _of_ome(file.ome_metadata) or _of_aperio(file) or _of_resolution(file)

@@ -34,15 +34,11 @@ from binseg.imageio.decoding import (
 )
 
 _MAX_FILE_BYTES = 2_000_000_000
-_MOST_SEGMENTS = 5_000
-"""Blocks before a JPEG's pixels; a colour profile of 16 MB has 255."""
-_CMYK_PEAK = 7
-"""Bytes a pixel that inks and colours take together."""
+_MOST_SEGMENTS = 5_000  # Blocks before a JPEG's pixels; a colour profile of 16 MB has 255
+_CMYK_PEAK = 7  # Bytes a pixel that inks and colours take together
 _BAND_ROWS = 1024
-_MOST_REDUCED = 8
-"""Pixels along each side of a block of JPEG."""
-_PNG_LEVEL = 6
-"""zlib-ng's; files as small as zlib's at level 6, in a tenth of its time."""
+_MOST_REDUCED = 8  # Pixels along each side of a block of JPEG
+_PNG_LEVEL = 6  # zlib-ng's; files as small as zlib's at level 6, in a tenth of its time
 _WARNINGS_LOCK = threading.Lock()
 
 _GREY = {
@@ -60,8 +56,7 @@ class Raster(Decoder):
     handle: Handle
     pil_image: ImageFile.ImageFile
     format: str
-    bits: int
-    """Bits a sample (PNG) or pixel (BMP), 8 elsewhere."""
+    bits: int  # Bits a sample (PNG) or pixel (BMP), 8 elsewhere
     orientation: int
 
     def info(self) -> ImageInfo:
@@ -122,11 +117,7 @@ class Raster(Decoder):
         return turn(pixels, self.orientation)
 
     def _fast(self) -> Pixels | None:
-        """Pixels straight into an array, or None where that is Pillow's job.
-
-        JPEG gives the same numbers as Pillow in a third of the time; 16-bit colour PNG keeps the
-        lower bits, which Pillow cuts off.
-        """
+        """Decode straight into an array (JPEG: 3 times as fast; PNG: all 16 bits), or give None."""
         data = self._bytes() if self.format == "JPEG" else b""
         check_scans(data)
         if self.format == "PNG" and self.bits == 16:
@@ -163,13 +154,9 @@ def reduced_by(info: ImageInfo) -> int:
 
 
 def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile]) -> Raster:
-    """Read an image's header by one of Pillow's classes.
+    """Read a header by one of Pillow's classes; ImageError for damaged, animated or too large.
 
-    `Image.open` isn't asked: its limit on pixels is one global number for the whole process, and
-    it takes anything that any plug-in claims.
-
-    Raises:
-        ImageError: it is damaged, animated or too large.
+    `Image.open` isn't asked: its limit on pixels is global, and it takes any plug-in's claim.
     """
     format_ = str(plugin.format)
     handle.seek(0)
@@ -296,11 +283,7 @@ class NumpyImage(Decoder):
 
 
 def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
-    """Read an array that numpy saved; objects, which could be programs, are refused.
-
-    Raises:
-        ImageError: it is no image, or too large.
-    """
+    """Read an array that numpy saved, but no objects, which may be programs; raises ImageError."""
     handle.seek(0)
     version = np.lib.format.read_magic(handle)
     read = np.lib.format.read_array_header_1_0
@@ -319,11 +302,7 @@ def open_numpy(handle: Handle, *, name: str) -> NumpyImage:
 
 
 def open_heic(handle: Handle, *, name: str) -> Raster:
-    """Read the header of a phone's HEIC photo through libheif; raises as `open_raster`.
-
-    Raises:
-        MissingExtraError: the package pillow-heif isn't installed.
-    """
+    """Read the header of a HEIC photo; raises as `open_raster`, and MissingExtraError."""
     try:
         from pillow_heif import HeifImageFile
     except ModuleNotFoundError:

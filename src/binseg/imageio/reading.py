@@ -28,20 +28,14 @@ from binseg.imageio.windows import Windows, is_for_windows, open_windows
 from binseg.imageio.zarr_folders import is_zarr
 from binseg.parallel import num_cores
 
-_HERE = ("JPEG", "PNG", None)
-"""Formats whose claims are checked and whose decoders end; None is no image at all."""
-_SECONDS = 60.0
-"""Time for a header, and for pixels beside those that their number takes: disks may be slow."""
+_HERE = ("JPEG", "PNG", None)  # Their claims are checked, their decoders end; None is no image
+_SECONDS = 60.0  # Time for a header, and beside what the number of pixels takes: disks may be slow
 _cages: dict[int, Cage] = {}
 _lock = threading.Lock()
 
 
 def probe(path: Path) -> ImageInfo:
-    """Read an image's header and nothing else; of a multi-page file, the first page's.
-
-    Raises:
-        ImageError: no file, no image, damaged, animated or too large.
-    """
+    """Read an image's header only; of many pages, the first page's. Raises ImageError."""
     with _decoder(path, any_page=True) as decoder:
         return decoder.info()
 
@@ -71,31 +65,17 @@ def read_palette(path: Path, *, page: int | None = None) -> Colours | None:
 
 
 def read_labels(path: Path, *, page: int | None = None, indices: bool = False) -> Labels:
-    """Read a mask file's own numbers, turned by its EXIF as `read_image` turns its image.
+    """Read a mask file's own numbers, turned by its EXIF; alpha is dropped.
 
-    Args:
-        path: as for `read_image`.
-        page: as for `read_image`.
-        indices: give a palette's indices instead of the grey levels or colours they stand for.
-
-    Returns:
-        Integers of shape H x W: grey values, or 0 and 1 of a 1-bit file; or uint8 of shape
-        H x W x 3 for masks in colours. Alpha is dropped.
-
-    Raises:
-        ImageError: as `read_image`, and for masks with fractions or odd channels.
+    Gives integers H x W (0 and 1 of a 1-bit file), or uint8 H x W x 3 for colours; with `indices` a
+    palette's indices, not what they stand for. ImageError as `read_image`, and for fractions.
     """
     with _decoder(path, page=page) as decoder:
         return decoder.labels(indices=indices)
 
 
 def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
-    """Read an image, and where it has data: not at NaN, nor at the value that GDAL's tag declares.
-
-    Returns:
-        The image as `read_image` gives it, with the channel's median where there is no data; and
-        False there, or None where there is data everywhere.
-    """
+    """Read an image, and False where it has no data (filled with the channel's median), or None."""
     with _decoder(path, page=page) as decoder:
         return decoder.image(), decoder.valid()
 
@@ -103,17 +83,9 @@ def read_pixels(path: Path, *, page: int | None = None) -> tuple[Pixels, Valid]:
 def read_reduced(
     source: Path | bytes, reduction: Reduction, *, name: str = "", page: int | None = None
 ) -> tuple[Pixels, Valid, tuple[int, int]]:
-    """Do as `read_pixels`, but give a JPEG averaged over squares of pixels, which costs less.
+    """Do as `read_pixels`, but average a JPEG over squares of pixels, and give the file's size too.
 
-    Args:
-        source: the file, or its bytes, which errors call `name`.
-        reduction: tells the squares' side, a power of two, by height and width
-            (`preprocess.reduction`); decoders go up to 8, those of other formats to 1.
-        name: of bytes.
-        page: as for `read_image`.
-
-    Returns:
-        The image, where it has data, and its own height and width.
+    `reduction` tells the squares' side, a power of two, by height and width; `name` is for errors.
     """
     with _decoder(source, name=name, page=page) as decoder:
         info = decoder.info()
@@ -122,11 +94,7 @@ def read_reduced(
 
 
 def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
-    """Read what `read_image` leaves out: the transparency, and the ICC profile of the colours.
-
-    Raises:
-        ImageError: as `read_image`.
-    """
+    """Read the transparency and the ICC profile of the colours; raises as `read_image`."""
     name = "the image" if isinstance(source, bytes) else ""
     with _decoder(source, name=name, page=page) as decoder:
         return decoder.cover()
@@ -160,12 +128,7 @@ def read_georeference(path: Path) -> Georeference | None:
 
 
 def needs_windows(path: Path) -> bool:
-    """Tell from the header whether an image is for windows: many pages, huge, or OME-Zarr.
-
-    Raises:
-        ImageError: no file, no image, damaged; or huge and of a format that can't be read by
-            windows.
-    """
+    """Tell an image for windows by its header: many pages, huge or OME-Zarr. Raises ImageError."""
     if is_zarr(path):
         return True
     cage = _cage_for(path)
@@ -174,12 +137,7 @@ def needs_windows(path: Path) -> bool:
 
 @contextmanager
 def caged_windows(path: Path) -> Iterator[Windows]:
-    """Open an image of any size in a child.
-
-    Raises:
-        ImageError: as `Cage.windows`.
-        MissingExtraError: a Zarr folder, and the package isn't installed.
-    """
+    """Open an image of any size in a child; raises as `Cage.windows`."""
     is_missing = is_zarr(path) and find_spec("zarr") is None  # said here
     with open_windows(path) if is_missing else _cage().windows(path) as windows:
         yield windows

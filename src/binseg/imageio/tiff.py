@@ -49,15 +49,12 @@ from binseg.imageio.tiff_parts import (
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _SOFTWARE, _ORIENTATION, _GDAL_NODATA, _ICC = 305, 274, 42113, 34675
-_LEAST_ENDS = 0.5
-"""Share of a transparency that is none or full; less is a band of data that is marked so."""
-_LARGEST_TILE = 64_000_000
-"""Bytes of a tile that may be larger than its image."""
+_LEAST_ENDS = 0.5  # Share of alpha that is none or full; less is a band of data
+_LARGEST_TILE = 64_000_000  # Bytes of a tile that may be larger than its image
 _UNQUESTIONED, _MOST_PACKED = 200_000_000, 2000
 """Bytes that any page may have, and bytes for each packed byte above that: deflate packs up to 1032
 into one."""
-_JPEG = (6, 7)
-"""Compressions whose colours the decoder already turned into RGB."""
+_JPEG = (6, 7)  # Compressions whose colours the decoder already turned into RGB
 _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATED", 6: "YCBCR"}
 
 
@@ -65,12 +62,10 @@ _KINDS = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 3: "PALETTE", 5: "SEPARATE
 class TiffImage(Decoder):
     """One image of a TIFF file whose tags were read."""
 
-    pages: tuple[tifffile.TiffPage, ...]
-    """One, unless the layout spreads the image over several."""
+    pages: tuple[tifffile.TiffPage, ...]  # One, unless the layout spreads the image over several
     layout: Layout
     kind: str
-    bits: int
-    """Bits a sample."""
+    bits: int  # Bits a sample
     num_pages: int
     orientation: int
 
@@ -173,11 +168,7 @@ class TiffImage(Decoder):
 
     @cached_property
     def keeps_alpha(self) -> bool:
-        """Tell whether a channel marked as transparency varies like data, and so is kept.
-
-        GDAL marks the fourth of four bands so unless told otherwise, whatever it is; transparency
-        is nearly everywhere none or full.
-        """
+        """Tell whether transparency varies like data: GDAL marks the fourth of four bands so."""
         _, _, channels = self.stored_shape()
         marked = [int(extra) in (1, 2) for extra in self.page.extrasamples]
         if self.layout != "page" or marked != [True] or channels not in (2, 4) or self._is_float:
@@ -301,11 +292,7 @@ def is_tiff(head: bytes) -> bool:
 
 
 def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) -> TiffImage:
-    """Read the tags of one image: of a page, or of the only one; of the first with `any_page`.
-
-    Raises:
-        ImageError: it is damaged, too large, of a kind that we don't read, or lacks that page.
-    """
+    """Read the tags of one image (of the first with `any_page`); ImageError if it can't be read."""
     content = list_tiff(handle)
     if content.num_hidden:
         raise ImageError(
@@ -326,11 +313,7 @@ def open_tiff(handle: Handle, *, name: str, page: int | None, any_page: bool) ->
 
 
 def image_of(content: TiffContent, page: int, *, name: str) -> TiffImage:
-    """Read the tags of one image of a file, of any size.
-
-    Raises:
-        ImageError: there is no such page, or it is of a kind that we don't read.
-    """
+    """Read the tags of one image of any size; ImageError for no such page, or an unread kind."""
     if not 0 <= page < content.num_pages:
         last = content.num_pages - 1
         raise ImageError(f"{name}: there is no page {page}; its pages are 0 to {last}")
@@ -415,10 +398,7 @@ def encode_tiff(
     *,
     resolution: tuple[float, float] | None = None,
 ) -> bytes:
-    """Encode as a TIFF packed without loss (deflate); `text` becomes its description.
-
-    The resolution is that of columns and rows, in pixels per centimetre.
-    """
+    """Encode as deflated TIFF; `text` is its description, resolution is pixels per cm (x, y)."""
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,

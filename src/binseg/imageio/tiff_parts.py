@@ -13,20 +13,16 @@ import tifffile
 from binseg.errors import ImageError
 from binseg.imageio.decoding import Cache, Handle, Stored, check_scans, fill_window
 
-_MOST_LEVELS = 32
-"""Files with more pages than this are stacks; a pyramid of smaller copies has fewer levels."""
-_MOST_CHANNELS = 16
-"""As many pages may be the channels of one image, where the file's metadata says so."""
-_LARGEST_PIECE = 256_000_000
-"""Bytes of one unpacked tile or strip; beyond it, reading by windows would save no memory."""
+_MOST_LEVELS = 32  # More pages are a stack; a pyramid of smaller copies has fewer levels
+_MOST_CHANNELS = 16  # So many pages may be one image's channels, where its metadata says so
+_LARGEST_PIECE = 256_000_000  # Bytes of a tile or strip; beyond it, windows would save no memory
 _JPEG = (6, 7)  # compressions whose pieces share tables
 _WITH_SIZE = (*_JPEG, 33003, 33004, 33005, 34712, 34887, 50001)
 """JPEG, JPEG 2000, LERC and WebP: each piece has a header with a size of its own."""
 _COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000, *_WITH_SIZE)
 """Further: none, fax, LZW, deflate, PackBits, LZMA and Zstandard, which end at a given size."""
 _MOST_PAGES = 1_000_000
-_MOST_PLANES = 100_000
-"""Planes that OME's metadata may describe, or 64 for each page: others may be in other files."""
+_MOST_PLANES = 100_000  # In OME's metadata, or 64 for each page: others may be elsewhere
 
 Layout = Literal["page", "page a channel", "page a row"]
 
@@ -194,9 +190,8 @@ def _arranged(
 class Pieces:
     """The stored numbers of a page, of which only the pieces that a window touches are read.
 
-    `key` tells the page's pieces in the file's cache from those of others. `skip` are bytes from
-    the page's first pixel to those that are meant: ImageJ's large stacks have the tags of the first
-    image alone. Raises ImageError for pieces that are too large to unpack.
+    `key` tells the page's pieces in the file's cache; `skip` are bytes to the pixels that are
+    meant: ImageJ's large stacks have the first image's tags alone. ImageError: too large.
     """
 
     def __init__(

@@ -30,21 +30,17 @@ from binseg.imageio.tiff import TiffImage, image_of, is_tiff, pieces_of, read_pi
 from binseg.imageio.tiff_parts import Pieces, list_tiff
 from binseg.imageio.zarr_folders import ZarrAxes, ZarrWindows, is_zarr
 
-WINDOW_PIXELS = 64_000_000
-"""Larger images are better read by windows than whole."""
+WINDOW_PIXELS = 64_000_000  # Larger images are better read by windows than whole
 
 
 @runtime_checkable
 class Windows(Protocol):
     """An image, or a stack of them, of which any part can be read alone."""
 
-    name: str
-    """The file's name in errors."""
-    format: str
-    """TIFF, ZARR, or the name of another format."""
+    name: str  # The file's name in errors
+    format: str  # TIFF, ZARR, or the name of another format
     num_pages: int
-    pixel_size: PixelSize | None
-    """Size of a pixel, where the file tells."""
+    pixel_size: PixelSize | None  # Size of a pixel, where the file tells
 
     @property
     def axes(self) -> ZarrAxes | None:
@@ -63,11 +59,7 @@ class Windows(Protocol):
 
 
 def holds_tiff(path: Path) -> bool:
-    """Tell a TIFF file by its first bytes.
-
-    Raises:
-        ImageError: there is no such file, or it can't be opened.
-    """
+    """Tell a TIFF file by its first bytes; ImageError where it can't be opened."""
     with opened(path) as handle:
         return is_tiff(handle.read(32))
 
@@ -89,15 +81,9 @@ def is_for_windows(path: Path) -> bool:
 
 @contextmanager
 def open_windows(path: Path) -> Iterator[Windows]:
-    """Open an image to read parts of it.
+    """Open an image to read parts of it: TIFF, OME-Zarr, or another one that is read whole.
 
-    Args:
-        path: a TIFF file (tiled or in strips, packed or not, BigTIFF, of many pages), an OME-Zarr
-            folder, or any other image, which is read whole, and refused where that is too large.
-
-    Raises:
-        ImageError: as `read_image`.
-        MissingExtraError: a Zarr folder, and the package isn't installed.
+    Raises ImageError as `read_image`, and MissingExtraError for Zarr without its package.
     """
     if is_zarr(path):
         yield ZarrWindows(path)

@@ -24,12 +24,9 @@ from binseg.imageio.metadata import Georeference, PixelSize
 from binseg.imageio.raster import encode_png
 from binseg.storage import atomic_path
 
-Facts = Mapping[str, object]
-"""Origin of a file, as plain data."""
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-"""Matroska's first bytes, and those before the length of all that follows."""
-NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]
-"""GDAL's tag that a TIFF's NaN is no data, as tifffile's `extratags`."""
+Facts = Mapping[str, object]  # Origin of a file, as plain data
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska's first bytes; then a length
+NAN_IS_NO_DATA = [(42113, 2, 4, "nan", True)]  # GDAL's tag for NaN, as `extratags`
 
 
 def write_mask(
@@ -40,11 +37,7 @@ def write_mask(
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
 ) -> None:
-    """Write a mask as 8-bit grey, 0 and 255 (0 and 1 would look black), PNG or TIFF by suffix.
-
-    Raises:
-        OutputError: another suffix, or the disk refused.
-    """
+    """Write a mask as grey, 0 and 255, PNG or TIFF by suffix; raises OutputError."""
     assert mask_HW.dtype == np.bool_, mask_HW.dtype
     grey = _grey(mask_HW)
     _write(path, grey, ("PNG", "TIFF"), facts, georeference=georeference, pixel_size=pixel_size)
@@ -78,10 +71,7 @@ def write_numbers(
     georeference: Georeference | None = None,
     pixel_size: PixelSize | None = None,
 ) -> None:
-    """Write probabilities as a float32 TIFF, NaN as no data, or objects' numbers as integers.
-
-    These take 16 bits where they fit; raises as `write_mask`.
-    """
+    """Write probabilities as float32 TIFF, objects' numbers as integers; raises as `write_mask`."""
     tags = NAN_IS_NO_DATA if np.isnan(numbers_HW).any() else ()
     if numbers_HW.dtype.kind == "i":
         numbers_HW = numbers_HW.astype(np.uint16 if numbers_HW.max() < 1 << 16 else np.uint32)
@@ -124,10 +114,7 @@ def read_facts(path: Path) -> dict[str, object]:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell a whole PNG, TIFF or Matroska file from one that is missing, empty or cut off.
-
-    Files of other kinds are whole where they aren't empty.
-    """
+    """Tell a whole PNG, TIFF or Matroska file; others are whole where they aren't empty."""
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
@@ -193,8 +180,7 @@ def _per_centimetre(size: PixelSize) -> tuple[float, float]:
 
 
 _LEVEL = 6
-_CLASSIC_BYTES = 3_900_000_000
-"""Larger files need BigTIFF's 64-bit addresses."""
+_CLASSIC_BYTES = 3_900_000_000  # Larger files need BigTIFF's 64-bit addresses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +189,7 @@ class Layout:
 
     height: int
     width: int
-    tile: int
-    """Height and width of the tiles, a multiple of 16; rows of a band."""
+    tile: int  # Height and width of the tiles, a multiple of 16; rows of a band
 
     @property
     def num_bands(self) -> int:
@@ -250,11 +235,10 @@ def write_tiled(
     pixel_size: PixelSize | None = None,
     holds_nan: bool = False,
 ) -> None:
-    """Write pages, each with its tiles (`encode_tiles`), as one TIFF; equal pages give equal bytes.
+    """Write pages of tiles (`encode_tiles`) as one TIFF; equal pages give equal bytes.
 
-    `path` is a temporary name, which the caller moves when the file is whole. `num_bytes` says
-    about how many all tiles have, and decides between TIFF and BigTIFF; where it `holds_nan`, that
-    is no data.
+    `path` is a temporary name; `num_bytes`, about all tiles' size, decides on BigTIFF; where it
+    `holds_nan`, that is no data.
     """
     resolution = None if pixel_size is None else _per_centimetre(pixel_size)
     text = _text(facts)

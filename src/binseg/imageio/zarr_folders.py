@@ -46,11 +46,9 @@ def is_zarr(path: Path) -> bool:
 
 
 class ZarrWindows:
-    """The full resolution of an OME-Zarr image, or a plain array; see `Windows`.
+    """The full resolution of an OME-Zarr image, or a plain array (y x, y x c, pages y x).
 
-    Time points and layers (t, z) are pages, in the array's order. An array without OME's metadata
-    is y x, y x c with up to 16 channels, or pages y x. Raises MissingExtraError, and ImageError for
-    a plate, an array of odd axes, or a damaged folder.
+    Time points and layers are pages. Raises MissingExtraError, and ImageError (plates, odd axes).
     """
 
     format = "ZARR"

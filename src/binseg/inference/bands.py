@@ -16,10 +16,8 @@ from binseg.inference.predictor import Predictor
 from binseg.inference.tiling import probability_bands
 from binseg.postprocess import above
 
-ProbabilityType = Literal["uint8", "float16", "float32"]
-"""uint8 stands for the probability times 255, rounded."""
-_BAND_PIXELS = 1 << 25
-"""Most pixels of a band: very wide images have narrower ones."""
+ProbabilityType = Literal["uint8", "float16", "float32"]  # uint8: probability times 255
+_BAND_PIXELS = 1 << 25  # Most pixels of a band: very wide images have narrower ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +37,7 @@ Elsewhere = Callable[[Sequence[Bands]], None]
 
 
 def compute_bands(predictor: Predictor, bands: Bands) -> int:
-    """Compute and keep bands, and count them; raises as `predict_large`.
-
-    They are the bytes that one process would keep, wherever the work begins.
-    """
+    """Compute and keep bands, and count them; their bytes are those that one process would keep."""
     first, last = bands.numbers[0], bands.numbers[-1]
     with caged_windows(bands.path) as windows:
         for value in predictor.nodata:

@@ -39,14 +39,11 @@ from binseg.storage import held
 from binseg.transforms.preprocess import prepare
 
 NUM_READERS = 2
-NUM_WRITERS = 4
-"""More, since they mostly wait until the disk has what they wrote."""
-AHEAD_BYTES = 256_000_000
-"""Decoded images that wait for the model, or for a writer; at least one each does."""
+NUM_WRITERS = 4  # More, since they mostly wait until the disk has what they wrote
+AHEAD_BYTES = 256_000_000  # Decoded images that wait for the model, or a writer; one each at least
 
 _OF_VIDEOS = "videos give masks and --overlay; take images of the frames for the rest"
-_Todo = tuple[InputImage, Path]
-"""An image, and the stem of its outputs."""
+_Todo = tuple[InputImage, Path]  # An image, and the stem of its outputs
 
 
 def run(
@@ -119,10 +116,7 @@ def predict_files(
     shard: Shard | None = None,
     progress: Progress = SILENT,
 ) -> PredictResult:
-    """Write a 0/255 mask for every image into a folder, at the image's own size.
-
-    The arguments are those of `FileSource`, `FolderSink` and `run`, and so are result and errors.
-    """
+    """Write a mask for every image into a folder; see `FileSource`, `FolderSink` and `run`."""
     sink = FolderSink(out, overwrite=overwrite, resume=resume, shard=shard)
     with held(Path(out) if shard is None else shard.place(Path(out))):
         return run(FileSource(inputs), predictor, sink, options, progress=progress)
@@ -139,11 +133,7 @@ def predict_bytes(
 ) -> bytes:
     """Predict one image file's bytes, as a pipe does; `output` is a name of `ENCODED`.
 
-    `progress` hears of a mask that is not to be trusted unseen.
-
-    Raises:
-        ImageError: bytes that are no image; it calls them by `name`.
-        UsageError: another output.
+    `progress` hears of a mask that is not to be trusted unseen. Raises ImageError and UsageError.
     """
     sink = BytesSink(output)
     image = InputImage(path=Path("-"), relative=Path("-"), data=data, title=name)
@@ -186,15 +176,12 @@ class _Read:
 
     todo: _Todo
     image_HWC: Pixels
-    predictor: Predictor
-    """The one for the size of its pixels."""
+    predictor: Predictor  # The one for the size of its pixels
     inputs_NHWC: Inputs | None
-    facts: dict[str, Any]
-    """Fields of its Prediction."""
+    facts: dict[str, Any]  # Fields of its Prediction
 
 
-_Computed = tuple[_Read, Maps | Prediction]
-"""An image with the maps of its inputs, or with its whole prediction."""
+_Computed = tuple[_Read, Maps | Prediction]  # With the maps of its inputs, or its prediction
 
 
 @dataclass(kw_only=True)
@@ -205,8 +192,7 @@ class _Work:
     sink: Sink
     options: PredictOptions
     progress: Progress = SILENT
-    largest: int = 0
-    """Bytes of the largest image so far, with its probability; 0 before the first."""
+    largest: int = 0  # Bytes of the largest image so far, with its probability; 0 before the first
 
     def scaled(self, image: InputImage) -> Predictor:
         """Give the predictor for the pixel size of an image's file, and say where it differs."""

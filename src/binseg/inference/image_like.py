@@ -24,10 +24,8 @@ from binseg.types import Preprocessing
 
 Pixels = Num[np.ndarray, "H W C"]
 Probability = Float32[np.ndarray, "H W"]
-Inputs = UInt8[np.ndarray, "N height width C"]
-"""Inputs of a network, before they are normalised."""
-Maps = Float32[np.ndarray, "N height width"]
-"""Probabilities, or logits, of inputs."""
+Inputs = UInt8[np.ndarray, "N height width C"]  # Inputs of a network, before they are normalised
+Maps = Float32[np.ndarray, "N height width"]  # Probabilities, or logits, of inputs
 ImageLike = str | Path | np.ndarray | Image.Image
 """A file's path, an array (height x width, with or without channels at the end; uint8, uint16,
 bool, or floats in [0, 1]), or a PIL image."""
@@ -57,10 +55,7 @@ def cover_of(source: Path | bytes | Image.Image | None, page: int | None) -> Cov
 def pixels_of(
     image: object, page: int | None, shape: Preprocessing | None
 ) -> tuple[Pixels, str, dict[str, Any]]:
-    """Decode what `predict` takes: the pixels, what errors call them, and facts of their file.
-
-    A JPEG comes reduced as a model of this shape takes it, with its own size among the facts.
-    """
+    """Decode what `predict` takes, a JPEG reduced: pixels, name in errors, the file's facts."""
     if isinstance(image, str | Path):
         path, facts = Path(image), facts_of_file(Path(image))
         facts |= {"source": path, "page": page}

@@ -17,9 +17,8 @@ COCO, OBJECTS, SUMMARY, KAGGLE = "coco.json", "objects.csv", "summary.csv", "kag
 def join_outputs(out: Path, outputs: Iterable[str]) -> list[Path]:
     """Join the COCO files and the tables that lie in a folder, of earlier runs too.
 
-    It writes coco.json; kaggle.csv, a line an image; objects.csv with a line an object, and
-    summary.csv with a line an image, whose areas are in um2 where the images say how large a pixel
-    is. Raises OutputError.
+    coco.json; kaggle.csv and summary.csv have a line an image (areas in um2 where known),
+    objects.csv a line an object. Raises OutputError.
     """
     written = []
     if "coco" in outputs:

@@ -38,8 +38,7 @@ class Band:
 
     height: int
     foreground: int  # pixels of the mask, before any post-processing
-    layers: tuple[Sequence[bytes], ...]
-    """The tiles of the mask, and those of the probability where it was asked for."""
+    layers: tuple[Sequence[bytes], ...]  # Tiles of the mask, and of the probability
 
 
 def fingerprint(path: Path) -> dict[str, object]:
@@ -61,10 +60,10 @@ def fingerprint(path: Path) -> dict[str, object]:
 
 
 class Journal:
-    """The folder of finished bands beside an output.
+    """The folder of finished bands beside an output; raises OutputError for other things in it.
 
     `job` is what decides the result, as plain data: bands of another job, and all bands without
-    `resume`, are thrown away. Raises OutputError if the disk refused, or it holds other things.
+    `resume`, are thrown away.
     """
 
     def __init__(

@@ -34,14 +34,10 @@ from binseg.storage import locked, publish
 from binseg.transforms.geometry import tiles_for
 
 _SUFFIXES = (".tif", ".tiff", ".zarr")
-_SHRUNK = 4
-"""An image that is shrunk more than this loses what a user who has so many pixels looks for."""
-_HUGE = 1 << 20
-"""A side that is cut into tiles whatever their size."""
-_CACHE = 192_000_000
-"""Unpacked pieces of the image that the reader keeps."""
-_MASK_SHARE = 0.2
-"""Most bytes for each pixel of a packed mask: noise of 0 and 255 packs to a sixth."""
+_SHRUNK = 4  # Shrinking an image more loses what users of so many pixels look for
+_HUGE = 1 << 20  # A side that is cut into tiles whatever their size
+_CACHE = 192_000_000  # Unpacked pieces of the image that the reader keeps
+_MASK_SHARE = 0.2  # Most bytes for each pixel of a packed mask: noise of 0 and 255 packs to a sixth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +48,11 @@ class LargeResult:
     mask: Path
     probability: Path | None
     num_pages: int
-    height: int
-    """Size of the first page, as is `width`."""
+    height: int  # Size of the first page, as is `width`
     width: int
-    foreground: float
-    """Share of the pixels that are foreground, after the post-processing."""
+    foreground: float  # Share of the pixels that are foreground, after the post-processing
     num_bands: int
-    num_resumed: int
-    """Bands that an earlier, interrupted call had finished."""
+    num_resumed: int  # Bands that an earlier, interrupted call had finished
     seconds: float
 
     def as_dict(self) -> dict[str, object]:
@@ -85,28 +78,15 @@ def predict_large(
 ) -> LargeResult:
     """Predict an image of any size, or all pages of a stack, into one file.
 
-    The mask is that of `Predictor.predict` if the image fitted into memory. The work may end at any
-    time, by kill -9 too: finished bands are kept in `out`.part, and the same call goes on from them
-    to the same bytes. Under its final name the output is always whole.
+    The mask is that of `Predictor.predict` if the image fitted into memory. Work may end at any
+    time, by kill -9 too: finished bands are kept in `out`.part, the same call goes on from them to
+    the same bytes, and the output under its final name is always whole.
 
-    Args:
-        predictor: the model; one of whole images gets this one shrunk, and its map is spread.
-        path: a TIFF file, an OME-Zarr folder, or another image.
-        out: the mask, 0 and 255: .tif (tiled, BigTIFF beyond 4 GB, a page for each) or .zarr.
-        options: other settings than the model's own.
-        probability: also OUT_probability, in this type.
-        resume: go on from what an interrupted call has finished.
-        overwrite: replace what is there.
-        progress: hears what is needed, and of every row.
-        whole_pixels: pages of up to so many pixels are predicted whole.
-        origin: further facts that the mask keeps.
-        opened: gives the image's windows; a cage's own reads them in another process.
-        elsewhere: has bands computed by other processes, each by `compute_bands`.
-
-    Raises:
-        UsageError: an output is there, or of another suffix; a scale or tiles don't fit the model.
-        ImageError: the image can't be read, or doesn't fit the model.
-        OutputError: the disk refused, or another process writes `out`.
+    `out` is .tif (tiled, a page for each, BigTIFF beyond 4 GB) or .zarr; `probability` is the type
+    of a second file; pages of up to `whole_pixels` are predicted whole; a predictor of whole images
+    gets this one shrunk; the mask keeps `origin`; `opened` gives the image's windows; `elsewhere`
+    has bands computed by other processes. Raises UsageError (an output is there, an odd suffix, an
+    unfit scale or tile), ImageError and OutputError.
     """
     start, path, out = time.monotonic(), Path(path), Path(out)
     probability_out = _outputs(path, out, probability, overwrite=overwrite)
@@ -234,10 +214,8 @@ class _Work:
     journal: Journal
     probability: ProbabilityType | None
     whole_pixels: int
-    axes: ZarrAxes | None
-    """Axes of a Zarr output."""
-    origin: Mapping[str, object]
-    """The facts that `predict --resume` needs; the mask keeps it."""
+    axes: ZarrAxes | None  # Axes of a Zarr output
+    origin: Mapping[str, object]  # The facts that `predict --resume` needs; the mask keeps it
 
     def tell_need(self, done: Sequence[int], progress: Progress) -> None:
         """Say what the work takes before it starts: a batch is measured, the rest reckoned."""

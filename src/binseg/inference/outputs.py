@@ -80,11 +80,7 @@ def hash_of(path: Path) -> str:
 def difference(
     predictor: Predictor, image: InputImage, stem: Path, options: PredictOptions
 ) -> str | None:
-    """Say what tells the outputs at a stem from those that would be made now.
-
-    Returns:
-        "" where nothing does, None where they aren't all there and whole, else of another what.
-    """
+    """Say what tells the outputs at a stem from those of now; "" if nothing, None if not whole."""
     files = files_of(image, stem, options)
     if not is_whole(files[0]):
         return None

@@ -374,10 +374,8 @@ Write = Callable[[Prediction, Path, PredictOptions], None]
 class FileKind:
     """A file that a prediction becomes."""
 
-    ending: str
-    """The end of its name, behind the image's; the mask's may be .tif as well."""
-    write: Write
-    """Takes the path, and how far outlines are simplified and cut-outs end."""
+    ending: str  # The end of its name, behind the image's; the mask's may be .tif as well
+    write: Write  # Takes the path, and how far outlines are simplified and cut-outs end
 
 
 def _write_mask(one: Prediction, path: Path, _: PredictOptions) -> None:

@@ -206,10 +206,7 @@ class Predictor(Protocol):
         size: Size | None = None,
         **facts: Any,
     ) -> Prediction:
-        """Predict decoded pixels; errors call them `read_as`, and the Prediction gets `facts`.
-
-        `size` is the image's own, where it was reduced as it was decoded.
-        """
+        """Predict decoded pixels, which errors call `read_as`; `size` is the image's own."""
         if self.has_one_input and self.preprocessing is not None:
             inputs, _ = prepare(image_HWC, self.preprocessing, name=read_as, size=size)
             maps_NHW = self.probability_of_inputs(inputs)
@@ -234,10 +231,7 @@ class Predictor(Protocol):
     def prediction_of(
         self, image_HWC: Pixels, maps_NHW: Maps, *, size: Size | None = None, **facts: Any
     ) -> Prediction:
-        """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction.
-
-        With `probability_of_inputs` it computes inputs of several images in one batch.
-        """
+        """Bring the maps of an image's inputs back to its size; `facts` go into the Prediction."""
         assert self.preprocessing is not None, "members have no inputs in common"
         height, width = size or image_HWC.shape[:2]
         if self.has_one_input and facts.get("valid_HW") is None:

@@ -30,15 +30,13 @@ class Statistic(NamedTuple):
     """One figure of an image or its mask."""
 
     name: str
-    least: float
-    """Spread below which a difference means nothing, whatever the training images' own spread."""
+    least: float  # Least spread by which differences mean something
     low: str
     high: str  # words for a value below, or above, those of the training data
 
 
-_CONTRAST, _FLAT = 1, 0.005
-"""Row of the contrast in `STATISTICS`; below so much of it nothing can be seen."""
-STATISTICS = (
+_CONTRAST, _FLAT = 1, 0.005  # The contrast in `STATISTICS`; with less nothing can be seen
+STATISTICS = (  # Figures of the image as the network sees it, then of its mask
     Statistic("brightness", 0.06, "darker", "brighter"),
     Statistic("contrast", 0.05, "less contrast", "more contrast"),
     Statistic("darkest", 0.06, "darker shadows", "no dark parts"),
@@ -60,10 +58,8 @@ STATISTICS = (
     Statistic("object size", 0.5, "objects of {factor} x smaller area",
               "objects of {factor} x larger area"),
 )  # fmt: skip
-"""Figures of the image as the network sees it, then of its mask."""
 NAMES = tuple(one.name for one in STATISTICS)
-_FACTORS = {"foreground": np.e, "object size": 2.0}
-"""Bases of the logarithms that are told as factors."""
+_FACTORS = {"foreground": np.e, "object size": 2.0}  # Bases of logarithms, told as factors
 _OF_MASK = ("foreground", "doubt", "object size")
 
 
@@ -73,13 +69,10 @@ class Quality:
 
     expected_dice: float
     low: float
-    high: float
-    """The interval that holds the Dice of 90 % of images like the validation images."""
+    high: float  # The interval that holds the Dice of 90 % of images like the validation images
     flag: Flag
-    reason: str
-    """The unusual, in words; empty where nothing is."""
-    distance: float
-    """From the training data; above 1 the image is unlike them."""
+    reason: str  # The unusual, in words; empty where nothing is
+    distance: float  # From the training data; above 1 the image is unlike them
 
     def as_dict(self) -> dict[str, Any]:
         """Give the figures as plain data."""
@@ -163,10 +156,7 @@ def describe(
     size: tuple[int, int] | None = None,
     step: int = 1,
 ) -> Float64[np.ndarray, " D"]:
-    """Compute the `STATISTICS` of an image and its mask, at the scale that the network sees.
-
-    `size` is the image's own, where it was reduced; every `step`-th pixel of the mask is given.
-    """
+    """Compute the `STATISTICS` at the network's scale, of a mask's every `step`-th pixel."""
     size = size or image_HWC.shape[:2]
     view_HWC = _view(image_HWC, preprocessing, size)
     grey_HW = view_HWC.mean(axis=2, dtype=np.float32) / 255

@@ -15,8 +15,7 @@ from binseg.inference.sinks import Sink
 from binseg.inference.sources import Failure, InputImage, Round, images_of_file
 from binseg.parallel import map_ordered
 
-FETCHED = 64
-"""Images that lie on this machine's disk at once."""
+FETCHED = 64  # Images that lie on this machine's disk at once
 
 
 def is_remote(given: str) -> bool:
@@ -26,19 +25,12 @@ def is_remote(given: str) -> bool:
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Files, folders and globs on object stores and servers of files; nothing is written there.
-
-    A folder is listed with the folders in it, and gives what is named like an image.
-    """
+    """Files, folders and globs on object stores and servers of files; nothing is written there."""
 
     inputs: Iterable[str]
 
     def rounds(self, sink: Sink, options: PredictOptions) -> Iterator[Round]:
-        """Give the images in rounds; what can't be fetched, or isn't there, is a failure.
-
-        Raises:
-            MissingExtraError: the package of such addresses isn't installed.
-        """
+        """Give the images in rounds, failures among them; MissingExtraError without the package."""
         del sink
         for given in self.inputs:
             system, files = _listed(given)

@@ -30,15 +30,11 @@ class Written:
     """One image's outputs on disk."""
 
     source: Path
-    page: int | None = None
-    """The page of a multi-page file, from 0."""
+    page: int | None = None  # The page of a multi-page file, from 0
     mask: Path
-    others: tuple[Path, ...] = ()
-    """Files beside the mask, as asked."""
-    foreground: float
-    """Share of the pixels that are foreground."""
-    quality: Quality | None = None
-    """None where the model can't judge it, and for huge images and videos."""
+    others: tuple[Path, ...] = ()  # Files beside the mask, as asked
+    foreground: float  # Share of the pixels that are foreground
+    quality: Quality | None = None  # None: can't be judged (huge images, videos)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +43,8 @@ class PredictResult:
 
     written: tuple[Written, ...] = ()
     failures: tuple[Failure, ...] = ()
-    num_skipped: int = 0
-    """Images whose outputs an earlier run had written (resume)."""
-    left_out: tuple[Path, ...] = ()
-    """Files of the folders that are text, and so no images."""
+    num_skipped: int = 0  # Images whose outputs an earlier run had written (resume)
+    left_out: tuple[Path, ...] = ()  # Files of the folders that are text, and so no images
 
     def __add__(self, other: "PredictResult") -> "PredictResult":
         return PredictResult(
@@ -100,14 +94,11 @@ class PredictResult:
 class Sink(ABC):
     """A receiver of predictions; as it stands, of one image's result in the folder `out`."""
 
-    replaces = True
-    """True lets outputs that are there be replaced."""
-    large_probability: ProbabilityType = "uint8"
-    """The type in which probabilities of huge images are stored."""
+    replaces = True  # True lets outputs that are there be replaced
+    large_probability: ProbabilityType = "uint8"  # Type of huge images' stored probabilities
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        """The folder of the outputs; what lies in there is no input."""
+        self.out = out  # The folder of the outputs; what lies in there is no input
 
     def stems(
         self,
@@ -138,23 +129,15 @@ class Sink(ABC):
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions
     ) -> Written:
-        """Take in a prediction; called from several threads.
-
-        Raises:
-            OutputError: the disk refused.
-        """
+        """Take in a prediction, in any of several threads; raises OutputError."""
 
 
 class FolderSink(Sink):
-    """A folder of masks, and of what else was asked for.
+    """A folder of masks, and of what else was asked for; inputs are never replaced.
 
-    Args:
-        out: the folder; made when it is needed.
-        overwrite: replace files of an earlier run; inputs are never replaced.
-        resume: leave out images whose outputs are there already, whole, and of these images, this
-            model and these settings; with `overwrite` all others are replaced.
-        report: keep a small image of each prediction, for `write_report`.
-        shard: take in this share alone, as `resume` does; `pipelines.gather` joins all shares.
+    `overwrite` replaces earlier files, `resume` leaves out images whose outputs are there, whole
+    and of these images, model and settings, `report` keeps small images for `write_report`, `shard`
+    takes in its share alone, as `resume` does.
     """
 
     large_probability: ProbabilityType = "float32"
@@ -171,18 +154,13 @@ class FolderSink(Sink):
         super().__init__(Path(out))
         resume = resume or shard is not None
         self.replaces = overwrite or resume
-        self.replaces_others = overwrite
-        """False refuses, with `resume`, what is of another model or image."""
+        self.replaces_others = overwrite  # False refuses, with `resume`, another model's or image's
         self._resume = resume
         self._shard = shard
-        self._taken: set[Path] = set()
-        """Names of outputs that are settled, those of other shards too."""
-        self._masks: list[tuple[str, str]] = []
-        """Each image of the shard with its mask."""
-        self.entries: dict[Path, Entry] | None = {} if report else None
-        """Line and thumbnail of each mask that was written, for the page."""
-        self._owners: dict[Path, Path] = {}
-        """The image behind each output of earlier rounds."""
+        self._taken: set[Path] = set()  # Names of settled outputs, of all shards
+        self._masks: list[tuple[str, str]] = []  # Each image of the shard with its mask
+        self.entries: dict[Path, Entry] | None = {} if report else None  # For the page
+        self._owners: dict[Path, Path] = {}  # The image behind each output of earlier rounds
 
     def stems(
         self,
@@ -294,11 +272,7 @@ class FolderSink(Sink):
         )
 
     def write_report(self, result: "PredictResult", *, model: str) -> Path:
-        """Write the page and the table of what this run wrote, and return the page's path.
-
-        Raises:
-            OutputError: a file can't be written.
-        """
+        """Write page and table of this run, and return the page's path; raises OutputError."""
         assert self.entries is not None, "ask for a report first"
         entries = [
             replace(
@@ -363,8 +337,7 @@ class BytesSink(Sink):
         super().__init__(out)
         self.kind = kind
         self.data, self.media = b"", ""
-        self.size: tuple[int, int] | None = None
-        """Height and width of the image, once it was there."""
+        self.size: tuple[int, int] | None = None  # Height and width of the image, once it was there
 
     def write(
         self, image: InputImage, prediction: Prediction, stem: Path, options: PredictOptions

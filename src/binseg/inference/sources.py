@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     from binseg.inference.sinks import Sink
 
 _ZARR_SUFFIX = ".zarr"
-_OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}
-"""Files that systems put into folders of images."""
+_OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # Files that systems put into folders of images
 _RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}
 """Most are TIFF by their first bytes, with a small preview that isn't the image."""
-_Stamp = tuple[int, int]
-"""Size and time of change (ns) of a file."""
+_Stamp = tuple[int, int]  # Size and time of change (ns) of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +48,10 @@ class InputImage:
     path: Path
     page: int | None = None
     relative: Path
-    kind: Literal["image", "large", "video"] = "image"
-    """large: read in parts, as huge images, whole stacks and OME-Zarr folders are."""
-    data: bytes | None = None
-    """The file's bytes, where they are in memory."""
-    title: str = ""
-    """The name of the image in outputs, if not its file's."""
-    stem: str = ""
-    """The name of its outputs without their endings, where it was settled among all shards."""
+    kind: Literal["image", "large", "video"] = "image"  # large: read in parts
+    data: bytes | None = None  # The file's bytes, where they are in memory
+    title: str = ""  # The name of the image in outputs, if not its file's
+    stem: str = ""  # Of its outputs without endings, where all shards settled it
 
     @property
     def name(self) -> str:
@@ -65,21 +59,13 @@ class InputImage:
         return str(self.path) if self.data is None else self.title
 
     def read(self) -> tuple[Pixels, Valid]:
-        """Decode its pixels, and tell where there is data.
-
-        Raises:
-            ImageError: it can't be read.
-        """
+        """Decode its pixels, and tell where there is data; raises ImageError."""
         if self.data is not None:
             return decode_pixels(self.data, name=self.name)
         return read_pixels(self.path, page=self.page)
 
     def reduced(self, shape: Preprocessing | None) -> tuple[Pixels, Valid, tuple[int, int]]:
-        """Decode it as a model of this shape takes it, perhaps reduced, and tell its own size.
-
-        Raises:
-            ImageError: it can't be read.
-        """
+        """Decode it, perhaps reduced for a model, and tell its own size; raises ImageError."""
         if shape is None:
             image_HWC, valid_HW = self.read()
             return image_HWC, valid_HW, image_HWC.shape[:2]
@@ -102,8 +88,7 @@ class Failure:
     """An input that gave no mask."""
 
     source: str
-    reason: str
-    """One line that names the input."""
+    reason: str  # One line that names the input
 
     @classmethod
     def of(cls, source: str | Path, error: BinsegError | str) -> "Failure":
@@ -119,8 +104,7 @@ class Round:
 
     images: Sequence[InputImage]
     failures: Sequence[Failure] = ()
-    left_out: Sequence[Path] = ()
-    """Files of a folder that are text, and so no images."""
+    left_out: Sequence[Path] = ()  # Files of a folder that are text, and so no images
 
 
 class Source(Protocol):
@@ -161,21 +145,15 @@ class WatchSource:
     """A folder that is looked into again and again, for images that are new or changed.
 
     An image is taken when it looked the same twice, so that one that is still being copied is left
-    alone. The sink knows which images have their outputs already.
+    alone.
     """
 
     folder: Path
-    seconds: float = 1.0
-    """Time between two looks."""
-    stop: Callable[[], bool] = lambda: False
-    """Is asked after each look."""
+    seconds: float = 1.0  # Time between two looks
+    stop: Callable[[], bool] = lambda: False  # Is asked after each look
 
     def rounds(self, sink: "Sink", options: PredictOptions) -> Iterator[Round]:
-        """Give a round whenever images came.
-
-        Raises:
-            UsageError: there is no such folder, or it is that of the masks.
-        """
+        """Give a round whenever images came; UsageError: no folder, or that of the masks."""
         home, out = self.folder, sink.out
         if not home.is_dir():
             raise UsageError(f"{home} is no folder; --watch takes the folder that images come into")
@@ -211,11 +189,7 @@ def find_images(
     whole_stacks: bool = True,
     texts: list[Path] | None = None,
 ) -> tuple[list[InputImage], list[Failure]]:
-    """List every image once, but for masks of an earlier run in `out`.
-
-    An input that names none is a failure. Without `whole_stacks` each page is an image. `texts`
-    takes in the files of folders that are left out.
-    """
+    """List images once, by page unless `whole_stacks`, without masks in `out`; fill `texts`."""
     found: list[tuple[Path, Path]] = []
     failures: list[Failure] = []
     for given in inputs:

@@ -41,10 +41,8 @@ from binseg.transforms.preprocess import (
 )
 from binseg.types import Placement, Preprocessing
 
-WHOLE_PIXELS = 4_000_000
-"""Pages of up to so many pixels are predicted whole: exactly `Predictor.predict`."""
-_BATCH_PIXELS = 1 << 18
-"""Input pixels computed at once on a processor; more would cost memory and save no time."""
+WHOLE_PIXELS = 4_000_000  # Pages of up to so many pixels are predicted whole
+_BATCH_PIXELS = 1 << 18  # Input pixels at once on a processor; more save no time
 _READ_BYTES = 48_000_000  # read at once where an image is shrunk or measured
 
 

@@ -58,8 +58,7 @@ class StepProfile(NamedTuple):
 
     seconds: dict[str, float]
     num_inputs: int  # in a step
-    operations: list[dict[str, Any]]
-    """Those of torch that take most time: name, share of the time of all, calls in a step."""
+    operations: list[dict[str, Any]]  # Torch's slowest: name, share, calls in a step
 
     @property
     def inputs_per_second(self) -> float:
@@ -94,13 +93,10 @@ def bench_training(
 ) -> dict[str, Any]:
     """Measure a recipe's training steps on real images; nothing is kept of the training.
 
-    `operations` names torch's operations that take most time too, `find_batch` doubles the batch
-    size while that pays, `find_lr` runs a range test of 100 steps, whose image goes to `curve`.
-
-    It gives plain data: medians in seconds of each phase of a step of `num_inputs`; an epoch's are
-    those of `num_train` images, validation left out. `batch_size` and `lr` are what was found, or
-    None. Raises UsageError, DataError, and TrainingError where not even two inputs fit into the
-    memory.
+    `operations` names torch's slowest, `find_batch` doubles the batch while that pays, `find_lr`
+    runs a range test, drawn into `curve`. Gives plain data: median seconds of each phase of a step,
+    and of an epoch's without validation; `batch_size` and `lr` are what was found, or None. Raises
+    UsageError, DataError and TrainingError (not even two inputs fit into the memory).
     """
     if recipe.data.path is None:
         raise UsageError("which images? Give --data PATH (or `synthetic`), or data.path")
@@ -264,11 +260,7 @@ def find_batch_size(
     num_steps: int = 3,
     progress: Progress = SILENT,
 ) -> list[BatchTrial]:
-    """Double the batch while that pays and memory allows; the best trial comes last.
-
-    `place` gives a fresh network's steps by a recipe; no batch is larger than `num` inputs. Raises
-    TrainingError where not even one input fits.
-    """
+    """Double the batch while that pays and memory allows; the best trial comes last."""
     trials: list[BatchTrial] = []
     size, free = 2, available_memory(resolve_device(recipe.train.device))
     while size <= max(2, num):
@@ -299,10 +291,7 @@ def find_batch_size(
 def find_learning_rate(
     steps: Steps, num_steps: int = 100, *, progress: Progress = SILENT
 ) -> list[RateTrial]:
-    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186).
-
-    Raises TrainingError where the first loss is not a number.
-    """
+    """Raise the learning rate from 1e-6 to 1 until the loss diverges (arXiv 1506.01186)."""
     rates = [group["lr"] for group in steps.optimizer.param_groups]
     trials: list[RateTrial] = []
     average, least = 0.0, math.inf

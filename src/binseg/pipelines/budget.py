@@ -60,8 +60,7 @@ MARGIN = 1.5
 """Times the measured end that is kept for it: the machine may become busier while it trains, and
 the last step and its validation end a little late."""
 LEAST_SHARE = 0.2  # least share of the budget that is trained, however long the rest takes
-OPENING = 5.0
-"""Seconds from the recipe to the first step, where the pixels were decoded for the plan."""
+OPENING = 5.0  # Seconds from recipe to first step, with pixels decoded for the plan
 DECODING = 0.04  # seconds for a million pixels of the images, decoded and resized once
 VALIDATING, PREDICTING = 0.3, 0.52
 """Time for a pixel when it validates, in the precision of training, and when the finished model
@@ -96,11 +95,7 @@ def training_seconds(
 
 
 def expected_seconds(recipe: Recipe, facts: Fingerprint, machine: Machine) -> float:
-    """Say how long a run will take: its budget, if that can be kept, or what all its parts need.
-
-    All images are taken to have the typical one's size of `facts`; `machine` has the network's
-    speed.
-    """
+    """Say how long a run will take: its budget, if that can be kept, or what all its parts need."""
     height, width = int(facts.height[1]), int(facts.width[1])
     inputs, judged = _inputs_an_epoch(recipe, facts)
     epochs, size = recipe.train.epochs, recipe.input.size
@@ -151,11 +146,7 @@ def num_predictions(recipe: Recipe, num: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """Seconds that the parts of a run's end take on this machine, as busy as it is now.
-
-    For each of `num` validation images: predicting it, measuring its scores, and cleaning, all the
-    corrections of its mask that are tried. Closing is for curves, bundle and report page.
-    """
+    """Seconds of a run's end on this machine: for each of `num` validation images, and to close."""
 
     num: int
     predicting: float
@@ -272,13 +263,11 @@ class Cost(NamedTuple):
 
 SMALL, USUAL, QUICK = Trial(64, 2), Trial(192, 4), Trial(128, 4)
 NUM_STEPS = 3
-MEMORY_SIZE = 96
-"""Side in pixels of the inputs that tell the memory, which grows with the number of pixels."""
+MEMORY_SIZE = 96  # Side in pixels of the inputs that tell the memory, which grows by pixels
 MEGAPIXEL_OF_SMALL = 28.0
 """Seconds of a million pixels for each second of a small step; told so where that one took all the
 time there is for measuring."""
-LIMIT = 10.0
-"""Seconds that measuring may take; a network that doesn't fit any more is told from the first."""
+LIMIT = 10.0  # Seconds that measuring may take; what doesn't fit is told from the first
 TRIAL_SHARE = 0.03  # likewise of the budget
 RELATIVE: Mapping[str, float] = MappingProxyType(
     {"unet-compact": 1.0, "unet-small": 1.6, "unet": 2.1, PRETRAINED: 2.6, LARGE: 5.2}
@@ -297,8 +286,8 @@ def measure_machine(
 ) -> Machine:
     """Time a few steps of the networks in question; images needn't be real for that.
 
-    `asked` has device, precision, loss and network as the user chose them, `given` the dotted keys
-    of the choices; the plan will begin `from_scratch`, unless the user asks for weights.
+    `asked` has device, precision, loss and network, `given` the dotted keys of the choices;
+    the plan begins `from_scratch` unless the user asks for weights.
     """
     started = time.perf_counter()
     device = resolve_device(asked.train.device)

@@ -32,25 +32,21 @@ from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding, Record
 
 NUM_SAMPLES, SHEET_COLUMNS = 12, 4  # images of a sheet, and how many stand beside each other
-THUMB_SIDE = 296
-"""Pixels; longer side of the page's images, sharp on a phone's screen at half that size."""
+THUMB_SIDE = (
+    296  # Pixels of the page's images' longer side, sharp on a phone's screen at half that size
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The facts about a data set as label and text, and its findings, the worst first.
-
-    `shares` is the foreground's share of the pixels that count, for each readable mask.
-    """
+    """Facts about a data set; its findings, worst first; the foreground's share of each mask."""
 
     path: str
     facts: tuple[tuple[str, str], ...]
     findings: tuple[Finding, ...]
     shares: tuple[float, ...] = ()
-    suspects: tuple[Contradiction, ...] = ()
-    """All masks beside a model's, the most suspicious first; empty without a model."""
-    sheet: Path | None = None
-    """The image of samples with their masks, where one was asked for and could be drawn."""
+    suspects: tuple[Contradiction, ...] = ()  # Masks beside a model's, most suspicious first
+    sheet: Path | None = None  # Samples with their masks, where asked for
 
     def failed(self, *, strict: bool = False) -> bool:
         """Tell whether anything is wrong; `strict` counts warnings too."""

@@ -26,12 +26,9 @@ from binseg.inference.sinks import FolderSink, PredictResult, Written
 from binseg.inference.sources import Failure, InputImage, ListedSource, Source
 from binseg.progress import SILENT, Progress
 
-BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000
-"""Most images, and bytes of their files, that a worker is given at once."""
-_RUNS = 4
-"""Runs of bands for each worker: more even out, but each computes its first tiles twice."""
-_TRIES = 3
-"""Workers that may end during a batch before it is halved."""
+BATCH_IMAGES, BATCH_BYTES = 32, 32_000_000  # Most that a worker is given
+_RUNS = 4  # Runs of bands for each worker: more even out, but each computes its first tiles twice
+_TRIES = 3  # Workers that may end during a batch before it is halved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +61,7 @@ def cluster(*, workers: int = 0, scheduler: str = "", progress: Progress = SILEN
     """Start `workers` processes here, or join the cluster of a scheduler; gives Dask's client.
 
     Whoever can send to a scheduler runs programs on its workers: join only one that you trust.
-
-    Raises:
-        MissingExtraError: Dask isn't installed.
-        UsageError: nobody answers there.
+    Raises MissingExtraError, and UsageError where nobody answers.
     """
     try:
         import distributed
@@ -103,10 +97,7 @@ def predict_on(
     *,
     progress: Progress = SILENT,
 ) -> PredictResult:
-    """Predict all images of a source on a cluster; arguments and errors are those of `engine.run`.
-
-    The workers must see the images, the model and the folder under the same names.
-    """
+    """Predict on a cluster as `engine.run` does; its workers see all files under the same names."""
     driver = _Driver(client, files, sink, options, progress)
     everything = PredictResult()
     for round_ in source.rounds(sink, options):

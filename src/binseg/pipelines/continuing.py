@@ -48,9 +48,8 @@ def earlier_bundle(recipe: Recipe) -> Bundle:
 def continued(recipe: Recipe) -> Recipe:
     """Fill in what the earlier model decides: the network, and its preprocessing.
 
-    Any of `input` but the channels may be as the recipe says. A recipe that continues no model
-    comes back as it is. Raises BundleError (the earlier model can't be read) and UsageError
-    (another network, other channels or other first weights are asked for).
+    The recipe may change any of `input` but the channels. Raises BundleError (it can't be read)
+    and UsageError (another network, other channels or first weights are asked for).
     """
     if recipe.model.start_from is None:
         return recipe
@@ -109,11 +108,7 @@ def _input_of(shape: Preprocessing) -> dict[str, object]:
 
 
 def divide(dataset: Dataset, recipe: Recipe, progress: Progress) -> Dataset:
-    """Split the data; images that the earlier run knows keep their split, with their groups.
-
-    A split that the data or the user gives stays as it is; images that trained the earlier model
-    and are to judge now are told, since they flatter. Raises DataError, as `assign_splits`.
-    """
+    """Split the data; images that the earlier run knows keep their split. Raises DataError."""
     divided = assign_splits(dataset, recipe.data.split)
     if recipe.model.start_from is None:
         return divided
@@ -166,10 +161,7 @@ def ancestors(recipe: Recipe) -> Mapping[str, Split | None]:
 
 
 def take_over(model: nn.Module, recipe: Recipe, dataset: Dataset, progress: Progress) -> None:
-    """Fill a recipe's network with the earlier model's weights, and say what differs from it.
-
-    Raises BundleError where it can't be read, or its weights don't fit its card.
-    """
+    """Fill a network with the earlier model's weights, and say what differs; raises BundleError."""
     bundle = earlier_bundle(recipe)
     model.load_state_dict(load_network(bundle).state_dict())
     card, name = bundle.card, recipe.model.start_from

@@ -79,12 +79,9 @@ def cross_validate(
 ) -> CrossResult:
     """Train a model for each fold of the data, and score every image out of its fold.
 
-    Groups of images never span folds; the data's own test split, where there is one, is in no fold.
-    `binseg.load` of all folds is their ensemble. The recipe's split becomes k-fold, with its own
-    seed; `out` takes the runs and the pooled report; `spent` seconds of the common budget are over;
-    `plan`, the settings' reasons, is kept with every run. Raises UsageError (fewer than two folds,
-    a folder that holds something), DataError (nothing to learn from, or fewer groups, or images
-    with foreground, than folds) and TrainingError.
+    Groups of images never span folds; the data's own test split is in no fold. `spent` seconds of
+    the common budget are over; `plan`, the settings' reasons, is kept with every run. Raises
+    UsageError, DataError (fewer groups, or images with foreground, than folds) and TrainingError.
     """
     if folds < 2:
         raise UsageError(f"{folds} folds: give 2 or more")
@@ -105,10 +102,7 @@ def cross_validate(
 
 
 def resume_folds(out: str | Path, *, progress: Progress = SILENT) -> CrossResult:
-    """Go on with a cross-validation that was stopped: finished folds are kept as they are.
-
-    Raises BundleError where there is none, DataError where its data has changed.
-    """
+    """Go on with a cross-validation that was stopped; raises BundleError and DataError."""
     folder = Path(out)
     if not is_cross_validation(folder):
         raise BundleError(f"{folder} holds no cross-validation (no fold-0/recipe.yaml in it)")

@@ -106,11 +106,7 @@ def measure_shard(
     spacing: float | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Score the images of a shard alone, as `evaluate` does, for its `known`.
-
-    Raises:
-        as `evaluate`; a shard without images is none.
-    """
+    """Score the images of a shard alone, as `evaluate` does, for its `known`; raises as that."""
     dataset = choose_data(data, split=split, origin=Origin.of(predictor), progress=progress)
     own = replace(dataset, records=tuple(r for r in dataset.records if shard.holds(r.id)))
     predictor_of = None
@@ -153,11 +149,7 @@ def report_folder(
     tta: str | None = None,
     changes: Sequence[str] = (),
 ) -> Path:
-    """Name the folder of a report that nobody named: in the run, by split and data.
-
-    Whatever makes it another report gives it another name: the first model, the split, other
-    images, further members of an ensemble, `tta`, and other ways to read the data or to measure.
-    """
+    """Name a report's folder in the run, by all that makes it another one: split, data, `tta`."""
     run = RunFolder.find(model)
     home = run.path if run is not None else Path("evaluation") / _plain(_called(model))
     parts = [split, "" if data is None else str(data), *(f"with-{_called(one)}" for one in others)]
@@ -187,10 +179,8 @@ def calibrate(
 ) -> tuple[Guarantee, ...]:
     """Choose thresholds with a guarantee on the validation images, and write them into the card.
 
-    `run` is a run's folder or a bundle, `guarantees` are promises such as `recall=0.95` (a score
-    that the card had is replaced), `learn` fits anew what the card knows of its data. Raises
-    UsageError for an unknown score or value, DataError for no or too few validation images, and
-    OutputError.
+    `guarantees` are promises such as `recall=0.95`, `learn` fits anew what the card knows of its
+    data. Raises UsageError, DataError (no or too few validation images) and OutputError.
     """
     wanted = [parse_guarantee(one) for one in guarantees]
     predictor = load(run, device=device)

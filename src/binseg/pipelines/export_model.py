@@ -57,10 +57,7 @@ class ProofImages:
 
 
 def find_images(run: Path, bundle: Bundle, progress: Progress) -> ProofImages:
-    """Find up to 24 validation images of a run, else its bundle's reference sample; and odd sizes.
-
-    A bundle may stand for the run; `progress` is told where there is no truth.
-    """
+    """Find up to 24 validation images of a run, or its bundle's reference sample; and odd sizes."""
     images, truths = _validation(run, bundle.card.preprocessing.channels, progress)
     reference = bundle.reference().input_NHWC
     if not images:
@@ -167,11 +164,7 @@ class ExportResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The model to export, with all that its proof needs.
-
-    `reference` is binseg's own prediction by torch in float32; `int8` are the limits of 8-bit
-    numbers, None where they aren't asked for.
-    """
+    """The model to export, its prediction by torch in float32, and the limits of 8-bit numbers."""
 
     bundle: Bundle
     network: nn.Module
@@ -216,20 +209,10 @@ def export_model(
 ) -> ExportResult:
     """Export a run or bundle, prove it, and write it; nothing is written where the proof fails.
 
-    Args:
-        run: a run's folder, or a bundle.
-        target: onnx, openvino or torch: one file that takes raw pixels of any size; bundle: the
-            network inside the bundle, for binseg's own prediction without torch.
-        out: the file or folder; beside the run, or the bundle itself, if left out.
-        int8: 8-bit whole numbers, calibrated on validation images.
-        pixels: kind of pixels that the file takes: uint8 or float32.
-        max_dice_change: largest change of Dice by int8, instead of 0.003.
-        progress: told of each step.
-
-    Raises:
-        UsageError: another target, or settings that can't be exported so.
-        ExportError: the proof failed.
-        MissingExtraError: what the target needs isn't installed.
+    `target` is onnx, openvino or torch (one file that takes raw `pixels`, uint8 or float32, of any
+    size) or bundle (for prediction without torch); `int8` is calibrated on validation images, and
+    may change Dice by `max_dice_change` instead of 0.003. Raises UsageError, ExportError (the proof
+    failed) and MissingExtraError.
     """
     if target not in DESTINATIONS:
         raise UsageError(f"there is no export {target!r}; choose one of {', '.join(DESTINATIONS)}")

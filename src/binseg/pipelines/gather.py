@@ -28,15 +28,11 @@ class Gathered:
 
     verb: str
     num_images: int
-    written: tuple[Path, ...] = ()
-    """Files that join those of all shards."""
-    failures: tuple[str, ...] = ()
-    """A line for each input that could not be answered."""
+    written: tuple[Path, ...] = ()  # Files that join those of all shards
+    failures: tuple[str, ...] = ()  # A line for each input that could not be answered
     missing_shards: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    """Images of ended shards whose outputs are gone or cut off."""
-    answer: Report | CheckResult | None = None
-    """The whole report of `evaluate`, or findings of `check`."""
+    missing: tuple[str, ...] = ()  # Images of ended shards whose outputs are gone or cut off
+    answer: Report | CheckResult | None = None  # Of `evaluate`, or of `check`
 
     @property
     def is_whole(self) -> bool:
@@ -52,10 +48,7 @@ class Gathered:
 def gather(out: str | Path, *, progress: Progress = SILENT) -> Gathered:
     """Join what the shards of `predict`, `evaluate` or `check` wrote into a folder.
 
-    Raises:
-        UsageError: no shard ended there; or, for `evaluate` and `check`, not all did: scores and
-            copies of a part of the images would be other ones.
-        OutputError: a joined file can't be written.
+    Raises OutputError, and UsageError where no shard ended, or not all of `evaluate` or `check`.
     """
     out = Path(out)
     records, absent = read_shards(out)
@@ -123,12 +116,7 @@ def run_shard(
     find: Callable[[Shard], Any],
     asked: Mapping[str, Any] | None = None,
 ) -> str:
-    """Find out a shard's share of `evaluate` or `check`, once, and say so in a line.
-
-    Raises:
-        UsageError: the shard ended before, asked for something else.
-        OutputError: its notes can't be written.
-    """
+    """Find out a shard's share, once, and say so in a line; raises UsageError and OutputError."""
     everything = {**(asked or {}), "data": data.model_dump(mode="json")}
     known = shard.read(out)
     if known is None:

@@ -52,12 +52,10 @@ def open_session(
     round_seconds: float = ROUND_SECONDS,
     progress: Progress = SILENT,
 ) -> Session:
-    """Open a folder of images for labelling.
+    """Open a folder of images for labelling; raises DataError, UsageError (in use) and BundleError.
 
-    `model` is a run or bundle whose predictions are corrected until a better network is trained;
-    `home` is for the labels, beside the images if left out; `masks` tells the values of masks that
-    are there already; `trains` has a network trained beside. Raises DataError (no images, bad
-    masks), UsageError (open elsewhere) and BundleError.
+    `model` predicts until a better network is trained (where it `trains`); `home` is for the
+    labels, beside the images if left out; `masks` tells the values of masks that are there.
     """
     predictor = None if model is None else load(model)
     project = Project(images, config=masks, home=home, progress=progress)
@@ -78,11 +76,7 @@ def suggest(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> list[tuple[str, Outlook]]:
-    """Rank a folder's images that have no mask, the one to label next first, by one of `RULES`.
-
-    `model` is the run or bundle that says what is in them, and where it doubts. Raises UsageError
-    for an unknown rule, or where every image has its mask.
-    """
+    """Rank images without a mask, the one to label next first, by `RULES`; raises UsageError."""
     if rule not in RULES:
         raise UsageError(f"--by {rule}: give one of {', '.join(RULES)}")
     images, home = images_of_project(Path(data))

@@ -13,17 +13,12 @@ from binseg.packaging import Bundle, Card, Reference, pack_zip, read_bundle, rew
 from binseg.packaging.networks import LIMITS, SUFFIXES, open_file, prove
 from binseg.storage import read_bytes
 
-FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}
-"""Largest difference of a reference probability by an exported file."""
+FILE_TOLERANCES = {"fp32": 0.01, "bf16": 0.5, "int8": 0.25}  # Largest change of a probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult:
-    """The zip that was written.
-
-    `largest_difference` is the change of a reference probability by rounding the weights, None
-    where nothing was rounded; `left_out` are networks that hold the weights before that.
-    """
+    """The zip that was written, the change by its rounded weights, and networks left out of it."""
 
     path: Path
     id: str
@@ -49,9 +44,8 @@ def pack(
 ) -> PackResult:
     """Write a run or bundle as one zip file, its card with another `name`, `licence` and `note`.
 
-    `half` stores the weights in 16 bits (they compute in 32 again), which halves the file; one
-    reference sample is kept, with the probability that the rounded weights give. Raises BundleError
-    for weights too large for 16 bits, and OutputError.
+    `half` stores weights in 16 bits (they compute in 32 again). Raises BundleError for weights too
+    large for that, and OutputError.
     """
     bundle = read_bundle(run)
     card, difference = bundle.card, None
@@ -108,10 +102,8 @@ def _changed(
 def verify(path: str | Path, *, trust_code: bool = False) -> tuple[list[ReferenceCheck], list[str]]:
     """Compute the reference sample again, by each installed runtime; say what was left out and why.
 
-    `path` is a run's folder, a bundle, or a file of `binseg export`; `trust_code` opens files for
-    torch (.pt2) too, which may run code. Raises BundleError (damaged, not from binseg, or no
-    runtime for it), UsageError (a file for torch without `trust_code`) and MissingExtraError (its
-    runtime).
+    `trust_code` opens files for torch (.pt2), which may run code; UsageError without it. Raises
+    BundleError and MissingExtraError.
     """
     given = Path(path)
     name = given.name.lower()

@@ -121,11 +121,7 @@ def chosen_budget(
     sections: Mapping[str, Mapping[str, object]],
     overrides: Sequence[str],
 ) -> float | None:
-    """Return a plan's budget in seconds; a given number of epochs takes the clock's place.
-
-    It is that of `--budget`, or `train.budget_minutes` among what the user chose. Raises UsageError
-    where it can't be read, or two settings contradict each other.
-    """
+    """Return a plan's budget in seconds, None if epochs or nothing limit it; raises UsageError."""
     train = load_recipe(sections=sections, overrides=overrides).train
     has_epochs = "epochs" in train.model_fields_set
     if text is not None and train.budget_minutes is not None:
@@ -149,11 +145,10 @@ def plan(
     folds: int = 1,
     progress: Progress = SILENT,
 ) -> PlanResult:
-    """Derive a recipe from the data and the machine.
+    """Derive a recipe from data and machine; raises UsageError (its settings) and DataError.
 
-    `sections` (data.path is needed) and `overrides` are what the user chose; the budget, in seconds
-    for the whole run, is shared by `folds` runs; None if time doesn't matter. Raises UsageError for
-    a missing path or an unknown setting, DataError for data that can't be trained on.
+    `sections` and `overrides` are what the user chose; the budget, in seconds for the whole run, is
+    shared by `folds` runs (None if time doesn't matter).
     """
     start = time.perf_counter()
     plain = load_recipe(sections=sections, overrides=overrides)

@@ -22,8 +22,7 @@ class DemoResult:
 
     folder: Path
     report: Report  # on the test split
-    otsu_dice: float
-    """Mean Dice of Otsu's threshold on the same images, told each time which side to take."""
+    otsu_dice: float  # Mean Dice of Otsu's threshold, told which side to take
     gallery_path: Path
     mask_path: Path
     photo_path: Path  # a photo with the mask that the built-in model lays over it

@@ -27,10 +27,9 @@ from binseg.training.run_folder import RunFolder, environment
 from binseg.types import Report
 
 NUM_REFERENCE = 2  # validation inputs that a bundle carries as its own test
-CHOSEN_ON = (
+CHOSEN_ON = (  # The sentence that goes with the scores of validation
     "These images chose epoch, threshold and post-processing: new images will fare somewhat worse."
 )
-"""The sentence that goes with the scores of validation."""
 
 
 def ship(

@@ -19,8 +19,7 @@ from binseg.transforms.preprocess import prepare, prepare_truth
 from binseg.types import Record
 
 GAP = 4
-Sample = tuple[np.ndarray, np.ndarray]
-"""An image as bytes and its target, both as the model sees them."""
+Sample = tuple[np.ndarray, np.ndarray]  # Image as bytes, and target, as the model sees them
 
 
 def plot_augmentation(
@@ -31,10 +30,7 @@ def plot_augmentation(
     num_variants: int = 5,
     progress: Progress = SILENT,
 ) -> None:
-    """Show what a recipe's augmentation does: a row a sample, the unchanged one first.
-
-    `out` is the PNG to write. Raises DataError where no image has a mask.
-    """
+    """Show a recipe's augmentation in the PNG `out`, a row a sample; DataError without any mask."""
     dataset = open_dataset(recipe.data, progress=progress)
     chosen = spread([r for r in dataset.records if r.mask_path or r.shapes], num_samples)
     if not chosen:

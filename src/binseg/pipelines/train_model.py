@@ -48,8 +48,7 @@ class TrainResult:
     best_epoch: int
     num_epochs: int
     seconds: float
-    beside: Comparison | None
-    """The model that this one continues (A) and the new one (B) on the validation split."""
+    beside: Comparison | None  # The earlier model (A) and the new one (B)
     has_test: bool  # True if the data has a test split, which no step of training looks at
 
     def as_dict(self) -> dict[str, object]:
@@ -76,19 +75,9 @@ def train(
 ) -> TrainResult:
     """Train a model by a recipe and pack it as a bundle with its validation scores.
 
-    Args:
-        recipe: every setting.
-        out: folder for the run; absent or empty.
-        progress: told how far it is.
-        spent: seconds of the recipe's budget that are over already.
-        plan: the recipe with its reasons, as text to be kept with the run.
-        command: goes on with the run after a stop, if not `binseg train --resume` of the folder.
-
-    Raises:
-        UsageError: a folder that holds something, or unknown names and options.
-        DataError: nothing to learn from.
-        TrainingError: it diverged.
-        StoppedError: it was asked to stop, and says how to go on.
+    `out` is absent or empty; `spent` seconds of the recipe's budget are over; `plan` is the recipe
+    with its reasons; `command` goes on with the run after a stop. Raises UsageError, DataError
+    (nothing to learn from), TrainingError (it diverged) and StoppedError (it was asked to stop).
     """
     started = time.perf_counter() - spent
     run, recipe = RunFolder.create(out), continued(recipe)
@@ -120,11 +109,7 @@ def resume_training(
     progress: Progress = SILENT,
     command: str | None = None,
 ) -> TrainResult:
-    """Go on with the run in a folder that was stopped, by its own recipe and split.
-
-    `checkpoint_minutes` may differ from the recipe's. Raises BundleError (no run), UsageError (it
-    is finished) and DataError (its data has changed).
-    """
+    """Go on with a run that was stopped; raises BundleError, UsageError (finished), DataError."""
     started = time.perf_counter()
     run = RunFolder.open(out)
     if run.is_finished:
@@ -323,10 +308,7 @@ def _tell_others(
 
 
 def join_training(ranks: Ranks, *, device: str = "auto") -> None:
-    """Train along on a rank other than 0, which says what, until it ends the run.
-
-    Raises DataError where this machine's data is not rank 0's, TrainingError where that is lost.
-    """
+    """Train along on a rank other than 0 until it ends the run; raises DataError, TrainingError."""
     with process_group(ranks, rank_device(device, ranks)) as group:
         job = group.share_json()
         recipe = Recipe.model_validate_json(job["recipe"])

@@ -24,10 +24,8 @@ from binseg.serve.limits import Limits
 from binseg.serve.refusals import Refusal, add_handlers
 
 _LOG = logging.getLogger("binseg.serve")
-OWN_ROUTERS = (routes.router, job_routes.router)
-"""The routes of `binseg serve`."""
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-"""Names by which this machine calls itself."""
+OWN_ROUTERS = (routes.router, job_routes.router)  # The routes of `binseg serve`
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # Names by which this machine calls itself
 _ABOUT = """Finds one kind of thing in images. Every refusal has the body
 `{"error": {"code": ..., "message": ...}}`: a stable code, and one sentence for people."""
 _READABLE = [f"X-Binseg-{name}" for name in ("Model", "Threshold", "Size", "Seconds", "Quality")]
@@ -45,8 +43,7 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), microphone=(), payment=(), usb=()",
 }
-_OPEN = ("/healthz", "/readyz", "/static/")
-"""Paths without a token: the page must be there to ask for it; probes of health bring none."""
+_OPEN = ("/healthz", "/readyz", "/static/")  # No token: the page must ask for it; probes bring none
 _SHORTEST_TOKEN = 16
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 4.0
 """A wrong token waits for its refusal; each further one of a client waits twice as long."""
@@ -58,16 +55,13 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Access:
     """Who may use a server."""
 
-    token: str | None = field(default=None, repr=False)
-    """The secret that requests must bear; None for no token."""
-    hosts: Sequence[str] = ()
-    """Further host names by which the server may be called, as behind a proxy."""
+    token: str | None = field(default=None, repr=False)  # That requests must bear
+    hosts: Sequence[str] = ()  # Further names of the server, as by a proxy
     own_names: Sequence[str] = ()
     """Names of the machine itself. Where there are any, or any `hosts`, other names are refused: a
     web page whose name suddenly means 127.0.0.1 (DNS rebinding) can't use a server on its visitor's
     machine."""
-    origins: Sequence[str] = ()
-    """Other web pages that may use it ("https://example.org"); "*" for any."""
+    origins: Sequence[str] = ()  # Other web pages that may use it; "*" for any
 
     def __post_init__(self) -> None:
         token = self.token
@@ -104,10 +98,7 @@ def create_app(
     access: Access | None = None,
     routers: Sequence[APIRouter] = OWN_ROUTERS,
 ) -> ASGIApp:
-    """Build the ASGI application; its lifespan opens and closes the service.
-
-    Everyone may use it if `access` is left out.
-    """
+    """Build the ASGI application, for everyone without `access`; its lifespan runs the service."""
     chosen = access or Access()
 
     @asynccontextmanager
@@ -151,8 +142,7 @@ class _AccessControl:
         self._token = None if access.token is None else access.token.encode()
         self._hosts = frozenset(name.lower() for name in (*access.own_names, *access.hosts))
         self._listed = frozenset(name.lower() for name in access.hosts).difference(LOOPBACK)
-        self._failures: dict[str, tuple[int, float]] = {}
-        """Clients that sent wrong tokens: how many, and when the last."""
+        self._failures: dict[str, tuple[int, float]] = {}  # Wrong tokens: how many, last when
         self._origins = frozenset(access.origins)
         self._max_head_bytes = service.limits.max_head_bytes
         self._answered = service.answered
@@ -233,10 +223,7 @@ class _AccessControl:
         return page[1] in self._listed and is_usual
 
     async def _slow_down(self, scope: Scope) -> None:
-        """Let a client with a wrong token wait longer each time, and log its 1st, 2nd, 4th, 8th ...
-
-        A right token never waits, and a request without any is no guess.
-        """
+        """Let a client with a wrong token wait longer each time; log its 1st, 2nd, 4th, 8th ..."""
         if "authorization" not in Headers(scope=scope):
             return
         client, now = (scope.get("client") or ("?",))[0], time.monotonic()

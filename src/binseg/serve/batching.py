@@ -57,10 +57,8 @@ class _Order:
 class Batcher:
     """A thread that computes what is waiting, as many inputs at once as the model takes.
 
-    While the model computes, further inputs gather by themselves, so that batches grow with the
-    load. Only where more images are known to be on their way (`expected`), it waits for them,
-    `wait` seconds at most. An image of many tiles shares each batch with the others that wait, so
-    that it holds up nobody. `told` hears of each batch's size.
+    It waits, `wait` seconds at most, only for images known to be on their way (`expected`). An
+    image of many tiles shares its batches, so that it holds up nobody.
     """
 
     def __init__(

@@ -21,8 +21,7 @@ from binseg.serve.refusals import Refusal
 Output = Literal["mask", "probability", "overlay", "cutout", "json"]
 UNNAMED = "the image"
 _MOST_AREA = 10**12
-_FORM_EXTRA = 100_000
-"""Bytes that a form may have beside its files."""
+_FORM_EXTRA = 100_000  # Bytes that a form may have beside its files
 
 
 class Wanted(BaseModel):
@@ -116,18 +115,14 @@ def _quality(accept: str, media: str) -> float:
 class Upload:
     """A file that a client sent."""
 
-    name: str
-    """The client's name for it, made harmless: for messages and names inside a ZIP only."""
+    name: str  # Made harmless: for messages and names inside a ZIP only
     data: bytes
 
 
 async def chunks_of(
     request: Request, *, max_bytes: int, limits: Limits, reserved: Reservation | None = None
 ) -> AsyncGenerator[bytes, None]:
-    """Give an unread body piece by piece; `reserved` counts what stays in memory.
-
-    Refusal is 413 for too many bytes, as soon as that is known, and 408 for too few a second.
-    """
+    """Give an unread body by pieces; refuse too many bytes (413), or too few a second (408)."""
     _check_size(declared_bytes(request), max_bytes)
     start, total, more = time.monotonic(), 0, True
     while more:

@@ -152,10 +152,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _check_room(service: Service, path: Path, *, coming: int = 0) -> None:
-    """Refuse a job that would fill the disk, or the share of it that jobs have.
-
-    Only what has come is held against others: a client may announce gigabytes and take hours.
-    """
+    """Refuse a job that would fill the disk, or the share of it that jobs have."""
     limits, store = service.limits, service.store
     free = shutil.disk_usage(path.parent).free  # the result needs as much as the image
     is_full = store.num_bytes() + coming > limits.max_jobs_bytes or len(store) >= limits.max_jobs

@@ -22,10 +22,8 @@ from binseg.errors import OutputError, UsageError
 State = Literal["queued", "running", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 IMAGE = "image"
-_PATIENCE_S = 2.0
-"""Time to wait for another program that has locked the table."""
-PRIVATE = 0o600
-"""Mode of all files: jobs hold other people's images."""
+_PATIENCE_S = 2.0  # Time to wait for another program that has locked the table
+PRIVATE = 0o600  # Mode of all files: jobs hold other people's images
 _INCOMING = "incoming-"
 _TABLE = "create table if not exists jobs (id text primary key, facts text not null)"
 # An upsert: the row keeps its place, which is the job's place in line.
@@ -40,20 +38,14 @@ class Job:
     model: str
     name: str
     query: dict[str, Any]
-    num_bytes: int
-    """Bytes on disk of the image, later of the result."""
+    num_bytes: int  # Bytes on disk of the image, later of the result
     state: State = "queued"
-    starts: int = 0
-    """The times that its work began without being put back in order."""
-    kept_seconds: float = 0.0
-    """Time for which it was kept since its end while a server ran: no clock that is set counts."""
-    result: str | None = None
-    """File name of the result in the job's folder."""
+    starts: int = 0  # The times that its work began without being put back in order
+    kept_seconds: float = 0.0  # Time since its end while a server ran: no set clock counts
+    result: str | None = None  # File name of the result in the job's folder
     media: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    """Headers of the result's response."""
-    code: str | None = None
-    """Reason of a failure, as in refusals, with `message`."""
+    headers: dict[str, str] = field(default_factory=dict)  # Headers of the result's response
+    code: str | None = None  # Reason of a failure, as in refusals, with `message`
     message: str | None = None
 
     def __post_init__(self) -> None:
@@ -65,13 +57,8 @@ class Job:
 class JobStore:
     """All jobs of a state folder, which belongs to one server at a time.
 
-    What is in the table survives the process: a job is in it before its client hears of it, and its
-    result is whole before the table says so. As nobody else writes the table, a copy in memory
-    answers all questions, and only changes touch the disk.
-
-    Raises:
-        OutputError: the folder can't be written.
-        UsageError: another server uses it.
+    A job is in the table before its client hears of it, and its result is whole before the table
+    says so; a copy in memory answers. Raises OutputError, and UsageError for another server's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -182,11 +169,7 @@ class JobStore:
         return len(self._jobs)
 
     def begin(self) -> Job | None:
-        """The next job, now running; None where none waits.
-
-        One that runs already was left by a table that couldn't be written: there is one worker,
-        and the job has not taken the server down.
-        """
+        """The next job, now running; one that ran already is left by an unwritten table."""
         for job in list(self._jobs.values()):
             if job.state in ("queued", "running"):
                 starts = job.starts + (job.state == "queued")

@@ -30,13 +30,11 @@ from binseg.serve.refusals import LOG, Refusal, refusal_of
 from binseg.transforms.preprocess import reduction
 from binseg.types import Preprocessing
 
-_MOST_STARTS = 3
-"""A job that took the server down with it so often isn't tried again."""
+_MOST_STARTS = 3  # A job that took the server down with it so often isn't tried again
 _LARGE_OUTPUTS = ("mask", "probability")
 _IDLE_SECONDS = 60.0
 _AGAIN_SECONDS = 0.1
-_TROUBLE_SECONDS = 5.0
-"""Until a store that failed is tried again."""
+_TROUBLE_SECONDS = 5.0  # Until a store that failed is tried again
 
 
 class _StoppedError(Exception):
@@ -81,8 +79,7 @@ class JobWorker:
     ) -> None:
         self._store, self._registry, self._limits, self._cage = store, registry, limits, cage
         self._changed = threading.Condition()
-        self.is_stopping = False
-        """True once the server ends."""
+        self.is_stopping = False  # True once the server ends
         self._is_woken = False
         self._current: _Work | None = None
         self._thread = threading.Thread(target=self._work, name="binseg-jobs", daemon=True)

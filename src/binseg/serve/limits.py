@@ -10,49 +10,34 @@ from dataclasses import dataclass
 from binseg.errors import UsageError
 from binseg.serve.refusals import Refusal
 
-_SMOOTH = 0.1
-"""Weight of the newest time in the mean."""
+_SMOOTH = 0.1  # Weight of the newest time in the mean
 _PUBLIC = ("bytes", "pixels", "seconds", "files", "job_bytes", "job_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits of a server.
+    """The limits of a server; UsageError for one that isn't above 0."""
 
-    Raises:
-        UsageError: a limit that isn't above 0.
-    """
-
-    max_bytes: int = 50_000_000
-    """Size of an image's file."""
+    max_bytes: int = 50_000_000  # Size of an image's file
     max_pixels: int = 50_000_000
     """Height times width of an image that is predicted at once; larger ones are jobs."""
-    max_seconds: float = 60.0
-    """Time from the last byte of a request to its response."""
-    queue: int = 32
-    """Predictions in work or waiting; one more is refused with 429."""
+    max_seconds: float = 60.0  # Time from the last byte of a request to its response
+    queue: int = 32  # Predictions in work or waiting; one more is refused with 429
     workers: int = 8
     """Images that are decoded or encoded at once; more than processors, so that a decoder that is
     slow, and gets lower priority, holds up nobody."""
-    max_files: int = 64
-    """Files of a batch; together they may have four times `max_bytes`."""
+    max_files: int = 64  # Files of a batch; together they may have four times `max_bytes`
     max_job_bytes: int = 4_000_000_000
-    max_job_pixels: int = 10_000_000_000
-    """Height times width of a job's image, all pages together."""
-    max_jobs_bytes: int = 20_000_000_000
-    """Images and results of all jobs on disk."""
-    max_jobs: int = 10_000
-    """Jobs that are kept, whatever became of them."""
-    keep_hours: float = 24.0
-    """Time after which finished jobs are removed."""
+    max_job_pixels: int = 10_000_000_000  # Height times width of a job's image, all pages together
+    max_jobs_bytes: int = 20_000_000_000  # Images and results of all jobs on disk
+    max_jobs: int = 10_000  # Jobs that are kept, whatever became of them
+    keep_hours: float = 24.0  # Time after which finished jobs are removed
     head_seconds: float = 10.0
     """Time for the head of a request to arrive, and for its body to begin."""
     min_rate: int = 16_000
     """Bytes a second at which a body must come, beyond the first `head_seconds`."""
-    send_seconds: float = 30.0
-    """Time for which a client may stop reading its response."""
-    max_head_bytes: int = 16_384
-    """Size of a request's line and headers."""
+    send_seconds: float = 30.0  # Time for which a client may stop reading its response
+    max_head_bytes: int = 16_384  # Size of a request's line and headers
     connections: int = 1000
 
     def __post_init__(self) -> None:
@@ -94,12 +79,9 @@ class Capacity:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self.held_bytes = 0
-        """Bytes of images in work, packed and unpacked."""
-        self.num_slots = 0
-        """Predictions in work or waiting."""
-        self._seconds = 0.1
-        """Mean time between two responses while there was work."""
+        self.held_bytes = 0  # Bytes of images in work, packed and unpacked
+        self.num_slots = 0  # Predictions in work or waiting
+        self._seconds = 0.1  # Mean time between two responses while there was work
         self._last = 0.0
 
     def check(self) -> None:

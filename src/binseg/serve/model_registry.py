@@ -36,11 +36,9 @@ class ServedModel:
         self.card = predictor.card
         self.id = predictor.bundle_id
         self.name = name or predictor.card.name
-        self.finds = finds(self.card)
-        """The things that it was trained to find, as far as its card says."""
+        self.finds = finds(self.card)  # The things that it was trained to find, by its card
         self.is_default = is_default
-        self.batcher: Batcher | None = None
-        """The thread that computes the model's inputs, while the server runs."""
+        self.batcher: Batcher | None = None  # While the server runs
 
     def open(self, expected: Callable[[], int], told: Callable[[int], None]) -> None:
         """Start the model's thread."""

@@ -28,12 +28,9 @@ from binseg.transforms.geometry import plan, resize_image
 from binseg.transforms.preprocess import prepare, reduction
 from binseg.types import Preprocessing
 
-_MOST_OUTLINE = 4_000_000
-"""Pixel sides along outlines that JSON is made of; noise has more, and would take minutes."""
-_MOST_SIDE = 4096
-"""Longest side of a preview; browsers refuse canvases that are much larger."""
-_MOST_INPUT = 16
-"""Pixels of inputs for each pixel that an image may have: tiles overlap and may be enlarged."""
+_MOST_OUTLINE = 4_000_000  # Pixel sides of outlines in JSON; noise has more, and takes minutes
+_MOST_SIDE = 4096  # Longest side of a preview; browsers refuse canvases that are much larger
+_MOST_INPUT = 16  # Pixels of inputs for each of an image: tiles overlap, may be enlarged
 _ITEM_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
 _AGAIN_S = 0.05
 R = TypeVar("R")
@@ -47,14 +44,10 @@ class Pipeline:
         self.cage = Cage(limits.workers)
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-images")
         self._job_pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="binseg-incoming")
-        self.num_coming = 0
-        """Images on their way to a model: not decoded yet, or waiting in its line."""
+        self.num_coming = 0  # Images not decoded yet, or waiting in a model's line
 
     async def in_thread(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Run a function in one of the threads.
-
-        Cancelling drops what hasn't begun. What has begun is waited for, and its decoder killed.
-        """
+        """Run a function in a thread; cancelling drops what hasn't begun, and kills a decoder."""
         return await self._run(self._pool, partial(function, *args, **kwargs))
 
     async def for_job(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -90,12 +83,7 @@ class Pipeline:
         output: Output,
         reserved: Reservation,
     ) -> Response:
-        """Predict one image.
-
-        Raises:
-            Refusal: too large, or too much in it.
-            BinsegError: no image, or not one for this model.
-        """
+        """Predict one image; raises Refusal (too large, too much in it) and BinsegError."""
         start = time.perf_counter()
         predictor = model.predictor.with_options(wanted.options())
         judges = wanted.quality and predictor.judge is not None
@@ -169,12 +157,8 @@ def take_in(
 ) -> tuple[Num[np.ndarray, "H W C"], dict[str, Any], UInt8[np.ndarray, "N H W C"]]:
     """Decode an image and make the model's inputs; its pixels are counted beforehand.
 
-    Gives the image whole, reduced as the model takes it, or one black value everywhere where it
-    isn't to be kept; and its own size, name, and where it has data, as facts of a Prediction.
-
-    Raises:
-        Refusal: too large, or no room.
-        ImageError: no image, or not one for this model.
+    Gives the image whole, reduced as the model takes it, or black where it isn't to be kept; its
+    other facts are those of a Prediction. Raises Refusal and ImageError.
     """
     with cage.open(data, name=name, any_page=True) as opened:
         info = opened.info()
@@ -208,12 +192,7 @@ def quality_header(found: Quality | None) -> dict[str, str]:
 
 
 def preview(cage: Cage, sent: Upload, *, limits: Limits, reserved: Reservation) -> Response:
-    """Turn any image into a PNG that browsers show, and tell its own height and width.
-
-    Raises:
-        Refusal: too large, or no room.
-        ImageError: no image.
-    """
+    """Turn any image into a PNG for browsers, and tell its size; raises Refusal and ImageError."""
     with cage.open(sent.data, name=sent.name, any_page=True) as opened:
         info = opened.info()
         _check_header(info, name=sent.name, limits=limits)

@@ -33,8 +33,7 @@ from binseg.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
 _HTML = (PAGE / "index.html").read_bytes()
-_AT_ONCE = 4
-"""Files of one batch that are in work together."""
+_AT_ONCE = 4  # Files of one batch that are in work together
 _BINARY = {"type": "string", "format": "binary"}
 _UNCACHED = {"Cache-Control": "no-cache"}
 R = TypeVar("R")

@@ -28,10 +28,7 @@ _OTHER_FILES = 200  # descriptors for everything that is no connection
 
 
 class Server:
-    """A service on a socket, that of `bind` or else a free port of this machine.
-
-    `started` is called with the address once requests are answered.
-    """
+    """A service on `bind`'s socket, or a free port; `started` gets the address once it answers."""
 
     def __init__(
         self,
@@ -195,8 +192,7 @@ class _PatientProtocol(H11Protocol):
 
     limits: Limits
     most: int  # connections that are open at once, one more being for probes of health
-    waiting: dict["_PatientProtocol", None]
-    """Connections of this server without a request, the longest waiting first."""
+    waiting: dict["_PatientProtocol", None]  # Connections without a request, oldest first
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -41,27 +41,22 @@ from binseg.imageio import read_image
 from binseg.progress import SILENT, Progress
 from binseg.types import Record
 
-NUM_SWAPPED = 4
-"""Images that tell whether they are the masks."""
+NUM_SWAPPED = 4  # Images that tell whether they are the masks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One kind of dataset: how it is recognised and read."""
 
-    about: str
-    """Its look in a few words, for the message that lists what is accepted."""
-    find: Callable[[Path], Any]
-    """Looks at names, and at small files, for what `read` begins with; false where it isn't."""
+    about: str  # Its look in a few words, for the message that lists what is accepted
+    find: Callable[[Path], Any]  # False where it isn't this kind; else what `read` begins with
     read: Callable[[Any, Path, DataConfig], Findings]
     """Finds the records, with the split that the data brings, if any; a `DataError` tells up to 10
     problems at once."""
-    needs: str | None = None
-    """Refusal of a path where `find` finds nothing; None: `read` says it."""
+    needs: str | None = None  # Refusal of a path where `find` finds nothing; None: `read` says it
     is_published: bool = False
     """True if publications share its split: copies across it are said, but stop nothing."""
-    marks: tuple[tuple[str, ...], ...] = ((),)
-    """Words of which the first file found must hold those of one row, to be taken for this kind."""
+    marks: tuple[tuple[str, ...], ...] = ((),)  # The first file found has the words of one row
 
     def is_here(self, root: Path) -> bool:
         """Tell whether a path holds this kind of dataset."""
@@ -183,17 +178,10 @@ NOT_READ: Mapping[str, str] = {
 def open_dataset(config: DataConfig, *, progress: Progress = SILENT) -> Dataset:
     """Find the records and read off what the masks' values mean; nothing is decoded but that.
 
-    Args:
-        config: where the data is, and the options that settle what is ambiguous.
-        progress: told which kind was taken, what was ignored, how masks are read.
-
-    Returns:
-        A dataset whose records have a split only where the data brings one; `assign_splits`
-        fills in the rest.
-
-    Raises:
-        DataError: data that isn't there, isn't whole, or could be read in two ways.
-        UsageError: options that contradict each other.
+    `progress` hears which kind was taken, what was ignored and how masks are read. Records have a
+    split only where the data brings one; `assign_splits` fills in the rest. Raises DataError (data
+    that isn't there, isn't whole, or is ambiguous) and UsageError (options that contradict each
+    other).
     """
     if not config.path:
         raise UsageError(
@@ -244,11 +232,7 @@ def _look_swapped(records: Sequence[Record]) -> bool:
 
 
 def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
-    """Choose mask values by the names of classes, and leave out what the layout says.
-
-    Raises:
-        DataError: `data.labels` for data without names, or with other ones.
-    """
+    """Choose mask values by classes' names, and what the layout leaves out; raises DataError."""
     changes: dict[str, object] = {}
     has_outlines = any(record.shapes is not None for record in findings.records)
     if config.labels is not None and not has_outlines:

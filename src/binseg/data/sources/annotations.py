@@ -24,19 +24,13 @@ from binseg.types import Record, Ring, Shape, Split
 IGNORED, BACKGROUND = {"__ignore__", "ignore", "ignored"}, {"_background_", "background"}
 """Labels of tools for what doesn't count, and for what is no object."""
 MAX_PIXELS = 1 << 30
-MOST_SCALED = 1.5
-"""Outlines whose coordinates all stay below were scaled to 0..1."""
-_PREFIX = re.compile(r"^[0-9a-f]{8}-")
-"""Put before a file's name by Label Studio when it is uploaded."""
+MOST_SCALED = 1.5  # Outlines whose coordinates all stay below were scaled to 0..1
+_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's, before an uploaded file's name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotated:
-    """One image that an annotation file names, and its outlines in pixels.
-
-    The name is a path, an address, or a name with or without its ending; `size` is the height and
-    width that the file states, and `path` the image where the layout tells it.
-    """
+    """One image that an annotation file names (a path, address or name), and its outlines."""
 
     name: str
     shapes: tuple[Shape, ...]
@@ -47,10 +41,7 @@ class Annotated:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderImages:
-    """Places of the images that an annotation file in `folder` names.
-
-    An image may be anywhere in `home`, if no other has its name.
-    """
+    """Places of images that a file in `folder` names, anywhere in `home` if the name is unique."""
 
     folder: Path
     home: Path
@@ -111,11 +102,7 @@ def read_outlines(
 def findings_of(
     items: Sequence[Annotated], root: Path, config: DataConfig, *, problems: list[str]
 ) -> Findings:
-    """Turn what a tool's file holds into records; images without an entry are left out, and said.
-
-    Shapes of one image may come in several items; problems already known are told with those
-    found here.
-    """
+    """Make records of a tool's items; images without an entry are left out, and said."""
     labels, note = choose_labels((s.label for one in items for s in one.shapes), config, root)
     entry_of = _by_image(items, FolderImages(folder=root, home=root), problems)
     refuse(root, problems)
@@ -251,11 +238,7 @@ def place_problem(path: Path, shapes: Iterable[Shape]) -> str | None:
 def shape_of(
     points: Sequence[tuple[float, float]], label: str, *, holes: Sequence[Ring] = ()
 ) -> Shape:
-    """Make a shape of a polygon; corners on whole pixels are a traced contour, which is closed.
-
-    Raises:
-        ValueError: fewer than 3 corners.
-    """
+    """Make a shape of a polygon (whole pixels: a traced contour); ValueError below 3 corners."""
     if len(points) < 3:
         raise ValueError("has fewer than 3 corners")
     corners = np.asarray(points, np.float64)
@@ -286,11 +269,7 @@ def parts_of(rings: Sequence[Ring], label: str) -> tuple[Shape, ...]:
 
 
 def rings_of_runs(runs: Sequence[int], *, height: int, width: int) -> tuple[Ring, ...]:
-    """Turn run lengths (column by column, background first) into rectangles, pixel for pixel.
-
-    Raises:
-        ValueError: runs that don't add up to the image.
-    """
+    """Turn run lengths (by columns, background first) into rectangles; ValueError if amiss."""
     if not 0 < height * width <= MAX_PIXELS or sum(runs) != height * width:
         raise ValueError("has run lengths that don't add up to its size")
     edges = np.cumsum([0, *runs])
@@ -323,11 +302,7 @@ def rings_of_mask(
 
 
 def mask_of_png(text: str | bytes) -> Bool[np.ndarray, "H W"]:
-    """Read a bitmap out of a PNG (bytes, or base64 text); its alpha counts if there is one.
-
-    Raises:
-        ValueError: it isn't one.
-    """
+    """Read a bitmap out of a PNG (bytes or base64), by its alpha if it has one; ValueError."""
     try:
         data = base64.b64decode(text, validate=True) if isinstance(text, str) else text
         image = PngImageFile(io.BytesIO(data))  # `Image.open` has a limit of its own, not ours

@@ -30,8 +30,7 @@ from binseg.data.sources.listing import (
 from binseg.errors import DataError
 from binseg.types import Record, Shape, Split
 
-MARKS = ('"images"', '"annotations"')
-"""Words of each such file."""
+MARKS = ('"images"', '"annotations"')  # Words of each such file
 
 
 def read_coco(files: Mapping[Path, Split | None], path: Path, config: DataConfig) -> Findings:

@@ -32,11 +32,9 @@ from binseg.imageio import IMAGE_SUFFIXES, STACK_SUFFIXES, probe
 from binseg.types import Record, Split
 
 MOST_CHANNELS = 16
-_MOST_AGREE = 0.9
-"""Share of names that must pair when they differ by common parts; the rest are lost files."""
+_MOST_AGREE = 0.9  # Share of names that must pair when they differ by common parts; others are lost
 
-Pair = tuple[str, Path, tuple[Path, ...]]
-"""An image's name, its path, and the files of its mask: several where each holds an object."""
+Pair = tuple[str, Path, tuple[Path, ...]]  # An image's name, its path, and the files of its mask
 
 
 def pair_up(
@@ -44,10 +42,8 @@ def pair_up(
 ) -> tuple[list[Pair], list[str], bool]:
     """Pair images and masks by name, or else by what their names don't all share.
 
-    The mask of a name `in_pieces` is in all files of that name.
-
-    Returns:
-        Pairs sorted by name, what is wrong, as sentences, and whether the difference told.
+    Gives pairs sorted by name, what is wrong, and whether the difference told; the mask of a name
+    `in_pieces` is in all files of that name.
     """
     pairs, wrong = _pair_by_name(images, masks, in_pieces=in_pieces)
     if wrong and (found := _pair_by_difference(images, masks)):
@@ -60,10 +56,7 @@ def pair_up(
 def _pair_by_name(
     images: Sequence[Named], masks: Sequence[Named], *, in_pieces: Collection[str]
 ) -> tuple[list[Pair], list[str]]:
-    """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like.
-
-    Where there is `NAME_mask`, `NAME_mask_1` is a further piece of it.
-    """
+    """Pair each image with the mask of its name, which may add `_mask`, `-gt` and the like."""
     images_of, masks_of, pieces_of = (defaultdict[str, list[Path]](list) for _ in range(3))
     for name, path in images:
         images_of[name].append(path)
@@ -91,12 +84,7 @@ def _pair_by_name(
 def _pair_by_difference(
     images: Sequence[Named], masks: Sequence[Named]
 ) -> tuple[list[Pair], list[str]] | None:
-    """Pair images and masks whose names differ by parts that all of each kind share.
-
-    `7_sat.jpg` and `7_mask.png`, `21_training.tif` and `21_manual1.gif`: without the beginning and
-    the ending that all images share, and those that all masks share, both are called alike. It
-    must work out for nearly every file, or nothing is paired.
-    """
+    """Pair `7_sat.jpg` and `7_mask.png`: names differ by parts that all images, all masks share."""
     if len(images) == len(masks) == 1:
         return [(*images[0], (masks[0][1],))], []
     by_word = [mask_name_of(name) or name for name, _ in masks]

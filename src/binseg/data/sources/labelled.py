@@ -14,20 +14,11 @@ from binseg.errors import DataError
 from binseg.types import Record, Split
 
 LOG = "labels.sqlite"
-_VAL_SHARE = 5
-"""One labelled image in so many, of those that aren't kept to check with, chooses the model."""
+_VAL_SHARE = 5  # One in so many, of those that aren't kept to check with, chooses the model
 
 
 def images_of_project(path: Path, home: Path | None = None) -> tuple[Path, Path]:
-    """Tell where the images of a project lie, and where its labels do.
-
-    Args:
-        path: the images, a folder that holds `images/`, or the folder of the labels.
-        home: of the labels, if it was chosen.
-
-    Raises:
-        DataError: no such folder.
-    """
+    """Tell where a project's images and labels lie, by the folder of either; raises DataError."""
     path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would follow the links)
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder of images")
@@ -64,11 +55,7 @@ def find_labelled(root: Path) -> tuple[Path, Path] | None:
 
 
 def read_labelled(found: tuple[Path, Path], root: Path, config: DataConfig) -> Findings:
-    """Take the images with an accepted mask; those kept to check with are the test split.
-
-    Raises:
-        DataError: nothing is labelled yet, or a damaged log.
-    """
+    """Take images with an accepted mask; those kept to check with are the test split."""
     del root, config
     images, home = found
     try:

@@ -35,10 +35,8 @@ _MASK_FOLDERS = (
 """Names in small letters, without spaces, lines or dots; the second ones only where none of the
 first is there, since they also stand for other things."""
 _MANUAL = {"manual", "1stmanual", "manual1", "vessels", "vesselsegmentations", "groundtruth", "gt"}
-_FIELD = {"mask", "masks"}
-"""Beside the former these hold something else: the field of view of a retina's image."""
-_LEAST_CASES = 3
-"""Fewer folders with a pair in each may as well be two datasets, or two versions of one."""
+_FIELD = {"mask", "masks"}  # Beside the former: a retina's field of view
+_LEAST_CASES = 3  # Fewer folders with a pair in each may as well be datasets, or versions of one
 _WORDS = (
     r"(?:masks?|labels?|lab|gt|ground[ _-]?truth|annotations?|anno|segmentations?|seg|vessels?"
     r"|manual\d?)"
@@ -47,32 +45,24 @@ _MASK_SUFFIX = re.compile(rf"^(?P<name>.+?)[ ._-]{_WORDS}$", re.IGNORECASE)
 _MASK_PREFIX = re.compile(rf"^{_WORDS}[ ._-](?P<name>.+)$", re.IGNORECASE)
 
 _PIECE = re.compile(r"^(?P<mask>.+?[ ._-]masks?)[ ._-]\d{1,3}$", re.IGNORECASE)
-Named = tuple[str, Path]
-"""A name, which is the path in its folder without the file's ending, and the whole path."""
+Named = tuple[str, Path]  # Path in its folder without ending, and the whole path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Images and masks that belong together: the whole folder, or one split of it."""
 
-    where: str
-    """Folders that were taken for it, as the user reads them: `images/ + masks/`."""
+    where: str  # Folders that were taken for it, as the user reads them: `images/ + masks/`
     split: Split | None = None
-    prefix: str = ""
-    """Before each name, so that train/001 and test/001 are two images."""
+    prefix: str = ""  # Before each name, so that train/001 and test/001 are two images
     images: tuple[Named, ...]
     masks: tuple[Named, ...]
     others: tuple[Path, ...]
-    in_pieces: frozenset[str] = frozenset()
-    """Names of images whose mask is in all files of that name, one for each object."""
+    in_pieces: frozenset[str] = frozenset()  # Images whose mask is in all files of that name
 
 
 def find_parts(root: Path) -> tuple[list[Part], list[str]]:
-    """Look for images with masks; no part where the folder has none of the known layouts.
-
-    Returns:
-        The parts, and notes on folders that look like a split but have no masks.
-    """
+    """Look for images with masks; give parts, and notes on folders of a split without masks."""
     for folder in wrapped(root):
         parts, notes = _arranged(folder)
         if parts:
@@ -335,11 +325,7 @@ def _pair_part(images: Path, masks: Path, *, root: Path) -> Part:
 
 
 def _cases(folder: Path, *, root: Path, least: int) -> Part | None:
-    """A folder for each image or patient, holding `images/` and `masks/`.
-
-    Beside a single image all masks are its own, one for each object, as in the Data Science
-    Bowl of 2018.
-    """
+    """A folder for each image or patient, with `images/` and `masks/` (one for each object)."""
     cases = [case for case in subfolders(folder) if parse_split(case.name) is None]
     whole = {case: pair for case in cases if (pair := _named_pair(case))}
     if len(whole) < least or not 2 * len(whole) > len(cases):

@@ -14,18 +14,13 @@ from binseg.imageio import IMAGE_SUFFIXES, probe
 from binseg.storage import read_bytes, read_text
 from binseg.types import Record, Ring
 
-MAX_NAME = 255
-"""Bytes of a file's name on every system."""
+MAX_NAME = 255  # Bytes of a file's name on every system
 _MADE_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Result of a source: the records, and sentences for the user.
-
-    Where the layout tells them: values of masks by the names of their classes, those that don't
-    count, and whether masks are trimaps (1 object, 2 background, 3 border).
-    """
+    """Result of a source: the records, sentences for the user, and what a layout tells of masks."""
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
@@ -43,10 +38,7 @@ class Listing:
 
 
 def list_folder(folder: Path, *, deep: bool = True) -> Listing:
-    """List a folder's files, and those of the folders in it unless not `deep`.
-
-    Linked folders are followed, but none is listed twice, nor one that the folder lies in.
-    """
+    """List a folder's files, if `deep` of those in it too; linked ones are followed, but once."""
     images: list[Path] = []
     others: list[Path] = []
     seen = {*real_path(folder).parents}
@@ -99,11 +91,7 @@ def ignored_note(files: Iterable[Path], root: Path) -> tuple[str, ...]:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """Give the path of a name that a file of this folder holds; None where it leads out of it.
-
-    Links are not followed: a folder of links to images elsewhere is the user's own doing, a
-    `..` in a file that came with the data is not.
-    """
+    """Give the path of a name that a file here holds; None where it leads out, as by `..`."""
     if max(map(len, os.fsencode(name.strip()).split(b"/"))) > MAX_NAME:
         raise DataError(f"a name of {len(name)} letters ({name[:40]}...) can't be a file's")
     path = Path(os.path.normpath(folder / name.strip()))
@@ -176,11 +164,7 @@ def holds(path: Path, *words: str) -> bool:
 
 
 def ring_of(points: object) -> Ring:
-    """Read [[x, y], ...] or [x, y, x, y, ...] as a ring.
-
-    Raises:
-        ValueError: anything else, numbers that aren't finite included; says what it is.
-    """
+    """Read [[x, y], ...] or [x, y, x, y, ...] as a ring; ValueError for anything else."""
     if not isinstance(points, list):
         raise ValueError("is not a list of points")  # noqa: TRY004  # the file's fault, not a type's
     is_nested = bool(points) and all(isinstance(p, list) and len(p) == 2 for p in points)

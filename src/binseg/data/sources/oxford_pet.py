@@ -31,11 +31,7 @@ def find_oxford_pet(root: Path) -> Path | None:
 
 
 def read_oxford_pet(home: Path, *_: object) -> Findings:
-    """Read the official lists; either of them alone works, for its own splits.
-
-    Of `trainval.txt`, in file order, every tenth image from the first on validates and the rest
-    trains (the 9:1 split of the source reports).
-    """
+    """Read the official lists; every tenth image of `trainval.txt`, from the first, validates."""
     records: list[Record] = []
     lists: list[str] = []
     for name in ("trainval.txt", "test.txt"):

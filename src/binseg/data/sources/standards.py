@@ -47,8 +47,7 @@ VOC_CLASSES = (
     *("train", "tvmonitor"),
 )
 VOC_VOID = 255
-MARGIN = 0.05
-"""Share of an image by which YOLO's segments may reach past it."""
+MARGIN = 0.05  # Share of an image by which YOLO's segments may reach past it
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 _IMAGE_COLUMNS = ("imageid", "image_id", "image", "img", "img_id", "filename", "file_name", "id")
 _RUNS_COLUMNS = ("encodedpixels", "encoded_pixels", "rle_mask", "rle", "segmentation")
@@ -69,10 +68,7 @@ def find_yolo(path: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -> Findings:
-    """Read YOLO's segments: a text beside each image, in `labels/` where that is in `images/`.
-
-    An image without a text has no object, by YOLO's convention.
-    """
+    """Read YOLO's segments, texts beside images or in `labels/`; an image without has no object."""
     home, content = found[0].parent, found[1]
     listed = content["names"]
     names = dict(enumerate(listed)) if isinstance(listed, list) else mapping(listed)
@@ -286,8 +282,7 @@ def find_kaggle(path: Path) -> tuple[Path, str, str] | None:
     return None
 
 
-MOST_LETTERS = 10_000_000
-"""Letters of run lengths in one cell."""
+MOST_LETTERS = 10_000_000  # Letters of run lengths in one cell
 
 
 def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Findings:

@@ -40,8 +40,7 @@ class SyntheticSpec:
     num: int = 240
     size: int = 128
     seed: int = 0
-    kind: str = "shapes"
-    """shapes, or one of the families: cracks, vessels, dots, huge, micro, bands."""
+    kind: str = "shapes"  # shapes, or a family: cracks, vessels, dots, huge, micro, bands
 
 
 def is_synthetic(path: str) -> bool:

@@ -48,8 +48,7 @@ from binseg.imageio import IMAGE_SUFFIXES
 from binseg.storage import read_bytes
 from binseg.types import Record, Ring, Shape
 
-NUM_CORNERS = 128
-"""Corners of a polygon that stands for an ellipse: off by less than 0.1 % of its radius."""
+NUM_CORNERS = 128  # Corners of a polygon for an ellipse: off by less than 0.1 % of its radius
 MAX_XML = 1 << 30
 NO_AREA = {"point", "line", "linestrip", "points"}
 
@@ -185,11 +184,7 @@ def _label_studio_shape(result: Mapping[str, Any]) -> Shape | None:
 
 
 def runs_of_brush(rle: Sequence[int]) -> UInt8[np.ndarray, "N"]:
-    """Unpack Label Studio's brush: runs of bytes (RGBA), in words of bits as @thi.ng/rle-pack.
-
-    Raises:
-        ValueError: it doesn't end where it says.
-    """
+    """Unpack Label Studio's brush (runs of RGBA, as @thi.ng/rle-pack); ValueError if cut off."""
     bits = "".join(f"{byte:08b}" for byte in bytes(rle))
     place = 0
 
@@ -342,8 +337,7 @@ def find_labelme(path: Path) -> list[Path]:
 def read_labelme(files: Sequence[Path], path: Path, config: DataConfig) -> Findings:
     """Read a folder of labelme files; every label is foreground unless `data.labels` names some.
 
-    Polygons, rectangles, circles and masks are filled; points and lines have no area and are left
-    out. What is labelled `__ignore__` doesn't count, `_background_` is no object.
+    Points and lines have no area and are left out; `__ignore__` doesn't count.
     """
     if not path.is_dir():
         raise DataError(f"{path}: give the folder of labelme's .json files")

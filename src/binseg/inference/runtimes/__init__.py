@@ -29,8 +29,7 @@ _BY_SPEED = (
     ("onnxruntime", "int8"),
 )
 """Runtimes that are tried before torch; int8 answers less exactly, and is the user's to choose."""
-_AUTO_AGREEMENT = 0.999
-"""IoU of its masks with those of fp32 that a lower precision must have shown to be taken."""
+_AUTO_AGREEMENT = 0.999  # IoU with masks of fp32 that a lower precision must have shown to be taken
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -67,10 +66,7 @@ def open_backend(
 def candidates(
     bundle: Bundle, *, name: str = "auto", device: str = "auto", precision: str = "auto"
 ) -> list[tuple[str, str]]:
-    """Runtime and precision, in the order in which they are to be tried; at least one.
-
-    Raises UsageError for an unknown name, device or precision, BundleError for damaged proofs.
-    """
+    """Runtimes and precisions in the order to be tried; raises UsageError and BundleError."""
     _check_choice(name, ("auto", *BACKENDS), what="backend")
     _check_choice(device, DEVICES, what="device")
     _check_choice(precision, PRECISIONS, what="precision")

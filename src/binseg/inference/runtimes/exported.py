@@ -12,10 +12,7 @@ from binseg.packaging.networks import compile_openvino, onnx_session
 
 
 class ExportedBackend:
-    """A network that another runtime than torch computes; see `Backend`.
-
-    `compute` gives logits (N, 1, H, W) for inputs (N, C, H, W).
-    """
+    """A network that another runtime than torch computes: logits (N, 1, H, W) of (N, C, H, W)."""
 
     def __init__(
         self, name: str, precision: str, compute: Callable[[np.ndarray], np.ndarray]

@@ -12,8 +12,7 @@ from binseg.errors import BundleError, UsageError, one_line
 from binseg.models import create_model
 from binseg.packaging import Bundle
 
-MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""Number formats that autocast multiplies in; weights and sums stay float32."""
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}  # By autocast; weights stay float32
 
 
 class TorchBackend:
@@ -65,11 +64,7 @@ class TorchBackend:
 def open_torch(
     bundle: Bundle, *, device: str, precision: str, compiled: bool = False
 ) -> TorchBackend:
-    """Build a bundle's network and load its weights.
-
-    `compiled` costs a minute or more at the start, and at the first batch of another number. Raises
-    UsageError (no cuda, no compiler) and BundleError (weights that don't fit the card).
-    """
+    """Build a bundle's network with its weights; raises UsageError and BundleError."""
     place = _choose_device(device)
     # This model is ours alone, so its weights may lie channels last as well: measured three times
     # faster in fp32 than channels-last inputs alone, with equal bits.
