@@ -16,18 +16,18 @@ from binseg.errors import BundleError, one_line
 
 _OPERATORS = (
     "Abs Add And AveragePool BatchNormalization Cast Clip Concat Constant ConstantOfShape Conv "
-    "ConvTranspose DequantizeLinear Div Equal Erf Expand Flatten Floor Gather GatherElements "
-    "Greater GreaterOrEqual Identity InstanceNormalization LayerNormalization Less MatMul MaxPool "
-    "Min Mod Mul Neg Pad QuantizeLinear Range ReduceSum Relu Reshape Resize Round Shape Sigmoid "
-    "Slice Softmax Sqrt Sub TopK Transpose Unsqueeze Where"
+    "ConvTranspose CumSum DequantizeLinear Div Equal Erf Expand Flatten Floor Gather "
+    "GatherElements Greater GreaterOrEqual Identity InstanceNormalization LayerNormalization Less "
+    "MatMul MaxPool Min Mod Mul Neg Pad QuantizeLinear Range ReduceSum Relu Reshape Resize Round "
+    "Shape Sigmoid Slice Softmax Sqrt Sub TopK Transpose Unsqueeze Where"
 )
 _LAYERS = (
     "Abs Add AvgPool BatchNormInference Broadcast Concat Const Convert Convolution "
-    "ConvolutionBackpropData Divide Equal Erf FakeQuantize Floor FloorMod Gather GatherElements "
-    "Greater GreaterEqual GroupConvolution Interpolate Less LogicalAnd MVN MatMul MaxPool Maximum "
-    "Minimum Multiply Negative Pad Parameter Range ReLU ReduceSum Reshape Result Round Select "
-    "ShapeOf Sigmoid Slice SoftMax Split Sqrt Squeeze Subtract TopK Transpose Unsqueeze "
-    "VariadicSplit"
+    "ConvolutionBackpropData CumSum Divide Equal Erf FakeQuantize Floor FloorMod Gather "
+    "GatherElements Greater GreaterEqual GroupConvolution Interpolate Less LogicalAnd MVN MatMul "
+    "MaxPool Maximum Minimum Multiply Negative Pad Parameter Range ReLU ReduceSum Reshape Result "
+    "Round Select ShapeOf Sigmoid Slice SoftMax Split Sqrt Squeeze Subtract TopK Transpose "
+    "Unsqueeze VariadicSplit"
 )
 ONNX_OPERATORS = frozenset(_OPERATORS.split())
 """Operators of the networks that `exporting` makes; `tests/packaging/test_network_check.py` derives

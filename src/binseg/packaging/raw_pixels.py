@@ -76,9 +76,13 @@ class RawPixels(nn.Module):
     def _resized(self, image_NCHW: Tensor, across: Tensor, down: Tensor) -> Tensor:
         """Resize to bytes, rounding where Pillow does."""
         if self.pixels == "uint8" and self.shape.intensity == "dtype":
-            # 8-bit images: across first, then down, halves up after each.
-            out = torch.floor(torch.matmul(image_NCHW, across.transpose(0, 1)) + 0.5)
-            return torch.floor(torch.matmul(down, out) + 0.5)
+            # 8-bit images: along the longer side first, then the other, halves up after each.
+            first = torch.floor(torch.matmul(image_NCHW, across.transpose(0, 1)) + 0.5)
+            first = torch.floor(torch.matmul(down, first) + 0.5)
+            other = torch.floor(torch.matmul(down, image_NCHW) + 0.5)
+            other = torch.floor(torch.matmul(other, across.transpose(0, 1)) + 0.5)
+            is_tall = (_number(image_NCHW.shape[2]) > _number(image_NCHW.shape[3])).float()
+            return other * is_tall + first * (1 - is_tall)
         out = torch.matmul(down, torch.matmul(image_NCHW, across.transpose(0, 1)))
         return torch.round(out)
 
@@ -93,6 +97,7 @@ class RawPixels(nn.Module):
         by: Tensor | float = 1.0
         if self.pixels == "uint8" and self.shape.intensity == "dtype":
             by = _reduction((tall, height, rows), (wide, width, columns))
+            image_NCHW = _averaged(image_NCHW, by)
         down, up = _resizing(tall, height, rows, by)
         across, back = _resizing(wide, width, columns, by)
         return _restored(self._probability(self._resized(image_NCHW, across, down)), back, up)
@@ -214,6 +219,19 @@ def _reduction(*sides: tuple[Size, int, tuple[Tensor, Tensor] | None]) -> Tensor
     return by
 
 
+def _averaged(image_NCHW: Tensor, by: Tensor) -> Tensor:
+    """Give every pixel the mean of its square of `by` x `by`, in whole numbers, halves up."""
+    for axis in (2, 3):
+        first = torch.floor(torch.arange(image_NCHW.shape[axis], dtype=torch.float32) / by) * by
+        last = torch.clamp(first + by, max=_number(image_NCHW.shape[axis])) - 1
+        sums = torch.cumsum(image_NCHW, axis)
+        before = sums.index_select(axis, first.long()) - image_NCHW.index_select(axis, first.long())
+        sums = sums.index_select(axis, last.long()) - before
+        count = last - first + 1
+        image_NCHW = sums / (count[:, None] if axis == 2 else count)
+    return torch.floor(image_NCHW + 0.5)
+
+
 def _resizing(
     num: Size,
     size: Size,
@@ -228,8 +246,10 @@ def _resizing(
     at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()
     shrunk, grown = _number(num) / taken, taken / _number(num)
+    square = torch.floor(centres / by) * by
+    filled = by / (torch.clamp(square + by, max=_number(num)) - square)  # the last may be cut off
     return (
-        _triangles(at * shrunk, shrunk, (torch.floor(centres / by) + 0.5) * by) * inside[:, None],
+        _triangles(at * shrunk, shrunk, square + 0.5 * by, filled) * inside[:, None],
         _triangles(centres * grown, grown, at, inside),
     )
 
