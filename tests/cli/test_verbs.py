@@ -243,7 +243,8 @@ def test_one_bad_image_stops_nobody(trained: Path, discs: Path, tmp_path: Path) 
     assert result.exit_code == 1
     assert len(list((tmp_path / "out").iterdir())) == 2
     lines = result.stderr.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert any("look at these masks" in line for line in lines), "a model of two epochs"
     assert any("bad.png" in line for line in lines)
     assert any("gone.jpg" in line for line in lines)
 

