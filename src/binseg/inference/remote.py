@@ -61,9 +61,9 @@ class _Fetched(InputImage):
 
 def _listed(given: str) -> tuple[Any, list[tuple[str, PurePosixPath]]]:
     """List the images that an address stands for, each with its path inside of it."""
-    import fsspec
-
     try:
+        import fsspec
+
         system, path = fsspec.url_to_fs(given)
     except (ImportError, ValueError) as error:
         if isinstance(error, ValueError):
