@@ -94,7 +94,7 @@ class RawPixels(nn.Module):
         if self.shape.resize == "letterbox":
             factor = torch.minimum(height / _number(tall), width / _number(wide))
             rows, columns = _fit(tall, height, factor), _fit(wide, width, factor)
-        by: Tensor | float = 1.0
+        by: Tensor | None = None
         if self.pixels == "uint8" and self.shape.intensity == "dtype":
             by = _reduction((tall, height, rows), (wide, width, columns))
             image_NCHW = _averaged(image_NCHW, by)
@@ -236,7 +236,7 @@ def _resizing(
     num: Size,
     size: Size,
     target: tuple[Tensor, Tensor] | None = None,
-    by: Tensor | float = 1.0,
+    by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Make the matrices (size, num) from an image's line to the input's (or `target`), and back.
 
@@ -246,10 +246,13 @@ def _resizing(
     at, centres = _centres(size) - first, _centres(num)
     inside = ((at > 0) & (at < taken)).float()
     shrunk, grown = _number(num) / taken, taken / _number(num)
-    square = torch.floor(centres / by) * by
-    filled = by / (torch.clamp(square + by, max=_number(num)) - square)  # the last may be cut off
+    places, filled = centres, torch.ones(())
+    if by is not None:
+        square = torch.floor(centres / by) * by
+        filled = by / (torch.clamp(square + by, max=_number(num)) - square)  # the last is cut off
+        places = square + 0.5 * by
     return (
-        _triangles(at * shrunk, shrunk, square + 0.5 * by, filled) * inside[:, None],
+        _triangles(at * shrunk, shrunk, places, filled) * inside[:, None],
         _triangles(centres * grown, grown, at, inside),
     )
 
