@@ -18,8 +18,11 @@ def models(json_: Json = False) -> None:
     """
     from binseg.pipelines.catalogue import list_models
 
-    titles = {"name": "model", "num_parameters": "parameters", "decoder": "decoder"}
-    _answer(list_models(), titles | {"encoder": "encoder", "summary": "what"}, json_)
+    rows = list_models()
+    if not json_:
+        rows = [row | {"pair": f"{row['decoder']} on {row['encoder']}"} for row in rows]
+    titles = {"name": "model", "num_parameters": "parameters", "pair": "decoder on encoder"}
+    _answer(rows, titles | {"summary": "what"}, json_)
 
 
 def encoders(json_: Json = False) -> None:
@@ -43,7 +46,7 @@ def encoders(json_: Json = False) -> None:
 def _describe_weights(weights: Any) -> str:
     told = (
         f"{one['name']} ({one['licence']}, {one['num_bytes'] / 1e6:.0f} MB"
-        f"{', at hand' if one['at_hand'] else ''})"
+        f"{', on this machine' if one['at_hand'] else ''})"
         for one in weights
     )
     return ", ".join(told) or "none"
