@@ -15,6 +15,8 @@ from PIL import Image
 
 from binseg.autoconfig import Fingerprint, Machine
 from binseg.autoconfig.fingerprint import SCALES, SIZES, Intensities, Symmetry
+from binseg.inference import ModelPredictor
+from binseg.types import Preprocessing
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -180,3 +182,27 @@ def machine() -> Machine:
         free_bytes=16 * 10**9,
         bytes_per_megapixel=MappingProxyType({"unet-compact": 5e8}),
     )
+
+
+class Brightness:
+    """A backend that answers with the brightness of the input."""
+
+    name = "brightness"
+    precision = "fp32"
+
+    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
+        """Give the mean over the channels."""
+        mean: np.ndarray = inputs_NCHW.mean(axis=1)
+        return mean
+
+
+@pytest.fixture
+def bright() -> Callable[[Preprocessing], ModelPredictor]:
+    """A function that makes a predictor of that backend."""
+
+    def make(preprocessing: Preprocessing) -> ModelPredictor:
+        return ModelPredictor(
+            backend=Brightness(), preprocessing=preprocessing, threshold=0.5, bundle_id="bright"
+        )
+
+    return make

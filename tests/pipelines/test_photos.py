@@ -1,6 +1,7 @@
 """Photographs much larger than the model's input: every door sees them alike, and quickly."""
 
 import io
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,24 +29,10 @@ SIZE = (413, 530)
 """Neither side is a multiple of 8."""
 
 
-class Brightness:
-    """A backend that answers with the brightness of the input."""
-
-    name = "brightness"
-    precision = "fp32"
-
-    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
-        """Give the mean over the channels."""
-        mean: np.ndarray = inputs_NCHW.mean(axis=1)
-        return mean
-
-
 @pytest.fixture
-def model() -> ModelPredictor:
-    """A predictor of that backend."""
-    return ModelPredictor(
-        backend=Brightness(), preprocessing=SHAPE, threshold=0.5, bundle_id="bright"
-    )
+def model(bright: Callable[[Preprocessing], ModelPredictor]) -> ModelPredictor:
+    """A predictor that answers with the brightness of the input."""
+    return bright(SHAPE)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import contextvars
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,10 @@ from binseg.storage import held
 from binseg.types import Preprocessing
 
 
-class Brightness:
-    """A backend that answers with the brightness of the input."""
-
-    name = "brightness"
-    precision = "fp32"
-
-    def logits(self, inputs_NCHW: np.ndarray) -> np.ndarray:
-        """Give the mean over the channels."""
-        mean: np.ndarray = inputs_NCHW.mean(axis=1)
-        return mean
-
-
 @pytest.fixture
-def model() -> ModelPredictor:
-    """A predictor of that backend."""
-    preprocessing = Preprocessing(height=8, width=8)
-    return ModelPredictor(
-        backend=Brightness(), preprocessing=preprocessing, threshold=0.5, bundle_id="bright"
-    )
+def model(bright: Callable[[Preprocessing], ModelPredictor]) -> ModelPredictor:
+    """A predictor that answers with the brightness of the input."""
+    return bright(Preprocessing(height=8, width=8))
 
 
 @pytest.fixture

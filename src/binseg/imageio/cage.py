@@ -235,9 +235,11 @@ class CagedImage(Decoder):
         facts, shared = self.child.exchange(
             {"do": "cover"}, math.prod(size), name=self.name, seconds=self._seconds_for(1)
         )
+        alpha, icc = facts["alpha"], facts["profile"]
+        if alpha is not None and (tuple(alpha["shape"]), alpha["dtype"]) != (size, "uint8"):
+            raise unlike(self.name)
         alpha_HW = np.frombuffer(shared, np.uint8, math.prod(size)).reshape(size)
-        icc = facts["profile"]
-        return alpha_HW if facts["has_alpha"] else None, None if icc is None else b64decode(icc)
+        return alpha_HW if alpha else None, None if icc is None else b64decode(icc)
 
     def _seconds_for(self, num: int) -> float:
         return self.seconds + num * self.facts.height * self.facts.width / _VALUES_PER_S

@@ -43,7 +43,7 @@ _PEAK = 8  # Bytes at the peak of decoding for each byte of the result: a progre
 _LOW_PRIORITY = 10  # A child of this priority gets a tenth of the processor that others want
 _WINDOWS_BYTES = 1_500_000_000  # Address space of a child that reads windows
 _FLAT = 8  # Bytes at the peak for each byte of a window
-_MOST_PROFILE = 700_000  # Bytes of an ICC profile that a reply has room for
+_MOST_PROFILE = 16_000_000  # Bytes of an ICC profile that a reply has room for
 _PACKAGES = {"NIFTI": "nibabel.nifti1", "DICOM": "pydicom.pixels.utils"}
 """Modules that a format needs, which is no need of its image."""
 FACTS: dict[str, Callable[[Path], Any]] = {  # Further questions about a file
@@ -204,10 +204,9 @@ class _Decoders:
                 return {"fact": None if colours is None else colours.ravel().tolist()}
             if order["do"] == "cover":
                 alpha_HW, icc = image.cover()
-                if alpha_HW is not None:
-                    _share(descriptors[0], alpha_HW, None)
+                facts = None if alpha_HW is None else _share(descriptors[0], alpha_HW, None)
                 text = b64encode(icc).decode() if icc and len(icc) <= _MOST_PROFILE else None
-                return {"has_alpha": alpha_HW is not None, "profile": text}
+                return {"alpha": facts, "profile": text}
             if order["do"] == "labels":
                 return _share(descriptors[0], image.labels(indices=order["indices"]), None)
             return _share(descriptors[0], image.reduced(order["by"]), image.valid())
