@@ -113,7 +113,7 @@ def augment(
 
     Examples:
         binseg augment my_folder/ --out sheet.png
-        binseg augment my_folder/ --recipe report-b-unet --samples 6 --out sheet.png
+        binseg augment my_folder/ --recipe pet-unet-augmented --samples 6 --out sheet.png
         binseg augment synthetic --set augment.preset=report-d
     """
     from binseg.config import load_recipe
