@@ -28,7 +28,10 @@ SHORT = {
     "photos": ("--images 2 --photos 2", r'"difference": '),
     "plan": ("--quick --families cracks", r"\| .*cracks.* \|"),
     "predict": ("--quick", r"torch fp32 NCHW[\s\S]*openvino int8"),
-    "recipes": ("--size 32 --images-seen 40 --only pet-resnet34-unet-cosine", r"pet-resnet34-unet-cosine"),
+    "recipes": (
+        "--size 32 --images-seen 40 --only pet-resnet34-unet-cosine",
+        r"pet-resnet34-unet-cosine",
+    ),
     "search": ("--images 16 --val-images 8 --epochs 1 --only base", r"\| base \| 0\.\d+"),
     "serve": ("--clients 4 --seconds 2", r"4 clients, queue 1"),
     "table": ("--quick", r"\| .*huge.* \| test \| 3 \| 0\.\d+"),

@@ -28,7 +28,7 @@ def models(json_: Json = False) -> None:
 def encoders(json_: Json = False) -> None:
     """List every encoder with its parameters (3 channels in) and published weights.
 
-    Each goes with any decoder. Weights that are not at hand are fetched when they are first used.
+    Each goes with any decoder. Weights that are not on this machine are downloaded at first use.
 
     Examples:
         binseg encoders

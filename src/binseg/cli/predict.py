@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from binseg.cli import options as opt
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Backend,
-    Device,
-    InputsAtOnce,
-    Json,
-    Precision,
-    ShardOption,
-    TTAOption,
-    With,
-    argument,
-    option,
-)
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
 
@@ -89,7 +79,7 @@ def predict(
     strict: Annotated[
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
-    shard: ShardOption = None,
+    shard: opt.ShardOption = None,
     workers: Annotated[
         int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
     ] = 0,
@@ -113,13 +103,13 @@ def predict(
     overlap: Annotated[
         float | None, option("Models of tiles: shared part of a tile.", "SHARE")
     ] = None,
-    batch_size: InputsAtOnce = 8,
-    with_: With = None,
-    tta: TTAOption = None,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    json_: Json = False,
+    batch_size: opt.InputsAtOnce = 8,
+    with_: opt.With = None,
+    tta: opt.TTAOption = None,
+    device: opt.Device = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "auto",
+    json_: opt.Json = False,
 ) -> None:
     """Write a 0/255 mask for every image, at the image's own size.
 
@@ -401,7 +391,7 @@ def gather(
     context: typer.Context,
     *,
     out: Annotated[Path, argument("The folder that the shards were given as --out.", "OUT")],
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Join what the shards of predict, evaluate or check wrote, and name what is missing.
 
