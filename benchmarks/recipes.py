@@ -170,7 +170,7 @@ def _asked(options: argparse.Namespace) -> list[Run]:
                 images_seen=options.images_seen,
                 changes=common,
             )
-            for name in _recipes_of("report ")
+            for name in _recipes_of("lab report")
         ]
         runs += _asked_of_em(options) if options.em else []
     chosen = options.only or [run.name for run in runs]

@@ -108,7 +108,7 @@ def test_every_recipe_names_a_network_that_exists() -> None:
     for letter, name in (("A", "plain"), ("B", "augmented"), ("D", "cosine")):
         for network in ("unet", "resnet34-unet"):
             source = recipes[f"pet-{network}-{name}"].about.source
-            assert source == f"report {letter} on Oxford-IIIT Pet"
+            assert source == f"lab report {letter} on Oxford-IIIT Pet"
     assert {"em-keras-unet", "em-unet"} <= recipes.keys()
 
 

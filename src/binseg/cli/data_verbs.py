@@ -99,7 +99,7 @@ def augment(
 
     Examples:
         binseg augment my_folder/ --out sheet.png
-        binseg augment my_folder/ --recipe pet-unet-augmented --samples 6 --out sheet.png
+        binseg augment my_folder/ --recipe pet-unet-cosine --samples 6
         binseg augment synthetic --set augment.preset=report-d
     """
     from binseg.config import load_recipe

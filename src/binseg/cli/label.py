@@ -125,7 +125,7 @@ def suggest(
 
     Examples:
         binseg suggest my_images/ --model runs/first
-        binseg suggest my_images/ --model runs/first --by uncertainty --num 50 --json
+        binseg suggest my_images/ --model runs/first --by uncertainty --num 50
     """
     _check_parts()
     from binseg.pipelines.label_images import suggest as run

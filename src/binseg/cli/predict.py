@@ -1,7 +1,7 @@
 """`binseg predict`: masks for images."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -119,7 +119,7 @@ def predict(
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
         binseg predict runs/first product.jpg --cutout --crop 20 --background white
-        binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
+        binseg predict runs/first slide.tif --table --geojson --min-area 50
         binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
         binseg predict runs/first - < photo.jpg > mask.png
         binseg predict runs/first incoming/ --watch --out masks/
@@ -199,7 +199,7 @@ def predict(
         return
     if report and shard is None:
         progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
-    _tell(result, out, as_json=json_)
+    _tell(result, out, beside=options.outputs, as_json=json_)
     if strict and result.unlike:
         raise typer.Exit(1)
 
@@ -370,13 +370,17 @@ def _tell_left_out(result: "PredictResult") -> None:
         message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
 
 
-def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
+def _tell(
+    result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
+) -> None:
     """Say what was written; failures are named and end the command with 1."""
     if as_json:
         write_json_answer(result.as_dict())
     else:
-        num = len(result.written)
-        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}")
+        num, done = len(result.written), result.num_skipped
+        more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside else ""
+        before = f"; {done} {'was' if done == 1 else 'were'} there already" if done else ""
+        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}{before}")
     _tell_quality(result)
     _tell_left_out(result)
     if result.failures:

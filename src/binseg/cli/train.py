@@ -149,8 +149,8 @@ def train(
         binseg train my_folder/ --out runs/first
         binseg train my_folder/ --budget 2h --set model.name=resnet34-unet
         binseg train my_folder/ --model unet --epochs 100 --size 512 --batch-size 4
-        binseg train --recipe pet-unet-cosine --data oxford-iiit-pet/ --download --out runs/d
-        binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.ema_decay=0.99
+        binseg train pets/ --recipe pet-unet-cosine --download --out runs/lab
+        binseg train my_recipe.yaml --set optimizer.lr=3e-4 --set train.tta=none
         binseg train my_folder/ --logger tensorboard --logger wandb
         torchrun --nproc-per-node 4 -m binseg train my_folder/ --out runs/four
         binseg train --out runs/first --resume
