@@ -16,11 +16,7 @@ SHORT = {
         "--kills 3 --writing 2",
         r'"trials": 3,\s+"same": 3,[\s\S]*"trials": 2,\s+"same": 2,',
     ),
-    "fuzz": (
-        "--images 30 --recipes 15 --bundles 8 --networks 8 --datasets 15 --zarrs 5 --labels 5 "
-        "--requests 15",
-        r'"image: [\s\S]*"request: [\s\S]*"failures": \[\]',
-    ),
+    "fuzz": ("--inputs 200", r'"image: [\s\S]*"request: [\s\S]*"failures": \[\]'),
     "growth": ("--only names --names 100 300", r"exponent of megabytes"),
     "label": ("latency --num 3", r"new mask: median \d+ ms"),
     "large": ("--quick", r"memory: [\s\S]*SHA-256 equal:[\s\S]*seams: "),
