@@ -46,6 +46,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
+import torch
 from PIL import Image
 from serve import Server
 
@@ -353,8 +354,8 @@ class Sound:
     """By file name."""
 
 
-def sound_model(scratch: Path) -> Sound:
-    """Make the model whose files are damaged."""
+def tiny_bundle(scratch: Path) -> tuple[Path, torch.nn.Module, Preprocessing]:
+    """Make the bundle of a small untrained model; its network and input, too."""
     network = create_model("unet", encoder="resnet_small", width=4).eval()
     shape = Preprocessing(height=32, width=32)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
@@ -372,6 +373,13 @@ def sound_model(scratch: Path) -> Sound:
     bundle = write_bundle(
         scratch / "tiny", card=card, weights=weights, reference=reference, extra=extra
     )
+    return bundle.path, network, shape
+
+
+def sound_model(scratch: Path) -> Sound:
+    """Make the model whose files are damaged."""
+    path, network, shape = tiny_bundle(scratch)
+    bundle, card = read_bundle(path), read_bundle(path).card
     raw = RawPixels(network, shape, temperature=1.0)
     pixels_HWC = np.zeros((20, 30, 3), np.uint8)
     files = {}

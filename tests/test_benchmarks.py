@@ -20,7 +20,7 @@ SHORT = {
     "growth": ("--only names --names 100 300", r"exponent of megabytes"),
     "label": ("latency --num 3", r"new mask: median \d+ ms"),
     "large": ("--quick", r"memory: [\s\S]*SHA-256 equal:[\s\S]*seams: "),
-    "pairs": ("--pairs 2", r"2 pairs: none mixed"),
+    "pairs": ("--pairs 2", r"2 pairs .*: none mixed"),
     "photos": ("--images 2 --photos 2", r'"difference": '),
     "plan": ("--quick --families cracks", r"\| .*cracks.* \|"),
     "predict": ("--quick", r"torch fp32 NCHW[\s\S]*openvino int8"),
