@@ -190,7 +190,7 @@ def _recipe(options: argparse.Namespace, model: str, **changes: object) -> Recip
     settings = {"model.name": model, "data.path": str(options.data), "train.workers": 0}
     settings |= {key.replace("__", "."): value for key, value in changes.items()}
     return load_recipe(
-        "report-d-resnet34-unet",
+        "pet-resnet34-unet-cosine",
         overrides=tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()),
     )
 

@@ -1,26 +1,16 @@
 """`binseg predict`: masks for images."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from binseg.cli import options as opt
 from binseg.cli.console import message, progress_of, show, write_json_answer
-from binseg.cli.options import (
-    Backend,
-    Device,
-    InputsAtOnce,
-    Json,
-    Precision,
-    ShardOption,
-    TTAOption,
-    With,
-    argument,
-    option,
-)
+from binseg.cli.options import argument, option
 from binseg.errors import UsageError
 from binseg.shards import Shard
 
@@ -89,7 +79,7 @@ def predict(
     strict: Annotated[
         bool, option("Exit with 1 where an image is unlike the training data.")
     ] = False,
-    shard: ShardOption = None,
+    shard: opt.ShardOption = None,
     workers: Annotated[
         int, option("Processes of a Dask cluster on this machine.", "NUMBER", min=0)
     ] = 0,
@@ -113,13 +103,13 @@ def predict(
     overlap: Annotated[
         float | None, option("Models of tiles: shared part of a tile.", "SHARE")
     ] = None,
-    batch_size: InputsAtOnce = 8,
-    with_: With = None,
-    tta: TTAOption = None,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    json_: Json = False,
+    batch_size: opt.InputsAtOnce = 8,
+    with_: opt.With = None,
+    tta: opt.TTAOption = None,
+    device: opt.Device = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "auto",
+    json_: opt.Json = False,
 ) -> None:
     """Write a 0/255 mask for every image, at the image's own size.
 
@@ -129,7 +119,7 @@ def predict(
         binseg predict runs/first photos/ 'more/*.png' --out predicted/ --overlay
         binseg predict runs/first photo.jpg --with runs/second --tta horizontal
         binseg predict runs/first product.jpg --cutout --crop 20 --background white
-        binseg predict runs/first slide.tif --table --geojson --min-area 50 --fill-holes 20
+        binseg predict runs/first slide.tif --table --geojson --min-area 50
         binseg predict runs/tiles slide.tif --tile 1024 --overlap 0.5
         binseg predict runs/first - < photo.jpg > mask.png
         binseg predict runs/first incoming/ --watch --out masks/
@@ -209,7 +199,7 @@ def predict(
         return
     if report and shard is None:
         progress.say(f"report: {sink.write_report(result, model=predictor.name)}")
-    _tell(result, out, as_json=json_)
+    _tell(result, out, beside=options.outputs, as_json=json_)
     if strict and result.unlike:
         raise typer.Exit(1)
 
@@ -380,13 +370,17 @@ def _tell_left_out(result: "PredictResult") -> None:
         message(f"{num} {'file is' if num == 1 else 'files are'} text, no image: {named}{more}")
 
 
-def _tell(result: "PredictResult", out: Path, *, as_json: bool) -> None:
+def _tell(
+    result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
+) -> None:
     """Say what was written; failures are named and end the command with 1."""
     if as_json:
         write_json_answer(result.as_dict())
     else:
-        num = len(result.written)
-        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}")
+        num, done = len(result.written), result.num_skipped
+        more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside else ""
+        before = f"; {done} {'was' if done == 1 else 'were'} there already" if done else ""
+        show(f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}{before}")
     _tell_quality(result)
     _tell_left_out(result)
     if result.failures:
@@ -401,7 +395,7 @@ def gather(
     context: typer.Context,
     *,
     out: Annotated[Path, argument("The folder that the shards were given as --out.", "OUT")],
-    json_: Json = False,
+    json_: opt.Json = False,
 ) -> None:
     """Join what the shards of predict, evaluate or check wrote, and name what is missing.
 

@@ -293,10 +293,12 @@ def plan_line(result: "PlanResult") -> str:
 def plan_items(result: "PlanResult") -> list[object]:
     """Lay out a plan: each setting with its value and reason."""
     title = plan_line(result)
-    rows = ((one.key, _shown(one.value), one.reason) for one in result.plan.settings)
+    # The data's path was just typed, and may be wider than the table.
+    chosen = [one for one in result.plan.settings if one.key != "data.path"]
+    rows = ((one.key, _shown(one.value), one.reason) for one in chosen)
     table = plain_table(title, "setting", "value", "reason", rows=rows)
     table.columns[2].ratio = 1
-    _keep_whole(table, (one.key for one in result.plan.settings))
+    _keep_whole(table, (one.key for one in chosen))
     return [*(f"note: {warning}" for warning in result.plan.warnings), table]
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
+from binseg.cli import options as opt
 from binseg.cli.console import message
-from binseg.cli.options import Backend, Device, InputsAtOnce, Precision, argument, option
+from binseg.cli.options import argument, option
 from binseg.errors import BinsegError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def serve(
     max_seconds: Annotated[float, option("Longest time for an answer.", "S")] = 60,
     queue: Annotated[int, option("Predictions in work or waiting.", "N")] = 32,
     workers: Annotated[int, option("Images decoded or encoded at once.", "N")] = 8,
-    batch_size: InputsAtOnce = 8,
+    batch_size: opt.InputsAtOnce = 8,
     state: Annotated[Path | None, option("Where jobs are kept over a restart.", "FOLDER")] = None,
-    device: Device = None,
-    backend: Backend = "auto",
-    precision: Precision = "auto",
+    device: opt.Device = None,
+    backend: opt.Backend = "auto",
+    precision: opt.Precision = "auto",
 ) -> None:
     """Answer images over HTTP, with a page to drop them on, until Ctrl-C.
 

@@ -26,7 +26,7 @@ def pack(
 
     Examples:
         binseg pack runs/first --out model.zip
-        binseg pack runs/first --out small.zip --half --name cracks --licence 'CC BY 4.0'
+        binseg pack runs/first --out small.zip --half --licence 'CC BY 4.0'
         binseg predict model.zip photo.jpg --out predicted/
     """
     from binseg.pipelines.pack_verify import pack as run_pack

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import ImageError
-from binseg.imageio.cage import Cage
+from binseg.imageio.cage import Cage, CagedImage
 from binseg.imageio.decoding import (
     Colours,
     Cover,
@@ -111,8 +111,14 @@ def decode_image(data: bytes, *, name: str) -> Pixels:
     return decode_pixels(data, name=name)[0]
 
 
-def read_pixel_size(path: Path) -> PixelSize | None:
-    """Read the size of a pixel that a TIFF states; see `metadata.pixel_size_of`."""
+def read_pixel_size(path: Path | bytes) -> PixelSize | None:
+    """Read the size of a pixel that a TIFF states (see `metadata.pixel_size_of`).
+
+    Of a file in memory that asks to be turned it is None, and what is no image is an ImageError.
+    """
+    if isinstance(path, bytes):
+        with _decoder(path, name="the image", any_page=True) as decoder:
+            return decoder.pixel_size() if isinstance(decoder, CagedImage) else None
     if (cage := _cage_if_read(path)) is None:
         return pixel_size_of(path)
     size = cage.fact("pixel_size", path)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from binseg.errors import DataError, ImageError, MissingExtraError, OutputError, UsageError
+from binseg.imageio import read_pixel_size
 from binseg.inference.image_like import Inputs, Maps, Pixels, facts_of_file
 from binseg.inference.large import predict_large
 from binseg.inference.outputs import facts_of, files_of, origin_of
@@ -198,9 +199,13 @@ class _Work:
         """Give the predictor for the pixel size of an image's file, and say where it differs."""
         known = self.predictor.judge
         size = None
-        if known is not None and known.knowledge.pixel_um and image.data is None:
+        if known is not None and known.knowledge.pixel_um:
             with suppress(ImageError):  # the one that reads its pixels says so
-                size = facts_of_file(image.path, place=False)["pixel_size"]
+                size = (
+                    facts_of_file(image.path, place=False)["pixel_size"]
+                    if image.data is None
+                    else read_pixel_size(image.data)
+                )
         fit = self.predictor.scaled_to(size, self.options)
         if fit is not self.predictor and known is not None and fit.preprocessing is not None:
             factor = fit.preprocessing.scale / known.preprocessing.scale

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.errors import ImageError, UsageError
-from binseg.imageio import is_whole, read_facts
+from binseg.imageio import is_whole, read_facts, read_pixel_size
 from binseg.inference.image_like import facts_of_file
 from binseg.inference.predict_options import PredictOptions
 from binseg.inference.prediction import FILES
@@ -36,7 +36,8 @@ def files_of(image: InputImage, stem: Path, options: PredictOptions) -> list[Pat
 def facts_of(image: InputImage, predictor: Predictor, options: PredictOptions) -> dict[str, Any]:
     """Read what outputs say of an image beside its pixels, as fields of a Prediction."""
     if image.data is not None:
-        return {"name": image.name, "source": image.data}
+        size = read_pixel_size(image.data)
+        return {"name": image.name, "source": image.data, "pixel_size": size}
     asked = set(options.outputs)
     facts = facts_of_file(
         image.path,
