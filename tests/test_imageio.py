@@ -166,7 +166,7 @@ def test_a_white_and_black_palette_is_read_as_it_looks(tmp_path: Path, suffix: s
     photo.putpalette([0, 0, 0, 128, 0, 0])
     photo.save(path)
     assert np.array_equal(read_labels(path)[:, :, 0], mask * 128)
-    assert np.array_equal(read_labels(path, indices=True), mask)
+    assert np.array_equal(read_labels(path, read_as="indices"), mask)
 
 
 def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_palette_with_transparency_keeps_its_colours_and_indices(tmp_path: Path)
     photo.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
     path = saved(tmp_path / "a.png", photo, transparency=bytes([0, 128, 255, 7]))
     assert read_image(path)[0].tolist() == [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
-    np.testing.assert_array_equal(read_labels(path, indices=True), LABELS)
+    np.testing.assert_array_equal(read_labels(path, read_as="indices"), LABELS)
     np.testing.assert_array_equal(read_labels(path), read_image(path))
 
 

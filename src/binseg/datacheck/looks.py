@@ -14,7 +14,7 @@ from scipy.ndimage import label
 from scipy.spatial import ConvexHull, QhullError
 
 from binseg.data.dataset import Dataset
-from binseg.data.samples import fill_shapes, in_pose
+from binseg.data.samples import fill_outlines, in_pose
 from binseg.datacheck.alignment import agreement
 from binseg.datacheck.near_duplicates import (
     REDUCED_SIDE,
@@ -224,14 +224,14 @@ def _read_mask(
     """Read a mask as `data.samples.read_mask` does; what is wrong with it is sorted by check."""
     mask_HW, valid_HW, turned = np.zeros(size, np.bool_), np.ones(size, np.bool_), False
     if record.shapes is not None:
-        return *fill_shapes(record.shapes, *size), False, None
+        return *fill_outlines(record, size), False, None
     if record.mask_path is None:
         return None, valid_HW, False, None
     for path in record.mask_paths:
         code, told = "unreadable", ""
         try:
             turned |= probe(path).turned
-            labels = read_labels(path, page=record.page, indices=dataset.rule.indices)
+            labels = read_labels(path, page=record.page, read_as=dataset.rule.read_as)
             labels = in_pose(labels, size, record)
             code, told = "size", _sizes_differ(labels.shape[:2], size)
             if not told:
