@@ -65,12 +65,13 @@ def write_report(
         # They are shown small: so many huge images would fill the memory.
         every = -(-max(mask_HW.shape) // SHOWN_SIDE)
         shown = (slice(None, None, every),) * 2
+        assert sample.mask_HW is not None, "scored images have a truth"
         items.append(
             GalleryItem(
                 id=id_,
                 image_HWC=sample.image_HWC[shown].copy(),
                 prediction_HW=mask_HW[shown].copy(),
-                truth_HW=None if sample.mask_HW is None else sample.mask_HW[shown].copy(),
+                truth_HW=sample.mask_HW[shown].copy(),
                 valid_HW=sample.valid_HW[shown].copy(),
                 dice=dice_of[id_],
             )
