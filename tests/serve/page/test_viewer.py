@@ -12,7 +12,7 @@ from .driving import Open, set_level, settle, show, until
 
 
 def test_what_browsers_cannot_show(open_page: Open) -> None:
-    """A 16-bit TIFF is seen by the server's preview, in its units; a turned photo as it is meant."""
+    """A 16-bit TIFF is seen by the server's preview, in its units; a turned photo as meant."""
     tab = open_page()
     deep = draw_discs()[:, :, 0].astype(np.uint16) * 16
     exif = _turned()
