@@ -830,7 +830,9 @@ class Child:
     def _start(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_serve, args=(theirs, self._folder, self._port))
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._folder, self._port), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._pipe.send(self._warm)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from binseg.inference.predict_options import OutputName
     from binseg.inference.sinks import PredictResult
     from binseg.progress import Progress
-    from binseg.types import TTA
 
 PIPE = "-"
+_SWITCHES = (
+    "json_", "resume", "overwrite", "tiff", "watch", "report", "strict", "shard", "workers",
+    "scheduler",
+)  # fmt: skip
 _SHARED = ("--shard", "--workers", "--scheduler")  # Ways to share the work, of which one goes
 
 
@@ -130,39 +133,21 @@ def predict(
     """
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
+    from binseg.inference.predict_options import EXTRA_OUTPUTS
     from binseg.inference.remote import RemoteSource, is_remote
     from binseg.inference.sinks import FolderSink
     from binseg.inference.sources import FileSource, Source, WatchSource
 
     run, inputs = _model_and_inputs(model, given)
-    asked: dict[OutputName, bool] = {
-        "overlay": overlay, "cutout": cutout, "probability": probability, "geojson": geojson,
-        "coco": coco, "table": table, "labels": labels, "rois": rois, "kaggle": kaggle,
-    }  # fmt: skip
+    asked = context.params  # options are called as fields of PredictOptions, switches as outputs
+    outputs = tuple(name for name in EXTRA_OUTPUTS if asked[name])
     options = PredictOptions(
-        threshold=threshold,
-        min_area=min_area,
-        fill_holes=fill_holes,
-        largest_only=largest_only,
+        **{name: asked[name] for name in asked.keys() & PredictOptions.__dataclass_fields__.keys()},
         own_postprocessing=not no_postprocess,
-        tta=cast("TTA | None", tta),
-        scale=scale,
-        pixel_size=pixel_size,
-        tile=tile,
-        overlap=overlap,
-        outputs=tuple(name for name, is_on in asked.items() if is_on),
+        outputs=outputs,
         mask_format="tif" if tiff else "png",
-        tolerance=tolerance,
-        separate=separate,
-        crop=crop,
-        background=background,
     )
-    flags = {
-        "--json": json_, "--resume": resume, "--overwrite": overwrite, "--tiff": tiff,
-        "--watch": watch, "--report": report, "--strict": strict, "--shard": shard is not None,
-        "--workers": workers > 0, "--scheduler": bool(scheduler),
-    }  # fmt: skip
-    _check_inputs(inputs, options, [name for name, is_on in flags.items() if is_on])
+    _check_inputs(inputs, options, [f"--{name.rstrip('_')}" for name in _SWITCHES if asked[name]])
     settings: dict[str, Any] = {"backend": backend, "device": device or "auto"}
     settings["precision"] = precision
     models = [Path(one) for one in (run, *(with_ or ()))]

@@ -27,13 +27,6 @@ SHOWN_SLICES = 8
 SHOWN_IDS = 5
 SHOWN_NOTES = 5
 SHOWN_COLUMNS = 4  # Columns of further scores, beside their kind
-IN_SHORT = {  # The short form of the rules that reports state in full, by how these begin
-    "Empty masks: ": "Empty masks: both empty scores 1, one of the two empty scores 0.",
-    "Outlines: ": "Outlines: where one mask is empty, the distance is the image's diagonal.",
-    "Objects: ": "Objects: connected pixels; one is found where its IoU is above 0.5.",
-    "Calibration: ": "Calibration: over all pixels, most of which are easy.",
-    "The border rule ": "Border: compare only figures of one border rule.",
-}
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -61,7 +54,7 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
     for row in report_rows(report, intervals=report.intervals):
         cells = [_with_interval(row, metric.name) for metric in shown]
         table.add_row(str(row["average"]), str(row["size"]), *cells)
-    notes = [f"- {_in_short(note)}" for note in report.notes]
+    notes = [f"- {note}" for note in report.notes]
     if report.is_empty:
         return [
             *notes,
@@ -69,11 +62,6 @@ def report_items(report: "Report", *, by: Sequence[str] = ()) -> list[object]:
             f"well objects are found. Something was found in {report.num_false_alarms} of them.",
         ]
     return [_further_scores(report), *_slices(report, by), *notes, table]
-
-
-def _in_short(note: str) -> str:
-    """Give the short line of a rule that every report states; other notes stay as they are."""
-    return next((line for start, line in IN_SHORT.items() if note.startswith(start)), note)
 
 
 def _with_interval(row: Mapping[str, str | float], name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from binseg.inference.prediction import FILES
-from binseg.storage import cell, write_json, write_text
+from binseg.storage import csv_text, write_json, write_text
 
 COCO, OBJECTS, SUMMARY, KAGGLE = "coco.json", "objects.csv", "summary.csv", "kaggle.csv"
 """Names in the folder of the outputs; no image's own output has them."""
@@ -66,7 +66,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
     name = path.relative_to(out).as_posix().removesuffix(FILES["table"].ending)
-    found = {"outputs": cell(name), "image": rows[0]["image"] if rows else ""}
+    found = {"outputs": name, "image": rows[0]["image"] if rows else ""}
     found["num_objects"] = str(len(rows))
     for column in ("area_px", "area_um2"):
         if rows and column in rows[0]:
@@ -79,9 +79,4 @@ def _sums(out: Path, path: Path, rows: list[dict[str, str]]) -> dict[str, str]:
 
 def _csv(rows: list[dict[str, str]]) -> str:
     """Write rows that need not have the same columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows, list(dict.fromkeys(name for row in rows for name in row)))

@@ -1,8 +1,6 @@
 """A model's result for one image: mask, objects and outlines, as arrays, files and bytes."""
 
 import base64
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -52,7 +50,7 @@ from binseg.postprocess import (
 from binseg.postprocess.interchange import Project
 from binseg.report.overlay import cropped, cutout, on_colour, overlay, soft_alpha
 from binseg.report.rendering import Entry, thumbnail
-from binseg.storage import cell, write_bytes, write_text
+from binseg.storage import cell, csv_text, write_bytes, write_text
 from binseg.transforms.small_map import SmallMap
 
 KEPT_PIXELS = 64_000_000  # larger images don't stay in their Prediction
@@ -197,12 +195,9 @@ class Prediction:
         """Give the objects as CSV, a line each below a line of names."""
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
-        text = io.StringIO()
         made = {"model": self.bundle_id, "threshold": self.threshold, **self._quality_columns}
-        writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
-        return text.getvalue()
+        whole = ({"image": self.name, **row, **made} for row in rows)
+        return csv_text(whole, ["image", *names, *made])
 
     @property
     def facts(self) -> dict[str, object]:
