@@ -132,18 +132,11 @@ def compare_items(result: "Comparison") -> list[object]:
         "score", "A", "B", "B - A", "95% interval", "p", "B better / worse",
     )  # fmt: skip
     for one in result.differences:
-        interval = (
-            "" if one.interval is None else f"[{one.interval.low:+.4f}, {one.interval.high:+.4f}]"
-        )
-        table.add_row(
-            METRICS[one.name].label,
-            f"{one.mean_a:.4f}",
-            f"{one.mean_b:.4f}",
-            f"{one.difference:+.4f}",
-            interval,
-            f"{one.p:.2g}",
-            f"{one.num_better} / {one.num_worse}",
-        )
+        means = [f"{one.mean_a:.4f}", f"{one.mean_b:.4f}", f"{one.difference:+.4f}"]
+        ends = one.interval
+        means.append("" if ends is None else f"[{ends.low:+.4f}, {ends.high:+.4f}]")
+        better = f"{one.num_better} / {one.num_worse}"
+        table.add_row(METRICS[one.name].label, *means, f"{one.p:.2g}", better)
     names = (f"A: {result.title_a}", f"B: {result.title_b}")
     return [*names, table, result.sentence, *(f"- {note}" for note in result.notes)]
 
@@ -308,14 +301,9 @@ def proof_items(result: "ExportResult") -> list[object]:
         "Dice change", "",
     )  # fmt: skip
     for one in result.proofs:
-        table.add_row(
-            one.runtime,
-            one.precision,
-            one.beside,
-            str(one.num_images),
-            f"{one.largest_difference:.2g}",
-            f"{one.agreement:.5f}",
-            "" if one.dice_change is None else f"{one.dice_change:+.5f}",
-            "passed" if one.passed else "failed",
-        )
+        change = "" if one.dice_change is None else f"{one.dice_change:+.5f}"
+        figures = (f"{one.largest_difference:.2g}", f"{one.agreement:.5f}", change)
+        verdict = "passed" if one.passed else "failed"
+        beside = (one.beside, str(one.num_images))
+        table.add_row(one.runtime, one.precision, *beside, *figures, verdict)
     return [table, f"{result.path}: {result.num_bytes / 1e6:.1f} MB"]

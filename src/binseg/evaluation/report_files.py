@@ -1,5 +1,6 @@
 """The files of an evaluation: report.html, report.json, per_image.csv and two images."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
