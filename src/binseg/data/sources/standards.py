@@ -86,11 +86,11 @@ def read_yolo(found: tuple[Path, dict[str, Any]], _: Path, config: DataConfig) -
                 problems.append(f"{image.name}: {error}")
                 continue
             items.append(Annotated(name=image.name, path=image, shapes=shapes, split=split))
-    found = findings_of(items, home, config, problems=problems)
+    findings = findings_of(items, home, config, problems=problems)
     if {len(one.rings[0]) for item in items for one in item.shapes} != {4}:
-        return found
+        return findings
     note = "all segments have four corners: if they are boxes (OBB), the masks are boxes"
-    return replace(found, notes=(*found.notes, note))
+    return replace(findings, notes=(*findings.notes, note))
 
 
 def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterator[Path]:
@@ -351,10 +351,10 @@ def read_kaggle(found: tuple[Path, str, str], _: Path, config: DataConfig) -> Fi
         )
         for image, several in drawn.items()
     ]
-    found = findings_of(items, root, config, problems=problems)
+    findings = findings_of(items, root, config, problems=problems)
     told = f"along the rows, as {num} outlines tell" if by_rows else "down the columns"
     doubt = " (their outlines don't tell it: look at them)" if by_rows is None else ""
-    return replace(found, notes=(f"run lengths go {told}{doubt}", *found.notes))
+    return replace(findings, notes=(f"run lengths go {told}{doubt}", *findings.notes))
 
 
 def _go_along_rows(image: Path, several: Sequence[tuple[list[int], str]]) -> bool | None:
