@@ -173,7 +173,9 @@ class Prediction:
         rows = [one.as_row() for one in self._objects]
         names = list(rows[0]) if rows else [*_COLUMNS, "mean_probability"]
         text = io.StringIO()
-        made = {"model": self.bundle_id, "threshold": self.threshold, **self._quality_columns}
+        made: dict[str, object] = {"model": self.bundle_id, "threshold": self.threshold}
+        if found := self.quality:
+            made |= {"expected_dice": round(found.expected_dice, 4), "quality": found.flag}
         writer = csv.DictWriter(text, ["image", *names, *made], lineterminator="\n")
         writer.writeheader()
         writer.writerows({"image": cell(self.name), **row, **made} for row in rows)
@@ -288,12 +290,8 @@ class Prediction:
 
     def entry(self) -> Entry:
         """Give its line of a report on many predictions, with a small image."""
-        found, size = self.quality, self.pixel_size
-        judged: dict[str, Any] = {}
-        if found is not None:
-            judged = {name: getattr(found, name) for name in ("flag", "reason")}
-            figures = ("expected_dice", "low", "high")
-            judged |= {name: round(getattr(found, name), 4) for name in figures}
+        size, judged = self.pixel_size, self.quality.as_dict() if self.quality else {}
+        judged.pop("distance", None)
         area = size.height * size.width * float(self.mask.sum()) if size else None
         return Entry(
             name=self.name,
@@ -303,13 +301,6 @@ class Prediction:
             area=area,
             unit="µm²" if size else "",
             **judged,
-        )
-
-    @property
-    def _quality_columns(self) -> dict[str, object]:
-        found = self.quality
-        return (
-            {"expected_dice": round(found.expected_dice, 4), "quality": found.flag} if found else {}
         )
 
     @cached_property

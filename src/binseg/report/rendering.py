@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -25,6 +25,9 @@ from binseg.storage import write_text
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def render(template: str, **values: object) -> str:
     """Fill in a template of the folder `assets`."""
@@ -32,8 +35,11 @@ def render(template: str, **values: object) -> str:
 
 
 @cache
-def environment() -> Environment:
+def environment() -> "Environment":
     """Set up Jinja; `0.98765|fixed` is 0.9877, and `1234|comma` is 1,234."""
+    # Imported here, since predictions import this module: it would slow every start.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     found = Environment(
         loader=PackageLoader("binseg.report", "assets"),
         autoescape=True,
@@ -154,10 +160,6 @@ class Entry:
 
 def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
     """Draw a small image with the outline of its mask, as a `data:` address."""
-    from PIL import Image
-
-    from binseg.report.rendering import data_uri  # Jinja's import would slow every start
-
     scale = min(1.0, THUMB_SIDE / max(mask_HW.shape))
     height, width = (max(1, round(side * scale)) for side in mask_HW.shape)
     small_HW3 = resize_image(for_display(image_HWC), height, width)
@@ -167,8 +169,6 @@ def thumbnail(image_HWC: AnyImage, mask_HW: Mask) -> str:
 
 def write_predictions_page(folder: Path, entries: Sequence[Entry], *, model: str) -> Path:
     """Write `report.html` and `summary.csv` into a folder, and return the page's path."""
-    from binseg.report.rendering import asset, render
-
     ordered = sorted(
         entries, key=lambda one: (_ORDER.index(one.flag), one.expected_dice or 0.0, one.name)
     )
