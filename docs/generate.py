@@ -195,7 +195,7 @@ def losses_page() -> str:
     for loss, entry in LOSSES.items():
         parts.append(f"## {loss}\n\n{entry.summary} ({entry.source}).\n")
         knobs = [
-            (f"`{name}`", f"{knob.default:g}", knob.domain, knob.meaning)
+            (f"`{name}`", f"{knob.default:g}", knob.rule.accepted(), knob.rule.help)
             for name, knob in entry.knobs.items()
         ]
         if knobs:

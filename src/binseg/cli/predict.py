@@ -134,9 +134,8 @@ def predict(
     from binseg.inference import PredictOptions, load
     from binseg.inference.engine import run as predict_all
     from binseg.inference.predict_options import EXTRA_OUTPUTS
-    from binseg.inference.remote import RemoteSource, is_remote
     from binseg.inference.sinks import FolderSink
-    from binseg.inference.sources import FileSource, Source, WatchSource
+    from binseg.inference.sources import FileSource, RemoteSource, Source, WatchSource, is_remote
 
     run, inputs = _model_and_inputs(model, given)
     asked = context.params  # options are called as fields of PredictOptions, switches as outputs

@@ -167,11 +167,11 @@ def _in_either_order(
     run: Path | None, place: str | None, predicted: Path | None
 ) -> tuple[Path | None, str | None]:
     """Tell the model from the data, whichever was named first."""
-    from binseg.inference.opening import is_model
+    from binseg.inference.pretrained import model_of
 
-    if run is not None and place is not None and is_model(place) and not is_model(run):
+    if run is not None and place is not None and model_of(place) and not model_of(run):
         return Path(place), str(run)
-    if predicted is not None and run is not None and place is None and not is_model(run):
+    if predicted is not None and run is not None and place is None and not model_of(run):
         return None, str(run)
     return run, place
 

@@ -107,15 +107,10 @@ def read_cover(source: Path | bytes, *, page: int | None = None) -> Cover:
         return decoder.cover()
 
 
-def decode_pixels(data: bytes, *, name: str) -> tuple[Pixels, Valid]:
-    """Do as `read_pixels` with a file in memory, which errors call `name`."""
-    with _decoder(data, name=name) as decoder:
-        return decoder.image(), decoder.valid()
-
-
 def decode_image(data: bytes, *, name: str) -> Pixels:
     """Read an image from memory, which errors call `name`; see `read_image`."""
-    return decode_pixels(data, name=name)[0]
+    with _decoder(data, name=name) as decoder:
+        return decoder.image()
 
 
 def read_pixel_size(path: Path | bytes) -> PixelSize | None:

@@ -244,7 +244,6 @@ def _thumb(record: Record, dataset: Dataset) -> UInt8[np.ndarray, "h w 3"]:
 def _drawn(
     image_HWC: Num[np.ndarray, "H W C"], mask_HW: Bool[np.ndarray, "H W"] | None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Make a small image with its mask laid over it."""
     scale = min(1.0, THUMB_SIDE / max(image_HWC.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
     small_HW3 = resize_image(for_display(image_HWC), height, width)
@@ -254,7 +253,6 @@ def _drawn(
 
 
 def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
-    """Describe the data set in a few lines of label and text."""
     yield "kind", dataset.kind
     yield "images", str(len(dataset.records))
     yield "masks", dataset.rule.describe()
@@ -284,7 +282,6 @@ def _facts(dataset: Dataset, looks: Sequence[Look]) -> Iterator[tuple[str, str]]
 
 
 def _spread(values: Sequence[str]) -> str:
-    """Name the most frequent values with their numbers."""
     frequent = Counter(sorted(values)).most_common()
     shown = ", ".join(f"{value} ({num})" for value, num in frequent[:4])
     return shown + (f" and {len(frequent) - 4} others" if len(frequent) > 4 else "")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -24,6 +24,9 @@ from binseg.storage import csv_text, write_text
 from binseg.transforms.geometry import resize_image, resize_mask
 from binseg.types import Finding
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def render(template: str, **values: object) -> str:
     """Fill in a template of the folder `assets`."""
@@ -31,8 +34,11 @@ def render(template: str, **values: object) -> str:
 
 
 @cache
-def environment() -> Environment:
+def environment() -> "Environment":
     """Set up Jinja; `0.98765|fixed` is 0.9877, and `1234|comma` is 1,234."""
+    # Imported here, since predictions import this module: it would slow every start.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     found = Environment(
         loader=PackageLoader("binseg.report", "assets"),
         autoescape=True,

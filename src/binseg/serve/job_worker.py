@@ -210,19 +210,13 @@ class _JobImage(InputImage):
 
     cage: Cage
 
-    def read(self) -> tuple[Num[np.ndarray, "H W C"], Valid]:
-        """Decode its pixels."""
-        with self.cage.open(self.path, name=self.name) as opened:
-            return opened.image(), opened.valid()
-
     def reduced(
         self, shape: Preprocessing | None
     ) -> tuple[Num[np.ndarray, "H W C"], Valid, tuple[int, int]]:
         """Decode its pixels as a model takes them, and tell its own size."""
         with self.cage.open(self.path, name=self.name) as opened:
             size = (opened.facts.height, opened.facts.width)
-            by = 1 if shape is None else reduction(size, shape)
-            return opened.reduced(by), opened.valid(), size
+            return opened.reduced(reduction(size, shape)), opened.valid(), size
 
     def windows(self, path: Path) -> AbstractContextManager[Windows]:
         """Read parts of a huge one."""

@@ -173,7 +173,6 @@ def _build(bundle: Bundle) -> nn.Module:
 def _check_fit(
     bundle: Bundle, expected: Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
 ) -> None:
-    """Compare names, shapes and types of the weights with those of the network."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is not in the network" for name in weights if name not in expected]
     for name in expected.keys() & weights.keys():
