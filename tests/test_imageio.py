@@ -721,3 +721,11 @@ def test_heic_without_its_package_names_the_extra(
         decoder_of(path, name="a.heic"),  # in this process, whose modules are changed
     ):
         pass
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 30), (1, 20, 30), (9, 80, 90)])
+def test_arrays_with_channels_first_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """An array of torch's order, or of many images, is no image of three rows."""
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(ImageError, match="give height x width x channels"):
+        read_image(tmp_path / "a.npy")

@@ -223,3 +223,49 @@ def test_overlapping_parts_are_united(tmp_path: Path) -> None:
     theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, *SIZE))) > 0
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.97
     assert ours[22, 29]
+
+
+@pytest.mark.parametrize("size", [SIZE, (60, 60)])
+@pytest.mark.parametrize("order", ["F", "C"])
+def test_run_lengths_go_as_their_outlines_tell(
+    tmp_path: Path, size: tuple[int, int], order: str
+) -> None:
+    """Some contests count along rows, others down columns: the objects' edges say which."""
+    random, rows, truths = np.random.default_rng(0), ["ImageId,EncodedPixels"], []
+    for number in range(4):
+        y, x = np.mgrid[: size[0], : size[1]]
+        truth = np.hypot(y - 14, x - 26 - 3 * number) < 8 + number
+        pixels = (100 + 60 * truth + random.normal(0, 8, size)).clip(0, 255).astype(np.uint8)
+        save(tmp_path / f"{number}.png", pixels)
+        rows.append(f"{number}.png,{runs_of(truth if order == 'F' else truth.T)}")
+        truths.append(truth)
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    data = opened(tmp_path)
+    for index, truth in enumerate(truths):
+        np.testing.assert_array_equal(mask(data, index), truth)
+    way = "along the rows" if order == "C" else "down the columns"
+    assert any(f"run lengths go {way}" in note for note in data.notes)
+
+
+def test_cvats_segmentation_masks_name_their_colours(tmp_path: Path) -> None:
+    """`labelmap.txt` says which colour is which class, so that one can be chosen by name."""
+    colours_HW3 = np.where(DISC[..., None], (250, 50, 83), 0).astype(np.uint8)
+    colours_HW3[:3] = (10, 200, 30)
+    for name in ("a", "b"):
+        save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        save(tmp_path / "SegmentationClass" / f"{name}.png", colours_HW3)
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "disc:250,50,83::"]
+    (tmp_path / "labelmap.txt").write_text("\n".join([*lines, "rim:10,200,30::"]))
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["disc"])), DISC)
+    assert mask(opened(tmp_path)).sum() == (colours_HW3.max(axis=2) > 0).sum()
+    with pytest.raises(DataError, match=r"names dust; there are disc, rim"):
+        opened(tmp_path, labels=["dust"])
+
+
+def test_boxes_among_yolos_segments_are_said(tmp_path: Path) -> None:
+    """Oriented boxes are written like segments of four corners."""
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cell]")
+    save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 .1 .1 .5 .1 .5 .9 .1 .9\n")
+    assert any("four corners" in note for note in opened(tmp_path).notes)
