@@ -269,3 +269,34 @@ def test_boxes_among_yolos_segments_are_said(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 .1 .1 .5 .1 .5 .9 .1 .9\n")
     assert any("four corners" in note for note in opened(tmp_path).notes)
+
+
+def test_yolos_lists_name_images_that_are_there(tmp_path: Path) -> None:
+    """An image of a list that isn't there is an error: it would be missing without a word."""
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: val.txt\nnames: [cell]")
+    for name in ("train", "val"):
+        save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.png\n")
+    (tmp_path / "val.txt").write_text("val.png\n/home/other/c.png\n")
+    with pytest.raises(DataError, match=r"val\.txt: 1 of its images are not there: /home/other/c"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (128, 0, 0)])
+def test_masks_in_vocs_folders_need_not_be_vocs(tmp_path: Path, colour: tuple[int, ...]) -> None:
+    """Without a palette or names the values mean what they mean in any folder."""
+    save(tmp_path / "JPEGImages" / "a.jpg")
+    pixels = np.where(DISC[..., None], colour, 0).astype(np.uint8)
+    save(tmp_path / "SegmentationClass" / "a.png", pixels)
+    np.testing.assert_array_equal(mask(opened(tmp_path)), DISC)
+
+
+def test_nnunets_regions_are_several_values(tmp_path: Path) -> None:
+    """A region is chosen by name, and stands for all its values."""
+    save(tmp_path / "imagesTr" / "a_0000.png", np.zeros(SIZE, np.uint8))
+    labels_HW = DISC * np.where(np.arange(SIZE[1]) < 30, 1, 2)
+    save(tmp_path / "labelsTr" / "a.png", labels_HW.astype(np.uint8))
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["whole"])), DISC)
+    np.testing.assert_array_equal(mask(opened(tmp_path, labels=["core"])), labels_HW == 2)

@@ -261,15 +261,17 @@ def test_qupath_polygons(photo: Photo, tmp_path: Path) -> None:
     feature = {
         "type": "Feature",
         "geometry": geometry,
-        "properties": {"classification": {"name": "Tumor"}},
+        "properties": {"classification": {"names": ["Tumor", "deep"]}},
     }
     (tmp_path / "slide.geojson").write_text(
         json.dumps({"type": "FeatureCollection", "features": [feature]})
     )
+    assert mask(opened(tmp_path)).sum() == 400 - 16 + 30
+    (tmp_path / "slide.geojson").write_text(json.dumps(feature))
     data = opened(tmp_path)
     assert data.kind == "qupath"
     assert mask(data).sum() == 400 - 16 + 30
-    assert any("all labels (Tumor)" in note for note in data.notes)
+    assert any("all labels (Tumor: deep)" in note for note in data.notes)
 
 
 def test_scaled_coordinates_are_refused(photo: Photo, tmp_path: Path) -> None:
