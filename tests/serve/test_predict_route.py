@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 from pycocotools import mask as coco_mask
 from starlette.testclient import TestClient
 
@@ -174,6 +174,24 @@ def test_overlay_and_cutout_have_the_image_in_them(client: TestClient, image: by
     overlay = decoded(client.post(URL, content=image, params={"output": "overlay"}).content)
     assert overlay.shape == (36, 44, 3)
     assert np.array_equal(overlay[mask == 0].astype(int), decoded(image)[mask == 0]) or mask.any()
+
+
+def test_cutouts_keep_transparency_and_profile(client: TestClient, image: bytes) -> None:
+    """What was transparent in an upload stays so, and its colours keep their profile."""
+    pixels = decoded(image)
+    opacity = np.full(pixels.shape[:2], 255, np.uint8)
+    opacity[:, :20] = 0
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    out = io.BytesIO()
+    Image.fromarray(np.dstack([pixels, opacity])).save(out, format="PNG", icc_profile=icc)
+    answer = client.post(URL, content=out.getvalue(), params={"output": "cutout"})
+    with Image.open(io.BytesIO(answer.content)) as cutout:
+        assert cutout.info["icc_profile"] == icc
+        alpha = np.asarray(cutout)[:, :, 3]
+    plain = decoded(client.post(URL, content=image, params={"output": "cutout"}).content)
+    assert alpha[:, :20].max() == 0
+    assert np.array_equal(alpha[:, 20:], plain[:, 20:, 3])
+    assert alpha.max() == 255
 
 
 def test_turned_photos_are_answered_as_they_are_seen(client: TestClient, image: bytes) -> None:

@@ -131,6 +131,8 @@ def open_dicom(
     found = dcmread(handle)
     if "Rows" not in found:
         raise ImageError(f"{name}: a DICOM file without an image; leave it out")
+    if found.PhotometricInterpretation == "PALETTE COLOR":
+        raise ImageError(f"{name}: a DICOM file of palette colours; save it as RGB")
     shape = (int(found.Rows), int(found.Columns), int(found.get("SamplesPerPixel", 1)))
     bits, sign = int(found.BitsAllocated), "i" if found.get("PixelRepresentation", 0) else "u"
     depth = int(found.get("NumberOfFrames", 1) or 1)

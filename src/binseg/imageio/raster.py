@@ -161,7 +161,7 @@ def open_raster(handle: Handle, *, name: str, plugin: type[ImageFile.ImageFile])
     """
     format_ = str(plugin.format)
     handle.seek(0)
-    head = handle.read(32)
+    head = handle.read(32).ljust(32, b"\0")  # PPMs may be shorter
     handle.seek(0)
     # Pillow warns of odd metadata that doesn't touch the pixels. The lock is there because
     # Python's filters are global: two threads that swap them at once could leave them swapped.

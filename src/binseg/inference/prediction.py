@@ -58,6 +58,8 @@ class Prediction:
     """The image's file, its bytes, or a PIL image: cut-outs ask it for transparency."""
     page: int | None = None
     """Page of the file."""
+    cover: Cover | None = field(default=None, repr=False)
+    """Transparency and ICC profile, where they were read with the image."""
     judge: Judge | None = field(default=None, repr=False)
     """Judges the quality; None for an ensemble, or a model that learnt nothing of its data."""
 
@@ -121,7 +123,7 @@ class Prediction:
     @cached_property
     def _cover(self) -> Cover:
         """Transparency of the image's file, and the ICC profile of a cut-out's colours."""
-        alpha_HW, icc = cover_of(self.source, self.page)
+        alpha_HW, icc = self.cover or cover_of(self.source, self.page)
         is_kept = self.image_HWC is not None and self.image_HWC.dtype == np.uint8
         return alpha_HW, icc if is_kept and icc is not None and icc[16:20] == b"RGB " else None
 

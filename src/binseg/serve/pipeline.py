@@ -180,16 +180,17 @@ def take_in(
                 "send it as a job (POST /v1/jobs).",
             )
         per_pixel = preprocessing.channels + 4
-        reserved.grow(_num_bytes(info) + 5 * info.height * info.width + per_pixel * input_pixels)
+        reserved.grow(_num_bytes(info) + 6 * info.height * info.width + per_pixel * input_pixels)
         size = (info.height, info.width)
         by = reduction(size, preprocessing)
         image_HWC, valid_HW = opened.reduced(by), opened.valid()
         inputs_NHWC, _ = prepare(image_HWC, preprocessing, name=name, size=size)
-        if keeps == "whole" and image_HWC.shape[:2] != size:
-            image_HWC = opened.image()
+        facts = {"size": size, "name": name, "valid_HW": valid_HW, "pixel_size": pixel_size}
+        if keeps == "whole":
+            image_HWC = image_HWC if image_HWC.shape[:2] == size else opened.image()
+            facts["cover"] = opened.cover()
     if keeps is None:
         image_HWC = np.broadcast_to(np.uint8(0), (*size, 1))
-    facts = {"size": size, "name": name, "valid_HW": valid_HW, "pixel_size": pixel_size}
     return fit, image_HWC, facts, inputs_NHWC
 
 

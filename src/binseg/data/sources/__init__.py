@@ -248,9 +248,9 @@ def _by_names(config: DataConfig, findings: Findings) -> DataConfig:
         if unknown := [name for name in config.labels if name not in findings.classes]:
             there = ", ".join(findings.classes) or "no names here; data.foreground takes values"
             raise DataError(f"data.labels names {name_some(unknown)}; there are {there}")
-        changes["foreground"] = [findings.classes[name] for name in config.labels]
+        changes["foreground"] = sorted({v for one in config.labels for v in findings.classes[one]})
     elif findings.classes and config.foreground is None and config.threshold is None:
-        changes["foreground"] = sorted(findings.classes.values())
+        changes["foreground"] = sorted({v for some in findings.classes.values() for v in some})
     if findings.ignore and config.ignore is None:
         changes["ignore"] = sorted(findings.ignore)
     return config.model_copy(update=changes)

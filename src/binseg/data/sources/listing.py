@@ -24,7 +24,7 @@ class Findings:
 
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
-    classes: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # Values of each
     ignore: frozenset[int] = frozenset()
     is_trimap: bool = False
 

@@ -5,6 +5,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from binseg.data.sources.listing import (
 )
 from binseg.data.splits import parse_split
 from binseg.errors import DataError, ImageError
-from binseg.imageio import read_image
+from binseg.imageio import read_image, read_palette
 from binseg.storage import read_text
 from binseg.types import Record, Shape, Split
 
@@ -108,9 +109,12 @@ def _yolo_images(home: Path, content: Mapping[str, Any], split: Split) -> Iterat
         if place.is_dir():
             yield from list_folder(place).images
         else:
-            for name in read_lines(place):
-                if (image := inside(home, name)) is not None and image.is_file():
-                    yield image
+            listed = [(name, inside(home, name)) for name in read_lines(place)]
+            if lost := [name for name, image in listed if image is None or not image.is_file()]:
+                raise DataError(
+                    f"{place}: {len(lost)} of its images are not there: {name_some(lost)}"
+                )
+            yield from (image for _, image in listed if image is not None)
 
 
 def _segments(image: Path, names: Mapping[str, str]) -> tuple[Shape, ...]:
@@ -158,11 +162,15 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
     """Read Pascal VOC's layout: the lists in `ImageSets/` are the split, 255 doesn't count."""
     home, masks = found
     file = home / "class_names.txt"
-    names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
-    classes = {name: index for index, name in enumerate(names) if index}
-    ignore = VOC_VOID
+    found_masks = _by_stem(masks)
+    classes: dict[str, tuple[int, ...]] = {}
+    ignore = frozenset[int]()
     if (home / LABEL_MAP).is_file():
-        classes, ignore = _colours_of(home / LABEL_MAP), VOC_VOID_COLOUR
+        classes, ignore = _colours_of(home / LABEL_MAP), frozenset({VOC_VOID_COLOUR})
+    elif file.is_file() or _has_palette(next(iter(found_masks.values()))[0]):
+        names = read_lines(file) if file.is_file() else ["_background_", *VOC_CLASSES]
+        classes = {name: (index,) for index, name in enumerate(names) if index}
+        ignore = frozenset({VOC_VOID})
     split_lists: dict[str, Split] = {}
     lists = [home / "ImageSets" / "Segmentation", home / "ImageSets"]
     folder = next((one for one in lists if one.is_dir()), None)
@@ -171,16 +179,22 @@ def read_voc(found: tuple[Path, Path], _: Path, config: DataConfig) -> Findings:
             split_lists |= dict.fromkeys((line.split()[0] for line in read_lines(one)), split)
     return _paired(
         _by_stem(home / "JPEGImages"),
-        _by_stem(masks),
+        found_masks,
         home,
         config,
         classes=classes,
-        ignore=frozenset({ignore}),
+        ignore=ignore,
         split_of_name=split_lists,
     )
 
 
-def _colours_of(file: Path) -> dict[str, int]:
+def _has_palette(path: Path) -> bool:
+    with suppress(ImageError):  # the scan of all masks names it
+        return read_palette(path) is not None
+    return False
+
+
+def _colours_of(file: Path) -> dict[str, tuple[int, ...]]:
     """Read the colours (0xRRGGBB) of CVAT's classes but black, from lines `name:r,g,b::`."""
     colours: dict[str, int] = {}
     for line in read_lines(file):
@@ -191,7 +205,7 @@ def _colours_of(file: Path) -> dict[str, int]:
             except ValueError:
                 raise DataError(f"{file}: {line!r} is no name:red,green,blue") from None
             colours[name] = red << 16 | green << 8 | blue
-    return {name: colour for name, colour in colours.items() if colour}
+    return {name: (colour,) for name, colour in colours.items() if colour}
 
 
 def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -204,7 +218,7 @@ def _paired(
     home: Path,
     config: DataConfig,
     *,
-    classes: Mapping[str, int],
+    classes: Mapping[str, tuple[int, ...]],
     ignore: frozenset[int],
     split_of_name: Mapping[str, Split],
 ) -> Findings:
@@ -250,19 +264,20 @@ def read_nnunet(home: Path, _: Path, config: DataConfig) -> Findings:
         )
     images, num_channels = _channels_of(home)
     content = read_json(home / "dataset.json") if (home / "dataset.json").is_file() else {}
-    values: dict[str, int] = {}
+    values: dict[str, tuple[int, ...]] = {}
     for key, value in mapping(content.get("labels")).items():
-        # Numbers by name, as version 2 has them, or names by number.
-        name, number = (str(value), key) if str(key).isdecimal() else (key, value)
-        if isinstance(number, int) or str(number).isdecimal():
-            values[name] = int(str(number))
+        # Numbers by name, as version 2 has them (of regions several), or names by number.
+        name, given = (str(value), key) if str(key).isdecimal() else (key, value)
+        numbers = [str(one) for one in (given if isinstance(given, list) else [given])]
+        if all(one.isdecimal() for one in numbers):
+            values[name] = tuple(map(int, numbers))
     found = _paired(
         images,
         _by_stem(home / "labelsTr"),
         home,
         config,
-        classes={name: value for name, value in values.items() if value and name != "ignore"},
-        ignore=frozenset(value for name, value in values.items() if name == "ignore"),
+        classes={name: some for name, some in values.items() if any(some) and name != "ignore"},
+        ignore=frozenset(values.get("ignore", ())),
         split_of_name={},
     )
     paged = [page for one in found.records for page in pages_of(one, config.page_group)]

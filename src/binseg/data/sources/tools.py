@@ -337,11 +337,11 @@ def qupath(file: Path) -> Iterator[Annotated]:
     """Read QuPath's GeoJSON: polygons in pixels, of the image that has the file's name."""
     content = read_value(file)
     shapes, left_out = [], []
-    for feature in _objects(
-        content if isinstance(content, list) else mapping(content).get("features")
-    ):
+    features = content if isinstance(content, list) else mapping(content).get("features", [content])
+    for feature in _objects(features):
         geometry, properties = mapping(feature.get("geometry")), mapping(feature.get("properties"))
-        label = str(mapping(properties.get("classification")).get("name", ""))
+        given = mapping(properties.get("classification"))
+        label = str(given.get("name") or ": ".join(map(str, _list(given.get("names")))))
         coordinates = _list(geometry.get("coordinates"))
         kind = str(geometry.get("type"))
         kinds = {"Polygon": [coordinates], "MultiPolygon": coordinates}
