@@ -79,6 +79,14 @@ def write_json_answer(answer: object) -> None:
     sys.stdout.write(json.dumps(answer, indent=2, allow_nan=False) + "\n")
 
 
+def answer(as_json: bool, data: object, *items: object) -> None:
+    """Print a result as one JSON document, or as tables and lines."""
+    if as_json:
+        write_json_answer(data)
+    else:
+        show(*items)
+
+
 def visible(text: str) -> str:
     r"""Escape what would steer a terminal (names of files may hold it); line breaks stay.
 

@@ -285,7 +285,7 @@ def plan_items(result: "PlanResult") -> list[object]:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+        return ", ".join(f"{each:.3g}" if isinstance(each, float) else str(each) for each in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {each}" for key, each in value.items()) or "none"
     if value is None:
