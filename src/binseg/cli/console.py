@@ -7,7 +7,9 @@
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -97,8 +99,12 @@ def visible(text: str) -> str:
 
 
 def message(line: str) -> None:
-    """Print one line on stderr."""
-    sys.stderr.write(f"{visible(' '.join(line.split()))}\n")
+    """Print one line on stderr, which a window breaks between words."""
+    text = visible(" ".join(line.split()))
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(f"{text}\n")
 
 
 class _Task:

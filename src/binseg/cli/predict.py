@@ -359,10 +359,9 @@ def _tell(
     result: "PredictResult", out: Path, *, beside: "Sequence[OutputName]", as_json: bool
 ) -> None:
     """Say what was written; failures are named and end the command with 1."""
-    num, done = len(result.written), result.num_skipped
-    more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside else ""
-    before = f"; {done} {'was' if done == 1 else 'were'} there already" if done else ""
-    written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}{before}"
+    num = len(result.written)
+    more = f"; beside {'it' if num == 1 else 'them'}: {', '.join(beside)}" if beside and num else ""
+    written = f"{num} {'mask' if num == 1 else 'masks'} written to {out}{more}"
     answer(as_json, result.as_dict(), written)
     _tell_quality(result)
     _tell_left_out(result)
